@@ -1,0 +1,112 @@
+"""Every error that the mirror raises on purpose, sorted by whose fault it is.
+
+A message is one clear sentence, fit to be shown to the person at the other end: it never holds a secret,
+a path of this machine or a traceback. Facts that code needs stand in fields, never only in the text.
+What status each becomes on the wire is decided in one table, in `mirror.http`.
+"""
+
+
+class MirrorError(Exception):
+    """Anything the mirror raises on purpose."""
+
+
+class NotFound(MirrorError):
+    """What was asked for does not exist."""
+
+
+class UnknownProject(NotFound):
+    """No source of the repository has a project of that name."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(f"No project named {name!r} is known here.")
+        self.name = name
+
+
+class UnknownFile(NotFound):
+    """The project exists, but it has no such file."""
+
+    def __init__(self, project: str, filename: str) -> None:
+        super().__init__(f"The project {project!r} has no file {filename!r}.")
+        self.project = project
+        self.filename = filename
+
+
+class Invalid(MirrorError):
+    """What the client sent is malformed or contradicts itself."""
+
+
+class TooLarge(Invalid):
+    """What the client sent is larger than the configured limit."""
+
+
+class Conflict(MirrorError):
+    """What the client asks for contradicts what is stored; stored files are never overwritten."""
+
+
+class Unauthorized(MirrorError):
+    """The client has not said who it is, or its credentials are wrong."""
+
+
+class Forbidden(MirrorError):
+    """The client is known, but has not the right."""
+
+
+class Blocked(MirrorError):
+    """Policy refuses the file; `rule` names the rule and `reason` says why."""
+
+    def __init__(self, filename: str, rule: str, reason: str) -> None:
+        super().__init__(f"{filename} is blocked here by the rule {rule!r}: {reason}")
+        self.filename = filename
+        self.rule = rule
+        self.reason = reason
+
+
+class StorageFull(MirrorError):
+    """The store has no room left for what has to be kept."""
+
+
+class Unavailable(MirrorError):
+    """The answer exists or may exist, but cannot be had at this moment. `retry_after` is in seconds."""
+
+    def __init__(self, message: str, retry_after: float = 30.0) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
+
+
+class Offline(Unavailable):
+    """What was asked for is not held, and this mirror is set never to ask upstream."""
+
+
+class UpstreamError(MirrorError):
+    """An upstream did not give what we asked it for."""
+
+
+class UpstreamUnavailable(UpstreamError, Unavailable):
+    """The upstream cannot be reached, is too slow, or answers with an error of its own."""
+
+
+class UpstreamProtocolError(UpstreamError):
+    """The upstream answered something that does not parse, is too large, or contradicts its index."""
+
+
+class DigestMismatch(UpstreamProtocolError):
+    """The bytes that arrived are not the bytes that the index promised."""
+
+    def __init__(self, filename: str, algorithm: str, expected: str, actual: str) -> None:
+        super().__init__(f"{filename} has {algorithm} {actual}, but its index promises {expected}.")
+        self.filename = filename
+        self.algorithm = algorithm
+        self.expected = expected
+        self.actual = actual
+
+
+class MissingBlob(MirrorError):
+    """The store does not hold a blob of that digest."""
+
+    def __init__(self, digest: str) -> None:
+        super().__init__(f"No blob {digest} is held.")
+        self.digest = digest
+
+
+class ConfigError(MirrorError):
+    """The configuration is wrong; the message names the file and the place in it."""

@@ -1,0 +1,192 @@
+"""The values that everything else is about, and the one seam between the core and an ecosystem.
+
+All of them are frozen: what acts makes new ones with `msgspec.structs.replace`. Nothing here reads a clock,
+a file or the network.
+"""
+
+from collections.abc import AsyncIterator, Mapping
+from datetime import datetime
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+import msgspec
+from yarl import URL
+
+Outcome = Literal["hit", "miss", "joined", "stale", "offline"]
+"""How an answer came about; the word of the header X-Mirror-Cache."""
+
+
+class File(msgspec.Struct, frozen=True, kw_only=True):
+    """One downloadable artefact: a wheel, an sdist, a gem."""
+
+    filename: str
+    version: str
+    digests: Mapping[str, str] = {}
+    """Algorithm → lower-case hex, as the index promises them; may be empty."""
+    url: str = ""
+    """Absolute URL at the upstream; empty for a file of our own."""
+    size: int | None = None
+    """Bytes, when the index says so."""
+    uploaded: datetime | None = None
+    """Always with a time zone."""
+    yanked: str | None = None
+    """The author's reason (which may be empty) when yanked, else None."""
+    platform: str | None = None
+    """A gem's platform (`ruby` when generic); None for Python files, whose tags stand in the file name."""
+    requires: str | None = None
+    """Requires-Python, or a gem's required Ruby version."""
+    source: str = ""
+    """The name of the source that lists it; set by the source."""
+    extra: Mapping[str, Any] = {}
+    """Private to the format, carried from parse to render."""
+
+    @property
+    def sha256(self) -> str | None:
+        return self.digests.get("sha256")
+
+
+class Project(msgspec.Struct, frozen=True, kw_only=True):
+    """One named thing (a PyPI project, a gem) with its files, as one source or the merged repository shows it."""
+
+    name: str
+    """Canonical."""
+    files: tuple[File, ...] = ()
+    versions: tuple[str, ...] = ()
+    """Every version, also those without files (PEP 700)."""
+    serial: int | None = None
+    status: str | None = None
+    """PEP 792: active, archived, quarantined, deprecated; None where the index does not say."""
+    extra: Mapping[str, Any] = {}
+    """Private to the format, carried from parse to render."""
+
+    def file(self, filename: str) -> File | None:
+        """The file of that name, or None."""
+        return next((file for file in self.files if file.filename == filename), None)
+
+
+class Names(msgspec.Struct, frozen=True, kw_only=True):
+    """All project names of a source or repository: canonical name → serial, or None where there is none."""
+
+    serials: Mapping[str, int | None] = {}
+    display: Mapping[str, str] = {}
+    """Canonical name → the name as its author writes it, only where the two differ."""
+    serial: int | None = None
+
+
+class Page(msgspec.Struct, frozen=True):
+    """The address of an index document within one source: what is asked for, not what it holds.
+
+    `kind` is one that the format knows. Every format has `project` (the files of one project) and `names`
+    (all projects); the rest (`legacy`, `provenance`, …) are passed through by that format's own routes.
+    """
+
+    kind: str
+    name: str = ""
+
+
+class Ask(msgspec.Struct, frozen=True, kw_only=True):
+    """What to request from an upstream for a page."""
+
+    url: URL
+    accept: str = "*/*"
+    limit: int = 64 << 20
+    """The largest body, in bytes after decompression, that is accepted."""
+
+
+class Answer(msgspec.Struct, frozen=True, kw_only=True):
+    """An upstream's successful answer to an Ask: the raw body, with the headers that matter."""
+
+    url: str
+    """The final URL, after redirects: relative links in the body refer to it."""
+    content_type: str
+    body: bytes
+    etag: str | None = None
+    last_modified: str | None = None
+    serial: int | None = None
+    """X-PyPI-Last-Serial, where given."""
+
+
+class Event(msgspec.Struct, frozen=True, kw_only=True):
+    """One line of the feed."""
+
+    serial: int
+    at: float
+    """Seconds since the epoch."""
+    repository: str
+    project: str
+    kind: str
+    """page, removed, file, upload, yank, unyank, delete, policy."""
+    filename: str = ""
+    detail: Mapping[str, Any] = {}
+
+
+class Body(Protocol):
+    """Bytes that can be read from any place: a local blob, an object in a bucket, a transfer in progress.
+
+    One interface, so that Range, HEAD and 304 exist once.
+    """
+
+    @property
+    def size(self) -> int:
+        """Bytes in all."""
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 in lower-case hex: known before the first byte is read."""
+
+    @property
+    def modified(self) -> str | None:
+        """An HTTP date for Last-Modified that is the same on a miss and on a hit, or None."""
+
+    @property
+    def path(self) -> Path | None:
+        """Where the bytes lie, when they lie whole and verified in one local file."""
+
+    def read(self, start: int = 0, stop: int | None = None) -> AsyncIterator[bytes]:
+        """Yield the bytes [start, stop). Raises UpstreamError when the rest cannot be had."""
+
+
+class Format(Protocol):
+    """What the core has to know of an ecosystem: pure, stateless. `pypi.FORMAT` and `rubygems.FORMAT`."""
+
+    name: str
+    """As the configuration spells it."""
+    sidecar_kind: str
+    """The one kind of sidecar that the ecosystem's files have: `metadata`, `gemspec`."""
+
+    def canonical(self, name: str) -> str:
+        """The canonical form of a project name. Raises Invalid when it cannot be one."""
+
+    def ask(self, base: URL, page: Page) -> Ask:
+        """What to request for a page from an upstream whose index is at `base`."""
+
+    def parse(self, page: Page, answer: Answer) -> Project:
+        """The project of a `project` page. Raises UpstreamProtocolError when the body is not one.
+
+        File URLs come out absolute, http or https only; names come out canonical; entries that are absurd are
+        left out; unknown keys are kept in `extra`.
+        """
+
+    def parse_names(self, answer: Answer) -> Names:
+        """The names of a `names` page. Raises UpstreamProtocolError when the body is not one."""
+
+    def revision(self, body: bytes) -> str:
+        """What identifies a page's body: equal bodies, equal revisions."""
+
+    def has_sidecar(self, file: File) -> bool:
+        """Whether a file can have a sidecar at all (a wheel has, an sdist has not)."""
+
+    def sidecar_ask(self, base: URL, file: File) -> Ask | None:
+        """What to request for the sidecar, or None when the upstream does not offer it."""
+
+    def sidecar_check(self, file: File, content: bytes) -> None:
+        """Raises UpstreamProtocolError (or DigestMismatch) unless `content` can be this file's sidecar."""
+
+    async def sidecar_make(self, file: File, body: Body) -> bytes:
+        """The sidecar made from the file itself, reading as little of `body` as possible. Raises Invalid."""
+
+    def inspect(self, filename: str, path: Path) -> File:
+        """What a file on disk says of itself: version, requirements, platform, and in `extra` its metadata.
+
+        Blocking: call it in a thread. Raises Invalid, in bounded memory and time, for anything hostile.
+        """
