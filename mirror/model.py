@@ -112,7 +112,7 @@ class Event(msgspec.Struct, frozen=True, kw_only=True):
     serial: int
     at: float
     """Seconds since the epoch."""
-    repository: str
+    source: str
     project: str
     kind: str
     """page, removed, file, upload, yank, unyank, delete, policy."""

@@ -1,0 +1,30 @@
+"""Our database: every SQL statement of the product stands in this package.
+
+One class for each concern (pages, files, feed, logs, counters), over the two-method seam of `database.py`. What is
+recorded about cached content can always be made again; uploads have their records beside the files as well.
+"""
+
+from mirror.catalog.counters import Counters
+from mirror.catalog.database import Database
+from mirror.catalog.feed import FeedTable
+from mirror.catalog.files import Files, Held
+from mirror.catalog.logs import Logs
+from mirror.catalog.pages import PageRow, Pages
+
+__all__ = ["Catalog", "Counters", "Database", "FeedTable", "Files", "Held", "Logs", "PageRow", "Pages"]
+
+
+class Catalog:
+    """All tables of one database."""
+
+    def __init__(self, database: Database) -> None:
+        self.database = database
+        self.pages = Pages(database)
+        self.files = Files(database)
+        self.feed = FeedTable(database)
+        self.logs = Logs(database)
+        self.counters = Counters(database)
+
+    async def close(self) -> None:
+        """Finish what is being written, and close the database."""
+        await self.database.close()

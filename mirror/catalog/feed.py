@@ -1,0 +1,74 @@
+"""The journal's table, and the statements that put an event into another table's transaction."""
+
+import msgspec
+
+from mirror.catalog.database import Database, Statement, Value
+from mirror.model import Event
+
+
+def record(
+    at: float,
+    source: str,
+    project: str,
+    kind: str,
+    filename: str = "",
+    detail: str = "{}",
+    unless: tuple[str, Value] | None = None,
+) -> tuple[Statement, Statement]:
+    """The two statements that append one event; the second returns its serial.
+
+    `unless` is a query (which may use $2 source, $3 project, $4 kind, and $7 for its one value): where it has a row,
+    the event is not written, and the second statement returns no row. A serial that is skipped so is never given out.
+    """
+    condition, extra = (f"WHERE NOT EXISTS ({unless[0]})", (unless[1],)) if unless else ("WHERE 1 = 1", ())
+    return (
+        ("UPDATE counters SET value = value + 1 WHERE name = 'feed'", ()),
+        (
+            "INSERT INTO feed (serial, at, source, project, kind, filename, detail)"
+            " SELECT value, $1, $2, $3, $4, $5, $6 FROM counters"
+            f" {condition} AND name = 'feed' RETURNING serial",
+            (at, source, project, kind, filename, detail, *extra),
+        ),
+    )
+
+
+class FeedTable:
+    """Events, by serial."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def append(self, event: Event) -> int:
+        """Write one event by itself, and return the serial it got; `event.serial` is not looked at."""
+        detail = msgspec.json.encode(event.detail).decode()
+        rows = await self._database.write(
+            *record(event.at, event.source, event.project, event.kind, event.filename, detail)
+        )
+        serial: int = rows[1][0][0]
+        return serial
+
+    async def since(self, serial: int, limit: int = 1000) -> list[Event]:
+        """At most `limit` events after `serial`, oldest first."""
+        rows = await self._database.read(
+            "SELECT serial, at, source, project, kind, filename, detail FROM feed"
+            " WHERE serial > $1 ORDER BY serial LIMIT $2",
+            serial, limit,
+        )  # fmt: skip
+        return [
+            Event(
+                serial=number, at=at, source=source, project=project, kind=kind, filename=filename,
+                detail=msgspec.json.decode(detail),
+            )
+            for number, at, source, project, kind, filename, detail in rows
+        ]  # fmt: skip
+
+    async def bounds(self) -> tuple[int, int]:
+        """The oldest serial that is still kept (0 when none is), and the newest ever given out."""
+        ((oldest, newest),) = await self._database.read(
+            "SELECT (SELECT coalesce(min(serial), 0) FROM feed), value FROM counters WHERE name = 'feed'"
+        )
+        return oldest, newest
+
+    async def trim(self, before: float) -> None:
+        """Forget the events older than a moment."""
+        await self._database.write(("DELETE FROM feed WHERE at < $1", (before,)))

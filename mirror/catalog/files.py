@@ -1,0 +1,100 @@
+"""What is held: which blob stands behind a file or sidecar that a source lists, and when it was last used."""
+
+from collections.abc import Iterable
+
+import msgspec
+
+from mirror.catalog.database import Database, Row
+from mirror.catalog.feed import record
+
+
+class Held(msgspec.Struct, frozen=True, kw_only=True):
+    """One file or sidecar whose bytes we have."""
+
+    source: str
+    project: str
+    filename: str
+    digest: str
+    size: int
+    modified: str | None = None
+    """An HTTP date, as upstream sent it with the file."""
+    stored: float = 0
+    used: float = 0
+    uses: int = 0
+
+
+_COLUMNS = "source, project, filename, digest, size, modified, stored, used, uses"
+
+
+def _held(row: Row) -> Held:
+    source, project, filename, digest, size, modified, stored, used, uses = row
+    return Held(
+        source=source, project=project, filename=filename, digest=digest, size=size, modified=modified,
+        stored=stored, used=used, uses=uses,
+    )  # fmt: skip
+
+
+class Files:
+    """The table of held files."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def get(self, source: str, project: str, filename: str) -> Held | None:
+        """What is held under a name, or None."""
+        rows = await self._database.read(
+            f"SELECT {_COLUMNS} FROM files WHERE source = $1 AND project = $2 AND filename = $3",
+            source, project, filename,
+        )  # fmt: skip
+        return _held(rows[0]) if rows else None
+
+    async def add(self, held: Held, kind: str = "file") -> int:
+        """Record that a file or sidecar is held, and return the serial of the event that says so."""
+        rows = await self._database.write(
+            *record(held.stored, held.source, held.project, kind, held.filename),
+            (
+                f"INSERT INTO files ({_COLUMNS}) VALUES ($1, $2, $3, $4, $5, $6, $7, $7, 0)"
+                " ON CONFLICT (source, project, filename) DO UPDATE SET digest = excluded.digest,"
+                " size = excluded.size, modified = excluded.modified, stored = excluded.stored",
+                (held.source, held.project, held.filename, held.digest, held.size, held.modified, held.stored),
+            ),
+        )
+        serial: int = rows[1][0][0]
+        return serial
+
+    async def forget(self, source: str, project: str, filename: str) -> None:
+        """The file is no longer held."""
+        await self._database.write(
+            ("DELETE FROM files WHERE source = $1 AND project = $2 AND filename = $3", (source, project, filename))
+        )
+
+    async def used(self, uses: Iterable[tuple[str, str, str, int, float]]) -> None:
+        """Add up uses: (source, project, filename, how many more, when last)."""
+        await self._database.write(
+            *(
+                (
+                    "UPDATE files SET uses = uses + $4, used = $5 WHERE source = $1 AND project = $2 AND filename = $3",
+                    use,
+                )
+                for use in uses
+            )
+        )
+
+    async def of_project(self, source: str, project: str) -> list[Held]:
+        """Everything held of one project."""
+        rows = await self._database.read(
+            f"SELECT {_COLUMNS} FROM files WHERE source = $1 AND project = $2 ORDER BY filename", source, project
+        )
+        return [_held(row) for row in rows]
+
+    async def named(self, digest: str) -> list[Held]:
+        """Every name under which a blob is held."""
+        rows = await self._database.read(f"SELECT {_COLUMNS} FROM files WHERE digest = $1", digest)
+        return [_held(row) for row in rows]
+
+    async def totals(self) -> tuple[int, int]:
+        """How many blobs are held, and how many bytes they have."""
+        rows = await self._database.read(
+            "SELECT count(*), coalesce(sum(size), 0) FROM (SELECT DISTINCT digest, size FROM files) AS blobs"
+        )
+        return rows[0][0], int(rows[0][1])

@@ -1,0 +1,140 @@
+"""Pages as upstream answered them: raw bodies, compressed, with what is needed to ask again conditionally."""
+
+import sys
+
+import msgspec
+
+from mirror.catalog.database import Database
+from mirror.catalog.feed import record
+from mirror.freshness import Stamp
+from mirror.model import Answer, Page
+
+if sys.version_info >= (3, 14):
+    from compression import zstd
+else:
+    from backports import zstd
+
+
+class PageRow(msgspec.Struct, frozen=True, kw_only=True):
+    """What is stored of a page, but for its body."""
+
+    stamp: Stamp
+    url: str = ""
+    content_type: str = ""
+    etag: str | None = None
+    last_modified: str | None = None
+    serial: int | None = None
+
+
+class Pages:
+    """The table of pages, by source and address."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def get(self, source: str, page: Page) -> PageRow | None:
+        """What is known of a page, or None."""
+        rows = await self._database.read(
+            "SELECT checked, found, revision, url, content_type, etag, last_modified, serial"
+            " FROM pages WHERE source = $1 AND kind = $2 AND name = $3",
+            source, page.kind, page.name,
+        )  # fmt: skip
+        for checked, found, revision, url, content_type, etag, last_modified, serial in rows:
+            return PageRow(
+                stamp=Stamp(checked, bool(found), revision),
+                url=url,
+                content_type=content_type,
+                etag=etag,
+                last_modified=last_modified,
+                serial=serial,
+            )
+        return None
+
+    async def answer(self, source: str, page: Page) -> Answer | None:
+        """The stored answer with its body; None when none is stored, or upstream has said that there is none."""
+        rows = await self._database.read(
+            "SELECT url, content_type, etag, last_modified, serial, body"
+            " FROM pages WHERE source = $1 AND kind = $2 AND name = $3 AND found = 1",
+            source, page.kind, page.name,
+        )  # fmt: skip
+        for url, content_type, etag, last_modified, serial, body in rows:
+            return Answer(
+                url=url,
+                content_type=content_type,
+                body=zstd.decompress(body),
+                etag=etag,
+                last_modified=last_modified,
+                serial=serial,
+            )
+        return None
+
+    async def put(self, source: str, page: Page, answer: Answer, stamp: Stamp) -> int | None:
+        """Store an answer, and in the same transaction an event when its revision is a new one.
+
+        Returns the event's serial, or None. The body is compressed in the caller's thread: off the loop when large.
+        """
+        rows = await self._database.write(
+            *record(
+                stamp.checked, source, page.name, page.kind,
+                unless=(
+                    "SELECT 1 FROM pages WHERE source = $2 AND kind = $4 AND name = $3 AND found = 1 AND revision = $7",
+                    stamp.revision,
+                ),
+            ),
+            (
+                "INSERT INTO pages (source, kind, name, checked, found, revision,"
+                " url, content_type, etag, last_modified, serial, body)"
+                " VALUES ($1, $2, $3, $4, 1, $5, $6, $7, $8, $9, $10, $11)"
+                " ON CONFLICT (source, kind, name) DO UPDATE SET checked = excluded.checked, found = 1,"
+                " revision = excluded.revision, url = excluded.url, content_type = excluded.content_type,"
+                " etag = excluded.etag, last_modified = excluded.last_modified, serial = excluded.serial,"
+                " body = excluded.body",
+                (
+                    source, page.kind, page.name, stamp.checked, stamp.revision, answer.url, answer.content_type,
+                    answer.etag, answer.last_modified, answer.serial, zstd.compress(answer.body, 3),
+                ),
+            ),
+        )  # fmt: skip
+        return rows[1][0][0] if rows[1] else None
+
+    async def touch(self, source: str, page: Page, checked: float) -> None:
+        """Upstream has confirmed the page."""
+        await self._database.write(
+            ("UPDATE pages SET checked = $4 WHERE source = $1 AND kind = $2 AND name = $3",
+             (source, page.kind, page.name, checked)),
+        )  # fmt: skip
+
+    async def miss(self, source: str, page: Page, checked: float) -> int | None:
+        """Upstream says that there is no such page. Returns the serial of the event when there had been one."""
+        rows = await self._database.write(
+            *record(
+                checked, source, page.name, "removed",
+                unless=(
+                    "SELECT 1 WHERE NOT EXISTS"
+                    " (SELECT 1 FROM pages WHERE source = $2 AND kind = $7 AND name = $3 AND found = 1)",
+                    page.kind,
+                ),
+            ),
+            (
+                "INSERT INTO pages (source, kind, name, checked, found, revision, url, content_type, body)"
+                " VALUES ($1, $2, $3, $4, 0, '', '', '', $5)"
+                " ON CONFLICT (source, kind, name) DO UPDATE SET checked = excluded.checked, found = 0,"
+                " etag = NULL, last_modified = NULL",
+                (source, page.kind, page.name, checked, b""),
+            ),
+        )  # fmt: skip
+        return rows[1][0][0] if rows[1] else None
+
+    async def known(self, source: str, kind: str) -> list[str]:
+        """The names of all pages of one kind that are stored, sorted."""
+        rows = await self._database.read(
+            "SELECT name FROM pages WHERE source = $1 AND kind = $2 AND found = 1 ORDER BY name", source, kind
+        )
+        return [name for (name,) in rows]
+
+    async def totals(self) -> dict[str, int]:
+        """Source → how many projects' pages are stored."""
+        rows = await self._database.read(
+            "SELECT source, count(*) FROM pages WHERE kind = 'project' AND found = 1 GROUP BY source"
+        )
+        return dict(rows)

@@ -1,0 +1,385 @@
+"""Where projects come from. A source answers for one origin of projects, with or without a network behind it.
+
+`CachedUpstream` keeps what an upstream answered: pages are stored raw and revalidated, files are verified and held
+for ever. It knows nothing of the ecosystem but its `Format`. What may surprise: a file is looked up by the digest that
+its page promises, so bytes that came in any other way (an import, another upstream) are held here too.
+"""
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable
+from typing import Protocol, TypeVar
+
+import msgspec
+
+from mirror.blobs import BlobStore
+from mirror.catalog import Catalog, Held, PageRow
+from mirror.errors import (
+    MissingBlob,
+    NotFound,
+    Offline,
+    UnknownFile,
+    UnknownProject,
+    UpstreamError,
+    UpstreamUnavailable,
+)
+from mirror.feed import Feed
+from mirror.flight import SingleFlight
+from mirror.freshness import Ages, Decision, Demand, Stamp, decide, fresh_until, stands_in
+from mirror.memory import Memory
+from mirror.model import Answer, Body, File, Format, Names, Outcome, Page, Project
+from mirror.transfer import Transfers
+from mirror.upstream import Upstream
+
+logger = logging.getLogger(__name__)
+
+LARGE = 256 << 10
+"""Bytes of a page above which parsing and compressing leave the event loop."""
+REMEMBERED_FILES = 100_000
+"""How many files' entries of parsed pages stay in memory."""
+
+T = TypeVar("T", Project, Names)
+
+
+class Listing(msgspec.Struct, frozen=True):
+    """What a source or repository says at a moment, and until when it need not be asked again."""
+
+    project: Project
+    revision: str
+    """Equal revisions, equal projects."""
+    until: float
+    outcome: Outcome
+
+
+class NameListing(msgspec.Struct, frozen=True):
+    """As `Listing`, for all names."""
+
+    names: Names
+    revision: str
+    until: float
+    outcome: Outcome
+
+
+class Opened(msgspec.Struct, frozen=True):
+    """A body, and how it came about."""
+
+    body: Body
+    outcome: Outcome
+
+
+class Source(Protocol):
+    """One origin of projects."""
+
+    name: str
+    local: bool
+    """Whether its files are our own, so that it hides the same names elsewhere."""
+
+    async def names(self, demand: Demand = Demand.USUAL) -> NameListing:
+        """All names. Raises Unavailable."""
+
+    async def project(self, name: str, demand: Demand = Demand.USUAL) -> Listing:
+        """One project, by canonical name. Raises UnknownProject, Unavailable."""
+
+    async def open(self, project: str, file: File) -> Opened:
+        """The bytes of a file that this source lists. Raises UnknownFile, Unavailable, UpstreamError."""
+
+    async def sidecar(self, project: str, file: File) -> Opened:
+        """The sidecar of a file that this source lists. Raises as `open`."""
+
+    async def document(self, page: Page, demand: Demand = Demand.USUAL) -> Answer | None:
+        """A page of a kind that is the format's own, as upstream wrote it; None when the source has none."""
+
+    async def close(self) -> None:
+        """Stop what runs behind."""
+
+
+class CachedUpstream:
+    """An upstream, with everything that it ever answered kept."""
+
+    local = False
+
+    def __init__(
+        self,
+        *,
+        format: Format,
+        upstream: Upstream,
+        catalog: Catalog,
+        blobs: BlobStore,
+        transfers: Transfers,
+        feed: Feed,
+        ages: Ages,
+        offline: bool = False,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self.name = str(upstream.url)
+        self.upstream = upstream
+        self.listed: Callable[[Page], str | None] = lambda page: None
+        """What upstream's own index lists as a page's revision, where it has such an index."""
+        self._format = format
+        self._catalog = catalog
+        self._blobs = blobs
+        self._transfers = transfers
+        self._feed = feed
+        self._ages = ages
+        self._offline = offline
+        self._clock = clock
+        self._rows: Memory[Page, PageRow] = Memory(20_000)
+        self._projects: Memory[Page, tuple[str, Project]] = Memory(REMEMBERED_FILES)
+        self._names: tuple[str, Names] | None = None
+        self._held: Memory[tuple[str, str], Held] = Memory(20_000)
+        self._asking: SingleFlight[Page, PageRow] = SingleFlight()
+        self._making: SingleFlight[tuple[str, str], Opened] = SingleFlight()
+
+    # Pages
+
+    async def project(self, name: str, demand: Demand = Demand.USUAL) -> Listing:
+        page = Page("project", name)
+        try:
+            row, outcome = await self._page(page, demand)
+            if not row.stamp.found:
+                raise UnknownProject(name)
+            project = await self._parsed(page, row)
+        except NotFound:
+            raise UnknownProject(name) from None
+        return Listing(project, row.stamp.revision, self._until(page, row, outcome), outcome)
+
+    async def names(self, demand: Demand = Demand.USUAL) -> NameListing:
+        page = Page("names")
+        try:
+            row, outcome = await self._page(page, demand)
+        except (Offline, UpstreamUnavailable):
+            # Never fetched, and not to be had now: what we hold is what can be installed from here.
+            known = await self._catalog.pages.known(self.name, "project")
+            names = Names(serials=dict.fromkeys(known))
+            return NameListing(names, f"held-{len(known)}", self._clock() + 10, "offline" if self._offline else "stale")
+        if not row.stamp.found:
+            return NameListing(Names(), "", fresh_until(row.stamp, self._ages), outcome)
+        if self._names is None or self._names[0] != row.stamp.revision:
+            answer = await self._answer(page)
+            names = await _off_loop(answer, lambda: self._format.parse_names(answer))
+            self._names = row.stamp.revision, names
+        return NameListing(self._names[1], row.stamp.revision, self._until(page, row, outcome), outcome)
+
+    async def document(self, page: Page, demand: Demand = Demand.USUAL) -> Answer | None:
+        row, _ = await self._page(page, demand)
+        return await self._answer(page) if row.stamp.found else None
+
+    def _until(self, page: Page, row: PageRow, outcome: Outcome) -> float:
+        now = self._clock()
+        if self._offline:
+            return now + 3600
+        if outcome == "stale":
+            return now  # so that the refreshed page is seen as soon as it is there
+        if self.listed(page) is not None:
+            return now + 3600  # whatever changes the index announces it
+        return fresh_until(row.stamp, self._ages)
+
+    async def _page(self, page: Page, demand: Demand) -> tuple[PageRow, Outcome]:
+        """The stored state of a page, after asking upstream where that is due. Raises Unavailable, UpstreamError."""
+        row = await self._row(page)
+        if self._offline:
+            if row is None or not row.stamp.found:
+                raise Offline(f"{page.name or 'The list of names'} is not held here, and this mirror is offline.")
+            return row, "offline"
+        now = self._clock()
+        stamp = row.stamp if row else None
+        decision = decide(stamp, now, self._ages, listed=self.listed(page), demand=demand)
+        if row and decision is Decision.SERVE:
+            return row, "hit"
+        if row and decision is Decision.SERVE_AND_REFRESH:
+            self._asking.start(page, lambda: self._ask(page, row))
+            return row, "stale"
+        try:
+            asked, joined = await self._asking.run(page, lambda: self._ask(page, row))
+        except UpstreamError as error:
+            if row and stands_in(stamp, now, self._ages):
+                logger.warning("serving the stored page of %s: %s", page.name or page.kind, error)
+                return row, "stale"
+            raise
+        return asked, "joined" if joined else "miss"
+
+    async def _row(self, page: Page) -> PageRow | None:
+        row = self._rows.get(page)
+        if row is None:
+            row = await self._catalog.pages.get(self.name, page)
+            if row is not None:
+                self._rows.put(page, row)
+        return row
+
+    async def _ask(self, page: Page, row: PageRow | None) -> PageRow:
+        """Ask upstream, conditionally, and store what it says: only an answer that parses replaces an older one."""
+        ask = self._format.ask(self.upstream.url, page)
+        known = row if row and row.stamp.found else None
+        try:
+            answer = await self.upstream.get(
+                ask, etag=known.etag if known else None, last_modified=known.last_modified if known else None
+            )
+        except NotFound:
+            return await self._gone(page, row)
+        now = self._clock()
+        if answer is None and known:
+            stamp = msgspec.structs.replace(known.stamp, checked=now)
+            await self._catalog.pages.touch(self.name, page, now)
+            return self._keep(page, msgspec.structs.replace(known, stamp=stamp))
+        if answer is None:
+            raise UpstreamUnavailable(f"{self.upstream.name} answered 304 to a question without a condition.")
+        return await self.accept(page, answer)
+
+    async def accept(self, page: Page, answer: Answer) -> PageRow:
+        """Store an answer to `page` as if upstream had just given it. Raises UpstreamProtocolError if it is not one."""
+        now = self._clock()
+        stamp = Stamp(now, True, self._format.revision(answer.body))
+        if page.kind == "project":
+            project = await _off_loop(answer, lambda: self._format.parse(page, answer))
+            self._remember(page, stamp.revision, project)
+        elif page.kind == "names":
+            names = await _off_loop(answer, lambda: self._format.parse_names(answer))
+            self._names = stamp.revision, names
+        serial = await self._catalog.pages.put(self.name, page, answer, stamp)
+        row = PageRow(
+            stamp=stamp,
+            url=answer.url,
+            content_type=answer.content_type,
+            etag=answer.etag,
+            last_modified=answer.last_modified,
+            serial=answer.serial,
+        )
+        self._keep(page, row)
+        if serial is not None:
+            self._feed.changed(serial, self.name, page.name)
+        return row
+
+    async def _gone(self, page: Page, row: PageRow | None) -> PageRow:
+        now = self._clock()
+        serial = await self._catalog.pages.miss(self.name, page, now)
+        gone = self._keep(page, PageRow(stamp=Stamp(now, False)))
+        if row and row.stamp.found:
+            logger.warning("%s no longer has the page %s %s", self.upstream.name, page.kind, page.name)
+            self._feed.changed(serial, self.name, page.name)
+        return gone
+
+    def _keep(self, page: Page, row: PageRow) -> PageRow:
+        self._rows.put(page, row)
+        return row
+
+    def _remember(self, page: Page, revision: str, project: Project) -> Project:
+        files = tuple(msgspec.structs.replace(file, source=self.name) for file in project.files)
+        project = msgspec.structs.replace(project, files=files)
+        self._projects.put(page, (revision, project), weight=1 + len(files))
+        return project
+
+    async def _parsed(self, page: Page, row: PageRow) -> Project:
+        """The project of a stored page, parsed once for each revision."""
+        remembered = self._projects.get(page)
+        if remembered and remembered[0] == row.stamp.revision:
+            return remembered[1]
+        answer = await self._answer(page)
+        project = await _off_loop(answer, lambda: self._format.parse(page, answer))
+        return self._remember(page, row.stamp.revision, project)
+
+    async def _answer(self, page: Page) -> Answer:
+        answer = await self._catalog.pages.answer(self.name, page)
+        if answer is None:  # the catalog was replaced under us: ask again next time
+            self._rows.forget(page)
+            raise UpstreamUnavailable(f"The stored page of {page.name or page.kind} is lost; please ask again.", 1)
+        return answer
+
+    # Files
+
+    async def open(self, project: str, file: File) -> Opened:
+        held = await self._held_body(project, file.filename, file.sha256)
+        if held:
+            return Opened(held, "offline" if self._offline else "hit")
+        if self._offline:
+            raise Offline(f"{file.filename} is not held here, and this mirror is offline.")
+
+        async def record(held: Held) -> None:
+            await self._record(held)
+
+        body, joined = await self._transfers.open(self.name, project, file, self.upstream, record)
+        return Opened(body, "joined" if joined else "miss")
+
+    async def _held_body(self, project: str, filename: str, digest: str | None) -> Body | None:
+        """The held bytes under a name, found by digest; None when there are none (any more)."""
+        if digest is None:
+            held = self._held.get((project, filename)) or await self._catalog.files.get(self.name, project, filename)
+            if held is None:
+                return None
+            self._held.put((project, filename), held)
+            digest = held.digest
+        try:
+            return await self._blobs.open(digest)
+        except MissingBlob:
+            self._held.forget((project, filename))
+            if await self._catalog.files.get(self.name, project, filename):
+                logger.error("the blob of %s has vanished from the store; it is fetched again", filename)
+                await self._catalog.files.forget(self.name, project, filename)
+            return None
+
+    async def _record(self, held: Held, kind: str = "file") -> None:
+        held = msgspec.structs.replace(held, stored=self._clock())
+        serial = await self._catalog.files.add(held, kind)
+        self._held.put((held.project, held.filename), held)
+        self._feed.changed(serial, self.name, held.project)
+
+    # Sidecars
+
+    async def sidecar(self, project: str, file: File) -> Opened:
+        name = self._format.sidecar_name(file)
+        held = await self._held_body(project, name, None)
+        if held:
+            return Opened(held, "offline" if self._offline else "hit")
+        opened, joined = await self._making.run((project, name), lambda: self._obtain_sidecar(project, name, file))
+        return Opened(opened.body, "joined") if joined else opened
+
+    async def _obtain_sidecar(self, project: str, name: str, file: File) -> Opened:
+        """Fetch the sidecar or make it, and keep it."""
+        content = await self._fetch_sidecar(file)
+        if content is None:
+            content = await self._format.sidecar_make(file, await self._readable(project, file))
+        digest = await self._blobs.write(content)
+        held = Held(source=self.name, project=project, filename=name, digest=digest, size=len(content))
+        await self._record(held, "sidecar")
+        return Opened(await self._blobs.open(digest), "miss")
+
+    async def _fetch_sidecar(self, file: File) -> bytes | None:
+        ask = self._format.sidecar_ask(self.upstream.url, file)
+        if ask is None or self._offline:
+            return None
+        try:
+            answer = await self.upstream.get(ask)
+            assert answer is not None, "an unconditional question has an answer"
+            self._format.sidecar_check(file, answer.body)
+        except (NotFound, UpstreamError) as error:
+            logger.warning("%s; it is made from %s itself", error, file.filename)
+            return None
+        return answer.body
+
+    async def _readable(self, project: str, file: File) -> Body:
+        """The file as something to read parts of: held, or by ranges from upstream, or else fetched whole."""
+        held = await self._held_body(project, file.filename, file.sha256)
+        if held:
+            return held
+        if not self._offline:
+            try:
+                return await self.upstream.open_ranges(file)
+            except UpstreamUnavailable:
+                raise
+            except UpstreamError as error:
+                logger.info("%s: %s; it is fetched whole", file.filename, error)
+        return (await self.open(project, file)).body
+
+    async def close(self) -> None:
+        await self._asking.close()
+        await self._making.close()
+
+
+async def _off_loop(answer: Answer, work: Callable[[], T]) -> T:
+    """Do work on a page, in a thread when the page is large."""
+    return work() if len(answer.body) < LARGE else await asyncio.to_thread(work)
+
+
+def unknown_file(project: Project, filename: str) -> UnknownFile:
+    """The error for a file that a project does not have."""
+    return UnknownFile(project.name, filename)
