@@ -85,6 +85,10 @@ class UpstreamUnavailable(UpstreamError, Unavailable):
     """The upstream cannot be reached, is too slow, or answers with an error of its own."""
 
 
+class UpstreamRefused(UpstreamError):
+    """The upstream answered 401 or 403: our credentials are missing, wrong or not enough."""
+
+
 class UpstreamProtocolError(UpstreamError):
     """The upstream answered something that does not parse, is too large, or contradicts its index."""
 

@@ -1,0 +1,83 @@
+"""Immutable bytes named by their SHA-256: what every blob store promises.
+
+A store knows nothing of projects, files or repositories: the catalog does. It never verifies what it adopts
+either; whoever puts a file into `incoming` has compared its digest first.
+
+The surprise: `adopt` makes the bytes durable (it syncs the file itself), so that nobody can forget to; once it
+has returned, a loss of power leaves either the whole blob or, when it never returned, none.
+"""
+
+import errno
+import re
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Protocol
+
+import msgspec
+
+from mirror.errors import MissingBlob, StorageFull
+from mirror.model import Body
+
+_SHA256 = re.compile(r"[0-9a-f]{64}", re.ASCII)
+_NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT})
+
+
+class Held(msgspec.Struct, frozen=True, kw_only=True):
+    """One blob that a store has."""
+
+    digest: str
+    size: int
+    """Bytes."""
+    stored: float
+    """When the store took it, in seconds since the epoch; not the file's own date."""
+
+
+class BlobStore(Protocol):
+    """Where the bytes of files live. All methods may be called at once, by several processes too."""
+
+    incoming: Path
+    """A local directory for files that are being written; `adopt` takes them from here."""
+
+    async def open(self, digest: str) -> Body:
+        """The blob of that digest. Cheap: it stands before every answer with a held file.
+
+        Raises MissingBlob when it is not there, or is empty where it must not be, or `digest` is no SHA-256.
+        """
+
+    async def adopt(self, path: Path, digest: str) -> Held:
+        """Make the finished file at `path` the blob of that digest: durable first, then visible at once and whole.
+
+        Takes the file away from `path`. Idempotent: again, or for a blob already held, changes nothing.
+        Raises StorageFull, and then leaves the file where it was; MissingBlob when there is neither file nor blob.
+        """
+
+    async def write(self, content: bytes) -> Held:
+        """Store something small that is in memory. Raises StorageFull."""
+
+    async def delete(self, digest: str) -> None:
+        """Forget the blob; no error when it is not there. Readers that have begun may finish."""
+
+    def walk(self) -> AsyncIterator[Held]:
+        """Every blob, in no order; one that comes or goes meanwhile may be left out."""
+
+    async def clean_incoming(self) -> int:
+        """Remove what an earlier process left unfinished; says how many. Only at start, before anything is written."""
+
+
+def checked(digest: str) -> str:
+    """The digest, when it is one: nothing else may become part of a path or an object's key. Raises MissingBlob."""
+    if not _SHA256.fullmatch(digest):
+        raise MissingBlob(digest[:64])
+    return digest
+
+
+@contextmanager
+def storage_errors() -> Iterator[None]:
+    """Turns the errors of a full disk or quota into StorageFull; the others pass."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in _NO_ROOM:
+            raise StorageFull("The disk of the mirror is full: free some space, or move data_dir.") from error
+        raise
