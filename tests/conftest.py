@@ -1,0 +1,74 @@
+"""Fixtures that any test may use, and the guard that keeps every test on loopback."""
+
+import ipaddress
+import sys
+from collections.abc import AsyncIterator, Iterator
+
+import pytest
+
+from tests.simulator import Simulator
+
+_strays: list[str] = []
+_guarding = False
+
+
+class NotLoopback(OSError):
+    """A test tried to reach something that is not this machine."""
+
+
+def _is_loopback(host: object) -> bool:
+    text = host.decode() if isinstance(host, bytes) else str(host)
+    if text in ("", "None", "localhost"):
+        return True
+    try:
+        return ipaddress.ip_address(text.partition("%")[0]).is_loopback
+    except ValueError:
+        return False
+
+
+def _watch(event: str, args: tuple[object, ...]) -> None:
+    # An audit hook, because it sees every library and every thread; uvloop alone goes around it.
+    if not _guarding or event not in ("socket.connect", "socket.sendto", "socket.getaddrinfo"):
+        return
+    if event == "socket.getaddrinfo":
+        host = args[0]
+        if _is_address(host):  # no question leaves the machine
+            return
+    else:
+        address = args[1]
+        if not isinstance(address, tuple):  # a Unix socket
+            return
+        host = address[0]
+    if not _is_loopback(host):
+        _strays.append(f"{event} {host!r}")
+        raise NotLoopback(f"tests reach nothing but loopback, not {host!r}")
+
+
+def _is_address(host: object) -> bool:
+    try:
+        ipaddress.ip_address(host.decode() if isinstance(host, bytes) else str(host))
+    except ValueError:
+        return False
+    return True
+
+
+sys.addaudithook(_watch)
+
+
+@pytest.fixture(autouse=True)
+def only_loopback(request: pytest.FixtureRequest) -> Iterator[None]:
+    """A test that is not marked `public` and connects elsewhere fails, even if the code under test forgives it."""
+    global _guarding
+    _strays.clear()
+    _guarding = request.node.get_closest_marker("public") is None
+    yield
+    _guarding = False
+    if _strays:
+        pytest.fail("reached out from a test: " + ", ".join(_strays), pytrace=False)
+
+
+@pytest.fixture
+async def simulator() -> AsyncIterator[Simulator]:
+    """A fresh upstream of both kinds, empty."""
+    async with Simulator() as running:
+        yield running
