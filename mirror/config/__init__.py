@@ -1,0 +1,35 @@
+"""Typed settings: one TOML file, the environment over it, the command line over both.
+
+`load` is the only function that reads anything; `Settings` and the sections in it are frozen values that are
+passed to what needs them, never looked up. An unknown key, a wrong type or an unreachable directory is a ConfigError
+with one line that names the place. What surprises: this is also the one place that knows the public indexes.
+"""
+
+from mirror.config.loading import load
+from mirror.config.reference import Setting, describe
+from mirror.config.sections import (
+    AgesSettings,
+    LimitsSettings,
+    LogSettings,
+    NetworkSettings,
+    PagesSettings,
+    RepositorySettings,
+    Settings,
+    UpstreamSettings,
+)
+from mirror.config.values import Address
+
+__all__ = [
+    "Address",
+    "AgesSettings",
+    "LimitsSettings",
+    "LogSettings",
+    "NetworkSettings",
+    "PagesSettings",
+    "RepositorySettings",
+    "Setting",
+    "Settings",
+    "UpstreamSettings",
+    "describe",
+    "load",
+]

@@ -1,0 +1,211 @@
+"""Read the settings: the file, then the environment over it, then the command line over both.
+
+Every fault becomes one line with its place: the file with the line, the variable, or the command line. What
+surprises: variables are all text, so they are marked as `Text`, which may stand for a number; `retries = "3"` is a
+fault in a file while MIRROR_NETWORK__RETRIES=3 is not.
+"""
+
+import difflib
+import os
+import re
+import tomllib
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+from pydantic_core import ErrorDetails
+from pydantic_settings import BaseSettings, EnvSettingsSource, SettingsConfigDict, SettingsError
+
+from mirror.config.reference import describe
+from mirror.config.sections import DEFAULT_REPOSITORIES, Settings
+from mirror.config.values import Text
+from mirror.errors import ConfigError
+
+PREFIX = "MIRROR_"
+NOT_SETTINGS = {"MIRROR_CONFIG"}
+"""Variables of ours that are no settings."""
+
+Place = tuple[str | int, ...]
+Table = dict[str, Any]
+
+
+class _Variables(Settings, BaseSettings):
+    """The settings as the environment source wants to see them; never instantiated."""
+
+    model_config = SettingsConfigDict(
+        env_prefix=PREFIX, env_nested_delimiter="__", env_ignore_empty=True, defer_build=True
+    )
+
+
+def load(path: Path | None = None, overrides: Mapping[str, Any] | None = None) -> Settings:
+    """The settings from a file (else the one that MIRROR_CONFIG names, else none), the environment and `overrides`.
+
+    `overrides` has the shape of the file and wins over everything. Raises ConfigError, whose message has one line
+    for each fault, with its place. Creates nothing.
+    """
+    named = path or (Path(os.environ["MIRROR_CONFIG"]) if os.environ.get("MIRROR_CONFIG") else None)
+    text = _read(named) if named else ""
+    file = _parse(named, text) if named else {}
+    variables = _environment()
+    given = dict(overrides or {})
+    # A variable such as MIRROR_REPOSITORIES__PYPI__PRIVATE adds to the default repositories when no file names any.
+    merged = _over({"repositories": DEFAULT_REPOSITORIES} | file, variables, given)
+    try:
+        settings = Settings.model_validate(merged)
+    except ValidationError as error:
+        raise ConfigError(_lines(error.errors(include_url=False), named, text, variables, given)) from None
+    if reason := _unusable(settings.data_dir):
+        place = _place(("data_dir",), named, text, variables, given)
+        raise ConfigError(f"{place}{settings.data_dir} {reason}")
+    return settings
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise ConfigError(f"{path}: is not UTF-8 text") from None
+
+
+def _parse(path: Path, text: str) -> Table:
+    try:
+        return tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        found = re.fullmatch(r"(.*) \(at line (\d+), column \d+\)", str(error))
+        where = f"{path}:{found[2]}" if found else str(path)
+        raise ConfigError(f"{where}: is not valid TOML: {found[1] if found else error}") from None
+
+
+def _environment() -> Table:
+    """What the environment sets, in the shape of the file. Raises ConfigError for a variable that sets nothing."""
+    for name in sorted(os.environ):
+        key = name.removeprefix(PREFIX).split("__")[0].lower()
+        if name.startswith(PREFIX) and name not in NOT_SETTINGS and key not in Settings.model_fields:
+            known = [PREFIX + field.upper() for field in Settings.model_fields]
+            raise ConfigError(f"{name}: is not a setting{_like(PREFIX + key.upper(), known)}")
+    try:
+        return {key: _marked(value) for key, value in EnvSettingsSource(_Variables)().items()}
+    except SettingsError as error:
+        found = re.search(r'field "(\w+)"', str(error))
+        raise ConfigError(f"{PREFIX}{found[1].upper() if found else '*'}: should be JSON") from None
+
+
+def _marked(value: object) -> object:
+    if isinstance(value, dict):
+        return {key: _marked(inner) for key, inner in value.items()}
+    return Text(value) if isinstance(value, str) else value
+
+
+def _over(*layers: Mapping[str, Any]) -> Table:
+    """The layers merged table by table, a later one over an earlier one; everything that is no table is replaced."""
+    merged: Table = {}
+    for layer in layers:
+        for key, value in layer.items():
+            below = merged.get(key)
+            merged[key] = _over(below, value) if isinstance(below, Mapping) and isinstance(value, Mapping) else value
+    return merged
+
+
+def _unusable(directory: Path) -> str | None:
+    """Why we could not keep data there, or None. It need not exist yet, but it must be possible to make it."""
+    existing = next(path for path in (directory, *directory.parents) if os.path.lexists(path))
+    if not existing.is_dir():
+        return f"cannot be used: {existing} is not a directory"
+    if not os.access(existing, os.W_OK | os.X_OK):
+        return f"cannot be used: {existing} is not writable for this user"
+    return None
+
+
+def _lines(faults: Iterable[ErrorDetails], path: Path | None, text: str, variables: Table, overrides: Table) -> str:
+    return "\n".join(_place(fault["loc"], path, text, variables, overrides) + _sentence(fault) for fault in faults)
+
+
+def _sentence(fault: ErrorDetails) -> str:
+    """What is the matter, in our words. The input is never repeated: it may be a secret."""
+    match fault["type"]:
+        case "extra_forbidden":
+            shape = _shape(fault["loc"])
+            parent = shape.rpartition(".")[0]
+            siblings = [s.name.rpartition(".")[2] for s in describe() if s.name.rpartition(".")[0] == parent]
+            return f"is not a setting{_like(str(fault['loc'][-1]), siblings)}"
+        case "missing":
+            return "is missing"
+        case "value_error":
+            return str(fault["msg"]).removeprefix("Value error, ")
+        case "tuple_type":
+            return "should be a list"
+        case "dict_type" | "model_type":
+            return "should be a table"
+        case "path_type":
+            return "should be a path"
+        case "string_pattern_mismatch":
+            return "has characters that it may not have"
+    return str(fault["msg"]).replace("Input should", "should", 1)
+
+
+def _shape(place: Place) -> str:
+    """A place as `describe` names it: repositories.NAME.upstreams[].url."""
+    steps = ["NAME" if place[:1] == ("repositories",) and at == 1 else step for at, step in enumerate(place)]
+    return _dotted(tuple(steps), index="[]")
+
+
+def _dotted(place: Place, index: str = "[{}]") -> str:
+    return "".join(index.format(step) if isinstance(step, int) else f".{step}" for step in place).removeprefix(".")
+
+
+def _like(word: str, known: Iterable[str]) -> str:
+    close = difflib.get_close_matches(word, list(known), n=1)
+    return f" (did you mean {close[0]}?)" if close else ""
+
+
+def _place(place: Place, path: Path | None, text: str, variables: Table, overrides: Table) -> str:
+    """Where the value at `place` comes from, ready to be followed by a sentence."""
+    if _depth(overrides, place):
+        return f"command line: {_dotted(place)}: "
+    depth = _depth(variables, place)
+    names = [PREFIX + "__".join(str(step) for step in place[:n]).upper() for n in range(depth, 0, -1)]
+    if variable := next((name for name in names if name in os.environ), None):
+        rest = _dotted(place[names[::-1].index(variable) + 1 :])
+        return f"{variable}{rest}: " if rest.startswith("[") or not rest else f"{variable}: {rest}: "
+    if path is None:
+        return f"{_dotted(place)}: "
+    line = line_of(text, place)
+    where = f"{path}:{line}" if line else str(path)
+    return f"{where}: {_dotted(place)}: " if place else f"{where}: "
+
+
+def _depth(value: object, place: Place) -> int:
+    """How many steps of `place` can be walked into `value`."""
+    for taken, step in enumerate(place):
+        match value, step:
+            case dict(), _ if step in value:
+                value = value[step]
+            case list(), int() if step < len(value):
+                value = value[step]
+            case _:
+                return taken
+    return len(place)
+
+
+def line_of(text: str, place: Place) -> int | None:
+    """The line of a TOML text on which the statement begins that sets `place`, or what is nearest above it.
+
+    The parser itself gives no lines, so ever longer beginnings of the text are parsed: the statement that first makes
+    the place exist is the one. None when nothing of it stands in the text, or when the text is very long.
+    """
+    lines = text.splitlines()
+    if len(lines) > 2000:
+        return None
+    found, deepest, begin = None, 0, 1
+    for count in range(1, len(lines) + 1):
+        try:
+            depth = _depth(tomllib.loads("\n".join(lines[:count])), place)
+        except tomllib.TOMLDecodeError:
+            continue  # in the middle of a statement of several lines
+        if depth > deepest:
+            found, deepest = begin, depth
+        begin = count + 1
+    return found

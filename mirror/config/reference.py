@@ -1,0 +1,76 @@
+"""What can be set, as data: for the test that compares it with the documents, and for suggestions in errors."""
+
+import ast
+import functools
+import inspect
+import textwrap
+import typing
+from typing import Any, NamedTuple
+
+from pydantic import BaseModel
+from pydantic.fields import FieldInfo
+from pydantic_core import PydanticUndefined
+
+from mirror.config.sections import Settings
+
+
+class Setting(NamedTuple):
+    """One setting, as the reference shows it."""
+
+    name: str
+    """Dotted, with NAME for the name of a table and [] for an item of a list: repositories.NAME.upstreams[].url."""
+    default: Any
+    """As the program holds it: durations in seconds, sizes in bytes; None also where there is none."""
+    required: bool
+    text: str
+    """The docstring of the field."""
+
+
+@functools.cache
+def describe() -> tuple[Setting, ...]:
+    """Every setting with its default and its docstring, in the order of the classes. Tables themselves are left out."""
+    return tuple(_of(Settings, ""))
+
+
+def _of(model: type[BaseModel], prefix: str) -> list[Setting]:
+    texts = _docstrings(model)
+    settings: list[Setting] = []
+    for key, field in model.model_fields.items():
+        name = f"{prefix}{key}"
+        inner, suffix = _section(field)
+        if inner is None or suffix == "[].":
+            settings.append(Setting(name, _default(field), field.is_required(), texts.get(key, "")))
+        if inner is not None:
+            settings += _of(inner, name + suffix)
+    return settings
+
+
+def _section(field: FieldInfo) -> tuple[type[BaseModel] | None, str]:
+    """The section that a field holds, with how its settings are reached; None for a field of a single value."""
+    kind: Any = field.annotation
+    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
+    if origin is dict:
+        kind, suffix = arguments[1], ".NAME."
+    elif origin is tuple:
+        kind, suffix = arguments[0], "[]."
+    else:
+        suffix = "."
+    return (kind, suffix) if isinstance(kind, type) and issubclass(kind, BaseModel) else (None, "")
+
+
+def _default(field: FieldInfo) -> Any:
+    return None if field.default_factory or field.default is PydanticUndefined else field.default
+
+
+def _docstrings(model: type[BaseModel]) -> dict[str, str]:
+    """Field → the string that follows it in the source, of this class and those it builds on."""
+    found: dict[str, str] = {}
+    for cls in reversed(model.__mro__):
+        if issubclass(cls, BaseModel) and cls.__module__.startswith("mirror."):
+            body = ast.parse(textwrap.dedent(inspect.getsource(cls))).body[0]
+            assert isinstance(body, ast.ClassDef)
+            for field, text in zip(body.body, body.body[1:], strict=False):
+                match field, text:
+                    case ast.AnnAssign(target=ast.Name(id=name)), ast.Expr(value=ast.Constant(value=str(content))):
+                        found[name] = inspect.cleandoc(content)
+    return found

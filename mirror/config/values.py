@@ -1,0 +1,203 @@
+"""The types of single settings: durations, sizes, addresses, mounts, URLs, lists.
+
+Each is a pure function from what a file or a variable holds to the value that the program uses, and raises
+ValueError with half a sentence that says what is expected. That half sentence never repeats its input, which may
+be a secret. What surprises: lists accept one string, split at commas, since that is how variables hold them.
+"""
+
+import json
+import math
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import AfterValidator, BeforeValidator, PlainValidator, SecretStr, StringConstraints
+from pydantic_settings import NoDecode
+from yarl import URL
+
+SECONDS = {"": 1, "ms": 0.001, "s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
+BYTES = {"": 1, "B": 1} | {
+    f"{letter}{unit}": base**power
+    for power, letter in enumerate("KMGT", start=1)
+    for unit, base in (("B", 1000), ("iB", 1024))
+}
+RESERVED = frozenset(
+    {"-", ".", "..", "api", "at", "gems", "info", "integrity", "legacy", "names"}
+    | {"packages", "pypi", "quick", "simple", "versions"}
+)
+"""First path segments that the protocols or our own endpoints use below a mount, so that no mount may hold them."""
+
+
+class Text(str):
+    """What an environment variable holds: the only text that may stand for a number or a truth value."""
+
+
+def flag(value: object) -> bool:
+    """True or false, or a variable's text for it. Raises ValueError."""
+    match value:
+        case bool():
+            return value
+        case Text() if value.lower() in {"true", "yes", "on", "1"}:
+            return True
+        case Text() if value.lower() in {"false", "no", "off", "0"}:
+            return False
+    raise ValueError("should be true or false")
+
+
+def whole(value: object) -> int:
+    """A whole number, or a variable's text for it. Raises ValueError."""
+    match value:
+        case int() if not isinstance(value, bool):
+            return value
+        case Text() if re.fullmatch(r"[0-9]{1,18}", value):
+            return int(value)
+    raise ValueError("should be a whole number")
+
+
+def seconds(value: object) -> float:
+    """Seconds from a number, or from text such as "90", "10m", "1h", "3d" or "forever". Raises ValueError."""
+    match value:
+        case bool():
+            raise ValueError('should be a duration: seconds, or text such as "10m", "1h", "3d"')
+        case int() | float() if value >= 0:
+            return float(value)
+        case "forever":
+            return math.inf
+        case str() if found := re.fullmatch(r"(\d{1,12}(?:\.\d{1,6})?) *([a-z]*)", value.strip()):
+            if found[2] in SECONDS:
+                return float(found[1]) * SECONDS[found[2]]
+    raise ValueError('should be a duration: seconds, or text such as "10m", "1h", "3d"')
+
+
+def size(value: object) -> int:
+    """Bytes from a whole number, or from "64MB" (powers of 1000) or "64MiB" (of 1024). Raises ValueError."""
+    match value:
+        case bool():
+            raise ValueError('should be a size: bytes, or text such as "64MB", "4GiB"')
+        case int() if value >= 0:
+            return value
+        case str() if found := re.fullmatch(r"(\d{1,12}(?:\.\d{1,6})?) *([A-Za-z]*)", value.strip()):
+            if found[2] in BYTES:
+                return int(float(found[1]) * BYTES[found[2]])
+    raise ValueError('should be a size: bytes, or text such as "64MB", "4GiB"')
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """Where to listen: a TCP host and port (0: any free one), or the path of a Unix socket."""
+
+    host: str = ""
+    port: int = 0
+    path: Path | None = None
+
+    def __str__(self) -> str:
+        if self.path:
+            return f"unix:{self.path}"
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+    @property
+    def url(self) -> URL:
+        """The URL at which a client on this machine reaches a TCP address."""
+        host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(self.host, self.host)
+        return URL.build(scheme="http", host=host, port=self.port, path="/")
+
+
+def address(value: object) -> Address:
+    """Parse "host:port", "[::1]:port" or "unix:/path". Raises ValueError."""
+    if isinstance(value, Address):
+        return value
+    if isinstance(value, str):
+        if value.startswith("unix:/") and len(value.encode()) < 108:  # the longest path that a socket can have
+            return Address(path=Path(value.removeprefix("unix:")))
+        found = re.fullmatch(r"(?:\[([0-9A-Fa-f:.]+)\]|([A-Za-z0-9._-]+)):([0-9]{1,5})", value)
+        if found and int(found[3]) <= 65535:
+            return Address(host=found[1] or found[2], port=int(found[3]))
+    raise ValueError('should be "host:port", "[::1]:port" or "unix:/path"')
+
+
+def mount(value: str) -> str:
+    """ "/" or "/team", with one slash in front and none at the end. Raises ValueError."""
+    segments = [segment for segment in value.split("/") if segment]
+    if any(not re.fullmatch(r"[A-Za-z0-9._~-]{1,100}", segment) for segment in segments):
+        raise ValueError("should be a path of letters, digits, '.', '_', '~' and '-'")
+    if taken := RESERVED.intersection(segments):
+        raise ValueError(f"may not hold {min(taken)!r}, which the protocols use: set another mount")
+    return "/" + "/".join(segments)
+
+
+def index_url(value: object) -> URL:
+    """An absolute http or https URL, made to end in a slash: what is joined to it lies below. Raises ValueError."""
+    try:
+        url = value if isinstance(value, URL) else URL(str(value))
+        sound = isinstance(value, str | URL) and url.scheme in {"http", "https"} and bool(url.host)
+    except ValueError:
+        sound = False
+    if not sound:
+        raise ValueError("should be an absolute http:// or https:// URL")
+    if url.query_string or url.fragment:
+        raise ValueError("should be a URL without query and fragment")
+    return url if url.path.endswith("/") else url.with_path(url.path + "/")
+
+
+def proxy_url(value: SecretStr) -> SecretStr:
+    """The URL of an HTTP proxy; it may hold a password, and so is never shown. Raises ValueError."""
+    index_url(value.get_secret_value())
+    return value
+
+
+def file_path(value: Path) -> Path:
+    """An absolute path: `~` is the home directory, the rest is relative to the working directory. Raises ValueError."""
+    try:
+        return value.expanduser().absolute()
+    except RuntimeError:
+        raise ValueError("begins with ~, but the home directory is not known") from None
+
+
+def readable_file(value: Path) -> Path:
+    """As `file_path`, of a file that can be opened. Raises ValueError."""
+    value = file_path(value)
+    try:
+        with value.open("rb"):
+            return value
+    except OSError as error:
+        raise ValueError(f"names a file that cannot be read: {error.strerror}") from None
+
+
+def listed(value: object) -> object:
+    """Turn text into a list: a JSON array, or items separated by commas. Raises ValueError."""
+    if not isinstance(value, str):
+        return value
+    if value.lstrip().startswith("["):
+        try:
+            return json.loads(value)
+        except ValueError:
+            raise ValueError("looks like a JSON array, but is not one") from None
+    return tuple(item.strip() for item in value.split(",") if item.strip())
+
+
+def patterns_or_true(value: object) -> object:
+    """As `listed`; `true` stands for the pattern of all names, `false` for none."""
+    match value.strip().lower() if isinstance(value, str) else value:
+        case True | "true":
+            return ("*",)
+        case False | "false":
+            return ()
+    return listed(value)
+
+
+Flag = Annotated[bool, BeforeValidator(flag)]
+Whole = Annotated[int, BeforeValidator(whole)]
+Duration = Annotated[float, BeforeValidator(seconds)]
+Size = Annotated[int, BeforeValidator(size)]
+Mount = Annotated[str, AfterValidator(mount)]
+IndexUrl = Annotated[URL, PlainValidator(index_url)]
+ProxyUrl = Annotated[SecretStr, AfterValidator(proxy_url)]
+FilePath = Annotated[Path, AfterValidator(file_path)]
+ReadableFile = Annotated[Path, AfterValidator(readable_file)]
+Pattern = Annotated[str, StringConstraints(min_length=1, max_length=200, pattern=r"^[A-Za-z0-9._*?-]+$")]
+
+# NoDecode: the environment source hands over the text as it is, and `listed` splits it.
+Patterns = Annotated[tuple[Pattern, ...], NoDecode, BeforeValidator(listed)]
+PatternsOrTrue = Annotated[tuple[Pattern, ...], NoDecode, BeforeValidator(patterns_or_true)]
+Addresses = Annotated[tuple[Annotated[Address, PlainValidator(address)], ...], NoDecode, BeforeValidator(listed)]
