@@ -179,7 +179,7 @@ def gem(
     summary: str = "",
     metadata: Mapping[str, str] | None = None,
 ) -> Built:
-    """A gem whose library sets `$NAME_version`; requirements are written as in a Gemfile: `"~> 3.0"`, `[">= 1", "< 2"]`."""
+    """A gem whose library sets `$NAME_version`; requirements are written as in a Gemfile: `[">= 1", "< 2"]`."""
     members = {f"lib/{name}.rb": f'${name.replace("-", "_").replace(".", "_")}_version = "{version}"\n'.encode()}
     members |= files or {}
     if size:

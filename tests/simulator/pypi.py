@@ -338,7 +338,7 @@ class PyPI:
         return self._other_url if modes.files_elsewhere else self._url
 
     def _link(self, entry: Entry, modes: Modes, *, absolute: bool) -> str:
-        if absolute or modes.urls == "absolute" or modes.files_elsewhere and modes.urls == "relative":
+        if absolute or modes.urls == "absolute" or (modes.files_elsewhere and modes.urls == "relative"):
             return self._file_root(modes) + entry.path
         return entry.path.removeprefix("packages/") if modes.urls == "base" else f"../../{entry.path}"
 
@@ -461,7 +461,7 @@ def _negotiate(request: Request, modes: Modes) -> str | None:
     """The best media type for the request; None for a 406."""
     if modes.html_only:
         return PLAIN_HTML
-    asked = parse_qs(request.query).get("format", [None])[0] or request.headers.get("Accept", "*/*")
+    asked = parse_qs(request.query).get("format", [""])[0] or request.headers.get("Accept", "*/*")
     weights = list(_weights(asked))
     best, media = 0.0, None
     for offered in (PLAIN_HTML, HTML, JSON):

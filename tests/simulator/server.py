@@ -62,7 +62,7 @@ class Simulator:
     # Life
 
     async def __aenter__(self) -> Self:
-        self._server = web.Server(self._handle)  # type: ignore[arg-type]  # any handler of a request will do
+        self._server = web.Server(self._handle)
         self._runner = web.ServerRunner(self._server)
         await self._runner.setup()
         self._main = await self._listen(self._wanted_port)
