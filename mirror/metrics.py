@@ -1,0 +1,264 @@
+"""What the mirror counts, and how Prometheus reads it.
+
+A request costs a dictionary look-up and four additions on plain integers; everything else (labels, cumulative
+buckets, text) is made when `/metrics` is asked. What other modules know (breakers, the store, the feed) they need
+not count here: the composition root puts it into a `Snapshot` for each scrape.
+
+Not here on purpose: the library's own counters and its global registry, whose locks and label look-ups cost more than
+a page from memory. `prometheus_client` itself is imported here, not later: beside aiohttp it is 10 ms and 1.1 MiB.
+
+The surprise: label values come from closed sets alone. A word that is not among them counts as "other", and so does
+every repository after the hundredth, whatever a client does.
+"""
+
+import asyncio
+from bisect import bisect_left
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import accumulate
+from typing import Final, Literal, get_args
+
+import msgspec
+from prometheus_client import CollectorRegistry, ProcessCollector
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
+from prometheus_client.exposition import choose_encoder
+from prometheus_client.registry import Collector
+
+from mirror.model import Outcome
+
+Kind = Literal["page", "file", "sidecar", "index", "upload", "other"]
+"""What was asked for: a project's page, a file, its sidecar, an index as a whole, an upload, anything else."""
+
+Breaker = Literal["closed", "half-open", "open"]
+
+REQUEST_BUCKETS: Final = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0, 5.0, 30.0)
+LAG_BUCKETS: Final = (0.001, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 1.0, 5.0)
+
+_KINDS = frozenset(get_args(Kind))
+_OUTCOMES = frozenset(get_args(Outcome)) | {""}
+_MOST_REPOSITORIES = 100
+
+
+class UpstreamState(msgspec.Struct, frozen=True, kw_only=True):
+    """One upstream at the moment of a scrape. Counters count since the start of the process."""
+
+    repository: str
+    upstream: str
+    """Its name in the configuration."""
+    breaker: Breaker = "closed"
+    requests: int = 0
+    received: int = 0
+    """Bytes of bodies."""
+    errors: Mapping[str, int] = {}
+    """Cause → how often. The causes are words of ours (connect, timeout, status, protocol, digest), never messages."""
+
+
+class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
+    """What is so at the moment of a scrape, outside the request path. What is None is not exported."""
+
+    upstreams: tuple[UpstreamState, ...] = ()
+    transfers: int = 0
+    """In progress."""
+    connections: int | None = None
+    """Open connections of clients."""
+    pages: Mapping[Literal["fresh", "stale", "missing"], int] = {}
+    files: int | None = None
+    """Held."""
+    store_bytes: int | None = None
+    store_limit: int | None = None
+    """Bytes that the store may take; None without a limit."""
+    free_bytes: int | None = None
+    """Free on the store's file system."""
+    degraded: bool = False
+    """Nothing can be kept now (a full disk), but what is held is served."""
+    offline: bool = False
+    feed_serial: int | None = None
+    log_lines_dropped: int = 0
+
+
+class Totals(msgspec.Struct, frozen=True):
+    """All requests with one outcome, since the start."""
+
+    requests: int = 0
+    sent: int = 0
+    """Bytes."""
+
+
+class _Histogram:
+    """Counts per bucket, not cumulative, with one more for what is above the last bound; and the sum."""
+
+    __slots__ = ("bounds", "counts", "total")
+
+    def __init__(self, bounds: tuple[float, ...]) -> None:
+        self.bounds = bounds
+        self.counts = [0] * (len(bounds) + 1)
+        self.total = 0.0
+
+    def observe(self, value: float) -> None:
+        self.counts[bisect_left(self.bounds, value)] += 1  # le: a value equal to a bound belongs to it
+        self.total += value
+
+
+class _Series:
+    """What is counted for one (repository, kind, outcome, class of status)."""
+
+    __slots__ = ("latency", "requests", "sent")
+
+    def __init__(self, latency: _Histogram) -> None:
+        self.requests = 0
+        self.sent = 0
+        self.latency = latency
+
+
+class Metrics:
+    """The counters of one process. Everything but `render` is for the event loop's thread alone."""
+
+    def __init__(self, version: str = "") -> None:
+        self._version = version
+        self._series: dict[tuple[str, str, str, int], _Series] = {}
+        self._latencies: dict[tuple[str, str, str], _Histogram] = {}
+        self._repositories: set[str] = set()
+        self._lag = _Histogram(LAG_BUCKETS)
+
+    def answered(
+        self, repository: str, kind: Kind, outcome: Outcome | Literal[""], status: int, sent: int, seconds: float
+    ) -> None:
+        """Count one answer: `sent` bytes of body, the last of them after `seconds`. Never raises.
+
+        `repository` is a name in the configuration, or empty for what belongs to none; `outcome` is empty where
+        X-Mirror-Cache is not sent.
+        """
+        series = self._series.get((repository, kind, outcome, status // 100))
+        if series is None:
+            series = self._first(repository, kind, outcome, status // 100)
+        series.requests += 1
+        series.sent += sent
+        series.latency.observe(seconds)
+
+    def _first(self, repository: str, kind: str, outcome: str, status_class: int) -> _Series:
+        """The series of these labels, made when they are seen for the first time."""
+        if repository not in self._repositories:
+            if len(self._repositories) < _MOST_REPOSITORIES:
+                self._repositories.add(repository)
+            else:
+                repository = "other"
+        kind = kind if kind in _KINDS else "other"
+        outcome = outcome if outcome in _OUTCOMES else "other"
+        latency = self._latencies.setdefault((repository, kind, outcome), _Histogram(REQUEST_BUCKETS))
+        key = (repository, kind, outcome, status_class if 1 <= status_class <= 5 else 0)
+        return self._series.setdefault(key, _Series(latency))
+
+    def totals(self) -> dict[str, Totals]:
+        """Requests and bytes by outcome, for people: hit rates, bytes saved."""
+        sums: dict[str, Totals] = {}
+        for (_, _, outcome, _), series in self._series.items():
+            sofar = sums.get(outcome, Totals())
+            sums[outcome] = Totals(sofar.requests + series.requests, sofar.sent + series.sent)
+        return sums
+
+    async def sample_loop_lag(self, interval: float = 1.0) -> None:
+        """Measure, for ever, how late the event loop wakes a task: so long would a request have waited."""
+        loop = asyncio.get_running_loop()
+        while True:
+            due = loop.time() + interval
+            await asyncio.sleep(interval)
+            self._lag.observe(max(0.0, loop.time() - due))
+
+    def render(self, snapshot: Snapshot, accept: str = "") -> tuple[bytes, str]:
+        """The exposition and its Content-Type, in the format that the `Accept` header asks for (text by default).
+
+        Takes some 10 ms when much was counted: call it in a thread, while counting goes on.
+        """
+        registry = CollectorRegistry()
+        registry.register(_Exposition([*self._requests(), *self._loop(), *_state(snapshot)]))
+        ProcessCollector(registry=registry)
+        encode, content_type = choose_encoder(accept)
+        return encode(registry), content_type
+
+    def _requests(self) -> Iterator[Metric]:
+        by_status = ["repository", "kind", "outcome", "status"]
+        requests = CounterMetricFamily("mirror_requests_total", "Requests answered.", labels=by_status)
+        sent = CounterMetricFamily("mirror_sent_bytes_total", "Bytes of bodies sent to clients.", labels=by_status)
+        for (repository, kind, outcome, status), series in list(self._series.items()):  # at once: others count on
+            labels = [repository, kind, outcome or "none", f"{status}xx" if status else "other"]
+            requests.add_metric(labels, series.requests)
+            sent.add_metric(labels, series.sent)
+        latency = HistogramMetricFamily(
+            "mirror_request_duration_seconds",
+            "Time from a request to the last byte of its answer.",
+            labels=["repository", "kind", "outcome"],
+        )
+        for (repository, kind, outcome), histogram in list(self._latencies.items()):
+            latency.add_metric([repository, kind, outcome or "none"], _cumulative(histogram), histogram.total)
+        yield from (requests, sent, latency)
+
+    def _loop(self) -> Iterator[Metric]:
+        lag = HistogramMetricFamily(
+            "mirror_event_loop_lag_seconds", "How late the event loop wakes a task, sampled each second.", labels=[]
+        )
+        lag.add_metric([], _cumulative(self._lag), self._lag.total)
+        yield lag
+        build = GaugeMetricFamily("mirror_build_info", "Always 1; the version is in the label.", labels=["version"])
+        build.add_metric([self._version], 1)
+        yield build
+
+
+class _Exposition(Collector):
+    """Metrics that are already made, as the library wants to be handed them."""
+
+    def __init__(self, metrics: Sequence[Metric]) -> None:
+        self._metrics = metrics
+
+    def collect(self) -> Iterable[Metric]:
+        return self._metrics
+
+
+def _cumulative(histogram: _Histogram) -> list[tuple[str, float]]:
+    """(upper bound, observations up to it), as Prometheus defines histograms: cumulative, with +Inf at the end."""
+    bounds = [*map(str, histogram.bounds), "+Inf"]
+    return list(zip(bounds, map(float, accumulate(histogram.counts)), strict=True))
+
+
+def _state(now: Snapshot) -> Iterator[Metric]:
+    """The families of what a snapshot holds."""
+    yield from _upstreams(now.upstreams)
+    pages = GaugeMetricFamily("mirror_pages", "Pages stored, by state.", labels=["state"])
+    for state, number in now.pages.items():
+        pages.add_metric([state], number)
+    yield pages
+    for name, text, value in (
+        ("mirror_transfers_in_progress", "Files on their way in.", now.transfers),
+        ("mirror_client_connections", "Open connections of clients.", now.connections),
+        ("mirror_files", "Files held.", now.files),
+        ("mirror_store_bytes", "Size of what is held.", now.store_bytes),
+        ("mirror_store_limit_bytes", "What the store may take at most.", now.store_limit),
+        ("mirror_store_free_bytes", "Free on the store's file system.", now.free_bytes),
+        ("mirror_degraded", "1 while nothing can be kept.", now.degraded),
+        ("mirror_offline", "1 while upstreams are never asked.", now.offline),
+        ("mirror_feed_serial", "Serial of the newest entry of the feed.", now.feed_serial),
+    ):
+        if value is not None:
+            yield GaugeMetricFamily(name, text, value=float(value))
+    yield CounterMetricFamily(
+        "mirror_access_log_dropped_total", "Access log lines lost.", value=float(now.log_lines_dropped)
+    )
+
+
+def _upstreams(upstreams: Iterable[UpstreamState]) -> Iterator[Metric]:
+    names = ["repository", "upstream"]
+    requests = CounterMetricFamily("mirror_upstream_requests_total", "Requests sent to upstreams.", labels=names)
+    received = CounterMetricFamily("mirror_upstream_received_bytes_total", "Bytes of upstreams' bodies.", labels=names)
+    errors = CounterMetricFamily(
+        "mirror_upstream_errors_total", "Requests that an upstream failed, by cause.", labels=[*names, "cause"]
+    )
+    breakers = GaugeMetricFamily(
+        "mirror_upstream_breaker_state", "1 for the state that the breaker is in.", labels=[*names, "state"]
+    )
+    for state in upstreams:
+        labels = [state.repository, state.upstream]
+        requests.add_metric(labels, state.requests)
+        received.add_metric(labels, state.received)
+        for cause, number in state.errors.items():
+            errors.add_metric([*labels, cause], number)
+        for word in get_args(Breaker):
+            breakers.add_metric([*labels, word], float(word == state.breaker))
+    yield from (requests, received, errors, breakers)
