@@ -1,0 +1,142 @@
+"""What systemd and a service say to each other: readiness, reload, stop, watchdog, listening sockets, credentials.
+
+The protocols are a datagram of `KEY=value` lines and three environment variables, by contract stable for ever
+(sd_notify(3), sd_listen_fds(3)). Written by hand for that: the one library (sdnotify) has been without a release since
+2017 and knows neither reload nor descriptors, and systemd's own binding needs a C compiler and headers.
+
+Not here on purpose: credentials' contents, which the configuration reads.
+
+The surprise: everything here is done once. What is read from the environment is taken out of it, so that no child
+process (a resolver, say) speaks for the service or takes its sockets. Without systemd it all does nothing.
+"""
+
+import asyncio
+import logging
+import os
+import socket
+import stat
+import time
+from collections.abc import Callable, MutableMapping
+from pathlib import Path
+
+from mirror.errors import ConfigError
+
+_log = logging.getLogger(__name__)
+
+_FIRST_FD = 3  # SD_LISTEN_FDS_START
+_MOST_FDS = 64
+_SEND_TIMEOUT = 1.0
+
+Environment = MutableMapping[str, str]
+
+
+class Notifier:
+    """Tells the service manager how the service is. Does nothing when no service manager listens."""
+
+    def __init__(self, address: str = "", watchdog: float | None = None) -> None:
+        """Speak to the datagram socket at `address` (a path; `@…` is an abstract name; empty: to nobody).
+
+        `watchdog` is the time in seconds after which systemd takes a silent service for dead, None when it does not.
+        """
+        self._address = "\0" + address[1:] if address.startswith("@") else address
+        self.watchdog = watchdog if address else None
+
+    @classmethod
+    def from_environment(cls, environment: Environment = os.environ) -> "Notifier":
+        """The one for this process, as systemd set it up; takes its variables out of the environment."""
+        address = environment.pop("NOTIFY_SOCKET", "")
+        microseconds = environment.pop("WATCHDOG_USEC", "")
+        for_us = environment.pop("WATCHDOG_PID", str(os.getpid())) == str(os.getpid())
+        if not address.startswith(("/", "@")):
+            address = ""  # the protocol has only these two for a process on the same kernel
+        watchdog = int(microseconds) / 1e6 if for_us and microseconds.isdecimal() and int(microseconds) else None
+        return cls(address, watchdog)
+
+    def ready(self, status: str = "") -> None:
+        """The service answers requests: after the start, and again after each `reloading`."""
+        self._send("READY=1", *([_status(status)] if status else []))
+
+    def reloading(self) -> None:
+        """The configuration is being read again; `ready` has to follow, whether it was good or not."""
+        # MONOTONIC_USEC lets systemd tell this reload from an earlier one; CLOCK_MONOTONIC is what it compares with.
+        self._send("RELOADING=1", f"MONOTONIC_USEC={time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1000}")
+
+    def stopping(self, status: str = "") -> None:
+        """The service takes no new requests and finishes those it has."""
+        self._send("STOPPING=1", *([_status(status)] if status else []))
+
+    def status(self, text: str) -> None:
+        """One line for `systemctl status`."""
+        self._send(_status(text))
+
+    def alive(self) -> None:
+        """Put the watchdog off once more."""
+        self._send("WATCHDOG=1")
+
+    async def keep_alive(self, healthy: Callable[[], bool] = lambda: True) -> None:
+        """Put the watchdog off twice in its time, for ever, while `healthy()`; returns at once when there is none.
+
+        Runs on the event loop and only there: a loop that hangs falls silent, and systemd starts the service anew.
+        """
+        if self.watchdog is None:
+            return
+        well = True
+        while True:
+            was, well = well, healthy()
+            if well:
+                self.alive()
+            elif was:
+                _log.error("The service is not healthy: systemd will start it anew within %.0f s.", self.watchdog)
+            await asyncio.sleep(self.watchdog / 2)
+
+    def _send(self, *lines: str) -> None:
+        if not self._address:
+            return
+        try:
+            with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as channel:
+                channel.settimeout(_SEND_TIMEOUT)
+                channel.connect(self._address)
+                channel.sendall("\n".join(lines).encode())
+        except OSError as error:
+            _log.warning("systemd could not be told %s: %s", lines[0], error)
+
+
+def _status(text: str) -> str:
+    return "STATUS=" + " ".join(text.split())  # a line end would begin another assignment
+
+
+def listen_fds(environment: Environment = os.environ) -> list[socket.socket]:
+    """The listening sockets that systemd passed to this process, in the order of the socket unit; mostly none.
+
+    Takes its variables out of the environment; the sockets are not inherited by children, and the caller owns them.
+    Raises ConfigError when one is not a listening stream socket.
+    """
+    pid, number = environment.pop("LISTEN_PID", ""), environment.pop("LISTEN_FDS", "")
+    environment.pop("LISTEN_FDNAMES", None)
+    if pid != str(os.getpid()) or not number.isdecimal():
+        return []
+    if int(number) > _MOST_FDS:
+        raise ConfigError(f"systemd passes {number} sockets, more than {_MOST_FDS}: leave fewer in the socket unit.")
+    return [_listening_socket(fd) for fd in range(_FIRST_FD, _FIRST_FD + int(number))]
+
+
+def _listening_socket(fd: int) -> socket.socket:
+    wrong = f"Descriptor {fd} from systemd is no listening stream socket: set ListenStream= and Accept=no in its unit."
+    try:
+        if not stat.S_ISSOCK(os.fstat(fd).st_mode):
+            raise ConfigError(wrong)
+        os.set_inheritable(fd, False)
+        passed = socket.socket(fileno=fd)
+    except OSError as error:
+        raise ConfigError(wrong) from error
+    if passed.type != socket.SOCK_STREAM or not passed.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
+        passed.detach()
+        raise ConfigError(wrong)
+    passed.setblocking(False)
+    return passed
+
+
+def credentials_directory(environment: Environment = os.environ) -> Path | None:
+    """Where systemd put the files of LoadCredential= (readable by this service alone), or None."""
+    path = environment.get("CREDENTIALS_DIRECTORY", "")
+    return Path(path) if path.startswith("/") else None
