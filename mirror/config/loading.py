@@ -74,9 +74,9 @@ def _parse(path: Path, text: str) -> Table:
     try:
         return tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
-        found = re.fullmatch(r"(.*) \(at line (\d+), column \d+\)", str(error))
-        where = f"{path}:{found[2]}" if found else str(path)
-        raise ConfigError(f"{where}: is not valid TOML: {found[1] if found else error}") from None
+        reason, _, where = str(error).partition(" (at ")
+        line = re.match(r"line (\d+)", where)
+        raise ConfigError(f"{path}{f':{line[1]}' if line else ''}: is not valid TOML: {reason}") from None
 
 
 def _environment() -> Table:
@@ -127,10 +127,7 @@ def _sentence(fault: ErrorDetails) -> str:
     """What is the matter, in our words. The input is never repeated: it may be a secret."""
     match fault["type"]:
         case "extra_forbidden":
-            shape = _shape(fault["loc"])
-            parent = shape.rpartition(".")[0]
-            siblings = [s.name.rpartition(".")[2] for s in describe() if s.name.rpartition(".")[0] == parent]
-            return f"is not a setting{_like(str(fault['loc'][-1]), siblings)}"
+            return f"is not a setting{_like(str(fault['loc'][-1]), _keys_beside(fault['loc']))}"
         case "missing":
             return "is missing"
         case "value_error":
@@ -146,14 +143,16 @@ def _sentence(fault: ErrorDetails) -> str:
     return str(fault["msg"]).replace("Input should", "should", 1)
 
 
-def _shape(place: Place) -> str:
-    """A place as `describe` names it: repositories.NAME.upstreams[].url."""
-    steps = ["NAME" if place[:1] == ("repositories",) and at == 1 else step for at, step in enumerate(place)]
-    return _dotted(tuple(steps), index="[]")
+def _keys_beside(place: Place) -> set[str]:
+    """The keys that are known where a place has its last step."""
+    steps = ["NAME" if place[:1] == ("repositories",) and at == 1 else step for at, step in enumerate(place[:-1])]
+    parent = "".join("[]" if isinstance(step, int) else f".{step}" for step in steps)
+    names = [f".{setting.name}" for setting in describe()]
+    return {re.split(r"[.\[]", name[len(parent) + 1 :])[0] for name in names if name.startswith(f"{parent}.")}
 
 
-def _dotted(place: Place, index: str = "[{}]") -> str:
-    return "".join(index.format(step) if isinstance(step, int) else f".{step}" for step in place).removeprefix(".")
+def _dotted(place: Place) -> str:
+    return "".join(f"[{step}]" if isinstance(step, int) else f".{step}" for step in place).removeprefix(".")
 
 
 def _like(word: str, known: Iterable[str]) -> str:

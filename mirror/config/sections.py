@@ -174,7 +174,7 @@ class NetworkSettings(Section):
     """How long a connection may take to open. Short: it is all that an unreachable upstream costs a client."""
     read_timeout: Duration = 20
     """How long an upstream may be silent in the middle of an answer."""
-    page_timeout: Duration = 60
+    page_timeout: Duration = 30
     """How long a page may take in all, retries included. Files have no such limit, as long as bytes arrive."""
     retries: Whole = Field(default=3, ge=0, le=20)
     """How often a request that may be repeated is repeated, with growing pauses."""
@@ -182,7 +182,7 @@ class NetworkSettings(Section):
     """The most connections that are open to one upstream at once."""
     breaker_failures: Whole = Field(default=5, ge=1)
     """After so many failures in a row an upstream is not asked for a while; what is stored is served at once."""
-    breaker_pause: Duration = 30
+    breaker_seconds: Duration = 30
     """How long that while is; then one request tries whether it is back."""
     user_agent: str = Field(default="", max_length=200, pattern=r"^[\x20-\x7e]*$")
     """Added to the User-Agent `mirror/<version>`: a team or an address, so that upstreams know whom to write to."""
@@ -204,7 +204,7 @@ class LimitsSettings(Section):
 
 
 class LogSettings(Section):
-    """[log]: what is written, always to standard error."""
+    """[log]: messages go to standard error, and one line for each request to standard output."""
 
     format: Literal["auto", "text", "json"] = "auto"
     """"text" or "json"; "auto" is text on a terminal and JSON elsewhere."""
@@ -279,6 +279,11 @@ class Settings(Section):
             if other != name:
                 raise ValueError(f"has {other!r} and {name!r}, of one format, both mounted at {repository.mount}")
         return repositories
+
+    @property
+    def catalog_file(self) -> Path:
+        """The database, when it is a file."""
+        return self.data_dir / "catalog.sqlite"
 
     def ages(self, repository: str) -> AgesSettings:
         """The ages that hold for a repository: its own where it sets them, else those of [pages]."""

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import AfterValidator, BeforeValidator, PlainValidator, SecretStr, StringConstraints
+from pydantic import AfterValidator, BeforeValidator, PlainSerializer, PlainValidator, SecretStr, StringConstraints
 from pydantic_settings import NoDecode
 from yarl import URL
 
@@ -64,7 +64,7 @@ def seconds(value: object) -> float:
             return float(value)
         case "forever":
             return math.inf
-        case str() if found := re.fullmatch(r"(\d{1,12}(?:\.\d{1,6})?) *([a-z]*)", value.strip()):
+        case str() if found := re.fullmatch(r"([0-9]{1,12}(?:\.[0-9]{1,6})?) *([a-z]*)", value.strip()):
             if found[2] in SECONDS:
                 return float(found[1]) * SECONDS[found[2]]
     raise ValueError('should be a duration: seconds, or text such as "10m", "1h", "3d"')
@@ -77,7 +77,7 @@ def size(value: object) -> int:
             raise ValueError('should be a size: bytes, or text such as "64MB", "4GiB"')
         case int() if value >= 0:
             return value
-        case str() if found := re.fullmatch(r"(\d{1,12}(?:\.\d{1,6})?) *([A-Za-z]*)", value.strip()):
+        case str() if found := re.fullmatch(r"([0-9]{1,12}(?:\.[0-9]{1,6})?) *([A-Za-z]*)", value.strip()):
             if found[2] in BYTES:
                 return int(float(found[1]) * BYTES[found[2]])
     raise ValueError('should be a size: bytes, or text such as "64MB", "4GiB"')
@@ -200,4 +200,5 @@ Pattern = Annotated[str, StringConstraints(min_length=1, max_length=200, pattern
 # NoDecode: the environment source hands over the text as it is, and `listed` splits it.
 Patterns = Annotated[tuple[Pattern, ...], NoDecode, BeforeValidator(listed)]
 PatternsOrTrue = Annotated[tuple[Pattern, ...], NoDecode, BeforeValidator(patterns_or_true)]
-Addresses = Annotated[tuple[Annotated[Address, PlainValidator(address)], ...], NoDecode, BeforeValidator(listed)]
+ListenAddress = Annotated[Address, PlainValidator(address), PlainSerializer(str)]
+Addresses = Annotated[tuple[ListenAddress, ...], NoDecode, BeforeValidator(listed)]
