@@ -1,0 +1,32 @@
+"""Pure: rules → a verdict per file, with its reason, and when the verdict next changes by itself.
+
+rules        the kinds of rule, as the configuration spells them
+osv          what a folder of OSV records says; the one part that reads files
+verdicts     the rules asked about a project: `apply`
+past         the index as it was at a moment
+explanation  the same in lines for people
+patterns     globs on names
+"""
+
+from mirror.policy.explanation import explain
+from mirror.policy.past import as_of, moment
+from mirror.policy.patterns import matches
+from mirror.policy.rules import AnyRule, Versions, rules_from
+from mirror.policy.verdicts import Decided, Policy, Verdict, apply, folders, policy_for, verdict
+
+__all__ = [
+    "AnyRule",
+    "Decided",
+    "Policy",
+    "Verdict",
+    "Versions",
+    "apply",
+    "as_of",
+    "explain",
+    "folders",
+    "matches",
+    "moment",
+    "policy_for",
+    "rules_from",
+    "verdict",
+]

@@ -1,0 +1,303 @@
+"""Rules → a verdict per file, with its reason, and when the verdict next changes by itself.
+
+Every rule that concerns a project is asked, and the strictest answer counts: block, then hide, then visible. So the
+order in which rules are written never opens anything: it only says which of two equally strict rules is named.
+
+    deny   requests <2.32          block        requests 2.31, uploaded yesterday: blocked by `deny`, as both object and
+    rest   cooldown of 3 days      block        it is written first. requests 2.33, uploaded yesterday: blocked by
+                                                `rest`, and visible from the second on that it is three days old.
+
+*visible* is on the pages and served; *hidden* is off the pages, but its direct URL goes on, so that installs from a
+lock file do; *blocked* is off the pages and refused. A verdict holds from the moment it was made to just before
+`until`: at `until` itself the next one holds. Nothing here adds a file or changes one.
+"""
+
+import math
+from collections.abc import Callable, Collection, Mapping, Sequence
+from datetime import UTC, datetime
+from hashlib import sha256
+from typing import Literal, NamedTuple
+
+import msgspec
+
+from mirror.errors import Blocked, ConfigError, Invalid, UnknownFile
+from mirror.model import File, Project
+from mirror.policy.osv import OsvIndex
+from mirror.policy.patterns import matches
+from mirror.policy.rules import Action, Allow, AnyRule, Exemption, KnownBad, Objector, Versions, by_version
+
+State = Literal["visible", "hidden", "blocked"]
+Reaction = Literal["keep", "hide", "block"]
+_STATES: dict[Action, State] = {"hide": "hidden", "block": "blocked"}
+
+
+class Policy(msgspec.Struct, frozen=True, kw_only=True):
+    """The policy of one repository; made by `policy_for`."""
+
+    repository: str
+    versions: Versions
+    rules: tuple[AnyRule, ...] = ()
+    """Those that concern the repository, without the allow rules."""
+    listed: tuple[Allow, ...] = ()
+    """Together the list of what may come; empty: everything may."""
+    removed: Reaction = "hide"
+    """For files that we hold and upstream lists no more."""
+    quarantined: Reaction = "block"
+    """For projects that upstream has put in quarantine (PEP 792)."""
+    advisories: Mapping[str, OsvIndex] = {}
+    """The folders of the known-bad rules, read."""
+    digest: str = ""
+    """Of everything that a verdict depends on, but the project and the time."""
+
+
+class Verdict(msgspec.Struct, frozen=True, kw_only=True):
+    """What becomes of one file."""
+
+    file: File
+    state: State = "visible"
+    rule: str = ""
+    reason: str = ""
+    until: float | None = None
+    """Seconds since the epoch: the first moment with another verdict; None: it never changes by itself."""
+
+
+class Decided(msgspec.Struct, frozen=True, kw_only=True):
+    """A project as policy lets it be seen."""
+
+    project: Project
+    """With its visible files only."""
+    withheld: Mapping[str, Verdict] = {}
+    """Filename → why it is not among them."""
+    changes_at: float | None = None
+    """Seconds since the epoch: the first moment at which this is no longer right by itself; None: never."""
+
+    def file(self, filename: str) -> File:
+        """The file for a direct URL: a visible or a hidden one. Raises Blocked or UnknownFile."""
+        if verdict := self.withheld.get(filename):
+            if verdict.state == "blocked":
+                raise Blocked(filename, verdict.rule, verdict.reason)
+            return verdict.file
+        if file := self.project.file(filename):
+            return file
+        raise UnknownFile(self.project.name, filename)
+
+
+def policy_for(
+    repository: str,
+    rules: Sequence[AnyRule],
+    versions: Versions,
+    *,
+    advisories: Mapping[str, OsvIndex] | None = None,
+    removed: Reaction = "hide",
+    quarantined: Reaction = "block",
+) -> Policy:
+    """The policy of one repository, with its rules' patterns spelled and their specifiers checked for its ecosystem.
+
+    `advisories` has every folder that a known-bad rule of this repository names (see `folders`). Raises ConfigError.
+    """
+    mine = [_spelled(rule, versions) for rule in rules if matches(rule.repositories, repository)]
+    for rule in mine:
+        for specifier in rule.specifiers:
+            try:
+                versions.check(specifier)
+            except Invalid as error:
+                raise ConfigError(f"Policy rule {rule.name!r}, in repository {repository!r}: {error}") from None
+    read = {folder: index for folder, index in (advisories or {}).items() if folder in folders(mine)}
+    if missing := [folder for folder in folders(mine) if folder not in read]:
+        raise ConfigError(f"The OSV folder {missing[0]!r} of a policy rule has not been read.")
+    content = {folder: index.digest for folder, index in sorted(read.items())}
+    return Policy(
+        repository=repository,
+        versions=versions,
+        rules=tuple(rule for rule in mine if not isinstance(rule, Allow)),
+        listed=tuple(rule for rule in mine if isinstance(rule, Allow)),
+        removed=removed,
+        quarantined=quarantined,
+        advisories=read,
+        digest=sha256(msgspec.json.encode((versions.ecosystem, mine, removed, quarantined, content))).hexdigest(),
+    )
+
+
+def folders(rules: Sequence[AnyRule]) -> tuple[str, ...]:
+    """The folders of OSV records that the rules need read, each once."""
+    return tuple(dict.fromkeys(rule.folder for rule in rules if isinstance(rule, KnownBad)))
+
+
+def _spelled(rule: AnyRule, versions: Versions) -> AnyRule:
+    """The rule with its patterns on names as the ecosystem's canonical names are spelled."""
+
+    def canonical(patterns: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(versions.pattern(pattern) for pattern in patterns)
+
+    exempt = tuple(msgspec.structs.replace(one, projects=canonical(one.projects)) for one in rule.exempt)
+    return msgspec.structs.replace(rule, projects=canonical(rule.projects), exempt=exempt)
+
+
+def apply(policy: Policy, project: Project, now: float, *, removed: Collection[str] = frozenset()) -> Decided:
+    """What of the project may be seen at `now` (seconds since the epoch).
+
+    `removed` names the files of `project` that we hold and upstream lists no more. A project that no rule concerns
+    comes back as the same object.
+    """
+    judges = _judges(policy, project, removed)
+    if not judges:
+        return Decided(project=project)
+    visible: list[File] = []
+    withheld: dict[str, Verdict] = {}
+    changes_at = math.inf
+    for file in project.files:
+        claims = _claims(judges, file, now)
+        if not claims:
+            visible.append(file)
+            continue
+        verdict = _verdict(file, claims, now)
+        if verdict.state == "visible":
+            visible.append(file)
+        else:
+            withheld[file.filename] = verdict
+        if verdict.until is not None:
+            changes_at = min(changes_at, verdict.until)
+    return Decided(
+        project=narrowed(project, visible, policy.versions),
+        withheld=withheld,
+        changes_at=None if changes_at == math.inf else changes_at,
+    )
+
+
+def verdict(policy: Policy, project: Project, file: File, now: float, *, removed: bool = False) -> Verdict:
+    """What becomes of one file of the project at `now`."""
+    judges = _judges(policy, project, {file.filename} if removed else ())
+    return _verdict(file, _claims(judges, file, now), now)
+
+
+def narrowed(project: Project, files: Sequence[File], versions: Versions) -> Project:
+    """The project with only these of its files, and with only the versions that have one of them."""
+    if len(files) == len(project.files):
+        return project
+    shown = {file.version for file in files}
+    known = {file.version for file in project.files}
+    keys = {versions.key(version) for version in shown}
+
+    def stays(version: str) -> bool:
+        # the list of versions may spell one otherwise than its files do
+        return version in shown or (version not in known and versions.key(version) in keys)
+
+    return msgspec.structs.replace(project, files=tuple(files), versions=tuple(filter(stays, project.versions)))
+
+
+class _Claim(NamedTuple):
+    """One rule's objection to a file, over [since, until)."""
+
+    since: float
+    until: float
+    state: State
+    rule: str
+    reason: str
+    detail: str
+
+
+_Judge = Callable[[File], _Claim | None]
+
+
+def _judges(policy: Policy, project: Project, removed: Collection[str]) -> list[_Judge]:
+    """What has to be asked about the files of a project, in the order in which equally strict ones are named."""
+    judges = [
+        _judge(rule, objector, project.name, policy.versions)
+        for rule in policy.rules
+        if matches(rule.projects, project.name)
+        and (objector := rule.objector(project.name, policy.versions, policy.advisories))
+    ]
+    if policy.listed:
+        judges.append(_unlisted(policy, project.name))
+    if project.status == "quarantined" and policy.quarantined != "keep":
+        judges.append(_upstream_says("quarantined", "The project is in quarantine upstream.", policy.quarantined))
+    if removed and policy.removed != "keep":
+        judges.append(_upstream_says("removed", "Upstream lists the file no more.", policy.removed, removed))
+    return judges
+
+
+def _judge(rule: AnyRule, objector: Objector, project: str, versions: Versions) -> _Judge:
+    """What the rule claims about a file, once its exemptions are heard."""
+    exempt = [one for one in rule.exempt if matches(one.projects, project)]
+    exempt_until = by_version(
+        lambda version: max((_lifts(one, version, versions) for one in exempt), default=-math.inf)
+    )
+
+    def judge(file: File) -> _Claim | None:
+        if not rule.uploads and _own(file):
+            return None
+        objection = objector(file)
+        if objection is None:
+            return None
+        since = exempt_until(file) if exempt else -math.inf
+        if since >= objection.until:
+            return None
+        state = _STATES[objection.action or rule.action]
+        return _Claim(since, objection.until, state, rule.name, rule.reason, objection.detail)
+
+    return judge
+
+
+def _lifts(exemption: Exemption, version: str, versions: Versions) -> float:
+    """Until when the exemption lifts its rule for a version."""
+    if exemption.versions and not versions.matches(exemption.versions, version):
+        return -math.inf
+    return math.inf if exemption.until is None else exemption.until.timestamp()
+
+
+def _unlisted(policy: Policy, project: str) -> _Judge:
+    """Claims what no allow rule lets pass."""
+    judges = [
+        _judge(rule, objector, project, policy.versions)
+        for rule in policy.listed
+        if (objector := rule.objector(project, policy.versions, policy.advisories))
+    ]
+
+    def judge(file: File) -> _Claim | None:
+        claims = [judge(file) for judge in judges]
+        against = [claim for claim in claims if claim is not None]
+        if len(against) < len(claims):
+            return None
+        # on the list for as long as any of the rules has it there
+        return against[0]._replace(since=max(claim.since for claim in against))
+
+    return judge
+
+
+def _upstream_says(rule: str, reason: str, action: Action, filenames: Collection[str] | None = None) -> _Judge:
+    claim = _Claim(-math.inf, math.inf, _STATES[action], rule, reason, "")
+    return lambda file: None if _own(file) or (filenames is not None and file.filename not in filenames) else claim
+
+
+def _own(file: File) -> bool:
+    return not file.url  # model.File: only a file of our own has no URL at an upstream
+
+
+def _claims(judges: Sequence[_Judge], file: File, now: float) -> list[_Claim]:
+    """What is claimed about the file, now or later."""
+    return [claim for judge in judges if (claim := judge(file)) is not None and claim.until > now]
+
+
+def _verdict(file: File, claims: Sequence[_Claim], now: float) -> Verdict:
+    claim = _strictest(claims, now)
+    moments = sorted({moment for one in claims for moment in (one.since, one.until) if now < moment < math.inf})
+    until = next((moment for moment in moments if _strictest(claims, moment) is not claim), None)
+    if claim is None:
+        return Verdict(file=file, until=until)
+    detail = claim.detail or ("" if claim.until == math.inf else f"until {written(claim.until)}")
+    reason = f"{claim.reason} ({detail})" if detail else claim.reason
+    return Verdict(file=file, state=claim.state, rule=claim.rule, reason=reason, until=until)
+
+
+def _strictest(claims: Sequence[_Claim], moment: float) -> _Claim | None:
+    """The claim that counts at the moment: of the equally strict ones, the first."""
+    holding = [claim for claim in claims if claim.since <= moment < claim.until]
+    return next((claim for claim in holding if claim.state == "blocked"), holding[0] if holding else None)
+
+
+_LAST = datetime.max.replace(tzinfo=UTC).timestamp() - 1
+
+
+def written(moment: float) -> str:
+    """A moment for people: `2026-08-04T10:00:00Z`."""
+    return datetime.fromtimestamp(min(moment, _LAST), UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
