@@ -1,15 +1,78 @@
-"""A file on its way in, readable while it grows."""
+"""A file on its way in, readable while it grows.
 
-from collections.abc import Awaitable, Callable
+A transfer belongs to the server: clients only watch it, and one that leaves changes nothing. It is a Body as soon as
+the upstream has begun to answer; any number of readers follow it. It does not decide what may be fetched, and it
+knows no catalog: whoever opens a file says what to do once its blob is held.
+
+Two surprises. The last bytes of a file (its TAIL) are never readable before every promised digest has been compared:
+a bad file always ends short, whatever its readers have seen of it. And a full disk does not stop a transfer: it goes
+on without keeping the file, with a small window in memory and at the pace of its slowest reader.
+"""
+
+import asyncio
+import hashlib
+import logging
+import os
+import random
+import secrets
+import time
+import weakref
+from collections import deque
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from functools import partial
+from pathlib import Path
+from typing import Protocol
 
 import msgspec
+from yarl import URL
 
-from mirror.blobs import BlobStore, Held
+from mirror.blobs import BlobStore, Held, http_date, storage_errors
+from mirror.blobs.local import CHUNK, off_loop, read_at
+from mirror.errors import (
+    DigestMismatch,
+    MirrorError,
+    MissingBlob,
+    StorageFull,
+    Unavailable,
+    UpstreamProtocolError,
+    UpstreamUnavailable,
+)
 from mirror.model import Body, File
-from mirror.upstream import Upstream
+from mirror.upstream import Stream, Upstream
 
 OnHeld = Callable[[Held], Awaitable[None]]
 """Called once the blob is stored and before the last bytes are readable: the catalog writes its row here."""
+
+TAIL = 64 * 1024
+"""Bytes at the end of a file that nobody reads before it is verified; a file no longer than that comes in whole."""
+WINDOW = 1024 * 1024
+"""Bytes of the newest part that are kept in memory, so that readers who are up to date need no disk."""
+TRIES = 5
+"""Interruptions in a row, without a byte between them, after which a transfer is given up."""
+MOST_TRIES = 100
+"""Interruptions in all."""
+PATIENCE = 30.0
+"""Seconds that a transfer that cannot be stored waits for its slowest reader (or for any)."""
+LONGEST = 24 * 3600.0
+"""Seconds that any transfer may take: an upstream that sends a byte now and then is not waited for for ever."""
+
+logger = logging.getLogger(__name__)
+
+
+class _Hash(Protocol):
+    def update(self, data: bytes, /) -> None: ...
+    def hexdigest(self) -> str: ...
+
+
+_ALGORITHMS: Mapping[str, Callable[[], _Hash]] = {
+    "sha256": hashlib.sha256,
+    "sha224": hashlib.sha224,
+    "sha384": hashlib.sha384,
+    "sha512": hashlib.sha512,
+    "sha1": partial(hashlib.sha1, usedforsecurity=False),
+    "md5": partial(hashlib.md5, usedforsecurity=False),
+    "blake2b_256": partial(hashlib.blake2b, digest_size=32),
+}
 
 
 class TransferState(msgspec.Struct, frozen=True, kw_only=True):
@@ -19,32 +82,417 @@ class TransferState(msgspec.Struct, frozen=True, kw_only=True):
     source: str
     size: int | None
     received: int
-    """Bytes written so far."""
+    """Bytes so far."""
     readers: int
     seconds: float
     """Since it began."""
+    stored: bool
+    """False when the disk is full and the file only passes through."""
+
+
+class _Reader:
+    """How far one reader is."""
+
+    def __init__(self, at: int) -> None:
+        self.at = at
+
+
+class Transfer:
+    """One file on its way in: a Body from the moment that `opened` returns."""
+
+    def __init__(self, file: File, upstream: Upstream, blobs: BlobStore, limit: int) -> None:
+        self.file = file
+        self.upstream = upstream
+        self.listeners: dict[tuple[str, str], OnHeld] = {}
+        """Who wants to know that the blob is held, by source and file name."""
+        self.storing = True
+        """False from the moment that the disk is full."""
+        self.began = time.monotonic()
+        self._blobs = blobs
+        self._limit = limit
+        self._url = URL(file.url)
+        self._size = file.size
+        self._digest = file.sha256 or ""
+        self._hashes = {name: _ALGORITHMS[name]() for name in {"sha256", *file.digests} if name in _ALGORITHMS}
+        self._part = blobs.incoming / f"{secrets.token_hex(16)}.part"
+        self._fd = -1
+        self._received = 0
+        self._on_disk = 0
+        self._window: deque[tuple[int, bytes]] = deque()
+        self._window_size = 0
+        self._readers: set[_Reader] = set()
+        self._changed = asyncio.Event()
+        self._moved = asyncio.Event()
+        self._date = 0
+        self._validator: str | None = None
+        self._begun = self._verified = False
+        self._error: MirrorError | None = None
+        self._path: Path | None = None
+
+    # The Body
+
+    @property
+    def size(self) -> int:
+        return self._size or 0  # known once `opened` has returned
+
+    @property
+    def digest(self) -> str:
+        return self._digest
+
+    @property
+    def modified(self) -> str | None:
+        return http_date(self._date)
+
+    @property
+    def path(self) -> Path | None:
+        return self._path
+
+    async def read(self, start: int = 0, stop: int | None = None) -> AsyncIterator[bytes]:
+        """Yield the bytes [start, stop), each as soon as it may be read. Raises what made the transfer fail."""
+        stop = self.size if stop is None else min(stop, self.size)
+        reader = _Reader(start)
+        self._readers.add(reader)
+        try:
+            while reader.at < stop:
+                if self._error:
+                    raise self._error.with_traceback(None)
+                end = min(stop, self._readable)
+                if reader.at >= end:
+                    await self._changed.wait()
+                    continue
+                chunk = self._recent(reader.at, end) or await self._from_disk(reader.at, end)
+                reader.at += len(chunk)
+                self._moved.set()
+                yield chunk
+        finally:
+            self._readers.discard(reader)
+            self._moved.set()
+
+    @property
+    def _readable(self) -> int:
+        return self.size if self._verified else min(self._received, self.size - TAIL)
+
+    def _recent(self, start: int, end: int) -> bytes | None:
+        """Bytes from `start` on out of the window: the same object for every reader that is up to date."""
+        for offset, chunk in reversed(self._window):
+            if offset <= start:
+                return chunk[start - offset : end - offset] if start < offset + len(chunk) else None
+        return None
+
+    async def _from_disk(self, start: int, end: int) -> bytes:
+        wanted = min(CHUNK, end - start, self._on_disk - start)
+        chunk = await read_at(self._fd, start, wanted) if wanted > 0 else b""
+        if not chunk:  # only a transfer that is not stored forgets bytes
+            raise UpstreamUnavailable(f"{self.file.filename} could not be kept for a slow reader: the disk is full.", 5)
+        return chunk
+
+    # What the server sees
+
+    async def opened(self) -> None:
+        """Wait until the size and the digest are known and the first bytes are about to come. Raises what failed."""
+        while not (self._verified or (self._begun and not self._spooled and self.size > TAIL)):
+            if self._error:
+                raise self._error.with_traceback(None)
+            await self._changed.wait()
+
+    def state(self) -> TransferState:
+        return TransferState(
+            filename=self.file.filename,
+            source=self.file.source,
+            size=self._size,
+            received=self._received,
+            readers=len(self._readers),
+            seconds=time.monotonic() - self.began,
+            stored=self.storing,
+        )
+
+    @property
+    def _spooled(self) -> bool:
+        """Whether the file has to be here whole before anything can be said of it."""
+        return not self.file.sha256 or self._size is None
+
+    # The way in
+
+    async def run(self) -> None:
+        """Bring the file in. Never raises: what fails is raised to the readers."""
+        try:
+            await self._create()
+            async with asyncio.timeout(LONGEST):
+                await self._receive()
+            await self._finish()
+        except TimeoutError:
+            self._fail(UpstreamUnavailable(f"{self.file.filename} took longer than a day to arrive."))
+        except MirrorError as error:
+            self._fail(error)
+        except Exception:
+            logger.exception("bringing in %s failed", self.file.filename)
+            self._fail(UpstreamUnavailable(f"{self.file.filename} could not be brought in.", 5))
+        finally:
+            self._part.unlink(missing_ok=True)
+            self._tell()
+
+    def abandon(self) -> None:
+        """Tell the readers that nobody brings the file in any more."""
+        self._fail(UpstreamUnavailable("The mirror is being stopped.", 5))
+        self._tell()
+
+    async def _receive(self) -> None:
+        """Read the upstream to the end of the file, over as many connections as that takes."""
+        stuck = tries = 0
+        while True:
+            before = self._received
+            try:
+                async with self.upstream.fetch(self._url, start=before, if_range=self._validator) as stream:
+                    self._begin(stream)
+                    await self._drain(stream)
+                if self._size in (None, self._received):
+                    return
+                error = UpstreamUnavailable(f"{self._url.host} ended {self.file.filename} before its end.", 5)
+            except UpstreamUnavailable as interruption:
+                if not self._begun:
+                    raise
+                if self._size == self._received:
+                    return
+                error = interruption
+            stuck = 1 if self._received > before else stuck + 1
+            tries += 1
+            pause = max(random.uniform(0.1, 0.2) * 2**stuck, self.upstream.pause(self._url))
+            if stuck > TRIES or tries > MOST_TRIES or pause > PATIENCE:
+                raise error
+            logger.info("%s goes on at byte %d: %s", self.file.filename, self._received, error)
+            await asyncio.sleep(pause)
+
+    def _begin(self, stream: Stream) -> None:
+        """Compare what the head of an answer says with what is promised, or was said before."""
+        name = self.file.filename
+        if stream.size is not None and self._size not in (None, stream.size):
+            raise UpstreamProtocolError(f"{name} has {stream.size} bytes, but {self._size} are promised.")
+        if (stream.size or 0) > self._limit:
+            raise UpstreamProtocolError(f"{name} is larger than the {self._limit} bytes that are accepted.")
+        if stream.start > self._received:
+            raise UpstreamProtocolError(f"{self._url.host} sent another part of {name} than the one asked for.")
+        if stream.start < self._received and not self.file.digests:
+            self._restart()  # nothing would tell whether the two halves are of one file
+        if not self._begun or stream.start == self._received == 0:
+            self._size = self._size if stream.size is None else stream.size
+            self._validator = stream.validator
+            self._date = self._dated(stream)
+        elif stream.validator != self._validator and not self.file.digests:
+            raise UpstreamProtocolError(f"{name} has changed at {self._url.host} while it was fetched.")
+        self._begun = True
+        self._tell()
+
+    def _dated(self, stream: Stream) -> int:
+        """The file's date in seconds since the epoch; one that a file system could not keep becomes one that it can."""
+        now = int(time.time())
+        date = int(self.file.uploaded.timestamp()) if self.file.uploaded else stream.modified
+        return now if date is None else min(max(0, date), now)
+
+    async def _drain(self, stream: Stream) -> None:
+        skip = self._received - stream.start
+        async for chunk in stream.chunks():
+            if skip >= len(chunk):
+                skip -= len(chunk)
+                continue
+            fresh = chunk[skip:] if skip else chunk
+            skip = 0
+            if self._received + len(fresh) > (self._limit if self._size is None else self._size):
+                raise UpstreamProtocolError(f"{self._url.host} sends more of {self.file.filename} than is promised.")
+            await self._take(fresh)
+
+    # Keeping, and not keeping
+
+    async def _create(self) -> None:
+        try:
+            self._fd = await off_loop(partial(_create, self._part))
+        except StorageFull:
+            self.storing = False
+        else:
+            weakref.finalize(self, os.close, self._fd)  # open for as long as anyone can read
+
+    async def _take(self, chunk: bytes) -> None:
+        """Hash, store and show one piece. One piece at a time: meanwhile the connection reads ahead."""
+        stored = await off_loop(partial(self._digest_and_store, chunk))
+        if stored:
+            self._on_disk += len(chunk)
+        elif self._spooled:
+            raise StorageFull("The disk of the mirror is full: free some space, or move data_dir.")
+        elif self.storing:
+            logger.error("the disk is full: %s is passed on without being kept", self.file.filename)
+            self.storing = False
+        self._window.append((self._received, chunk))
+        self._window_size += len(chunk)
+        self._received += len(chunk)
+        self._tell()
+        while self._window_size > WINDOW:
+            if not self.storing:
+                await self._wait_for_readers()
+            self._window_size -= len(self._window.popleft()[1])
+
+    def _digest_and_store(self, chunk: bytes) -> bool:
+        for hashing in self._hashes.values():
+            hashing.update(chunk)
+        if not self.storing:
+            return False
+        try:
+            with storage_errors():
+                write_at(self._fd, chunk, self._received)
+        except StorageFull:
+            return False
+        return True
+
+    async def _wait_for_readers(self) -> None:
+        """Until the oldest piece in memory is read by all; who is too slow loses it. Raises StorageFull without any."""
+        offset, chunk = self._window[0]
+        try:
+            async with asyncio.timeout(PATIENCE):
+                while min((reader.at for reader in self._readers), default=0) < offset + len(chunk):
+                    self._moved.clear()
+                    await self._moved.wait()
+        except TimeoutError:
+            if not self._readers:
+                raise StorageFull(f"{self.file.filename} cannot be kept: the disk is full.") from None
+
+    def _restart(self) -> None:
+        assert self._spooled, "what has been read cannot be taken back"
+        self._received = self._on_disk = self._window_size = 0
+        self._window.clear()
+        self._hashes = {name: _ALGORITHMS[name]() for name in self._hashes}
+
+    # The end
+
+    async def _finish(self) -> None:
+        digests = {name: hashing.hexdigest() for name, hashing in self._hashes.items()}
+        for name, expected in self.file.digests.items():
+            if digests.get(name, expected) != expected:
+                raise DigestMismatch(self.file.filename, name, expected, digests[name])
+        self._digest = digests["sha256"]
+        self._size = self._received
+        if self.storing:
+            try:
+                await self._store()
+            except StorageFull as error:
+                if self._spooled:
+                    raise
+                logger.error("%s is passed on without being kept: %s", self.file.filename, error)
+        self._verified = True
+
+    async def _store(self) -> None:
+        await off_loop(partial(_finish, self._fd, self._received, self._date))
+        held = await self._blobs.adopt(self._part, self._digest)
+        told: set[tuple[str, str]] = set()
+        while waiting := self.listeners.keys() - told:  # more may come while one is told
+            for key in waiting:
+                told.add(key)
+                try:
+                    await self.listeners[key](held)
+                except Exception:  # the bytes are right: whoever waits for them gets them
+                    logger.exception("%s is stored, but could not be entered in the catalog", self.file.filename)
+        self._path = (await self._blobs.open(self._digest)).path
+
+    def _fail(self, error: MirrorError) -> None:
+        self._error = error
+        if self._begun:
+            logger.warning("%s was not brought in: %s", self.file.filename, error)
+
+    def _tell(self) -> None:
+        """Wake everybody who waits for something to change."""
+        changed, self._changed = self._changed, asyncio.Event()
+        changed.set()
 
 
 class Transfers:
     """Every file on its way in: at most one transfer for each file, however many ask."""
 
     def __init__(self, blobs: BlobStore, *, limit: int = 32 << 30) -> None:
-        """`limit` is the largest file, in bytes, that is accepted when its index does not say a size."""
+        """`limit` is the largest file, in bytes, that is accepted."""
+        self._blobs = blobs
+        self._limit = limit
+        self._transfers: dict[tuple[str, ...], Transfer] = {}
+        self._tasks: dict[asyncio.Task[None], Transfer] = {}
+        self._closing = False
 
     async def open(self, file: File, upstream: Upstream, on_held: OnHeld) -> tuple[Body, bool]:
         """The file as a Body, and whether a transfer that was already running is joined.
 
         Returns when the upstream has begun to answer, so that what it refuses is still raised here: NotFound,
-        UpstreamUnavailable, UpstreamRefused, UpstreamProtocolError. Small files, and files without a promised
-        SHA-256 or any known size, are first brought in whole: then also DigestMismatch and StorageFull.
+        UpstreamUnavailable, UpstreamRefused, UpstreamProtocolError. Small files (64 KiB), and files without a
+        promised SHA-256 or any known size, are first brought in whole: then also DigestMismatch and StorageFull.
         A blob that the store holds already is returned at once, after `on_held`.
         """
-        raise NotImplementedError
+        if self._closing:
+            raise Unavailable("The mirror is being stopped.", 5)
+        key = (file.sha256,) if file.sha256 else (upstream.name, file.source, file.url, file.filename)
+        transfer = self._joinable(key)
+        if transfer is None and file.sha256:
+            held = await self._held(file, file.sha256)
+            if held is not None:
+                await on_held(Held(digest=held.digest, size=held.size, stored=time.time()))
+                return held, False
+            transfer = self._joinable(key)
+        joined = transfer is not None
+        if transfer is None:
+            transfer = self._start(key, Transfer(file, upstream, self._blobs, self._limit))
+        transfer.listeners.setdefault((file.source, file.filename), on_held)
+        await transfer.opened()
+        return transfer, joined
+
+    def _joinable(self, key: tuple[str, ...]) -> Transfer | None:
+        transfer = self._transfers.get(key)
+        return transfer if transfer and transfer.storing else None
+
+    async def _held(self, file: File, digest: str) -> Body | None:
+        try:
+            body = await self._blobs.open(digest)
+        except MissingBlob:
+            return None
+        if file.size in (None, body.size):
+            return body
+        logger.error("the blob of %s has %d bytes, not %s: it is fetched again", file.filename, body.size, file.size)
+        await self._blobs.delete(digest)
+        return None
+
+    def _start(self, key: tuple[str, ...], transfer: Transfer) -> Transfer:
+        def ended(task: asyncio.Task[None]) -> None:
+            del self._tasks[task]
+            if task.cancelled():
+                transfer.abandon()
+            if self._transfers.get(key) is transfer:
+                del self._transfers[key]
+
+        self._transfers[key] = transfer
+        task = asyncio.create_task(transfer.run(), name=f"transfer of {transfer.file.filename}")
+        self._tasks[task] = transfer
+        task.add_done_callback(ended)
+        return transfer
 
     def active(self) -> tuple[TransferState, ...]:
         """The transfers that run at this moment."""
-        raise NotImplementedError
+        return tuple(transfer.state() for transfer in self._tasks.values())
 
     async def close(self, grace: float) -> None:
         """Wait up to `grace` seconds for running transfers, then stop them; nothing unfinished stays behind."""
-        raise NotImplementedError
+        self._closing = True
+        if self._tasks:
+            _, late = await asyncio.wait(self._tasks, timeout=grace)
+            for task in late:
+                task.cancel()
+            await asyncio.gather(*late, return_exceptions=True)
+
+
+def write_at(fd: int, chunk: bytes, offset: int) -> None:
+    """Write all of `chunk`; a full disk may take a part of it before it says so."""
+    left = memoryview(chunk)
+    while left:
+        count = os.pwrite(fd, left, offset)
+        left, offset = left[count:], offset + count
+
+
+def _create(path: Path) -> int:
+    with storage_errors():
+        return os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
+
+
+def _finish(fd: int, size: int, date: int) -> None:
+    os.ftruncate(fd, size)  # a restart may have left a longer end
+    os.utime(fd, (date, date))  # so that Last-Modified is the same from now on

@@ -11,6 +11,7 @@ import errno
 import re
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
+from email.utils import formatdate
 from pathlib import Path
 from typing import Protocol
 
@@ -70,6 +71,11 @@ def checked(digest: str) -> str:
     if not _SHA256.fullmatch(digest):
         raise MissingBlob(digest[:64])
     return digest
+
+
+def http_date(seconds: float) -> str:
+    """Seconds since the epoch as the date of an HTTP header."""
+    return formatdate(int(seconds), usegmt=True)
 
 
 @contextmanager

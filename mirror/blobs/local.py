@@ -10,13 +10,12 @@ import os
 import tempfile
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
-from email.utils import formatdate
 from pathlib import Path
 from typing import TypeVar
 
 import msgspec
 
-from mirror.blobs import Held, checked, storage_errors
+from mirror.blobs import Held, checked, http_date, storage_errors
 from mirror.errors import MissingBlob
 
 CHUNK = 256 * 1024
@@ -94,7 +93,7 @@ class LocalBlobs:
             raise MissingBlob(digest) from None
         if found.st_size == 0 and digest != _EMPTY:
             raise MissingBlob(digest)  # what some file systems leave behind when the power fails
-        return LocalBody(found.st_size, digest, formatdate(int(found.st_mtime), usegmt=True), path)
+        return LocalBody(found.st_size, digest, http_date(found.st_mtime), path)
 
     async def adopt(self, path: Path, digest: str) -> Held:
         return await off_loop(lambda: self._adopt(path, digest))

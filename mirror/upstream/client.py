@@ -1,0 +1,389 @@
+"""One upstream over HTTP: requests, redirects, retries and limits. See the package for what it is for."""
+
+import asyncio
+import base64
+import itertools
+import random
+import ssl
+import time
+from collections import OrderedDict
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager
+from typing import TypeVar
+
+import aiohttp
+from multidict import CIMultiDict
+from yarl import URL
+
+from mirror.errors import (
+    ConfigError,
+    NotFound,
+    UpstreamError,
+    UpstreamProtocolError,
+    UpstreamRefused,
+    UpstreamUnavailable,
+)
+from mirror.model import Answer, Ask, Body, File
+from mirror.upstream.breaker import Breaker, retry_after
+from mirror.upstream.ranges import TAIL, RangeBody
+from mirror.upstream.stream import Stream, place
+from mirror.upstream.values import Credentials, RawAnswer, UpstreamOptions, UpstreamState
+
+_REDIRECTS = frozenset({301, 302, 303, 307, 308})
+_PASSING = frozenset({429, 502, 503, 504})
+"""Statuses that may be different a moment later."""
+_HOSTS = 64
+"""So many hosts have a breaker at once; the one unused longest goes first."""
+_BUFFER = 256 * 1024
+"""Bytes of an answer that are read ahead; up to twice as many come as one chunk."""
+
+T = TypeVar("T")
+
+
+class _Passing(UpstreamUnavailable):
+    """A failure that may be over in a moment; `asked` is the Retry-After in seconds, or 0."""
+
+    def __init__(self, message: str, retry_after: float, url: URL, asked: float = 0.0) -> None:
+        super().__init__(message, retry_after)
+        self.url = url
+        self.asked = asked
+
+
+class Upstream:
+    """One upstream. Made without touching the network; connections are opened on first use and kept."""
+
+    def __init__(
+        self,
+        name: str,
+        url: URL,
+        options: UpstreamOptions | None = None,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """Credentials in `url` count when the options have none. `clock` is monotonic, in seconds."""
+        self.name = name
+        self.url = url.with_user(None)
+        self.options = options or UpstreamOptions()
+        auth = self.options.auth or (Credentials(url.user, url.password or "") if url.user else None)
+        self._authorization = _basic(auth) if auth else None
+        self._clock = clock
+        self._session: aiohttp.ClientSession | None = None
+        self._page_slots = asyncio.Semaphore(self.options.connections)
+        self._file_slots = asyncio.Semaphore(self.options.connections)
+        self._breakers: OrderedDict[tuple[str | None, int | None], Breaker] = OrderedDict()
+        self._last_error: str | None = None
+        self._requests = self._errors = self._bytes = 0
+        self._seconds = 0.0
+
+    # Pages
+
+    async def get(self, ask: Ask, *, etag: str | None = None, last_modified: str | None = None) -> Answer | None:
+        """Ask for a page; None when the validators given still hold (304).
+
+        Raises NotFound (404, 410), UpstreamRefused (401, 403), UpstreamUnavailable (no connection, too slow, 429,
+        5xx, open breaker) and UpstreamProtocolError (too large, empty, a bad redirect, any other status).
+        """
+        headers = {}
+        if etag:
+            headers["If-None-Match"] = etag
+        if last_modified:
+            headers["If-Modified-Since"] = last_modified
+        raw = await self.range_get(ask, headers)
+        if raw.status == 304 and headers:
+            return None
+        if raw.status != 200 or not raw.body:
+            raise UpstreamProtocolError(f"{place(ask.url)} sent no content (status {raw.status}).")
+        serial = raw.headers.get("X-PyPI-Last-Serial", "")
+        return Answer(
+            url=raw.url,
+            content_type=raw.headers.get("Content-Type", ""),
+            body=raw.body,
+            etag=raw.headers.get("ETag"),
+            last_modified=raw.headers.get("Last-Modified"),
+            serial=int(serial) if serial.isascii() and serial.isdigit() and len(serial) < 19 else None,
+        )
+
+    async def range_get(self, ask: Ask, headers: Mapping[str, str]) -> RawAnswer:
+        """Ask for a page with headers of one's own (Range, If-None-Match, Accept-Encoding); statuses 200, 206, 304
+        and 416 come back as they are. Bounded, retried and raising like `get`.
+        """
+
+        async def once() -> RawAnswer:
+            response = await self._begin(ask.url, {"Accept": ask.accept, **headers}, decompress=True)
+            try:
+                body = await self._bounded(response, ask.limit)
+            finally:
+                response.close()  # once the body has been read, this only gives the connection back
+            return RawAnswer(url=str(response.url), status=response.status, headers=response.headers, body=body)
+
+        async with self._page_slots:
+            return await self._retrying(ask.url, once)
+
+    async def _bounded(self, response: aiohttp.ClientResponse, limit: int) -> bytes:
+        if (response.content_length or 0) > limit:
+            raise UpstreamProtocolError(f"{place(response.url)} is larger than {limit} bytes.")
+        body = bytearray()
+        while chunk := await self._next(response):
+            body += chunk
+            if len(body) > limit:
+                raise UpstreamProtocolError(f"{place(response.url)} is larger than {limit} bytes.")
+        return bytes(body)
+
+    # Files
+
+    @asynccontextmanager
+    async def fetch(
+        self, url: URL, *, start: int = 0, stop: int | None = None, if_range: str | None = None
+    ) -> AsyncIterator[Stream]:
+        """Open a file, from `start` on, identity-encoded. Leaving the block early closes the connection.
+
+        With `start` or `stop` a range is asked for; see `Stream.start` for what came. `if_range` is a strong ETag
+        or a Last-Modified. Raises like `get`; inside the block `chunks` raises UpstreamUnavailable.
+        """
+        wanted = f"bytes={start}-{'' if stop is None else stop - 1}" if start or stop is not None else None
+        async with self._stream(url, wanted, if_range) as stream:
+            yield stream
+
+    @asynccontextmanager
+    async def _stream(self, url: URL, wanted: str | None, if_range: str | None) -> AsyncIterator[Stream]:
+        headers = {"Accept-Encoding": "identity"}
+        if wanted:
+            headers["Range"] = wanted
+            if if_range:
+                headers["If-Range"] = if_range
+        async with self._file_slots:
+            response = await self._retrying(url, lambda: self._begin(url, headers, decompress=False))
+            try:
+                if response.status not in (200, 206):
+                    raise UpstreamProtocolError(f"{place(url)} answered {response.status} to a request for a file.")
+                yield Stream(response, lambda: self._next(response))
+            except UpstreamError as error:
+                self._note(error)
+                raise
+            finally:
+                response.close()  # an answer of 200 to a small range is not read to its end
+
+    async def open_ranges(self, file: File) -> Body:
+        """A remote file as a Body that asks for no more than what is read, plus its tail (64 KiB, kept in memory).
+
+        Its digest is what the index promises (empty when nothing) and is not verified.
+        Raises UpstreamError when the upstream does not serve ranges, and like `get`.
+        """
+        url = URL(file.url)
+        # Where the size is known, a plain range: more servers understand it than a suffix.
+        wanted = f"bytes=-{TAIL}" if file.size is None else f"bytes={max(0, file.size - TAIL)}-"
+        async with self._stream(url, wanted, None) as stream:
+            if stream.status != 206 or stream.size is None or stream.size - stream.start > TAIL:
+                raise UpstreamProtocolError(f"{place(url)} does not serve parts of the file.")
+            if file.size not in (None, stream.size):
+                raise UpstreamProtocolError(f"{place(url)} has {stream.size} bytes, its index says {file.size}.")
+            tail = b"".join([chunk async for chunk in stream.chunks()])
+            if stream.start + len(tail) != stream.size:
+                raise UpstreamProtocolError(f"{place(url)} sent another part than the one asked for.")
+            return RangeBody(self, file, stream.size, stream.validator, tail)
+
+    # One request
+
+    async def _retrying(self, url: URL, once: Callable[[], Awaitable[T]]) -> T:
+        """The result of `once`, tried again after failures that pass; within `page_timeout` in all."""
+        try:
+            async with asyncio.timeout(self.options.page_timeout) as limit:
+                for attempt in itertools.count():
+                    try:
+                        return await once()
+                    except _Passing as error:
+                        pause = error.asked or 0.25 * 2**attempt * random.uniform(0.5, 1.5)
+                        left = (limit.when() or 0.0) - asyncio.get_running_loop().time()
+                        if attempt == self.options.retries or max(pause, self.pause(error.url)) > left:
+                            if error.asked:
+                                self._breaker(error.url).hold(self._clock() + error.asked)
+                            raise
+                        await asyncio.sleep(pause)
+            raise AssertionError("unreachable")
+        except UpstreamError as error:
+            self._note(error)
+            raise
+        except TimeoutError:
+            self._breaker(url).failed(self._clock(), silent=True)
+            late = UpstreamUnavailable(f"{url.host} took too long to answer.", self._when(url))
+            self._note(late)
+            raise late from None
+
+    async def _begin(self, url: URL, headers: Mapping[str, str], *, decompress: bool) -> aiohttp.ClientResponse:
+        """The head of the final answer, redirects followed; its status is 200, 206, 304 or 416. To be closed."""
+        for _ in range(self.options.redirects + 1):
+            response = await self._hop(url, headers, decompress)
+            try:
+                if response.status not in _REDIRECTS:
+                    self._judge(response)
+                    return response
+                url = _redirected(response)
+            except BaseException:
+                response.close()
+                raise
+            response.close()
+        raise UpstreamProtocolError(f"{place(url)} was redirected too often.")
+
+    async def _hop(self, url: URL, headers: Mapping[str, str], decompress: bool) -> aiohttp.ClientResponse:
+        if url.scheme not in ("http", "https") or not url.host:
+            raise UpstreamProtocolError(f"{str(url)[:80]!r} is not a web address.")
+        url = url.with_user(None)  # what a page writes into its links is not ours to send
+        breaker = self._breaker(url)
+        wait = breaker.admit(self._clock())
+        if wait:
+            raise UpstreamUnavailable(f"{url.host} {breaker.reason}; trying again in {wait:.0f} s.", wait)
+        headers = CIMultiDict(headers)
+        if self._authorization and _origin(url) == _origin(self.url):
+            headers["Authorization"] = self._authorization
+        self._requests += 1
+        began = self._clock()
+        try:
+            with self._failures(url, silent=True):
+                return await self._connected().get(
+                    url, headers=headers, allow_redirects=False, auto_decompress=decompress, proxy=self.options.proxy
+                )
+        finally:
+            self._seconds += self._clock() - began
+
+    def _judge(self, response: aiohttp.ClientResponse) -> None:
+        """Let pass what the callers know how to use, and raise for the rest."""
+        status, url = response.status, response.url
+        breaker, now = self._breaker(url), self._clock()
+        if status == 429 or status >= 500:
+            breaker.failed(now)
+            asked = retry_after(response.headers.get("Retry-After", ""), time.time())
+            message = f"{url.host} answered {status}."
+            if status in _PASSING:
+                raise _Passing(message, asked or self._when(url), url, asked)
+            raise UpstreamUnavailable(message, self._when(url))
+        breaker.succeeded()
+        if status in (404, 410):
+            raise NotFound(f"{place(url)} does not exist.")
+        if status in (401, 403):
+            raise UpstreamRefused(f"{place(url)} answered {status}: check the credentials set for {self.name}.")
+        if status not in (200, 206, 304, 416):
+            raise UpstreamProtocolError(f"{place(url)} answered {status}.")
+
+    async def _next(self, response: aiohttp.ClientResponse) -> bytes:
+        """What has arrived of the body; empty at its end."""
+        with self._failures(response.url):
+            chunk = await response.content.readany()
+        self._bytes += len(chunk)
+        return chunk
+
+    @contextmanager
+    def _failures(self, url: URL, silent: bool = False) -> Iterator[None]:
+        """Turns what the network does to us into errors of ours, without addresses or secrets in them."""
+        try:
+            yield
+        except TimeoutError:
+            self._breaker(url).failed(self._clock(), silent)
+            raise UpstreamUnavailable(f"{url.host} took too long to answer.", self._when(url)) from None
+        except (aiohttp.ClientResponseError, aiohttp.InvalidURL):
+            raise UpstreamProtocolError(f"{place(url)} did not answer in HTTP.") from None
+        except (aiohttp.ClientError, OSError) as error:
+            self._breaker(url).failed(self._clock())
+            message = f"{url.host} {_what_happened(error)}."
+            raise _Passing(message, self._when(url), url) from None
+
+    def _breaker(self, url: URL) -> Breaker:
+        key = url.host, url.port
+        breaker = self._breakers.get(key)
+        if breaker is None:
+            breaker = self._breakers[key] = Breaker(self.options.breaker_failures, self.options.breaker_seconds)
+            if len(self._breakers) > _HOSTS:
+                self._breakers.popitem(last=False)
+        self._breakers.move_to_end(key)
+        return breaker
+
+    def _when(self, url: URL) -> float:
+        """When a client may come again, in seconds."""
+        return self.pause(url) or 5.0
+
+    def _note(self, error: UpstreamError) -> None:
+        self._errors += 1
+        self._last_error = str(error)
+
+    def _connected(self) -> aiohttp.ClientSession:
+        if self._session is None or self._session.closed:
+            options = self.options
+            trust: ssl.SSLContext | bool = True
+            if options.ca_file:
+                try:
+                    trust = ssl.create_default_context(cafile=options.ca_file)
+                except OSError as error:
+                    raise ConfigError(f"The ca_file of {self.name} cannot be used: {error.strerror}.") from None
+            self._session = aiohttp.ClientSession(
+                connector=aiohttp.TCPConnector(limit=0, ssl=trust),  # the slots are the limit
+                timeout=aiohttp.ClientTimeout(
+                    total=None,
+                    connect=options.connect_timeout,
+                    sock_connect=options.connect_timeout,
+                    sock_read=options.read_timeout,
+                ),
+                headers={"User-Agent": options.user_agent},
+                cookie_jar=aiohttp.DummyCookieJar(),
+                read_bufsize=_BUFFER,
+            )
+        return self._session
+
+    # Life
+
+    def pause(self, url: URL) -> float:
+        """Seconds for which calls to that URL's host would fail at once; 0 when it may be asked."""
+        return self._breaker(url).wait(self._clock())
+
+    def state(self) -> UpstreamState:
+        """How the upstream does, for status and metrics."""
+        now = self._clock()
+        worst = max(self._breakers.values(), key=lambda breaker: breaker.severity(now), default=None)
+        return UpstreamState(
+            name=self.name,
+            url=str(self.url),
+            breaker=worst.state(now) if worst else "closed",
+            retry_in=worst.wait(now) if worst else 0.0,
+            last_error=self._last_error,
+            requests=self._requests,
+            errors=self._errors,
+            bytes=self._bytes,
+            seconds=self._seconds,
+        )
+
+    async def close(self) -> None:
+        """Close the connections. Streams in use break off."""
+        if self._session is not None:
+            await self._session.close()
+
+
+def _redirected(response: aiohttp.ClientResponse) -> URL:
+    """Where an answer sends us. Raises UpstreamProtocolError for what no redirect may do."""
+    here = response.url
+    try:
+        there = here.join(URL(response.headers["Location"]))
+    except (KeyError, ValueError):
+        raise UpstreamProtocolError(f"{place(here)} is redirected to nowhere.") from None
+    if here.scheme == "https" and there.scheme != "https":
+        raise UpstreamProtocolError(f"{place(here)} is redirected from https to {there.scheme}, which is refused.")
+    return there
+
+
+def _what_happened(error: Exception) -> str:
+    match error:
+        case aiohttp.ClientProxyConnectionError():
+            return "cannot be reached: the proxy does not answer"
+        case aiohttp.ClientConnectorCertificateError() | aiohttp.ClientConnectorSSLError():
+            return "cannot be reached: no trusted TLS connection (a private authority needs ca_file)"
+        case aiohttp.ClientConnectorDNSError():
+            return "cannot be reached: its name is not known to the resolver"
+        case aiohttp.ClientConnectorError():
+            return f"cannot be reached: {error.os_error.strerror or 'no connection'}"
+        case _:
+            return "hung up before its answer was complete"
+
+
+def _basic(auth: Credentials) -> str:
+    return "Basic " + base64.b64encode(f"{auth.username}:{auth.password}".encode()).decode()
+
+
+def _origin(url: URL) -> tuple[str, str | None, int | None]:
+    return url.scheme, url.host, url.port  # not URL.origin(), to which :80 and no port are different
