@@ -39,6 +39,17 @@ class TooLarge(Invalid):
     """What the client sent is larger than the configured limit."""
 
 
+class InvalidLock(Invalid):
+    """A lock or requirements file that cannot be used: which, where (None: the file as a whole) and why."""
+
+    def __init__(self, file: str, line: int | None, reason: str) -> None:
+        place = file if line is None else f"{file}, line {line}"
+        super().__init__(f"{place}: {reason}.")
+        self.file = file
+        self.line = line
+        self.reason = reason
+
+
 class Conflict(MirrorError):
     """What the client asks for contradicts what is stored; stored files are never overwritten."""
 
@@ -83,6 +94,9 @@ class UpstreamError(MirrorError):
 
 class UpstreamUnavailable(UpstreamError, Unavailable):
     """The upstream cannot be reached, is too slow, or answers with an error of its own."""
+
+    last_known_missing = False
+    """Whether the last thing that the upstream did say was that it has no such project."""
 
 
 class UpstreamRefused(UpstreamError):

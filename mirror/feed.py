@@ -32,11 +32,15 @@ class Feed:
         self._listeners.append(listener)
 
     def changed(self, serial: int | None, source: str, project: str) -> None:
-        """Say that something was committed; `serial` None when it changes what we serve but is not in the journal."""
-        if serial is not None:
-            self.serial = max(self.serial, serial)
+        """Say that what a project's pages show has changed; `serial` None when the journal does not hold it."""
         for listener in self._listeners:
             listener(source, project)
+        if serial is not None:
+            self.recorded(serial)
+
+    def recorded(self, serial: int) -> None:
+        """Say that an event was committed, and wake who waits."""
+        self.serial = max(self.serial, serial)
         self._news.set()
         self._news = asyncio.Event()
 

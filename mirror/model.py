@@ -176,6 +176,9 @@ class Format(Protocol):
     def has_sidecar(self, file: File) -> bool:
         """Whether a file can have a sidecar at all (a wheel has, an sdist has not)."""
 
+    def sidecar_name(self, file: File) -> str:
+        """The file name under which a file's sidecar is held."""
+
     def sidecar_ask(self, base: URL, file: File) -> Ask | None:
         """What to request for the sidecar, or None when the upstream does not offer it."""
 

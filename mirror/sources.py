@@ -13,8 +13,8 @@ from typing import Protocol, TypeVar
 
 import msgspec
 
-from mirror.blobs import BlobStore
-from mirror.catalog import Catalog, Held, PageRow
+from mirror.blobs import BlobStore, Held
+from mirror.catalog import Catalog, HeldFile, PageRow
 from mirror.errors import (
     MissingBlob,
     NotFound,
@@ -127,7 +127,7 @@ class CachedUpstream:
         self._rows: Memory[Page, PageRow] = Memory(20_000)
         self._projects: Memory[Page, tuple[str, Project]] = Memory(REMEMBERED_FILES)
         self._names: tuple[str, Names] | None = None
-        self._held: Memory[tuple[str, str], Held] = Memory(20_000)
+        self._held: Memory[tuple[str, str], HeldFile] = Memory(20_000)
         self._asking: SingleFlight[Page, PageRow] = SingleFlight()
         self._making: SingleFlight[tuple[str, str], Opened] = SingleFlight()
 
@@ -142,6 +142,10 @@ class CachedUpstream:
             project = await self._parsed(page, row)
         except NotFound:
             raise UnknownProject(name) from None
+        except UpstreamUnavailable as error:
+            known = self._rows.get(page)
+            error.last_known_missing = known is not None and not known.stamp.found
+            raise
         return Listing(project, row.stamp.revision, self._until(page, row, outcome), outcome)
 
     async def names(self, demand: Demand = Demand.USUAL) -> NameListing:
@@ -294,10 +298,10 @@ class CachedUpstream:
         if self._offline:
             raise Offline(f"{file.filename} is not held here, and this mirror is offline.")
 
-        async def record(held: Held) -> None:
-            await self._record(held)
+        async def record(blob: Held) -> None:
+            await self._record(project, file.filename, blob)
 
-        body, joined = await self._transfers.open(self.name, project, file, self.upstream, record)
+        body, joined = await self._transfers.open(file, self.upstream, record)
         return Opened(body, "joined" if joined else "miss")
 
     async def _held_body(self, project: str, filename: str, digest: str | None) -> Body | None:
@@ -317,11 +321,18 @@ class CachedUpstream:
                 await self._catalog.files.forget(self.name, project, filename)
             return None
 
-    async def _record(self, held: Held, kind: str = "file") -> None:
-        held = msgspec.structs.replace(held, stored=self._clock())
+    async def _record(self, project: str, filename: str, blob: Held, kind: str = "file") -> None:
+        held = HeldFile(
+            source=self.name,
+            project=project,
+            filename=filename,
+            digest=blob.digest,
+            size=blob.size,
+            stored=self._clock(),
+        )
         serial = await self._catalog.files.add(held, kind)
-        self._held.put((held.project, held.filename), held)
-        self._feed.changed(serial, self.name, held.project)
+        self._held.put((project, filename), held)
+        self._feed.recorded(serial)
 
     # Sidecars
 
@@ -338,10 +349,9 @@ class CachedUpstream:
         content = await self._fetch_sidecar(file)
         if content is None:
             content = await self._format.sidecar_make(file, await self._readable(project, file))
-        digest = await self._blobs.write(content)
-        held = Held(source=self.name, project=project, filename=name, digest=digest, size=len(content))
-        await self._record(held, "sidecar")
-        return Opened(await self._blobs.open(digest), "miss")
+        blob = await self._blobs.write(content)
+        await self._record(project, name, blob, "sidecar")
+        return Opened(await self._blobs.open(blob.digest), "miss")
 
     async def _fetch_sidecar(self, file: File) -> bytes | None:
         ask = self._format.sidecar_ask(self.upstream.url, file)

@@ -7,11 +7,11 @@ recorded about cached content can always be made again; uploads have their recor
 from mirror.catalog.counters import Counters
 from mirror.catalog.database import Database
 from mirror.catalog.feed import FeedTable
-from mirror.catalog.files import Files, Held
+from mirror.catalog.files import Files, HeldFile
 from mirror.catalog.logs import Logs
 from mirror.catalog.pages import PageRow, Pages
 
-__all__ = ["Catalog", "Counters", "Database", "FeedTable", "Files", "Held", "Logs", "PageRow", "Pages"]
+__all__ = ["Catalog", "Counters", "Database", "FeedTable", "Files", "HeldFile", "Logs", "PageRow", "Pages"]
 
 
 class Catalog:

@@ -8,7 +8,7 @@ from mirror.catalog.database import Database, Row
 from mirror.catalog.feed import record
 
 
-class Held(msgspec.Struct, frozen=True, kw_only=True):
+class HeldFile(msgspec.Struct, frozen=True, kw_only=True):
     """One file or sidecar whose bytes we have."""
 
     source: str
@@ -16,20 +16,18 @@ class Held(msgspec.Struct, frozen=True, kw_only=True):
     filename: str
     digest: str
     size: int
-    modified: str | None = None
-    """An HTTP date, as upstream sent it with the file."""
     stored: float = 0
     used: float = 0
     uses: int = 0
 
 
-_COLUMNS = "source, project, filename, digest, size, modified, stored, used, uses"
+_COLUMNS = "source, project, filename, digest, size, stored, used, uses"
 
 
-def _held(row: Row) -> Held:
-    source, project, filename, digest, size, modified, stored, used, uses = row
-    return Held(
-        source=source, project=project, filename=filename, digest=digest, size=size, modified=modified,
+def _held(row: Row) -> HeldFile:
+    source, project, filename, digest, size, stored, used, uses = row
+    return HeldFile(
+        source=source, project=project, filename=filename, digest=digest, size=size,
         stored=stored, used=used, uses=uses,
     )  # fmt: skip
 
@@ -40,7 +38,7 @@ class Files:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    async def get(self, source: str, project: str, filename: str) -> Held | None:
+    async def get(self, source: str, project: str, filename: str) -> HeldFile | None:
         """What is held under a name, or None."""
         rows = await self._database.read(
             f"SELECT {_COLUMNS} FROM files WHERE source = $1 AND project = $2 AND filename = $3",
@@ -48,15 +46,15 @@ class Files:
         )  # fmt: skip
         return _held(rows[0]) if rows else None
 
-    async def add(self, held: Held, kind: str = "file") -> int:
+    async def add(self, held: HeldFile, kind: str = "file") -> int:
         """Record that a file or sidecar is held, and return the serial of the event that says so."""
         rows = await self._database.write(
             *record(held.stored, held.source, held.project, kind, held.filename),
             (
-                f"INSERT INTO files ({_COLUMNS}) VALUES ($1, $2, $3, $4, $5, $6, $7, $7, 0)"
+                f"INSERT INTO files ({_COLUMNS}) VALUES ($1, $2, $3, $4, $5, $6, $6, 0)"
                 " ON CONFLICT (source, project, filename) DO UPDATE SET digest = excluded.digest,"
-                " size = excluded.size, modified = excluded.modified, stored = excluded.stored",
-                (held.source, held.project, held.filename, held.digest, held.size, held.modified, held.stored),
+                " size = excluded.size, stored = excluded.stored",
+                (held.source, held.project, held.filename, held.digest, held.size, held.stored),
             ),
         )
         serial: int = rows[1][0][0]
@@ -80,14 +78,14 @@ class Files:
             )
         )
 
-    async def of_project(self, source: str, project: str) -> list[Held]:
+    async def of_project(self, source: str, project: str) -> list[HeldFile]:
         """Everything held of one project."""
         rows = await self._database.read(
             f"SELECT {_COLUMNS} FROM files WHERE source = $1 AND project = $2 ORDER BY filename", source, project
         )
         return [_held(row) for row in rows]
 
-    async def named(self, digest: str) -> list[Held]:
+    async def named(self, digest: str) -> list[HeldFile]:
         """Every name under which a blob is held."""
         rows = await self._database.read(f"SELECT {_COLUMNS} FROM files WHERE digest = $1", digest)
         return [_held(row) for row in rows]

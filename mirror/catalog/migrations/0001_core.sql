@@ -30,7 +30,6 @@ CREATE TABLE files (
     filename TEXT NOT NULL,
     digest TEXT NOT NULL,
     size BIGINT NOT NULL,
-    modified TEXT,
     stored DOUBLE PRECISION NOT NULL,
     used DOUBLE PRECISION NOT NULL,
     uses BIGINT NOT NULL,

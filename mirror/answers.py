@@ -1,0 +1,196 @@
+"""Finished pages, kept in memory: the whole of a hit.
+
+A page is rendered once for all of its inputs and kept as bytes, plain and compressed, under an address that the routes
+choose. It is valid until the moment that its inputs named (a page grows stale, a policy changes its answer) or until
+the feed says that its project changed. A hit is a look-up and one write: no database, no parsing, no compression.
+"""
+
+import asyncio
+import hashlib
+import sys
+import time
+import zlib
+from collections.abc import Awaitable, Callable, Hashable, Sequence
+
+import msgspec
+from aiohttp import web
+
+from mirror.flight import SingleFlight
+from mirror.freshness import Demand
+from mirror.http import OUTCOME, choose_encoding, matches
+from mirror.memory import Memory
+from mirror.model import Outcome
+from mirror.send import Raw, make_head
+
+if sys.version_info >= (3, 14):
+    from compression import zstd
+else:
+    from backports import zstd
+
+SMALL = 1024
+"""Bytes below which compressing is not worth it."""
+IN_LOOP = 32 << 10
+"""Bytes up to which compressing is quicker than the hop to a thread."""
+CODINGS = ("zstd", "gzip")
+
+Key = tuple[Hashable, ...]
+
+
+class Content(msgspec.Struct, frozen=True):
+    """What a route hands over when a page is not in memory, or no longer valid."""
+
+    revision: str
+    """Equal revisions under one key, equal bytes."""
+    until: float
+    outcome: Outcome
+    render: Callable[[], bytes]
+    """Called once for each revision, in a thread when `heavy`."""
+    media_type: str
+    headers: tuple[tuple[str, str], ...] = ()
+    heavy: bool = False
+
+
+class Answer:
+    """One rendered page in all its encodings."""
+
+    def __init__(self, content: Content, body: bytes) -> None:
+        self.revision = content.revision
+        self.until = content.until
+        self.bodies = {"identity": body}
+        self.etag = hashlib.sha256(body).hexdigest()[:32]
+        self._content = content
+        self._heads: dict[tuple[str, int, Outcome], bytes] = {}
+
+    @property
+    def weight(self) -> int:
+        """Bytes that it takes in memory, roughly."""
+        return 1024 + 2 * sum(map(len, self.bodies.values()))
+
+    def head(self, coding: str, status: int, outcome: Outcome) -> bytes:
+        """The head of a 200 or a 304, made once."""
+        head = self._heads.get((coding, status, outcome))
+        if head is None:
+            headers = [
+                *self._content.headers,
+                # A strong ETag names one representation, and so one encoding (RFC 9110 section 8.8.3.3).
+                ("ETag", f'"{self.etag}"' if coding == "identity" else f'"{self.etag}-{coding}"'),
+                ("Cache-Control", "max-age=600"),
+                ("Vary", "Accept, Accept-Encoding"),
+                ("X-Mirror-Cache", outcome),
+            ]
+            if status == 200:
+                headers += [
+                    ("Content-Type", self._content.media_type),
+                    ("Content-Length", str(len(self.bodies[coding]))),
+                ]
+                if coding != "identity":
+                    headers.append(("Content-Encoding", coding))
+            head = self._heads[coding, status, outcome] = make_head(status, headers)
+        return head
+
+
+class Answers:
+    """The rendered pages of all repositories, within a limit of memory."""
+
+    def __init__(self, limit: int, clock: Callable[[], float] = time.time) -> None:
+        self._memory: Memory[Key, Answer] = Memory(limit)
+        self._of: dict[tuple[str, str], set[Key]] = {}
+        self._flight: SingleFlight[tuple[Key, Demand], tuple[Answer, Outcome]] = SingleFlight()
+        self._clock = clock
+        self._epoch = 0  # how often anything was forgotten
+
+    async def respond(
+        self, request: web.Request, key: Key, demand: Demand, get: Callable[[], Awaitable[Content]]
+    ) -> web.StreamResponse:
+        """Answer a GET or HEAD with the page under `key`; `get` says what it is when memory does not know.
+
+        The first two parts of a key are the names of the repository and the project.
+        """
+        answer = self._memory.get(key)
+        if answer is not None and demand is Demand.USUAL and self._clock() < answer.until:
+            return await self._send(request, key, answer, "hit")
+        (answer, outcome), joined = await self._flight.run((key, demand), lambda: self._obtain(key, get))
+        return await self._send(request, key, answer, "joined" if joined and outcome == "miss" else outcome)
+
+    def forget(self, repository: str, project: str) -> None:
+        """What is kept of a project is no longer valid."""
+        self._epoch += 1
+        for key in self._of.pop((repository, project), ()):
+            self._memory.forget(key)
+
+    def clear(self) -> None:
+        """Nothing that is kept is valid any more."""
+        self._epoch += 1
+        self._memory.clear()
+        self._of.clear()
+
+    async def _obtain(self, key: Key, get: Callable[[], Awaitable[Content]]) -> tuple[Answer, Outcome]:
+        epoch = self._epoch
+        content = await get()
+        outcome = content.outcome
+        for _ in range(3):
+            if self._epoch == epoch:
+                break
+            epoch = self._epoch
+            content = await get()  # something changed meanwhile: perhaps this very page
+        answer = self._memory.get(key)
+        if answer is not None and answer.revision == content.revision:
+            answer.until = content.until
+            return answer, outcome
+        body = await asyncio.to_thread(content.render) if content.heavy else content.render()
+        answer = Answer(content, body)
+        if self._epoch == epoch:
+            self._put(key, answer)
+        return answer, outcome
+
+    def _put(self, key: Key, answer: Answer) -> None:
+        self._memory.put(key, answer, answer.weight)
+        owner = (str(key[0]), str(key[1]))
+        keys = self._of.setdefault(owner, set())
+        keys.add(key)
+        if len(self._of) > 2 * len(self._memory) + 1024:
+            self._of = {
+                owner: alive
+                for owner, keys in self._of.items()
+                if (alive := {key for key in keys if key in self._memory})
+            }
+
+    async def _send(self, request: web.Request, key: Key, answer: Answer, outcome: Outcome) -> web.StreamResponse:
+        request[OUTCOME] = outcome
+        coding = choose_encoding(request.headers.get("Accept-Encoding", ""), CODINGS)
+        if coding != "identity" and coding not in answer.bodies:
+            coding = await self._compress(key, answer, coding)
+        condition = request.headers.get("If-None-Match")
+        if condition is not None and self._unchanged(condition, answer, coding):
+            return Raw(304, answer.head(coding, 304, outcome))
+        head = answer.head(coding, 200, outcome)
+        return Raw(200, head) if request.method == "HEAD" else Raw(200, head, answer.bodies[coding])
+
+    @staticmethod
+    def _unchanged(condition: str, answer: Answer, coding: str) -> bool:
+        return matches(condition, answer.etag if coding == "identity" else f"{answer.etag}-{coding}")
+
+    async def _compress(self, key: Key, answer: Answer, coding: str) -> str:
+        """Make the compressed form, once; `identity` where the page is too small to gain."""
+        body = answer.bodies["identity"]
+        if len(body) < SMALL:
+            return "identity"
+        small = len(body) <= IN_LOOP
+        made = compress(body, coding) if small else await asyncio.to_thread(compress, body, coding)
+        answer.bodies[coding] = made
+        if key in self._memory:
+            self._put(key, answer)  # it weighs more now
+        return coding
+
+
+def compress(body: bytes, coding: str) -> bytes:
+    """The body in a content coding: `gzip` or `zstd`."""
+    if coding == "zstd":
+        return zstd.compress(body, 6)
+    packer = zlib.compressobj(6, zlib.DEFLATED, 31)
+    return packer.compress(body) + packer.flush()
+
+
+def revision_of(parts: Sequence[str]) -> str:
+    """One revision for several inputs."""
+    return parts[0] if len(parts) == 1 else hashlib.sha256("\0".join(parts).encode()).hexdigest()

@@ -1,0 +1,264 @@
+"""The composition root: the only module that names the concrete classes together.
+
+`Mirror.open` makes everything from the settings; `serve` runs it until a signal ends it.
+"""
+
+import asyncio
+import fcntl
+import logging
+import os
+import signal
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AsyncExitStack
+from pathlib import Path
+from typing import BinaryIO
+
+from aiohttp import web
+from yarl import URL
+
+import mirror.pypi.routes
+from mirror import __version__, log
+from mirror.answers import Answers
+from mirror.blobs.local import LocalBlobs
+from mirror.catalog import Catalog
+from mirror.catalog.sqlite import SQLite
+from mirror.config import AgesSettings, RepositorySettings, Settings, UpstreamSettings
+from mirror.endpoints import Endpoints
+from mirror.errors import ConfigError
+from mirror.feed import Feed
+from mirror.freshness import Ages
+from mirror.http import errors
+from mirror.metrics import Metrics
+from mirror.model import Format
+from mirror.observe import observed
+from mirror.policy import Versions, policy_for
+from mirror.pypi import FORMAT as PYPI
+from mirror.pypi import versions as pypi_versions
+from mirror.repository import Repository
+from mirror.sources import CachedUpstream
+from mirror.statistics import Statistics
+from mirror.transfer import Transfers
+from mirror.upstream import Credentials, Upstream, UpstreamOptions
+
+logger = logging.getLogger(__name__)
+
+FORMATS: Mapping[str, tuple[Format, Versions]] = {"pypi": (PYPI, pypi_versions)}
+
+
+class Mirror:
+    """Everything that one process runs, made from its settings."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.database = SQLite(settings.catalog_file)
+        self.catalog = Catalog(self.database)
+        self.blobs = LocalBlobs(settings.data_dir)
+        self.feed = Feed(self.catalog.feed)
+        self.transfers = Transfers(self.blobs)
+        self.answers = Answers(settings.pages.memory)
+        self.metrics = Metrics(__version__)
+        self.upstreams: dict[str, Upstream] = {}
+        self.repositories: dict[str, Repository] = {}
+        self.statistics = Statistics(self.catalog, self.metrics)
+
+    async def open(self) -> None:
+        """Open the catalog, clean up what a crash left behind, and make the repositories."""
+        await self.database.open()
+        await self.blobs.clean_incoming()
+        await self.feed.open()
+        for name, settings in self.settings.repositories.items():
+            if settings.format in FORMATS:
+                self.repositories[name] = self._repository(name, settings)
+
+    def _repository(self, name: str, settings: RepositorySettings) -> Repository:
+        format, versions = FORMATS[settings.format]
+        sources = [self._source(format, settings, upstream) for upstream in settings.upstreams]
+        repository = Repository(
+            name,
+            format,
+            sources,
+            policy=policy_for(name, (), versions),
+            private=tuple(versions.pattern(pattern) for pattern in settings.private),
+            union=tuple(versions.pattern(pattern) for pattern in settings.union),
+            feed=self.feed,
+        )
+        repository.changed.append(lambda project: self.answers.forget(name, project))
+        return repository
+
+    def _source(self, format: Format, repository: RepositorySettings, settings: UpstreamSettings) -> CachedUpstream:
+        key = f"{settings.url} {settings.username}"
+        if key not in self.upstreams:
+            self.upstreams[key] = Upstream(settings.name, settings.url, self._options(settings))
+        return CachedUpstream(
+            format=format,
+            upstream=self.upstreams[key],
+            catalog=self.catalog,
+            blobs=self.blobs,
+            transfers=self.transfers,
+            feed=self.feed,
+            ages=ages(repository.pages),
+            offline=self.settings.offline,
+        )
+
+    def _options(self, settings: UpstreamSettings) -> UpstreamOptions:
+        network = self.settings.network
+        secret = settings.secret()
+        return UpstreamOptions(
+            connect_timeout=network.connect_timeout,
+            read_timeout=network.read_timeout,
+            page_timeout=network.page_timeout,
+            retries=network.retries,
+            connections=network.connections,
+            breaker_failures=network.breaker_failures,
+            breaker_seconds=network.breaker_seconds,
+            user_agent=f"mirror/{__version__} {network.user_agent}".rstrip(),
+            auth=Credentials(settings.username, secret.get_secret_value() if secret else "")
+            if settings.username or secret
+            else None,
+            ca_file=settings.ca_file,
+            proxy=str(settings.proxy.get_secret_value()) if settings.proxy else None,
+        )
+
+    def application(self) -> web.Application:
+        """The routes of all repositories, and our own below `/-/`."""
+        app = web.Application(middlewares=[errors], client_max_size=1 << 20)
+        for name, repository in self.repositories.items():
+            mount = self.settings.repositories[name].mount
+            app.add_routes(mirror.pypi.routes.Routes(repository, self.answers, mount).table())
+        app.add_routes(Endpoints(self.status, self.ready).table())
+        return app
+
+    async def status(self) -> dict[str, object]:
+        """What is held, what it saved, and how the upstreams do: for `mirror status`."""
+        files, size = await self.catalog.files.totals()
+        projects = sum((await self.catalog.pages.totals()).values())
+        return {
+            "version": __version__,
+            "running": True,
+            "offline": self.settings.offline,
+            "repositories": {name: {"format": one.format.name} for name, one in self.repositories.items()},
+            "projects": projects,
+            "files": files,
+            "bytes": size,
+            "serial": self.feed.serial,
+            **await self.statistics.totals(),
+            "transfers": len(self.transfers.active()),
+            "upstreams": [
+                {
+                    "name": state.name,
+                    "url": state.url,
+                    "state": "offline" if self.settings.offline else "ok" if state.breaker == "closed" else "down",
+                    "breaker": state.breaker,
+                    "retry_in": state.retry_in,
+                    "last_error": state.last_error,
+                    "requests": state.requests,
+                    "errors": state.errors,
+                    "bytes": state.bytes,
+                }
+                for state in (upstream.state() for upstream in self.upstreams.values())
+            ],
+        }
+
+    async def ready(self) -> bool:
+        """Whether the catalog answers."""
+        await self.catalog.feed.bounds()
+        return True
+
+    async def close(self, grace: float) -> None:
+        """Let running transfers finish for `grace` seconds, then let go of everything."""
+        await self.transfers.close(grace)
+        for repository in self.repositories.values():
+            await repository.close()
+        for upstream in self.upstreams.values():
+            await upstream.close()
+        await self.statistics.flush()
+        await self.catalog.close()
+
+
+def ages(settings: AgesSettings) -> Ages:
+    """The ages of pages, as `freshness` takes them."""
+    forever = settings.stale_if_error == float("inf")
+    return Ages(
+        fresh=settings.fresh,
+        stale_while_revalidate=settings.stale_while_revalidate,
+        stale_if_error=None if forever else settings.stale_if_error,
+        negative=settings.negative,
+    )
+
+
+def serve(settings: Settings, ready: Callable[[Sequence[str]], None] = lambda urls: None) -> int:
+    """Run the mirror until SIGTERM or SIGINT, and return the exit status. `ready` is called with its URLs."""
+    log.configure(settings.log.format, settings.log.level)
+    with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+        return runner.run(_serve(settings, ready))
+
+
+def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
+    try:
+        import uvloop
+    except ImportError:  # not on every platform
+        return None
+    return uvloop.new_event_loop
+
+
+async def _serve(settings: Settings, ready: Callable[[Sequence[str]], None]) -> int:
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    async with AsyncExitStack() as stack:
+        stack.callback(os.close, lock(settings.data_dir))
+        mirror = Mirror(settings)
+        await mirror.open()
+        access = None
+        if settings.log.access:
+            stream: BinaryIO = sys.stdout.buffer
+            access = log.AccessLog(stream, json=log.wants_json(settings.log.format, sys.stdout))
+            stack.callback(access.close)
+        runner = web.AppRunner(
+            mirror.application(),
+            shutdown_timeout=settings.limits.shutdown_grace,
+            access_log_class=observed(access, mirror.metrics),
+            max_field_size=16_384,
+            auto_decompress=False,
+            keepalive_timeout=75,
+        )
+        await runner.setup()
+        stack.push_async_callback(mirror.close, settings.limits.shutdown_grace)
+        stack.push_async_callback(runner.cleanup)
+        urls = [await _listen(runner, str(address)) for address in settings.listen]
+        flushing = asyncio.create_task(mirror.statistics.run())
+        stack.callback(flushing.cancel)
+        ready(urls)
+        await stop.wait()
+        logger.info("stopping: running answers may finish within %s s", settings.limits.shutdown_grace)
+    return 0
+
+
+async def _listen(runner: web.AppRunner, address: str) -> str:
+    """Listen at `host:port` or `unix:/path`, and return the URL."""
+    try:
+        if address.startswith("unix:"):
+            path = address.removeprefix("unix:")
+            await web.UnixSite(runner, path).start()
+            return f"http+unix://{path.replace('/', '%2F')}"
+        url = URL(f"http://{address}")
+        site = web.TCPSite(runner, url.host, url.port, backlog=1024)
+        await site.start()
+        port = runner.addresses[-1][1] if url.port == 0 else url.port
+        return str(url.with_port(port))
+    except OSError as error:
+        raise ConfigError(f"listen: cannot listen at {address}: {error.strerror or error}.") from None
+
+
+def lock(data_dir: Path) -> int:
+    """Take the data directory for this process, until the returned descriptor is closed. Raises ConfigError."""
+    data_dir.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(data_dir / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(descriptor)
+        raise ConfigError(f"data_dir: another mirror is serving from {data_dir}; stop it or choose another.") from None
+    return descriptor

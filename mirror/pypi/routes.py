@@ -1,0 +1,248 @@
+"""URLs and handlers of one PyPI repository: simple pages, files, `.metadata`, legacy JSON, provenance.
+
+Every page goes through `Answers`, every file through `send`; what is left here is which URL is which. Uploading is in
+`upload.py`.
+"""
+
+from collections.abc import Callable
+from urllib.parse import quote
+
+import msgspec
+from aiohttp import web
+
+from mirror.answers import Answers, Content
+from mirror.errors import Invalid, NotFound, UnknownFile
+from mirror.http import KIND, OUTCOME, REPOSITORY, demand_of, negotiate, outside
+from mirror.model import File, Page, Project
+from mirror.pypi import index, pages
+from mirror.pypi.names import canonical, safe_filename
+from mirror.repository import Repository, View
+from mirror.send import http_date, send
+
+JSON = "application/vnd.pypi.simple.v1+json"
+HTML = "application/vnd.pypi.simple.v1+html"
+LATEST_JSON = "application/vnd.pypi.simple.latest+json"
+LATEST_HTML = "application/vnd.pypi.simple.latest+html"
+TEXT_HTML = "text/html"
+# JSON is the model and HTML is derived from it (PEP 833), but whoever does not ask for JSON by name gets HTML.
+OFFERED = (TEXT_HTML, JSON, HTML, LATEST_JSON, LATEST_HTML)
+_FORMATS = {media_type: JSON if media_type.endswith("json") else media_type for media_type in OFFERED} | {
+    LATEST_HTML: HTML
+}
+_FILE_TYPES = {".whl": "application/zip", ".zip": "application/zip", ".gz": "application/gzip"}
+HEAVY = 500
+"""Files of a project from which its pages are rendered in a thread."""
+
+
+class Routes:
+    """The handlers of one repository at one mount."""
+
+    def __init__(self, repository: Repository, answers: Answers, mount: str) -> None:
+        self._repository = repository
+        self._answers = answers
+        self._prefix = mount.rstrip("/")
+
+    def table(self) -> list[web.RouteDef]:
+        """The routes, to be added to an application."""
+        at = self._prefix
+        return [
+            web.get(f"{at}/simple", self.names),  # bandersnatch asks for it without the slash
+            web.get(f"{at}/simple/", self.names),
+            web.get(f"{at}/simple/{{project}}", self.project),
+            web.get(f"{at}/simple/{{project}}/", self.project),
+            web.get(f"{at}/packages/{{project}}/{{filename}}", self.file),
+            web.get(f"{at}/pypi/{{project}}/json", self.legacy),
+            web.get(f"{at}/pypi/{{project}}/{{version}}/json", self.legacy),
+            web.get(f"{at}/integrity/{{project}}/{{version}}/{{filename}}/provenance", self.provenance),
+        ]
+
+    # Pages
+
+    async def names(self, request: web.Request) -> web.StreamResponse:
+        """The list of all projects (PEP 503, PEP 691)."""
+        self._note(request, "index")
+        media_type = self._media_type(request)
+        demand = demand_of(request)
+
+        async def get() -> Content:
+            listing = await self._repository.names(demand)
+            render = index.render_names_json if media_type == JSON else index.render_names_html
+            headers = () if listing.names.serial is None else (("X-PyPI-Last-Serial", str(listing.names.serial)),)
+            return Content(
+                revision=listing.revision,
+                until=listing.until,
+                outcome=listing.outcome,
+                render=lambda: render(listing.names),
+                media_type=_content_type(media_type),
+                headers=headers,
+                heavy=True,
+            )
+
+        return await self._answers.respond(request, (self._repository.name, "", "names", media_type), demand, get)
+
+    async def project(self, request: web.Request) -> web.StreamResponse:
+        """The files of one project."""
+        self._note(request, "page")
+        written = request.match_info["project"]
+        name = canonical(written)
+        if written != name or not request.path.endswith("/"):
+            query = f"?{request.query_string}" if request.query_string else ""
+            raise web.HTTPMovedPermanently(f"{self._prefix}/simple/{name}/{query}")
+        media_type = self._media_type(request)
+        demand = demand_of(request)
+        render = pages.render_json if media_type == JSON else pages.render_html
+
+        async def get() -> Content:
+            view = await self._repository.project(name, demand)
+            return self._content(
+                view,
+                _content_type(media_type),
+                # Relative links: the same page is right under every host name and mount.
+                lambda: render(advertised(view.project), _linker(f"../../packages/{name}"), _provenance_linker(name)),
+            )
+
+        return await self._answers.respond(request, (self._repository.name, name, "simple", media_type), demand, get)
+
+    async def legacy(self, request: web.Request) -> web.StreamResponse:
+        """`/pypi/<project>/json` and `/pypi/<project>/<version>/json`: read by bandersnatch and pip-audit."""
+        self._note(request, "page")
+        written = request.match_info["project"]
+        version = request.match_info.get("version")
+        name = canonical(written)
+        if written != name:
+            tail = f"{quote(version)}/json" if version else "json"
+            raise web.HTTPMovedPermanently(f"{self._prefix}/pypi/{name}/{tail}")
+        demand = demand_of(request)
+        base = outside(request) + self._prefix
+
+        async def get() -> Content:
+            view = await self._repository.project(name, demand)
+            page = Page("release", f"{name}/{version}") if version else Page("legacy", name)
+            document = await self._repository.document(view, page, demand)
+            metadata = None if document else await self._metadata(view, version)
+            return self._content(
+                view,
+                "application/json",
+                lambda: pages.legacy(
+                    view.project,
+                    document.body if document else None,
+                    version,
+                    _linker(f"{base}/packages/{name}"),
+                    metadata,
+                ),
+                extra_revision=self._repository.format.revision(document.body) if document else "",
+            )
+
+        key = (self._repository.name, name, "legacy", version, base)
+        return await self._answers.respond(request, key, demand, get)
+
+    async def _metadata(self, view: View, version: str | None) -> bytes | None:
+        """The core metadata of a version (or the newest) from one of its wheels, where no source has a legacy page."""
+        files = [file for file in view.project.files if version in (None, file.version)]
+        for file in reversed(files):
+            if self._repository.format.has_sidecar(file):
+                try:
+                    _, opened = await self._repository.sidecar(view.project.name, file.filename)
+                    return b"".join([chunk async for chunk in opened.body.read()])
+                except (NotFound, Invalid):
+                    continue
+        return None
+
+    def _content(self, view: View, media_type: str, render: Callable[[], bytes], extra_revision: str = "") -> Content:
+        serial = view.project.serial
+        return Content(
+            revision=f"{view.revision}\0{extra_revision}",
+            until=view.until,
+            outcome=view.outcome,
+            render=render,
+            media_type=media_type,
+            headers=() if serial is None else (("X-PyPI-Last-Serial", str(serial)),),
+            heavy=len(view.project.files) >= HEAVY,
+        )
+
+    # Files
+
+    async def file(self, request: web.Request) -> web.StreamResponse:
+        """A file, or with `.metadata` at the end its core metadata (PEP 658)."""
+        project, filename = request.match_info["project"], request.match_info["filename"]
+        self._note(request, "file")
+        if not safe_filename(filename) or project != canonical(project):
+            raise UnknownFile(project[:100], filename[:100])
+        of = filename.removesuffix(".metadata")
+        if of != filename:
+            request[KIND] = "sidecar"
+            file, opened = await self._repository.sidecar(project, of)
+            content_type = "application/octet-stream"
+        else:
+            file, opened = await self._repository.open(project, filename)
+            content_type = _FILE_TYPES.get(filename[filename.rfind(".") :], "application/octet-stream")
+        request[OUTCOME] = opened.outcome
+        return await send(
+            request,
+            opened.body,
+            content_type=content_type,
+            headers=[("X-Mirror-Cache", opened.outcome)],
+            modified=http_date(file.uploaded) if file.uploaded else None,
+        )
+
+    async def provenance(self, request: web.Request) -> web.StreamResponse:
+        """The provenance of a file (PEP 740), as its source has it."""
+        self._note(request, "page")
+        name, filename = canonical(request.match_info["project"]), request.match_info["filename"]
+        file = await self._repository.file(name, filename)
+        if file.version != request.match_info["version"] or not file.extra.get("provenance"):
+            raise UnknownFile(name, f"{filename}/provenance")
+        demand = demand_of(request)
+
+        async def get() -> Content:
+            view = await self._repository.project(name, demand)
+            document = await self._repository.document(view, pages.provenance_page(file), demand)
+            if document is None:
+                raise UnknownFile(name, f"{filename}/provenance")
+            return self._content(
+                view,
+                "application/vnd.pypi.integrity.v1+json",
+                lambda: document.body,
+                extra_revision=self._repository.format.revision(document.body),
+            )
+
+        key = (self._repository.name, name, "provenance", filename)
+        return await self._answers.respond(request, key, demand, get)
+
+    # What they share
+
+    def _note(self, request: web.Request, kind: str) -> None:
+        request[REPOSITORY] = self._repository.name
+        request[KIND] = kind
+
+    def _media_type(self, request: web.Request) -> str:
+        wanted = request.query.get("format")
+        if wanted in _FORMATS:
+            return _FORMATS[wanted]
+        # PEP 691 lets a server answer 406 or something else to an Accept that matches nothing; HTML helps more.
+        return _FORMATS[negotiate(request.headers.get("Accept", ""), OFFERED) or TEXT_HTML]
+
+
+def advertised(project: Project) -> Project:
+    """The project with `core-metadata` on every wheel: where upstream offers none, we read it out of the wheel."""
+    if all(file.extra.get("core-metadata") or not file.filename.endswith(".whl") for file in project.files):
+        return project
+    files = tuple(
+        msgspec.structs.replace(file, extra={**file.extra, "core-metadata": True})
+        if file.filename.endswith(".whl") and not file.extra.get("core-metadata")
+        else file
+        for file in project.files
+    )
+    return msgspec.structs.replace(project, files=files)
+
+
+def _linker(directory: str) -> Callable[[File], str]:
+    return lambda file: f"{directory}/{quote(file.filename)}"
+
+
+def _provenance_linker(name: str) -> Callable[[File], str]:
+    return lambda file: f"../../integrity/{name}/{quote(file.version)}/{quote(file.filename)}/provenance"
+
+
+def _content_type(media_type: str) -> str:
+    return f"{TEXT_HTML}; charset=utf-8" if media_type == TEXT_HTML else media_type

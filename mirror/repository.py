@@ -1,0 +1,242 @@
+"""One index that we serve: sources in order, merged, and looked at through policy.
+
+Three questions, the same for both ecosystems: which names are there, what has this project, give me this file. A file
+is only given through the project that lists it, so that policy guards direct URLs as well as pages.
+"""
+
+import asyncio
+import logging
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
+
+import msgspec
+
+from mirror.errors import Blocked, NotFound, Offline, UnknownFile, UnknownProject, UpstreamUnavailable
+from mirror.feed import Feed
+from mirror.flight import SingleFlight
+from mirror.freshness import Demand
+from mirror.memory import Memory
+from mirror.merge import merge
+from mirror.model import Answer, File, Format, Names, Outcome, Page, Project
+from mirror.policy import Policy, Verdict, apply, matches
+from mirror.sources import Listing, NameListing, Opened, Source
+
+logger = logging.getLogger(__name__)
+
+REMEMBERED_FILES = 200_000
+"""How many files' entries of merged projects stay in memory."""
+
+
+class View(msgspec.Struct, frozen=True, kw_only=True):
+    """A project as this repository shows it, and until when."""
+
+    project: Project
+    """With its visible files only."""
+    files: Mapping[str, File]
+    """Every file that may be fetched by its direct URL: the visible and the hidden ones, by name."""
+    withheld: Mapping[str, Verdict]
+    """File name → why it is not shown."""
+    sources: tuple[str, ...]
+    """The sources that contributed, the winning one first."""
+    revision: str
+    """Equal revisions, equal views."""
+    until: float
+    """Valid before this moment, in seconds since the epoch."""
+    decided_until: float
+    """Policy has the same answer before this moment; a file's entry is good for as long, however old the page."""
+    outcome: Outcome
+
+
+class Repository:
+    """One mounted index."""
+
+    def __init__(
+        self,
+        name: str,
+        format: Format,
+        sources: Sequence[Source],
+        *,
+        policy: Policy,
+        private: Sequence[str] = (),
+        union: Sequence[str] = (),
+        feed: Feed,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self.name = name
+        self.format = format
+        self.sources = tuple(sources)
+        self.changed: list[Callable[[str], None]] = []
+        """Called with a project's name when what is shown of it may have changed ("" for the list of names)."""
+        self._policy = policy
+        self._private = tuple(private)
+        self._union = tuple(union)
+        self._clock = clock
+        self._by_name = {source.name: source for source in sources}
+        self._views: Memory[str, View] = Memory(REMEMBERED_FILES)
+        self._viewing: SingleFlight[tuple[str, Demand], View] = SingleFlight()
+        feed.listen(self._heard)
+
+    # Projects
+
+    async def project(self, name: str, demand: Demand = Demand.USUAL) -> View:
+        """A project by its canonical name. Raises UnknownProject, Unavailable, UpstreamError."""
+        view = self._views.get(name)
+        if view is not None and demand is not Demand.NOW and self._clock() < view.until:
+            return view if view.outcome in ("hit", "offline") else msgspec.structs.replace(view, outcome="hit")
+        view, joined = await self._viewing.run((name, demand), lambda: self._view(name, demand))
+        return msgspec.structs.replace(view, outcome="joined") if joined and view.outcome == "miss" else view
+
+    async def _view(self, name: str, demand: Demand) -> View:
+        found = await self._gather(name, demand)
+        revision = "\0".join(listing.revision for listing in found)
+        until = min(listing.until for listing in found)
+        outcome = _worst([listing.outcome for listing in found])
+        now = self._clock()
+        known = self._views.get(name)
+        if known is not None and now < known.decided_until and known.revision == self._revision(revision, known):
+            view = msgspec.structs.replace(known, until=until, outcome=outcome)
+        else:
+            merged = merge([listing.project for listing in found], union=len(found) > 1)
+            for clash in merged.clashes:
+                logger.warning(
+                    "%s: %s is shown from %s, and %s offers other bytes under that name",
+                    name, clash.filename, clash.source, clash.other_source,
+                )  # fmt: skip
+            decided = apply(self._policy, merged.project, now)
+            files = {file.filename: file for file in decided.project.files}
+            files |= {
+                filename: verdict.file for filename, verdict in decided.withheld.items() if verdict.state == "hidden"
+            }
+            view = View(
+                project=decided.project,
+                files=files,
+                withheld=decided.withheld,
+                sources=tuple(dict.fromkeys(file.source for file in merged.project.files)),
+                revision="",
+                until=min(until, decided.changes_at or math.inf),
+                decided_until=decided.changes_at or math.inf,
+                outcome=outcome,
+            )
+            view = msgspec.structs.replace(view, revision=self._revision(revision, view))
+        self._views.put(name, view, weight=1 + len(view.files))
+        return view
+
+    def _revision(self, sources: str, view: View) -> str:
+        """The revision of a view: of everything that went into it."""
+        return f"{sources}\0{self._policy.digest}\0{view.decided_until}"
+
+    async def _gather(self, name: str, demand: Demand) -> list[Listing]:
+        """What the sources say, in their order: the first that has the project, or all of them for a union."""
+        found: list[Listing] = []
+        unknown: Exception = UnknownProject(name)
+        union = matches(self._union, name)
+        for source in self._asked(name):
+            try:
+                found.append(await source.project(name, demand))
+            except UnknownProject:
+                continue
+            except Offline as error:
+                unknown = error
+                continue
+            except UpstreamUnavailable as error:
+                # Never past a source whose answer is not known: a later one could offer another's project of that name.
+                if not error.last_known_missing:
+                    raise
+                unknown = error
+                continue
+            if not union:
+                break
+        if not found:
+            raise unknown
+        return found
+
+    def _asked(self, name: str) -> Sequence[Source]:
+        if matches(self._private, name):
+            return [source for source in self.sources if source.local]
+        return self.sources
+
+    # Names
+
+    async def names(self, demand: Demand = Demand.USUAL) -> NameListing:
+        """All names of all sources; the private ones only where they are our own. Raises Unavailable."""
+        listings = await asyncio.gather(*(source.names(demand) for source in self.sources))
+        serials: dict[str, int | None] = {}
+        display: dict[str, str] = {}
+        for source, listing in zip(self.sources, listings, strict=True):
+            for name, serial in listing.names.serials.items():
+                if not source.local and self._private and matches(self._private, name):
+                    continue
+                if name not in serials:
+                    serials[name] = serial
+                    if name in listing.names.display:
+                        display[name] = listing.names.display[name]
+        known = [listing.names.serial for listing in listings if listing.names.serial is not None]
+        return NameListing(
+            Names(serials=dict(sorted(serials.items())), display=display, serial=max(known, default=None)),
+            "\0".join(listing.revision for listing in listings),
+            min((listing.until for listing in listings), default=math.inf),
+            _worst([listing.outcome for listing in listings]),
+        )
+
+    # Files
+
+    async def file(self, project: str, filename: str) -> File:
+        """The entry of a file, however old the page that lists it. Raises NotFound, Blocked, Unavailable."""
+        known = self._views.get(project)
+        if known is not None and filename in known.files and self._clock() < known.decided_until:
+            return known.files[filename]
+        view = await self.project(project, Demand.ANY)
+        if filename not in view.files and filename not in view.withheld:
+            view = await self.project(project, Demand.USUAL)  # it may be newer than the page
+        file = view.files.get(filename)
+        if file is not None:
+            return file
+        if verdict := view.withheld.get(filename):
+            raise Blocked(filename, verdict.rule, verdict.reason)
+        raise UnknownFile(project, filename)
+
+    async def open(self, project: str, filename: str) -> tuple[File, Opened]:
+        """The bytes of a file. Raises NotFound, Blocked, Unavailable, UpstreamError."""
+        file = await self.file(project, filename)
+        return file, await self._by_name[file.source].open(project, file)
+
+    async def sidecar(self, project: str, filename: str) -> tuple[File, Opened]:
+        """The sidecar of a file, and the file. Raises as `open`."""
+        file = await self.file(project, filename)
+        if not self.format.has_sidecar(file):
+            raise UnknownFile(project, self.format.sidecar_name(file))
+        return file, await self._by_name[file.source].sidecar(project, file)
+
+    async def document(self, view: View, page: Page, demand: Demand = Demand.USUAL) -> Answer | None:
+        """A page of the format's own about a project, from the source that won it; None when it has none."""
+        if not view.sources:
+            return None
+        try:
+            return await self._by_name[view.sources[0]].document(page, demand)
+        except NotFound:
+            return None
+
+    # Changes
+
+    def forget(self, project: str) -> None:
+        """What is shown of a project may have changed."""
+        self._views.forget(project)
+        for tell in self.changed:
+            tell(project)
+
+    def _heard(self, source: str, project: str) -> None:
+        if source in self._by_name:
+            self.forget(project)
+
+    async def close(self) -> None:
+        """Stop what runs behind."""
+        await self._viewing.close()
+        for source in self.sources:
+            await source.close()
+
+
+def _worst(outcomes: Sequence[Outcome]) -> Outcome:
+    """Of several outcomes the one that says most: an answer is a hit only when all of its parts were."""
+    order: tuple[Outcome, ...] = ("miss", "joined", "stale", "offline", "hit")
+    return min(outcomes, key=order.index, default="hit")

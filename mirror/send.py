@@ -1,0 +1,271 @@
+"""Sending bytes: ranges, conditions and HEAD for every kind of body, once.
+
+A body that lies whole in a local file leaves by `sendfile`, in pieces and in a thread, so that neither a cold disk nor
+a fast client holds up the event loop. Any other body is written as it can be read; when it breaks off, the connection
+is aborted, so that no client takes a part for the whole.
+"""
+
+import asyncio
+import os
+import re
+import socket
+from collections.abc import Iterable
+from datetime import UTC, datetime
+from email.utils import format_datetime, formatdate, parsedate_to_datetime
+from functools import partial
+from pathlib import Path
+from time import time
+
+from aiohttp import web
+
+from mirror.blobs.local import off_loop
+from mirror.errors import MirrorError
+from mirror.http import matches
+from mirror.model import Body
+
+SENDFILE_FROM = 256 << 10
+"""Bytes from which a file leaves by sendfile; below, one read and one write cost less."""
+STALL = 120
+"""Seconds for which a client may take nothing before its connection is given up."""
+PIECE = 1 << 20
+"""Bytes of one sendfile call: short enough that small answers get their turn."""
+
+_RANGE = re.compile(r"bytes=(\d*)-(\d*)")
+_REASONS = {
+    200: "OK",
+    206: "Partial Content",
+    304: "Not Modified",
+    416: "Range Not Satisfiable",
+}
+
+
+class Raw(web.StreamResponse):
+    """An answer whose head is already bytes: what is served from memory costs one write."""
+
+    def __init__(self, status: int, head: bytes, body: bytes = b"") -> None:
+        super().__init__(status=status)
+        self._head = head
+        self._content = body
+        self._sent = False
+
+    @property
+    def body_length(self) -> int:
+        return len(self._content)
+
+    async def prepare(self, request: web.BaseRequest) -> None:
+        """Write everything. Called by aiohttp after the handler has returned."""
+        if self._sent:
+            return
+        self._sent = True
+        self._keep_alive = request.keep_alive
+        await request.writer.write(b"".join((finish_head(self._head, request), self._content)))
+
+    async def write_eof(self, data: bytes = b"") -> None:
+        """Nothing is left to write."""
+
+
+class Sent(Raw):
+    """What a handler returns that has written its answer already."""
+
+    def __init__(self, status: int, length: int, keep_alive: bool) -> None:
+        super().__init__(status, b"")
+        self._sent = True
+        self._length = length
+        self._keep_alive = keep_alive
+
+    @property
+    def body_length(self) -> int:
+        return self._length
+
+
+def make_head(status: int, headers: Iterable[tuple[str, str]]) -> bytes:
+    """Status line and header lines, without Date and the empty line at the end."""
+    lines = [f"HTTP/1.1 {status} {_REASONS[status]}"]
+    for name, value in headers:
+        if "\r" in value or "\n" in value:
+            raise ValueError(f"a line break in the header {name}")
+        lines.append(f"{name}: {value}")
+    return "\r\n".join(lines).encode("latin-1", "replace")
+
+
+def http_date(moment: datetime) -> str:
+    """A moment as Last-Modified spells it (RFC 9110 section 5.6.7)."""
+    return format_datetime(moment.astimezone(UTC), usegmt=True)
+
+
+_date = (0, b"")
+
+
+def finish_head(head: bytes, request: web.BaseRequest) -> bytes:
+    """A head with what depends on the moment and the connection."""
+    global _date
+    now = int(time())
+    if _date[0] != now:
+        _date = now, b"\r\nDate: " + formatdate(now, usegmt=True).encode() + b"\r\n\r\n"
+    if request.keep_alive:
+        return head + _date[1]
+    return head + b"\r\nConnection: close" + _date[1]
+
+
+def parse_range(header: str, size: int) -> tuple[int, int] | None:
+    """The bytes [start, stop) that a Range header asks for; None when it is to be ignored (RFC 9110 section 14.2).
+
+    A range that no byte satisfies is (size, size). Several ranges at once are ignored: no client here sends them.
+    """
+    match = _RANGE.fullmatch(header.replace(" ", "").lower())
+    if not match or match[1] == match[2] == "":
+        return None
+    first, last = match[1], match[2]
+    if len(first) > 19 or len(last) > 19:
+        return None
+    if first == "":  # the last N bytes
+        count = int(last)
+        return (max(0, size - count), size) if count else (size, size)
+    start = int(first)
+    if last and int(last) < start:
+        return None
+    stop = min(size, int(last) + 1) if last else size
+    return (start, stop) if start < size else (size, size)
+
+
+def _range_applies(request: web.BaseRequest, etag: str, modified: str | None) -> bool:
+    """Whether If-Range lets the Range header count: only for the very same bytes (RFC 9110 section 13.1.5)."""
+    condition = request.headers.get("If-Range")
+    return condition is None or condition == etag or (modified is not None and condition == modified)
+
+
+def _unmodified(request: web.BaseRequest, etag: str, modified: str | None) -> bool:
+    condition = request.headers.get("If-None-Match")
+    if condition is not None:
+        return matches(condition, etag)
+    since = request.headers.get("If-Modified-Since")
+    if since is None or modified is None:
+        return False
+    try:
+        return parsedate_to_datetime(modified) <= parsedate_to_datetime(since)
+    except (TypeError, ValueError):
+        return False
+
+
+async def send(
+    request: web.BaseRequest,
+    body: Body,
+    *,
+    content_type: str,
+    headers: Iterable[tuple[str, str]] = (),
+    modified: str | None = None,
+) -> web.StreamResponse:
+    """Answer a GET or HEAD with a body, or the part of it that is asked for.
+
+    The ETag is the SHA-256; `modified` stands in for the body's own Last-Modified.
+    """
+    etag = f'"{body.digest}"'
+    modified = modified or body.modified
+    common = [
+        ("ETag", etag),
+        ("Accept-Ranges", "bytes"),
+        ("Cache-Control", "public, max-age=31536000, immutable"),
+        *([("Last-Modified", modified)] if modified else []),
+        *headers,
+    ]
+    if _unmodified(request, etag, modified):
+        return Raw(304, make_head(304, common))
+    start, stop, status = 0, body.size, 200
+    wanted = request.headers.get("Range")
+    if wanted is not None and _range_applies(request, etag, modified):
+        part = parse_range(wanted, body.size)
+        if part is not None:
+            (start, stop), status = part, 206
+            if start >= body.size:
+                common.append(("Content-Range", f"bytes */{body.size}"))
+                return Raw(416, make_head(416, [*common, ("Content-Length", "0")]))
+            common.append(("Content-Range", f"bytes {start}-{stop - 1}/{body.size}"))
+    head = make_head(status, [("Content-Type", content_type), ("Content-Length", str(stop - start)), *common])
+    if request.method == "HEAD" or start == stop:
+        return Raw(status, head)
+    if body.path is not None and stop - start < SENDFILE_FROM:
+        return Raw(status, head, b"".join([chunk async for chunk in body.read(start, stop)]))
+    if body.path is not None and request.transport is not None and not request.secure:
+        return await _sendfile(request, status, head, body.path, start, stop)
+    return await _stream(request, status, head, body, start, stop)
+
+
+async def _stream(
+    request: web.BaseRequest, status: int, head: bytes, body: Body, start: int, stop: int
+) -> web.StreamResponse:
+    chunks = body.read(start, stop)
+    # The head waits for the first chunk, so that what fails before it is still an error with a status.
+    first = await anext(chunks, b"")
+    sent = 0
+    try:
+        await request.writer.write(finish_head(head, request) + first)
+        sent = len(first)
+        async for chunk in chunks:
+            await request.writer.write(chunk)
+            sent += len(chunk)
+    except MirrorError:
+        _abort(request)
+        raise ConnectionResetError("the body broke off") from None
+    finally:
+        await chunks.aclose()  # type: ignore[attr-defined]  # every body reads by a generator
+    if sent != stop - start:
+        _abort(request)
+        raise ConnectionResetError("the body is shorter than it said")
+    return Sent(status, sent, request.keep_alive)
+
+
+async def _sendfile(
+    request: web.BaseRequest, status: int, head: bytes, path: Path, start: int, stop: int
+) -> web.StreamResponse:
+    transport = request.transport
+    assert transport is not None
+    while transport.get_write_buffer_size():  # noqa: ASYNC110  # rare: an earlier answer still on its way out
+        await asyncio.sleep(0.001)
+    # A duplicate of the socket: the event loop lets nobody wait on a descriptor that its transport owns.
+    sock = socket.socket(fileno=os.dup(transport.get_extra_info("socket").fileno()))
+    sock.setblocking(False)
+    file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    position = start
+    try:
+        await _send_bytes(sock, finish_head(head, request))
+        while position < stop:
+            try:
+                count = await off_loop(partial(os.sendfile, sock.fileno(), file, position, min(PIECE, stop - position)))
+            except BlockingIOError:
+                await _writable(sock)
+                continue
+            if count == 0:
+                raise ConnectionResetError("the file is shorter than it was")
+            position += count
+    except BaseException:
+        _abort(request)
+        raise
+    finally:
+        os.close(file)
+        sock.close()
+    return Sent(status, position - start, request.keep_alive)
+
+
+async def _send_bytes(sock: socket.socket, content: bytes) -> None:
+    while content:
+        try:
+            content = content[sock.send(content, socket.MSG_MORE) :]
+        except BlockingIOError:
+            await _writable(sock)
+
+
+async def _writable(sock: socket.socket) -> None:
+    loop = asyncio.get_running_loop()
+    ready = asyncio.Event()
+    loop.add_writer(sock.fileno(), ready.set)
+    try:
+        await asyncio.wait_for(ready.wait(), STALL)
+    except TimeoutError:
+        raise ConnectionResetError("the client has stopped reading") from None
+    finally:
+        loop.remove_writer(sock.fileno())
+
+
+def _abort(request: web.BaseRequest) -> None:
+    if request.transport is not None:
+        request.transport.abort()
