@@ -62,8 +62,8 @@ class Simulator:
     # Life
 
     async def __aenter__(self) -> Self:
-        self._server = web.Server(self._handle)
-        self._runner = web.ServerRunner(self._server)
+        self._server = web.Server(self._handle, handler_cancellation=True)
+        self._runner = web.ServerRunner(self._server, shutdown_timeout=1)
         await self._runner.setup()
         self._main = await self._listen(self._wanted_port)
         self.port = _port(self._main)
@@ -75,6 +75,7 @@ class Simulator:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self.heal()
         self._close_gone()
         self._abort_connections()
         await self._runner.cleanup()
