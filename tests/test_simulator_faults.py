@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator
 
 import aiohttp
 import pytest
+from multidict import CIMultiDictProxy
 
 from tests.builders import Built, gem, wheel
 from tests.simulator import (
@@ -53,7 +54,7 @@ def url(simulator: Simulator, six: Built) -> str:
 
 async def get(
     client: aiohttp.ClientSession, url: str, headers: dict[str, str] | None = None
-) -> tuple[int, "aiohttp.typedefs.CIMultiDictProxy[str]", bytes]:
+) -> tuple[int, CIMultiDictProxy[str], bytes]:
     async with client.get(url, headers=headers) as response:
         return response.status, response.headers, await response.read()
 

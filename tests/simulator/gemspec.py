@@ -132,11 +132,17 @@ def joined(wanted: Requirement) -> str:
 
 
 def order(version: str) -> list[tuple[int, int, str]]:
-    """Sorts as Gem::Version does: letters before numbers, zeros at the end do not count."""
+    """Sorts as Gem::Version does: letters before numbers; zeros before the first letter and at the end do not count."""
     parts = re.findall(r"\d+|[a-zA-Z]+", version)
-    while len(parts) > 1 and parts[-1].strip("0") == "":
-        parts.pop()
-    return [(1, int(part), "") if part.isdigit() else (0, 0, part) for part in parts] + [(1, 0, "")]
+    letter = next((place for place, part in enumerate(parts) if part.isalpha()), len(parts))
+    kept = _without_last_zeros(parts[:letter]) + _without_last_zeros(parts[letter:])
+    return [(1, int(part), "") if part.isdigit() else (0, 0, part) for part in kept] + [(1, 0, "")]
+
+
+def _without_last_zeros(parts: list[str]) -> list[str]:
+    while parts and parts[-1].strip("0") == "":
+        parts = parts[:-1]
+    return parts
 
 
 class _RubyLoader(yaml.SafeLoader):

@@ -271,7 +271,7 @@ class RubyGems:
         value: object = None
         match parts:
             case ["v1", "gems", filename] if specs := self.listed(filename.removesuffix(".json")):
-                value = self._gem_json(specs[-1])
+                value = self._gem_json(max(specs, key=lambda spec: (not spec.prerelease, order(spec.version))))
             case ["v1", "versions", name, "latest.json"]:
                 stable = [spec.version for spec in self.listed(name) if not spec.prerelease]
                 value = {"version": stable[-1] if stable else "unknown"}
