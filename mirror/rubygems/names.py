@@ -1,0 +1,209 @@
+"""How gems are named: names, versions, platforms, full names and file names; and the order of versions.
+
+It decides nothing about what exists. The one surprise: a full name such as `a-1-2.0` can be read in more
+than one way, so whoever knows the names has to choose among the `readings`.
+"""
+
+import re
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+from mirror.errors import Invalid
+
+GENERIC = "ruby"
+"""The platform of a gem that runs everywhere; it does not stand in file names."""
+
+_NAME = re.compile(r"[A-Za-z0-9._-]{1,200}", re.ASCII)
+_VERSION = re.compile(r"[0-9]+(\.[0-9A-Za-z]+)*", re.ASCII)
+_LOOSE_VERSION = re.compile(
+    r"[0-9A-Za-z][0-9A-Za-z._+]*", re.ASCII
+)  # old indexes hold a few that RubyGems would refuse now
+_PLATFORM = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._+-]*", re.ASCII)
+_SEGMENT = re.compile(r"[0-9]+|[A-Za-z]+", re.ASCII)
+_LONGEST_PART = 128
+_LONGEST_FILENAME = 255
+
+
+class FullName(NamedTuple):
+    """The three things that a full name is made of."""
+
+    name: str
+    version: str
+    platform: str
+
+    def __str__(self) -> str:
+        return full_name(*self)
+
+    @property
+    def filename(self) -> str:
+        return f"{self}.gem"
+
+
+def canonical(name: str) -> str:
+    """The name itself, for gem names are case-sensitive. Raises Invalid when no gem can have that name."""
+    if not _NAME.fullmatch(name) or name in {".", ".."}:
+        shown = name if len(name) <= 60 else name[:60] + "…"
+        raise Invalid(f"{shown!r} cannot be the name of a gem: it takes letters, digits, '.', '_' and '-'.")
+    return name
+
+
+def is_version(text: str) -> bool:
+    """Whether RubyGems accepts `text` as a version of a new gem."""
+    return len(text) <= _LONGEST_PART and _VERSION.fullmatch(text) is not None
+
+
+def is_listed(version: str, platform: str) -> bool:
+    """Whether an index may list the pair: it makes a file name, though RubyGems today might refuse it."""
+    return (
+        len(version) <= _LONGEST_PART
+        and len(platform) <= _LONGEST_PART
+        and _LOOSE_VERSION.fullmatch(version) is not None
+        and _PLATFORM.fullmatch(platform) is not None
+    )
+
+
+def full_name(name: str, version: str, platform: str | None = GENERIC) -> str:
+    """`rack-3.0`, `ffi-1.17.2-java`: what files and quick index entries are named after."""
+    return f"{name}-{number(version, platform)}"
+
+
+def number(version: str, platform: str | None = GENERIC) -> str:
+    """`3.0`, `1.17.2-java`: how an index writes a version with its platform."""
+    return version if platform in {None, "", GENERIC} else f"{version}-{platform}"
+
+
+def split_number(text: str) -> tuple[str, str]:
+    """The version and platform of `3.0` or `1.17.2-java`; a version never holds a dash."""
+    version, _, platform = text.partition("-")
+    return version, platform or GENERIC
+
+
+def readings(full: str) -> Iterator[FullName]:
+    """Every way to read a full name, the likeliest first: the leftmost version that has a dot, then the others."""
+    if len(full) > _LONGEST_FILENAME:
+        return
+    without_dot = []
+    for dash in (at for at, letter in enumerate(full) if letter == "-" and at > 0):
+        version, platform = split_number(full[dash + 1 :])
+        if not _VERSION.fullmatch(version) or not is_listed(version, platform) or full.endswith("-"):
+            continue
+        reading = FullName(full[:dash], version, platform)
+        if not _NAME.fullmatch(reading.name) or reading.name in {".", ".."}:
+            continue
+        if "." in version:
+            yield reading
+        else:
+            without_dot.append(reading)
+    yield from without_dot
+
+
+def split_full_name(full: str, known: Callable[[str], bool] | None = None) -> FullName:
+    """The likeliest reading whose name is `known`, else the likeliest at all. Raises Invalid when there is none."""
+    ways = list(readings(full))
+    if not ways:
+        raise Invalid(f"{full[:80]!r} is not the full name of a gem: NAME-VERSION or NAME-VERSION-PLATFORM.")
+    return next((way for way in ways if known is not None and known(way.name)), ways[0])
+
+
+def parse_gem_filename(filename: str, known: Callable[[str], bool] | None = None) -> FullName:
+    """The same for `rack-3.0.gem`. Raises Invalid."""
+    if len(filename) > _LONGEST_FILENAME or not filename.endswith(".gem"):
+        raise Invalid(f"{filename[:80]!r} is not the file name of a gem: it ends in .gem and has at most 255 letters.")
+    return split_full_name(filename.removesuffix(".gem"), known)
+
+
+def is_prerelease(version: str) -> bool:
+    """Whether Gem::Version calls it a prerelease: it holds a letter (a dash is read as `.pre.`)."""
+    return "-" in version or any("a" <= letter <= "z" or "A" <= letter <= "Z" for letter in version)
+
+
+Key = tuple[tuple[int, int, int | str], ...]
+
+
+def version_key(version: str) -> Key:
+    """A sort key in the order of Gem::Version; equal versions (`1`, `1.0`) have equal keys. Never raises.
+
+    Gem::Version reads a version as if zeros followed it for ever, and a letter is less than any number. A run
+    of zeros therefore counts by what ends it: before a letter, the longer run is greater; before a number, the
+    shorter one; and the run that never ends stands between the two.
+    """
+    segments = _SEGMENT.findall(version[:_LONGEST_PART].replace("-", ".pre."))
+    first_word = next((at for at, segment in enumerate(segments) if not segment.isdigit()), len(segments))
+    key: list[tuple[int, int, int | str]] = []
+    zeros = 0
+    for at, segment in enumerate(segments):
+        if at == first_word:
+            zeros = 0  # Gem::Version drops the zeros that end the numbers before the first letter
+        if not segment.isdigit():
+            key.append((0, zeros, segment))
+        elif value := int(segment):
+            key.append((2, -zeros, value))
+        else:
+            zeros += 1
+            continue
+        zeros = 0
+    key.append((1, 0, 0))
+    return tuple(key)
+
+
+def platform_parts(platform: str) -> tuple[str | None, str, str | None] | None:
+    """The cpu, operating system and version that Gem::Platform reads from the text; None for the generic platform."""
+    if platform in {"", GENERIC}:
+        return None
+    parts = platform.split("-")
+    while parts and not parts[-1]:
+        parts.pop()  # as Ruby's split does
+    if not parts:
+        return None, "unknown", None
+    if len(parts) > 2 and not re.search(r"\d", parts[-1]):
+        tail = parts.pop()
+        parts[-1] += f"-{tail}"  # x86_64-linux-musl
+    cpu: str | None = parts[0]
+    if re.search(r"i\d86", parts[0]):
+        cpu = "x86"
+    if len(parts) == 3 and re.fullmatch(r"\d+(\.\d+)?", parts[2]):
+        return cpu, parts[1], parts[2]
+    if len(parts) == 1:
+        cpu, system = None, parts[0]
+    else:
+        system = parts[1]
+    for pattern, name in _SYSTEMS:
+        if match := pattern.search(system):
+            return cpu, name, match.group(1) if match.re.groups else None
+    if match := re.search(r"(mswin\d+)(_(\d+))?", system):
+        name = match.group(1)
+        return ("x86" if cpu is None and name.endswith("32") else cpu), name, match.group(3)
+    if match := re.match(r"(\w+_platform)(\d+)?", system):
+        return cpu, match.group(1), match.group(2)
+    return cpu, "unknown", None
+
+
+_SYSTEMS = [
+    (re.compile(pattern, re.ASCII), name)
+    for pattern, name in (
+        (r"aix(\d+)?", "aix"),
+        (r"cygwin", "cygwin"),
+        (r"darwin(\d+)?", "darwin"),
+        (r"^macruby$", "macruby"),
+        (r"freebsd(\d+)?", "freebsd"),
+        (r"hpux(\d+)?", "hpux"),
+        (r"^(?:java|jruby)$", "java"),
+        (r"^java([\d.]*)", "java"),
+        (r"^dalvik(\d+)?$", "dalvik"),
+        (r"^dotnet$", "dotnet"),
+        (r"^dotnet([\d.]*)", "dotnet"),
+        (r"linux-?((?!gnu)\w+)?", "linux"),
+        (r"mingw32", "mingw32"),
+        (r"mingw-?(\w+)?", "mingw"),
+        (r"netbsdelf", "netbsdelf"),
+        (r"openbsd(\d+\.\d+)?", "openbsd"),
+        (r"bitrig(\d+\.\d+)?", "bitrig"),
+        (r"solaris(\d+\.\d+)?", "solaris"),
+    )
+]
+
+
+def normal_platform(platform: str) -> str:
+    """The platform as Gem::Platform writes it, which is how `gem build` names files: `i686-linux` → `x86-linux`."""
+    parts = platform_parts(platform)
+    return GENERIC if parts is None else "-".join(part for part in parts if part is not None)
