@@ -539,3 +539,12 @@ def test_the_default_time_of_publishing_is_the_clock_of_the_simulator() -> None:
     simulator = Simulator(clock=moment.timestamp)
     assert simulator.publish(SIX).uploaded == moment
     assert simulator.publish(SIX, uploaded=moment - timedelta(days=2)).uploaded < moment
+
+
+def test_a_missing_client_skips_here_and_fails_in_ci(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("CI", raising=False)
+    with pytest.raises(pytest.skip.Exception, match="is not installed"):
+        require_client("no-such-client")
+    monkeypatch.setenv("CI", "true")
+    with pytest.raises(pytest.fail.Exception, match="is not installed"):
+        require_client("no-such-client")
