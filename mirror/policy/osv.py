@@ -34,7 +34,7 @@ _SEVERITIES: dict[str, Severity] = {
 }
 
 
-class Moment(msgspec.Struct, frozen=True, omit_defaults=True):
+class Edge(msgspec.Struct, frozen=True, omit_defaults=True):
     """One event of a range: exactly one of its fields is set."""
 
     introduced: str | None = None
@@ -49,7 +49,7 @@ class Advisory(msgspec.Struct, frozen=True, kw_only=True):
     aliases: tuple[str, ...] = ()
     severity: Severity = "unknown"
     versions: tuple[str, ...] = ()
-    ranges: tuple[tuple[Moment, ...], ...] = ()
+    ranges: tuple[tuple[Edge, ...], ...] = ()
 
     def affects(self, version: str, key: Key) -> bool:
         """Whether the version is affected; `key` orders versions. A record without any version means all of them."""
@@ -59,30 +59,30 @@ class Advisory(msgspec.Struct, frozen=True, kw_only=True):
             return True
         place = key(version)
         return any(key(one) == place for one in self.versions) or any(
-            _within(moments, place, key) for moments in self.ranges
+            _within(edges, place, key) for edges in self.ranges
         )
 
 
-def _within(moments: tuple[Moment, ...], place: tuple[object, ...], key: Key) -> bool:
+def _within(edges: tuple[Edge, ...], place: tuple[object, ...], key: Key) -> bool:
     """OSV schema, "Evaluation": walk the events in the order of their versions; the last that counts decides."""
 
-    def at(moment: Moment) -> tuple[object, ...]:
+    def at(edge: Edge) -> tuple[object, ...]:
         # "0" stands before every version, also before 0.dev0
-        version = moment.introduced or moment.fixed or moment.last_affected or ""
-        return () if moment.introduced == "0" else key(version)
+        version = edge.introduced or edge.fixed or edge.last_affected or ""
+        return () if edge.introduced == "0" else key(version)
 
-    def order(moment: Moment) -> tuple[tuple[object, ...], int]:
+    def order(edge: Edge) -> tuple[tuple[object, ...], int]:
         # at one and the same version: what ends before it, what begins with it, what ends after it
-        return at(moment), 0 if moment.fixed is not None else 1 if moment.introduced is not None else 2
+        return at(edge), 0 if edge.fixed is not None else 1 if edge.introduced is not None else 2
 
     affected = False
-    for moment in sorted(moments, key=order):
-        if moment.introduced is not None:
-            affected = affected or place >= at(moment)
-        elif moment.fixed is not None:
-            affected = affected and place < at(moment)
+    for edge in sorted(edges, key=order):
+        if edge.introduced is not None:
+            affected = affected or place >= at(edge)
+        elif edge.fixed is not None:
+            affected = affected and place < at(edge)
         else:
-            affected = affected and place <= at(moment)
+            affected = affected and place <= at(edge)
     return affected
 
 
@@ -109,7 +109,7 @@ class _Package(msgspec.Struct):
 
 class _Range(msgspec.Struct):
     type: str = ""
-    events: tuple[Moment, ...] = ()
+    events: tuple[Edge, ...] = ()
 
 
 class _Score(msgspec.Struct):

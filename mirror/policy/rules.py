@@ -16,6 +16,7 @@ import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, date, datetime, timedelta
+from functools import cache
 from typing import Annotated, Literal, NamedTuple, Protocol, TypeVar
 
 import msgspec
@@ -231,14 +232,8 @@ T = TypeVar("T")
 
 def by_version(judge: Callable[[str], T]) -> Callable[[File], T]:
     """Judge a file by its version alone, each version once."""
-    known: dict[str, T] = {}
-
-    def judged(file: File) -> T:
-        if file.version not in known:
-            known[file.version] = judge(file.version)
-        return known[file.version]
-
-    return judged
+    known = cache(judge)
+    return lambda file: known(file.version)
 
 
 def rules_from(config: Sequence[Mapping[str, object]], where: str = "policy") -> tuple[AnyRule, ...]:

@@ -139,14 +139,14 @@ def apply(policy: Policy, project: Project, now: float, *, removed: Collection[s
     `removed` names the files of `project` that we hold and upstream lists no more. A project that no rule concerns
     comes back as the same object.
     """
-    judges = _judges(policy, project, removed)
+    judges = _judges(policy, project, removed, now)
     if not judges:
         return Decided(project=project)
     visible: list[File] = []
     withheld: dict[str, Verdict] = {}
     changes_at = math.inf
     for file in project.files:
-        claims = _claims(judges, file, now)
+        claims = [claim for judge in judges if (claim := judge(file))]
         if not claims:
             visible.append(file)
             continue
@@ -166,8 +166,8 @@ def apply(policy: Policy, project: Project, now: float, *, removed: Collection[s
 
 def verdict(policy: Policy, project: Project, file: File, now: float, *, removed: bool = False) -> Verdict:
     """What becomes of one file of the project at `now`."""
-    judges = _judges(policy, project, {file.filename} if removed else ())
-    return _verdict(file, _claims(judges, file, now), now)
+    judges = _judges(policy, project, {file.filename} if removed else (), now)
+    return _verdict(file, [claim for judge in judges if (claim := judge(file))], now)
 
 
 def narrowed(project: Project, files: Sequence[File], versions: Versions) -> Project:
@@ -197,18 +197,19 @@ class _Claim(NamedTuple):
 
 
 _Judge = Callable[[File], _Claim | None]
+"""Says what is claimed about a file now or later; what is over is not worth saying."""
 
 
-def _judges(policy: Policy, project: Project, removed: Collection[str]) -> list[_Judge]:
+def _judges(policy: Policy, project: Project, removed: Collection[str], now: float) -> list[_Judge]:
     """What has to be asked about the files of a project, in the order in which equally strict ones are named."""
     judges = [
-        _judge(rule, objector, project.name, policy.versions)
+        _judge(rule, objector, project.name, policy.versions, now)
         for rule in policy.rules
         if matches(rule.projects, project.name)
         and (objector := rule.objector(project.name, policy.versions, policy.advisories))
     ]
     if policy.listed:
-        judges.append(_unlisted(policy, project.name))
+        judges.append(_unlisted(policy, project.name, now))
     if project.status == "quarantined" and policy.quarantined != "keep":
         judges.append(_upstream_says("quarantined", "The project is in quarantine upstream.", policy.quarantined))
     if removed and policy.removed != "keep":
@@ -216,18 +217,17 @@ def _judges(policy: Policy, project: Project, removed: Collection[str]) -> list[
     return judges
 
 
-def _judge(rule: AnyRule, objector: Objector, project: str, versions: Versions) -> _Judge:
+def _judge(rule: AnyRule, objector: Objector, project: str, versions: Versions, now: float) -> _Judge:
     """What the rule claims about a file, once its exemptions are heard."""
     exempt = [one for one in rule.exempt if matches(one.projects, project)]
+    exempts_uploads = not rule.uploads
     exempt_until = by_version(
         lambda version: max((_lifts(one, version, versions) for one in exempt), default=-math.inf)
     )
 
     def judge(file: File) -> _Claim | None:
-        if not rule.uploads and _own(file):
-            return None
         objection = objector(file)
-        if objection is None:
+        if objection is None or objection.until <= now or (exempts_uploads and _own(file)):
             return None
         since = exempt_until(file) if exempt else -math.inf
         if since >= objection.until:
@@ -245,10 +245,10 @@ def _lifts(exemption: Exemption, version: str, versions: Versions) -> float:
     return math.inf if exemption.until is None else exemption.until.timestamp()
 
 
-def _unlisted(policy: Policy, project: str) -> _Judge:
+def _unlisted(policy: Policy, project: str, now: float) -> _Judge:
     """Claims what no allow rule lets pass."""
     judges = [
-        _judge(rule, objector, project, policy.versions)
+        _judge(rule, objector, project, policy.versions, now)
         for rule in policy.listed
         if (objector := rule.objector(project, policy.versions, policy.advisories))
     ]
@@ -271,11 +271,6 @@ def _upstream_says(rule: str, reason: str, action: Action, filenames: Collection
 
 def _own(file: File) -> bool:
     return not file.url  # model.File: only a file of our own has no URL at an upstream
-
-
-def _claims(judges: Sequence[_Judge], file: File, now: float) -> list[_Claim]:
-    """What is claimed about the file, now or later."""
-    return [claim for judge in judges if (claim := judge(file)) is not None and claim.until > now]
 
 
 def _verdict(file: File, claims: Sequence[_Claim], now: float) -> Verdict:
