@@ -195,6 +195,11 @@ class Transfer:
                 raise self._error.with_traceback(None)
             await self._changed.wait()
 
+    @property
+    def joinable(self) -> bool:
+        """Whether somebody who comes now can have the whole file from this transfer."""
+        return self.storing and self._error is None
+
     def state(self) -> TransferState:
         return TransferState(
             filename=self.file.filename,
@@ -439,7 +444,7 @@ class Transfers:
 
     def _joinable(self, key: tuple[str, ...]) -> Transfer | None:
         transfer = self._transfers.get(key)
-        return transfer if transfer and transfer.storing else None
+        return transfer if transfer and transfer.joinable else None
 
     async def _held(self, file: File, digest: str) -> Body | None:
         try:

@@ -1,0 +1,48 @@
+"""An upstream of any things under any paths, with all faults of the simulator: for code that knows no format."""
+
+import hashlib
+from datetime import datetime
+
+from mirror.model import File
+from tests.simulator import Answer, Request, Simulator
+from tests.simulator.wire import Thing, answer, plain
+
+LAST_MODIFIED = "Tue, 05 May 2026 10:00:00 GMT"
+
+
+class Shelf(Simulator):
+    """`put` things and fixed answers; everything else is 404."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.things: dict[str, Thing | Answer] = {}
+
+    def put(self, path: str, thing: bytes | Thing | Answer) -> str:
+        """Serve it there (bytes get a strong ETag and a date); returns its URL."""
+        if isinstance(thing, bytes):
+            etag = f'"{hashlib.md5(thing).hexdigest()}"'
+            thing = Thing(thing, "application/octet-stream", etag=etag, last_modified=LAST_MODIFIED)
+        self.things[path] = thing
+        return self.url + path.removeprefix("/")
+
+    def file(
+        self, content: bytes, filename: str = "it.whl", *, digests: dict[str, str] | None = None,
+        sized: bool = True, uploaded: datetime | None = None,
+    ) -> File:  # fmt: skip
+        """Serve a file and return the entry that an index would have for it."""
+        url = self.put(f"/files/{filename}", content)
+        if digests is None:
+            digests = {"sha256": hashlib.sha256(content).hexdigest()}
+        size = len(content) if sized else None
+        return File(filename=filename, version="1", digests=digests, url=url, size=size, uploaded=uploaded, source="s")
+
+    def _answer(self, request: Request) -> Answer:
+        refused = super()._answer(request)
+        if refused.status in (401, 405):
+            return refused
+        thing = self.things.get(request.path)
+        if thing is None:
+            return plain(404, "Not found.\n")
+        if isinstance(thing, Answer):
+            return Answer(thing.status, thing.headers.copy(), thing.body, whole=thing.whole)
+        return answer(request, thing)
