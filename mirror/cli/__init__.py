@@ -9,12 +9,11 @@ so at their top they import nothing heavier than click.
 import importlib
 import os
 from collections.abc import Sequence
-from importlib.metadata import PackageNotFoundError
-from importlib.metadata import version as installed_version
 from typing import Any
 
 import click
 
+from mirror import __version__
 from mirror.errors import ConfigError, MirrorError
 
 COMMANDS = {
@@ -37,17 +36,9 @@ class Commands(click.Group):
         return command
 
 
-def version() -> str:
-    """The version of the installed distribution; "unknown" in a checkout that is not installed."""
-    try:
-        return installed_version("mirror")
-    except PackageNotFoundError:
-        return "unknown"
-
-
 def _show_version(ctx: click.Context, _option: click.Parameter, wanted: bool) -> None:
     if wanted and not ctx.resilient_parsing:
-        click.echo(f"mirror {version()}")
+        click.echo(f"mirror {__version__}")
         ctx.exit()
 
 

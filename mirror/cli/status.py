@@ -54,8 +54,11 @@ def _stored(catalog_file: Path) -> dict[str, Any]:
 
 
 async def _totals(path: Path) -> dict[str, Any]:
+    from mirror import __version__
     from mirror.catalog import Catalog
     from mirror.catalog.sqlite import SQLite
+    from mirror.metrics import Metrics
+    from mirror.statistics import Statistics
 
     database = SQLite(path)
     await database.open()
@@ -63,7 +66,8 @@ async def _totals(path: Path) -> dict[str, Any]:
     try:
         files, size = await catalog.files.totals()
         projects = sum((await catalog.pages.totals()).values())
-        return {"projects": projects, "files": files, "bytes": size}
+        saved = await Statistics(catalog, Metrics(__version__)).totals()
+        return {"projects": projects, "files": files, "bytes": size, **saved}
     finally:
         await catalog.close()
 
@@ -102,5 +106,5 @@ def _show(status: dict[str, Any]) -> None:
     for row in _rows(status):
         table.add_row(*row)
     for name, state in _upstream_rows(status):
-        table.add_row(name, state, style="green" if state in {"ok", "closed", "up"} else "yellow")
+        table.add_row(name, state, style="green" if state == "ok" else "yellow")
     Console(markup=False, highlight=False).print(table)

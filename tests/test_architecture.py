@@ -1,0 +1,133 @@
+"""The shape of the source: who may import whom, equal ecosystems, and no registry named in code.
+
+Read from the syntax trees, so that an import inside a function or below TYPE_CHECKING counts like any other.
+"""
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+PACKAGE = ROOT / "mirror"
+
+ORDER = [
+    *("errors", "model", "config"),
+    *("freshness", "flight", "memory", "policy", "merge"),
+    *("pypi", "rubygems"),
+    *("blobs", "catalog", "upstream", "transfer"),
+    *("feed", "sources", "repository"),
+    *("lockfiles", "sync", "bundle", "sweep"),
+    *("http", "send", "answers", "auth", "metrics", "log", "systemd", "observe", "statistics"),
+    *("endpoints", "pypi.routes", "rubygems.routes", "web"),
+    *("app", "cli", "__main__"),
+]
+"""Each imports only from those before it. A new module gets its place here first."""
+
+ECOSYSTEMS = ("pypi", "rubygems")
+ONLY_IN_RUBYGEMS = {"marshal"}
+MAY_NAME_BOTH = {"app", "cli"}
+BACK_ENDS = (
+    "blobs.local.LocalBlobs",
+    "blobs.objects.ObjectBlobs",
+    "catalog.sqlite.SQLite",
+    "catalog.postgres.Postgres",
+)
+
+REGISTRIES = [".".join(parts) for parts in (("pypi", "org"), ("pythonhosted", "org"), ("rubygems", "org"))] + [
+    ".".join(parts) for parts in (("debian", "org"), ("npmjs", "org"), ("npmjs", "com"))
+]
+TEXT = {".py", ".md", ".toml", ".sql", ".html", ".css", ".js", ".json", ".service", ".socket", ".timer", ".yml", ""}
+
+
+def modules() -> Iterator[tuple[str, Path]]:
+    """Dotted name below `mirror` and file of every module; the package itself has the empty name."""
+    for path in sorted(PACKAGE.rglob("*.py")):
+        parts = path.relative_to(PACKAGE).with_suffix("").parts
+        yield ".".join(parts[:-1] if parts[-1] == "__init__" else parts), path
+
+
+MODULES = dict(modules())
+
+
+def imported(path: Path) -> Iterator[tuple[str, int]]:
+    """What a file imports from `mirror`: dotted names below it (of modules, or of things in them), with the line."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        match node:
+            case ast.Import():
+                names = [alias.name for alias in node.names]
+            case ast.ImportFrom(level=0, module=str(module)):
+                names = [f"{module}.{alias.name}" for alias in node.names]
+            case ast.ImportFrom():
+                pytest.fail(f"{path}:{node.lineno}: imports are absolute")
+            case _:
+                continue
+        yield from ((name.removeprefix("mirror."), node.lineno) for name in names if name.startswith("mirror."))
+
+
+def place(name: str) -> str | None:
+    """The entry of ORDER that a module, or a thing in it, belongs to: the longest that fits."""
+    fitting = [entry for entry in ORDER if f"{name}.".startswith(f"{entry}.")]
+    return max(fitting, key=len, default=None)
+
+
+def test_every_module_has_its_place_in_the_order() -> None:
+    lost = [name for name in MODULES if name and place(name) is None]
+    assert not lost, f"{lost}: say in ORDER where they stand"
+
+
+@pytest.mark.parametrize("name", [name for name in MODULES if name])
+def test_a_module_imports_only_from_those_before_it(name: str) -> None:
+    here = place(name)
+    assert here is not None
+    for target, line in imported(MODULES[name]):
+        there = place(target)
+        if there is None:
+            assert target.partition(".")[0] not in MODULES, f"{target} has no place in ORDER"
+            continue  # a thing in the package itself, such as __version__
+        assert ORDER.index(there) <= ORDER.index(here), f"{MODULES[name]}:{line}: {here} comes before {there}"
+
+
+def test_the_package_itself_imports_nothing_of_its_own() -> None:
+    assert not list(imported(MODULES[""]))
+
+
+@pytest.mark.parametrize("name", [name for name in MODULES if name])
+def test_only_the_composition_root_and_the_commands_know_the_ecosystems(name: str) -> None:
+    if name.partition(".")[0] in MAY_NAME_BOTH:
+        return
+    known = {target.partition(".")[0] for target, _ in imported(MODULES[name])} & set(ECOSYSTEMS)
+    assert known <= {name.partition(".")[0]}, f"{MODULES[name]} knows {known}"
+
+
+@pytest.mark.parametrize("name", [name for name in MODULES if name])
+def test_only_the_composition_root_and_the_commands_choose_back_ends(name: str) -> None:
+    if name.partition(".")[0] in MAY_NAME_BOTH:
+        return
+    chosen = {target for target, _ in imported(MODULES[name]) if target in BACK_ENDS}
+    assert not chosen, f"{MODULES[name]} should take the protocol, not {chosen}"
+
+
+def test_both_ecosystems_have_the_same_modules() -> None:
+    python, ruby = ({path.stem for path in (PACKAGE / name).glob("*.py")} for name in ECOSYSTEMS)
+    if "__init__" in python & ruby:  # both are there as a whole
+        assert python == ruby - ONLY_IN_RUBYGEMS
+
+
+def test_no_registry_is_named_outside_the_configuration() -> None:
+    allowed = {ROOT / "README.md", *(PACKAGE / "config").glob("*.py"), *(ROOT / "config").glob("*.toml")}
+    roots = (PACKAGE, ROOT / "tests", ROOT / "config", ROOT / "systemd", ROOT / ".ci")
+    files = [path for root in roots for path in root.rglob("*") if path.is_file() and path.suffix in TEXT]
+    files += [path for path in ROOT.iterdir() if path.is_file() and path.suffix in TEXT and path.name != ".git"]
+    assert len(files) > 50, "the search looks in the wrong place"
+    for path in set(files) - allowed:
+        if "data" not in path.parts and "__pycache__" not in path.parts:
+            text = path.read_text(encoding="utf-8", errors="replace").lower()
+            named = [registry for registry in REGISTRIES if registry in text]
+            assert not named, f"{path} names {named}"
+
+
+def test_the_public_indexes_are_named_once_in_code() -> None:
+    code = "".join(path.read_text() for path in (PACKAGE / "config").glob("*.py"))
+    assert [code.count(f"https://{registry}/") for registry in REGISTRIES if registry in code] == [1, 1]
