@@ -430,11 +430,11 @@ async def run(*command: str, **environment: str) -> str:
 
 @pytest.mark.clients
 async def test_pip_installs_a_built_wheel(simulator: Simulator, tmp_path: Path) -> None:
-    require_client("pip")
+    pip = require_client("pip")
     simulator.publish(wheel("six", "1.16", requires=["Seven.Up>=1"]))
     simulator.publish(wheel("Seven.Up", "1.2"))
     await run(
-        *(sys.executable, "-m", "pip", "--isolated", "install", "--no-cache-dir", "--disable-pip-version-check"),
+        *(pip, "--isolated", "install", "--no-cache-dir", "--disable-pip-version-check"),
         *("--index-url", simulator.simple_url, "--target", str(tmp_path / "lib"), "six"),
         HOME=str(tmp_path),
     )

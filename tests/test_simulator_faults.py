@@ -90,14 +90,27 @@ async def test_a_client_that_leaves_a_stalled_answer_does_not_hold_up_the_end(si
         await response.content.readexactly(10)
 
 
-async def test_a_cut_aborts_the_connection_after_so_many_bytes(
+@pytest.mark.parametrize("after", [0, 1, 100_000])
+async def test_a_cut_closes_the_connection_after_exactly_so_many_bytes(
+    simulator: Simulator, client: aiohttp.ClientSession, url: str, six: Built, after: int
+) -> None:
+    simulator.inject("*.whl", Cut(after), times=1)
+    async with client.get(url) as response:
+        assert response.content_length == six.size
+        assert await response.content.readexactly(after) == six.content[:after]
+        with pytest.raises(aiohttp.ClientPayloadError):
+            await response.read()
+    assert simulator.bytes_sent("*.whl") == after
+    assert not simulator.requests[0].finished
+    assert (await get(client, url))[2] == six.content
+
+
+async def test_a_reset_is_an_error_for_the_client(
     simulator: Simulator, client: aiohttp.ClientSession, url: str, six: Built
 ) -> None:
-    simulator.inject("*.whl", Cut(after=100_000), times=1)
-    with pytest.raises(aiohttp.ClientError):
+    simulator.inject("*.whl", Cut(after=1000, reset=True), times=1)
+    with pytest.raises((aiohttp.ClientError, ConnectionResetError)):
         await get(client, url)
-    assert simulator.bytes_sent("*.whl") == 100_000
-    assert not simulator.requests[0].finished
     assert (await get(client, url))[2] == six.content
 
 

@@ -74,12 +74,17 @@ class Stall(Fault):
 
 @dataclass(frozen=True)
 class Cut(Fault):
-    """Abort the connection (RST) after `after` bytes of the body; 0 sends the headers only."""
+    """Close the connection after `after` bytes of the body; 0 sends the headers only.
+
+    With `reset` it is an RST, which may take bytes with it that were sent before.
+    """
 
     after: int = 0
+    reset: bool = False
 
     def spoil(self, answer: Answer) -> None:
         answer.cut_at = self.after
+        answer.reset = self.reset
 
 
 @dataclass(frozen=True)

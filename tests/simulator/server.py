@@ -5,6 +5,7 @@ import base64
 import contextlib
 import dataclasses
 import socket
+import struct
 import time
 from collections.abc import Callable
 from fnmatch import fnmatchcase
@@ -253,9 +254,7 @@ class Simulator:
                 if stop == answer.stall_at:
                     await stalled()
                 if stop == answer.cut_at:
-                    assert http.transport is not None
-                    await asyncio.sleep(0)
-                    http.transport.abort()
+                    await self._cut(http, answer.reset)
                     return response
             if answer.declared is not None and not answer.chunked and answer.declared > len(body):
                 assert http.transport is not None
@@ -264,6 +263,17 @@ class Simulator:
             await response.write_eof()
             request.finished = True
         return response
+
+    async def _cut(self, http: web.BaseRequest, reset: bool) -> None:
+        transport = http.transport
+        if transport is None:
+            return
+        transport.set_write_buffer_limits(0)
+        await http.writer.drain()  # with that limit: until the kernel has every byte
+        if reset:
+            lingering = struct.pack("ii", 1, 0)
+            transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, lingering)
+        transport.abort()
 
     async def _write(
         self,

@@ -72,7 +72,9 @@ class Answer:
     stall_at: int | None = None
     """Stop after so many bytes of the body until released."""
     cut_at: int | None = None
-    """Abort the connection after so many bytes of the body."""
+    """Close the connection after so many bytes of the body."""
+    reset: bool = False
+    """Close it by an RST."""
     pace: tuple[int, float] | None = None
     """Send pieces of so many bytes with a pause of so many seconds before each."""
 
