@@ -5,7 +5,6 @@ counters stood, but nothing of upstreams.
 """
 
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -22,26 +21,26 @@ def command(config: Path | None, data_dir: Path | None, url: str | None, as_json
 
     Exit status 0 when the mirror answered or its catalog could be read, 1 when not.
     """
+    from mirror.cli.report import show, understood
     from mirror.cli.running import ask_address, ask_url
     from mirror.config import load
     from mirror.errors import Unavailable
 
     if url:
-        status = ask_url(url, "/-/status")
-        if status is None:
-            raise Unavailable(f"No mirror answers at {url}.")
+        answers = [ask_url(url, "/-/status")]
     else:
         settings = load(config, {"data_dir": data_dir} if data_dir else None)
-        answers = (ask_address(address, "/-/status") for address in settings.listen)
-        status = next((answer for answer in answers if answer is not None), None)
-        status = status or _stored(settings.catalog_file)
-    if as_json:
+        answers = [ask_address(address, "/-/status") for address in settings.listen]
+    status = next((answer for answer in answers if understood(answer)), None)
+    if status is None:
+        if url:
+            raise Unavailable(f"No mirror answers at {url}.")
+        status = _stored(settings.catalog_file)
+    report = understood(status)
+    if as_json or report is None:
         click.echo(json.dumps(status, indent=2))
-    elif sys.stdout.isatty():
-        _show(status)
     else:
-        for name, value in _rows(status) + _upstream_rows(status):
-            click.echo(f"{name}: {value}")
+        show(report)
     return 0
 
 
@@ -70,41 +69,3 @@ async def _totals(path: Path) -> dict[str, Any]:
         return {"projects": projects, "files": files, "bytes": size, **saved}
     finally:
         await catalog.close()
-
-
-def _rows(status: dict[str, Any]) -> list[tuple[str, str]]:
-    from rich.filesize import decimal
-
-    rows = [("state", "not running, read from the catalog")] if status.get("running") is False else []
-    rows += [(name, f"{status.get(name, 0):,}") for name in ("projects", "files")]
-    rows.append(("bytes", decimal(status.get("bytes", 0))))
-    hits = status.get("hits")
-    if isinstance(hits, dict) and (asked := sum(hits.values())):
-        rows += [(outcome, f"{count:,} ({count / asked:.0%})") for outcome, count in hits.items() if count]
-    return rows + [
-        (name.replace("_", " "), decimal(value))
-        for name, value in status.items()
-        if name.startswith("bytes_") and isinstance(value, int)
-    ]
-
-
-def _upstream_rows(status: dict[str, Any]) -> list[tuple[str, str]]:
-    return [
-        (f"upstream {upstream.get('name')}", str(upstream.get("state")))
-        for upstream in status.get("upstreams", [])
-        if isinstance(upstream, dict)
-    ]
-
-
-def _show(status: dict[str, Any]) -> None:
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table(box=None, show_header=False, pad_edge=False)
-    table.add_column(style="bold")
-    table.add_column(justify="right")
-    for row in _rows(status):
-        table.add_row(*row)
-    for name, state in _upstream_rows(status):
-        table.add_row(name, state, style="green" if state == "ok" else "yellow")
-    Console(markup=False, highlight=False).print(table)
