@@ -15,9 +15,6 @@ GENERIC = "ruby"
 
 _NAME = re.compile(r"[A-Za-z0-9._-]{1,200}", re.ASCII)
 _VERSION = re.compile(r"[0-9]+(\.[0-9A-Za-z]+)*", re.ASCII)
-_LOOSE_VERSION = re.compile(
-    r"[0-9A-Za-z][0-9A-Za-z._+]*", re.ASCII
-)  # old indexes hold a few that RubyGems would refuse now
 _PLATFORM = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._+-]*", re.ASCII)
 _SEGMENT = re.compile(r"[0-9]+|[A-Za-z]+", re.ASCII)
 _LONGEST_PART = 128
@@ -53,13 +50,8 @@ def is_version(text: str) -> bool:
 
 
 def is_listed(version: str, platform: str) -> bool:
-    """Whether an index may list the pair: it makes a file name, though RubyGems today might refuse it."""
-    return (
-        len(version) <= _LONGEST_PART
-        and len(platform) <= _LONGEST_PART
-        and _LOOSE_VERSION.fullmatch(version) is not None
-        and _PLATFORM.fullmatch(platform) is not None
-    )
+    """Whether an index may list the pair: together they make a file name."""
+    return is_version(version) and len(platform) <= _LONGEST_PART and _PLATFORM.fullmatch(platform) is not None
 
 
 def full_name(name: str, version: str, platform: str | None = GENERIC) -> str:
@@ -85,7 +77,7 @@ def readings(full: str) -> Iterator[FullName]:
     without_dot = []
     for dash in (at for at, letter in enumerate(full) if letter == "-" and at > 0):
         version, platform = split_number(full[dash + 1 :])
-        if not _VERSION.fullmatch(version) or not is_listed(version, platform) or full.endswith("-"):
+        if not is_listed(version, platform) or full.endswith("-"):
             continue
         reading = FullName(full[:dash], version, platform)
         if not _NAME.fullmatch(reading.name) or reading.name in {".", ".."}:

@@ -1,0 +1,70 @@
+"""RubyGems: the compact index, the legacy index, and gems.
+
+names (names, versions, platforms), pages (about one gem), index (about all of them), marshal (Ruby's
+serialization), package (inside a gem). `FORMAT` is what the core sees of it.
+"""
+
+from pathlib import Path
+
+from yarl import URL
+
+from mirror.errors import Invalid, UpstreamProtocolError
+from mirror.model import Answer, Ask, Body, File, Format, Names, Page, Project
+from mirror.rubygems import marshal, names, pages
+
+__all__ = ["FORMAT"]
+
+_SIDECAR_LIMIT = 4 << 20
+
+
+class _RubyGems:
+    """RubyGems as the core sees it."""
+
+    name = "rubygems"
+    sidecar_kind = "gemspec"
+
+    def canonical(self, name: str) -> str:
+        return names.canonical(name)
+
+    def ask(self, base: URL, page: Page) -> Ask:
+        return pages.ask(base, page)
+
+    def parse(self, page: Page, answer: Answer) -> Project:
+        return pages.parse(page, answer)
+
+    def parse_names(self, answer: Answer) -> Names:
+        return pages.parse_names(answer)
+
+    def revision(self, body: bytes) -> str:
+        return pages.revision(body)
+
+    def has_sidecar(self, file: File) -> bool:
+        return file.filename.endswith(".gem")
+
+    def sidecar_name(self, file: File) -> str:
+        return f"{file.filename.removesuffix('.gem')}.gemspec.rz"
+
+    def sidecar_ask(self, base: URL, file: File) -> Ask | None:
+        return Ask(url=base / "quick/Marshal.4.8" / self.sidecar_name(file), limit=_SIDECAR_LIMIT)
+
+    def sidecar_check(self, file: File, content: bytes) -> None:
+        try:
+            spec = marshal.read_gemspec_rz(content)
+        except Invalid as error:
+            raise UpstreamProtocolError(f"The gemspec.rz of {file.filename} is not one: {error}") from error
+        platforms = {spec.platform, names.normal_platform(spec.platform)}
+        if file.filename not in {names.FullName(spec.name, spec.version, each).filename for each in platforms}:
+            raise UpstreamProtocolError(f"The gemspec.rz of {file.filename} is the one of {spec.name} {spec.version}.")
+
+    async def sidecar_make(self, file: File, body: Body) -> bytes:
+        from mirror.rubygems import package  # only here and below: YAML is not needed to serve
+
+        return await package.make_sidecar(file, body)
+
+    def inspect(self, filename: str, path: Path) -> File:
+        from mirror.rubygems import package
+
+        return package.inspect(filename, path)
+
+
+FORMAT: Format = _RubyGems()

@@ -1,0 +1,372 @@
+"""The pages about one gem: `/info/NAME`, and the JSON that is made from it.
+
+Parsing keeps the raw bytes, so that a gem that nothing was hidden from is rendered byte for byte as its upstream
+wrote it: `/versions` promises the MD5 of exactly those bytes. The one surprise: what a line says beyond version,
+platform, checksum, Ruby requirement and time is read only when somebody asks (`dependencies`).
+"""
+
+import hashlib
+import re
+from collections.abc import Callable, Iterable, Iterator
+from datetime import UTC, datetime
+from typing import Any, NamedTuple
+
+import msgspec
+from yarl import URL
+
+from mirror.errors import Invalid, UpstreamProtocolError
+from mirror.model import Answer, Ask, File, Names, Page, Project
+from mirror.rubygems.marshal import Gemspec, Requirement, gemspec_rz
+from mirror.rubygems.names import (
+    GENERIC,
+    FullName,
+    canonical,
+    is_listed,
+    is_prerelease,
+    number,
+    split_number,
+    version_key,
+)
+
+EMPTY = b"---\n"
+"""The `/info` of a gem all of whose versions are gone; `/versions` goes on listing its MD5."""
+
+_MB = 1 << 20
+_LONGEST_LINE = 64 << 10
+_SHA256 = re.compile(r"[0-9a-fA-F]{64}", re.ASCII)
+
+
+def ask(base: URL, page: Page) -> Ask:
+    """What to request for a page; `version_json` has NAME/VERSION[/PLATFORM] as its name. Raises Invalid."""
+    match page.kind, page.name.split("/"):
+        case "project", [name]:
+            return Ask(url=base / "info" / canonical(name), limit=16 * _MB)
+        case "names", _:
+            return Ask(url=base / "names", limit=64 * _MB)
+        case "versions", _:
+            return Ask(url=base / "versions", limit=256 * _MB)
+        case "specs" | "latest_specs" | "prerelease_specs", _:
+            return Ask(url=base / f"{page.kind}.4.8.gz", limit=64 * _MB)
+        case "gem_json", [name]:
+            url = base / "api/v1/gems" / f"{canonical(name)}.json"
+        case "versions_json", [name]:
+            url = base / "api/v1/versions" / f"{canonical(name)}.json"
+        case "version_json", [name, version, *platform]:
+            url = base / "api/v2/rubygems" / canonical(name) / "versions" / f"{version}.json"
+            url = url.with_query(platform=platform[0]) if platform else url
+        case _:
+            raise ValueError(f"RubyGems has no page {page}.")
+    return Ask(url=url, accept="application/json", limit=32 * _MB)
+
+
+# --- /info -----------------------------------------------------------------------------------------------------
+
+
+def parse(page: Page, answer: Answer) -> Project:
+    """The gem of a `project` page. Raises UpstreamProtocolError."""
+    return parse_info(answer.body, page.name, URL(answer.url).with_query(None).parent.parent)
+
+
+def parse_info(body: bytes, name: str, base: URL) -> Project:
+    """The gem that an `/info` body describes; its files lie below `base`. Raises UpstreamProtocolError."""
+    name = canonical(name)
+    listed = _listed(body)
+    if not listed and body.strip() and b"---" not in body.splitlines():
+        raise UpstreamProtocolError(f"The upstream's page of {name!r} is not one of the compact index.")
+    gems = base / "gems"
+    files = tuple(_file(name, line, gems) for line in listed.values())
+    return Project(
+        name=name, files=files, versions=tuple(dict.fromkeys(file.version for file in files)), extra={"body": body}
+    )
+
+
+def _listed(body: bytes) -> dict[tuple[str, str], bytes]:
+    """The lines that describe a version, by version and platform; the last of several for one counts."""
+    lines = body.split(b"\n")
+    if b"---" in lines:
+        lines = lines[lines.index(b"---") + 1 :]
+    listed = {}
+    for line in lines:
+        text = line.split(b" ", 1)[0].rstrip(b"\r").decode("utf-8", "replace")
+        version, platform = split_number(text)
+        if is_listed(version, platform) and len(line) <= _LONGEST_LINE:
+            listed[version, platform] = line
+    return listed
+
+
+def _file(name: str, line: bytes, gems: URL) -> File:
+    token, facts = _read(line)
+    version, platform = split_number(token)
+    filename = FullName(name, version, platform).filename
+    checksum = facts.get("checksum", "")
+    return File(
+        filename=filename,
+        version=version,
+        platform=platform,
+        digests={"sha256": checksum.lower()} if _SHA256.fullmatch(checksum) else {},
+        url=str(gems / filename),
+        requires=facts["ruby"].replace("&", ", ") if facts.get("ruby") else None,
+        uploaded=_time(facts.get("created_at")),
+        extra={"line": line},
+    )
+
+
+def _read(line: bytes) -> tuple[str, dict[str, str]]:
+    """The version with its platform, and what stands behind the bar."""
+    token, _, rest = line.decode("utf-8", "surrogateescape").rstrip("\r").partition(" ")
+    facts = {}
+    for fact in rest.partition("|")[2].split(","):
+        key, _, value = fact.partition(":")
+        facts[key] = value
+    return token, facts
+
+
+def _time(text: str | None) -> datetime | None:
+    if not text:
+        return None
+    try:
+        at = datetime.fromisoformat(text)
+        return at.astimezone(UTC) if at.tzinfo else at.replace(tzinfo=UTC)
+    except (ValueError, OverflowError):
+        return None
+
+
+def dependencies(file: File) -> tuple[tuple[str, tuple[str, ...]], ...]:
+    """The gems that a file needs at run time, each with its requirements, in the order of the page."""
+    spec = spec_of(file)
+    if spec is not None:
+        return tuple((name, tuple(clauses.split("&"))) for name, clauses in _needs(spec))
+    line = file.extra.get("line", b"").decode("utf-8", "surrogateescape")
+    needs = line.partition(" ")[2].partition("|")[0]
+    parts = (need.partition(":") for need in needs.split(",") if need.strip())
+    return tuple((name, tuple(clauses.split("&")) if clauses else (">= 0",)) for name, _, clauses in parts)
+
+
+def spec_of(file: File) -> Gemspec | None:
+    """The specification that looking inside put into a File; None for a file that only an index describes."""
+    facts = file.extra.get("spec")
+    return None if facts is None else msgspec.convert(facts, Gemspec)
+
+
+def render_info(project: Project) -> bytes:
+    """The `/info` body: the upstream's own bytes when it lists what the project holds, else line by line."""
+    lines = [info_line(file) for file in project.files if file.yanked is None]
+    body = project.extra.get("body")
+    if body is not None and lines == list(_listed(body).values()):
+        return bytes(body)
+    return EMPTY + b"".join(line + b"\n" for line in lines)
+
+
+def info_line(file: File) -> bytes:
+    """A file's line on `/info`, without its end: as the upstream wrote it, or made from the specification inside."""
+    raw = file.extra.get("line")
+    if raw is not None:
+        return bytes(raw)
+    spec = spec_of(file)
+    facts = [f"checksum:{file.sha256}"] if file.sha256 else []
+    if spec is not None:
+        for key, wanted in (("ruby", spec.required_ruby_version), ("rubygems", spec.required_rubygems_version)):
+            if wanted != Requirement():
+                facts.append(f"{key}:{_sorted(wanted)}")
+    if file.uploaded is not None:
+        facts.append(f"created_at:{file.uploaded.astimezone(UTC):%Y-%m-%dT%H:%M:%SZ}")
+    needs = ",".join(f"{name}:{clauses}" for name, clauses in _needs(spec)) if spec else ""
+    return f"{number(file.version, file.platform)} {needs}|{','.join(facts)}".encode("utf-8", "surrogateescape")
+
+
+def _needs(spec: Gemspec) -> list[tuple[str, str]]:
+    return sorted((need.name, _sorted(need.requirement)) for need in spec.dependencies if need.kind == "runtime")
+
+
+def _sorted(wanted: Requirement) -> str:
+    return "&".join(sorted(f"{operator} {version}" for operator, version in wanted.clauses))
+
+
+def revision(body: bytes) -> str:
+    """The MD5 that `/versions` lists for an `/info` body."""
+    return hashlib.md5(body, usedforsecurity=False).hexdigest()
+
+
+def parse_names(answer: Answer) -> Names:
+    """The names of `/names`; those that cannot be names are left out. Raises UpstreamProtocolError."""
+    lines = answer.body.decode("utf-8", "replace").split("\n")
+    if "---" not in lines:
+        raise UpstreamProtocolError("The upstream's list of names is not one of the compact index.")
+    return Names(serials=dict.fromkeys(_canonical_names(lines[lines.index("---") + 1 :])))
+
+
+def _canonical_names(lines: Iterable[str]) -> Iterator[str]:
+    for line in lines:
+        try:
+            yield canonical(line.strip())
+        except Invalid:
+            continue
+
+
+# --- JSON ------------------------------------------------------------------------------------------------------
+
+Json = dict[str, Any]
+
+
+class Links(NamedTuple):
+    """How our own URLs are made."""
+
+    gem: Callable[[str], str]
+    """Of a gem file, from its name."""
+    project: Callable[[str], str]
+    """Of a gem's page for people, from its name."""
+
+
+def gem_json(project: Project, links: Links, upstream: bytes | None = None) -> bytes:
+    """`/api/v1/gems/NAME.json`: the newest visible version, in the upstream's words when they are about that one."""
+    return msgspec.json.encode(_gem(project, links, upstream))
+
+
+def search_json(found: Iterable[tuple[Project, bytes | None]], links: Links) -> bytes:
+    """`/api/v1/search.json`: the same for each gem found, with its upstream's `gem_json` where there is one."""
+    return msgspec.json.encode([_gem(project, links, upstream) for project, upstream in found if visible(project)])
+
+
+def versions_json(project: Project, upstream: bytes | None = None) -> bytes:
+    """`/api/v1/versions/NAME.json`: the visible versions, newest first."""
+    told = _decode(upstream)
+    entries = {_key(entry): entry for entry in told if isinstance(entry, dict)} if isinstance(told, list) else {}
+    return msgspec.json.encode(
+        [entries.get((file.version, file.platform or GENERIC)) or _release(file) for file in visible(project)]
+    )
+
+
+def latest_json(project: Project | None) -> bytes:
+    """`/api/v1/versions/NAME/latest.json`; a gem without versions has the version `unknown`."""
+    newest = shown(project) if project else None
+    return msgspec.json.encode({"version": newest.version if newest else "unknown"})
+
+
+def version_json(project: Project, file: File, links: Links, upstream: bytes | None = None) -> bytes:
+    """`/api/v2/rubygems/NAME/versions/VERSION.json` of one file."""
+    told = _decode(upstream)
+    if isinstance(told, dict) and _key(told) == (file.version, file.platform or GENERIC):
+        return msgspec.json.encode({**told, **_links(project, file, links)})
+    return msgspec.json.encode({**_summary(project, file, links), **_release(file)})
+
+
+def visible(project: Project) -> list[File]:
+    """The files that are not yanked, newest version first, the generic platform before the others."""
+    files = [file for file in project.files if file.yanked is None]
+    files.sort(key=lambda file: (file.platform or GENERIC) != GENERIC)
+    files.sort(key=lambda file: version_key(file.version), reverse=True)
+    return files
+
+
+def shown(project: Project) -> File | None:
+    """The file that stands for the gem: its newest release, generic where it can be, else its newest prerelease."""
+    files = visible(project)
+    releases = [file for file in files if not is_prerelease(file.version)]
+    generic = (file for file in releases if (file.platform or GENERIC) == GENERIC)
+    return next(generic, None) or next(iter(releases or files), None)
+
+
+def _gem(project: Project, links: Links, upstream: bytes | None) -> Json:
+    file = shown(project)
+    if file is None:
+        return {"name": project.name, "version": "unknown"}
+    told = _decode(upstream)
+    if isinstance(told, dict) and _key(told) == (file.version, file.platform or GENERIC):
+        return {**told, **_links(project, file, links)}
+    return _summary(project, file, links)
+
+
+def _decode(upstream: bytes | None) -> object:
+    """The upstream's words, None when there are none that can be read: then ours take their place."""
+    try:
+        return msgspec.json.decode(upstream or b"null")
+    except (msgspec.DecodeError, RecursionError):
+        return None
+
+
+def _key(entry: Json) -> tuple[object, object]:
+    return entry.get("number", entry.get("version")), entry.get("platform") or GENERIC
+
+
+def _links(project: Project, file: File, links: Links) -> Json:
+    return {"project_uri": links.project(project.name), "gem_uri": links.gem(file.filename)}
+
+
+def _summary(project: Project, file: File, links: Links) -> Json:
+    """What v1 says of a gem, from the specification inside, or from the little that an `/info` line tells."""
+    spec = spec_of(file)
+    release = _release(file)
+    metadata = release["metadata"]
+    wanted: dict[str, list[Json]] = {"development": [], "runtime": []}
+    if spec is None:
+        wanted["runtime"] = [{"name": name, "requirements": ", ".join(all_)} for name, all_ in dependencies(file)]
+    else:
+        for need in spec.dependencies:
+            wanted[need.kind].append({"name": need.name, "requirements": str(need.requirement)})
+    kinds = ("homepage", "wiki", "documentation", "mailing_list", "source_code", "bug_tracker", "changelog", "funding")
+    uris = {f"{kind}_uri": metadata.get(f"{kind}_uri") for kind in kinds}
+    if spec is not None:
+        uris["homepage_uri"] = spec.homepage or uris["homepage_uri"]
+    return {
+        "name": project.name,
+        "downloads": 0,
+        "version": file.version,
+        "version_created_at": release["created_at"],
+        "version_downloads": 0,
+        "platform": release["platform"],
+        "authors": release["authors"],
+        "info": release["description"] or release["summary"],
+        "licenses": release["licenses"],
+        "metadata": metadata,
+        "yanked": file.yanked is not None,
+        "sha": release["sha"],
+        "spec_sha": release["spec_sha"],
+        **_links(project, file, links),
+        **uris,
+        "dependencies": wanted,
+    }
+
+
+def _release(file: File) -> Json:
+    """What v1 says of one version."""
+    spec = spec_of(file)
+    told: Json = {
+        "authors": None,
+        "built_at": _stamp(file.uploaded),
+        "created_at": _stamp(file.uploaded),
+        "description": None,
+        "downloads_count": 0,
+        "metadata": {},
+        "number": file.version,
+        "summary": None,
+        "platform": file.platform or GENERIC,
+        "rubygems_version": ">= 0",
+        "ruby_version": file.requires or ">= 0",
+        "prerelease": is_prerelease(file.version),
+        "licenses": None,
+        "requirements": [],
+        "sha": file.sha256,
+        "spec_sha": None,
+    }
+    if spec is None:
+        told["rubygems_version"] = (_rubygems_wanted(file) or ">= 0").replace("&", ", ")
+        return told
+    return told | {
+        "authors": ", ".join(author for author in spec.authors if author),
+        "built_at": _stamp(spec.date) or told["built_at"],
+        "description": spec.description,
+        "metadata": dict(spec.metadata),
+        "summary": spec.summary,
+        "rubygems_version": str(spec.required_rubygems_version),
+        "licenses": list(spec.licenses),
+        "requirements": list(spec.requirements),
+        "spec_sha": hashlib.sha256(gemspec_rz(spec)).hexdigest(),
+    }
+
+
+def _rubygems_wanted(file: File) -> str | None:
+    return _read(file.extra.get("line", b""))[1].get("rubygems")
+
+
+def _stamp(at: datetime | None) -> str | None:
+    return None if at is None else f"{at.astimezone(UTC):%Y-%m-%dT%H:%M:%S}.{at.microsecond // 1000:03}Z"
