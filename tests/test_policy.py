@@ -246,6 +246,14 @@ def test_an_exemption_that_outlasts_the_cooldown_changes_nothing_later() -> None
     assert decided.changes_at is None
 
 
+def test_exemptions_that_ended_long_ago_name_no_moment() -> None:
+    soft = rule("deny", "soft", action="hide", exempt=[{"projects": ["a"], "until": at(9)}])
+    hard = rule("deny", "hard", exempt=[{"projects": ["a"], "until": at(5)}])
+    decided = apply(policy(soft, hard), project(file()), NOW)
+    assert [one.rule for one in decided.withheld.values()] == ["hard"]
+    assert decided.changes_at is None
+
+
 def test_an_exemption_lifts_no_other_rule() -> None:
     free = [{"projects": ["a"]}]
     rules = [rule("cooldown", age="3 days", exempt=free), rule("deny", versions="==1.0")]

@@ -9,6 +9,7 @@ See the OSV schema, version 1.7.
 import os
 import re
 from collections.abc import Callable, Iterator, Mapping
+from functools import lru_cache
 from hashlib import sha256
 from pathlib import Path
 from typing import Literal
@@ -139,8 +140,8 @@ class _Record(msgspec.Struct):
 def stamp(folder: Path) -> str:
     """Changes when a record is added, removed or rewritten; stats every file. Blocking. Raises ConfigError."""
     seen = sha256()
-    for path, status in sorted(_records(folder)):
-        seen.update(f"{path.relative_to(folder)}\0{status[0]}\0{status[1]}\n".encode("utf-8", "surrogateescape"))
+    for path, status in sorted(_records(str(folder))):
+        seen.update(f"{path.removeprefix(str(folder))}\0{status[0]}\0{status[1]}\n".encode("utf-8", "surrogateescape"))
     return seen.hexdigest()
 
 
@@ -153,11 +154,11 @@ def load(folder: Path, canonical: Mapping[str, Callable[[str], str]]) -> OsvInde
     before, skipped, total = stamp(folder), 0, 0
     digests: list[bytes] = []
     found: dict[tuple[str, str], list[Advisory]] = {}
-    for path, (_, size) in sorted(_records(folder)):
+    for path, (_, size) in sorted(_records(str(folder))):
         try:
             if size > LARGEST_RECORD:
                 raise Invalid("larger than any record")
-            with path.open("rb") as stream:
+            with open(path, "rb") as stream:
                 content = stream.read(LARGEST_RECORD)
             advisories = list(read(content, canonical))
         except (OSError, Invalid):
@@ -227,6 +228,7 @@ def _severity(record: _Record, affected: _Affected) -> Severity:
     return max(found, key=("unknown", "low", "medium", "high", "critical").index, default="unknown")
 
 
+@lru_cache(maxsize=4096)  # a collection has many records and few vectors
 def _rating(vector: str) -> Severity:
     """CVSS v3 and v4, "Qualitative Severity Rating Scale"."""
     from cvss import CVSS3, CVSS4, CVSSError  # large tables, needed only while records are read
@@ -244,24 +246,24 @@ def _rating(vector: str) -> Severity:
     return _SEVERITIES.get(word.upper(), "unknown")
 
 
-def _records(folder: Path, depth: int = 0) -> list[tuple[Path, tuple[int, int]]]:
+def _records(folder: str, depth: int = 0) -> list[tuple[str, tuple[int, int]]]:
     """Every JSON file below the folder, with (modified in ns, bytes); links are not followed out of it."""
-    found: list[tuple[Path, tuple[int, int]]] = []
+    found: list[tuple[str, tuple[int, int]]] = []
     try:
         entries = list(os.scandir(folder))
     except OSError:
         if depth == 0:
-            raise ConfigError(f"There is no readable folder of OSV records at {str(folder)!r}.") from None
+            raise ConfigError(f"There is no readable folder of OSV records at {folder!r}.") from None
         return found
     for entry in entries:
         try:
             if entry.is_dir(follow_symlinks=False) and depth < DEEPEST_FOLDER:
-                found += _records(Path(entry.path), depth + 1)
+                found += _records(entry.path, depth + 1)
             elif entry.name.endswith(".json") and entry.is_file(follow_symlinks=False):
                 status = entry.stat(follow_symlinks=False)
-                found.append((Path(entry.path), (status.st_mtime_ns, status.st_size)))
+                found.append((entry.path, (status.st_mtime_ns, status.st_size)))
         except OSError:
             continue  # gone while we looked
     if len(found) > MOST_RECORDS:
-        raise ConfigError(f"The OSV folder {folder.name!r} holds more than {MOST_RECORDS} records.")
+        raise ConfigError(f"The OSV folder {folder!r} holds more than {MOST_RECORDS} records.")
     return found

@@ -230,8 +230,6 @@ def _judge(rule: AnyRule, objector: Objector, project: str, versions: Versions, 
         if objection is None or objection.until <= now or (exempts_uploads and _own(file)):
             return None
         since = exempt_until(file) if exempt else -math.inf
-        if since >= objection.until:
-            return None
         state = _STATES[objection.action or rule.action]
         return _Claim(since, objection.until, state, rule.name, rule.reason, objection.detail)
 
