@@ -398,7 +398,9 @@ class Transfer:
     def _fail(self, error: MirrorError) -> None:
         self._error = error
         if self._begun:
-            logger.warning("%s was not brought in: %s", self.file.filename, error)
+            logger.warning(
+                "%s was not brought in: %s", self.file.filename, str(error)
+            )  # a kept record keeps no file open
 
     def _tell(self) -> None:
         """Wake everybody who waits for something to change."""
