@@ -71,7 +71,8 @@ def parse_info(body: bytes, name: str, base: URL) -> Project:
     """The gem that an `/info` body describes; its files lie below `base`. Raises UpstreamProtocolError."""
     name = canonical(name)
     listed = _listed(body)
-    if not listed and body.strip() and b"---" not in body.splitlines():
+    # Some indexes leave the header out; then the first line has to be a version, for an error page has none.
+    if body.strip() and b"---" not in body.split(b"\n") and not _listed(body.lstrip().split(b"\n", 1)[0]):
         raise UpstreamProtocolError(f"The upstream's page of {name!r} is not one of the compact index.")
     gems = base / "gems"
     files = tuple(_file(name, line, gems) for line in listed.values())
@@ -357,6 +358,7 @@ def _release(file: File) -> Json:
         "description": spec.description,
         "metadata": dict(spec.metadata),
         "summary": spec.summary,
+        "ruby_version": str(spec.required_ruby_version),
         "rubygems_version": str(spec.required_rubygems_version),
         "licenses": list(spec.licenses),
         "requirements": list(spec.requirements),

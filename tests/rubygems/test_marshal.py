@@ -1,6 +1,7 @@
 """Marshal, against real Ruby and against an independent implementation."""
 
 import base64
+import contextlib
 import struct
 import zlib
 from datetime import UTC, datetime
@@ -108,10 +109,25 @@ def test_the_independent_implementation_reads_the_same_fields():
 
 
 VALUES = [
-    None, True, False, "", "é", "x" * 300, [], {}, [[], [[]]], {"a": [1], "b": None}, 1.5, Symbol("a"), Symbol("é"),
-    [Symbol("a"), Symbol("b"), Symbol("a")], *range(-260, 261), *(sign * (1 << bits) + by for bits in (7, 8, 15, 16, 23, 24, 29)
-    for by in (-1, 0, 1) for sign in (1, -1)), (1 << 30) - 1, -(1 << 30),
-]  # fmt: skip
+    None,
+    True,
+    False,
+    "",
+    "é",
+    "x" * 300,
+    [],
+    {},
+    [[], [[]]],
+    {"a": [1], "b": None},
+    1.5,
+    Symbol("a"),
+    Symbol("é"),
+    [Symbol("a"), Symbol("b"), Symbol("a")],
+    *range(-260, 261),
+    *(sign * (1 << bits) + by for bits in (7, 8, 15, 16, 23, 24, 29) for by in (-1, 0, 1) for sign in (1, -1)),
+    (1 << 30) - 1,
+    -(1 << 30),
+]
 
 
 def test_plain_values_are_the_same_to_ruby(ruby):
@@ -275,20 +291,16 @@ def test_a_cut_specification_is_invalid(cut):
 
 @given(st.binary(max_size=200))
 def test_random_bytes_are_invalid_or_a_value(data):
-    try:
+    with contextlib.suppress(Invalid):
         load(b"\x04\b" + data)
-    except Invalid:
-        pass
 
 
 @given(st.integers(0, 600), st.integers(0, 255))
 def test_a_changed_byte_is_invalid_or_a_value(at, byte):
     data = bytearray(dump(SPEC))
     data[at % len(data)] = byte
-    try:
+    with contextlib.suppress(Invalid):
         load(bytes(data))
-    except Invalid:
-        pass
 
 
 plain = st.recursive(
