@@ -20,13 +20,15 @@ ORDER = [
     *("feed", "sources", "repository"),
     *("lockfiles", "sync", "bundle", "sweep"),
     *("http", "send", "answers", "auth", "metrics", "log", "systemd", "observe", "statistics"),
+    *("rubygems.following", "rubygems.published"),
     *("endpoints", "pypi.routes", "rubygems.routes", "web"),
     *("app", "cli", "__main__"),
 ]
 """Each imports only from those before it. A new module gets its place here first."""
 
 ECOSYSTEMS = ("pypi", "rubygems")
-ONLY_IN_RUBYGEMS = {"marshal"}
+ONLY_IN_RUBYGEMS = {"marshal", "following", "published"}
+"""Ruby's own serialisation, and the one asymmetry: an index that is followed and published as a growing log."""
 MAY_NAME_BOTH = {"app", "cli"}
 BACK_ENDS = (
     "blobs.local.LocalBlobs",
