@@ -48,6 +48,8 @@ class Content(msgspec.Struct, frozen=True):
     media_type: str
     headers: tuple[tuple[str, str], ...] = ()
     heavy: bool = False
+    etag: Callable[[bytes], str] | None = None
+    """For clients that want a certain ETag, the same for all encodings."""
 
 
 class Answer:
@@ -57,7 +59,8 @@ class Answer:
         self.revision = content.revision
         self.until = content.until
         self.bodies = {"identity": body}
-        self.etag = hashlib.sha256(body).hexdigest()[:32]
+        self.sha256 = hashlib.sha256(body).digest()
+        self.etag = content.etag(body) if content.etag else self.sha256.hex()[:32]
         self._content = content
         self._heads: dict[tuple[str, int, Outcome], bytes] = {}
 
@@ -66,14 +69,24 @@ class Answer:
         """Bytes that it takes in memory, roughly."""
         return 1024 + 2 * sum(map(len, self.bodies.values()))
 
+    def etag_of(self, coding: str) -> str:
+        """A strong ETag names one representation, and so one encoding (RFC 9110 section 8.8.3.3)."""
+        return self.etag if coding == "identity" or self._content.etag else f"{self.etag}-{coding}"
+
+    def packed(self, coding: str) -> bytes:
+        """The body in an encoding, compressed once. Blocking."""
+        body = self.bodies.get(coding)
+        if body is None:
+            body = self.bodies[coding] = compress(self.bodies["identity"], coding)
+        return body
+
     def head(self, coding: str, status: int, outcome: Outcome) -> bytes:
         """The head of a 200 or a 304, made once."""
         head = self._heads.get((coding, status, outcome))
         if head is None:
             headers = [
                 *self._content.headers,
-                # A strong ETag names one representation, and so one encoding (RFC 9110 section 8.8.3.3).
-                ("ETag", f'"{self.etag}"' if coding == "identity" else f'"{self.etag}-{coding}"'),
+                ("ETag", f'"{self.etag_of(coding)}"'),
                 ("Cache-Control", "max-age=600"),
                 ("Vary", "Accept, Accept-Encoding"),
                 ("X-Mirror-Cache", outcome),
@@ -102,15 +115,20 @@ class Answers:
     async def respond(
         self, request: web.Request, key: Key, demand: Demand, get: Callable[[], Awaitable[Content]]
     ) -> web.StreamResponse:
-        """Answer a GET or HEAD with the page under `key`; `get` says what it is when memory does not know.
+        """Answer a GET or HEAD with the page under `key`; see `obtain`."""
+        answer, outcome = await self.obtain(key, demand, get)
+        return await self._send(request, key, answer, outcome)
+
+    async def obtain(self, key: Key, demand: Demand, get: Callable[[], Awaitable[Content]]) -> tuple[Answer, Outcome]:
+        """The page under `key`; `get` says what it is when memory does not know.
 
         The first two parts of a key are the names of the repository and the project.
         """
         answer = self._memory.get(key)
         if answer is not None and demand is Demand.USUAL and self._clock() < answer.until:
-            return await self._send(request, key, answer, "hit")
+            return answer, "hit"
         (answer, outcome), joined = await self._flight.run((key, demand), lambda: self._obtain(key, get))
-        return await self._send(request, key, answer, "joined" if joined and outcome == "miss" else outcome)
+        return answer, "joined" if joined and outcome == "miss" else outcome
 
     def forget(self, repository: str, project: str) -> None:
         """What is kept of a project is no longer valid."""
@@ -161,23 +179,20 @@ class Answers:
         if coding != "identity" and coding not in answer.bodies:
             coding = await self._compress(key, answer, coding)
         condition = request.headers.get("If-None-Match")
-        if condition is not None and self._unchanged(condition, answer, coding):
+        if condition is not None and matches(condition, answer.etag_of(coding)):
             return Raw(304, answer.head(coding, 304, outcome))
         head = answer.head(coding, 200, outcome)
         return Raw(200, head) if request.method == "HEAD" else Raw(200, head, answer.bodies[coding])
-
-    @staticmethod
-    def _unchanged(condition: str, answer: Answer, coding: str) -> bool:
-        return matches(condition, answer.etag if coding == "identity" else f"{answer.etag}-{coding}")
 
     async def _compress(self, key: Key, answer: Answer, coding: str) -> str:
         """Make the compressed form, once; `identity` where the page is too small to gain."""
         body = answer.bodies["identity"]
         if len(body) < SMALL:
             return "identity"
-        small = len(body) <= IN_LOOP
-        made = compress(body, coding) if small else await asyncio.to_thread(compress, body, coding)
-        answer.bodies[coding] = made
+        if len(body) <= IN_LOOP:
+            answer.packed(coding)
+        else:
+            await asyncio.to_thread(answer.packed, coding)
         if key in self._memory:
             self._put(key, answer)  # it weighs more now
         return coding

@@ -18,6 +18,7 @@ from aiohttp import web
 from yarl import URL
 
 import mirror.pypi.routes
+import mirror.rubygems.routes
 from mirror import __version__, log
 from mirror.answers import Answers
 from mirror.blobs.local import LocalBlobs
@@ -36,6 +37,10 @@ from mirror.policy import Versions, policy_for
 from mirror.pypi import FORMAT as PYPI
 from mirror.pypi import versions as pypi_versions
 from mirror.repository import Repository
+from mirror.rubygems import FORMAT as RUBYGEMS
+from mirror.rubygems import versions as rubygems_versions
+from mirror.rubygems.following import Followed
+from mirror.rubygems.published import Published
 from mirror.sources import CachedUpstream
 from mirror.statistics import Statistics
 from mirror.transfer import Transfers
@@ -43,7 +48,10 @@ from mirror.upstream import Credentials, Upstream, UpstreamOptions
 
 logger = logging.getLogger(__name__)
 
-FORMATS: Mapping[str, tuple[Format, Versions]] = {"pypi": (PYPI, pypi_versions)}
+FORMATS: Mapping[str, tuple[Format, Versions]] = {
+    "pypi": (PYPI, pypi_versions),
+    "rubygems": (RUBYGEMS, rubygems_versions),
+}
 
 
 class Mirror:
@@ -60,6 +68,8 @@ class Mirror:
         self.metrics = Metrics(__version__)
         self.upstreams: dict[str, Upstream] = {}
         self.repositories: dict[str, Repository] = {}
+        self.published: dict[str, Published] = {}
+        """The gem index that a repository publishes, by the repository's name."""
         self.statistics = Statistics(self.catalog, self.metrics)
 
     async def open(self) -> None:
@@ -68,8 +78,9 @@ class Mirror:
         await self.blobs.clean_incoming()
         await self.feed.open()
         for name, settings in self.settings.repositories.items():
-            if settings.format in FORMATS:
-                self.repositories[name] = self._repository(name, settings)
+            self.repositories[name] = self._repository(name, settings)
+        for published in self.published.values():
+            published.open()
 
     def _repository(self, name: str, settings: RepositorySettings) -> Repository:
         format, versions = FORMATS[settings.format]
@@ -84,7 +95,23 @@ class Mirror:
             feed=self.feed,
         )
         repository.changed.append(lambda project: self.answers.forget(name, project))
+        if format is RUBYGEMS:
+            self.published[name] = self._publish(repository, sources, settings)
         return repository
+
+    def _publish(
+        self, repository: Repository, sources: Sequence[CachedUpstream], settings: RepositorySettings
+    ) -> Published:
+        followed = [Followed(source, self.catalog.logs) for source in sources]
+        for one in followed:
+            one.changed = repository.forget_some
+        return Published(
+            repository.name,
+            followed,
+            self.catalog.logs,
+            private=settings.private,
+            offline=self.settings.offline,
+        )
 
     def _source(self, format: Format, repository: RepositorySettings, settings: UpstreamSettings) -> CachedUpstream:
         key = f"{settings.url} {settings.username}"
@@ -125,7 +152,11 @@ class Mirror:
         app = web.Application(middlewares=[errors], client_max_size=1 << 20)
         for name, repository in self.repositories.items():
             mount = self.settings.repositories[name].mount
-            app.add_routes(mirror.pypi.routes.Routes(repository, self.answers, mount).table())
+            if name in self.published:
+                routes = mirror.rubygems.routes.Routes(repository, self.published[name], self.answers, mount).table()
+            else:
+                routes = mirror.pypi.routes.Routes(repository, self.answers, mount).table()
+            app.add_routes(routes)
         app.add_routes(Endpoints(self.status, self.ready).table())
         return app
 
@@ -168,6 +199,8 @@ class Mirror:
     async def close(self, grace: float) -> None:
         """Let running transfers finish for `grace` seconds, then let go of everything."""
         await self.transfers.close(grace)
+        for published in self.published.values():
+            await published.close()
         for repository in self.repositories.values():
             await repository.close()
         for upstream in self.upstreams.values():

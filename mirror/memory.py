@@ -1,7 +1,7 @@
 """A bounded memory: keeps what was used last, within a total weight."""
 
 from collections import OrderedDict
-from collections.abc import Hashable
+from collections.abc import Hashable, Iterator
 from typing import Generic, TypeVar
 
 K = TypeVar("K", bound=Hashable)
@@ -22,6 +22,9 @@ class Memory(Generic[K, V]):
 
     def __contains__(self, key: K) -> bool:
         return key in self._entries
+
+    def __iter__(self) -> Iterator[K]:
+        return iter(self._entries)
 
     def get(self, key: K) -> V | None:
         """The value, which then counts as just used; or None."""

@@ -8,7 +8,7 @@ import asyncio
 import logging
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import msgspec
 
@@ -224,6 +224,11 @@ class Repository:
         self._views.forget(project)
         for tell in self.changed:
             tell(project)
+
+    def forget_some(self, names: Iterable[str] | None) -> None:
+        """As `forget`, for several projects; None for all."""
+        for name in list(self._views) if names is None else names:
+            self.forget(name)
 
     def _heard(self, source: str, project: str) -> None:
         if source in self._by_name:

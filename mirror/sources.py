@@ -8,7 +8,7 @@ its page promises, so bytes that came in any other way (an import, another upstr
 import asyncio
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Protocol, TypeVar
 
 import msgspec
@@ -28,7 +28,7 @@ from mirror.feed import Feed
 from mirror.flight import SingleFlight
 from mirror.freshness import Ages, Decision, Demand, Stamp, decide, fresh_until, stands_in
 from mirror.memory import Memory
-from mirror.model import Answer, Body, File, Format, Names, Outcome, Page, Project
+from mirror.model import Answer, Ask, Body, File, Format, Names, Outcome, Page, Project
 from mirror.transfer import Transfers
 from mirror.upstream import Upstream
 
@@ -36,6 +36,8 @@ logger = logging.getLogger(__name__)
 
 LARGE = 256 << 10
 """Bytes of a page above which parsing and compressing leave the event loop."""
+LAG = 30.0
+"""Seconds after which an upstream that serves an older page than it lists is asked again."""
 REMEMBERED_FILES = 100_000
 """How many files' entries of parsed pages stay in memory."""
 
@@ -116,6 +118,8 @@ class CachedUpstream:
         self.upstream = upstream
         self.listed: Callable[[Page], str | None] = lambda page: None
         """What upstream's own index lists as a page's revision, where it has such an index."""
+        self.fetch_page: Callable[[Page, Ask, str | None, str | None], Awaitable[Answer | None]] = self._fetch_page
+        """How a page is got from upstream: page, question, ETag and Last-Modified → answer, None when unmodified."""
         self._format = format
         self._catalog = catalog
         self._blobs = blobs
@@ -128,6 +132,7 @@ class CachedUpstream:
         self._projects: Memory[Page, tuple[str, Project]] = Memory(REMEMBERED_FILES)
         self._names: tuple[str, Names] | None = None
         self._held: Memory[tuple[str, str], HeldFile] = Memory(20_000)
+        self._lagging: Memory[Page, tuple[str, float]] = Memory(1000)
         self._asking: SingleFlight[Page, PageRow] = SingleFlight()
         self._making: SingleFlight[tuple[str, str], Opened] = SingleFlight()
 
@@ -175,8 +180,8 @@ class CachedUpstream:
             return now + 3600
         if outcome == "stale":
             return now  # so that the refreshed page is seen as soon as it is there
-        if self.listed(page) is not None:
-            return now + 3600  # whatever changes the index announces it
+        if (listed := self.listed(page)) is not None:
+            return now + (3600 if listed == row.stamp.revision else LAG)  # a change announces itself in the index
         return fresh_until(row.stamp, self._ages)
 
     async def _page(self, page: Page, demand: Demand) -> tuple[PageRow, Outcome]:
@@ -188,7 +193,10 @@ class CachedUpstream:
             return row, "offline"
         now = self._clock()
         stamp = row.stamp if row else None
-        decision = decide(stamp, now, self._ages, listed=self.listed(page), demand=demand)
+        listed = self.listed(page)
+        if row and listed is not None and listed != row.stamp.revision and self._lags(page, listed, now):
+            return row, "stale"
+        decision = decide(stamp, now, self._ages, listed=listed, demand=demand)
         if row and decision is Decision.SERVE:
             return row, "hit"
         if row and decision is Decision.SERVE_AND_REFRESH:
@@ -201,7 +209,14 @@ class CachedUpstream:
                 logger.warning("serving the stored page of %s: %s", page.name or page.kind, error)
                 return row, "stale"
             raise
+        if listed is not None and asked.stamp.revision != listed:
+            self._lagging.put(page, (listed, now))
         return asked, "joined" if joined else "miss"
+
+    def _lags(self, page: Page, listed: str, now: float) -> bool:
+        """Whether upstream was asked just now and still has an older page than its own index lists."""
+        lagging = self._lagging.get(page)
+        return lagging is not None and lagging[0] == listed and 0 <= now - lagging[1] < LAG
 
     async def _row(self, page: Page) -> PageRow | None:
         row = self._rows.get(page)
@@ -216,8 +231,8 @@ class CachedUpstream:
         ask = self._format.ask(self.upstream.url, page)
         known = row if row and row.stamp.found else None
         try:
-            answer = await self.upstream.get(
-                ask, etag=known.etag if known else None, last_modified=known.last_modified if known else None
+            answer = await self.fetch_page(
+                page, ask, known.etag if known else None, known.last_modified if known else None
             )
         except NotFound:
             return await self._gone(page, row)
@@ -229,6 +244,9 @@ class CachedUpstream:
         if answer is None:
             raise UpstreamUnavailable(f"{self.upstream.name} answered 304 to a question without a condition.")
         return await self.accept(page, answer)
+
+    async def _fetch_page(self, page: Page, ask: Ask, etag: str | None, last_modified: str | None) -> Answer | None:
+        return await self.upstream.get(ask, etag=etag, last_modified=last_modified)
 
     async def accept(self, page: Page, answer: Answer) -> PageRow:
         """Store an answer to `page` as if upstream had just given it. Raises UpstreamProtocolError if it is not one."""

@@ -1,0 +1,374 @@
+"""URLs and handlers of one RubyGems repository: compact index, legacy index, gems, JSON.
+
+The numbers in comments name the rules that real clients taught: what breaks which of them stands beside the line.
+Pushing and yanking are in `upload.py`.
+"""
+
+import asyncio
+import re
+import zlib
+from collections.abc import Callable, Iterable
+from datetime import UTC, datetime
+from functools import partial
+from typing import get_args
+
+from aiohttp import web
+
+from mirror.answers import Answer, Answers, Content
+from mirror.errors import Invalid, NotFound, UnknownFile, UnknownProject
+from mirror.http import KIND, OUTCOME, REPOSITORY, choose_encoding, demand_of, matches, outside
+from mirror.model import Outcome, Page, Project
+from mirror.repository import Repository, View
+from mirror.rubygems import index, pages
+from mirror.rubygems.index import PublishedLog, Which
+from mirror.rubygems.names import GENERIC, FullName, canonical, number, parse_gem_filename, split_full_name
+from mirror.rubygems.pages import Links
+from mirror.rubygems.published import Published
+from mirror.send import Raw, http_date, make_head, send
+
+TEXT = "text/plain; charset=utf-8"
+FOUND_AT_ONCE = 30
+"""The most gems that a search answers with."""
+
+_RANGE = re.compile(r"bytes=(\d{1,15})-(\d{0,15})")
+
+
+class Routes:
+    """The handlers of one repository at one mount."""
+
+    def __init__(self, repository: Repository, published: Published, answers: Answers, mount: str) -> None:
+        self._repository = repository
+        self._published = published
+        self._answers = answers
+        self._prefix = mount.rstrip("/")
+
+    def table(self) -> list[web.RouteDef]:
+        """The routes, to be added to an application."""
+        at = self._prefix
+        return [
+            web.head(f"{at}/", self.root),
+            web.get(f"{at}/versions", self.versions),
+            web.get(f"{at}/names", self.names),
+            web.get(f"{at}/info/{{gem}}", self.info),
+            web.get(f"{at}/gems/{{filename}}", self.file),
+            web.get(f"{at}/{{which:(?:specs|latest_specs|prerelease_specs)}}.4.8{{gz:(?:\\.gz)?}}", self.specs),
+            web.get(f"{at}/quick/Marshal.4.8/{{full}}.gemspec.rz", self.gemspec),
+            web.get(f"{at}/api/v1/gems/{{gem}}.json", self.gem_json),
+            web.get(f"{at}/api/v1/versions/{{gem}}.json", self.versions_json),
+            web.get(f"{at}/api/v1/versions/{{gem}}/latest.json", self.latest_json),
+            web.get(f"{at}/api/v2/rubygems/{{gem}}/versions/{{version}}.json", self.version_json),
+            web.get(f"{at}/api/v1/search.json", self.search),
+            web.get(f"{at}/api/v1/dependencies", self.dependencies),
+            web.get(f"{at}/api/v1/dependencies.json", self.dependencies),
+        ]
+
+    # The compact index
+
+    async def root(self, request: web.Request) -> web.StreamResponse:
+        """`gem install` asks for it to see whether anybody is there (rule 7)."""
+        self._note(request, "index")
+        return web.Response()
+
+    async def versions(self, request: web.Request) -> web.StreamResponse:
+        """The whole index, append-only."""
+        self._note(request, "index")
+        log = await self._published.current(demand_of(request))
+        request[OUTCOME] = "hit"
+        return _compact(
+            request,
+            etag=log.etag,
+            digests=log.digest_headers(),
+            size=log.size,
+            part=log.slice,
+            packed=lambda: b"".join(log.gzip_chunks),
+            outcome="hit",
+        )
+
+    async def names(self, request: web.Request) -> web.StreamResponse:
+        """The names of all gems."""
+        self._note(request, "index")
+        log = await self._published.current(demand_of(request))
+        return await self._derived(request, "names", log, lambda: index.render_names(log.map), TEXT)
+
+    async def info(self, request: web.Request) -> web.StreamResponse:
+        """The versions of one gem."""
+        self._note(request, "page")
+        name = canonical(request.match_info["gem"])
+        demand = demand_of(request)
+
+        async def get() -> Content:
+            view = await self._repository.project(name, demand)
+            if not view.project.files and not view.withheld:
+                raise UnknownProject(name)
+            body = pages.render_info(view.project)
+            await self._published.override(name, _numbers(view.project), body)
+            return _content(view, lambda: body, TEXT)
+
+        key = (self._repository.name, name, "info")
+        answer, outcome = await self._answers.obtain(key, demand, get)
+        return self._page(request, answer, outcome)
+
+    def _page(self, request: web.Request, answer: Answer, outcome: Outcome) -> web.StreamResponse:
+        body = answer.bodies["identity"]
+        request[OUTCOME] = outcome
+        return _compact(
+            request,
+            etag=answer.etag,
+            digests=index.digest_headers(answer.sha256),
+            size=len(body),
+            part=lambda start, stop: body[start:stop],
+            packed=partial(_gzipped, answer) if len(body) > 1024 else None,
+            outcome=outcome,
+        )
+
+    # The legacy index
+
+    async def specs(self, request: web.Request) -> web.StreamResponse:
+        """All versions as Ruby Marshal; what `gem list -r`, `search` and `outdated` read up to gem 4.0."""
+        self._note(request, "index")
+        which = next(word for word in get_args(Which) if word == request.match_info["which"])
+        log = await self._published.current(demand_of(request))
+        if request.match_info["gz"]:
+            return await self._derived(
+                request, which, log, lambda: index.specs(log.map, which), "application/octet-stream"
+            )
+        return await self._derived(
+            request, f"{which}.plain", log,
+            lambda: zlib.decompress(index.specs(log.map, which), 31), "application/octet-stream",
+        )  # fmt: skip
+
+    async def _derived(
+        self, request: web.Request, kind: str, log: PublishedLog, render: Callable[[], bytes], media_type: str
+    ) -> web.StreamResponse:
+        """Something made from the whole log: made once for each state of it, in a thread."""
+        modified = http_date(datetime.fromtimestamp(int(self._published.changed_at), UTC))
+
+        async def get() -> Content:
+            return Content(
+                revision=log.etag, until=0, outcome="hit", render=render, media_type=media_type, heavy=True,
+                etag=pages.revision,
+            )  # fmt: skip
+
+        answer, outcome = await self._answers.obtain((self._repository.name, "", kind), demand_of(request), get)
+        if media_type == TEXT:
+            return self._page(request, answer, outcome)
+        request[OUTCOME] = outcome
+        body = answer.bodies["identity"]
+        headers = [
+            ("ETag", f'"{answer.etag}"'),
+            ("Last-Modified", modified),
+            ("Cache-Control", "max-age=60"),
+            ("X-Mirror-Cache", outcome),
+        ]
+        condition = request.headers.get("If-None-Match")
+        since = request.headers.get("If-Modified-Since")
+        if (condition is not None and matches(condition, answer.etag)) or (condition is None and since == modified):
+            return Raw(304, make_head(304, headers))
+        headers += [("Content-Type", media_type), ("Content-Length", str(len(body)))]
+        return Raw(200, make_head(200, headers), b"" if request.method == "HEAD" else body)
+
+    async def gemspec(self, request: web.Request) -> web.StreamResponse:
+        """The specification of one version, as zlib of Ruby Marshal."""
+        self._note(request, "sidecar")
+        full = request.match_info["full"]
+        wanted = split_full_name(full, await self._known())
+        _, opened = await self._repository.sidecar(wanted.name, wanted.filename)
+        request[OUTCOME] = opened.outcome
+        return await send(
+            request,
+            opened.body,
+            content_type="application/octet-stream",
+            headers=[("X-Mirror-Cache", opened.outcome)],
+        )
+
+    # Files
+
+    async def file(self, request: web.Request) -> web.StreamResponse:
+        """A gem."""
+        self._note(request, "file")
+        filename = request.match_info["filename"]
+        wanted = parse_gem_filename(filename, await self._known())
+        file, opened = await self._repository.open(wanted.name, filename)
+        request[OUTCOME] = opened.outcome
+        return await send(
+            request,
+            opened.body,
+            content_type="application/octet-stream",
+            headers=[("X-Mirror-Cache", opened.outcome)],
+            modified=http_date(file.uploaded) if file.uploaded else None,
+        )
+
+    async def _known(self) -> Callable[[str], bool]:
+        """Which names are gems: `a-1-b` can be read in several ways."""
+        log = self._published.log or await self._published.current()
+        return lambda name: name in log.map
+
+    # JSON
+
+    async def gem_json(self, request: web.Request) -> web.StreamResponse:
+        """`/api/v1/gems/NAME.json`."""
+        links = self._links(request)
+        return await self._json(
+            request, "gem_json", lambda view, told: pages.gem_json(view.project, links, told), about=links.gem("")
+        )
+
+    async def versions_json(self, request: web.Request) -> web.StreamResponse:
+        """`/api/v1/versions/NAME.json`."""
+        return await self._json(request, "versions_json", lambda view, told: pages.versions_json(view.project, told))
+
+    async def latest_json(self, request: web.Request) -> web.StreamResponse:
+        """`/api/v1/versions/NAME/latest.json`: an unknown gem has an unknown version, and no error."""
+        try:
+            return await self._json(request, None, lambda view, told: pages.latest_json(view.project))
+        except UnknownProject:
+            return web.Response(body=pages.latest_json(None), content_type="application/json")
+
+    async def version_json(self, request: web.Request) -> web.StreamResponse:
+        """`/api/v2/rubygems/NAME/versions/VERSION.json`."""
+        name, version = canonical(request.match_info["gem"]), request.match_info["version"]
+        platform = request.query.get("platform", GENERIC)
+        filename = FullName(name, version, platform).filename
+        links = self._links(request)
+
+        def render(view: View, told: bytes | None) -> bytes:
+            file = view.project.file(filename)
+            if file is None:
+                raise UnknownFile(name, filename)
+            return pages.version_json(view.project, file, links, told)
+
+        address = "/".join((name, version) if platform == GENERIC else (name, version, platform))
+        return await self._json(request, "version_json", render, about=f"{links.gem('')} {address}", address=address)
+
+    async def _json(
+        self,
+        request: web.Request,
+        kind: str | None,
+        render: Callable[[View, bytes | None], bytes],
+        about: str = "",
+        address: str = "",
+    ) -> web.StreamResponse:
+        """One gem as JSON: in its source's words where it has any, else from what is known."""
+        self._note(request, "page")
+        name = canonical(request.match_info["gem"])
+        demand = demand_of(request)
+
+        async def get() -> Content:
+            view = await self._repository.project(name, demand)
+            page = Page(kind, address or name) if kind else None
+            document = await self._repository.document(view, page, demand) if page else None
+            body = render(view, document.body if document else None)
+            return _content(view, lambda: body, "application/json", pages.revision(body))
+
+        return await self._answers.respond(request, (self._repository.name, name, kind, about), demand, get)
+
+    async def search(self, request: web.Request) -> web.StreamResponse:
+        """`/api/v1/search.json`: by name; those that are the word first, then those that begin with it."""
+        self._note(request, "page")
+        word = request.query.get("query", "").strip().lower()
+        if not word or len(word) > 200:
+            raise Invalid("Say what to search for: /api/v1/search.json?query=WORD.")
+        page = request.query.get("page", "1")
+        first = (int(page) - 1) * FOUND_AT_ONCE if page.isdigit() and 0 < int(page) < 1000 else 0
+        log = await self._published.current()
+        found = await asyncio.to_thread(_search, log.map, word)
+        slots = asyncio.Semaphore(8)
+
+        async def project(name: str) -> Project | None:
+            async with slots:
+                try:
+                    return (await self._repository.project(name)).project
+                except NotFound:
+                    return None
+
+        projects = await asyncio.gather(*(project(name) for name in found[first : first + FOUND_AT_ONCE]))
+        body = pages.search_json(((one, None) for one in projects if one is not None), self._links(request))
+        return web.Response(body=body, content_type="application/json")
+
+    async def dependencies(self, request: web.Request) -> web.StreamResponse:
+        """Gone from the public index as well; clients then use the compact index."""
+        raise NotFound("The dependency API is gone; the compact index is at /versions and /info/NAME.")
+
+    # What they share
+
+    def _note(self, request: web.Request, kind: str) -> None:
+        request[REPOSITORY] = self._repository.name
+        request[KIND] = kind
+
+    def _links(self, request: web.Request) -> Links:
+        base = outside(request) + self._prefix
+        return Links(gem=lambda filename: f"{base}/gems/{filename}", project=lambda name: f"{base}/info/{name}")
+
+
+def _compact(
+    request: web.Request,
+    *,
+    etag: str,
+    digests: dict[str, str],
+    size: int,
+    part: Callable[[int, int], bytes],
+    packed: Callable[[], bytes] | None,
+    outcome: Outcome,
+) -> web.StreamResponse:
+    """An answer of the compact index: conditions and ranges as every generation of its clients bears them."""
+    headers = [
+        ("ETag", f'"{etag}"'),
+        *digests.items(),  # of the whole, also on a part (rule 1)
+        ("Accept-Ranges", "bytes"),
+        ("Cache-Control", "max-age=60"),
+        ("Vary", "Accept-Encoding"),
+        ("X-Mirror-Cache", outcome),
+    ]
+    wanted = _RANGE.fullmatch(request.headers.get("Range", "").replace(" ", ""))
+    start = int(wanted[1]) if wanted else None
+    condition = request.headers.get("If-None-Match")
+    if condition is not None and matches(condition, etag):
+        # 304 wins over Range (rule 4), unless the range shows that the client's copy is damaged: then all of it (10).
+        if start is None or start == max(0, size - 1):
+            return Raw(304, make_head(304, headers))
+        start = None
+        wanted = None
+    headers.append(("Content-Type", TEXT))
+    if start is not None and wanted is not None and start < size:
+        stop = min(size, int(wanted[2]) + 1) if wanted[2] else size
+        if stop > start:
+            headers += [("Content-Range", f"bytes {start}-{stop - 1}/{size}"), ("Content-Length", str(stop - start))]
+            return _raw(request, 206, headers, lambda: part(start, stop))
+    # A range that starts at the end or past it: all of it, never 416 (rule 2). With Range, never compressed (rule 3).
+    coding = choose_encoding(request.headers.get("Accept-Encoding", ""), ("gzip",))
+    if packed is not None and coding == "gzip" and "Range" not in request.headers:
+        body = packed()
+        headers += [("Content-Encoding", "gzip"), ("Content-Length", str(len(body)))]
+        return _raw(request, 200, headers, lambda: body)
+    headers.append(("Content-Length", str(size)))
+    return _raw(request, 200, headers, lambda: part(0, size))
+
+
+def _raw(
+    request: web.Request, status: int, headers: Iterable[tuple[str, str]], body: Callable[[], bytes]
+) -> web.StreamResponse:
+    head = make_head(status, headers)
+    return Raw(status, head) if request.method == "HEAD" else Raw(status, head, body())
+
+
+def _gzipped(answer: Answer) -> bytes:
+    return answer.packed("gzip")
+
+
+def _content(view: View, render: Callable[[], bytes], media_type: str, extra_revision: str = "") -> Content:
+    return Content(
+        revision=f"{view.revision}\0{extra_revision}",
+        until=view.until,
+        outcome=view.outcome,
+        render=render,
+        media_type=media_type,
+        etag=pages.revision,
+    )
+
+
+def _numbers(project: Project) -> list[str]:
+    return [number(file.version, file.platform) for file in project.files if file.yanked is None]
+
+
+def _search(versions: index.VersionsMap, word: str) -> list[str]:
+    found = [name for name in versions if word in name.lower()]
+    return sorted(found, key=lambda name: (name.lower() != word, not name.lower().startswith(word), len(name), name))
