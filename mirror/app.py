@@ -84,7 +84,7 @@ class Mirror:
 
     def _repository(self, name: str, settings: RepositorySettings) -> Repository:
         format, versions = FORMATS[settings.format]
-        sources = [self._source(format, settings, upstream) for upstream in settings.upstreams]
+        sources = [self._source(format, name, upstream) for upstream in settings.upstreams]
         repository = Repository(
             name,
             format,
@@ -113,7 +113,7 @@ class Mirror:
             offline=self.settings.offline,
         )
 
-    def _source(self, format: Format, repository: RepositorySettings, settings: UpstreamSettings) -> CachedUpstream:
+    def _source(self, format: Format, name: str, settings: UpstreamSettings) -> CachedUpstream:
         key = f"{settings.url} {settings.username}"
         if key not in self.upstreams:
             self.upstreams[key] = Upstream(settings.name, settings.url, self._options(settings))
@@ -124,7 +124,7 @@ class Mirror:
             blobs=self.blobs,
             transfers=self.transfers,
             feed=self.feed,
-            ages=ages(repository.pages),
+            ages=ages(self.settings.ages(name)),
             offline=self.settings.offline,
         )
 
