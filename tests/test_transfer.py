@@ -13,7 +13,6 @@ from pathlib import Path
 import pytest
 from yarl import URL
 
-from mirror import transfer as module
 from mirror.blobs import Held
 from mirror.blobs.local import LocalBlobs
 from mirror.errors import (
@@ -26,7 +25,9 @@ from mirror.errors import (
     UpstreamUnavailable,
 )
 from mirror.model import Body, File
-from mirror.transfer import TAIL, WINDOW, Transfers
+from mirror.transfer import TAIL, Transfers
+from mirror.transfer import transfer as module
+from mirror.transfer.transfer import WINDOW
 from mirror.upstream import Upstream, UpstreamOptions
 from tests.builders import noise
 from tests.shelf import LAST_MODIFIED, Shelf
@@ -300,6 +301,12 @@ async def test_a_file_of_unknown_size_is_limited(shelf: Shelf, tmp_path: Path, c
         await way.open(shelf.file(BIG, sized=False))
     await expect_nothing_kept(way)
     await way.close()
+
+
+@pytest.mark.parametrize("url", ["", "http://[", "file:///etc/passwd", "http://h:99999/it.whl"])
+async def test_an_absurd_address_is_the_fault_of_the_index(way: Way, url: str) -> None:
+    with pytest.raises(UpstreamProtocolError, match="not a web address"):
+        await way.open(File(filename="it.whl", version="1", url=url))
 
 
 async def test_what_the_upstream_refuses_is_raised_at_once(way: Way) -> None:

@@ -26,7 +26,7 @@ from mirror.errors import (
 from mirror.model import Answer, Ask, Body, File
 from mirror.upstream.breaker import Breaker, retry_after
 from mirror.upstream.ranges import TAIL, RangeBody
-from mirror.upstream.stream import Stream, place
+from mirror.upstream.stream import Stream, address, place
 from mirror.upstream.values import Credentials, RawAnswer, UpstreamOptions, UpstreamState
 
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
@@ -141,17 +141,22 @@ class Upstream:
         or a Last-Modified. Raises like `get`; inside the block `chunks` raises UpstreamUnavailable.
         """
         wanted = f"bytes={start}-{'' if stop is None else stop - 1}" if start or stop is not None else None
-        async with self._stream(url, wanted, if_range) as stream:
+        # A part of known length is short: like a page, it does not wait behind whole files.
+        async with self._stream(
+            url, wanted, if_range, self._file_slots if stop is None else self._page_slots
+        ) as stream:
             yield stream
 
     @asynccontextmanager
-    async def _stream(self, url: URL, wanted: str | None, if_range: str | None) -> AsyncIterator[Stream]:
+    async def _stream(
+        self, url: URL, wanted: str | None, if_range: str | None, slots: asyncio.Semaphore
+    ) -> AsyncIterator[Stream]:
         headers = {"Accept-Encoding": "identity"}
         if wanted:
             headers["Range"] = wanted
             if if_range:
                 headers["If-Range"] = if_range
-        async with self._file_slots:
+        async with slots:
             response = await self._retrying(url, lambda: self._begin(url, headers, decompress=False))
             try:
                 if response.status not in (200, 206):
@@ -169,10 +174,10 @@ class Upstream:
         Its digest is what the index promises (empty when nothing) and is not verified.
         Raises UpstreamError when the upstream does not serve ranges, and like `get`.
         """
-        url = URL(file.url)
+        url = address(file.url)
         # Where the size is known, a plain range: more servers understand it than a suffix.
         wanted = f"bytes=-{TAIL}" if file.size is None else f"bytes={max(0, file.size - TAIL)}-"
-        async with self._stream(url, wanted, None) as stream:
+        async with self._stream(url, wanted, None, self._page_slots) as stream:
             if stream.status != 206 or stream.size is None or stream.size - stream.start > TAIL:
                 raise UpstreamProtocolError(f"{place(url)} does not serve parts of the file.")
             if file.size not in (None, stream.size):
@@ -204,7 +209,7 @@ class Upstream:
             self._note(error)
             raise
         except TimeoutError:
-            self._breaker(url).failed(self._clock(), silent=True)
+            self._breaker(url).failed(self._clock())
             late = UpstreamUnavailable(f"{url.host} took too long to answer.", self._when(url))
             self._note(late)
             raise late from None
@@ -225,9 +230,7 @@ class Upstream:
         raise UpstreamProtocolError(f"{place(url)} was redirected too often.")
 
     async def _hop(self, url: URL, headers: Mapping[str, str], decompress: bool) -> aiohttp.ClientResponse:
-        if url.scheme not in ("http", "https") or not url.host:
-            raise UpstreamProtocolError(f"{str(url)[:80]!r} is not a web address.")
-        url = url.with_user(None)  # what a page writes into its links is not ours to send
+        url = address(str(url)).with_user(None)  # what a page writes into its links is not ours to send
         breaker = self._breaker(url)
         wait = breaker.admit(self._clock())
         if wait:

@@ -13,7 +13,7 @@ from yarl import URL
 
 from mirror.errors import UpstreamProtocolError
 from mirror.model import File
-from mirror.upstream.stream import Stream, place
+from mirror.upstream.stream import Stream, address, place
 
 TAIL = 64 * 1024
 """Bytes of a remote file's end that are fetched with its size."""
@@ -38,7 +38,7 @@ class RangeBody:
 
     def __init__(self, upstream: Fetching, file: File, size: int, validator: str | None, tail: bytes) -> None:
         self._upstream = upstream
-        self._url = URL(file.url)
+        self._url = address(file.url)
         self._validator = validator
         self._tail = tail
         self.size = size

@@ -57,3 +57,14 @@ class Stream:
 def place(url: URL) -> str:
     """A URL fit for a message: no user, no query, where signatures stand; not too long."""
     return f"{url.host}{url.path[:200]}"
+
+
+def address(text: str) -> URL:
+    """The address of a file, as an index gives it. Raises UpstreamProtocolError when it is none."""
+    try:
+        url = URL(text)
+    except ValueError:
+        url = URL()
+    if url.scheme not in ("http", "https") or not url.host:
+        raise UpstreamProtocolError(f"{text[:80]!r} is not a web address.")
+    return url

@@ -1,16 +1,6 @@
-"""A file on its way in, readable while it grows.
-
-A transfer belongs to the server: clients only watch it, and one that leaves changes nothing. It is a Body as soon as
-the upstream has begun to answer; any number of readers follow it. It does not decide what may be fetched, and it
-knows no catalog: whoever opens a file says what to do once its blob is held.
-
-Two surprises. The last bytes of a file (its TAIL) are never readable before every promised digest has been compared:
-a bad file always ends short, whatever its readers have seen of it. And a full disk does not stop a transfer: it goes
-on without keeping the file, with a small window in memory and at the pace of its slowest reader.
-"""
+"""One transfer. See the package for what it is."""
 
 import asyncio
-import hashlib
 import logging
 import os
 import random
@@ -18,27 +8,18 @@ import secrets
 import time
 import weakref
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable
 from functools import partial
 from pathlib import Path
-from typing import Protocol
 
 import msgspec
-from yarl import URL
 
 from mirror.blobs import BlobStore, Held, http_date, storage_errors
 from mirror.blobs.local import CHUNK, off_loop, read_at
-from mirror.errors import (
-    DigestMismatch,
-    MirrorError,
-    MissingBlob,
-    StorageFull,
-    Unavailable,
-    UpstreamProtocolError,
-    UpstreamUnavailable,
-)
-from mirror.model import Body, File
-from mirror.upstream import Stream, Upstream
+from mirror.errors import MirrorError, StorageFull, UpstreamProtocolError, UpstreamUnavailable
+from mirror.model import File
+from mirror.transfer.digests import Digests
+from mirror.upstream import Stream, Upstream, address
 
 OnHeld = Callable[[Held], Awaitable[None]]
 """Called once the blob is stored and before the last bytes are readable: the catalog writes its row here."""
@@ -57,22 +38,6 @@ LONGEST = 24 * 3600.0
 """Seconds that any transfer may take: an upstream that sends a byte now and then is not waited for for ever."""
 
 logger = logging.getLogger(__name__)
-
-
-class _Hash(Protocol):
-    def update(self, data: bytes, /) -> None: ...
-    def hexdigest(self) -> str: ...
-
-
-_ALGORITHMS: Mapping[str, Callable[[], _Hash]] = {
-    "sha256": hashlib.sha256,
-    "sha224": hashlib.sha224,
-    "sha384": hashlib.sha384,
-    "sha512": hashlib.sha512,
-    "sha1": partial(hashlib.sha1, usedforsecurity=False),
-    "md5": partial(hashlib.md5, usedforsecurity=False),
-    "blake2b_256": partial(hashlib.blake2b, digest_size=32),
-}
 
 
 class TransferState(msgspec.Struct, frozen=True, kw_only=True):
@@ -110,10 +75,10 @@ class Transfer:
         self.began = time.monotonic()
         self._blobs = blobs
         self._limit = limit
-        self._url = URL(file.url)
+        self._url = address(file.url)
         self._size = file.size
         self._digest = file.sha256 or ""
-        self._hashes = {name: _ALGORITHMS[name]() for name in {"sha256", *file.digests} if name in _ALGORITHMS}
+        self._digests = Digests(file.digests)
         self._part = blobs.incoming / f"{secrets.token_hex(16)}.part"
         self._fd = -1
         self._received = 0
@@ -335,8 +300,7 @@ class Transfer:
             self._window_size -= len(self._window.popleft()[1])
 
     def _digest_and_store(self, chunk: bytes) -> bool:
-        for hashing in self._hashes.values():
-            hashing.update(chunk)
+        self._digests.update(chunk)
         if not self.storing:
             return False
         try:
@@ -362,16 +326,12 @@ class Transfer:
         assert self._spooled, "what has been read cannot be taken back"
         self._received = self._on_disk = self._window_size = 0
         self._window.clear()
-        self._hashes = {name: _ALGORITHMS[name]() for name in self._hashes}
+        self._digests.restart()
 
     # The end
 
     async def _finish(self) -> None:
-        digests = {name: hashing.hexdigest() for name, hashing in self._hashes.items()}
-        for name, expected in self.file.digests.items():
-            if digests.get(name, expected) != expected:
-                raise DigestMismatch(self.file.filename, name, expected, digests[name])
-        self._digest = digests["sha256"]
+        self._digest = self._digests.verified(self.file.filename)
         self._size = self._received
         if self.storing:
             try:
@@ -406,85 +366,6 @@ class Transfer:
         """Wake everybody who waits for something to change."""
         changed, self._changed = self._changed, asyncio.Event()
         changed.set()
-
-
-class Transfers:
-    """Every file on its way in: at most one transfer for each file, however many ask."""
-
-    def __init__(self, blobs: BlobStore, *, limit: int = 32 << 30) -> None:
-        """`limit` is the largest file, in bytes, that is accepted."""
-        self._blobs = blobs
-        self._limit = limit
-        self._transfers: dict[tuple[str, ...], Transfer] = {}
-        self._tasks: dict[asyncio.Task[None], Transfer] = {}
-        self._closing = False
-
-    async def open(self, file: File, upstream: Upstream, on_held: OnHeld) -> tuple[Body, bool]:
-        """The file as a Body, and whether a transfer that was already running is joined.
-
-        Returns when the upstream has begun to answer, so that what it refuses is still raised here: NotFound,
-        UpstreamUnavailable, UpstreamRefused, UpstreamProtocolError. Small files (64 KiB), and files without a
-        promised SHA-256 or any known size, are first brought in whole: then also DigestMismatch and StorageFull.
-        A blob that the store holds already is returned at once, after `on_held`.
-        """
-        if self._closing:
-            raise Unavailable("The mirror is being stopped.", 5)
-        key = (file.sha256,) if file.sha256 else (upstream.name, file.source, file.url, file.filename)
-        transfer = self._joinable(key)
-        if transfer is None and file.sha256:
-            held = await self._held(file, file.sha256)
-            if held is not None:
-                await on_held(Held(digest=held.digest, size=held.size, stored=time.time()))
-                return held, False
-            transfer = self._joinable(key)
-        joined = transfer is not None
-        if transfer is None:
-            transfer = self._start(key, Transfer(file, upstream, self._blobs, self._limit))
-        transfer.listeners.setdefault((file.source, file.filename), on_held)
-        await transfer.opened()
-        return transfer, joined
-
-    def _joinable(self, key: tuple[str, ...]) -> Transfer | None:
-        transfer = self._transfers.get(key)
-        return transfer if transfer and transfer.joinable else None
-
-    async def _held(self, file: File, digest: str) -> Body | None:
-        try:
-            body = await self._blobs.open(digest)
-        except MissingBlob:
-            return None
-        if file.size in (None, body.size):
-            return body
-        logger.error("the blob of %s has %d bytes, not %s: it is fetched again", file.filename, body.size, file.size)
-        await self._blobs.delete(digest)
-        return None
-
-    def _start(self, key: tuple[str, ...], transfer: Transfer) -> Transfer:
-        def ended(task: asyncio.Task[None]) -> None:
-            del self._tasks[task]
-            if task.cancelled():
-                transfer.abandon()
-            if self._transfers.get(key) is transfer:
-                del self._transfers[key]
-
-        self._transfers[key] = transfer
-        task = asyncio.create_task(transfer.run(), name=f"transfer of {transfer.file.filename}")
-        self._tasks[task] = transfer
-        task.add_done_callback(ended)
-        return transfer
-
-    def active(self) -> tuple[TransferState, ...]:
-        """The transfers that run at this moment."""
-        return tuple(transfer.state() for transfer in self._tasks.values())
-
-    async def close(self, grace: float) -> None:
-        """Wait up to `grace` seconds for running transfers, then stop them; nothing unfinished stays behind."""
-        self._closing = True
-        if self._tasks:
-            _, late = await asyncio.wait(self._tasks, timeout=grace)
-            for task in late:
-                task.cancel()
-            await asyncio.gather(*late, return_exceptions=True)
 
 
 def write_at(fd: int, chunk: bytes, offset: int) -> None:

@@ -1,0 +1,92 @@
+"""All transfers of a server: who comes second joins."""
+
+import asyncio
+import logging
+import time
+
+from mirror.blobs import BlobStore, Held
+from mirror.errors import MissingBlob, Unavailable
+from mirror.model import Body, File
+from mirror.transfer.transfer import OnHeld, Transfer, TransferState
+from mirror.upstream import Upstream
+
+logger = logging.getLogger(__name__)
+
+
+class Transfers:
+    """Every file on its way in: at most one transfer for each file, however many ask."""
+
+    def __init__(self, blobs: BlobStore, *, limit: int = 32 << 30) -> None:
+        """`limit` is the largest file, in bytes, that is accepted."""
+        self._blobs = blobs
+        self._limit = limit
+        self._transfers: dict[tuple[str, ...], Transfer] = {}
+        self._tasks: dict[asyncio.Task[None], Transfer] = {}
+        self._closing = False
+
+    async def open(self, file: File, upstream: Upstream, on_held: OnHeld) -> tuple[Body, bool]:
+        """The file as a Body, and whether a transfer that was already running is joined.
+
+        Returns when the upstream has begun to answer, so that what it refuses is still raised here: NotFound,
+        UpstreamUnavailable, UpstreamRefused, UpstreamProtocolError. Small files (64 KiB), and files without a
+        promised SHA-256 or any known size, are first brought in whole: then also DigestMismatch and StorageFull.
+        A blob that the store holds already is returned at once, after `on_held`.
+        """
+        if self._closing:
+            raise Unavailable("The mirror is being stopped.", 5)
+        key = (file.sha256,) if file.sha256 else (upstream.name, file.source, file.url, file.filename)
+        transfer = self._joinable(key)
+        if transfer is None and file.sha256:
+            held = await self._held(file, file.sha256)
+            if held is not None:
+                await on_held(Held(digest=held.digest, size=held.size, stored=time.time()))
+                return held, False
+            transfer = self._joinable(key)
+        joined = transfer is not None
+        if transfer is None:
+            transfer = self._start(key, Transfer(file, upstream, self._blobs, self._limit))
+        transfer.listeners.setdefault((file.source, file.filename), on_held)
+        await transfer.opened()
+        return transfer, joined
+
+    def _joinable(self, key: tuple[str, ...]) -> Transfer | None:
+        transfer = self._transfers.get(key)
+        return transfer if transfer and transfer.joinable else None
+
+    async def _held(self, file: File, digest: str) -> Body | None:
+        try:
+            body = await self._blobs.open(digest)
+        except MissingBlob:
+            return None
+        if file.size in (None, body.size):
+            return body
+        logger.error("the blob of %s has %d bytes, not %s: it is fetched again", file.filename, body.size, file.size)
+        await self._blobs.delete(digest)
+        return None
+
+    def _start(self, key: tuple[str, ...], transfer: Transfer) -> Transfer:
+        def ended(task: asyncio.Task[None]) -> None:
+            del self._tasks[task]
+            if task.cancelled():
+                transfer.abandon()
+            if self._transfers.get(key) is transfer:
+                del self._transfers[key]
+
+        self._transfers[key] = transfer
+        task = asyncio.create_task(transfer.run(), name=f"transfer of {transfer.file.filename}")
+        self._tasks[task] = transfer
+        task.add_done_callback(ended)
+        return transfer
+
+    def active(self) -> tuple[TransferState, ...]:
+        """The transfers that run at this moment."""
+        return tuple(transfer.state() for transfer in self._tasks.values())
+
+    async def close(self, grace: float) -> None:
+        """Wait up to `grace` seconds for running transfers, then stop them; nothing unfinished stays behind."""
+        self._closing = True
+        if self._tasks:
+            _, late = await asyncio.wait(self._tasks, timeout=grace)
+            for task in late:
+                task.cancel()
+            await asyncio.gather(*late, return_exceptions=True)
