@@ -1,6 +1,6 @@
 """The composition root: the only module that names the concrete classes together.
 
-`Mirror.open` makes everything from the settings; `serve` runs it until a signal ends it.
+`Mirror.open` makes everything from the settings; `running` listens for the length of a block, `serve` until a signal.
 """
 
 import asyncio
@@ -9,8 +9,8 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import AsyncExitStack
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import BinaryIO
 
@@ -240,6 +240,19 @@ async def _serve(settings: Settings, ready: Callable[[Sequence[str]], None]) -> 
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
+    async with running(settings) as (_, urls):
+        ready(urls)
+        await stop.wait()
+        logger.info("stopping: running answers may finish within %s s", settings.limits.shutdown_grace)
+    return 0
+
+
+@asynccontextmanager
+async def running(settings: Settings) -> AsyncIterator[tuple[Mirror, list[str]]]:
+    """A mirror that listens, with its URLs; at the end of the block running answers may finish.
+
+    Raises ConfigError when an address or the data directory is taken.
+    """
     async with AsyncExitStack() as stack:
         stack.callback(os.close, lock(settings.data_dir))
         mirror = Mirror(settings)
@@ -263,10 +276,7 @@ async def _serve(settings: Settings, ready: Callable[[Sequence[str]], None]) -> 
         urls = [await _listen(runner, str(address)) for address in settings.listen]
         flushing = asyncio.create_task(mirror.statistics.run())
         stack.callback(flushing.cancel)
-        ready(urls)
-        await stop.wait()
-        logger.info("stopping: running answers may finish within %s s", settings.limits.shutdown_grace)
-    return 0
+        yield mirror, urls
 
 
 async def _listen(runner: web.AppRunner, address: str) -> str:

@@ -1,0 +1,173 @@
+"""A running mirror for tests: in this process (`serving`), or as a process of its own (`spawned`).
+
+Both take the settings as the file would hold them, and listen on any free port of loopback. In this process a test can
+look inside (`.mirror`) and move the clock; the other one is what a user runs, and can be killed.
+"""
+
+import asyncio
+import json
+import os
+import re
+import signal
+import sys
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+from yarl import URL
+
+from mirror.app import Mirror, running
+from mirror.config import Settings
+from tests.simulator import Simulator
+
+Table = Mapping[str, Any]
+
+START = 30.0
+"""Seconds within which a process has to be ready, on a slow machine with everything else running."""
+
+
+def repositories(simulator: Simulator, **changes: Table) -> dict[str, dict[str, Any]]:
+    """Both repositories, with the simulator as their upstream; `changes` are keys by repository name."""
+    both: dict[str, dict[str, Any]] = {
+        "pypi": {"format": "pypi", "upstreams": [simulator.simple_url]},
+        "rubygems": {"format": "rubygems", "upstreams": [simulator.url]},
+    }
+    for name, change in changes.items():
+        both[name] = {**both.get(name, {"format": name}), **change}
+    return both
+
+
+class Client:
+    """What plain HTTP requests to a mirror need: its URL and a session that takes every answer as it comes."""
+
+    def __init__(self, url: str, session: aiohttp.ClientSession) -> None:
+        self.url = url.rstrip("/") + "/"
+        """Ends in a slash."""
+        self._session = session
+
+    async def ask(self, method: str, path: str, **headers: str) -> "Reply":
+        """One request; `path` goes out as it is written. Header names are given with `_` for `-`."""
+        named = {name.replace("_", "-"): value for name, value in headers.items()}
+        url = URL(self.url + path.removeprefix("/"), encoded=True)
+        async with self._session.request(method, url, headers=named, allow_redirects=False) as response:
+            return Reply(response.status, response.headers, await response.read())
+
+    async def get(self, path: str, **headers: str) -> "Reply":
+        """`ask` with GET."""
+        return await self.ask("GET", path, **headers)
+
+    async def head(self, path: str, **headers: str) -> "Reply":
+        """`ask` with HEAD."""
+        return await self.ask("HEAD", path, **headers)
+
+
+class Reply:
+    """An answer that was read to its end, not decompressed."""
+
+    def __init__(self, status: int, headers: Mapping[str, str], body: bytes) -> None:
+        self.status = status
+        self.headers = headers
+        self.body = body
+
+    @property
+    def text(self) -> str:
+        return self.body.decode()
+
+    @property
+    def outcome(self) -> str:
+        """The word of X-Mirror-Cache."""
+        return self.headers.get("X-Mirror-Cache", "")
+
+    def json(self) -> Any:
+        return json.loads(self.body)
+
+
+class Serving(Client):
+    """A mirror in this process."""
+
+    def __init__(self, url: str, session: aiohttp.ClientSession, mirror: Mirror) -> None:
+        super().__init__(url, session)
+        self.mirror = mirror
+
+
+class Spawned(Client):
+    """A mirror in a process of its own."""
+
+    def __init__(self, url: str, session: aiohttp.ClientSession, process: asyncio.subprocess.Process) -> None:
+        super().__init__(url, session)
+        self.process = process
+
+    @property
+    def pid(self) -> int:
+        return self.process.pid
+
+    async def end(self, how: signal.Signals = signal.SIGTERM) -> int:
+        """Send a signal and wait for the end; its exit status."""
+        if self.process.returncode is None:
+            self.process.send_signal(how)
+        return await self.process.wait()
+
+
+@asynccontextmanager
+async def serving(data_dir: Path, repositories: Table, **settings: Any) -> AsyncIterator[Serving]:
+    """A mirror in this process, until the end of the block."""
+    table = {"log": {"access": False}, "limits": {"shutdown_grace": 2}} | settings
+    table |= {"listen": ["127.0.0.1:0"], "data_dir": str(data_dir), "repositories": repositories}
+    async with running(Settings.model_validate(table)) as (mirror, urls), _session() as session:
+        yield Serving(urls[0], session, mirror)
+
+
+@asynccontextmanager
+async def spawned(data_dir: Path, repositories: Table, *words: str, **settings: Any) -> AsyncIterator[Spawned]:
+    """`mirror serve` with further words for its command line, until it ends or the block does.
+
+    Its settings stand beside `data_dir`, what it says in `<data_dir>.log`.
+    """
+    table = {"log": {"access": False}} | settings
+    table |= {"listen": ["127.0.0.1:0"], "data_dir": str(data_dir), "repositories": repositories}
+    file = data_dir.with_suffix(".toml")
+    file.write_text("".join(f"{key} = {_toml(value)}\n" for key, value in table.items()))
+    said = data_dir.with_suffix(".log")
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("MIRROR_")}
+    with said.open("ab") as log:
+        before = said.stat().st_size
+        process = await asyncio.create_subprocess_exec(
+            sys.executable, "-m", "mirror", "serve", "--config", str(file), *words,
+            stdout=log, stderr=log, env=environment, cwd=Path(__file__).parent.parent,
+        )  # fmt: skip
+    try:
+        async with _session() as session:
+            yield Spawned(await _ready(process, said, before), session, process)
+    finally:
+        if process.returncode is None:
+            process.kill()
+        await process.wait()
+
+
+async def _ready(process: asyncio.subprocess.Process, said: Path, before: int) -> str:
+    """The URL that the process prints when it listens."""
+    async with asyncio.timeout(START):
+        while True:
+            text = said.read_bytes()[before:].decode()
+            if found := re.search(r"^The mirror is ready: (http://[^\s,]+)", text, re.MULTILINE):
+                return found[1]
+            if process.returncode is not None:
+                raise AssertionError(f"the mirror ended with {process.returncode}:\n{text}")
+            await asyncio.sleep(0.02)
+
+
+def _session() -> aiohttp.ClientSession:
+    return aiohttp.ClientSession(auto_decompress=False, skip_auto_headers=["Accept-Encoding", "User-Agent"])
+
+
+def _toml(value: object) -> str:
+    """A value as TOML writes it inline: JSON but for tables."""
+    match value:
+        case Mapping():
+            return "{" + ", ".join(f"{json.dumps(key)} = {_toml(inner)}" for key, inner in value.items()) + "}"
+        case list() | tuple():
+            return "[" + ", ".join(map(_toml, value)) + "]"
+        case _:
+            return json.dumps(value)
