@@ -29,7 +29,7 @@ _MEMBERS = 64
 _CHECKSUMS_LIMIT = 1 << 20
 _CONTENTS = 100_000
 """Files in one gem."""
-_NODES = 250_000
+_NODES = 150_000
 _DEEPEST = 32
 _ALWAYS_ALLOWED = 64 << 20
 _MOST_EXPANSION = 100
@@ -376,7 +376,11 @@ def _scalar(event: yaml.ScalarEvent) -> str | None:
             return base64.b64decode(text).decode("utf-8", "surrogateescape")
         except binascii.Error as error:
             raise Invalid("The gem's metadata holds a binary text that is none.") from error
-    if event.style in {None, ""} and text in {"", "~", "null", "Null", "NULL"} and event.tag in {None, "!null"}:
+    if (
+        event.style in {None, ""}
+        and text in {"", "~", "null", "Null", "NULL"}
+        and (event.tag or "null").endswith("null")
+    ):
         return None
     return text
 
