@@ -71,12 +71,14 @@ def _python(text: str, newest: int | None) -> Asked:
     if requirement.url is not None:
         raise Invalid(f"{requirement.name} at a URL cannot be mirrored: name a version of it instead.")
     project, specifier = canonicalize_name(requirement.name), str(requirement.specifier)
-    version = pinned_version(specifier)
+    version, extras = pinned_version(specifier), tuple(sorted(requirement.extras))
     if version is not None:
-        return Asked("pypi", Pin(project=project, version=version, markers=(marker,) if marker else (), where=text))
-    extras = tuple(sorted(requirement.extras))
-    entry = Range(project=project, specifier=specifier, extras=extras, marker=marker, newest=newest, where=text)
-    return Asked("pypi", entry)
+        markers = (marker,) if marker else ()
+        return Asked("pypi", Pin(project=project, version=version, markers=markers, extras=extras, where=text))
+    return Asked(
+        "pypi",
+        Range(project=project, specifier=specifier, extras=extras, marker=marker, newest=newest, where=text),
+    )
 
 
 def _gem(text: str, newest: int | None) -> Asked:

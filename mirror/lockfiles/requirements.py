@@ -200,16 +200,18 @@ def _requirement(document: Document, line: _Line, found: _Found, *, constraints:
         local = requirement.url.startswith("file:") or "://" not in requirement.url
         found.outside.append(document.outside(name, "" if local else requirement.url, line.number))
         return
-    specifier = str(requirement.specifier)
+    specifier, extras = str(requirement.specifier), tuple(sorted(requirement.extras))
     version = pinned_version(specifier)
     if version is not None and not constraints:
         markers = (marker,) if marker else ()
-        found.pins.append(Pin(project=name, version=version, hashes=hashes, markers=markers, where=where))
+        found.pins.append(
+            Pin(project=name, version=version, hashes=hashes, markers=markers, extras=extras, where=where)
+        )
         return
     entry = Range(
         project=name,
         specifier=specifier,
-        extras=tuple(sorted(requirement.extras)),
+        extras=extras,
         marker=marker,
         hashes=hashes,
         where=where,

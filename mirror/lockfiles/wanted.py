@@ -43,7 +43,15 @@ class Pin(msgspec.Struct, frozen=True, kw_only=True):
     """The Python versions that the lock says it works on."""
     index: str = ""
     """The URL of the index that the lock names for it."""
+    extras: tuple[str, ...] = ()
+    """Only where what they bring in is not locked as well."""
     where: str = ""
+
+    @property
+    def requirement(self) -> str:
+        """The line that asks a Python resolver for it (PEP 508)."""
+        marker = " or ".join(f"({one})" for one in self.markers)
+        return _requirement(self.project, self.extras, f"=={self.version}", marker)
 
 
 class Range(msgspec.Struct, frozen=True, kw_only=True):
@@ -63,9 +71,11 @@ class Range(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def requirement(self) -> str:
         """The line that asks a Python resolver for it (PEP 508)."""
-        extras = f"[{','.join(self.extras)}]" if self.extras else ""
-        marker = f" ; {self.marker}" if self.marker else ""
-        return f"{self.project}{extras}{self.specifier}{marker}"
+        return _requirement(self.project, self.extras, self.specifier, self.marker)
+
+
+def _requirement(project: str, extras: Sequence[str], specifier: str, marker: str) -> str:
+    return project + (f"[{','.join(extras)}]" if extras else "") + specifier + (f" ; {marker}" if marker else "")
 
 
 class Outside(msgspec.Struct, frozen=True, kw_only=True):
@@ -121,6 +131,16 @@ class Wanted(msgspec.Struct, frozen=True, kw_only=True):
     groups: tuple[str, ...] = ()
     no_binary: tuple[str, ...] = ()
     """Projects to be built from their sdist; `:all:` for all of them."""
+
+    @property
+    def complete(self) -> bool:
+        """Whether the pins are all that an installation needs; else `pins` and `ranges` are resolved first.
+
+        A requirements file is complete when every line has a hash: pip then takes nothing that is not listed.
+        """
+        if self.ranges or self.kind == "names":
+            return False
+        return self.kind != "requirements" or all(pin.hashes for pin in self.pins)
 
 
 Environment = Mapping[str, str]

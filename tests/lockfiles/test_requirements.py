@@ -32,6 +32,19 @@ def test_an_exact_version_is_a_pin_and_everything_else_is_open() -> None:
     assert wanted.ranges[1].where == "requirements.txt:4"
 
 
+def test_only_a_file_with_a_hash_on_every_line_needs_no_resolver() -> None:
+    assert requirements("a==1 --hash=sha256:ab\nb==2 --hash=sha256:cd\n").complete
+    assert not requirements("a==1 --hash=sha256:ab\nb==2\n").complete
+    assert not requirements("a --hash=sha256:ab\n").complete
+    assert parse("uv.lock", "version = 1\n").complete
+
+
+def test_a_pin_can_be_asked_of_a_resolver_with_its_extras_and_marker() -> None:
+    (pin,) = requirements("A[y,x]==1 ; os_name == 'nt'\n").pins
+    assert pin.requirement == 'a[x,y]==1 ; (os_name == "nt")'
+    assert requirements(pin.requirement).pins[0].project == "a"
+
+
 def test_hashes_and_continued_lines_belong_together() -> None:
     wanted = requirements("a==1 \\\n    --hash=sha256:AB \\\n    --hash sha256:cd\n    # via x\nb==2 # why\n")
     assert [(pin.project, pin.hashes) for pin in wanted.pins] == [("a", ("sha256:ab", "sha256:cd")), ("b", ())]
