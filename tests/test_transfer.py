@@ -46,10 +46,10 @@ async def until(true: Callable[[], bool]) -> None:
 class Way:
     """The way in, from a shelf to a store, with what became held."""
 
-    def __init__(self, shelf: Shelf, blobs: LocalBlobs, **options: float) -> None:
+    def __init__(self, shelf: Shelf, blobs: LocalBlobs, *, limit: int = 1 << 30, read_timeout: float = 30) -> None:
         self.shelf, self.blobs = shelf, blobs
-        self.upstream = Upstream("s", URL(shelf.url), UpstreamOptions(read_timeout=options.pop("read_timeout", 5)))
-        self.transfers = Transfers(blobs, **options)  # type: ignore[arg-type]
+        self.upstream = Upstream("s", URL(shelf.url), UpstreamOptions(read_timeout=read_timeout))
+        self.transfers = Transfers(blobs, limit=limit)
         self.held: list[Held] = []
 
     async def open(self, file: File) -> tuple[Body, bool]:
@@ -79,12 +79,12 @@ class Way:
 @pytest.fixture
 async def shelf() -> AsyncIterator[Shelf]:
     async with Shelf() as running:
-        yield running  # type: ignore[misc]
+        yield running
 
 
 @pytest.fixture
 async def way(shelf: Shelf, tmp_path: Path) -> AsyncIterator[Way]:
-    way = Way(shelf, LocalBlobs(tmp_path), read_timeout=1)
+    way = Way(shelf, LocalBlobs(tmp_path))
     yield way
     await way.close()
     assert way.leftovers() == []
@@ -92,9 +92,8 @@ async def way(shelf: Shelf, tmp_path: Path) -> AsyncIterator[Way]:
 
 @pytest.fixture(autouse=True)
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nobody waits half a minute in a test."""
-    monkeypatch.setattr(module, "PATIENCE", 1.0)
-    monkeypatch.setattr(module.random, "uniform", lambda low, high: 0.005)
+    """Nobody waits between two tries in a test."""
+    monkeypatch.setattr("random.uniform", lambda low, high: 0.005)
 
 
 async def content(body: Body, start: int = 0, stop: int | None = None) -> bytes:
@@ -365,10 +364,12 @@ async def test_a_cut_download_is_resumed_by_one_request_and_nobody_notices(way: 
     assert await way.stored() == [file.sha256]
 
 
-async def test_a_stall_is_an_interruption(way: Way) -> None:
-    way.shelf.inject(FILE, Stall(after=1_000_000), times=1)
-    assert await way.fetch(way.shelf.file(BIG)) == BIG
-    assert [request.headers.get("Range") for request in way.shelf.asked()] == [None, "bytes=1000000-"]
+async def test_a_stall_is_an_interruption(shelf: Shelf, tmp_path: Path) -> None:
+    way = Way(shelf, LocalBlobs(tmp_path), read_timeout=0.5)
+    shelf.inject(FILE, Stall(after=1_000_000), times=1)
+    assert await way.fetch(shelf.file(BIG)) == BIG
+    assert [request.headers.get("Range") for request in shelf.asked()][:2] == [None, "bytes=1000000-"]
+    await way.close()
 
 
 @pytest.mark.parametrize("fault", [IgnoreRange(), RotateEtag()])
@@ -483,6 +484,7 @@ async def test_a_full_disk_holds_little_in_memory_and_waits_for_its_readers(
 
 async def test_a_full_disk_with_nobody_reading_gives_up(way: Way, monkeypatch: pytest.MonkeyPatch) -> None:
     fill_after(monkeypatch, 0)
+    monkeypatch.setattr(module, "PATIENCE", 0.3)
     body, _ = await way.open(way.shelf.file(noise(8_000_000)))
     await way.settled()
     with pytest.raises(StorageFull):
