@@ -1,0 +1,80 @@
+"""Python: the simple API, the JSON API, wheels and sdists.
+
+names (names, versions, file names), versions (what policy asks), pages (the simple pages of one project), legacy (the
+JSON API), index (the list of projects), documents (JSON or HTML, before it means anything), metadata (core metadata),
+wheel (metadata out of a wheel anywhere), package (inside files that are to be published). `FORMAT` is what the core
+sees of it.
+"""
+
+import hashlib
+from pathlib import Path
+
+from yarl import URL
+
+from mirror.errors import DigestMismatch, Invalid, UpstreamProtocolError
+from mirror.model import Answer, Ask, Body, File, Format, Names, Page, Project
+from mirror.pypi import index, names, pages
+
+__all__ = ["FORMAT"]
+
+
+class _PyPI:
+    """PyPI as the core sees it."""
+
+    name = "pypi"
+    sidecar_kind = "metadata"
+
+    def canonical(self, name: str) -> str:
+        return names.canonical(name)
+
+    def ask(self, base: URL, page: Page) -> Ask:
+        return pages.ask(base, page)
+
+    def parse(self, page: Page, answer: Answer) -> Project:
+        return pages.parse_simple(answer, page.name)
+
+    def parse_names(self, answer: Answer) -> Names:
+        return index.parse_names(answer)
+
+    def revision(self, body: bytes) -> str:
+        return hashlib.sha256(body).hexdigest()
+
+    def has_sidecar(self, file: File) -> bool:
+        return file.filename.endswith(".whl")
+
+    def sidecar_name(self, file: File) -> str:
+        return f"{file.filename}.metadata"
+
+    def sidecar_ask(self, base: URL, file: File) -> Ask | None:
+        from mirror.pypi.metadata import METADATA_LIMIT  # only here and below: email parsing is not needed to serve
+
+        if not file.extra.get("core-metadata") or not file.url:
+            return None
+        path, question, query = file.url.partition("?")
+        return Ask(url=URL(f"{path}.metadata{question}{query}"), limit=METADATA_LIMIT)  # PEP 658
+
+    def sidecar_check(self, file: File, content: bytes) -> None:
+        from mirror.pypi import wheel
+
+        promised = file.extra.get("core-metadata")
+        if isinstance(promised, dict) and (expected := promised.get("sha256")):
+            actual = hashlib.sha256(content).hexdigest()
+            if actual != expected:
+                raise DigestMismatch(self.sidecar_name(file), "sha256", expected, actual)
+        try:
+            wheel.check_identity(file.filename, content)
+        except Invalid as error:
+            raise UpstreamProtocolError(f"{self.sidecar_name(file)} cannot be right: {error}") from error
+
+    async def sidecar_make(self, file: File, body: Body) -> bytes:
+        from mirror.pypi import wheel
+
+        return await wheel.read_metadata(file, body)
+
+    def inspect(self, filename: str, path: Path) -> File:
+        from mirror.pypi import package
+
+        return package.inspect(filename, path)
+
+
+FORMAT: Format = _PyPI()

@@ -1,0 +1,115 @@
+"""The root list of projects (PEP 503, PEP 691): parse and render, quickly enough for a million names.
+
+Only names and serials are kept of it. The surprise: names come out of the parser canonical, so that what the
+rendering prints needs no escaping.
+"""
+
+from collections.abc import Iterable
+from html import escape
+from typing import Any
+
+import msgspec
+
+from mirror.errors import Invalid, UpstreamProtocolError
+from mirror.model import Answer, Names
+from mirror.pypi.documents import check_version, document_kind, html_tags
+from mirror.pypi.names import canonical
+
+
+class _Entry(msgspec.Struct, gc=False, omit_defaults=True):
+    name: Any = None
+    serial: Any = msgspec.field(default=None, name="_last-serial")
+
+
+class _Meta(msgspec.Struct):
+    api_version: Any = msgspec.field(default="1.0", name="api-version")
+    serial: Any = msgspec.field(default=None, name="_last-serial")
+
+
+class _Listing(msgspec.Struct):
+    projects: list[_Entry]
+    meta: _Meta = msgspec.field(default_factory=_Meta)
+
+
+_DECODER = msgspec.json.Decoder(_Listing)
+
+
+def parse_names(answer: Answer) -> Names:
+    """The names of the root list. Raises UpstreamProtocolError when the body is not one; absurd names are left out."""
+    if document_kind(answer) == "html":
+        return _parse_html(answer)
+    try:
+        listing = _DECODER.decode(answer.body)
+    except (msgspec.MsgspecError, ValueError, RecursionError) as error:
+        raise UpstreamProtocolError(f"The list of projects is not one: {error}.") from error
+    check_version(listing.meta.api_version)
+    serial = _serial(listing.meta.serial)
+    return _names(((entry.name, entry.serial) for entry in listing.projects), serial or answer.serial)
+
+
+def _parse_html(answer: Answer) -> Names:
+    text = answer.body.decode("utf-8", "replace")
+    found: list[str] = []
+    for node in html_tags(text):
+        attributes = node.attributes
+        if node.tag == "a" and (href := attributes.get("href")):
+            # PEP 503: the text is the name, the link its canonical form; lists made by file servers cut the text.
+            written = node.text(deep=False).strip().rstrip("/")
+            linked = href.partition("?")[0].rstrip("/").rpartition("/")[2]
+            found.append(written if _same(written, linked) else linked)
+        elif node.tag == "meta" and attributes.get("name") == "pypi:repository-version":
+            check_version(attributes.get("content"))
+    if not found and "<html" not in text[:1000].lower():
+        raise UpstreamProtocolError("The list of projects is not an HTML page.")
+    return _names(((name, None) for name in found), answer.serial)
+
+
+def _same(written: str, linked: str) -> bool:
+    try:
+        return canonical(written) == canonical(linked)
+    except Invalid:
+        return False
+
+
+def _names(entries: Iterable[tuple[Any, Any]], serial: int | None) -> Names:
+    serials: dict[str, int | None] = {}
+    display: dict[str, str] = {}
+    for written, own in entries:
+        if not isinstance(written, str):
+            continue
+        try:
+            name = canonical(written)
+        except Invalid:
+            continue
+        serials[name] = _serial(own)
+        if name != written:
+            display[name] = written
+    return Names(serials=serials, display=display, serial=serial)
+
+
+def _serial(value: object) -> int | None:
+    return value if isinstance(value, int) and not isinstance(value, bool) and value >= 0 else None
+
+
+def render_names_json(names: Names) -> bytes:
+    """The list as `application/vnd.pypi.simple.v1+json`, with serials where they are known."""
+    display = names.display
+    meta: dict[str, Any] = {"api-version": "1.4"}
+    if names.serial is not None:
+        meta["_last-serial"] = names.serial
+    return msgspec.json.encode({
+        "meta": meta,
+        "projects": [_Entry(display.get(name, name), serial) for name, serial in names.serials.items()],
+    })  # fmt: skip
+
+
+def render_names_html(names: Names) -> bytes:
+    """The list as HTML (PEP 503)."""
+    display = names.display
+    lines = [
+        '<!DOCTYPE html>\n<html>\n<head>\n<meta name="pypi:repository-version" content="1.4">',
+        "<title>Simple index</title>\n</head>\n<body>",
+        *(f'<a href="{name}/">{escape(display[name]) if name in display else name}</a><br>' for name in names.serials),
+        "</body>\n</html>",
+    ]
+    return "\n".join(lines).encode()

@@ -1,0 +1,177 @@
+"""The JSON API: `/pypi/<project>/json` and `/pypi/<project>/<version>/json`.
+
+Shows exactly the files of the project it is given, so that policy holds here as on the simple page. What an upstream's
+own document says beyond files (ownership, known vulnerabilities, keys of tomorrow) is passed through; without one,
+everything is derived. The surprise: an upstream's `info` is about the newest version *there*; when that version is
+hidden here, its `info` is not shown.
+"""
+
+from collections.abc import Mapping
+from datetime import UTC
+from typing import Any
+
+import msgspec
+from packaging.version import Version
+
+from mirror.errors import Invalid, NotFound
+from mirror.model import File, Page, Project
+from mirror.pypi.metadata import info_from_metadata
+from mirror.pypi.names import canonical_version, kind_of
+from mirror.pypi.pages import Link, timestamp, version_key
+
+_OTHER_TYPES = {
+    ".egg": "bdist_egg",
+    ".exe": "bdist_wininst",
+    ".msi": "bdist_msi",
+    ".rpm": "bdist_rpm",
+    ".dmg": "bdist_dmg",
+}
+_OF_ONE_VERSION = ("yanked", "yanked_reason", "requires_python", "requires_dist", "provides_extra", "dynamic")
+
+
+def legacy_page(project: str, version: str | None = None) -> Page:
+    """The page of the JSON API at an upstream: of a project, or of one version."""
+    return Page("release", f"{project}/{version}") if version else Page("legacy", project)
+
+
+def latest_version(project: Project) -> str | None:
+    """The version that `info` is about: the newest final one with a file that is not yanked, or the next best."""
+
+    def rank(version: str) -> tuple[bool, bool, tuple[bool, Version | str]]:
+        key = version_key(version)
+        final = isinstance(key[1], Version) and not key[1].is_prerelease
+        return version in usable, final, key
+
+    usable = {file.version for file in project.files if file.yanked is None}
+    return max((file.version for file in project.files if file.version), key=rank, default=None)
+
+
+def legacy(
+    project: Project, upstream: bytes | None, version: str | None, link: Link, metadata: bytes | None = None
+) -> bytes:
+    """The JSON document about a project, or about one of its versions.
+
+    `upstream` is the same document from an upstream; `metadata` the core metadata of the version, used where upstream
+    says nothing about it; `link` gives the URL of a file. Raises NotFound when the project has no such version.
+    """
+    wanted = _spelled(project, version) if version is not None else latest_version(project)
+    theirs = _decoded(upstream)
+    entries = _entries(theirs)
+    info = theirs.get("info")
+    same = isinstance(info, dict) and _same_version(info.get("version"), wanted)
+    urls = [_entry(file, entries.get(file.filename), link) for file in project.files if file.version == wanted]
+
+    document = {key: value for key, value in theirs.items() if key not in ("releases", "urls")}
+    document["info"] = dict(info) if same and isinstance(info, dict) else _info(project, wanted, metadata)
+    _yanked_and_required(document["info"], [file for file in project.files if file.version == wanted])
+    document["last_serial"] = project.serial if project.serial is not None else theirs.get("last_serial")
+    document["urls"] = urls
+    document["vulnerabilities"] = theirs.get("vulnerabilities", []) if same else []
+    document.setdefault("ownership", {"organization": None, "roles": []})
+    if version is None:  # the public index has no `releases` in the document of one version
+        releases: dict[str, list[dict[str, Any]]] = {v: [] for v in sorted(project.versions, key=version_key)}
+        for file in project.files:
+            releases.setdefault(file.version, []).append(_entry(file, entries.get(file.filename), link))
+        document["releases"] = releases
+    return msgspec.json.encode(document)
+
+
+def _spelled(project: Project, version: str) -> str:
+    """The version as the project spells it."""
+    wanted = canonical_version(version[:200])
+    for known in (*project.versions, *(file.version for file in project.files)):
+        if version == known or canonical_version(known) == wanted:
+            return known
+    raise NotFound(f"The project {project.name!r} has no version {version[:80]!r}.")
+
+
+def _same_version(found: object, wanted: str | None) -> bool:
+    return isinstance(found, str) and wanted is not None and canonical_version(found) == canonical_version(wanted)
+
+
+def _decoded(upstream: bytes | None) -> dict[str, Any]:
+    """The upstream's document, or nothing where it is not one: all that must be right is derived anyway."""
+    try:
+        document = msgspec.json.decode(upstream) if upstream else {}
+    except (msgspec.MsgspecError, ValueError, RecursionError):
+        return {}
+    return document if isinstance(document, dict) else {}
+
+
+def _entries(document: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """File name → what the upstream's document says about the file."""
+    releases = document.get("releases")
+    lists = [document.get("urls"), *(releases.values() if isinstance(releases, dict) else ())]
+    return {
+        entry["filename"]: entry
+        for entries in lists
+        if isinstance(entries, list)
+        for entry in entries
+        if isinstance(entry, dict) and isinstance(entry.get("filename"), str)
+    }
+
+
+def _entry(file: File, theirs: Mapping[str, Any] | None, link: Link) -> dict[str, Any]:
+    theirs = theirs or {}
+    found = theirs.get("digests")
+    found = found if isinstance(found, dict) else {}
+    if file.sha256 is not None and found.get("sha256", file.sha256) != file.sha256:
+        theirs, found = {}, {}  # another file of that name: nothing said about it is about ours
+    digests = {"blake2b_256": None, "md5": None, "sha256": None} | found | dict(file.digests)
+    return {
+        "comment_text": "",
+        "downloads": -1,
+        "has_sig": bool(file.extra.get("gpg-sig", False)),
+        "packagetype": _packagetype(file.filename),
+        "python_version": _python_version(file.filename),
+        **theirs,
+        "digests": digests,
+        "filename": file.filename,
+        "md5_digest": digests["md5"],
+        "requires_python": file.requires,
+        "size": file.size if file.size is not None else theirs.get("size"),
+        "upload_time": (
+            file.uploaded.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S") if file.uploaded else theirs.get("upload_time")
+        ),
+        "upload_time_iso_8601": timestamp(file.uploaded) if file.uploaded else theirs.get("upload_time_iso_8601"),
+        "url": link(file),
+        "yanked": file.yanked is not None,
+        "yanked_reason": file.yanked or None,
+    }
+
+
+def _packagetype(filename: str) -> str:
+    kind = kind_of(filename)
+    if kind != "other":
+        return "bdist_wheel" if kind == "wheel" else "sdist"
+    return next((name for suffix, name in _OTHER_TYPES.items() if filename.lower().endswith(suffix)), "bdist_dumb")
+
+
+def _python_version(filename: str) -> str:
+    kind = kind_of(filename)
+    if kind == "sdist":
+        return "source"
+    parts = filename.rpartition(".")[0].split("-")
+    if kind == "wheel" and len(parts) >= 5:
+        return parts[-3]
+    return next((part[2:] for part in parts if part.startswith("py") and part[2:3].isdigit()), "any")
+
+
+def _info(project: Project, version: str | None, metadata: bytes | None) -> dict[str, Any]:
+    """`info` without an upstream: from the core metadata when it is of that version."""
+    try:
+        info = info_from_metadata(metadata or b"")
+    except Invalid:
+        info = info_from_metadata(b"")
+    if metadata and not _same_version(info["version"], version):
+        info |= dict.fromkeys(_OF_ONE_VERSION)
+    return info | {"name": info["name"] or project.name, "version": version}
+
+
+def _yanked_and_required(info: dict[str, Any], files: list[File]) -> None:
+    """What `info` repeats from the files; a version is yanked when all of its files are."""
+    reasons = [file.yanked for file in files]
+    info["yanked"] = bool(files) and None not in reasons
+    info["yanked_reason"] = next((reason for reason in reasons if reason), None) if info["yanked"] else None
+    if not info.get("requires_python"):
+        info["requires_python"] = next((file.requires for file in files if file.requires), None)

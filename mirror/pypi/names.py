@@ -1,0 +1,132 @@
+"""Project names, versions and file names of Python distributions.
+
+Two readings of a file name, on purpose: `parse_filename` is strict and for what is uploaded here; `version_of`
+and `kind_of` are tolerant and for what an upstream has carried for twenty years (eggs, installers, sdists with
+dashes in odd places). The surprise: a tolerant reading needs the project's name, because `a-b-1-2.tar.gz` says
+only together with it where the version begins.
+"""
+
+import re
+from functools import lru_cache
+from typing import Literal
+
+import msgspec
+from packaging.tags import Tag
+from packaging.utils import InvalidSdistFilename, InvalidWheelFilename, parse_sdist_filename, parse_wheel_filename
+from packaging.version import InvalidVersion, Version
+
+from mirror.errors import Invalid
+
+Kind = Literal["wheel", "sdist", "other"]
+
+NAME_LIMIT = 200
+"""The longest project name, in characters."""
+FILENAME_LIMIT = 255
+"""The longest file name, in bytes: what file systems hold."""
+
+_NAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9])?")  # PEP 508
+_CANONICAL = re.compile(r"[a-z0-9]+(?:-[a-z0-9]+)*")
+_SEPARATORS = re.compile(r"[-_.]+")  # PEP 503
+_SAFE_FILENAME = re.compile(r"[A-Za-z0-9_][^\x00-\x1f\x7f-\x9f/\\?#\u2028\u2029\ud800-\udfff]*")
+_SDIST_SUFFIXES = (".tar.gz", ".zip", ".tgz", ".tar.bz2", ".tar.xz", ".tar.z", ".tbz", ".tar")
+_OTHER_SUFFIXES = (".egg", ".exe", ".msi", ".rpm", ".deb", ".dmg")
+_PLATFORM_TAIL = re.compile(
+    r"[.-](?:win32|win-amd64|win-arm64|linux-[a-z0-9_]+|macosx-[0-9.]+-[a-z0-9_]+|(?:noarch|src|i[3-6]86|x86_64)$)"
+    r"(?:-py[23](?:\.[0-9]+)?)?$"
+)
+
+
+class Parts(msgspec.Struct, frozen=True):
+    """What a well-formed file name says."""
+
+    project: str
+    """Canonical."""
+    version: str
+    """Normalised, PEP 440."""
+    kind: Kind
+    tags: frozenset[Tag] = frozenset()
+    """A wheel's compatibility tags."""
+
+
+def canonical(name: str) -> str:
+    """The name as PEP 503 normalises it. Raises Invalid when PEP 508 does not allow it or it is too long."""
+    if len(name) <= NAME_LIMIT and _CANONICAL.fullmatch(name):  # most are; a list of all projects has a million
+        return name
+    if len(name) > NAME_LIMIT or _NAME.fullmatch(name) is None:
+        raise Invalid(
+            f"{name[:80]!r} cannot be the name of a Python project: "
+            f"use up to {NAME_LIMIT} letters, digits, '.', '_' and '-', with a letter or digit at both ends."
+        )
+    return _SEPARATORS.sub("-", name).lower()
+
+
+def safe_filename(name: str) -> bool:
+    """Whether a file name can stand in a URL path and on a disk as one ordinary, visible component."""
+    return _SAFE_FILENAME.fullmatch(name) is not None and len(name.encode()) <= FILENAME_LIMIT
+
+
+@lru_cache(maxsize=8192)  # a page of thousands of files has a few hundred versions
+def canonical_version(version: str) -> str:
+    """The version as PEP 440 normalises it, or unchanged where it is not one: for comparing, and for grouping files."""
+    try:
+        return str(Version(version))
+    except InvalidVersion:
+        return version
+
+
+def kind_of(filename: str) -> Kind:
+    """What sort of file the name stands for, however old."""
+    lower = filename.lower()
+    if lower.endswith(".whl"):
+        return "wheel"
+    if lower.endswith(_SDIST_SUFFIXES) and _PLATFORM_TAIL.search(_stem(filename)) is None:
+        return "sdist"
+    return "other"
+
+
+def is_distribution(filename: str) -> bool:
+    """Whether the name ends like any distribution file that an index has ever listed."""
+    return filename.lower().endswith((".whl", *_SDIST_SUFFIXES, *_OTHER_SUFFIXES))
+
+
+def version_of(filename: str, project: str) -> str:
+    """The version that a file of the canonical `project` belongs to, normalised where it can be; "" where unclear."""
+    stem = _stem(filename)
+    lower = filename.lower()
+    if lower.endswith((".whl", ".egg")):  # PEP 427 and eggs escape '-' in each part: the second part is the version
+        parts = stem.split("-")
+        return canonical_version(parts[1].replace("_", "-")) if len(parts) > 1 else ""
+    # An RPM is name-version-release.arch.
+    stem = re.sub(r"-[^-]+$", "", stem) if lower.endswith(".rpm") else _PLATFORM_TAIL.sub("", stem)
+    dash = stem.find("-")
+    while dash >= 0:
+        if _SEPARATORS.sub("-", stem[:dash]).lower() == project:
+            return canonical_version(stem[dash + 1 :])
+        dash = stem.find("-", dash + 1)
+    return canonical_version(stem.rpartition("-")[2]) if "-" in stem else ""
+
+
+def parse_filename(filename: str) -> Parts:
+    """The parts of a name that may be uploaded: a wheel (PEP 427) or an sdist, .tar.gz or .zip (PEP 625).
+
+    Raises Invalid for anything else. An sdist whose name still has dashes or dots is taken, as old tools write them.
+    """
+    if not safe_filename(filename):
+        raise Invalid(f"{filename[:80]!r} is not a usable file name.")
+    try:
+        if filename.endswith(".whl"):
+            name, version, _, tags = parse_wheel_filename(filename)
+            return Parts(canonical(name), str(version), "wheel", tags)
+        name, version = parse_sdist_filename(filename)
+        return Parts(canonical(name), str(version), "sdist")
+    except (InvalidWheelFilename, InvalidSdistFilename) as error:
+        raise Invalid(f"{filename[:80]!r} is neither a wheel's nor an sdist's file name: {error}.") from error
+
+
+def _stem(filename: str) -> str:
+    """The file name without its suffix."""
+    lower = filename.lower()
+    for suffix in (".whl", *_SDIST_SUFFIXES, *_OTHER_SUFFIXES):
+        if lower.endswith(suffix):
+            return filename[: -len(suffix)]
+    return filename

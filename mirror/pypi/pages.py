@@ -1,0 +1,409 @@
+"""The simple pages of one project (PEP 503, 592, 629, 658, 691, 700, 714, 740, 792): parse and render, JSON and HTML.
+
+The JSON form is the model, and HTML is derived from it (PEP 833). What the mirror's own types have no field for
+travels in `extra`, under the key that the JSON form uses, so that what is not known today passes through untouched.
+Not passed on, on purpose: `alternate-locations` and `tracks` (they would send clients around the mirror) and an
+upstream's provenance URL, which the caller replaces.
+
+The surprise: a page for which policy or a merge left no file is still a page, and says so with API version 1.4.
+"""
+
+import re
+from collections.abc import Callable, Iterable, Mapping
+from datetime import UTC, datetime
+from html import escape
+from typing import Any, Literal
+from urllib.parse import unquote, urljoin, urlsplit
+
+import msgspec
+from packaging.version import InvalidVersion, Version
+from selectolax.lexbor import LexborNode
+from yarl import URL
+
+from mirror.errors import Invalid, UpstreamProtocolError
+from mirror.model import Answer, Ask, File, Page, Project
+from mirror.pypi.documents import check_version, decode_json, document_kind, html_tags
+from mirror.pypi.names import canonical, canonical_version, is_distribution, safe_filename, version_of
+
+JSON_TYPE = "application/vnd.pypi.simple.v1+json"
+HTML_TYPE = "application/vnd.pypi.simple.v1+html"
+PROVENANCE_TYPE = "application/vnd.pypi.integrity.v1+json"
+_ACCEPT = f"{JSON_TYPE}, {HTML_TYPE};q=0.2, text/html;q=0.01"
+_NAMES_LIMIT = 256 << 20
+_PROVENANCE_LIMIT = 4 << 20
+
+Link = Callable[[File], str]
+"""The URL to print for a file."""
+
+_PLAIN_URL = re.compile(r"https?://[A-Za-z0-9](?:[A-Za-z0-9.-]*[A-Za-z0-9])?/[!\"$-~]*")  # nothing to resolve or doubt
+_STATUSES = frozenset({"active", "archived", "quarantined", "deprecated"})  # PEP 792
+_HASH = re.compile(r"[0-9a-f]{8,256}")
+_ALGORITHM = re.compile(r"[a-z0-9_]{1,32}")
+_HASH_LENGTHS = {"md5": 32, "sha1": 40, "sha224": 56, "sha256": 64, "sha384": 96, "sha512": 128, "blake2b_256": 64}
+_FRAGMENT_ORDER = ("sha256", "sha512", "sha384", "sha224", "sha1", "md5")  # the ones that installers read
+_FILE_HANDLED = frozenset({
+    "filename", "url", "hashes", "size", "upload-time", "yanked", "requires-python",
+    "core-metadata", "dist-info-metadata", "data-dist-info-metadata", "data-core-metadata", "gpg-sig", "provenance",
+    "metadata",  # the key under which `inspect` keeps a file's own metadata text: never on a page
+})  # fmt: skip
+_PROJECT_FIELDS = frozenset({"name", "files", "versions", "meta", "project-status", "alternate-locations"})
+_META_FIELDS = frozenset({"api-version", "_last-serial", "tracks"})
+_URL_LIMIT = 8192
+_SERIAL_COMMENT = re.compile(r"<!--SERIAL (\d{1,18})-->\s*\Z")
+_ASKS_SOMETHING = re.compile(r"<(?:form|script|input|iframe)[\s>]", re.IGNORECASE)
+
+
+def ask(base: URL, page: Page) -> Ask:
+    """What to request for a page; `base` is the URL of the simple index. Raises Invalid for a kind that is not known.
+
+    The JSON API lives beside the simple index, as on the public one and on those that imitate it.
+    """
+    root = base / "" if base.path[-1:] != "/" else base
+    match page.kind:
+        case "project":
+            return Ask(url=root / page.name / "", accept=_ACCEPT)
+        case "names":
+            return Ask(url=root, accept=_ACCEPT, limit=_NAMES_LIMIT)
+        case "legacy":
+            return Ask(url=root.parent.parent / "pypi" / page.name / "json", accept="application/json")
+        case "release":
+            name, _, version = page.name.partition("/")
+            return Ask(url=root.parent.parent / "pypi" / name / version / "json", accept="application/json")
+        case "provenance":
+            return Ask(url=URL(page.name), accept=PROVENANCE_TYPE, limit=_PROVENANCE_LIMIT)
+    raise Invalid(f"{page.kind!r} is not a page of a Python index.")
+
+
+def provenance_page(file: File) -> Page:
+    """The page that holds a file's provenance (PEP 740): its name is the URL that the simple page gave for it."""
+    return Page("provenance", file.extra.get("provenance", ""))
+
+
+def parse_simple(answer: Answer, name: str) -> Project:
+    """The project on a simple page. Raises UpstreamProtocolError when the body is not one, or is about another project.
+
+    Entries without a safe file name or an http(s) URL are left out; a field of the wrong type is dropped, not its file.
+    """
+    if document_kind(answer) == "json":
+        return _parse_json(answer, name)
+    return _parse_html(answer, name)
+
+
+def _parse_json(answer: Answer, name: str) -> Project:
+    document = decode_json(answer.body)
+    entries = document.get("files")
+    if not isinstance(entries, list):
+        raise UpstreamProtocolError(f"The index page of {name} has no list of files.")
+    _check_name(document.get("name"), name)
+    listed = document.get("versions")
+    listed = tuple(dict.fromkeys(v for v in listed if isinstance(v, str))) if isinstance(listed, list) else ()
+    version = _Versions(name, listed)
+    files: dict[str, File] = {}
+    for entry in entries:
+        if isinstance(entry, dict) and (file := _json_file(entry, answer.url, version)) is not None:
+            files.setdefault(file.filename, file)
+
+    extra = {key: value for key, value in document.items() if key not in _PROJECT_FIELDS}
+    meta = document.get("meta")
+    meta = meta if isinstance(meta, dict) else {}
+    if unknown := {key: value for key, value in meta.items() if key not in _META_FIELDS}:
+        extra["meta"] = unknown
+    status = document.get("project-status")
+    status = status if isinstance(status, dict) else {}
+    if reason := _text(status.get("reason")):
+        extra["status-reason"] = reason
+    return Project(
+        name=name,
+        files=tuple(files.values()),
+        versions=listed or _versions_of(files.values()),
+        serial=_natural(meta.get("_last-serial"), answer.serial),
+        status=status["status"] if status.get("status") in _STATUSES else None,
+        extra=extra,
+    )
+
+
+def _json_file(entry: dict[str, Any], base: str, version: "_Versions") -> File | None:
+    filename, url = entry.get("filename"), entry.get("url")
+    if not isinstance(filename, str) or not isinstance(url, str) or not safe_filename(filename):
+        return None
+    absolute = _absolute(base, url)
+    if absolute is None:
+        return None
+    extra = {key: entry[key] for key in entry.keys() - _FILE_HANDLED}
+    for key in ("core-metadata", "dist-info-metadata", "data-dist-info-metadata"):  # PEP 714: the first that is there
+        if key in entry:
+            if metadata := _core_metadata(entry[key]):
+                extra["core-metadata"] = metadata
+            break
+    if isinstance(entry.get("gpg-sig"), bool):
+        extra["gpg-sig"] = entry["gpg-sig"]
+    if provenance := _absolute(base, _text(entry.get("provenance"))):
+        extra["provenance"] = provenance
+    yanked = entry.get("yanked")
+    return File(
+        filename=filename,
+        version=version.of(filename),
+        digests=_digests(entry.get("hashes")),
+        url=absolute,
+        size=_natural(entry.get("size")),
+        uploaded=_moment(entry.get("upload-time")),
+        yanked="" if yanked is True else _text(yanked) or None,
+        requires=_text(entry.get("requires-python")) or None,
+        extra=extra,
+    )
+
+
+def _parse_html(answer: Answer, name: str) -> Project:
+    text = answer.body.decode("utf-8", "replace")
+    base, serial = answer.url, answer.serial
+    if comment := _SERIAL_COMMENT.search(text[-64:]):
+        serial = int(comment[1])
+    version = _Versions(name, ())
+    files: dict[str, File] = {}
+    meta: dict[str, str] = {}
+    based = False
+    for node in html_tags(text):
+        attributes = node.attributes
+        if node.tag == "meta" and (key := (attributes.get("name") or "").lower()).startswith("pypi:"):
+            meta.setdefault(key, attributes.get("content") or "")
+        elif node.tag == "base" and not based and (href := attributes.get("href")):  # HTML: the first <base> counts
+            base, based = _absolute(answer.url, href) or base, True
+        elif node.tag == "a" and (file := _html_file(node, attributes, base, version)) is not None:
+            files.setdefault(file.filename, file)
+    check_version(meta.get("pypi:repository-version"))
+    if not files and "pypi:repository-version" not in meta and _ASKS_SOMETHING.search(text):
+        raise UpstreamProtocolError(f"What was answered for {name} is some other web page, not an index page.")
+    reason, status = meta.get("pypi:project-status-reason"), meta.get("pypi:project-status")
+    return Project(
+        name=name,
+        files=tuple(files.values()),
+        versions=_versions_of(files.values()),
+        serial=serial,
+        status=status if status in _STATUSES else None,
+        extra={"status-reason": reason} if reason else {},
+    )
+
+
+def _html_file(node: LexborNode, attributes: Mapping[str, str | None], base: str, version: "_Versions") -> File | None:
+    url, _, fragment = (attributes.get("href") or "").strip().partition("#")
+    absolute = _absolute(base, url) if url else None
+    if absolute is None:
+        return None
+    filename = unquote(urlsplit(absolute).path.rpartition("/")[2])
+    if not is_distribution(filename):  # a URL like /download?id=7: the text names the file (PEP 503)
+        filename = node.text(deep=False).strip()
+    if not is_distribution(filename) or not safe_filename(filename):
+        return None
+    extra: dict[str, Any] = {}
+    for key in ("data-core-metadata", "data-dist-info-metadata"):
+        if key in attributes:
+            algorithm, _, value = (attributes[key] or "true").partition("=")
+            if metadata := _core_metadata({algorithm: value} if value else algorithm.lower() == "true"):
+                extra["core-metadata"] = metadata
+            break
+    if (signed := attributes.get("data-gpg-sig")) in ("true", "false"):
+        extra["gpg-sig"] = signed == "true"
+    if provenance := _absolute(base, attributes.get("data-provenance")):
+        extra["provenance"] = provenance
+    return File(
+        filename=filename,
+        version=version.of(filename),
+        digests=_digests(dict(part.split("=", 1) for part in fragment.split("&") if "=" in part)),
+        url=absolute,
+        yanked=attributes["data-yanked"] or "" if "data-yanked" in attributes else None,
+        requires=(attributes.get("data-requires-python") or "").strip() or None,
+        extra=extra,
+    )
+
+
+def api_version(project: Project) -> str:
+    """The API version that the page of a project may claim: 1.4, or 1.0 where PEP 700 is not met."""
+    return "1.4" if all(file.size is not None for file in project.files) else "1.0"  # PEP 700: mandatory from 1.1
+
+
+def render_json(project: Project, link: Link, provenance: Link | None = None) -> bytes:
+    """The page as `application/vnd.pypi.simple.v1+json`.
+
+    `link` gives the URL of a file; `provenance` that of its provenance, for files that have one at their source:
+    without it no page mentions any.
+    """
+    meta = {**project.extra.get("meta", {}), "api-version": api_version(project)}
+    if project.serial is not None:
+        meta["_last-serial"] = project.serial
+    page = {key: value for key, value in project.extra.items() if key not in ("meta", "status-reason")}
+    if project.status is not None:
+        reason = project.extra.get("status-reason")
+        page["project-status"] = {"status": project.status} | ({"reason": reason} if reason else {})
+    page |= {
+        "meta": meta,
+        "name": project.name,
+        "versions": project.versions or _versions_of(project.files),
+        "files": [_render_file(file, link, provenance) for file in project.files],
+    }
+    return msgspec.json.encode(page)
+
+
+def _render_file(file: File, link: Link, provenance: Link | None) -> dict[str, Any]:
+    entry = {key: value for key, value in file.extra.items() if key not in _FILE_HANDLED}
+    entry |= {"filename": file.filename, "url": link(file), "hashes": file.digests, "requires-python": file.requires}
+    if file.size is not None:
+        entry["size"] = file.size
+    if file.uploaded is not None:
+        entry["upload-time"] = timestamp(file.uploaded)
+    entry["yanked"] = False if file.yanked is None else file.yanked or True
+    if metadata := file.extra.get("core-metadata"):
+        entry["core-metadata"] = metadata
+    if "gpg-sig" in file.extra:
+        entry["gpg-sig"] = file.extra["gpg-sig"]
+    if provenance is not None and file.extra.get("provenance"):
+        entry["provenance"] = provenance(file)
+    return entry
+
+
+def render_html(project: Project, link: Link, provenance: Link | None = None) -> bytes:
+    """The page as HTML (PEP 503), with all that HTML can carry; the arguments are those of `render_json`."""
+    name = escape(project.name)
+    head = [f'<meta name="pypi:repository-version" content="{api_version(project)}">']
+    if project.status is not None:
+        head.append(f'<meta name="pypi:project-status" content="{escape(project.status)}">')
+        if reason := project.extra.get("status-reason"):
+            head.append(f'<meta name="pypi:project-status-reason" content="{escape(reason)}">')
+    lines = [
+        "<!DOCTYPE html>\n<html>\n<head>",
+        *head,
+        f"<title>Links for {name}</title>\n</head>\n<body>\n<h1>Links for {name}</h1>",
+        *(_render_anchor(file, link, provenance) for file in project.files),
+        "</body>\n</html>",
+    ]
+    if project.serial is not None:
+        lines.append(f"<!--SERIAL {project.serial}-->")
+    return "\n".join(lines).encode("utf-8", "replace")
+
+
+def _render_anchor(file: File, link: Link, provenance: Link | None) -> str:
+    algorithm = next((a for a in (*_FRAGMENT_ORDER, *file.digests) if a in file.digests), None)
+    url = link(file) + (f"#{algorithm}={file.digests[algorithm]}" if algorithm else "")
+    attributes = [f'href="{escape(url)}"']
+    if file.requires is not None:
+        attributes.append(f'data-requires-python="{escape(file.requires)}"')
+    if file.yanked is not None:
+        attributes.append(f'data-yanked="{escape(file.yanked)}"')
+    if metadata := file.extra.get("core-metadata"):
+        value = "true" if metadata is True else "=".join(_best(metadata))
+        attributes += [f'data-core-metadata="{value}"', f'data-dist-info-metadata="{value}"']  # PEP 714
+    if "gpg-sig" in file.extra:
+        attributes.append(f'data-gpg-sig="{str(file.extra["gpg-sig"]).lower()}"')
+    if provenance is not None and file.extra.get("provenance"):
+        attributes.append(f'data-provenance="{escape(provenance(file))}"')
+    return f"<a {' '.join(attributes)}>{escape(file.filename)}</a><br>"
+
+
+def timestamp(moment: datetime) -> str:
+    """A moment as PEP 700 writes it: UTC, with a Z."""
+    return moment.astimezone(UTC).isoformat().replace("+00:00", "Z")
+
+
+class _Versions:
+    """Gives each file name its version, spelled as the index spells it."""
+
+    def __init__(self, project: str, listed: tuple[str, ...]) -> None:
+        self._project = project
+        self._spelling = {canonical_version(version): version for version in listed}
+
+    def of(self, filename: str) -> str:
+        version = version_of(filename, self._project)
+        return self._spelling.get(version, version)
+
+
+def _versions_of(files: Iterable[File]) -> tuple[str, ...]:
+    return tuple(sorted({file.version for file in files if file.version}, key=version_key))
+
+
+def version_key(version: str) -> tuple[bool, Version | str]:
+    """Sorts versions by PEP 440; what is not a version comes first."""
+    try:
+        return (True, Version(version))
+    except InvalidVersion:
+        return (False, version)
+
+
+def _check_name(found: object, name: str) -> None:
+    if not isinstance(found, str):
+        return
+    try:
+        same = canonical(found) == name
+    except Invalid:
+        same = False
+    if not same:
+        raise UpstreamProtocolError(f"The index answered the page of {found[:80]!r} when asked for {name}.")
+
+
+def _absolute(base: str, url: str | None) -> str | None:
+    """The URL, absolute and without fragment, or None unless it is one of http or https with a host."""
+    if not url or len(url) > _URL_LIMIT:
+        return None
+    if _PLAIN_URL.fullmatch(url):
+        return url
+    try:
+        absolute = urljoin(base, url) if not url.startswith(("http://", "https://")) else url
+        parts = urlsplit(absolute)
+        port_is_valid = parts.port != 0
+    except ValueError:
+        return None
+    if parts.scheme not in ("http", "https") or not parts.hostname or not port_is_valid or not absolute.isprintable():
+        return None
+    return absolute.partition("#")[0]
+
+
+def _digests(hashes: object) -> dict[str, str]:
+    """The digests that can be right: lower case, of the length that their algorithm has."""
+    if not isinstance(hashes, dict):
+        return {}
+    if len(hashes) == 1 and _is_sha256(hashes.get("sha256")):  # nearly every file: worth not being taken apart
+        return hashes
+    found: dict[str, str] = {}
+    for algorithm, value in hashes.items():
+        if not isinstance(algorithm, str) or not isinstance(value, str):
+            continue
+        algorithm, value = algorithm.lower(), value.lower()
+        if (
+            _ALGORITHM.fullmatch(algorithm)
+            and _HASH.fullmatch(value)
+            and len(value) == _HASH_LENGTHS.get(algorithm, len(value))
+        ):
+            found[algorithm] = value
+    return found
+
+
+def _is_sha256(value: object) -> bool:
+    return isinstance(value, str) and len(value) == 64 and _HASH.fullmatch(value) is not None
+
+
+def _core_metadata(value: object) -> Literal[True] | dict[str, str] | None:
+    """PEP 714: true, or the digests of the metadata file; None where there is no such file."""
+    if isinstance(value, dict):
+        return _digests(value) or True
+    return True if value is True else None
+
+
+def _best(digests: Mapping[str, str]) -> tuple[str, str]:
+    algorithm = next(a for a in (*_FRAGMENT_ORDER, *digests) if a in digests)
+    return algorithm, digests[algorithm]
+
+
+def _moment(value: object) -> datetime | None:
+    if not isinstance(value, str) or len(value) > 40:
+        return None
+    try:
+        moment = datetime.fromisoformat(value)
+    except ValueError:
+        return None
+    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)  # PEP 700: always UTC; some forget to say so
+
+
+def _natural(value: object, otherwise: int | None = None) -> int | None:
+    return value if isinstance(value, int) and not isinstance(value, bool) and value >= 0 else otherwise
+
+
+def _text(value: object) -> str | None:
+    return value if isinstance(value, str) else None
