@@ -13,8 +13,8 @@ from aiohttp import web
 from mirror.answers import Answers, Content
 from mirror.errors import Invalid, NotFound, UnknownFile
 from mirror.http import KIND, OUTCOME, REPOSITORY, demand_of, negotiate, outside
-from mirror.model import File, Page, Project
-from mirror.pypi import index, pages
+from mirror.model import File, Project
+from mirror.pypi import index, legacy, pages
 from mirror.pypi.names import canonical, safe_filename
 from mirror.repository import Repository, View
 from mirror.send import http_date, send
@@ -117,13 +117,12 @@ class Routes:
 
         async def get() -> Content:
             view = await self._repository.project(name, demand)
-            page = Page("release", f"{name}/{version}") if version else Page("legacy", name)
-            document = await self._repository.document(view, page, demand)
+            document = await self._repository.document(view, legacy.legacy_page(name, version), demand)
             metadata = None if document else await self._metadata(view, version)
             return self._content(
                 view,
                 "application/json",
-                lambda: pages.legacy(
+                lambda: legacy.legacy(
                     view.project,
                     document.body if document else None,
                     version,
@@ -137,10 +136,10 @@ class Routes:
         return await self._answers.respond(request, key, demand, get)
 
     async def _metadata(self, view: View, version: str | None) -> bytes | None:
-        """The core metadata of a version (or the newest) from one of its wheels, where no source has a legacy page."""
-        files = [file for file in view.project.files if version in (None, file.version)]
-        for file in reversed(files):
-            if self._repository.format.has_sidecar(file):
+        """The core metadata of a version, or the newest one, from one of its files: for want of a legacy page."""
+        wanted = version or legacy.latest_version(view.project)
+        for file in view.project.files:
+            if file.version == wanted and self._repository.format.has_sidecar(file):
                 try:
                     _, opened = await self._repository.sidecar(view.project.name, file.filename)
                     return b"".join([chunk async for chunk in opened.body.read()])
