@@ -15,6 +15,19 @@ from yarl import URL
 Outcome = Literal["hit", "miss", "joined", "stale", "offline"]
 """How an answer came about; the word of the header X-Mirror-Cache."""
 
+Right = Literal["read", "upload", "yank", "admin"]
+"""What somebody may do to a project. Any of them lets one read it; `admin` is all of them, deleting and owners too."""
+
+
+class Grant(msgspec.Struct, frozen=True, kw_only=True):
+    """Rights on some projects of some repositories: what a token is limited to, or what somebody has been given."""
+
+    rights: frozenset[Right]
+    repositories: tuple[str, ...] = ("*",)
+    """Names or glob patterns."""
+    projects: tuple[str, ...] = ("*",)
+    """Names or glob patterns."""
+
 
 class File(msgspec.Struct, frozen=True, kw_only=True):
     """One downloadable artefact: a wheel, an sdist, a gem."""

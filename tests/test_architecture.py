@@ -19,7 +19,7 @@ ORDER = [
     *("blobs", "catalog", "upstream", "transfer"),
     *("feed", "sources", "repository"),
     *("lockfiles", "sync", "bundle", "sweep"),
-    *("http", "send", "answers", "auth", "metrics", "log", "systemd", "observe", "statistics"),
+    *("http", "send", "answers", "log", "auth", "metrics", "systemd", "observe", "statistics"),
     *("rubygems.following", "rubygems.published"),
     *("endpoints", "pypi.routes", "rubygems.routes", "web"),
     *("app", "cli", "__main__"),

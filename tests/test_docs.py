@@ -17,6 +17,10 @@ from mirror.config import Settings, describe, load
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
 REFERENCE = ROOT / "config/mirror.toml"
+BY_NAME = {"repositories.", "auth.users.", "auth.tokens."}
+"""Tables whose keys are names that the operator chose."""
+ONLY_EXAMPLES = r"\[\]\.|NAME\.pages|^auth\."
+"""Settings that a file without them does not have at all."""
 
 
 @pytest.fixture(autouse=True)
@@ -32,7 +36,7 @@ def bare_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 def keys(table: dict[str, Any], prefix: str = "") -> Iterator[str]:
     """The settings of a parsed file, as `describe` names them."""
     for key, value in table.items():
-        name = f"{prefix}NAME" if prefix == "repositories." else f"{prefix}{key}"
+        name = f"{prefix}NAME" if prefix in BY_NAME else f"{prefix}{key}"
         if isinstance(value, dict):
             yield from keys(value, f"{name}.")
         elif isinstance(value, list) and value and isinstance(value[0], dict):
@@ -59,7 +63,7 @@ def test_the_reference_shows_the_defaults() -> None:
 def test_the_reference_shows_every_default_that_there_is() -> None:
     switched_on = set(keys(tomllib.loads(REFERENCE.read_text())))
     with_default = {
-        s.name for s in describe() if s.default is not None and not re.search(r"\[\]\.|NAME\.pages", s.name)
+        s.name for s in describe() if s.default is not None and not re.search(ONLY_EXAMPLES, s.name)
     }
     assert with_default - switched_on == set()
 
@@ -100,6 +104,9 @@ def test_the_readme_shows_only_commands_and_options_that_exist() -> None:
             found = group.get_command(click.Context(group), words[0])
             assert found is not None
             command = found
+        if isinstance(command, click.Group) and len(words) > 1 and not words[1].startswith("-"):
+            assert words[1] in command.commands, f"mirror {words[0]} {words[1]} does not exist"
+            command = command.commands[words[1]]
         known = {"--help"} | {option for parameter in command.params for option in parameter.opts}
         assert {word.partition("=")[0] for word in words if word.startswith("--")} <= known, words
 

@@ -4,6 +4,7 @@ One class for each concern (pages, files, feed, logs, counters), over the two-me
 recorded about cached content can always be made again; uploads have their records beside the files as well.
 """
 
+from mirror.catalog.accounts import Accounts, Token, User
 from mirror.catalog.counters import Counters
 from mirror.catalog.database import Database
 from mirror.catalog.feed import FeedTable
@@ -11,7 +12,20 @@ from mirror.catalog.files import Files, HeldFile
 from mirror.catalog.logs import Logs
 from mirror.catalog.pages import PageRow, Pages
 
-__all__ = ["Catalog", "Counters", "Database", "FeedTable", "Files", "HeldFile", "Logs", "PageRow", "Pages"]
+__all__ = [
+    "Accounts",
+    "Catalog",
+    "Counters",
+    "Database",
+    "FeedTable",
+    "Files",
+    "HeldFile",
+    "Logs",
+    "PageRow",
+    "Pages",
+    "Token",
+    "User",
+]
 
 
 class Catalog:
@@ -24,6 +38,7 @@ class Catalog:
         self.feed = FeedTable(database)
         self.logs = Logs(database)
         self.counters = Counters(database)
+        self.accounts = Accounts(database)
 
     async def close(self) -> None:
         """Finish what is being written, and close the database."""

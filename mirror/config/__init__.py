@@ -5,6 +5,7 @@ passed to what needs them, never looked up. An unknown key, a wrong type or an u
 with one line that names the place. What surprises: this is also the one place that knows the public indexes.
 """
 
+from mirror.config.auth import AuthSettings, user_name
 from mirror.config.loading import load
 from mirror.config.reference import Setting, describe
 from mirror.config.sections import (
@@ -22,6 +23,7 @@ from mirror.config.values import Address
 __all__ = [
     "Address",
     "AgesSettings",
+    "AuthSettings",
     "LimitsSettings",
     "LogSettings",
     "NetworkSettings",
@@ -32,4 +34,5 @@ __all__ = [
     "UpstreamSettings",
     "describe",
     "load",
+    "user_name",
 ]

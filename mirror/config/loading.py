@@ -26,6 +26,9 @@ PREFIX = "MIRROR_"
 NOT_SETTINGS = {"MIRROR_CONFIG"}
 """Variables of ours that are no settings."""
 
+TABLES_BY_NAME: "tuple[Place, ...]" = (("repositories",), ("auth", "users"), ("auth", "tokens"))
+"""Where the next step is a name that the operator chose."""
+
 Place = tuple[str | int, ...]
 Table = dict[str, Any]
 
@@ -145,7 +148,7 @@ def _sentence(fault: ErrorDetails) -> str:
 
 def _keys_beside(place: Place) -> set[str]:
     """The keys that are known where a place has its last step."""
-    steps = ["NAME" if place[:1] == ("repositories",) and at == 1 else step for at, step in enumerate(place[:-1])]
+    steps = ["NAME" if place[:at] in TABLES_BY_NAME else step for at, step in enumerate(place[:-1])]
     parent = "".join("[]" if isinstance(step, int) else f".{step}" for step in steps)
     names = [f".{setting.name}" for setting in describe()]
     return {re.split(r"[.\[]", name[len(parent) + 1 :])[0] for name in names if name.startswith(f"{parent}.")}

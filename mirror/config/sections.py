@@ -6,14 +6,17 @@ what the reference says about it. Nothing here reads the environment or the netw
 a setting itself names (a certificate, a password file) is opened.
 """
 
+import fnmatch
 import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, field_validator, model_validator
+from pydantic import BeforeValidator, Field, SecretStr, field_validator, model_validator
 from pydantic_settings import NoDecode
 
+from mirror.config.auth import AuthSettings
+from mirror.config.section import Section
 from mirror.config.values import (
     Address,
     Addresses,
@@ -37,12 +40,6 @@ DEFAULT_REPOSITORIES: Mapping[str, Mapping[str, object]] = {
     "rubygems": {"format": "rubygems", "mount": "/", "upstreams": ["https://rubygems.org/"]},
 }
 """What is served when no file names a repository."""
-
-
-class Section(BaseModel):
-    """What all sections have in common: they never change, and an unknown key is an error."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
 
 class UpstreamSettings(Section):
@@ -250,6 +247,8 @@ class Settings(Section):
     """[limits]"""
     log: LogSettings = LogSettings()
     """[log]"""
+    auth: AuthSettings = AuthSettings()
+    """[auth]"""
 
     @field_validator("listen")
     @classmethod
@@ -279,6 +278,14 @@ class Settings(Section):
             if other != name:
                 raise ValueError(f"has {other!r} and {name!r}, of one format, both mounted at {repository.mount}")
         return repositories
+
+    @model_validator(mode="after")
+    def _rights_are_on_something(self) -> Self:
+        """A rule on a repository that there is not would leave open what it was meant to close."""
+        for pattern in self.auth.repositories():
+            if not any(fnmatch.fnmatchcase(name, pattern) for name in self.repositories):
+                raise ValueError(f"auth: {pattern!r} fits none of the repositories")
+        return self
 
     @property
     def catalog_file(self) -> Path:

@@ -1,0 +1,30 @@
+"""Who may do what: people and tokens show who they are, rules say what they may.
+
+`rights` decides and is pure; `credentials` takes headers apart; `guard` is what handlers ask. Accounts are in the
+catalog or in the configuration, rules in the configuration. Not here on purpose: sessions and cookies (package clients
+have none), and who is behind a proxy (the address is the one that connects).
+"""
+
+from mirror.auth.credentials import digest, new_token
+from mirror.auth.guard import Guard, Reading
+from mirror.auth.rights import ANONYMOUS, Identity, Rule, Rules, Scope, may, scope
+from mirror.auth.settings import rules_of, tokens_of, users_of
+from mirror.auth.signin import asked
+
+__all__ = [
+    "ANONYMOUS",
+    "Guard",
+    "Identity",
+    "Reading",
+    "Rule",
+    "Rules",
+    "Scope",
+    "asked",
+    "digest",
+    "may",
+    "new_token",
+    "rules_of",
+    "scope",
+    "tokens_of",
+    "users_of",
+]

@@ -1,0 +1,155 @@
+"""People and tokens: who can show who they are, and what each has been given.
+
+No secret is kept: passwords are here as argon2 hashes, tokens as SHA-256. Every change raises the generation, which is
+how a server notices what a command in another process has changed.
+"""
+
+from collections.abc import Sequence
+
+import msgspec
+
+from mirror.catalog.database import Database, Row, Statement, Value
+from mirror.errors import Conflict, Invalid
+from mirror.model import Grant
+
+OWNED = 100
+"""The most tokens that one user can have: signing in makes one each time."""
+
+
+class User(msgspec.Struct, frozen=True, kw_only=True):
+    """Somebody with a password."""
+
+    name: str
+    password: str
+    """An argon2 hash."""
+    groups: frozenset[str] = frozenset()
+    grants: tuple[Grant, ...] = ()
+    """What they have been given themselves, beyond what the rules say."""
+    created: float = 0
+
+
+class Token(msgspec.Struct, frozen=True, kw_only=True):
+    """A secret that stands for a user, or for nobody but itself."""
+
+    name: str
+    sha256: str
+    """Of the whole secret, as lower-case hex."""
+    owner: str = ""
+    """The user that it acts for, at most with the user's own rights; empty for a token that has what it was given."""
+    grants: tuple[Grant, ...] = ()
+    """With an owner its limits, without one its rights."""
+    created: float = 0
+    expires: float | None = None
+    """Seconds since the epoch."""
+    used: float | None = None
+    """When it was last used, to a minute or so."""
+
+
+_CHANGED: Statement = ("UPDATE counters SET value = value + 1 WHERE name = 'accounts'", ())
+_USER = "name, password, member_of, grants, created"
+_TOKEN = "name, sha256, owner, grants, created, expires, used"
+_grants = msgspec.json.Decoder(tuple[Grant, ...])
+_groups = msgspec.json.Decoder(frozenset[str])
+
+
+def _text(value: object) -> str:
+    return msgspec.json.encode(value, order="deterministic").decode()
+
+
+def _user(row: Row) -> User:
+    name, password, groups, grants, created = row
+    return User(
+        name=name, password=password, groups=_groups.decode(groups), grants=_grants.decode(grants), created=created
+    )
+
+
+def _token(row: Row) -> Token:
+    name, sha256, owner, grants, created, expires, used = row
+    return Token(
+        name=name,
+        sha256=sha256,
+        owner=owner,
+        grants=_grants.decode(grants),
+        created=created,
+        expires=expires,
+        used=used,
+    )
+
+
+class Accounts:
+    """The tables of users and tokens."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def generation(self) -> int:
+        """A number that rises with every change."""
+        ((value,),) = await self._database.read("SELECT value FROM counters WHERE name = 'accounts'")
+        return int(value)
+
+    # Users
+
+    async def user(self, name: str) -> User | None:
+        """The user of that name, or None."""
+        rows = await self._database.read(f"SELECT {_USER} FROM users WHERE name = $1", name)
+        return _user(rows[0]) if rows else None
+
+    async def users(self) -> list[User]:
+        """Everybody, by name."""
+        return [_user(row) for row in await self._database.read(f"SELECT {_USER} FROM users ORDER BY name")]
+
+    async def add_user(self, user: User) -> None:
+        """Raises Conflict when the name is taken."""
+        values = (user.name, user.password, _text(user.groups), _text(user.grants), user.created)
+        sql = f"INSERT INTO users ({_USER}) VALUES ($1, $2, $3, $4, $5)"
+        await self._add(sql, values, f"There is already a user {user.name!r}.")
+
+    async def change_user(self, user: User) -> bool:
+        """Give a user another password, other groups and grants; False when there is no such user."""
+        values = (user.name, user.password, _text(user.groups), _text(user.grants))
+        sql = "UPDATE users SET password = $2, member_of = $3, grants = $4 WHERE name = $1 RETURNING name"
+        return bool((await self._database.write((sql, values), _CHANGED))[0])
+
+    async def remove_user(self, name: str) -> bool:
+        """Remove a user with all tokens that act for them; False when there is no such user."""
+        rows = await self._database.write(
+            ("DELETE FROM users WHERE name = $1 RETURNING name", (name,)),
+            ("DELETE FROM tokens WHERE owner = $1", (name,)),
+            _CHANGED,
+        )
+        return bool(rows[0])
+
+    # Tokens
+
+    async def token(self, sha256: str) -> Token | None:
+        """The token with that digest, or None."""
+        rows = await self._database.read(f"SELECT {_TOKEN} FROM tokens WHERE sha256 = $1", sha256)
+        return _token(rows[0]) if rows else None
+
+    async def tokens(self) -> list[Token]:
+        """All of them, by name."""
+        return [_token(row) for row in await self._database.read(f"SELECT {_TOKEN} FROM tokens ORDER BY name")]
+
+    async def add_token(self, token: Token) -> None:
+        """Raises Conflict when the name is taken, Invalid when its owner has too many."""
+        if token.owner:
+            ((count,),) = await self._database.read("SELECT count(*) FROM tokens WHERE owner = $1", token.owner)
+            if count >= OWNED:
+                raise Invalid(f"{token.owner} has {count} tokens already: revoke some of them.")
+        values = (token.name, token.sha256, token.owner, _text(token.grants), token.created, token.expires)
+        sql = f"INSERT INTO tokens ({_TOKEN}) VALUES ($1, $2, $3, $4, $5, $6, NULL)"
+        await self._add(sql, values, f"There is already a token {token.name!r}.")
+
+    async def remove_token(self, name: str) -> bool:
+        """Revoke a token; False when there is none of that name."""
+        sql = "DELETE FROM tokens WHERE name = $1 RETURNING name"
+        return bool((await self._database.write((sql, (name,)), _CHANGED))[0])
+
+    async def used(self, name: str, at: float) -> None:
+        """A token was used. No change that anybody has to notice."""
+        await self._database.write(("UPDATE tokens SET used = $2 WHERE name = $1", (name, at)))
+
+    async def _add(self, sql: str, values: Sequence[Value], taken: str) -> None:
+        rows = await self._database.write((f"{sql} ON CONFLICT DO NOTHING RETURNING name", values), _CHANGED)
+        if not rows[0]:
+            raise Conflict(taken)

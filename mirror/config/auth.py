@@ -1,0 +1,123 @@
+"""[auth]: people, tokens and rules, for systems that are managed as text.
+
+Users and tokens that commands make are in the catalog instead, and both work side by side; rules are only here.
+"""
+
+import re
+from datetime import UTC, datetime
+from typing import Annotated, Literal, Self
+
+from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, StringConstraints, model_validator
+from pydantic_settings import NoDecode
+
+from mirror.config.section import Section
+from mirror.config.values import Patterns, listed
+
+NAME = r"[A-Za-z0-9][A-Za-z0-9._+@-]{0,99}"
+"""The name of a user, a group or a token."""
+MEANT_OTHERWISE = frozenset({"everyone", "authenticated", "anonymous", "unknown", "__token__"})
+"""Names that mean something, and so nobody's."""
+
+RightName = Literal["read", "upload", "yank", "admin"]
+
+
+def user_name(value: str) -> str:
+    """The name of a user or a token. Raises ValueError."""
+    if not re.fullmatch(NAME, value):
+        raise ValueError("should be a name of letters, digits and . _ + @ -, which begins with a letter or digit")
+    if value in MEANT_OTHERWISE:
+        raise ValueError(f"may not be called {value!r}, which has a meaning of its own")
+    return value
+
+
+def _password_hash(value: SecretStr) -> SecretStr:
+    if not value.get_secret_value().startswith("$argon2id$"):
+        raise ValueError("should be what `mirror user hash` prints; passwords themselves are kept nowhere")
+    return value
+
+
+def _with_zone(value: datetime) -> datetime:
+    return value if value.tzinfo else value.replace(tzinfo=UTC)
+
+
+Name = Annotated[str, AfterValidator(user_name)]
+Group = Annotated[str, StringConstraints(pattern=rf"^{NAME}$")]
+Holder = Annotated[str, StringConstraints(pattern=rf"^@?{NAME}$")]
+Groups = Annotated[tuple[Group, ...], NoDecode, BeforeValidator(listed)]
+Holders = Annotated[tuple[Holder, ...] | None, NoDecode, BeforeValidator(listed)]
+RightNames = Annotated[tuple[RightName, ...], NoDecode, BeforeValidator(listed)]
+
+
+class UserSettings(Section):
+    """[auth.users.NAME]: somebody with a password."""
+
+    password_hash: Annotated[SecretStr, AfterValidator(_password_hash)]
+    """What `mirror user hash` prints."""
+    groups: Groups = ()
+    """The groups that the user is in; rules name them with `@` in front."""
+    rights: RightNames = ()
+    """What the user has been given, beyond what the rules say: "read", "upload", "yank", "admin"."""
+    repositories: Patterns = ("*",)
+    """In which repositories; names or patterns."""
+    projects: Patterns = ("*",)
+    """On which projects; names or patterns."""
+
+
+class TokenSettings(Section):
+    """[auth.tokens.NAME]: a secret that `mirror token create --for-file` makes."""
+
+    sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
+    """The digest of the token. The token itself is kept nowhere."""
+    user: Name | Literal[""] = ""
+    """The user that it acts for, at most with that user's rights; without one it has the rights below."""
+    rights: RightNames = ("read", "upload")
+    """What it is limited to: "read", "upload", "yank", "admin"."""
+    repositories: Patterns = ("*",)
+    """In which repositories; names or patterns."""
+    projects: Patterns = ("*",)
+    """On which projects; names or patterns."""
+    expires: Annotated[datetime, AfterValidator(_with_zone)] | None = None
+    """When it stops to work: a date, or a date with a time; UTC unless it says otherwise."""
+
+
+class RuleSettings(Section):
+    """[[auth.rules]]: who has which rights on some projects. For each right, the first rule that fits decides."""
+
+    repositories: Patterns = ("*",)
+    """In which repositories; names or patterns."""
+    projects: Patterns = ("*",)
+    """On which projects; names or patterns."""
+    read: Holders = None
+    """Who may read: names of users, of groups with `@` in front, "authenticated", "everyone". Empty: nobody."""
+    upload: Holders = None
+    """Who may upload new files, and so read."""
+    yank: Holders = None
+    """Who may yank and un-yank, and so read."""
+    admin: Holders = None
+    """Who may do everything: all of the above, delete, and change owners."""
+
+    @model_validator(mode="after")
+    def _says_something(self) -> Self:
+        if self.read is self.upload is self.yank is self.admin is None:
+            raise ValueError("should say who may read, upload, yank or admin")
+        return self
+
+
+class AuthSettings(Section):
+    """[auth]: who may do what. Without rules everyone may read; uploading needs a token, or a user with that right."""
+
+    users: dict[Name, UserSettings] = Field(default_factory=dict)
+    """[auth.users.NAME]: users kept in the file."""
+    tokens: dict[Name, TokenSettings] = Field(default_factory=dict)
+    """[auth.tokens.NAME]: tokens kept in the file."""
+    rules: tuple[RuleSettings, ...] = ()
+    """[[auth.rules]]: looked at in this order; for each right the first that fits and speaks of it decides."""
+
+    def repositories(self) -> set[str]:
+        """Every name and pattern of repositories that stands anywhere in here."""
+        tables = (*self.rules, *self.users.values(), *self.tokens.values())
+        return {pattern for table in tables for pattern in _repositories(table)}
+
+
+def _repositories(table: UserSettings | TokenSettings | RuleSettings) -> tuple[str, ...]:
+    return table.repositories
