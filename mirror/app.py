@@ -21,6 +21,7 @@ import mirror.pypi.routes
 import mirror.rubygems.routes
 from mirror import __version__, log
 from mirror.answers import Answers
+from mirror.auth import Guard, rules_of, tokens_of, users_of
 from mirror.blobs.local import LocalBlobs
 from mirror.catalog import Catalog
 from mirror.catalog.sqlite import SQLite
@@ -71,6 +72,14 @@ class Mirror:
         self.published: dict[str, Published] = {}
         """The gem index that a repository publishes, by the repository's name."""
         self.statistics = Statistics(self.catalog, self.metrics)
+        self.guard = Guard(
+            self.catalog.accounts,
+            rules_of(
+                settings.auth, {name: FORMATS[one.format][1].pattern for name, one in settings.repositories.items()}
+            ),
+            users=users_of(settings.auth),
+            tokens=tokens_of(settings.auth),
+        )
 
     async def open(self) -> None:
         """Open the catalog, clean up what a crash left behind, and make the repositories."""
@@ -155,7 +164,7 @@ class Mirror:
             if name in self.published:
                 routes = mirror.rubygems.routes.Routes(repository, self.published[name], self.answers, mount).table()
             else:
-                routes = mirror.pypi.routes.Routes(repository, self.answers, mount).table()
+                routes = mirror.pypi.routes.Routes(repository, self.answers, self.guard.reading(name), mount).table()
             app.add_routes(routes)
         app.add_routes(Endpoints(self.status, self.ready).table())
         return app
@@ -206,6 +215,7 @@ class Mirror:
         for upstream in self.upstreams.values():
             await upstream.close()
         await self.statistics.flush()
+        await self.guard.close()
         await self.catalog.close()
 
 

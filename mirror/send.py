@@ -154,17 +154,19 @@ async def send(
     content_type: str,
     headers: Iterable[tuple[str, str]] = (),
     modified: str | None = None,
+    shared: bool = True,
 ) -> web.StreamResponse:
     """Answer a GET or HEAD with a body, or the part of it that is asked for.
 
-    The ETag is the SHA-256; `modified` stands in for the body's own Last-Modified.
+    The ETag is the SHA-256; `modified` stands in for the body's own Last-Modified. Unless `shared`, no cache between
+    us and the client may keep it: it is not for everyone.
     """
     etag = f'"{body.digest}"'
     modified = modified or body.modified
     common = [
         ("ETag", etag),
         ("Accept-Ranges", "bytes"),
-        ("Cache-Control", "public, max-age=31536000, immutable"),
+        ("Cache-Control", f"{'public' if shared else 'private'}, max-age=31536000, immutable"),
         *([("Last-Modified", modified)] if modified else []),
         *headers,
     ]

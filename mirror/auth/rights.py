@@ -12,7 +12,7 @@ from typing import get_args
 
 import msgspec
 
-from mirror.model import Grant, Right
+from mirror.model import Grant, Names, Right
 from mirror.policy import matches
 
 EVERYONE = "everyone"
@@ -110,6 +110,14 @@ class Scope(msgspec.Struct, frozen=True):
             return False
         return matches(self.granted, project) or any(_decides(chain, project) for chain in self.own)
 
+    def among(self, names: Names) -> Names:
+        """Those of all names that are within."""
+        if self == EVERYTHING:
+            return names
+        serials = {name: serial for name, serial in names.serials.items() if self.allows(name)}
+        display = {name: shown for name, shown in names.display.items() if name in serials}
+        return msgspec.structs.replace(names, serials=serials, display=display)
+
     @property
     def everything(self) -> bool:
         """Whether it surely allows every name that can be."""
@@ -124,12 +132,15 @@ class Scope(msgspec.Struct, frozen=True):
         return not self.limits or not (self.granted or any(allowed for chain in self.own for _, allowed in chain))
 
 
+EVERYTHING = Scope((((ALL, True),),))
+
+
 def _decides(chain: Chain, project: str) -> bool:
     return next((allowed for patterns, allowed in chain if matches(patterns, project)), False)
 
 
 def scope(subject: Identity, right: Right, repository: str, rules: Rules) -> Scope:
-    """What `may` answers for all projects at once."""
+    """What `may` answers for all projects at once; EVERYTHING where that is so."""
     implying = IMPLIED_BY[right]
 
     def chains(names: frozenset[str]) -> tuple[Chain, ...]:
@@ -142,11 +153,12 @@ def scope(subject: Identity, right: Right, repository: str, rules: Rules) -> Sco
         return ALL if "*" in patterns else tuple(sorted(rules.spelled(repository, patterns)))
 
     public = chains(frozenset({EVERYONE}))
-    if not subject.known:
-        return Scope(public)
-    limits = ALL if subject.limits is None else granted(subject.limits)
-    own = tuple(chain for chain in chains(subject.names()) if chain not in public)
-    return Scope(public, own, granted(subject.grants), limits)
+    found = Scope(public)
+    if subject.known:
+        limits = ALL if subject.limits is None else granted(subject.limits)
+        own = tuple(chain for chain in chains(subject.names()) if chain not in public)
+        found = Scope(public, own, granted(subject.grants), limits)
+    return EVERYTHING if found.everything else found
 
 
 def _chain(names: frozenset[str], right: Right, repository: str, rules: Rules) -> Chain:

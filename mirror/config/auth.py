@@ -48,7 +48,16 @@ Holders = Annotated[tuple[Holder, ...] | None, NoDecode, BeforeValidator(listed)
 RightNames = Annotated[tuple[RightName, ...], NoDecode, BeforeValidator(listed)]
 
 
-class UserSettings(Section):
+class ReachSettings(Section):
+    """Where rights hold."""
+
+    repositories: Patterns = ("*",)
+    """In which repositories; names or patterns."""
+    projects: Patterns = ("*",)
+    """On which projects; names or patterns."""
+
+
+class UserSettings(ReachSettings):
     """[auth.users.NAME]: somebody with a password."""
 
     password_hash: Annotated[SecretStr, AfterValidator(_password_hash)]
@@ -57,13 +66,9 @@ class UserSettings(Section):
     """The groups that the user is in; rules name them with `@` in front."""
     rights: RightNames = ()
     """What the user has been given, beyond what the rules say: "read", "upload", "yank", "admin"."""
-    repositories: Patterns = ("*",)
-    """In which repositories; names or patterns."""
-    projects: Patterns = ("*",)
-    """On which projects; names or patterns."""
 
 
-class TokenSettings(Section):
+class TokenSettings(ReachSettings):
     """[auth.tokens.NAME]: a secret that `mirror token create --for-file` makes."""
 
     sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
@@ -72,21 +77,13 @@ class TokenSettings(Section):
     """The user that it acts for, at most with that user's rights; without one it has the rights below."""
     rights: RightNames = ("read", "upload")
     """What it is limited to: "read", "upload", "yank", "admin"."""
-    repositories: Patterns = ("*",)
-    """In which repositories; names or patterns."""
-    projects: Patterns = ("*",)
-    """On which projects; names or patterns."""
     expires: Annotated[datetime, AfterValidator(_with_zone)] | None = None
     """When it stops to work: a date, or a date with a time; UTC unless it says otherwise."""
 
 
-class RuleSettings(Section):
+class RuleSettings(ReachSettings):
     """[[auth.rules]]: who has which rights on some projects. For each right, the first rule that fits decides."""
 
-    repositories: Patterns = ("*",)
-    """In which repositories; names or patterns."""
-    projects: Patterns = ("*",)
-    """On which projects; names or patterns."""
     read: Holders = None
     """Who may read: names of users, of groups with `@` in front, "authenticated", "everyone". Empty: nobody."""
     upload: Holders = None
@@ -115,9 +112,5 @@ class AuthSettings(Section):
 
     def repositories(self) -> set[str]:
         """Every name and pattern of repositories that stands anywhere in here."""
-        tables = (*self.rules, *self.users.values(), *self.tokens.values())
-        return {pattern for table in tables for pattern in _repositories(table)}
-
-
-def _repositories(table: UserSettings | TokenSettings | RuleSettings) -> tuple[str, ...]:
-    return table.repositories
+        tables: tuple[ReachSettings, ...] = (*self.rules, *self.users.values(), *self.tokens.values())
+        return {pattern for table in tables for pattern in table.repositories}

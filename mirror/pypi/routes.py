@@ -11,6 +11,7 @@ import msgspec
 from aiohttp import web
 
 from mirror.answers import Answers, Content
+from mirror.auth import Reading
 from mirror.errors import Invalid, NotFound, UnknownFile
 from mirror.http import KIND, OUTCOME, REPOSITORY, demand_of, negotiate, outside
 from mirror.model import File, Project
@@ -37,9 +38,10 @@ HEAVY = 500
 class Routes:
     """The handlers of one repository at one mount."""
 
-    def __init__(self, repository: Repository, answers: Answers, mount: str) -> None:
+    def __init__(self, repository: Repository, answers: Answers, reading: Reading, mount: str) -> None:
         self._repository = repository
         self._answers = answers
+        self._reading = reading
         self._prefix = mount.rstrip("/")
 
     def table(self) -> list[web.RouteDef]:
@@ -61,6 +63,7 @@ class Routes:
     async def names(self, request: web.Request) -> web.StreamResponse:
         """The list of all projects (PEP 503, PEP 691)."""
         self._note(request, "index")
+        readable = await self._reading.scope(request)
         media_type = self._media_type(request)
         demand = demand_of(request)
 
@@ -72,13 +75,14 @@ class Routes:
                 revision=listing.revision,
                 until=listing.until,
                 outcome=listing.outcome,
-                render=lambda: render(listing.names),
+                render=lambda: render(readable.among(listing.names)),
                 media_type=_content_type(media_type),
                 headers=headers,
                 heavy=True,
             )
 
-        return await self._answers.respond(request, (self._repository.name, "", "names", media_type), demand, get)
+        key = (self._repository.name, "", "names", media_type, readable)
+        return await self._answers.respond(request, key, demand, get)
 
     async def project(self, request: web.Request) -> web.StreamResponse:
         """The files of one project."""
@@ -88,6 +92,7 @@ class Routes:
         if written != name or not request.path.endswith("/"):
             query = f"?{request.query_string}" if request.query_string else ""
             raise web.HTTPMovedPermanently(f"{self._prefix}/simple/{name}/{query}")
+        await self._reading.check(request, name)
         media_type = self._media_type(request)
         demand = demand_of(request)
         render = pages.render_json if media_type == JSON else pages.render_html
@@ -112,6 +117,7 @@ class Routes:
         if written != name:
             tail = f"{quote(version)}/json" if version else "json"
             raise web.HTTPMovedPermanently(f"{self._prefix}/pypi/{name}/{tail}")
+        await self._reading.check(request, name)
         demand = demand_of(request)
         base = outside(request) + self._prefix
 
@@ -167,6 +173,7 @@ class Routes:
         self._note(request, "file")
         if not safe_filename(filename) or project != canonical(project):
             raise UnknownFile(project[:100], filename[:100])
+        await self._reading.check(request, project)
         of = filename.removesuffix(".metadata")
         if of != filename:
             request[KIND] = "sidecar"
@@ -182,12 +189,14 @@ class Routes:
             content_type=content_type,
             headers=[("X-Mirror-Cache", opened.outcome)],
             modified=http_date(file.uploaded) if file.uploaded else None,
+            shared=self._reading.open,
         )
 
     async def provenance(self, request: web.Request) -> web.StreamResponse:
         """The provenance of a file (PEP 740), as its source has it."""
         self._note(request, "page")
         name, filename = canonical(request.match_info["project"]), request.match_info["filename"]
+        await self._reading.check(request, name)
         file = await self._repository.file(name, filename)
         if file.version != request.match_info["version"] or not file.extra.get("provenance"):
             raise UnknownFile(name, f"{filename}/provenance")
