@@ -214,15 +214,16 @@ def _fields(spec: Gemspec) -> list[Value]:
     ]
 
 
-def dump_specs(rows: Iterable[tuple[str, str, str]], count: int) -> Iterator[bytes]:
-    """Ruby's array of `count` `[name, Gem::Version, platform]`, in pieces; equal parts are written once and linked."""
-    yield _HEADER + b"[" + _long(count)
+def dump_specs(rows: Iterable[tuple[str, str, str]]) -> Iterator[bytes]:
+    """Ruby's array of `[name, Gem::Version, platform]`, in pieces; equal parts are written once and linked."""
+    pieces: list[bytes] = []
+    count = 0
     writer = _Writer()
     texts: dict[str, bytes] = {}
     versions: dict[str, bytes] = {}
     index = 1  # the array itself has the object number 0
     piece: list[bytes] = []
-    for name, version, platform in rows:
+    for count, (name, version, platform) in enumerate(rows, 1):  # noqa: B007  how many they are stands in front
         index += 1
         piece.append(b"[\x08")
         link = texts.get(name)
@@ -241,8 +242,10 @@ def dump_specs(rows: Iterable[tuple[str, str, str]], count: int) -> Iterator[byt
             texts[platform], link, index = b"@" + _long(index), writer.text(platform), index + 1
         piece.append(link)
         if len(piece) > 40_000:
-            yield b"".join(piece)
+            pieces.append(b"".join(piece))
             piece.clear()
+    yield _HEADER + b"[" + _long(count)
+    yield from pieces
     yield b"".join(piece)
 
 
@@ -315,7 +318,7 @@ def inflate(data: bytes, form: int, limit: int, what: str) -> bytes:
     return inflated
 
 
-def load_specs(data: bytes, most: int = 12_000_000) -> Iterator[tuple[str, str, str]]:
+def load_specs(data: bytes, most: int = 4_000_000) -> Iterator[tuple[str, str, str]]:
     """The `(name, version, platform)` rows of a specs index. Raises Invalid, also half-way."""
     rows = load(data, most)
     if not isinstance(rows, list):

@@ -6,6 +6,7 @@ than one way, so whoever knows the names has to choose among the `readings`.
 
 import re
 from collections.abc import Callable, Iterator
+from functools import lru_cache
 from typing import NamedTuple
 
 from mirror.errors import Invalid
@@ -17,6 +18,7 @@ _NAME = re.compile(r"[A-Za-z0-9._-]{1,200}", re.ASCII)
 _VERSION = re.compile(r"[0-9]+(\.[0-9A-Za-z]+)*", re.ASCII)
 _PLATFORM = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._+-]*", re.ASCII)
 _SEGMENT = re.compile(r"[0-9]+|[A-Za-z]+", re.ASCII)
+_LETTER = re.compile(r"[A-Za-z-]", re.ASCII)
 _LONGEST_PART = 128
 _LONGEST_FILENAME = 255
 
@@ -106,13 +108,11 @@ def parse_gem_filename(filename: str, known: Callable[[str], bool] | None = None
 
 def is_prerelease(version: str) -> bool:
     """Whether Gem::Version calls it a prerelease: it holds a letter (a dash is read as `.pre.`)."""
-    return "-" in version or any("a" <= letter <= "z" or "A" <= letter <= "Z" for letter in version)
+    return _LETTER.search(version) is not None
 
 
-Key = tuple[tuple[int, int, int | str], ...]
-
-
-def version_key(version: str) -> Key:
+@lru_cache(maxsize=16_384)
+def version_key(version: str) -> bytes:
     """A sort key in the order of Gem::Version; equal versions (`1`, `1.0`) have equal keys. Never raises.
 
     Gem::Version reads a version as if zeros followed it for ever, and a letter is less than any number. A run
@@ -120,22 +120,21 @@ def version_key(version: str) -> Key:
     shorter one; and the run that never ends stands between the two.
     """
     segments = _SEGMENT.findall(version[:_LONGEST_PART].replace("-", ".pre."))
-    first_word = next((at for at, segment in enumerate(segments) if not segment.isdigit()), len(segments))
-    key: list[tuple[int, int, int | str]] = []
+    key = bytearray()
     zeros = 0
-    for at, segment in enumerate(segments):
-        if at == first_word:
-            zeros = 0  # Gem::Version drops the zeros that end the numbers before the first letter
+    in_words = False
+    for segment in segments:
         if not segment.isdigit():
-            key.append((0, zeros, segment))
-        elif value := int(segment):
-            key.append((2, -zeros, value))
+            if not in_words:
+                in_words, zeros = True, 0  # Gem::Version drops the zeros that end the numbers before the first letter
+            key += b"\x01%c%b\0" % (zeros, segment.encode())
+        elif value := segment.lstrip("0"):
+            key += b"\x03%c%c%b" % (255 - zeros, len(value), value.encode())
         else:
             zeros += 1
             continue
         zeros = 0
-    key.append((1, 0, 0))
-    return tuple(key)
+    return bytes(key) + b"\x02"
 
 
 def platform_parts(platform: str) -> tuple[str | None, str, str | None] | None:

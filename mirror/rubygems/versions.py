@@ -83,7 +83,7 @@ def _numbers(version: str) -> list[str]:
 
 def key(version: str) -> tuple[object, ...]:
     """Sorts as Gem::Version does."""
-    return version_key(version)
+    return (version_key(version),)
 
 
 def kind(file: File) -> str:
