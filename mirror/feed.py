@@ -1,16 +1,22 @@
 """Our journal: what changed here, in order, for whoever follows: our own memory, other nodes, other mirrors.
 
-The events themselves are written by the catalog, in the transaction of the change; this module tells who waits.
+The events themselves are written by the catalog, in the transaction of the change; this module tells who waits. What
+other processes write into the same journal (a command, another node) is noticed by looking once a second.
 """
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 
 from mirror.catalog import FeedTable
 from mirror.model import Event
 
 logger = logging.getLogger(__name__)
+
+LOOK = 1.0
+"""Seconds between two looks at what other processes have written."""
+AT_ONCE = 1000
+"""Events that are read at once."""
 
 
 class Feed:
@@ -20,12 +26,15 @@ class Feed:
         self._table = table
         self._news = asyncio.Event()
         self._listeners: list[Callable[[str, str], None]] = []
+        self._followed = 0  # up to here every event was told
+        self._told: set[int] | None = None  # our own events beyond that, while others are followed
         self.serial = 0
         """The newest serial that this process has seen."""
 
     async def open(self) -> None:
         """Learn where the journal stands."""
         _, self.serial = await self._table.bounds()
+        self._followed = self.serial
 
     def listen(self, listener: Callable[[str, str], None]) -> None:
         """Call `listener(source, project)` on each change, in this process, as soon as it is committed."""
@@ -41,6 +50,11 @@ class Feed:
     def recorded(self, serial: int) -> None:
         """Say that an event was committed, and wake who waits."""
         self.serial = max(self.serial, serial)
+        if self._told is not None:
+            self._told.add(serial)
+        self._wake()
+
+    def _wake(self) -> None:
         self._news.set()
         self._news = asyncio.Event()
 
@@ -66,3 +80,38 @@ class Feed:
         except TimeoutError:
             return False
         return True
+
+    # Other processes
+
+    async def follow_others(self, replaced: Callable[[], Awaitable[None]]) -> None:
+        """Tell, until cancelled, of what other processes write; `replaced` is awaited when the journal began anew."""
+        self._told = set()
+        while True:
+            try:
+                await self.look(replaced)
+            except Exception:
+                logger.exception("the journal cannot be read; it is tried again")
+            await asyncio.sleep(LOOK)
+
+    async def look(self, replaced: Callable[[], Awaitable[None]]) -> None:
+        """One look at what others have written. An event may be told twice, but never not at all."""
+        _, newest = await self._table.bounds()
+        if newest < self._followed:
+            logger.error("the catalog has been replaced: it knows less than it did")
+            self._followed = self.serial = newest
+            self._told = set()
+            await replaced()
+            return
+        while self._followed < newest:
+            events = await self._table.since(self._followed, AT_ONCE)
+            told = self._told or set()
+            for event in events:
+                if event.serial not in told:
+                    for listener in self._listeners:
+                        listener(event.source, event.project)
+            # A full batch may have more behind it; the serials up to `newest` that are missing were never given out.
+            self._followed = events[-1].serial if len(events) == AT_ONCE else max(newest, *(e.serial for e in events), 0)
+            told.difference_update([serial for serial in told if serial <= self._followed])
+            if self._followed > self.serial:
+                self.serial = self._followed
+                self._wake()

@@ -77,6 +77,39 @@ class Project(msgspec.Struct, frozen=True, kw_only=True):
         return next((file for file in self.files if file.filename == filename), None)
 
 
+class Need(msgspec.Struct, frozen=True, kw_only=True):
+    """One dependency, for people to read."""
+
+    name: str
+    """As it is written."""
+    project: str = ""
+    """Canonical; empty where what is written names no project."""
+    wants: str = ""
+    """The versions."""
+    when: str = ""
+    """The condition under which it is needed; empty: always."""
+    optional: bool = False
+
+
+DescriptionType = Literal["markdown", "rst", "plain"]
+
+
+class About(msgspec.Struct, frozen=True, kw_only=True):
+    """What a project says of itself to people, in one version. All of it is as hostile as its author."""
+
+    version: str
+    summary: str = ""
+    description: str = ""
+    description_type: DescriptionType = "plain"
+    license: str = ""
+    authors: str = ""
+    requires: str = ""
+    """The versions of the language."""
+    links: Mapping[str, str] = {}
+    """Name → URL, of any scheme."""
+    needs: tuple[Need, ...] = ()
+
+
 class Names(msgspec.Struct, frozen=True, kw_only=True):
     """All project names of a source or repository: canonical name → serial, or None where there is none."""
 
@@ -159,6 +192,17 @@ class Body(Protocol):
         """Yield the bytes [start, stop). Raises UpstreamError when the rest cannot be had."""
 
 
+class Kept(msgspec.Struct, frozen=True, kw_only=True):
+    """What is kept of a file of our own, besides its bytes."""
+
+    project: str
+    """Canonical."""
+    file: File
+    """As pages need it."""
+    sidecar: bytes
+    """What it says of itself, as its ecosystem writes it: METADATA, PKG-INFO, gemspec.rz."""
+
+
 class Format(Protocol):
     """What the core has to know of an ecosystem: pure, stateless. `pypi.FORMAT` and `rubygems.FORMAT`."""
 
@@ -206,3 +250,6 @@ class Format(Protocol):
 
         Blocking: call it in a thread. Raises Invalid, in bounded memory and time, for anything hostile.
         """
+
+    def keep(self, inspected: File, attested: bool) -> Kept:
+        """What to keep of a file that was inspected; `attested`: whether it came with attestations."""

@@ -5,25 +5,32 @@ recorded about cached content can always be made again; uploads have their recor
 """
 
 from mirror.catalog.accounts import Accounts, Token, User
+from mirror.catalog.browse import Browse, HeldProject
 from mirror.catalog.counters import Counters
 from mirror.catalog.database import Database
 from mirror.catalog.feed import FeedTable
 from mirror.catalog.files import Files, HeldFile
 from mirror.catalog.logs import Logs
 from mirror.catalog.pages import PageRow, Pages
+from mirror.catalog.uploads import Upload, UploadRow, Uploads
 
 __all__ = [
     "Accounts",
+    "Browse",
     "Catalog",
     "Counters",
     "Database",
     "FeedTable",
     "Files",
     "HeldFile",
+    "HeldProject",
     "Logs",
     "PageRow",
     "Pages",
     "Token",
+    "Upload",
+    "UploadRow",
+    "Uploads",
     "User",
 ]
 
@@ -38,6 +45,8 @@ class Catalog:
         self.feed = FeedTable(database)
         self.logs = Logs(database)
         self.counters = Counters(database)
+        self.browse = Browse(database)
+        self.uploads = Uploads(database)
         self.accounts = Accounts(database)
 
     async def close(self) -> None:

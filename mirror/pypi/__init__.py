@@ -9,10 +9,11 @@ sees of it.
 import hashlib
 from pathlib import Path
 
+import msgspec
 from yarl import URL
 
 from mirror.errors import DigestMismatch, Invalid, UpstreamProtocolError
-from mirror.model import Answer, Ask, Body, File, Format, Names, Page, Project
+from mirror.model import Answer, Ask, Body, File, Format, Kept, Names, Page, Project
 from mirror.pypi import index, names, pages
 
 __all__ = ["FORMAT"]
@@ -75,6 +76,18 @@ class _PyPI:
         from mirror.pypi import package
 
         return package.inspect(filename, path)
+
+    def keep(self, inspected: File, attested: bool) -> Kept:
+        extra = {key: value for key, value in inspected.extra.items() if key != "metadata"}
+        # Simple pages show SHA-256 alone: pip gives up at the name of an algorithm that hashlib does not know.
+        extra["digests"] = {name: digest for name, digest in inspected.digests.items() if name != "sha256"}
+        if attested:
+            extra["provenance"] = inspected.filename
+        return Kept(
+            project=names.parse_filename(inspected.filename).project,
+            file=msgspec.structs.replace(inspected, digests={"sha256": inspected.digests["sha256"]}, extra=extra),
+            sidecar=inspected.extra["metadata"].encode(),
+        )
 
 
 FORMAT: Format = _PyPI()

@@ -117,7 +117,8 @@ def _entry(file: File, theirs: Mapping[str, Any] | None, link: Link) -> dict[str
     found = found if isinstance(found, dict) else {}
     if file.sha256 is not None and found.get("sha256", file.sha256) != file.sha256:
         theirs, found = {}, {}  # another file of that name: nothing said about it is about ours
-    digests = {"blake2b_256": None, "md5": None, "sha256": None} | found | dict(file.digests)
+    ours = {**file.extra.get("digests", {}), **file.digests}
+    digests = {"blake2b_256": None, "md5": None, "sha256": None} | found | ours
     return {
         "comment_text": "",
         "downloads": -1,

@@ -44,7 +44,8 @@ _FRAGMENT_ORDER = ("sha256", "sha512", "sha384", "sha224", "sha1", "md5")  # the
 _FILE_HANDLED = frozenset({
     "filename", "url", "hashes", "size", "upload-time", "yanked", "requires-python",
     "core-metadata", "dist-info-metadata", "data-dist-info-metadata", "data-core-metadata", "gpg-sig", "provenance",
-    "metadata",  # the key under which `inspect` keeps a file's own metadata text: never on a page
+    # What `inspect` and `keep` keep of a file of our own, and no page shows: its metadata's text, its other digests.
+    "metadata", "digests",
 })  # fmt: skip
 _PROJECT_FIELDS = frozenset({"name", "files", "versions", "meta", "project-status", "alternate-locations"})
 _META_FIELDS = frozenset({"api-version", "_last-serial", "tracks"})

@@ -9,7 +9,7 @@ from pathlib import Path
 from yarl import URL
 
 from mirror.errors import Invalid, UpstreamProtocolError
-from mirror.model import Answer, Ask, Body, File, Format, Names, Page, Project
+from mirror.model import Answer, Ask, Body, File, Format, Kept, Names, Page, Project
 from mirror.rubygems import marshal, names, pages
 
 __all__ = ["FORMAT"]
@@ -65,6 +65,11 @@ class _RubyGems:
         from mirror.rubygems import package
 
         return package.inspect(filename, path)
+
+    def keep(self, inspected: File, attested: bool) -> Kept:
+        spec = pages.spec_of(inspected)
+        assert spec is not None, "a gem that was inspected has a specification"
+        return Kept(project=spec.name, file=inspected, sidecar=marshal.gemspec_rz(spec))
 
 
 FORMAT: Format = _RubyGems()

@@ -57,7 +57,8 @@ CREATE TABLE logs (
     PRIMARY KEY (name, seq)
 );
 
--- Files of our own.
+-- Files of our own. All of it can be made again from the files and the records beside them: `facts` and `sidecar` (the
+-- digest of its sidecar) from the file, the rest from its record.
 CREATE TABLE uploads (
     repository TEXT NOT NULL,
     project TEXT NOT NULL,
@@ -65,11 +66,14 @@ CREATE TABLE uploads (
     digest TEXT NOT NULL,
     size BIGINT NOT NULL,
     uploaded DOUBLE PRECISION NOT NULL,
+    changed DOUBLE PRECISION NOT NULL,
     uploader TEXT NOT NULL,
     origin TEXT NOT NULL,
     yanked TEXT,
     deleted INTEGER NOT NULL,
-    facts BYTEA NOT NULL,
+    attestations TEXT NOT NULL,
+    sidecar TEXT NOT NULL,
+    facts TEXT NOT NULL,
     PRIMARY KEY (repository, filename)
 );
 CREATE INDEX uploads_by_project ON uploads (repository, project);

@@ -1,0 +1,135 @@
+"""Files of our own: the table that pages are made from. The truth about them is beside the files, in `mirror.uploads`."""
+
+from collections.abc import Sequence
+
+import msgspec
+
+from mirror.catalog.database import Database, Row
+from mirror.catalog.feed import record
+
+
+class Upload(msgspec.Struct, frozen=True, kw_only=True):
+    """Everything about one file of our own that its bytes do not say."""
+
+    repository: str
+    project: str
+    filename: str
+    digest: str
+    size: int
+    uploaded: float
+    """Seconds since the epoch, to the millisecond."""
+    changed: float
+    """When it was last uploaded, yanked, un-yanked or deleted: rises within a project, also when the clock does not."""
+    uploader: str
+    origin: str
+    """Where it came from: an address, or a path on this machine."""
+    yanked: str | None = None
+    """The reason, which may be empty; None when it is not yanked."""
+    deleted: bool = False
+    """Its bytes are gone, and its name is never used again."""
+    attestations: str = ""
+    """The document about its attestations that is served, if it came with any."""
+
+
+class UploadRow(msgspec.Struct, frozen=True, kw_only=True):
+    """An upload, with what was read out of the file."""
+
+    upload: Upload
+    sidecar: str
+    """The digest of its sidecar; empty when deleted."""
+    facts: str
+    """A `model.File` as JSON; empty when deleted."""
+
+
+_KEPT = (
+    "repository, project, filename, digest, size, uploaded, changed, uploader, origin, yanked, deleted, attestations"
+)
+_COLUMNS = f"{_KEPT}, sidecar, facts"
+
+
+def _row(row: Row) -> UploadRow:
+    *kept, sidecar, facts = row
+    fields = dict(zip(_KEPT.split(", "), kept, strict=True))
+    return UploadRow(upload=Upload(**fields | {"deleted": bool(fields["deleted"])}), sidecar=sidecar, facts=facts)
+
+
+class Uploads:
+    """The table of uploads."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def get(self, repository: str, filename: str) -> UploadRow | None:
+        """The upload of that name, deleted or not, or None."""
+        rows = await self._database.read(
+            f"SELECT {_COLUMNS} FROM uploads WHERE repository = $1 AND filename = $2", repository, filename
+        )
+        return _row(rows[0]) if rows else None
+
+    async def of_project(self, repository: str, project: str) -> list[UploadRow]:
+        """Every upload of a project, the deleted ones too, in the order in which they came."""
+        rows = await self._database.read(
+            f"SELECT {_COLUMNS} FROM uploads WHERE repository = $1 AND project = $2 ORDER BY uploaded, filename",
+            repository, project,
+        )  # fmt: skip
+        return [_row(row) for row in rows]
+
+    async def projects(self, repository: str) -> dict[str, float]:
+        """Project → when it last changed, of all that have a file which is not deleted, sorted."""
+        rows = await self._database.read(
+            "SELECT project, max(changed) FROM uploads WHERE repository = $1"
+            " GROUP BY project HAVING min(deleted) = 0 ORDER BY project",
+            repository,
+        )
+        return dict(rows)
+
+    async def put(self, row: UploadRow, kind: str, source: str, detail: str = "{}") -> int:
+        """Write an upload as it now is, and in the same transaction an event of that kind; its serial."""
+        upload = row.upload
+        rows = await self._database.write(
+            *record(upload.changed, source, upload.project, kind, upload.filename, detail),
+            (
+                f"INSERT INTO uploads ({_COLUMNS})"
+                " VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14)"
+                " ON CONFLICT (repository, filename) DO UPDATE SET project = excluded.project,"
+                " digest = excluded.digest, size = excluded.size, uploaded = excluded.uploaded,"
+                " changed = excluded.changed, uploader = excluded.uploader, origin = excluded.origin,"
+                " yanked = excluded.yanked, deleted = excluded.deleted, attestations = excluded.attestations,"
+                " sidecar = excluded.sidecar, facts = excluded.facts",
+                (
+                    upload.repository, upload.project, upload.filename, upload.digest, upload.size, upload.uploaded,
+                    upload.changed, upload.uploader, upload.origin, upload.yanked, int(upload.deleted),
+                    upload.attestations, row.sidecar, row.facts,
+                ),
+            ),
+        )  # fmt: skip
+        serial: int = rows[1][0][0]
+        return serial
+
+    async def count(self, repository: str) -> int:
+        """How many uploads are recorded, deleted ones too."""
+        rows = await self._database.read("SELECT count(*) FROM uploads WHERE repository = $1", repository)
+        return int(rows[0][0])
+
+    async def uses(self, digests: Sequence[str]) -> set[str]:
+        """Which of these blobs any upload needs, for itself or as its sidecar."""
+        needed: set[str] = set()
+        for digest in digests:
+            rows = await self._database.read(
+                "SELECT 1 FROM uploads WHERE (digest = $1 OR sidecar = $1) AND deleted = 0 LIMIT 1", digest
+            )
+            if rows:
+                needed.add(digest)
+        return needed
+
+    async def blobs(self) -> set[str]:
+        """Every blob that any upload needs: never to be evicted."""
+        rows = await self._database.read(
+            "SELECT digest FROM uploads WHERE deleted = 0 UNION SELECT sidecar FROM uploads WHERE deleted = 0"
+        )
+        return {digest for (digest,) in rows}
+
+    async def totals(self) -> tuple[int, int]:
+        """How many files of our own there are, and how many bytes they have."""
+        rows = await self._database.read("SELECT count(*), coalesce(sum(size), 0) FROM uploads WHERE deleted = 0")
+        return int(rows[0][0]), int(rows[0][1])
