@@ -29,8 +29,8 @@ ORDER = [
 ECOSYSTEMS = ("pypi", "rubygems")
 ONLY_IN_PYPI = {"documents", "legacy", "metadata", "wheel"}
 """Two forms of each document, the JSON API, core metadata, and wheels read from afar."""
-ONLY_IN_RUBYGEMS = {"marshal", "following", "published"}
-"""Ruby's own serialisation, and the one asymmetry: an index that is followed and published as a growing log."""
+ONLY_IN_RUBYGEMS = {"following", "published", "specification"}
+"""What stands inside a gem, and the one asymmetry: an index that is followed and published as a growing log."""
 MAY_NAME_BOTH = {"app", "cli"}
 BACK_ENDS = (
     "blobs.local.LocalBlobs",

@@ -84,8 +84,8 @@ def test_all_genuine_dependencies_are_those_that_rubys_parser_reads(ruby):
 
 def test_a_line_is_read():
     body = (
-        b"---\n1.0-java a:>= 1&< 3,b:= 2|checksum:%s,ruby:< 4&>= 2.7,rubygems:> 1.3.1,x:y,created_at:2026-06-02T03:04:05Z\n"
-        % SUM.encode()
+        b"---\n1.0-java a:>= 1&< 3,b:= 2|checksum:%s,ruby:< 4&>= 2.7,rubygems:> 1.3.1,x:y"
+        b",created_at:2026-06-02T03:04:05Z\n" % SUM.encode()
     )
     (file,) = parse_info(body, "rack", BASE).files
     assert (file.filename, file.version, file.platform) == ("rack-1.0-java.gem", "1.0", "java")

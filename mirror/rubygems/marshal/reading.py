@@ -1,286 +1,26 @@
-"""Ruby's Marshal 4.8: exactly the shapes that the legacy index is made of, read and written.
-
-A reader of hostile bytes: it knows a closed list of classes, builds only the frozen values of this module, and
-bounds depth, size and count. It is no general Marshal: everything else raises Invalid. The one surprise:
-Gem::Specification is marshalled as a string that is itself a marshalled array of 19 fields.
-"""
+"""Hostile bytes read as Ruby's Marshal 4.8: depth, size and count are bounded, and unknown classes are refused."""
 
 import struct
 import zlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime, timedelta
-from typing import TypeAlias, Union
-
-import msgspec
 
 from mirror.errors import Invalid
-from mirror.rubygems.names import GENERIC, platform_parts
-
-SPEC_LIMIT = 10 << 20
-"""Bytes of one inflated specification; RubyGems has the same limit."""
-_HEADER = b"\x04\x08"
-_DEEPEST = 32
-
-
-class Symbol(str):
-    """A Ruby symbol."""
-
-    __slots__ = ()
-
-
-class Version(msgspec.Struct, frozen=True):
-    """Gem::Version."""
-
-    text: str
-
-
-class Requirement(msgspec.Struct, frozen=True):
-    """Gem::Requirement: clauses of operator and version."""
-
-    clauses: tuple[tuple[str, str], ...] = ((">=", "0"),)
-
-    def __str__(self) -> str:
-        return ", ".join(f"{operator} {version}" for operator, version in self.clauses)
-
-
-class Dependency(msgspec.Struct, frozen=True):
-    """Gem::Dependency; `kind` is runtime or development."""
-
-    name: str
-    requirement: Requirement = Requirement()
-    kind: str = "runtime"
-    prerelease: bool = False
-
-
-class Platform(msgspec.Struct, frozen=True):
-    """Gem::Platform."""
-
-    cpu: str | None
-    os: str | None
-    version: str | None
-
-
-class Gemspec(msgspec.Struct, frozen=True, kw_only=True):
-    """Gem::Specification: the fields that it is marshalled with, and `requirements`, which is not among them."""
-
-    name: str
-    version: str
-    platform: str = GENERIC
-    """As its author wrote it."""
-    summary: str | None = None
-    description: str | None = None
-    authors: tuple[str | None, ...] = ()
-    email: str | tuple[str | None, ...] | None = None
-    homepage: str | None = None
-    licenses: tuple[str | None, ...] = ()
-    metadata: Mapping[str, str | None] = {}
-    date: datetime | None = None
-    """With a time zone; RubyGems keeps the day only."""
-    dependencies: tuple[Dependency, ...] = ()
-    required_ruby_version: Requirement = Requirement()
-    required_rubygems_version: Requirement = Requirement()
-    rubygems_version: str | None = None
-    specification_version: int = 4
-    requirements: tuple[str | None, ...] = ()
-    """What has to be there outside RubyGems, for people to read."""
-
-
-Scalar: TypeAlias = bool | int | float | str | None
-Value: TypeAlias = Union[
-    Scalar,
-    datetime,
-    Version,
-    Requirement,
+from mirror.rubygems.marshal.values import (
+    HEADER,
+    SPEC_LIMIT,
     Dependency,
-    Platform,
     Gemspec,
-    "list[Value]",
-    "dict[Scalar, Value]",
-]
-"""What is marshalled, as Python sees it."""
+    Platform,
+    Requirement,
+    Scalar,
+    Symbol,
+    Value,
+    Version,
+)
+from mirror.rubygems.names import GENERIC
 
-# --- writing -------------------------------------------------------------------------------------------------
-
-
-def dump(value: Value) -> bytes:
-    """The bytes that Ruby's Marshal.load turns into `value`."""
-    writer = _Writer()
-    writer.write(value)
-    return _HEADER + b"".join(writer.out)
-
-
-def gemspec_rz(spec: Gemspec) -> bytes:
-    """The quick index entry of a gem: its marshalled specification, deflated."""
-    return zlib.compress(dump(spec))
-
-
-class _Writer:
-    """Writes without object links, except between the tuples of `dump_specs`: Ruby accepts both."""
-
-    def __init__(self) -> None:
-        self.out: list[bytes] = []
-        self._symbols: dict[str, bytes] = {}
-
-    def symbol(self, name: str) -> bytes:
-        link = self._symbols.get(name)
-        if link is not None:
-            return link
-        self._symbols[name] = b";" + _long(len(self._symbols))
-        return b":" + _counted(name.encode())
-
-    def text(self, text: str) -> bytes:
-        data = text.encode("utf-8", "surrogateescape")
-        return b'I"' + _counted(data) + b"\x06" + self.symbol("E") + b"T"
-
-    def write(self, value: Value) -> None:
-        out = self.out
-        match value:
-            case None:
-                out.append(b"0")
-            case bool():
-                out.append(b"T" if value else b"F")
-            case int():
-                out.append(_integer(value))
-            case float():
-                out.append(b"f" + _counted(repr(value).encode()))
-            case Symbol():
-                out.append(self.symbol(value))
-            case str():
-                out.append(self.text(value))
-            case list():
-                out.append(b"[" + _long(len(value)))
-                for item in value:
-                    self.write(item)
-            case dict():
-                out.append(b"{" + _long(len(value)))
-                for key, item in value.items():
-                    self.write(key)
-                    self.write(item)
-            case datetime():
-                out.append(b"Iu" + self.symbol("Time") + _counted(_time(value)) + b"\x06" + self.symbol("zone"))
-                out.append(b'I"' + _counted(b"UTC") + b"\x06" + self.symbol("E") + b"F")
-            case Version(text):
-                out.append(b"U" + self.symbol("Gem::Version") + b"[\x06")
-                self.write(text)
-            case Requirement(clauses):
-                out.append(b"U" + self.symbol("Gem::Requirement") + b"[\x06")
-                self.write([[operator, Version(version)] for operator, version in clauses])
-            case Dependency(name, requirement, kind, prerelease):
-                self._object(
-                    "Gem::Dependency",
-                    {
-                        "@name": name,
-                        "@requirement": requirement,
-                        "@type": Symbol(kind),
-                        "@prerelease": prerelease,
-                        "@version_requirements": requirement,  # what RubyGems before 1.3.6 reads
-                    },
-                )
-            case Platform(cpu, system, version):
-                self._object("Gem::Platform", {"@cpu": cpu, "@os": system, "@version": version})
-            case Gemspec():
-                out.append(b"u" + self.symbol("Gem::Specification") + _counted(dump(_fields(value))))
-
-    def _object(self, name: str, attributes: Mapping[str, Value]) -> None:
-        self.out.append(b"o" + self.symbol(name) + _long(len(attributes)))
-        for key, item in attributes.items():
-            self.out.append(self.symbol(key))
-            self.write(item)
-
-
-def _fields(spec: Gemspec) -> list[Value]:
-    """The array of Gem::Specification#_dump, in its order."""
-    parts = platform_parts(spec.platform)
-    return [
-        spec.rubygems_version,
-        spec.specification_version,
-        spec.name,
-        Version(spec.version),
-        spec.date,
-        spec.summary,
-        spec.required_ruby_version,
-        spec.required_rubygems_version,
-        spec.platform,
-        list(spec.dependencies),
-        "",  # rubyforge_project, which is no more
-        list(spec.email) if isinstance(spec.email, tuple) else spec.email,
-        list(spec.authors),
-        spec.description,
-        spec.homepage,
-        True,  # has_rdoc, likewise
-        GENERIC if parts is None else Platform(*parts),
-        list(spec.licenses),
-        dict(spec.metadata.items()),
-    ]
-
-
-def dump_specs(rows: Iterable[tuple[str, str, str]]) -> Iterator[bytes]:
-    """Ruby's array of `[name, Gem::Version, platform]`, in pieces; equal parts are written once and linked."""
-    pieces: list[bytes] = []
-    count = 0
-    writer = _Writer()
-    texts: dict[str, bytes] = {}
-    versions: dict[str, bytes] = {}
-    index = 1  # the array itself has the object number 0
-    piece: list[bytes] = []
-    for count, (name, version, platform) in enumerate(rows, 1):  # noqa: B007  how many they are stands in front
-        index += 1
-        piece.append(b"[\x08")
-        link = texts.get(name)
-        if link is None:
-            texts[name], link, index = b"@" + _long(index), writer.text(name), index + 1
-        piece.append(link)
-        link = versions.get(version)
-        if link is None:
-            # A Gem::Version takes three numbers: itself, the array that it is marshalled as, and the text in there.
-            versions[version] = b"@" + _long(index)
-            link = b"U" + writer.symbol("Gem::Version") + b"[\x06" + writer.text(version)
-            index += 3
-        piece.append(link)
-        link = texts.get(platform)
-        if link is None:
-            texts[platform], link, index = b"@" + _long(index), writer.text(platform), index + 1
-        piece.append(link)
-        if len(piece) > 40_000:
-            pieces.append(b"".join(piece))
-            piece.clear()
-    yield _HEADER + b"[" + _long(count)
-    yield from pieces
-    yield b"".join(piece)
-
-
-def _long(value: int) -> bytes:
-    """Marshal's packed integer."""
-    if value == 0:
-        return b"\0"
-    if 0 < value < 123:
-        return bytes((value + 5,))
-    if -124 < value < 0:
-        return struct.pack("b", value - 5)
-    length = next(length for length in range(1, 5) if -(1 << 8 * length) <= value < 1 << 8 * length)
-    return struct.pack("b", length if value > 0 else -length) + (value & (1 << 8 * length) - 1).to_bytes(
-        length, "little"
-    )
-
-
-def _integer(value: int) -> bytes:
-    if not -(1 << 30) <= value < 1 << 30:
-        raise Invalid(f"{value} is too large a number for a gem specification.")
-    return b"i" + _long(value)
-
-
-def _counted(data: bytes) -> bytes:
-    return _long(len(data)) + data
-
-
-def _time(moment: datetime) -> bytes:
-    """Time#_dump: two words of bit fields, in UTC."""
-    at = moment.astimezone(UTC)
-    day = 3 << 30 | (at.year - 1900) << 14 | (at.month - 1) << 10 | at.day << 5 | at.hour
-    return struct.pack("<II", day, at.minute << 26 | at.second << 20 | at.microsecond)
-
-
-# --- reading -------------------------------------------------------------------------------------------------
+_DEEPEST = 32
 
 
 def load(data: bytes, most: int = 200_000) -> Value:
@@ -350,7 +90,7 @@ class _Reader:
         self._objects: list[Value | _Unfinished] = []
 
     def document(self) -> Value:
-        if self._data[:2] != _HEADER:
+        if self._data[:2] != HEADER:
             raise Invalid("The data is not Ruby's Marshal 4.8.")
         self._at = 2
         value = self._value()
