@@ -155,7 +155,7 @@ def outside(request: web.BaseRequest) -> str:
 async def errors(
     request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
 ) -> web.StreamResponse:
-    """Turns what handlers raise into answers; logs once, here."""
+    """Turns what handlers raise into answers of one sentence; logs once, here."""
     try:
         return await handler(request)
     except MirrorError as error:
@@ -163,3 +163,23 @@ async def errors(
         if response.status >= 500:
             logger.warning("%s %s: %s", request.method, request.path[:200], error)
         return response
+    except web.HTTPException as answer:  # aiohttp's own: no such route, no such method; or a redirect
+        if answer.status >= 400:
+            answer.text = _sentence(request, answer)
+            answer.headers["Cache-Control"] = "no-store"
+        raise
+    except Exception:
+        logger.exception("%s %s failed", request.method, request.path[:200])
+        if request.writer.output_size and request.transport is not None:
+            request.transport.abort()  # a part of the answer is out: nobody shall take it for the whole
+        text = "Something went wrong inside the mirror; its log says what.\n"
+        return web.Response(status=500, text=text, headers={"Cache-Control": "no-store"})
+
+
+def _sentence(request: web.Request, answer: web.HTTPException) -> str:
+    match answer.status:
+        case 404:
+            return f"Nothing is served at {request.path[:200]!r}.\n"
+        case 405:
+            return f"{request.path[:200]!r} does not take {request.method[:20]} requests.\n"
+    return f"{answer.reason}.\n"

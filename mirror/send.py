@@ -6,6 +6,7 @@ is aborted, so that no client takes a part for the whole.
 """
 
 import asyncio
+import logging
 import os
 import re
 import socket
@@ -19,9 +20,11 @@ from time import time
 from aiohttp import web
 
 from mirror.blobs.local import off_loop
-from mirror.errors import MirrorError
+from mirror.errors import MirrorError, MissingBlob
 from mirror.http import matches
 from mirror.model import Body
+
+logger = logging.getLogger(__name__)
 
 SENDFILE_FROM = 256 << 10
 """Bytes from which a file leaves by sendfile; below, one read and one write cost less."""
@@ -205,15 +208,11 @@ async def _stream(
         async for chunk in chunks:
             await request.writer.write(chunk)
             sent += len(chunk)
-    except MirrorError:
-        _abort(request)
-        raise ConnectionResetError("the body broke off") from None
+    except (MirrorError, ConnectionError):
+        pass  # what broke off is logged where it did; a client that left is no news
     finally:
         await chunks.aclose()  # type: ignore[attr-defined]  # every body reads by a generator
-    if sent != stop - start:
-        _abort(request)
-        raise ConnectionResetError("the body is shorter than it said")
-    return Sent(status, sent, request.keep_alive)
+    return _ended(request, status, sent, stop - start)
 
 
 async def _sendfile(
@@ -223,10 +222,13 @@ async def _sendfile(
     assert transport is not None
     while transport.get_write_buffer_size():  # noqa: ASYNC110  # rare: an earlier answer still on its way out
         await asyncio.sleep(0.001)
+    try:
+        file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        raise MissingBlob(path.name) from None
     # A duplicate of the socket: the event loop lets nobody wait on a descriptor that its transport owns.
     sock = socket.socket(fileno=os.dup(transport.get_extra_info("socket").fileno()))
     sock.setblocking(False)
-    file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     position = start
     try:
         await _send_bytes(sock, finish_head(head, request))
@@ -237,15 +239,18 @@ async def _sendfile(
                 await _writable(sock)
                 continue
             if count == 0:
-                raise ConnectionResetError("the file is shorter than it was")
+                logger.error("the stored file %s is shorter than it was", path.name)
+                break
             position += count
+    except ConnectionError:
+        pass  # the client has left
     except BaseException:
         _abort(request)
         raise
     finally:
         os.close(file)
         sock.close()
-    return Sent(status, position - start, request.keep_alive)
+    return _ended(request, status, position - start, stop - start)
 
 
 async def _send_bytes(sock: socket.socket, content: bytes) -> None:
@@ -266,6 +271,14 @@ async def _writable(sock: socket.socket) -> None:
         raise ConnectionResetError("the client has stopped reading") from None
     finally:
         loop.remove_writer(sock.fileno())
+
+
+def _ended(request: web.BaseRequest, status: int, sent: int, wanted: int) -> Sent:
+    """What to return once writing has ended; where bytes are missing, the connection is aborted."""
+    if sent == wanted:
+        return Sent(status, sent, request.keep_alive)
+    _abort(request)
+    return Sent(status, sent, False)
 
 
 def _abort(request: web.BaseRequest) -> None:
