@@ -114,7 +114,7 @@ def _file(name: str, line: bytes, gems: URL) -> File:
 
 def _read(line: bytes) -> tuple[str, dict[str, str]]:
     """The version with its platform, and what stands behind the bar."""
-    token, _, rest = line.decode("utf-8", "surrogateescape").rstrip("\r").partition(" ")
+    token, _, rest = line.decode("utf-8", "replace").rstrip("\r").partition(" ")
     facts = {}
     for fact in rest.partition("|")[2].split(","):
         key, _, value = fact.partition(":")
@@ -137,7 +137,7 @@ def dependencies(file: File) -> tuple[tuple[str, tuple[str, ...]], ...]:
     spec = spec_of(file)
     if spec is not None:
         return tuple((name, tuple(clauses.split("&"))) for name, clauses in _needs(spec))
-    line = file.extra.get("line", b"").decode("utf-8", "surrogateescape")
+    line = file.extra.get("line", b"").decode("utf-8", "replace")
     needs = line.partition(" ")[2].partition("|")[0]
     parts = (need.partition(":") for need in needs.split(",") if need.strip())
     return tuple((name, tuple(clauses.split("&")) if clauses else (">= 0",)) for name, _, clauses in parts)

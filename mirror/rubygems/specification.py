@@ -233,7 +233,7 @@ def _scalar(event: yaml.ScalarEvent) -> str | None:
     text: str = event.value
     if event.tag is not None and event.tag.endswith("binary"):
         try:
-            return base64.b64decode(text).decode("utf-8", "surrogateescape")
+            return base64.b64decode(text).decode("utf-8", "replace")
         except binascii.Error as error:
             raise Invalid("The gem's metadata holds a binary text that is none.") from error
     if (

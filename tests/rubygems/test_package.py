@@ -4,6 +4,7 @@ import base64
 import gzip
 import hashlib
 import io
+import json
 import tarfile
 import time
 import tracemalloc
@@ -259,6 +260,13 @@ summary: ~
     ]
     assert (spec.email, spec.summary, spec.specification_version) == (None, None, -1)
     assert spec.date.isoformat() == "2010-01-31T00:00:00+00:00", "the day in UTC, as Ruby keeps it"
+
+
+def test_texts_that_are_not_utf8_do_not_break_json(tmp_path):
+    content = with_yaml(lambda y: y.replace("- Nobody", "- !binary /w=="))
+    file = look(tmp_path, content)
+    assert json.loads(msgspec.json.encode(file))["extra"]["spec"]["authors"] == ["\ufffd"]
+    assert read_gemspec_rz(gemspec_rz(spec_of(file))) == spec_of(file)
 
 
 def test_the_platform_may_stand_in_the_name_as_ruby_normalizes_it(tmp_path):

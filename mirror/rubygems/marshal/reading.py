@@ -218,7 +218,7 @@ class _Reader:
 
     def _text(self) -> str:
         number = self._enter()
-        self._objects[number] = text = self._take(self._count()).decode("utf-8", "surrogateescape")
+        self._objects[number] = text = self._take(self._count()).decode("utf-8", "replace")
         return text
 
     @staticmethod
