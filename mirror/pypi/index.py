@@ -44,7 +44,8 @@ def parse_names(answer: Answer) -> Names:
         raise UpstreamProtocolError(f"The list of projects is not one: {error}.") from error
     check_version(listing.meta.api_version)
     serial = _serial(listing.meta.serial)
-    return _names(((entry.name, entry.serial) for entry in listing.projects), serial or answer.serial)
+    entries = ((entry.name, entry.serial) for entry in listing.projects)
+    return _names(entries, answer.serial if serial is None else serial)
 
 
 def _parse_html(answer: Answer) -> Names:

@@ -16,7 +16,7 @@ from packaging.version import Version
 from mirror.errors import Invalid, NotFound
 from mirror.model import File, Page, Project
 from mirror.pypi.metadata import info_from_metadata
-from mirror.pypi.names import canonical_version, kind_of
+from mirror.pypi.names import kind_of, same_version
 from mirror.pypi.pages import Link, timestamp, version_key
 
 _OTHER_TYPES = {
@@ -78,15 +78,17 @@ def legacy(
 
 def _spelled(project: Project, version: str) -> str:
     """The version as the project spells it."""
-    wanted = canonical_version(version[:200])
-    for known in (*project.versions, *(file.version for file in project.files)):
-        if version == known or canonical_version(known) == wanted:
-            return known
+    known = dict.fromkeys((*project.versions, *(file.version for file in project.files)))
+    if version in known:
+        return version
+    for each in known:
+        if same_version(each, version[:200]):
+            return each
     raise NotFound(f"The project {project.name!r} has no version {version[:80]!r}.")
 
 
 def _same_version(found: object, wanted: str | None) -> bool:
-    return isinstance(found, str) and wanted is not None and canonical_version(found) == canonical_version(wanted)
+    return isinstance(found, str) and wanted is not None and same_version(found, wanted)
 
 
 def _decoded(upstream: bytes | None) -> dict[str, Any]:

@@ -12,7 +12,13 @@ from typing import Literal
 
 import msgspec
 from packaging.tags import Tag
-from packaging.utils import InvalidSdistFilename, InvalidWheelFilename, parse_sdist_filename, parse_wheel_filename
+from packaging.utils import (
+    InvalidSdistFilename,
+    InvalidWheelFilename,
+    canonicalize_version,
+    parse_sdist_filename,
+    parse_wheel_filename,
+)
 from packaging.version import InvalidVersion, Version
 
 from mirror.errors import Invalid
@@ -72,6 +78,17 @@ def canonical_version(version: str) -> str:
         return str(Version(version))
     except InvalidVersion:
         return version
+
+
+@lru_cache(maxsize=8192)
+def version_group(version: str) -> str:
+    """What all spellings of one version have in common: 1.0 and 1.0.0 are one release."""
+    return canonicalize_version(version)
+
+
+def same_version(one: str, other: str) -> bool:
+    """Whether two versions are equal by PEP 440."""
+    return version_group(one) == version_group(other)
 
 
 def kind_of(filename: str) -> Kind:

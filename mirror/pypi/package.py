@@ -22,10 +22,10 @@ from typing import Any, BinaryIO
 from mirror.errors import Invalid
 from mirror.model import File
 from mirror.pypi.metadata import METADATA_LIMIT, Identity, identify, validate
-from mirror.pypi.names import canonical, canonical_version, parse_filename
+from mirror.pypi.names import canonical, parse_filename, same_version
 from mirror.pypi.wheel import METHODS, ZIP_ERRORS, Reader, metadata_entry, read_member
 
-ENTRIES_LIMIT = 100_000
+ENTRIES_LIMIT = 50_000
 BOMB_SIZE, BOMB_RATIO = 64 << 20, 50
 """An archive is a bomb when it unpacks to more bytes than the first, and to more than its own size times the second."""
 _DEPTH_LIMIT = 100
@@ -47,7 +47,7 @@ def inspect(filename: str, path: Path) -> File:
         else:
             raw = _archive(file, parts.project, wheel=parts.kind == "wheel")
         identity = validate(raw)
-        if identity.project != parts.project or identity.version != parts.version:
+        if identity.project != parts.project or not same_version(identity.version, parts.version):
             raise Invalid(
                 f"{filename} contains {identity.project} {identity.version}, "
                 f"but its name says {parts.project} {parts.version}."
@@ -59,7 +59,7 @@ def inspect(filename: str, path: Path) -> File:
         extra["core-metadata"] = {"sha256": hashlib.sha256(raw).hexdigest()}
     return File(
         filename=filename,
-        version=identity.version,
+        version=parts.version,
         digests=digests,
         size=size,
         requires=identity.requires,
@@ -92,7 +92,7 @@ def _archive(file: BinaryIO, project: str, *, wheel: bool) -> bytes:
 
 def _check_directory(directory: str, identity: Identity) -> None:
     name, _, version = directory.removesuffix(".dist-info").rpartition("-")
-    if canonical(name) != identity.project or canonical_version(version.replace("_", "-")) != identity.version:
+    if canonical(name) != identity.project or not same_version(version.replace("_", "-"), identity.version):
         raise Invalid(
             f"The directory {directory[:200]} contains the metadata of {identity.project} {identity.version}."
         )

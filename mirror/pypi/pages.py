@@ -23,7 +23,7 @@ from yarl import URL
 from mirror.errors import Invalid, UpstreamProtocolError
 from mirror.model import Answer, Ask, File, Page, Project
 from mirror.pypi.documents import check_version, decode_json, document_kind, html_tags
-from mirror.pypi.names import canonical, canonical_version, is_distribution, safe_filename, version_of
+from mirror.pypi.names import canonical, is_distribution, safe_filename, version_group, version_of
 
 JSON_TYPE = "application/vnd.pypi.simple.v1+json"
 HTML_TYPE = "application/vnd.pypi.simple.v1+html"
@@ -309,11 +309,11 @@ class _Versions:
 
     def __init__(self, project: str, listed: tuple[str, ...]) -> None:
         self._project = project
-        self._spelling = {canonical_version(version): version for version in listed}
+        self._spelling = {version_group(version): version for version in listed}
 
     def of(self, filename: str) -> str:
         version = version_of(filename, self._project)
-        return self._spelling.get(version, version)
+        return self._spelling.get(version_group(version), version)
 
 
 def _versions_of(files: Iterable[File]) -> tuple[str, ...]:

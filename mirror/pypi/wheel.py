@@ -16,7 +16,7 @@ from collections.abc import Callable
 from mirror.errors import Invalid
 from mirror.model import Body, File
 from mirror.pypi.metadata import METADATA_LIMIT, Identity, identify
-from mirror.pypi.names import canonical, canonical_version, version_of
+from mirror.pypi.names import canonical, same_version, version_of
 
 DIRECTORY_LIMIT = 8 << 20
 """The largest central directory of a zip file, in bytes."""
@@ -43,7 +43,7 @@ def wheel_identity(filename: str) -> Identity:
 def check_identity(filename: str, content: bytes) -> None:
     """Raises Invalid unless `content` is the core metadata of the wheel of that name."""
     found, wanted = identify(content), wheel_identity(filename)
-    if found.project != wanted.project or found.version != canonical_version(wanted.version):
+    if found.project != wanted.project or not same_version(found.version, wanted.version):
         raise Invalid(f"The metadata of {filename} is that of {found.project} {found.version}.")
 
 
@@ -90,7 +90,10 @@ class _Held:
         start, stop, rest = missing.start, missing.stop, b""
         for offset, piece in self._pieces:
             if start < offset <= stop <= offset + len(piece):  # the end of it is there already
-                stop, rest = offset, piece
+                # What stands before is needed next, as a rule: a range costs more than the bytes of a short one.
+                start, stop, rest = max(0, min(start, offset - _TAIL_LEAST)), offset, piece
+        if not 0 <= start < stop:
+            raise Invalid("The directory of the wheel leads out of it.")
         content = b"".join([chunk async for chunk in body.read(start, stop)])
         if len(content) != stop - start:
             raise Invalid("The file is shorter than it claims to be.")

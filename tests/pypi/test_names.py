@@ -1,0 +1,96 @@
+"""Names, versions and file names."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from packaging.tags import Tag
+from packaging.utils import canonicalize_name
+
+from mirror.errors import Invalid
+from mirror.pypi.names import canonical, kind_of, parse_filename, safe_filename, version_of
+
+
+@given(st.from_regex(r"[A-Za-z0-9]([A-Za-z0-9._-]{0,40}[A-Za-z0-9])?", fullmatch=True))
+def test_names_are_normalised_as_the_standard_says(name: str) -> None:
+    assert canonical(name) == canonicalize_name(name)
+    assert canonical(canonical(name)) == canonical(name)
+
+
+@pytest.mark.parametrize(
+    "name", ["", "-a", "a-", ".", "..", "a/b", "a b", "a\n", "ä", "a\x00", "a" * 201, "a%2f", "a\u200b", "٣"]
+)
+def test_what_cannot_be_a_name_is_refused(name: str) -> None:
+    with pytest.raises(Invalid):
+        canonical(name)
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["", ".", "..", ".a.whl", "a/b", "a\\b", "a\x00", "a\n", "a\x7f", "a" * 256, "é.whl", "a" + "é" * 128, "a?b", "-a"],
+)
+def test_what_cannot_be_a_file_name_is_unsafe(name: str) -> None:
+    assert not safe_filename(name)
+
+
+def test_ordinary_file_names_are_safe() -> None:
+    assert all(safe_filename(name) for name in ["a-1.0+local-py3-none-any.whl", "_a-1.tar.gz", "a" * 255, "a b.zip"])
+
+
+@pytest.mark.parametrize(
+    ("filename", "project", "version", "kind"),
+    [
+        ("foo_bar-1.0-py3-none-any.whl", "foo-bar", "1.0", "wheel"),
+        ("foo-1.0-1-py3-none-any.whl", "foo", "1.0", "wheel"),
+        ("foo-1.0_1-py3-none-any.whl", "foo", "1.0.post1", "wheel"),
+        ("foo-1.0+a.1-cp311-cp311-win_amd64.whl", "foo", "1.0+a.1", "wheel"),
+        ("foo-bar-1.0.tar.gz", "foo-bar", "1.0", "sdist"),
+        ("Foo.Bar-1.0-beta1.zip", "foo-bar", "1.0b1", "sdist"),
+        ("a-b-1-2.tar.gz", "a-b", "1.post2", "sdist"),
+        ("a-1.tar.gz", "a", "1", "sdist"),
+        ("a-1-1.tar.gz", "a-1", "1", "sdist"),
+        ("foo-2004d.tar.bz2", "foo", "2004d", "sdist"),
+        ("foo-1.0-py2.7.egg", "foo", "1.0", "other"),
+        ("foo-1.0.win32-py2.7.exe", "foo", "1.0", "other"),
+        ("foo-1.0.win-amd64.msi", "foo", "1.0", "other"),
+        ("foo-1.0-1.noarch.rpm", "foo", "1.0", "other"),
+        ("foo-1.0.linux-x86_64.tar.gz", "foo", "1.0", "other"),
+        ("foo-1.0.macosx-10.9-x86_64.tar.gz", "foo", "1.0", "other"),
+        ("elsewhere-3.tar.gz", "foo", "3", "sdist"),
+        ("nothing.tar.gz", "foo", "", "sdist"),
+    ],
+)
+def test_the_version_of_any_old_file_name_is_found(filename: str, project: str, version: str, kind: str) -> None:
+    assert version_of(filename, project) == version
+    assert kind_of(filename) == kind
+
+
+def test_a_wheel_file_name_gives_its_parts() -> None:
+    parts = parse_filename("Foo.Bar-1.0.0-2-py2.py3-none-any.whl")
+    assert (parts.project, parts.version, parts.kind) == ("foo-bar", "1.0.0", "wheel")
+    assert parts.tags == {Tag("py2", "none", "any"), Tag("py3", "none", "any")}
+
+
+@pytest.mark.parametrize("filename", ["foo_bar-1.0.tar.gz", "foo-bar-1.0.zip", "Foo.Bar-1.0.tar.gz"])
+def test_an_sdist_file_name_gives_its_parts(filename: str) -> None:
+    parts = parse_filename(filename)
+    assert (parts.project, parts.version, parts.kind) == ("foo-bar", "1.0", "sdist")
+
+
+@pytest.mark.parametrize(
+    "filename",
+    [
+        "foo-1.0-py2.7.egg",
+        "foo-1.0.tar.bz2",
+        "foo.whl",
+        "foo-bar-py3-none-any.whl",
+        "foo-.tar.gz",
+        "../foo-1.0.tar.gz",
+        "-1.0.tar.gz",
+        "ünï-1.0-py3-none-any.whl",
+        "foo-1.0-py3-none-any.whl\x00",
+        "foo-1.0.tar.gz.asc",
+    ],
+)
+def test_what_is_neither_wheel_nor_sdist_cannot_be_uploaded(filename: str) -> None:
+    with pytest.raises(Invalid):
+        parse_filename(filename)
