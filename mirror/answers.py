@@ -11,6 +11,7 @@ import sys
 import time
 import zlib
 from collections.abc import Awaitable, Callable, Hashable, Sequence
+from weakref import WeakSet
 
 import msgspec
 from aiohttp import web
@@ -18,6 +19,7 @@ from aiohttp import web
 from mirror.flight import SingleFlight
 from mirror.freshness import Demand
 from mirror.http import OUTCOME, choose_encoding, matches
+from mirror.lane import Validity
 from mirror.memory import Memory
 from mirror.model import Outcome
 from mirror.send import Raw, make_head
@@ -48,6 +50,8 @@ class Content(msgspec.Struct, frozen=True):
     media_type: str
     headers: tuple[tuple[str, str], ...] = ()
     heavy: bool = False
+    repeatable: bool = True
+    """False where the bytes of the request do not say all that the page depends on."""
     etag: Callable[[bytes], str] | None = None
     """For clients that want a certain ETag, the same for all encodings."""
 
@@ -57,7 +61,8 @@ class Answer:
 
     def __init__(self, content: Content, body: bytes) -> None:
         self.revision = content.revision
-        self.until = content.until
+        self.validity = Validity(content.until)
+        self.repeatable = content.repeatable
         self.bodies = {"identity": body}
         self.sha256 = hashlib.sha256(body).digest()
         self.etag = content.etag(body) if content.etag else self.sha256.hex()[:32]
@@ -107,7 +112,7 @@ class Answers:
 
     def __init__(self, limit: int, clock: Callable[[], float] = time.time) -> None:
         self._memory: Memory[Key, Answer] = Memory(limit)
-        self._of: dict[tuple[str, str], set[Key]] = {}
+        self._of: dict[tuple[str, str], WeakSet[Validity]] = {}
         self._flight: SingleFlight[tuple[Key, Demand], tuple[Answer, Outcome]] = SingleFlight()
         self._clock = clock
         self._epoch = 0  # how often anything was forgotten
@@ -117,7 +122,7 @@ class Answers:
     ) -> web.StreamResponse:
         """Answer a GET or HEAD with the page under `key`; see `obtain`."""
         answer, outcome = await self.obtain(key, demand, get)
-        return await self._send(request, key, answer, outcome)
+        return await self._send(request, key, answer, outcome, demand)
 
     async def obtain(self, key: Key, demand: Demand, get: Callable[[], Awaitable[Content]]) -> tuple[Answer, Outcome]:
         """The page under `key`; `get` says what it is when memory does not know.
@@ -125,7 +130,7 @@ class Answers:
         The first two parts of a key are the names of the repository and the project.
         """
         answer = self._memory.get(key)
-        if answer is not None and demand is Demand.USUAL and self._clock() < answer.until:
+        if answer is not None and demand is Demand.USUAL and answer.validity.holds(self._clock()):
             return answer, "hit"
         (answer, outcome), joined = await self._flight.run((key, demand), lambda: self._obtain(key, get))
         return answer, "joined" if joined and outcome == "miss" else outcome
@@ -133,14 +138,14 @@ class Answers:
     def forget(self, repository: str, project: str) -> None:
         """What is kept of a project is no longer valid."""
         self._epoch += 1
-        for key in self._of.pop((repository, project), ()):
-            self._memory.forget(key)
+        for validity in self._of.pop((repository, project), ()):
+            validity.live = False
 
     def clear(self) -> None:
         """Nothing that is kept is valid any more."""
-        self._epoch += 1
+        for repository, project in list(self._of):
+            self.forget(repository, project)
         self._memory.clear()
-        self._of.clear()
 
     async def _obtain(self, key: Key, get: Callable[[], Awaitable[Content]]) -> tuple[Answer, Outcome]:
         epoch = self._epoch
@@ -152,37 +157,40 @@ class Answers:
             epoch = self._epoch
             content = await get()  # something changed meanwhile: perhaps this very page
         answer = self._memory.get(key)
-        if answer is not None and answer.revision == content.revision:
-            answer.until = content.until
+        if answer is None or answer.revision != content.revision:
+            body = await asyncio.to_thread(content.render) if content.heavy else content.render()
+            answer = Answer(content, body)
+        elif answer.validity.live:
+            answer.validity.until = content.until
             return answer, outcome
-        body = await asyncio.to_thread(content.render) if content.heavy else content.render()
-        answer = Answer(content, body)
-        if self._epoch == epoch:
-            self._put(key, answer)
+        answer.validity = Validity(content.until)
+        if self._epoch == epoch:  # else it is served this once, and not kept
+            self._memory.put(key, answer, answer.weight)
+            self._watch((str(key[0]), str(key[1])), answer.validity)
+        else:
+            answer.validity.live = False
         return answer, outcome
 
-    def _put(self, key: Key, answer: Answer) -> None:
-        self._memory.put(key, answer, answer.weight)
-        owner = (str(key[0]), str(key[1]))
-        keys = self._of.setdefault(owner, set())
-        keys.add(key)
+    def _watch(self, owner: tuple[str, str], validity: Validity) -> None:
+        """See to it that `forget` ends a validity, for as long as anybody goes by it."""
+        self._of.setdefault(owner, WeakSet()).add(validity)
         if len(self._of) > 2 * len(self._memory) + 1024:
-            self._of = {
-                owner: alive
-                for owner, keys in self._of.items()
-                if (alive := {key for key in keys if key in self._memory})
-            }
+            self._of = {owner: watched for owner, watched in self._of.items() if watched}
 
-    async def _send(self, request: web.Request, key: Key, answer: Answer, outcome: Outcome) -> web.StreamResponse:
+    async def _send(
+        self, request: web.Request, key: Key, answer: Answer, outcome: Outcome, demand: Demand
+    ) -> web.StreamResponse:
         request[OUTCOME] = outcome
         coding = choose_encoding(request.headers.get("Accept-Encoding", ""), CODINGS)
         if coding != "identity" and coding not in answer.bodies:
             coding = await self._compress(key, answer, coding)
+        repeatable = outcome == "hit" and demand is Demand.USUAL and answer.repeatable
+        validity = answer.validity if repeatable else None
         condition = request.headers.get("If-None-Match")
         if condition is not None and matches(condition, answer.etag_of(coding)):
-            return Raw(304, answer.head(coding, 304, outcome))
+            return Raw(304, answer.head(coding, 304, outcome), b"", validity)
         head = answer.head(coding, 200, outcome)
-        return Raw(200, head) if request.method == "HEAD" else Raw(200, head, answer.bodies[coding])
+        return Raw(200, head, b"" if request.method == "HEAD" else answer.bodies[coding], validity)
 
     async def _compress(self, key: Key, answer: Answer, coding: str) -> str:
         """Make the compressed form, once; `identity` where the page is too small to gain."""
@@ -193,8 +201,8 @@ class Answers:
             answer.packed(coding)
         else:
             await asyncio.to_thread(answer.packed, coding)
-        if key in self._memory:
-            self._put(key, answer)  # it weighs more now
+        if self._memory.peek(key) is answer:
+            self._memory.put(key, answer, answer.weight)  # it weighs more now
         return coding
 
 

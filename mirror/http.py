@@ -8,6 +8,7 @@ import logging
 import re
 from collections.abc import Awaitable, Callable
 from functools import lru_cache
+from typing import NamedTuple
 
 from aiohttp import web
 
@@ -56,6 +57,29 @@ REPOSITORY = web.RequestKey("repository", str)
 
 _HOST = re.compile(r"[A-Za-z0-9._~-]{1,253}(:\d{1,5})?|\[[0-9A-Fa-f:.]{2,45}\](:\d{1,5})?")
 _PARAMETER = re.compile(r"\s*q\s*=\s*([01](?:\.\d{0,3})?)\s*", re.IGNORECASE)
+
+
+class Note(NamedTuple):
+    """What the log and the metrics say of a request."""
+
+    repository: str
+    kind: str
+    outcome: str
+    method: str
+    path: str
+    agent: str
+
+
+def note(request: web.BaseRequest) -> Note:
+    """What handlers have left in a request, and what the request says itself."""
+    return Note(
+        request.get(REPOSITORY, ""),
+        request.get(KIND, "other"),
+        request.get(OUTCOME, ""),
+        request.method,
+        request.path_qs,
+        request.headers.get("User-Agent", ""),
+    )
 
 
 def status_of(error: MirrorError) -> int:

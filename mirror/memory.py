@@ -34,6 +34,11 @@ class Memory(Generic[K, V]):
         self._entries.move_to_end(key)
         return entry[0]
 
+    def peek(self, key: K) -> V | None:
+        """The value, which does not count as used; or None."""
+        entry = self._entries.get(key)
+        return None if entry is None else entry[0]
+
     def put(self, key: K, value: V, weight: int = 1) -> None:
         """Keep a value; one that is heavier than the limit is not kept at all."""
         self.forget(key)

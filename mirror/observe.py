@@ -5,34 +5,44 @@ from typing import Any, cast
 from aiohttp import web
 from aiohttp.abc import AbstractAccessLogger
 
-from mirror.http import KIND, OUTCOME, REPOSITORY
+from mirror.http import Note, note
+from mirror.lane import Ready, lane_of
 from mirror.log import AccessLog, request_id
 from mirror.metrics import Kind, Metrics
+from mirror.model import Outcome
 
 
-def observed(access: AccessLog | None, metrics: Metrics) -> type[AbstractAccessLogger]:
-    """The class that aiohttp tells of each answer once its last byte is written."""
+class Observer:
+    """Takes down answers, from aiohttp and from the fast lane alike."""
 
-    class Observer(AbstractAccessLogger):
-        enabled = True
+    def __init__(self, access: AccessLog | None, metrics: Metrics) -> None:
+        self._access = access
+        self._metrics = metrics
 
-        def log(self, request: web.BaseRequest, response: web.StreamResponse, time: float) -> None:
-            outcome: Any = request.get(OUTCOME, "")
-            sent = response.body_length
-            kind = cast(Kind, request.get(KIND, "other"))
-            metrics.answered(request.get(REPOSITORY, ""), kind, outcome, response.status, sent, time)
-            if access is not None:
-                headers = request.headers
-                access.add(
-                    request_id(headers.get("X-Request-ID", "")),
-                    request.remote or "",
-                    request.method,
-                    request.path_qs,
-                    response.status,
-                    sent,
-                    time,
-                    outcome,
-                    headers.get("User-Agent", ""),
-                )
+    def take(self, note: Note, client: str, status: int, sent: int, seconds: float, given_id: str = "") -> None:
+        """One answer: `sent` bytes of body, the last of them after `seconds`."""
+        outcome = cast(Outcome, note.outcome)
+        self._metrics.answered(note.repository, cast(Kind, note.kind), outcome, status, sent, seconds)
+        if self._access is not None:
+            self._access.add(
+                request_id(given_id), client, note.method, note.path, status, sent, seconds, outcome, note.agent
+            )
 
-    return Observer
+    def hit(self, ready: Ready, client: str) -> None:
+        """One answer of the fast lane."""
+        self.take(ready.notes, client, ready.status, len(ready.body), 0.0)
+
+    def logger(self) -> type[AbstractAccessLogger]:
+        """The class that aiohttp tells of each answer once its last byte is written."""
+        observer = self
+
+        class Logger(AbstractAccessLogger):
+            enabled = True
+
+            def log(self, request: web.BaseRequest, response: web.StreamResponse, time: float) -> None:
+                if (lane := lane_of(request)) is not None:
+                    lane.answered()
+                given: Any = request.headers.get("X-Request-ID", "")
+                observer.take(note(request), request.remote or "", response.status, response.body_length, time, given)
+
+        return Logger

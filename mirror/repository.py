@@ -16,6 +16,7 @@ from mirror.errors import Blocked, NotFound, Offline, UnknownFile, UnknownProjec
 from mirror.feed import Feed
 from mirror.flight import SingleFlight
 from mirror.freshness import Demand
+from mirror.lane import Validity
 from mirror.memory import Memory
 from mirror.merge import merge
 from mirror.model import Answer, File, Format, Names, Outcome, Page, Project
@@ -26,6 +27,10 @@ logger = logging.getLogger(__name__)
 
 REMEMBERED_FILES = 200_000
 """How many files' entries of merged projects stay in memory."""
+
+
+REMEMBERED_VALIDITIES = 10_000
+"""For how many projects the answers about small files may be repeated without asking."""
 
 
 class View(msgspec.Struct, frozen=True, kw_only=True):
@@ -74,6 +79,7 @@ class Repository:
         self._clock = clock
         self._by_name = {source.name: source for source in sources}
         self._views: Memory[str, View] = Memory(REMEMBERED_FILES)
+        self._validities: dict[str, Validity] = {}
         self._viewing: SingleFlight[tuple[str, Demand], View] = SingleFlight()
         feed.listen(self._heard)
 
@@ -119,8 +125,14 @@ class Repository:
                 outcome=outcome,
             )
             view = msgspec.structs.replace(view, revision=self._revision(revision, view))
+        if known is None or known.revision != view.revision:
+            self._end_validity(name)
         self._views.put(name, view, weight=1 + len(view.files))
         return view
+
+    def _end_validity(self, project: str) -> None:
+        if (validity := self._validities.pop(project, None)) is not None:
+            validity.live = False
 
     def _revision(self, sources: str, view: View) -> str:
         """The revision of a view: of everything that went into it."""
@@ -196,6 +208,18 @@ class Repository:
             raise Blocked(filename, verdict.rule, verdict.reason)
         raise UnknownFile(project, filename)
 
+    def validity(self, project: str) -> Validity | None:
+        """How long what was said of a project's files holds; None when that is not in memory."""
+        view = self._views.peek(project)
+        if view is None:
+            return None  # and so nobody would notice its end
+        validity = self._validities.get(project)
+        if validity is None:
+            if len(self._validities) >= REMEMBERED_VALIDITIES:
+                self._validities.pop(next(iter(self._validities))).live = False
+            validity = self._validities[project] = Validity(view.decided_until)
+        return validity
+
     async def open(self, project: str, filename: str) -> tuple[File, Opened]:
         """The bytes of a file. Raises NotFound, Blocked, Unavailable, UpstreamError."""
         file = await self.file(project, filename)
@@ -222,6 +246,7 @@ class Repository:
     def forget(self, project: str) -> None:
         """What is shown of a project may have changed."""
         self._views.forget(project)
+        self._end_validity(project)
         for tell in self.changed:
             tell(project)
 

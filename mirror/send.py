@@ -12,22 +12,24 @@ import re
 import socket
 from collections.abc import Iterable
 from datetime import UTC, datetime
-from email.utils import format_datetime, formatdate, parsedate_to_datetime
+from email.utils import format_datetime, parsedate_to_datetime
 from functools import partial
 from pathlib import Path
-from time import time
 
 from aiohttp import web
 
 from mirror.blobs.local import off_loop
 from mirror.errors import MirrorError, MissingBlob
-from mirror.http import matches
+from mirror.http import matches, note
+from mirror.lane import Ready, Validity, date, lane_of
 from mirror.model import Body
 
 logger = logging.getLogger(__name__)
 
 SENDFILE_FROM = 256 << 10
 """Bytes from which a file leaves by sendfile; below, one read and one write cost less."""
+REMEMBERED = 64 << 10
+"""Bytes up to which a file's answer stays in memory while it is asked for."""
 STALL = 120
 """Seconds for which a client may take nothing before its connection is given up."""
 PIECE = 1 << 20
@@ -45,8 +47,10 @@ _REASONS = {
 class Raw(web.StreamResponse):
     """An answer whose head is already bytes: what is served from memory costs one write."""
 
-    def __init__(self, status: int, head: bytes, body: bytes = b"") -> None:
+    def __init__(self, status: int, head: bytes, body: bytes = b"", validity: Validity | None = None) -> None:
+        """With a `validity`, the same bytes answer the same request for as long as that holds."""
         super().__init__(status=status)
+        self._validity = validity
         self._head = head
         self._content = body
         self._sent = False
@@ -61,6 +65,8 @@ class Raw(web.StreamResponse):
             return
         self._sent = True
         self._keep_alive = request.keep_alive
+        if self._validity is not None and request.keep_alive and (lane := lane_of(request)) is not None:
+            lane.offer(Ready(self._validity, self.status, self._head, self._content, note(request)))
         await request.writer.write(b"".join((finish_head(self._head, request), self._content)))
 
     async def write_eof(self, data: bytes = b"") -> None:
@@ -96,18 +102,9 @@ def http_date(moment: datetime) -> str:
     return format_datetime(moment.astimezone(UTC), usegmt=True)
 
 
-_date = (0, b"")
-
-
 def finish_head(head: bytes, request: web.BaseRequest) -> bytes:
     """A head with what depends on the moment and the connection."""
-    global _date
-    now = int(time())
-    if _date[0] != now:
-        _date = now, b"\r\nDate: " + formatdate(now, usegmt=True).encode() + b"\r\n\r\n"
-    if request.keep_alive:
-        return head + _date[1]
-    return head + b"\r\nConnection: close" + _date[1]
+    return head + date() if request.keep_alive else head + b"\r\nConnection: close" + date()
 
 
 def parse_range(header: str, size: int) -> tuple[int, int] | None:
@@ -158,11 +155,12 @@ async def send(
     headers: Iterable[tuple[str, str]] = (),
     modified: str | None = None,
     shared: bool = True,
+    validity: Validity | None = None,
 ) -> web.StreamResponse:
     """Answer a GET or HEAD with a body, or the part of it that is asked for.
 
     The ETag is the SHA-256; `modified` stands in for the body's own Last-Modified. Unless `shared`, no cache between
-    us and the client may keep it: it is not for everyone.
+    us and the client may keep it: it is not for everyone. A small body is remembered for as long as `validity` holds.
     """
     etag = f'"{body.digest}"'
     modified = modified or body.modified
@@ -189,7 +187,8 @@ async def send(
     if request.method == "HEAD" or start == stop:
         return Raw(status, head)
     if body.path is not None and stop - start < SENDFILE_FROM:
-        return Raw(status, head, b"".join([chunk async for chunk in body.read(start, stop)]))
+        content = b"".join([chunk async for chunk in body.read(start, stop)])
+        return Raw(status, head, content, validity if len(content) <= REMEMBERED else None)
     if body.path is not None and request.transport is not None and not request.secure:
         return await _sendfile(request, status, head, body.path, start, stop)
     return await _stream(request, status, head, body, start, stop)

@@ -189,6 +189,7 @@ class Routes:
             content_type=content_type,
             headers=[("X-Mirror-Cache", opened.outcome)],
             modified=http_date(file.uploaded) if file.uploaded else None,
+            validity=self._repository.validity(project) if opened.outcome in ("hit", "offline") else None,
             shared=self._reading.open,
         )
 
