@@ -19,7 +19,7 @@ from mirror.errors import Invalid, UpstreamProtocolError
 from mirror.model import File
 from mirror.rubygems import marshal
 from mirror.rubygems.marshal import Gemspec
-from mirror.rubygems.names import GENERIC, is_prerelease, number, split_number, version_key
+from mirror.rubygems.names import GENERIC, is_prerelease, is_version, number, split_number, version_key
 from mirror.rubygems.pages import EMPTY, info_line
 
 if TYPE_CHECKING:
@@ -85,6 +85,16 @@ class VersionsMap:
         """An independent map that shares the entries."""
         return VersionsMap(self._entries.copy())
 
+    def only(self, names: Iterable[str]) -> "VersionsMap":
+        """A map of what this one says of some gems."""
+        return VersionsMap({name: self._entries[name] for name in names if name in self._entries})
+
+    def grown(self, tail: bytes) -> "VersionsMap":
+        """An independent map that has followed the lines of `tail` as well."""
+        versions = self.copy()
+        versions.apply(tail.split(b"\n"))
+        return versions
+
     def apply(self, lines: Iterable[bytes]) -> None:
         """Follow the lines of a log: the last MD5 counts, `-` removes, what is no line of a gem is passed over."""
         entries = self._entries
@@ -148,6 +158,11 @@ def diff(published: VersionsMap, wanted: VersionsMap) -> list[bytes]:
         line for name, entry in before.items() if name not in after and (line := _line(name, entry, gone)) is not None
     ]
     return lines
+
+
+def names_in(lines: Iterable[bytes]) -> set[str]:
+    """The gems that lines of a log are about."""
+    return {line.partition(b" ")[0].decode("utf-8", "surrogateescape") for line in lines if line}
 
 
 def _line(name: str, old: bytes, new: bytes) -> bytes | None:
@@ -264,9 +279,7 @@ class PublishedLog:
         """The log with lines that another node wrote."""
         if not tail:
             return self
-        versions = self.map.copy()
-        versions.apply(tail.split(b"\n"))
-        return self._grown(tail, versions)
+        return self._grown(tail, self.map.grown(tail))
 
     def _grown(self, tail: bytes, versions: VersionsMap) -> "PublishedLog":
         md5, sha256, deflater = self._md5.copy(), self._sha256.copy(), self._deflater.copy()
@@ -440,7 +453,8 @@ def _rows(versions: VersionsMap, which: Which) -> Iterator[tuple[str, str, str]]
     early = which == "prerelease_specs"
     for name in sorted(versions):
         listed = map(split_number, versions.versions(name))
-        chosen = [pair for pair in listed if is_prerelease(pair[0]) is early]
+        # A version that Gem::Version refuses would make Ruby refuse the whole file.
+        chosen = [pair for pair in listed if is_prerelease(pair[0]) is early and is_version(pair[0])]
         if len(chosen) > 1:
             chosen.sort(key=lambda pair: (version_key(pair[0]), pair[1] != GENERIC, pair[1]))
         if which == "latest_specs":

@@ -300,6 +300,7 @@ SUSPECT = {
     "a 206 without its range": (206, {"Digest": f"sha-256={b64(NEW)}"}, b"\n" + TAIL),
     "a 206 that starts elsewhere": (206, {**GOOD, **span(0, len(NEW), len(NEW))}, NEW),
     "a 206 that starts one later": (206, {**GOOD, **span(len(OLD), len(NEW), len(NEW))}, TAIL),
+    "a 206 that says a wrong start": (206, {**GOOD, **span(len(OLD) - 2, len(NEW) - 1, len(NEW))}, b"\n" + TAIL),
     "a wrong overlapping byte": (206, GOOD, b"x" + TAIL),
     "a truncated tail": (206, GOOD, b"\n" + TAIL[:-5]),
     "a tail that ends within a line": (
@@ -425,6 +426,15 @@ def load_in_ruby(ruby, body: bytes):
 def test_ruby_loads_the_specs(which, expected, ruby):
     rows = load_in_ruby(ruby, specs(INDEX, which))
     assert rows == [[*row.split(), "Gem::Version"] for row in expected]
+
+
+def test_one_odd_version_does_not_spoil_the_specs(ruby):
+    odd = parse_versions(b"---\na 1.0,x,1..2,1_0,\xff,2.0-\xff " + M1.encode() + b"\nb\xff 1 " + M1.encode() + b"\n")
+    rows = ruby(
+        "answer Marshal.load(Zlib::GzipReader.new(StringIO.new(input.unpack1('m'))).read).size",
+        base64.b64encode(specs(odd, "specs")).decode(),
+    )
+    assert rows == 3
 
 
 def test_the_specs_of_the_genuine_gems_are_in_rubys_order(ruby):
