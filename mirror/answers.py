@@ -19,8 +19,7 @@ from aiohttp import web
 from mirror.flight import SingleFlight
 from mirror.freshness import Demand
 from mirror.http import OUTCOME, choose_encoding, matches
-from mirror.lane import Validity
-from mirror.memory import Memory
+from mirror.memory import Memory, Validity
 from mirror.model import Outcome
 from mirror.send import Raw, make_head
 

@@ -17,6 +17,8 @@ from typing import Any, cast
 
 from aiohttp import web
 
+from mirror.memory import Validity
+
 LONGEST = 4096
 """Bytes of a request that is remembered."""
 LARGEST = 16 << 20
@@ -25,20 +27,6 @@ MOST_BYTES = 64 << 20
 """Bytes of all remembered requests, and of the answers that nothing else keeps."""
 PATIENCE = 64 << 10
 """Bytes waiting to be written above which a connection has to take its time."""
-
-
-class Validity:
-    """Until when something in memory is right; `live` turns false when something changes before that."""
-
-    __slots__ = ("__weakref__", "live", "until")
-
-    def __init__(self, until: float) -> None:
-        self.until = until
-        self.live = True
-
-    def holds(self, now: float) -> bool:
-        """Whether it still is."""
-        return self.live and now < self.until
 
 
 class Ready:

@@ -1,4 +1,4 @@
-"""A bounded memory: keeps what was used last, within a total weight."""
+"""A bounded memory: keeps what was used last, within a total weight; and how long what it keeps is right."""
 
 from collections import OrderedDict
 from collections.abc import Hashable, Iterator
@@ -60,3 +60,17 @@ class Memory(Generic[K, V]):
         """Drop everything."""
         self._entries.clear()
         self.weight = 0
+
+
+class Validity:
+    """Until when something in memory is right; `live` turns false when something changes before that."""
+
+    __slots__ = ("__weakref__", "live", "until")
+
+    def __init__(self, until: float) -> None:
+        self.until = until
+        self.live = True
+
+    def holds(self, now: float) -> bool:
+        """Whether it still is."""
+        return self.live and now < self.until

@@ -16,8 +16,7 @@ from mirror.errors import Blocked, NotFound, Offline, UnknownFile, UnknownProjec
 from mirror.feed import Feed
 from mirror.flight import SingleFlight
 from mirror.freshness import Demand
-from mirror.lane import Validity
-from mirror.memory import Memory
+from mirror.memory import Memory, Validity
 from mirror.merge import merge
 from mirror.model import Answer, File, Format, Names, Outcome, Page, Project
 from mirror.policy import Policy, Verdict, apply, matches

@@ -21,7 +21,8 @@ from aiohttp import web
 from mirror.blobs.local import off_loop
 from mirror.errors import MirrorError, MissingBlob
 from mirror.http import matches, note
-from mirror.lane import Ready, Validity, date, lane_of
+from mirror.lane import Ready, date, lane_of
+from mirror.memory import Validity
 from mirror.model import Body
 
 logger = logging.getLogger(__name__)

@@ -17,11 +17,11 @@ ORDER = [
     *("freshness", "flight", "memory", "policy", "merge"),
     *("pypi", "rubygems"),
     *("blobs", "catalog", "upstream", "transfer"),
-    *("feed", "sources", "repository"),
+    *("feed", "sources", "uploads", "repository"),
     *("lockfiles", "sync", "bundle", "sweep"),
-    *("http", "send", "answers", "log", "auth", "metrics", "systemd", "observe", "statistics"),
+    *("http", "lane", "send", "receive", "answers", "log", "auth", "metrics", "systemd", "observe", "statistics"),
     *("rubygems.following", "rubygems.published"),
-    *("endpoints", "pypi.routes", "rubygems.routes", "web"),
+    *("endpoints", "pypi.routes", "rubygems.routes", "pypi.upload", "rubygems.upload", "web"),
     *("app", "cli", "__main__"),
 ]
 """Each imports only from those before it. A new module gets its place here first."""

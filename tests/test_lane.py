@@ -7,7 +7,8 @@ from email.utils import parsedate_to_datetime
 import pytest
 from aiohttp import web
 
-from mirror.lane import LaneRunner, Lanes, Ready, Validity
+from mirror.lane import LaneRunner, Lanes, Ready
+from mirror.memory import Validity
 from mirror.metrics import Metrics
 from mirror.observe import Observer
 from mirror.send import Raw, make_head
