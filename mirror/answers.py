@@ -16,7 +16,7 @@ from weakref import WeakSet
 import msgspec
 from aiohttp import web
 
-from mirror.flight import SingleFlight
+from mirror.flight import Changes, SingleFlight
 from mirror.freshness import Demand
 from mirror.http import OUTCOME, choose_encoding, matches
 from mirror.memory import Memory, Validity
@@ -30,6 +30,8 @@ else:
 
 SMALL = 1024
 """Bytes below which compressing is not worth it."""
+TRIES = 5
+"""How often a page is made anew because it changed while it was being made."""
 IN_LOOP = 32 << 10
 """Bytes up to which compressing is quicker than the hop to a thread."""
 CODINGS = ("zstd", "gzip")
@@ -60,6 +62,8 @@ class Answer:
 
     def __init__(self, content: Content, body: bytes) -> None:
         self.revision = content.revision
+        self.word: Outcome = "hit"
+        """How an answer came about that is given out of memory."""
         self.validity = Validity(content.until)
         self.repeatable = content.repeatable
         self.bodies = {"identity": body}
@@ -114,29 +118,31 @@ class Answers:
         self._of: dict[tuple[str, str], WeakSet[Validity]] = {}
         self._flight: SingleFlight[tuple[Key, Demand], tuple[Answer, Outcome]] = SingleFlight()
         self._clock = clock
-        self._epoch = 0  # how often anything was forgotten
+        self._changes: Changes[tuple[str, str]] = Changes()
 
     async def respond(
-        self, request: web.Request, key: Key, demand: Demand, get: Callable[[], Awaitable[Content]]
+        self, request: web.Request, key: Key, demand: Demand, get: Callable[[Demand], Awaitable[Content]]
     ) -> web.StreamResponse:
         """Answer a GET or HEAD with the page under `key`; see `obtain`."""
         answer, outcome = await self.obtain(key, demand, get)
         return await self._send(request, key, answer, outcome, demand)
 
-    async def obtain(self, key: Key, demand: Demand, get: Callable[[], Awaitable[Content]]) -> tuple[Answer, Outcome]:
+    async def obtain(
+        self, key: Key, demand: Demand, get: Callable[[Demand], Awaitable[Content]]
+    ) -> tuple[Answer, Outcome]:
         """The page under `key`; `get` says what it is when memory does not know.
 
         The first two parts of a key are the names of the repository and the project.
         """
         answer = self._memory.get(key)
         if answer is not None and demand is Demand.USUAL and answer.validity.holds(self._clock()):
-            return answer, "hit"
-        (answer, outcome), joined = await self._flight.run((key, demand), lambda: self._obtain(key, get))
+            return answer, answer.word
+        (answer, outcome), joined = await self._flight.run((key, demand), lambda: self._obtain(key, demand, get))
         return answer, "joined" if joined and outcome == "miss" else outcome
 
     def forget(self, repository: str, project: str) -> None:
         """What is kept of a project is no longer valid."""
-        self._epoch += 1
+        self._changes.tell((repository, project))
         for validity in self._of.pop((repository, project), ()):
             validity.live = False
 
@@ -146,29 +152,39 @@ class Answers:
             self.forget(repository, project)
         self._memory.clear()
 
-    async def _obtain(self, key: Key, get: Callable[[], Awaitable[Content]]) -> tuple[Answer, Outcome]:
-        epoch = self._epoch
-        content = await get()
-        outcome = content.outcome
-        for _ in range(3):
-            if self._epoch == epoch:
-                break
-            epoch = self._epoch
-            content = await get()  # something changed meanwhile: perhaps this very page
-        answer = self._memory.get(key)
-        if answer is None or answer.revision != content.revision:
-            body = await asyncio.to_thread(content.render) if content.heavy else content.render()
-            answer = Answer(content, body)
-        elif answer.validity.live:
-            answer.validity.until = content.until
-            return answer, outcome
-        answer.validity = Validity(content.until)
-        if self._epoch == epoch:  # else it is served this once, and not kept
-            self._memory.put(key, answer, answer.weight)
-            self._watch((str(key[0]), str(key[1])), answer.validity)
-        else:
-            answer.validity.live = False
+    async def _obtain(
+        self, key: Key, demand: Demand, get: Callable[[Demand], Awaitable[Content]]
+    ) -> tuple[Answer, Outcome]:
+        with self._changes.watch(_owner(key)) as watch:
+            content = await get(demand)
+            outcome = content.outcome
+            for _ in range(TRIES):
+                if watch.changed:  # perhaps by this very question: what it fetched is stored by now
+                    watch.changed = False
+                    content = await get(Demand.ANY)
+                answer = await self._rendered(key, content)
+                if not watch.changed:
+                    self._keep(key, answer, content)
+                    break
+            else:
+                answer.validity.live = False  # served this once, and not kept
         return answer, outcome
+
+    async def _rendered(self, key: Key, content: Content) -> Answer:
+        """The content as an answer: the one in memory where that is the same."""
+        answer = self._memory.get(key)
+        if answer is not None and answer.revision == content.revision:
+            return answer
+        return Answer(content, await asyncio.to_thread(content.render) if content.heavy else content.render())
+
+    def _keep(self, key: Key, answer: Answer, content: Content) -> None:
+        answer.word = content.outcome if content.outcome in ("offline", "stale") else "hit"
+        if answer.validity.live and self._memory.peek(key) is answer:
+            answer.validity.until = content.until
+            return
+        answer.validity = Validity(content.until)
+        self._memory.put(key, answer, answer.weight)
+        self._watch(_owner(key), answer.validity)
 
     def _watch(self, owner: tuple[str, str], validity: Validity) -> None:
         """See to it that `forget` ends a validity, for as long as anybody goes by it."""
@@ -203,6 +219,11 @@ class Answers:
         if self._memory.peek(key) is answer:
             self._memory.put(key, answer, answer.weight)  # it weighs more now
         return coding
+
+
+def _owner(key: Key) -> tuple[str, str]:
+    """The repository and the project that a key belongs to."""
+    return str(key[0]), str(key[1])
 
 
 def compress(body: bytes, coding: str) -> bytes:

@@ -1,11 +1,13 @@
 """At most one coroutine per key; whoever asks meanwhile gets its result.
 
 The work belongs to the flight, not to the caller that started it: a caller that is cancelled (a client that hung up)
-changes nothing for the others, nor for the work.
+changes nothing for the others, nor for the work. Because callers join work that began before they asked, work over
+things that change has to notice a change and begin anew: `Changes`.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Hashable
+from collections.abc import Awaitable, Callable, Hashable, Iterator
+from contextlib import contextmanager
 from typing import Generic, TypeVar
 
 K = TypeVar("K", bound=Hashable)
@@ -57,3 +59,42 @@ class SingleFlight(Generic[K, T]):
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+
+
+class Watch:
+    """Whether something changed since this was made, or since `changed` was set to False."""
+
+    __slots__ = ("changed",)
+
+    def __init__(self) -> None:
+        self.changed = False
+
+
+class Changes(Generic[K]):
+    """Tells whoever is making something of a thing that the thing changes."""
+
+    def __init__(self) -> None:
+        self._watches: dict[K, set[Watch]] = {}
+
+    @contextmanager
+    def watch(self, key: K) -> Iterator[Watch]:
+        """For the length of a block, notice changes of `key`."""
+        watch = Watch()
+        watches = self._watches.setdefault(key, set())
+        watches.add(watch)
+        try:
+            yield watch
+        finally:
+            watches.remove(watch)
+            if not watches:
+                del self._watches[key]
+
+    def tell(self, key: K) -> None:
+        """`key` has changed."""
+        for watch in self._watches.get(key, ()):
+            watch.changed = True
+
+    def tell_all(self) -> None:
+        """Everything has changed."""
+        for key in self._watches:
+            self.tell(key)

@@ -14,7 +14,7 @@ import msgspec
 
 from mirror.errors import Blocked, NotFound, Offline, UnknownFile, UnknownProject, UpstreamUnavailable
 from mirror.feed import Feed
-from mirror.flight import SingleFlight
+from mirror.flight import Changes, SingleFlight
 from mirror.freshness import Demand
 from mirror.memory import Memory, Validity
 from mirror.merge import merge
@@ -24,6 +24,8 @@ from mirror.sources import Listing, NameListing, Opened, Source
 
 logger = logging.getLogger(__name__)
 
+TRIES = 5
+"""How often a project is gathered anew because it changed meanwhile."""
 REMEMBERED_FILES = 200_000
 """How many files' entries of merged projects stay in memory."""
 
@@ -80,6 +82,7 @@ class Repository:
         self._views: Memory[str, View] = Memory(REMEMBERED_FILES)
         self._validities: dict[str, Validity] = {}
         self._viewing: SingleFlight[tuple[str, Demand], View] = SingleFlight()
+        self._changes: Changes[str] = Changes()
         feed.listen(self._heard)
 
     # Projects
@@ -93,16 +96,26 @@ class Repository:
         return msgspec.structs.replace(view, outcome="joined") if joined and view.outcome == "miss" else view
 
     async def _view(self, name: str, demand: Demand) -> View:
-        found = await self._gather(name, demand)
-        revision = "\0".join(listing.revision for listing in found)
-        until = min(listing.until for listing in found)
-        outcome = _worst([listing.outcome for listing in found])
+        with self._changes.watch(name) as watch:
+            found = await self._gather(name, demand)
+            outcome = _worst([listing.outcome for listing in found.values()])
+            for _ in range(TRIES):
+                if not watch.changed:
+                    break
+                watch.changed = False
+                found = await self._gather(name, Demand.ANY)  # what was fetched just now is stored: nobody is asked
+        return self._merged(name, found, outcome)
+
+    def _merged(self, name: str, found: Mapping[str, Listing], outcome: Outcome) -> View:
+        """What sources say, merged and looked at through policy; kept in memory."""
+        revision = "\0".join(f"{source} {listing.revision}" for source, listing in found.items())
+        until = min(listing.until for listing in found.values())
         now = self._clock()
         known = self._views.get(name)
         if known is not None and now < known.decided_until and known.revision == self._revision(revision, known):
-            view = msgspec.structs.replace(known, until=until, outcome=outcome)
+            view = msgspec.structs.replace(known, until=min(until, known.decided_until), outcome=outcome)
         else:
-            merged = merge([listing.project for listing in found], union=len(found) > 1)
+            merged = merge([listing.project for listing in found.values()], union=len(found) > 1)
             for clash in merged.clashes:
                 logger.warning(
                     "%s: %s is shown from %s, and %s offers other bytes under that name",
@@ -137,14 +150,14 @@ class Repository:
         """The revision of a view: of everything that went into it."""
         return f"{sources}\0{self._policy.digest}\0{view.decided_until}"
 
-    async def _gather(self, name: str, demand: Demand) -> list[Listing]:
-        """What the sources say, in their order: the first that has the project, or all of them for a union."""
-        found: list[Listing] = []
+    async def _gather(self, name: str, demand: Demand) -> dict[str, Listing]:
+        """Source → what it says, in their order: the first that has the project, or all of them for a union."""
+        found: dict[str, Listing] = {}
         unknown: Exception = UnknownProject(name)
         union = matches(self._union, name)
         for source in self._asked(name):
             try:
-                found.append(await source.project(name, demand))
+                found[source.name] = await source.project(name, demand)
             except UnknownProject:
                 continue
             except Offline as error:
@@ -244,6 +257,7 @@ class Repository:
 
     def forget(self, project: str) -> None:
         """What is shown of a project may have changed."""
+        self._changes.tell(project)
         self._views.forget(project)
         self._end_validity(project)
         for tell in self.changed:

@@ -13,6 +13,7 @@ from aiohttp import web
 from mirror.answers import Answers, Content
 from mirror.auth import Reading
 from mirror.errors import Invalid, NotFound, UnknownFile
+from mirror.freshness import Demand
 from mirror.http import KIND, OUTCOME, REPOSITORY, demand_of, negotiate, outside
 from mirror.model import File, Project
 from mirror.pypi import index, legacy, pages
@@ -67,7 +68,7 @@ class Routes:
         media_type = self._media_type(request)
         demand = demand_of(request)
 
-        async def get() -> Content:
+        async def get(demand: Demand) -> Content:
             listing = await self._repository.names(demand)
             render = index.render_names_json if media_type == JSON else index.render_names_html
             headers = () if listing.names.serial is None else (("X-PyPI-Last-Serial", str(listing.names.serial)),)
@@ -97,7 +98,7 @@ class Routes:
         demand = demand_of(request)
         render = pages.render_json if media_type == JSON else pages.render_html
 
-        async def get() -> Content:
+        async def get(demand: Demand) -> Content:
             view = await self._repository.project(name, demand)
             return self._content(
                 view,
@@ -121,7 +122,7 @@ class Routes:
         demand = demand_of(request)
         base = outside(request) + self._prefix
 
-        async def get() -> Content:
+        async def get(demand: Demand) -> Content:
             view = await self._repository.project(name, demand)
             document = await self._repository.document(view, legacy.legacy_page(name, version), demand)
             metadata = None if document else await self._metadata(view, version)
@@ -203,7 +204,7 @@ class Routes:
             raise UnknownFile(name, f"{filename}/provenance")
         demand = demand_of(request)
 
-        async def get() -> Content:
+        async def get(demand: Demand) -> Content:
             view = await self._repository.project(name, demand)
             document = await self._repository.document(view, pages.provenance_page(file), demand)
             if document is None:

@@ -16,6 +16,7 @@ from aiohttp import web
 
 from mirror.answers import Answer, Answers, Content
 from mirror.errors import Invalid, NotFound, UnknownFile, UnknownProject
+from mirror.freshness import Demand
 from mirror.http import KIND, OUTCOME, REPOSITORY, choose_encoding, demand_of, matches, outside
 from mirror.model import Outcome, Page, Project
 from mirror.repository import Repository, View
@@ -96,7 +97,7 @@ class Routes:
         name = canonical(request.match_info["gem"])
         demand = demand_of(request)
 
-        async def get() -> Content:
+        async def get(demand: Demand) -> Content:
             view = await self._repository.project(name, demand)
             if not view.project.files and not view.withheld:
                 raise UnknownProject(name)
@@ -143,7 +144,7 @@ class Routes:
         """Something made from the whole log: made once for each state of it, in a thread."""
         modified = http_date(datetime.fromtimestamp(int(self._published.changed_at), UTC))
 
-        async def get() -> Content:
+        async def get(demand: Demand) -> Content:
             return Content(
                 revision=log.etag, until=0, outcome="hit", render=render, media_type=media_type, heavy=True,
                 etag=pages.revision,
@@ -252,7 +253,7 @@ class Routes:
         name = canonical(request.match_info["gem"])
         demand = demand_of(request)
 
-        async def get() -> Content:
+        async def get(demand: Demand) -> Content:
             view = await self._repository.project(name, demand)
             page = Page(kind, address or name) if kind else None
             document = await self._repository.document(view, page, demand) if page else None
