@@ -2,6 +2,10 @@
 
 import asyncio
 import logging
+import time
+from collections.abc import Callable
+
+import msgspec
 
 from mirror.catalog import Catalog
 from mirror.errors import StorageFull
@@ -13,12 +17,31 @@ EVERY = 30
 """Seconds between two times that the totals are written down."""
 
 
+HOUR = 3600
+OUTCOMES = ("hit", "miss", "joined", "stale", "offline")
+
+
+class Span(msgspec.Struct, frozen=True, kw_only=True):
+    """What was answered in a span of time."""
+
+    start: float
+    """Seconds since the epoch."""
+    requests: int = 0
+    hits: int = 0
+    """Those that were answered without asking upstream for them alone."""
+    saved: int = 0
+    """Bytes that did not have to come from upstream for this request."""
+    fetched: int = 0
+    """Bytes that had to."""
+
+
 class Statistics:
     """Adds the counts of this process to those of all before it."""
 
-    def __init__(self, catalog: Catalog, metrics: Metrics) -> None:
+    def __init__(self, catalog: Catalog, metrics: Metrics, clock: Callable[[], float] = time.time) -> None:
         self._catalog = catalog
         self._metrics = metrics
+        self._clock = clock
         self._written: dict[str, int] = {}
 
     def _counted(self) -> dict[str, int]:
@@ -37,7 +60,7 @@ class Statistics:
         if not news:
             return
         try:
-            await self._catalog.counters.add(news)
+            await self._catalog.counters.add(news, int(self._clock() // HOUR))
         except StorageFull as error:
             logger.warning("statistics are not written: %s", error)
             return
@@ -53,10 +76,29 @@ class Statistics:
         """Requests by outcome, and the bytes that clients got with and without upstream."""
         await self.flush()
         totals = await self._catalog.counters.all()
-        outcomes = ("hit", "miss", "joined", "stale", "offline")
-        sent = {outcome: totals.get(f"bytes.{outcome}", 0) for outcome in outcomes}
+        sent = {outcome: totals.get(f"bytes.{outcome}", 0) for outcome in OUTCOMES}
         return {
-            "hits": {outcome: totals.get(f"requests.{outcome}", 0) for outcome in outcomes},
+            "hits": {outcome: totals.get(f"requests.{outcome}", 0) for outcome in OUTCOMES},
             "bytes_served": sum(sent.values()),
             "bytes_saved": sum(sent.values()) - sent["miss"],
         }
+
+    async def course(self, spans: int, hours: int) -> list[Span]:
+        """The last `spans` spans of `hours` hours each, oldest first, the current one last."""
+        await self.flush()
+        last = int(self._clock() // HOUR) // hours
+        first = last - spans + 1
+        counted = {number: dict.fromkeys(OUTCOMES, (0, 0)) for number in range(first, last + 1)}
+        for number, name, value in await self._catalog.counters.spans(first * hours, hours):
+            what, _, outcome = name.partition(".")
+            if number in counted and outcome in counted[number]:
+                requests, sent = counted[number][outcome]
+                counted[number][outcome] = (value, sent) if what == "requests" else (requests, value)
+        return [_span(number * hours * HOUR, counts) for number, counts in counted.items()]
+
+
+def _span(start: float, counts: dict[str, tuple[int, int]]) -> Span:
+    requests = sum(requests for requests, _ in counts.values())
+    sent = sum(sent for _, sent in counts.values())
+    missed, fetched = counts["miss"]
+    return Span(start=start, requests=requests, hits=requests - missed, saved=sent - fetched, fetched=fetched)

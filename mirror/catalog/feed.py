@@ -2,7 +2,7 @@
 
 import msgspec
 
-from mirror.catalog.database import Database, Statement, Value
+from mirror.catalog.database import Database, Row, Statement, Value
 from mirror.model import Event
 
 
@@ -32,6 +32,14 @@ def record(
     )
 
 
+def _event(row: Row) -> Event:
+    serial, at, source, project, kind, filename, detail = row
+    return Event(
+        serial=serial, at=at, source=source, project=project, kind=kind, filename=filename,
+        detail=msgspec.json.decode(detail),
+    )  # fmt: skip
+
+
 class FeedTable:
     """Events, by serial."""
 
@@ -54,13 +62,16 @@ class FeedTable:
             " WHERE serial > $1 ORDER BY serial LIMIT $2",
             serial, limit,
         )  # fmt: skip
-        return [
-            Event(
-                serial=number, at=at, source=source, project=project, kind=kind, filename=filename,
-                detail=msgspec.json.decode(detail),
-            )
-            for number, at, source, project, kind, filename, detail in rows
-        ]  # fmt: skip
+        return [_event(row) for row in rows]
+
+    async def before(self, serial: int, limit: int = 50) -> list[Event]:
+        """At most `limit` events before `serial`, newest first."""
+        rows = await self._database.read(
+            "SELECT serial, at, source, project, kind, filename, detail FROM feed"
+            " WHERE serial < $1 ORDER BY serial DESC LIMIT $2",
+            serial, limit,
+        )  # fmt: skip
+        return [_event(row) for row in rows]
 
     async def bounds(self) -> tuple[int, int]:
         """The oldest serial that is still kept (0 when none is), and the newest ever given out."""

@@ -1,0 +1,95 @@
+"""Projects by name, for people who browse: keyset pages over indexes, never the whole of a table in memory."""
+
+from collections.abc import Sequence
+
+import msgspec
+
+from mirror.catalog.database import Database
+
+
+class HeldProject(msgspec.Struct, frozen=True, kw_only=True):
+    """A project of which something is held."""
+
+    name: str
+    files: int
+    """Held, without sidecars."""
+    size: int
+    """Bytes, with sidecars."""
+    used: float
+    """When one of its files was last fetched or stored, in seconds since the epoch."""
+
+
+class Browse:
+    """Reads the tables of files and pages by project."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def held(
+        self,
+        repository: str,
+        sources: Sequence[str],
+        *,
+        like: str = "%",
+        unlike: str = "",
+        after: str = "",
+        sidecar: str,
+        limit: int,
+    ) -> list[HeldProject]:
+        """Projects held from these sources or uploaded to the repository, by name, those after the name `after`.
+
+        `like` and `unlike` are patterns from `contains` or `begins`; an empty `unlike` excludes nothing. `sidecar` is
+        the ending of sidecars' file names.
+        """
+        fitting = "project > $2 AND project LIKE $3 ESCAPE '!' AND ($4 = '' OR project NOT LIKE $4 ESCAPE '!')"
+        rows = await self._database.read(
+            "SELECT project, sum(CASE WHEN filename LIKE $5 ESCAPE '!' THEN 0 ELSE 1 END), sum(size), max(used) FROM ("
+            f" SELECT project, filename, size, used FROM files WHERE source IN ({_numbered(7, sources)}) AND {fitting}"
+            " UNION ALL SELECT project, filename, size, uploaded FROM uploads"
+            f" WHERE repository = $1 AND deleted = 0 AND {fitting}"
+            ") AS held GROUP BY project ORDER BY project LIMIT $6",
+            repository, after, like, unlike, f"%{_literal(sidecar)}", limit, *sources,
+        )  # fmt: skip
+        return [HeldProject(name=name, files=int(files), size=int(size), used=used) for name, files, size, used in rows]
+
+    async def among(self, repository: str, sources: Sequence[str], names: Sequence[str]) -> set[str]:
+        """Those of the names of which something is held."""
+        if not names:
+            return set()
+        those = f"project IN ({_numbered(2, names)})"
+        rows = await self._database.read(
+            f"SELECT project FROM files WHERE source IN ({_numbered(2 + len(names), sources)}) AND {those}"
+            f" UNION SELECT project FROM uploads WHERE repository = $1 AND deleted = 0 AND {those}",
+            repository, *names, *sources,
+        )  # fmt: skip
+        return {name for (name,) in rows}
+
+    async def known(
+        self, sources: Sequence[str], *, like: str = "%", unlike: str = "", after: str = "", limit: int
+    ) -> list[str]:
+        """Names of projects whose pages are stored, held or not; arguments as for `held`."""
+        rows = await self._database.read(
+            f"SELECT DISTINCT name FROM pages WHERE source IN ({_numbered(5, sources)})"
+            " AND kind = 'project' AND found = 1 AND name > $1 AND name LIKE $2 ESCAPE '!' AND ($3 = '' OR name NOT LIKE $3 ESCAPE '!')"
+            " ORDER BY name LIMIT $4",
+            after, like, unlike, limit, *sources,
+        )  # fmt: skip
+        return [name for (name,) in rows]
+
+
+def contains(text: str) -> str:
+    """The pattern of names that have `text` in them."""
+    return f"%{_literal(text)}%"
+
+
+def begins(text: str) -> str:
+    """The pattern of names that begin with `text`."""
+    return f"{_literal(text)}%"
+
+
+def _numbered(first: int, values: Sequence[object]) -> str:
+    return ", ".join(f"${number}" for number in range(first, first + len(values)))
+
+
+def _literal(text: str) -> str:
+    return text.replace("!", "!!").replace("%", "!%").replace("_", "!_")

@@ -1,0 +1,114 @@
+"""What a Python project says of itself to people: from core metadata, or else from the JSON API.
+
+Lenient: what is malformed is shown as it is written, or left out, never refused.
+"""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+from urllib.parse import quote
+
+import msgspec
+from packaging.requirements import InvalidRequirement, Requirement
+
+from mirror.errors import Invalid
+from mirror.model import About, DescriptionType, File, Need, Page, Project
+from mirror.pypi.legacy import latest_version, legacy_page
+from mirror.pypi.metadata import info_from_metadata
+from mirror.pypi.names import canonical, kind_of
+
+MOST = 500
+"""Requirements that are read of one version."""
+_TYPES: Mapping[str, DescriptionType] = {"text/markdown": "markdown", "text/x-rst": "rst", "text/plain": "plain"}
+
+
+def stands_for(project: Project, version: str | None = None) -> File | None:
+    """The file to ask about a version (the newest when None): a wheel where there is one, since it has a sidecar."""
+    wanted = latest_version(project) if version is None else version
+    files = [file for file in project.files if file.version == wanted]
+    files.sort(key=lambda file: ("wheel", "sdist", "other").index(kind_of(file.filename)))
+    return next(iter(files), None)
+
+
+def document(project: str, file: File) -> Page:
+    """The page that says it where no sidecar does."""
+    return legacy_page(project, file.version)
+
+
+def from_index(file: File) -> About:
+    """What the index page alone says."""
+    return About(version=file.version, requires=file.requires or "")
+
+
+def from_sidecar(file: File, content: bytes) -> About:
+    """Out of the core metadata. Raises Invalid."""
+    return _about(file, info_from_metadata(content))
+
+
+def from_document(file: File, content: bytes) -> About:
+    """Out of the page that `document` names. Raises Invalid."""
+    try:
+        answer = msgspec.json.decode(content)
+    except (msgspec.DecodeError, RecursionError) as error:
+        raise Invalid("The document about the project is not JSON.") from error
+    info = answer.get("info") if isinstance(answer, dict) else None
+    if not isinstance(info, dict):
+        raise Invalid("The document about the project has no `info`.")
+    return _about(file, info)
+
+
+def path(project: str, file: File) -> str:
+    """Where below the mount the file is."""
+    return f"packages/{quote(project)}/{quote(file.filename)}"
+
+
+def _about(file: File, info: Mapping[str, Any]) -> About:
+    written = _text(info, "description_content_type").partition(";")[0].strip().lower()
+    description = _text(info, "description")
+    requirements = info.get("requires_dist")
+    lines = [line for line in requirements if isinstance(line, str)] if isinstance(requirements, list) else []
+    return About(
+        version=file.version,
+        summary=_text(info, "summary"),
+        description="" if description.strip() == "UNKNOWN" else description,
+        # Without a type, the public index reads it as reStructuredText.
+        description_type=_TYPES.get(written, "plain") if written else "rst",
+        license=_text(info, "license_expression") or _text(info, "license"),
+        authors=_text(info, "author") or _text(info, "author_email"),
+        requires=_text(info, "requires_python") or file.requires or "",
+        links=dict(_links(info)),
+        needs=tuple(map(_need, lines[:MOST])),
+    )
+
+
+def _text(info: Mapping[str, Any], key: str) -> str:
+    value = info.get(key)
+    return value if isinstance(value, str) else ""
+
+
+def _links(info: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    if home := _text(info, "home_page"):
+        yield "Homepage", home
+    urls = info.get("project_urls")
+    for name, url in urls.items() if isinstance(urls, dict) else ():
+        if isinstance(name, str) and isinstance(url, str):
+            yield name, url
+
+
+def _need(line: str) -> Need:
+    try:
+        if len(line) > 2000:
+            raise InvalidRequirement("too long")
+        requirement = Requirement(line)
+        name = canonical(requirement.name)
+    except (InvalidRequirement, Invalid, RecursionError):
+        return Need(name=line)
+    extras = f"[{','.join(sorted(requirement.extras))}]" if requirement.extras else ""
+    marker = str(requirement.marker or "")
+    return Need(
+        name=requirement.name + extras,
+        project=name,
+        wants=str(requirement.specifier),
+        # An `extra == …` can stand anywhere in a marker; such a need is optional, whatever else it says.
+        when=marker,
+        optional="extra" in marker.replace("'", '"').replace('"', " ").split(),
+    )

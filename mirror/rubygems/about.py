@@ -1,0 +1,78 @@
+"""What a gem says of itself to people: from its specification, or else from its line on `/info`."""
+
+from collections.abc import Mapping
+
+from mirror.errors import Invalid
+from mirror.model import About, File, Need, Page, Project
+from mirror.rubygems.marshal import Gemspec, read_gemspec_rz
+from mirror.rubygems.pages import dependencies, shown, visible
+
+MOST = 500
+"""Dependencies that are read of one version."""
+
+
+def stands_for(project: Project, version: str | None = None) -> File | None:
+    """The file to ask about a version (the newest when None): the generic one where there is one."""
+    if version is None:
+        return shown(project)
+    files = visible(project) or list(project.files)
+    return next((file for file in files if file.version == version), None)
+
+
+def document(project: str, file: File) -> Page | None:
+    """Every gem has a sidecar that says it."""
+    return None
+
+
+def from_index(file: File) -> About:
+    """What the line on `/info` alone says."""
+    needs = (Need(name=name, project=name, wants=", ".join(wants)) for name, wants in dependencies(file)[:MOST])
+    return About(version=file.version, requires=_clauses(file.requires), needs=tuple(needs))
+
+
+def from_sidecar(file: File, content: bytes) -> About:
+    """Out of the `gemspec.rz`. Raises Invalid."""
+    return _about(file, read_gemspec_rz(content))
+
+
+def from_document(file: File, content: bytes) -> About:
+    """There is no such document. Raises Invalid."""
+    raise Invalid("Gems have no document of that kind.")
+
+
+def path(project: str, file: File) -> str:
+    """Where below the mount the file is; gem file names are safe in URLs by their form."""
+    return f"gems/{file.filename}"
+
+
+def _about(file: File, spec: Gemspec) -> About:
+    return About(
+        version=file.version,
+        summary=spec.summary or "",
+        description=spec.description if spec.description and spec.description != spec.summary else "",
+        description_type="plain",
+        license=", ".join(name for name in spec.licenses if name),
+        authors=", ".join(name for name in spec.authors if name),
+        requires=_clauses(file.requires),
+        links=_links(spec.homepage, spec.metadata),
+        needs=tuple(
+            Need(
+                name=need.name,
+                project=need.name,
+                wants=", ".join(f"{operator} {version}" for operator, version in need.requirement.clauses),
+                when="" if need.kind == "runtime" else need.kind,
+                optional=need.kind != "runtime",
+            )
+            for need in spec.dependencies[:MOST]
+        ),
+    )
+
+
+def _links(homepage: str | None, metadata: Mapping[str, str | None]) -> dict[str, str]:
+    told = {key.removesuffix("_uri"): uri for key, uri in metadata.items() if key.endswith("_uri") and uri}
+    links = {name.replace("_", " ").capitalize(): uri for name, uri in told.items()}
+    return ({"Homepage": homepage} if homepage else {}) | links
+
+
+def _clauses(requires: str | None) -> str:
+    return (requires or "").replace("&", ", ")
