@@ -31,9 +31,10 @@ from mirror.errors import ConfigError
 from mirror.feed import Feed
 from mirror.freshness import Ages
 from mirror.http import errors
+from mirror.lane import LaneRunner, Lanes
 from mirror.metrics import Metrics
 from mirror.model import Format
-from mirror.observe import observed
+from mirror.observe import Observer
 from mirror.policy import Versions, policy_for
 from mirror.pypi import FORMAT as PYPI
 from mirror.pypi import versions as pypi_versions
@@ -55,6 +56,10 @@ FORMATS: Mapping[str, tuple[Format, Versions]] = {
 }
 
 
+KEEPALIVE = 75.0
+"""Seconds for which an idle connection stays open."""
+
+
 class Mirror:
     """Everything that one process runs, made from its settings."""
 
@@ -71,6 +76,8 @@ class Mirror:
         self.repositories: dict[str, Repository] = {}
         self.published: dict[str, Published] = {}
         """The gem index that a repository publishes, by the repository's name."""
+        self.followed: dict[str, Followed] = {}
+        """What each RubyGems upstream lists, once for all repositories."""
         self.statistics = Statistics(self.catalog, self.metrics)
         self.guard = Guard(
             self.catalog.accounts,
@@ -111,16 +118,23 @@ class Mirror:
     def _publish(
         self, repository: Repository, sources: Sequence[CachedUpstream], settings: RepositorySettings
     ) -> Published:
-        followed = [Followed(source, self.catalog.logs) for source in sources]
-        for one in followed:
-            one.changed = repository.forget_some
+        followed = []
+        for source in sources:
+            key = self._key(source.upstream)
+            one = self.followed.setdefault(key, Followed(source.upstream, key, self.catalog.logs))
+            one.guide(source)
+            followed.append(one)
         return Published(
-            repository.name,
+            repository,
             followed,
             self.catalog.logs,
             private=settings.private,
             offline=self.settings.offline,
+            fresh=self.settings.ages(repository.name).fresh,
         )
+
+    def _key(self, upstream: Upstream) -> str:
+        return next(key for key, one in self.upstreams.items() if one is upstream)
 
     def _source(self, format: Format, name: str, settings: UpstreamSettings) -> CachedUpstream:
         key = f"{settings.url} {settings.username}"
@@ -162,7 +176,9 @@ class Mirror:
         for name, repository in self.repositories.items():
             mount = self.settings.repositories[name].mount
             if name in self.published:
-                routes = mirror.rubygems.routes.Routes(repository, self.published[name], self.answers, mount).table()
+                routes = mirror.rubygems.routes.Routes(
+                    repository, self.published[name], self.answers, self.guard.reading(name), mount
+                ).table()
             else:
                 routes = mirror.pypi.routes.Routes(repository, self.answers, self.guard.reading(name), mount).table()
             app.add_routes(routes)
@@ -272,13 +288,16 @@ async def running(settings: Settings) -> AsyncIterator[tuple[Mirror, list[str]]]
             stream: BinaryIO = sys.stdout.buffer
             access = log.AccessLog(stream, json=log.wants_json(settings.log.format, sys.stdout))
             stack.callback(access.close)
-        runner = web.AppRunner(
+        observer = Observer(access, mirror.metrics)
+        lanes = Lanes(observer.hit, KEEPALIVE)
+        runner = LaneRunner(
             mirror.application(),
+            lanes,
             shutdown_timeout=settings.limits.shutdown_grace,
-            access_log_class=observed(access, mirror.metrics),
+            access_log_class=observer.logger(),
             max_field_size=16_384,
             auto_decompress=False,
-            keepalive_timeout=75,
+            keepalive_timeout=KEEPALIVE,
         )
         await runner.setup()
         stack.push_async_callback(mirror.close, settings.limits.shutdown_grace)

@@ -61,6 +61,11 @@ class VersionsMap:
 
     __hash__ = None  # type: ignore[assignment]
 
+    @property
+    def size(self) -> int:
+        """Bytes of the shortest log that says this, without its header."""
+        return sum(len(name) + len(entry) + 2 for name, entry in self._entries.items())
+
     def versions(self, name: str) -> tuple[str, ...]:
         """The versions of a gem, each once; none when it is unknown."""
         entry = self._entries.get(name)

@@ -1,156 +1,240 @@
-"""The index that one repository publishes: our own append-only `/versions`, and what is derived from it.
+"""The index that one repository publishes: our own append-only `/versions`, and the info pages that it speaks of.
 
 The one asymmetry between the ecosystems. `/versions` holds the MD5 of each info page, so whatever changes a page (an
 upload, a policy, another winner among the sources) has to change the log; clients follow it by Range, so it may only
-grow. On each change the wanted map is computed and the difference appended and persisted; a restart serves the same
-bytes, and an upstream that rewrites its own log costs our clients nothing.
+grow. What changes is appended and persisted; a restart serves the same bytes, and an upstream that rewrites its own log
+costs our clients nothing.
+
+What may surprise: a page that is its upstream's, byte for byte, is listed as the upstream lists it, even while we can
+only serve an older copy. Where a page of ours differs on purpose, what it says is kept in a second log, and the page is
+looked at again whenever upstream changes the gem, policy changes its mind, or the process starts.
 """
 
 import asyncio
 import logging
+import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from datetime import UTC, datetime
 
+import msgspec
+
 from mirror.catalog import Logs
-from mirror.errors import UpstreamError, UpstreamUnavailable
+from mirror.errors import MirrorError, NotFound, UnknownProject, UpstreamError, UpstreamUnavailable
 from mirror.flight import SingleFlight
 from mirror.freshness import Demand
+from mirror.model import Outcome
 from mirror.policy import matches
+from mirror.repository import Repository, View
 from mirror.rubygems import pages
 from mirror.rubygems.following import Followed
-from mirror.rubygems.index import PublishedLog, VersionsMap
+from mirror.rubygems.index import PublishedLog, VersionsMap, diff
+from mirror.rubygems.names import number
 
 logger = logging.getLogger(__name__)
 
 POLL = 60.0
 """Seconds between two questions to an upstream: the public index asks for no more."""
-WAIT = 600.0
-"""Seconds after which a client waits for the answer instead of getting the stored log at once."""
 DEMANDED = 2.0
 """As POLL, for clients that demand an answer of now."""
+PATIENCE = 5.0
+"""Seconds for which a client waits for an upstream while there is a log to serve."""
 MOST_CHUNKS = 2000
 """Appends after which the stored log is written anew in one piece: the same bytes, in fewer rows."""
+SLACK = 4 << 20
+"""Bytes that the log may be longer than twice its shortest form, before it is begun anew."""
+
+
+class Own(msgspec.Struct, frozen=True):
+    """What a page of ours says of a gem, where it is not its upstream's page."""
+
+    versions: tuple[str, ...]
+    """Without any, the gem is hidden here."""
+    md5: str
+    until: float = math.inf
+    """When the page is to be looked at again, in seconds since the epoch."""
+
+    def says(self, other: "Own | None") -> bool:
+        """Whether both say the same, for however long."""
+        return other is not None and (self.versions, self.md5) == (other.versions, other.md5)
 
 
 class Published:
-    """The log, and the sources whose maps it says."""
+    """The log of one repository, and what it says of which gem."""
 
     def __init__(
         self,
-        name: str,
+        repository: Repository,
         followed: Sequence[Followed],
         logs: Logs,
         *,
         private: Sequence[str] = (),
         offline: bool = False,
+        fresh: float = 600.0,
         clock: Callable[[], float] = time.time,
     ) -> None:
+        """`fresh`: the seconds after which a client waits for upstream, instead of getting the log at once."""
         self.log: PublishedLog | None = None
         """What is served; None until there is anything to say."""
         self.changed_at = clock()
         """When the log last grew; for Last-Modified of what is derived from it."""
         self.followed = tuple(followed)
-        self._own: dict[str, tuple[tuple[str, ...], str]] = {}
-        """Gems whose page here is not their upstream's: name → versions and MD5. Without versions: hidden."""
+        self._repository = repository
         self._logs = logs
-        self._log_name = f"published {name}"
+        self._log_name = f"published {repository.name}"
+        self._own: dict[str, Own] = {}
+        self._own_name = f"own {repository.name}"
+        self._next_look = math.inf
+        """The earliest `until` of our own pages."""
+        self._unsaid: set[str] | None = None
+        """The gems of which upstreams say something else than the log perhaps does; None: all of them."""
         self._private = tuple(private)
         self._offline = offline
+        self._fresh = max(fresh, POLL)
         self._clock = clock
         self._publishing = asyncio.Lock()
-        self._behind: SingleFlight[str, bytes] = SingleFlight()
+        self._behind: SingleFlight[str, object] = SingleFlight()
+        self._reading: asyncio.Task[None] | None = None
         self._opening: asyncio.Task[None] | None = None
+        for one in self.followed:
+            one.changed.append(self._upstream_changed)
+        repository.changed.append(self._page_changed)
+
+    @property
+    def outcome(self) -> Outcome:
+        """How answers come about that are made from the log."""
+        return "offline" if self._offline else "hit"
+
+    # Life
 
     def open(self) -> None:
-        """Begin to read the persisted log and the copies of the upstreams' lists; whoever asks meanwhile waits."""
-        self._opening = asyncio.create_task(self._open())
+        """Begin to read what is persisted; whoever asks meanwhile waits for the log, which comes first."""
+        self._reading = asyncio.create_task(self._read())
+        self._opening = asyncio.create_task(self._open(self._reading))
 
-    async def _open(self) -> None:
-        for one in self.followed:
-            await one.open()
+    async def _read(self) -> None:
         stored = await self._logs.read(self._log_name)
         if stored:
             self.log = await asyncio.to_thread(PublishedLog.from_bytes, stored)
+        for line in (await self._logs.read(self._own_name)).splitlines():
+            name, own = msgspec.json.decode(line, type=tuple[str, Own | None])
+            if own is None:
+                self._own.pop(name, None)
+            else:
+                # Whatever the page depends on may have changed while nobody looked.
+                self._own[name] = msgspec.structs.replace(own, until=0.0)
+        self._next_look = 0.0 if self._own else math.inf
+
+    async def _open(self, reading: asyncio.Task[None]) -> None:
+        await reading
+        await asyncio.gather(*(one.open() for one in self.followed))
+        if self.log is not None:
+            await self.publish()  # a crash may have come between an upstream's change and ours
+        self._opening = None
+
+    async def close(self) -> None:
+        """Stop what runs behind."""
+        for task in (self._reading, self._opening):
+            if task is not None:
+                task.cancel()
+                await asyncio.gather(task, return_exceptions=True)
+        await self._behind.close()
+
+    # The log
 
     async def current(self, demand: Demand = Demand.USUAL) -> PublishedLog:
-        """The log to serve now, after asking upstreams where that is due. Raises UpstreamUnavailable."""
-        if self._opening is not None:
+        """The log to serve now, after asking upstreams where that is due. Raises UpstreamError."""
+        if self._reading is not None:
+            await asyncio.shield(self._reading)
+            self._reading = None
+        if self._opening is not None and self.log is None:
             await asyncio.shield(self._opening)
-        if not self._offline:
+        if self._opening is None and not self._offline:
             await self._keep_up(demand)
+        if self._clock() >= self._next_look:
+            self._behind.start("own pages", self._look_again)
         if self.log is None:
-            if not any(one.map is not None for one in self.followed) and self.followed:
-                raise UpstreamUnavailable("The list of versions is not held here, and no upstream gives it.")
             await self.publish()
-        assert self.log is not None, "publishing makes a log"
+        if self.log is None:
+            raise UpstreamUnavailable("The list of versions is not held here, and no upstream gives it.")
         return self.log
 
     async def _keep_up(self, demand: Demand) -> None:
+        """Ask the upstreams that were not asked for long: waiting where the log is old, else behind."""
         now = self._clock()
         for one in self.followed:
-            age = now - one.checked
-            if one.map is None or age > WAIT or (demand is Demand.NOW and age > DEMANDED):
-                try:
-                    if await one.refresh():
-                        await self.publish()
-                except UpstreamError as error:
-                    if one.map is None and self.log is None:
-                        raise
-                    logger.warning("serving the stored list of versions: %s", error)
-            elif age > POLL:
-                one.start_refresh(self._refreshed)
+            since = now - one.asked
+            never = one.map is None and self.log is None
+            if 0 <= since <= (DEMANDED if demand is Demand.NOW else POLL) and not never:
+                continue
+            task = self._behind.start(one.name, lambda one=one: self._refresh(one))  # type: ignore[misc]
+            if never or demand is Demand.NOW or not 0 <= since <= self._fresh:
+                await asyncio.wait({task}, timeout=None if never else PATIENCE)
+            if never and task.done() and (error := task.exception()):
+                raise error
 
-    def _refreshed(self, changed: bool) -> None:
-        if changed:
-            self._behind.start("", self.publish)
+    async def _refresh(self, one: Followed) -> None:
+        try:
+            await one.refresh()
+        except UpstreamError as error:
+            logger.warning("the list of versions stays as it is: %s", error)
+            raise
+        await self.publish()
 
     async def publish(self) -> bytes:
         """Append what has changed to the log, persisted before it is seen; the bytes by which it grew."""
         async with self._publishing:
-            wanted = await asyncio.to_thread(self._wanted)
-            if self.log is None:
-                log = await asyncio.to_thread(PublishedLog.begin, wanted, datetime.fromtimestamp(self._clock(), UTC))
-                tail = log.slice()
-                await self._logs.replace(self._log_name, [tail])
-            else:
-                log, tail = await asyncio.to_thread(self.log.updated, wanted)
-                if not tail:
-                    return b""
-                await self._logs.append(self._log_name, tail)
-                if await self._logs.chunks(self._log_name) > MOST_CHUNKS:
-                    await self._logs.replace(self._log_name, [log.slice()])
-            self.log = log
-            self.changed_at = self._clock()
-            return tail
+            names, self._unsaid = self._unsaid, set()
+            try:
+                return await self._publish(names)
+            except BaseException:
+                self._unsaid = None
+                raise
 
-    async def override(self, name: str, versions: Sequence[str], body: bytes) -> bytes:
-        """Say what a gem's page shows here, where it is not its upstream's; the bytes by which the log grew."""
-        if self.log is None:
-            await self.current(Demand.ANY)
-        said = tuple(versions), pages.revision(body)
-        listed = self._listed_upstream(name)
-        if listed == said:
-            if self._own.pop(name, None) is None:
-                return b""
-        elif self._own.get(name) == said:
+    async def _publish(self, names: Collection[str] | None) -> bytes:
+        maps = self._known_maps()
+        if maps is None:
+            self._unsaid = None
             return b""
+        if self.log is None or names is None:
+            wanted = await asyncio.to_thread(self._wanted, maps, dict(self._own))
+            if self.log is None or self.log.size > 2 * wanted.size + SLACK:
+                return await self._begin(wanted)
+            log, tail = await asyncio.to_thread(self.log.updated, wanted)
         else:
-            self._own[name] = said
-        return await self.publish()
+            own = {name: self._own[name] for name in names if name in self._own}
+            wanted = self._wanted([one.only(names) for one in maps], own)
+            tail = b"".join(line + b"\n" for line in diff(self.log.map.only(names), wanted))
+            log = await asyncio.to_thread(self.log.appended, tail)
+        if not tail:
+            return b""
+        await self._logs.append(self._log_name, tail)
+        if await self._logs.chunks(self._log_name) > MOST_CHUNKS:
+            await self._logs.replace(self._log_name, [log.slice()])
+        self.log, self.changed_at = log, self._clock()
+        return tail
 
-    def _listed_upstream(self, name: str) -> tuple[tuple[str, ...], str] | None:
-        if matches(self._private, name):
-            return None
-        for one in self.followed:
-            if one.map is not None and name in one.map:
-                return one.map.versions(name), one.map.md5(name) or ""
-        return None
+    async def _begin(self, wanted: VersionsMap) -> bytes:
+        """Write the log anew, in its shortest form."""
+        log = await asyncio.to_thread(PublishedLog.begin, wanted, datetime.fromtimestamp(self._clock(), UTC))
+        await self._logs.replace(self._log_name, [log.slice()])
+        self.log, self.changed_at = log, self._clock()
+        return log.slice()
 
-    def _wanted(self) -> VersionsMap:
+    def _known_maps(self) -> list[VersionsMap] | None:
+        """What the upstreams list, in their order; None when nothing may be concluded from what is known.
+
+        A later one never speaks where an earlier one is not known: it could list another's gem of the same name.
+        """
+        maps = [one.map for one in self.followed]
+        while maps and maps[-1] is None:
+            maps.pop()
+        known = [one for one in maps if one is not None]
+        return None if len(known) < len(maps) or (self.followed and not known) else known
+
+    def _wanted(self, maps: Sequence[VersionsMap], own: dict[str, Own]) -> VersionsMap:
         """What the log should say: the first source that lists a gem, and our own word over all of them."""
-        maps = [one.map for one in self.followed if one.map is not None]
-        if len(maps) == 1 and not self._own and not self._private:
+        if len(maps) == 1 and not own and not self._private:
             return maps[0]
         wanted = maps[0].copy() if maps else VersionsMap()
         for other in maps[1:]:
@@ -160,17 +244,111 @@ class Published:
         if self._private:
             for name in [name for name in wanted if matches(self._private, name)]:
                 wanted.remove(name)
-        for name, (versions, md5) in self._own.items():
-            if versions:
-                wanted.set(name, versions, md5)
+        for name, said in own.items():
+            if said.versions:
+                wanted.set(name, said.versions, said.md5)
             else:
                 wanted.remove(name)
         return wanted
 
-    async def close(self) -> None:
-        """Stop what runs behind."""
+    # Pages
+
+    async def page(self, name: str, demand: Demand = Demand.USUAL) -> tuple[View, bytes]:
+        """A gem and the body of its info page, which the log speaks of from now on.
+
+        Raises UnknownProject, Unavailable, UpstreamError.
+        """
+        view = await self._repository.project(name, demand)
+        if not view.project.files and not view.withheld:
+            raise UnknownProject(name)
+        body = pages.render_info(view.project)
+        raw = view.project.extra.get("body")
+        if body == raw:
+            await self._say(name, None)
+        else:
+            listed = self._listed_upstream(name)
+            current = raw is None or listed is None or listed.md5 == pages.revision(raw)
+            until = view.decided_until if current else self._clock() + POLL
+            await self._say(name, Own(_numbers(view), pages.revision(body), until))
+        return view, body
+
+    async def listed(self, name: str) -> bool:
+        """Whether the log has ever spoken of a gem, perhaps to take it away again."""
+        return (await self.current(Demand.ANY)).map.md5(name) is not None
+
+    async def override(self, name: str, versions: Sequence[str], body: bytes) -> bytes:
+        """Say what a gem's page shows here, where it is not its upstream's; the bytes by which the log grew.
+
+        Without versions, the gem is hidden. It holds over restarts, until the page (see `page`) says otherwise.
+        """
+        return await self._say(name, Own(tuple(versions), pages.revision(body)))
+
+    async def reconsider(self, names: Iterable[str]) -> None:
+        """Look at the pages of these gems again, and let the log say what they show now."""
+        for name in names:
+            try:
+                await self.page(name, Demand.ANY)
+            except NotFound:
+                await self._say(name, None)
+            except MirrorError as error:
+                logger.info("the page of %s is looked at again later: %s", name, error)
+                if own := self._own.get(name):
+                    self._look_at(name, msgspec.structs.replace(own, until=self._clock() + POLL))
+
+    async def _say(self, name: str, own: Own | None) -> bytes:
+        if own is None and name not in self._own:
+            return b""
         if self._opening is not None:
-            self._opening.cancel()
-        await self._behind.close()
-        for one in self.followed:
-            await one.close()
+            await asyncio.shield(self._opening)
+        if own is not None and own.says(self._listed_upstream(name)):
+            own = None
+        known = self._own.get(name)
+        if own is None and known is None:
+            return b""
+        if own is not None and own.says(known):
+            self._look_at(name, own)
+            return b""
+        await self._logs.append(self._own_name, msgspec.json.encode((name, own)) + b"\n")
+        if own is None:
+            self._own.pop(name, None)
+        else:
+            self._look_at(name, own)
+        if self._unsaid is not None:
+            self._unsaid.add(name)
+        if self.log is None:
+            await self.current(Demand.ANY)
+        return await self.publish()
+
+    def _look_at(self, name: str, own: Own) -> None:
+        self._own[name] = own
+        self._next_look = min(self._next_look, own.until)
+
+    async def _look_again(self) -> None:
+        """Look at the pages of our own whose time has come."""
+        now = self._clock()
+        due = [name for name, own in self._own.items() if own.until <= now]
+        self._next_look = min((own.until for own in self._own.values() if own.until > now), default=math.inf)
+        await self.reconsider(due)
+
+    def _listed_upstream(self, name: str) -> Own | None:
+        """What the first upstream that lists a gem lists."""
+        if matches(self._private, name):
+            return None
+        first = next((one.map for one in self.followed if one.map is not None and name in one.map), None)
+        return None if first is None else Own(first.versions(name), first.md5(name) or "")
+
+    # Changes
+
+    def _upstream_changed(self, names: Collection[str]) -> None:
+        if self._unsaid is not None:
+            self._unsaid |= set(names)
+        self._repository.forget_some(names)
+        self._behind.start("publish", self.publish)
+
+    def _page_changed(self, name: str) -> None:
+        if own := self._own.get(name):
+            self._look_at(name, msgspec.structs.replace(own, until=0.0))
+
+
+def _numbers(view: View) -> tuple[str, ...]:
+    return tuple(number(file.version, file.platform) for file in view.project.files if file.yanked is None)

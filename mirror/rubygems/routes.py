@@ -7,40 +7,50 @@ Pushing and yanking are in `upload.py`.
 import asyncio
 import re
 import zlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from datetime import UTC, datetime
-from functools import partial
 from typing import get_args
 
 from aiohttp import web
 
-from mirror.answers import Answer, Answers, Content
-from mirror.errors import Invalid, NotFound, UnknownFile, UnknownProject
+from mirror.answers import SMALL, Answer, Answers, Content
+from mirror.auth import Reading, Scope
+from mirror.errors import Invalid, NotFound, UnknownFile, UnknownProject, UpstreamError
 from mirror.freshness import Demand
 from mirror.http import KIND, OUTCOME, REPOSITORY, choose_encoding, demand_of, matches, outside
 from mirror.model import Outcome, Page, Project
 from mirror.repository import Repository, View
 from mirror.rubygems import index, pages
-from mirror.rubygems.index import PublishedLog, Which
-from mirror.rubygems.names import GENERIC, FullName, canonical, number, parse_gem_filename, split_full_name
+from mirror.rubygems.index import PublishedLog, VersionsMap, Which
+from mirror.rubygems.names import GENERIC, FullName, canonical, parse_gem_filename, split_full_name
 from mirror.rubygems.pages import Links
 from mirror.rubygems.published import Published
-from mirror.send import Raw, http_date, make_head, send
+from mirror.send import Raw, Sent, finish_head, http_date, make_head, send
 
 TEXT = "text/plain; charset=utf-8"
+BINARY = "application/octet-stream"
 FOUND_AT_ONCE = 30
 """The most gems that a search answers with."""
+IN_ONE = 256 << 10
+"""Bytes that are written at once."""
 
-_RANGE = re.compile(r"bytes=(\d{1,15})-(\d{0,15})")
+Piece = bytes | memoryview
+
+_RANGE = re.compile(r"bytes=(\d{1,15})-(\d{0,15})", re.ASCII)
+_EPOCH = datetime.fromtimestamp(0, UTC)
 
 
 class Routes:
     """The handlers of one repository at one mount."""
 
-    def __init__(self, repository: Repository, published: Published, answers: Answers, mount: str) -> None:
+    def __init__(
+        self, repository: Repository, published: Published, answers: Answers, reading: Reading, mount: str
+    ) -> None:
         self._repository = repository
         self._published = published
         self._answers = answers
+        self._reading = reading
         self._prefix = mount.rstrip("/")
 
     def table(self) -> list[web.RouteDef]:
@@ -73,52 +83,68 @@ class Routes:
     async def versions(self, request: web.Request) -> web.StreamResponse:
         """The whole index, append-only."""
         self._note(request, "index")
+        readable = await self._reading.scope(request)
         log = await self._published.current(demand_of(request))
-        request[OUTCOME] = "hit"
-        return _compact(
+        if not readable.everything:
+            # Who may read only some gems gets a log made for that, which grows nowhere but is rewritten.
+            return await self._page(
+                request,
+                *await self._derived(
+                    request, "versions", log, readable, lambda known: index.render_versions(known, _EPOCH)
+                ),
+            )
+        return await _compact(
             request,
             etag=log.etag,
             digests=log.digest_headers(),
             size=log.size,
-            part=log.slice,
-            packed=lambda: b"".join(log.gzip_chunks),
-            outcome="hit",
+            pieces=log.pieces,
+            packed=lambda: (log.gzip_size, log.gzip_chunks),
+            outcome=self._published.outcome,
         )
 
     async def names(self, request: web.Request) -> web.StreamResponse:
         """The names of all gems."""
         self._note(request, "index")
+        readable = await self._reading.scope(request)
         log = await self._published.current(demand_of(request))
-        return await self._derived(request, "names", log, lambda: index.render_names(log.map), TEXT)
+        return await self._page(request, *await self._derived(request, "names", log, readable, index.render_names))
 
     async def info(self, request: web.Request) -> web.StreamResponse:
         """The versions of one gem."""
         self._note(request, "page")
         name = canonical(request.match_info["gem"])
+        await self._reading.check(request, name)
         demand = demand_of(request)
 
         async def get(demand: Demand) -> Content:
-            view = await self._repository.project(name, demand)
-            if not view.project.files and not view.withheld:
-                raise UnknownProject(name)
-            body = pages.render_info(view.project)
-            await self._published.override(name, _numbers(view.project), body)
+            try:
+                view, body = await self._published.page(name, demand)
+            except UnknownProject:
+                if not await self._published.listed(name):
+                    raise
+                # Clients that once saw the gem go on asking, and an error would cost them the whole index (rule 5).
+                return Content("", 0, "hit", lambda: pages.EMPTY, TEXT, etag=pages.revision)
             return _content(view, lambda: body, TEXT)
 
-        key = (self._repository.name, name, "info")
-        answer, outcome = await self._answers.obtain(key, demand, get)
-        return self._page(request, answer, outcome)
+        return await self._page(
+            request, *await self._answers.obtain((self._repository.name, name, "info"), demand, get)
+        )
 
-    def _page(self, request: web.Request, answer: Answer, outcome: Outcome) -> web.StreamResponse:
+    async def _page(self, request: web.Request, answer: Answer, outcome: Outcome) -> web.StreamResponse:
         body = answer.bodies["identity"]
-        request[OUTCOME] = outcome
-        return _compact(
+
+        def packed() -> tuple[int, Iterable[Piece]]:
+            content = answer.packed("gzip")
+            return len(content), [content]
+
+        return await _compact(
             request,
             etag=answer.etag,
             digests=index.digest_headers(answer.sha256),
             size=len(body),
-            part=lambda start, stop: body[start:stop],
-            packed=partial(_gzipped, answer) if len(body) > 1024 else None,
+            pieces=lambda start, stop: [memoryview(body)[start:stop]],
+            packed=packed if len(body) > SMALL else None,
             outcome=outcome,
         )
 
@@ -127,34 +153,40 @@ class Routes:
     async def specs(self, request: web.Request) -> web.StreamResponse:
         """All versions as Ruby Marshal; what `gem list -r`, `search` and `outdated` read up to gem 4.0."""
         self._note(request, "index")
+        readable = await self._reading.scope(request)
         which = next(word for word in get_args(Which) if word == request.match_info["which"])
         log = await self._published.current(demand_of(request))
+        gz, outcome = await self._derived(request, which, log, readable, lambda known: index.specs(known, which))
         if request.match_info["gz"]:
-            return await self._derived(
-                request, which, log, lambda: index.specs(log.map, which), "application/octet-stream"
-            )
-        return await self._derived(
-            request, f"{which}.plain", log,
-            lambda: zlib.decompress(index.specs(log.map, which), 31), "application/octet-stream",
-        )  # fmt: skip
+            return self._binary(request, gz, outcome)
+        packed = gz.bodies["identity"]
+        plain = await self._derived(request, f"{which} plain", log, readable, lambda _: zlib.decompress(packed, 31))
+        return self._binary(request, *plain)
 
     async def _derived(
-        self, request: web.Request, kind: str, log: PublishedLog, render: Callable[[], bytes], media_type: str
-    ) -> web.StreamResponse:
-        """Something made from the whole log: made once for each state of it, in a thread."""
-        modified = http_date(datetime.fromtimestamp(int(self._published.changed_at), UTC))
+        self,
+        request: web.Request,
+        kind: str,
+        log: PublishedLog,
+        readable: Scope,
+        render: Callable[[VersionsMap], bytes],
+    ) -> tuple[Answer, Outcome]:
+        """Something made from all that may be read: made once for each state of the log, in a thread."""
 
-        async def get(demand: Demand) -> Content:
-            return Content(
-                revision=log.etag, until=0, outcome="hit", render=render, media_type=media_type, heavy=True,
-                etag=pages.revision,
-            )  # fmt: skip
+        def rendered() -> bytes:
+            if readable.everything:
+                return render(log.map)
+            return render(log.map.only([name for name in log.map if readable.allows(name)]))
 
-        answer, outcome = await self._answers.obtain((self._repository.name, "", kind), demand_of(request), get)
-        if media_type == TEXT:
-            return self._page(request, answer, outcome)
+        async def get(_: Demand) -> Content:
+            return Content(log.etag, 0, self._published.outcome, rendered, BINARY, heavy=True, etag=pages.revision)
+
+        return await self._answers.obtain((self._repository.name, "", kind, readable), demand_of(request), get)
+
+    def _binary(self, request: web.Request, answer: Answer, outcome: Outcome) -> web.StreamResponse:
         request[OUTCOME] = outcome
         body = answer.bodies["identity"]
+        modified = http_date(datetime.fromtimestamp(int(self._published.changed_at), UTC))
         headers = [
             ("ETag", f'"{answer.etag}"'),
             ("Last-Modified", modified),
@@ -165,21 +197,22 @@ class Routes:
         since = request.headers.get("If-Modified-Since")
         if (condition is not None and matches(condition, answer.etag)) or (condition is None and since == modified):
             return Raw(304, make_head(304, headers))
-        headers += [("Content-Type", media_type), ("Content-Length", str(len(body)))]
+        headers += [("Content-Type", BINARY), ("Content-Length", str(len(body)))]
         return Raw(200, make_head(200, headers), b"" if request.method == "HEAD" else body)
 
     async def gemspec(self, request: web.Request) -> web.StreamResponse:
         """The specification of one version, as zlib of Ruby Marshal."""
         self._note(request, "sidecar")
-        full = request.match_info["full"]
-        wanted = split_full_name(full, await self._known())
+        wanted = split_full_name(request.match_info["full"], await self._known())
+        await self._reading.check(request, wanted.name)
         _, opened = await self._repository.sidecar(wanted.name, wanted.filename)
         request[OUTCOME] = opened.outcome
         return await send(
             request,
             opened.body,
-            content_type="application/octet-stream",
+            content_type=BINARY,
             headers=[("X-Mirror-Cache", opened.outcome)],
+            shared=self._reading.open,
         )
 
     # Files
@@ -189,19 +222,24 @@ class Routes:
         self._note(request, "file")
         filename = request.match_info["filename"]
         wanted = parse_gem_filename(filename, await self._known())
+        await self._reading.check(request, wanted.name)
         file, opened = await self._repository.open(wanted.name, filename)
         request[OUTCOME] = opened.outcome
         return await send(
             request,
             opened.body,
-            content_type="application/octet-stream",
+            content_type=BINARY,
             headers=[("X-Mirror-Cache", opened.outcome)],
             modified=http_date(file.uploaded) if file.uploaded else None,
+            shared=self._reading.open,
         )
 
     async def _known(self) -> Callable[[str], bool]:
         """Which names are gems: `a-1-b` can be read in several ways."""
-        log = self._published.log or await self._published.current()
+        try:
+            log = self._published.log or await self._published.current()
+        except UpstreamError:
+            return lambda name: False
         return lambda name: name in log.map
 
     # JSON
@@ -270,8 +308,9 @@ class Routes:
             raise Invalid("Say what to search for: /api/v1/search.json?query=WORD.")
         page = request.query.get("page", "1")
         first = (int(page) - 1) * FOUND_AT_ONCE if page.isdigit() and 0 < int(page) < 1000 else 0
+        readable = await self._reading.scope(request)
         log = await self._published.current()
-        found = await asyncio.to_thread(_search, log.map, word)
+        found = await asyncio.to_thread(_search, log.map, word, readable)
         slots = asyncio.Semaphore(8)
 
         async def project(name: str) -> Project | None:
@@ -300,17 +339,21 @@ class Routes:
         return Links(gem=lambda filename: f"{base}/gems/{filename}", project=lambda name: f"{base}/info/{name}")
 
 
-def _compact(
+async def _compact(
     request: web.Request,
     *,
     etag: str,
     digests: dict[str, str],
     size: int,
-    part: Callable[[int, int], bytes],
-    packed: Callable[[], bytes] | None,
+    pieces: Callable[[int, int], Iterable[Piece]],
+    packed: Callable[[], tuple[int, Iterable[Piece]]] | None,
     outcome: Outcome,
 ) -> web.StreamResponse:
-    """An answer of the compact index: conditions and ranges as every generation of its clients bears them."""
+    """An answer of the compact index: conditions and ranges as every generation of its clients bears them.
+
+    `pieces` gives the identity bytes of a range, `packed` the length and the bytes of the whole in gzip.
+    """
+    request[OUTCOME] = outcome
     headers = [
         ("ETag", f'"{etag}"'),
         *digests.items(),  # of the whole, also on a part (rule 1)
@@ -319,40 +362,57 @@ def _compact(
         ("Vary", "Accept-Encoding"),
         ("X-Mirror-Cache", outcome),
     ]
-    wanted = _RANGE.fullmatch(request.headers.get("Range", "").replace(" ", ""))
-    start = int(wanted[1]) if wanted else None
+    wanted = _part(request.headers, etag, size)
     condition = request.headers.get("If-None-Match")
+    # 304 wins over Range (rule 4), unless the range shows that the client's copy is damaged: then all of it (rule 10).
     if condition is not None and matches(condition, etag):
-        # 304 wins over Range (rule 4), unless the range shows that the client's copy is damaged: then all of it (10).
-        if start is None or start == max(0, size - 1):
+        if wanted is None or wanted[0] == max(0, size - 1):
             return Raw(304, make_head(304, headers))
-        start = None
         wanted = None
     headers.append(("Content-Type", TEXT))
-    if start is not None and wanted is not None and start < size:
-        stop = min(size, int(wanted[2]) + 1) if wanted[2] else size
-        if stop > start:
-            headers += [("Content-Range", f"bytes {start}-{stop - 1}/{size}"), ("Content-Length", str(stop - start))]
-            return _raw(request, 206, headers, lambda: part(start, stop))
-    # A range that starts at the end or past it: all of it, never 416 (rule 2). With Range, never compressed (rule 3).
+    # A range that starts at the end or past it: all of it, never 416 (rule 2).
+    if wanted is not None and wanted[0] < min(wanted[1], size):
+        start, stop = wanted[0], min(wanted[1], size)
+        headers.append(("Content-Range", f"bytes {start}-{stop - 1}/{size}"))
+        return await _write(request, 206, headers, stop - start, lambda: pieces(start, stop))
+    # With Range, never compressed (rule 3).
     coding = choose_encoding(request.headers.get("Accept-Encoding", ""), ("gzip",))
     if packed is not None and coding == "gzip" and "Range" not in request.headers:
-        body = packed()
-        headers += [("Content-Encoding", "gzip"), ("Content-Length", str(len(body)))]
-        return _raw(request, 200, headers, lambda: body)
-    headers.append(("Content-Length", str(size)))
-    return _raw(request, 200, headers, lambda: part(0, size))
+        length, content = packed()
+        headers.append(("Content-Encoding", "gzip"))
+        return await _write(request, 200, headers, length, lambda: content)
+    return await _write(request, 200, headers, size, lambda: pieces(0, size))
 
 
-def _raw(
-    request: web.Request, status: int, headers: Iterable[tuple[str, str]], body: Callable[[], bytes]
+def _part(headers: Mapping[str, str], etag: str, size: int) -> tuple[int, int] | None:
+    """The bytes [start, stop) that a Range asks for, not yet held against the size; None when it does not count."""
+    wanted = _RANGE.fullmatch(headers.get("Range", "").replace(" ", ""))
+    if wanted is None or headers.get("If-Range", f'"{etag}"').strip() != f'"{etag}"':
+        return None
+    return int(wanted[1]), int(wanted[2]) + 1 if wanted[2] else size
+
+
+async def _write(
+    request: web.Request,
+    status: int,
+    headers: Iterable[tuple[str, str]],
+    length: int,
+    pieces: Callable[[], Iterable[Piece]],
 ) -> web.StreamResponse:
-    head = make_head(status, headers)
-    return Raw(status, head) if request.method == "HEAD" else Raw(status, head, body())
-
-
-def _gzipped(answer: Answer) -> bytes:
-    return answer.packed("gzip")
+    """An answer; a long one is written in pieces as the client takes them, and never copied as a whole."""
+    head = make_head(status, [*headers, ("Content-Length", str(length))])
+    if request.method == "HEAD":
+        return Raw(status, head)
+    if length <= IN_ONE:
+        return Raw(status, head, b"".join(pieces()))
+    sent = 0
+    with suppress(ConnectionError):  # a client that left is no news
+        await request.writer.write(finish_head(head, request))
+        for piece in pieces():
+            for at in range(0, len(piece), IN_ONE):
+                await request.writer.write(piece[at : at + IN_ONE])
+                sent += len(piece[at : at + IN_ONE])
+    return Sent(status, sent, request.keep_alive and sent == length)
 
 
 def _content(view: View, render: Callable[[], bytes], media_type: str, extra_revision: str = "") -> Content:
@@ -366,10 +426,6 @@ def _content(view: View, render: Callable[[], bytes], media_type: str, extra_rev
     )
 
 
-def _numbers(project: Project) -> list[str]:
-    return [number(file.version, file.platform) for file in project.files if file.yanked is None]
-
-
-def _search(versions: index.VersionsMap, word: str) -> list[str]:
-    found = [name for name in versions if word in name.lower()]
+def _search(versions: index.VersionsMap, word: str, readable: Scope) -> list[str]:
+    found = [name for name in versions if word in name.lower() and readable.allows(name)]
     return sorted(found, key=lambda name: (name.lower() != word, not name.lower().startswith(word), len(name), name))
