@@ -148,6 +148,7 @@ class Mirror:
             transfers=self.transfers,
             feed=self.feed,
             ages=ages(self.settings.ages(name)),
+            page_limit=self.settings.pages.max_size,
             offline=self.settings.offline,
         )
 
@@ -295,6 +296,7 @@ async def running(settings: Settings) -> AsyncIterator[tuple[Mirror, list[str]]]
             lanes,
             shutdown_timeout=settings.limits.shutdown_grace,
             access_log_class=observer.logger(),
+            max_line_size=32_768,  # so that nonsense of some length is still answered by us
             max_field_size=16_384,
             auto_decompress=False,
             keepalive_timeout=KEEPALIVE,
@@ -326,8 +328,11 @@ async def _listen(runner: web.AppRunner, address: str) -> str:
 
 def lock(data_dir: Path) -> int:
     """Take the data directory for this process, until the returned descriptor is closed. Raises ConfigError."""
-    data_dir.mkdir(parents=True, exist_ok=True)
-    descriptor = os.open(data_dir / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    try:
+        data_dir.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(data_dir / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    except OSError as error:
+        raise ConfigError(f"data_dir: {data_dir} cannot be used: {error.strerror}.") from None
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:

@@ -16,12 +16,14 @@ import msgspec
 from mirror.blobs import BlobStore, Held
 from mirror.catalog import Catalog, HeldFile, PageRow
 from mirror.errors import (
+    Invalid,
     MissingBlob,
     NotFound,
     Offline,
     UnknownFile,
     UnknownProject,
     UpstreamError,
+    UpstreamProtocolError,
     UpstreamUnavailable,
 )
 from mirror.feed import Feed
@@ -111,9 +113,11 @@ class CachedUpstream:
         transfers: Transfers,
         feed: Feed,
         ages: Ages,
+        page_limit: int = 64 << 20,
         offline: bool = False,
         clock: Callable[[], float] = time.time,
     ) -> None:
+        """`page_limit` is the largest page in bytes, decompressed, that is accepted; a format may allow less."""
         self.name = str(upstream.url)
         self.upstream = upstream
         self.listed: Callable[[Page], str | None] = lambda page: None
@@ -126,6 +130,7 @@ class CachedUpstream:
         self._transfers = transfers
         self._feed = feed
         self._ages = ages
+        self._page_limit = page_limit
         self._offline = offline
         self._clock = clock
         self._rows: Memory[Page, PageRow] = Memory(20_000)
@@ -134,6 +139,8 @@ class CachedUpstream:
         self._held: Memory[tuple[str, str], HeldFile] = Memory(20_000)
         self._lagging: Memory[Page, tuple[str, float]] = Memory(1000)
         self._asking: SingleFlight[Page, PageRow] = SingleFlight()
+        self._overdue: set[Page] = set()
+        """Pages that upstream has been asked for longer than a client with a stored one is let wait."""
         self._making: SingleFlight[tuple[str, str], Opened] = SingleFlight()
 
     # Pages
@@ -161,7 +168,8 @@ class CachedUpstream:
             # Never fetched, and not to be had now: what we hold is what can be installed from here.
             known = await self._catalog.pages.known(self.name, "project")
             names = Names(serials=dict.fromkeys(known))
-            return NameListing(names, f"held-{len(known)}", self._clock() + 10, "offline" if self._offline else "stale")
+            word: Outcome = "offline" if self._offline else "stale"
+            return NameListing(names, f"held at {self._feed.serial}", self._clock() + 10, word)
         if not row.stamp.found:
             return NameListing(Names(), "", fresh_until(row.stamp, self._ages), outcome)
         if self._names is None or self._names[0] != row.stamp.revision:
@@ -196,22 +204,43 @@ class CachedUpstream:
         listed = self.listed(page)
         if row and listed is not None and listed != row.stamp.revision and self._lags(page, listed, now):
             return row, "stale"
+        if row and demand is Demand.USUAL and self._outdated(page, row):
+            demand = Demand.NOW
         decision = decide(stamp, now, self._ages, listed=listed, demand=demand)
         if row and decision is Decision.SERVE:
             return row, "hit"
         if row and decision is Decision.SERVE_AND_REFRESH:
             self._asking.start(page, lambda: self._ask(page, row))
             return row, "stale"
+        stand_in = row if stands_in(stamp, now, self._ages) else None
+        if stand_in and self._overdue:
+            return stand_in, "stale"  # somebody is finding out already whether upstream still answers
         try:
-            asked, joined = await self._asking.run(page, lambda: self._ask(page, row))
+            async with asyncio.timeout(self.upstream.options.connect_timeout if stand_in else None):
+                asked, joined = await self._asking.run(page, lambda: self._ask(page, row))
         except UpstreamError as error:
-            if row and stands_in(stamp, now, self._ages):
-                logger.warning("serving the stored page of %s: %s", page.name or page.kind, error)
-                return row, "stale"
-            raise
+            if stand_in is None:
+                raise
+            logger.warning("serving the stored page of %s: %s", page.name or page.kind, error)
+            return stand_in, "stale"
+        except TimeoutError:
+            assert stand_in is not None
+            self._overdue.add(page)
+            self._asking.start(page, lambda: self._ask(page, row)).add_done_callback(
+                lambda _: self._overdue.discard(page)
+            )
+            return stand_in, "stale"
         if listed is not None and asked.stamp.revision != listed:
             self._lagging.put(page, (listed, now))
         return asked, "joined" if joined else "miss"
+
+    def _outdated(self, page: Page, row: PageRow) -> bool:
+        """Whether the list of names, read later than the page, has a newer serial for it: clients compare the two."""
+        names = self._rows.get(Page("names"))
+        if names is None or self._names is None or names.stamp.checked <= row.stamp.checked:
+            return False
+        serial = self._names[1].serials.get(page.name)
+        return serial is not None and row.serial is not None and row.serial < serial
 
     def _lags(self, page: Page, listed: str, now: float) -> bool:
         """Whether upstream was asked just now and still has an older page than its own index lists."""
@@ -229,6 +258,7 @@ class CachedUpstream:
     async def _ask(self, page: Page, row: PageRow | None) -> PageRow:
         """Ask upstream, conditionally, and store what it says: only an answer that parses replaces an older one."""
         ask = self._format.ask(self.upstream.url, page)
+        ask = msgspec.structs.replace(ask, limit=min(ask.limit, self._page_limit))
         known = row if row and row.stamp.found else None
         try:
             answer = await self.fetch_page(
@@ -270,6 +300,10 @@ class CachedUpstream:
         self._keep(page, row)
         if serial is not None:
             self._feed.changed(serial, self.name, page.name)
+        if page.kind == "names":
+            for other in [other for other in self._rows if other.kind == "project"]:
+                if (known := self._rows.get(other)) and self._outdated(other, known):
+                    self._feed.changed(None, self.name, other.name)
         return row
 
     async def _gone(self, page: Page, row: PageRow | None) -> PageRow:
@@ -297,20 +331,34 @@ class CachedUpstream:
         if remembered and remembered[0] == row.stamp.revision:
             return remembered[1]
         answer = await self._answer(page)
-        project = await _off_loop(answer, lambda: self._format.parse(page, answer))
+        try:
+            project = await _off_loop(answer, lambda: self._format.parse(page, answer))
+        except UpstreamProtocolError:  # it did parse once: the store, or what we take for a page, has changed
+            again = await self._again(page)
+            project = await _off_loop(again, lambda: self._format.parse(page, again))
         return self._remember(page, row.stamp.revision, project)
 
     async def _answer(self, page: Page) -> Answer:
+        """The stored answer; asked for anew when it was lost, as when a damaged catalog was replaced."""
+        return await self._catalog.pages.answer(self.name, page) or await self._again(page)
+
+    async def _again(self, page: Page) -> Answer:
+        """Ask for a page that cannot be read any more, without a condition."""
+        what = page.name or page.kind
+        logger.error("the stored page of %s is lost or damaged; it is fetched again", what)
+        self._rows.forget(page)
+        if self._offline:
+            raise Offline(f"The stored page of {what} is lost or damaged, and this mirror is offline.")
+        await self._asking.run(page, lambda: self._ask(page, None))
         answer = await self._catalog.pages.answer(self.name, page)
-        if answer is None:  # the catalog was replaced under us: ask again next time
-            self._rows.forget(page)
-            raise UpstreamUnavailable(f"The stored page of {page.name or page.kind} is lost; please ask again.", 1)
+        if answer is None:
+            raise UpstreamUnavailable(f"The page of {what} cannot be kept; please ask again.", 1)
         return answer
 
     # Files
 
     async def open(self, project: str, file: File) -> Opened:
-        held = await self._held_body(project, file.filename, file.sha256)
+        held = await self._held_file(project, file)
         if held:
             return Opened(held, "offline" if self._offline else "hit")
         if self._offline:
@@ -321,6 +369,11 @@ class CachedUpstream:
 
         body, joined = await self._transfers.open(file, self.upstream, record)
         return Opened(body, "joined" if joined else "miss")
+
+    async def _held_file(self, project: str, file: File) -> Body | None:
+        """The held bytes of a file; None when there are none, or not as many as there should be."""
+        body = await self._held_body(project, file.filename, file.sha256)
+        return body if body and file.size in (None, body.size) else None
 
     async def _held_body(self, project: str, filename: str, digest: str | None) -> Body | None:
         """The held bytes under a name, found by digest; None when there are none (any more)."""
@@ -363,13 +416,29 @@ class CachedUpstream:
         return Opened(opened.body, "joined") if joined else opened
 
     async def _obtain_sidecar(self, project: str, name: str, file: File) -> Opened:
-        """Fetch the sidecar or make it, and keep it."""
-        content = await self._fetch_sidecar(file)
+        """Make the sidecar, out of a held file or one at upstream, or fetch it; and keep it."""
+        held = await self._held_file(project, file)
+        content = await self._made(file, held) if held else None
         if content is None:
-            content = await self._format.sidecar_make(file, await self._readable(project, file))
+            content = await self._fetch_sidecar(file)
+        if content is None:
+            try:
+                content = await self._format.sidecar_make(file, held or await self._readable(project, file))
+            except Invalid as error:
+                logger.warning("%s has no sidecar: %s", file.filename, error)
+                raise UnknownFile(project, name) from error
         blob = await self._blobs.write(content)
         await self._record(project, name, blob, "sidecar")
         return Opened(await self._blobs.open(blob.digest), "miss")
+
+    async def _made(self, file: File, held: Body) -> bytes | None:
+        """The sidecar made from the file that is held, when it is what the index promises."""
+        try:
+            content = await self._format.sidecar_make(file, held)
+            self._format.sidecar_check(file, content)
+        except (Invalid, UpstreamProtocolError):
+            return None
+        return content
 
     async def _fetch_sidecar(self, file: File) -> bytes | None:
         ask = self._format.sidecar_ask(self.upstream.url, file)
@@ -385,10 +454,7 @@ class CachedUpstream:
         return answer.body
 
     async def _readable(self, project: str, file: File) -> Body:
-        """The file as something to read parts of: held, or by ranges from upstream, or else fetched whole."""
-        held = await self._held_body(project, file.filename, file.sha256)
-        if held:
-            return held
+        """A file that is not held as something to read parts of: by ranges from upstream, or else fetched whole."""
         if not self._offline:
             try:
                 return await self.upstream.open_ranges(file)

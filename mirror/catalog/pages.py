@@ -51,17 +51,21 @@ class Pages:
         return None
 
     async def answer(self, source: str, page: Page) -> Answer | None:
-        """The stored answer with its body; None when none is stored, or upstream has said that there is none."""
+        """The stored answer with its body; None when none is stored, it cannot be read, or upstream has none."""
         rows = await self._database.read(
             "SELECT url, content_type, etag, last_modified, serial, body"
             " FROM pages WHERE source = $1 AND kind = $2 AND name = $3 AND found = 1",
             source, page.kind, page.name,
         )  # fmt: skip
         for url, content_type, etag, last_modified, serial, body in rows:
+            try:
+                content = zstd.decompress(body)
+            except zstd.ZstdError:
+                return None
             return Answer(
                 url=url,
                 content_type=content_type,
-                body=zstd.decompress(body),
+                body=content,
                 etag=etag,
                 last_modified=last_modified,
                 serial=serial,

@@ -226,7 +226,7 @@ class Routes:
         request[KIND] = kind
 
     def _media_type(self, request: web.Request) -> str:
-        wanted = request.query.get("format")
+        wanted = request.query.get("format", "").replace(" ", "+")  # a '+' that nobody encoded
         if wanted in _FORMATS:
             return _FORMATS[wanted]
         # PEP 691 lets a server answer 406 or something else to an Accept that matches nothing; HTML helps more.
