@@ -9,7 +9,7 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import BinaryIO
@@ -18,7 +18,9 @@ from aiohttp import web
 from yarl import URL
 
 import mirror.pypi.routes
+import mirror.pypi.upload
 import mirror.rubygems.routes
+import mirror.rubygems.upload
 from mirror import __version__, log
 from mirror.answers import Answers
 from mirror.auth import Guard, rules_of, tokens_of, users_of
@@ -46,6 +48,7 @@ from mirror.rubygems.published import Published
 from mirror.sources import CachedUpstream
 from mirror.statistics import Statistics
 from mirror.transfer import Transfers
+from mirror.uploads import Records, Uploads, Writer
 from mirror.upstream import Credentials, Upstream, UpstreamOptions
 
 logger = logging.getLogger(__name__)
@@ -73,11 +76,15 @@ class Mirror:
         self.answers = Answers(settings.pages.memory)
         self.metrics = Metrics(__version__)
         self.upstreams: dict[str, Upstream] = {}
+        self.records = Records(settings.data_dir / "uploads")
         self.repositories: dict[str, Repository] = {}
+        self.writers: dict[str, Writer] = {}
+        """What changes the uploads of a repository, by the repository's name."""
         self.published: dict[str, Published] = {}
         """The gem index that a repository publishes, by the repository's name."""
         self.followed: dict[str, Followed] = {}
         """What each RubyGems upstream lists, once for all repositories."""
+        self._running: set[asyncio.Task[None]] = set()
         self.statistics = Statistics(self.catalog, self.metrics)
         self.guard = Guard(
             self.catalog.accounts,
@@ -95,16 +102,49 @@ class Mirror:
         await self.feed.open()
         for name, settings in self.settings.repositories.items():
             self.repositories[name] = self._repository(name, settings)
-        for published in self.published.values():
+        for writer in self.writers.values():
+            if self.database.renewed or await writer.lost():
+                await writer.rebuild()
+        for name, published in self.published.items():
             published.open()
+            self._show_uploads(name, published)
+
+    def _show_uploads(self, name: str, published: Published) -> None:
+        """Let a gem index say what is uploaded: before a push is answered, and soon for what another process does."""
+        writer, uploads = self.writers[name], self.repositories[name].sources[0]
+
+        async def everything() -> None:
+            await published.reconsider((await uploads.names()).names.serials)
+
+        def heard(source: str, project: str) -> None:
+            if source == uploads.name:
+                self._behind(published.reconsider([project]))
+
+        async def show(project: str) -> None:
+            await published.reconsider([project])
+
+        writer.published = show
+        self.feed.listen(heard)
+        self._behind(everything())  # a crash may have come between an upload and the index
+
+    def _behind(self, work: Coroutine[None, None, None]) -> None:
+        task = asyncio.create_task(work)
+        self._running.add(task)
+        task.add_done_callback(self._running.discard)
+
+    async def rebuild(self) -> None:
+        """Make the uploads again in a catalog that has been replaced."""
+        for writer in self.writers.values():
+            await writer.rebuild()
 
     def _repository(self, name: str, settings: RepositorySettings) -> Repository:
         format, versions = FORMATS[settings.format]
         sources = [self._source(format, name, upstream) for upstream in settings.upstreams]
+        self.writers[name] = Writer(name, format, self.catalog, self.blobs, self.records, self.feed)
         repository = Repository(
             name,
             format,
-            sources,
+            [Uploads(name, self.catalog, self.blobs, self.feed), *sources],
             policy=policy_for(name, (), versions),
             private=tuple(versions.pattern(pattern) for pattern in settings.private),
             union=tuple(versions.pattern(pattern) for pattern in settings.union),
@@ -183,8 +223,17 @@ class Mirror:
             else:
                 routes = mirror.pypi.routes.Routes(repository, self.answers, self.guard.reading(name), mount).table()
             app.add_routes(routes)
+            app.add_routes(self._uploading(name, mount))
         app.add_routes(Endpoints(self.status, self.ready).table())
         return app
+
+    def _uploading(self, name: str, mount: str) -> list[web.RouteDef]:
+        writer, directory, limits = self.writers[name], self.blobs.incoming, self.settings.limits
+        if name not in self.published:
+            return mirror.pypi.upload.Uploading(writer, self.guard, directory, limits, mount).table()
+        return mirror.rubygems.upload.Uploading(
+            writer, self.repositories[name], self.guard, self.catalog.accounts, directory, limits, mount
+        ).table()
 
     async def status(self) -> dict[str, object]:
         """What is held, what it saved, and how the upstreams do: for `mirror status`."""
@@ -225,6 +274,9 @@ class Mirror:
     async def close(self, grace: float) -> None:
         """Let running transfers finish for `grace` seconds, then let go of everything."""
         await self.transfers.close(grace)
+        for task in self._running:
+            task.cancel()
+        await asyncio.gather(*self._running, return_exceptions=True)
         for published in self.published.values():
             await published.close()
         for repository in self.repositories.values():
@@ -307,6 +359,8 @@ async def running(settings: Settings) -> AsyncIterator[tuple[Mirror, list[str]]]
         urls = [await _listen(runner, str(address)) for address in settings.listen]
         flushing = asyncio.create_task(mirror.statistics.run())
         stack.callback(flushing.cancel)
+        following = asyncio.create_task(mirror.feed.follow_others(mirror.rebuild))
+        stack.callback(following.cancel)
         yield mirror, urls
 
 

@@ -110,7 +110,9 @@ class Feed:
                     for listener in self._listeners:
                         listener(event.source, event.project)
             # A full batch may have more behind it; the serials up to `newest` that are missing were never given out.
-            self._followed = events[-1].serial if len(events) == AT_ONCE else max(newest, *(e.serial for e in events), 0)
+            self._followed = (
+                events[-1].serial if len(events) == AT_ONCE else max(newest, *(e.serial for e in events), 0)
+            )
             told.difference_update([serial for serial in told if serial <= self._followed])
             if self._followed > self.serial:
                 self.serial = self._followed

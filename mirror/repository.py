@@ -244,12 +244,16 @@ class Repository:
             raise UnknownFile(project, self.format.sidecar_name(file))
         return file, await self._by_name[file.source].sidecar(project, file)
 
-    async def document(self, view: View, page: Page, demand: Demand = Demand.USUAL) -> Answer | None:
-        """A page of the format's own about a project, from the source that won it; None when it has none."""
-        if not view.sources:
+    async def document(self, view: View, page: Page, demand: Demand = Demand.USUAL, source: str = "") -> Answer | None:
+        """A page of the format's own about a project, from a source that has it: the one that won it, if none is named.
+
+        None when it has none.
+        """
+        source = source or next(iter(view.sources), "")
+        if source not in self._by_name:
             return None
         try:
-            return await self._by_name[view.sources[0]].document(page, demand)
+            return await self._by_name[source].document(page, demand)
         except NotFound:
             return None
 

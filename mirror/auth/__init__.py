@@ -6,7 +6,7 @@ have none), and who is behind a proxy (the address is the one that connects).
 """
 
 from mirror.auth.credentials import digest, new_token
-from mirror.auth.guard import Guard, Reading
+from mirror.auth.guard import Guard, Reading, address_of
 from mirror.auth.rights import ANONYMOUS, Identity, Rule, Rules, Scope, may, scope
 from mirror.auth.settings import rules_of, tokens_of, users_of
 from mirror.auth.signin import asked
@@ -19,6 +19,7 @@ __all__ = [
     "Rule",
     "Rules",
     "Scope",
+    "address_of",
     "asked",
     "digest",
     "may",

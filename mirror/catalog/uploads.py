@@ -1,4 +1,4 @@
-"""Files of our own: the table that pages are made from. The truth about them is beside the files, in `mirror.uploads`."""
+"""Files of our own: the table that pages are made from. The truth about them stands beside the files."""
 
 from collections.abc import Sequence
 

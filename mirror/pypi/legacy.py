@@ -46,6 +46,16 @@ def latest_version(project: Project) -> str | None:
     return max((file.version for file in project.files if file.version), key=rank, default=None)
 
 
+def files_of(project: Project, version: str | None) -> list[File]:
+    """The files of a version, or of the one that the whole project's document is about; wheels first.
+
+    Raises NotFound when the project has no such version.
+    """
+    wanted = _spelled(project, version) if version is not None else latest_version(project)
+    files = [file for file in project.files if file.version == wanted]
+    return sorted(files, key=lambda file: kind_of(file.filename) != "wheel")
+
+
 def legacy(
     project: Project, upstream: bytes | None, version: str | None, link: Link, metadata: bytes | None = None
 ) -> bytes:

@@ -4,7 +4,7 @@ Every page goes through `Answers`, every file through `send`; what is left here 
 `upload.py`.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from urllib.parse import quote
 
 import msgspec
@@ -15,7 +15,7 @@ from mirror.auth import Reading
 from mirror.errors import Invalid, NotFound, UnknownFile
 from mirror.freshness import Demand
 from mirror.http import KIND, OUTCOME, REPOSITORY, demand_of, negotiate, outside
-from mirror.model import File, Project
+from mirror.model import File, Page, Project
 from mirror.pypi import index, legacy, pages
 from mirror.pypi.names import canonical, safe_filename
 from mirror.repository import Repository, View
@@ -124,8 +124,10 @@ class Routes:
 
         async def get(demand: Demand) -> Content:
             view = await self._repository.project(name, demand)
-            document = await self._repository.document(view, legacy.legacy_page(name, version), demand)
-            metadata = None if document else await self._metadata(view, version)
+            files = legacy.files_of(view.project, version)
+            source = next((file.source for file in files), "")
+            document = await self._repository.document(view, legacy.legacy_page(name, version), demand, source)
+            metadata = None if document else await self._metadata(view, files)
             return self._content(
                 view,
                 "application/json",
@@ -142,16 +144,19 @@ class Routes:
         key = (self._repository.name, name, "legacy", version, base)
         return await self._answers.respond(request, key, demand, get)
 
-    async def _metadata(self, view: View, version: str | None) -> bytes | None:
-        """The core metadata of a version, or the newest one, from one of its files: for want of a legacy page."""
-        wanted = version or legacy.latest_version(view.project)
-        for file in view.project.files:
-            if file.version == wanted and self._repository.format.has_sidecar(file):
+    async def _metadata(self, view: View, files: Sequence[File]) -> bytes | None:
+        """The core metadata out of one of a version's files: for want of a legacy page."""
+        for file in files:
+            if self._repository.format.has_sidecar(file):
                 try:
                     _, opened = await self._repository.sidecar(view.project.name, file.filename)
                     return b"".join([chunk async for chunk in opened.body.read()])
                 except (NotFound, Invalid):
                     continue
+            if not file.url:  # an sdist of our own, whose PKG-INFO is kept
+                page = Page("metadata", file.filename)
+                if document := await self._repository.document(view, page, source=file.source):
+                    return document.body
         return None
 
     def _content(self, view: View, media_type: str, render: Callable[[], bytes], extra_revision: str = "") -> Content:
@@ -206,7 +211,7 @@ class Routes:
 
         async def get(demand: Demand) -> Content:
             view = await self._repository.project(name, demand)
-            document = await self._repository.document(view, pages.provenance_page(file), demand)
+            document = await self._repository.document(view, pages.provenance_page(file), demand, file.source)
             if document is None:
                 raise UnknownFile(name, f"{filename}/provenance")
             return self._content(

@@ -51,6 +51,14 @@ def inspect(filename: str, path: Path) -> File:
     return msgspec.structs.replace(file_of(spec, filename), digests={"sha256": sha256}, size=size)
 
 
+def filename_of(path: Path) -> str:
+    """The file name of the gem at `path`, from its specification, for one that has none yet. Raises Invalid."""
+    with path.open("rb") as file:
+        members = _run(scan(path.stat().st_size, until="metadata.gz"), file)
+        spec = read_spec(_slice(file, members["metadata.gz"]))
+    return f"{full_name(spec.name, spec.version, normal_platform(spec.platform))}.gem"
+
+
 def file_of(spec: Gemspec, filename: str) -> File:
     """The File that a specification describes, without digests. Raises Invalid unless it agrees with the file name."""
     platforms = (spec.platform, normal_platform(spec.platform))

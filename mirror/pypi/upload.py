@@ -1,0 +1,191 @@
+"""The upload form: what twine, uv, poetry, pdm and flit post.
+
+Everything about a file comes from inside it; the form only has to agree with it. The surprise: attestations (PEP 740)
+are checked to be about these bytes and kept, but their signatures are not verified: that needs a transparency log,
+which a mirror may not reach, and installers verify them anyway.
+"""
+
+import base64
+import binascii
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+from aiohttp import web
+from packaging.specifiers import InvalidSpecifier, SpecifierSet
+
+from mirror import log
+from mirror.auth import Guard, Identity, address_of
+from mirror.config import LimitsSettings
+from mirror.errors import Conflict, Invalid, TooLarge
+from mirror.http import KIND, REPOSITORY
+from mirror.model import File, Kept
+from mirror.pypi.names import canonical, canonical_version, kind_of, parse_filename
+from mirror.receive import Form, incoming, receive_form
+from mirror.uploads import AlreadyThere, Change, Writer
+
+ATTESTATIONS_LIMIT = 256 << 10
+"""The most that the attestations of one file may take, in bytes."""
+_DIGESTS = {"md5_digest": "md5", "sha256_digest": "sha256", "blake2_256_digest": "blake2b_256"}
+_FILETYPES = {"bdist_wheel": "wheel", "sdist": "sdist"}
+
+
+class Uploading:
+    """The handler of one repository's uploads."""
+
+    def __init__(self, writer: Writer, guard: Guard, directory: Path, limits: LimitsSettings, mount: str) -> None:
+        """`directory` is where files are while they arrive."""
+        self._writer = writer
+        self._guard = guard
+        self._directory = directory
+        self._limits = limits
+        self._prefix = mount.rstrip("/")
+
+    def table(self) -> list[web.RouteDef]:
+        """The routes. Clients refuse every redirect, so all that they may be set up with are here."""
+        paths = ("/legacy/", "/legacy", "/", "/simple/", "/simple")
+        return [web.post(f"{self._prefix}{path}", self.upload) for path in paths]
+
+    async def upload(self, request: web.Request) -> web.Response:
+        """A new file, or the same bytes again."""
+        request[KIND], request[REPOSITORY] = "upload", self._writer.repository
+        try:
+            change = await self._upload(request)
+        except AlreadyThere as error:
+            # twine --skip-existing looks for these words, in the reason of a 400 or in its body.
+            kind = "deleted" if error.deleted else f"sha256 {error.digest}"
+            words = "File name was used before" if error.deleted else "File already exists"
+            return _refusal(f"{words} ({error.filename}, {kind}): {error}")
+        except TooLarge:
+            raise
+        except (Invalid, Conflict) as error:
+            return _refusal(str(error))
+        return web.Response(text=f"{change.upload.filename} is here.\n")
+
+    async def _upload(self, request: web.Request) -> Change:
+        async def require(project: str) -> Identity:
+            return await self._guard.require(request, "upload", self._writer.repository, project)
+
+        async def agree(form: Form) -> None:
+            await require(parse_filename(form.filename or "").project)
+
+        async with incoming(self._directory) as file:
+            form = await receive_form(request, "content", file, self._limits, agree)
+            if form.filename is None:
+                # Still nobody has asked who this is: a form without a file is no way to find out about forms.
+                await require(canonical(form.needed("name")))
+                raise Invalid("The form has no file: it should be in the field 'content'.")
+            who = await require(parse_filename(form.filename).project)
+            check_action(form)
+            attestations = form.one("attestations") or ""
+            kept = await self._writer.inspect(form.filename, file.path, bool(attestations))
+            check_form(form, kept)
+            document = provenance(attestations, kept.file) if attestations else ""
+            change = await self._writer.add(
+                file.path, kept, by=str(who), origin=address_of(request), attestations=document
+            )
+        if change.serial is not None:
+            log.audit(
+                "upload", who=str(who), client=address_of(request), serial=change.serial,
+                repository=self._writer.repository, project=kept.project, filename=form.filename,
+            )  # fmt: skip
+        return change
+
+
+def _refusal(reason: str) -> web.Response:
+    """A 400 that says why in its first line too: all that some clients show."""
+    line = " ".join(reason.split())[:300].encode("latin-1", "replace").decode("latin-1")
+    return web.Response(status=400, reason=line, text=f"{reason}\n")
+
+
+def check_action(form: Form) -> None:
+    """Raises Invalid unless the form is an upload as everybody sends it."""
+    if (action := form.one(":action")) != "file_upload":
+        raise Invalid(f"The form's ':action' is {(action or '')[:40]!r}: only 'file_upload' is known here.")
+    if (version := form.one("protocol_version")) not in (None, "1"):
+        raise Invalid(f"The form's 'protocol_version' is {(version or '')[:20]!r}: only '1' is known here.")
+
+
+def check_form(form: Form, kept: Kept) -> None:
+    """Raises Invalid unless what the form says is what the file says of itself."""
+    file = kept.file
+    if canonical(name := form.needed("name")) != kept.project:
+        raise Invalid(f"The form is about {name[:80]!r}, but the file is one of {kept.project!r}.")
+    if canonical_version(version := form.needed("version")) != file.version:
+        raise Invalid(f"The form says version {version[:80]!r}, but the file is version {file.version!r}.")
+    filetype, kind = form.needed("filetype"), kind_of(file.filename)
+    if _FILETYPES.get(filetype) != kind:
+        raise Invalid(f"The form's 'filetype' is {filetype[:40]!r}, but the file is named like a {kind}.")
+    pyversion = form.one("pyversion")
+    if pyversion and (pyversion == "source") != (kind == "sdist"):
+        raise Invalid(f"The form's 'pyversion' is {pyversion[:40]!r}, which no {kind} has.")
+    requires = form.one("requires_python")
+    if requires and not _same_specifiers(requires, file.requires or ""):
+        raise Invalid(f"The form requires Python {requires[:80]!r}, but the file {(file.requires or 'any')[:80]!r}.")
+    digests = {**file.extra.get("digests", {}), **file.digests}
+    for field, algorithm in _DIGESTS.items():
+        promised = form.one(field)
+        if promised and promised.strip().lower() != digests[algorithm]:
+            raise Invalid(
+                f"The {algorithm} of the file is {digests[algorithm]}, but the form promises {promised[:128]!r}."
+            )
+
+
+def _same_specifiers(one: str, other: str) -> bool:
+    try:
+        return SpecifierSet(one[:4096]) == SpecifierSet(other)
+    except InvalidSpecifier:
+        return one.strip() == other.strip()
+
+
+# --- attestations ----------------------------------------------------------------------------------------------
+
+
+class _Envelope(msgspec.Struct):
+    statement: str
+    signature: str
+
+
+class _Attestation(msgspec.Struct):
+    """PEP 740, of which only the statement is looked into."""
+
+    version: int
+    verification_material: dict[str, Any]
+    envelope: _Envelope
+
+
+class _Subject(msgspec.Struct):
+    name: str
+    digest: dict[str, str]
+
+
+class _Statement(msgspec.Struct):
+    subject: list[_Subject]
+    predicate_type: str = msgspec.field(name="predicateType")
+
+
+def provenance(attestations: str, file: File) -> str:
+    """The provenance object that is served (PEP 740) for attestations as they were sent. Raises Invalid."""
+    if len(attestations) > ATTESTATIONS_LIMIT:
+        raise TooLarge(f"The attestations are larger than {ATTESTATIONS_LIMIT:,} bytes.")
+    try:
+        found = msgspec.json.decode(attestations, type=list[_Attestation])
+        raw = msgspec.json.decode(attestations, type=list[msgspec.Raw])
+        statements = [
+            msgspec.json.decode(base64.b64decode(one.envelope.statement, validate=True), type=_Statement)
+            for one in found
+        ]
+    except (msgspec.MsgspecError, binascii.Error, ValueError, RecursionError):
+        raise Invalid("The attestations are not those that PEP 740 describes.") from None
+    if not found or any(one.version != 1 for one in found):
+        raise Invalid("The attestations should be at least one, of version 1.")
+    _check_subjects(statements, file)
+    bundle = {"publisher": {"kind": "mirror", "claims": None}, "attestations": raw}
+    return msgspec.json.encode({"version": 1, "attestation_bundles": [bundle]}).decode()
+
+
+def _check_subjects(statements: Sequence[_Statement], file: File) -> None:
+    for statement in statements:
+        if [(one.name, one.digest.get("sha256")) for one in statement.subject] != [(file.filename, file.sha256)]:
+            raise Invalid(f"An attestation is about something else than {file.filename} with SHA-256 {file.sha256}.")

@@ -1,0 +1,282 @@
+"""Writing: push, yank, un-yank, owners and keys, as `gem push`, `gem yank`, `gem owner` and `gem signin` ask for them.
+
+A push says nothing about itself: the gem does. The answers are the sentences of the public index, which the clients
+show. The one surprise: an owner is a user who has been given rights on that one gem; rights that rules give to groups
+do not show in the list.
+"""
+
+import asyncio
+from collections.abc import Mapping
+from pathlib import Path
+from urllib.parse import parse_qsl
+
+import msgspec
+from aiohttp import web
+
+from mirror import log
+from mirror.auth import Guard, Identity, address_of, asked
+from mirror.catalog import Accounts, User
+from mirror.config import LimitsSettings
+from mirror.errors import Conflict, Forbidden, Invalid, NotFound, TooLarge
+from mirror.http import KIND, REPOSITORY
+from mirror.model import Grant, Page, Right
+from mirror.receive import SMALL, Form, Incoming, incoming, read_body, receive_body, receive_form
+from mirror.repository import Repository
+from mirror.rubygems.names import GENERIC, canonical, full_name, number, parse_gem_filename
+from mirror.uploads import Writer
+
+ATTESTATIONS_LIMIT = 256 << 10
+"""The most that the attestations of one gem may take, in bytes."""
+OWNS: frozenset[Right] = frozenset({"upload", "yank"})
+"""What an owner may do to the gem."""
+FIELDS = 100
+"""The most fields of a small form."""
+
+
+class Uploading:
+    """The handlers of one repository that change it."""
+
+    def __init__(
+        self,
+        writer: Writer,
+        repository: Repository,
+        guard: Guard,
+        accounts: Accounts,
+        directory: Path,
+        limits: LimitsSettings,
+        mount: str,
+    ) -> None:
+        """`directory` is where gems are while they arrive."""
+        self._writer = writer
+        self._repository = repository
+        self._guard = guard
+        self._accounts = accounts
+        self._directory = directory
+        self._limits = limits
+        self._prefix = mount.rstrip("/")
+
+    def table(self) -> list[web.RouteDef]:
+        """The routes, to be added to an application."""
+        at = f"{self._prefix}/api/v1"
+        return [
+            web.post(f"{at}/gems", self.push),
+            web.delete(f"{at}/gems/yank", self.yank),
+            web.put(f"{at}/gems/unyank", self.unyank),
+            web.get(f"{at}/gems/{{gem}}/owners.yaml", self.owners),
+            web.get(f"{at}/gems/{{gem}}/owners.json", self.owners),
+            web.post(f"{at}/gems/{{gem}}/owners", self.add_owner),
+            web.delete(f"{at}/gems/{{gem}}/owners", self.remove_owner),
+            web.get(f"{at}/attestations/{{full}}.json", self.attestations),
+            web.post(f"{at}/api_key", self.sign_in),
+            web.get(f"{at}/api_key", self.no_key),
+        ]
+
+    # Gems
+
+    async def push(self, request: web.Request) -> web.Response:
+        """A new gem, or the same bytes again."""
+        self._note(request)
+        try:
+            return await self._push(request)
+        except TooLarge:
+            raise
+        except Invalid as error:
+            return web.Response(status=422, text=f"{error}\n")
+
+    async def _push(self, request: web.Request) -> web.Response:
+        async with incoming(self._directory) as file:
+            attestations = await self._receive(request, file)
+            filename = await self._named(file)
+            kept = await self._writer.inspect(filename, file.path, bool(attestations))
+            who = await self._require(request, "upload", kept.project)
+            change = await self._writer.add(
+                file.path, kept, by=str(who), origin=address_of(request), attestations=attestations
+            )
+        if change.upload.yanked is not None:
+            raise Conflict(f"{filename} was yanked here: un-yank it, or publish another version.")
+        self._audit("upload", request, who, change.serial, kept.project, filename)
+        shown = f"{kept.project} ({number(kept.file.version, kept.file.platform)})"
+        return web.Response(text=f"Successfully registered gem: {shown}")
+
+    async def _receive(self, request: web.Request, file: Incoming) -> str:
+        """Take in the gem; the attestations that came with it, as a JSON list or nothing."""
+        # Which gem it is stands inside; whoever may push none at all need not send one.
+        if not request.content_type.startswith("multipart/"):
+            await self._may_push(request)
+            await receive_body(request, file, self._limits)
+            return ""
+
+        async def agree(form: Form) -> None:
+            await self._may_push(request)
+
+        form = await receive_form(request, "gem", file, self._limits, agree)
+        if form.filename is None:
+            await self._may_push(request)
+            raise Invalid("The form has no gem: it should be in the field 'gem'.")
+        attestations = form.one("attestations")
+        return _checked_attestations(attestations) if attestations else ""
+
+    async def _may_push(self, request: web.Request) -> None:
+        name = self._writer.repository
+        identity = await self._guard.identify(request)
+        if self._guard.scope(identity, "upload", name).nothing:
+            await self._guard.require(request, "upload", name, "*")
+
+    async def _named(self, file: Incoming) -> str:
+        from mirror.rubygems import package  # only here: YAML is not needed to serve
+
+        return await asyncio.to_thread(package.filename_of, file.path)
+
+    async def yank(self, request: web.Request) -> web.Response:
+        """Take a version out of the index; its file stays, for those who have it in a lock file."""
+        return await self._change(request, "yank")
+
+    async def unyank(self, request: web.Request) -> web.Response:
+        """Put a version back."""
+        return await self._change(request, "unyank")
+
+    async def _change(self, request: web.Request, what: str) -> web.Response:
+        self._note(request)
+        fields = await _fields(request)
+        name, version = canonical(_needed(fields, "gem_name")), _needed(fields, "version")
+        who = await self._require(request, "yank", name)
+        platform = fields.get("platform") or GENERIC
+        try:
+            (filename,) = await self._writer.files(name, version, platform)
+        except NotFound:
+            full = full_name(name, version, platform)
+            raise NotFound(f"This gem could not be found: {full[:200]} was not pushed here.") from None
+        if what == "yank":
+            change = await self._writer.yank(filename, fields.get("reason", ""))
+        else:
+            change = await self._writer.unyank(filename)
+        self._audit(what, request, who, change.serial, name, filename)
+        done = "deleted" if what == "yank" else "restored"
+        return web.Response(text=f"Successfully {done} gem: {name} ({number(version, platform)})")
+
+    async def attestations(self, request: web.Request) -> web.Response:
+        """The attestations that came with a gem."""
+        request[KIND], request[REPOSITORY] = "page", self._writer.repository
+        filename = f"{request.match_info['full']}.gem"
+        wanted = parse_gem_filename(filename)
+        await self._guard.require(request, "read", self._writer.repository, wanted.name)
+        view = await self._repository.project(wanted.name)
+        document = await self._repository.document(view, Page("provenance", filename))
+        if document is None:
+            raise NotFound(f"Nothing attests {filename} here.")
+        return web.Response(body=document.body, content_type="application/json")
+
+    # Owners
+
+    async def owners(self, request: web.Request) -> web.Response:
+        """Who has been given rights on the gem."""
+        self._note(request)
+        name = canonical(request.match_info["gem"])
+        await self._require(request, "yank", name)
+        owners = [
+            {"handle": user.name, "email": user.name} for user in await self._accounts.users() if _owns(user, name)
+        ]
+        if request.path.endswith(".json"):
+            return web.Response(body=msgspec.json.encode(owners), content_type="application/json")
+        import yaml
+
+        return web.Response(text=yaml.safe_dump(owners, explicit_start=True), content_type="application/yaml")
+
+    async def add_owner(self, request: web.Request) -> web.Response:
+        """Give a user of this mirror the rights of an owner."""
+        who, name, user = await self._owner(request)
+        if not _owns(user, name):
+            grants = (*user.grants, self._grant(name))
+            await self._accounts.change_user(msgspec.structs.replace(user, grants=grants))
+            self._audit("owner", request, who, None, name, user.name)
+        return web.Response(text="Owner added successfully.")
+
+    async def remove_owner(self, request: web.Request) -> web.Response:
+        """Take the rights of an owner away."""
+        who, name, user = await self._owner(request)
+        grants = tuple(grant for grant in user.grants if grant != self._grant(name))
+        if grants == user.grants:
+            raise NotFound(f"{user.name} has not been given this gem as an owner.")
+        await self._accounts.change_user(msgspec.structs.replace(user, grants=grants))
+        self._audit("owner removed", request, who, None, name, user.name)
+        return web.Response(text="Owner removed successfully.")
+
+    async def _owner(self, request: web.Request) -> tuple[Identity, str, User]:
+        self._note(request)
+        name = canonical(request.match_info["gem"])
+        fields = await _fields(request)
+        who = await self._require(request, "admin", name)
+        user = await self._accounts.user(_needed(fields, "email"))
+        if user is None:
+            raise NotFound("Owner could not be found: it should be the name of a user of this mirror.")
+        return who, name, user
+
+    def _grant(self, name: str) -> Grant:
+        return Grant(rights=OWNS, repositories=(self._writer.repository,), projects=(name,))
+
+    # Keys
+
+    async def sign_in(self, request: web.Request) -> web.Response:
+        """A key for whoever shows a user name and a password; the body is the key."""
+        request[KIND], request[REPOSITORY] = "other", self._writer.repository
+        name, rights = asked(await read_body(request, SMALL))
+        try:
+            key = await self._guard.sign_in(request, name, rights)
+        except Invalid as error:
+            raise Forbidden(str(error)) from None
+        return web.Response(text=key, headers={"Cache-Control": "no-store"})
+
+    async def no_key(self, request: web.Request) -> web.Response:
+        """Gone from the public index as well: a key is made by POST."""
+        return web.Response(status=410, text="Update RubyGems to sign in: gem update --system.\n")
+
+    # What they share
+
+    def _note(self, request: web.Request) -> None:
+        request[KIND], request[REPOSITORY] = "upload", self._writer.repository
+
+    async def _require(self, request: web.Request, right: Right, name: str) -> Identity:
+        return await self._guard.require(request, right, self._writer.repository, name)
+
+    def _audit(
+        self, what: str, request: web.Request, who: Identity, serial: int | None, project: str, about: str
+    ) -> None:
+        if serial is not None or what.startswith("owner"):
+            log.audit(
+                what, who=str(who), client=address_of(request), serial=serial,
+                repository=self._writer.repository, project=project, filename=about,
+            )  # fmt: skip
+
+
+def _owns(user: User, name: str) -> bool:
+    return any(name in grant.projects and grant.rights >= OWNS for grant in user.grants)
+
+
+async def _fields(request: web.Request) -> Mapping[str, str]:
+    """A small form: in the body, whatever its Content-Type says, over the query."""
+    body = await read_body(request, SMALL)
+    try:
+        pairs = parse_qsl(body.decode(), keep_blank_values=True, max_num_fields=FIELDS)
+    except ValueError:
+        raise Invalid("The form cannot be read.") from None
+    names = [name for name, _ in pairs]
+    if len(set(names)) < len(names):
+        raise Invalid("The form has a field twice.")
+    return {**request.query, **dict(pairs)}
+
+
+def _needed(fields: Mapping[str, str], name: str) -> str:
+    value = fields.get(name, "")
+    if not value or len(value) > 300:
+        raise Invalid(f"The form has no usable {name!r}.")
+    return value
+
+
+def _checked_attestations(attestations: str) -> str:
+    if len(attestations) > ATTESTATIONS_LIMIT:
+        raise TooLarge(f"The attestations are larger than {ATTESTATIONS_LIMIT:,} bytes.")
+    try:
+        msgspec.json.decode(attestations, type=list[dict[str, object]])
+    except (msgspec.MsgspecError, ValueError, RecursionError):
+        raise Invalid("The attestations are not a JSON list of objects.") from None
+    return attestations

@@ -1,0 +1,125 @@
+"""The records beside the files: what the bytes of an upload do not say, one small JSON file for each.
+
+They are the truth about uploads, and the catalog's table is made from them. A record is durable when a method returns.
+The one surprise: a new record is put in place by a hard link, which fails where there is one already, so that of two
+processes that add the same name at the same time one loses, whatever the catalog knows.
+"""
+
+import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import msgspec
+
+from mirror.blobs import storage_errors
+from mirror.catalog import Upload
+from mirror.errors import Invalid
+
+LONGEST_NAME = 240
+"""Bytes of a file name; file systems take 255, and something is appended."""
+_SUFFIX = ".json"
+
+
+class DamagedRecord(Invalid):
+    """A record that cannot be read."""
+
+
+class Records:
+    """The records of all repositories: `<root>/<repository>/<project>/<filename>.json`. All methods block."""
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+
+    def add(self, upload: Upload) -> Upload:
+        """Write a new record; the one that stands afterwards, which is another one when the name was taken."""
+        path = self._path(upload)
+        with storage_errors():
+            _make_directory(path.parent, self._root)
+            written = _write(path, upload)
+            try:
+                os.link(written, path)
+            except FileExistsError:
+                return _read(path)
+            finally:
+                written.unlink()
+            _sync_directory(path.parent)
+        return upload
+
+    def replace(self, upload: Upload) -> None:
+        """Write a record in place of the one of that name."""
+        path = self._path(upload)
+        with storage_errors():
+            _make_directory(path.parent, self._root)
+            os.replace(_write(path, upload), path)
+            _sync_directory(path.parent)
+
+    def read(self, repository: str) -> Iterator[Upload | DamagedRecord]:
+        """Every record of a repository, by project and file name; in place of one that cannot be read, the error."""
+        for directory in sorted(self._directories(repository)):
+            for path in sorted(directory.glob(f"*{_SUFFIX}")):
+                try:
+                    upload = _read(path)
+                    if self._path(upload) != path:
+                        raise DamagedRecord(f"The record {path} is about another file.")
+                    yield upload
+                except DamagedRecord as error:
+                    yield error
+
+    def any(self, repository: str) -> bool:
+        """Whether there is any record."""
+        return any(True for directory in self._directories(repository) for _ in directory.glob(f"*{_SUFFIX}"))
+
+    def _directories(self, repository: str) -> list[Path]:
+        try:
+            return [entry for entry in (self._root / repository).iterdir() if entry.is_dir()]
+        except FileNotFoundError:
+            return []
+
+    def _path(self, upload: Upload) -> Path:
+        """Raises Invalid for a name that cannot be a file's: all of them come from outside."""
+        parts = (upload.repository, upload.project, upload.filename)
+        for part in parts:
+            if part in ("", ".", "..") or "/" in part or "\0" in part or len(part.encode()) > LONGEST_NAME:
+                raise Invalid(f"{part[:80]!r} cannot be used as a name here: it is too long or not one name.")
+        return self._root.joinpath(*parts[:2], f"{upload.filename}{_SUFFIX}")
+
+
+def _read(path: Path) -> Upload:
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=Upload)
+    except (OSError, msgspec.MsgspecError, UnicodeDecodeError):
+        raise DamagedRecord(f"The record {path} cannot be read.") from None
+
+
+def _write(path: Path, upload: Upload) -> Path:
+    """Write a record durably under a passing name beside its place."""
+    content = msgspec.json.format(msgspec.json.encode(upload), indent=1)
+    fd, name = tempfile.mkstemp(dir=path.parent, prefix=".")
+    try:
+        with open(fd, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(fd)
+    except BaseException:
+        Path(name).unlink()
+        raise
+    return Path(name)
+
+
+def _make_directory(directory: Path, root: Path) -> None:
+    """Make a directory below `root`, durably."""
+    if directory.is_dir():
+        return
+    if directory != root:
+        _make_directory(directory.parent, root)
+    directory.mkdir(exist_ok=True)
+    _sync_directory(directory.parent)
+
+
+def _sync_directory(directory: Path) -> None:
+    fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
