@@ -1,0 +1,86 @@
+"""gem and bundler against a running mirror, with an upstream and without."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from tests.builders import gem
+from tests.clients.ruby import Home, Ruby, rubies
+from tests.genuine import GEMS
+from tests.serving import repositories, spawned
+from tests.simulator import Simulator
+
+pytestmark = [pytest.mark.clients, pytest.mark.timeout(600)]
+
+GEMFILE = 'gem "sinatra"\ngem "io-console"\n'
+
+
+async def everything(home: Home) -> dict[str, object]:
+    """What users do, and what came of it."""
+    await home.bundle("install", gemfile=GEMFILE)
+    used = await home.run("bundle", "exec", "ruby", "-e", "require 'sinatra/base'; puts Sinatra::VERSION")
+    extension = await home.run("bundle", "exec", "ruby", "-e", "require 'io/console'; puts $LOADED_FEATURES.last")
+    locked = home.locked()
+    await home.run("gem", "install", "sinatra")
+    await home.run("gem", "install", "tiny", "-v", "1.0")
+    await home.run("gem", "fetch", "sinatra")
+    return {
+        "used": used.strip().splitlines()[-1],
+        "extension": re.search(r"/gems/.*/io/console.*", extension) is not None,
+        "locked": locked,
+        "list": await home.run("gem", "list", "-r"),
+        "search": await home.run("gem", "search", "^sin"),
+        "outdated": await home.run("gem", "outdated"),
+        "info": await home.run("gem", "info", "-r", "sinatra"),
+        "fetched": (home.place / "sinatra-4.1.1.gem").read_bytes() == (GEMS / "sinatra-4.1.1.gem").read_bytes(),
+    }
+
+
+@pytest.mark.parametrize("ruby", rubies(), ids=str)
+async def test_everything_works_and_works_again_offline_with_a_new_home(
+    simulator: Simulator, tmp_path: Path, ruby: Ruby, capsys: pytest.CaptureFixture[str]
+) -> None:
+    simulator.load_genuine(GEMS)
+    simulator.push(gem("tiny", "1.0"))
+    simulator.push(gem("tiny", "2.0"))
+    upstreams = repositories(simulator)
+
+    async with spawned(tmp_path / "data", upstreams) as mirror:
+        with ruby.home(mirror.url) as home:
+            with capsys.disabled():
+                print(f"\n{await home.versions()}", end=" ")
+            first = await everything(home)
+        assert await mirror.end() == 0
+    assert first["used"] == "4.1.1"
+    assert first["extension"]
+    assert first["fetched"]
+    assert {"sinatra (4.1.1)", "io-console (0.8.0)", "rack (3.1.16)"} <= first["locked"]  # type: ignore[operator]
+    assert "sinatra (4.1.1)" in str(first["list"])
+    assert "tiny (2.0)" in str(first["list"])
+    assert str(first["search"]).split() == ["sinatra", "(4.1.1)"]
+    assert "tiny (1.0 < 2.0)" in str(first["outdated"])
+    assert "https://sinatrarb.com/" in str(first["info"]) or "sinatra (4.1.1)" in str(first["info"])
+
+    await simulator.go_down()
+    simulator.forget()
+    async with spawned(tmp_path / "data", upstreams, "--offline") as mirror:
+        with ruby.home(mirror.url) as home:
+            assert await everything(home) == first
+    assert simulator.requests == []
+
+
+async def test_an_upstream_that_is_down_is_not_noticed_by_who_had_everything(
+    simulator: Simulator, tmp_path: Path
+) -> None:
+    simulator.load_genuine(GEMS)
+    simulator.push(gem("tiny", "1.0"))
+    simulator.push(gem("tiny", "2.0"))
+    ruby = Ruby()
+    async with spawned(tmp_path / "data", repositories(simulator)) as mirror:
+        with ruby.home(mirror.url) as home:
+            first = await everything(home)
+    await simulator.go_down("silent")
+    async with spawned(tmp_path / "data", repositories(simulator)) as mirror:
+        with ruby.home(mirror.url) as home:
+            assert await everything(home) == first
