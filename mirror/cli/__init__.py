@@ -20,6 +20,8 @@ COMMANDS = {
     "serve": "mirror.cli.serve",
     "check-config": "mirror.cli.check_config",
     "status": "mirror.cli.status",
+    "token": "mirror.cli.token",
+    "user": "mirror.cli.user",
 }
 
 
