@@ -39,9 +39,11 @@ from mirror.model import Format
 from mirror.observe import Observer
 from mirror.policy import Versions, policy_for
 from mirror.pypi import FORMAT as PYPI
+from mirror.pypi import about as pypi_about
 from mirror.pypi import versions as pypi_versions
 from mirror.repository import Repository
 from mirror.rubygems import FORMAT as RUBYGEMS
+from mirror.rubygems import about as rubygems_about
 from mirror.rubygems import versions as rubygems_versions
 from mirror.rubygems.following import Followed
 from mirror.rubygems.published import Published
@@ -50,6 +52,8 @@ from mirror.statistics import Statistics
 from mirror.transfer import Transfers
 from mirror.uploads import Records, Uploads, Writer
 from mirror.upstream import Credentials, Upstream, UpstreamOptions
+from mirror.web.browsing import Describing, KnownNames, Shelf, stored_names
+from mirror.web.routes import Pages
 
 logger = logging.getLogger(__name__)
 
@@ -61,6 +65,7 @@ FORMATS: Mapping[str, tuple[Format, Versions]] = {
 
 KEEPALIVE = 75.0
 """Seconds for which an idle connection stays open."""
+ABOUT: Mapping[str, Describing] = {"pypi": pypi_about, "rubygems": rubygems_about}
 
 
 class Mirror:
@@ -108,6 +113,7 @@ class Mirror:
         for name, published in self.published.items():
             published.open()
             self._show_uploads(name, published)
+        self.pages = self._pages_for_people()
 
     def _show_uploads(self, name: str, published: Published) -> None:
         """Let a gem index say what is uploaded: before a push is answered, and soon for what another process does."""
@@ -225,7 +231,42 @@ class Mirror:
             app.add_routes(routes)
             app.add_routes(self._uploading(name, mount))
         app.add_routes(Endpoints(self.status, self.ready).table())
+        app.add_routes(self.pages.table())
         return app
+
+    def _pages_for_people(self) -> Pages:
+        auth = self.settings.auth
+        return Pages(
+            shelves={name: self._shelf(name, repository) for name, repository in self.repositories.items()},
+            guard=self.guard,
+            catalog=self.catalog,
+            feed=self.feed,
+            statistics=self.statistics,
+            status=self.status,
+            transfers=self.transfers.active,
+            closed=bool(auth.rules or auth.users or auth.tokens),
+            version=__version__,
+        )
+
+    def _shelf(self, name: str, repository: Repository) -> Shelf:
+        settings = self.settings.repositories[name]
+        published = self.published.get(name)
+        _, versions = FORMATS[settings.format]
+
+        async def names() -> KnownNames:
+            if published is None:
+                return await stored_names(repository, self.catalog.pages)
+            return KnownNames(published.log.map, published.log.etag) if published.log else KnownNames()
+
+        return Shelf(
+            repository=repository,
+            mount=settings.mount,
+            about=ABOUT[settings.format],
+            key=versions.key,
+            names=names,
+            upstreams=tuple(upstream.url for upstream in settings.upstreams),
+            private=tuple(versions.pattern(pattern) for pattern in settings.private),
+        )
 
     def _uploading(self, name: str, mount: str) -> list[web.RouteDef]:
         writer, directory, limits = self.writers[name], self.blobs.incoming, self.settings.limits
@@ -284,6 +325,7 @@ class Mirror:
         for upstream in self.upstreams.values():
             await upstream.close()
         await self.statistics.flush()
+        await self.pages.close()
         await self.guard.close()
         await self.catalog.close()
 

@@ -1,0 +1,82 @@
+"""Descriptions of projects as harmless HTML, each rendered once by a process of its own, within limits.
+
+When the process takes too long, dies, or finds too much, the description is shown as plain text.
+"""
+
+import asyncio
+import hashlib
+import logging
+import sys
+from html import escape
+from pathlib import Path
+
+from mirror.flight import SingleFlight
+from mirror.memory import Memory
+from mirror.model import DescriptionType
+
+logger = logging.getLogger(__name__)
+
+LONGEST = 400_000
+"""Characters of a description that are looked at; the rest is cut off."""
+LONGEST_HTML = 2_000_000
+"""Characters of HTML above which a description is shown as plain text."""
+SECONDS = 10.0
+"""How long rendering may take before the process is killed."""
+AT_ONCE = 2
+"""Processes at the same time."""
+REMEMBERED = 8 << 20
+"""Characters of rendered descriptions that are kept."""
+
+_PROGRAM = Path(__file__).with_name("markup.py")
+
+
+class Descriptions:
+    """Renders, and remembers what it rendered."""
+
+    def __init__(self, seconds: float = SECONDS) -> None:
+        self._seconds = seconds
+        self._slots = asyncio.Semaphore(AT_ONCE)
+        self._memory: Memory[str, str] = Memory(REMEMBERED)
+        self._flight: SingleFlight[str, str] = SingleFlight()
+
+    async def html(self, text: str, written_as: DescriptionType) -> str:
+        """The description as HTML. Never raises: what cannot be rendered is shown as plain text."""
+        text = text[:LONGEST]
+        if written_as == "plain":
+            return plain(text)
+        key = f"{written_as} {hashlib.sha256(text.encode('utf-8', 'replace')).hexdigest()}"
+        known = self._memory.get(key)
+        if known is None:
+            known, _ = await self._flight.run(key, lambda: self._render(text, written_as))
+            self._memory.put(key, known, len(known))
+        return known
+
+    async def _render(self, text: str, written_as: DescriptionType) -> str:
+        async with self._slots:
+            # -P: nothing that happens to lie in the working directory is imported.
+            process = await asyncio.create_subprocess_exec(
+                sys.executable, "-P", str(_PROGRAM), written_as,
+                stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.DEVNULL,
+            )  # fmt: skip
+            try:
+                async with asyncio.timeout(self._seconds):
+                    html, _ = await process.communicate(text.encode("utf-8", "replace"))
+            except TimeoutError:
+                html = b""
+            finally:
+                if process.returncode is None:
+                    process.kill()
+                    await process.wait()
+        if process.returncode != 0 or not html or len(html) > LONGEST_HTML:
+            logger.info("a description in %s of %d characters is shown as plain text", written_as, len(text))
+            return plain(text)
+        return html.decode()
+
+    async def close(self) -> None:
+        """Stop what is being rendered."""
+        await self._flight.close()
+
+
+def plain(text: str) -> str:
+    """Text as HTML that keeps its lines."""
+    return f"<pre>{escape(text)}</pre>" if text.strip() else ""

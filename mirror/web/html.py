@@ -1,0 +1,113 @@
+"""Templates, static files, and what every page says in its headers.
+
+The template engine is loaded with the first page, so that a server that only serves clients never carries it. Links are
+relative to the page, so that they are right under every host name and every prefix that a proxy puts in front.
+"""
+
+import hashlib
+from collections.abc import Mapping
+from functools import cache
+from importlib.resources import files
+from typing import TYPE_CHECKING
+from urllib.parse import quote
+
+from aiohttp import web
+
+from mirror.http import KIND
+from mirror.web import views
+
+if TYPE_CHECKING:
+    from jinja2 import Environment
+
+HEADERS = {
+    # Nothing runs and nothing is loaded but our own files; nothing inline, so that a hole in a page stays harmless.
+    "Content-Security-Policy": (
+        "default-src 'none'; style-src 'self'; script-src 'self'; img-src 'self'; form-action 'self';"
+        " base-uri 'none'; frame-ancestors 'none'"
+    ),
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Permissions-Policy": "camera=(), geolocation=(), microphone=()",
+    "Vary": "Accept, Authorization",
+}
+STATIC = {
+    "style.css": "text/css; charset=utf-8",
+    "copy.js": "text/javascript; charset=utf-8",
+    "icon.svg": "image/svg+xml",
+}
+
+
+@cache
+def _environment() -> "Environment":
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+
+    environment = Environment(
+        loader=PackageLoader("mirror.web"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        auto_reload=False,
+    )
+    environment.filters |= {
+        "told": views.told,
+        "size": views.size,
+        "count": views.count,
+        "counted": views.counted,
+        "moment": views.moment,
+        "age": views.age,
+        "segment": lambda text: quote(str(text), safe=""),
+    }
+    environment.globals |= {"asset": asset}
+    return environment
+
+
+def asset(name: str) -> str:
+    """Where a static file is, below the root: its address changes with its content."""
+    return f"-/static/{name}?{static(name)[1][:12]}"
+
+
+@cache
+def static(name: str) -> tuple[bytes, str]:
+    """A static file, and its digest."""
+    content = files("mirror.web").joinpath("static", name).read_bytes()
+    return content, hashlib.sha256(content).hexdigest()
+
+
+def root_from(path: str) -> str:
+    """The way from the page at `path` to the root, relative."""
+    return "../" * (path.count("/") - 1) or "./"
+
+
+def page(request: web.Request, template: str, values: Mapping[str, object], status: int = 200) -> web.Response:
+    """A page for people. `values` are what the template shows; all of it is escaped, unless it is `Markup`."""
+    request[KIND] = "other"
+    text = _environment().get_template(template).render(values, at=root_from(request.path))
+    signed_in = "Authorization" in request.headers
+    response = web.Response(
+        status=status,
+        text=text,
+        content_type="text/html",
+        headers={**HEADERS, "Cache-Control": "no-store" if signed_in else "private, no-cache"},
+    )
+    if len(text) > 2000:
+        response.enable_compression()
+    return response
+
+
+async def static_file(request: web.Request) -> web.Response:
+    """`/-/static/…`: never changes under one address."""
+    name = request.match_info["name"]
+    if name not in STATIC:
+        raise web.HTTPNotFound
+    request[KIND] = "other"
+    content, _ = static(name)
+    return web.Response(
+        body=content,
+        headers={
+            "Content-Type": STATIC[name],
+            "Cache-Control": "public, max-age=31536000, immutable",
+            "X-Content-Type-Options": "nosniff",
+        },
+    )

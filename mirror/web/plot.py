@@ -1,0 +1,112 @@
+"""The geometry of the plot on the start page. Pure: counts in, rectangles out; the template draws them."""
+
+from collections.abc import Sequence
+from datetime import UTC, datetime
+
+import msgspec
+
+from mirror.statistics import Span
+from mirror.web.views import count, share, size
+
+WIDTH, HEIGHT = 720.0, 180.0
+_BOTTOM, _TOP = 22.0, 8.0
+_GAP = 0.28
+
+
+class Bar(msgspec.Struct, frozen=True, kw_only=True):
+    """One span of time: a column of two parts, the saved one below."""
+
+    x: float
+    width: float
+    saved_y: float
+    saved_height: float
+    fetched_y: float
+    fetched_height: float
+    label: str
+    """The span, and what was answered in it."""
+    day: str
+    saved: str
+    fetched: str
+    requests: str
+    hits: str
+
+
+class Rule(msgspec.Struct, frozen=True):
+    """A horizontal line, and what it stands for."""
+
+    y: float
+    label: str
+
+
+class Tick(msgspec.Struct, frozen=True):
+    """A word below the columns."""
+
+    x: float
+    label: str
+
+
+class Plot(msgspec.Struct, frozen=True, kw_only=True):
+    """Everything that is drawn."""
+
+    bars: tuple[Bar, ...]
+    rules: tuple[Rule, ...]
+    ticks: tuple[Tick, ...]
+    title: str
+    width: float = WIDTH
+    height: float = HEIGHT
+    base: float = HEIGHT - _BOTTOM
+
+
+def plot(spans: Sequence[Span], hours: int) -> Plot | None:
+    """Bytes by span, stacked; None where nothing was answered yet."""
+    top = max((span.saved + span.fetched for span in spans), default=0)
+    if not top:
+        return None
+    ceiling = _ceiling(top)
+    step = WIDTH / len(spans)
+    height = HEIGHT - _BOTTOM - _TOP
+    bars = []
+    for number, span in enumerate(spans):
+        saved, fetched = height * span.saved / ceiling, height * span.fetched / ceiling
+        base = HEIGHT - _BOTTOM
+        when = _written(span.start, hours)
+        bars.append(
+            Bar(
+                x=round(number * step + step * _GAP / 2, 2),
+                width=round(step * (1 - _GAP), 2),
+                saved_y=round(base - saved, 2),
+                saved_height=round(saved, 2),
+                fetched_y=round(base - saved - fetched, 2),
+                fetched_height=round(fetched, 2),
+                label=f"{when}: {size(span.saved)} saved, {size(span.fetched)} from upstream",
+                day=when,
+                saved=size(span.saved),
+                fetched=size(span.fetched),
+                requests=count(span.requests),
+                hits=share(span.hits, span.requests),
+            )
+        )
+    every = max(1, len(spans) // 6)
+    ticks = [
+        Tick(round((number + 0.5) * step, 2), _written(spans[number].start, hours))
+        for number in range(every // 2, len(spans), every)
+    ]
+    rules = [Rule(round(HEIGHT - _BOTTOM - height * part, 2), size(int(ceiling * part))) for part in (0.5, 1.0)]
+    total, saved_all = sum(span.saved + span.fetched for span in spans), sum(span.saved for span in spans)
+    return Plot(
+        bars=tuple(bars),
+        rules=tuple(rules),
+        ticks=tuple(ticks),
+        title=f"{size(saved_all)} of {size(total)} did not have to be fetched",
+    )
+
+
+def _ceiling(top: int) -> float:
+    """The next round number: 1, 2 or 5 with zeros."""
+    power = 10 ** (len(str(top)) - 1)
+    return float(next(factor * power for factor in (1, 2, 5, 10) if factor * power >= top))
+
+
+def _written(start: float, hours: int) -> str:
+    moment = datetime.fromtimestamp(start, UTC)
+    return f"{moment:%H}:00" if hours < 24 else f"{moment.day} {moment:%b}"

@@ -1,0 +1,412 @@
+"""URLs and handlers of the pages for people. They show only what who asks may read, and change nothing."""
+
+import asyncio
+import logging
+import time
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from functools import wraps
+from typing import Protocol
+from urllib.parse import quote
+
+from aiohttp import web
+from yarl import URL
+
+from mirror.auth import ANONYMOUS, Guard, Identity, Scope
+from mirror.catalog import Catalog
+from mirror.errors import Invalid, MirrorError, NotFound, Unauthorized
+from mirror.feed import Feed
+from mirror.http import OUTCOME, error_response, outside, qualities
+from mirror.memory import Memory
+from mirror.model import About, File
+from mirror.repository import View
+from mirror.statistics import Span
+from mirror.web import clients, views
+from mirror.web.browsing import Browsing, Shelf
+from mirror.web.descriptions import Descriptions
+from mirror.web.html import page, static_file
+from mirror.web.plot import plot
+
+logger = logging.getLogger(__name__)
+
+PATIENCE = 8.0
+"""Seconds that a page waits for what a project says of itself."""
+SIDECAR_LIMIT = 8 << 20
+IN_LOOP = 32 << 10
+"""Bytes of metadata up to which reading them is quicker than the hop to a thread."""
+EVENTS_AT_ONCE = 50
+
+_CLIENTS = ("pip/", "uv/", "poetry/", "pdm/", "twine/", "ruby", "rubygems/", "bundler/", "bandersnatch/")
+_PLAIN = "A mirror of package indexes. Open this address in a browser to see how to point clients at it.\n"
+
+
+class Totals(Protocol):
+    """What the mirror did, in all and over time."""
+
+    async def totals(self) -> Mapping[str, object]:
+        """`hits` by outcome, `bytes_served`, `bytes_saved`."""
+
+    async def course(self, spans: int, hours: int) -> Sequence[Span]:
+        """The last spans of so many hours, oldest first."""
+
+
+Handler = Callable[["Pages", web.Request], Awaitable[web.StreamResponse]]
+
+
+def _shown(handler: Handler) -> Handler:
+    """Errors become pages, too."""
+
+    @wraps(handler)
+    async def handle(self: "Pages", request: web.Request) -> web.StreamResponse:
+        try:
+            return await handler(self, request)
+        except MirrorError as error:
+            return await self.failed(request, error)
+
+    return handle
+
+
+class Pages:
+    """The handlers of all pages."""
+
+    def __init__(
+        self,
+        *,
+        shelves: Mapping[str, Shelf],
+        guard: Guard,
+        catalog: Catalog,
+        feed: Feed,
+        statistics: Totals,
+        status: Callable[[], Awaitable[Mapping[str, object]]],
+        transfers: Callable[[], Sequence[object]],
+        closed: bool,
+        version: str,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        """`closed`: the settings say who may do what, so that the state of the mirror is for administrators."""
+        self._shelves = shelves
+        self._guard = guard
+        self._accounts = catalog.accounts
+        self._files = catalog.files
+        self._feed = feed
+        self._events = catalog.feed
+        self._statistics = statistics
+        self._status = status
+        self._transfers = transfers
+        self._closed = closed
+        self._version = version
+        self._clock = clock
+        self._browsing = Browsing(shelves, catalog.browse)
+        self._descriptions = Descriptions()
+        self._abouts: Memory[tuple[str, str, str, str], About] = Memory(4 << 20)
+        self._by_source: dict[str, list[str]] = {}
+        for name, shelf in shelves.items():
+            for source in shelf.sources:
+                self._by_source.setdefault(source, []).append(name)
+
+    def table(self) -> list[web.RouteDef]:
+        """The routes, to be added to an application after those of the repositories."""
+        return [
+            web.get("/", self.start),
+            web.get("/-/projects", self.slash),
+            web.get("/-/projects/", self.projects),
+            web.get("/-/projects/{repository}/{project}", self.slash),
+            web.get("/-/projects/{repository}/{project}/", self.project),
+            web.get("/-/activity", self.slash),
+            web.get("/-/activity/", self.activity),
+            web.get("/-/state", self.slash),
+            web.get("/-/state/", self.state),
+            web.get("/-/signin", self.sign_in),
+            web.get("/-/static/{name}", static_file),
+        ]
+
+    async def close(self) -> None:
+        """Stop what runs behind."""
+        await self._descriptions.close()
+
+    # Pages
+
+    async def start(self, request: web.Request) -> web.StreamResponse:
+        """How to point clients here, what is held and what it saved; for clients a line of text."""
+        if not wants_page(request):
+            return web.Response(text=_PLAIN, headers={"Vary": "Accept", "Cache-Control": "no-cache"})
+        return await self._start(request)
+
+    @_shown
+    async def _start(self, request: web.Request) -> web.StreamResponse:
+        base = URL(outside(request))
+        status = await self._status()
+        hits = status["hits"]
+        assert isinstance(hits, Mapping)
+        requests = sum(hits.values())
+        hours, spans = 24, await self._statistics.course(30, 24)
+        if not any(span.requests for span in spans[:-2]):  # young: its hours say more than its days
+            hours, spans = 1, await self._statistics.course(48, 1)
+        return await self._page(
+            request,
+            "start.html",
+            here="start",
+            title="Start",
+            status=status,
+            requests=requests,
+            rate=views.share(requests - hits["miss"], requests),
+            plot=plot(spans, hours),
+            by_hour=hours == 1,
+            shelves=[
+                {
+                    "name": shelf.name,
+                    "format": shelf.format,
+                    "root": (root := base.with_path(f"{shelf.mount.rstrip('/')}/")),
+                    "lines": clients.python_lines(root)
+                    if shelf.format == "pypi"
+                    else clients.ruby_lines(root, shelf.upstreams),
+                    "uploads": clients.python_upload_lines(root)
+                    if shelf.format == "pypi"
+                    else clients.ruby_upload_lines(root),
+                }
+                for shelf in self._shelves.values()
+            ],
+        )
+
+    @_shown
+    async def projects(self, request: web.Request) -> web.StreamResponse:
+        """Projects by name, of all repositories."""
+        query = " ".join(request.query.get("q", "").split())[:100]
+        scopes = await self._scopes(request)
+        listed = await self._browsing.page(query, request.query.get("from", ""), scopes)
+        exact = [] if request.query.get("from") else self._exact(query, scopes)
+        shown = {(row.repository, row.name) for row in listed.rows}
+        return await self._page(
+            request,
+            "projects.html",
+            here="projects",
+            title=f"“{views.told(query, 60)}”" if query else "Projects",
+            listed=listed,
+            exact=[one for one in exact if one not in shown],
+            first=not request.query.get("from"),
+            query=query,
+            several=len(self._shelves) > 1,
+        )
+
+    def _exact(self, query: str, scopes: Mapping[str, Scope]) -> list[tuple[str, str]]:
+        """(repository, project) wherever what is sought can be a name, known or not."""
+        found = []
+        for shelf in self._shelves.values():
+            try:
+                name = shelf.repository.format.canonical(query)
+            except Invalid:
+                continue
+            if shelf.name in scopes and scopes[shelf.name].allows(name):
+                found.append((shelf.name, name))
+        return found
+
+    @_shown
+    async def project(self, request: web.Request) -> web.StreamResponse:
+        """One project: what it is, its versions, the files of one of them."""
+        shelf = self._shelves.get(request.match_info["repository"])
+        written = request.match_info["project"]
+        if shelf is None:
+            raise NotFound("There is no repository of that name here.")
+        name = shelf.repository.format.canonical(written)
+        await self._guard.require(request, "read", shelf.name, name)
+        if written != name:
+            raise web.HTTPMovedPermanently(f"../{quote(name, safe='')}/")
+        view = await shelf.repository.project(name)
+        version = request.query.get("version", "")
+        newest_file = shelf.about.stands_for(view.project)
+        newest = newest_file.version if newest_file else max(_versions(view), key=shelf.key, default="")
+        if version and version not in _versions(view):
+            raise NotFound(f"{views.told(name, 80)} has no version {views.told(version, 80)!r} here.")
+        version = version or newest
+        file = shelf.about.stands_for(view.project, version)
+        about, trouble = await self._about(shelf, view, file) if file else (About(version=version), "")
+        held = await asyncio.gather(*(self._files.of_project(source, name) for source in shelf.sources))
+        number = request.query.get("page", "1")
+        shown = views.project_page(
+            view.project,
+            view.withheld,
+            about,
+            version=version,
+            newest=newest,
+            page=int(number) if number.isascii() and number.isdigit() and len(number) < 6 else 1,
+            held={one.filename: one.size for files in held for one in files},
+            own=[source.name for source in shelf.repository.sources if source.local],
+            key=shelf.key,
+            path=shelf.about.path,
+        )
+        request[OUTCOME] = view.outcome
+        root = URL(outside(request)).with_path(f"{shelf.mount.rstrip('/')}/")
+        from markupsafe import Markup
+
+        return await self._page(
+            request,
+            "project.html",
+            here="projects",
+            title=views.told(name, 80),
+            shelf=shelf,
+            shown=shown,
+            mount=shelf.mount.strip("/") + "/" if shelf.mount.strip("/") else "",
+            # The one text that is not escaped: it comes out of the allow-list of `markup`.
+            description=Markup(await self._descriptions.html(about.description, about.description_type)),
+            trouble=trouble,
+            stale=view.outcome == "stale",
+            lines=clients.install_lines(shelf.format, root, name, "" if shown.newest else version),
+        )
+
+    @_shown
+    async def activity(self, request: web.Request) -> web.StreamResponse:
+        """What changed here, newest first."""
+        scopes = await self._scopes(request)
+        before = request.query.get("before", "")
+        if before and not (before.isascii() and before.isdigit() and len(before) < 18):
+            raise Invalid("That is no page of the journal: begin at its first page.")
+        events = await self._events.before(int(before) if before else self._feed.serial + 1, EVENTS_AT_ONCE)
+        doings = []
+        for event in events:
+            seen = [
+                name
+                for name in self._by_source.get(event.source, [event.source] if event.source in self._shelves else [])
+                if name in scopes and (not event.project or scopes[name].allows(event.project))
+            ]
+            if seen:
+                doings.append(views.doing(event, seen[0]))
+        return await self._page(
+            request,
+            "activity.html",
+            here="activity",
+            title="Activity",
+            doings=doings,
+            following=events[-1].serial if len(events) == EVENTS_AT_ONCE else None,
+            first=not before,
+            serial=self._feed.serial,
+        )
+
+    @_shown
+    async def state(self, request: web.Request) -> web.StreamResponse:
+        """Upstreams, transfers, tokens: for administrators, and for everyone where nobody has an account."""
+        identity = await self._guard.identify(request)
+        admin = any(self._guard.scope(identity, "admin", name).everything for name in self._shelves)
+        if not admin and await self._has_accounts():
+            await self._guard.require(request, "admin", next(iter(self._shelves)), "*")
+        return await self._page(
+            request,
+            "state.html",
+            here="state",
+            title="State",
+            status=await self._status(),
+            transfers=self._transfers(),
+            tokens=await self._accounts.tokens() if admin else [],
+            admin=admin,
+        )
+
+    async def sign_in(self, request: web.Request) -> web.StreamResponse:
+        """Makes a browser ask for a name and password, which it then sends with every page below `/-/`."""
+        try:
+            if not (await self._guard.identify(request)).known:
+                raise Unauthorized("Sign in with your user name and password, or with `__token__` and a token.")
+        except MirrorError as error:
+            return await self.failed(request, error)
+        raise web.HTTPSeeOther("projects/", headers={"Cache-Control": "no-store"})
+
+    async def slash(self, request: web.Request) -> web.StreamResponse:
+        """The same address with a slash at its end."""
+        query = f"?{request.rel_url.raw_query_string}" if request.rel_url.raw_query_string else ""
+        raise web.HTTPMovedPermanently(f"{quote(request.path.rpartition('/')[2], safe='')}/{query}")
+
+    async def failed(self, request: web.Request, error: MirrorError) -> web.StreamResponse:
+        """The page that says what went wrong, with the status and headers that clients get."""
+        plain = error_response(error)
+        if plain.status >= 500:
+            logger.warning("%s %s: %s", request.method, request.path[:200], error)
+        values = {
+            "here": "",
+            "title": f"{plain.status} {plain.reason}",
+            "message": views.told(error, 600),
+            "status_code": plain.status,
+            "who": "",
+            "can_sign_in": plain.status in (401, 404) and await self._has_accounts(),
+            "query": "",
+            "version": self._version,
+            "now": self._clock(),
+        }
+        response = page(request, "error.html", values, plain.status)
+        for name in ("WWW-Authenticate", "Retry-After"):
+            if name in plain.headers:
+                response.headers[name] = plain.headers[name]
+        response.headers["Cache-Control"] = "no-store"
+        return response
+
+    # What they share
+
+    async def _page(self, request: web.Request, template: str, **values: object) -> web.Response:
+        try:
+            identity = await self._guard.identify(request)
+        except Unauthorized:  # of a page that everyone may read
+            identity = ANONYMOUS
+        common = {
+            "who": str(identity) if identity.known else "",
+            "can_sign_in": not identity.known and await self._has_accounts(),
+            "query": "",
+            "version": self._version,
+            "now": self._clock(),
+        }
+        return page(request, template, common | values)
+
+    async def _has_accounts(self) -> bool:
+        return self._closed or bool(await self._accounts.tokens() or await self._accounts.users())
+
+    async def _scopes(self, request: web.Request) -> dict[str, Scope]:
+        """What who asks may read, by repository; those of which they may read nothing left out. Raises Unauthorized."""
+        identity: Identity = await self._guard.identify(request)
+        scopes = {name: self._guard.scope(identity, "read", name) for name in self._shelves}
+        readable = {name: scope for name, scope in scopes.items() if not scope.nothing}
+        if not readable and not identity.known:
+            raise Unauthorized("Reading here needs a token or a password.")
+        return readable
+
+    async def _about(self, shelf: Shelf, view: View, file: File) -> tuple[About, str]:
+        """What the project says of itself in the version of a file, and why that may be little."""
+        key = (shelf.name, view.project.name, file.filename, file.sha256 or "")
+        known = self._abouts.get(key)
+        if known is not None:
+            return known, ""
+        try:
+            async with asyncio.timeout(PATIENCE):
+                about = await self._told(shelf, view, file)
+        except TimeoutError:
+            return shelf.about.from_index(file), "Upstream is slow to say; reload the page in a while."
+        except MirrorError as error:
+            return shelf.about.from_index(file), views.told(error, 300)
+        if about is None:
+            return shelf.about.from_index(file), ""
+        self._abouts.put(key, about, 1000 + len(about.description))
+        return about, ""
+
+    async def _told(self, shelf: Shelf, view: View, file: File) -> About | None:
+        repository, project = shelf.repository, view.project.name
+        if repository.format.has_sidecar(file):
+            _, opened = await repository.sidecar(project, file.filename)
+            if opened.body.size > SIDECAR_LIMIT:
+                raise Invalid("What the project says of itself is too large to be shown.")
+            content = b"".join([chunk async for chunk in opened.body.read()])
+            return await _parsed(shelf.about.from_sidecar, file, content)
+        document = shelf.about.document(project, file)
+        answer = await repository.document(view, document) if document else None
+        return await _parsed(shelf.about.from_document, file, answer.body) if answer else None
+
+
+async def _parsed(parse: Callable[[File, bytes], About], file: File, content: bytes) -> About:
+    return parse(file, content) if len(content) <= IN_LOOP else await asyncio.to_thread(parse, file, content)
+
+
+def _versions(view: View) -> set[str]:
+    return {*view.project.versions, *(verdict.file.version for verdict in view.withheld.values())} | {
+        file.version for file in view.project.files
+    }
+
+
+def wants_page(request: web.BaseRequest) -> bool:
+    """Whether a browser asks, and not a package client."""
+    if request.headers.get("User-Agent", "").lower().startswith(_CLIENTS):
+        return False
+    weights = qualities(request.headers.get("Accept", ""))
+    return weights.get("text/html", 0) > 0 or weights.get("application/xhtml+xml", 0) > 0

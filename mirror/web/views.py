@@ -1,0 +1,312 @@
+"""What the pages show, as plain values, and how sizes, ages and texts of strangers are written. Pure: `now` is told."""
+
+from collections.abc import Callable, Collection, Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Literal
+from urllib.parse import urlsplit
+
+import msgspec
+
+from mirror.model import About, Event, File, Need, Project
+from mirror.policy import Verdict
+
+State = Literal["visible", "hidden", "blocked"]
+VERSIONS_AT_ONCE = 100
+FILES_AT_ONCE = 300
+"""Of one version, which has a few dozen at most unless somebody means harm."""
+NEEDS_AT_ONCE = 200
+
+
+# --- Words ---------------------------------------------------------------------------------------------------------
+
+
+def size(number: int | None) -> str:
+    """Bytes for people, in powers of ten as disks are sold."""
+    if number is None:
+        return "size unknown"
+    amount, units = float(number), iter(("B", "kB", "MB", "GB", "TB"))
+    unit = next(units)
+    for larger in units:
+        if amount < 999.5:
+            break
+        amount, unit = amount / 1000, larger
+    return f"{amount:.0f} {unit}" if unit == "B" or amount >= 100 else f"{amount:.1f} {unit}"
+
+
+def count(number: int) -> str:
+    """A whole number with thin spaces between its thousands, which no language takes for a decimal point."""
+    return f"{number:,}".replace(",", "\N{NARROW NO-BREAK SPACE}")
+
+
+def counted(number: int, word: str) -> str:
+    """`1 file`, `2 files`."""
+    return f"{count(number)} {word}" + ("" if number == 1 else "s")
+
+
+def share(part: int, whole: int) -> str:
+    """A percentage that says 100 % and 0 % only when it means them."""
+    if not whole:
+        return "—"
+    percent = 100 * part / whole
+    if 0 < part < whole:
+        percent = min(99.9, max(0.1, percent))
+    return f"{percent:.0f} %" if part in (0, whole) or 1 <= percent < 99 else f"{percent:.1f} %"
+
+
+def age(moment: float | None, now: float) -> str:
+    """How long ago, in the one unit that says most."""
+    if moment is None:
+        return "unknown"
+    seconds = now - moment
+    if seconds < -60:
+        return "in " + _duration(-seconds)
+    return "just now" if seconds < 60 else f"{_duration(seconds)} ago"
+
+
+def _duration(seconds: float) -> str:
+    for unit, length in (("year", 31_557_600), ("month", 2_629_800), ("day", 86_400), ("hour", 3600)):
+        if seconds >= length:
+            return counted(int(seconds // length), unit)
+    return counted(max(1, int(seconds // 60)), "minute")
+
+
+def moment(at: float | None) -> str:
+    """A time as RFC 3339 writes it, for `<time datetime>`; empty when it is unknown or absurd."""
+    try:
+        return "" if at is None else f"{datetime.fromtimestamp(at, UTC):%Y-%m-%dT%H:%M:%SZ}"
+    except (ValueError, OverflowError, OSError):
+        return ""
+
+
+def told(text: object, most: int = 200) -> str:
+    """A stranger's text, fit to stand in a line: of bounded length, and what does not print shows as its escape.
+
+    Line breaks are among that, and what turns the direction of writing, with which a name can pretend to be another.
+    """
+    written = str(text)
+    cut = written[:most]
+    shown = cut if cut.isprintable() else "".join(c if c.isprintable() else _escape(c) for c in cut)
+    return shown if len(written) <= most else f"{shown}…"
+
+
+def _escape(char: str) -> str:
+    if char in "\n\r\t":
+        return " "
+    return char.encode("ascii", "backslashreplace").decode() if ord(char) > 127 else f"\\x{ord(char):02x}"
+
+
+def web_address(url: str) -> str:
+    """The URL if it is one of the web and of sane length, else nothing."""
+    try:
+        parts = urlsplit(url.strip())
+    except ValueError:
+        return ""
+    fit = parts.scheme in ("http", "https") and parts.hostname and len(url) <= 2000 and url.strip().isprintable()
+    return url.strip() if fit else ""
+
+
+# --- A project -----------------------------------------------------------------------------------------------------
+
+
+class FileRow(msgspec.Struct, frozen=True, kw_only=True):
+    """One file of the version that is shown."""
+
+    filename: str
+    path: str
+    """Below the mount; empty when it is not served."""
+    size: str
+    uploaded: float | None
+    sha256: str
+    held: bool
+    own: bool
+    """Uploaded here."""
+    source: str
+    yanked: str | None
+    requires: str
+    state: State = "visible"
+    rule: str = ""
+    reason: str = ""
+    until: float | None = None
+
+
+class VersionRow(msgspec.Struct, frozen=True, kw_only=True):
+    """One line of the release history."""
+
+    version: str
+    files: int
+    held: int
+    size: int
+    uploaded: float | None
+    """When its first file came."""
+    yanked: bool
+    """All of its files are."""
+    withheld: int
+    """Files that policy hides or blocks."""
+
+
+class Link(msgspec.Struct, frozen=True):
+    """A name, and where it leads on the web; nowhere when that was no web address."""
+
+    name: str
+    url: str
+
+
+class ProjectPage(msgspec.Struct, frozen=True, kw_only=True):
+    """Everything that a project's page shows, but for the rendered description."""
+
+    name: str
+    version: str
+    """The one that is shown; empty where there is none."""
+    newest: bool
+    status: str
+    about: About
+    links: tuple[Link, ...]
+    needs: tuple[Need, ...]
+    needs_left_out: int
+    files: tuple[FileRow, ...]
+    files_left_out: int
+    versions: tuple[VersionRow, ...]
+    versions_in_all: int
+    page: int
+    pages: int
+    held: int
+    held_size: int
+
+
+def project_page(
+    project: Project,
+    withheld: Mapping[str, Verdict],
+    about: About,
+    *,
+    version: str,
+    newest: str,
+    page: int,
+    held: Mapping[str, int],
+    own: Collection[str],
+    key: Callable[[str], tuple[object, ...]],
+    path: Callable[[str, File], str],
+) -> ProjectPage:
+    """The page about one version of a project.
+
+    `held` has the size of every held file by name, `own` the names of the sources that are our uploads; `key` sorts
+    versions; `path` says where a file is served.
+    """
+    files = [*project.files, *(verdict.file for verdict in withheld.values())]
+    by_version: dict[str, list[File]] = {one: [] for one in project.versions}
+    for file in files:
+        by_version.setdefault(file.version, []).append(file)
+    order = sorted(by_version, key=key, reverse=True)
+    pages = max(1, -(-len(order) // VERSIONS_AT_ONCE))
+    page = min(max(1, page), pages)
+    shown = sorted(by_version.get(version, ()), key=lambda file: file.filename)
+    return ProjectPage(
+        name=project.name,
+        version=version,
+        newest=version == newest,
+        status=project.status or "",
+        about=about,
+        links=tuple(Link(name, web_address(url)) for name, url in list(about.links.items())[:30]),
+        needs=about.needs[:NEEDS_AT_ONCE],
+        needs_left_out=max(0, len(about.needs) - NEEDS_AT_ONCE),
+        files=tuple(
+            _file_row(file, project.name, withheld.get(file.filename), held, own, path)
+            for file in shown[:FILES_AT_ONCE]
+        ),
+        files_left_out=max(0, len(shown) - FILES_AT_ONCE),
+        versions=tuple(
+            _version_row(one, by_version[one], held, own, withheld)
+            for one in order[(page - 1) * VERSIONS_AT_ONCE : page * VERSIONS_AT_ONCE]
+        ),
+        versions_in_all=len(order),
+        page=page,
+        pages=pages,
+        held=sum(_is_held(file, held, own) for file in files),
+        held_size=sum(held.get(file.filename, file.size or 0) for file in files if _is_held(file, held, own)),
+    )
+
+
+def _is_held(file: File, held: Mapping[str, int], own: Collection[str]) -> bool:
+    return file.filename in held or file.source in own
+
+
+def _file_row(
+    file: File,
+    project: str,
+    verdict: Verdict | None,
+    held: Mapping[str, int],
+    own: Collection[str],
+    path: Callable[[str, File], str],
+) -> FileRow:
+    return FileRow(
+        filename=file.filename,
+        path="" if verdict and verdict.state == "blocked" else path(project, file),
+        size=size(file.size if file.size is not None else held.get(file.filename)),
+        uploaded=file.uploaded.timestamp() if file.uploaded else None,
+        sha256=file.sha256 or "",
+        held=_is_held(file, held, own),
+        own=file.source in own,
+        source=file.source,
+        yanked=file.yanked,
+        requires=file.requires or "",
+        state=verdict.state if verdict else "visible",
+        rule=verdict.rule if verdict else "",
+        reason=verdict.reason if verdict else "",
+        until=verdict.until if verdict else None,
+    )
+
+
+def _version_row(
+    version: str, files: Sequence[File], held: Mapping[str, int], own: Collection[str], withheld: Mapping[str, Verdict]
+) -> VersionRow:
+    moments = [file.uploaded.timestamp() for file in files if file.uploaded]
+    return VersionRow(
+        version=version,
+        files=len(files),
+        held=sum(_is_held(file, held, own) for file in files),
+        size=sum(file.size or held.get(file.filename, 0) for file in files),
+        uploaded=min(moments, default=None),
+        yanked=bool(files) and all(file.yanked is not None for file in files),
+        withheld=sum(file.filename in withheld for file in files),
+    )
+
+
+# --- Activity ------------------------------------------------------------------------------------------------------
+
+_DOINGS = {
+    "page": "page changed",
+    "removed": "gone upstream",
+    "file": "file kept",
+    "sidecar": "metadata kept",
+    "upload": "uploaded",
+    "yank": "yanked",
+    "unyank": "un-yanked",
+    "delete": "deleted",
+    "policy": "policy changed",
+}
+
+
+class Doing(msgspec.Struct, frozen=True, kw_only=True):
+    """One line of the feed."""
+
+    serial: int
+    at: float
+    repository: str
+    """Where it can be seen; empty when no repository has the source any more."""
+    project: str
+    word: str
+    filename: str
+    ours: bool
+    """Done here, by somebody, and not learnt from an upstream."""
+
+
+def doing(event: Event, repository: str) -> Doing:
+    """An event of the feed, in words."""
+    return Doing(
+        serial=event.serial,
+        at=event.at,
+        repository=repository,
+        project=event.project,
+        word=_DOINGS.get(event.kind, event.kind),
+        filename=event.filename,
+        ours=event.kind in ("upload", "yank", "unyank", "delete", "policy"),
+    )
