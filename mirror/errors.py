@@ -128,3 +128,11 @@ class MissingBlob(MirrorError):
 
 class ConfigError(MirrorError):
     """The configuration is wrong; the message names the file and the place in it."""
+
+
+class Misconfigured(ConfigError):
+    """A setting that turned out to be wrong only when it was used: `place` says which, as steps from the top."""
+
+    def __init__(self, place: tuple[str | int, ...], sentence: str) -> None:
+        super().__init__(sentence)
+        self.place = place

@@ -14,7 +14,7 @@ PACKAGE = ROOT / "mirror"
 
 ORDER = [
     *("errors", "model", "config"),
-    *("freshness", "flight", "memory", "policy", "merge"),
+    *("freshness", "flight", "memory", "policy", "merge", "policies"),
     *("pypi", "rubygems"),
     *("blobs", "catalog", "upstream", "transfer"),
     *("feed", "sources", "uploads", "repository"),

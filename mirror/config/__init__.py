@@ -7,6 +7,8 @@ with one line that names the place. What surprises: this is also the one place t
 
 from mirror.config.auth import AuthSettings, user_name
 from mirror.config.loading import load
+from mirror.config.policy import PoliciesSettings
+from mirror.config.policy import RuleSettings as PolicySettings
 from mirror.config.reference import Setting, describe
 from mirror.config.sections import (
     AgesSettings,
@@ -28,6 +30,8 @@ __all__ = [
     "LogSettings",
     "NetworkSettings",
     "PagesSettings",
+    "PoliciesSettings",
+    "PolicySettings",
     "RepositorySettings",
     "Setting",
     "Settings",

@@ -9,7 +9,7 @@ import difflib
 import os
 import re
 import tomllib
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from pydantic_settings import BaseSettings, EnvSettingsSource, SettingsConfigDic
 from mirror.config.reference import describe
 from mirror.config.sections import DEFAULT_REPOSITORIES, Settings
 from mirror.config.values import Text
-from mirror.errors import ConfigError
+from mirror.errors import ConfigError, Misconfigured
 
 PREFIX = "MIRROR_"
 NOT_SETTINGS = {"MIRROR_CONFIG"}
@@ -41,11 +41,15 @@ class _Variables(Settings, BaseSettings):
     )
 
 
-def load(path: Path | None = None, overrides: Mapping[str, Any] | None = None) -> Settings:
+def load(
+    path: Path | None = None,
+    overrides: Mapping[str, Any] | None = None,
+    check: Callable[[Settings], object] = lambda settings: None,
+) -> Settings:
     """The settings from a file (else the one that MIRROR_CONFIG names, else none), the environment and `overrides`.
 
-    `overrides` has the shape of the file and wins over everything. Raises ConfigError, whose message has one line
-    for each fault, with its place. Creates nothing.
+    `overrides` has the shape of the file and wins over everything. `check` may find more faults, and raises
+    Misconfigured. Raises ConfigError, whose message has one line for each fault, with its place. Creates nothing.
     """
     named = path or (Path(os.environ["MIRROR_CONFIG"]) if os.environ.get("MIRROR_CONFIG") else None)
     text = _read(named) if named else ""
@@ -61,6 +65,10 @@ def load(path: Path | None = None, overrides: Mapping[str, Any] | None = None) -
     if reason := _unusable(settings.data_dir):
         place = _place(("data_dir",), named, text, variables, given)
         raise ConfigError(f"{place}{settings.data_dir} {reason}")
+    try:
+        check(settings)
+    except Misconfigured as error:
+        raise ConfigError(f"{_place(error.place, named, text, variables, given)}{error}") from None
     return settings
 
 

@@ -16,6 +16,7 @@ from pydantic import BeforeValidator, Field, SecretStr, field_validator, model_v
 from pydantic_settings import NoDecode
 
 from mirror.config.auth import AuthSettings
+from mirror.config.policy import PoliciesSettings, RuleSettings
 from mirror.config.section import Section
 from mirror.config.values import (
     Address,
@@ -249,6 +250,10 @@ class Settings(Section):
     """[log]"""
     auth: AuthSettings = AuthSettings()
     """[auth]"""
+    policy: tuple[RuleSettings, ...] = ()
+    """[[policy]]: what may not come through. Of several rules the strictest counts, in whatever order they stand."""
+    policies: PoliciesSettings = PoliciesSettings()
+    """[policies]"""
 
     @field_validator("listen")
     @classmethod
@@ -282,9 +287,11 @@ class Settings(Section):
     @model_validator(mode="after")
     def _rights_are_on_something(self) -> Self:
         """A rule on a repository that there is not would leave open what it was meant to close."""
-        for pattern in self.auth.repositories():
+        used = [("auth", pattern) for pattern in self.auth.repositories()]
+        used += [(f"policy {rule.name!r}", pattern) for rule in self.policy for pattern in rule.repositories]
+        for where, pattern in used:
             if not any(fnmatch.fnmatchcase(name, pattern) for name in self.repositories):
-                raise ValueError(f"auth: {pattern!r} fits none of the repositories")
+                raise ValueError(f"{where}: {pattern!r} fits none of the repositories")
         return self
 
     @property

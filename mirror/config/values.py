@@ -16,7 +16,11 @@ from pydantic import AfterValidator, BeforeValidator, PlainSerializer, PlainVali
 from pydantic_settings import NoDecode
 from yarl import URL
 
-SECONDS = {"": 1, "ms": 0.001, "s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
+SECONDS = {"": 1, "ms": 0.001, "s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800} | {
+    word + plural: size
+    for word, size in (("second", 1), ("minute", 60), ("hour", 3600), ("day", 86400), ("week", 604800))
+    for plural in ("", "s")
+}
 BYTES = {"": 1, "B": 1} | {
     f"{letter}{unit}": base**power
     for power, letter in enumerate("KMGT", start=1)

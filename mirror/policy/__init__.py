@@ -11,7 +11,7 @@ patterns     globs on names
 from mirror.policy.explanation import explain
 from mirror.policy.past import as_of, moment
 from mirror.policy.patterns import matches
-from mirror.policy.rules import AnyRule, Versions, rules_from
+from mirror.policy.rules import AnyRule, Versions, rule_from, rules_from
 from mirror.policy.verdicts import Decided, Policy, Verdict, apply, folders, policy_for, verdict
 
 __all__ = [
@@ -27,6 +27,7 @@ __all__ = [
     "matches",
     "moment",
     "policy_for",
+    "rule_from",
     "rules_from",
     "verdict",
 ]

@@ -246,15 +246,24 @@ def rules_from(config: Sequence[Mapping[str, object]], where: str = "policy") ->
     for number, table in enumerate(config, start=1):
         place = f"{where}, rule {number}" + (f" ({table['name']!r})" if "name" in table else "")
         try:
-            rule = msgspec.convert(_readable(table), AnyRule)
-        except (msgspec.ValidationError, ValueError) as error:
-            raise ConfigError(f"{place}: {error}.") from None
-        if not (rule.name.isprintable() and rule.reason.isprintable()):
-            raise ConfigError(f"{place}: name and reason are one line of text each.")
+            rule = rule_from(table)
+        except ConfigError as error:
+            raise ConfigError(f"{place}: {error}") from None
         if any(rule.name == other.name for other in rules):
             raise ConfigError(f"{place}: another rule has the same name.")
         rules.append(rule)
     return tuple(rules)
+
+
+def rule_from(table: Mapping[str, object]) -> AnyRule:
+    """One rule, as `rules_from`; what it raises does not say where the table stands."""
+    try:
+        rule: AnyRule = msgspec.convert(_readable(table), AnyRule)
+    except (msgspec.ValidationError, ValueError) as error:
+        raise ConfigError(f"{error}.") from None
+    if not (rule.name.isprintable() and rule.reason.isprintable()):
+        raise ConfigError("name and reason are one line of text each.")
+    return rule
 
 
 def _readable(table: Mapping[str, object]) -> dict[str, object]:
