@@ -1,6 +1,6 @@
 """Ruby's clients, as this machine has them and as newer Debian releases do.
 
-MIRROR_TEST_RUBIES names a directory that holds unpacked Debian releases, each with ruby and bundler inside; `.ci/run`
+TEST_RUBIES names a directory that holds unpacked Debian releases, each with ruby and bundler inside; `.ci/run`
 makes it. They run by chroot and see the same loopback.
 """
 
@@ -94,6 +94,6 @@ class Home:
 
 def rubies() -> list[Ruby]:
     """This machine's clients, and those of every unpacked release."""
-    found = os.environ.get("MIRROR_TEST_RUBIES", "")
+    found = os.environ.get("TEST_RUBIES", "")
     newer = sorted(path.parent.parent.parent for path in Path(found).glob("*/usr/bin/bundle")) if found else []
     return [Ruby(), *map(Ruby, newer)]

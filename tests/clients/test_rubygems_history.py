@@ -1,0 +1,119 @@
+"""The life of an upstream's index, as bundler sees it through the mirror: hardly a byte of /versions travels twice."""
+
+import asyncio
+import json
+import signal
+from contextlib import AsyncExitStack
+from pathlib import Path
+
+import pytest
+
+from tests.builders import gem
+from tests.clients.ruby import Home, Ruby, rubies
+from tests.serving import Spawned, repositories, spawned
+from tests.simulator import Simulator
+
+pytestmark = [pytest.mark.clients, pytest.mark.timeout(600)]
+
+MANY = 3000
+"""Gems besides the one that changes: so many that the whole of /versions would be noticed."""
+LEAST = 50_000
+
+
+class Walk:
+    """One client's way through the history."""
+
+    def __init__(self, data_dir: Path, simulator: Simulator) -> None:
+        self.data_dir = data_dir
+        self.simulator = simulator
+        self.mirror: Spawned
+        self.home: Home
+        self.printed: list[str] = []
+
+    async def sees(self, line: str) -> None:
+        """Wait until the mirror says this last, as it finds out when somebody asks."""
+        async with asyncio.timeout(20):
+            while not (await self.mirror.get("versions", Cache_Control="no-cache")).text.endswith(f"\n{line}\n"):
+                await asyncio.sleep(0.3)  # noqa: ASYNC110  the mirror is another process
+
+    async def lock(self, step: str) -> tuple[set[str], int]:
+        """`bundle lock --update`: what is locked, and the bytes of /versions that travelled for it."""
+        before = len(self._answers())
+        await self.home.bundle("lock", "--update")
+        answers = self._answers()
+        while len(answers) == before:
+            await asyncio.sleep(0.05)  # the access log comes a little later
+            answers = self._answers()
+        answers = answers[before:]
+        self.printed.append(f"{step}: " + ", ".join(f"{status} with {sent} bytes" for status, sent in answers))
+        return self.home.locked(), sum(sent for _, sent in answers)
+
+    def _answers(self) -> list[tuple[int, int]]:
+        """Status and bytes of every answer to /versions that bundler got."""
+        lines = [line for line in self.data_dir.with_suffix(".log").read_text().splitlines() if line.startswith("{")]
+        entries = [entry for line in lines if (entry := json.loads(line)).get("path", "").endswith("/versions")]
+        return [(entry["status"], entry["bytes"]) for entry in entries if "bundler" in entry["agent"]]
+
+
+@pytest.mark.parametrize("ruby", rubies(), ids=str)
+async def test_bundler_walks_through_the_history_of_an_upstream_at_a_few_bytes_a_step(
+    simulator: Simulator, tmp_path: Path, ruby: Ruby, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for number in range(MANY):
+        simulator.rubygems.record_info(f"gem-number-{number}", f"---\n1.0 |checksum:{number:064}\n".encode())
+    simulator.push(gem("tiny", "1.0"))
+
+    def md5() -> str:
+        return simulator.rubygems.md5("tiny")
+
+    data_dir = tmp_path / "data"
+    upstreams = repositories(simulator)
+    walk = Walk(data_dir, simulator)
+
+    async with AsyncExitStack() as stack:
+        walk.mirror = await stack.enter_async_context(spawned(data_dir, upstreams, log={"access": True}))
+        # The URL must outlive the restart: bundler keeps its copy of the index by it.
+        listen = walk.mirror.url.removeprefix("http://").rstrip("/")
+        walk.home = stack.enter_context(ruby.home(walk.mirror.url))
+        await walk.home.bundle("config", "list", gemfile='gem "tiny"\n')
+
+        locked, sent = await walk.lock("first sync")
+        assert "tiny (1.0)" in locked
+        assert sent > LEAST
+
+        simulator.push(gem("tiny", "1.1"))
+        await walk.sees(f"tiny 1.1 {md5()}")
+        locked, sent = await walk.lock("upstream appends")
+        assert "tiny (1.1)" in locked
+        assert sent <= 1024
+
+        simulator.rewrite()
+        simulator.push(gem("tiny", "1.2"))
+        await walk.sees(f"tiny 1.2 {md5()}")
+        locked, sent = await walk.lock("upstream is rewritten")
+        assert "tiny (1.2)" in locked
+        assert sent <= 1024
+
+        await walk.mirror.end(signal.SIGKILL)
+        walk.mirror = await stack.enter_async_context(
+            spawned(data_dir, upstreams, "--listen", listen, log={"access": True})
+        )
+        locked, sent = await walk.lock("the mirror is killed and starts again")
+        assert "tiny (1.2)" in locked
+        assert sent <= 1024
+
+        simulator.yank_gem("tiny", "1.2")
+        await walk.sees(f"tiny -1.2 {md5()}")
+        (walk.home.place / "Gemfile.lock").unlink()  # bundler 2.3 never goes below a locked version, yanked or not
+        locked, sent = await walk.lock("a gem is yanked")
+        assert "tiny (1.1)" in locked
+        assert sent <= 1024
+
+        simulator.unyank_gem("tiny", "1.2")
+        await walk.sees(f"tiny 1.2 {md5()}")
+        locked, sent = await walk.lock("and un-yanked")
+        assert "tiny (1.2)" in locked
+        assert sent <= 1024
+
+        with capsys.disabled():
+            print("\n" + "\n  ".join([await walk.home.versions(), *walk.printed]))
