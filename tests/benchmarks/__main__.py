@@ -1,0 +1,62 @@
+"""The command line of the benchmarks."""
+
+import asyncio
+import os
+import platform
+import subprocess
+import sys
+from datetime import UTC, datetime
+from pathlib import Path
+
+import click
+
+from tests.benchmarks.load import WRK
+from tests.benchmarks.nginx import available
+from tests.benchmarks.rows import MEASUREMENTS, site
+from tests.benchmarks.table import Row, markdown, text
+
+
+def machine() -> str:
+    """When, and on what."""
+    model = next(
+        (line.partition(": ")[2] for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line),
+        platform.machine(),
+    )
+    version = subprocess.run([available() or "nginx", "-v"], capture_output=True, text=True, check=True).stderr
+    load = "wrk" if WRK else "our own client"
+    return (
+        f"{datetime.now(UTC):%Y-%m-%d}, {os.cpu_count()} cores ({model}), Python {platform.python_version()}, "
+        f"nginx {version.strip().rpartition('/')[2]}, load by {load}"
+    )
+
+
+async def measure(names: tuple[str, ...], quick: bool) -> list[Row]:
+    """All rows, each printed when it is there."""
+    rows = []
+    async with site(quick) as place:
+        for name in names or MEASUREMENTS:
+            async for row in MEASUREMENTS[name](place):
+                print(text(row), flush=True)
+                rows.append(row)
+    return rows
+
+
+@click.command()
+@click.argument("names", nargs=-1, type=click.Choice(list(MEASUREMENTS)))
+@click.option("--quick", is_flag=True, help="One short round of each: to see that it works, not how fast it is.")
+@click.option("--markdown", "table", is_flag=True, help="At the end, the table as the README has it.")
+def main(names: tuple[str, ...], quick: bool, table: bool) -> None:
+    """Measure the mirror with nginx beside it."""
+    if available() is None:
+        raise click.ClickException("nginx is not installed; on Debian: apt-get install nginx-light")
+    print(machine())
+    rows = asyncio.run(measure(names, quick))
+    missed = [row.what for row in rows if row.met is False]
+    if table:
+        print(f"\n{markdown(rows)}")
+    print(f"\n{len(missed)} of {sum(row.met is not None for row in rows)} bounds are missed", *missed, sep="\n  ")
+    sys.exit(1 if missed else 0)
+
+
+if __name__ == "__main__":
+    main()

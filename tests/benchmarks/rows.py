@@ -1,0 +1,361 @@
+"""The measurements. Each is a coroutine that takes the Site and gives rows."""
+
+import asyncio
+import contextlib
+import os
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+from tests.benchmarks import content
+from tests.benchmarks.load import WRK, Download, Headers, Load, Pulse, ask, download, load, percentile
+from tests.benchmarks.nginx import Captured, Nginx, answers_of, cache_of, index_of, nginx
+from tests.benchmarks.table import Row
+from tests.serving import Client, Spawned, spawned
+
+JSON = "application/vnd.pypi.simple.v1+json"
+PIP = {"Accept-Encoding": "gzip, deflate"}
+UV = {"Accept-Encoding": "gzip, br, zstd, deflate"}
+MB = 1 << 20
+
+
+class Site:
+    """What all measurements have in common: an index on disk, an nginx as upstream, a mirror of it."""
+
+    def __init__(self, directory: Path, upstream: Nginx, mirror: Spawned, quick: bool) -> None:
+        self.directory = directory
+        self.tree = content.Tree(directory / "index")
+        self.upstream = upstream
+        self.mirror = mirror
+        self.rounds = 1 if quick else 5
+        self.seconds = 1.0 if quick else 2.0
+        self.megabytes = 100 if quick else 500
+        """The size of a large download."""
+        self._number = 0
+
+    def place(self, name: str) -> Path:
+        """A directory of that name that does not exist yet."""
+        self._number += 1
+        return self.directory / f"{name}-{self._number}"
+
+    def url(self, path: str) -> str:
+        """A path at the mirror."""
+        return self.mirror.url.rstrip("/") + path
+
+    @asynccontextmanager
+    async def captured(self, path: str, headers: Headers) -> AsyncIterator[tuple[Nginx, str]]:
+        """An nginx that answers what the mirror answers now, and where; and the static index."""
+        reply = await asked(self.mirror, path, headers)
+        place = self.place("captured")
+        place.mkdir()
+        file = place / "answer"
+        file.write_bytes(reply.body)
+        one = Captured(file, reply.headers["Content-Type"], reply.headers.get("Content-Encoding", ""))
+        async with nginx(self.place("nginx"), answers_of([one]) + index_of(self.tree.root)) as beside:
+            yield beside, f"{beside.url}/answer"
+
+
+async def asked(client: Client, path: str, headers: Headers) -> Any:
+    """What the mirror answers, asked twice so that it is a hit."""
+    named = {name.replace("-", "_"): value for name, value in headers.items()}
+    reply = await client.get(path, **named)
+    assert reply.status == 200, f"{path}: {reply.status} {reply.body[:200]!r}"
+    return await client.get(path, **named)
+
+
+@asynccontextmanager
+async def site(quick: bool) -> AsyncIterator[Site]:
+    """Everything started, and ended with the block."""
+    with tempfile.TemporaryDirectory(prefix="mirror-benchmarks-") as name:
+        directory = Path(name)
+        tree = content.Tree(directory / "index")
+        content.pages(tree)
+        async with (
+            nginx(directory / "upstream", index_of(tree.root), log=True) as upstream,
+            mirror_of(upstream, directory / "mirror") as mirror,
+        ):
+            yield Site(directory, upstream, mirror, quick)
+
+
+def mirror_of(upstream: Nginx, data: Path, **settings: Any) -> contextlib.AbstractAsyncContextManager[Spawned]:
+    """A mirror of an nginx, with all defaults: it writes its access log."""
+    table = {"pypi": {"format": "pypi", "mount": "/", "upstreams": [f"{upstream.url}/simple/"]}}
+    return spawned(data, table, log={"access": True}, **settings)
+
+
+async def in_turn(site: Site, ours: Callable[[], Awaitable[Load]], other: Callable[[], Awaitable[Load]]) -> list[Load]:
+    """Medians of both over all rounds, A B A B."""
+    await ours()
+    rounds = [(await ours(), await other()) for _ in range(site.rounds)]
+    return [
+        Load(statistics.median(one.requests for one in side), statistics.median(one.received for one in side))
+        for side in zip(*rounds, strict=True)
+    ]
+
+
+async def compare(
+    site: Site,
+    what: str,
+    path: str,
+    headers: Headers,
+    clients: int,
+    target: float | None,
+    *,
+    conditional: bool = False,
+    bytes_per_second: bool = False,
+) -> Row:
+    """One URL of the mirror against the same bytes from nginx."""
+    async with site.captured(path, headers) as (_, beside):
+        mine, others, status = dict(headers), dict(headers), 200
+        if conditional:
+            status = 304
+            mine["If-None-Match"] = (await asked(site.mirror, path, headers)).headers["ETag"]
+            head, _ = await asyncio.to_thread(ask, beside, headers)
+            others["If-None-Match"] = next(
+                line.partition(": ")[2] for line in head.splitlines() if line.startswith("ETag")
+            )
+        seconds = site.seconds * (2 if bytes_per_second else 1)
+        ours, other = await in_turn(
+            site,
+            lambda: load(site.url(path), clients, seconds, mine, status),
+            lambda: load(beside, clients, seconds, others, status),
+        )
+    if bytes_per_second:
+        return Row(
+            what=what,
+            ours=f"{ours.received / 1e6:.0f} MB/s",
+            beside=f"{other.received / 1e6:.0f} MB/s",
+            figure=ours.received / other.received,
+            target=target,
+        )
+    return Row(
+        what=what,
+        ours=f"{ours.requests:.0f}/s",
+        beside=f"{other.requests:.0f}/s",
+        figure=ours.requests / other.requests,
+        target=target,
+    )
+
+
+async def small(site: Site) -> AsyncIterator[Row]:
+    """A page of ten files."""
+    path = f"/simple/{content.SMALL}/"
+    yield await compare(site, "small page, 32 clients", path, {"Accept": JSON, **PIP}, 32, 0.5)
+    yield await compare(site, "small page, 1 client", path, {"Accept": JSON, **PIP}, 1, 0.8)
+    # What has a cookie or credentials is never taken for a request that was answered before.
+    yield await compare(site, "small page, 32 clients, each request parsed", path, {**PIP, "Cookie": "a=b"}, 32, None)
+
+
+async def large(site: Site) -> AsyncIterator[Row]:
+    """A page of 5,000 files."""
+    path = f"/simple/{content.LARGE}/"
+    for name, accept in (("HTML", "text/html"), ("JSON", JSON)):
+        for form, headers in (("plain", {}), ("as pip asks", PIP), ("as uv asks", UV)):
+            what = f"5,000-file page, {name}, {form}, 8 clients"
+            yield await compare(site, what, path, {"Accept": accept, **headers}, 8, 1.0)
+
+
+async def unmodified(site: Site) -> AsyncIterator[Row]:
+    """304 to a client that has the page."""
+    for name in (content.SMALL, content.LARGE):
+        headers = {"Accept": JSON, **PIP}
+        yield await compare(site, f"304 of the {name} page", f"/simple/{name}/", headers, 32, 0.5, conditional=True)
+
+
+async def files(site: Site) -> AsyncIterator[Row]:
+    """Files that are held."""
+    path = f"/packages/{content.TEN_KB}/{content.TEN_KB.replace('-', '_')}-1.0-py3-none-any.whl"
+    yield await compare(site, "10 KB file, 32 clients", path, {}, 32, 0.35)
+    path = await asyncio.to_thread(site.tree.blob, "hundred", 100 * MB)
+    yield await compare(site, "100 MB file, 8 clients", path, {}, 8, 0.9, bytes_per_second=True)
+
+
+async def cold(site: Site) -> AsyncIterator[Row]:
+    """100 MB that nobody holds, by twenty clients at once; nginx is a cache with a lock here."""
+    ours: list[list[Download]] = []
+    others: list[list[Download]] = []
+    requests = 0
+    for number in range(site.rounds if site.rounds == 1 else 3):
+        name = f"cold-{number}"
+        path = await asyncio.to_thread(site.tree.blob, name, 100 * MB)
+        place = site.place("cache")
+        http, server = cache_of(site.upstream.url, place)
+        async with nginx(place, server, http) as cache, mirror_of(site.upstream, site.place("mirror")) as mirror:
+            await mirror.get(f"/simple/{name}/")  # every client has read the page before
+            before = times_asked(site.upstream, path)
+            ours.append(await asyncio.to_thread(download, f"{mirror.url.rstrip('/')}{path}", 20))
+            requests = max(requests, times_asked(site.upstream, path) - before)
+            others.append(await asyncio.to_thread(download, f"{cache.url}{path}", 20))
+        assert all(one.size == 100 * MB for one in [*ours[-1], *others[-1]]), "a client has another number of bytes"
+
+    def median(side: list[list[Download]], figure: Callable[[Download], float]) -> float:
+        return statistics.median(max(figure(one) for one in clients) for clients in side)
+
+    first, beside = median(ours, lambda one: one.first), median(others, lambda one: one.first)
+    what = "cold 100 MB, 20 clients"
+    yield Row(what=f"{what}: upstream requests", ours=str(requests), figure=requests, unit="", target=1, better="less")
+    yield Row(
+        what=f"{what}: slowest first byte",
+        ours=f"{first * 1e3:.0f} ms", beside=f"{beside * 1e3:.0f} ms",
+        figure=first * 1e3, unit="ms", target=50, better="less",
+    )  # fmt: skip
+    whole, beside = median(ours, lambda one: one.whole), median(others, lambda one: one.whole)
+    yield Row(
+        what=f"{what}: until all have it",
+        ours=f"{whole:.2f} s", beside=f"{beside:.2f} s",
+        figure=whole / beside, target=1.0, better="less",
+    )  # fmt: skip
+
+
+def times_asked(upstream: Nginx, path: str) -> int:
+    """How often the upstream was asked for a path."""
+    return upstream.log.read_text().splitlines().count(path)
+
+
+async def resolve(site: Site) -> AsyncIterator[Row]:
+    """`uv pip compile` of a hundred projects, with an empty cache each time."""
+    names = await asyncio.to_thread(content.resolvable, site.tree)
+    wanted = site.directory / "requirements.in"
+    wanted.write_text("".join(f"{name}\n" for name in names))
+
+    async def compiled(index: str) -> float:
+        with tempfile.TemporaryDirectory(dir=site.directory) as cache:
+            words = ["pip", "compile", str(wanted), "--default-index", index, "--cache-dir", cache, "--no-config"]
+            began = time.perf_counter()
+            process = await asyncio.create_subprocess_exec(
+                sys.executable, "-m", "uv", *words, "--quiet", "--only-binary", ":all:", "--python", sys.executable,
+                stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
+                env={name: value for name, value in os.environ.items() if not name.startswith(("UV_", "PIP_"))},
+            )  # fmt: skip
+            out, said = await process.communicate()
+            assert process.returncode == 0, said.decode()
+            assert out.count(b"==") == len(names)
+            return time.perf_counter() - began
+
+    ours, static = site.url("/simple/"), f"{site.upstream.url}/simple/"
+    await compiled(ours)
+    rounds = [(await compiled(ours), await compiled(static)) for _ in range(max(3, site.rounds))]
+    mine, beside = map(statistics.median, zip(*rounds, strict=True))
+    yield Row(
+        what="uv pip compile, 100 projects",
+        ours=f"{mine * 1e3:.0f} ms", beside=f"{beside * 1e3:.0f} ms",
+        figure=mine / beside, target=1.25, better="less",
+    )  # fmt: skip
+
+
+async def memory(site: Site) -> AsyncIterator[Row]:
+    """Resident memory: at rest, and during a large download with many readers."""
+    async with spawned(site.place("fresh"), DEFAULT) as mirror:
+        await asyncio.sleep(1)
+        rest = resident(mirror.pid)
+    yield Row(what="memory after the start", ours=mb(rest), figure=rest / MB, unit="MiB", target=80, better="less")
+    path = await asyncio.to_thread(site.tree.blob, "huge-cold", site.megabytes * MB)
+    async with mirror_of(site.upstream, site.place("mirror")) as mirror:
+        await mirror.get(f"/simple/{content.SMALL}/")
+        await mirror.get("/simple/huge-cold/")
+        rest = most = resident(mirror.pid)
+        downloads = asyncio.create_task(asyncio.to_thread(download, f"{mirror.url.rstrip('/')}{path}", 20))
+        while not downloads.done():
+            await asyncio.sleep(0.05)
+            most = max(most, resident(mirror.pid))
+        await downloads
+    yield Row(what="memory idle, after pages", ours=mb(rest), figure=rest / MB, unit="MiB", target=80, better="less")
+    yield Row(
+        what=f"memory more, cold {site.megabytes} MB with 20 readers",
+        ours=mb(most - rest), figure=(most - rest) / MB, unit="MiB", target=40, better="less",
+    )  # fmt: skip
+
+
+DEFAULT: Mapping[str, Any] = {
+    "pypi": {"format": "pypi", "upstreams": ["http://127.0.0.1:9/simple/"]},
+    "rubygems": {"format": "rubygems", "upstreams": ["http://127.0.0.1:9/"]},
+}
+"""The two default repositories, with nobody upstream."""
+
+
+def resident(pid: int) -> int:
+    """Bytes of a process that are in memory."""
+    status = Path(f"/proc/{pid}/status").read_text()
+    return next(int(line.split()[1]) * 1024 for line in status.splitlines() if line.startswith("VmRSS"))
+
+
+def mb(size: int) -> str:
+    return f"{size / MB:.0f} MiB"
+
+
+async def start(site: Site) -> AsyncIterator[Row]:
+    """From the command to the first page."""
+    data = site.place("started")
+    took = []
+    for _ in range(max(3, site.rounds)):
+        began = time.perf_counter()
+        async with mirror_of(site.upstream, data) as mirror:
+            reply = await mirror.get(f"/simple/{content.SMALL}/")
+            took.append(time.perf_counter() - began)
+            assert reply.status == 200
+    seconds = statistics.median(took)
+    yield Row(what="start to first answer", ours=f"{seconds:.2f} s", figure=seconds, unit="s", target=1, better="less")
+
+
+async def latency(site: Site) -> AsyncIterator[Row]:
+    """Small pages while the server is busy with something else."""
+    path = await asyncio.to_thread(site.tree.blob, "huge", site.megabytes * MB)
+    await asyncio.to_thread(download, site.url(path), 1)
+    page = site.url(f"/simple/{content.SMALL}/")
+    async with site.captured(f"/simple/{content.SMALL}/", {}) as (beside, other):
+        ours = await beating(page, lambda: download_for(site, site.url(path)))
+        others = await beating(other, lambda: download_for(site, f"{beside.url}{path}"))
+    yield _p99(f"small page while 8 clients download {site.megabytes} MB: p99", ours, others, 20)
+
+    async def change() -> None:
+        for number in range(5 if site.rounds == 1 else 20):
+            await asyncio.to_thread(content.change, site.tree, number)
+            reply = await site.mirror.get(f"/simple/{content.LARGE}/", Accept=JSON, Cache_Control="no-cache")
+            assert b"-1000.%d-" % number in reply.body
+            await site.mirror.get(f"/simple/{content.LARGE}/", Accept="text/html", Accept_Encoding="gzip")
+
+    yield _p99("small page while 5,000-file pages change: p99", await beating(page, change), None, 20)
+
+
+async def beating(url: str, work: Callable[[], Awaitable[object]]) -> list[float]:
+    """How long small answers took while something was done."""
+    pulse = Pulse(url)
+    pulse.start()
+    await work()
+    return pulse.end()
+
+
+async def download_for(site: Site, url: str) -> None:
+    """Eight clients, as fast as they can, for a while."""
+    if WRK is None:
+        await asyncio.to_thread(download, url, 8)
+    else:
+        await load(url, 8, 3 * site.seconds)
+
+
+def _p99(what: str, ours: list[float], others: list[float] | None, target: float) -> Row:
+    figure = percentile(ours, 0.99) * 1e3
+    return Row(
+        what=what,
+        ours=f"{figure:.1f} ms",
+        beside=f"{percentile(others, 0.99) * 1e3:.1f} ms" if others else "",
+        figure=figure, unit="ms", target=target, better="less",
+    )  # fmt: skip
+
+
+MEASUREMENTS: Mapping[str, Callable[[Site], AsyncIterator[Row]]] = {
+    "small": small,
+    "large": large,
+    "unmodified": unmodified,
+    "files": files,
+    "cold": cold,
+    "resolve": resolve,
+    "memory": memory,
+    "start": start,
+    "latency": latency,
+}
