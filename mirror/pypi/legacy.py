@@ -26,6 +26,17 @@ _OTHER_TYPES = {
     ".rpm": "bdist_rpm",
     ".dmg": "bdist_dmg",
 }
+
+
+class _Info(msgspec.Struct):
+    version: str
+
+
+class _About(msgspec.Struct):
+    info: _Info
+
+
+_ABOUT = msgspec.json.Decoder(_About)
 _OF_ONE_VERSION = ("yanked", "yanked_reason", "requires_python", "requires_dist", "provides_extra", "dynamic")
 
 
@@ -54,6 +65,14 @@ def files_of(project: Project, version: str | None) -> list[File]:
     wanted = _spelled(project, version) if version is not None else latest_version(project)
     files = [file for file in project.files if file.version == wanted]
     return sorted(files, key=lambda file: kind_of(file.filename) != "wheel")
+
+
+def is_about(upstream: bytes, version: str) -> bool:
+    """Whether the `info` of an upstream's document is about that version."""
+    try:
+        return _same_version(_ABOUT.decode(upstream).info.version, version)
+    except (msgspec.MsgspecError, ValueError, RecursionError):
+        return False
 
 
 def legacy(

@@ -9,13 +9,14 @@ from urllib.parse import quote
 
 import msgspec
 from aiohttp import web
+from yarl import URL
 
 from mirror.answers import Answers, Content
 from mirror.auth import Reading
-from mirror.errors import Invalid, NotFound, UnknownFile
+from mirror.errors import Invalid, NotFound, Offline, UnknownFile, UpstreamProtocolError, UpstreamRefused
 from mirror.freshness import Demand
 from mirror.http import KIND, OUTCOME, REPOSITORY, demand_of, negotiate, outside
-from mirror.model import File, Page, Project
+from mirror.model import Answer, File, Page, Project
 from mirror.pypi import index, legacy, pages
 from mirror.pypi.names import canonical, safe_filename
 from mirror.repository import Repository, View
@@ -91,8 +92,8 @@ class Routes:
         written = request.match_info["project"]
         name = canonical(written)
         if written != name or not request.path.endswith("/"):
-            query = f"?{request.query_string}" if request.query_string else ""
-            raise web.HTTPMovedPermanently(f"{self._prefix}/simple/{name}/{query}")
+            query = f"?{request.rel_url.raw_query_string}" if request.query_string else ""
+            raise web.HTTPMovedPermanently(URL(f"{self._prefix}/simple/{name}/{query}", encoded=True))
         await self._reading.check(request, name)
         media_type = self._media_type(request)
         demand = demand_of(request)
@@ -126,8 +127,9 @@ class Routes:
             view = await self._repository.project(name, demand)
             files = legacy.files_of(view.project, version)
             source = next((file.source for file in files), "")
-            document = await self._repository.document(view, legacy.legacy_page(name, version), demand, source)
-            metadata = None if document else await self._metadata(view, files)
+            document = await self._legacy_document(view, legacy.legacy_page(name, version), demand, source)
+            told = not files or (document is not None and legacy.is_about(document.body, files[0].version))
+            metadata = None if told else await self._metadata(view, files)
             return self._content(
                 view,
                 "application/json",
@@ -144,6 +146,13 @@ class Routes:
         key = (self._repository.name, name, "legacy", version, base)
         return await self._answers.respond(request, key, demand, get)
 
+    async def _legacy_document(self, view: View, page: Page, demand: Demand, source: str) -> Answer | None:
+        """What upstream says in the JSON API; None where that cannot be had, as it can be derived."""
+        try:
+            return await self._repository.document(view, page, demand, source)
+        except (Offline, UpstreamRefused, UpstreamProtocolError):  # but one that fails is waited for
+            return None
+
     async def _metadata(self, view: View, files: Sequence[File]) -> bytes | None:
         """The core metadata out of one of a version's files: for want of a legacy page."""
         for file in files:
@@ -151,7 +160,7 @@ class Routes:
                 try:
                     _, opened = await self._repository.sidecar(view.project.name, file.filename)
                     return b"".join([chunk async for chunk in opened.body.read()])
-                except (NotFound, Invalid):
+                except (NotFound, Invalid, Offline):
                     continue
             if not file.url:  # an sdist of our own, whose PKG-INFO is kept
                 page = Page("metadata", file.filename)

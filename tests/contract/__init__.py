@@ -1,0 +1,1 @@
+"""What each protocol promises on the wire: what comes back, what is stored, what was asked upstream."""
