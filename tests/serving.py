@@ -47,12 +47,13 @@ class Client:
         """Ends in a slash."""
         self._session = session
 
-    async def ask(self, method: str, path: str, **headers: str) -> "Reply":
+    async def ask(self, method: str, path: str, data: Any = None, **headers: str) -> "Reply":
         """One request; `path` goes out as it is written. Header names are given with `_` for `-`."""
         named = {name.replace("_", "-"): value for name, value in headers.items()}
         url = URL(self.url + path.removeprefix("/"), encoded=True)
-        async with self._session.request(method, url, headers=named, allow_redirects=False) as response:
-            return Reply(response.status, response.headers, await response.read())
+        asking = self._session.request(method, url, data=data, headers=named, allow_redirects=False)
+        async with asking as response:
+            return Reply(response.status, response.headers, await response.read(), response.reason or "")
 
     async def get(self, path: str, **headers: str) -> "Reply":
         """`ask` with GET."""
@@ -66,8 +67,9 @@ class Client:
 class Reply:
     """An answer that was read to its end, not decompressed."""
 
-    def __init__(self, status: int, headers: Mapping[str, str], body: bytes) -> None:
+    def __init__(self, status: int, headers: Mapping[str, str], body: bytes, reason: str = "") -> None:
         self.status = status
+        self.reason = reason
         self.headers = headers
         self.body = body
 

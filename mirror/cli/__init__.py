@@ -20,6 +20,11 @@ COMMANDS = {
     "serve": "mirror.cli.serve",
     "check-config": "mirror.cli.check_config",
     "status": "mirror.cli.status",
+    "add": "mirror.cli.add",
+    "yank": "mirror.cli.yank",
+    "unyank": "mirror.cli.unyank",
+    "delete": "mirror.cli.delete",
+    "rebuild": "mirror.cli.rebuild",
     "token": "mirror.cli.token",
     "user": "mirror.cli.user",
 }

@@ -17,7 +17,7 @@ import msgspec
 
 from mirror.blobs import BlobStore
 from mirror.catalog import Catalog, Upload, UploadRow
-from mirror.errors import Conflict, Invalid, MissingBlob, UnknownFile, UnknownProject
+from mirror.errors import Conflict, Invalid, MissingBlob, NotFound, UnknownFile, UnknownProject
 from mirror.feed import Feed
 from mirror.model import Body, Format, Kept
 from mirror.uploads.records import DamagedRecord, Records
@@ -149,7 +149,7 @@ class Writer:
         return await self._change(filename, "delete", deleted=True)
 
     async def files(self, project: str, version: str = "", platform: str | None = None) -> list[str]:
-        """The names of a project's files, or of one version's. Raises UnknownProject, UnknownFile when there are none.
+        """The names of a project's files, or of one version's. Raises NotFound when there are none.
 
         `platform` narrows it to the files of one.
         """
@@ -163,7 +163,7 @@ class Writer:
             if version in ("", facts.version) and platform in (None, facts.platform):
                 names.append(row.upload.filename)
         if not names:
-            raise UnknownFile(project, version if platform in (None, "ruby") else f"{version}-{platform}")
+            raise NotFound(f"{project} has no version {version[:80]!r} of that kind here.")
         return names
 
     async def _change(self, filename: str, kind: str, **changes: object) -> Change:

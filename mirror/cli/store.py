@@ -1,0 +1,128 @@
+"""What the commands about files of our own share: the store, opened for a change beside a running server.
+
+The server notices a change by itself, within a second or so.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
+
+import click
+
+from mirror.cli.accounts import audited, settings_of
+
+if TYPE_CHECKING:
+    from mirror.config import Settings
+    from mirror.uploads import Change, Writer
+
+T = TypeVar("T")
+
+repository_option = click.option(
+    "--repository", metavar="NAME", help="Which repository; needed where several could be meant."
+)
+
+
+@asynccontextmanager
+async def opened(settings: "Settings") -> "AsyncIterator[dict[str, Writer]]":
+    """What changes the uploads of each repository, by the repository's name."""
+    from mirror.app import FORMATS
+    from mirror.blobs.local import LocalBlobs
+    from mirror.catalog import Catalog
+    from mirror.catalog.sqlite import SQLite
+    from mirror.feed import Feed
+    from mirror.uploads import Records, Writer
+
+    settings.data_dir.mkdir(parents=True, exist_ok=True)
+    database = SQLite(settings.catalog_file)
+    await database.open()
+    catalog = Catalog(database)
+    try:
+        blobs, feed = LocalBlobs(settings.data_dir), Feed(catalog.feed)
+        records = Records(settings.data_dir / "uploads")
+        yield {
+            name: Writer(name, FORMATS[one.format][0], catalog, blobs, records, feed)
+            for name, one in settings.repositories.items()
+        }
+    finally:
+        await catalog.close()
+
+
+def with_store(
+    config: Path | None, data_dir: Path | None, work: "Callable[[Settings, Mapping[str, Writer]], Awaitable[T]]"
+) -> T:
+    """The result of `work` on the store that the settings name."""
+    settings = settings_of(config, data_dir)
+
+    async def run() -> T:
+        async with opened(settings) as writers:
+            return await work(settings, writers)
+
+    return asyncio.run(run())
+
+
+def change_files(
+    config: Path | None,
+    data_dir: Path | None,
+    repository: str | None,
+    name: str,
+    version: str,
+    filename: str | None,
+    what: str,
+    change: "Callable[[Writer, str], Awaitable[Change]]",
+) -> int:
+    """Do something to the files of one version, or to one of them; says what was done. Raises Invalid, NotFound."""
+
+    async def work(settings: "Settings", writers: "Mapping[str, Writer]") -> None:
+        writer, project, files = await _find(writers, repository, name, version)
+        if filename is not None:
+            from mirror.errors import UnknownFile
+
+            if filename not in files:
+                raise UnknownFile(project, filename)
+            files = [filename]
+        for file in files:
+            done = await change(writer, file)
+            if done.serial is not None:
+                audited(what, done.serial, repository=writer.repository, project=project, filename=file)
+            click.echo(f"{what}: {file}" if done.serial is not None else f"{what}: {file} was so already")
+
+    with_store(config, data_dir, work)
+    return 0
+
+
+async def _find(
+    writers: "Mapping[str, Writer]", repository: str | None, project: str, version: str
+) -> "tuple[Writer, str, Sequence[str]]":
+    from mirror.errors import Invalid, NotFound
+
+    chosen = [writer for name, writer in writers.items() if repository in (None, name)]
+    if not chosen:
+        raise Invalid(f"--repository {repository}: none of {', '.join(writers)}.")
+    found = []
+    missing: NotFound | None = None
+    for writer in chosen:
+        wanted, platform = _spelled(writer, version)
+        try:
+            name = writer.format.canonical(project)
+            found.append((writer, name, await writer.files(name, wanted, platform)))
+        except NotFound as error:
+            missing = error
+    if len(found) > 1:
+        raise Invalid(f"{project} {version} is in {', '.join(w.repository for w, _, _ in found)}: say --repository.")
+    if not found:
+        raise missing or NotFound(f"{project} {version} was not uploaded here.")
+    return found[0]
+
+
+def _spelled(writer: "Writer", version: str) -> tuple[str, str | None]:
+    """The version as the store spells it, and the platform where the version names one."""
+    if writer.format.name == "pypi":
+        from mirror.pypi.names import canonical_version
+
+        return canonical_version(version), None
+    from mirror.rubygems.names import split_number
+
+    number, platform = split_number(version)
+    return number, platform if "-" in version else None
