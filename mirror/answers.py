@@ -147,7 +147,8 @@ class Answers:
             validity.live = False
 
     def clear(self) -> None:
-        """Nothing that is kept is valid any more."""
+        """Nothing that is kept, or is being made, is valid any more."""
+        self._changes.tell_all()
         for repository, project in list(self._of):
             self.forget(repository, project)
         self._memory.clear()

@@ -9,6 +9,7 @@ import logging
 import os
 import signal
 import sys
+import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
@@ -37,7 +38,8 @@ from mirror.lane import LaneRunner, Lanes
 from mirror.metrics import Metrics
 from mirror.model import Format
 from mirror.observe import Observer
-from mirror.policy import Versions, policy_for
+from mirror.policies import Policies
+from mirror.policy import Policy, Versions
 from mirror.pypi import FORMAT as PYPI
 from mirror.pypi import about as pypi_about
 from mirror.pypi import versions as pypi_versions
@@ -71,14 +73,21 @@ ABOUT: Mapping[str, Describing] = {"pypi": pypi_about, "rubygems": rubygems_abou
 class Mirror:
     """Everything that one process runs, made from its settings."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, clock: Callable[[], float] = time.time) -> None:
+        """`clock` says what time it is for everything that pages and policies depend on. Raises Misconfigured."""
         self.settings = settings
+        self.clock = clock
+        self.policies = Policies(
+            settings,
+            {name: FORMATS[one.format][1] for name, one in settings.repositories.items()},
+            {versions.ecosystem: format.canonical for format, versions in FORMATS.values()},
+        )
         self.database = SQLite(settings.catalog_file)
         self.catalog = Catalog(self.database)
         self.blobs = LocalBlobs(settings.data_dir)
         self.feed = Feed(self.catalog.feed)
         self.transfers = Transfers(self.blobs)
-        self.answers = Answers(settings.pages.memory)
+        self.answers = Answers(settings.pages.memory, clock)
         self.metrics = Metrics(__version__)
         self.upstreams: dict[str, Upstream] = {}
         self.records = Records(settings.data_dir / "uploads")
@@ -105,6 +114,8 @@ class Mirror:
         await self.database.open()
         await self.blobs.clean_incoming()
         await self.feed.open()
+        await self.policies.open()
+        self.policies.changed.append(self._policy_changed)
         for name, settings in self.settings.repositories.items():
             self.repositories[name] = self._repository(name, settings)
         for writer in self.writers.values():
@@ -146,15 +157,16 @@ class Mirror:
     def _repository(self, name: str, settings: RepositorySettings) -> Repository:
         format, versions = FORMATS[settings.format]
         sources = [self._source(format, name, upstream) for upstream in settings.upstreams]
-        self.writers[name] = Writer(name, format, self.catalog, self.blobs, self.records, self.feed)
+        self.writers[name] = Writer(name, format, self.catalog, self.blobs, self.records, self.feed, self.clock)
         repository = Repository(
             name,
             format,
             [Uploads(name, self.catalog, self.blobs, self.feed), *sources],
-            policy=policy_for(name, (), versions),
+            policy=self.policies.of(name),
             private=tuple(versions.pattern(pattern) for pattern in settings.private),
             union=tuple(versions.pattern(pattern) for pattern in settings.union),
             feed=self.feed,
+            clock=self.clock,
         )
         repository.changed.append(lambda project: self.answers.forget(name, project))
         if format is RUBYGEMS:
@@ -167,7 +179,7 @@ class Mirror:
         followed = []
         for source in sources:
             key = self._key(source.upstream)
-            one = self.followed.setdefault(key, Followed(source.upstream, key, self.catalog.logs))
+            one = self.followed.setdefault(key, Followed(source.upstream, key, self.catalog.logs, self.clock))
             one.guide(source)
             followed.append(one)
         return Published(
@@ -177,7 +189,12 @@ class Mirror:
             private=settings.private,
             offline=self.settings.offline,
             fresh=self.settings.ages(repository.name).fresh,
+            clock=self.clock,
         )
+
+    def _policy_changed(self, name: str, policy: Policy) -> None:
+        self.repositories[name].set_policy(policy)
+        self.answers.clear()
 
     def _key(self, upstream: Upstream) -> str:
         return next(key for key, one in self.upstreams.items() if one is upstream)
@@ -196,6 +213,7 @@ class Mirror:
             ages=ages(self.settings.ages(name)),
             page_limit=self.settings.pages.max_size,
             offline=self.settings.offline,
+            clock=self.clock,
         )
 
     def _options(self, settings: UpstreamSettings) -> UpstreamOptions:
@@ -264,7 +282,7 @@ class Mirror:
             about=ABOUT[settings.format],
             key=versions.key,
             names=names,
-            upstreams=tuple(upstream.url for upstream in settings.upstreams),
+            upstreams={upstream.url: upstream.name for upstream in settings.upstreams},
             private=tuple(versions.pattern(pattern) for pattern in settings.private),
         )
 
@@ -369,14 +387,16 @@ async def _serve(settings: Settings, ready: Callable[[Sequence[str]], None]) -> 
 
 
 @asynccontextmanager
-async def running(settings: Settings) -> AsyncIterator[tuple[Mirror, list[str]]]:
+async def running(
+    settings: Settings, clock: Callable[[], float] = time.time
+) -> AsyncIterator[tuple[Mirror, list[str]]]:
     """A mirror that listens, with its URLs; at the end of the block running answers may finish.
 
     Raises ConfigError when an address or the data directory is taken.
     """
     async with AsyncExitStack() as stack:
         stack.callback(os.close, lock(settings.data_dir))
-        mirror = Mirror(settings)
+        mirror = Mirror(settings, clock)
         await mirror.open()
         access = None
         if settings.log.access:
@@ -384,7 +404,7 @@ async def running(settings: Settings) -> AsyncIterator[tuple[Mirror, list[str]]]
             access = log.AccessLog(stream, json=log.wants_json(settings.log.format, sys.stdout))
             stack.callback(access.close)
         observer = Observer(access, mirror.metrics)
-        lanes = Lanes(observer.hit, KEEPALIVE)
+        lanes = Lanes(observer.hit, KEEPALIVE, clock)
         runner = LaneRunner(
             mirror.application(),
             lanes,
@@ -403,6 +423,8 @@ async def running(settings: Settings) -> AsyncIterator[tuple[Mirror, list[str]]]
         stack.callback(flushing.cancel)
         following = asyncio.create_task(mirror.feed.follow_others(mirror.rebuild))
         stack.callback(following.cancel)
+        looking = asyncio.create_task(mirror.policies.run())
+        stack.callback(looking.cancel)
         yield mirror, urls
 
 

@@ -272,6 +272,14 @@ class Repository:
         for name in list(self._views) if names is None else names:
             self.forget(name)
 
+    def set_policy(self, policy: Policy) -> None:
+        """From now on projects are looked at through another policy."""
+        self._policy = policy
+        self._changes.tell_all()
+        self._views.clear()
+        for project in list(self._validities):
+            self._end_validity(project)
+
     def _heard(self, source: str, project: str) -> None:
         if source in self._by_name:
             self.forget(project)

@@ -10,7 +10,8 @@ import os
 import re
 import signal
 import sys
-from collections.abc import AsyncIterator, Mapping
+import time
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -113,11 +114,13 @@ class Spawned(Client):
 
 
 @asynccontextmanager
-async def serving(data_dir: Path, repositories: Table, **settings: Any) -> AsyncIterator[Serving]:
-    """A mirror in this process, until the end of the block."""
+async def serving(
+    data_dir: Path, repositories: Table, *, clock: Callable[[], float] = time.time, **settings: Any
+) -> AsyncIterator[Serving]:
+    """A mirror in this process, until the end of the block; `clock` says what time it is for it."""
     table = {"log": {"access": False}, "limits": {"shutdown_grace": 2}} | settings
     table |= {"listen": ["127.0.0.1:0"], "data_dir": str(data_dir), "repositories": repositories}
-    async with running(Settings.model_validate(table)) as (mirror, urls), _session() as session:
+    async with running(Settings.model_validate(table), clock) as (mirror, urls), _session() as session:
         yield Serving(urls[0], session, mirror)
 
 
