@@ -92,9 +92,14 @@ class Guard:
         identity, _ = await self._verifying.run(key, lambda: self._verify(key, header, address_of(request)))
         return identity
 
+    def look_again(self) -> None:
+        """An account was changed in this process: notice it with the next request."""
+        self._looked = float("-inf")
+
     async def _notice_changes(self) -> None:
         now = self._clock()
-        if abs(now - self._looked) < NOTICED_WITHIN:  # abs: a clock set back must not make us blind
+        # The distance, not the difference: a clock that was set back must not make us blind.
+        if self._generation is not None and abs(now - self._looked) < NOTICED_WITHIN:
             return
         self._looked = now  # before waiting: one of many requests looks
         generation = await self._accounts.generation()
