@@ -118,9 +118,11 @@ def scan(size: int, until: str | None = None) -> Scan:
     """Walk over the headers of a gem of `size` bytes, as far as the member `until`. Raises Invalid."""
     members: dict[str, Member] = {}
     at = 0
+    ended = False
     while at + _BLOCK <= size:
         member = _header((yield at, at + _BLOCK), at + _BLOCK)
         if member is None:
+            ended = True
             break
         if member.kind not in {b"0", b"\0"} or "/" in member.name or member.name in {"", ".", ".."}:
             raise Invalid("The gem holds something besides plain files.")
@@ -134,6 +136,8 @@ def scan(size: int, until: str | None = None) -> Scan:
         at = member.stop
     if "metadata.gz" not in members:
         raise Invalid("The file is not a gem: it has no metadata.gz.")
+    if not ended:
+        raise Invalid("The gem is cut off.")
     return members
 
 

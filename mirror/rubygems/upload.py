@@ -187,7 +187,7 @@ class Uploading:
         who, name, user = await self._owner(request)
         if not _owns(user, name):
             grants = (*user.grants, self._grant(name))
-            await self._accounts.change_user(msgspec.structs.replace(user, grants=grants))
+            await self._give(user, grants)
             self._audit("owner", request, who, None, name, user.name)
         return web.Response(text="Owner added successfully.")
 
@@ -197,7 +197,7 @@ class Uploading:
         grants = tuple(grant for grant in user.grants if grant != self._grant(name))
         if grants == user.grants:
             raise NotFound(f"{user.name} has not been given this gem as an owner.")
-        await self._accounts.change_user(msgspec.structs.replace(user, grants=grants))
+        await self._give(user, grants)
         self._audit("owner removed", request, who, None, name, user.name)
         return web.Response(text="Owner removed successfully.")
 
@@ -210,6 +210,10 @@ class Uploading:
         if user is None:
             raise NotFound("Owner could not be found: it should be the name of a user of this mirror.")
         return who, name, user
+
+    async def _give(self, user: User, grants: tuple[Grant, ...]) -> None:
+        await self._accounts.change_user(msgspec.structs.replace(user, grants=grants))
+        self._guard.look_again()
 
     def _grant(self, name: str) -> Grant:
         return Grant(rights=OWNS, repositories=(self._writer.repository,), projects=(name,))
