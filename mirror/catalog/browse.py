@@ -47,20 +47,21 @@ class Browse:
             f" SELECT project, filename, size, used FROM files WHERE source IN ({_numbered(7, sources)}) AND {fitting}"
             " UNION ALL SELECT project, filename, size, uploaded FROM uploads"
             f" WHERE repository = $1 AND deleted = 0 AND {fitting}"
-            ") AS held GROUP BY project ORDER BY project LIMIT $6",
+            ") AS held GROUP BY project HAVING sum(CASE WHEN filename LIKE $5 ESCAPE '!' THEN 0 ELSE 1 END) > 0"
+            " ORDER BY project LIMIT $6",
             repository, after, like, unlike, f"%{_literal(sidecar)}", limit, *sources,
         )  # fmt: skip
         return [HeldProject(name=name, files=int(files), size=int(size), used=used) for name, files, size, used in rows]
 
-    async def among(self, repository: str, sources: Sequence[str], names: Sequence[str]) -> set[str]:
-        """Those of the names of which something is held."""
+    async def among(self, repository: str, sources: Sequence[str], names: Sequence[str], *, sidecar: str) -> set[str]:
+        """Those of the names of which a file is held; `sidecar` as for `held`."""
         if not names:
             return set()
-        those = f"project IN ({_numbered(2, names)})"
+        those = f"project IN ({_numbered(3, names)}) AND filename NOT LIKE $2 ESCAPE '!'"
         rows = await self._database.read(
-            f"SELECT project FROM files WHERE source IN ({_numbered(2 + len(names), sources)}) AND {those}"
+            f"SELECT project FROM files WHERE source IN ({_numbered(3 + len(names), sources)}) AND {those}"
             f" UNION SELECT project FROM uploads WHERE repository = $1 AND deleted = 0 AND {those}",
-            repository, *names, *sources,
+            repository, f"%{_literal(sidecar)}", *names, *sources,
         )  # fmt: skip
         return {name for (name,) in rows}
 
@@ -70,7 +71,8 @@ class Browse:
         """Names of projects whose pages are stored, held or not; arguments as for `held`."""
         rows = await self._database.read(
             f"SELECT DISTINCT name FROM pages WHERE source IN ({_numbered(5, sources)})"
-            " AND kind = 'project' AND found = 1 AND name > $1 AND name LIKE $2 ESCAPE '!' AND ($3 = '' OR name NOT LIKE $3 ESCAPE '!')"
+            " AND kind = 'project' AND found = 1"
+            " AND name > $1 AND name LIKE $2 ESCAPE '!' AND ($3 = '' OR name NOT LIKE $3 ESCAPE '!')"
             " ORDER BY name LIMIT $4",
             after, like, unlike, limit, *sources,
         )  # fmt: skip

@@ -82,7 +82,8 @@ class Shelf(msgspec.Struct, frozen=True, kw_only=True):
     key: Callable[[str], tuple[object, ...]]
     """Sorts versions."""
     names: Callable[[], Awaitable[KnownNames]]
-    upstreams: tuple[URL, ...] = ()
+    upstreams: Mapping[URL, str] = {}
+    """Address → what the configuration calls it."""
     private: tuple[str, ...] = ()
     """Patterns of names that no upstream is asked for."""
 
@@ -97,6 +98,11 @@ class Shelf(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def sources(self) -> tuple[str, ...]:
         return tuple(source.name for source in self.repository.sources)
+
+    @property
+    def called(self) -> Mapping[str, str]:
+        """What people call a source, by its name."""
+        return {str(url): name for url, name in self.upstreams.items()}
 
     @property
     def sidecar(self) -> str:
@@ -202,7 +208,7 @@ class Browsing:
         known = await self._browse.known(shelf.sources, like=like, unlike=unlike, after=after, limit=AT_ONCE)
         listed = await self._listed(shelf, sought, tier.begins, after)
         names = sorted({*known, *listed})[:AT_ONCE]
-        held_too = await self._browse.among(shelf.name, shelf.sources, names)
+        held_too = await self._browse.among(shelf.name, shelf.sources, names, sidecar=shelf.sidecar)
         return names, [
             Row(tier=number, repository=shelf.name, format=shelf.format, name=name)
             for name in names

@@ -9,7 +9,7 @@ from mirror.statistics import Span
 from mirror.web.views import count, share, size
 
 WIDTH, HEIGHT = 720.0, 180.0
-_BOTTOM, _TOP = 22.0, 8.0
+_BOTTOM, _TOP, _LEFT = 22.0, 8.0, 52.0
 _GAP = 0.28
 
 
@@ -55,24 +55,25 @@ class Plot(msgspec.Struct, frozen=True, kw_only=True):
     width: float = WIDTH
     height: float = HEIGHT
     base: float = HEIGHT - _BOTTOM
+    left: float = _LEFT
 
 
 def plot(spans: Sequence[Span], hours: int) -> Plot | None:
     """Bytes by span, stacked; None where nothing was answered yet."""
     top = max((span.saved + span.fetched for span in spans), default=0)
-    if not top:
+    if top <= 0:
         return None
     ceiling = _ceiling(top)
-    step = WIDTH / len(spans)
+    step = (WIDTH - _LEFT) / len(spans)
     height = HEIGHT - _BOTTOM - _TOP
     bars = []
     for number, span in enumerate(spans):
-        saved, fetched = height * span.saved / ceiling, height * span.fetched / ceiling
+        saved, fetched = (height * max(0, part) / ceiling for part in (span.saved, span.fetched))
         base = HEIGHT - _BOTTOM
         when = _written(span.start, hours)
         bars.append(
             Bar(
-                x=round(number * step + step * _GAP / 2, 2),
+                x=round(_LEFT + number * step + step * _GAP / 2, 2),
                 width=round(step * (1 - _GAP), 2),
                 saved_y=round(base - saved, 2),
                 saved_height=round(saved, 2),
@@ -88,7 +89,7 @@ def plot(spans: Sequence[Span], hours: int) -> Plot | None:
         )
     every = max(1, len(spans) // 6)
     ticks = [
-        Tick(round((number + 0.5) * step, 2), _written(spans[number].start, hours))
+        Tick(round(_LEFT + (number + 0.5) * step, 2), _written(spans[number].start, hours))
         for number in range(every // 2, len(spans), every)
     ]
     rules = [Rule(round(HEIGHT - _BOTTOM - height * part, 2), size(int(ceiling * part))) for part in (0.5, 1.0)]

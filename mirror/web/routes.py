@@ -158,7 +158,7 @@ class Pages:
                     "root": (root := base.with_path(f"{shelf.mount.rstrip('/')}/")),
                     "lines": clients.python_lines(root)
                     if shelf.format == "pypi"
-                    else clients.ruby_lines(root, shelf.upstreams),
+                    else clients.ruby_lines(root, list(shelf.upstreams)),
                     "uploads": clients.python_upload_lines(root)
                     if shelf.format == "pypi"
                     else clients.ruby_upload_lines(root),
@@ -284,7 +284,7 @@ class Pages:
     async def state(self, request: web.Request) -> web.StreamResponse:
         """Upstreams, transfers, tokens: for administrators, and for everyone where nobody has an account."""
         identity = await self._guard.identify(request)
-        admin = any(self._guard.scope(identity, "admin", name).everything for name in self._shelves)
+        admin = self._administers(identity)
         if not admin and await self._has_accounts():
             await self._guard.require(request, "admin", next(iter(self._shelves)), "*")
         return await self._page(
@@ -325,6 +325,7 @@ class Pages:
             "who": "",
             "can_sign_in": plain.status in (401, 404) and await self._has_accounts(),
             "query": "",
+            "sees_state": False,
             "version": self._version,
             "now": self._clock(),
         }
@@ -342,16 +343,23 @@ class Pages:
             identity = await self._guard.identify(request)
         except Unauthorized:  # of a page that everyone may read
             identity = ANONYMOUS
+        accounts = await self._has_accounts()
         common = {
             "who": str(identity) if identity.known else "",
-            "can_sign_in": not identity.known and await self._has_accounts(),
+            "can_sign_in": not identity.known and accounts,
+            "sees_state": not accounts or self._administers(identity),
             "query": "",
             "version": self._version,
             "now": self._clock(),
         }
         return page(request, template, common | values)
 
+    def _administers(self, identity: Identity) -> bool:
+        """Whether somebody may do everything in some repository."""
+        return any(self._guard.scope(identity, "admin", name).everything for name in self._shelves)
+
     async def _has_accounts(self) -> bool:
+        """Whether anybody can be an administrator: as long as nobody can, everybody sees the state of the mirror."""
         return self._closed or bool(await self._accounts.tokens() or await self._accounts.users())
 
     async def _scopes(self, request: web.Request) -> dict[str, Scope]:

@@ -30,7 +30,8 @@ def size(number: int | None) -> str:
         if amount < 999.5:
             break
         amount, unit = amount / 1000, larger
-    return f"{amount:.0f} {unit}" if unit == "B" or amount >= 100 else f"{amount:.1f} {unit}"
+    written = f"{amount:.0f}" if unit == "B" or amount >= 100 else f"{amount:.1f}".removesuffix(".0")
+    return f"{written} {unit}"
 
 
 def count(number: int) -> str:
@@ -274,6 +275,11 @@ def _version_row(
 
 _DOINGS = {
     "page": "page changed",
+    "project": "page changed",
+    "names": "list of names changed",
+    "legacy": "document changed",
+    "release": "document changed",
+    "provenance": "provenance changed",
     "removed": "gone upstream",
     "file": "file kept",
     "sidecar": "metadata kept",

@@ -140,7 +140,7 @@ async def month(mirror: Serving) -> None:
     """Thirty days of figures behind it."""
     hour = int(time.time() // 3600)
     for day in range(1, 30):
-        busy = 1.0 + 0.6 * math.sin(day * 1.7) - (0.75 if day % 7 in (2, 3) else 0)
+        busy = 1.0 + 0.35 * math.sin(day * 1.7) - (0.55 if day % 7 in (2, 3) else 0)
         hits = int(2400 * busy)
         await mirror.mirror.catalog.counters.add(
             {
