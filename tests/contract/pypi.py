@@ -1,5 +1,6 @@
 """What the suites of the PyPI protocol share: a mirror of one simulated index, and what it has stored."""
 
+import asyncio
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -53,6 +54,12 @@ async def stored(mirror: Serving, simulator: Simulator, kind: str, name: str = "
     """The raw body that is stored of an upstream's page."""
     answer = await mirror.mirror.catalog.pages.answer(simulator.simple_url, Page(kind, name))
     return answer.body if answer else None
+
+
+async def settled(mirror: Serving) -> None:
+    """Wait until no transfer runs."""
+    while mirror.mirror.transfers.active():  # noqa: ASYNC110  # what tests wait for has no event of its own
+        await asyncio.sleep(0.01)
 
 
 def is_sentence(reply: Reply) -> bool:
