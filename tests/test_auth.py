@@ -21,7 +21,7 @@ from mirror.catalog.sqlite import SQLite
 from mirror.errors import Conflict, Forbidden, Invalid, MirrorError, Unauthorized, UnknownProject
 from mirror.model import Grant, Names, Right
 from mirror.pypi.versions import pattern as python_pattern
-from tests.builders import wheel
+from tests.builders import gem, wheel
 from tests.serving import repositories, serving
 from tests.simulator import Simulator
 
@@ -653,3 +653,41 @@ async def test_a_closed_repository_asks_every_stranger_for_credentials(simulator
         for shown in (basic("__token__", TOKEN), f"Bearer {TOKEN}", TOKEN):
             assert (await mirror.get("/simple/six/", Authorization=shown)).status == 200
             assert (await mirror.get("/simple/none/", Authorization=shown)).status == 404
+
+
+async def test_a_hidden_gem_shows_nowhere(simulator: Simulator, tmp_path: Path) -> None:
+    for name in ("secret-a", "open-b"):
+        simulator.rubygems.push(gem(name, "1.0"))
+    auth = {
+        "rules": [{"repositories": ["rubygems"], "projects": ["secret-*"], "read": ["@team"]}],
+        "users": {"rita": {"password_hash": HASH, "groups": ["team"]}},
+    }
+    rita = basic("rita", PASSWORD)
+    of_the_gem = [
+        "/info/secret-a",
+        "/gems/secret-a-1.0.gem",
+        "/quick/Marshal.4.8/secret-a-1.0.gemspec.rz",
+        "/api/v1/gems/secret-a.json",
+        "/api/v1/versions/secret-a.json",
+        "/api/v2/rubygems/secret-a/versions/1.0.json",
+    ]
+    of_all = [
+        "/versions",
+        "/names",
+        "/api/v1/search.json?query=secret",
+        "/specs.4.8",
+        "/api/v1/versions/secret-a/latest.json",
+    ]
+    async with serving(tmp_path / "data", repositories(simulator), auth=auth) as mirror:
+        for path in of_the_gem:
+            assert (await mirror.get(path, Authorization=rita)).status == 200, path
+            hidden, missing = await mirror.get(path), await mirror.get(path.replace("secret-a", "secret-none"))
+            assert (hidden.status, missing.status) == (404, 404), path
+            assert hidden.text.replace("secret-a", "secret-none") == missing.text
+        for path in of_all:
+            shown = await mirror.get(path, Authorization=rita)
+            strangers = await mirror.get(path)
+            assert (shown.status, strangers.status) == (200, 200), path
+            assert (b"secret-a" in shown.body, b"secret-a" in strangers.body) == ("latest" not in path, False), path
+        unknown = await mirror.get("/api/v1/versions/secret-none/latest.json")
+        assert (await mirror.get("/api/v1/versions/secret-a/latest.json")).body == unknown.body

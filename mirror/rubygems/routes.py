@@ -289,6 +289,7 @@ class Routes:
         """One gem as JSON: in its source's words where it has any, else from what is known."""
         self._note(request, "page")
         name = canonical(request.match_info["gem"])
+        await self._reading.check(request, name)
         demand = demand_of(request)
 
         async def get(demand: Demand) -> Content:
