@@ -1,7 +1,7 @@
 """What the suites of the PyPI protocol share: a mirror of one simulated index, and what it has stored."""
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -56,10 +56,19 @@ async def stored(mirror: Serving, simulator: Simulator, kind: str, name: str = "
     return answer.body if answer else None
 
 
+async def eventually(true: Callable[[], Awaitable[bool]]) -> None:
+    """Wait for what has no event of its own; pytest's time limit ends the waiting."""
+    while not await true():  # noqa: ASYNC110
+        await asyncio.sleep(0.01)
+
+
 async def settled(mirror: Serving) -> None:
     """Wait until no transfer runs."""
-    while mirror.mirror.transfers.active():  # noqa: ASYNC110  # what tests wait for has no event of its own
-        await asyncio.sleep(0.01)
+
+    async def idle() -> bool:
+        return not mirror.mirror.transfers.active()
+
+    await eventually(idle)
 
 
 def is_sentence(reply: Reply) -> bool:
