@@ -176,7 +176,9 @@ class Answers:
         answer = self._memory.get(key)
         if answer is not None and answer.revision == content.revision:
             return answer
-        return Answer(content, await asyncio.to_thread(content.render) if content.heavy else content.render())
+        if content.heavy:
+            return await asyncio.to_thread(lambda: Answer(content, content.render()))
+        return Answer(content, content.render())
 
     def _keep(self, key: Key, answer: Answer, content: Content) -> None:
         answer.word = content.outcome if content.outcome in ("offline", "stale") else "hit"

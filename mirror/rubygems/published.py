@@ -16,6 +16,7 @@ import math
 import time
 from collections.abc import Callable, Collection, Iterable, Sequence
 from datetime import UTC, datetime
+from functools import partial
 
 import msgspec
 
@@ -115,7 +116,8 @@ class Published:
     async def _read(self) -> None:
         stored = await self._logs.read(self._log_name)
         if stored:
-            self.log = await asyncio.to_thread(PublishedLog.from_bytes, stored)
+            # Compressing takes as long as all the rest, and nobody has to wait for it.
+            self.log = await asyncio.to_thread(partial(PublishedLog.from_bytes, stored, packed=False))
         for line in (await self._logs.read(self._own_name)).splitlines():
             name, own = msgspec.json.decode(line, type=tuple[str, Own | None])
             if own is None:
@@ -129,8 +131,19 @@ class Published:
         await reading
         await asyncio.gather(*(one.open() for one in self.followed))
         if self.log is not None:
+            async with self._publishing:
+                self.log = await asyncio.to_thread(self.log.packed)
             await self.publish()  # a crash may have come between an upstream's change and ours
         self._opening = None
+
+    async def _share(self, log: PublishedLog) -> None:
+        """Let the upstreams' maps be made of the log's names and entries, as far as they are equal."""
+        for one in self.followed:
+            known = one.map
+            if known is not None:
+                shared = await asyncio.to_thread(known.sharing, log.map)
+                if one.map is known:
+                    one.map = shared
 
     async def close(self) -> None:
         """Stop what runs behind."""
@@ -201,6 +214,8 @@ class Published:
             if self.log is None or self.log.size > 2 * wanted.size + SLACK:
                 return await self._begin(wanted)
             log, tail = await asyncio.to_thread(self.log.updated, wanted)
+            if not tail:
+                await self._share(log)
         else:
             own = {name: self._own[name] for name in names if name in self._own}
             wanted = self._wanted([one.only(names) for one in maps], own)
@@ -212,14 +227,18 @@ class Published:
         if await self._logs.chunks(self._log_name) > MOST_CHUNKS:
             await self._logs.replace(self._log_name, [log.slice()])
         self.log, self.changed_at = log, self._clock()
+        if names is None:
+            await self._share(log)
         return tail
 
     async def _begin(self, wanted: VersionsMap) -> bytes:
         """Write the log anew, in its shortest form."""
         log = await asyncio.to_thread(PublishedLog.begin, wanted, datetime.fromtimestamp(self._clock(), UTC))
-        await self._logs.replace(self._log_name, [log.slice()])
+        content = log.slice()
+        await self._logs.replace(self._log_name, [content])
         self.log, self.changed_at = log, self._clock()
-        return log.slice()
+        await self._share(log)
+        return content
 
     def _known_maps(self) -> list[VersionsMap] | None:
         """What the upstreams list, in their order; None when nothing may be concluded from what is known.

@@ -7,14 +7,14 @@ Pushing and yanking are in `upload.py`.
 import asyncio
 import re
 import zlib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
 from typing import get_args
 
 from aiohttp import web
 
-from mirror.answers import SMALL, Answer, Answers, Content
+from mirror.answers import IN_LOOP, SMALL, Answer, Answers, Content
 from mirror.auth import Reading, Scope
 from mirror.errors import Invalid, NotFound, UnknownFile, UnknownProject, UpstreamError
 from mirror.freshness import Demand
@@ -93,13 +93,17 @@ class Routes:
                     request, "versions", log, readable, lambda known: index.render_versions(known, _EPOCH)
                 ),
             )
+
+        async def packed() -> Sequence[bytes]:
+            return log.gzip_chunks
+
         return await _compact(
             request,
             etag=log.etag,
             digests=log.digest_headers(),
             size=log.size,
             pieces=log.pieces,
-            packed=lambda: (log.gzip_size, log.gzip_chunks),
+            packed=packed if log.gzip_chunks else None,
             outcome=self._published.outcome,
         )
 
@@ -134,9 +138,10 @@ class Routes:
     async def _page(self, request: web.Request, answer: Answer, outcome: Outcome) -> web.StreamResponse:
         body = answer.bodies["identity"]
 
-        def packed() -> tuple[int, Iterable[Piece]]:
-            content = answer.packed("gzip")
-            return len(content), [content]
+        async def packed() -> Sequence[bytes]:
+            if len(body) <= IN_LOOP or "gzip" in answer.bodies:
+                return [answer.packed("gzip")]
+            return [await asyncio.to_thread(answer.packed, "gzip")]
 
         return await _compact(
             request,
@@ -347,12 +352,12 @@ async def _compact(
     digests: dict[str, str],
     size: int,
     pieces: Callable[[int, int], Iterable[Piece]],
-    packed: Callable[[], tuple[int, Iterable[Piece]]] | None,
+    packed: Callable[[], Awaitable[Sequence[bytes]]] | None,
     outcome: Outcome,
 ) -> web.StreamResponse:
     """An answer of the compact index: conditions and ranges as every generation of its clients bears them.
 
-    `pieces` gives the identity bytes of a range, `packed` the length and the bytes of the whole in gzip.
+    `pieces` gives the identity bytes of a range, `packed` the whole in gzip.
     """
     request[OUTCOME] = outcome
     headers = [
@@ -379,9 +384,9 @@ async def _compact(
     # With Range, never compressed (rule 3).
     coding = choose_encoding(request.headers.get("Accept-Encoding", ""), ("gzip",))
     if packed is not None and coding == "gzip" and "Range" not in request.headers:
-        length, content = packed()
+        content = await packed()
         headers.append(("Content-Encoding", "gzip"))
-        return await _write(request, 200, headers, length, lambda: content)
+        return await _write(request, 200, headers, sum(map(len, content)), lambda: content)
     return await _write(request, 200, headers, size, lambda: pieces(0, size))
 
 

@@ -33,8 +33,12 @@ class Walk:
     async def sees(self, line: str) -> None:
         """Wait until the mirror says this last, as it finds out when somebody asks."""
         async with asyncio.timeout(20):
-            while not (await self.mirror.get("versions", Cache_Control="no-cache")).text.endswith(f"\n{line}\n"):
-                await asyncio.sleep(0.3)  # noqa: ASYNC110  the mirror is another process
+            while not await self._says_last(line):  # noqa: ASYNC110  the mirror is another process
+                await asyncio.sleep(0.3)
+
+    async def _says_last(self, line: str) -> bool:
+        body = (await self.mirror.get("versions", Cache_Control="no-cache")).text
+        return body.endswith(f"\n{line}\n")
 
     async def lock(self, step: str) -> tuple[set[str], int]:
         """`bundle lock --update`: what is locked, and the bytes of /versions that travelled for it."""
