@@ -141,6 +141,7 @@ class CachedUpstream:
         self._asking: SingleFlight[Page, PageRow] = SingleFlight()
         self._overdue: set[Page] = set()
         """Pages that upstream has been asked for longer than a client with a stored one is let wait."""
+        self._opening: SingleFlight[tuple[str, str, str | None], Opened] = SingleFlight()
         self._making: SingleFlight[tuple[str, str], Opened] = SingleFlight()
 
     # Pages
@@ -358,6 +359,13 @@ class CachedUpstream:
     # Files
 
     async def open(self, project: str, file: File) -> Opened:
+        # In one flight also what is looked up before: a transfer that runs keeps the loop busy, and who asked with the
+        # first one would wait for the catalog behind its bytes.
+        key = (project, file.filename, file.sha256)
+        opened, joined = await self._opening.run(key, lambda: self._open(project, file))
+        return Opened(opened.body, "joined") if joined and opened.outcome == "miss" else opened
+
+    async def _open(self, project: str, file: File) -> Opened:
         held = await self._held_file(project, file)
         if held:
             return Opened(held, "offline" if self._offline else "hit")
@@ -466,6 +474,7 @@ class CachedUpstream:
 
     async def close(self) -> None:
         await self._asking.close()
+        await self._opening.close()
         await self._making.close()
 
 
