@@ -123,8 +123,7 @@ class Published:
             if own is None:
                 self._own.pop(name, None)
             else:
-                # Whatever the page depends on may have changed while nobody looked.
-                self._own[name] = msgspec.structs.replace(own, until=0.0)
+                self._own[name] = own  # to be looked at: what the page depends on may have changed meanwhile
         self._next_look = 0.0 if self._own else math.inf
 
     async def _open(self, reading: asyncio.Task[None]) -> None:
@@ -302,11 +301,11 @@ class Published:
         """
         return await self._say(name, Own(tuple(versions), pages.revision(body)))
 
-    async def reconsider(self, names: Iterable[str]) -> None:
+    async def reconsider(self, names: Iterable[str], demand: Demand = Demand.ANY) -> None:
         """Look at the pages of these gems again, and let the log say what they show now."""
         for name in names:
             try:
-                await self.page(name, Demand.ANY)
+                await self.page(name, demand)
             except NotFound:
                 await self._say(name, None)
             except MirrorError as error:
@@ -327,7 +326,9 @@ class Published:
         if own is not None and own.says(known):
             self._look_at(name, own)
             return b""
-        await self._logs.append(self._own_name, msgspec.json.encode((name, own)) + b"\n")
+        # Without the moment, which may be infinite (JSON has no word for it), and counts for nothing after a restart.
+        kept = None if own is None else msgspec.structs.replace(own, until=0.0)
+        await self._logs.append(self._own_name, msgspec.json.encode((name, kept)) + b"\n")
         if own is None:
             self._own.pop(name, None)
         else:
@@ -347,7 +348,7 @@ class Published:
         now = self._clock()
         due = [name for name, own in self._own.items() if own.until <= now]
         self._next_look = min((own.until for own in self._own.values() if own.until > now), default=math.inf)
-        await self.reconsider(due)
+        await self.reconsider(due, Demand.USUAL)  # what upstream lists may have changed: an older page would say less
 
     def _listed_upstream(self, name: str) -> Own | None:
         """What the first upstream that lists a gem lists."""
