@@ -269,7 +269,7 @@ async def test_status_and_health_say_how_it_goes(simulator: Simulator, tmp_path:
     assert said["projects"] == "1"
     assert said["files"] == "1"
     assert said["bytes held"] == f"{thing.size / 1000:.1f} kB"
-    assert said["hit"] == "2 (50%)"
-    assert said["miss"] == "1 (25%)"
+    assert said["hit"] == "2 (67%)"
+    assert said["miss"] == "1 (33%)"
     (upstream,) = [value for name, value in said.items() if name.startswith("upstream")]
     assert "cannot be reached" in upstream
