@@ -56,6 +56,7 @@ from mirror.uploads import Records, Uploads, Writer
 from mirror.upstream import Credentials, Upstream, UpstreamOptions
 from mirror.web.browsing import Describing, KnownNames, Shelf, stored_names
 from mirror.web.routes import Pages
+from mirror.witness import Witness
 
 logger = logging.getLogger(__name__)
 
@@ -108,6 +109,7 @@ class Mirror:
             users=users_of(settings.auth),
             tokens=tokens_of(settings.auth),
         )
+        self.witness = Witness(self.guard, self.catalog.removed, clock)
 
     async def open(self) -> None:
         """Open the catalog, clean up what a crash left behind, and make the repositories."""
@@ -147,7 +149,12 @@ class Mirror:
     def _behind(self, work: Coroutine[None, None, None]) -> None:
         task = asyncio.create_task(work)
         self._running.add(task)
-        task.add_done_callback(self._running.discard)
+        task.add_done_callback(self._ended)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        self._running.discard(task)
+        if not task.cancelled() and (error := task.exception()):
+            logger.error("work behind the requests failed: %s", error, exc_info=error)
 
     async def rebuild(self) -> None:
         """Make the uploads again in a catalog that has been replaced."""
@@ -237,7 +244,7 @@ class Mirror:
 
     def application(self) -> web.Application:
         """The routes of all repositories, and our own below `/-/`."""
-        app = web.Application(middlewares=[errors], client_max_size=1 << 20)
+        app = web.Application(middlewares=[errors, self.witness.middleware()], client_max_size=1 << 20)
         for name, repository in self.repositories.items():
             mount = self.settings.repositories[name].mount
             if name in self.published:

@@ -52,6 +52,8 @@ OUTCOME = web.RequestKey("outcome", str)
 """Where a handler leaves the word of X-Mirror-Cache for the log and the metrics."""
 KIND = web.RequestKey("kind", str)
 """Where a handler leaves what it serves: page, file, sidecar, index, upload, other."""
+REMOVED = web.RequestKey("removed", tuple[str, str, str])
+"""Where a handler leaves source, project and name of the file, when upstream has taken back what it serves."""
 REPOSITORY = web.RequestKey("repository", str)
 """Where a handler leaves the name of its repository."""
 

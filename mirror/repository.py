@@ -43,6 +43,10 @@ class View(msgspec.Struct, frozen=True, kw_only=True):
     """Every file that may be fetched by its direct URL: the visible and the hidden ones, by name."""
     withheld: Mapping[str, Verdict]
     """File name → why it is not shown."""
+    removed: frozenset[str]
+    """Names of files that upstream has taken back; those that may be fetched are in `files`."""
+    gone: bool
+    """No source has the project any more: only removed files are left."""
     sources: tuple[str, ...]
     """The sources that contributed, the winning one first."""
     revision: str
@@ -89,6 +93,13 @@ class Repository:
 
     async def project(self, name: str, demand: Demand = Demand.USUAL) -> View:
         """A project by its canonical name. Raises UnknownProject, Unavailable, UpstreamError."""
+        view = await self._project(name, demand)
+        if view.gone and not view.project.files:
+            raise UnknownProject(name)
+        return view
+
+    async def _project(self, name: str, demand: Demand) -> View:
+        """As `project`, and what is left of a project that is gone."""
         view = self._views.get(name)
         if view is not None and demand is not Demand.NOW and self._clock() < view.until:
             return view if view.outcome in ("hit", "offline") else msgspec.structs.replace(view, outcome="hit")
@@ -121,7 +132,8 @@ class Repository:
                     "%s: %s is shown from %s, and %s offers other bytes under that name",
                     name, clash.filename, clash.source, clash.other_source,
                 )  # fmt: skip
-            decided = apply(self._policy, merged.project, now)
+            removed = _removed(found.values())
+            decided = apply(self._policy, merged.project, now, removed=removed)
             files = {file.filename: file for file in decided.project.files}
             files |= {
                 filename: verdict.file for filename, verdict in decided.withheld.items() if verdict.state == "hidden"
@@ -130,6 +142,8 @@ class Repository:
                 project=decided.project,
                 files=files,
                 withheld=decided.withheld,
+                removed=removed if decided.project.status != "quarantined" else frozenset(files),
+                gone=all(listing.gone for listing in found.values()),
                 sources=tuple(dict.fromkeys(file.source for file in merged.project.files)),
                 revision="",
                 until=min(until, decided.changes_at or math.inf),
@@ -153,11 +167,12 @@ class Repository:
     async def _gather(self, name: str, demand: Demand) -> dict[str, Listing]:
         """Source → what it says, in their order: the first that has the project, or all of them for a union."""
         found: dict[str, Listing] = {}
+        left: dict[str, Listing] = {}
         unknown: Exception = UnknownProject(name)
         union = matches(self._union, name)
         for source in self._asked(name):
             try:
-                found[source.name] = await source.project(name, demand)
+                listing = await source.project(name, demand)
             except UnknownProject:
                 continue
             except Offline as error:
@@ -169,11 +184,12 @@ class Repository:
                     raise
                 unknown = error
                 continue
-            if not union:
+            (left if listing.gone and not union else found)[source.name] = listing
+            if found and not union:
                 break
-        if not found:
+        if not found and not left:
             raise unknown
-        return found
+        return found or dict([next(iter(left.items()))])
 
     def _asked(self, name: str) -> Sequence[Source]:
         if matches(self._private, name):
@@ -210,9 +226,9 @@ class Repository:
         known = self._views.get(project)
         if known is not None and filename in known.files and self._clock() < known.decided_until:
             return known.files[filename]
-        view = await self.project(project, Demand.ANY)
+        view = await self._project(project, Demand.ANY)
         if filename not in view.files and filename not in view.withheld:
-            view = await self.project(project, Demand.USUAL)  # it may be newer than the page
+            view = await self._project(project, Demand.USUAL)  # it may be newer than the page
         file = view.files.get(filename)
         if file is not None:
             return file
@@ -231,6 +247,11 @@ class Repository:
                 self._validities.pop(next(iter(self._validities))).live = False
             validity = self._validities[project] = Validity(view.decided_until)
         return validity
+
+    def removed(self, project: str, filename: str) -> bool:
+        """Whether a file that was just opened is one that upstream has taken back."""
+        view = self._views.peek(project)
+        return view is not None and filename in view.removed
 
     async def open(self, project: str, filename: str) -> tuple[File, Opened]:
         """The bytes of a file. Raises NotFound, Blocked, Unavailable, UpstreamError."""
@@ -283,12 +304,25 @@ class Repository:
     def _heard(self, source: str, project: str) -> None:
         if source in self._by_name:
             self.forget(project)
+            if self._by_name[source].local:
+                self.forget("")  # an upload is on the list of names before it is answered
 
     async def close(self) -> None:
         """Stop what runs behind."""
         await self._viewing.close()
         for source in self.sources:
             await source.close()
+
+
+def _removed(listings: Iterable[Listing]) -> frozenset[str]:
+    """The files that are removed wherever they were listed."""
+    listings = list(listings)
+    removed = frozenset[str]().union(*(listing.removed for listing in listings))
+    if not removed or len(listings) == 1:
+        return removed
+    return removed.difference(
+        file.filename for one in listings for file in one.project.files if file.filename not in one.removed
+    )
 
 
 def _worst(outcomes: Sequence[Outcome]) -> Outcome:

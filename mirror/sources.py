@@ -8,7 +8,7 @@ its page promises, so bytes that came in any other way (an import, another upstr
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Protocol, TypeVar
 
 import msgspec
@@ -17,6 +17,7 @@ from mirror.blobs import BlobStore, Held
 from mirror.catalog import Catalog, HeldFile, PageRow
 from mirror.errors import (
     Invalid,
+    MirrorError,
     MissingBlob,
     NotFound,
     Offline,
@@ -31,6 +32,7 @@ from mirror.flight import SingleFlight
 from mirror.freshness import Ages, Decision, Demand, Stamp, decide, fresh_until, stands_in
 from mirror.memory import Memory
 from mirror.model import Answer, Ask, Body, File, Format, Names, Outcome, Page, Project
+from mirror.removals import Removals
 from mirror.transfer import Transfers
 from mirror.upstream import Upstream
 
@@ -54,6 +56,10 @@ class Listing(msgspec.Struct, frozen=True):
     """Equal revisions, equal projects."""
     until: float
     outcome: Outcome
+    removed: frozenset[str] = frozenset()
+    """Names of files of the project that we hold and the source lists no more."""
+    gone: bool = False
+    """The source has no such project any more: all of its files are removed ones."""
 
 
 class NameListing(msgspec.Struct, frozen=True):
@@ -135,6 +141,7 @@ class CachedUpstream:
         self._clock = clock
         self._rows: Memory[Page, PageRow] = Memory(20_000)
         self._projects: Memory[Page, tuple[str, Project]] = Memory(REMEMBERED_FILES)
+        self._removals = Removals(self.name, catalog, feed)
         self._names: tuple[str, Names] | None = None
         self._held: Memory[tuple[str, str], HeldFile] = Memory(20_000)
         self._lagging: Memory[Page, tuple[str, float]] = Memory(1000)
@@ -148,18 +155,52 @@ class CachedUpstream:
 
     async def project(self, name: str, demand: Demand = Demand.USUAL) -> Listing:
         page = Page("project", name)
+        until = self._clock() + LAG
+        outcome: Outcome = "offline" if self._offline else "stale"
         try:
             row, outcome = await self._page(page, demand)
-            if not row.stamp.found:
-                raise UnknownProject(name)
-            project = await self._parsed(page, row)
+            until = self._until(page, row, outcome)
+            if row.stamp.found:
+                project = await self._parsed(page, row)
+                return self._listing(name, project, await self._removals.of(name), row.stamp.revision, until, outcome)
+            missing: MirrorError = UnknownProject(name)
         except NotFound:
-            raise UnknownProject(name) from None
+            missing = UnknownProject(name)
+        except Offline as error:
+            missing = error
         except UpstreamUnavailable as error:
             known = self._rows.get(page)
             error.last_known_missing = known is not None and not known.stamp.found
-            raise
-        return Listing(project, row.stamp.revision, self._until(page, row, outcome), outcome)
+            if not error.last_known_missing:
+                raise
+            missing = error
+        removed = await self._removals.of(name)
+        if not removed:
+            raise missing
+        return self._listing(name, None, removed, "", until, outcome)
+
+    def _listing(
+        self,
+        name: str,
+        project: Project | None,
+        removed: Sequence[File],
+        revision: str,
+        until: float,
+        outcome: Outcome,
+    ) -> Listing:
+        """A project with what is left of its removed files."""
+        listed = {file.filename for file in project.files} if project and removed else set()
+        left = tuple(
+            msgspec.structs.replace(file, source=self.name) for file in removed if file.filename not in listed
+        )
+        whole = project or Project(name=name)
+        if left:
+            files = (*whole.files, *left)
+            versions = dict.fromkeys((*whole.versions, *(file.version for file in left)))
+            whole = msgspec.structs.replace(whole, files=files, versions=tuple(versions))
+            # The same page can leave other files behind than it did before.
+            revision = "\0".join((revision, *(file.filename for file in left)))
+        return Listing(whole, revision, until, outcome, frozenset(f.filename for f in left), project is None)
 
     async def names(self, demand: Demand = Demand.USUAL) -> NameListing:
         page = Page("names")
@@ -285,6 +326,9 @@ class CachedUpstream:
         stamp = Stamp(now, True, self._format.revision(answer.body))
         if page.kind == "project":
             project = await _off_loop(answer, lambda: self._format.parse(page, answer))
+            old = await self._row(page)
+            if old is None or not old.stamp.found or old.stamp.revision != stamp.revision:
+                await self._removals.compare(page.name, await self._before(page), project, now)
             self._remember(page, stamp.revision, project)
         elif page.kind == "names":
             names = await _off_loop(answer, lambda: self._format.parse_names(answer))
@@ -309,12 +353,28 @@ class CachedUpstream:
 
     async def _gone(self, page: Page, row: PageRow | None) -> PageRow:
         now = self._clock()
+        if page.kind == "project" and row and row.stamp.found:
+            await self._removals.compare(page.name, await self._before(page), None, now)
         serial = await self._catalog.pages.miss(self.name, page, now)
         gone = self._keep(page, PageRow(stamp=Stamp(now, False)))
         if row and row.stamp.found:
             logger.warning("%s no longer has the page %s %s", self.upstream.name, page.kind, page.name)
             self._feed.changed(serial, self.name, page.name)
         return gone
+
+    async def _before(self, page: Page) -> Project | None:
+        """What the stored page of a project lists; None when there is none that can be read."""
+        row = await self._row(page)
+        if row is None or not row.stamp.found:
+            return None
+        remembered = self._projects.get(page)
+        if remembered and remembered[0] == row.stamp.revision:
+            return remembered[1]
+        answer = await self._catalog.pages.answer(self.name, page)
+        try:
+            return None if answer is None else await _off_loop(answer, lambda: self._format.parse(page, answer))
+        except UpstreamProtocolError:
+            return None
 
     def _keep(self, page: Page, row: PageRow) -> PageRow:
         self._rows.put(page, row)

@@ -12,6 +12,8 @@ from mirror.catalog.feed import FeedTable
 from mirror.catalog.files import Files, HeldFile
 from mirror.catalog.logs import Logs
 from mirror.catalog.pages import PageRow, Pages
+from mirror.catalog.removed import Removed, RemovedFiles
+from mirror.catalog.sets import Member, Sets
 from mirror.catalog.uploads import Upload, UploadRow, Uploads
 
 __all__ = [
@@ -25,8 +27,12 @@ __all__ = [
     "HeldFile",
     "HeldProject",
     "Logs",
+    "Member",
     "PageRow",
     "Pages",
+    "Removed",
+    "RemovedFiles",
+    "Sets",
     "Token",
     "Upload",
     "UploadRow",
@@ -46,6 +52,8 @@ class Catalog:
         self.logs = Logs(database)
         self.counters = Counters(database)
         self.browse = Browse(database)
+        self.sets = Sets(database)
+        self.removed = RemovedFiles(database)
         self.uploads = Uploads(database)
         self.accounts = Accounts(database)
 

@@ -1,10 +1,12 @@
 """URLs and handlers of one PyPI repository: simple pages, files, `.metadata`, legacy JSON, provenance.
 
 Every page goes through `Answers`, every file through `send`; what is left here is which URL is which. Uploading is in
-`upload.py`.
+`upload.py`. All of it is there a second time below `/at/DATE`, where projects show what had been uploaded by then; the
+list of names is the one of today, and a file is a file.
 """
 
 from collections.abc import Callable, Sequence
+from datetime import datetime
 from urllib.parse import quote
 
 import msgspec
@@ -13,11 +15,21 @@ from yarl import URL
 
 from mirror.answers import Answers, Content
 from mirror.auth import Reading
-from mirror.errors import Invalid, NotFound, Offline, UnknownFile, UpstreamProtocolError, UpstreamRefused
+from mirror.errors import (
+    Invalid,
+    NotFound,
+    Offline,
+    UnknownFile,
+    UnknownProject,
+    UpstreamProtocolError,
+    UpstreamRefused,
+)
 from mirror.freshness import Demand
-from mirror.http import KIND, OUTCOME, REPOSITORY, demand_of, negotiate, outside
+from mirror.http import KIND, OUTCOME, REMOVED, REPOSITORY, demand_of, negotiate, outside
 from mirror.model import Answer, File, Page, Project
-from mirror.pypi import index, legacy, pages
+from mirror.policy import as_of
+from mirror.policy import moment as past
+from mirror.pypi import index, legacy, pages, versions
 from mirror.pypi.names import canonical, safe_filename
 from mirror.repository import Repository, View
 from mirror.send import http_date, send
@@ -33,6 +45,8 @@ _FORMATS = {media_type: JSON if media_type.endswith("json") else media_type for 
     LATEST_HTML: HTML
 }
 _FILE_TYPES = {".whl": "application/zip", ".zip": "application/zip", ".gz": "application/gzip"}
+HELD = ("hit", "offline")
+"""Outcomes that will be the same next time."""
 HEAVY = 500
 """Files of a project from which its pages are rendered in a thread."""
 
@@ -48,7 +62,10 @@ class Routes:
 
     def table(self) -> list[web.RouteDef]:
         """The routes, to be added to an application."""
-        at = self._prefix
+        return [*self._reads(self._prefix), *self._reads(f"{self._prefix}/at/{{date}}")]
+
+    def _reads(self, at: str) -> list[web.RouteDef]:
+        """What can be read below a mount, or below the mount as of a date."""
         return [
             web.get(f"{at}/simple", self.names),  # bandersnatch asks for it without the slash
             web.get(f"{at}/simple/", self.names),
@@ -93,14 +110,15 @@ class Routes:
         name = canonical(written)
         if written != name or not request.path.endswith("/"):
             query = f"?{request.rel_url.raw_query_string}" if request.query_string else ""
-            raise web.HTTPMovedPermanently(URL(f"{self._prefix}/simple/{name}/{query}", encoded=True))
+            raise web.HTTPMovedPermanently(URL(f"{self._root(request)}/simple/{name}/{query}", encoded=True))
         await self._reading.check(request, name)
         media_type = self._media_type(request)
         demand = demand_of(request)
+        moment = _moment(request)
         render = pages.render_json if media_type == JSON else pages.render_html
 
         async def get(demand: Demand) -> Content:
-            view = await self._repository.project(name, demand)
+            view = await self._view(name, demand, moment)
             return self._content(
                 view,
                 _content_type(media_type),
@@ -108,7 +126,8 @@ class Routes:
                 lambda: render(advertised(view.project), _linker(f"../../packages/{name}"), _provenance_linker(name)),
             )
 
-        return await self._answers.respond(request, (self._repository.name, name, "simple", media_type), demand, get)
+        key = (self._repository.name, name, "simple", media_type, moment)
+        return await self._answers.respond(request, key, demand, get)
 
     async def legacy(self, request: web.Request) -> web.StreamResponse:
         """`/pypi/<project>/json` and `/pypi/<project>/<version>/json`: read by bandersnatch and pip-audit."""
@@ -118,13 +137,14 @@ class Routes:
         name = canonical(written)
         if written != name:
             tail = f"{quote(version)}/json" if version else "json"
-            raise web.HTTPMovedPermanently(f"{self._prefix}/pypi/{name}/{tail}")
+            raise web.HTTPMovedPermanently(f"{self._root(request)}/pypi/{name}/{tail}")
         await self._reading.check(request, name)
         demand = demand_of(request)
-        base = outside(request) + self._prefix
+        base = outside(request) + self._root(request)
+        moment = _moment(request)
 
         async def get(demand: Demand) -> Content:
-            view = await self._repository.project(name, demand)
+            view = await self._view(name, demand, moment)
             files = legacy.files_of(view.project, version)
             source = next((file.source for file in files), "")
             document = await self._legacy_document(view, legacy.legacy_page(name, version), demand, source)
@@ -143,8 +163,18 @@ class Routes:
                 extra_revision=self._repository.format.revision(document.body) if document else "",
             )
 
-        key = (self._repository.name, name, "legacy", version, base)
+        key = (self._repository.name, name, "legacy", version, base, moment)
         return await self._answers.respond(request, key, demand, get)
+
+    async def _view(self, name: str, demand: Demand, moment: datetime | None) -> View:
+        """A project, as it was at a moment where one is given. Raises as `Repository.project`."""
+        view = await self._repository.project(name, demand)
+        if moment is None:
+            return view
+        then = as_of(view.project, moment, versions)
+        if not then.files:
+            raise UnknownProject(name)
+        return msgspec.structs.replace(view, project=then)
 
     async def _legacy_document(self, view: View, page: Page, demand: Demand, source: str) -> Answer | None:
         """What upstream says in the JSON API; None where that cannot be had, as it can be derived."""
@@ -189,7 +219,7 @@ class Routes:
         if not safe_filename(filename) or project != canonical(project):
             raise UnknownFile(project[:100], filename[:100])
         await self._reading.check(request, project)
-        of = filename.removesuffix(".metadata")
+        of, removed = filename.removesuffix(".metadata"), False
         if of != filename:
             request[KIND] = "sidecar"
             file, opened = await self._repository.sidecar(project, of)
@@ -197,6 +227,8 @@ class Routes:
         else:
             file, opened = await self._repository.open(project, filename)
             content_type = _FILE_TYPES.get(filename[filename.rfind(".") :], "application/octet-stream")
+            if removed := self._repository.removed(project, filename):
+                request[REMOVED] = file.source, project, filename
         request[OUTCOME] = opened.outcome
         return await send(
             request,
@@ -204,7 +236,8 @@ class Routes:
             content_type=content_type,
             headers=[("X-Mirror-Cache", opened.outcome)],
             modified=http_date(file.uploaded) if file.uploaded else None,
-            validity=self._repository.validity(project) if opened.outcome in ("hit", "offline") else None,
+            # Who fetches a removed file is noted each time.
+            validity=self._repository.validity(project) if opened.outcome in HELD and not removed else None,
             shared=self._reading.open,
         )
 
@@ -235,6 +268,11 @@ class Routes:
 
     # What they share
 
+    def _root(self, request: web.Request) -> str:
+        """The path below which the client reads: the mount, or the mount as of a date."""
+        date = request.match_info.get("date")
+        return self._prefix if date is None else f"{self._prefix}/at/{quote(date)}"
+
     def _note(self, request: web.Request, kind: str) -> None:
         request[REPOSITORY] = self._repository.name
         request[KIND] = kind
@@ -245,6 +283,12 @@ class Routes:
             return _FORMATS[wanted]
         # PEP 691 lets a server answer 406 or something else to an Accept that matches nothing; HTML helps more.
         return _FORMATS[negotiate(request.headers.get("Accept", ""), OFFERED) or TEXT_HTML]
+
+
+def _moment(request: web.Request) -> datetime | None:
+    """The moment that the client asks about; None: now. Raises Invalid."""
+    date = request.match_info.get("date")
+    return None if date is None else past(date)
 
 
 def advertised(project: Project) -> Project:

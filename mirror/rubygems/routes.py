@@ -1,5 +1,9 @@
 """URLs and handlers of one RubyGems repository: compact index, legacy index, gems, JSON.
 
+Below `/at/DATE` there is the compact index once more, where `/info` shows what had been pushed by then. `/versions`
+stays the one of today, as nobody can say what it was: clients see there that `/info` is another one than they know, ask
+for it, and believe it. The legacy index, which says all of every gem at once, is not there.
+
 The numbers in comments name the rules that real clients taught: what breaks which of them stands beside the line.
 Pushing and yanking are in `upload.py`.
 """
@@ -18,10 +22,12 @@ from mirror.answers import IN_LOOP, SMALL, Answer, Answers, Content
 from mirror.auth import Reading, Scope
 from mirror.errors import Invalid, NotFound, UnknownFile, UnknownProject, UpstreamError
 from mirror.freshness import Demand
-from mirror.http import KIND, OUTCOME, REPOSITORY, choose_encoding, demand_of, matches, outside
+from mirror.http import KIND, OUTCOME, REMOVED, REPOSITORY, choose_encoding, demand_of, matches, outside
 from mirror.model import Outcome, Page, Project
+from mirror.policy import as_of
+from mirror.policy import moment as past
 from mirror.repository import Repository, View
-from mirror.rubygems import index, pages
+from mirror.rubygems import index, pages, versions
 from mirror.rubygems.index import PublishedLog, VersionsMap, Which
 from mirror.rubygems.names import GENERIC, FullName, canonical, parse_gem_filename, split_full_name
 from mirror.rubygems.pages import Links
@@ -71,6 +77,18 @@ class Routes:
             web.get(f"{at}/api/v1/search.json", self.search),
             web.get(f"{at}/api/v1/dependencies", self.dependencies),
             web.get(f"{at}/api/v1/dependencies.json", self.dependencies),
+            *self._as_of(f"{at}/at/{{date}}"),
+        ]
+
+    def _as_of(self, at: str) -> list[web.RouteDef]:
+        """What can be read below the mount as of a date: what bundler and `gem install` need."""
+        return [
+            web.head(f"{at}/", self.root),
+            web.get(f"{at}/versions", self.versions),
+            web.get(f"{at}/names", self.names),
+            web.get(f"{at}/info/{{gem}}", self.info),
+            web.get(f"{at}/gems/{{filename}}", self.file),
+            web.get(f"{at}/quick/Marshal.4.8/{{full}}.gemspec.rz", self.gemspec),
         ]
 
     # The compact index
@@ -120,6 +138,8 @@ class Routes:
         name = canonical(request.match_info["gem"])
         await self._reading.check(request, name)
         demand = demand_of(request)
+        date = request.match_info.get("date")
+        moment = None if date is None else past(date)
 
         async def get(demand: Demand) -> Content:
             try:
@@ -129,11 +149,13 @@ class Routes:
                     raise
                 # Clients that once saw the gem go on asking, and an error would cost them the whole index (rule 5).
                 return Content("", 0, "hit", lambda: pages.EMPTY, TEXT, etag=pages.revision)
+            if moment is not None:
+                then = as_of(view.project, moment, versions)
+                return _content(view, lambda: pages.render_info(then), TEXT)
             return _content(view, lambda: body, TEXT)
 
-        return await self._page(
-            request, *await self._answers.obtain((self._repository.name, name, "info"), demand, get)
-        )
+        key = (self._repository.name, name, "info", moment)
+        return await self._page(request, *await self._answers.obtain(key, demand, get))
 
     async def _page(self, request: web.Request, answer: Answer, outcome: Outcome) -> web.StreamResponse:
         body = answer.bodies["identity"]
@@ -229,6 +251,8 @@ class Routes:
         wanted = parse_gem_filename(filename, await self._known())
         await self._reading.check(request, wanted.name)
         file, opened = await self._repository.open(wanted.name, filename)
+        if self._repository.removed(wanted.name, filename):
+            request[REMOVED] = file.source, wanted.name, filename
         request[OUTCOME] = opened.outcome
         return await send(
             request,

@@ -1,0 +1,114 @@
+"""What we hold and upstream lists no more: which files, since when and why, and who has fetched them since."""
+
+from collections.abc import Collection, Sequence
+from typing import Literal
+
+import msgspec
+
+from mirror.catalog.database import Database, Statement
+from mirror.catalog.feed import record
+from mirror.model import File
+
+Why = Literal["file", "project", "quarantine"]
+"""The file is off its page; the project is off the index; the project is in quarantine."""
+
+
+class RemovedFile(msgspec.Struct, frozen=True, kw_only=True):
+    """One file, as the report shows it."""
+
+    source: str
+    project: str
+    filename: str
+    since: float
+    """Seconds since the epoch: when we noticed."""
+    why: str
+
+
+class Fetch(msgspec.Struct, frozen=True, kw_only=True):
+    """Who has fetched a removed file, how often and when last."""
+
+    filename: str
+    client: str
+    """The address."""
+    who: str
+    """As the audit log calls them."""
+    fetches: int
+    last: float
+
+
+class Removed(msgspec.Struct, frozen=True):
+    """Both, of one file."""
+
+    file: RemovedFile
+    fetches: tuple[Fetch, ...] = ()
+
+
+_encode = msgspec.msgpack.Encoder().encode
+_decode = msgspec.msgpack.Decoder(File).decode
+
+
+class RemovedFiles:
+    """The tables of removed files and their fetches."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def of_project(self, source: str, project: str) -> tuple[File, ...]:
+        """The removed files of a project, as its page listed them."""
+        rows = await self._database.read(
+            "SELECT facts FROM removed WHERE source = $1 AND project = $2 ORDER BY since, filename", source, project
+        )
+        return tuple(_decode(facts) for (facts,) in rows)
+
+    async def change(
+        self, source: str, project: str, gone: Sequence[File], why: Why, back: Collection[str], now: float
+    ) -> list[int]:
+        """Record files that are gone, with an event for each, and forget those that are back; the events' serials."""
+        statements: list[Statement] = [
+            ("DELETE FROM removed WHERE source = $1 AND project = $2 AND filename = $3", (source, project, filename))
+            for filename in back
+        ]
+        kept = len(statements)
+        for file in gone:
+            statements += [
+                *record(now, source, project, "removed", file.filename),
+                (
+                    "INSERT INTO removed (source, project, filename, since, why, facts) VALUES ($1, $2, $3, $4, $5, $6)"
+                    " ON CONFLICT (source, project, filename) DO NOTHING",
+                    (source, project, file.filename, now, why, _encode(file)),
+                ),
+            ]
+        rows = await self._database.write(*statements)
+        return [result[0][0] for result in rows[kept + 1 :: 3]]
+
+    async def fetched(self, source: str, project: str, filename: str, client: str, who: str, now: float) -> None:
+        """Somebody has fetched the file."""
+        await self._database.write(
+            (
+                "INSERT INTO removed_fetches (source, project, filename, client, who, fetches, last)"
+                " VALUES ($1, $2, $3, $4, $5, 1, $6)"
+                " ON CONFLICT (source, project, filename, client, who)"
+                " DO UPDATE SET fetches = removed_fetches.fetches + 1, last = excluded.last",
+                (source, project, filename, client, who, now),
+            )
+        )
+
+    async def report(self) -> list[Removed]:
+        """Everything that is recorded, the newest removal first."""
+        files = await self._database.read(
+            "SELECT source, project, filename, since, why FROM removed ORDER BY since DESC, source, project, filename"
+        )
+        fetches = await self._database.read(
+            "SELECT source, project, filename, client, who, fetches, last FROM removed_fetches ORDER BY last DESC"
+        )
+        of: dict[tuple[str, str, str], list[Fetch]] = {}
+        for source, project, filename, client, who, count, last in fetches:
+            fetch = Fetch(filename=filename, client=client, who=who, fetches=count, last=last)
+            of.setdefault((source, project, filename), []).append(fetch)
+        return [
+            Removed(
+                RemovedFile(source=source, project=project, filename=filename, since=since, why=why),
+                tuple(of.get((source, project, filename), ())),
+            )
+            for source, project, filename, since, why in files
+        ]
