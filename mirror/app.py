@@ -5,6 +5,7 @@
 
 import asyncio
 import fcntl
+import gc
 import logging
 import os
 import signal
@@ -369,8 +370,16 @@ def ages(settings: AgesSettings) -> Ages:
 def serve(settings: Settings, ready: Callable[[Sequence[str]], None] = lambda urls: None) -> int:
     """Run the mirror until SIGTERM or SIGINT, and return the exit status. `ready` is called with its URLs."""
     log.configure(settings.log.format, settings.log.level)
+    _keep_smooth()
     with asyncio.Runner(loop_factory=_loop_factory()) as runner:
         return runner.run(_serve(settings, ready))
+
+
+def _keep_smooth() -> None:
+    """Let neither a thread that parses a large page nor the garbage collector hold up the event loop for long."""
+    sys.setswitchinterval(0.001)  # seconds for which a thread keeps the interpreter while another one wants it
+    gc.freeze()  # what is here by now is here for good
+    gc.set_threshold(20_000, 50, 100)  # a page of 5,000 files would set off the longest collection, several times
 
 
 def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
