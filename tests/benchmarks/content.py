@@ -3,8 +3,9 @@
 import gzip
 import hashlib
 import json
+import os
 import random
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -85,10 +86,17 @@ def pages(tree: Tree) -> None:
     tree.blob(TEN_KB, 10 << 10)
 
 
-def change(tree: Tree, number: int) -> None:
-    """Another version of the large page, with one file more."""
+def changing(tree: Tree, times: int) -> Iterator[bytes]:
+    """Put other versions of the large page in its place, one at a time; each yields what only it has."""
     listed = [_listed(LARGE, f"{number // 100}.{number % 100}") for number in range(LARGE_FILES)]
-    tree.page(LARGE, [*listed, _listed(LARGE, f"1000.{number}")])
+    for number in range(times):  # beforehand: who measures shall not be busy with this meanwhile
+        Tree(tree.root.with_name(f"change-{number}")).page(LARGE, [*listed, _listed(LARGE, f"1000.{number}")])
+    for number in range(times):
+        for file in ("index.json.gz", "index.json"):
+            ready = tree.root.with_name(f"change-{number}") / "simple" / LARGE / file
+            os.utime(ready, (number, number))  # nginx makes its ETag of the second and the size
+            ready.replace(tree.root / "simple" / LARGE / file)
+        yield b"-1000.%d-" % number
 
 
 def resolvable(tree: Tree) -> list[str]:
