@@ -19,8 +19,9 @@ from typing import Any
 import aiohttp
 from yarl import URL
 
-from mirror.app import Mirror, running
+from mirror.app import Mirror
 from mirror.config import Settings
+from mirror.serving import running
 from tests.simulator import Simulator
 
 Table = Mapping[str, Any]

@@ -23,7 +23,7 @@ ORDER = [
     *("witness", "statistics"),
     *("rubygems.following", "rubygems.published"),
     *("endpoints", "pypi.routes", "rubygems.routes", "pypi.upload", "rubygems.upload", "web"),
-    *("app", "cli", "__main__"),
+    *("app", "serving", "cli", "__main__"),
 ]
 """Each imports only from those before it. A new module gets its place here first."""
 

@@ -28,8 +28,8 @@ def command(config: Path | None, listen: tuple[str, ...], data_dir: Path | None,
     except OSError as error:
         raise ConfigError(f"data_dir: {settings.data_dir} cannot be made: {error.strerror}") from None
 
-    from mirror.app import serve
     from mirror.cli.hints import hints
+    from mirror.serving import serve
 
     # To standard error: standard output is for the access log, which other programs read.
     return serve(settings, ready=lambda urls: click.echo(hints(settings, urls), err=True))
