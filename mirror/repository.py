@@ -78,7 +78,7 @@ class Repository:
         self.sources = tuple(sources)
         self.changed: list[Callable[[str], None]] = []
         """Called with a project's name when what is shown of it may have changed ("" for the list of names)."""
-        self._policy = policy
+        self.policy = policy
         self._private = tuple(private)
         self._union = tuple(union)
         self._clock = clock
@@ -133,7 +133,7 @@ class Repository:
                     name, clash.filename, clash.source, clash.other_source,
                 )  # fmt: skip
             removed = _removed(found.values())
-            decided = apply(self._policy, merged.project, now, removed=removed)
+            decided = apply(self.policy, merged.project, now, removed=removed)
             files = {file.filename: file for file in decided.project.files}
             files |= {
                 filename: verdict.file for filename, verdict in decided.withheld.items() if verdict.state == "hidden"
@@ -162,7 +162,7 @@ class Repository:
 
     def _revision(self, sources: str, view: View) -> str:
         """The revision of a view: of everything that went into it."""
-        return f"{sources}\0{self._policy.digest}\0{view.decided_until}"
+        return f"{sources}\0{self.policy.digest}\0{view.decided_until}"
 
     async def _gather(self, name: str, demand: Demand) -> dict[str, Listing]:
         """Source → what it says, in their order: the first that has the project, or all of them for a union."""
@@ -295,7 +295,7 @@ class Repository:
 
     def set_policy(self, policy: Policy) -> None:
         """From now on projects are looked at through another policy."""
-        self._policy = policy
+        self.policy = policy
         self._changes.tell_all()
         self._views.clear()
         for project in list(self._validities):

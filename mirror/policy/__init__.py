@@ -12,7 +12,7 @@ from mirror.policy.explanation import explain
 from mirror.policy.past import as_of, moment
 from mirror.policy.patterns import matches
 from mirror.policy.rules import AnyRule, Versions, rule_from, rules_from
-from mirror.policy.verdicts import Decided, Policy, Verdict, apply, folders, policy_for, verdict
+from mirror.policy.verdicts import Decided, Policy, Verdict, apply, concerns, folders, named, policy_for, verdict
 
 __all__ = [
     "AnyRule",
@@ -22,10 +22,12 @@ __all__ = [
     "Versions",
     "apply",
     "as_of",
+    "concerns",
     "explain",
     "folders",
     "matches",
     "moment",
+    "named",
     "policy_for",
     "rule_from",
     "rules_from",

@@ -118,6 +118,23 @@ def policy_for(
     )
 
 
+def concerns(policy: Policy, name: str) -> bool:
+    """Whether any rule may have something against a file of the project."""
+    return bool(_judges(policy, Project(name=name), (), -math.inf))
+
+
+def named(policy: Policy) -> frozenset[str]:
+    """The projects that rules mean by their names, or that their records report."""
+    patterns = {pattern for rule in (*policy.rules, *policy.listed) for pattern in rule.projects}
+    reported = {
+        name
+        for index in policy.advisories.values()
+        for ecosystem, name in index.projects
+        if ecosystem == policy.versions.ecosystem
+    }
+    return frozenset(reported | {pattern for pattern in patterns if not set(pattern) & set("*?[")})
+
+
 def folders(rules: Sequence[AnyRule]) -> tuple[str, ...]:
     """The folders of OSV records that the rules need read, each once."""
     return tuple(dict.fromkeys(rule.folder for rule in rules if isinstance(rule, KnownBad)))

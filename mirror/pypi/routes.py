@@ -271,7 +271,7 @@ class Routes:
     def _root(self, request: web.Request) -> str:
         """The path below which the client reads: the mount, or the mount as of a date."""
         date = request.match_info.get("date")
-        return self._prefix if date is None else f"{self._prefix}/at/{quote(date)}"
+        return self._prefix if date is None else f"{self._prefix}/at/{quote(date, safe=':')}"
 
     def _note(self, request: web.Request, kind: str) -> None:
         request[REPOSITORY] = self._repository.name

@@ -25,11 +25,11 @@ from mirror.errors import MirrorError, NotFound, UnknownProject, UpstreamError, 
 from mirror.flight import SingleFlight
 from mirror.freshness import Demand
 from mirror.model import Outcome
-from mirror.policy import matches
+from mirror.policy import concerns, matches, named
 from mirror.repository import Repository, View
 from mirror.rubygems import pages
 from mirror.rubygems.following import Followed
-from mirror.rubygems.index import PublishedLog, VersionsMap, diff
+from mirror.rubygems.index import PublishedLog, VersionsMap, diff, names_in
 from mirror.rubygems.names import number
 
 logger = logging.getLogger(__name__)
@@ -42,6 +42,9 @@ PATIENCE = 5.0
 """Seconds for which a client waits for an upstream while there is a log to serve."""
 MOST_CHUNKS = 2000
 """Appends after which the stored log is written anew in one piece: the same bytes, in fewer rows."""
+MOST_JUDGED = 5000
+"""The most gems whose changes wait in one go until policy has seen them; when there are more, none of them does."""
+JUDGED_AT_ONCE = 8
 SLACK = 4 << 20
 """Bytes that the log may be longer than twice its shortest form, before it is begun anew."""
 
@@ -89,6 +92,11 @@ class Published:
         """The earliest `until` of our own pages."""
         self._unsaid: set[str] | None = None
         """The gems of which upstreams say something else than the log perhaps does; None: all of them."""
+        self._unjudged: set[str] = set()
+        """The gems that upstreams have changed and policy has not seen yet: the log goes on to say what it says."""
+        self._judging: set[str] = set()
+        """Those of them that it is looking at."""
+        self._judge_at = 0.0
         self._private = tuple(private)
         self._offline = offline
         self._fresh = max(fresh, POLL)
@@ -132,8 +140,17 @@ class Published:
         if self.log is not None:
             async with self._publishing:
                 self.log = await asyncio.to_thread(self.log.packed)
+            await self._hold_changes()
             await self.publish()  # a crash may have come between an upstream's change and ours
         self._opening = None
+        self._judge_named()
+
+    async def _hold_changes(self) -> None:
+        """What upstreams have changed since the log was written waits for policy, too."""
+        maps = self._known_maps()
+        if maps is not None and self.log is not None and self._repository.policy.rules + self._repository.policy.listed:
+            wanted = await asyncio.to_thread(self._wanted, maps, dict(self._own))
+            self._hold_back(names_in(await asyncio.to_thread(diff, self.log.map, wanted)))
 
     async def _share(self, log: PublishedLog) -> None:
         """Let the upstreams' maps be made of the log's names and entries, as far as they are equal."""
@@ -163,8 +180,11 @@ class Published:
             await asyncio.shield(self._opening)
         if self._opening is None and not self._offline:
             await self._keep_up(demand)
+        if self._unjudged and self._clock() >= self._judge_at and self._opening is None:
+            self._behind.start("judging", self._judge)
         if self._clock() >= self._next_look:
-            self._behind.start("own pages", self._look_again)
+            looking = self._behind.start("own pages", self._look_again)
+            await asyncio.wait({looking}, timeout=PATIENCE)
         if self.log is None:
             await self.publish()
         if self.log is None:
@@ -191,6 +211,8 @@ class Published:
         except UpstreamError as error:
             logger.warning("the list of versions stays as it is: %s", error)
             raise
+        if self._unjudged:
+            await asyncio.shield(self._behind.start("judging", self._judge))
         await self.publish()
 
     async def publish(self) -> bytes:
@@ -209,14 +231,15 @@ class Published:
             self._unsaid = None
             return b""
         if self.log is None or names is None:
-            wanted = await asyncio.to_thread(self._wanted, maps, dict(self._own))
+            wanted = await asyncio.to_thread(self._wanted, maps, self._own | self._held_back())
             if self.log is None or self.log.size > 2 * wanted.size + SLACK:
                 return await self._begin(wanted)
             log, tail = await asyncio.to_thread(self.log.updated, wanted)
             if not tail:
                 await self._share(log)
         else:
-            own = {name: self._own[name] for name in names if name in self._own}
+            own = self._own | self._held_back() if self._unjudged or self._judging else self._own
+            own = {name: own[name] for name in names if name in own}
             wanted = self._wanted([one.only(names) for one in maps], own)
             tail = b"".join(line + b"\n" for line in diff(self.log.map.only(names), wanted))
             log = await asyncio.to_thread(self.log.appended, tail)
@@ -281,10 +304,12 @@ class Published:
             raise UnknownProject(name)
         body = pages.render_info(view.project)
         raw = view.project.extra.get("body")
-        if body == raw:
+        listed = self._listed_upstream(name)
+        if body == raw and view.decided_until == math.inf:
             await self._say(name, None)
+        elif body == raw and listed is not None:
+            await self._say(name, msgspec.structs.replace(listed, until=view.decided_until))
         else:
-            listed = self._listed_upstream(name)
             current = raw is None or listed is None or listed.md5 == pages.revision(raw)
             until = view.decided_until if current else self._clock() + POLL
             await self._say(name, Own(_numbers(view), pages.revision(body), until))
@@ -318,7 +343,7 @@ class Published:
             return b""
         if self._opening is not None:
             await asyncio.shield(self._opening)
-        if own is not None and own.says(self._listed_upstream(name)):
+        if own is not None and own.until == math.inf and own.says(self._listed_upstream(name)):
             own = None
         known = self._own.get(name)
         if own is None and known is None:
@@ -359,7 +384,76 @@ class Published:
 
     # Changes
 
+    # Policy
+
+    def policy_changed(self) -> None:
+        """Policy has changed its mind: our own pages are looked at again, and those that it names."""
+        for name, own in self._own.items():
+            self._own[name] = msgspec.structs.replace(own, until=0.0)
+        self._next_look = 0.0 if self._own else math.inf
+        self._judge_named()
+
+    def _judge_named(self) -> None:
+        """Look at the gems that policy means by name, in case the log still says what it forbids.
+
+        What it forbids in general (a cooldown of all gems) is noticed as upstream changes a gem, or as somebody asks
+        for its page: looking at all gems of a public index would be two hundred thousand requests.
+        """
+        log = self.log
+        if log is not None:
+            names = [name for name in sorted(named(self._repository.policy)) if name in log.map]
+            self._behind.start("named", lambda: self.reconsider(names[:MOST_JUDGED]))
+
+    def _hold_back(self, names: Iterable[str]) -> None:
+        """Let policy see what upstream changed, before the log says it."""
+        if self.log is not None:
+            policy = self._repository.policy
+            concerned = {name for name in names if concerns(policy, name)}
+            if len(concerned) <= MOST_JUDGED:
+                self._unjudged |= concerned
+            else:
+                logger.warning("%d gems have changed: policy looks at each as it is asked for", len(concerned))
+
+    def _held_back(self) -> dict[str, Own]:
+        """What the log says of the gems that policy has not seen."""
+        if self.log is None:
+            return {}
+        said = self.log.map
+        return {name: Own(said.versions(name), said.md5(name) or "") for name in self._unjudged | self._judging}
+
+    async def _judge(self) -> None:
+        """Look at what waits, and let the log say it; what cannot be had now waits for longer."""
+        failed: set[str] = set()
+        slots = asyncio.Semaphore(JUDGED_AT_ONCE)
+
+        async def judge(name: str) -> None:
+            async with slots:
+                try:
+                    await self.page(name)
+                except NotFound:
+                    await self._say(name, None)
+                except MirrorError as error:
+                    logger.info("the change of %s waits: %s", name, error)
+                    failed.add(name)
+
+        while names := self._unjudged - failed:
+            self._unjudged -= names
+            self._judging = names
+            try:
+                await asyncio.gather(*map(judge, sorted(names)))
+            except BaseException:
+                failed |= names
+                raise
+            finally:
+                self._unjudged |= names & failed
+                self._judging = set()
+                self._judge_at = self._clock() + POLL if failed else 0.0
+            if self._unsaid is not None:
+                self._unsaid |= names - failed
+            await self.publish()
+
     def _upstream_changed(self, names: Collection[str]) -> None:
+        self._hold_back(names)
         if self._unsaid is not None:
             self._unsaid |= set(names)
         self._repository.forget_some(names)

@@ -1,0 +1,432 @@
+"""Policy on the wire: every kind of rule on every URL of both ecosystems, and what changes by itself."""
+
+import json
+import logging
+import zlib
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.builders import gem, sdist, wheel
+from tests.serving import Client, repositories, serving
+from tests.simulator import Simulator
+
+DAY = 86400.0
+START = datetime(2026, 8, 3, 10, tzinfo=UTC)
+JSON = "application/vnd.pypi.simple.v1+json"
+
+
+class Clock:
+    """A clock that stands until it is moved."""
+
+    def __init__(self) -> None:
+        self.now = START.timestamp()
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def refusals() -> Iterator[list[dict[str, Any]]]:
+    """The audit lines, as they are written."""
+    lines: list[dict[str, Any]] = []
+
+    class Lines(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            lines.append(record.__dict__["facts"])
+
+    handler, audit = Lines(), logging.getLogger("mirror.audit")
+    before = audit.level
+    audit.addHandler(handler)
+    audit.setLevel(logging.INFO)
+    yield lines
+    audit.setLevel(before)
+    audit.removeHandler(handler)
+
+
+def ago(days: float) -> datetime:
+    return START - timedelta(days=days)
+
+
+def rule(kind: str, **more: Any) -> dict[str, Any]:
+    return {"name": kind, "kind": kind, "reason": f"For a reason called {kind}.", **more}
+
+
+COOLDOWN = rule("cooldown", age="3 days")
+
+
+async def filenames(mirror: Client, project: str = "acme", root: str = "") -> set[str]:
+    reply = await mirror.get(f"{root}simple/{project}/", Accept=JSON)
+    return {file["filename"] for file in reply.json()["files"]} if reply.status == 200 else set()
+
+
+async def numbers(mirror: Client, name: str = "acme", root: str = "") -> list[str]:
+    """What `/info` lists."""
+    reply = await mirror.get(f"{root}info/{name}")
+    return [line.split()[0] for line in reply.text.splitlines() if line != "---"] if reply.status == 200 else []
+
+
+async def listed(mirror: Client, name: str = "acme") -> set[str]:
+    """What `/versions` lists, and whether its MD5 is that of `/info`."""
+    versions: set[str] = set()
+    for line in (await mirror.get("versions")).text.splitlines():
+        words = line.split()
+        if words[:1] == [name]:
+            for item in words[1].split(","):
+                versions = versions - {item[1:]} if item.startswith("-") else versions | {item}
+    return versions
+
+
+def publish(simulator: Simulator) -> None:
+    """Version 1.0 of ten days ago, 2.0 of two days ago, as a wheel and an sdist, and as gems."""
+    for version, days in (("1.0", 10), ("2.0", 2)):
+        simulator.publish(wheel("acme", version), uploaded=ago(days))
+        simulator.publish(sdist("acme", version), uploaded=ago(days))
+        simulator.push(gem("acme", version), created=ago(days))
+    simulator.push(gem("acme", "2.0", platform="java"), created=ago(2))
+
+
+def osv(folder: Path, ecosystem: str, identity: str, *versions: str) -> None:
+    folder.mkdir(exist_ok=True)
+    affected = [{"package": {"ecosystem": ecosystem, "name": "acme"}, "versions": list(versions)}]
+    (folder / f"{identity}.json").write_text(json.dumps({"id": identity, "affected": affected}))
+
+
+WHEELS = {f"acme-{version}-py3-none-any.whl" for version in ("1.0", "2.0")}
+SDISTS = {f"acme-{version}.tar.gz" for version in ("1.0", "2.0")}
+OLD, NEW = ({f"acme-{version}-py3-none-any.whl", f"acme-{version}.tar.gz"} for version in ("1.0", "2.0"))
+
+PYTHON_RULES = [
+    (COOLDOWN, OLD),
+    (rule("deny", versions=">=2"), OLD),
+    (rule("allow", versions="<2"), OLD),
+    (rule("files", kinds=["wheel"]), WHEELS),
+    (rule("size", largest="1 B"), set()),
+    (rule("known-bad"), OLD),
+    (rule("deny", projects=["other"]), OLD | NEW),
+    (rule("deny", repositories=["rubygems"]), OLD | NEW),
+]
+
+
+@pytest.mark.parametrize(
+    ("one", "visible"), PYTHON_RULES, ids=lambda value: value.get("kind") if isinstance(value, dict) else ""
+)
+async def test_a_rule_holds_on_every_python_url(
+    simulator: Simulator,
+    tmp_path: Path,
+    clock: Clock,
+    refusals: list[dict[str, Any]],
+    one: dict[str, Any],
+    visible: set[str],
+) -> None:
+    publish(simulator)
+    osv(tmp_path / "osv", "PyPI", "MAL-2026-1", "2.0")
+    if one["kind"] == "known-bad":
+        one = {**one, "folder": str(tmp_path / "osv")}
+    async with serving(tmp_path / "data", repositories(simulator), clock=clock, policy=[one]) as mirror:
+        assert await filenames(mirror) == visible
+        html = (await mirror.get("simple/acme/")).text
+        legacy = (await mirror.get("pypi/acme/json")).json()
+        shown = {file["filename"] for files in legacy["releases"].values() for file in files}
+        assert shown == visible
+        for filename in sorted(OLD | NEW):
+            assert (f">{filename}<" in html) == (filename in visible)
+            reply = await mirror.get(f"packages/acme/{filename}")
+            assert reply.status == (200 if filename in visible else 403)
+            if filename.endswith(".whl"):
+                sidecar = await mirror.get(f"packages/acme/{filename}.metadata")
+                assert sidecar.status == reply.status
+            if filename not in visible:
+                assert one["name"] in reply.text
+                assert one["reason"] in reply.text
+                assert reply.headers["Content-Type"].startswith("text/plain")
+                assert any(line["filename"] == filename and line["rule"] == one["name"] for line in refusals)
+                assert simulator.count("GET", f"*/{filename}") == 0
+
+
+@pytest.mark.parametrize(
+    ("one", "visible"),
+    [
+        (COOLDOWN, {"1.0"}),
+        (rule("deny", versions=">= 2"), {"1.0"}),
+        (rule("allow", versions="< 2"), {"1.0"}),
+        (rule("files", platforms=["x86_64-linux*"]), {"1.0", "2.0"}),
+        (rule("size", largest="1 B", unknown="hide"), set()),
+        (rule("known-bad"), {"1.0"}),
+        (rule("deny", projects=["other"]), {"1.0", "2.0", "2.0-java"}),
+    ],
+    ids=lambda value: value.get("kind") if isinstance(value, dict) else "",
+)
+async def test_a_rule_holds_on_every_ruby_url(
+    simulator: Simulator,
+    tmp_path: Path,
+    clock: Clock,
+    refusals: list[dict[str, Any]],
+    one: dict[str, Any],
+    visible: set[str],
+) -> None:
+    publish(simulator)
+    osv(tmp_path / "osv", "RubyGems", "MAL-2026-1", "2.0")
+    if one["kind"] == "known-bad":
+        one = {**one, "folder": str(tmp_path / "osv")}
+    async with serving(tmp_path / "data", repositories(simulator), clock=clock, policy=[one]) as mirror:
+        await mirror.get("versions")
+        assert set(await numbers(mirror)) == visible
+        assert await listed(mirror) == visible
+        shown = await mirror.get("api/v1/versions/acme.json")
+        assert ({one["number"] for one in shown.json()} if shown.status == 200 else set()) == {
+            number.partition("-")[0] for number in visible
+        }
+        for number in ("1.0", "2.0", "2.0-java"):
+            refused = 403 if one["kind"] != "size" else 200  # an unknown size hides, and so does not refuse
+            expected = 200 if number in visible else refused
+            for url in (f"gems/acme-{number}.gem", f"quick/Marshal.4.8/acme-{number}.gemspec.rz"):
+                reply = await mirror.get(url)
+                assert reply.status == expected, url
+                if expected == 403:
+                    assert one["reason"] in reply.text
+        assert (zlib.decompress((await mirror.get("specs.4.8.gz")).body, 31).count(b"2.0") > 0) == ("2.0" in visible)
+
+
+async def test_a_gem_leaves_its_cooldown_by_itself_and_as_a_small_append(
+    simulator: Simulator, tmp_path: Path, clock: Clock
+) -> None:
+    publish(simulator)
+    for number in range(50):
+        simulator.push(gem(f"other-{number}", "1.0"), created=ago(100))
+    async with serving(tmp_path / "data", repositories(simulator), clock=clock, policy=[COOLDOWN]) as mirror:
+        await mirror.get("versions")
+        assert await numbers(mirror) == ["1.0"]
+        before = (await mirror.get("versions")).body
+        clock.now = ago(2).timestamp() + 3 * DAY - 1
+        assert (await mirror.get("versions")).body == before
+        clock.now += 1
+        reply = await mirror.get("versions", Range=f"bytes={len(before) - 1}-")
+        assert reply.status == 206
+        assert len(reply.body) < 200
+        assert b"acme 2.0,2.0-java " in reply.body
+        assert await numbers(mirror) == ["1.0", "2.0", "2.0-java"]
+
+
+async def test_what_upstream_pushes_is_hidden_before_anybody_asks_for_it(
+    simulator: Simulator, tmp_path: Path, clock: Clock
+) -> None:
+    publish(simulator)
+    simulator.push(gem("new", "0.9"), created=ago(30))
+    async with serving(tmp_path / "data", repositories(simulator), clock=clock, policy=[COOLDOWN]) as mirror:
+        await mirror.get("versions")
+        simulator.push(gem("new", "1.0"), created=START)
+        simulator.push(gem("brand-new", "1.0"), created=START)
+        clock.now += 100
+        said = (await mirror.get("versions", Cache_Control="no-cache")).text
+        assert "new 1.0" not in said
+        assert await listed(mirror, "new") == {"0.9"}
+        assert await listed(mirror, "brand-new") == set()
+        clock.now += 3 * DAY
+        assert await listed(mirror, "new") == {"0.9", "1.0"}
+        assert await listed(mirror, "brand-new") == {"1.0"}
+
+
+async def test_a_change_waits_while_upstream_cannot_say_what_it_is(
+    simulator: Simulator, tmp_path: Path, clock: Clock
+) -> None:
+    from tests.simulator import Status
+
+    simulator.push(gem("new", "0.9"), created=ago(30))
+    async with serving(
+        tmp_path / "data", repositories(simulator), clock=clock, policy=[COOLDOWN], network={"retries": 0}
+    ) as mirror:
+        await mirror.get("versions")
+        simulator.push(gem("new", "1.0"), created=START)
+        simulator.inject("/info/*", Status(500))
+        clock.now += 100
+        await mirror.get("versions", Cache_Control="no-cache")
+        assert await listed(mirror, "new") == {"0.9"}
+        simulator.heal()
+        clock.now += 4 * DAY
+        await mirror.get("versions", Cache_Control="no-cache")
+        clock.now += 100
+        await mirror.get("versions", Cache_Control="no-cache")
+        assert await listed(mirror, "new") == {"0.9", "1.0"}
+
+
+async def test_what_is_hidden_stays_hidden_over_a_restart_and_leaves_on_time(
+    simulator: Simulator, tmp_path: Path, clock: Clock
+) -> None:
+    publish(simulator)
+    async with serving(tmp_path / "data", repositories(simulator), clock=clock, policy=[COOLDOWN]) as mirror:
+        await mirror.get("versions")
+        await numbers(mirror)
+        before = (await mirror.get("versions")).body
+    async with serving(tmp_path / "data", repositories(simulator), clock=clock, policy=[COOLDOWN]) as mirror:
+        assert (await mirror.get("versions")).body == before
+        clock.now += DAY
+        assert await listed(mirror) == {"1.0", "2.0", "2.0-java"}
+
+
+async def test_new_records_take_effect_without_a_restart(simulator: Simulator, tmp_path: Path, clock: Clock) -> None:
+    publish(simulator)
+    folder = tmp_path / "osv"
+    folder.mkdir()
+    bad = rule("known-bad", folder=str(folder))
+    async with serving(tmp_path / "data", repositories(simulator), clock=clock, policy=[bad]) as mirror:
+        assert await filenames(mirror) == OLD | NEW
+        await mirror.get("versions")
+        assert await listed(mirror) == {"1.0", "2.0", "2.0-java"}
+        osv(folder, "PyPI", "MAL-2026-1", "2.0")
+        osv(folder, "RubyGems", "MAL-2026-2", "2.0")
+        await mirror.mirror.policies.look()
+        assert await filenames(mirror) == OLD
+        refused = await mirror.get("packages/acme/acme-2.0.tar.gz")
+        assert (refused.status, "MAL-2026-1" in refused.text) == (403, True)
+        assert await numbers(mirror) == ["1.0"]
+        assert await listed(mirror) == {"1.0"}
+
+
+# As of a date
+
+
+@pytest.mark.parametrize(
+    ("date", "versions"),
+    [
+        ("2026-07-24", {"1.0"}),  # ten days ago at 10 o'clock is within the day
+        ("2026-07-31", {"1.0"}),
+        ("2026-08-01", {"1.0", "2.0"}),
+        ("2026-08-01T09:59:59Z", {"1.0"}),
+        ("2026-08-01T10:00:00Z", {"1.0", "2.0"}),
+        ("2026-07-23", set()),
+    ],
+)
+@pytest.mark.parametrize("mount", ["", "team/"])
+async def test_an_index_is_shown_as_of_a_date(
+    simulator: Simulator, tmp_path: Path, clock: Clock, mount: str, date: str, versions: set[str]
+) -> None:
+    publish(simulator)
+    where = {"mount": f"/{mount.rstrip('/')}"}
+    upstreams = repositories(simulator, pypi=where, rubygems=where)
+    async with serving(tmp_path / "data", upstreams, clock=clock) as mirror:
+        root = f"{mount}at/{date}/"
+        shown = await filenames(mirror, root=root)
+        assert shown == {one for one in OLD | NEW if one.split("-")[1][:3] in versions}
+        assert {one.partition("-")[0] for one in await numbers(mirror, root=root)} == versions
+        for filename in shown:
+            assert (await mirror.get(f"{root}packages/acme/{filename}")).status == 200
+        legacy = await mirror.get(f"{root}pypi/acme/json")
+        assert legacy.status == (200 if versions else 404)
+        if versions:
+            assert legacy.json()["info"]["version"] == max(versions)
+        redirected = await mirror.get(f"{root}simple/Acme/")
+        assert (redirected.status, redirected.headers["Location"]) == (301, f"/{root}simple/acme/")
+        assert "acme 1.0" in (await mirror.get(f"{root}versions")).text
+
+
+async def test_a_date_that_is_none_is_refused_with_a_hint(simulator: Simulator, tmp_path: Path) -> None:
+    publish(simulator)
+    async with serving(tmp_path / "data", repositories(simulator)) as mirror:
+        reply = await mirror.get("at/yesterday/simple/acme/")
+        assert reply.status == 400
+        assert "2026-08-01" in reply.text
+
+
+# Removed upstream
+
+WHEEL, SDIST = "acme-2.0-py3-none-any.whl", "acme-2.0.tar.gz"
+
+
+async def hold(mirror: Client) -> None:
+    """Have both files of 2.0, and the gem."""
+    for filename in (WHEEL, SDIST):
+        assert (await mirror.get(f"packages/acme/{filename}")).status == 200
+    await mirror.get("versions")
+    assert (await mirror.get("gems/acme-2.0.gem")).status == 200
+
+
+@pytest.mark.parametrize(
+    ("setting", "shown", "status"), [("keep", True, 200), ("hide", False, 200), ("block", False, 403)]
+)
+async def test_a_held_file_that_upstream_removes_is_kept_hidden_or_blocked(
+    simulator: Simulator, tmp_path: Path, clock: Clock, setting: str, shown: bool, status: int
+) -> None:
+    publish(simulator)
+    upstreams = repositories(simulator)
+    policies = {"removed": setting}
+    async with serving(tmp_path / "data", upstreams, clock=clock, policies=policies) as mirror:
+        await hold(mirror)
+        simulator.remove("acme", WHEEL)
+        simulator.yank_gem("acme", "2.0")
+        clock.now += 3600
+        await mirror.get("versions", Cache_Control="no-cache")
+        for again in range(2):
+            assert (WHEEL in await filenames(mirror)) == shown, again
+            assert SDIST in await filenames(mirror)
+            assert ("2.0" in await numbers(mirror)) == shown
+            assert (await mirror.get(f"packages/acme/{WHEEL}")).status == status
+            assert (await mirror.get(f"packages/acme/{SDIST}")).status == 200
+            assert (await mirror.get("gems/acme-2.0.gem")).status == status
+        report = await mirror.mirror.catalog.removed.report()
+        assert {one.file.filename: one.file.why for one in report} == {WHEEL: "file", "acme-2.0.gem": "file"}
+        fetched = {one.file.filename: [fetch.fetches for fetch in one.fetches] for one in report}
+        assert fetched == ({WHEEL: [2], "acme-2.0.gem": [2]} if status == 200 else {WHEEL: [], "acme-2.0.gem": []})
+    await simulator.go_down()
+    async with serving(tmp_path / "data", upstreams, clock=clock, policies=policies, offline=True) as mirror:
+        assert (await mirror.get(f"packages/acme/{WHEEL}")).status == status
+        assert (await mirror.get("gems/acme-2.0.gem")).status == status
+        assert (WHEEL in await filenames(mirror)) == shown
+
+
+async def test_a_project_that_is_gone_upstream_can_still_be_installed_from_a_lock(
+    simulator: Simulator, tmp_path: Path, clock: Clock
+) -> None:
+    publish(simulator)
+    upstreams = repositories(simulator)
+    async with serving(tmp_path / "data", upstreams, clock=clock) as mirror:
+        await hold(mirror)
+        simulator.remove("acme")
+        clock.now += 3600
+        assert (await mirror.get("simple/acme/")).status == 404
+        assert (await mirror.get(f"packages/acme/{WHEEL}")).status == 200
+        assert (await mirror.get("packages/acme/acme-1.0.tar.gz")).status == 404  # was never held
+        assert {one.file.why for one in await mirror.mirror.catalog.removed.report()} == {"project"}
+    await simulator.go_down()
+    async with serving(tmp_path / "data", upstreams, clock=clock, offline=True) as mirror:
+        assert (await mirror.get(f"packages/acme/{WHEEL}")).status == 200
+        assert (await mirror.get("simple/acme/")).status in (404, 503)
+
+
+async def test_what_upstream_puts_back_is_as_if_it_had_never_gone(
+    simulator: Simulator, tmp_path: Path, clock: Clock
+) -> None:
+    publish(simulator)
+    async with serving(tmp_path / "data", repositories(simulator), clock=clock) as mirror:
+        await hold(mirror)
+        simulator.remove("acme", WHEEL)
+        clock.now += 3600
+        assert WHEEL not in await filenames(mirror)
+        simulator.publish(wheel("acme", "2.0"), uploaded=ago(2))
+        clock.now += 3600
+        assert WHEEL in await filenames(mirror)
+        assert await mirror.mirror.catalog.removed.report() == []
+
+
+async def test_a_quarantined_project_is_blocked_and_reported(
+    simulator: Simulator, tmp_path: Path, clock: Clock, refusals: list[dict[str, Any]]
+) -> None:
+    publish(simulator)
+    async with serving(tmp_path / "data", repositories(simulator), clock=clock) as mirror:
+        await hold(mirror)
+        simulator.set_status("acme", "quarantined")
+        clock.now += 3600
+        assert await filenames(mirror) == set()
+        refused = await mirror.get(f"packages/acme/{WHEEL}")
+        assert (refused.status, "quarantine" in refused.text) == (403, True)
+        assert refusals[-1]["rule"] == "quarantined"
+        report = await mirror.mirror.catalog.removed.report()
+        assert {one.file.filename: one.file.why for one in report} == {WHEEL: "quarantine", SDIST: "quarantine"}
