@@ -131,7 +131,7 @@ class Followed:
 
     async def _replace(self, listed: VersionsMap) -> bool:
         known = self.map or VersionsMap()
-        names = index.names_in(await asyncio.to_thread(index.diff, known, listed))
+        names = await asyncio.to_thread(listed.changed, known)
         self._tell(listed, names)
         return bool(names)
 

@@ -95,6 +95,11 @@ class VersionsMap:
         """A map of what this one says of some gems."""
         return VersionsMap({name: self._entries[name] for name in names if name in self._entries})
 
+    def changed(self, before: "VersionsMap") -> frozenset[str]:
+        """The gems of which this map says anything else than an earlier one, known to it or not."""
+        old, new = before._entries, self._entries
+        return frozenset(name for name, entry in new.items() if old.get(name) != entry) | (old.keys() - new.keys())
+
     def sharing(self, other: "VersionsMap") -> "VersionsMap":
         """The same map, of the names and entries of another where they are equal: one copy of them in memory."""
         theirs = {name: (name, entry) for name, entry in other._entries.items()}

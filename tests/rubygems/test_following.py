@@ -1,0 +1,225 @@
+"""Following an upstream: only the tail travels, and nothing but a verified answer takes the place of the copy."""
+
+import asyncio
+from collections.abc import AsyncIterator, Collection
+from pathlib import Path
+
+import pytest
+from yarl import URL
+
+from mirror.catalog import Catalog
+from mirror.catalog.sqlite import SQLite
+from mirror.errors import UpstreamError
+from mirror.rubygems import index
+from mirror.rubygems.following import Followed
+from mirror.upstream import Upstream, UpstreamOptions
+from tests.builders import gem
+from tests.simulator import (
+    Body,
+    Corrupt,
+    Cut,
+    EmptyPartial,
+    Fault,
+    GzipDespiteRange,
+    Headers,
+    IgnoreRange,
+    RangeNotSatisfiable,
+    RotateEtag,
+    Simulator,
+    Status,
+    Truncate,
+    WrongOverlap,
+    no_digest,
+)
+
+
+class Following:
+    """A Followed with what it stands on, and what it told."""
+
+    def __init__(self, simulator: Simulator, catalog: Catalog) -> None:
+        self.simulator = simulator
+        self.catalog = catalog
+        self.upstream = Upstream("gems", URL(simulator.url), UpstreamOptions(retries=0))
+        self.told: list[Collection[str]] = []
+        self.it = self.begin()
+
+    def begin(self) -> Followed:
+        """Another one, as after a restart."""
+        self.it = Followed(self.upstream, "gems", self.catalog.logs)
+        self.it.changed.append(self.told.append)
+        return self.it
+
+    async def stored(self) -> bytes:
+        """The copy, as a restart would read it."""
+        return await self.catalog.logs.read("upstream gems")
+
+    def agrees(self) -> bool:
+        """Whether the map is what upstream lists."""
+        return self.it.map == index.parse_versions(self.simulator.rubygems.versions())
+
+    def travelled(self) -> int:
+        """Bytes of /versions since the last question of this kind."""
+        sent = self.simulator.bytes_sent("/versions")
+        self.simulator.forget()
+        return sent
+
+
+@pytest.fixture
+async def following(simulator: Simulator, tmp_path: Path) -> AsyncIterator[Following]:
+    for number in range(200):
+        simulator.rubygems.record_info(f"gem-{number}", f"---\n1.0 |checksum:{number:064}\n".encode())
+    simulator.push(gem("rack", "3.0"))
+    database = SQLite(tmp_path / "catalog.sqlite")
+    await database.open()
+    one = Following(simulator, Catalog(database))
+    yield one
+    await one.it.close()
+    await one.upstream.close()
+    await database.close()
+
+
+async def test_what_upstream_appends_is_all_that_travels(following: Following, simulator: Simulator) -> None:
+    assert await following.it.refresh()
+    assert following.agrees()
+    assert following.travelled() > 4000
+    simulator.push(gem("rack", "3.1"))
+    assert await following.it.refresh()
+    assert following.agrees()
+    assert following.travelled() < 100
+    assert following.told[-1] == {"rack"}
+    assert await following.stored() == simulator.rubygems.versions()
+
+
+async def test_nothing_new_costs_nothing_also_after_a_restart(following: Following, simulator: Simulator) -> None:
+    await following.it.refresh()
+    following.travelled()
+    assert not await following.it.refresh()
+    assert simulator.asked("GET", "/versions")[0].status == 304
+    restarted = following.begin()
+    await restarted.open()
+    assert following.agrees()
+    simulator.forget()
+    assert not await restarted.refresh()
+    assert following.travelled() == 1  # the overlap shows that the copy is whole
+
+
+@pytest.mark.parametrize("change", ["rewrite", "unyank", "late"])
+async def test_what_is_no_append_is_fetched_whole_and_only_differences_are_told(
+    following: Following, simulator: Simulator, change: str
+) -> None:
+    simulator.push(gem("rack", "3.1"))
+    simulator.yank_gem("rack", "3.1")
+    await following.it.refresh()
+    following.told.clear()
+    if change == "rewrite":
+        simulator.rewrite()
+    elif change == "unyank":
+        simulator.unyank_gem("rack", "3.1")
+    else:
+        simulator.push(gem("tilt", "1.0"), before_last=1)
+    changed = await following.it.refresh()
+    assert following.agrees()
+    assert await following.stored() == simulator.rubygems.versions()
+    assert (changed, list(following.told)) == {
+        "rewrite": (False, [frozenset()]),
+        "unyank": (True, [{"rack"}]),
+        "late": (True, [{"tilt"}]),
+    }[change]
+
+
+LIES: dict[str, Fault] = {
+    "416": RangeNotSatisfiable(),
+    "an empty 206": EmptyPartial(),
+    "a 206 without digest": no_digest(),
+    "a 206 without Content-Range": Headers({"Content-Range": None}),
+    "a 206 of another place": Headers({"Content-Range": "bytes 0-5/6"}),
+    "a wrong overlap": WrongOverlap(),
+    "a damaged tail": Corrupt(-5),
+    "gzip of a range": GzipDespiteRange(),
+    "gzip of everything": GzipDespiteRange(status=200),
+    "everything instead of a range": IgnoreRange(),
+    "another ETag each time": RotateEtag(),
+}
+
+
+@pytest.mark.parametrize("lie", LIES.values(), ids=LIES)
+async def test_an_answer_that_does_not_verify_is_followed_by_one_question_for_everything(
+    following: Following, simulator: Simulator, lie: Fault
+) -> None:
+    await following.it.refresh()
+    simulator.push(gem("rack", "3.1"))
+    simulator.inject("/versions", lie, times=1)
+    simulator.forget()
+    assert await following.it.refresh()
+    assert following.agrees()
+    assert await following.stored() == simulator.rubygems.versions()
+    assert 1 <= simulator.count("GET", "/versions") <= 2
+
+
+REFUSED: dict[str, Fault] = {
+    "500": Status(500),
+    "404": Status(404),
+    "cut off": Cut(300),
+    "truncated and well said": Truncate(300),
+    "truncated at a line": Truncate(3127),
+    "a page of errors": Body(b"<html>Sorry</html>\n"),
+    "nothing": Truncate(0),
+    "another digest": Corrupt(50),
+}
+
+
+@pytest.mark.parametrize("fault", REFUSED.values(), ids=REFUSED)
+async def test_a_good_copy_is_never_replaced_by_a_bad_one(
+    following: Following, simulator: Simulator, fault: Fault
+) -> None:
+    await following.it.refresh()
+    good, listed = await following.stored(), following.it.map
+    simulator.rewrite()
+    simulator.push(gem("rack", "3.1"))
+    simulator.inject("/versions", fault)
+    with pytest.raises(UpstreamError):
+        await following.it.refresh()
+    assert await following.stored() == good
+    assert following.it.map is listed
+    simulator.heal()
+    assert await following.it.refresh()
+    assert following.agrees()
+
+
+async def test_many_who_ask_at_once_ask_upstream_once(following: Following, simulator: Simulator) -> None:
+
+    await asyncio.gather(*(following.it.refresh() for _ in range(20)))
+    assert simulator.count("GET", "/versions") == 1
+
+
+async def test_an_upstream_with_only_the_legacy_index_is_followed_through_its_specs(
+    following: Following, simulator: Simulator
+) -> None:
+    simulator.rubygems.configure(legacy_only=True)
+    simulator.push(gem("rack", "3.1.pre1"))
+    simulator.push(gem("ffi", "1.0", platform="java"))
+    assert await following.it.refresh()
+    assert following.it.map is not None
+    assert following.it.map.versions("rack") == ("3.0", "3.1.pre1")
+    assert following.it.map.versions("ffi") == ("1.0-java",)
+    simulator.forget()
+    assert not await following.it.refresh()
+    assert {request.status for request in simulator.asked("GET", "/*specs*")} == {304}
+    simulator.push(gem("rack", "3.2"))
+    simulator.rubygems._changed = simulator.rubygems._changed.replace(year=2040)
+    assert await following.it.refresh()
+    assert following.it.map.versions("rack") == ("3.0", "3.2", "3.1.pre1")
+    assert following.told[-1] == {"rack"}
+
+
+async def test_an_upstream_that_gets_a_compact_index_is_followed_by_it_from_then_on(
+    following: Following, simulator: Simulator
+) -> None:
+    simulator.rubygems.configure(legacy_only=True)
+    await following.it.refresh()
+    simulator.rubygems.configure(legacy_only=False)
+    restarted = following.begin()
+    await restarted.open()
+    await restarted.refresh()
+    assert following.agrees()
+    assert await following.stored() == simulator.rubygems.versions()
