@@ -35,7 +35,13 @@ _WITHOUT_CONTENT = {
     "template",
     "noscript",
 }
-_ATTRIBUTES = {"a": {"href", "title"}, "td": {"colspan", "rowspan"}, "th": {"colspan", "rowspan"}, "ol": {"start"}}
+_ATTRIBUTES: dict[str, set[str]] = {
+    "*": set(),  # not even `title`, which is allowed unless one says so
+    "a": {"href", "title"},
+    "td": {"colspan", "rowspan"},
+    "th": {"colspan", "rowspan"},
+    "ol": {"start"},
+}
 
 
 def render(text: str, written_as: str) -> str:

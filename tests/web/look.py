@@ -4,15 +4,15 @@ Nothing is downloaded: Playwright drives the browser that is installed.
 """
 
 import os
-import shutil
 import tempfile
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, Literal
 
-import pytest
 from playwright.async_api import Browser, BrowserContext, ConsoleMessage, Page, Request, async_playwright
+
+from tests.clients import require_client
 
 Scheme = Literal["light", "dark"]
 PHONE, DESK = (390, 844), (1280, 900)
@@ -22,20 +22,10 @@ FLAGS = [
 ]
 
 
-def chromium() -> str:
-    """Where it is; without it the test is left out, and on CI fails."""
-    found = shutil.which("chromium") or shutil.which("chromium-browser")
-    if found is None:
-        if os.environ.get("CI") == "true":
-            pytest.fail("chromium is missing")
-        pytest.skip("chromium is not installed")
-    return found
-
-
 @asynccontextmanager
 async def browser() -> AsyncIterator[Browser]:
     """A headless Chromium with a profile of its own."""
-    program = chromium()
+    program = require_client("chromium")
     with tempfile.TemporaryDirectory() as home:
         async with async_playwright() as playwright:
             running = await playwright.chromium.launch(

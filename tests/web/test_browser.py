@@ -1,0 +1,133 @@
+"""Pages as people see them: Chromium opens each, light and dark, on a phone and on a desk, and axe-core judges them."""
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+from axe_playwright_python.async_playwright import Axe
+from playwright.async_api import Browser
+
+from tests.builders import wheel
+from tests.serving import Serving, repositories, serving
+from tests.simulator import Simulator
+from tests.uploading import make_token, upload
+from tests.web import stage
+from tests.web.look import DESK, PHONE, Scheme, browser, eyes, serious
+
+pytestmark = [pytest.mark.clients, pytest.mark.timeout(300)]
+
+PAGES = [
+    "",
+    "-/projects/",
+    "-/projects/?q=fla",
+    "-/projects/?q=nothing-like-it",
+    "-/projects/pypi/flask/",
+    "-/projects/pypi/flask/?version=2.3.1",
+    "-/projects/pypi/six/",
+    "-/projects/pypi/acme-tools/",
+    "-/projects/pypi/hostile/",
+    "-/projects/pypi/unheard-of/",
+    "-/projects/rubygems/rack/",
+    "-/activity/",
+    "-/state/",
+]
+
+
+@pytest.fixture
+async def mirror(simulator: Simulator, tmp_path: Path) -> AsyncIterator[Serving]:
+    stage.publish(simulator)
+    hostile = "<script>alert(1)</script><img src=x onerror=alert(1)>" * 5
+    told = stage.described("text/markdown", f"{hostile}\n\n{'x' * 500}\n\n| {'y' * 300} | z |\n|---|---|\n| 1 | 2 |")
+    simulator.publish(wheel("hostile", "1.0", summary=hostile, extra_metadata=told), yanked=hostile)
+    rule = {"name": "no old flask", "kind": "deny", "reason": "Too old.", "projects": ["flask"], "versions": "<2.3"}
+    async with serving(tmp_path / "data", repositories(simulator), policy=[rule | {"action": "hide"}]) as running:
+        await stage.use(running)
+        await stage.month(running)
+        token = await make_token(running)
+        await upload(running, token, wheel("acme-tools", "1.0", summary="Our own tools"))
+        for one in await running.mirror.catalog.accounts.tokens():  # with a token the state is for administrators
+            await running.mirror.catalog.accounts.remove_token(one.name)
+        yield running
+
+
+@pytest.fixture
+async def chromium() -> AsyncIterator[Browser]:
+    async with browser() as running:
+        yield running
+
+
+@pytest.mark.parametrize("size", [PHONE, DESK], ids=["phone", "desk"])
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+async def test_every_page_is_sound_readable_and_fits(
+    mirror: Serving, chromium: Browser, scheme: Scheme, size: tuple[int, int]
+) -> None:
+    axe = Axe()
+    async with eyes(chromium, mirror.url, scheme=scheme, size=size) as somebody:
+        for path in PAGES:
+            page = await somebody.open(path)
+            assert await page.evaluate("document.documentElement.scrollWidth <= innerWidth"), f"{path} is too wide"
+            background = await page.evaluate("getComputedStyle(document.body).backgroundColor")
+            assert (background == "rgb(19, 22, 24)") == (scheme == "dark"), background
+            assert serious((await axe.run(page)).response) == [], path
+            await page.close()
+        assert somebody.faults == []
+
+
+async def test_the_search_is_followed_to_a_project_and_its_dependency(mirror: Serving, chromium: Browser) -> None:
+    async with eyes(chromium, mirror.url) as somebody:
+        page = await somebody.open("")
+        await page.fill("#q", "flask")
+        await page.press("#q", "Enter")
+        await page.wait_for_url("**/-/projects/?q=flask")
+        await page.click(".projects a")
+        await page.wait_for_url("**/-/projects/pypi/flask/")
+        assert await page.inner_text("h1") == "flask 3.1.0"
+        await page.click(".needs a >> text=jinja2")
+        await page.wait_for_url("**/-/projects/pypi/jinja2/")
+        await page.click("nav >> text=Activity")
+        await page.wait_for_url("**/-/activity/")
+        assert somebody.faults == []
+
+
+async def test_a_line_is_copied_and_said_to_be(mirror: Serving, chromium: Browser) -> None:
+    async with eyes(chromium, mirror.url) as somebody:
+        page = await somebody.open("")
+        await page.context.grant_permissions(["clipboard-read", "clipboard-write"])
+        await page.click(".copy")
+        await page.wait_for_selector(".copy >> text=Copied")
+        copied = await page.evaluate("navigator.clipboard.readText()")
+        assert copied == f"pip install --index-url {mirror.url}simple/ NAME"
+        assert await page.inner_text("[role=status]") == "Copied"
+
+
+async def test_pages_work_without_script_and_by_keyboard(mirror: Serving, chromium: Browser) -> None:
+    async with eyes(chromium, mirror.url, script=False) as somebody:
+        page = await somebody.open("")
+        assert await page.locator(".copy").count() == 0, "no button that does nothing"
+        await page.locator("summary").first.click()
+        assert await page.locator("text=twine upload").first.is_visible()
+        await page.fill("#q", "rack")
+        await page.click("text=Search >> nth=-1")
+        await page.wait_for_url("**/?q=rack")
+        assert await page.locator(".projects a").count() == 1
+    async with eyes(chromium, mirror.url) as somebody:
+        page = await somebody.open("-/projects/pypi/flask/")
+        await page.keyboard.press("Tab")
+        assert await page.evaluate("document.activeElement.textContent") == "Skip to content"
+        await page.keyboard.press("Enter")
+        assert await page.evaluate("document.activeElement.id") == "content"
+        reached = set()
+        for _ in range(60):
+            await page.keyboard.press("Tab")
+            reached.add(await page.evaluate("document.activeElement.className || document.activeElement.tagName"))
+        assert {"A", "copy", "description"} <= reached
+
+
+async def test_nothing_that_an_author_wrote_runs(mirror: Serving, chromium: Browser) -> None:
+    async with eyes(chromium, mirror.url) as somebody:
+        for path in ("-/projects/pypi/hostile/", "-/projects/?q=%3Cscript%3Ealert(1)%3C/script%3E"):
+            page = await somebody.open(path)
+            page.on("dialog", lambda dialog: somebody.faults.append(dialog.message))
+            assert await page.locator("script").count() == 1
+            assert await page.locator("img").count() == 0
+        assert somebody.faults == []
