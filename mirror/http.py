@@ -174,7 +174,10 @@ def outside(request: web.BaseRequest) -> str:
     """Scheme and authority under which the client reached us, without a slash at the end. Raises Invalid."""
     if not _HOST.fullmatch(request.host):
         raise Invalid("The Host header is not a host name.")
-    return f"{request.scheme}://{request.host}"
+    # Whoever is not our reverse proxy and says so only gets odd links back.
+    told = request.headers.get("X-Forwarded-Proto")
+    scheme = told if told in ("http", "https") else request.scheme
+    return f"{scheme}://{request.host}"
 
 
 @web.middleware

@@ -126,13 +126,15 @@ async def serving(
 
 
 @asynccontextmanager
-async def spawned(data_dir: Path, repositories: Table, *words: str, **settings: Any) -> AsyncIterator[Spawned]:
+async def spawned(data_dir: Path, repositories: Table | None, *words: str, **settings: Any) -> AsyncIterator[Spawned]:
     """`mirror serve` with further words for its command line, until it ends or the block does.
 
-    Its settings stand beside `data_dir`, what it says in `<data_dir>.log`.
+    `repositories` None are those of a mirror that is not configured. Its settings stand beside `data_dir`, what it says
+    in `<data_dir>.log`.
     """
-    table = {"log": {"access": False}} | settings
-    table |= {"listen": ["127.0.0.1:0"], "data_dir": str(data_dir), "repositories": repositories}
+    table = {"log": {"access": False}} | settings | {"listen": ["127.0.0.1:0"], "data_dir": str(data_dir)}
+    if repositories is not None:
+        table["repositories"] = repositories
     file = data_dir.with_suffix(".toml")
     file.write_text("".join(f"{key} = {_toml(value)}\n" for key, value in table.items()))
     said = data_dir.with_suffix(".log")

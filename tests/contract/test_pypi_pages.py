@@ -414,3 +414,15 @@ async def test_a_file_without_provenance_has_none(mirror: Serving, simulator: Si
     assert reply.status == 404
     assert is_sentence(reply)
     assert simulator.count("GET", "/integrity/*") == 0
+
+
+async def test_links_of_the_json_api_are_https_behind_a_proxy_that_adds_it(
+    mirror: Serving, simulator: Simulator
+) -> None:
+    simulator.publish(SIX)
+    for told, scheme in (("https", "https"), ("http", "http"), ("javascript", "http"), ("", "http")):
+        page = (await mirror.get("/pypi/six/json", X_Forwarded_Proto=told)).json()
+        assert page["urls"][0]["url"].startswith(f"{scheme}://127.0.0.1:")
+    reply = await mirror.get("/pypi/six/json", Host='x"><script>')
+    assert reply.status == 400
+    assert is_sentence(reply)

@@ -1,0 +1,189 @@
+"""pip, uv and bandersnatch against a running mirror, with an upstream and without."""
+
+import hashlib
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.builders import sdist, wheel
+from tests.clients.python import Environments, running, secured, uv
+from tests.serving import Spawned, spawned
+from tests.simulator import Simulator
+
+pytestmark = [pytest.mark.clients, pytest.mark.timeout(600)]
+
+APP = wheel("app", "2.0", requires=["library>=1,<3"], requires_python=">=3.8")
+LIBRARY = wheel("library", "1.5", requires=["plain"])
+NEWER = wheel("library", "2.5")
+YANKED = wheel("library", "2.9", requires=["nonsense"])
+PLAIN = sdist("plain", "0.1")
+FOREIGN = wheel("app", "3.0", requires_python=">=99")
+INSTALLED = {"app": "2.0", "library": "2.5"}
+
+
+@pytest.fixture(scope="module")
+def environments(tmp_path_factory: pytest.TempPathFactory) -> Environments:
+    return Environments(tmp_path_factory.mktemp("clients"))
+
+
+def publish(simulator: Simulator) -> None:
+    for built in (APP, LIBRARY, NEWER, PLAIN, FOREIGN):
+        simulator.publish(built)
+    simulator.publish(YANKED, yanked="broken")
+
+
+def only_pypi(simulator: Simulator) -> dict[str, Any]:
+    return {"pypi": {"format": "pypi", "upstreams": [simulator.simple_url]}}
+
+
+class Pip:
+    """A pip of some age."""
+
+    def __init__(self, python: Path) -> None:
+        self.python = python
+
+    async def install(self, mirror: Spawned, home: Path, *names: str) -> dict[str, str]:
+        """Install into an empty directory, with an empty cache; what is there then."""
+        await running(
+            self.python, "-m", "pip", "install", "--index-url", f"{mirror.url}simple/", "--target", home / "installed",
+            "--cache-dir", home / "cache", *names,
+        )  # fmt: skip
+        return installed(home / "installed")
+
+
+class Uv:
+    """The newest uv."""
+
+    async def install(self, mirror: Spawned, home: Path, *names: str) -> dict[str, str]:
+        await running(
+            uv(), "pip", "install", "--python", sys.executable, "--default-index", f"{mirror.url}simple/",
+            "--target", home / "installed", "--cache-dir", home / "cache", *names,
+        )  # fmt: skip
+        return installed(home / "installed")
+
+
+def installed(directory: Path) -> dict[str, str]:
+    return dict(path.name.removesuffix(".dist-info").split("-") for path in directory.glob("*.dist-info"))
+
+
+@pytest.fixture(params=["pip", "pip==22.3.1", "uv"])
+def client(request: pytest.FixtureRequest, environments: Environments) -> Pip | Uv:
+    if request.param == "uv":
+        return Uv()
+    # pip 22 does not run on Python 3.12 any more.
+    return Pip(environments.having(request.param, most=(3, 99) if request.param == "pip" else (3, 11)) / "python")
+
+
+async def test_it_installs_and_installs_again_offline_and_with_upstream_dead(
+    simulator: Simulator, tmp_path: Path, client: Pip | Uv
+) -> None:
+    publish(simulator)
+    data = tmp_path / "data"
+    async with spawned(data, only_pypi(simulator)) as mirror:
+        assert await client.install(mirror, tmp_path / "first", "app") == INSTALLED
+        assert simulator.count("GET", "*.whl", status=200) == 2
+        assert {blob.name for blob in (data / "blobs").glob("*/*")} >= {APP.sha256, NEWER.sha256}
+        simulator.forget()
+        assert await client.install(mirror, tmp_path / "second", "app") == INSTALLED
+        assert simulator.count("GET", "/packages/*") == 0
+        await mirror.end()
+    await simulator.go_down("hanging")
+    async with spawned(data, only_pypi(simulator)) as mirror:
+        assert await client.install(mirror, tmp_path / "third", "app") == INSTALLED
+        await mirror.end()
+    async with spawned(data, only_pypi(simulator), "--offline") as mirror:
+        assert await client.install(mirror, tmp_path / "fourth", "app") == INSTALLED
+
+
+async def test_sdists_old_versions_and_bare_wheels_install(
+    simulator: Simulator, tmp_path: Path, client: Pip | Uv
+) -> None:
+    simulator.pypi.configure(metadata=False, html_only=True, sizes=False)
+    publish(simulator)
+    async with spawned(tmp_path / "data", only_pypi(simulator)) as mirror:
+        assert await client.install(mirror, tmp_path / "home", "library<2") == {"library": "1.5", "plain": "0.1"}
+
+
+async def test_a_wrong_file_is_not_installed(simulator: Simulator, tmp_path: Path, client: Pip | Uv) -> None:
+    simulator.publish(APP, digests={"sha256": "0" * 64})
+    async with spawned(tmp_path / "data", only_pypi(simulator)) as mirror:
+        with pytest.raises(AssertionError, match=r"(?i)error"):
+            await client.install(mirror, tmp_path / "home", "--no-deps", "app")
+    assert APP.sha256 not in {blob.name for blob in (tmp_path / "data" / "blobs").glob("*/*")}
+
+
+# bandersnatch
+
+
+async def test_bandersnatch_mirrors_three_projects_and_verifies_them(
+    simulator: Simulator, tmp_path: Path, environments: Environments
+) -> None:
+    bandersnatch = environments.having("bandersnatch>=8", least=(3, 12)) / "bandersnatch"
+    publish(simulator)
+    simulator.publish(wheel("unwanted", "1.0"))
+    folder, settings = tmp_path / "folder", tmp_path / "bandersnatch.conf"
+    async with (
+        spawned(tmp_path / "data", only_pypi(simulator)) as mirror,
+        secured(mirror.url, tmp_path) as (url, authority),
+    ):
+        settings.write_text(
+            f"[mirror]\ndirectory = {folder}\nmaster = {url.rstrip('/')}\njson = true\ntimeout = 30\n"
+            "workers = 2\nhash-index = false\nstop-on-error = true\nverifiers = 2\nsimple-format = ALL\n"
+            "[plugins]\nenabled = allowlist_project\n[allowlist]\npackages =\n    app\n    library\n    plain\n"
+        )
+
+        async def ask(command: str) -> None:
+            await running(bandersnatch, "--config", settings, command, SSL_CERT_FILE=str(authority))
+
+        await ask("mirror")
+        assert files_of(folder) == {built.sha256 for built in (APP, LIBRARY, NEWER, YANKED, PLAIN, FOREIGN)}
+        for name in ("app", "library", "plain"):
+            assert json.loads((folder / "web" / "json" / name).read_text())["info"]["name"] == name
+            assert (folder / "web" / "simple" / name / "index.html").exists()
+
+        # Again, after a release: it follows the serials.
+        release = wheel("app", "2.1")
+        simulator.publish(release)
+        assert (await mirror.get("/simple/", Cache_Control="max-age=0")).status == 200
+        await ask("mirror")
+        assert release.sha256 in files_of(folder)
+        await ask("verify")
+        assert len(files_of(folder)) == 7
+    assert simulator.count("GET", "*unwanted*.whl") == 0
+
+
+def files_of(folder: Path) -> set[str]:
+    """The digests of all files that were mirrored."""
+    found = [path for path in (folder / "web" / "packages").rglob("*") if path.is_file()]
+    return {hashlib.sha256(path.read_bytes()).hexdigest() for path in found}
+
+
+# The public index
+
+
+WANTED = {
+    "arroba-1.0-py3-none-any.whl": "f873356ca912e9a8ea15fcb38631a69659c465351699e9e190794c85f16e4015",
+    "dumb_pypi-1.14.1-py2.py3-none-any.whl": "a2b87f9253a8d6be4956c1667926eaddfab55d7b590693c0065108665c960c6f",
+}
+
+
+@pytest.mark.public
+@pytest.mark.parametrize("client", ["pip", "uv"], indirect=True)
+async def test_it_installs_from_the_public_index_and_again_offline(tmp_path: Path, client: Pip | Uv) -> None:
+    data, wanted = tmp_path / "data", ("--no-deps", "arroba==1.0", "dumb-pypi==1.14.1")
+    async with spawned(data, None) as mirror:
+        if (await mirror.get("/simple/arroba/")).status != 200:
+            pytest.skip("the public index cannot be reached")
+        assert await client.install(mirror, tmp_path / "online", *wanted) == {"arroba": "1.0", "dumb_pypi": "1.14.1"}
+        for filename, digest in WANTED.items():
+            project = filename.partition("-")[0].replace("_", "-")
+            reply = await mirror.get(f"/packages/{project}/{filename}")
+            assert (reply.outcome, hashlib.sha256(reply.body).hexdigest()) == ("hit", digest)
+            assert (data / "blobs" / digest[:2] / digest).exists()
+        await mirror.end()
+    async with spawned(data, None, "--offline") as mirror:
+        assert await client.install(mirror, tmp_path / "offline", *wanted) == {"arroba": "1.0", "dumb_pypi": "1.14.1"}
+        assert [one["requests"] for one in (await mirror.get("/-/status")).json()["upstreams"]] == [0, 0]
