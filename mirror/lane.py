@@ -25,6 +25,8 @@ LARGEST = 16 << 20
 """Bytes of an answer that is remembered."""
 MOST_BYTES = 64 << 20
 """Bytes of all remembered requests, and of the answers that nothing else keeps."""
+TOGETHER = 16 << 10
+"""Bytes of a body up to which a copy costs less than a second buffer."""
 PATIENCE = 64 << 10
 """Bytes waiting to be written above which a connection has to take its time."""
 
@@ -110,7 +112,7 @@ class Lane(asyncio.Protocol):
         if self._whole:
             if not self._running and (ready := self._lanes.get(data)) is not None and self._may_write():
                 assert self._transport is not None, "data comes over a transport"
-                self._transport.write(b"".join((ready.head, date(), ready.body)))
+                write(self._transport, ready.head + date(), ready.body)
                 self._lanes.observe(ready, self._client)
                 return
             self._whole = _is_whole(data)
@@ -144,6 +146,14 @@ class Lane(asyncio.Protocol):
 
     def resume_writing(self) -> None:
         self._inner.resume_writing()
+
+
+def write(transport: asyncio.WriteTransport, head: bytes, body: bytes) -> None:
+    """Write a whole answer: in one packet where that is possible, and without a copy of what is large."""
+    if len(body) <= TOGETHER:
+        transport.write(head + body)
+    else:
+        transport.writelines((head, body))
 
 
 _NOT_REPEATED = (
