@@ -22,6 +22,7 @@ from mirror.catalog import Catalog
 from mirror.catalog.sqlite import SQLite
 from mirror.config import AgesSettings, RepositorySettings, Settings, UpstreamSettings
 from mirror.endpoints import Endpoints
+from mirror.explaining import Explaining
 from mirror.feed import Feed
 from mirror.freshness import Ages
 from mirror.http import errors
@@ -111,10 +112,10 @@ class Mirror:
                 await writer.rebuild()
         for name, published in self.published.items():
             published.open()
-            self._show_uploads(name, published)
+            await self._show_uploads(name, published)
         self.pages = self._pages_for_people()
 
-    def _show_uploads(self, name: str, published: Published) -> None:
+    async def _show_uploads(self, name: str, published: Published) -> None:
         """Let a gem index say what is uploaded: before a push is answered, and soon for what another process does."""
         writer, uploads = self.writers[name], self.repositories[name].sources[0]
 
@@ -130,7 +131,10 @@ class Mirror:
 
         writer.published = show
         self.feed.listen(heard)
-        self._behind(everything())  # a crash may have come between an upload and the index
+        if await published.begins_anew():
+            await everything()
+        else:
+            self._behind(everything())  # a crash may have come between an upload and the index
 
     def _behind(self, work: Coroutine[None, None, None]) -> None:
         task = asyncio.create_task(work)
@@ -244,6 +248,7 @@ class Mirror:
             app.add_routes(routes)
             app.add_routes(self._uploading(name, mount))
         app.add_routes(Endpoints(self.status, self.ready).table())
+        app.add_routes(Explaining(self.repositories, self.guard, self.catalog.files, self.clock).table())
         app.add_routes(self.pages.table())
         return app
 

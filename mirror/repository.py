@@ -17,7 +17,7 @@ from mirror.feed import Feed
 from mirror.flight import Changes, SingleFlight
 from mirror.freshness import Demand
 from mirror.memory import Memory, Validity
-from mirror.merge import merge
+from mirror.merge import Choice, choose, merge
 from mirror.model import Answer, File, Format, Names, Outcome, Page, Project
 from mirror.policy import Policy, Verdict, apply, matches
 from mirror.sources import Listing, NameListing, Opened, Source
@@ -56,6 +56,17 @@ class View(msgspec.Struct, frozen=True, kw_only=True):
     decided_until: float
     """Policy has the same answer before this moment; a file's entry is good for as long, however old the page."""
     outcome: Outcome
+
+
+class Candidates(msgspec.Struct, frozen=True, kw_only=True):
+    """A project before policy has looked at it."""
+
+    project: Project
+    sources: tuple[str, ...]
+    """Those that have it, in the order in which they count."""
+    choice: Choice
+    removed: frozenset[str]
+    """Names of files that upstream has taken back."""
 
 
 class Repository:
@@ -195,6 +206,21 @@ class Repository:
         if matches(self._private, name):
             return [source for source in self.sources if source.local]
         return self.sources
+
+    async def candidates(self, name: str, demand: Demand = Demand.USUAL) -> Candidates:
+        """A project before policy, and who may answer for it. Raises as `project`."""
+        found = await self._gather(name, demand)
+        return Candidates(
+            project=merge([listing.project for listing in found.values()], union=len(found) > 1).project,
+            sources=tuple(found),
+            choice=choose(
+                name,
+                uploaded=any(source.local and source.name in found for source in self.sources),
+                private=self._private,
+                union=self._union,
+            ),
+            removed=_removed(found.values()),
+        )
 
     # Names
 

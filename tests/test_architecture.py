@@ -19,11 +19,11 @@ ORDER = [
     *("blobs", "catalog", "upstream", "transfer"),
     *("feed", "removals", "sources", "uploads", "repository"),
     *("lockfiles", "sync", "bundle", "sweep"),
-    *("http", "lane", "send", "receive", "answers", "log", "auth", "metrics", "systemd", "observe"),
+    *("http", "proxies", "connections", "lane", "send", "receive", "answers", "log", "auth", "metrics", "systemd", "observe"),
     *("witness", "statistics"),
     *("rubygems.following", "rubygems.published"),
-    *("endpoints", "pypi.routes", "rubygems.routes", "pypi.upload", "rubygems.upload", "web"),
-    *("app", "serving", "cli", "__main__"),
+    *("endpoints", "explaining", "pypi.routes", "rubygems.routes", "pypi.upload", "rubygems.upload", "web"),
+    *("app", "listening", "serving", "cli", "__main__"),
 ]
 """Each imports only from those before it. A new module gets its place here first."""
 

@@ -25,6 +25,8 @@ COMMANDS = {
     "unyank": "mirror.cli.unyank",
     "delete": "mirror.cli.delete",
     "rebuild": "mirror.cli.rebuild",
+    "explain": "mirror.cli.explain",
+    "report": "mirror.cli.reports",
     "token": "mirror.cli.token",
     "user": "mirror.cli.user",
 }

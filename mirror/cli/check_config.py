@@ -12,9 +12,10 @@ def command(file: Path | None) -> int:
 
     Exit status 0 when it is right, 2 when not, with one line for each fault.
     """
+    from mirror.cli.checking import check
     from mirror.config import load
 
-    settings = load(file)
+    settings = load(file, check=check)
     click.echo(f"{file or 'The settings'}: right")
     for name, repository in settings.repositories.items():
         upstreams = ", ".join(upstream.name for upstream in repository.upstreams) or "no upstream"

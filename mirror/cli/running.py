@@ -4,7 +4,7 @@ import json
 import socket
 from http.client import HTTPConnection, HTTPException, HTTPSConnection
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
 from mirror.config import Address
@@ -19,8 +19,8 @@ PATIENCE = 3.0
 class _UnixConnection(HTTPConnection):
     """HTTP over a Unix socket."""
 
-    def __init__(self, path: Path) -> None:
-        super().__init__("localhost", timeout=PATIENCE)
+    def __init__(self, path: Path, patience: float) -> None:
+        super().__init__("localhost", timeout=patience)
         self._path = path
 
     def connect(self) -> None:
@@ -29,16 +29,33 @@ class _UnixConnection(HTTPConnection):
         self.sock.connect(str(self._path))
 
 
+class Reply(NamedTuple):
+    """What a mirror answered."""
+
+    status: int
+    body: bytes
+
+
 def ask_address(address: Address, path: str) -> dict[str, Any] | None:
     """The JSON object that a mirror listening there answers to GET `path`, or None when none does."""
-    if address.path is not None:
-        return _ask(_UnixConnection(address.path), path)
-    if address.port == 0:
-        return None  # any free port: only the mirror itself knows which
-    return _ask(HTTPConnection(address.url.host or "", address.port, timeout=PATIENCE), path)
+    return _object(reach_address(address, path))
 
 
 def ask_url(url: str, path: str) -> dict[str, Any] | None:
+    """The same of a mirror at a URL. Raises Invalid unless it is an http or https URL."""
+    return _object(reach_url(url, path))
+
+
+def reach_address(address: Address, path: str, patience: float = PATIENCE) -> Reply | None:
+    """What a mirror listening there answers to GET `path`, whatever it is; None when nobody answers."""
+    if address.path is not None:
+        return _reach(_UnixConnection(address.path, patience), path)
+    if address.port == 0:
+        return None  # any free port: only the mirror itself knows which
+    return _reach(HTTPConnection(address.url.host or "", address.port, timeout=patience), path)
+
+
+def reach_url(url: str, path: str, patience: float = PATIENCE) -> Reply | None:
     """The same of a mirror at a URL. Raises Invalid unless it is an http or https URL."""
     try:
         parts = urlsplit(url)
@@ -48,16 +65,23 @@ def ask_url(url: str, path: str) -> dict[str, Any] | None:
     if host is None or parts.scheme not in {"http", "https"}:
         raise Invalid("The URL of a mirror begins with http:// or https:// and names a host.")
     kind = HTTPSConnection if parts.scheme == "https" else HTTPConnection
-    return _ask(kind(host, port, timeout=PATIENCE), parts.path.rstrip("/") + path)
+    return _reach(kind(host, port, timeout=patience), parts.path.rstrip("/") + path)
 
 
-def _ask(connection: HTTPConnection, path: str) -> dict[str, Any] | None:
+def _reach(connection: HTTPConnection, path: str) -> Reply | None:
     try:
         connection.request("GET", path, headers={"Accept": "application/json"})
         answer = connection.getresponse()
-        content = json.loads(answer.read(LONGEST)) if answer.status == 200 else None
-    except (OSError, HTTPException, ValueError):
+        return Reply(answer.status, answer.read(LONGEST))
+    except (OSError, HTTPException):
         return None
     finally:
         connection.close()
+
+
+def _object(reply: Reply | None) -> dict[str, Any] | None:
+    try:
+        content = json.loads(reply.body) if reply and reply.status == 200 else None
+    except ValueError:
+        return None
     return content if isinstance(content, dict) else None

@@ -18,11 +18,12 @@ import click
 @click.option("--offline", is_flag=True, help="Never ask an upstream: serve what is held.")
 def command(config: Path | None, listen: tuple[str, ...], data_dir: Path | None, offline: bool) -> int:
     """Run the mirror. It needs no settings; it stops on SIGTERM or Ctrl-C, after running answers."""
+    from mirror.cli.checking import check
     from mirror.config import load
     from mirror.errors import ConfigError
 
     given: dict[str, Any] = {"listen": listen, "data_dir": data_dir, "offline": offline}
-    settings = load(config, {key: value for key, value in given.items() if value})
+    settings = load(config, {key: value for key, value in given.items() if value}, check)
     try:
         settings.data_dir.mkdir(parents=True, exist_ok=True)
     except OSError as error:

@@ -3,7 +3,6 @@
 The server notices a change by itself, within a second or so.
 """
 
-import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -53,6 +52,8 @@ def with_store(
     config: Path | None, data_dir: Path | None, work: "Callable[[Settings, Mapping[str, Writer]], Awaitable[T]]"
 ) -> T:
     """The result of `work` on the store that the settings name."""
+    import asyncio
+
     settings = settings_of(config, data_dir)
 
     async def run() -> T:

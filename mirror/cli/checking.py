@@ -1,0 +1,17 @@
+"""What `serve` and `check-config` look at besides the settings themselves: rules that are none."""
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from mirror.config import Settings
+
+
+def check(settings: "Settings") -> None:
+    """Raises Misconfigured for what only shows in the light of the ecosystems; light enough for `check-config`."""
+    from mirror.policies import check as check_policies
+    from mirror.policy import Versions
+    from mirror.pypi import versions as python
+    from mirror.rubygems import versions as ruby
+
+    ecosystems: dict[str, Versions] = {"pypi": python, "rubygems": ruby}
+    check_policies(settings, {name: ecosystems[one.format] for name, one in settings.repositories.items()})
