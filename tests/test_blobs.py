@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from mirror.blobs import Held
-from mirror.blobs.local import CHUNK, LocalBlobs
+from mirror.blobs import Held, Part
+from mirror.blobs.local import CHUNK, WORTH_SYNCFS, LocalBlobs
 from mirror.errors import MissingBlob, StorageFull
 from mirror.model import Body
 from tests.builders import noise
@@ -143,3 +143,36 @@ async def test_a_file_system_that_cannot_tell_what_is_cached_is_read_all_the_sam
     held = await blobs.write(b"data")
     monkeypatch.setattr(os, "preadv", unsupported)
     assert await content(await blobs.open(held.digest)) == b"data"
+
+
+def part(content: bytes, date: int | None = None) -> Part:
+    return Part(content=content, digest=sha256(content), date=date)
+
+
+@pytest.mark.parametrize("count", [3, WORTH_SYNCFS + 8], ids=["a few", "many"])
+async def test_many_are_stored_at_once_and_each_is_a_blob_like_any_other(
+    blobs: LocalBlobs, tmp_path: Path, count: int
+) -> None:
+    parts = [part(noise(100 + n, str(n)), date=1_500_000_000) for n in range(count)]
+    await blobs.write(parts[0].content)
+    broken = tmp_path / "blobs" / parts[1].digest[:2] / parts[1].digest
+    broken.parent.mkdir(exist_ok=True)
+    broken.touch()  # what a power failure leaves behind is replaced
+    held = await blobs.write_all([*parts, parts[2]])
+    assert [one.digest for one in held] == [one.digest for one in (*parts, parts[2])]
+    for one in parts:
+        body = await blobs.open(one.digest)
+        assert await content(body) == one.content
+    assert body.modified == "Fri, 14 Jul 2017 02:40:00 GMT"
+    assert list(blobs.incoming.iterdir()) == []
+
+
+async def test_a_full_disk_leaves_nothing_of_many(blobs: LocalBlobs, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(path: object, target: object) -> None:
+        raise OSError(errno.ENOSPC, "no room")
+
+    monkeypatch.setattr(os, "replace", full)
+    with pytest.raises(StorageFull):
+        await blobs.write_all([part(b"a"), part(b"b")])
+    assert list(blobs.incoming.iterdir()) == []
+    assert await everything(blobs) == []

@@ -5,9 +5,10 @@ import sqlite3
 from collections.abc import AsyncIterator
 from pathlib import Path
 
+import msgspec
 import pytest
 
-from mirror.catalog import Catalog, HeldFile
+from mirror.catalog import Catalog, HeldFile, Member
 from mirror.catalog.sqlite import SQLite
 from mirror.freshness import Stamp
 from mirror.model import Answer, Event, Page
@@ -161,3 +162,34 @@ async def test_damage_that_shows_in_use_is_survived(tmp_path: Path, caplog: pyte
     assert await catalog.pages.answer("up", SIX) == answer()
     await catalog.close()
     assert "damaged" in caplog.text
+
+
+async def test_many_files_are_recorded_in_one_transaction_with_an_event_for_each(catalog: Catalog) -> None:
+    await catalog.feed.append(Event(serial=0, at=1, source="up", project="x", kind="page"))
+    many = [
+        (HeldFile(source="up", project="six", filename=f"six-{n}.whl", digest=f"{n:064x}", size=n, stored=5), "file")
+        for n in range(250)
+    ]
+    assert await catalog.files.add_all(many) == 251
+    assert await catalog.files.add_all([(msgspec.structs.replace(many[7][0], size=99), "sidecar")]) == 252
+    held = await catalog.files.get("up", "six", "six-7.whl")
+    assert held is not None
+    assert (held.size, held.digest) == (99, f"{7:064x}")
+    events = await catalog.feed.since(1)
+    assert [event.serial for event in events] == list(range(2, 253))
+    assert [event.filename for event in events] == [f"six-{n}.whl" for n in range(250)] + ["six-7.whl"]
+    assert events[-1] == Event(serial=252, at=5, source="up", project="six", kind="sidecar", filename="six-7.whl")
+
+
+async def test_a_set_names_what_it_was_given_and_can_be_replaced(catalog: Catalog) -> None:
+    members = [Member("up", "six", f"six-{n}.whl") for n in range(450)]
+    await catalog.sets.add("ci", members[:400])
+    await catalog.sets.add("ci", members[300:])
+    await catalog.sets.add("laptop", members[:1])
+    assert await catalog.sets.names() == {"ci": 450, "laptop": 1}
+    assert await catalog.sets.holding(members[0]) == ["ci", "laptop"]
+    await catalog.sets.replace("ci", members[:2])
+    assert await catalog.sets.members("ci") == members[:2]
+    assert await catalog.sets.holding(members[5]) == []
+    await catalog.sets.replace("ci", [])
+    assert await catalog.sets.names() == {"laptop": 1}

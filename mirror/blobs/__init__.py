@@ -9,7 +9,7 @@ has returned, a loss of power leaves either the whole blob or, when it never ret
 
 import errno
 import re
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import contextmanager
 from email.utils import formatdate
 from pathlib import Path
@@ -34,6 +34,16 @@ class Held(msgspec.Struct, frozen=True, kw_only=True):
     """When the store took it, in seconds since the epoch; not the file's own date."""
 
 
+class Part(msgspec.Struct, frozen=True, kw_only=True):
+    """Something small to be stored."""
+
+    content: bytes
+    digest: str
+    """Of the content; whoever hands it over has compared it."""
+    date: int | None = None
+    """For Last-Modified, in seconds since the epoch; None: now."""
+
+
 class BlobStore(Protocol):
     """Where the bytes of files live. All methods may be called at once, by several processes too."""
 
@@ -55,6 +65,9 @@ class BlobStore(Protocol):
 
     async def write(self, content: bytes) -> Held:
         """Store something small that is in memory. Raises StorageFull."""
+
+    async def write_all(self, parts: Sequence[Part]) -> list[Held]:
+        """Store several small things at once, which costs less than one after the other. Raises StorageFull."""
 
     async def delete(self, digest: str) -> None:
         """Forget the blob; no error when it is not there. Readers that have begun may finish."""

@@ -5,25 +5,33 @@ thread only when the disk is needed; for a warm file that is several times cheap
 """
 
 import asyncio
+import ctypes
 import hashlib
 import os
+import secrets
 import tempfile
-from collections.abc import AsyncIterator, Callable
+import time
+from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TypeVar
 
 import msgspec
 
-from mirror.blobs import Held, checked, http_date, storage_errors
+from mirror.blobs import Held, Part, checked, http_date, storage_errors
 from mirror.errors import MissingBlob
 
 CHUNK = 256 * 1024
 """Bytes of one read: long enough to be worth a thread, short enough that the loop stays smooth."""
 
+WORTH_SYNCFS = 32
+"""Files from which one sync of the whole file system is quicker than one for each of them."""
+
 _EMPTY = hashlib.sha256().hexdigest()
 _NOWAIT = getattr(os, "RWF_NOWAIT", None)
 _threads = ThreadPoolExecutor(max_workers=8, thread_name_prefix="blobs")
+_syncfs = getattr(ctypes.CDLL(None, use_errno=True), "syncfs", None)
+"""syncfs(2) of Linux, which os does not have."""
 
 T = TypeVar("T")
 
@@ -101,6 +109,9 @@ class LocalBlobs:
     async def write(self, content: bytes) -> Held:
         return await off_loop(lambda: self._write(content))
 
+    async def write_all(self, parts: Sequence[Part]) -> list[Held]:
+        return await off_loop(lambda: self._write_all(parts))
+
     async def delete(self, digest: str) -> None:
         path = self._path(digest)
         await off_loop(lambda: path.unlink(missing_ok=True))
@@ -143,6 +154,68 @@ class LocalBlobs:
                 return self._adopt(path, digest)
             finally:
                 path.unlink(missing_ok=True)
+
+    def _is_whole(self, part: Part) -> bool:
+        try:
+            return os.stat(self._path(part.digest)).st_size == len(part.content)
+        except FileNotFoundError:
+            return False
+
+    def _write_all(self, parts: Sequence[Part]) -> list[Held]:
+        """All are written before any is synced, and all renamed before any directory is: two syncs for many files."""
+        missing = {part.digest: part for part in parts if not self._is_whole(part)}
+        moves: list[tuple[str, str]] = []
+        with storage_errors():
+            try:
+                for digest, part in missing.items():
+                    moves.append((f"{self.incoming}/{secrets.token_hex(16)}.part", str(self._path(digest))))
+                    _write_new(moves[-1][0], part)
+                for shard in {os.path.dirname(target) for _, target in moves}:
+                    if not os.path.isdir(shard):
+                        os.makedirs(shard, exist_ok=True)
+                _sync_all([path for path, _ in moves], self.root)
+                for path, target in moves:
+                    os.replace(path, target)
+                _sync_all([*{os.path.dirname(target) for _, target in moves}, str(self.root)], self.root)
+            except BaseException:
+                for path, _ in moves:
+                    Path(path).unlink(missing_ok=True)
+                raise
+        now = time.time()
+        return [Held(digest=part.digest, size=len(part.content), stored=now) for part in parts]
+
+
+def _write_new(path: str, part: Part) -> None:
+    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
+    try:
+        write_at(fd, part.content, 0)
+        if part.date is not None:
+            os.utime(fd, (part.date, part.date))
+    finally:
+        os.close(fd)
+
+
+def _sync_all(paths: Sequence[str], root: Path) -> None:
+    """Make files and directories durable: many with one call for the whole file system, where that exists."""
+    if _syncfs is None or len(paths) < WORTH_SYNCFS:
+        for path in paths:
+            _sync(Path(path), os.O_RDONLY)
+        return
+    fd = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        if _syncfs(fd) != 0:
+            number = ctypes.get_errno()
+            raise OSError(number, os.strerror(number))
+    finally:
+        os.close(fd)
+
+
+def write_at(fd: int, chunk: bytes, offset: int) -> None:
+    """Write all of `chunk`; a full disk may take a part of it before it says so."""
+    left = memoryview(chunk)
+    while left:
+        count = os.pwrite(fd, left, offset)
+        left, offset = left[count:], offset + count
 
 
 def _sync(path: Path, flags: int) -> None:

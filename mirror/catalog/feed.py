@@ -1,5 +1,7 @@
 """The journal's table, and the statements that put an event into another table's transaction."""
 
+from collections.abc import Sequence
+
 import msgspec
 
 from mirror.catalog.database import Database, Row, Statement, Value
@@ -28,6 +30,29 @@ def record(
             " SELECT value, $1, $2, $3, $4, $5, $6 FROM counters"
             f" {condition} AND name = 'feed' RETURNING serial",
             (at, source, project, kind, filename, detail, *extra),
+        ),
+    )
+
+
+def record_all(events: Sequence[tuple[float, str, str, str, str]]) -> tuple[Statement, Statement]:
+    """As `record`, for several events of (at, source, project, kind, filename); the second returns all serials."""
+    casts = (
+        "CAST({} AS BIGINT)", "CAST({} AS DOUBLE PRECISION)", "CAST({} AS TEXT)", "CAST({} AS TEXT)",
+        "CAST({} AS TEXT)", "CAST({} AS TEXT)",
+    )  # fmt: skip
+    places, values = [], list[Value]()
+    for row, event in enumerate(events):
+        # The types of the first row are those of all.
+        places.append(", ".join((casts[at] if row == 0 else "{}").format(f"${6 * row + at + 2}") for at in range(6)))
+        values += [row + 1, *event]
+    return (
+        ("UPDATE counters SET value = value + $1 WHERE name = 'feed'", (len(events),)),
+        (
+            "INSERT INTO feed (serial, at, source, project, kind, filename, detail)"
+            " SELECT counters.value - $1 + event.column1, event.column2, event.column3, event.column4, event.column5,"
+            f" event.column6, '{{}}' FROM counters, (VALUES ({'), ('.join(places)})) AS event"
+            " WHERE counters.name = 'feed' RETURNING serial",
+            (len(events), *values),
         ),
     )
 

@@ -1,11 +1,14 @@
 """What is held: which blob stands behind a file or sidecar that a source lists, and when it was last used."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import msgspec
 
-from mirror.catalog.database import Database, Row
-from mirror.catalog.feed import record
+from mirror.catalog.database import Database, Row, Statement
+from mirror.catalog.feed import record, record_all
+
+AT_ONCE = 100
+"""Files that one statement writes."""
 
 
 class HeldFile(msgspec.Struct, frozen=True, kw_only=True):
@@ -59,6 +62,33 @@ class Files:
         )
         serial: int = rows[1][0][0]
         return serial
+
+    async def add_all(self, many: Sequence[tuple[HeldFile, str]]) -> int:
+        """As `add`, for several files with their kinds, in one transaction; the serial of the last event."""
+        statements: list[Statement] = []
+        for start in range(0, len(many), AT_ONCE):
+            some = many[start : start + AT_ONCE]
+            statements += record_all([(one.stored, one.source, one.project, kind, one.filename) for one, kind in some])
+            values = [
+                value
+                for one, _ in some
+                for value in (one.source, one.project, one.filename, one.digest, one.size, one.stored)
+            ]
+            places = ", ".join(
+                "({}, {}, {}, {}, {}, {}, {}, 0)".format(*(f"${6 * row + at}" for at in (1, 2, 3, 4, 5, 6, 6)))
+                for row in range(len(some))
+            )
+            statements.append(
+                (
+                    f"INSERT INTO files ({_COLUMNS}) VALUES {places}"
+                    " ON CONFLICT (source, project, filename) DO UPDATE SET digest = excluded.digest,"
+                    " size = excluded.size, stored = excluded.stored",
+                    values,
+                )
+            )
+        rows = await self._database.write(*statements)
+        newest: int = max(serial for (serial,) in rows[-2])
+        return newest
 
     async def forget(self, source: str, project: str, filename: str) -> None:
         """The file is no longer held."""

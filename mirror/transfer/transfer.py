@@ -15,7 +15,7 @@ from pathlib import Path
 import msgspec
 
 from mirror.blobs import BlobStore, Held, http_date, storage_errors
-from mirror.blobs.local import CHUNK, off_loop, read_at
+from mirror.blobs.local import CHUNK, off_loop, read_at, write_at
 from mirror.errors import MirrorError, StorageFull, UpstreamProtocolError, UpstreamUnavailable
 from mirror.model import File
 from mirror.transfer.digests import Digests
@@ -366,14 +366,6 @@ class Transfer:
         """Wake everybody who waits for something to change."""
         changed, self._changed = self._changed, asyncio.Event()
         changed.set()
-
-
-def write_at(fd: int, chunk: bytes, offset: int) -> None:
-    """Write all of `chunk`; a full disk may take a part of it before it says so."""
-    left = memoryview(chunk)
-    while left:
-        count = os.pwrite(fd, left, offset)
-        left, offset = left[count:], offset + count
 
 
 def _create(path: Path) -> int:
