@@ -2,6 +2,7 @@
 
 routes        URLs and handlers
 browsing      projects of all repositories by name, a page at a time
+abouts        what projects say of themselves
 descriptions  descriptions of projects, rendered by a process of its own
 markup        that process: Markdown and reStructuredText → harmless HTML
 views         pure: what a page shows, and how sizes, ages and hostile texts are written

@@ -16,23 +16,18 @@ from mirror.catalog import Catalog
 from mirror.errors import Invalid, MirrorError, NotFound, Unauthorized
 from mirror.feed import Feed
 from mirror.http import OUTCOME, error_response, outside, qualities
-from mirror.memory import Memory
-from mirror.model import About, File
+from mirror.model import About
 from mirror.repository import View
 from mirror.statistics import Span
 from mirror.web import clients, views
+from mirror.web.abouts import Abouts
 from mirror.web.browsing import Browsing, Shelf
 from mirror.web.descriptions import Descriptions
-from mirror.web.html import page, static_file
+from mirror.web.html import page, root_from, static_file
 from mirror.web.plot import plot
 
 logger = logging.getLogger(__name__)
 
-PATIENCE = 8.0
-"""Seconds that a page waits for what a project says of itself."""
-SIDECAR_LIMIT = 8 << 20
-IN_LOOP = 32 << 10
-"""Bytes of metadata up to which reading them is quicker than the hop to a thread."""
 EVENTS_AT_ONCE = 50
 
 _CLIENTS = ("pip/", "uv/", "poetry/", "pdm/", "twine/", "ruby", "rubygems/", "bundler/", "bandersnatch/")
@@ -97,7 +92,7 @@ class Pages:
         self._clock = clock
         self._browsing = Browsing(shelves, catalog.browse)
         self._descriptions = Descriptions()
-        self._abouts: Memory[tuple[str, str, str, str], About] = Memory(4 << 20)
+        self._abouts = Abouts()
         self._by_source: dict[str, list[str]] = {}
         for name, shelf in shelves.items():
             for source in shelf.sources:
@@ -105,8 +100,10 @@ class Pages:
 
     def table(self) -> list[web.RouteDef]:
         """The routes, to be added to an application after those of the repositories."""
+        mounts = sorted({shelf.mount.strip("/") for shelf in self._shelves.values()} - {""})
         return [
             web.get("/", self.start),
+            *(web.get(f"/{mount}/", self.to_start) for mount in mounts),
             web.get("/-/projects", self.slash),
             web.get("/-/projects/", self.projects),
             web.get("/-/projects/{repository:[^/]+}/{project:[^/]+}", self.slash),
@@ -131,9 +128,14 @@ class Pages:
             return web.Response(text=_PLAIN, headers={"Vary": "Accept", "Cache-Control": "no-cache"})
         return await self._start(request)
 
+    async def to_start(self, request: web.Request) -> web.StreamResponse:
+        """The root of a repository elsewhere: people are shown to the start page."""
+        if wants_page(request):
+            raise web.HTTPFound(root_from(request.path), headers={"Vary": "Accept"})
+        return await self.start(request)
+
     @_shown
     async def _start(self, request: web.Request) -> web.StreamResponse:
-        base = URL(outside(request))
         status = await self._status()
         hits = status["hits"]
         assert isinstance(hits, Mapping)
@@ -155,7 +157,7 @@ class Pages:
                 {
                     "name": shelf.name,
                     "format": shelf.format,
-                    "root": (root := base.with_path(f"{shelf.mount.rstrip('/')}/")),
+                    "root": (root := _root(request, shelf)),
                     "lines": clients.python_lines(root)
                     if shelf.format == "pypi"
                     else clients.ruby_lines(root, list(shelf.upstreams)),
@@ -218,7 +220,7 @@ class Pages:
             raise NotFound(f"{views.told(name, 80)} has no version {views.told(version, 80)!r} here.")
         version = version or newest
         file = shelf.about.stands_for(view.project, version)
-        about, trouble = await self._about(shelf, view, file) if file else (About(version=version), "")
+        about, trouble = await self._abouts.of(shelf, view, file) if file else (About(version=version), "")
         held = await asyncio.gather(*(self._files.of_project(source, name) for source in shelf.sources))
         number = request.query.get("page", "1")
         shown = views.project_page(
@@ -234,7 +236,7 @@ class Pages:
             path=shelf.about.path,
         )
         request[OUTCOME] = view.outcome
-        root = URL(outside(request)).with_path(f"{shelf.mount.rstrip('/')}/")
+        root = _root(request, shelf)
         from markupsafe import Markup
 
         return await self._page(
@@ -371,39 +373,10 @@ class Pages:
             raise Unauthorized("Reading here needs a token or a password.")
         return readable
 
-    async def _about(self, shelf: Shelf, view: View, file: File) -> tuple[About, str]:
-        """What the project says of itself in the version of a file, and why that may be little."""
-        key = (shelf.name, view.project.name, file.filename, file.sha256 or "")
-        known = self._abouts.get(key)
-        if known is not None:
-            return known, ""
-        try:
-            async with asyncio.timeout(PATIENCE):
-                about = await self._told(shelf, view, file)
-        except TimeoutError:
-            return shelf.about.from_index(file), "Upstream is slow to say; reload the page in a while."
-        except MirrorError as error:
-            return shelf.about.from_index(file), views.told(error, 300)
-        if about is None:
-            return shelf.about.from_index(file), ""
-        self._abouts.put(key, about, 1000 + len(about.description))
-        return about, ""
 
-    async def _told(self, shelf: Shelf, view: View, file: File) -> About | None:
-        repository, project = shelf.repository, view.project.name
-        if repository.format.has_sidecar(file):
-            _, opened = await repository.sidecar(project, file.filename)
-            if opened.body.size > SIDECAR_LIMIT:
-                raise Invalid("What the project says of itself is too large to be shown.")
-            content = b"".join([chunk async for chunk in opened.body.read()])
-            return await _parsed(shelf.about.from_sidecar, file, content)
-        document = shelf.about.document(project, file)
-        answer = await repository.document(view, document) if document else None
-        return await _parsed(shelf.about.from_document, file, answer.body) if answer else None
-
-
-async def _parsed(parse: Callable[[File, bytes], About], file: File, content: bytes) -> About:
-    return parse(file, content) if len(content) <= IN_LOOP else await asyncio.to_thread(parse, file, content)
+def _root(request: web.BaseRequest, shelf: Shelf) -> URL:
+    """Where clients outside find the repository, with a slash at the end."""
+    return URL(f"{outside(request)}{shelf.mount.rstrip('/')}/")
 
 
 def _versions(view: View) -> set[str]:

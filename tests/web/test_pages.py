@@ -5,11 +5,15 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
+from aiohttp.test_utils import make_mocked_request
 
 from mirror.auth import digest, new_token
+from mirror.http import ORIGIN
+from mirror.web.abouts import Abouts
+from mirror.web.routes import _root
 from tests.builders import gem, sdist, wheel
 from tests.serving import Serving, repositories, serving
-from tests.simulator import Simulator, Status
+from tests.simulator import Simulator, Stall, Status
 from tests.uploading import basic, make_token, upload
 from tests.web import stage
 from tests.web.reading import look, sound
@@ -47,6 +51,9 @@ async def test_the_start_page_names_the_host_it_is_asked_by_and_every_repository
         assert "twine upload --repository-url http://mirror.example:8484/team/legacy/ dist/*" in lines
         named = {line.split()[0] for line in lines}
         assert named >= {"pip", "uv", "poetry", "pdm", "twine", "gem", "bundle"}
+        moved = await look(mirror, "team/")
+        assert (moved.status, moved.headers["Location"]) == (302, "../")
+        assert (await mirror.get("team/", Accept="*/*")).headers["Content-Type"].startswith("text/plain")
         forged = await look(mirror, "", Host="evil.example/$(id)")
         assert forged.status == 400
 
@@ -308,3 +315,26 @@ async def test_pages_work_below_the_prefix_of_a_proxy(mirror: Serving, simulator
         for node in tree.css("link[href], script[src], form[action], nav a[href], .brand"):
             address = node.attributes.get("href") or node.attributes.get("src") or node.attributes["action"] or ""
             assert address.startswith((root, "?", "#")), (path, address)
+
+
+async def test_the_lines_to_copy_have_the_prefix_of_a_proxy(mirror: Serving) -> None:
+    (shelf, *_) = mirror.mirror.pages._shelves.values()
+    request = make_mocked_request("GET", "/", headers={"Host": "inside:1"})
+    request[ORIGIN] = "https://packages.example/mirror"
+    assert str(_root(request, shelf)) == "https://packages.example/mirror/"
+
+
+async def test_a_page_does_not_wait_for_a_slow_upstream(
+    mirror: Serving, simulator: Simulator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    simulator.publish(wheel("six", "1.0", summary="Six."))
+    await mirror.get("simple/six/")
+    stalled = simulator.inject("*.metadata", Stall())
+    mirror.mirror.pages._abouts = Abouts(0.2)
+    tree = sound(await look(mirror, "-/projects/pypi/six/"))
+    assert "slow" in tree.css_first(".notice").text()
+    assert "six-1.0-py3-none-any.whl" in tree.css_first(".files").text()
+    stalled.release()
+    simulator.heal()
+    mirror.mirror.pages._abouts = Abouts(20)
+    assert sound(await look(mirror, "-/projects/pypi/six/")).css_first(".lead").text() == "Six."

@@ -1,0 +1,65 @@
+"""What projects say of themselves, got from a sidecar or a document of theirs, and remembered.
+
+A page waits for it only so long: what an upstream is slow to say goes on being fetched, and is there the next time.
+"""
+
+import asyncio
+from collections.abc import Callable
+
+from mirror.errors import Invalid, MirrorError
+from mirror.memory import Memory
+from mirror.model import About, File
+from mirror.repository import View
+from mirror.web import views
+from mirror.web.browsing import Shelf
+
+PATIENCE = 8.0
+"""Seconds that a page waits."""
+SIDECAR_LIMIT = 8 << 20
+IN_LOOP = 32 << 10
+"""Bytes up to which reading them is quicker than the hop to a thread."""
+REMEMBERED = 4 << 20
+"""Characters of descriptions that are kept."""
+
+
+class Abouts:
+    """Asks, and remembers."""
+
+    def __init__(self, patience: float = PATIENCE) -> None:
+        self._patience = patience
+        self._memory: Memory[tuple[str, str, str, str], About] = Memory(REMEMBERED)
+
+    async def of(self, shelf: Shelf, view: View, file: File) -> tuple[About, str]:
+        """What the project says of itself in the version of a file, and why that may be little. Never raises."""
+        key = (shelf.name, view.project.name, file.filename, file.sha256 or "")
+        known = self._memory.get(key)
+        if known is not None:
+            return known, ""
+        try:
+            async with asyncio.timeout(self._patience):
+                about = await _told(shelf, view, file)
+        except TimeoutError:
+            return shelf.about.from_index(file), "Upstream is slow to say more; reload the page in a while."
+        except MirrorError as error:
+            return shelf.about.from_index(file), views.told(error, 300)
+        if about is None:
+            return shelf.about.from_index(file), ""
+        self._memory.put(key, about, 1000 + len(about.description))
+        return about, ""
+
+
+async def _told(shelf: Shelf, view: View, file: File) -> About | None:
+    repository, project = shelf.repository, view.project.name
+    if repository.format.has_sidecar(file):
+        _, opened = await repository.sidecar(project, file.filename)
+        if opened.body.size > SIDECAR_LIMIT:
+            raise Invalid("What the project says of itself is too large to be shown.")
+        content = b"".join([chunk async for chunk in opened.body.read()])
+        return await _parsed(shelf.about.from_sidecar, file, content)
+    document = shelf.about.document(project, file)
+    answer = await repository.document(view, document) if document else None
+    return await _parsed(shelf.about.from_document, file, answer.body) if answer else None
+
+
+async def _parsed(parse: Callable[[File, bytes], About], file: File, content: bytes) -> About:
+    return parse(file, content) if len(content) <= IN_LOOP else await asyncio.to_thread(parse, file, content)

@@ -1,0 +1,66 @@
+"""What was answered, by the hour: figures that outlive a restart, in spans of any length."""
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from mirror.catalog import Catalog
+from mirror.catalog.counters import KEPT_HOURS
+from mirror.catalog.sqlite import SQLite
+from mirror.metrics import Metrics
+from mirror.model import Event
+from mirror.statistics import HOUR, Statistics
+
+NOON = 20_000 * 24 * HOUR + 12 * HOUR + 600.0
+
+
+@pytest.fixture
+async def catalog(tmp_path: Path) -> AsyncIterator[Catalog]:
+    database = SQLite(tmp_path / "catalog.sqlite")
+    await database.open()
+    catalog = Catalog(database)
+    yield catalog
+    await catalog.close()
+
+
+async def test_requests_are_counted_in_the_hour_in_which_they_were_written_down(catalog: Catalog) -> None:
+    now = NOON
+    metrics = Metrics()
+    statistics = Statistics(catalog, metrics, clock=lambda: now)
+    metrics.answered("pypi", "file", "miss", 200, 1000, 0.1)
+    await statistics.flush()
+    now += HOUR
+    for _ in range(3):
+        metrics.answered("pypi", "file", "hit", 200, 1000, 0.1)
+    metrics.answered("pypi", "file", "joined", 200, 500, 0.1)
+    metrics.answered("", "other", "", 200, 99, 0.1)
+    hours = await statistics.course(3, 1)
+    assert [(span.requests, span.hits, span.saved, span.fetched) for span in hours] == [
+        (0, 0, 0, 0),
+        (1, 0, 0, 1000),
+        (4, 4, 3500, 0),
+    ]
+    assert hours[-1].start == NOON - 600 + HOUR
+    (day,) = await statistics.course(1, 24)
+    assert (day.requests, day.hits, day.saved, day.fetched, day.start) == (5, 4, 3500, 1000, NOON - 600 - 12 * HOUR)
+
+
+async def test_the_course_outlives_a_restart_and_old_hours_are_forgotten(catalog: Catalog) -> None:
+    hour = int(NOON // HOUR)
+    await catalog.counters.add({"requests.hit": 5}, hour - KEPT_HOURS - 1)
+    await catalog.counters.add({"requests.hit": 7}, hour - 24)
+    restarted = Statistics(catalog, Metrics(), clock=lambda: NOON)
+    assert [span.requests for span in await restarted.course(3, 24)] == [0, 7, 0]
+    await catalog.counters.add({"requests.hit": 1}, hour)
+    assert sum(value for _, _, value in await catalog.counters.spans(0, 24)) == 8
+    totals = await restarted.totals()
+    assert totals["hits"] == {"hit": 13, "miss": 0, "joined": 0, "stale": 0, "offline": 0}
+
+
+async def test_the_journal_is_read_backwards_too(catalog: Catalog) -> None:
+    for number in range(5):
+        await catalog.feed.append(Event(serial=0, at=number, source="s", project=f"p{number}", kind="project"))
+    newest = await catalog.feed.before(100, 2)
+    assert [event.project for event in newest] == ["p4", "p3"]
+    assert [event.project for event in await catalog.feed.before(newest[-1].serial, 10)] == ["p2", "p1", "p0"]
