@@ -1,7 +1,9 @@
 """Policy on the wire: every kind of rule on every URL of both ecosystems, and what changes by itself."""
 
+import asyncio
 import json
 import logging
+import sys
 import zlib
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
@@ -11,7 +13,7 @@ from typing import Any
 import pytest
 
 from tests.builders import gem, sdist, wheel
-from tests.serving import Client, repositories, serving
+from tests.serving import Client, repositories, serving, spawned
 from tests.simulator import Simulator
 
 DAY = 86400.0
@@ -430,3 +432,74 @@ async def test_a_quarantined_project_is_blocked_and_reported(
         assert refusals[-1]["rule"] == "quarantined"
         report = await mirror.mirror.catalog.removed.report()
         assert {one.file.filename: one.file.why for one in report} == {WHEEL: "quarantine", SDIST: "quarantine"}
+
+
+# Explain
+
+
+async def test_explain_says_who_answers_and_what_becomes_of_each_file(
+    simulator: Simulator, tmp_path: Path, clock: Clock
+) -> None:
+    publish(simulator)
+    async with serving(tmp_path / "data", repositories(simulator), clock=clock, policy=[COOLDOWN]) as mirror:
+        await mirror.get("packages/acme/acme-1.0.tar.gz")
+        lines = (await mirror.get("-/explain/pypi/Acme")).text.splitlines()
+        assert lines[0].startswith("acme in pypi: The first upstream that has it wins.")
+        assert any(line.startswith("acme-1.0.tar.gz: ") and ", held" in line for line in lines)
+        assert any("blocked until 2026-08-04T10:00:00Z by the rule 'cooldown'" in line for line in lines)
+        reply = await mirror.get("-/explain/rubygems/acme/2.0", Accept="application/json")
+        said = reply.json()
+        assert {file["filename"] for file in said["files"]} == {"acme-2.0.gem", "acme-2.0-java.gem"}
+        for file in said["files"]:
+            assert (file["state"], file["rule"], file["held"]) == ("blocked", "cooldown", False)
+            assert file["until"] == ago(2).timestamp() + 3 * DAY
+            assert file["age"] == 2 * DAY
+            assert file["source"] == simulator.url
+        assert (await mirror.get("-/explain/pypi/unheard-of")).status == 404
+        assert (await mirror.get("-/explain/nowhere/acme")).status == 404
+
+
+async def test_explain_tells_nobody_what_they_may_not_read(simulator: Simulator, tmp_path: Path) -> None:
+    publish(simulator)
+    closed = {"rules": [{"projects": ["acme"], "read": ["alice"]}]}
+    async with serving(tmp_path / "data", repositories(simulator), auth=closed) as mirror:
+        assert (await mirror.get("-/explain/pypi/acme")).status == 404
+        assert simulator.count("GET", "/simple/acme/") == 0
+
+
+async def command(data: Path, *words: str) -> str:
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "mirror", *words, "--config", str(data.with_suffix(".toml")),
+        stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT,
+    )  # fmt: skip
+    printed = (await process.communicate())[0].decode()
+    assert process.returncode == 0, printed
+    return printed
+
+
+async def test_the_commands_explain_and_report_with_a_server_and_without(simulator: Simulator, tmp_path: Path) -> None:
+    for version in ("1.0", "2.0"):
+        simulator.publish(sdist("acme", version))
+        simulator.push(gem("acme", version))
+    data = tmp_path / "data"
+    no_two = rule("deny", versions="==2.0", repositories=["pypi"])
+    async with spawned(data, repositories(simulator), policy=[no_two], pages={"fresh": 0}) as mirror:
+        assert (await mirror.get("packages/acme/acme-1.0.tar.gz")).status == 200
+        simulator.remove("acme", "acme-1.0.tar.gz")
+        await mirror.get("simple/acme/", Cache_Control="no-cache")
+        assert (await mirror.get("packages/acme/acme-1.0.tar.gz")).status == 200
+        said = await command(data, "explain", "acme==2.0", "--url", mirror.url)
+        assert "blocked by the rule 'deny': For a reason called deny." in said
+        assert "in rubygems" not in said
+        both = await command(data, "explain", "acme", "2.0", "--url", mirror.url)
+        assert both.count("acme in ") == 2
+        report = await command(data, "report", "removed")
+        assert "acme-1.0.tar.gz: upstream lists it no more" in report
+        assert "by anonymous from 127.0.0.1, once" in report
+        assert await mirror.end() == 0
+    simulator.forget()
+    said = await command(data, "explain", "acme", "1.0")
+    assert "acme-1.0.tar.gz: " in said
+    assert ", held, removed upstream" in said
+    assert "hidden by the rule 'removed'" in said
+    assert simulator.requests == []
