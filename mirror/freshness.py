@@ -63,8 +63,8 @@ def decide(
         return Decision.ASK
     if demand is Demand.ANY and stamp.found:
         return Decision.SERVE
-    if listed is not None and stamp.found:
-        return Decision.SERVE if stamp.revision == listed else Decision.ASK
+    if listed is not None:
+        return Decision.SERVE if stamp.found and stamp.revision == listed else Decision.ASK
     if demand is Demand.NOW:
         return Decision.ASK
     age = now - stamp.checked

@@ -62,3 +62,9 @@ def test_fresh_until_is_the_first_moment_of_doubt() -> None:
     stamp = Stamp(1000, True)
     assert decide(stamp, fresh_until(stamp, AGES) - 0.001, AGES) is Decision.SERVE
     assert decide(stamp, fresh_until(stamp, AGES), AGES) is not Decision.SERVE
+
+
+def test_a_page_that_upstream_has_come_to_list_is_asked_for_however_lately_it_was_missing() -> None:
+    missing = Stamp(1000, False)
+    assert decide(missing, 1001, AGES, listed="a") is Decision.ASK
+    assert decide(missing, 1001, AGES) is Decision.SERVE

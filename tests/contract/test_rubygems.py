@@ -20,8 +20,8 @@ INDEX = ["versions", "names", "info/rack"]
 @pytest.fixture
 async def mirror(simulator: Simulator, tmp_path: Path) -> AsyncIterator[Serving]:
     """A mirror of two gems, of which one has a long page."""
-    for version in range(30):
-        simulator.push(gem("rack", f"3.{version}"))
+    page = "---\n" + "".join(f"3.{number} |checksum:{number:064}\n" for number in range(30))
+    simulator.rubygems.record_info("rack", page.encode())
     simulator.push(gem("tilt", "2.0"))
     upstreams = {"rubygems": {"format": "rubygems", "upstreams": [simulator.url]}}
     async with serving(tmp_path / "data", upstreams, network={"retries": 0}) as running:
