@@ -95,8 +95,9 @@ class Feed:
 
     async def look(self, replaced: Callable[[], Awaitable[None]]) -> None:
         """One look at what others have written. An event may be told twice, but never not at all."""
+        seen = self.serial
         _, newest = await self._table.bounds()
-        if newest < self._followed:
+        if newest < seen:
             logger.error("the catalog has been replaced: it knows less than it did")
             self._followed = self.serial = newest
             self._told = set()

@@ -121,6 +121,12 @@ class Published:
         self._reading = asyncio.create_task(self._read())
         self._opening = asyncio.create_task(self._open(self._reading))
 
+    async def begins_anew(self) -> bool:
+        """Whether there is no log: nothing was ever asked of this index, or what it said is lost."""
+        if self._reading is not None:
+            await asyncio.shield(self._reading)
+        return self.log is None
+
     async def _read(self) -> None:
         stored = await self._logs.read(self._log_name)
         if stored:
@@ -361,7 +367,7 @@ class Published:
         if self._unsaid is not None:
             self._unsaid.add(name)
         if self.log is None:
-            await self.current(Demand.ANY)
+            return b""  # it begins with this, for whoever asks first
         return await self.publish()
 
     def _look_at(self, name: str, own: Own) -> None:

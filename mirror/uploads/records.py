@@ -65,6 +65,8 @@ class Records:
                     yield upload
                 except DamagedRecord as error:
                     yield error
+                except Invalid as error:
+                    yield DamagedRecord(f"The record {path} is about no file: {error}")
 
     def any(self, repository: str) -> bool:
         """Whether there is any record."""
