@@ -1,0 +1,241 @@
+"""Every endpoint through a running mirror: what is answered, what is kept, what was asked upstream."""
+
+import gzip
+import hashlib
+import json
+import zlib
+from base64 import b64encode
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import pytest
+from multidict import CIMultiDict
+
+from tests.builders import gem
+from tests.genuine import GEMS
+from tests.serving import Serving, serving
+from tests.simulator import Corrupt, Request, Simulator, Status
+
+HOSTILE = [
+    "info/%2e%2e", "info/..%2f..%2fetc%2fpasswd", "info/a%00b", "info/%ff%fe", "info/a%0d%0aSet-Cookie:%20x",
+    "info/" + "a" * 300, "info/a%20b", "info/<script>", "info/%E2%80%AErack", "info/", "info/a/b",
+    "gems/..%2f..%2fcatalog.sqlite", "gems/rack.gem", "gems/rack-3.0.gem%00", "gems/-.gem", "gems/.gem",
+    "gems/rack-3.0.tar.gz", "gems/" + "a-1.0" * 80 + ".gem", "gems/rack-3.0.gem/..", "gems/rack-3.0-..%2fx.gem",
+    "quick/Marshal.4.8/..%2fx-1.gemspec.rz", "quick/Marshal.4.8/rack.gemspec.rz",
+    "quick/Marshal.4.9/rack-3.0.gemspec.rz",
+    "specs.4.9.gz", "other_specs.4.8.gz", "specs.4.8.gz.gz", "api/v1/gems/%2e%2e%2f.json", "api/v1/gems/.json",
+    "api/v1/versions/a%20b.json", "api/v2/rubygems/rack/versions/..%2f..%2fx.json",
+    "api/v2/rubygems/rack/versions/3.0.json?platform=..%2f..", "api/v2/rubygems/rack/versions/9.9.json",
+    "api/v1/search.json", "api/v1/search.json?query=" + "x" * 500, "versions/x", "%2fversions",
+]  # fmt: skip
+
+
+@pytest.fixture
+async def mirror(simulator: Simulator, tmp_path: Path) -> AsyncIterator[Serving]:
+    simulator.load_genuine(GEMS)
+    simulator.push(gem("rack", "4.0.pre1"))
+    simulator.push(gem("rack", "3.0"))
+    simulator.push(gem("ffi", "1.17.2", platform="java"))
+    simulator.push(gem("a-1", "2.0"))
+    simulator.push(gem("a", "1.0"))
+    async with serving(tmp_path / "data", upstreams(simulator), network={"retries": 0}) as running:
+        yield running
+
+
+def upstreams(simulator: Simulator, **more: Any) -> dict[str, Any]:
+    return {"rubygems": {"format": "rubygems", "upstreams": [simulator.url], **more}}
+
+
+@pytest.mark.parametrize("path", HOSTILE)
+async def test_hostile_names_and_paths_get_one_plain_sentence(mirror: Serving, simulator: Simulator, path: str) -> None:
+    await mirror.get("versions")
+    simulator.forget()
+    reply = await mirror.get(path)
+    assert reply.status in (400, 404), reply.text
+    assert reply.headers["Content-Type"].startswith("text/plain")
+    assert len(reply.text) < 400
+    assert "Traceback" not in reply.text
+    assert all(request.path.startswith(("/info/rack", "/api/")) for request in simulator.requests)
+
+
+RUBY_SPECS = """
+answer(input.map { |text|
+  Marshal.load(text.unpack1('m')).map { |name, version, platform|
+    raise version.class.name unless version.is_a?(Gem::Version)
+    [name, version.to_s, platform] } })
+"""
+
+
+async def test_the_specs_are_those_of_upstream_when_ruby_reads_them(
+    mirror: Serving, simulator: Simulator, ruby: Callable[..., Any]
+) -> None:
+    bodies = []
+    for which in ("specs", "latest_specs", "prerelease_specs"):
+        reply = await mirror.get(f"{which}.4.8.gz")
+        assert reply.headers["Content-Type"] == "application/octet-stream"
+        plain = await mirror.get(f"{which}.4.8")
+        assert plain.body == gzip.decompress(reply.body)
+        bodies.append(plain.body)
+    theirs = [simulator_specs(simulator, which) for which in ("specs", "latest_specs", "prerelease_specs")]
+    ours, expected = [ruby(RUBY_SPECS, [b64encode(body).decode() for body in each]) for each in (bodies, theirs)]
+    assert [sorted(each) for each in ours] == [sorted(each) for each in expected]
+    assert len(ours[0]) == len(list(GEMS.glob("*.gem"))) + 4
+    assert ours[2] == [["rack", "4.0.pre1", "ruby"]]
+
+
+def simulator_specs(simulator: Simulator, which: str) -> bytes:
+    answer = simulator.rubygems.answer(Request("GET", f"/{which}.4.8", "", CIMultiDict(), 0, 0))
+    assert answer is not None
+    return bytes(answer.body)
+
+
+async def test_unchanged_specs_are_304_by_time_and_by_etag_until_a_gem_comes(
+    mirror: Serving, simulator: Simulator
+) -> None:
+    first = await mirror.get("specs.4.8.gz")
+    for headers in (
+        {"If_Modified_Since": first.headers["Last-Modified"]},
+        {"If_None_Match": first.headers["ETag"]},
+    ):
+        assert (await mirror.get("specs.4.8.gz", **headers)).status == 304
+    assert (await mirror.head("specs.4.8.gz")).headers["Content-Length"] == str(len(first.body))
+    simulator.push(gem("rack", "5.0"))
+    for one in mirror.mirror.followed.values():
+        one.asked = 0
+    again = await mirror.get("specs.4.8.gz", If_None_Match=first.headers["ETag"])
+    assert again.status == 200
+    assert b"5.0" in gzip.decompress(again.body)
+
+
+async def test_a_gem_comes_from_upstream_once_with_its_digest_checked(mirror: Serving, simulator: Simulator) -> None:
+    content = (GEMS / "rack-3.1.16.gem").read_bytes()
+    first = await mirror.get("gems/rack-3.1.16.gem")
+    assert (first.status, first.body, first.outcome) == (200, content, "miss")
+    assert first.headers["ETag"] == f'"{hashlib.sha256(content).hexdigest()}"'
+    await simulator.go_down()
+    again = await mirror.get("gems/rack-3.1.16.gem", Range="bytes=100-199")
+    assert (again.status, again.body, again.outcome) == (206, content[100:200], "hit")
+    assert simulator.count("GET", "/gems/*") == 1
+
+
+async def test_a_damaged_gem_never_arrives_whole_and_is_not_kept(mirror: Serving, simulator: Simulator) -> None:
+    simulator.inject("/gems/tilt-*", Corrupt(2000), times=1)
+    try:
+        reply = await mirror.get("gems/tilt-2.6.1.gem")
+    except aiohttp.ClientError:
+        pass
+    else:
+        assert reply.status >= 500
+    assert (await mirror.get("gems/tilt-2.6.1.gem")).body == (GEMS / "tilt-2.6.1.gem").read_bytes()
+
+
+async def test_a_name_that_can_be_read_in_two_ways_is_read_as_the_gem_that_exists(mirror: Serving) -> None:
+    assert (await mirror.get("gems/a-1-2.0.gem")).status == 200
+    assert (await mirror.get("gems/a-1.0.gem")).status == 200
+    assert (await mirror.get("gems/ffi-1.17.2-java.gem")).status == 200
+    assert (await mirror.get("gems/ffi-1.17.2-jruby.gem")).status == 404
+
+
+async def test_a_gemspec_is_passed_on_and_kept(mirror: Serving, simulator: Simulator) -> None:
+    reply = await mirror.get("quick/Marshal.4.8/sinatra-4.1.1.gemspec.rz")
+    assert reply.body == simulator.rubygems.gems["sinatra-4.1.1"].spec.marshalled()
+    await simulator.go_down()
+    assert (await mirror.get("quick/Marshal.4.8/sinatra-4.1.1.gemspec.rz")).body == reply.body
+
+
+RUBY_GEMSPEC = """
+require 'tempfile'
+answer(input.map { |packed, whole|
+  ours = Marshal.load(Gem::Util.inflate(packed.unpack1('m')))
+  file = Tempfile.new(['a', '.gem'], binmode: true)
+  file.write(whole.unpack1('m'))
+  file.close
+  theirs = Marshal.load(Marshal.dump(Gem::Package.new(file.path).spec))
+  [ours.full_name, ours == theirs, ours.dependencies == theirs.dependencies] })
+"""
+
+
+async def test_a_gemspec_is_made_from_the_gem_when_upstream_has_none(
+    mirror: Serving, simulator: Simulator, ruby: Callable[..., Any]
+) -> None:
+    simulator.rubygems.configure(gemspecs=False)
+    given = []
+    for path in sorted(GEMS.glob("*.gem")):
+        reply = await mirror.get(f"quick/Marshal.4.8/{path.stem}.gemspec.rz")
+        assert reply.status == 200
+        assert zlib.decompress(reply.body)[:2] == b"\x04\x08"
+        given.append([b64encode(reply.body).decode(), b64encode(path.read_bytes()).decode()])
+    assert ruby(RUBY_GEMSPEC, given) == [[path.stem, True, True] for path in sorted(GEMS.glob("*.gem"))]
+
+
+async def test_the_json_about_gems_is_upstreams_with_our_addresses(mirror: Serving, simulator: Simulator) -> None:
+    about = (await mirror.get("api/v1/gems/sinatra.json")).json()
+    assert about["version"] == "4.1.1"
+    assert about["gem_uri"] == f"{mirror.url}gems/sinatra-4.1.1.gem"
+    assert about["info"] == simulator.rubygems.gems["sinatra-4.1.1"].spec.fields["description"]
+    releases = (await mirror.get("api/v1/versions/rack.json")).json()
+    assert [release["number"] for release in releases] == ["4.0.pre1", "3.1.16", "3.0"]
+    assert (await mirror.get("api/v1/versions/rack/latest.json")).json() == {"version": "3.1.16"}
+    assert (await mirror.get("api/v1/versions/nothing/latest.json")).json() == {"version": "unknown"}
+    one = (await mirror.get("api/v2/rubygems/ffi/versions/1.17.2.json?platform=java")).json()
+    assert (one["number"], one["platform"]) == ("1.17.2", "java")
+    assert one["gem_uri"] == f"{mirror.url}gems/ffi-1.17.2-java.gem"
+
+
+async def test_the_json_is_made_here_when_upstream_has_none(mirror: Serving, simulator: Simulator) -> None:
+    simulator.inject("/api/*", Status(404))
+    about = (await mirror.get("api/v1/gems/sinatra.json")).json()
+    assert (about["name"], about["version"]) == ("sinatra", "4.1.1")
+    assert {"name": "tilt", "requirements": "~> 2.0"} in about["dependencies"]["runtime"]
+    assert (await mirror.get("api/v2/rubygems/rack/versions/3.1.16.json")).json()["number"] == "3.1.16"
+
+
+async def test_a_search_finds_the_word_itself_first(mirror: Serving) -> None:
+    found = (await mirror.get("api/v1/search.json?query=rack")).json()
+    assert [one["name"] for one in found] == ["rack", "rack-session", "rack-protection"]
+    assert (await mirror.get("api/v1/search.json?query=nothing")).json() == []
+
+
+async def test_the_dependency_api_is_gone_as_it_is_in_public(mirror: Serving) -> None:
+    assert (await mirror.get("api/v1/dependencies?gems=rack")).status == 404
+    assert (await mirror.get("api/v1/dependencies.json?gems=rack")).status == 404
+
+
+async def test_a_repository_at_a_path_of_its_own_has_every_endpoint_below_it(
+    simulator: Simulator, tmp_path: Path
+) -> None:
+    simulator.push(gem("rack", "3.0"))
+    table = {"team": {"format": "rubygems", "mount": "/team", "upstreams": [simulator.url]}}
+    async with serving(tmp_path / "data", table) as mirror:
+        assert (await mirror.head("team/")).status == 200
+        for path in (
+            "versions", "names", "info/rack", "gems/rack-3.0.gem", "specs.4.8.gz", "latest_specs.4.8.gz",
+            "prerelease_specs.4.8.gz", "quick/Marshal.4.8/rack-3.0.gemspec.rz", "api/v1/gems/rack.json",
+            "api/v1/versions/rack.json", "api/v1/versions/rack/latest.json",
+            "api/v2/rubygems/rack/versions/3.0.json", "api/v1/search.json?query=rack",
+        ):  # fmt: skip
+            assert (await mirror.get(f"team/{path}")).status == 200, path
+            assert (await mirror.get(path)).status == 404, path
+        about = json.loads((await mirror.get("team/api/v1/gems/rack.json")).body)
+        assert about["gem_uri"] == f"{mirror.url}team/gems/rack-3.0.gem"
+
+
+async def test_offline_what_is_held_is_served_and_the_rest_says_so(simulator: Simulator, tmp_path: Path) -> None:
+    simulator.push(gem("rack", "3.0"))
+    simulator.push(gem("tilt", "1.0"))
+    async with serving(tmp_path / "data", upstreams(simulator)) as mirror:
+        paths = ["versions", "names", "info/rack", "gems/rack-3.0.gem", "quick/Marshal.4.8/rack-3.0.gemspec.rz"]
+        before = {path: (await mirror.get(path)).body for path in paths}
+    await simulator.go_down()
+    simulator.forget()
+    async with serving(tmp_path / "data", upstreams(simulator), offline=True) as mirror:
+        for path, body in before.items():
+            reply = await mirror.get(path)
+            assert (reply.status, reply.body, reply.outcome) == (200, body, "offline"), path
+        for path in ("info/tilt", "gems/tilt-1.0.gem", "quick/Marshal.4.8/tilt-1.0.gemspec.rz"):
+            reply = await mirror.get(path)
+            assert reply.status == 503
+            assert "offline" in reply.text
+        assert simulator.requests == []
