@@ -11,7 +11,18 @@ import pytest
 from tests.builders import gem
 from tests.clients.ruby import Home, Ruby, rubies
 from tests.serving import Spawned, repositories, spawned
-from tests.simulator import Simulator
+from tests.simulator import (
+    Cut,
+    EmptyPartial,
+    Fault,
+    GzipDespiteRange,
+    RangeNotSatisfiable,
+    Simulator,
+    Status,
+    Truncate,
+    WrongOverlap,
+    no_digest,
+)
 
 pytestmark = [pytest.mark.clients, pytest.mark.timeout(600)]
 
@@ -121,3 +132,50 @@ async def test_bundler_walks_through_the_history_of_an_upstream_at_a_few_bytes_a
 
         with capsys.disabled():
             print("\n" + "\n  ".join([await walk.home.versions(), *walk.printed]))
+
+
+FAULTS: dict[str, Fault] = {
+    "416": RangeNotSatisfiable(),
+    "an empty 206": EmptyPartial(),
+    "a 206 without digest": no_digest(),
+    "a wrong overlap": WrongOverlap(),
+    "gzip of a range": GzipDespiteRange(),
+    "a truncated 200": Truncate(4000),
+    "hung up": Cut(10),
+    "500": Status(500),
+}
+
+
+async def test_bundler_notices_nothing_of_an_upstream_that_misbehaves(simulator: Simulator, tmp_path: Path) -> None:
+    simulator.push(gem("tiny", "1.0"))
+    for number in range(100):
+        simulator.rubygems.record_info(f"gem-number-{number}", f"---\n1.0 |checksum:{number:064}\n".encode())
+    data_dir = tmp_path / "data"
+    walk = Walk(data_dir, simulator)
+    async with AsyncExitStack() as stack:
+        walk.mirror = await stack.enter_async_context(
+            spawned(data_dir, repositories(simulator), log={"access": True}, network={"retries": 0})
+        )
+        walk.home = stack.enter_context(Ruby().home(walk.mirror.url))
+        await walk.home.bundle("config", "list", gemfile='gem "tiny"\n')
+        await walk.lock("first sync")
+        for number, (name, fault) in enumerate(FAULTS.items(), 1):
+            version = f"1.{number}"
+            simulator.push(gem("tiny", version))
+            spoiled = simulator.inject("/versions", fault)
+            page = simulator.inject("/info/tiny", Status(500), times=1)
+            while not spoiled.hits:  # a demand for an answer of now is not passed on more often than every 2 s
+                assert (await walk.mirror.get("versions", Cache_Control="no-cache")).status == 200, name
+                await asyncio.sleep(0.2)
+            await walk.lock(name)
+            simulator.faults.remove(spoiled)
+            await walk.sees(f"tiny {version} {simulator.rubygems.md5('tiny')}")
+            await walk.lock(f"after {name}, and 500 on a page")
+            assert page.hits, name
+            locked, sent = await walk.lock("healed")
+            assert f"tiny ({version})" in locked, name
+            assert sent <= 1024, name
+        log = data_dir.with_suffix(".log").read_text()
+        assert "specs.4.8" not in log  # bundler never gave up the compact index
+        assert '"status":404' not in log
+        assert '"status":5' not in log
