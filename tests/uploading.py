@@ -1,6 +1,7 @@
 """What tests need to upload: tokens, and the forms that the clients send."""
 
 import base64
+import io
 from collections.abc import Iterable
 
 import aiohttp
@@ -53,7 +54,7 @@ def form(
     for key, value in fields:
         data.add_field(key, value)
     if filename is not None:
-        data.add_field(name, content, filename=filename, content_type="application/octet-stream")
+        data.add_field(name, io.BytesIO(content), filename=filename, content_type="application/octet-stream")
     return data
 
 
