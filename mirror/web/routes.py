@@ -29,6 +29,7 @@ from mirror.web.plot import plot
 logger = logging.getLogger(__name__)
 
 EVENTS_AT_ONCE = 50
+NOT_READ = "No file of this version is on the pages here, so nothing more is read of it."
 
 _CLIENTS = ("pip/", "uv/", "poetry/", "pdm/", "twine/", "ruby", "rubygems/", "bundler/", "bandersnatch/")
 _PLAIN = "A mirror of package indexes. Open this address in a browser to see how to point clients at it.\n"
@@ -220,7 +221,7 @@ class Pages:
             raise NotFound(f"{views.told(name, 80)} has no version {views.told(version, 80)!r} here.")
         version = version or newest
         file = shelf.about.stands_for(view.project, version)
-        about, trouble = await self._abouts.of(shelf, view, file) if file else (About(version=version), "")
+        about, trouble = await self._abouts.of(shelf, view, file) if file else (About(version=version), NOT_READ)
         held = await asyncio.gather(*(self._files.of_project(source, name) for source in shelf.sources))
         number = request.query.get("page", "1")
         shown = views.project_page(
@@ -296,6 +297,7 @@ class Pages:
             title="State",
             status=await self._status(),
             transfers=self._transfers(),
+            called={source: name for shelf in self._shelves.values() for source, name in shelf.called.items()},
             tokens=await self._accounts.tokens() if admin else [],
             admin=admin,
         )
@@ -319,19 +321,15 @@ class Pages:
         plain = error_response(error)
         if plain.status >= 500:
             logger.warning("%s %s: %s", request.method, request.path[:200], error)
-        values = {
-            "here": "",
-            "title": f"{plain.status} {plain.reason}",
-            "message": views.told(error, 600),
-            "status_code": plain.status,
-            "who": "",
-            "can_sign_in": plain.status in (401, 404) and await self._has_accounts(),
-            "query": "",
-            "sees_state": False,
-            "version": self._version,
-            "now": self._clock(),
-        }
-        response = page(request, "error.html", values, plain.status)
+        response = await self._page(
+            request,
+            "error.html",
+            plain.status,
+            here="",
+            title=f"{plain.status} {plain.reason}",
+            message=views.told(error, 600),
+            status_code=plain.status,
+        )
         for name in ("WWW-Authenticate", "Retry-After"):
             if name in plain.headers:
                 response.headers[name] = plain.headers[name]
@@ -340,10 +338,10 @@ class Pages:
 
     # What they share
 
-    async def _page(self, request: web.Request, template: str, **values: object) -> web.Response:
+    async def _page(self, request: web.Request, template: str, status: int = 200, /, **values: object) -> web.Response:
         try:
             identity = await self._guard.identify(request)
-        except Unauthorized:  # of a page that everyone may read
+        except MirrorError:  # the page may say so itself
             identity = ANONYMOUS
         accounts = await self._has_accounts()
         common = {
@@ -354,7 +352,7 @@ class Pages:
             "version": self._version,
             "now": self._clock(),
         }
-        return page(request, template, common | values)
+        return page(request, template, common | values, status)
 
     def _administers(self, identity: Identity) -> bool:
         """Whether somebody may do everything in some repository."""

@@ -103,8 +103,8 @@ async def test_what_an_upstream_and_a_token_are_called_is_shown_as_text(mirror: 
         "state.html",
         {
             "here": "state", "title": "State", "status": await mirror.mirror.status(), "transfers": [moving],
-            "tokens": [], "admin": True, "who": text, "can_sign_in": False, "sees_state": True, "query": text[:100],
-            "version": "1", "now": time.time(),
+            "tokens": [], "called": {}, "admin": True, "who": text, "can_sign_in": False, "sees_state": True,
+            "query": text[:100], "version": "1", "now": time.time(),
         },
     )  # fmt: skip
     assert page.text is not None
