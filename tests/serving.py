@@ -132,11 +132,7 @@ async def spawned(data_dir: Path, repositories: Table | None, *words: str, **set
     `repositories` None are those of a mirror that is not configured. Its settings stand beside `data_dir`, what it says
     in `<data_dir>.log`.
     """
-    table = {"log": {"access": False}} | settings | {"listen": ["127.0.0.1:0"], "data_dir": str(data_dir)}
-    if repositories is not None:
-        table["repositories"] = repositories
-    file = data_dir.with_suffix(".toml")
-    file.write_text("".join(f"{key} = {_toml(value)}\n" for key, value in table.items()))
+    file = write_settings(data_dir, repositories, **settings)
     said = data_dir.with_suffix(".log")
     environment = {name: value for name, value in os.environ.items() if not name.startswith("MIRROR_")}
     with said.open("ab") as log:
@@ -152,6 +148,16 @@ async def spawned(data_dir: Path, repositories: Table | None, *words: str, **set
         if process.returncode is None:
             process.kill()
         await process.wait()
+
+
+def write_settings(data_dir: Path, repositories: Table | None, **settings: Any) -> Path:
+    """The settings of `spawned` as a file beside `data_dir`, for commands."""
+    table = {"log": {"access": False}} | settings | {"listen": ["127.0.0.1:0"], "data_dir": str(data_dir)}
+    if repositories is not None:
+        table["repositories"] = repositories
+    file = data_dir.with_suffix(".toml")
+    file.write_text("".join(f"{key} = {_toml(value)}\n" for key, value in table.items()))
+    return file
 
 
 async def _ready(process: asyncio.subprocess.Process, said: Path, before: int) -> str:
