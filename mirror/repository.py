@@ -18,9 +18,9 @@ from mirror.flight import Changes, SingleFlight
 from mirror.freshness import Demand
 from mirror.memory import Memory, Validity
 from mirror.merge import Choice, choose, merge
-from mirror.model import Answer, File, Format, Names, Outcome, Page, Project
+from mirror.model import File, Format, Names, Outcome, Page, Project
 from mirror.policy import Policy, Verdict, apply, matches
-from mirror.sources import Listing, NameListing, Opened, Source
+from mirror.sources import Document, Listing, NameListing, Opened, Source
 
 logger = logging.getLogger(__name__)
 
@@ -120,7 +120,7 @@ class Repository:
     async def _view(self, name: str, demand: Demand) -> View:
         with self._changes.watch(name) as watch:
             found = await self._gather(name, demand)
-            outcome = _worst([listing.outcome for listing in found.values()])
+            outcome = worst([listing.outcome for listing in found.values()])
             for _ in range(TRIES):
                 if not watch.changed:
                     break
@@ -242,7 +242,7 @@ class Repository:
             Names(serials=dict(sorted(serials.items())), display=display, serial=max(known, default=None)),
             "\0".join(listing.revision for listing in listings),
             min((listing.until for listing in listings), default=math.inf),
-            _worst([listing.outcome for listing in listings]),
+            worst([listing.outcome for listing in listings]),
         )
 
     # Files
@@ -291,7 +291,9 @@ class Repository:
             raise UnknownFile(project, self.format.sidecar_name(file))
         return file, await self._by_name[file.source].sidecar(project, file)
 
-    async def document(self, view: View, page: Page, demand: Demand = Demand.USUAL, source: str = "") -> Answer | None:
+    async def document(
+        self, view: View, page: Page, demand: Demand = Demand.USUAL, source: str = ""
+    ) -> Document | None:
         """A page of the format's own about a project, from a source that has it: the one that won it, if none is named.
 
         None when it has none.
@@ -351,7 +353,7 @@ def _removed(listings: Iterable[Listing]) -> frozenset[str]:
     )
 
 
-def _worst(outcomes: Sequence[Outcome]) -> Outcome:
+def worst(outcomes: Sequence[Outcome]) -> Outcome:
     """Of several outcomes the one that says most: an answer is a hit only when all of its parts were."""
     order: tuple[Outcome, ...] = ("miss", "joined", "stale", "offline", "hit")
     return min(outcomes, key=order.index, default="hit")

@@ -78,6 +78,12 @@ class Opened(msgspec.Struct, frozen=True):
     outcome: Outcome
 
 
+class Document(Answer, frozen=True, kw_only=True):
+    """A page of the format's own as its source wrote it, and how it came about."""
+
+    outcome: Outcome = "hit"
+
+
 class Source(Protocol):
     """One origin of projects."""
 
@@ -97,7 +103,7 @@ class Source(Protocol):
     async def sidecar(self, project: str, file: File) -> Opened:
         """The sidecar of a file that this source lists. Raises as `open`."""
 
-    async def document(self, page: Page, demand: Demand = Demand.USUAL) -> Answer | None:
+    async def document(self, page: Page, demand: Demand = Demand.USUAL) -> Document | None:
         """A page of a kind that is the format's own, as upstream wrote it; None when the source has none."""
 
     async def close(self) -> None:
@@ -190,9 +196,7 @@ class CachedUpstream:
     ) -> Listing:
         """A project with what is left of its removed files."""
         listed = {file.filename for file in project.files} if project and removed else set()
-        left = tuple(
-            msgspec.structs.replace(file, source=self.name) for file in removed if file.filename not in listed
-        )
+        left = tuple(msgspec.structs.replace(file, source=self.name) for file in removed if file.filename not in listed)
         whole = project or Project(name=name)
         if left:
             files = (*whole.files, *left)
@@ -220,9 +224,11 @@ class CachedUpstream:
             self._names = row.stamp.revision, names
         return NameListing(self._names[1], row.stamp.revision, self._until(page, row, outcome), outcome)
 
-    async def document(self, page: Page, demand: Demand = Demand.USUAL) -> Answer | None:
-        row, _ = await self._page(page, demand)
-        return await self._answer(page) if row.stamp.found else None
+    async def document(self, page: Page, demand: Demand = Demand.USUAL) -> Document | None:
+        row, outcome = await self._page(page, demand)
+        if not row.stamp.found:
+            return None
+        return Document(outcome=outcome, **msgspec.structs.asdict(await self._answer(page)))
 
     def _until(self, page: Page, row: PageRow, outcome: Outcome) -> float:
         now = self._clock()
@@ -255,10 +261,11 @@ class CachedUpstream:
             self._asking.start(page, lambda: self._ask(page, row))
             return row, "stale"
         stand_in = row if stands_in(stamp, now, self._ages) else None
-        if stand_in and self._overdue:
-            return stand_in, "stale"  # somebody is finding out already whether upstream still answers
+        missing = stamp is not None and not stamp.found
         try:
-            async with asyncio.timeout(self.upstream.options.connect_timeout if stand_in else None):
+            if self._overdue and (stand_in or missing):
+                raise UpstreamUnavailable(f"{self.upstream.name} is taking too long to answer.", 5)
+            async with asyncio.timeout(self.upstream.options.connect_timeout if stand_in or missing else None):
                 asked, joined = await self._asking.run(page, lambda: self._ask(page, row))
         except UpstreamError as error:
             if stand_in is None:
@@ -266,11 +273,13 @@ class CachedUpstream:
             logger.warning("serving the stored page of %s: %s", page.name or page.kind, error)
             return stand_in, "stale"
         except TimeoutError:
-            assert stand_in is not None
+            # The question goes on; until it is answered, nobody else waits who has something stored.
             self._overdue.add(page)
             self._asking.start(page, lambda: self._ask(page, row)).add_done_callback(
                 lambda _: self._overdue.discard(page)
             )
+            if stand_in is None:
+                raise UpstreamUnavailable(f"{self.upstream.name} is taking too long to answer.", 5) from None
             return stand_in, "stale"
         if listed is not None and asked.stamp.revision != listed:
             self._lagging.put(page, (listed, now))

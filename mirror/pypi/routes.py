@@ -26,13 +26,14 @@ from mirror.errors import (
 )
 from mirror.freshness import Demand
 from mirror.http import KIND, OUTCOME, REMOVED, REPOSITORY, demand_of, negotiate, outside
-from mirror.model import Answer, File, Page, Project
+from mirror.model import File, Page, Project
 from mirror.policy import as_of
 from mirror.policy import moment as past
 from mirror.pypi import index, legacy, pages, versions
 from mirror.pypi.names import canonical, safe_filename
-from mirror.repository import Repository, View
+from mirror.repository import Repository, View, worst
 from mirror.send import http_date, send
+from mirror.sources import Document
 
 JSON = "application/vnd.pypi.simple.v1+json"
 HTML = "application/vnd.pypi.simple.v1+html"
@@ -160,7 +161,8 @@ class Routes:
                     _linker(f"{base}/packages/{name}"),
                     metadata,
                 ),
-                extra_revision=self._repository.format.revision(document.body) if document else "",
+                document,
+                metadata,
             )
 
         key = (self._repository.name, name, "legacy", version, base, moment)
@@ -176,7 +178,7 @@ class Routes:
             raise UnknownProject(name)
         return msgspec.structs.replace(view, project=then)
 
-    async def _legacy_document(self, view: View, page: Page, demand: Demand, source: str) -> Answer | None:
+    async def _legacy_document(self, view: View, page: Page, demand: Demand, source: str) -> Document | None:
         """What upstream says in the JSON API; None where that cannot be had, as it can be derived."""
         try:
             return await self._repository.document(view, page, demand, source)
@@ -198,12 +200,21 @@ class Routes:
                     return document.body
         return None
 
-    def _content(self, view: View, media_type: str, render: Callable[[], bytes], extra_revision: str = "") -> Content:
+    def _content(
+        self,
+        view: View,
+        media_type: str,
+        render: Callable[[], bytes],
+        document: Document | None = None,
+        metadata: bytes | None = None,
+    ) -> Content:
+        """A page made of a view, and of what is said beside it."""
         serial = view.project.serial
+        beside = [self._repository.format.revision(body) for body in (document and document.body, metadata) if body]
         return Content(
-            revision=f"{view.revision}\0{extra_revision}",
+            revision="\0".join([view.revision, *beside]),
             until=view.until,
-            outcome=view.outcome,
+            outcome=worst([view.outcome, document.outcome]) if document else view.outcome,
             render=render,
             media_type=media_type,
             headers=() if serial is None else (("X-PyPI-Last-Serial", str(serial)),),
@@ -260,7 +271,7 @@ class Routes:
                 view,
                 "application/vnd.pypi.integrity.v1+json",
                 lambda: document.body,
-                extra_revision=self._repository.format.revision(document.body),
+                document,
             )
 
         key = (self._repository.name, name, "provenance", filename)

@@ -16,8 +16,8 @@ from mirror.errors import MissingBlob, Unavailable, UnknownFile, UnknownProject
 from mirror.feed import Feed
 from mirror.freshness import Demand
 from mirror.memory import Memory
-from mirror.model import Answer, File, Names, Page, Project
-from mirror.sources import Listing, NameListing, Opened
+from mirror.model import File, Names, Page, Project
+from mirror.sources import Document, Listing, NameListing, Opened
 
 REMEMBERED_FILES = 50_000
 """How many files' entries stay in memory."""
@@ -75,7 +75,7 @@ class Uploads:
     async def sidecar(self, project: str, file: File) -> Opened:
         return await self._open(project, file, (await self._held(project)).sidecars.get(file.filename))
 
-    async def document(self, page: Page, demand: Demand = Demand.USUAL) -> Answer | None:
+    async def document(self, page: Page, demand: Demand = Demand.USUAL) -> Document | None:
         """`metadata` and `provenance` of the file that the page names: what it says of itself, and who attests it."""
         if page.kind not in ("metadata", "provenance"):
             return None
@@ -87,7 +87,7 @@ class Uploads:
         else:
             sidecar = await self._blobs.open(row.sidecar)
             body = b"".join([chunk async for chunk in sidecar.read()])
-        return Answer(url="", content_type="", body=body) if body else None
+        return Document(url="", content_type="", body=body) if body else None
 
     async def _held(self, name: str) -> _Held:
         if name not in (await self.names()).names.serials:

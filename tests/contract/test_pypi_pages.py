@@ -371,6 +371,13 @@ async def test_the_json_api_serves_what_upstream_says_with_our_urls(mirror: Serv
     assert is_sentence(missing)
 
 
+async def test_an_answer_is_a_hit_only_when_all_of_its_parts_were(mirror: Serving, simulator: Simulator) -> None:
+    simulator.publish(SIX, provenance=True)
+    await page_of(mirror, "six")
+    for path in ("/pypi/six/json", f"/integrity/six/1.16/{SIX.filename}/provenance"):
+        assert [(await mirror.get(path)).outcome for _ in range(2)] == ["miss", "hit"]
+
+
 async def test_the_json_api_is_derived_where_upstream_has_none(mirror: Serving, simulator: Simulator) -> None:
     simulator.pypi.configure(legacy_json=False)
     simulator.publish(SIX)
