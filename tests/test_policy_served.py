@@ -12,6 +12,8 @@ from typing import Any
 
 import pytest
 
+from mirror.cli import main
+from mirror.errors import ConfigError
 from tests.builders import gem, sdist, wheel
 from tests.serving import Client, repositories, serving, spawned
 from tests.simulator import Simulator
@@ -503,3 +505,75 @@ async def test_the_commands_explain_and_report_with_a_server_and_without(simulat
     assert ", held, removed upstream" in said
     assert "hidden by the rule 'removed'" in said
     assert simulator.requests == []
+
+
+async def test_a_rule_that_names_a_gem_is_in_the_log_before_anybody_asks(
+    simulator: Simulator, tmp_path: Path, clock: Clock
+) -> None:
+    publish(simulator)
+    upstreams = repositories(simulator)
+    async with serving(tmp_path / "data", upstreams, clock=clock) as mirror:
+        await mirror.get("versions")
+        assert await listed(mirror) == {"1.0", "2.0", "2.0-java"}
+    bad = rule("deny", projects=["acme"], versions="2.0", repositories=["rubygems"])
+    async with serving(tmp_path / "data", upstreams, clock=clock, policy=[bad]) as mirror:
+        async with asyncio.timeout(20):
+            while await listed(mirror) != {"1.0"}:
+                continue
+
+
+async def test_an_exemption_that_ends_takes_a_version_away_again(
+    simulator: Simulator, tmp_path: Path, clock: Clock
+) -> None:
+    publish(simulator)
+    until = START + timedelta(hours=1)
+    exempt = [{"projects": ["acme"], "versions": "== 2.0", "until": until}]
+    bad = rule("deny", versions=">= 2", exempt=[{**exempt[0], "versions": "= 2.0"}], repositories=["rubygems"])
+    worse = rule("deny", versions=">= 2", exempt=exempt, repositories=["pypi"]) | {"name": "python"}
+    async with serving(tmp_path / "data", repositories(simulator), clock=clock, policy=[bad, worse]) as mirror:
+        await mirror.get("versions")
+        assert await numbers(mirror) == ["1.0", "2.0", "2.0-java"]
+        assert await filenames(mirror) == OLD | NEW
+        assert (await mirror.get(f"packages/acme/{SDIST}")).status == 200
+        clock.now += 3600
+        assert await listed(mirror) == {"1.0"}
+        assert await numbers(mirror) == ["1.0"]
+        assert await filenames(mirror) == OLD
+        assert (await mirror.get(f"packages/acme/{SDIST}")).status == 403  # though we hold it
+
+
+async def test_provenance_of_a_blocked_file_is_refused(simulator: Simulator, tmp_path: Path, clock: Clock) -> None:
+    simulator.publish(wheel("acme", "2.0"), uploaded=ago(2), provenance=True)
+    simulator.publish(wheel("acme", "1.0"), uploaded=ago(10), provenance=True)
+    async with serving(tmp_path / "data", repositories(simulator), clock=clock, policy=[COOLDOWN]) as mirror:
+        for version, status in (("1.0", 200), ("2.0", 403)):
+            url = f"integrity/acme/{version}/acme-{version}-py3-none-any.whl/provenance"
+            assert (await mirror.get(url)).status == status
+
+
+async def test_a_mirror_does_not_start_without_the_records_that_it_is_to_obey(
+    simulator: Simulator, tmp_path: Path
+) -> None:
+    bad = rule("known-bad", folder=str(tmp_path / "nowhere"))
+    with pytest.raises(ConfigError, match="nowhere"):
+        async with serving(tmp_path / "data", repositories(simulator), policy=[bad]):
+            pass
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ('kind = "deny"\nversions = "=>2"\n', ":2: policy[0]: Policy rule 'r', in repository 'pypi': "),
+        ('kind = "deny"\nversions = ">=2"\nage = "3 days"\n', ":2: policy[0]: Object contains unknown field `age`"),
+        ('kind = "cooldown"\n', ":2: policy[0]: Object missing required field `age`"),
+        ('kind = "cooldown"\nage = "3 dyas"\n', ":6: policy[0].age: should be a duration"),
+        ('kind = "deny"\nrepositories = ["nowhere"]\n', "'nowhere' fits none of the repositories"),
+    ],
+)
+def test_a_rule_that_is_none_is_reported_with_its_place(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], text: str, said: str
+) -> None:
+    file = tmp_path / "mirror.toml"
+    file.write_text(f'data_dir = "{tmp_path}"\n[[policy]]\nname = "r"\nreason = "Because."\n{text}')
+    assert main(["check-config", str(file)]) == 2
+    assert said in capsys.readouterr().err
