@@ -6,7 +6,8 @@
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
+from contextlib import asynccontextmanager
 
 from aiohttp import web
 
@@ -20,16 +21,19 @@ from mirror.auth import Guard, rules_of, tokens_of, users_of
 from mirror.blobs.local import LocalBlobs
 from mirror.catalog import Catalog
 from mirror.catalog.sqlite import SQLite
+from mirror.changing import Changing
 from mirror.config import AgesSettings, RepositorySettings, Settings, UpstreamSettings
 from mirror.endpoints import Endpoints
+from mirror.errors import Unauthorized
 from mirror.explaining import Explaining
-from mirror.feed import Feed
+from mirror.feed import Feed, Listener
 from mirror.freshness import Ages
 from mirror.http import errors
 from mirror.metrics import Metrics
 from mirror.model import Format
 from mirror.policies import Policies
 from mirror.policy import Policy, Versions
+from mirror.proxies import Proxies
 from mirror.pypi import FORMAT as PYPI
 from mirror.pypi import about as pypi_about
 from mirror.pypi import versions as pypi_versions
@@ -40,6 +44,7 @@ from mirror.rubygems import versions as rubygems_versions
 from mirror.rubygems.following import Followed
 from mirror.rubygems.published import Published
 from mirror.sources import CachedUpstream
+from mirror.state import State
 from mirror.statistics import Statistics
 from mirror.transfer import Transfers
 from mirror.uploads import Records, Uploads, Writer
@@ -58,27 +63,58 @@ FORMATS: Mapping[str, tuple[Format, Versions]] = {
 ABOUT: Mapping[str, Describing] = {"pypi": pypi_about, "rubygems": rubygems_about}
 
 
-class Mirror:
-    """Everything that one process runs, made from its settings."""
+class Store:
+    """What is kept and what is counted: it lives as long as the process, whatever its settings become."""
 
     def __init__(self, settings: Settings, clock: Callable[[], float] = time.time) -> None:
-        """`clock` says what time it is for everything that pages and policies depend on. Raises Misconfigured."""
-        self.settings = settings
+        """`clock` says what time it is for everything that pages and policies depend on."""
+        self.data_dir = settings.data_dir
         self.clock = clock
+        self.database = SQLite(settings.catalog_file)
+        self.catalog = Catalog(self.database)
+        self.blobs = LocalBlobs(settings.data_dir)
+        self.records = Records(settings.data_dir / "uploads")
+        self.feed = Feed(self.catalog.feed)
+        self.transfers = Transfers(self.blobs)
+        self.metrics = Metrics(__version__)
+        self.statistics = Statistics(self.catalog, self.metrics)
+
+    async def open(self) -> None:
+        """Open the catalog, and clean up what a crash left behind."""
+        await self.database.open()
+        await self.blobs.clean_incoming()
+        await self.feed.open()
+
+    async def close(self) -> None:
+        """Let go of everything, after those that use it."""
+        await self.statistics.flush()
+        await self.catalog.close()
+
+
+class Mirror:
+    """Everything that is made from the settings, over a store. Another one may follow it, with other settings."""
+
+    def __init__(self, settings: Settings, store: Store) -> None:
+        """Raises Misconfigured."""
+        self.settings = settings
+        self.clock = store.clock
         self.policies = Policies(
             settings,
             {name: FORMATS[one.format][1] for name, one in settings.repositories.items()},
             {versions.ecosystem: format.canonical for format, versions in FORMATS.values()},
         )
-        self.database = SQLite(settings.catalog_file)
-        self.catalog = Catalog(self.database)
-        self.blobs = LocalBlobs(settings.data_dir)
-        self.feed = Feed(self.catalog.feed)
-        self.transfers = Transfers(self.blobs)
-        self.answers = Answers(settings.pages.memory, clock)
-        self.metrics = Metrics(__version__)
+        self.database = store.database
+        self.catalog = store.catalog
+        self.blobs = store.blobs
+        self.feed = store.feed
+        self.transfers = store.transfers
+        self.metrics = store.metrics
+        self.statistics = store.statistics
+        self.records = store.records
+        self.answers = Answers(settings.pages.memory, store.clock)
         self.upstreams: dict[str, Upstream] = {}
-        self.records = Records(settings.data_dir / "uploads")
+        self.cached: dict[str, list[CachedUpstream]] = {}
+        """What each repository has from upstreams, by the repository's name."""
         self.repositories: dict[str, Repository] = {}
         self.writers: dict[str, Writer] = {}
         """What changes the uploads of a repository, by the repository's name."""
@@ -87,7 +123,7 @@ class Mirror:
         self.followed: dict[str, Followed] = {}
         """What each RubyGems upstream lists, once for all repositories."""
         self._running: set[asyncio.Task[None]] = set()
-        self.statistics = Statistics(self.catalog, self.metrics)
+        self._listening: list[Listener] = []
         self.guard = Guard(
             self.catalog.accounts,
             rules_of(
@@ -96,24 +132,29 @@ class Mirror:
             users=users_of(settings.auth),
             tokens=tokens_of(settings.auth),
         )
-        self.witness = Witness(self.guard, self.catalog.removed, clock)
+        self.witness = Witness(self.guard, self.catalog.removed, store.clock)
+        self.proxies = Proxies(settings.proxies.trusted, settings.proxies.standard)
+        self.state = State(
+            settings, self.catalog, self.feed, self.transfers, self.statistics, self.metrics, self.cached, store.clock
+        )
 
     async def open(self) -> None:
-        """Open the catalog, clean up what a crash left behind, and make the repositories."""
-        await self.database.open()
-        await self.blobs.clean_incoming()
-        await self.feed.open()
+        """Make the repositories. Changes nothing in the store, and listens to nothing yet. Raises ConfigError."""
         await self.policies.open()
         self.policies.changed.append(self._policy_changed)
-        for name, settings in self.settings.repositories.items():
-            self.repositories[name] = self._repository(name, settings)
+        with self.feed.collecting(self._listening):
+            for name, settings in self.settings.repositories.items():
+                self.repositories[name] = self._repository(name, settings)
+        self.pages = self._pages_for_people()
+
+    async def start(self) -> None:
+        """Begin to work: from here on this mirror, and no other one over the same store, writes."""
         for writer in self.writers.values():
             if self.database.renewed or await writer.lost():
                 await writer.rebuild()
         for name, published in self.published.items():
             published.open()
             await self._show_uploads(name, published)
-        self.pages = self._pages_for_people()
 
     async def _show_uploads(self, name: str, published: Published) -> None:
         """Let a gem index say what is uploaded: before a push is answered, and soon for what another process does."""
@@ -130,7 +171,8 @@ class Mirror:
             await published.reconsider([project])
 
         writer.published = show
-        self.feed.listen(heard)
+        with self.feed.collecting(self._listening):
+            self.feed.listen(heard)
         if await published.begins_anew():
             await everything()
         else:
@@ -153,7 +195,7 @@ class Mirror:
 
     def _repository(self, name: str, settings: RepositorySettings) -> Repository:
         format, versions = FORMATS[settings.format]
-        sources = [self._source(format, name, upstream) for upstream in settings.upstreams]
+        sources = self.cached[name] = [self._source(format, name, upstream) for upstream in settings.upstreams]
         self.writers[name] = Writer(name, format, self.catalog, self.blobs, self.records, self.feed, self.clock)
         repository = Repository(
             name,
@@ -236,7 +278,8 @@ class Mirror:
 
     def application(self) -> web.Application:
         """The routes of all repositories, and our own below `/-/`."""
-        app = web.Application(middlewares=[errors, self.witness.middleware()], client_max_size=1 << 20)
+        middlewares = [errors, self.proxies.middleware(), self.witness.middleware()]
+        app = web.Application(middlewares=middlewares, client_max_size=1 << 20)
         for name, repository in self.repositories.items():
             mount = self.settings.repositories[name].mount
             if name in self.published:
@@ -247,7 +290,8 @@ class Mirror:
                 routes = mirror.pypi.routes.Routes(repository, self.answers, self.guard.reading(name), mount).table()
             app.add_routes(routes)
             app.add_routes(self._uploading(name, mount))
-        app.add_routes(Endpoints(self.status, self.ready).table())
+        app.add_routes(Changing(self.writers, self.catalog.uploads, self.guard).table())
+        app.add_routes(Endpoints(self.state, self._may_know).table())
         app.add_routes(Explaining(self.repositories, self.guard, self.catalog.files, self.clock).table())
         app.add_routes(self.pages.table())
         return app
@@ -260,7 +304,7 @@ class Mirror:
             catalog=self.catalog,
             feed=self.feed,
             statistics=self.statistics,
-            status=self.status,
+            status=self.state.status,
             transfers=self.transfers.active,
             closed=bool(auth.rules or auth.users or auth.tokens),
             version=__version__,
@@ -296,43 +340,29 @@ class Mirror:
 
     async def status(self) -> dict[str, object]:
         """What is held, what it saved, and how the upstreams do: for `mirror status`."""
-        files, size = await self.catalog.files.totals()
-        projects = sum((await self.catalog.pages.totals()).values())
-        return {
-            "version": __version__,
-            "running": True,
-            "offline": self.settings.offline,
-            "repositories": {name: {"format": one.format.name} for name, one in self.repositories.items()},
-            "projects": projects,
-            "files": files,
-            "bytes": size,
-            "serial": self.feed.serial,
-            **await self.statistics.totals(),
-            "transfers": len(self.transfers.active()),
-            "upstreams": [
-                {
-                    "name": state.name,
-                    "url": state.url,
-                    "state": "offline" if self.settings.offline else "ok" if state.breaker == "closed" else "down",
-                    "breaker": state.breaker,
-                    "retry_in": state.retry_in,
-                    "last_error": state.last_error,
-                    "requests": state.requests,
-                    "errors": state.errors,
-                    "bytes": state.bytes,
-                }
-                for state in (upstream.state() for upstream in self.upstreams.values())
-            ],
-        }
+        return await self.state.status()
 
-    async def ready(self) -> bool:
-        """Whether the catalog answers."""
-        await self.catalog.feed.bounds()
-        return True
+    async def _may_know(self, request: web.Request) -> bool:
+        """Whether who asks may hear names of projects: those who may read all that is here."""
+        if all(self.guard.reading(name).open for name in self.repositories):
+            return True
+        try:
+            identity = await self.guard.identify(request)
+        except Unauthorized:
+            return False
+        return all(self.guard.scope(identity, "read", name).everything for name in self.repositories)
 
-    async def close(self, grace: float) -> None:
-        """Let running transfers finish for `grace` seconds, then let go of everything."""
-        await self.transfers.close(grace)
+    async def retire(self) -> None:
+        """Write nothing more into the logs that another mirror over the same store goes on with; serve as before."""
+        self.feed.stop_telling(self._listening)
+        for published in self.published.values():
+            await published.retire()
+        for followed in self.followed.values():
+            await followed.retire()
+
+    async def close(self) -> None:
+        """Let go of all that is not the store's, once the transfers from these upstreams have ended."""
+        self.feed.stop_telling(self._listening)
         for task in self._running:
             task.cancel()
         await asyncio.gather(*self._running, return_exceptions=True)
@@ -342,10 +372,25 @@ class Mirror:
             await repository.close()
         for upstream in self.upstreams.values():
             await upstream.close()
-        await self.statistics.flush()
-        await self.pages.close()
+        if self.repositories:  # opened
+            await self.pages.close()
         await self.guard.close()
-        await self.catalog.close()
+
+
+@asynccontextmanager
+async def working(settings: Settings, clock: Callable[[], float] = time.time) -> AsyncIterator[Mirror]:
+    """A mirror that works for the length of a block and listens nowhere: for commands, which hold the lock."""
+    store = Store(settings, clock)
+    mirror = Mirror(settings, store)
+    try:
+        await store.open()
+        await mirror.open()
+        await mirror.start()
+        yield mirror
+    finally:
+        await store.transfers.close(0)
+        await mirror.close()
+        await store.close()
 
 
 def ages(settings: AgesSettings) -> Ages:

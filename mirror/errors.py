@@ -91,9 +91,14 @@ class Offline(Unavailable):
 class UpstreamError(MirrorError):
     """An upstream did not give what we asked it for."""
 
+    cause = "other"
+    """One word for the metrics: connect, timeout, status, paused, refused, protocol, digest."""
+
 
 class UpstreamUnavailable(UpstreamError, Unavailable):
     """The upstream cannot be reached, is too slow, or answers with an error of its own."""
+
+    cause = "connect"
 
     last_known_missing = False
     """Whether the last thing that the upstream did say was that it has no such project."""
@@ -102,13 +107,19 @@ class UpstreamUnavailable(UpstreamError, Unavailable):
 class UpstreamRefused(UpstreamError):
     """The upstream answered 401 or 403: our credentials are missing, wrong or not enough."""
 
+    cause = "refused"
+
 
 class UpstreamProtocolError(UpstreamError):
     """The upstream answered something that does not parse, is too large, or contradicts its index."""
 
+    cause = "protocol"
+
 
 class DigestMismatch(UpstreamProtocolError):
     """The bytes that arrived are not the bytes that the index promised."""
+
+    cause = "digest"
 
     def __init__(self, filename: str, algorithm: str, expected: str, actual: str) -> None:
         super().__init__(f"{filename} has {algorithm} {actual}, but its index promises {expected}.")

@@ -6,7 +6,8 @@ other processes write into the same journal (a command, another node) is noticed
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
 
 from mirror.catalog import FeedTable
 from mirror.model import Event
@@ -18,6 +19,9 @@ LOOK = 1.0
 AT_ONCE = 1000
 """Events that are read at once."""
 
+Listener = Callable[[str, str], None]
+"""Called with a source and a project."""
+
 
 class Feed:
     """Reads the journal, and wakes those who wait for news."""
@@ -25,7 +29,8 @@ class Feed:
     def __init__(self, table: FeedTable) -> None:
         self._table = table
         self._news = asyncio.Event()
-        self._listeners: list[Callable[[str, str], None]] = []
+        self._listeners: list[Listener] = []
+        self._collected: list[Listener] | None = None
         self._followed = 0  # up to here every event was told
         self._told: set[int] | None = None  # our own events beyond that, while others are followed
         self.serial = 0
@@ -36,9 +41,26 @@ class Feed:
         _, self.serial = await self._table.bounds()
         self._followed = self.serial
 
-    def listen(self, listener: Callable[[str, str], None]) -> None:
+    def listen(self, listener: Listener) -> None:
         """Call `listener(source, project)` on each change, in this process, as soon as it is committed."""
         self._listeners.append(listener)
+        if self._collected is not None:
+            self._collected.append(listener)
+
+    @contextmanager
+    def collecting(self, listeners: list[Listener]) -> Iterator[None]:
+        """Take down in `listeners` who begins to listen inside the block (which awaits nothing), for `stop_telling`."""
+        self._collected = listeners
+        try:
+            yield
+        finally:
+            self._collected = None
+
+    def stop_telling(self, listeners: list[Listener]) -> None:
+        """Forget these listeners, and empty the list."""
+        gone = {id(listener) for listener in listeners}
+        self._listeners = [listener for listener in self._listeners if id(listener) not in gone]
+        listeners.clear()
 
     def changed(self, serial: int | None, source: str, project: str) -> None:
         """Say that what a project's pages show has changed; `serial` None when the journal does not hold it."""

@@ -53,6 +53,11 @@ class SingleFlight(Generic[K, T]):
         if not task.cancelled():
             task.exception()  # looked at here, so that work nobody waits for does not warn
 
+    async def landed(self) -> None:
+        """Wait until what runs now has ended."""
+        if running := list(self._running.values()):
+            await asyncio.wait(running)
+
     async def close(self) -> None:
         """Cancel what runs and wait until it has stopped."""
         tasks = list(self._running.values())

@@ -56,8 +56,14 @@ REMOVED = web.RequestKey("removed", tuple[str, str, str])
 """Where a handler leaves source, project and name of the file, when upstream has taken back what it serves."""
 REPOSITORY = web.RequestKey("repository", str)
 """Where a handler leaves the name of its repository."""
+CLIENT = web.RequestKey("client", str)
+"""The client's address, where a trusted proxy has said it."""
+ORIGIN = web.RequestKey("origin", str)
+"""Scheme, authority and path under which the client reached the proxy in front of us."""
+GIVEN_ID = web.RequestKey("given_id", str)
+"""The request's id, where a trusted proxy has given one."""
 
-_HOST = re.compile(r"[A-Za-z0-9._~-]{1,253}(:\d{1,5})?|\[[0-9A-Fa-f:.]{2,45}\](:\d{1,5})?")
+HOST = re.compile(r"[A-Za-z0-9._~-]{1,253}(:\d{1,5})?|\[[0-9A-Fa-f:.]{2,45}\](:\d{1,5})?")
 _PARAMETER = re.compile(r"\s*q\s*=\s*([01](?:\.\d{0,3})?)\s*", re.IGNORECASE)
 
 
@@ -171,13 +177,22 @@ def _demand(header: str) -> Demand:
 
 
 def outside(request: web.BaseRequest) -> str:
-    """Scheme and authority under which the client reached us, without a slash at the end. Raises Invalid."""
-    if not _HOST.fullmatch(request.host):
+    """Scheme and authority under which the client reached us (or the proxy in front, then with the path below which it
+    serves us), without a slash at the end. Raises Invalid.
+    """
+    if ORIGIN in request:
+        return str(request[ORIGIN])
+    if not HOST.fullmatch(request.host):
         raise Invalid("The Host header is not a host name.")
     # Whoever is not our reverse proxy and says so only gets odd links back.
     told = request.headers.get("X-Forwarded-Proto")
     scheme = told if told in ("http", "https") else request.scheme
     return f"{scheme}://{request.host}"
+
+
+def client_of(request: web.BaseRequest) -> str:
+    """The client's address; empty over a Unix socket without a proxy."""
+    return str(request.get(CLIENT) or request.remote or "")
 
 
 @web.middleware

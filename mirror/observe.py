@@ -1,11 +1,11 @@
 """What is noted of every answer: one line in the access log, one count in the metrics."""
 
-from typing import Any, cast
+from typing import cast
 
 from aiohttp import web
 from aiohttp.abc import AbstractAccessLogger
 
-from mirror.http import Note, note
+from mirror.http import GIVEN_ID, Note, client_of, note
 from mirror.lane import Ready, lane_of
 from mirror.log import AccessLog, request_id
 from mirror.metrics import Kind, Metrics
@@ -42,7 +42,7 @@ class Observer:
             def log(self, request: web.BaseRequest, response: web.StreamResponse, time: float) -> None:
                 if (lane := lane_of(request)) is not None:
                     lane.answered()
-                given: Any = request.headers.get("X-Request-ID", "")
-                observer.take(note(request), request.remote or "", response.status, response.body_length, time, given)
+                given = request.get(GIVEN_ID, "")
+                observer.take(note(request), client_of(request), response.status, response.body_length, time, given)
 
         return Logger

@@ -31,6 +31,8 @@ SENDFILE_FROM = 256 << 10
 """Bytes from which a file leaves by sendfile; below, one read and one write cost less."""
 REMEMBERED = 64 << 10
 """Bytes up to which a file's answer stays in memory while it is asked for."""
+AT_ONCE = 256 << 10
+"""Bytes that are handed over for one client before it has taken some of them."""
 STALL = 120
 """Seconds for which a client may take nothing before its connection is given up."""
 PIECE = 1 << 20
@@ -68,7 +70,15 @@ class Raw(web.StreamResponse):
         self._keep_alive = request.keep_alive
         if self._validity is not None and request.keep_alive and (lane := lane_of(request)) is not None:
             lane.offer(Ready(self._validity, self.status, self._head, self._content, note(request)))
-        await request.writer.write(b"".join((finish_head(self._head, request), self._content)))
+        head = finish_head(self._head, request)
+        if len(self._content) <= AT_ONCE:
+            await request.writer.write(b"".join((head, self._content)))
+            return
+        # In pieces, as the client takes them: a hundred slow readers of a large page must not each hold a copy.
+        await request.writer.write(head)
+        content = memoryview(self._content)
+        for start in range(0, len(content), AT_ONCE):
+            await request.writer.write(content[start : start + AT_ONCE])
 
     async def write_eof(self, data: bytes = b"") -> None:
         """Nothing is left to write."""

@@ -22,7 +22,8 @@ ORDER = [
     *("http", "proxies", "connections", "lane", "send", "receive", "answers", "log", "auth", "metrics", "systemd", "observe"),
     *("witness", "statistics"),
     *("rubygems.following", "rubygems.published"),
-    *("endpoints", "explaining", "pypi.routes", "rubygems.routes", "pypi.upload", "rubygems.upload", "web"),
+    *("state", "endpoints", "changing", "explaining"),
+    *("pypi.routes", "rubygems.routes", "pypi.upload", "rubygems.upload", "web"),
     *("app", "listening", "serving", "cli", "__main__"),
 ]
 """Each imports only from those before it. A new module gets its place here first."""

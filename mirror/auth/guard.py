@@ -26,6 +26,7 @@ from mirror.auth.rights import ANONYMOUS, Identity, Rules, Scope, scope
 from mirror.catalog import Accounts, Token, User
 from mirror.errors import Forbidden, MirrorError, Unauthorized, UnknownProject
 from mirror.flight import SingleFlight
+from mirror.http import client_of
 from mirror.memory import Memory
 from mirror.model import Grant, Right
 
@@ -277,4 +278,4 @@ class Reading:
 
 def address_of(request: web.BaseRequest) -> str:
     """The client's address for logs and for patience; `local` over a Unix socket."""
-    return request.remote or "local"
+    return client_of(request) or "local"

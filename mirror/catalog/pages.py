@@ -1,6 +1,8 @@
 """Pages as upstream answered them: raw bodies, compressed, with what is needed to ask again conditionally."""
 
 import sys
+from collections.abc import Mapping
+from typing import Literal
 
 import msgspec
 
@@ -135,6 +137,18 @@ class Pages:
             "SELECT name FROM pages WHERE source = $1 AND kind = $2 AND found = 1 ORDER BY name", source, kind
         )
         return [name for (name,) in rows]
+
+    async def states(self, fresh: Mapping[str, float]) -> dict[Literal["fresh", "stale", "missing"], int]:
+        """How many projects' pages are in which state. `fresh`: source → since when a page must have been checked."""
+        found: dict[Literal["fresh", "stale", "missing"], int] = {"fresh": 0, "stale": 0, "missing": 0}
+        for source, since in fresh.items():
+            rows = await self._database.read(
+                "SELECT found, checked >= $2 AS young, count(*) FROM pages"
+                " WHERE source = $1 AND kind = 'project' GROUP BY found, young", source, since,
+            )  # fmt: skip
+            for there, young, number in rows:
+                found["missing" if not there else "fresh" if young else "stale"] += number
+        return found
 
     async def totals(self) -> dict[str, int]:
         """Source → how many projects' pages are stored."""

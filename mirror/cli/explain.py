@@ -117,7 +117,7 @@ def _stored(settings: "Settings", repositories: list[str], name: str, version: s
 
     import msgspec
 
-    from mirror.app import Mirror
+    from mirror.app import working
     from mirror.errors import Invalid, NotFound, Offline
     from mirror.explaining import explained
     from mirror.serving import lock
@@ -126,10 +126,8 @@ def _stored(settings: "Settings", repositories: list[str], name: str, version: s
         return []
 
     async def run() -> list[dict[str, Any]]:
-        mirror = Mirror(settings.model_copy(update={"offline": True}))
-        await mirror.open()
-        try:
-            found: list[dict[str, Any]] = []
+        found: list[dict[str, Any]] = []
+        async with working(settings.model_copy(update={"offline": True})) as mirror:
             for repository in repositories:
                 try:
                     said = await explained(
@@ -138,9 +136,7 @@ def _stored(settings: "Settings", repositories: list[str], name: str, version: s
                 except (NotFound, Offline, Invalid):
                     continue
                 found.append(msgspec.to_builtins(said))
-            return found
-        finally:
-            await mirror.close(0)
+        return found
 
     held = lock(settings.data_dir)
     try:

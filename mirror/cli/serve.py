@@ -1,5 +1,6 @@
 """`mirror serve`: run the mirror until it is told to stop."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,18 +20,17 @@ import click
 def command(config: Path | None, listen: tuple[str, ...], data_dir: Path | None, offline: bool) -> int:
     """Run the mirror. It needs no settings; it stops on SIGTERM or Ctrl-C, after running answers."""
     from mirror.cli.checking import check
-    from mirror.config import load
-    from mirror.errors import ConfigError
-
-    given: dict[str, Any] = {"listen": listen, "data_dir": data_dir, "offline": offline}
-    settings = load(config, {key: value for key, value in given.items() if value}, check)
-    try:
-        settings.data_dir.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ConfigError(f"data_dir: {settings.data_dir} cannot be made: {error.strerror}") from None
-
     from mirror.cli.hints import hints
+    from mirror.config import Settings, load
     from mirror.serving import serve
 
-    # To standard error: standard output is for the access log, which other programs read.
-    return serve(settings, ready=lambda urls: click.echo(hints(settings, urls), err=True))
+    given: dict[str, Any] = {"listen": listen, "data_dir": data_dir, "offline": offline}
+
+    def settings() -> Settings:
+        return load(config, {key: value for key, value in given.items() if value}, check)
+
+    def ready(settings: Settings, urls: Sequence[str]) -> None:
+        # To standard error: standard output is for the access log, which other programs read.
+        click.echo(hints(settings, urls), err=True)
+
+    return serve(settings, ready)

@@ -18,6 +18,7 @@ from mirror.config.sections import (
     PagesSettings,
     RepositorySettings,
     Settings,
+    TLSSettings,
     UpstreamSettings,
 )
 from mirror.config.values import Address
@@ -35,6 +36,7 @@ __all__ = [
     "RepositorySettings",
     "Setting",
     "Settings",
+    "TLSSettings",
     "UpstreamSettings",
     "describe",
     "load",

@@ -25,7 +25,9 @@ from mirror.config.values import (
     FilePath,
     Flag,
     IndexUrl,
+    Mode,
     Mount,
+    Networks,
     Patterns,
     PatternsOrTrue,
     ProxyUrl,
@@ -197,8 +199,42 @@ class LimitsSettings(Section):
     """The most fields that an upload form may have."""
     headers: Size = 65_536
     """The most that the headers of a request may take."""
+    connections: Whole = Field(default=20_000, ge=16)
+    """The most clients that are connected at once; the one that has been idle longest makes room. As many as the limit
+    of open files (LimitNOFILE=) bears, where that is less."""
+    idle: Duration = Field(default=75, gt=0)
+    """How long a connection may be idle."""
+    head_time: Duration = Field(default=20, gt=0)
+    """How long the headers of a request may take to arrive."""
+    stall: Duration = Field(default=120, gt=0)
+    """How long a client may neither send what it has announced nor take what it has asked for."""
     shutdown_grace: Duration = 30
     """How long running answers may go on after SIGTERM."""
+
+
+class TLSSettings(Section):
+    """[tls]: with a certificate, every TCP address is https; Unix sockets stay plain."""
+
+    certificate: ReadableFile | None = None
+    """The certificate with its chain (PEM). Replaced files are taken up within seconds, and on SIGHUP."""
+    key: ReadableFile | None = None
+    """Its key (PEM), where that does not stand in the same file."""
+
+    @model_validator(mode="after")
+    def _key_has_a_certificate(self) -> Self:
+        if self.key and not self.certificate:
+            raise ValueError("has a key, but no certificate")
+        return self
+
+
+class ProxiesSettings(Section):
+    """[proxies]: reverse proxies in front of the mirror."""
+
+    trusted: Networks = ()
+    """Addresses and networks whose X-Forwarded-For, -Proto, -Host and -Prefix, or Forwarded, are believed; "unix" is
+    whoever comes over a Unix socket. From everybody else these headers mean nothing."""
+    standard: Flag = False
+    """The proxy sets Forwarded (RFC 7239): then X-Forwarded-* mean nothing, from nobody."""
 
 
 class LogSettings(Section):
@@ -236,6 +272,8 @@ class Settings(Section):
     """Where to listen: "host:port", "[::1]:port" or "unix:/path"; several are possible."""
     data_dir: FilePath = Field(default_factory=default_data_dir)
     """Where everything is kept. By default systemd's STATE_DIRECTORY, else `mirror` in the user's data directory."""
+    socket_mode: Mode = 0o666
+    """Who may connect to Unix sockets, as `chmod` writes it: "0660" is for their user and group."""
     offline: Flag = False
     """Never ask an upstream: serve what is held, and say so about the rest."""
     repositories: dict[str, RepositorySettings] = Field(default_factory=default_repositories)
@@ -246,6 +284,10 @@ class Settings(Section):
     """[network]"""
     limits: LimitsSettings = LimitsSettings()
     """[limits]"""
+    tls: TLSSettings = TLSSettings()
+    """[tls]"""
+    proxies: ProxiesSettings = ProxiesSettings()
+    """[proxies]"""
     log: LogSettings = LogSettings()
     """[log]"""
     auth: AuthSettings = AuthSettings()

@@ -5,6 +5,7 @@ ValueError with half a sentence that says what is expected. That half sentence n
 be a secret. What surprises: lists accept one string, split at commas, since that is how variables hold them.
 """
 
+import ipaddress
 import json
 import math
 import re
@@ -190,7 +191,27 @@ def patterns_or_true(value: object) -> object:
     return listed(value)
 
 
+def network(value: str) -> str:
+    """An IP address or a network ("10.0.0.0/8"), or "unix". Raises ValueError."""
+    if value == "unix":
+        return value
+    try:
+        return str(ipaddress.ip_network(value))
+    except ValueError:
+        raise ValueError('should be an address, a network such as "10.0.0.0/8", or "unix"') from None
+
+
+def mode(value: object) -> int:
+    """The mode of a file, in octal digits as text: "0660". Raises ValueError."""
+    if isinstance(value, str) and re.fullmatch(r"0?[0-7]{3}", value):
+        return int(value, 8)
+    raise ValueError('should be the mode of a file as text, such as "0660"')
+
+
 Flag = Annotated[bool, BeforeValidator(flag)]
+Mode = Annotated[int, BeforeValidator(mode)]
+Network = Annotated[str, AfterValidator(network)]
+Networks = Annotated[tuple[Network, ...], NoDecode, BeforeValidator(listed)]
 Whole = Annotated[int, BeforeValidator(whole)]
 Duration = Annotated[float, BeforeValidator(seconds)]
 Size = Annotated[int, BeforeValidator(size)]

@@ -55,6 +55,7 @@ class Followed:
         self._legacy = False
         self._specs: list[Answer] = []
         self._flight: SingleFlight[str, bool] = SingleFlight()
+        self._retired = False
         self._opening: asyncio.Task[None] | None = None
         self._clock = clock
 
@@ -81,8 +82,15 @@ class Followed:
 
     async def refresh(self) -> bool:
         """Ask upstream what is new, and say whether anything is. Raises UpstreamError; the copy stays as it was."""
+        if self._retired:
+            return False
         changed, _ = await self._flight.run("", self._refresh)
         return changed
+
+    async def retire(self) -> None:
+        """Ask nothing and write nothing any more, since another one goes on with the copy; what is known stays."""
+        self._retired = True
+        await self._flight.landed()
 
     async def close(self) -> None:
         """Stop what runs behind."""
@@ -209,7 +217,7 @@ class Followed:
     async def _learn(self, name: str, numbers: Collection[str], md5: str) -> None:
         """Remember the MD5 of a page that was made, as if upstream had listed it."""
         known = self.map
-        if known is None or known.versions(name) != tuple(numbers):
+        if self._retired or known is None or known.versions(name) != tuple(numbers):
             return  # upstream lists other versions by now, and the page is made anew
         line = f"{name} {','.join(numbers)} {md5}\n".encode()
         await self._logs.append(self._log_name, line)

@@ -102,6 +102,7 @@ class Published:
         self._fresh = max(fresh, POLL)
         self._clock = clock
         self._publishing = asyncio.Lock()
+        self._retired = False
         self._behind: SingleFlight[str, object] = SingleFlight()
         self._reading: asyncio.Task[None] | None = None
         self._opening: asyncio.Task[None] | None = None
@@ -166,6 +167,11 @@ class Published:
                 shared = await asyncio.to_thread(known.sharing, log.map)
                 if one.map is known:
                     one.map = shared
+
+    async def retire(self) -> None:
+        """Append nothing any more, since another one goes on with the log; what is said stays."""
+        async with self._publishing:
+            self._retired = True
 
     async def close(self) -> None:
         """Stop what runs behind."""
@@ -233,7 +239,7 @@ class Published:
 
     async def _publish(self, names: Collection[str] | None) -> bytes:
         maps = self._known_maps()
-        if maps is None:
+        if maps is None or self._retired:
             self._unsaid = None
             return b""
         if self.log is None or names is None:
@@ -345,7 +351,7 @@ class Published:
                     self._look_at(name, msgspec.structs.replace(own, until=self._clock() + POLL))
 
     async def _say(self, name: str, own: Own | None) -> bytes:
-        if own is None and name not in self._own:
+        if self._retired or (own is None and name not in self._own):
             return b""
         if self._opening is not None:
             await asyncio.shield(self._opening)

@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import time
+from collections.abc import Collection
 
 from mirror.blobs import BlobStore, Held
 from mirror.errors import MissingBlob, Unavailable
@@ -81,6 +82,11 @@ class Transfers:
     def active(self) -> tuple[TransferState, ...]:
         """The transfers that run at this moment."""
         return tuple(transfer.state() for transfer in self._tasks.values())
+
+    async def ended(self, upstreams: Collection[Upstream]) -> None:
+        """Wait until no transfer from any of these upstreams is running."""
+        while running := [task for task, transfer in self._tasks.items() if transfer.upstream in upstreams]:
+            await asyncio.wait(running)
 
     async def close(self, grace: float) -> None:
         """Wait up to `grace` seconds for running transfers, then stop them; nothing unfinished stays behind."""

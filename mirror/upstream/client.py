@@ -6,7 +6,7 @@ import itertools
 import random
 import ssl
 import time
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
 from typing import TypeVar
@@ -49,6 +49,18 @@ class _Passing(UpstreamUnavailable):
         self.asked = asked
 
 
+class _Late(UpstreamUnavailable):
+    cause = "timeout"
+
+
+class _Failing(UpstreamUnavailable):
+    cause = "status"
+
+
+class _Paused(UpstreamUnavailable):
+    cause = "paused"
+
+
 class Upstream:
     """One upstream. Made without touching the network; connections are opened on first use and kept."""
 
@@ -72,7 +84,9 @@ class Upstream:
         self._file_slots = asyncio.Semaphore(self.options.connections)
         self._breakers: OrderedDict[tuple[str | None, int | None], Breaker] = OrderedDict()
         self._last_error: str | None = None
-        self._requests = self._errors = self._bytes = 0
+        self._requests = self._bytes = 0
+        self._causes: Counter[str] = Counter()
+        self._last_cause: str | None = None
         self._seconds = 0.0
 
     # Pages
@@ -163,7 +177,7 @@ class Upstream:
                     raise UpstreamProtocolError(f"{place(url)} answered {response.status} to a request for a file.")
                 yield Stream(response, lambda: self._next(response))
             except UpstreamError as error:
-                self._note(error)
+                self.note(error)
                 raise
             finally:
                 response.close()  # an answer of 200 to a small range is not read to its end
@@ -206,12 +220,12 @@ class Upstream:
                         await asyncio.sleep(pause)
             raise AssertionError("unreachable")
         except UpstreamError as error:
-            self._note(error)
+            self.note(error)
             raise
         except TimeoutError:
             self._breaker(url).failed(self._clock())
-            late = UpstreamUnavailable(f"{url.host} took too long to answer.", self._when(url))
-            self._note(late)
+            late = _Late(f"{url.host} took too long to answer.", self._when(url))
+            self.note(late)
             raise late from None
 
     async def _begin(self, url: URL, headers: Mapping[str, str], *, decompress: bool) -> aiohttp.ClientResponse:
@@ -234,7 +248,7 @@ class Upstream:
         breaker = self._breaker(url)
         wait = breaker.admit(self._clock())
         if wait:
-            raise UpstreamUnavailable(f"{url.host} {breaker.reason}; trying again in {wait:.0f} s.", wait)
+            raise _Paused(f"{url.host} {breaker.reason}; trying again in {wait:.0f} s.", wait)
         headers = CIMultiDict(headers)
         if self._authorization and _origin(url) == _origin(self.url):
             headers["Authorization"] = self._authorization
@@ -257,8 +271,10 @@ class Upstream:
             asked = retry_after(response.headers.get("Retry-After", ""), time.time())
             message = f"{url.host} answered {status}."
             if status in _PASSING:
-                raise _Passing(message, asked or self._when(url), url, asked)
-            raise UpstreamUnavailable(message, self._when(url))
+                passing = _Passing(message, asked or self._when(url), url, asked)
+                passing.cause = "status"
+                raise passing
+            raise _Failing(message, self._when(url))
         breaker.succeeded()
         if status in (404, 410):
             raise NotFound(f"{place(url)} does not exist.")
@@ -281,7 +297,7 @@ class Upstream:
             yield
         except TimeoutError:
             self._breaker(url).failed(self._clock(), silent)
-            raise UpstreamUnavailable(f"{url.host} took too long to answer.", self._when(url)) from None
+            raise _Late(f"{url.host} took too long to answer.", self._when(url)) from None
         except (aiohttp.ClientResponseError, aiohttp.InvalidURL):
             raise UpstreamProtocolError(f"{place(url)} did not answer in HTTP.") from None
         except (aiohttp.ClientError, OSError) as error:
@@ -303,8 +319,10 @@ class Upstream:
         """When a client may come again, in seconds."""
         return self.pause(url) or 5.0
 
-    def _note(self, error: UpstreamError) -> None:
-        self._errors += 1
+    def note(self, error: UpstreamError) -> None:
+        """Count an error: of ours, or found by whoever has read what was sent."""
+        self._causes[error.cause] += 1
+        self._last_cause = error.cause
         self._last_error = str(error)
 
     def _connected(self) -> aiohttp.ClientSession:
@@ -346,8 +364,10 @@ class Upstream:
             breaker=worst.state(now) if worst else "closed",
             retry_in=worst.wait(now) if worst else 0.0,
             last_error=self._last_error,
+            last_cause=self._last_cause,
             requests=self._requests,
-            errors=self._errors,
+            errors=self._causes.total(),
+            causes=dict(self._causes),
             bytes=self._bytes,
             seconds=self._seconds,
         )

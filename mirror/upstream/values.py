@@ -70,8 +70,12 @@ class UpstreamState(msgspec.Struct, frozen=True, kw_only=True):
     retry_in: float
     """Seconds until that host is asked again; 0 when it may be asked."""
     last_error: str | None
+    last_cause: str | None
+    """The same in one word of ours, which names nothing."""
     requests: int
     errors: int
+    causes: Mapping[str, int]
+    """The errors by their cause, see `UpstreamError.cause`."""
     bytes: int
     """Received: pages after decompression, files as they came."""
     seconds: float

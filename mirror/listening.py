@@ -1,0 +1,261 @@
+"""The sockets that the process listens on: TCP and Unix, of its own or handed over by systemd, with TLS or without.
+
+A listening socket outlives what serves it. It is served on a duplicate of its descriptor, so that TLS can be turned on
+and off, and a removed address closed, without a moment in which a client is refused. What is handed over is never
+closed for others, never removed from the file system, and not replaced by `listen`.
+"""
+
+import asyncio
+import logging
+import os
+import socket
+import ssl
+import stat
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
+from pathlib import Path
+
+from mirror.config import Address
+from mirror.errors import ConfigError
+
+logger = logging.getLogger(__name__)
+
+BACKLOG = 4096
+"""Connections that wait to be taken; the kernel's own limit is lower in most places."""
+HANDSHAKE = 15.0
+"""Seconds for a TLS handshake."""
+LOOK = 5.0
+"""Seconds between two looks at the certificate's files."""
+
+Connect = Callable[[], asyncio.BaseProtocol]
+"""Makes the protocol of a new connection."""
+
+
+class TLS:
+    """A certificate with its key, which may be replaced while connections are made."""
+
+    def __init__(self, certificate: Path, key: Path | None) -> None:
+        """`key` None: it stands in the certificate's file. Raises ConfigError."""
+        self._certificate, self._key = certificate, key
+        self._seen = self._stamps()
+        self._current = self._load()
+        self.context = _server_context()
+        self.context.sni_callback = self._choose  # also called when the client names no server
+
+    def _choose(self, connection: ssl.SSLObject, name: str | None, context: ssl.SSLContext) -> None:
+        connection.context = self._current
+
+    def _load(self) -> ssl.SSLContext:
+        context = _server_context()
+        try:
+            context.load_cert_chain(self._certificate, self._key)
+        except (OSError, ssl.SSLError) as error:
+            reason = getattr(error, "reason", None) or error.strerror or error
+            raise ConfigError(
+                f"tls: {self._certificate} with its key cannot be used: {str(reason).lower().replace('_', ' ')}."
+            ) from None
+        return context
+
+    def _stamps(self) -> list[tuple[int, int, int] | None]:
+        found: list[tuple[int, int, int] | None] = []
+        for path in filter(None, (self._certificate, self._key)):
+            try:
+                about = path.stat()
+            except OSError:
+                found.append(None)
+            else:
+                found.append((about.st_mtime_ns, about.st_ino, about.st_size))
+        return found
+
+    def look(self) -> bool:
+        """Take up the files if they have changed; whether they were. What cannot be used is logged, once."""
+        stamps = self._stamps()
+        if stamps == self._seen:
+            return False
+        self._seen = stamps
+        try:
+            self._current = self._load()
+        except ConfigError as error:
+            logger.error("%s The certificate stays as it was.", error)
+            return False
+        logger.info("the certificate was replaced")
+        return True
+
+
+def _server_context() -> ssl.SSLContext:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.set_alpn_protocols(["http/1.1"])
+    return context
+
+
+class Listener:
+    """One listening socket, and what serves it."""
+
+    def __init__(self, sock: socket.socket, address: Address | None) -> None:
+        """`address` None: the socket was handed over, and is not ours to remove."""
+        self.address = address
+        self._sock = sock
+        self._server: asyncio.Server | None = None
+        self._inode = self._inode_now()
+
+    def _path(self) -> str:
+        name = self._sock.getsockname()
+        return name if isinstance(name, str) else ""
+
+    def _inode_now(self) -> int | None:
+        try:
+            return os.stat(self._path()).st_ino if self._path() else None
+        except OSError:
+            return None
+
+    def url(self, secure: bool) -> str:
+        """Where clients find it."""
+        name = self._sock.getsockname()
+        if self._sock.family == socket.AF_UNIX:
+            return f"http+unix://{str(name).replace('/', '%2F')}"
+        host = self.address.host if self.address else name[0]
+        host = f"[{host}]" if ":" in host else host
+        return f"{'https' if secure else 'http'}://{host}:{name[1]}/"
+
+    async def serve(self, connect: Connect, context: ssl.SSLContext | None) -> None:
+        """Serve it, from now on so and not as before. Over a Unix socket there is no TLS."""
+        before = self._server
+        if self._sock.family == socket.AF_UNIX:
+            context = None
+        # Not create_unix_server, not for Unix sockets either: that one may remove the path when it ends.
+        self._server = await asyncio.get_running_loop().create_server(
+            connect,
+            sock=self._sock.dup(),
+            backlog=BACKLOG,
+            ssl=context,
+            ssl_handshake_timeout=HANDSHAKE if context else None,
+        )
+        if before is not None:
+            before.close()
+
+    def close(self) -> None:
+        """Take no further connections; those that are made go on."""
+        if self._server is not None:
+            self._server.close()
+        if self.address is not None and self._inode is not None and self._inode_now() == self._inode:
+            with suppress(OSError):
+                os.unlink(self._path())
+        self._sock.close()
+
+
+class Listening:
+    """All listening sockets of the process."""
+
+    def __init__(self, connect: Connect, passed: Iterable[socket.socket] = ()) -> None:
+        """`passed` are from systemd: with any of them, the addresses of the settings do not count."""
+        self._connect = connect
+        self._passed = [Listener(sock, None) for sock in passed]
+        self._own: dict[Address, Listener] = {}
+        self.secure = False
+        """Whether TCP connections are TLS."""
+
+    @property
+    def urls(self) -> list[str]:
+        """Where clients find us."""
+        return [listener.url(self.secure) for listener in self._all()]
+
+    def _all(self) -> list[Listener]:
+        return [*self._passed, *self._own.values()]
+
+    def bind(self, addresses: Sequence[Address], mode: int) -> dict[Address, Listener]:
+        """What there is to be at these addresses; those that are new are bound, and nothing is served yet.
+
+        `mode` is that of Unix sockets. Raises ConfigError, and then nothing has changed.
+        """
+        if self._passed:
+            return {}
+        bound: dict[Address, Listener] = {}
+        try:
+            for address in addresses:
+                bound[address] = self._own.get(address) or Listener(_bound(address, mode), address)
+        except ConfigError:
+            self.release(bound)
+            raise
+        return bound
+
+    def release(self, bound: dict[Address, Listener]) -> None:
+        """Let go of what was bound and shall not be used."""
+        for listener in bound.values():
+            if listener not in self._own.values():
+                listener.close()
+
+    async def use(self, bound: dict[Address, Listener], tls: TLS | None) -> None:
+        """Listen at what `bind` has returned, and nowhere else."""
+        gone = [listener for listener in self._own.values() if listener not in bound.values()]
+        self._own, self.secure = bound, tls is not None
+        for listener in self._all():
+            await listener.serve(self._connect, tls.context if tls else None)
+        for listener in gone:
+            listener.close()
+
+    def close(self) -> None:
+        """Take no further connections. Those that wait in a socket from systemd wait for whoever takes it next."""
+        for listener in self._all():
+            listener.close()
+
+
+def _bound(address: Address, mode: int) -> socket.socket:
+    """A listening socket. Raises ConfigError."""
+    try:
+        return _bound_unix(address.path, mode) if address.path else _bound_tcp(address)
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise ConfigError(f"listen: cannot listen at {address}: {reason}.") from None
+
+
+def _bound_tcp(address: Address) -> socket.socket:
+    found = socket.getaddrinfo(
+        address.host, address.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE | socket.AI_ADDRCONFIG
+    )
+    family, _, _, _, place = found[0]
+    sock = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if family == socket.AF_INET6:
+            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        sock.bind(place)
+        return _listening(sock)
+    except BaseException:
+        sock.close()
+        raise
+
+
+def _bound_unix(path: Path, mode: int) -> socket.socket:
+    """A Unix socket; one that a dead process has left behind is replaced, one that answers is not."""
+    _remove_dead(path)
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        sock.bind(str(path))
+        os.chmod(path, mode)  # before it listens: until then nobody can connect
+        return _listening(sock)
+    except BaseException:
+        sock.close()
+        raise
+
+
+def _remove_dead(path: Path) -> None:
+    try:
+        if not stat.S_ISSOCK(path.lstat().st_mode):
+            raise ConfigError(f"listen: cannot listen at unix:{path}: something else is there.")
+    except FileNotFoundError:
+        return
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as knock:
+        knock.settimeout(1)
+        try:
+            knock.connect(str(path))
+        except ConnectionRefusedError:
+            path.unlink()
+        else:
+            raise ConfigError(f"listen: cannot listen at unix:{path}: another process does.")
+
+
+def _listening(sock: socket.socket) -> socket.socket:
+    sock.listen(BACKLOG)
+    sock.setblocking(False)
+    return sock
