@@ -26,7 +26,8 @@ def machine() -> str:
     load = "wrk" if WRK else "our own client"
     return (
         f"{datetime.now(UTC):%Y-%m-%d}, {os.cpu_count()} cores ({model}), Python {platform.python_version()}, "
-        f"nginx {version.strip().rpartition('/')[2]}, load by {load}"
+        f"nginx {version.strip().rpartition('/')[2]}, load by {load}; "
+        f"{os.getloadavg()[0]:.1f} other processes wanted to run before"
     )
 
 
@@ -49,11 +50,12 @@ def main(names: tuple[str, ...], quick: bool, table: bool) -> None:
     """Measure the mirror with nginx beside it."""
     if available() is None:
         raise click.ClickException("nginx is not installed; on Debian: apt-get install nginx-light")
-    print(machine())
+    where = machine()
+    print(where)
     rows = asyncio.run(measure(names, quick))
     missed = [row.what for row in rows if row.met is False]
     if table:
-        print(f"\n{markdown(rows)}")
+        print(f"\n{where}\n\n{markdown(rows)}")
     print(f"\n{len(missed)} of {sum(row.met is not None for row in rows)} bounds are missed", *missed, sep="\n  ")
     sys.exit(1 if missed else 0)
 

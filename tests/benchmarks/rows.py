@@ -33,7 +33,7 @@ class Site:
         self.tree = content.Tree(directory / "index")
         self.upstream = upstream
         self.mirror = mirror
-        self.rounds = 1 if quick else 5
+        self.rounds = 1 if quick else 3
         self.seconds = 1.0 if quick else 2.0
         self.megabytes = 100 if quick else 500
         """The size of a large download."""
@@ -181,7 +181,7 @@ async def cold(site: Site) -> AsyncIterator[Row]:
     ours: list[list[Download]] = []
     others: list[list[Download]] = []
     requests = 0
-    for number in range(site.rounds if site.rounds == 1 else 3):
+    for number in range(site.rounds):
         name = f"cold-{number}"
         path = await asyncio.to_thread(site.tree.blob, name, 100 * MB)
         place = site.place("cache")
