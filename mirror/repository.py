@@ -8,7 +8,7 @@ import asyncio
 import logging
 import math
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 
 import msgspec
 
@@ -49,6 +49,8 @@ class View(msgspec.Struct, frozen=True, kw_only=True):
     """No source has the project any more: only removed files are left."""
     sources: tuple[str, ...]
     """The sources that contributed, the winning one first."""
+    choice: Choice
+    """The rule that says who may answer for it."""
     revision: str
     """Equal revisions, equal views."""
     until: float
@@ -156,6 +158,7 @@ class Repository:
                 removed=removed if decided.project.status != "quarantined" else frozenset(files),
                 gone=all(listing.gone for listing in found.values()),
                 sources=tuple(dict.fromkeys(file.source for file in merged.project.files)),
+                choice=self._choice(name, found),
                 revision="",
                 until=min(until, decided.changes_at or math.inf),
                 decided_until=decided.changes_at or math.inf,
@@ -213,14 +216,13 @@ class Repository:
         return Candidates(
             project=merge([listing.project for listing in found.values()], union=len(found) > 1).project,
             sources=tuple(found),
-            choice=choose(
-                name,
-                uploaded=any(source.local and source.name in found for source in self.sources),
-                private=self._private,
-                union=self._union,
-            ),
+            choice=self._choice(name, found),
             removed=_removed(found.values()),
         )
+
+    def _choice(self, name: str, found: Collection[str]) -> Choice:
+        uploaded = any(source.local and source.name in found for source in self.sources)
+        return choose(name, uploaded=uploaded, private=self._private, union=self._union)
 
     # Names
 

@@ -461,6 +461,16 @@ async def test_explain_says_who_answers_and_what_becomes_of_each_file(
         assert (await mirror.get("-/explain/nowhere/acme")).status == 404
 
 
+async def test_the_page_for_people_says_who_answers_and_why_a_file_is_withheld(
+    simulator: Simulator, tmp_path: Path, clock: Clock
+) -> None:
+    publish(simulator)
+    async with serving(tmp_path / "data", repositories(simulator), clock=clock, policy=[COOLDOWN]) as mirror:
+        page = (await mirror.get("-/projects/pypi/acme/?version=2.0", Accept="text/html")).text
+        assert "The first upstream that has it wins." in page
+        assert "By the rule “cooldown”: For a reason called cooldown. (until 2026-08-04T10:00:00Z)" in page
+
+
 async def test_explain_tells_nobody_what_they_may_not_read(simulator: Simulator, tmp_path: Path) -> None:
     publish(simulator)
     closed = {"rules": [{"projects": ["acme"], "read": ["alice"]}]}

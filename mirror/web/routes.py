@@ -15,7 +15,9 @@ from mirror.auth import ANONYMOUS, Guard, Identity, Scope
 from mirror.catalog import Catalog
 from mirror.errors import Invalid, MirrorError, NotFound, Unauthorized
 from mirror.feed import Feed
+from mirror.flight import SingleFlight
 from mirror.http import OUTCOME, error_response, outside, qualities
+from mirror.merge import chosen
 from mirror.model import About
 from mirror.repository import View
 from mirror.statistics import Span
@@ -94,6 +96,7 @@ class Pages:
         self._browsing = Browsing(shelves, catalog.browse)
         self._descriptions = Descriptions()
         self._abouts = Abouts()
+        self._figuring: SingleFlight[str, tuple[Mapping[str, object], Sequence[Span], int]] = SingleFlight()
         self._by_source: dict[str, list[str]] = {}
         for name, shelf in shelves.items():
             for source in shelf.sources:
@@ -119,6 +122,7 @@ class Pages:
 
     async def close(self) -> None:
         """Stop what runs behind."""
+        await self._figuring.close()
         await self._descriptions.close()
 
     # Pages
@@ -137,13 +141,10 @@ class Pages:
 
     @_shown
     async def _start(self, request: web.Request) -> web.StreamResponse:
-        status = await self._status()
+        (status, spans, hours), _ = await self._figuring.run("", self._figures)
         hits = status["hits"]
         assert isinstance(hits, Mapping)
         requests = sum(hits.values())
-        hours, spans = 24, await self._statistics.course(30, 24)
-        if not any(span.requests for span in spans[:-2]):  # young: its hours say more than its days
-            hours, spans = 1, await self._statistics.course(48, 1)
         return await self._page(
             request,
             "start.html",
@@ -169,6 +170,14 @@ class Pages:
                 for shelf in self._shelves.values()
             ],
         )
+
+    async def _figures(self) -> tuple[Mapping[str, object], Sequence[Span], int]:
+        """What was done, in all and in spans of so many hours. Counting takes a while: once for all who ask at once."""
+        status = await self._status()
+        spans = await self._statistics.course(30, 24)
+        if any(span.requests for span in spans[:-2]):
+            return status, spans, 24
+        return status, await self._statistics.course(48, 1), 1  # young: its hours say more than its days
 
     @_shown
     async def projects(self, request: web.Request) -> web.StreamResponse:
@@ -252,6 +261,7 @@ class Pages:
             description=Markup(await self._descriptions.html(about.description, about.description_type)),
             trouble=trouble,
             stale=view.outcome == "stale",
+            answers=chosen(view.choice, [shelf.called.get(source, source) for source in view.sources]),
             lines=clients.install_lines(shelf.format, root, name, "" if shown.newest else version),
         )
 
