@@ -42,13 +42,20 @@ class Browse:
         the ending of sidecars' file names.
         """
         fitting = "project > $2 AND project LIKE $3 ESCAPE '!' AND ($4 = '' OR project NOT LIKE $4 ESCAPE '!')"
+        # The names of the page first, source by source in the order of the index, so that each stops after a few.
+        parts = [
+            f"SELECT DISTINCT project FROM files WHERE source = ${7 + number} AND {fitting}"
+            " AND filename NOT LIKE $5 ESCAPE '!'"
+            for number in range(len(sources))
+        ]
+        parts.append(f"SELECT DISTINCT project FROM uploads WHERE repository = $1 AND deleted = 0 AND {fitting}")
+        names = _first(parts, "project")
         rows = await self._database.read(
             "SELECT project, sum(CASE WHEN filename LIKE $5 ESCAPE '!' THEN 0 ELSE 1 END), sum(size), max(used) FROM ("
-            f" SELECT project, filename, size, used FROM files WHERE source IN ({_numbered(7, sources)}) AND {fitting}"
-            " UNION ALL SELECT project, filename, size, uploaded FROM uploads"
-            f" WHERE repository = $1 AND deleted = 0 AND {fitting}"
-            ") AS held GROUP BY project HAVING sum(CASE WHEN filename LIKE $5 ESCAPE '!' THEN 0 ELSE 1 END) > 0"
-            " ORDER BY project LIMIT $6",
+            f" SELECT project, filename, size, used FROM files WHERE source IN ({_numbered(7, sources)})"
+            f" AND project IN ({names}) UNION ALL SELECT project, filename, size, uploaded FROM uploads"
+            f" WHERE repository = $1 AND deleted = 0 AND project IN ({names})"
+            ") AS held GROUP BY project ORDER BY project",
             repository, after, like, unlike, f"%{_literal(sidecar)}", limit, *sources,
         )  # fmt: skip
         return [HeldProject(name=name, files=int(files), size=int(size), used=used) for name, files, size, used in rows]
@@ -69,13 +76,14 @@ class Browse:
         self, sources: Sequence[str], *, like: str = "%", unlike: str = "", after: str = "", limit: int
     ) -> list[str]:
         """Names of projects whose pages are stored, held or not; arguments as for `held`."""
-        rows = await self._database.read(
-            f"SELECT DISTINCT name FROM pages WHERE source IN ({_numbered(5, sources)})"
-            " AND kind = 'project' AND found = 1"
-            " AND name > $1 AND name LIKE $2 ESCAPE '!' AND ($3 = '' OR name NOT LIKE $3 ESCAPE '!')"
-            " ORDER BY name LIMIT $4",
-            after, like, unlike, limit, *sources,
-        )  # fmt: skip
+        parts = [
+            f"SELECT name FROM pages WHERE source = ${7 + number} AND kind = 'project' AND found = 1"
+            " AND name > $2 AND name LIKE $3 ESCAPE '!' AND ($4 = '' OR name NOT LIKE $4 ESCAPE '!')"
+            for number in range(len(sources))
+        ]
+        if not parts:
+            return []
+        rows = await self._database.read(_first(parts, "name"), "", after, like, unlike, "", limit, *sources)
         return [name for (name,) in rows]
 
 
@@ -87,6 +95,14 @@ def contains(text: str) -> str:
 def begins(text: str) -> str:
     """The pattern of names that begin with `text`."""
     return f"{_literal(text)}%"
+
+
+def _first(parts: Sequence[str], column: str) -> str:
+    """The query of the first $6 values of a column in several queries together, each of which stops after as many."""
+    each = (
+        f"SELECT {column} FROM ({part} ORDER BY {column} LIMIT $6) AS part{number}" for number, part in enumerate(parts)
+    )
+    return f"SELECT {column} FROM ({' UNION '.join(each)}) AS parts ORDER BY {column} LIMIT $6"
 
 
 def _numbered(first: int, values: Sequence[object]) -> str:

@@ -6,7 +6,7 @@ A page waits for it only so long: what an upstream is slow to say goes on being 
 import asyncio
 from collections.abc import Callable
 
-from mirror.errors import Invalid, MirrorError
+from mirror.errors import Invalid, MirrorError, NotFound
 from mirror.memory import Memory
 from mirror.model import About, File
 from mirror.repository import View
@@ -63,3 +63,20 @@ async def _told(shelf: Shelf, view: View, file: File) -> About | None:
 
 async def _parsed(parse: Callable[[File, bytes], About], file: File, content: bytes) -> About:
     return parse(file, content) if len(content) <= IN_LOOP else await asyncio.to_thread(parse, file, content)
+
+
+def version_shown(shelf: Shelf, view: View, wanted: str) -> tuple[str, str, File | None]:
+    """The newest version, the one to show, and the file that stands for that one. Raises NotFound."""
+    versions = _versions(view)
+    if wanted and wanted not in versions:
+        raise NotFound(f"{views.told(view.project.name, 80)} has no version {views.told(wanted, 80)!r} here.")
+    newest_file = shelf.about.stands_for(view.project)
+    newest = newest_file.version if newest_file else max(versions, key=shelf.key, default="")
+    version = wanted or newest
+    return newest, version, shelf.about.stands_for(view.project, version)
+
+
+def _versions(view: View) -> set[str]:
+    return {*view.project.versions, *(verdict.file.version for verdict in view.withheld.values())} | {
+        file.version for file in view.project.files
+    }

@@ -4,8 +4,8 @@ import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from functools import wraps
-from typing import Protocol
+from functools import partial, wraps
+from typing import ParamSpec, Protocol, TypeVar
 from urllib.parse import quote
 
 from aiohttp import web
@@ -16,13 +16,12 @@ from mirror.catalog import Catalog
 from mirror.errors import Invalid, MirrorError, NotFound, Unauthorized
 from mirror.feed import Feed
 from mirror.flight import SingleFlight
-from mirror.http import OUTCOME, error_response, outside, qualities
+from mirror.http import error_response, outside, qualities
 from mirror.merge import chosen
 from mirror.model import About
-from mirror.repository import View
 from mirror.statistics import Span
 from mirror.web import clients, views
-from mirror.web.abouts import Abouts
+from mirror.web.abouts import Abouts, version_shown
 from mirror.web.browsing import Browsing, Shelf
 from mirror.web.descriptions import Descriptions
 from mirror.web.html import page, root_from, static_file
@@ -30,7 +29,12 @@ from mirror.web.plot import plot
 
 logger = logging.getLogger(__name__)
 
+P = ParamSpec("P")
+T = TypeVar("T")
+
 EVENTS_AT_ONCE = 50
+MANY = 500
+"""Files of a project from which its page is made in a thread."""
 NOT_READ = "No file of this version is on the pages here, so nothing more is read of it."
 
 _CLIENTS = ("pip/", "uv/", "poetry/", "pdm/", "twine/", "ruby", "rubygems/", "bundler/", "bandersnatch/")
@@ -224,16 +228,14 @@ class Pages:
             raise web.HTTPMovedPermanently(f"../{quote(name, safe='')}/")
         view = await shelf.repository.project(name)
         version = request.query.get("version", "")
-        newest_file = shelf.about.stands_for(view.project)
-        newest = newest_file.version if newest_file else max(_versions(view), key=shelf.key, default="")
-        if version and version not in _versions(view):
-            raise NotFound(f"{views.told(name, 80)} has no version {views.told(version, 80)!r} here.")
-        version = version or newest
-        file = shelf.about.stands_for(view.project, version)
+        # What looks at every file goes to a thread where there are thousands.
+        aside = _at_once if len(view.project.files) + len(view.withheld) < MANY else asyncio.to_thread
+        newest, version, file = await aside(version_shown, shelf, view, version)
         about, trouble = await self._abouts.of(shelf, view, file) if file else (About(version=version), NOT_READ)
         held = await asyncio.gather(*(self._files.of_project(source, name) for source in shelf.sources))
         number = request.query.get("page", "1")
-        shown = views.project_page(
+        make = partial(
+            views.project_page,
             view.project,
             view.withheld,
             about,
@@ -245,7 +247,7 @@ class Pages:
             key=shelf.key,
             path=shelf.about.path,
         )
-        request[OUTCOME] = view.outcome
+        shown = await aside(make)
         root = _root(request, shelf)
         from markupsafe import Markup
 
@@ -387,10 +389,9 @@ def _root(request: web.BaseRequest, shelf: Shelf) -> URL:
     return URL(f"{outside(request)}{shelf.mount.rstrip('/')}/")
 
 
-def _versions(view: View) -> set[str]:
-    return {*view.project.versions, *(verdict.file.version for verdict in view.withheld.values())} | {
-        file.version for file in view.project.files
-    }
+async def _at_once(work: Callable[P, T], *args: P.args, **named: P.kwargs) -> T:
+    """`asyncio.to_thread` without the thread."""
+    return work(*args, **named)
 
 
 def wants_page(request: web.BaseRequest) -> bool:

@@ -339,3 +339,19 @@ async def test_a_page_does_not_wait_for_a_slow_upstream(
     simulator.heal()
     mirror.mirror.pages._abouts = Abouts(20)
     assert sound(await look(mirror, "-/projects/pypi/six/")).css_first(".lead").text() == "Six."
+
+
+async def test_a_project_of_thousands_of_files_has_a_page_of_bounded_size(
+    mirror: Serving, simulator: Simulator
+) -> None:
+    for number in range(300):
+        for tags in ("py3-none-any", "cp313-cp313-win_amd64"):
+            simulator.publish(wheel("many", f"1.{number}", tags=tags))
+    before = await mirror.mirror.statistics.totals()
+    page = await look(mirror, "-/projects/pypi/many/?page=3")
+    tree = sound(page)
+    assert len(page.body) < 100_000
+    assert tree.css_first("h1").text() == "many 1.299"
+    assert [node.css_first("a").text() for node in tree.css(".versions li")][::99] == ["1.99", "1.0"]
+    assert [node.text() for node in tree.css(".pager a")] == ["Newer"]
+    assert await mirror.mirror.statistics.totals() == before, "people who look around are no clients served"
