@@ -19,7 +19,7 @@ from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from mirror import __version__, log
+from mirror import __version__, ahead, log
 from mirror.app import Mirror, Store
 from mirror.config import LimitsSettings, Settings, TLSSettings
 from mirror.connections import Bounds, Connections, affordable, raise_open_files
@@ -124,6 +124,7 @@ class Service:
         self._now: Generation
         self._retiring: set[asyncio.Task[None]] = set()
         self._tasks: list[asyncio.Task[None]] = []
+        self._sets: list[asyncio.Task[None]] = []
         self._beat = 0.0
 
     @property
@@ -159,6 +160,7 @@ class Service:
         except BaseException:
             await self.stop()
             raise
+        self._answering()
         self._tasks = [
             asyncio.create_task(work)
             for work in (
@@ -171,6 +173,13 @@ class Service:
                 self._notifier.keep_alive(self._healthy),
             )
         ]
+
+    def _answering(self) -> None:
+        """A mirror has begun to answer: commands can find it, and its sets are kept."""
+        _tell_where(self._lock, self.urls)
+        for task in self._sets:
+            task.cancel()
+        self._sets = ahead.scheduled(self.mirror, self.urls)
 
     # Reload
 
@@ -192,6 +201,7 @@ class Service:
         self._now, self._settings, self._tls = new, settings, tls
         self._connections.bounds = self._bounds(settings.limits)
         await self._listening.use(bound, tls)
+        self._answering()
         task = asyncio.create_task(old.retire())
         self._retiring.add(task)
         task.add_done_callback(self._retired)
@@ -223,9 +233,9 @@ class Service:
     async def stop(self) -> None:
         """Take no more connections, let what runs finish for the configured time, and let go of everything."""
         self._listening.close()
-        for task in self._tasks:
+        for task in (*self._tasks, *self._sets):
             task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await asyncio.gather(*self._tasks, *self._sets, return_exceptions=True)
         grace = self._settings.limits.shutdown_grace
         if self._tasks:  # it was running
             await self._now.finish()
@@ -279,7 +289,7 @@ def serve(
     settings = load()
     log.configure(settings.log.format, settings.log.level)
     _keep_smooth()
-    with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+    with asyncio.Runner(loop_factory=event_loops()) as runner:
         return runner.run(_serve(settings, load, ready))
 
 
@@ -290,7 +300,8 @@ def _keep_smooth() -> None:
     gc.set_threshold(20_000, 50, 100)  # a page of 5,000 files would set off the longest collection, several times
 
 
-def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
+def event_loops() -> Callable[[], asyncio.AbstractEventLoop] | None:
+    """What makes event loops: uvloop where there is one, else None."""
     try:
         import uvloop
     except ImportError:  # not on every platform
@@ -337,6 +348,27 @@ def _status(service: Service) -> str:
     return f"mirror {__version__}: {names} at {', '.join(service.urls)}{', offline' if settings.offline else ''}"
 
 
+def _tell_where(locked: int, urls: Sequence[str]) -> None:
+    """Write into the lock where we listen, for commands that are given the same data directory."""
+    os.ftruncate(locked, 0)
+    os.pwrite(locked, "".join(f"{url}\n" for url in urls).encode(), 0)
+
+
+def served_at(data_dir: Path) -> list[str] | None:
+    """The URLs of the mirror that serves from a data directory, none while it starts; None when there is no mirror."""
+    try:
+        descriptor = os.open(data_dir / "lock", os.O_RDONLY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return None
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except OSError:
+        return os.pread(descriptor, 65_536, 0).decode(errors="replace").split()
+    finally:
+        os.close(descriptor)
+    return None
+
+
 def lock(data_dir: Path) -> int:
     """Take the data directory for this process, until the returned descriptor is closed. Raises ConfigError."""
     try:
@@ -349,4 +381,5 @@ def lock(data_dir: Path) -> int:
     except OSError:
         os.close(descriptor)
         raise ConfigError(f"data_dir: another mirror is serving from {data_dir}; stop it or choose another.") from None
+    os.ftruncate(descriptor, 0)  # nobody shall look for us where another one was
     return descriptor

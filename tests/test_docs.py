@@ -19,7 +19,7 @@ README = (ROOT / "README.md").read_text()
 REFERENCE = ROOT / "config/mirror.toml"
 BY_NAME = {"repositories.", "auth.users.", "auth.tokens."}
 """Tables whose keys are names that the operator chose."""
-ONLY_EXAMPLES = r"\[\]\.|NAME\.pages|^auth\.|^policy$"
+ONLY_EXAMPLES = r"\[\]\.|NAME\.pages|^auth\.|^policy$|^sync$"
 """Settings that a file without them does not have at all."""
 
 

@@ -13,5 +13,9 @@ def check(settings: "Settings") -> None:
     from mirror.pypi import versions as python
     from mirror.rubygems import versions as ruby
 
+    if settings.sync:
+        from mirror.sync import check_sets
+
+        check_sets(settings)
     ecosystems: dict[str, Versions] = {"pypi": python, "rubygems": ruby}
     check_policies(settings, {name: ecosystems[one.format] for name, one in settings.repositories.items()})

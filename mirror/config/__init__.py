@@ -21,6 +21,7 @@ from mirror.config.sections import (
     TLSSettings,
     UpstreamSettings,
 )
+from mirror.config.sync import SyncSettings
 from mirror.config.values import Address
 
 __all__ = [
@@ -36,6 +37,7 @@ __all__ = [
     "RepositorySettings",
     "Setting",
     "Settings",
+    "SyncSettings",
     "TLSSettings",
     "UpstreamSettings",
     "describe",

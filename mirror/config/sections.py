@@ -18,6 +18,7 @@ from pydantic_settings import NoDecode
 from mirror.config.auth import AuthSettings
 from mirror.config.policy import PoliciesSettings, RuleSettings
 from mirror.config.section import Section
+from mirror.config.sync import SyncSettings
 from mirror.config.values import (
     Address,
     Addresses,
@@ -292,6 +293,8 @@ class Settings(Section):
     """[log]"""
     auth: AuthSettings = AuthSettings()
     """[auth]"""
+    sync: tuple[SyncSettings, ...] = ()
+    """[[sync]]: sets of files that are fetched ahead of demand, and kept so."""
     policy: tuple[RuleSettings, ...] = ()
     """[[policy]]: what may not come through. Of several rules the strictest counts, in whatever order they stand."""
     policies: PoliciesSettings = PoliciesSettings()

@@ -1,0 +1,103 @@
+"""What `mirror sync` and `mirror check` share: locks and names from the command line, and for whom."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
+
+import click
+
+if TYPE_CHECKING:
+    from mirror.config import Settings
+    from mirror.lockfiles import Wanted
+    from mirror.sync import Wish
+
+T = TypeVar("T")
+
+FILE_ENDINGS = (".txt", ".in", ".lock", ".toml", ".locked")
+
+
+class Misuse(click.ClickException):
+    """What was asked for cannot be understood: exit status 2."""
+
+    exit_code = 2
+
+
+def selection_options(command: Callable[..., T]) -> Callable[..., T]:
+    """What is wanted, and for which Pythons and platforms."""
+    for option in reversed(
+        [
+            click.argument("inputs", metavar="FILE|NAME...", nargs=-1, required=True),
+            click.option("--python", "pythons", multiple=True, metavar="VERSION",
+                         help="For this Python: 3.12, 3.12.4, 3.13t. Several times; without it, the one running."),
+            click.option("--platform", "platforms", multiple=True, metavar="PLATFORM",
+                         help="linux-x86_64, macos-arm64, windows-amd64, manylinux_2_28_x86_64, … Several times; "
+                              "without it, this machine."),
+            click.option("--sdists", is_flag=True, help="Sources as well, not only where there is no wheel."),
+            click.option("--newest", type=click.IntRange(min=1), metavar="N", default=1, show_default=True,
+                         help="Of a name that leaves the version open, so many versions."),
+            click.option("--all-versions", is_flag=True, help="Of such a name, every version."),
+            click.option("--no-deps", is_flag=True, help="Only what is named, not what that depends on."),
+            click.option("--build", is_flag=True,
+                         help="Let uv run the build of an sdist where nothing else says what it depends on."),
+            click.option("--repository", "chosen", multiple=True, metavar="NAME",
+                         help="From this repository; without it, from the first of the right format."),
+            click.option("--config", type=click.Path(path_type=Path), metavar="FILE",
+                         help="Settings (TOML). [env: MIRROR_CONFIG]"),
+            click.option("--data-dir", type=click.Path(path_type=Path), metavar="DIR",
+                         help="Where everything is kept."),
+        ]
+    ):  # fmt: skip
+        command = option(command)
+    return command
+
+
+def settings_of(config: Path | None, data_dir: Path | None) -> "Settings":
+    """The settings, as `serve` would have them; of the log only what is wrong. Raises ConfigError."""
+    from mirror import log
+    from mirror.cli.checking import check
+    from mirror.config import load
+
+    settings = load(config, {"data_dir": data_dir} if data_dir else None, check)
+    log.configure(settings.log.format, "warning")
+    return settings
+
+
+def wishes(
+    settings: "Settings",
+    inputs: Sequence[str],
+    *,
+    pythons: Sequence[str],
+    platforms: Sequence[str],
+    sdists: bool,
+    newest: int | None,
+    dependencies: bool,
+    chosen: Sequence[str],
+) -> "list[Wish]":
+    """What the command line asks for. Raises Misuse, with the file and the line where it is a file's fault."""
+    from mirror.errors import Invalid
+    from mirror.sync import Wish, repository_for, targets_for
+
+    try:
+        targets = targets_for(pythons, platforms)
+        return [
+            Wish(
+                wanted=wanted, repository=repository_for(settings, wanted.ecosystem, chosen), targets=targets,
+                sdists=sdists, dependencies=dependencies,
+            )
+            for wanted in _wanted(inputs, newest)
+        ]  # fmt: skip
+    except Invalid as error:
+        raise Misuse(str(error)) from None
+
+
+def _wanted(inputs: Sequence[str], newest: int | None) -> "list[Wanted]":
+    from mirror.lockfiles import named, read
+
+    files = [one for one in inputs if _is_file(one)]
+    names = [one for one in inputs if not _is_file(one)]
+    return [*(read(Path(one)) for one in files), *(named(names, newest) if names else ())]
+
+
+def _is_file(text: str) -> bool:
+    """Whether an argument means a file, also one that is not there."""
+    return Path(text).is_file() or "/" in text.partition(":")[0] or text.endswith(FILE_ENDINGS)

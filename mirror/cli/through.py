@@ -1,0 +1,87 @@
+"""A running mirror as the way of a sync: asked over HTTP, as any client asks, while its store is only looked at.
+
+So the process that serves is the only one that writes pages and fetches files, and a sync joins the downloads of its
+clients. The last byte of a file is asked for alone: it can be read as soon as the whole is verified and kept.
+"""
+
+import asyncio
+from collections.abc import Mapping
+from urllib.parse import quote
+
+import aiohttp
+from yarl import URL
+
+from mirror.errors import Blocked, NotFound, Unavailable, UnknownFile, UnknownProject, UpstreamUnavailable
+from mirror.freshness import Demand
+from mirror.model import File
+from mirror.repository import Repository, View
+
+LONGEST = 24 * 3600.0
+"""Seconds that one file may take."""
+
+
+class Through:
+    """The way through a running mirror."""
+
+    def __init__(
+        self,
+        url: str,
+        repositories: Mapping[str, Repository],
+        mounts: Mapping[str, str],
+        connections: int,
+        headers: Mapping[str, str],
+    ) -> None:
+        """`repositories` are offline and look into the store; `headers` go with every request."""
+        if url.startswith("http+unix://"):
+            path = URL(url).host or ""
+            connector: aiohttp.BaseConnector = aiohttp.UnixConnector(path=path.replace("%2F", "/"))
+            self._root = URL("http://localhost")
+        else:
+            connector, self._root = aiohttp.TCPConnector(limit=0), URL(url)
+        self._session = aiohttp.ClientSession(connector=connector, timeout=aiohttp.ClientTimeout(total=LONGEST))
+        self._repositories = repositories
+        self._mounts = mounts
+        self._slots = asyncio.Semaphore(connections)
+        self._headers = headers
+
+    async def index(self, repository: str) -> None:
+        if self._is_gems(repository):
+            await self._ask("HEAD", repository, "versions", None)
+
+    async def project(self, repository: str, name: str) -> View:
+        path = f"info/{quote(name)}" if self._is_gems(repository) else f"simple/{quote(name)}/"
+        await self._ask("HEAD" if not self._is_gems(repository) else "GET", repository, path, UnknownProject(name))
+        return await self._repositories[repository].project(name, Demand.ANY)
+
+    async def bring(self, repository: str, project: str, file: File) -> None:
+        format = self._repositories[repository].format
+        unknown = UnknownFile(project, file.filename)
+        path = "gems" if self._is_gems(repository) else f"packages/{quote(project)}"
+        async with self._slots:
+            await self._ask("GET", repository, f"{path}/{quote(file.filename)}", unknown, Range="bytes=-1")
+            if format.has_sidecar(file):
+                path = "quick/Marshal.4.8" if self._is_gems(repository) else path
+                await self._ask("GET", repository, f"{path}/{quote(format.sidecar_name(file))}", unknown)
+
+    def _is_gems(self, repository: str) -> bool:
+        return self._repositories[repository].format.name == "rubygems"
+
+    async def _ask(self, method: str, repository: str, path: str, unknown: NotFound | None, **headers: str) -> None:
+        url = self._root.with_path(f"{self._mounts[repository].rstrip('/')}/{path}", encoded=True)
+        try:
+            async with self._session.request(
+                method, url, headers={**self._headers, **headers}, allow_redirects=False
+            ) as response:
+                said = (await response.read()).decode(errors="replace").strip()[:500]
+        except (aiohttp.ClientError, TimeoutError, OSError) as error:
+            raise UpstreamUnavailable(f"The running mirror does not answer: {error or type(error).__name__}.") from None
+        if response.status in (404, 410):
+            raise unknown or NotFound(said)
+        if response.status == 403:
+            raise Blocked(path.rpartition("/")[2], "policy", said)
+        if response.status not in (200, 206):
+            raise Unavailable(said or f"The running mirror answered {response.status}.")
+
+    async def close(self) -> None:
+        """Close the connections."""
+        await self._session.close()
