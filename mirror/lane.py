@@ -68,7 +68,7 @@ class Lanes:
         connections: Connections | None = None,
     ) -> None:
         self.observe = observe
-        self.connections = connections or Connections(Bounds())
+        self.connections = Connections(Bounds()) if connections is None else connections
         self.closing = False
         """Whether each answer is the last one of its connection."""
         self.open: set[Lane] = set()

@@ -46,6 +46,8 @@ _GIVEN_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 
 _LONGEST_PATH = 1024
 _LONGEST_AGENT = 256
+_ALIKE = 20  # lines of one kind within …
+_ALIKE_WITHIN = 10.0  # … so many seconds; more are counted instead of written
 _LINES_AT_ONCE = 100  # formatting holds the interpreter lock: a few hundred microseconds at a time, no more
 _BETWEEN_WARNINGS = 60.0
 
@@ -112,11 +114,53 @@ def configure(form: LogFormat = "auto", level: str = "info", stream: TextIO | No
     stream = sys.stderr if stream is None else stream
     handler = logging.StreamHandler(stream)
     handler.setFormatter(JsonFormatter() if wants_json(form, stream) else TextFormatter())
+    handler.addFilter(Damper())
     root = logging.getLogger()
     root.setLevel(level.upper())
     root.handlers[:] = [handler]
     _audit.setLevel(logging.INFO)
     logging.raiseExceptions = False  # a log that cannot be written is no reason to write more
+
+
+class Damper(logging.Filter):
+    """Lets through so many lines of one kind in ten seconds, and says how many it has held back.
+
+    A kind is a place in the code: what a client sends makes no new ones. Audit lines always come through.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        super().__init__()
+        self._clock = clock
+        self._kinds: dict[tuple[str, int], tuple[float, int]] = {}  # → since when, how many
+        self._lock = threading.Lock()
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Whether the line is written."""
+        if record.name == _audit.name:
+            return True
+        if record.name == "aiohttp.server" and record.exc_info:
+            _calm(record)
+            if not logging.getLogger().isEnabledFor(record.levelno):
+                return False
+        kind, now = (record.pathname, record.lineno), self._clock()
+        with self._lock:
+            since, count = self._kinds.get(kind, (now, 0))
+            held_back = 0
+            if now - since >= _ALIKE_WITHIN:
+                held_back, since, count = max(0, count - _ALIKE), now, 0
+            self._kinds[kind] = since, count + 1
+        if held_back:
+            record.msg, record.args = f"{record.getMessage()} ({held_back} more like it were not written)", ()
+        return count < _ALIKE
+
+
+def _calm(record: logging.LogRecord) -> None:
+    """What is no HTTP is the client's fault: a line for those who look for it, without a traceback."""
+    error = record.exc_info[1] if record.exc_info else None
+    if type(error).__module__.startswith("aiohttp.http"):
+        record.levelno, record.levelname = logging.INFO, "INFO"
+        record.msg, record.args = f"{record.getMessage()}: {str(error)[:200]}", ()
+        record.exc_info = record.exc_text = None
 
 
 class JsonFormatter(logging.Formatter):

@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mirror import log
-from mirror.log import AccessLog, audit, printable, redact, request_id
+from mirror.log import AccessLog, Damper, audit, printable, redact, request_id
 
 
 class Standstill(io.RawIOBase):
@@ -298,3 +298,41 @@ def test_a_process_that_ends_without_closing_does_not_hang_on_its_log() -> None:
         "access.close(0.1)\n"
     )
     subprocess.run([sys.executable, "-c", program], check=True, timeout=60)
+
+
+def test_a_flood_of_lines_of_one_kind_is_counted_instead_of_written(restored_logging: None) -> None:
+    stream, now = io.StringIO(), [0.0]
+    log.configure("text", "info", stream)
+    (handler,) = logging.getLogger().handlers
+    handler.filters[:] = [Damper(lambda: now[0])]
+    logger = logging.getLogger("mirror.test")
+
+    def shout(number: int) -> None:
+        logger.warning("request %d failed", number)
+
+    for number in range(1000):
+        shout(number)
+    logger.warning("something else")
+    for _ in range(30):
+        audit("refused", who="alice", client="127.0.0.1")
+    assert stream.getvalue().count("failed") == 20
+    assert stream.getvalue().count("something else") == 1
+    assert stream.getvalue().count("refused") == 30
+    now[0] = 11.0
+    shout(1000)
+    assert "request 1000 failed (980 more like it were not written)" in stream.getvalue()
+
+
+def test_what_is_no_http_costs_a_line_and_no_traceback(restored_logging: None) -> None:
+    from aiohttp.http_exceptions import BadHttpMessage
+
+    stream = io.StringIO()
+    log.configure("json", "info", stream)
+    try:
+        raise BadHttpMessage("bad\nthings")
+    except BadHttpMessage:
+        logging.getLogger("aiohttp.server").exception("Error handling request from %s", "127.0.0.1")
+    (line,) = stream.getvalue().splitlines()
+    said = json.loads(line)
+    assert said["level"] == "info"
+    assert "exception" not in said
