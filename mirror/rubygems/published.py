@@ -24,6 +24,7 @@ from mirror.catalog import Logs
 from mirror.errors import MirrorError, NotFound, UnknownProject, UpstreamError, UpstreamUnavailable
 from mirror.flight import SingleFlight
 from mirror.freshness import Demand
+from mirror.memory import Validity
 from mirror.model import Outcome
 from mirror.policy import concerns, matches, named
 from mirror.repository import Repository, View
@@ -101,6 +102,7 @@ class Published:
         self._offline = offline
         self._fresh = max(fresh, POLL)
         self._clock = clock
+        self._validity = Validity(0)
         self._publishing = asyncio.Lock()
         self._retired = False
         self._behind: SingleFlight[str, object] = SingleFlight()
@@ -114,6 +116,15 @@ class Published:
     def outcome(self) -> Outcome:
         """How answers come about that are made from the log."""
         return "offline" if self._offline else "hit"
+
+    def validity(self) -> Validity:
+        """For how long `current` gives the same log without a thought."""
+        if not self._validity.live:
+            self._validity = Validity(0)
+        busy = self._opening is not None or self._unjudged or self._judging
+        polled = min((one.asked + POLL for one in self.followed), default=math.inf)
+        self._validity.until = 0 if busy else min(self._next_look, math.inf if self._offline else polled)
+        return self._validity
 
     # Life
 
@@ -147,6 +158,7 @@ class Published:
         if self.log is not None:
             async with self._publishing:
                 self.log = await asyncio.to_thread(self.log.packed)
+                self._validity.live = False
             await self._hold_changes()
             await self.publish()  # a crash may have come between an upstream's change and ours
         self._opening = None
@@ -260,17 +272,21 @@ class Published:
         await self._logs.append(self._log_name, tail)
         if await self._logs.chunks(self._log_name) > MOST_CHUNKS:
             await self._logs.replace(self._log_name, [log.slice()])
-        self.log, self.changed_at = log, self._clock()
+        self._adopt(log)
         if names is None:
             await self._share(log)
         return tail
+
+    def _adopt(self, log: PublishedLog) -> None:
+        self.log, self.changed_at = log, self._clock()
+        self._validity.live = False
 
     async def _begin(self, wanted: VersionsMap) -> bytes:
         """Write the log anew, in its shortest form."""
         log = await asyncio.to_thread(PublishedLog.begin, wanted, datetime.fromtimestamp(self._clock(), UTC))
         content = log.slice()
         await self._logs.replace(self._log_name, [content])
-        self.log, self.changed_at = log, self._clock()
+        self._adopt(log)
         await self._share(log)
         return content
 
@@ -378,7 +394,9 @@ class Published:
 
     def _look_at(self, name: str, own: Own) -> None:
         self._own[name] = own
-        self._next_look = min(self._next_look, own.until)
+        if own.until < self._next_look:
+            self._next_look = own.until
+            self._validity.live = False
 
     async def _look_again(self) -> None:
         """Look at the pages of our own whose time has come."""
@@ -403,6 +421,7 @@ class Published:
         for name, own in self._own.items():
             self._own[name] = msgspec.structs.replace(own, until=0.0)
         self._next_look = 0.0 if self._own else math.inf
+        self._validity.live = False
         self._judge_named()
 
     def _judge_named(self) -> None:

@@ -23,6 +23,7 @@ from mirror.auth import Reading, Scope
 from mirror.errors import Invalid, NotFound, UnknownFile, UnknownProject, UpstreamError
 from mirror.freshness import Demand
 from mirror.http import KIND, OUTCOME, REMOVED, REPOSITORY, choose_encoding, demand_of, matches, outside
+from mirror.memory import Validity
 from mirror.model import Outcome, Page, Project
 from mirror.policy import as_of
 from mirror.policy import moment as past
@@ -32,7 +33,7 @@ from mirror.rubygems.index import PublishedLog, VersionsMap, Which
 from mirror.rubygems.names import GENERIC, FullName, canonical, parse_gem_filename, split_full_name
 from mirror.rubygems.pages import Links
 from mirror.rubygems.published import Published
-from mirror.send import Raw, Sent, finish_head, http_date, make_head, send
+from mirror.send import REMEMBERED, Raw, Sent, finish_head, http_date, make_head, send
 
 TEXT = "text/plain; charset=utf-8"
 BINARY = "application/octet-stream"
@@ -123,6 +124,7 @@ class Routes:
             pieces=log.pieces,
             packed=packed if log.gzip_chunks else None,
             outcome=self._published.outcome,
+            validity=self._published.validity() if self._repeatable(request) else None,
         )
 
     async def names(self, request: web.Request) -> web.StreamResponse:
@@ -173,6 +175,7 @@ class Routes:
             pieces=lambda start, stop: [memoryview(body)[start:stop]],
             packed=packed if len(body) > SMALL else None,
             outcome=outcome,
+            validity=answer.validity if outcome == "hit" and self._repeatable(request) else None,
         )
 
     # The legacy index
@@ -360,6 +363,10 @@ class Routes:
 
     # What they share
 
+    def _repeatable(self, request: web.Request) -> bool:
+        """Whether the same bytes may get the same answer, without another look at who asks and for what."""
+        return self._reading.open and demand_of(request) is Demand.USUAL
+
     def _note(self, request: web.Request, kind: str) -> None:
         request[REPOSITORY] = self._repository.name
         request[KIND] = kind
@@ -378,6 +385,7 @@ async def _compact(
     pieces: Callable[[int, int], Iterable[Piece]],
     packed: Callable[[], Awaitable[Sequence[bytes]]] | None,
     outcome: Outcome,
+    validity: Validity | None,
 ) -> web.StreamResponse:
     """An answer of the compact index: conditions and ranges as every generation of its clients bears them.
 
@@ -397,21 +405,21 @@ async def _compact(
     # 304 wins over Range (rule 4), unless the range shows that the client's copy is damaged: then all of it (rule 10).
     if condition is not None and matches(condition, etag):
         if wanted is None or wanted[0] == max(0, size - 1):
-            return Raw(304, make_head(304, headers))
+            return Raw(304, make_head(304, headers), b"", validity)
         wanted = None
     headers.append(("Content-Type", TEXT))
     # A range that starts at the end or past it: all of it, never 416 (rule 2).
     if wanted is not None and wanted[0] < min(wanted[1], size):
         start, stop = wanted[0], min(wanted[1], size)
         headers.append(("Content-Range", f"bytes {start}-{stop - 1}/{size}"))
-        return await _write(request, 206, headers, stop - start, lambda: pieces(start, stop))
+        return await _write(request, 206, headers, stop - start, lambda: pieces(start, stop), validity)
     # With Range, never compressed (rule 3).
     coding = choose_encoding(request.headers.get("Accept-Encoding", ""), ("gzip",))
     if packed is not None and coding == "gzip" and "Range" not in request.headers:
         content = await packed()
         headers.append(("Content-Encoding", "gzip"))
-        return await _write(request, 200, headers, sum(map(len, content)), lambda: content)
-    return await _write(request, 200, headers, size, lambda: pieces(0, size))
+        return await _write(request, 200, headers, sum(map(len, content)), lambda: content, validity)
+    return await _write(request, 200, headers, size, lambda: pieces(0, size), validity)
 
 
 def _part(headers: Mapping[str, str], etag: str, size: int) -> tuple[int, int] | None:
@@ -428,13 +436,14 @@ async def _write(
     headers: Iterable[tuple[str, str]],
     length: int,
     pieces: Callable[[], Iterable[Piece]],
+    validity: Validity | None,
 ) -> web.StreamResponse:
     """An answer; a long one is written in pieces as the client takes them, and never copied as a whole."""
     head = make_head(status, [*headers, ("Content-Length", str(length))])
     if request.method == "HEAD":
-        return Raw(status, head)
+        return Raw(status, head, b"", validity)
     if length <= IN_ONE:
-        return Raw(status, head, b"".join(pieces()))
+        return Raw(status, head, b"".join(pieces()), validity if length <= REMEMBERED else None)
     sent = 0
     with suppress(ConnectionError):  # a client that left is no news
         await request.writer.write(finish_head(head, request))

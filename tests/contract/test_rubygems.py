@@ -28,10 +28,11 @@ async def mirror(simulator: Simulator, tmp_path: Path) -> AsyncIterator[Serving]
         yield running
 
 
-def poll(mirror: Serving) -> None:
-    """Let the next question about the index go to upstream first, however short ago the last one was."""
+async def poll(mirror: Serving) -> None:
+    """Let the mirror ask upstream what is new, however short ago it last did."""
     for one in mirror.mirror.followed.values():
         one.asked = 0
+    await mirror.get("versions", Cache_Control="no-cache")
 
 
 def md5(body: bytes) -> str:
@@ -133,7 +134,7 @@ async def test_rule_5_no_failure_of_one_page_reaches_a_client_while_there_is_an_
     assert (await mirror.get("versions")).status == 200
     old = (await mirror.get("info/rack")).body
     simulator.push(gem("rack", "4.0"))
-    poll(mirror)
+    await poll(mirror)
     listed = (await mirror.get("versions")).text
     assert listed.endswith(f"rack 4.0 {simulator.rubygems.md5('rack')}\n")
     simulator.inject("/info/rack", fault)
@@ -151,7 +152,7 @@ async def test_rule_5_a_gem_that_lost_all_its_versions_has_an_empty_page_and_no_
     assert (await mirror.get("info/tilt")).status == 200
     simulator.yank_gem("tilt", "2.0")
     simulator.inject("/info/tilt", Status(404))
-    poll(mirror)
+    await poll(mirror)
     last = (await mirror.get("versions")).text.splitlines()[-1]
     assert last == f"tilt -2.0 {EMPTY_MD5}"
     reply = await mirror.get("info/tilt")
