@@ -19,12 +19,12 @@ from mirror import __version__
 from mirror.answers import Answers
 from mirror.auth import Guard, rules_of, tokens_of, users_of
 from mirror.blobs.local import LocalBlobs
-from mirror.catalog import Catalog
+from mirror.catalog import Catalog, HeldFile
 from mirror.catalog.sqlite import SQLite
 from mirror.changing import Changing
 from mirror.config import AgesSettings, RepositorySettings, Settings, UpstreamSettings
 from mirror.endpoints import Endpoints
-from mirror.errors import Unauthorized
+from mirror.errors import NotFound, Unauthorized
 from mirror.explaining import Explaining
 from mirror.feed import Feed, Listener
 from mirror.freshness import Ages
@@ -187,6 +187,14 @@ class Mirror:
         self._running.discard(task)
         if not task.cancelled() and (error := task.exception()):
             logger.error("work behind the requests failed: %s", error, exc_info=error)
+
+    async def mend(self, held: HeldFile) -> None:
+        """Fetch a held file or sidecar again, from where it came. Raises MirrorError."""
+        for repository in self.repositories.values():
+            if held.source in {source.name for source in repository.sources}:
+                await repository.refetch(held.source, held.project, held.filename)
+                return
+        raise NotFound(f"{held.filename} came from {held.source}, which is no longer in the settings.")
 
     async def rebuild(self) -> None:
         """Make the uploads again in a catalog that has been replaced."""

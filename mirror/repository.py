@@ -308,6 +308,23 @@ class Repository:
         except NotFound:
             return None
 
+    async def refetch(self, source: str, project: str, filename: str) -> None:
+        """Bring in a file or sidecar of a source that was held, and is no longer. Raises MirrorError."""
+        view = await self.project(project, Demand.ANY)
+        file = view.files.get(filename)
+        if file is not None and file.source == source:
+            opened = await self._by_name[source].open(project, file)
+        else:
+            owner = next((one for one in view.files.values() if self._is_sidecar(filename, one)), None)
+            if owner is None or owner.source != source:
+                raise UnknownFile(project, filename)
+            opened = await self._by_name[source].sidecar(project, owner)
+        async for _ in opened.body.read():
+            pass
+
+    def _is_sidecar(self, filename: str, file: File) -> bool:
+        return self.format.has_sidecar(file) and self.format.sidecar_name(file) == filename
+
     # Changes
 
     def forget(self, project: str) -> None:

@@ -24,6 +24,7 @@ from mirror.app import Mirror, Store
 from mirror.config import LimitsSettings, Settings, TLSSettings
 from mirror.connections import Bounds, Connections, affordable, raise_open_files
 from mirror.errors import ConfigError
+from mirror.housekeeping import keep_in_order
 from mirror.lane import Lane, LaneRunner, Lanes
 from mirror.listening import LOOK, TLS, Listening
 from mirror.observe import Observer
@@ -41,6 +42,7 @@ class Generation:
     def __init__(self, settings: Settings, store: Store, connections: Connections) -> None:
         """Raises Misconfigured."""
         self.mirror = Mirror(settings, store)
+        self._kept = store
         self._grace = settings.limits.shutdown_grace
         self._access = _access_log(settings)
         observer = Observer(self._access, store.metrics)
@@ -71,6 +73,7 @@ class Generation:
         )
         await self._runner.setup()
         self._run(self.mirror.policies.run())
+        self._run(keep_in_order(self.mirror, self._kept))
 
     def _run(self, work: Coroutine[Any, Any, None]) -> None:
         self._tasks.append(asyncio.create_task(work))

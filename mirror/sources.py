@@ -437,6 +437,7 @@ class CachedUpstream:
     async def _open(self, project: str, file: File) -> Opened:
         held = await self._held_file(project, file)
         if held:
+            self._catalog.files.note_use(self.name, project, file.filename, self._clock())
             return Opened(held, "offline" if self._offline else "hit")
         if self._offline:
             raise Offline(f"{file.filename} is not held here, and this mirror is offline.")

@@ -53,7 +53,11 @@ class Statistics:
         return counted
 
     async def flush(self) -> None:
-        """Write down what has been counted since the last time."""
+        """Write down what has been counted since the last time, and which files were used."""
+        try:
+            await self._catalog.files.flush_uses()
+        except StorageFull as error:
+            logger.warning("the uses of files are not written: %s", error)
         counted = self._counted()
         news = {name: now - self._written.get(name, 0) for name, now in counted.items()}
         news = {name: amount for name, amount in news.items() if amount}

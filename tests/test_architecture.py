@@ -24,7 +24,7 @@ ORDER = [
     *("rubygems.following", "rubygems.published"),
     *("state", "endpoints", "changing", "explaining"),
     *("pypi.routes", "rubygems.routes", "pypi.upload", "rubygems.upload", "web"),
-    *("app", "ahead", "listening", "serving", "cli", "__main__"),
+    *("app", "housekeeping", "ahead", "listening", "serving", "cli", "__main__"),
 ]
 """Each imports only from those before it. A new module gets its place here first."""
 

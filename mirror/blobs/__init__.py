@@ -72,6 +72,21 @@ class BlobStore(Protocol):
     async def delete(self, digest: str) -> None:
         """Forget the blob; no error when it is not there. Readers that have begun may finish."""
 
+    async def withdraw(self, digest: str) -> None:
+        """Take a blob out of the store, so that it can be put back; no error when it is not there."""
+
+    async def restore(self, digest: str) -> None:
+        """Put a withdrawn blob back, unless another one has taken its place."""
+
+    async def discard(self, digest: str) -> None:
+        """Remove a withdrawn blob for good."""
+
+    async def withdrawn(self) -> list[str]:
+        """What was withdrawn and neither restored nor discarded, perhaps by a process that was killed."""
+
+    async def set_aside(self, digest: str) -> None:
+        """Move a damaged blob to where a person can look at it, and nobody is served it."""
+
     def walk(self) -> AsyncIterator[Held]:
         """Every blob, in no order; one that comes or goes meanwhile may be left out."""
 

@@ -13,6 +13,7 @@ import tempfile
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import TypeVar
 
@@ -85,12 +86,14 @@ class LocalBody(msgspec.Struct, frozen=True):
 
 
 class LocalBlobs:
-    """A BlobStore in `data_dir`: `blobs/` and `incoming/`, both made when they are not there."""
+    """A BlobStore in `data_dir`: `blobs/`, `incoming/` and `outgoing/`, made when they are not there."""
 
     def __init__(self, data_dir: Path) -> None:
         self.root = data_dir / "blobs"
         self.incoming = data_dir / "incoming"
-        for directory in (self.root, self.incoming):
+        self.outgoing = data_dir / "outgoing"
+        self.damaged = data_dir / "damaged"
+        for directory in (self.root, self.incoming, self.outgoing):
             directory.mkdir(parents=True, exist_ok=True)
 
     async def open(self, digest: str) -> LocalBody:
@@ -115,6 +118,27 @@ class LocalBlobs:
     async def delete(self, digest: str) -> None:
         path = self._path(digest)
         await off_loop(lambda: path.unlink(missing_ok=True))
+
+    async def withdraw(self, digest: str) -> None:
+        await off_loop(lambda: _moved(self._path(digest), self.outgoing / checked(digest)))
+
+    async def restore(self, digest: str) -> None:
+        path, target = self.outgoing / checked(digest), self._path(digest)
+        await off_loop(lambda: path.unlink(missing_ok=True) if target.exists() else _moved(path, target))
+
+    async def discard(self, digest: str) -> None:
+        path = self.outgoing / checked(digest)
+        await off_loop(lambda: path.unlink(missing_ok=True))
+
+    async def withdrawn(self) -> list[str]:
+        return await off_loop(lambda: [path.name for path in self.outgoing.iterdir()])
+
+    async def set_aside(self, digest: str) -> None:
+        def move() -> None:
+            self.damaged.mkdir(exist_ok=True)
+            _moved(self._path(digest), self.damaged / checked(digest))
+
+        await off_loop(move)
 
     async def walk(self) -> AsyncIterator[Held]:
         for shard in await off_loop(lambda: sorted(self.root.iterdir())):
@@ -237,6 +261,11 @@ def _blobs_of(shard: Path) -> list[Held]:
                     continue  # not ours, or just deleted
                 found.append(Held(digest=digest, size=stat.st_size, stored=stat.st_ctime))
     return found
+
+
+def _moved(path: Path, target: Path) -> None:
+    with suppress(FileNotFoundError):
+        path.rename(target)
 
 
 def _removed(path: Path) -> bool:

@@ -10,6 +10,7 @@ from mirror.catalog.counters import Counters
 from mirror.catalog.database import Database
 from mirror.catalog.feed import FeedTable
 from mirror.catalog.files import Files, HeldFile
+from mirror.catalog.leases import Leases
 from mirror.catalog.logs import Logs
 from mirror.catalog.pages import PageRow, Pages
 from mirror.catalog.removed import Removed, RemovedFiles
@@ -26,6 +27,7 @@ __all__ = [
     "Files",
     "HeldFile",
     "HeldProject",
+    "Leases",
     "Logs",
     "Member",
     "PageRow",
@@ -56,6 +58,7 @@ class Catalog:
         self.removed = RemovedFiles(database)
         self.uploads = Uploads(database)
         self.accounts = Accounts(database)
+        self.leases = Leases(database)
 
     async def close(self) -> None:
         """Finish what is being written, and close the database."""

@@ -40,6 +40,34 @@ class Files:
 
     def __init__(self, database: Database) -> None:
         self._database = database
+        self._uses: dict[tuple[str, str, str], tuple[int, float]] = {}
+
+    def note_use(self, source: str, project: str, filename: str, at: float) -> None:
+        """A file was asked for; written down with the next `flush_uses`. Costs a look-up."""
+        key = (source, project, filename)
+        self._uses[key] = self._uses.get(key, (0, 0.0))[0] + 1, at
+
+    async def flush_uses(self) -> None:
+        """Write down the uses that were noted."""
+        uses, self._uses = self._uses, {}
+        if uses:
+            await self.used((*key, count, at) for key, (count, at) in uses.items())
+
+    async def all(self) -> list[HeldFile]:
+        """Everything that is held."""
+        return [_held(row) for row in await self._database.read(f"SELECT {_COLUMNS} FROM files")]
+
+    async def forget_all(self, held: Iterable[HeldFile]) -> None:
+        """These are no longer held; unless they have been stored again since."""
+        await self._database.write(
+            *(
+                (
+                    "DELETE FROM files WHERE source = $1 AND project = $2 AND filename = $3 AND stored = $4",
+                    (one.source, one.project, one.filename, one.stored),
+                )
+                for one in held
+            )
+        )
 
     async def get(self, source: str, project: str, filename: str) -> HeldFile | None:
         """What is held under a name, or None."""

@@ -131,6 +131,13 @@ class Pages:
         )  # fmt: skip
         return rows[1][0][0] if rows[1] else None
 
+    async def forget(self, source: str, project: str, before: float) -> None:
+        """Drop the stored page of a project, unless upstream confirmed it at `before` or later."""
+        await self._database.write(
+            ("DELETE FROM pages WHERE source = $1 AND kind = 'project' AND name = $2 AND checked < $3",
+             (source, project, before)),
+        )  # fmt: skip
+
     async def known(self, source: str, kind: str) -> list[str]:
         """The names of all pages of one kind that are stored, sorted."""
         rows = await self._database.read(

@@ -60,6 +60,14 @@ class RemovedFiles:
         )
         return tuple(_decode(facts) for (facts,) in rows)
 
+    async def held(self) -> set[str]:
+        """The digests of removed files that we hold: nobody else may have them any more."""
+        rows = await self._database.read(
+            "SELECT DISTINCT files.digest FROM removed JOIN files ON files.source = removed.source"
+            " AND files.project = removed.project AND files.filename = removed.filename"
+        )
+        return {digest for (digest,) in rows}
+
     async def change(
         self, source: str, project: str, gone: Sequence[File], why: Why, back: Collection[str], now: float
     ) -> list[int]:

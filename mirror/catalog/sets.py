@@ -43,6 +43,14 @@ class Sets:
         )
         return [Member(*row) for row in rows]
 
+    async def held(self) -> set[str]:
+        """The digests of everything that is held because a set names it."""
+        rows = await self._database.read(
+            "SELECT DISTINCT files.digest FROM sets JOIN files ON files.source = sets.source"
+            " AND files.project = sets.project AND files.filename = sets.filename"
+        )
+        return {digest for (digest,) in rows}
+
     async def holding(self, member: Member) -> list[str]:
         """The sets that name a file or sidecar: without any, it may be evicted."""
         rows = await self._database.read(

@@ -18,6 +18,7 @@ from pydantic_settings import NoDecode
 from mirror.config.auth import AuthSettings
 from mirror.config.policy import PoliciesSettings, RuleSettings
 from mirror.config.section import Section
+from mirror.config.store import StoreSettings
 from mirror.config.sync import SyncSettings
 from mirror.config.values import (
     Address,
@@ -295,6 +296,8 @@ class Settings(Section):
     """[auth]"""
     sync: tuple[SyncSettings, ...] = ()
     """[[sync]]: sets of files that are fetched ahead of demand, and kept so."""
+    store: StoreSettings = StoreSettings()
+    """[store]"""
     policy: tuple[RuleSettings, ...] = ()
     """[[policy]]: what may not come through. Of several rules the strictest counts, in whatever order they stand."""
     policies: PoliciesSettings = PoliciesSettings()
