@@ -10,6 +10,7 @@ from yarl import URL
 
 from mirror.blobs.local import LocalBlobs
 from mirror.catalog import Catalog
+from mirror.catalog.files import HeldFile
 from mirror.catalog.sqlite import SQLite
 from mirror.errors import Offline, UnknownProject, UpstreamProtocolError, UpstreamUnavailable
 from mirror.feed import Feed
@@ -286,6 +287,27 @@ async def test_a_fetched_file_is_recorded_with_an_event(desk: Desk) -> None:
     assert held is not None
     assert (held.digest, held.size) == (SIX.sha256, SIX.size)
     assert (await desk.feed.since(0))[-1].filename == SIX.filename
+
+
+async def test_who_asks_for_a_file_at_the_same_moment_shares_the_look_ups(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = desk.source()
+    file = (await source.project("six")).project.files[0]
+    read, looked_up = desk.catalog.files.get, 0
+
+    async def get(*words: str) -> HeldFile | None:
+        nonlocal looked_up
+        looked_up += 1
+        return await read(*words)
+
+    monkeypatch.setattr(desk.catalog.files, "get", get)
+    opened = await asyncio.gather(*(source.open("six", file) for _ in range(20)))
+    assert sorted(one.outcome for one in opened) == ["joined"] * 19 + ["miss"]
+    assert looked_up == 1
+    for one in opened:
+        assert b"".join([chunk async for chunk in one.body.read()]) == SIX.content
+    assert desk.simulator.count("GET", "*.whl") == 1
 
 
 async def test_metadata_of_a_held_wheel_is_made_here_when_it_is_what_the_index_promises(desk: Desk) -> None:
