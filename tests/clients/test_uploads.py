@@ -15,7 +15,7 @@ from tests.clients import require_client
 from tests.clients.ruby import Ruby, rubies
 from tests.serving import Spawned, repositories, spawned
 from tests.simulator import Simulator
-from tests.uploading import change_gem
+from tests.uploading import basic, change_gem, push
 
 pytestmark = [pytest.mark.clients, pytest.mark.timeout(600)]
 
@@ -100,15 +100,21 @@ async def mirror(simulator: Simulator, tmp_path: Path) -> AsyncIterator[Spawned]
         assert simulator.asked(path="*acme*") == []
 
 
+async def command(data: Path, *words: str, given: str = "") -> str:
+    """What `mirror …` prints."""
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "mirror", *words, "--data-dir", str(data), cwd=Path(__file__).parent.parent.parent,
+        stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.DEVNULL,
+    )  # fmt: skip
+    out, _ = await process.communicate(given.encode())
+    assert process.returncode == 0, words
+    return out.decode()
+
+
 @pytest.fixture
 async def token(mirror: Spawned, tmp_path: Path) -> str:
-    words = ("token", "create", "--right", "upload", "--right", "yank", "--data-dir", str(tmp_path / "data"))
-    process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "mirror", *words, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.DEVNULL,
-        cwd=Path(__file__).parent.parent.parent,
-    )  # fmt: skip
-    out, _ = await process.communicate()
-    return out.decode().split()[-1]
+    rights = ("--right", "upload", "--right", "yank")
+    return (await command(tmp_path / "data", "token", "create", *rights)).split()[-1]
 
 
 @pytest.fixture
@@ -157,7 +163,7 @@ async def test_gem_pushes_and_yanks_and_bundler_sees_it(mirror: Spawned, token: 
     host = mirror.url.rstrip("/")
     key = {"GEM_HOST_API_KEY": token, "RUBYGEMS_HOST": host}
 
-    async def push(*builts: Built) -> None:
+    async def publish(*builts: Built) -> None:
         for built in builts:
             (home.place / built.filename).write_bytes(built.content)
             said = await home.run("gem", "push", built.filename, "--host", host, **key)
@@ -171,8 +177,8 @@ async def test_gem_pushes_and_yanks_and_bundler_sees_it(mirror: Spawned, token: 
 
     with ruby.home(mirror.url) as home, ruby.home(mirror.url) as other:
         await other.bundle("lock", gemfile='gem "rack"\n')  # from here on it updates by Range
-        await push(gem("acme-tools", "1.0"), gem("acme-tools", "1.1", dependencies={"rack": ">= 1"}))
-        await push(gem("acme-tools", "1.1", dependencies={"rack": ">= 1"}))  # the same bytes again
+        await publish(gem("acme-tools", "1.0"), gem("acme-tools", "1.1", dependencies={"rack": ">= 1"}))
+        await publish(gem("acme-tools", "1.1", dependencies={"rack": ">= 1"}))  # the same bytes again
         await home.bundle("install", gemfile=gemfile)
         assert {"acme-tools (1.1)", "rack (3.0)"} <= home.locked()
         used = await home.run("bundle", "exec", "ruby", "-e", "require 'acme-tools'; puts $acme_tools_version")
@@ -188,6 +194,24 @@ async def test_gem_pushes_and_yanks_and_bundler_sees_it(mirror: Spawned, token: 
         assert (await change_gem(mirror, token, "unyank", "acme-tools", "1.1")).status == 200
         assert "acme-tools (1.1)" in await locked()
 
-        await push(gem("patched", "1.0.1"))
+        await publish(gem("patched", "1.0.1"))
         listed = await home.run("gem", "list", "-r", "--all", "patched")
         assert "patched (3.0, 1.0.1, 1.0)" in listed
+
+
+@pytest.mark.parametrize("ruby", rubies(), ids=str)
+async def test_gem_owner_gives_somebody_a_gem(mirror: Spawned, tmp_path: Path, ruby: Ruby) -> None:
+    host, data = mirror.url.rstrip("/"), tmp_path / "data"
+    admin = (await command(data, "token", "create", "--right", "admin")).split()[-1]
+    await command(data, "user", "add", "bobby", given="bobbybobby\n")
+    assert (await push(mirror, admin, gem("acme-tools", "1.0").content)).status == 200
+    login = basic("bobbybobby", "bobby")
+    with ruby.home(mirror.url) as home:
+        said = await home.run("gem", "owner", "acme-tools", "--add", "bobby", "--host", host, GEM_HOST_API_KEY=admin)
+        assert "Owner added successfully." in said
+        assert "- bobby" in said
+        assert (await push(mirror, login, gem("acme-tools", "1.1").content)).status == 200
+        said = await home.run("gem", "owner", "acme-tools", "--remove", "bobby", "--host", host, GEM_HOST_API_KEY=admin)
+        assert "Owner removed successfully." in said
+        assert "- bobby" not in said
+        assert (await push(mirror, login, gem("acme-tools", "1.2").content)).status == 403
