@@ -50,6 +50,7 @@ def main(names: tuple[str, ...], quick: bool, table: bool) -> None:
     """Measure the mirror with nginx beside it."""
     if available() is None:
         raise click.ClickException("nginx is not installed; on Debian: apt-get install nginx-light")
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # an installed mirror is not compiled at each start
     where = machine()
     print(where)
     rows = asyncio.run(measure(names, quick))
