@@ -137,6 +137,8 @@ class Ask(msgspec.Struct, frozen=True, kw_only=True):
     accept: str = "*/*"
     limit: int = 64 << 20
     """The largest body, in bytes after decompression, that is accepted."""
+    timeout: float | None = None
+    """Seconds for the whole answer, where that is more than a page usually has."""
 
 
 class Answer(msgspec.Struct, frozen=True, kw_only=True):

@@ -32,7 +32,7 @@ from mirror.upstream.ranges import TAIL
 from tests.builders import noise
 from tests.shelf import LAST_MODIFIED, Shelf
 from tests.simulator import Answer as Raw
-from tests.simulator import Chunked, Cut, GzipDespiteRange, Headers, IgnoreRange, Stall, Status
+from tests.simulator import Chunked, Cut, Drip, GzipDespiteRange, Headers, IgnoreRange, Stall, Status
 from tests.simulator.wire import Thing, plain, redirect
 
 OPTIONS = UpstreamOptions(connect_timeout=30, read_timeout=30, page_timeout=60, breaker_failures=100)
@@ -209,6 +209,18 @@ async def test_a_page_that_trickles_is_not_waited_for(shelf: Shelf) -> None:
     shelf.inject("*", Stall())
     with pytest.raises(UpstreamUnavailable, match="took too long"):
         await upstream.get(ask(shelf.put("/page", b"page")))
+    await upstream.close()
+
+
+async def test_a_page_that_is_known_to_be_large_has_time_of_its_own(shelf: Shelf) -> None:
+    url = URL(shelf.put("/slow", b"x" * 3000))
+    shelf.inject("/slow", Drip(piece=1000, pause=0.3))
+    upstream = Upstream("index", URL(shelf.url), msgspec.structs.replace(OPTIONS, page_timeout=0.3, retries=0))
+    with pytest.raises(UpstreamUnavailable):
+        await upstream.get(Ask(url=url))
+    answer = await upstream.get(Ask(url=url, timeout=60))
+    assert answer is not None
+    assert len(answer.body) == 3000
     await upstream.close()
 
 

@@ -32,6 +32,8 @@ EMPTY = b"---\n"
 """The `/info` of a gem all of whose versions are gone; `/versions` goes on listing its MD5."""
 
 _MB = 1 << 20
+_PATIENCE = 600.0
+"""Seconds for the list of a whole registry, ten megabytes compressed: it has to come over a slow line, too."""
 _LONGEST_LINE = 64 << 10
 _SHA256 = re.compile(r"[0-9a-fA-F]{64}", re.ASCII)
 
@@ -44,9 +46,9 @@ def ask(base: URL, page: Page) -> Ask:
         case "names", _:
             return Ask(url=base / "names", limit=64 * _MB)
         case "versions", _:
-            return Ask(url=base / "versions", limit=256 * _MB)
+            return Ask(url=base / "versions", limit=256 * _MB, timeout=_PATIENCE)
         case "specs" | "latest_specs" | "prerelease_specs", _:
-            return Ask(url=base / f"{page.kind}.4.8.gz", limit=64 * _MB)
+            return Ask(url=base / f"{page.kind}.4.8.gz", limit=64 * _MB, timeout=_PATIENCE)
         case "gem_json", [name]:
             url = base / "api/v1/gems" / f"{canonical(name)}.json"
         case "versions_json", [name]:

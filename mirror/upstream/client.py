@@ -131,7 +131,7 @@ class Upstream:
             return RawAnswer(url=str(response.url), status=response.status, headers=response.headers, body=body)
 
         async with self._page_slots:
-            return await self._retrying(ask.url, once)
+            return await self._retrying(ask.url, once, ask.timeout)
 
     async def _bounded(self, response: aiohttp.ClientResponse, limit: int) -> bytes:
         if (response.content_length or 0) > limit:
@@ -203,10 +203,10 @@ class Upstream:
 
     # One request
 
-    async def _retrying(self, url: URL, once: Callable[[], Awaitable[T]]) -> T:
-        """The result of `once`, tried again after failures that pass; within `page_timeout` in all."""
+    async def _retrying(self, url: URL, once: Callable[[], Awaitable[T]], timeout: float | None = None) -> T:
+        """The result of `once`, tried again after failures that pass; within `timeout` or `page_timeout` in all."""
         try:
-            async with asyncio.timeout(self.options.page_timeout) as limit:
+            async with asyncio.timeout(max(timeout or 0, self.options.page_timeout)) as limit:
                 for attempt in itertools.count():
                     try:
                         return await once()
