@@ -85,7 +85,7 @@ class Access:
 
     def __call__(self, repository: str) -> URL:
         """The index of a repository, as its clients are told it. Raises Invalid when there is only a Unix socket."""
-        root = next((URL(url) for url in self._urls if url.startswith("http:")), None)
+        root = next((URL(url) for url in self._urls if url.startswith(("http:", "https:"))), None)
         if root is None:
             raise Invalid("uv and bundler need an address to ask the mirror at: listen at one besides the Unix socket.")
         url = index_url(root, self._repositories[repository])
@@ -113,11 +113,15 @@ async def access(mirror: Mirror, urls: Sequence[str]) -> AsyncIterator[Access]:
         await mirror.catalog.accounts.remove_token(name)
 
 
+def reachable(root: URL) -> URL:
+    """Where a mirror is reached on its own machine that listens at all addresses."""
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(root.host or "")
+    return root.with_host(host) if host else root
+
+
 def index_url(root: URL, repository: RepositorySettings) -> URL:
     """What is given to clients as the index: for PyPI the simple index, for RubyGems the mount."""
-    at = root.with_path(f"{repository.mount.rstrip('/')}/")
-    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(at.host or "")
-    at = at.with_host(host) if host else at
+    at = reachable(root).with_path(f"{repository.mount.rstrip('/')}/")
     return at / "simple" / "" if repository.format == "pypi" else at
 
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import IO, TYPE_CHECKING, Any, TypeVar
 
 import click
 
@@ -20,6 +20,10 @@ class Misuse(click.ClickException):
     """What was asked for cannot be understood: exit status 2."""
 
     exit_code = 2
+
+    def show(self, file: IO[Any] | None = None) -> None:
+        """In the form of all our errors."""
+        click.echo(click.style("mirror: ", fg="red") + self.message, file=file, err=True)
 
 
 def selection_options(command: Callable[..., T]) -> Callable[..., T]:

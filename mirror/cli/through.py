@@ -11,6 +11,7 @@ from urllib.parse import quote
 import aiohttp
 from yarl import URL
 
+from mirror.ahead import reachable
 from mirror.errors import Blocked, NotFound, Unavailable, UnknownFile, UnknownProject, UpstreamUnavailable
 from mirror.freshness import Demand
 from mirror.model import File
@@ -37,7 +38,8 @@ class Through:
             connector: aiohttp.BaseConnector = aiohttp.UnixConnector(path=path.replace("%2F", "/"))
             self._root = URL("http://localhost")
         else:
-            connector, self._root = aiohttp.TCPConnector(limit=0), URL(url)
+            # Its address stands in our own data directory: no name in a certificate could say more.
+            connector, self._root = aiohttp.TCPConnector(limit=0, ssl=False), reachable(URL(url))
         self._session = aiohttp.ClientSession(connector=connector, timeout=aiohttp.ClientTimeout(total=LONGEST))
         self._repositories = repositories
         self._mounts = mounts

@@ -82,7 +82,7 @@ async def _uv(wanted: Wanted, target: Target, url: URL, *, build: bool) -> Wante
             "--python-version", target.python.removesuffix("t"), *_uv_platform(target),
         ]  # fmt: skip
         command += [] if build else ["--no-build"]
-        if url.scheme == "http" and url.host:
+        if url.host:  # on this machine: plain http, or a certificate for another name
             command += ["--allow-insecure-host", f"{url.host}:{url.port}"]
         said = await _run(command, directory, {"UV_HTTP_TIMEOUT": "60"}, wanted.name, url)
     resolved = parse(wanted.name, said, kind="requirements")
@@ -115,6 +115,7 @@ async def _bundler(wanted: Wanted, target: Target, url: URL) -> Wanted:
         environment = {
             "HOME": place, "BUNDLE_GEMFILE": str(directory / "Gemfile"), "BUNDLE_APP_CONFIG": f"{place}/.bundle",
             "BUNDLE_USER_HOME": f"{place}/.bundle", "BUNDLE_SILENCE_ROOT_WARNING": "1", "BUNDLE_RETRY": "1",
+            "BUNDLE_SSL_VERIFY_MODE": "0",
         }  # fmt: skip
         await _run(command, directory, environment, wanted.name, url)
         text = (directory / "Gemfile.lock").read_text()
@@ -172,5 +173,6 @@ async def _run(command: Sequence[str], directory: Path, environment: Mapping[str
     if process.returncode:
         text = (complained or said).decode(errors="replace").replace(url.password or "\0", "…")
         lines = [line.strip() for line in text.splitlines() if line.strip()]
-        raise Invalid(f"{name} finds no versions that fit: " + " ".join(lines[:SHOWN]))
+        hint = " (With --build, uv may build it, which runs its code.)" if "--no-build" in text else ""
+        raise Invalid(f"{name} finds no versions that fit: {' '.join(lines[:SHOWN])}{hint}")
     return said.decode(errors="replace")
