@@ -60,6 +60,8 @@ CLIENT = web.RequestKey("client", str)
 """The client's address, where a trusted proxy has said it."""
 ORIGIN = web.RequestKey("origin", str)
 """Scheme, authority and path under which the client reached the proxy in front of us."""
+PREFIX = web.RequestKey("prefix", str)
+"""The last part of that: the path."""
 GIVEN_ID = web.RequestKey("given_id", str)
 """The request's id, where a trusted proxy has given one."""
 
@@ -184,10 +186,12 @@ def outside(request: web.BaseRequest) -> str:
         return str(request[ORIGIN])
     if not HOST.fullmatch(request.host):
         raise Invalid("The Host header is not a host name.")
-    # Whoever is not our reverse proxy and says so only gets odd links back.
-    told = request.headers.get("X-Forwarded-Proto")
-    scheme = told if told in ("http", "https") else request.scheme
-    return f"{scheme}://{request.host}"
+    return f"{request.scheme}://{request.host}"
+
+
+def prefix_of(request: web.BaseRequest) -> str:
+    """The path below which a proxy in front serves us, without a slash at the end; mostly empty."""
+    return str(request.get(PREFIX, ""))
 
 
 def client_of(request: web.BaseRequest) -> str:

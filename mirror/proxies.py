@@ -16,7 +16,7 @@ from aiohttp.typedefs import Middleware
 from multidict import CIMultiDictProxy
 
 from mirror.errors import Invalid
-from mirror.http import CLIENT, GIVEN_ID, HOST, ORIGIN
+from mirror.http import CLIENT, GIVEN_ID, HOST, ORIGIN, PREFIX
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
@@ -101,6 +101,7 @@ class Proxies:
                 scheme, host = says.scheme or request.scheme, says.host or request.host
                 if not HOST.fullmatch(host):
                     raise Invalid("The Host header is not a host name.")
+                request[PREFIX] = says.prefix
                 request[ORIGIN] = f"{scheme}://{host}{says.prefix}"
             return await handler(request)
 

@@ -25,7 +25,7 @@ from mirror.errors import (
     UpstreamRefused,
 )
 from mirror.freshness import Demand
-from mirror.http import KIND, OUTCOME, REMOVED, REPOSITORY, demand_of, negotiate, outside
+from mirror.http import KIND, OUTCOME, REMOVED, REPOSITORY, demand_of, negotiate, outside, prefix_of
 from mirror.model import File, Page, Project
 from mirror.policy import as_of
 from mirror.policy import moment as past
@@ -111,7 +111,8 @@ class Routes:
         name = canonical(written)
         if written != name or not request.path.endswith("/"):
             query = f"?{request.rel_url.raw_query_string}" if request.query_string else ""
-            raise web.HTTPMovedPermanently(URL(f"{self._root(request)}/simple/{name}/{query}", encoded=True))
+            place = f"{prefix_of(request)}{self._root(request)}/simple/{name}/{query}"
+            raise web.HTTPMovedPermanently(URL(place, encoded=True))
         await self._reading.check(request, name)
         media_type = self._media_type(request)
         demand = demand_of(request)
@@ -138,7 +139,7 @@ class Routes:
         name = canonical(written)
         if written != name:
             tail = f"{quote(version)}/json" if version else "json"
-            raise web.HTTPMovedPermanently(f"{self._root(request)}/pypi/{name}/{tail}")
+            raise web.HTTPMovedPermanently(f"{prefix_of(request)}{self._root(request)}/pypi/{name}/{tail}")
         await self._reading.check(request, name)
         demand = demand_of(request)
         base = outside(request) + self._root(request)
@@ -163,6 +164,7 @@ class Routes:
                 ),
                 document,
                 metadata,
+                repeatable=False,  # links begin with the scheme, which is not among the bytes of a request
             )
 
         key = (self._repository.name, name, "legacy", version, base, moment)
@@ -207,6 +209,7 @@ class Routes:
         render: Callable[[], bytes],
         document: Document | None = None,
         metadata: bytes | None = None,
+        repeatable: bool = True,
     ) -> Content:
         """A page made of a view, and of what is said beside it."""
         serial = view.project.serial
@@ -219,6 +222,7 @@ class Routes:
             media_type=media_type,
             headers=() if serial is None else (("X-PyPI-Last-Serial", str(serial)),),
             heavy=len(view.project.files) >= HEAVY,
+            repeatable=repeatable,
         )
 
     # Files

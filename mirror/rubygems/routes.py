@@ -462,6 +462,8 @@ def _content(view: View, render: Callable[[], bytes], media_type: str, extra_rev
         render=render,
         media_type=media_type,
         etag=pages.revision,
+        # Links in JSON begin with the scheme, which is not among the bytes of a request.
+        repeatable=media_type != "application/json",
     )
 
 

@@ -126,7 +126,7 @@ async def test_bandersnatch_mirrors_three_projects_and_verifies_them(
     simulator.publish(wheel("unwanted", "1.0"))
     folder, settings = tmp_path / "folder", tmp_path / "bandersnatch.conf"
     async with (
-        spawned(tmp_path / "data", only_pypi(simulator)) as mirror,
+        spawned(tmp_path / "data", only_pypi(simulator), proxies={"trusted": ["127.0.0.1"]}) as mirror,
         secured(mirror.url, tmp_path) as (url, authority),
     ):
         settings.write_text(
