@@ -15,6 +15,7 @@ from typing import Any
 
 import aiohttp
 import pytest
+from yarl import URL
 
 from tests.builders import Built, wheel
 from tests.contract.pypi import eventually
@@ -47,6 +48,7 @@ def check_blobs(data_dir: Path) -> None:
 # kill -9
 
 
+@pytest.mark.timeout(60 + 20 * ROUNDS)
 async def test_kill_9_leaves_nothing_wrong_and_loses_nothing_that_was_answered(
     simulator: Simulator, tmp_path: Path
 ) -> None:
@@ -182,6 +184,23 @@ async def test_a_taken_port_is_one_line(simulator: Simulator, tmp_path: Path) ->
     assert "Traceback" not in ended.stderr
 
 
+@pytest.mark.parametrize(
+    "sent", [b"nonsense\r\n\r\n", b"GET / HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n", b"\x16\x03\x01\x00"]
+)
+async def test_what_is_no_http_is_a_400_and_no_traceback(simulator: Simulator, tmp_path: Path, sent: bytes) -> None:
+    async with spawned(tmp_path / "data", only_pypi(simulator)) as mirror:
+        url = URL(mirror.url)
+        reader, writer = await asyncio.open_connection(url.host, url.port)
+        writer.write(sent + b" " * 40_000)
+        writer.write_eof()
+        answer = await reader.read()
+        writer.close()
+        assert answer == b"" or answer.startswith((b"HTTP/1.1 400", b"HTTP/1.0 400"))
+        assert (await mirror.get("health")).status == 200
+        await mirror.end()
+    assert "Traceback" not in (tmp_path / "data.log").read_text()
+
+
 # A damaged catalog
 
 
@@ -223,6 +242,7 @@ def resident(pid: int) -> int:
 
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs /proc to see memory")
+@pytest.mark.timeout(300)
 async def test_memory_does_not_grow_with_the_file(simulator: Simulator, tmp_path: Path) -> None:
     big = wheel("big", "1.0", size=150_000_000)
     simulator.publish(big)

@@ -1,6 +1,7 @@
 """Files and their metadata on the wire: misses, hits, ranges, what is verified and what is never kept."""
 
 import hashlib
+import logging
 from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
 
@@ -162,6 +163,37 @@ async def test_a_download_goes_on_when_its_only_client_leaves(mirror: Serving, s
     assert await held(mirror) == {LARGE.sha256}
     assert (await mirror.get(path_of(LARGE))).outcome == "hit"
     assert simulator.count("GET", "*.whl") == 1
+
+
+@pytest.mark.parametrize("where", ["held", "on its way"])
+async def test_a_client_that_leaves_is_no_error(
+    mirror: Serving, simulator: Simulator, caplog: pytest.LogCaptureFixture, where: str
+) -> None:
+    stalled = simulator.inject("*.whl", Stall(after=1_000_000))
+    if where == "held":
+        stalled.release()
+        await mirror.get(path_of(LARGE))
+    async with aiohttp.ClientSession(read_bufsize=1000) as session:
+        for _ in range(3):
+            response = await session.get(mirror.url + path_of(LARGE).lstrip("/"))
+            await response.content.readexactly(100_000)
+            response.close()
+    stalled.release()
+    await settled(mirror)
+    assert (await mirror.get(path_of(LARGE))).body == LARGE.content
+    assert [record for record in caplog.records if record.levelno >= logging.WARNING] == []
+
+
+async def test_a_fault_of_ours_is_one_sentence_and_one_traceback_in_the_log(
+    mirror: Serving, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(mirror.mirror.repositories["pypi"], "project", None)
+    reply = await mirror.get("/simple/small/")
+    assert reply.status == 500
+    assert is_sentence(reply)
+    assert "NoneType" not in reply.text
+    (record,) = [record for record in caplog.records if record.levelno >= logging.ERROR]
+    assert record.exc_info is not None
 
 
 # Upstream misbehaves
