@@ -88,9 +88,10 @@ class Generation:
         await self.mirror.transfers.ended(list(self.mirror.upstreams.values()))
         await self.close()
 
-    async def finish(self) -> None:
-        """Let answers and transfers finish for the configured time."""
-        await self._runner.say_goodbye()
+    async def finish(self, politely: bool) -> None:
+        """Let answers finish for the configured time; `politely`: connections in use are told before they end."""
+        if politely:
+            await self._runner.say_goodbye()
         await self._runner.cleanup()
 
     async def close(self) -> None:
@@ -233,15 +234,18 @@ class Service:
 
     # The end
 
-    async def stop(self) -> None:
-        """Take no more connections, let what runs finish for the configured time, and let go of everything."""
+    async def stop(self, politely: bool = True) -> None:
+        """Take no more connections, let what runs finish for the configured time, and let go of everything.
+
+        `politely`: clients that are asking one thing after another are told that it is the last, for up to a second.
+        """
         self._listening.close()
         for task in (*self._tasks, *self._sets):
             task.cancel()
         await asyncio.gather(*self._tasks, *self._sets, return_exceptions=True)
         grace = self._settings.limits.shutdown_grace
         if self._tasks:  # it was running
-            await self._now.finish()
+            await self._now.finish(politely)
             await self._store.transfers.close(grace)
         if self._retiring:
             _, late = await asyncio.wait(self._retiring, timeout=grace)
@@ -278,7 +282,7 @@ async def running(
     try:
         yield service.mirror, service.urls
     finally:
-        await service.stop()
+        await service.stop(politely=False)
 
 
 def serve(

@@ -2,6 +2,7 @@
 
 import json
 import socket
+import ssl
 from http.client import HTTPConnection, HTTPException, HTTPSConnection
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -52,7 +53,11 @@ def reach_address(address: Address, path: str, patience: float = PATIENCE) -> Re
         return _reach(_UnixConnection(address.path, patience), path)
     if address.port == 0:
         return None  # any free port: only the mirror itself knows which
-    return _reach(HTTPConnection(address.url.host or "", address.port, timeout=patience), path)
+    host, port = address.url.host or "", address.port
+    return _reach(HTTPConnection(host, port, timeout=patience), path) or _reach(
+        # With [tls] it speaks https, under a name that is not this address. It is the own mirror, and is told nothing.
+        HTTPSConnection(host, port, timeout=patience, context=ssl._create_unverified_context()), path
+    )  # fmt: skip
 
 
 def reach_url(url: str, path: str, patience: float = PATIENCE) -> Reply | None:
