@@ -22,7 +22,7 @@ from mirror.errors import ConfigError, UpstreamProtocolError
 from mirror.serving import Service
 from tests.builders import wheel
 from tests.serving import _toml, repositories, serving, spawned
-from tests.simulator import Simulator, Stall
+from tests.simulator import Corrupt, Simulator, Stall, Status
 
 ROOT = Path(__file__).parent.parent
 WAIT = 60
@@ -441,6 +441,25 @@ async def test_monitors_learn_no_name_that_is_not_for_everyone(tmp_path: Path, s
             assert answer.status == 200
             assert b"acme" not in answer.body, path
         assert 'cause="protocol"' in (await mirror.get("metrics")).text
+
+
+async def test_what_upstreams_do_wrong_is_counted_by_its_cause(tmp_path: Path, simulator: Simulator) -> None:
+    six = wheel("six", "1.16.0")
+    simulator.publish(six)
+    simulator.inject("*.whl", Corrupt(), times=1)
+    simulator.inject("/simple/broken/", Status(500))
+    simulator.inject("/simple/closed/", Status(403))
+    async with serving(tmp_path / "data", repositories(simulator), network={"retries": 0}) as mirror:
+        await mirror.get("simple/six/")
+        assert (await mirror.get(f"packages/six/{six.filename}")).status == 502
+        assert (await mirror.get("simple/broken/")).status == 503
+        assert (await mirror.get("simple/closed/")).status == 502
+        await simulator.go_down()
+        assert (await mirror.get("simple/absent/")).status == 503
+        text = (await mirror.get("metrics")).text
+    errors = [line for line in text.splitlines() if line.startswith("mirror_upstream_errors_total")]
+    for cause in ("digest", "status", "refused", "connect"):
+        assert any(f'cause="{cause}"' in line and 'repository="pypi"' in line for line in errors), (cause, errors)
 
 
 async def test_promtool_finds_no_fault_in_the_metrics(tmp_path: Path, simulator: Simulator) -> None:

@@ -16,7 +16,7 @@ import msgspec
 
 from mirror.blobs import BlobStore, Held, http_date, storage_errors
 from mirror.blobs.local import CHUNK, off_loop, read_at, write_at
-from mirror.errors import MirrorError, StorageFull, UpstreamProtocolError, UpstreamUnavailable
+from mirror.errors import DigestMismatch, MirrorError, StorageFull, UpstreamProtocolError, UpstreamUnavailable
 from mirror.model import File
 from mirror.transfer.digests import Digests
 from mirror.upstream import Stream, Upstream, address
@@ -192,6 +192,9 @@ class Transfer:
             await self._finish()
         except TimeoutError:
             self._fail(UpstreamUnavailable(f"{self.file.filename} took longer than a day to arrive."))
+        except DigestMismatch as error:
+            self.upstream.note(error)
+            self._fail(error)
         except MirrorError as error:
             self._fail(error)
         except Exception:
