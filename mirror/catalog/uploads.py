@@ -74,6 +74,13 @@ class Uploads:
         )  # fmt: skip
         return [_row(row) for row in rows]
 
+    async def newest(self, repository: str, project: str) -> float:
+        """When a project last changed; 0 when it never had an upload."""
+        rows = await self._database.read(
+            "SELECT coalesce(max(changed), 0) FROM uploads WHERE repository = $1 AND project = $2", repository, project
+        )
+        return float(rows[0][0])
+
     async def projects(self, repository: str) -> dict[str, float]:
         """Project → when it last changed, of all that have a file which is not deleted, sorted."""
         rows = await self._database.read(

@@ -9,7 +9,7 @@ import asyncio
 import logging
 import tempfile
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -113,8 +113,7 @@ class Writer:
         async with self._writing:
             row = await self._catalog.uploads.get(self.repository, file.filename)
             if row is None:
-                rows = await self._catalog.uploads.of_project(self.repository, kept.project)
-                now = self._moment(row.upload for row in rows)
+                now = await self._moment(kept.project)
                 held = await self._blobs.adopt(path, digest)
                 sidecar = await self._blobs.write(kept.sidecar)
                 wanted = Upload(
@@ -176,8 +175,7 @@ class Writer:
             if upload == row.upload:
                 change = Change(upload, None)
             else:
-                rows = await self._catalog.uploads.of_project(self.repository, project)
-                upload = msgspec.structs.replace(upload, changed=self._moment(one.upload for one in rows))
+                upload = msgspec.structs.replace(upload, changed=await self._moment(project))
                 await asyncio.to_thread(self._records.replace, upload)
                 kept = UploadRow(upload=upload, sidecar="", facts="") if upload.deleted else row
                 kept = msgspec.structs.replace(kept, upload=upload)
@@ -187,10 +185,10 @@ class Writer:
         await self.published(project)
         return change
 
-    def _moment(self, uploads: Iterable[Upload]) -> float:
+    async def _moment(self, project: str) -> float:
         """Now, to the millisecond, but later than every change of the project so far."""
-        now = round(self._clock(), 3)
-        return max([now, *(round(upload.changed + 0.001, 3) for upload in uploads)])
+        newest = await self._catalog.uploads.newest(self.repository, project)
+        return max(round(self._clock(), 3), round(newest + 0.001, 3))
 
     async def _put(self, row: UploadRow, kind: str) -> int:
         upload = row.upload
