@@ -435,7 +435,7 @@ class CachedUpstream:
         return Opened(opened.body, "joined") if joined and opened.outcome == "miss" else opened
 
     async def _open(self, project: str, file: File) -> Opened:
-        held = await self._held_file(project, file)
+        held = None if self._transfers.runs(file) else await self._held_file(project, file)
         if held:
             self._catalog.files.note_use(self.name, project, file.filename, self._clock())
             return Opened(held, "offline" if self._offline else "hit")

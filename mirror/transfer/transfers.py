@@ -50,6 +50,10 @@ class Transfers:
         await transfer.opened()
         return transfer, joined
 
+    def runs(self, file: File) -> bool:
+        """Whether the file is on its way in, so that who opens it joins: it is not held yet."""
+        return file.sha256 is not None and self._joinable((file.sha256,)) is not None
+
     def _joinable(self, key: tuple[str, ...]) -> Transfer | None:
         transfer = self._transfers.get(key)
         return transfer if transfer and transfer.joinable else None
