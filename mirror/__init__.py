@@ -9,8 +9,11 @@ The map, each layer importing only from those above it:
     upstream, transfer                   the way in
     feed, sources, repository            one served index: which names, what has a project, give me this file
     http, send, answers                  the way out
-    pypi.routes, rubygems.routes         which URL is which
-    app, cli/                            put together, and run
+    proxies, connections, lane           who asks, how many at once, and those who repeat themselves
+    pypi.routes, rubygems.routes, web/   which URL is which
+    state, metrics, log, systemd         what monitors are told
+    app                                  put together
+    listening, serving, cli/             and run
 """
 
 __version__ = "0.1.0"
