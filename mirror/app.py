@@ -362,11 +362,17 @@ class Mirror:
 
     async def retire(self) -> None:
         """Write nothing more into the logs that another mirror over the same store goes on with; serve as before."""
-        self.feed.stop_telling(self._listening)
         for published in self.published.values():
             await published.retire()
         for followed in self.followed.values():
             await followed.retire()
+
+    def resume(self) -> None:
+        """Nobody has followed after all: go on."""
+        for published in self.published.values():
+            published.resume()
+        for followed in self.followed.values():
+            followed.resume()
 
     async def close(self) -> None:
         """Let go of all that is not the store's, once the transfers from these upstreams have ended."""

@@ -201,7 +201,13 @@ class Service:
             raise
         old = self._now
         await old.mirror.retire()
-        await new.start()
+        try:
+            await new.start()
+        except BaseException:
+            old.mirror.resume()
+            self._listening.release(bound)
+            await new.close()
+            raise
         self._now, self._settings, self._tls = new, settings, tls
         self._connections.bounds = self._bounds(settings.limits)
         await self._listening.use(bound, tls)
@@ -344,6 +350,9 @@ async def _reload(service: Service, load: Callable[[], Settings]) -> None:
         await service.reload(settings)
     except ConfigError as error:
         logger.error("the settings stay as they were: %s", "; ".join(str(error).splitlines()))
+        return
+    except Exception:  # whatever it is, what serves now goes on
+        logger.exception("the settings stay as they were, for a reason that should not be")
         return
     log.configure(settings.log.format, settings.log.level)
     logger.info("the settings were read anew: %s", _status(service))

@@ -17,10 +17,11 @@ import aiohttp
 import pytest
 import trustme
 
+from mirror.app import Mirror
 from mirror.config import Settings
-from mirror.errors import ConfigError, UpstreamProtocolError
+from mirror.errors import ConfigError, StorageFull, UpstreamProtocolError
 from mirror.serving import Service
-from tests.builders import wheel
+from tests.builders import gem, wheel
 from tests.serving import _toml, repositories, serving, spawned
 from tests.simulator import Corrupt, Simulator, Stall, Status
 
@@ -292,6 +293,51 @@ async def test_settings_that_cannot_be_used_change_nothing(
     assert service.mirror is mirror
     assert service.urls == [url]
     assert await get(url) == 200
+
+
+async def test_a_mirror_that_cannot_begin_leaves_the_old_one_at_work(
+    service: Service, tmp_path: Path, simulator: Simulator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def full(self: Mirror) -> None:
+        raise StorageFull("The disk is full.")
+
+    simulator.push(gem("rack", "1.0"))
+    async with aiohttp.ClientSession() as session:
+        async with session.get(f"{service.urls[0]}versions") as answer:
+            assert b"rack 1.0" in await answer.read()
+        mirror = service.mirror
+        changed = settings_of(tmp_path, simulator, listen=["127.0.0.1:0", f"unix:{tmp_path}/s"])
+        with monkeypatch.context() as patch:
+            patch.setattr(Mirror, "start", full)
+            with pytest.raises(StorageFull):
+                await service.reload(changed)
+        assert service.mirror is mirror
+        assert not (tmp_path / "s").exists()
+        simulator.push(gem("rack", "2.0"))
+        for one in mirror.followed.values():
+            one.asked = 0
+        async with session.get(f"{service.urls[0]}versions", headers={"Cache-Control": "no-cache"}) as answer:
+            assert b"rack 2.0" in await answer.read()
+
+
+async def test_the_gem_index_goes_on_growing_over_a_reload(
+    service: Service, tmp_path: Path, simulator: Simulator
+) -> None:
+    simulator.push(gem("rack", "1.0"))
+    async with aiohttp.ClientSession() as session:
+        async with session.get(f"{service.urls[0]}versions") as answer:
+            before = await answer.read()
+        await service.reload(settings_of(tmp_path, simulator))
+        simulator.push(gem("rack", "2.0"))
+        after = b""
+        async with asyncio.timeout(WAIT):
+            while b"rack 2.0" not in after:  # it first reads what is stored
+                for one in service.mirror.followed.values():
+                    one.asked = 0
+                async with session.get(f"{service.urls[0]}versions", headers={"Cache-Control": "no-cache"}) as answer:
+                    after = await answer.read()
+    assert after.startswith(before)
+    assert after.count(b"rack 2.0") == 1
 
 
 async def test_what_has_begun_before_a_reload_ends_after_it(

@@ -92,6 +92,10 @@ class Followed:
         self._retired = True
         await self._flight.landed()
 
+    def resume(self) -> None:
+        """Go on with the copy after all."""
+        self._retired = False
+
     async def close(self) -> None:
         """Stop what runs behind."""
         if self._opening is not None:

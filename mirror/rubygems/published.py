@@ -185,6 +185,10 @@ class Published:
         async with self._publishing:
             self._retired = True
 
+    def resume(self) -> None:
+        """Go on with the log after all."""
+        self._retired = False
+
     async def close(self) -> None:
         """Stop what runs behind."""
         for task in (self._reading, self._opening):
