@@ -43,6 +43,13 @@ class Observer:
                 if (lane := lane_of(request)) is not None:
                     lane.answered()
                 given = request.get(GIVEN_ID, "")
-                observer.take(note(request), client_of(request), response.status, response.body_length, time, given)
+                observer.take(note(request), client_of(request), response.status, _sent(request, response), time, given)
 
         return Logger
+
+
+def _sent(request: web.BaseRequest, response: web.StreamResponse) -> int:
+    """Bytes of body; aiohttp counts the head of its own answers among them."""
+    if isinstance(response, web.Response):
+        return 0 if request.method == "HEAD" else response.content_length or 0
+    return response.body_length

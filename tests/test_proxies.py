@@ -156,8 +156,11 @@ async def test_the_access_log_and_refusals_name_the_client(tmp_path: Path, simul
             await mirror.get("simple/six/", X_Forwarded_For="203.0.113.7", X_Request_ID="given-1")
         basic = aiohttp.encode_basic_auth("alice", "wrong")
         await mirror.get("-/account", X_Forwarded_For="203.0.113.7", Authorization=basic)
+        await mirror.get("health")
+        await mirror.head("health")
         await mirror.end()
     said = [json.loads(line) for line in (tmp_path / "data.log").read_text().splitlines() if line.startswith("{")]
+    assert [line["bytes"] for line in said if line.get("path") == "/health"] == [3, 0]
     lines = [line for line in said if line.get("path") == "/simple/six/"]
     assert len(lines) == 3
     assert {line["client"] for line in lines} == {"203.0.113.7" if trusted else "127.0.0.1"}
