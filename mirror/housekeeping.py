@@ -6,6 +6,7 @@ import logging
 from mirror.app import FORMATS, Mirror, Store
 from mirror.config import Settings
 from mirror.errors import StorageFull
+from mirror.sources import name_of
 from mirror.sweep import Sweeper, Verifier
 
 logger = logging.getLogger(__name__)
@@ -17,7 +18,7 @@ LEASE = 3600.0
 def sweeper(settings: Settings, store: Store, limit: int | None) -> Sweeper:
     """What keeps the store at `limit` bytes."""
     formats = {
-        str(upstream.url): FORMATS[repository.format][0]
+        name_of(upstream.url, upstream.username): FORMATS[repository.format][0]
         for repository in settings.repositories.values()
         for upstream in repository.upstreams
     }

@@ -18,7 +18,7 @@ ORDER = [
     *("pypi", "rubygems"),
     *("blobs", "catalog", "upstream", "transfer"),
     *("feed", "removals", "sources", "uploads", "repository"),
-    *("lockfiles", "sync", "bundle", "sweep"),
+    *("lockfiles", "sync", "bundle", "sweep", "backup"),
     *("http", "proxies", "connections", "lane", "send", "receive", "answers", "log", "auth", "metrics", "systemd", "observe"),
     *("witness", "statistics"),
     *("rubygems.following", "rubygems.published"),

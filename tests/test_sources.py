@@ -17,7 +17,8 @@ from mirror.feed import Feed
 from mirror.freshness import Ages, Demand
 from mirror.model import Page
 from mirror.pypi import FORMAT
-from mirror.sources import LAG, CachedUpstream
+from mirror.sources import CachedUpstream
+from mirror.sources.pages import LAG
 from mirror.transfer import Transfers
 from mirror.upstream import Upstream, UpstreamOptions
 from tests.builders import wheel
@@ -207,11 +208,11 @@ async def test_a_page_that_does_not_parse_changes_nothing(desk: Desk) -> None:
 async def test_a_listed_revision_is_believed_more_than_any_age(desk: Desk) -> None:
     source = desk.source()
     listing = await source.project("six")
-    source.listed = lambda page: listing.revision
+    source.guide(lambda page: listing.revision)
     desk.clock.now += 1e9
     assert (await source.project("six")).outcome == "hit"
     assert desk.simulator.count() == 1
-    source.listed = lambda page: "another"
+    source.guide(lambda page: "another")
     assert (await source.project("six")).outcome == "miss"
     assert (await source.project("six")).outcome == "stale"  # upstream lags behind its own index
     assert desk.simulator.count() == 2
@@ -226,7 +227,7 @@ async def test_a_page_whose_body_is_lost_or_damaged_is_fetched_again(
     for damage in ("DELETE FROM pages", "UPDATE pages SET body = x'00'"):
         caplog.clear()
         source = desk.source()
-        assert await source._row(PAGE) is not None  # it is known, and then it is gone
+        assert await source._pages._row(PAGE) is not None  # it is known, and then it is gone
         await desk.catalog.database.write((damage, ()))
         assert await filenames(source) == [SIX.filename]
         assert "is lost or damaged" in caplog.text

@@ -61,8 +61,7 @@ class Followed:
 
     def guide(self, source: CachedUpstream) -> None:
         """Let a source know by our copy which of its info pages are right, and how to get one."""
-        source.listed = self._listed
-        source.fetch_page = self._fetch_page
+        source.guide(self._listed, self._fetch_page)
 
     async def open(self) -> None:
         """Read the stored copy, once."""
