@@ -51,12 +51,14 @@ def holdings(mirror: Mirror) -> Holdings:
     return Holdings(mirror.repositories, mirror.catalog, mirror.blobs)
 
 
-def way(mirror: Mirror, connections: int = CONNECTIONS) -> InProcess:
-    """How a sync in the process of a mirror reaches it."""
+@asynccontextmanager
+async def way(mirror: Mirror, connections: int = CONNECTIONS) -> AsyncIterator[InProcess]:
+    """How a sync in the process of a mirror reaches it, for the length of the block."""
     upstreams = {str(upstream.url): upstream for upstream in mirror.upstreams.values()}
     bulk = Bulk(upstreams, mirror.blobs, mirror.catalog.files, mirror.feed, mirror.clock)
     indexes = {name: partial(published.current, Demand.NOW) for name, published in mirror.published.items()}
-    return InProcess(mirror.repositories, indexes, holdings(mirror), bulk, connections)
+    async with bulk.open():
+        yield InProcess(mirror.repositories, indexes, holdings(mirror), bulk, connections)
 
 
 def stored(mirror: Mirror) -> Stored:
@@ -158,9 +160,10 @@ async def keep(mirror: Mirror, urls: Sequence[str], one: SyncSettings) -> None:
 async def bring(mirror: Mirror, urls: Sequence[str], one: SyncSettings) -> bool:
     """Bring in one set now; whether all of it is here."""
     try:
-        async with access(mirror, urls) as index:
-            found = await plan(wishes(mirror.settings, one), way(mirror), Resolvers(index))
-            result = await fetch(found, way(mirror), holdings(mirror), Silent())
+        wanted = wishes(mirror.settings, one)
+        async with access(mirror, urls) as index, way(mirror) as reaching:
+            found = await plan(wanted, reaching, Resolvers(index))
+            result = await fetch(found, reaching, holdings(mirror), Silent())
         await remember(mirror.catalog.sets, one.name, result, only=True)
     except MirrorError as error:
         logger.error("the set %s is not brought in: %s", one.name, error)

@@ -10,7 +10,7 @@ has returned, a loss of power leaves either the whole blob or, when it never ret
 import errno
 import re
 from collections.abc import AsyncIterator, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractAsyncContextManager, contextmanager
 from email.utils import formatdate
 from pathlib import Path
 from typing import Protocol
@@ -44,6 +44,13 @@ class Part(msgspec.Struct, frozen=True, kw_only=True):
     """For Last-Modified, in seconds since the epoch; None: now."""
 
 
+class WriteAll(Protocol):
+    """What stores several small things."""
+
+    async def __call__(self, parts: Sequence[Part]) -> list[Held]:
+        """Store them all; each is durable when this returns. Raises StorageFull, and has then stored none of them."""
+
+
 class BlobStore(Protocol):
     """Where the bytes of files live. All methods may be called at once, by several processes too."""
 
@@ -66,8 +73,8 @@ class BlobStore(Protocol):
     async def write(self, content: bytes) -> Held:
         """Store something small that is in memory. Raises StorageFull."""
 
-    async def write_all(self, parts: Sequence[Part]) -> list[Held]:
-        """Store several small things at once, which costs less than one after the other. Raises StorageFull."""
+    def bulk(self) -> AbstractAsyncContextManager[WriteAll]:
+        """What stores many small things together, for the length of a block: far cheaper than one after the other."""
 
     async def delete(self, digest: str) -> None:
         """Forget the blob; no error when it is not there. Readers that have begun may finish."""

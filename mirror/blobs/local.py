@@ -13,13 +13,13 @@ import tempfile
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import AbstractAsyncContextManager, suppress
 from pathlib import Path
 from typing import TypeVar
 
 import msgspec
 
-from mirror.blobs import Held, Part, checked, http_date, storage_errors
+from mirror.blobs import Held, Part, WriteAll, checked, http_date, storage_errors
 from mirror.errors import MissingBlob
 
 CHUNK = 256 * 1024
@@ -91,20 +91,21 @@ class LocalBlobs:
     def __init__(self, data_dir: Path) -> None:
         self.root = data_dir / "blobs"
         self.incoming = data_dir / "incoming"
+        self._prefix = f"{self.root}/"
         self.outgoing = data_dir / "outgoing"
         self.damaged = data_dir / "damaged"
         for directory in (self.root, self.incoming, self.outgoing):
             directory.mkdir(parents=True, exist_ok=True)
 
     async def open(self, digest: str) -> LocalBody:
-        path = self._path(digest)
+        path = f"{self._prefix}{checked(digest)[:2]}/{digest}"  # no Path before there is something: making one is slow
         try:
             found = os.stat(path)  # on the loop: cheaper than a hop to a thread
         except (FileNotFoundError, NotADirectoryError):
             raise MissingBlob(digest) from None
         if found.st_size == 0 and digest != _EMPTY:
             raise MissingBlob(digest)  # what some file systems leave behind when the power fails
-        return LocalBody(found.st_size, digest, http_date(found.st_mtime), path)
+        return LocalBody(found.st_size, digest, http_date(found.st_mtime), Path(path))
 
     async def adopt(self, path: Path, digest: str) -> Held:
         return await off_loop(lambda: self._adopt(path, digest))
@@ -112,8 +113,10 @@ class LocalBlobs:
     async def write(self, content: bytes) -> Held:
         return await off_loop(lambda: self._write(content))
 
-    async def write_all(self, parts: Sequence[Part]) -> list[Held]:
-        return await off_loop(lambda: self._write_all(parts))
+    def bulk(self) -> AbstractAsyncContextManager[WriteAll]:
+        from mirror.blobs import bulk  # which needs what stands here
+
+        return bulk.writer(self.root.parent)
 
     async def delete(self, digest: str) -> None:
         path = self._path(digest)
@@ -179,34 +182,41 @@ class LocalBlobs:
             finally:
                 path.unlink(missing_ok=True)
 
-    def _is_whole(self, part: Part) -> bool:
-        try:
-            return os.stat(self._path(part.digest)).st_size == len(part.content)
-        except FileNotFoundError:
-            return False
+    def store_all(self, parts: Sequence[Part]) -> list[Held]:
+        """What `bulk` does, blocking. Raises StorageFull, OSError.
 
-    def _write_all(self, parts: Sequence[Part]) -> list[Held]:
-        """All are written before any is synced, and all renamed before any directory is: two syncs for many files."""
-        missing = {part.digest: part for part in parts if not self._is_whole(part)}
+        All are written before any is synced, and all renamed before any directory is: two syncs for many files.
+        """
+        incoming = f"{self.incoming}/{secrets.token_hex(16)}"
         moves: list[tuple[str, str]] = []
         with storage_errors():
             try:
-                for digest, part in missing.items():
-                    moves.append((f"{self.incoming}/{secrets.token_hex(16)}.part", str(self._path(digest))))
-                    _write_new(moves[-1][0], part)
-                for shard in {os.path.dirname(target) for _, target in moves}:
+                for digest, part in {checked(part.digest): part for part in parts}.items():
+                    target = f"{self._prefix}{digest[:2]}/{digest}"
+                    if not _is_whole(target, len(part.content)):
+                        moves.append((f"{incoming}-{len(moves)}.part", target))
+                        _write_new(moves[-1][0], part)
+                shards = {target[: -len("/") - 64] for _, target in moves}
+                for shard in shards:
                     if not os.path.isdir(shard):
                         os.makedirs(shard, exist_ok=True)
                 _sync_all([path for path, _ in moves], self.root)
                 for path, target in moves:
                     os.replace(path, target)
-                _sync_all([*{os.path.dirname(target) for _, target in moves}, str(self.root)], self.root)
+                _sync_all([*shards, str(self.root)], self.root)
             except BaseException:
                 for path, _ in moves:
                     Path(path).unlink(missing_ok=True)
                 raise
         now = time.time()
         return [Held(digest=part.digest, size=len(part.content), stored=now) for part in parts]
+
+
+def _is_whole(path: str, size: int) -> bool:
+    try:
+        return os.stat(path).st_size == size
+    except FileNotFoundError:
+        return False
 
 
 def _write_new(path: str, part: Part) -> None:

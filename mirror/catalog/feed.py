@@ -1,6 +1,7 @@
 """The journal's table, and the statements that put an event into another table's transaction."""
 
 from collections.abc import Sequence
+from functools import lru_cache
 
 import msgspec
 
@@ -36,24 +37,24 @@ def record(
 
 def record_all(events: Sequence[tuple[float, str, str, str, str]]) -> tuple[Statement, Statement]:
     """As `record`, for several events of (at, source, project, kind, filename); the second returns all serials."""
-    casts = (
-        "CAST({} AS BIGINT)", "CAST({} AS DOUBLE PRECISION)", "CAST({} AS TEXT)", "CAST({} AS TEXT)",
-        "CAST({} AS TEXT)", "CAST({} AS TEXT)",
-    )  # fmt: skip
-    places, values = [], list[Value]()
-    for row, event in enumerate(events):
-        # The types of the first row are those of all.
-        places.append(", ".join((casts[at] if row == 0 else "{}").format(f"${6 * row + at + 2}") for at in range(6)))
-        values += [row + 1, *event]
+    values: list[Value] = [value for row, event in enumerate(events, 1) for value in (row, *event)]
     return (
         ("UPDATE counters SET value = value + $1 WHERE name = 'feed'", (len(events),)),
-        (
-            "INSERT INTO feed (serial, at, source, project, kind, filename, detail)"
-            " SELECT counters.value - $1 + event.column1, event.column2, event.column3, event.column4, event.column5,"
-            f" event.column6, '{{}}' FROM counters, (VALUES ({'), ('.join(places)})) AS event"
-            " WHERE counters.name = 'feed' RETURNING serial",
-            (len(events), *values),
-        ),
+        (_recording(len(events)), (len(events), *values)),
+    )
+
+
+@lru_cache(maxsize=128)
+def _recording(count: int) -> str:
+    """The statement that appends so many events: $1 is their number, then come six values for each."""
+    types = ("BIGINT", "DOUBLE PRECISION", "TEXT", "TEXT", "TEXT", "TEXT")  # those of the first row are those of all
+    first = ", ".join(f"CAST(${at + 2} AS {kind})" for at, kind in enumerate(types))
+    rest = (", ".join(f"${6 * row + at + 2}" for at in range(6)) for row in range(1, count))
+    return (
+        "INSERT INTO feed (serial, at, source, project, kind, filename, detail)"
+        " SELECT counters.value - $1 + event.column1, event.column2, event.column3, event.column4, event.column5,"
+        f" event.column6, '{{}}' FROM counters, (VALUES ({'), ('.join([first, *rest])})) AS event"
+        " WHERE counters.name = 'feed' RETURNING serial"
     )
 
 

@@ -1,6 +1,7 @@
 """What is held: which blob stands behind a file or sidecar that a source lists, and when it was last used."""
 
 from collections.abc import Iterable, Sequence
+from functools import lru_cache
 
 import msgspec
 
@@ -33,6 +34,17 @@ def _held(row: Row) -> HeldFile:
         source=source, project=project, filename=filename, digest=digest, size=size,
         stored=stored, used=used, uses=uses,
     )  # fmt: skip
+
+
+@lru_cache(maxsize=AT_ONCE)
+def _adding(count: int) -> str:
+    """The statement that adds so many files, each with six values."""
+    rows = (", ".join(f"${6 * row + at}" for at in (1, 2, 3, 4, 5, 6, 6)) for row in range(count))
+    return (
+        f"INSERT INTO files ({_COLUMNS}) VALUES {', '.join(f'({row}, 0)' for row in rows)}"
+        " ON CONFLICT (source, project, filename) DO UPDATE SET digest = excluded.digest,"
+        " size = excluded.size, stored = excluded.stored"
+    )
 
 
 class Files:
@@ -102,18 +114,7 @@ class Files:
                 for one, _ in some
                 for value in (one.source, one.project, one.filename, one.digest, one.size, one.stored)
             ]
-            places = ", ".join(
-                "({}, {}, {}, {}, {}, {}, {}, 0)".format(*(f"${6 * row + at}" for at in (1, 2, 3, 4, 5, 6, 6)))
-                for row in range(len(some))
-            )
-            statements.append(
-                (
-                    f"INSERT INTO files ({_COLUMNS}) VALUES {places}"
-                    " ON CONFLICT (source, project, filename) DO UPDATE SET digest = excluded.digest,"
-                    " size = excluded.size, stored = excluded.stored",
-                    values,
-                )
-            )
+            statements.append((_adding(len(some)), values))
         rows = await self._database.write(*statements)
         newest: int = max(serial for (serial,) in rows[-2])
         return newest

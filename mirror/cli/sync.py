@@ -117,7 +117,7 @@ async def _reached(settings: "Settings", connections: int) -> "AsyncIterator[tup
             )
             mirror, own = await stack.enter_async_context(running(alone))
             access = await stack.enter_async_context(ahead.access(mirror, own))
-            yield mirror, ahead.way(mirror, connections), access
+            yield mirror, await stack.enter_async_context(ahead.way(mirror, connections)), access
             return
         if not urls:
             raise ConfigError("A mirror is just starting in this data directory: try again in a moment.")

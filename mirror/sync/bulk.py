@@ -7,11 +7,12 @@ reads yet, so many files share both. What is larger, or of unknown size or diges
 import asyncio
 import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import msgspec
 
-from mirror.blobs import BlobStore, Part
+from mirror.blobs import BlobStore, Part, WriteAll
 from mirror.catalog import Files, HeldFile
 from mirror.errors import Invalid, UpstreamProtocolError
 from mirror.feed import Feed
@@ -19,12 +20,12 @@ from mirror.model import File, Format
 from mirror.transfer.digests import Digests
 from mirror.upstream import Stream, Upstream, address
 
-SMALL = 128 << 10
+SMALL = 64 << 10
 """Bytes up to which a file counts as small."""
-BATCH = 256
-"""The most files and sidecars that are stored together."""
-WRITERS = 2
-"""Batches that are stored at the same time."""
+BATCH = 512
+"""The most files that are stored together, each with its sidecar."""
+MOST_UNSTORED = 64 << 20
+"""Bytes that wait to be stored, from which nothing more is fetched."""
 
 
 class Entry(msgspec.Struct, frozen=True, kw_only=True):
@@ -36,6 +37,10 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True):
     kind: str
     """`file` or `sidecar`."""
     part: Part
+
+
+Waiting = tuple[Sequence[Entry], asyncio.Future[None]]
+"""What is to be stored together, and who waits for it."""
 
 
 class Bulk:
@@ -55,8 +60,24 @@ class Bulk:
         self._files = files
         self._feed = feed
         self._clock = clock
-        self._waiting: list[tuple[Sequence[Entry], asyncio.Future[None]]] = []
-        self._writers: set[asyncio.Task[None]] = set()
+        self._fetched: list[Waiting] = []
+        self._written: list[Waiting] = []
+        self._writing: asyncio.Task[None] | None = None
+        self._recording: asyncio.Task[None] | None = None
+        self._write_all: WriteAll
+        self._unstored = 0
+        self._stored = asyncio.Event()
+
+    @asynccontextmanager
+    async def open(self) -> AsyncIterator[None]:
+        """Ready to store, for the length of the block."""
+        async with self._blobs.bulk() as self._write_all:
+            try:
+                yield
+            finally:
+                for task in (self._writing, self._recording):  # the second is begun by the first
+                    if task is not None:
+                        await asyncio.gather(task, return_exceptions=True)
 
     def takes(self, file: File) -> bool:
         """Whether a file is one for this way."""
@@ -68,6 +89,9 @@ class Bulk:
 
         Raises NotFound, UpstreamError.
         """
+        while self._unstored > MOST_UNSTORED:
+            self._stored.clear()
+            await self._stored.wait()
         digests, pieces, received = Digests(file.digests), list[bytes](), 0
         async with self._upstreams[file.source].fetch(address(file.url)) as stream:
             async for chunk in stream.chunks():
@@ -88,21 +112,38 @@ class Bulk:
     async def store(self, entries: Sequence[Entry]) -> None:
         """Keep what was fetched: durable, in the catalog and in the feed when this returns. Raises StorageFull."""
         done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._waiting.append((entries, done))
-        if len(self._writers) < WRITERS:
-            task = asyncio.create_task(self._write())
-            self._writers.add(task)
-            task.add_done_callback(self._writers.discard)
-        await done
+        size = sum(len(entry.part.content) for entry in entries)
+        self._unstored += size
+        self._fetched.append((entries, done))
+        if self._writing is None or self._writing.done():
+            self._writing = asyncio.create_task(self._write())
+        try:
+            await done
+        finally:
+            self._unstored -= size
+            self._stored.set()
 
     async def _write(self) -> None:
-        while self._waiting:
-            batch, self._waiting = self._waiting[:BATCH], self._waiting[BATCH:]
-            entries = [entry for some, _ in batch for entry in some]
+        """Store what was fetched, batch by batch, as long as there is anything."""
+        while self._fetched:
+            batch, self._fetched = self._fetched[:BATCH], self._fetched[BATCH:]
             try:
-                await self._blobs.write_all([entry.part for entry in entries])
-                now = self._clock()
-                self._feed.recorded(await self._files.add_all([(_held(entry, now), entry.kind) for entry in entries]))
+                await self._write_all([entry.part for entries, _ in batch for entry in entries])
+            except Exception as error:
+                _settle(batch, error)
+                continue
+            self._written += batch
+            if self._recording is None or self._recording.done():  # the next batch need not wait for the catalog's disk
+                self._recording = asyncio.create_task(self._record())
+
+    async def _record(self) -> None:
+        """Enter in the catalog what was stored, all that there is at a time."""
+        while self._written:
+            batch, self._written = self._written, []
+            now = self._clock()
+            held = [(_held(entry, now), entry.kind) for entries, _ in batch for entry in entries]
+            try:
+                self._feed.recorded(await self._files.add_all(held))
             except Exception as error:
                 _settle(batch, error)
             else:
@@ -152,7 +193,7 @@ def _held(entry: Entry, now: float) -> HeldFile:
     )  # fmt: skip
 
 
-def _settle(batch: Sequence[tuple[Sequence[Entry], asyncio.Future[None]]], error: Exception | None) -> None:
+def _settle(batch: Sequence[Waiting], error: Exception | None) -> None:
     for _, done in batch:
         if done.done():
             continue

@@ -11,7 +11,7 @@ from mirror.errors import MirrorError
 from mirror.sync.plan import Piece, Plan, Problem
 from mirror.sync.ways import Holdings, Way, reason_of
 
-AT_ONCE = 256
+AT_ONCE = 2048
 """Pieces that are worked at together; how many of them are on the network is for the Way to say."""
 
 

@@ -108,22 +108,24 @@ class InProcess:
     async def bring(self, repository: str, project: str, file: File) -> None:
         listed = await self._repositories[repository].file(project, file.filename)  # policy has the last word
         if not await self._holdings.file(project, listed):
-            small = self._bulk.takes(listed) and await self._small(repository, project, listed)
-            if not small:
+            if self._bulk.takes(listed) and await self._small(repository, project, listed):
+                return
+            if not await self._holdings.file(project, listed):
                 await self._large(repository, project, listed)
         if not await self._holdings.sidecar(repository, project, listed):
             async with self._slots:
                 await self._repositories[repository].sidecar(project, file.filename)
 
     async def _small(self, repository: str, project: str, file: File) -> bool:
-        """False when the upstream broke off, which a transfer survives."""
+        """Whether a file and its sidecar are here now: not where the upstream breaks off, which a transfer survives."""
+        format = self._repositories[repository].format
         try:
             async with self._slots:
-                entries = await self._bulk.fetch(self._repositories[repository].format, project, file)
+                entries = await self._bulk.fetch(format, project, file)
         except UpstreamUnavailable:
             return False
         await self._bulk.store(entries)
-        return True
+        return len(entries) == 1 + format.has_sidecar(file)
 
     async def _large(self, repository: str, project: str, file: File) -> None:
         async with self._slots:

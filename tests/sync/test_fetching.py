@@ -48,8 +48,9 @@ def wish(*names: str, repository: str = "pypi", newest: int | None = None) -> Wi
 
 
 async def brought(mirror: Serving, *wishes: Wish, watching: Watching | None = None) -> Result:
-    found = await plan(wishes, ahead.way(mirror.mirror), unresolved)
-    return await fetch(found, ahead.way(mirror.mirror), ahead.holdings(mirror.mirror), watching or Watching())
+    async with ahead.way(mirror.mirror) as way:
+        found = await plan(wishes, way, unresolved)
+        return await fetch(found, way, ahead.holdings(mirror.mirror), watching or Watching())
 
 
 @asynccontextmanager
