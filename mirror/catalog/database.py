@@ -5,12 +5,15 @@ of many callers into one commit, and what makes the same SQL run on SQLite and o
 `$1`, `$2`, …
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any, Protocol
 
 Value = str | int | float | bytes | None
 Row = tuple[Any, ...]
 Statement = tuple[str, Sequence[Value]]
+
+AT_ONCE = 100
+"""Values that one query is asked about."""
 
 
 class Database(Protocol):
@@ -24,3 +27,13 @@ class Database(Protocol):
 
     async def close(self) -> None:
         """Finish what is running and let go of the files or connections."""
+
+
+async def among(database: Database, sql: str, digests: Collection[str]) -> set[str]:
+    """The digests that a query finds among these, some of them at a time; their places in it are `{}`."""
+    asked, found = list(digests), set[str]()
+    for start in range(0, len(asked), AT_ONCE):
+        some = asked[start : start + AT_ONCE]
+        places = ", ".join(f"${at}" for at in range(1, len(some) + 1))
+        found.update(digest for (digest,) in await database.read(sql.format(places), *some))
+    return found

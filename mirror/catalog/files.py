@@ -1,12 +1,13 @@
 """What is held: which blob stands behind a file or sidecar that a source lists, and when it was last used."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from functools import lru_cache
 
 import msgspec
 
-from mirror.catalog.database import Database, Row, Statement
+from mirror.catalog.database import Database, Row, Statement, among
 from mirror.catalog.feed import record, record_all
+from mirror.errors import StorageFull
 
 AT_ONCE = 100
 """Files that one statement writes."""
@@ -60,14 +61,24 @@ class Files:
         self._uses[key] = self._uses.get(key, (0, 0.0))[0] + 1, at
 
     async def flush_uses(self) -> None:
-        """Write down the uses that were noted."""
+        """Write down the uses that were noted. Raises StorageFull, and then has not forgotten them."""
         uses, self._uses = self._uses, {}
-        if uses:
-            await self.used((*key, count, at) for key, (count, at) in uses.items())
+        try:
+            if uses:
+                await self.used((*key, count, at) for key, (count, at) in uses.items())
+        except StorageFull:
+            for key, (count, at) in uses.items():
+                more, last = self._uses.get(key, (0, at))
+                self._uses[key] = count + more, max(at, last)
+            raise
 
     async def all(self) -> list[HeldFile]:
-        """Everything that is held."""
-        return [_held(row) for row in await self._database.read(f"SELECT {_COLUMNS} FROM files")]
+        """Everything that is held, with the uses that are not written down yet."""
+        held = [_held(row) for row in await self._database.read(f"SELECT {_COLUMNS} FROM files")]
+        for at, one in enumerate(held):
+            if (noted := self._uses.get((one.source, one.project, one.filename))) is not None:
+                held[at] = msgspec.structs.replace(one, used=max(one.used, noted[1]))
+        return held
 
     async def forget_all(self, held: Iterable[HeldFile]) -> None:
         """These are no longer held; unless they have been stored again since."""
@@ -148,6 +159,10 @@ class Files:
         """Every name under which a blob is held."""
         rows = await self._database.read(f"SELECT {_COLUMNS} FROM files WHERE digest = $1", digest)
         return [_held(row) for row in rows]
+
+    async def needed(self, digests: Collection[str]) -> set[str]:
+        """Which of these blobs are held under any name."""
+        return await among(self._database, "SELECT digest FROM files WHERE digest IN ({})", digests)
 
     async def totals(self) -> tuple[int, int]:
         """How many blobs are held, and how many bytes they have."""

@@ -1,10 +1,10 @@
 """Files of our own: the table that pages are made from. The truth about them stands beside the files."""
 
-from collections.abc import Sequence
+from collections.abc import Collection
 
 import msgspec
 
-from mirror.catalog.database import Database, Row
+from mirror.catalog.database import Database, Row, Statement, among
 from mirror.catalog.feed import record
 
 
@@ -53,6 +53,25 @@ def _row(row: Row) -> UploadRow:
     return UploadRow(upload=Upload(**fields | {"deleted": bool(fields["deleted"])}), sidecar=sidecar, facts=facts)
 
 
+def writing(row: UploadRow) -> Statement:
+    """The statement that writes an upload as it now is."""
+    upload = row.upload
+    return (
+        f"INSERT INTO uploads ({_COLUMNS})"
+        " VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14)"
+        " ON CONFLICT (repository, filename) DO UPDATE SET project = excluded.project,"
+        " digest = excluded.digest, size = excluded.size, uploaded = excluded.uploaded,"
+        " changed = excluded.changed, uploader = excluded.uploader, origin = excluded.origin,"
+        " yanked = excluded.yanked, deleted = excluded.deleted, attestations = excluded.attestations,"
+        " sidecar = excluded.sidecar, facts = excluded.facts",
+        (
+            upload.repository, upload.project, upload.filename, upload.digest, upload.size, upload.uploaded,
+            upload.changed, upload.uploader, upload.origin, upload.yanked, int(upload.deleted),
+            upload.attestations, row.sidecar, row.facts,
+        ),
+    )  # fmt: skip
+
+
 class Uploads:
     """The table of uploads."""
 
@@ -94,40 +113,31 @@ class Uploads:
         """Write an upload as it now is, and in the same transaction an event of that kind; its serial."""
         upload = row.upload
         rows = await self._database.write(
-            *record(upload.changed, source, upload.project, kind, upload.filename, detail),
-            (
-                f"INSERT INTO uploads ({_COLUMNS})"
-                " VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14)"
-                " ON CONFLICT (repository, filename) DO UPDATE SET project = excluded.project,"
-                " digest = excluded.digest, size = excluded.size, uploaded = excluded.uploaded,"
-                " changed = excluded.changed, uploader = excluded.uploader, origin = excluded.origin,"
-                " yanked = excluded.yanked, deleted = excluded.deleted, attestations = excluded.attestations,"
-                " sidecar = excluded.sidecar, facts = excluded.facts",
-                (
-                    upload.repository, upload.project, upload.filename, upload.digest, upload.size, upload.uploaded,
-                    upload.changed, upload.uploader, upload.origin, upload.yanked, int(upload.deleted),
-                    upload.attestations, row.sidecar, row.facts,
-                ),
-            ),
-        )  # fmt: skip
+            *record(upload.changed, source, upload.project, kind, upload.filename, detail), writing(row)
+        )
         serial: int = rows[1][0][0]
         return serial
+
+    async def all(self, repository: str) -> list[UploadRow]:
+        """Every upload, the deleted ones too."""
+        rows = await self._database.read(
+            f"SELECT {_COLUMNS} FROM uploads WHERE repository = $1 ORDER BY filename", repository
+        )
+        return [_row(row) for row in rows]
 
     async def count(self, repository: str) -> int:
         """How many uploads are recorded, deleted ones too."""
         rows = await self._database.read("SELECT count(*) FROM uploads WHERE repository = $1", repository)
         return int(rows[0][0])
 
-    async def uses(self, digests: Sequence[str]) -> set[str]:
+    async def uses(self, digests: Collection[str]) -> set[str]:
         """Which of these blobs any upload needs, for itself or as its sidecar."""
-        needed: set[str] = set()
-        for digest in digests:
-            rows = await self._database.read(
-                "SELECT 1 FROM uploads WHERE (digest = $1 OR sidecar = $1) AND deleted = 0 LIMIT 1", digest
-            )
-            if rows:
-                needed.add(digest)
-        return needed
+        return await among(
+            self._database,
+            "SELECT blob FROM (SELECT digest AS blob FROM uploads WHERE deleted = 0"
+            " UNION SELECT sidecar FROM uploads WHERE deleted = 0) AS ours WHERE blob IN ({})",
+            digests,
+        )
 
     async def blobs(self) -> set[str]:
         """Every blob that any upload needs: never to be evicted."""

@@ -13,6 +13,7 @@ import msgspec
 
 from mirror.blobs import BlobStore
 from mirror.catalog import Catalog, HeldFile
+from mirror.errors import StorageFull
 from mirror.model import File, Format
 from mirror.sweep.plan import Candidate, plan
 
@@ -24,6 +25,8 @@ SECOND_THOUGHTS = 2.0
 """Seconds between moving blobs out of the store and removing them."""
 AT_ONCE = 500
 """Blobs that go together."""
+ROOM = 8 << 20
+"""Bytes with which the catalog has enough room to write down what goes."""
 LEASE = 3600.0
 """Seconds for which one process has the right to sweep."""
 
@@ -65,22 +68,31 @@ class Sweeper:
         self._min_age = min_age
         self._clock = clock
         self._pause = pause
+        self.evicted = 0
+        """Files and sidecars that it has let go of."""
 
     async def sweep(self, *, dry_run: bool = False) -> Report:
-        """Evict what is above the limit, and remove what nothing names."""
+        """Evict what is above the limit, and remove what nothing names. Raises StorageFull when that has no room."""
+        decided = await self._decide()
         if dry_run:
-            return await self._sweep(dry_run=True)
-        if not await self._catalog.leases.take("sweep", self._clock(), LEASE):
+            return self._report(decided)
+        try:
+            mine = await self._catalog.leases.take("sweep", self._clock(), LEASE)
+        except StorageFull:
+            await self._make_room(decided)
+            mine = await self._catalog.leases.take("sweep", self._clock(), LEASE)
+        if not mine:
             return Report(limit=self._limit, busy=True)
         try:
             await self._settle(await self._blobs.withdrawn())  # what a sweep left that was killed
-            return await self._sweep(dry_run=False)
+            await self._let_go(decided.going, decided.orphans)
         finally:
             await self._catalog.leases.give_back("sweep")
+        self.evicted += len(decided.going)
+        return self._report(decided)
 
-    async def _sweep(self, *, dry_run: bool) -> Report:
+    async def _decide(self) -> "_Decision":
         now = self._clock()
-        await self._catalog.files.flush_uses()
         held = await self._catalog.files.all()
         ours = await self._catalog.uploads.blobs()
         parents = self._parents(held)
@@ -102,27 +114,42 @@ class Sweeper:
         ]
         small = sum(stored[digest].size for digest in sidecars if digest in stored)
         room = None if self._limit is None else max(0, self._limit - small)
-        decided = plan(candidates, room, now, self._min_age)
-        going = [one for candidate in decided.evict for one in names[candidate.digest]]
+        going = [
+            one for candidate in plan(candidates, room, now, self._min_age).evict for one in names[candidate.digest]
+        ]
         following = {(one.source, one.project, one.filename) for one in going}
         going += [
             one for one, parent in parents.items() if (parent.source, parent.project, parent.filename) in following
         ]
         named = names.keys() | ours
-        orphans = tuple(
-            digest for digest, blob in stored.items() if digest not in named and now - blob.stored >= ORPHANED
+        return _Decision(
+            going=tuple(going),
+            orphans=tuple(
+                digest for digest, blob in stored.items() if digest not in named and now - blob.stored >= ORPHANED
+            ),
+            sizes={digest: blob.size for digest, blob in stored.items()},
         )
-        if not dry_run:
-            await self._let_go(going, orphans)
-        digests = {one.digest for one in going} | set(orphans)
+
+    def _report(self, decided: "_Decision") -> Report:
+        before = sum(decided.sizes.values())
+        freed = sum(decided.sizes.get(digest, 0) for digest in decided.digests)
         return Report(
-            evicted=tuple(going),
-            orphans=orphans,
-            freed=sum(stored[digest].size for digest in digests if digest in stored),
-            before=sum(blob.size for blob in stored.values()),
-            after=sum(blob.size for digest, blob in stored.items() if digest not in digests),
+            evicted=decided.going,
+            orphans=decided.orphans,
+            freed=freed,
+            before=before,
+            after=before - freed,
             limit=self._limit,
         )
+
+    async def _make_room(self, decided: "_Decision") -> None:
+        """Remove some of what goes while not even that can be written down: whoever asks for it has it fetched anew."""
+        freed = 0
+        for digest in decided.digests:
+            if freed >= ROOM:
+                break
+            await self._blobs.delete(digest)
+            freed += decided.sizes.get(digest, 0)
 
     def _parents(self, held: Sequence[HeldFile]) -> dict[HeldFile, HeldFile]:
         """Sidecar → the file that it belongs to, for those whose file is held."""
@@ -151,7 +178,7 @@ class Sweeper:
                 await self._catalog.pages.forget(source, project, before=self._clock() - self._min_age)
 
     async def _remove(self, digests: Collection[str]) -> None:
-        withdrawn = [digest for digest in digests if not await self._needed(digest)]
+        withdrawn = set(digests) - await self._needed(digests)
         for digest in withdrawn:
             await self._blobs.withdraw(digest)
         await asyncio.sleep(self._pause)
@@ -159,12 +186,28 @@ class Sweeper:
 
     async def _settle(self, withdrawn: Collection[str]) -> None:
         """Remove withdrawn blobs for good, but for those that something has begun to need."""
+        needed = await self._needed(withdrawn)
         for digest in withdrawn:
-            if await self._needed(digest):
+            if digest in needed:
                 await self._blobs.restore(digest)
                 logger.info("the blob %s is needed again, and stays", digest)
             else:
                 await self._blobs.discard(digest)
 
-    async def _needed(self, digest: str) -> bool:
-        return bool(await self._catalog.files.named(digest) or await self._catalog.uploads.uses([digest]))
+    async def _needed(self, digests: Collection[str]) -> set[str]:
+        return await self._catalog.files.needed(digests) | await self._catalog.uploads.uses(digests)
+
+
+class _Decision(msgspec.Struct, frozen=True, kw_only=True):
+    """What is to go."""
+
+    going: tuple[HeldFile, ...]
+    """In the order in which it goes."""
+    orphans: tuple[str, ...]
+    sizes: dict[str, int]
+    """Of every blob that is stored."""
+
+    @property
+    def digests(self) -> list[str]:
+        """Of the blobs that go, each once; those first that nobody misses."""
+        return list(dict.fromkeys((*self.orphans, *(one.digest for one in self.going))))
