@@ -6,6 +6,7 @@ process does not. It ends with its standard input.
 """
 
 import asyncio
+import signal
 import struct
 import sys
 from collections.abc import AsyncIterator, Sequence
@@ -97,4 +98,5 @@ def serve(blobs: LocalBlobs, requests: BinaryIO, answers: BinaryIO) -> None:
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for who started us; we end with our input
     serve(LocalBlobs(Path(sys.argv[1])), sys.stdin.buffer, sys.stdout.buffer)

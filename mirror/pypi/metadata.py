@@ -9,6 +9,7 @@ index contain (License-File under metadata version 2.1, fields of tools of their
 
 import re
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from typing import Any
 
 import msgspec
@@ -44,6 +45,7 @@ class Identity(msgspec.Struct, frozen=True):
     """Requires-Python, as written."""
 
 
+@lru_cache(maxsize=2)  # what is made of a wheel is looked at again, as what is to be promised
 def identify(raw: bytes) -> Identity:
     """Name and version of core metadata. Raises Invalid when it has not both, once each."""
     return _identity(*_fields(raw))

@@ -22,6 +22,8 @@ DIRECTORY_LIMIT = 8 << 20
 """The largest central directory of a zip file, in bytes."""
 _TAIL_LEAST, _TAIL_MOST = 8 << 10, 64 << 10
 _RANGES_LIMIT = 5
+SMALL = 64 << 10
+"""Bytes of a wheel up to which looking into it is quicker than the hop to a thread."""
 _LOCAL_HEADER = 30
 _LOCAL_EXTRA = 256  # more than any tool writes; a longer one costs one more range
 METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
@@ -57,7 +59,9 @@ async def read_metadata(file: File, body: Body) -> bytes:
     for _ in range(_RANGES_LIMIT):
         await held.load(body, missing)
         try:
-            raw = await asyncio.to_thread(_metadata_of, Reader(size, held.fetch), project)
+            reader = Reader(size, held.fetch)
+            small = size <= SMALL
+            raw = _metadata_of(reader, project) if small else await asyncio.to_thread(_metadata_of, reader, project)
         except _Missing as more:
             missing = more
         else:
