@@ -22,9 +22,10 @@ ORDER = [
     *("http", "proxies", "connections", "lane", "send", "receive", "answers", "log", "auth", "metrics", "systemd", "observe"),
     *("witness", "statistics"),
     *("rubygems.following", "rubygems.published"),
-    *("state", "endpoints", "changing", "explaining"),
+    *("state", "endpoints", "changing", "explaining", "feeding"),
+    *("doctor", "pypi.doctor", "rubygems.doctor"),
     *("pypi.routes", "rubygems.routes", "pypi.upload", "rubygems.upload", "web"),
-    *("app", "housekeeping", "ahead", "listening", "serving", "cli", "__main__"),
+    *("app", "housekeeping", "ahead", "follow", "static", "listening", "serving", "cli", "__main__"),
 ]
 """Each imports only from those before it. A new module gets its place here first."""
 

@@ -1,0 +1,159 @@
+"""What both ecosystems demand of a file: that it is whole, and can be had in parts (RFC 9110, section 14)."""
+
+import hashlib
+
+import msgspec
+from yarl import URL
+
+from mirror.doctor.asking import Asking, Reply
+from mirror.doctor.findings import Demand, Finding
+from mirror.errors import TooLarge
+
+PIECE = 64
+"""Bytes of a range that is tried."""
+
+
+class Promise(msgspec.Struct, frozen=True, kw_only=True):
+    """A file, and what its index says of it."""
+
+    url: URL
+    algorithm: str = ""
+    digest: str = ""
+    """Lower-case hex; empty where the index promises none."""
+    size: int | None = None
+
+
+class Conduct:
+    """The demands on files, in an ecosystem's name and for its clients."""
+
+    def __init__(self, area: str, resumes: str, parts: str) -> None:
+        """`resumes`: who goes on with a download that was cut; `parts`: who reads a part of a file."""
+
+        def demand(name: str, text: str, hurts: str) -> Demand:
+            return Demand(f"{area}/file-{name}", text, hurts)
+
+        self.digest = demand(
+            "digest",
+            "A file has the digest and the size that its index promises.",
+            "every installer: it throws the file away and stops; one that does not compare installs what nobody made",
+        )
+        self.length = demand(
+            "length",
+            "A file says how long it is (Content-Length).",
+            "progress bars, and every client that has to notice a cut",
+        )
+        self.encoding = demand(
+            "encoding",
+            "A file is sent as it is, without Content-Encoding, also to who would take gzip.",
+            "installers that compare the digest of what they receive; ranges of two encodings do not fit together",
+        )
+        self.head = demand("head", "HEAD of a file says what GET says.", parts)
+        self.accepts = demand("accept-ranges", "A file says that it can be had in parts (Accept-Ranges: bytes).", parts)
+        self.range = demand("range", "bytes=A-B gives exactly these bytes, with the right Content-Range.", parts)
+        self.rest = demand("range-open", "bytes=A- gives the rest of the file.", resumes)
+        self.suffix = demand("range-suffix", "bytes=-N gives the last N bytes.", parts)
+        self.beyond = demand("range-beyond", "A range behind the end is 416, with the size in Content-Range.", resumes)
+        self.if_range = demand(
+            "if-range",
+            "A range is given while If-Range names the file's ETag, the whole file when it names another.",
+            resumes,
+        )
+        self.etag = demand("etag", "A file has a strong ETag, and answers 304 to it.", resumes)
+        self.immutable = demand(
+            "cache-control",
+            "A file may be kept for at least a day (Cache-Control: max-age).",
+            "pip's and uv's caches and every proxy in between: they ask again for what never changes",
+        )
+
+    async def check(self, asking: Asking, promise: Promise) -> list[Finding]:
+        """Everything about one file, by a dozen requests; a file that is too long is not read in whole."""
+        url = promise.url
+        head = await asking.head(url, Accept_Encoding="gzip")
+        try:
+            whole = await asking.get(url, Accept_Encoding="gzip")
+        except TooLarge as error:
+            return [self.digest.unknown(str(error)), *await self.parts(asking, url, head, None)]
+        if whole.status != 200:
+            return [self.digest.fails(f"GET answers {whole.said}")]
+        encoding = whole.header("Content-Encoding")
+        return [
+            self._whole(promise, whole),
+            self.length.judge(whole.length == len(whole.body), f"Content-Length is {whole.told('Content-Length')}"),
+            self.encoding.judge(encoding in {"", "identity"}, f"Content-Encoding is {encoding}"),
+            self._head(head, whole),
+            self._cache(whole),
+            await self._etag(asking, whole),
+            *await self.parts(asking, url, whole, whole.body),
+        ]
+
+    def _whole(self, promise: Promise, whole: Reply) -> Finding:
+        if promise.size not in {None, len(whole.body)}:
+            return self.digest.fails(f"{len(whole.body)} bytes, promised are {promise.size}")
+        if not promise.digest:
+            return self.digest.unknown("the index promises no digest that could be compared")
+        try:
+            actual = hashlib.new(promise.algorithm, whole.body, usedforsecurity=False).hexdigest()
+        except (ValueError, TypeError):
+            return self.digest.unknown(f"the index promises a digest of the unknown kind {promise.algorithm}")
+        return self.digest.judge(
+            actual == promise.digest, f"{promise.algorithm} is {actual}, promised is {promise.digest}"
+        )
+
+    def _head(self, head: Reply, whole: Reply) -> Finding:
+        if head.status != 200:
+            return self.head.fails(f"HEAD answers {head.said}")
+        names = ("Content-Length", "Content-Type", "ETag", "Accept-Ranges", "Last-Modified")
+        differing = [name for name in names if head.header(name) != whole.header(name)]
+        return self.head.judge(not differing, f"HEAD and GET differ in {', '.join(differing)}")
+
+    def _cache(self, whole: Reply) -> Finding:
+        said = whole.header("Cache-Control")
+        ages = [part.partition("=")[2] for part in said.replace(" ", "").split(",") if part.startswith("max-age=")]
+        lasts = bool(ages) and ages[0].isdigit() and int(ages[0]) >= 86_400
+        return self.immutable.judge(lasts, f"Cache-Control is {said or 'absent'}")
+
+    async def _etag(self, asking: Asking, whole: Reply) -> Finding:
+        etag = whole.header("ETag")
+        if not (etag.startswith('"') and etag.endswith('"') and len(etag) > 2):
+            return self.etag.fails(f"ETag is {etag or 'absent'}")
+        again = await asking.get(whole.url, If_None_Match=etag)
+        return self.etag.judge(again.status == 304, f"the same ETag is answered {again.said}")
+
+    async def parts(self, asking: Asking, url: URL, known: Reply, content: bytes | None) -> list[Finding]:
+        """Ranges of a file of which `known` gives the headers, and `content` the bytes, where they were read."""
+        size = len(content) if content is not None else known.length
+        if not size:
+            return [self.range.unknown("the size of the file is not known")]
+        stop = min(size, PIECE)
+        beyond = await asking.get(url, Range=f"bytes={size + 10}-", most=1, part=True)
+        refused = beyond.status == 416 and beyond.header("Content-Range").replace(" ", "") == f"bytes*/{size}"
+        accepts = known.header("Accept-Ranges")
+        return [
+            self.accepts.judge(accepts == "bytes", f"Accept-Ranges is {accepts or 'absent'}"),
+            await self._part(asking, self.range, url, f"bytes=0-{stop - 1}", (0, stop, size), content),
+            await self._part(asking, self.rest, url, f"bytes={size - stop}-", (size - stop, size, size), content),
+            await self._part(asking, self.suffix, url, f"bytes=-{stop}", (size - stop, size, size), content),
+            self.beyond.judge(refused, f"{beyond.said}, Content-Range: {beyond.told('Content-Range')}"),
+            await self._if_range(asking, url, known.header("ETag"), stop),
+        ]
+
+    async def _part(
+        self, asking: Asking, demand: Demand, url: URL, wanted: str, place: tuple[int, int, int], content: bytes | None
+    ) -> Finding:
+        start, stop, size = place
+        reply = await asking.get(url, Range=wanted, most=PIECE + 1, part=True)
+        if reply.status != 206:
+            return demand.fails(f"{wanted} is answered {reply.said}")
+        if reply.header("Content-Range") != f"bytes {start}-{stop - 1}/{size}":
+            return demand.fails(f"{wanted} is answered with Content-Range: {reply.told('Content-Range')}")
+        right = reply.body == content[start:stop] if content is not None else len(reply.body) == stop - start
+        return demand.judge(right, f"{wanted} gives other bytes than the whole file has there")
+
+    async def _if_range(self, asking: Asking, url: URL, etag: str, stop: int) -> Finding:
+        if not etag:
+            return self.if_range.fails("there is no ETag to name")
+        piece = f"bytes=0-{stop - 1}"
+        same = await asking.get(url, Range=piece, If_Range=etag, most=PIECE, part=True)
+        other = await asking.get(url, Range=piece, If_Range='"another"', most=PIECE, part=True)
+        seen = f"with the same ETag {same.said}, with another {other.said}"
+        return self.if_range.judge((same.status, other.status) == (206, 200), seen)

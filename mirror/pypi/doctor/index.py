@@ -1,0 +1,156 @@
+"""Find the Python index at a URL, and choose the project that stands for all of it."""
+
+import json
+import re
+from collections.abc import Sequence
+from typing import Any
+
+import msgspec
+from yarl import URL
+
+from mirror.doctor import Asking, Reply
+from mirror.errors import Invalid, MirrorError, UpstreamError
+from mirror.model import Answer, File, Project
+from mirror.pypi.names import canonical
+from mirror.pypi.pages import HTML_TYPE, JSON_TYPE, parse_simple
+
+ANY = f"{JSON_TYPE}, {HTML_TYPE};q=0.2, text/html;q=0.01"
+_HEAD = 256 << 10
+"""Bytes of the list of projects that are looked at: the public one has forty million."""
+_PAGE = 8 << 20
+_TRIED = 4
+"""Projects among those listed first, of which the smallest is chosen."""
+_JSON_NAME = re.compile(r'"name"\s*:\s*"([^"\\]{1,200})"')
+_HTML_NAME = re.compile(r"<a\s[^>]{0,2000}>\s*([^<>]{1,200}?)\s*</a>", re.IGNORECASE)
+
+
+class Index(msgspec.Struct, frozen=True, kw_only=True):
+    """A Python index that was found."""
+
+    asking: Asking
+    simple: URL
+    """Of the list of projects; ends in a slash."""
+    names: tuple[str, ...]
+    """Canonical names of the projects that it lists first."""
+
+    @property
+    def root(self) -> URL:
+        """What `simple/`, `pypi/` and `legacy/` lie below."""
+        return self.simple.parent.parent / ""
+
+
+class Subject(msgspec.Struct, frozen=True, kw_only=True):
+    """An index with the project that is looked at."""
+
+    index: Index
+    project: Project
+    page: Reply
+    """As JSON where the index can, else HTML."""
+    document: dict[str, Any] | None
+    """The JSON page, None for HTML."""
+
+    @property
+    def asking(self) -> Asking:
+        return self.index.asking
+
+    @property
+    def url(self) -> URL:
+        """Of the project's page."""
+        return self.index.simple / self.project.name / ""
+
+    @property
+    def entries(self) -> list[dict[str, Any]]:
+        """The files as the JSON page writes them."""
+        files = (self.document or {}).get("files")
+        return [entry for entry in files if isinstance(entry, dict)] if isinstance(files, list) else []
+
+    @property
+    def file(self) -> File | None:
+        """The file that is looked at: the smallest, a wheel with metadata beside it where there is one."""
+
+        def order(file: File) -> tuple[bool, bool, int]:
+            return not file.extra.get("core-metadata"), not file.filename.endswith(".whl"), file.size or 1 << 40
+
+        return min(self.project.files, key=order, default=None)
+
+
+async def find(asking: Asking, url: URL, project: str | None = None) -> Index | None:
+    """The Python index at a URL, be it of its list of projects or of what that lies below; None where there is none.
+
+    With `project`, an index that cannot list its projects is found by that page. Raises UpstreamError when nothing
+    answers, Invalid for a name that is none.
+    """
+    base = url.with_path(url.path.rstrip("/") + "/", keep_query=False)
+    candidates = (
+        [base] if base.parent.name == "simple" or base.path.endswith("/simple/") else [base / "simple" / "", base]
+    )
+    trouble: UpstreamError | None = None
+    for simple in candidates:
+        sure = simple.path.endswith("/simple/")
+        try:
+            reply = await asking.follow(simple, most=_HEAD, part=True, Accept=ANY)
+        except UpstreamError as error:
+            trouble = error
+            continue
+        if reply.status == 200 and _is_index(reply, sure):
+            return Index(asking=asking, simple=simple, names=_names(reply))
+        if project is not None and sure:
+            page = await asking.follow(simple / canonical(project) / "", most=_HEAD, part=True, Accept=ANY)
+            if page.status == 200:
+                return Index(asking=asking, simple=simple, names=())
+    if trouble is not None:
+        raise trouble
+    return None
+
+
+def _is_index(reply: Reply, sure: bool) -> bool:
+    """Whether it can be a list of projects; `sure`: asked for at /simple/, where a page without a type is one, too."""
+    if reply.media_type in {JSON_TYPE, HTML_TYPE}:
+        return True
+    if b"pypi:repository-version" in reply.body[:4096]:
+        return True
+    return sure and not reply.body.lstrip().lower().startswith(b"<?xml")
+
+
+def _names(reply: Reply) -> tuple[str, ...]:
+    text = reply.body.decode("utf-8", "replace")
+    pattern = _JSON_NAME if reply.body.lstrip().startswith(b"{") else _HTML_NAME
+    found: dict[str, None] = {}
+    for match in pattern.finditer(text):
+        try:
+            found[canonical(match[1])] = None
+        except Invalid:
+            continue
+    return tuple(found)
+
+
+async def choose(index: Index, project: str | None = None, held: Sequence[str] = ()) -> Subject:
+    """The project of that name; else the smallest that is held, or of those listed first, that has a file.
+
+    Raises Invalid when there is none, UpstreamError when it cannot be read.
+    """
+    if project is not None:
+        return await _subject(index, canonical(project))
+    found: list[Subject] = []
+    trouble = "it lists none"
+    for name in (held or index.names)[:_TRIED]:
+        try:
+            found.append(await _subject(index, name))
+        except MirrorError as error:
+            trouble = str(error)
+    found = [one for one in found if one.project.files] or found
+    if not found:
+        raise Invalid(f"No project of {index.simple} can be looked at: {trouble}. Name one with --project.")
+    return min(found, key=lambda one: len(one.page.body))
+
+
+async def _subject(index: Index, name: str) -> Subject:
+    reply = await index.asking.follow(index.simple / name / "", most=_PAGE, Accept=ANY)
+    if reply.status != 200:
+        raise Invalid(f"The page of {name} is answered {reply.said}.")
+    json_page = reply.media_type.endswith("json") or reply.body.lstrip().startswith(b"{")
+    # What the type says is judged elsewhere: here the page is to be understood at any price.
+    answer = Answer(url=str(reply.url), content_type=JSON_TYPE if json_page else "text/html", body=reply.body)
+    project = parse_simple(answer, name)
+    document = json.loads(reply.body) if json_page else None
+    return Subject(index=index, project=project, page=reply, document=document if isinstance(document, dict) else None)

@@ -1,0 +1,306 @@
+"""What Python clients demand of the simple pages (PEP 503, 592, 629, 691, 700, 714) and of the JSON API."""
+
+import json
+import re
+from typing import Any
+from urllib.parse import unquote
+
+from yarl import URL
+
+from mirror.doctor import Demand, Finding, Reply
+from mirror.errors import MirrorError
+from mirror.pypi.doctor.index import ANY, Subject
+from mirror.pypi.pages import HTML_TYPE, JSON_TYPE
+
+_UNKNOWN = "no-such-project-of-the-doctor"
+_WORTH_PACKING = 4096
+"""Bytes from which a page is worth compressing."""
+
+_JSON = Demand(
+    "pypi/json",
+    "A page comes as JSON for who asks for it (PEP 691).",
+    "pip and uv fall back to HTML, which has neither sizes nor upload times",
+)
+_HTML = Demand("pypi/html", "A page comes as HTML for who takes nothing else.", "pip before 22.2 and every older tool")
+_PLAIN = Demand(
+    "pypi/no-accept", "A page comes for who says no Accept at all, and for */*.", "curl, scripts and bandersnatch"
+)
+_TYPE = Demand(
+    "pypi/content-type",
+    "A page has the Content-Type of what it is.",
+    "uv refuses a page without one, pip passes over it as if it were not there",
+)
+_SPELLING = Demand(
+    "pypi/normalised-name",
+    "A name in another spelling leads to the page of the canonical one (PEP 503).",
+    "old tools and people who ask for the name as its author writes it",
+)
+_SLASH = Demand(
+    "pypi/slash",
+    "The address of a page without its last slash leads to it.",
+    "scripts, and bandersnatch, which asks for /simple",
+)
+_ETAG = Demand(
+    "pypi/etag",
+    "A page has an ETag of its own for each form, and answers 304 to it.",
+    "pip and uv ask for a page in each run: without it they load all of it each time",
+)
+_GZIP = Demand(
+    "pypi/gzip",
+    "A long page comes compressed for who asks for it, and unpacks to the same.",
+    "everyone on a slow line: pages compress tenfold",
+)
+_VARY = Demand(
+    "pypi/vary",
+    "Vary names what the form of a page depends on (Accept, Accept-Encoding).",
+    "every cache in between: it hands one client's form to another that cannot read it",
+)
+_CACHE = Demand(
+    "pypi/cache-control",
+    "A page says how long it may be kept.",
+    "uv and pip from 26.2, which ask again each time, or keep it for as long as they guess",
+)
+_VERSION = Demand(
+    "pypi/api-version",
+    "The API version is true: from 1.1 on there are versions, and a size on every file (PEP 700).",
+    "clients that rely on it: they fail on what is missing, or read a field that is not there",
+)
+_HASHES = Demand(
+    "pypi/hashes",
+    "Every file has the key hashes, which may be empty.",
+    "uv: it gives up the whole page for one file without it",
+)
+_DIGESTS = Demand(
+    "pypi/digests",
+    "Every file has a digest that is worth something (SHA-256 or better).",
+    "pip --require-hashes, uv.lock, poetry.lock: nothing can be locked, and a damaged file is not noticed",
+)
+_URLS = Demand(
+    "pypi/file-urls",
+    "The URL of a file ends in its name, and has no query.",
+    "pip and uv: they put .metadata behind the URL, and read the name from it",
+)
+_ROOT = Demand(
+    "pypi/file-host",
+    "Where one has to log in, files lie on the same host as the pages.",
+    "uv and pip: they send a password to the host that it was given for, so that each file is refused",
+)
+_TIMES = Demand(
+    "pypi/upload-time",
+    "Every file says when it was uploaded (PEP 700).",
+    "uv --exclude-newer and pip --uploaded-prior-to: they hide or refuse files without it",
+)
+_OBJECT = Demand(
+    "pypi/metadata-key",
+    "No file has dist-info-metadata as an object beside core-metadata (PEP 714).",
+    "pip 22.3 to 23.1: it crashes",
+)
+_MISSING = Demand(
+    "pypi/unknown-project",
+    "A project that does not exist is 404.",
+    "everyone: an empty page or an error in place of it keeps pip and uv from asking their next index, or ends them",
+)
+_LEGACY = Demand(
+    "pypi/json-api",
+    "/pypi/NAME/json describes the project, with its serial in X-PyPI-Last-Serial.",
+    "bandersnatch (which also wants file URLs below /packages), pip-audit, renovate, pipenv",
+)
+_SERIALS = Demand(
+    "pypi/serials", "The list of projects gives each its _last-serial.", "bandersnatch: it passes over projects without"
+)
+
+
+async def negotiation(subject: Subject) -> list[Finding]:
+    """The forms of a page, and what is said about them."""
+    ask, url = subject.asking, subject.url
+    in_json = await ask.follow(url, Accept=JSON_TYPE)
+    html = await ask.follow(url, Accept="text/html")
+    plain = await ask.follow(url)
+    star = await ask.follow(url, Accept="*/*")
+    got_json = in_json.status == 200 and _is_json(in_json)
+    forms = [reply for reply in (in_json, html, plain) if reply.status == 200]
+    cache = subject.page.told("Cache-Control")
+    mistyped = [reply for reply in forms if not _typed(reply)]
+    return [
+        _JSON.judge(got_json, f"{in_json.said}, Content-Type: {in_json.told('Content-Type')}"),
+        _HTML.judge(html.status == 200 and not _is_json(html), f"{html.said}, {html.media_type or 'without a type'}"),
+        _PLAIN.judge((plain.status, star.status) == (200, 200), f"without Accept {plain.said}, with */* {star.said}"),
+        _TYPE.judge(not mistyped, f"Content-Type is {mistyped[0].told('Content-Type')}" if mistyped else ""),
+        _CACHE.judge("max-age" in cache or "no-" in cache, f"Cache-Control is {cache}"),
+        await _etag(subject, [in_json, html] if got_json else [html]),
+        *await _packed(subject, got_json and html.status == 200 and not _is_json(html)),
+    ]
+
+
+def _is_json(reply: Reply) -> bool:
+    return reply.body.lstrip().startswith(b"{")
+
+
+def _typed(reply: Reply) -> bool:
+    return reply.media_type in ({JSON_TYPE, "application/json"} if _is_json(reply) else {HTML_TYPE, "text/html"})
+
+
+async def _etag(subject: Subject, forms: list[Reply]) -> Finding:
+    tags = [reply.header("ETag") for reply in forms]
+    if not all(tags):
+        return _ETAG.fails("there is no ETag")
+    if len(set(tags)) < len(tags):
+        return _ETAG.fails(f"JSON and HTML have the same ETag {tags[0]}")
+    for reply, tag in zip(forms, tags, strict=True):
+        accept = JSON_TYPE if _is_json(reply) else "text/html"
+        again = await subject.asking.get(reply.url, Accept=accept, If_None_Match=tag)
+        if again.status != 304:
+            return _ETAG.fails(f"the same ETag {tag} is answered {again.said}")
+    return _ETAG.ok()
+
+
+async def _packed(subject: Subject, negotiates: bool) -> list[Finding]:
+    page, ask = subject.page, subject.asking
+    packed = await ask.get(page.url, Accept=ANY, Accept_Encoding="gzip")
+    coding = packed.header("Content-Encoding").lower()
+    if coding == "gzip":
+        try:
+            same = packed.identity() == page.body
+        except MirrorError as error:
+            gzip = _GZIP.fails(str(error))
+        else:
+            gzip = _GZIP.judge(same, "it unpacks to another page")
+    elif coding or len(page.body) >= _WORTH_PACKING:
+        gzip = _GZIP.fails(f"{len(page.body)} bytes, Content-Encoding: {coding or 'absent'}")
+    else:
+        gzip = _GZIP.unknown("the page is too short to be worth it; name a larger project")
+    # RFC 9110, section 12.5.5; a cache that compresses by itself adds its own.
+    named = {name.strip().lower() for name in page.header("Vary").split(",")}
+    needed = ({"accept"} if negotiates else set()) | ({"accept-encoding"} if coding == "gzip" else set())
+    missing = sorted(needed - named)
+    vary = _VARY.judge(not missing or "*" in named, f"Vary is {page.told('Vary')}: {', '.join(missing)}")
+    return [gzip, vary]
+
+
+async def addresses(subject: Subject) -> list[Finding]:
+    """Names in other spellings, without a slash, and of no project."""
+    ask, index, name = subject.asking, subject.index, subject.project.name
+    other = name.replace("-", "_").upper()
+    spelled = await ask.follow(index.simple / other / "", Accept=ANY) if other != name else None
+    bare = await ask.follow(index.simple / name, Accept=ANY)
+    root = await ask.follow(
+        index.simple.parent / index.simple.name if index.simple.name else _bare(index.simple),
+        most=4096,
+        part=True,
+        Accept=ANY,
+    )
+    missing = await ask.get(index.simple / _UNKNOWN / "", Accept=ANY, most=4096, part=True)
+    slashes = [reply.said for reply in (bare, root) if reply.status != 200]
+    return [
+        _SPELLING.unknown("the name has one spelling only")
+        if spelled is None
+        else _SPELLING.judge(_is_page(spelled, subject), f"{other} is answered {spelled.said}"),
+        _SLASH.judge(not slashes, f"answered {', '.join(slashes)}"),
+        _MISSING.judge(missing.status == 404, missing.said),
+    ]
+
+
+def _bare(url: URL) -> URL:
+    return url.with_path(url.path.rstrip("/"))
+
+
+def _is_page(reply: Reply, subject: Subject) -> bool:
+    return reply.status == 200 and _is_json(reply) == _is_json(subject.page)
+
+
+async def content(subject: Subject) -> list[Finding]:
+    """What the page says of the project's files. Asks nothing."""
+    files = subject.project.files
+    if not files:
+        return [_DIGESTS.unknown("the project has no files; name another with --project")]
+    weak = [file.filename for file in files if not {"sha256", "sha384", "sha512"} & file.digests.keys()]
+    broken = [file.url for file in files if not _ends_in_name(file.url, file.filename)]
+    elsewhere = [file.url for file in files if URL(file.url, encoded=True).origin() != subject.page.url.origin()]
+    found = [
+        _DIGESTS.judge(not weak, _some(weak, len(files))),
+        _URLS.judge(not broken, _some(broken, len(files))),
+        _ROOT.judge(not (elsewhere and subject.asking.with_login), _some(elsewhere, len(files))),
+    ]
+    if subject.document is None:
+        return [*found, _html_version(subject)]
+    entries = subject.entries
+    without = [str(entry.get("filename")) for entry in entries if not isinstance(entry.get("hashes"), dict)]
+    timeless = [file.filename for file in files if file.uploaded is None]
+    objects = [str(entry.get("filename")) for entry in entries if isinstance(entry.get("dist-info-metadata"), dict)]
+    return [
+        *found,
+        _version(subject.document, entries),
+        _HASHES.judge(not without, _some(without, len(entries))),
+        _TIMES.judge(not timeless, _some(timeless, len(files))),
+        _OBJECT.judge(not objects, _some(objects, len(entries))),
+    ]
+
+
+def _ends_in_name(url: str, filename: str) -> bool:
+    return "?" not in url and unquote(url.rpartition("/")[2]) == filename
+
+
+def _some(wrong: list[str], of: int) -> str:
+    return f"{len(wrong)} of {of} files, such as {wrong[0]}" if wrong else ""
+
+
+def _parts(version: object) -> tuple[int, int] | None:
+    match = re.fullmatch(r"([0-9]{1,4})\.([0-9]{1,4})", version) if isinstance(version, str) else None
+    return (int(match[1]), int(match[2])) if match else None
+
+
+def _version(document: dict[str, Any], entries: list[dict[str, Any]]) -> Finding:
+    meta = document.get("meta")
+    told = meta.get("api-version") if isinstance(meta, dict) else None
+    version = _parts(told)
+    if version is None or version[0] != 1:
+        return _VERSION.fails(f"api-version is {told!r}, which no client knows")
+    if version < (1, 1):
+        return _VERSION.ok(f"{told}: sizes and versions are not promised")
+    if not isinstance(document.get("versions"), list):
+        return _VERSION.fails(f"{told}, and the page has no versions")
+    sizeless = [str(entry.get("filename")) for entry in entries if not isinstance(entry.get("size"), int)]
+    return _VERSION.judge(not sizeless, f"{told}, and there is no size on {_some(sizeless, len(entries))}")
+
+
+def _html_version(subject: Subject) -> Finding:
+    match = re.search(rb'name="pypi:repository-version"\s+content="([^"]{0,20})"', subject.page.body[:4096])
+    if match is None:
+        return _VERSION.ok("HTML without a version, which means 1.0 (PEP 629)")
+    told = match[1].decode("utf-8", "replace")
+    version = _parts(told)
+    return _VERSION.judge(version is not None and version[0] == 1, f"the version is {told!r}, which no client knows")
+
+
+async def beside(subject: Subject) -> list[Finding]:
+    """The JSON API, and the serials that bandersnatch follows."""
+    ask, index = subject.asking, subject.index
+    reply = await ask.follow(index.root / "pypi" / subject.project.name / "json", Accept="application/json")
+    head = await ask.follow(index.simple, most=65536, part=True, Accept=JSON_TYPE)
+    start = head.body.decode("utf-8", "replace")
+    if not start.lstrip().startswith("{"):
+        serials = _SERIALS.fails("the list of projects does not come as JSON")
+    elif not index.names:
+        serials = _SERIALS.unknown("the list is empty, or cannot be had")
+    else:
+        count = len(re.findall(r'"_last-serial"\s*:\s*[0-9]', start))
+        serials = _SERIALS.judge(count >= min(2, len(index.names)), "projects without")
+    return [_legacy(reply), serials]
+
+
+def _legacy(reply: Reply) -> Finding:
+    if reply.status != 200:
+        return _LEGACY.fails(reply.said)
+    try:
+        document = json.loads(reply.body)
+    except (ValueError, RecursionError):
+        return _LEGACY.fails("it is not JSON")
+    if not isinstance(document, dict) or not isinstance(document.get("info"), dict):
+        return _LEGACY.fails("it has no info")
+    if not re.fullmatch(r"[0-9]{1,18}", reply.header("X-PyPI-Last-Serial")):
+        return _LEGACY.fails(f"X-PyPI-Last-Serial is {reply.told('X-PyPI-Last-Serial')}")
+    urls = [file.get("url") for file in document.get("urls") or () if isinstance(file, dict)]
+    strange = [
+        url for url in urls if not isinstance(url, str) or not reply.url.join(URL(url)).path.startswith("/packages")
+    ]
+    return _LEGACY.ok(f"but bandersnatch wants paths below /packages, not {strange[0]}" if strange else "")

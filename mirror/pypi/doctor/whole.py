@@ -1,0 +1,40 @@
+"""A whole Python index, in the order in which a reader wants to hear of it."""
+
+from functools import partial
+
+from yarl import URL
+
+from mirror.doctor import Asking, Check, Demand, Finding, Wishes, run
+from mirror.errors import MirrorError, UpstreamError
+from mirror.pypi.doctor import files, pages
+from mirror.pypi.doctor.index import Subject, choose, find
+from mirror.pypi.doctor.upload import uploads
+
+_READABLE = Demand(
+    "pypi/page",
+    "The page of a project can be read.",
+    "pip and uv pass over the project, or end",
+)
+
+
+async def examine(asking: Asking, url: URL, wishes: Wishes) -> list[Finding] | None:
+    """Every finding about the index at a URL; None where there is none. Raises UpstreamError when nothing answers."""
+    index = await find(asking, url, wishes.project)
+    if index is None:
+        return None
+    found: list[Finding] = []
+    checks: list[Check] = []
+    try:
+        checks += _checks(await choose(index, wishes.project, wishes.held))
+    except UpstreamError as error:
+        found.append(_READABLE.fails(str(error)))
+    except MirrorError as error:
+        found.append(_READABLE.unknown(str(error)))
+    if wishes.upload and wishes.token:
+        checks += uploads(index, wishes.upload, wishes.token)
+    return found + await run("pypi", checks)
+
+
+def _checks(subject: Subject) -> list[Check]:
+    every = (pages.negotiation, pages.addresses, pages.content, pages.beside, files.file, files.metadata)
+    return [partial(check, subject) for check in every]

@@ -1,0 +1,204 @@
+"""What bundler and gem demand of the compact index: /versions, /names and /info.
+
+/info is short, so every rule is tried on it; /versions may be long, and is read once.
+"""
+
+import hashlib
+
+from mirror.doctor import Demand, Finding, Reply
+from mirror.rubygems.doctor.index import Subject
+from mirror.rubygems.index import digest_headers
+
+_UNKNOWN = "no-such-gem-of-the-doctor"
+_NAMES_LIMIT = 32 << 20
+
+_ETAG = Demand(
+    "rubygems/etag",
+    "The ETag of /versions, /names and /info is the MD5 of the unpacked body, strong and in quotes.",
+    "bundler 2.3 and 2.4: they compare it with their copy, and leave the compact index where it differs",
+)
+_DIGESTS = Demand(
+    "rubygems/digests",
+    "They carry Repr-Digest and Digest, both the SHA-256 of the whole unpacked body, also with a part of it.",
+    "bundler from 2.5 on: it cannot verify what it appended, and loads everything again",
+)
+_ACCEPTS = Demand(
+    "rubygems/accept-ranges",
+    "They say that they can be had in parts (Accept-Ranges: bytes).",
+    "bundler and mirrors: they load 23 MB instead of the few bytes that are new",
+)
+_TYPE = Demand("rubygems/content-type", "They are text/plain in UTF-8.", "proxies and scanners that judge by the type")
+_GZIP = Demand(
+    "rubygems/gzip",
+    "A long /versions comes as gzip for who asks for it.",
+    "gem and bundler on a slow line: 23 MB instead of 10",
+)
+_RANGE = Demand(
+    "rubygems/range",
+    "A range from the last byte on gives that byte, with the right Content-Range.",
+    "bundler: it asks so for what is new, and throws its copy away when the overlap is wrong",
+)
+_BEYOND = Demand(
+    "rubygems/never-416",
+    "A range from the end or behind it gives the whole with 200, never 416, never an empty 206.",
+    "bundler 2.5 to 2.7 and gem 4.1 fail on the 416; an empty 206 crashes bundler 2.5",
+)
+_IDENTITY = Demand(
+    "rubygems/range-identity",
+    "A request with Range is never answered with gzip.",
+    "bundler: it appends compressed bytes to a plain file, and has to load everything again",
+)
+_CONDITION = Demand(
+    "rubygems/if-none-match",
+    "If-None-Match is met in quotes, weak (W/) and bare.",
+    "bundler 2.5.0 to 2.5.4 send it bare, proxies make it weak: both load everything in each run",
+)
+_PRECEDENCE = Demand(
+    "rubygems/304-over-range",
+    "What is unchanged is 304, also with a Range of its last byte.",
+    "bundler 2.3 and 2.4: an update of nothing costs a retry, or the compact index",
+)
+_HEAL = Demand(
+    "rubygems/self-heal",
+    "When the ETag matches but the Range does not begin at the last byte, the whole comes with 200.",
+    "bundler from 2.5 on: its copy is damaged, and with a 304 it stays so for ever",
+)
+_TAIL = Demand(
+    "rubygems/versions-range",
+    "/versions from its last byte on gives that byte, and what is new.",
+    "bundler, gem and mirrors: each look costs 23 MB instead of a few bytes",
+)
+_END = Demand(
+    "rubygems/versions-never-416",
+    "/versions from behind its end is the whole with 200, never 416.",
+    "bundler 2.5 to 2.7 and gem 4.1, after the index was rewritten and has become shorter",
+)
+_HEAD = Demand(
+    "rubygems/head",
+    "HEAD / and HEAD /versions are answered 200.",
+    "gem: each install begins with one of them, and takes an error for an index that is not there",
+)
+_LISTED = Demand(
+    "rubygems/listed", "/versions lists the gem.", "bundler: for it, what /versions does not list is not there"
+)
+_MD5 = Demand(
+    "rubygems/info-md5",
+    "The MD5 in /versions is that of the gem's /info.",
+    "bundler: it asks for /info again in each run, or keeps an old one",
+)
+_NAMES = Demand("rubygems/names", "/names lists the gem.", "completion and search of gem and bundler")
+_MISSING = Demand(
+    "rubygems/unknown-gem",
+    "A gem that does not exist is 404.",
+    "bundler: after any other error it leaves the compact index and walks the legacy one, by thousands of requests",
+)
+
+
+async def headers(subject: Subject) -> list[Finding]:
+    """What stands above the bodies of all three kinds of page."""
+    root, ask = subject.index.root, subject.asking
+    names = await ask.get(root / "names", most=_NAMES_LIMIT, Accept_Encoding="identity")
+    pages = {"/versions": (subject.log, subject.body), f"/info/{subject.gem.name}": (subject.info, subject.info.body)}
+    if names.status == 200:
+        pages["/names"] = names, names.body
+    etags = {path: told for path, (reply, body) in pages.items() if (told := reply.told("ETag")) != etag_of(body)}
+    if subject.log.header("Content-Encoding"):  # a compressed answer may have a validator of its own: ask for the other
+        plain = await ask.head(root / "versions", Accept_Encoding="identity")
+        etags.pop("/versions", None)
+        if plain.told("ETag") != etag_of(subject.body):
+            etags["/versions"] = plain.told("ETag")
+    digests = {path: wrong for path, (reply, body) in pages.items() if (wrong := wrong_digests(reply, body))}
+    ranges = {path: reply.told("Accept-Ranges") for path, (reply, _) in pages.items()}
+    types = {path: reply.told("Content-Type") for path, (reply, _) in pages.items()}
+    listed = f"\n{subject.gem.name}\n".encode() in b"\n" + names.body
+    return [
+        _ETAG.judge(not etags, _first(etags)),
+        _DIGESTS.judge(not digests, _first(digests)),
+        _ACCEPTS.judge(set(ranges.values()) == {"bytes"}, _first(ranges)),
+        _TYPE.judge(all(kind.startswith("text/plain") for kind in types.values()), _first(types)),
+        _gzip(subject),
+        _NAMES.judge(names.status == 200 and listed, names.said if names.status != 200 else "it does not"),
+    ]
+
+
+def etag_of(body: bytes) -> str:
+    """What the header has to be."""
+    return f'"{hashlib.md5(body, usedforsecurity=False).hexdigest()}"'
+
+
+def wrong_digests(reply: Reply, body: bytes) -> str:
+    """What is wrong with the digest headers of an answer about `body`; empty when nothing is."""
+    right = digest_headers(hashlib.sha256(body).digest())
+    return ", ".join(f"{name} is {reply.told(name)}" for name, value in right.items() if reply.header(name) != value)
+
+
+def _first(wrong: dict[str, str]) -> str:
+    return next((f"{path}: {what}" for path, what in wrong.items()), "")
+
+
+def _gzip(subject: Subject) -> Finding:
+    if subject.log.header("Content-Encoding").lower() == "gzip":
+        return _GZIP.ok()
+    if len(subject.body) < 16_384:
+        return _GZIP.unknown("it is too short to be worth it")
+    return _GZIP.fails(f"{len(subject.body)} bytes, Content-Encoding: {subject.log.told('Content-Encoding')}")
+
+
+async def updates(subject: Subject) -> list[Finding]:
+    """How a client that has a copy learns what is new: tried on /info."""
+    url, body, ask = subject.info.url, subject.info.body, subject.asking
+    last = f"bytes={len(body) - 1}-"
+    given = subject.info.header("ETag") or etag_of(body)
+    bare = given.removeprefix("W/").strip('"')
+    tail = await ask.get(url, Range=last)
+    packed = await ask.get(url, Range=last, Accept_Encoding="gzip")
+    beyond = [await ask.get(url, Range=f"bytes={len(body) + more}-") for more in (0, 10)]
+    refused = [reply.said for reply in beyond if reply.status != 200 or reply.identity() != body]
+    forms = {form: (await ask.get(url, If_None_Match=form)).status for form in (f'"{bare}"', f'W/"{bare}"', bare)}
+    unmet = [f"{form} is answered {status}" for form, status in forms.items() if status != 304]
+    unchanged = await ask.get(url, If_None_Match=f'"{bare}"', Range=last)
+    damaged = await ask.get(url, If_None_Match=f'"{bare}"', Range=f"bytes={len(body) // 2}-")
+    return [
+        _tail(tail, body),
+        _IDENTITY.judge(
+            not packed.header("Content-Encoding"), f"Content-Encoding is {packed.told('Content-Encoding')}"
+        ),
+        _BEYOND.judge(not refused, ", ".join(refused)),
+        _CONDITION.judge(not unmet, ", ".join(unmet)),
+        _PRECEDENCE.judge(unchanged.status == 304, unchanged.said),
+        _HEAL.judge(damaged.status == 200 and damaged.identity() == body, damaged.said),
+    ]
+
+
+def _tail(reply: Reply, body: bytes) -> Finding:
+    size = len(body)
+    if reply.status != 206:
+        return _RANGE.fails(reply.said)
+    if reply.header("Content-Range") != f"bytes {size - 1}-{size - 1}/{size}":
+        return _RANGE.fails(f"Content-Range is {reply.told('Content-Range')}")
+    if reply.body != body[-1:]:
+        return _RANGE.fails("it is another byte, or more than one")
+    wrong = wrong_digests(reply, body)
+    return _RANGE.judge(not wrong, f"with a part, {wrong}")
+
+
+async def versions(subject: Subject) -> list[Finding]:
+    """Whether /versions and /info agree, and what is asked before all else."""
+    root, ask, name = subject.index.root, subject.asking, subject.gem.name
+    heads = {url.path: await ask.head(url) for url in (root, root / "versions")}
+    dead = [f"HEAD {path} is answered {reply.said}" for path, reply in heads.items() if reply.status != 200]
+    size = len(subject.body)
+    tail = await ask.get(root / "versions", Range=f"bytes={max(0, size - 1)}-", most=65536, part=True)
+    beyond = await ask.get(root / "versions", Range=f"bytes={size + 1024}-", most=1, part=True)
+    missing = await ask.get(root / "info" / _UNKNOWN, most=65536, part=True)
+    promised = subject.versions.md5(name)
+    actual = hashlib.md5(subject.info.body, usedforsecurity=False).hexdigest()
+    return [
+        _HEAD.judge(not dead, ", ".join(dead)),
+        _LISTED.judge(name in subject.versions, "it does not"),
+        _MD5.judge(promised == actual, f"{promised} in /versions, {actual} of /info/{name}"),
+        # The log may have grown since it was read.
+        _TAIL.judge(tail.status == 206 and tail.body[:1] == subject.body[-1:], tail.said),
+        _END.judge(beyond.status == 200, beyond.said),
+        _MISSING.judge(missing.status == 404, missing.said),
+    ]
