@@ -3,6 +3,7 @@
 A middleware inside of the one that turns errors into answers, so that no handler has to think of it.
 """
 
+import logging
 import time
 from collections.abc import Awaitable, Callable
 
@@ -12,8 +13,10 @@ from aiohttp.typedefs import Middleware
 from mirror import log
 from mirror.auth import Guard, address_of
 from mirror.catalog import RemovedFiles
-from mirror.errors import Blocked, Unauthorized
+from mirror.errors import Blocked, StorageFull, Unauthorized
 from mirror.http import REMOVED, REPOSITORY
+
+logger = logging.getLogger(__name__)
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -49,7 +52,10 @@ class Witness:
     async def _fetched(self, request: web.Request, source: str, project: str, filename: str) -> None:
         who, client = await self._who(request), address_of(request)
         log.audit("removed", who=who, client=client, repository=request.get(REPOSITORY, ""), filename=filename)
-        await self._removed.fetched(source, project, filename, client, who, self._clock())
+        try:
+            await self._removed.fetched(source, project, filename, client, who, self._clock())
+        except StorageFull as error:
+            logger.warning("that %s was fetched stands only in the log: %s", filename, error)
 
     async def _who(self, request: web.Request) -> str:
         try:

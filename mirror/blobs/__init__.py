@@ -8,6 +8,7 @@ has returned, a loss of power leaves either the whole blob or, when it never ret
 """
 
 import errno
+import hashlib
 import re
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import AbstractAsyncContextManager, contextmanager
@@ -32,6 +33,28 @@ class Held(msgspec.Struct, frozen=True, kw_only=True):
     """Bytes."""
     stored: float
     """When the store took it, in seconds since the epoch; not the file's own date."""
+
+
+class MemoryBody(msgspec.Struct, frozen=True):
+    """Something small that there is no room to store."""
+
+    content: bytes
+    digest: str
+    modified: None = None
+    path: None = None
+
+    @classmethod
+    def of(cls, content: bytes) -> "MemoryBody":
+        """These bytes as a Body."""
+        return cls(content, hashlib.sha256(content).hexdigest())
+
+    @property
+    def size(self) -> int:
+        return len(self.content)
+
+    async def read(self, start: int = 0, stop: int | None = None) -> AsyncIterator[bytes]:
+        """Yield the bytes [start, stop)."""
+        yield self.content[start:stop]
 
 
 class Part(msgspec.Struct, frozen=True, kw_only=True):

@@ -2,14 +2,16 @@
 
 import logging
 from collections.abc import Callable
+from contextlib import suppress
 
-from mirror.blobs import BlobStore, Held
+from mirror.blobs import BlobStore, Held, MemoryBody
 from mirror.catalog import Catalog, HeldFile
 from mirror.errors import (
     Invalid,
     MissingBlob,
     NotFound,
     Offline,
+    StorageFull,
     UnknownFile,
     UpstreamError,
     UpstreamProtocolError,
@@ -97,7 +99,8 @@ class HeldFiles:
             self._held.forget((project, filename))
             if await self._catalog.files.get(self._name, project, filename):
                 logger.error("the blob of %s has vanished from the store; it is fetched again", filename)
-                await self._catalog.files.forget(self._name, project, filename)
+                with suppress(StorageFull):  # then it stays known as one that has vanished
+                    await self._catalog.files.forget(self._name, project, filename)
             return None
 
     async def _record(self, project: str, filename: str, blob: Held, kind: str = "file") -> None:
@@ -109,7 +112,11 @@ class HeldFiles:
             size=blob.size,
             stored=self._clock(),
         )
-        serial = await self._catalog.files.add(held, kind)
+        try:
+            serial = await self._catalog.files.add(held, kind)
+        except StorageFull as error:
+            logger.warning("%s is kept, but not entered in the catalog: %s", filename, error)
+            return
         self._held.put((project, filename), held)
         self._feed.recorded(serial)
 
@@ -134,7 +141,11 @@ class HeldFiles:
             except Invalid as error:
                 logger.warning("%s has no sidecar: %s", file.filename, error)
                 raise UnknownFile(project, name) from error
-        blob = await self._blobs.write(content)
+        try:
+            blob = await self._blobs.write(content)
+        except StorageFull as error:
+            logger.warning("%s is passed on without being kept: %s", name, error)
+            return Opened(MemoryBody.of(content), "miss")
         await self._record(project, name, blob, "sidecar")
         return Opened(await self._blobs.open(blob.digest), "miss")
 

@@ -5,13 +5,14 @@ The decisions stand in `freshness`; here is what they lead to. Only an answer th
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
 from typing import TypeVar
 
 import msgspec
 
 from mirror.catalog import Catalog, PageRow
-from mirror.errors import NotFound, Offline, UpstreamError, UpstreamProtocolError, UpstreamUnavailable
+from mirror.errors import NotFound, Offline, StorageFull, UpstreamError, UpstreamProtocolError, UpstreamUnavailable
 from mirror.feed import Feed
 from mirror.flight import SingleFlight
 from mirror.freshness import Ages, Decision, Demand, Stamp, decide, fresh_until, stands_in
@@ -28,6 +29,8 @@ LAG = 30.0
 """Seconds after which an upstream that serves an older page than it lists is asked again."""
 REMEMBERED_FILES = 100_000
 """How many files' entries of parsed pages stay in memory."""
+UNSTORED = 64 << 20
+"""Bytes of pages that stay in memory because there was no room to store them."""
 NAMES = Page("names")
 
 T = TypeVar("T", Project, Names)
@@ -66,6 +69,8 @@ class CachedPages:
         self._offline = offline
         self._clock = clock
         self._rows: Memory[Page, PageRow] = Memory(20_000)
+        self._unstored: Memory[Page, tuple[PageRow, Answer]] = Memory(UNSTORED)
+        """Newer than what is stored: the disk was full."""
         self._projects: Memory[Page, tuple[str, Project]] = Memory(REMEMBERED_FILES)
         self._names: tuple[str, Names] | None = None
         self._lagging: Memory[Page, tuple[str, float]] = Memory(1000)
@@ -77,7 +82,9 @@ class CachedPages:
     def _heard(self, source: str, project: str) -> None:
         """Read a page's state again: another process may have changed it."""
         if source == self._name:
-            self._rows.forget(Page("project", project) if project else NAMES)
+            page = Page("project", project) if project else NAMES
+            self._rows.forget(page)
+            self._unstored.forget(page)
 
     def until(self, page: Page, row: PageRow, outcome: Outcome) -> float:
         """The moment until which the page need not be asked for again."""
@@ -149,6 +156,11 @@ class CachedPages:
         return lagging is not None and lagging[0] == listed and 0 <= now - lagging[1] < LAG
 
     async def _row(self, page: Page) -> PageRow | None:
+        if (unstored := self._unstored.get(page)) is not None:
+            return unstored[0]
+        return await self._stored(page)
+
+    async def _stored(self, page: Page) -> PageRow | None:
         row = self._rows.get(page)
         if row is None:
             row = await self._catalog.pages.get(self._name, page)
@@ -167,8 +179,11 @@ class CachedPages:
             return await self._gone(page, row)
         now = self._clock()
         if answer is None and known:
+            if (unstored := self._unstored.get(page)) is not None:
+                return await self.accept(page, unstored[1])  # there may be room by now
             stamp = msgspec.structs.replace(known.stamp, checked=now)
-            await self._catalog.pages.touch(self._name, page, now)
+            with self._room_or(f"that {page.kind} {page.name} is unchanged"):
+                await self._catalog.pages.touch(self._name, page, now)
             return self._keep(page, msgspec.structs.replace(known, stamp=stamp))
         if answer is None:
             raise UpstreamUnavailable(f"{self._upstream.name} answered 304 to a question without a condition.")
@@ -183,14 +198,13 @@ class CachedPages:
         stamp = Stamp(now, True, self._format.revision(answer.body))
         if page.kind == "project":
             project = await _off_loop(answer, lambda: self._format.parse(page, answer))
-            old = await self._row(page)
+            old = await self._stored(page)
             if old is None or not old.stamp.found or old.stamp.revision != stamp.revision:
-                await self._removals.compare(page.name, await self._before(page), project, now)
+                await self._compare(page, project, now)
             self._remember(page, stamp.revision, project)
         elif page.kind == "names":
             names = await _off_loop(answer, lambda: self._format.parse_names(answer))
             self._names = stamp.revision, names
-        serial = await self._catalog.pages.put(self._name, page, answer, stamp)
         row = PageRow(
             stamp=stamp,
             url=answer.url,
@@ -199,9 +213,15 @@ class CachedPages:
             last_modified=answer.last_modified,
             serial=answer.serial,
         )
-        if serial is not None:
-            self._feed.changed(serial, self._name, page.name)
-        self._keep(page, row)  # after `_heard`, which takes every change for another process's
+        try:
+            serial = await self._catalog.pages.put(self._name, page, answer, stamp)
+        except StorageFull as error:
+            logger.warning("the page %s %s stays in memory: %s", page.kind, page.name, error)
+            self._keep_unstored(page, row, answer)
+        else:
+            if serial is not None:
+                self._feed.changed(serial, self._name, page.name)
+            self._keep(page, row)  # after `_heard`, which takes every change for another process's
         if page.kind == "names":
             for other in [other for other in self._rows if other.kind == "project"]:
                 if (known := self._rows.get(other)) and self._outdated(other, known):
@@ -211,16 +231,22 @@ class CachedPages:
     async def _gone(self, page: Page, row: PageRow | None) -> PageRow:
         now = self._clock()
         if page.kind == "project" and row and row.stamp.found:
-            await self._removals.compare(page.name, await self._before(page), None, now)
-        serial = await self._catalog.pages.miss(self._name, page, now)
+            await self._compare(page, None, now)
+        serial = None
+        with self._room_or(f"that there is no {page.kind} {page.name}"):
+            serial = await self._catalog.pages.miss(self._name, page, now)
         if row and row.stamp.found:
             logger.warning("%s no longer has the page %s %s", self._upstream.name, page.kind, page.name)
             self._feed.changed(serial, self._name, page.name)
         return self._keep(page, PageRow(stamp=Stamp(now, False)))
 
+    async def _compare(self, page: Page, after: Project | None, now: float) -> None:
+        with self._room_or(f"which files of {page.name} are gone"):
+            await self._removals.compare(page.name, await self._before(page), after, now)
+
     async def _before(self, page: Page) -> Project | None:
         """What the stored page of a project lists; None when there is none that can be read."""
-        row = await self._row(page)
+        row = await self._stored(page)
         if row is None or not row.stamp.found:
             return None
         remembered = self._projects.get(page)
@@ -233,8 +259,23 @@ class CachedPages:
             return None
 
     def _keep(self, page: Page, row: PageRow) -> PageRow:
+        self._unstored.forget(page)
         self._rows.put(page, row)
         return row
+
+    def _keep_unstored(self, page: Page, row: PageRow, answer: Answer) -> None:
+        known = self._unstored.get(page)
+        if known is None or known[0].stamp.revision != row.stamp.revision:
+            self._feed.changed(None, self._name, page.name)
+        self._unstored.put(page, (row, answer), weight=max(1, len(answer.body)))  # after `_heard`, as in `accept`
+
+    @contextmanager
+    def _room_or(self, what: str) -> Iterator[None]:
+        """Go on when the disk is full: nobody who only asks has to notice."""
+        try:
+            yield
+        except StorageFull as error:
+            logger.warning("it is not written down %s: %s", what, error)
 
     def _remember(self, page: Page, revision: str, project: Project) -> Project:
         files = tuple(msgspec.structs.replace(file, source=self._name) for file in project.files)
@@ -270,17 +311,23 @@ class CachedPages:
 
     async def answer(self, page: Page) -> Answer:
         """The stored answer; asked for anew when it was lost, as when a damaged catalog was replaced."""
-        return await self._catalog.pages.answer(self._name, page) or await self._again(page)
+        return await self._known_answer(page) or await self._again(page)
+
+    async def _known_answer(self, page: Page) -> Answer | None:
+        if (unstored := self._unstored.get(page)) is not None:
+            return unstored[1]
+        return await self._catalog.pages.answer(self._name, page)
 
     async def _again(self, page: Page) -> Answer:
         """Ask for a page that cannot be read any more, without a condition."""
         what = page.name or page.kind
         logger.error("the stored page of %s is lost or damaged; it is fetched again", what)
         self._rows.forget(page)
+        self._unstored.forget(page)
         if self._offline:
             raise Offline(f"The stored page of {what} is lost or damaged, and this mirror is offline.")
         await self._asking.run(page, lambda: self._ask(page, None))
-        answer = await self._catalog.pages.answer(self._name, page)
+        answer = await self._known_answer(page)
         if answer is None:
             raise UpstreamUnavailable(f"The page of {what} cannot be kept; please ask again.", 1)
         return answer
