@@ -32,6 +32,7 @@ COMMANDS = {
     "verify": "mirror.cli.verify",
     "backup": "mirror.cli.backup",
     "restore": "mirror.cli.restore",
+    "export": "mirror.cli.export",
     "explain": "mirror.cli.explain",
     "report": "mirror.cli.reports",
     "token": "mirror.cli.token",

@@ -1,0 +1,44 @@
+"""`mirror export --static`: what is held as a tree for any web server. Put together here, done in `mirror.static`."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from mirror.cli.progress import files_text
+from mirror.pypi import static as pypi_static
+from mirror.rubygems import static as rubygems_static
+from mirror.static import Layout, export
+
+if TYPE_CHECKING:
+    from mirror.config import Settings
+
+LAYOUTS: Mapping[str, Layout] = {"pypi": pypi_static.LAYOUT, "rubygems": rubygems_static.LAYOUT}
+
+
+async def export_static(
+    settings: "Settings",
+    directory: Path,
+    *,
+    changed: bool = False,
+    files_url: str | None = None,
+    copy: bool = False,
+    repositories: Sequence[str] = (),
+    only: Mapping[str, Sequence[str]] | None = None,
+) -> int:
+    """Write the tree, say what was done, and return the exit status. Raises as `mirror.static.export`."""
+    from mirror import ahead
+
+    async with ahead.looking(settings) as mirror:
+        report = await export(
+            mirror, directory, LAYOUTS,
+            changed=changed, files_url=files_url, copy=copy, repositories=repositories, only=only,
+        )  # fmt: skip
+    for problem in report.problems:
+        click.echo(f"mirror: left out: {problem}", err=True)
+    click.echo(
+        f"{report.projects:,} projects with {files_text(report.files)} in {directory}: "
+        f"{report.written:,} written ({report.linked:,} linked, {report.copied:,} copied), {report.removed:,} removed"
+    )
+    return 1 if report.problems else 0
