@@ -27,6 +27,7 @@ from mirror.endpoints import Endpoints
 from mirror.errors import NotFound, Unauthorized
 from mirror.explaining import Explaining
 from mirror.feed import Feed, Listener
+from mirror.feeding import Feeding
 from mirror.freshness import Ages
 from mirror.http import errors
 from mirror.metrics import Metrics
@@ -122,6 +123,8 @@ class Mirror:
         """The gem index that a repository publishes, by the repository's name."""
         self.followed: dict[str, Followed] = {}
         """What each RubyGems upstream lists, once for all repositories."""
+        self.feeding: Feeding | None = None
+        """What tells those who follow this mirror, once it answers."""
         self._running: set[asyncio.Task[None]] = set()
         self._listening: list[Listener] = []
         self.guard = Guard(
@@ -300,9 +303,26 @@ class Mirror:
             app.add_routes(self._uploading(name, mount))
         app.add_routes(Changing(self.writers, self.catalog.uploads, self.guard).table())
         app.add_routes(Endpoints(self.state, self._may_know).table())
+        app.add_routes(self._feeding(app).table())
         app.add_routes(Explaining(self.repositories, self.guard, self.catalog.files, self.clock).table())
         app.add_routes(self.pages.table())
         return app
+
+    def _feeding(self, app: web.Application) -> Feeding:
+        feeding = self.feeding = Feeding(
+            self.repositories,
+            {name: one.mount for name, one in self.settings.repositories.items()},
+            {name: published.reconsider for name, published in self.published.items()},
+            self.guard,
+            self.feed,
+            self.catalog.contents,
+        )
+
+        async def end(app: web.Application) -> None:
+            feeding.end()
+
+        app.on_shutdown.append(end)
+        return feeding
 
     def _pages_for_people(self) -> Pages:
         auth = self.settings.auth
@@ -362,6 +382,8 @@ class Mirror:
 
     async def retire(self) -> None:
         """Write nothing more into the logs that another mirror over the same store goes on with; serve as before."""
+        if self.feeding is not None:
+            self.feeding.end()
         for published in self.published.values():
             await published.retire()
         for followed in self.followed.values():
@@ -369,6 +391,8 @@ class Mirror:
 
     def resume(self) -> None:
         """Nobody has followed after all: go on."""
+        if self.feeding is not None:
+            self.feeding.resume()
         for published in self.published.values():
             published.resume()
         for followed in self.followed.values():

@@ -9,7 +9,7 @@ import logging
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 
-from mirror.catalog import FeedTable
+from mirror.catalog import FeedTable, Position
 from mirror.model import Event
 
 logger = logging.getLogger(__name__)
@@ -74,9 +74,10 @@ class Feed:
         self.serial = max(self.serial, serial)
         if self._told is not None:
             self._told.add(serial)
-        self._wake()
+        self.wake()
 
-    def _wake(self) -> None:
+    def wake(self) -> None:
+        """Let those who wait look again."""
         self._news.set()
         self._news = asyncio.Event()
 
@@ -89,6 +90,14 @@ class Feed:
     async def since(self, serial: int, limit: int = 1000) -> list[Event]:
         """At most `limit` events after `serial`, oldest first."""
         return await self._table.since(serial, limit)
+
+    async def position(self) -> Position:
+        """Where the journal stands, and which one it is."""
+        return await self._table.position()
+
+    async def trim(self, before: float) -> None:
+        """Forget the events older than a moment, in seconds since the epoch."""
+        await self._table.trim(before)
 
     async def bounds(self) -> tuple[int, int]:
         """The oldest serial that is kept, and the newest."""
@@ -139,4 +148,4 @@ class Feed:
             told.difference_update([serial for serial in told if serial <= self._followed])
             if self._followed > self.serial:
                 self.serial = self._followed
-                self._wake()
+                self.wake()

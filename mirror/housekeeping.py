@@ -1,7 +1,8 @@
-"""Keeping the store in order while the mirror serves: sweeping and verifying at the pace that the settings say."""
+"""Keeping the store in order while the mirror serves: what is swept, verified and trimmed at the settings' pace."""
 
 import asyncio
 import logging
+from contextlib import suppress
 
 from mirror.app import FORMATS, Mirror, Store
 from mirror.config import Settings
@@ -11,6 +12,8 @@ from mirror.sweep import Sweeper, Verifier
 
 logger = logging.getLogger(__name__)
 
+AGAIN = 10.0
+"""Seconds between two looks whether there is room again for what waits in memory."""
 LEASE = 3600.0
 """Seconds for which one process has the right to verify the store; renewed while it does."""
 
@@ -30,14 +33,37 @@ def verifier(mirror: Mirror, store: Store, rate: int | None) -> Verifier:
     return Verifier(store.catalog, store.blobs, mirror.mend, rate)
 
 
+TRIM = 600.0
+"""Seconds between two looks whether the journal is longer than it should be."""
+
+
 async def keep_in_order(mirror: Mirror, store: Store) -> None:
-    """Sweep and verify now and then, until cancelled."""
+    """Sweep, verify and shorten the journal now and then, until cancelled."""
     wanted = mirror.settings.store
     async with asyncio.TaskGroup() as group:
+        group.create_task(_write_down(store))
+        group.create_task(_trim(store, mirror.settings.feed.keep))
         if wanted.limit is not None:
             group.create_task(_sweep(sweeper(mirror.settings, store, wanted.limit), wanted.sweep_every))
         if wanted.verify_rate:
             group.create_task(_verify(verifier(mirror, store, wanted.verify_rate), store))
+
+
+async def _trim(store: Store, keep: float) -> None:
+    while keep < float("inf"):
+        try:
+            await store.feed.trim(store.clock() - keep)
+        except StorageFull as error:
+            logger.warning("the journal could not be shortened: %s", error)
+        await asyncio.sleep(TRIM)
+
+
+async def _write_down(store: Store) -> None:
+    """Try again to write what there was no room for."""
+    while True:
+        await asyncio.sleep(AGAIN)
+        with suppress(StorageFull):
+            await store.catalog.logs.flush()
 
 
 async def _sweep(sweeper: Sweeper, every: float) -> None:

@@ -19,7 +19,7 @@ from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from mirror import __version__, ahead, log
+from mirror import __version__, ahead, follow, log
 from mirror.app import Mirror, Store
 from mirror.config import LimitsSettings, Settings, TLSSettings
 from mirror.connections import Bounds, Connections, affordable, raise_open_files
@@ -179,11 +179,11 @@ class Service:
         ]
 
     def _answering(self) -> None:
-        """A mirror has begun to answer: commands can find it, and its sets are kept."""
+        """A mirror has begun to answer: commands can find it, its sets are kept, and others are followed."""
         _tell_where(self._lock, self.urls)
         for task in self._sets:
             task.cancel()
-        self._sets = ahead.scheduled(self.mirror, self.urls)
+        self._sets = [*ahead.scheduled(self.mirror, self.urls), *follow.scheduled(self.mirror)]
 
     # Reload
 

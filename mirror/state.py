@@ -5,10 +5,10 @@ Nothing here names a project unless the caller may know of it: these URLs are op
 
 import asyncio
 import logging
-import os
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import Literal
+
+import msgspec
 
 from mirror import __version__
 from mirror.catalog import Catalog
@@ -22,12 +22,28 @@ from mirror.upstream import Upstream
 
 logger = logging.getLogger(__name__)
 
-LEAST_FREE = 1 << 20
-"""Bytes free on the store's file system below which nothing can be kept."""
 COUNTED_FOR = 15.0
 """Seconds for which what has to be counted in the catalog is not counted again."""
 
 Pages = Mapping[Literal["fresh", "stale", "missing"], int]
+
+
+class Following(msgspec.Struct, kw_only=True):
+    """How it goes to follow another mirror."""
+
+    serial: int = 0
+    """All up to here is done."""
+    newest: int = 0
+    behind: float | None = None
+    """Seconds; 0 when all is done that is known of, None before anything is known."""
+    pages: int = 0
+    files: int = 0
+    """Brought in by this process."""
+    failed: int = 0
+    resynchronised: int = 0
+    last_error: str = ""
+    comparing: str = ""
+    """The project that a comparison of all that is held has come to; empty when there is none."""
 
 
 class State:
@@ -59,6 +75,8 @@ class State:
         """How many clients are connected; whoever listens knows."""
         self.lines_dropped: Callable[[], int] = lambda: 0
         """How many lines the access log has lost."""
+        self.following: dict[str, Following] = {}
+        """How it goes to follow other mirrors, by repository and upstream."""
 
     @property
     def _upstreams(self) -> list[Upstream]:
@@ -82,6 +100,10 @@ class State:
             "serial": self._feed.serial,
             **await self._statistics.totals(),
             "transfers": len(self._transfers.active()),
+            "following": [
+                {"name": name, "serial": one.serial, "newest": one.newest, "behind": one.behind, "failed": one.failed}
+                for name, one in self.following.items()
+            ],
             "upstreams": [
                 {
                     "name": state.name,
@@ -112,7 +134,8 @@ class State:
             pages=pages,
             files=files,
             store_bytes=size,
-            free_bytes=_free(self._settings.data_dir),
+            store_limit=self._settings.store.limit,
+            free_bytes=self._transfers.room.free(),
             degraded=bool(self.degraded()),
             offline=self._settings.offline,
             feed_serial=self._feed.serial,
@@ -140,8 +163,7 @@ class State:
 
     def degraded(self) -> str:
         """Why nothing can be kept at this moment, in one sentence; empty when it can."""
-        free = _free(self._settings.data_dir)
-        if free is not None and free < LEAST_FREE:
+        if self._transfers.room.full():
             return "The disk is full: what is held is served, and nothing more is kept."
         return ""
 
@@ -156,11 +178,3 @@ def _told(repository: str, upstream: Upstream) -> UpstreamState:
         received=state.bytes,
         errors=state.causes,
     )
-
-
-def _free(directory: Path) -> int | None:
-    try:
-        about = os.statvfs(directory)
-    except OSError:
-        return None
-    return about.f_bavail * about.f_frsize

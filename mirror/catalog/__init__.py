@@ -6,9 +6,11 @@ recorded about cached content can always be made again; uploads have their recor
 
 from mirror.catalog.accounts import Accounts, Token, User
 from mirror.catalog.browse import Browse, HeldProject
+from mirror.catalog.contents import Contents, HeldThing
 from mirror.catalog.counters import Counters
+from mirror.catalog.cursors import Cursor, Cursors
 from mirror.catalog.database import Database
-from mirror.catalog.feed import FeedTable
+from mirror.catalog.feed import FeedTable, Position
 from mirror.catalog.files import Files, HeldFile
 from mirror.catalog.leases import Leases
 from mirror.catalog.logs import Logs
@@ -21,17 +23,22 @@ __all__ = [
     "Accounts",
     "Browse",
     "Catalog",
+    "Contents",
     "Counters",
+    "Cursor",
+    "Cursors",
     "Database",
     "FeedTable",
     "Files",
     "HeldFile",
     "HeldProject",
+    "HeldThing",
     "Leases",
     "Logs",
     "Member",
     "PageRow",
     "Pages",
+    "Position",
     "Removed",
     "RemovedFiles",
     "Sets",
@@ -53,6 +60,8 @@ class Catalog:
         self.feed = FeedTable(database)
         self.logs = Logs(database)
         self.counters = Counters(database)
+        self.contents = Contents(database)
+        self.cursors = Cursors(database)
         self.browse = Browse(database)
         self.sets = Sets(database)
         self.removed = RemovedFiles(database)

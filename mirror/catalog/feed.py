@@ -1,5 +1,6 @@
 """The journal's table, and the statements that put an event into another table's transaction."""
 
+import secrets
 from collections.abc import Sequence
 from functools import lru_cache
 
@@ -66,6 +67,20 @@ def _event(row: Row) -> Event:
     )  # fmt: skip
 
 
+_PAST_ALL = (1 << 63) - 1
+
+
+class Position(msgspec.Struct, frozen=True, kw_only=True):
+    """Where the journal stands."""
+
+    id: str
+    """Which journal it is."""
+    forgotten: int
+    """The newest serial whose event is no longer kept; 0 when all are."""
+    newest: int
+    """The newest serial ever given out."""
+
+
 class FeedTable:
     """Events, by serial."""
 
@@ -106,6 +121,35 @@ class FeedTable:
         )
         return oldest, newest
 
+    async def position(self) -> Position:
+        """Where the journal stands, and which one it is."""
+        known = await self._marks()
+        if "feed id" not in known:
+            # Made with the first question: a catalog that has begun anew has another journal, though its serials grow.
+            await self._database.write(
+                (
+                    "INSERT INTO counters (name, value) VALUES ('feed id', $1) ON CONFLICT (name) DO NOTHING",
+                    (secrets.randbits(62),),
+                )
+            )
+            known = await self._marks()
+        return Position(id=f"{known['feed id']:x}", forgotten=known.get("feed forgotten", 0), newest=known["feed"])
+
+    async def _marks(self) -> dict[str, int]:
+        return dict(
+            await self._database.read(
+                "SELECT name, value FROM counters WHERE name IN ('feed', 'feed id', 'feed forgotten')"
+            )
+        )
+
     async def trim(self, before: float) -> None:
-        """Forget the events older than a moment."""
-        await self._database.write(("DELETE FROM feed WHERE at < $1", (before,)))
+        """Forget the events older than a moment, from the oldest on: none that comes after one which is kept."""
+        await self._database.write(
+            (
+                "INSERT INTO counters (name, value) SELECT 'feed forgotten', max(serial) FROM feed WHERE serial <"
+                " (SELECT coalesce(min(serial), $2) FROM feed WHERE at >= $1) HAVING max(serial) IS NOT NULL"
+                " ON CONFLICT (name) DO UPDATE SET value = excluded.value",
+                (before, _PAST_ALL),
+            ),
+            ("DELETE FROM feed WHERE serial <= (SELECT value FROM counters WHERE name = 'feed forgotten')", ()),
+        )

@@ -114,7 +114,7 @@ class Pages:
         """Upstream says that there is no such page. Returns the serial of the event when there had been one."""
         rows = await self._database.write(
             *record(
-                checked, source, page.name, "removed",
+                checked, source, page.name, "removed" if page.kind == "project" else page.kind,
                 unless=(
                     "SELECT 1 WHERE NOT EXISTS"
                     " (SELECT 1 FROM pages WHERE source = $2 AND kind = $7 AND name = $3 AND found = 1)",

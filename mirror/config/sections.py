@@ -16,6 +16,7 @@ from pydantic import BeforeValidator, Field, SecretStr, field_validator, model_v
 from pydantic_settings import NoDecode
 
 from mirror.config.auth import AuthSettings
+from mirror.config.feed import FeedSettings
 from mirror.config.policy import PoliciesSettings, RuleSettings
 from mirror.config.section import Section
 from mirror.config.store import StoreSettings
@@ -66,6 +67,10 @@ class UpstreamSettings(Section):
     """Certificates (PEM) to trust instead of the system's, for an upstream with a certificate of its own."""
     proxy: ProxyUrl | None = None
     """An HTTP proxy on the way to it; may hold user:password@."""
+    follow: Flag = False
+    """It is a mirror like this one: have at once what changes there, and hold what it holds."""
+    follow_only: Patterns = ()
+    """Follow only these names, or patterns such as "acme-*"; the rest comes when it is asked for, as always."""
 
     @model_validator(mode="before")
     @classmethod
@@ -298,6 +303,8 @@ class Settings(Section):
     """[[sync]]: sets of files that are fetched ahead of demand, and kept so."""
     store: StoreSettings = StoreSettings()
     """[store]"""
+    feed: FeedSettings = FeedSettings()
+    """[feed]"""
     policy: tuple[RuleSettings, ...] = ()
     """[[policy]]: what may not come through. Of several rules the strictest counts, in whatever order they stand."""
     policies: PoliciesSettings = PoliciesSettings()

@@ -12,6 +12,8 @@ from collections.abc import Callable, Collection
 from datetime import UTC, datetime
 from itertools import zip_longest
 
+from yarl import URL
+
 from mirror.catalog import Logs
 from mirror.errors import Invalid, NotFound, UpstreamProtocolError
 from mirror.flight import SingleFlight
@@ -79,8 +81,18 @@ class Followed:
             # The ETag is not stored: the first question after a restart goes without, and one byte comes back.
             self._copy = await asyncio.to_thread(UpstreamCopy.of, stored, None)
 
-    async def refresh(self) -> bool:
-        """Ask upstream what is new, and say whether anything is. Raises UpstreamError; the copy stays as it was."""
+    @property
+    def url(self) -> URL:
+        """Which upstream it is."""
+        return self._upstream.url
+
+    async def refresh(self, anew: bool = False) -> bool:
+        """Ask upstream what is new, and say whether anything is. Raises UpstreamError; the copy stays as it was.
+
+        With `anew`, the answer to a question that was asked before this call does not do.
+        """
+        if anew:
+            await self._flight.landed()
         if self._retired:
             return False
         changed, _ = await self._flight.run("", self._refresh)

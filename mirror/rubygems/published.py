@@ -19,6 +19,7 @@ from datetime import UTC, datetime
 from functools import partial
 
 import msgspec
+from yarl import URL
 
 from mirror.catalog import Logs
 from mirror.errors import MirrorError, NotFound, UnknownProject, UpstreamError, UpstreamUnavailable
@@ -233,9 +234,17 @@ class Published:
             if never and task.done() and (error := task.exception()):
                 raise error
 
-    async def _refresh(self, one: Followed) -> None:
+    async def catch_up(self, upstream: URL) -> None:
+        """Let the log say what an upstream lists now, however lately it was asked. Raises UpstreamError."""
+        if self._opening is not None:
+            await asyncio.shield(self._opening)
+        for one in self.followed:
+            if one.url == upstream and not self._offline:
+                await self._refresh(one, anew=True)
+
+    async def _refresh(self, one: Followed, anew: bool = False) -> None:
         try:
-            await one.refresh()
+            await one.refresh(anew)
         except UpstreamError as error:
             logger.warning("the list of versions stays as it is: %s", error)
             raise
