@@ -23,6 +23,9 @@ COMMANDS = {
     "sync": "mirror.cli.sync",
     "check": "mirror.cli.check",
     "lock": "mirror.cli.lock",
+    "import": "mirror.cli.import_",
+    "inventory": "mirror.cli.inventory",
+    "key": "mirror.cli.key",
     "add": "mirror.cli.add",
     "yank": "mirror.cli.yank",
     "unyank": "mirror.cli.unyank",
@@ -35,6 +38,7 @@ COMMANDS = {
     "export": "mirror.cli.export",
     "explain": "mirror.cli.explain",
     "report": "mirror.cli.reports",
+    "doctor": "mirror.cli.doctor",
     "token": "mirror.cli.token",
     "user": "mirror.cli.user",
 }

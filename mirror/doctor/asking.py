@@ -200,8 +200,10 @@ def _named(headers: Mapping[str, str]) -> dict[str, str]:
 
 
 @asynccontextmanager
-async def opened(connector: aiohttp.BaseConnector | None = None) -> AsyncIterator[aiohttp.ClientSession]:
-    """A session for `Asking`; `connector` says how this machine's own mirror is reached."""
+async def opened(
+    connector: aiohttp.BaseConnector | None = None, proxy: str | None = None
+) -> AsyncIterator[aiohttp.ClientSession]:
+    """A session for `Asking`; with a `connector`, the proxies of the environment do not count."""
     timeout = aiohttp.ClientTimeout(total=PATIENCE, sock_connect=10, sock_read=SILENCE)
     async with aiohttp.ClientSession(
         connector=connector,
@@ -209,6 +211,7 @@ async def opened(connector: aiohttp.BaseConnector | None = None) -> AsyncIterato
         auto_decompress=False,
         skip_auto_headers=["Accept", "Accept-Encoding", "User-Agent"],
         cookie_jar=aiohttp.DummyCookieJar(),
+        proxy=proxy,
         trust_env=connector is None,  # the proxies of this machine's clients
     ) as session:
         yield session

@@ -1,6 +1,7 @@
 """What Ruby clients demand of an index: `examine` one.
 
-index (find it, choose a gem), pages (the compact index), files (gems, and the legacy index), upload (pushing), whole (all of it), whole (all of these).
+index (find it, choose a gem), pages (the compact index), files (gems, and the legacy index), upload (pushing), whole
+(all of these).
 """
 
 from mirror.rubygems.doctor.whole import examine

@@ -1,0 +1,68 @@
+"""Look at the embedded catalog from outside, beside a running server: nothing is written or long locked."""
+
+import sqlite3
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import msgspec
+
+
+class Inspection(msgspec.Struct, frozen=True, kw_only=True):
+    """What was found in a catalog."""
+
+    damage: str | None
+    """What SQLite says is wrong with it; None when it is sound."""
+    unfinished: bool = False
+    """Whether it was too large to be looked through in time."""
+    newest: float | None = None
+    """When something changed last, in seconds since the epoch."""
+
+
+def inspect(path: Path, patience: float = 60.0) -> Inspection:
+    """Look through the whole file, for at most `patience` seconds. Raises OSError when it cannot be opened."""
+    with _opened(path) as connection:
+        stop = threading.Timer(patience, connection.interrupt)
+        stop.start()
+        try:
+            (verdict,) = connection.execute("PRAGMA quick_check(1)").fetchone()
+            (newest,) = connection.execute("SELECT max(at) FROM feed").fetchone()
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode == sqlite3.SQLITE_INTERRUPT:
+                return Inspection(damage=None, unfinished=True)
+            return Inspection(damage=str(error))
+        except sqlite3.DatabaseError as error:
+            return Inspection(damage=str(error))
+        finally:
+            stop.cancel()
+        return Inspection(damage=None if verdict == "ok" else str(verdict), newest=newest)
+
+
+def held_projects(path: Path, sources: Sequence[str], most: int = 4) -> tuple[str, ...]:
+    """The projects of these sources of which the fewest bytes are held. Raises OSError when it cannot be read."""
+    places = ", ".join("?" * len(sources))
+    with _opened(path) as connection:
+        try:
+            rows = connection.execute(
+                f"SELECT project FROM files WHERE source IN ({places})"
+                " GROUP BY project ORDER BY sum(size), project LIMIT ?",
+                (*sources, most),
+            ).fetchall()
+        except sqlite3.DatabaseError as error:
+            raise OSError(None, str(error), str(path)) from error
+    return tuple(row[0] for row in rows)
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[sqlite3.Connection]:
+    try:
+        connection = sqlite3.connect(
+            f"{path.absolute().as_uri()}?mode=ro", uri=True, timeout=5, check_same_thread=False
+        )
+    except sqlite3.Error as error:
+        raise OSError(None, str(error), str(path)) from error
+    try:
+        yield connection
+    finally:
+        connection.close()

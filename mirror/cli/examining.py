@@ -1,0 +1,278 @@
+"""What `mirror doctor` looks at: an index at a URL, or this mirror with its machine. Prints nothing."""
+
+import asyncio
+import base64
+import ssl
+import time
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+
+import aiohttp
+import msgspec
+from yarl import URL
+
+import mirror.pypi.doctor
+import mirror.rubygems.doctor
+from mirror import __version__
+from mirror.catalog.inspecting import Inspection, held_projects, inspect
+from mirror.cli.running import PATIENCE, ask_address, ask_url, reach_address, reach_url
+from mirror.config import Settings
+from mirror.config.sections import RepositorySettings, UpstreamSettings
+from mirror.doctor import Asking, Demand, Finding, Login, Wishes, machine, opened
+from mirror.errors import ConfigError, Invalid, MirrorError, UpstreamError
+from mirror.serving import served_at
+
+_SERVES = Demand("index/serves", "There is an index at the URL.", "everyone who is pointed at it")
+_CONFIGURATION = Demand(
+    "mirror/settings", "The settings are right.", "everyone: `mirror serve` does not start with them"
+)
+_RUNNING = Demand("mirror/running", "The mirror runs and answers.", "everyone")
+_READY = Demand(
+    "mirror/ready",
+    "It is ready, and can keep what it fetches.",
+    "everyone: uploads are refused, downloads are not kept",
+)
+_SAME = Demand(
+    "mirror/version", "What runs is of the version that is installed.", "whoever expects what the newer one does"
+)
+_LISTENS = Demand("mirror/listens", "It answers at every address of `listen`.", "who was told that address")
+
+FORMATS = ("pypi", "rubygems")
+
+
+class Section(msgspec.Struct, frozen=True):
+    """Findings about one thing."""
+
+    about: str
+    findings: list[Finding]
+
+
+class Wanted(msgspec.Struct, frozen=True, kw_only=True):
+    """What the command line says."""
+
+    project: str | None = None
+    gem: str | None = None
+    upload: str | None = None
+    token: str | None = None
+
+    def wishes(self, form: str, held: tuple[str, ...] = ()) -> Wishes:
+        """The same for one ecosystem."""
+        one = self.project if form == "pypi" else self.gem
+        return Wishes(project=one, held=held, upload=self.upload, token=self.token)
+
+
+# --- an index at a URL -----------------------------------------------------------------------------------------------
+
+
+async def examine_url(text: str, wanted: Wanted) -> list[Section]:
+    """Whatever kinds of index there are at a URL. Raises Invalid for what is no URL."""
+    url = _url(text)
+    async with opened() as session:
+        return await _examine(session, url, FORMATS, wanted, {})
+
+
+def _url(text: str) -> URL:
+    try:
+        url = URL(text)
+    except ValueError:
+        url = URL()
+    if url.scheme not in {"http", "https"} or not url.host:
+        raise Invalid("The URL of an index begins with http:// or https:// and names a host.")
+    return url.with_query(None).with_fragment(None)
+
+
+async def _examine(
+    session: aiohttp.ClientSession, url: URL, formats: Sequence[str], wanted: Wanted, held: dict[str, tuple[str, ...]]
+) -> list[Section]:
+    base = url.with_user(None)
+    login = await _login(session, url, wanted.token)
+    found: list[Section] = []
+    silent = ""
+    for form in formats:
+        asking = Asking(session, login)
+        try:
+            findings = (
+                await mirror.pypi.doctor.examine(asking, base, wanted.wishes(form, held.get(form, ())))
+                if form == "pypi"
+                else await mirror.rubygems.doctor.examine(asking, base, wanted.wishes(form, held.get(form, ())))
+            )
+        except UpstreamError as error:
+            silent = str(error)
+            continue
+        if findings is not None:
+            found.append(Section(f"{'Python' if form == 'pypi' else 'Ruby'} index at {base}", findings))
+    if not found:
+        kinds = " or ".join("Python" if form == "pypi" else "Ruby" for form in formats)
+        found.append(Section(str(base), [_SERVES.fails(silent or f"no index of {kinds} was found there")]))
+    return found
+
+
+async def _login(session: aiohttp.ClientSession, url: URL, token: str | None) -> Login | None:
+    """The credentials in the URL; without any, the token, if reading takes one."""
+    if url.user is not None:
+        return Login(url.origin(), _basic(url.user, url.password or ""))
+    if token is None:
+        return None
+    base = url.with_path(url.path.rstrip("/") + "/")
+    for place in (base / "simple" / "", base / "versions", base):
+        try:
+            reply = await Asking(session).get(place, most=1, part=True)
+        except MirrorError:
+            continue
+        if reply.status == 401:
+            return Login(url.origin(), _basic("__token__", token))
+    return None
+
+
+def _basic(user: str, password: str) -> str:
+    return "Basic " + base64.b64encode(f"{user}:{password}".encode()).decode()
+
+
+# --- this mirror -----------------------------------------------------------------------------------------------------
+
+
+def unusable(error: ConfigError) -> list[Section]:
+    """Settings that cannot be read leave nothing else to be looked at."""
+    return [Section("this mirror", [_CONFIGURATION.fails(line) for line in str(error).splitlines()])]
+
+
+async def examine_here(settings: Settings, wanted: Wanted) -> list[Section]:
+    """The mirror of these settings: the machine, and then its repositories as clients see them."""
+    running = await asyncio.to_thread(_Running, settings)
+    status = running.status
+    held = status.get("bytes")
+    inspection, read = await _inspected(settings.catalog_file)
+    asked = [(one, await _ask_upstream(one)) for one in _upstreams(settings)] if not settings.offline else []
+    now = time.time()
+    times = {one.name: told - now for one, (told, _) in asked if told is not None}
+    troubles = {one.name: trouble for one, (_, trouble) in asked} | running.troubles()
+    findings = [
+        _CONFIGURATION.ok(),
+        *await asyncio.to_thread(running.findings),
+        *machine.storage(settings, held if isinstance(held, int) else 0),
+        read,
+        machine.upstreams(troubles, settings.offline),
+        *machine.clock(now, times, inspection.newest if inspection else None),
+        *machine.certificate(settings, datetime.now(UTC)),
+        machine.versions(),
+    ]
+    return [Section("this mirror", findings), *await running.repositories(wanted)]
+
+
+async def _inspected(path: Path) -> tuple[Inspection | None, Finding]:
+    if not path.exists():
+        return None, machine.catalog_unread("there is none yet")
+    try:
+        inspection = await asyncio.to_thread(inspect, path)
+    except OSError as error:
+        return None, machine.catalog_unread(f"it cannot be opened: {error.strerror}")
+    return inspection, machine.catalog(inspection.damage, inspection.unfinished)
+
+
+def _upstreams(settings: Settings) -> list[UpstreamSettings]:
+    every = (one for repository in settings.repositories.values() for one in repository.upstreams)
+    return list({one.name: one for one in every}.values())
+
+
+async def _ask_upstream(upstream: UpstreamSettings) -> tuple[float | None, str]:
+    """What time it is there, and what is the matter with it (empty: nothing), from one HEAD."""
+    try:
+        trust = ssl.create_default_context(cafile=upstream.ca_file) if upstream.ca_file else True
+    except OSError as error:
+        return None, f"its ca_file cannot be used: {error.strerror}"
+    url = URL(str(upstream.url))
+    secret = upstream.secret()
+    login = (
+        Login(url.origin(), _basic(upstream.username, secret.get_secret_value() if secret else ""))
+        if upstream.username or secret
+        else None
+    )
+    proxy = str(upstream.proxy.get_secret_value()) if upstream.proxy else None
+    async with opened(aiohttp.TCPConnector(ssl=trust), proxy) as session:
+        try:
+            reply = await Asking(session, login).head(url, Accept="*/*")
+        except MirrorError as error:
+            return None, str(error)
+    return machine.told_time(reply), machine.trouble_of(reply)
+
+
+class _Running:
+    """The process that serves from the data directory, if there is one."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        try:
+            told = served_at(settings.data_dir)
+        except OSError:
+            told = None  # the directory belongs to the server alone: then its addresses are tried
+        self.urls = told or [f"unix:{one.path}" if one.path else str(one.url) for one in settings.listen]
+        self.base = next((url for url in self.urls if url.startswith(("http://", "https://"))), None)
+        self.status = self._ask_status()
+
+    def _ask_status(self) -> dict[str, object]:
+        answers = [ask_url(self.base, "/-/status")] if self.base and URL(self.base).scheme == "http" else []
+        if not any(answers):
+            answers = [ask_address(address, "/-/status") for address in self._settings.listen]
+        return next((answer for answer in answers if answer and "running" in answer), {})
+
+    def findings(self) -> list[Finding]:
+        """Whether it runs, is ready and answers where it should."""
+        if not self.status:
+            return [_RUNNING.fails(f"nobody answers at {', '.join(self.urls)}")]
+        version = self.status.get("version")
+        degraded = str(self.status.get("degraded") or "")
+        silent = [
+            str(address)
+            for address in self._settings.listen
+            if (address.path or address.port) and reach_address(address, "/health") is None
+        ]
+        return [
+            _RUNNING.ok(", ".join(self.urls)),
+            _READY.judge(self._ready() and not degraded, degraded or "/ready is not answered 200"),
+            _SAME.judge(version == __version__, f"{version} runs, {__version__} is installed: restart it"),
+            _LISTENS.judge(not silent, f"nobody answers at {', '.join(silent)}"),
+        ]
+
+    def _ready(self) -> bool:
+        replies = [reach_url(self.base, "/ready", PATIENCE)] if self.base else []
+        if not any(replies):
+            replies = [reach_address(address, "/ready") for address in self._settings.listen]
+        return any(reply is not None and reply.status == 200 for reply in replies)
+
+    def troubles(self) -> dict[str, str]:
+        """Upstreams that the running mirror has given up for now."""
+        listed = self.status.get("upstreams")
+        return {
+            str(one.get("name")): f"the mirror has paused it: {one.get('last_error')}"
+            for one in (listed if isinstance(listed, list) else [])
+            if isinstance(one, dict) and one.get("state") == "down"
+        }
+
+    async def repositories(self, wanted: Wanted) -> list[Section]:
+        """Each repository, as its clients see it."""
+        if not self.status:
+            return []
+        root, connector = self._way()
+        found: list[Section] = []
+        async with opened(connector) as session:
+            for name, repository in self._settings.repositories.items():
+                url = root.with_path(f"{repository.mount.rstrip('/')}/")
+                held: dict[str, tuple[str, ...]] = {repository.format: self._held(repository)}
+                sections = await _examine(session, url, [repository.format], wanted, held)
+                found += [Section(f"repository {name}: {one.about}", one.findings) for one in sections]
+        return found
+
+    def _way(self) -> tuple[URL, aiohttp.BaseConnector]:
+        if self.base is not None:
+            # Its certificate bears another name than this address; it is the own mirror.
+            return URL(self.base), aiohttp.TCPConnector(ssl=ssl._create_unverified_context())
+        path = next(one.path for one in self._settings.listen if one.path)
+        return URL("http://localhost/"), aiohttp.UnixConnector(str(path))
+
+    def _held(self, repository: RepositorySettings) -> tuple[str, ...]:
+        sources = [one.name for one in repository.upstreams]
+        try:
+            return held_projects(self._settings.catalog_file, sources) if sources else ()
+        except OSError:
+            return ()

@@ -1,0 +1,231 @@
+"""This mirror itself: its disk, its catalog, its clock, its certificate, its upstreams.
+
+Facts are gathered in one place and judged in another, so that a full disk or a wrong clock can be judged without one.
+What surprises: it may run as another user than the server, and then says so rather than that all is well.
+"""
+
+import os
+import platform
+import ssl
+import tempfile
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime, timedelta
+from email.utils import parsedate_to_datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+import msgspec
+
+from mirror import __version__
+from mirror.config import Settings
+from mirror.doctor.asking import Reply
+from mirror.doctor.findings import Demand, Finding
+
+LEAST_FREE = 200 << 20
+"""Bytes free below which a download of usual size may fail."""
+LEAST_INODES = 10_000
+DRIFT = 60.0
+"""Seconds by which clocks may differ."""
+NOTICE = timedelta(days=14)
+"""How long before its end a certificate has to be replaced."""
+LIBRARIES = ("aiohttp", "aiosqlite", "msgspec", "packaging", "pydantic-settings", "uvloop", "yarl")
+
+_PLACE = Demand(
+    "mirror/data-dir",
+    "The data directory is there, and can be written to.",
+    "every client that asks for what is not held yet",
+)
+_SPACE = Demand(
+    "mirror/space",
+    f"At least {LEAST_FREE >> 20} MiB are free where the store lies.",
+    "everyone: with a full disk nothing is kept, and uploads are refused with 507",
+)
+_LIMIT = Demand(
+    "mirror/limit",
+    "The store's limit fits on its disk.",
+    "everyone: the disk is full before the sweep begins",
+)
+_INODES = Demand(
+    "mirror/inodes", "There is room for more files where the store lies.", "everyone, as when the disk is full"
+)
+_SAME = Demand(
+    "mirror/one-file-system",
+    "incoming/ and blobs/ lie on one file system.",
+    "every download: it is finished by a rename, which does not go across file systems",
+)
+_CATALOG = Demand(
+    "mirror/catalog", "The catalog is sound.", "everyone: what is held is not found, and uploads may be lost"
+)
+_CLOCK = Demand(
+    "mirror/clock",
+    f"The clock agrees with that of the upstreams, within {DRIFT:.0f} seconds.",
+    "TLS, tokens that end, cooldowns of new releases, and the age of every page",
+)
+_BACK = Demand(
+    "mirror/clock-back",
+    "The clock has not been set back.",
+    "pages count as fresh for too long; the feed's times go backwards",
+)
+_UPSTREAM = Demand(
+    "mirror/upstream",
+    "Every upstream answers.",
+    "who asks for what is not held: 503, after the configured patience",
+)
+_TLS = Demand(
+    "mirror/certificate",
+    f"The certificate is readable, and holds for {NOTICE.days} more days.",
+    "every client: pip, uv, gem and bundler refuse an expired certificate",
+)
+_VERSIONS = Demand(
+    "mirror/versions", "Python and the libraries are there, in versions that are known.", "the mirror itself"
+)
+
+
+class Disk(msgspec.Struct, frozen=True, kw_only=True):
+    """Facts about the file system of the store."""
+
+    free: int
+    total: int
+    held: int = 0
+    """Bytes that the store has already."""
+    inodes_free: int = 0
+    inodes: int = 0
+    """0: the file system does not count them."""
+
+
+def room(disk: Disk, limit: int | None) -> list[Finding]:
+    """Whether there is enough of it; `limit` is store.limit."""
+    found = [_SPACE.judge(disk.free >= LEAST_FREE, f"{disk.free >> 20} MiB of {disk.total >> 20} MiB are free")]
+    if limit is not None:
+        possible = disk.free + disk.held
+        found.append(_LIMIT.judge(limit <= possible, f"{limit >> 20} MiB, there is room for {possible >> 20} MiB"))
+    if disk.inodes:
+        found.append(_INODES.judge(disk.inodes_free >= LEAST_INODES, f"{disk.inodes_free} inodes are free"))
+    return found
+
+
+def storage(settings: Settings, held: int = 0) -> list[Finding]:
+    """The data directory, as it is; `held` is what the store holds in bytes, where that is known."""
+    place = settings.data_dir
+    if not place.is_dir():
+        return [_PLACE.fails(f"{place} is no directory; `mirror serve` makes it")]
+    try:
+        told = os.statvfs(place)
+        found = [_writable(place)]
+        found.append(_one_file_system([place / "incoming", place / "blobs"]))
+    except OSError as error:
+        return [_PLACE.fails(f"{place}: {error.strerror}")]
+    disk = Disk(
+        free=told.f_bavail * told.f_frsize,
+        total=told.f_blocks * told.f_frsize,
+        held=held,
+        inodes_free=told.f_favail,
+        inodes=told.f_files,
+    )
+    return found + room(disk, settings.store.limit)
+
+
+def _writable(place: Path) -> Finding:
+    incoming = place / "incoming"
+    try:
+        with tempfile.TemporaryFile(dir=incoming if incoming.is_dir() else place) as file:
+            file.write(b"doctor")
+            file.flush()
+            os.fsync(file.fileno())
+    except PermissionError as error:
+        mine = place.stat().st_uid == os.geteuid()
+        who = f"{place} belongs to another user than who asks"
+        return _PLACE.fails(f"{place}: {error.strerror}") if mine else _PLACE.unknown(who)
+    except OSError as error:
+        return _PLACE.fails(f"{place}: {error.strerror}")
+    return _PLACE.ok()
+
+
+def _one_file_system(directories: Sequence[Path]) -> Finding:
+    devices = {directory.stat().st_dev for directory in directories if directory.is_dir()}
+    return _SAME.judge(len(devices) <= 1, f"{' and '.join(map(str, directories))} are not")
+
+
+def catalog(damage: str | None, unfinished: bool = False) -> Finding:
+    """What an inspection of the catalog means."""
+    if damage is None and unfinished:
+        return _CATALOG.unknown("it is too large to be looked through in a minute")
+    return _CATALOG.judge(
+        damage is None, f"{damage}: `mirror restore` a backup, or let it be made anew and `mirror rebuild`"
+    )
+
+
+def catalog_unread(why: str) -> Finding:
+    """The catalog could not be looked at."""
+    return _CATALOG.unknown(why)
+
+
+def clock(now: float, dates: Mapping[str, float], newest: float | None) -> list[Finding]:
+    """`dates`: upstream → its time less ours in seconds; `newest`: when the catalog changed last."""
+    wrong = {name: difference for name, difference in dates.items() if abs(difference) > DRIFT}
+    # One upstream with a wrong clock is its own affair; when most say so, it is ours.
+    ours = len(wrong) * 2 > len(dates)
+    told = ", ".join(f"{name} is {difference:+.0f} s from here" for name, difference in wrong.items())
+    found = [_CLOCK.judge(not ours, told) if dates else _CLOCK.unknown("no upstream has told the time")]
+    if newest is not None:
+        found.append(_BACK.judge(newest <= now + DRIFT, f"the catalog changed {newest - now:.0f} s in the future"))
+    return found
+
+
+def told_time(reply: Reply) -> float | None:
+    """The moment at which an answer was sent, in seconds since the epoch, as far as its headers say."""
+    try:
+        made = parsedate_to_datetime(reply.header("Date"))
+        aged = int(reply.header("Age") or 0)  # RFC 9111: a cache keeps the Date of what it keeps
+    except (ValueError, TypeError):
+        return None
+    return (made if made.tzinfo else made.replace(tzinfo=UTC)).timestamp() + aged
+
+
+def upstreams(troubles: Mapping[str, str], offline: bool) -> Finding:
+    """`troubles`: upstream → what is the matter, empty when it answers."""
+    if offline:
+        return _UPSTREAM.unknown("the mirror is set to be offline")
+    if not troubles:
+        return _UPSTREAM.unknown("there is none")
+    down = [f"{name}: {trouble}" for name, trouble in troubles.items() if trouble]
+    return _UPSTREAM.judge(not down, "; ".join(down))
+
+
+def trouble_of(reply: Reply) -> str:
+    """What an upstream's answer to HEAD says against it; empty when nothing."""
+    if reply.status in {401, 403, 407}:
+        return f"it answers {reply.said}: our credentials are missing, wrong or not enough"
+    return f"it answers {reply.said}" if reply.status >= 500 else ""
+
+
+def certificate(settings: Settings, now: datetime) -> list[Finding]:
+    """The certificate of [tls], where there is one."""
+    path, key = settings.tls.certificate, settings.tls.key
+    if path is None:
+        return []
+    try:
+        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(path, key)
+        content = path.read_bytes()
+    except PermissionError as error:
+        return [_TLS.unknown(f"{error.filename or path}: {error.strerror}")]
+    except (OSError, ssl.SSLError) as error:
+        return [_TLS.fails(f"{path} with its key cannot be used: {error}")]
+    from cryptography import x509  # a large library, for this alone
+
+    try:
+        end = min(one.not_valid_after_utc for one in x509.load_pem_x509_certificates(content))
+    except ValueError as error:
+        return [_TLS.fails(f"{path} cannot be read: {error}")]
+    return [_TLS.judge(end > now + NOTICE, f"{path} ends at {end:%Y-%m-%d %H:%M} UTC")]
+
+
+def versions() -> Finding:
+    """What this process is made of."""
+    found, missing = [f"mirror {__version__}", f"Python {platform.python_version()}"], []
+    for name in LIBRARIES:
+        try:
+            found.append(f"{name} {version(name)}")
+        except PackageNotFoundError:
+            missing.append(name)
+    return _VERSIONS.fails(f"{', '.join(missing)} missing") if missing else _VERSIONS.ok(", ".join(found))
