@@ -17,6 +17,7 @@ import msgspec
 from aiohttp import BodyPartReader, ClientError, MultipartReader, hdrs, web
 
 from mirror.blobs import storage_errors
+from mirror.blobs.room import Room
 from mirror.config import LimitsSettings
 from mirror.errors import Invalid, TooLarge
 
@@ -64,7 +65,8 @@ class Incoming:
 
 @asynccontextmanager
 async def incoming(directory: Path) -> AsyncIterator[Incoming]:
-    """A new file that is gone at the end of the block, unless the store has taken it away by then."""
+    """A new file, gone at the end of the block unless the store has taken it away by then. Raises StorageFull."""
+    Room(directory).check()
     with storage_errors():
         fd, name = tempfile.mkstemp(dir=directory, prefix="upload-")
     try:

@@ -6,15 +6,17 @@ is aborted, so that no client takes a part for the whole.
 """
 
 import asyncio
+import functools
 import logging
 import os
 import re
 import socket
-from collections.abc import Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from datetime import UTC, datetime
 from email.utils import format_datetime, parsedate_to_datetime
 from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
 from aiohttp import web
 
@@ -37,6 +39,9 @@ STALL = 120
 """Seconds for which a client may take nothing before its connection is given up."""
 PIECE = 1 << 20
 """Bytes of one sendfile call: short enough that small answers get their turn."""
+
+R = TypeVar("R")
+Handler = Callable[[R, web.Request], Awaitable[web.StreamResponse]]
 
 _RANGE = re.compile(r"bytes=(\d*)-(\d*)")
 _REASONS = {
@@ -156,6 +161,22 @@ def _unmodified(request: web.BaseRequest, etag: str, modified: str | None) -> bo
         return parsedate_to_datetime(modified) <= parsedate_to_datetime(since)
     except (TypeError, ValueError):
         return False
+
+
+def once_more(handler: Handler[R]) -> Handler[R]:
+    """Handle a request again when its file went away between being found and being opened, as when it is evicted.
+
+    Until then nothing has been sent.
+    """
+
+    @functools.wraps(handler)
+    async def handle(routes: R, request: web.Request) -> web.StreamResponse:
+        try:
+            return await handler(routes, request)
+        except MissingBlob:
+            return await handler(routes, request)
+
+    return handle
 
 
 async def send(

@@ -366,8 +366,11 @@ def _status(service: Service) -> str:
 
 def _tell_where(locked: int, urls: Sequence[str]) -> None:
     """Write into the lock where we listen, for commands that are given the same data directory."""
-    os.ftruncate(locked, 0)
-    os.pwrite(locked, "".join(f"{url}\n" for url in urls).encode(), 0)
+    try:
+        os.ftruncate(locked, 0)
+        os.pwrite(locked, "".join(f"{url}\n" for url in urls).encode(), 0)
+    except OSError as error:
+        logger.warning("commands cannot find this mirror by its data directory: %s", error.strerror)
 
 
 def served_at(data_dir: Path) -> list[str] | None:

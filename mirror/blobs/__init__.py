@@ -18,6 +18,7 @@ from typing import Protocol
 
 import msgspec
 
+from mirror.blobs.room import Room
 from mirror.errors import MissingBlob, StorageFull
 from mirror.model import Body
 
@@ -79,6 +80,8 @@ class BlobStore(Protocol):
 
     incoming: Path
     """A local directory for files that are being written; `adopt` takes them from here."""
+    room: Room
+    """What is free where that is: asked before something large is written."""
 
     async def open(self, digest: str) -> Body:
         """The blob of that digest. Cheap: it stands before every answer with a held file.

@@ -20,6 +20,7 @@ from typing import TypeVar
 import msgspec
 
 from mirror.blobs import Held, Part, WriteAll, checked, http_date, storage_errors
+from mirror.blobs.room import Room
 from mirror.errors import MissingBlob
 
 CHUNK = 256 * 1024
@@ -96,6 +97,7 @@ class LocalBlobs:
         self.damaged = data_dir / "damaged"
         for directory in (self.root, self.incoming, self.outgoing):
             directory.mkdir(parents=True, exist_ok=True)
+        self.room = Room(data_dir)
 
     async def open(self, digest: str) -> LocalBody:
         path = f"{self._prefix}{checked(digest)[:2]}/{digest}"  # no Path before there is something: making one is slow
@@ -171,6 +173,7 @@ class LocalBlobs:
         return Held(digest=digest, size=found.st_size, stored=found.st_ctime)
 
     def _write(self, content: bytes) -> Held:
+        self.room.check(len(content))
         digest = hashlib.sha256(content).hexdigest()
         with storage_errors():
             fd, name = tempfile.mkstemp(dir=self.incoming)
@@ -187,6 +190,7 @@ class LocalBlobs:
 
         All are written before any is synced, and all renamed before any directory is: two syncs for many files.
         """
+        self.room.check(sum(len(part.content) for part in parts))
         incoming = f"{self.incoming}/{secrets.token_hex(16)}"
         moves: list[tuple[str, str]] = []
         with storage_errors():

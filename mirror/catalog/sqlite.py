@@ -11,6 +11,7 @@ import logging
 import sqlite3
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from importlib.resources import files
 from pathlib import Path
 
@@ -27,6 +28,9 @@ BATCH = 256
 CHECKED_AT_START = 64 << 20
 """A larger file is not read through at the start; its damage shows in use."""
 
+SPARE = 256 << 10
+"""Bytes that are kept while the file is closed, so that it can be opened on a disk that others have filled since."""
+
 _Job = tuple[Sequence[Statement], asyncio.Future[list[list[Row]]]]
 
 
@@ -35,6 +39,7 @@ class SQLite:
 
     def __init__(self, path: Path) -> None:
         self._path = path
+        self._spare = path.with_name(f"{path.name}.spare")
         self._writer: aiosqlite.Connection | None = None
         self._readers: asyncio.Queue[aiosqlite.Connection] = asyncio.Queue()
         self._jobs: asyncio.Queue[_Job] = asyncio.Queue()
@@ -87,7 +92,7 @@ class SQLite:
             while len(batch) < BATCH and not self._jobs.empty():
                 batch.append(self._jobs.get_nowait())
             try:
-                await self._commit(batch)
+                await self._commit_somehow(batch)
             except sqlite3.Error as error:
                 if _is_damage(error):
                     await self._renew(error)
@@ -96,6 +101,18 @@ class SQLite:
             finally:
                 for _ in batch:
                     self._jobs.task_done()
+
+    async def _commit_somehow(self, batch: list[_Job]) -> None:
+        try:
+            await self._commit(batch)
+        except sqlite3.Error as error:
+            if not _is_full(error):
+                raise
+            assert self._writer is not None
+            with suppress(sqlite3.Error):
+                # The log of changes takes more when it begins anew, which it otherwise does only behind a commit.
+                await _run(self._writer, "PRAGMA wal_checkpoint(PASSIVE)")
+            await self._commit(batch)
 
     async def _commit(self, batch: list[_Job]) -> None:
         """Run a batch in one commit; a transaction of it that breaks a constraint is undone alone."""
@@ -124,6 +141,7 @@ class SQLite:
             _fail(done, violation)
 
     async def _connect(self) -> None:
+        self._spare.unlink(missing_ok=True)
         connections: list[aiosqlite.Connection] = []
         try:
             for number in range(1 + READERS):
@@ -149,6 +167,8 @@ class SQLite:
             self._writer = None
             for _ in range(READERS):
                 await (await self._readers.get()).close()
+            with suppress(OSError):  # then there is no room, and opening it again has to do without
+                self._spare.write_bytes(bytes(SPARE))
 
     async def _renew(self, error: sqlite3.Error) -> None:
         """Set the damaged file aside and begin a new one; once, however many readers saw the damage."""
@@ -172,11 +192,14 @@ def _is_damage(error: sqlite3.Error) -> bool:
     return code is not None and code & 0xFF in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
 
 
+def _is_full(error: sqlite3.Error) -> bool:
+    return getattr(error, "sqlite_errorcode", None) in (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR_SHMSIZE)
+
+
 def _fail(done: asyncio.Future[list[list[Row]]], error: sqlite3.Error) -> None:
     if done.done():
         return
-    full = getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_FULL
-    done.set_exception(StorageFull("The disk that holds the catalog is full.") if full else error)
+    done.set_exception(StorageFull("The disk that holds the catalog is full.") if _is_full(error) else error)
     done.exception()  # whoever wrote may have gone; that is no warning
 
 

@@ -32,7 +32,7 @@ from mirror.policy import moment as past
 from mirror.pypi import index, legacy, pages, versions
 from mirror.pypi.names import canonical, safe_filename
 from mirror.repository import Repository, View, worst
-from mirror.send import http_date, send
+from mirror.send import http_date, once_more, send
 from mirror.sources import Document
 
 JSON = "application/vnd.pypi.simple.v1+json"
@@ -227,6 +227,7 @@ class Routes:
 
     # Files
 
+    @once_more
     async def file(self, request: web.Request) -> web.StreamResponse:
         """A file, or with `.metadata` at the end its core metadata (PEP 658)."""
         project, filename = request.match_info["project"], request.match_info["filename"]

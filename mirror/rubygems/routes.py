@@ -33,7 +33,7 @@ from mirror.rubygems.index import PublishedLog, VersionsMap, Which
 from mirror.rubygems.names import GENERIC, FullName, canonical, parse_gem_filename, split_full_name
 from mirror.rubygems.pages import Links
 from mirror.rubygems.published import Published
-from mirror.send import REMEMBERED, Raw, Sent, finish_head, http_date, make_head, send
+from mirror.send import REMEMBERED, Raw, Sent, finish_head, http_date, make_head, once_more, send
 
 TEXT = "text/plain; charset=utf-8"
 BINARY = "application/octet-stream"
@@ -230,6 +230,7 @@ class Routes:
         headers += [("Content-Type", BINARY), ("Content-Length", str(len(body)))]
         return Raw(200, make_head(200, headers), b"" if request.method == "HEAD" else body)
 
+    @once_more
     async def gemspec(self, request: web.Request) -> web.StreamResponse:
         """The specification of one version, as zlib of Ruby Marshal."""
         self._note(request, "sidecar")
@@ -247,6 +248,7 @@ class Routes:
 
     # Files
 
+    @once_more
     async def file(self, request: web.Request) -> web.StreamResponse:
         """A gem."""
         self._note(request, "file")

@@ -277,6 +277,8 @@ class Transfer:
 
     async def _create(self) -> None:
         try:
+            if self.file.sha256:  # else it cannot be passed on without being kept, and every byte is tried
+                self._blobs.room.check(self.file.size or 0)
             self._fd = await off_loop(partial(_create, self._part))
         except StorageFull:
             self.storing = False
@@ -292,6 +294,7 @@ class Transfer:
             raise StorageFull("The disk of the mirror is full: free some space, or move data_dir.")
         elif self.storing:
             logger.error("the disk is full: %s is passed on without being kept", self.file.filename)
+            self._blobs.room.refused(self._size or 0)
             self.storing = False
         self._window.append((self._received, chunk))
         self._window_size += len(chunk)

@@ -19,6 +19,8 @@ class Transfers:
 
     def __init__(self, blobs: BlobStore, *, limit: int = 32 << 30) -> None:
         """`limit` is the largest file, in bytes, that is accepted."""
+        self.room = blobs.room
+        """Whether what comes can be kept."""
         self._blobs = blobs
         self._limit = limit
         self._transfers: dict[tuple[str, ...], Transfer] = {}

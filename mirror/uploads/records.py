@@ -31,6 +31,10 @@ class Records:
     def __init__(self, root: Path) -> None:
         self._root = root
 
+    def check(self, upload: Upload) -> None:
+        """Raises Invalid for names under which there can be no record."""
+        self._path(upload)
+
     def add(self, upload: Upload) -> Upload:
         """Write a new record; the one that stands afterwards, which is another one when the name was taken."""
         path = self._path(upload)
@@ -45,6 +49,12 @@ class Records:
                 written.unlink()
             _sync_directory(path.parent)
         return upload
+
+    def remove(self, upload: Upload) -> None:
+        """Take back a record that was just added."""
+        path = self._path(upload)
+        path.unlink(missing_ok=True)
+        _sync_directory(path.parent)
 
     def replace(self, upload: Upload) -> None:
         """Write a record in place of the one of that name."""

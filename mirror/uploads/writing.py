@@ -17,7 +17,7 @@ import msgspec
 
 from mirror.blobs import BlobStore
 from mirror.catalog import Catalog, Upload, UploadRow
-from mirror.errors import Conflict, Invalid, MissingBlob, NotFound, UnknownFile, UnknownProject
+from mirror.errors import Conflict, Invalid, MissingBlob, NotFound, StorageFull, UnknownFile, UnknownProject
 from mirror.feed import Feed
 from mirror.model import Body, Format, Kept
 from mirror.uploads.records import DamagedRecord, Records
@@ -123,7 +123,14 @@ class Writer:
                 upload = await asyncio.to_thread(self._records.add, wanted)
                 if upload.digest == digest and not upload.deleted:
                     # Not always what was wanted: the record may be one that the catalog had lost.
-                    serial = await self._put(UploadRow(upload=upload, sidecar=sidecar.digest, facts=facts), "upload")
+                    try:
+                        row = UploadRow(upload=upload, sidecar=sidecar.digest, facts=facts)
+                        serial = await self._put(row, "upload")
+                    except StorageFull:
+                        if upload is wanted:
+                            await asyncio.to_thread(self._records.remove, wanted)
+                            await self._drop((digest, sidecar.digest))
+                        raise
                     change = Change(upload, serial)
                 else:
                     await self._drop((digest, sidecar.digest))
