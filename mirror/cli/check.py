@@ -5,7 +5,6 @@ as they would be offline: by uv and bundler, asking a mirror of a moment that se
 files.
 """
 
-import asyncio
 import sqlite3
 import tempfile
 from contextlib import AsyncExitStack
@@ -35,6 +34,8 @@ def command(
 
     Exit status 0 when everything is here, 1 when something is not, 2 when the input cannot be understood.
     """
+    import asyncio
+
     from mirror.serving import event_loops
 
     settings = settings_of(config, data_dir)
@@ -91,6 +92,8 @@ class Offline:
         return await self._resolvers(wanted, target, repository)
 
     async def _start(self) -> "Resolvers":
+        import asyncio
+
         from mirror import ahead
         from mirror.config import Address
         from mirror.serving import running

@@ -1,6 +1,5 @@
 """`mirror lock rewrite`: the same lock file for another index, and back, so that a lock does not carry our address."""
 
-import asyncio
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -82,6 +81,8 @@ def _from(wanted: "Wanted", old: str | None) -> str:
 
 def _addresses(settings: "Settings", wanted: "Wanted", index: str) -> Mapping[str, str] | None:
     """File name → where it lies, by the stored pages of an upstream of ours; None when the index is none of those."""
+    import asyncio
+
     places = [
         (name, str(upstream.url))
         for name, repository in settings.repositories.items()

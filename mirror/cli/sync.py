@@ -4,7 +4,6 @@ Beside a running mirror this is a client of it (see `mirror.cli.through`); other
 takes, on a free port of this machine, because uv and bundler ask the mirror which versions there are.
 """
 
-import asyncio
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
@@ -51,6 +50,8 @@ def command(
 
     Exit status 0 when everything is here, 1 when something is not, 2 when the input cannot be understood.
     """
+    import asyncio
+
     from mirror.serving import event_loops
 
     settings = settings_of(config, data_dir)
