@@ -48,7 +48,7 @@ from mirror.sources import CachedUpstream
 from mirror.state import State
 from mirror.statistics import Statistics
 from mirror.transfer import Transfers
-from mirror.uploads import Records, Uploads, Writer
+from mirror.uploads import Records, Uploads, Writer, record_uploads
 from mirror.upstream import Credentials, Upstream, UpstreamOptions
 from mirror.web.browsing import Describing, KnownNames, Shelf, stored_names
 from mirror.web.routes import Pages
@@ -152,6 +152,7 @@ class Mirror:
 
     async def start(self) -> None:
         """Begin to work: from here on this mirror, and no other one over the same store, writes."""
+        await record_uploads(self.catalog, self.records)
         for writer in self.writers.values():
             if self.database.renewed or await writer.lost():
                 await writer.rebuild()

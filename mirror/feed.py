@@ -114,17 +114,24 @@ class Feed:
 
     # Other processes
 
-    async def follow_others(self, replaced: Callable[[], Awaitable[None]]) -> None:
-        """Tell, until cancelled, of what other processes write; `replaced` is awaited when the journal began anew."""
+    async def follow_others(
+        self, replaced: Callable[[], Awaitable[None]], taken_in: Callable[[], Awaitable[None]] | None = None
+    ) -> None:
+        """Tell, until cancelled, of what other processes write; `replaced` is awaited when the journal began anew.
+
+        `taken_in` is awaited when a bundle was taken in, before anybody is told of anything in it.
+        """
         self._told = set()
         while True:
             try:
-                await self.look(replaced)
+                await self.look(replaced, taken_in)
             except Exception:
                 logger.exception("the journal cannot be read; it is tried again")
             await asyncio.sleep(LOOK)
 
-    async def look(self, replaced: Callable[[], Awaitable[None]]) -> None:
+    async def look(
+        self, replaced: Callable[[], Awaitable[None]], taken_in: Callable[[], Awaitable[None]] | None = None
+    ) -> None:
         """One look at what others have written. An event may be told twice, but never not at all."""
         seen = self.serial
         _, newest = await self._table.bounds()
@@ -137,6 +144,8 @@ class Feed:
         while self._followed < newest:
             events = await self._table.since(self._followed, AT_ONCE)
             told = self._told or set()
+            if taken_in and any(event.kind == "import" for event in events):
+                await taken_in()
             for event in events:
                 if event.serial not in told:
                     for listener in self._listeners:

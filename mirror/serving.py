@@ -170,7 +170,7 @@ class Service:
             for work in (
                 self._store.statistics.run(),
                 self._store.metrics.sample_loop_lag(),
-                self._store.feed.follow_others(lambda: self.mirror.rebuild()),
+                self._store.feed.follow_others(lambda: self.mirror.rebuild(), self._take_in),
                 self._connections.watch(),
                 self._watch_certificate(),
                 self._heartbeat(),
@@ -215,6 +215,13 @@ class Service:
         task = asyncio.create_task(old.retire())
         self._retiring.add(task)
         task.add_done_callback(self._retired)
+
+    async def _take_in(self) -> None:
+        """A command has taken in a bundle: a mirror that remembers nothing takes over, and shows all of it at once."""
+        try:
+            await self.reload(self._settings)
+        except ConfigError as error:
+            logger.error("what was taken in shows little by little: %s", error)
 
     def _retired(self, task: asyncio.Task[None]) -> None:
         self._retiring.discard(task)

@@ -6,6 +6,7 @@ recorded about cached content can always be made again; uploads have their recor
 
 from mirror.catalog.accounts import Accounts, Token, User
 from mirror.catalog.browse import Browse, HeldProject
+from mirror.catalog.bundles import Bundles
 from mirror.catalog.contents import Contents, HeldThing
 from mirror.catalog.counters import Counters
 from mirror.catalog.cursors import Cursor, Cursors
@@ -22,6 +23,7 @@ from mirror.catalog.uploads import Upload, UploadRow, Uploads
 __all__ = [
     "Accounts",
     "Browse",
+    "Bundles",
     "Catalog",
     "Contents",
     "Counters",
@@ -63,6 +65,7 @@ class Catalog:
         self.contents = Contents(database)
         self.cursors = Cursors(database)
         self.browse = Browse(database)
+        self.bundles = Bundles(database)
         self.sets = Sets(database)
         self.removed = RemovedFiles(database)
         self.uploads = Uploads(database)

@@ -26,11 +26,11 @@ class Misuse(click.ClickException):
         click.echo(click.style("mirror: ", fg="red") + self.message, file=file, err=True)
 
 
-def selection_options(command: Callable[..., T]) -> Callable[..., T]:
-    """What is wanted, and for which Pythons and platforms."""
+def selection_options(command: Callable[..., T], *, required: bool = True) -> Callable[..., T]:
+    """What is wanted, and for which Pythons and platforms; `required`: whether something has to be named."""
     for option in reversed(
         [
-            click.argument("inputs", metavar="FILE|NAME...", nargs=-1, required=True),
+            click.argument("inputs", metavar="FILE|NAME...", nargs=-1, required=required),
             click.option("--python", "pythons", multiple=True, metavar="VERSION",
                          help="For this Python: 3.12, 3.12.4, 3.13t. Several times; without it, the one running."),
             click.option("--platform", "platforms", multiple=True, metavar="PLATFORM",

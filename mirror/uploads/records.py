@@ -5,6 +5,7 @@ The one surprise: a new record is put in place by a hard link, which fails where
 processes that add the same name at the same time one loses, whatever the catalog knows.
 """
 
+import asyncio
 import os
 import tempfile
 from collections.abc import Iterator
@@ -13,7 +14,7 @@ from pathlib import Path
 import msgspec
 
 from mirror.blobs import storage_errors
-from mirror.catalog import Upload
+from mirror.catalog import Catalog, Upload
 from mirror.errors import Invalid
 
 LONGEST_NAME = 240
@@ -95,6 +96,16 @@ class Records:
             if part in ("", ".", "..") or "/" in part or "\0" in part or len(part.encode()) > LONGEST_NAME:
                 raise Invalid(f"{part[:80]!r} cannot be used as a name here: it is too long or not one name.")
         return self._root.joinpath(*parts[:2], f"{upload.filename}{_SUFFIX}")
+
+
+async def record_uploads(catalog: Catalog, records: Records) -> None:
+    """Write the records beside the uploads that were taken in, where a process was killed before it had."""
+    missing = await catalog.bundles.unrecorded()
+    for repository, filename in missing:
+        row = await catalog.uploads.get(repository, filename)
+        if row is not None:
+            await asyncio.to_thread(records.replace, row.upload)
+    await catalog.bundles.recorded(missing)
 
 
 def _read(path: Path) -> Upload:

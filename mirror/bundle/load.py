@@ -1,0 +1,516 @@
+"""Taking in a bundle: checked as it is read, staged out of sight, and made visible in one transaction.
+
+The order is what makes it safe: who signed it, what it is and whether it fits here is known before the first byte is
+kept; blobs are adopted one by one, which nobody sees; pages wait in tables of their own; then one transaction shows
+everything. Killed before that, the old state stays and the next run goes on; killed after it, only the records beside
+uploads are missing, which the next run, or the start of a mirror, writes.
+"""
+
+import fcntl
+import hashlib
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import BinaryIO
+
+import msgspec
+
+from mirror.blobs import BlobStore, storage_errors
+from mirror.bundle import format
+from mirror.bundle.format import Damaged, LogEntry, Manifest, Member, PageEntry, check_facts
+from mirror.bundle.gather import Gathered, Places, gather, page_mark, upload_mark
+from mirror.bundle.inventory import unzipped
+from mirror.bundle.signing import Keys, PublicKey
+from mirror.catalog import Catalog, UploadRow
+from mirror.catalog.bundles import ImportedLog, Seen, StagedFile, StoredPage, Taken
+from mirror.errors import Conflict, Forbidden, MissingBlob, StorageFull
+from mirror.uploads import Records, record_uploads
+
+CHUNK = 1 << 20
+ROOM = 64 << 20
+"""Bytes that stay free on the disk."""
+
+
+class Imported(msgspec.Struct, frozen=True, kw_only=True):
+    """What an import has changed."""
+
+    manifest: Manifest
+    signed_by: PublicKey | None
+    new_pages: tuple[PageEntry, ...]
+    changed_pages: tuple[PageEntry, ...]
+    gone_pages: tuple[PageEntry, ...]
+    new_files: tuple[str, ...]
+    """Names of files, without sidecars."""
+    uploads: tuple[tuple[str, str], ...]
+    """(upload, yank, unyank or delete, file name)."""
+    blobs: int
+    """That were not here before this run."""
+    size: int
+    """Bytes of these."""
+    own_index: tuple[str, ...]
+    """The repositories whose list of gems goes its own way here; what the bundle changes is appended to it."""
+
+
+class Reader:
+    """The members of a bundle, which may be in parts, one after the other."""
+
+    def __init__(self, parts: Sequence[Path]) -> None:
+        """Raises OSError."""
+        self._files: list[BinaryIO] = []
+        self._at = 0
+        for path in parts:
+            self._files.append(path.open("rb"))
+        self.size = sum(path.stat().st_size for path in parts)
+        """Bytes of all parts."""
+
+    def close(self) -> None:
+        """Close the files."""
+        for file in self._files:
+            file.close()
+
+    def _read(self, size: int) -> bytes:
+        """So many bytes. Raises Damaged where there are fewer."""
+        pieces = []
+        while size:
+            piece = self._files[self._at].read(size) if self._at < len(self._files) else b""
+            if piece:
+                pieces.append(piece)
+                size -= len(piece)
+            elif self._at + 1 < len(self._files):
+                self._at += 1
+            else:
+                raise Damaged("The bundle is cut: it ends in the middle. Copy it again, with all of its parts.")
+        return b"".join(pieces)
+
+    def header(self) -> Member | None:
+        """The next member, None at the end. What is before it has been read."""
+        member = format.read_header(self._read(format.BLOCK))
+        if member is None:
+            self._read(format.BLOCK)
+        elif member.size > self.size:
+            raise Damaged(f"The bundle is cut or altered: {member.name[:100]!r} would be larger than the whole.")
+        return member
+
+    def content(self, member: Member) -> Iterator[bytes]:
+        """The bytes of the member whose header was just read."""
+        left = member.size
+        while left:
+            chunk = self._read(min(CHUNK, left))
+            left -= len(chunk)
+            yield chunk
+        self._read(member.padding)
+
+    def small(self, name: str, limit: int) -> bytes:
+        """The whole of the next member, which has to be that one. Raises Damaged."""
+        member = self.header()
+        if member is None or member.name != name or member.size > limit:
+            raise Damaged(f"The bundle is cut or altered, or is no bundle: {name} is not where it should be.")
+        return b"".join(self.content(member))
+
+
+class Head(msgspec.Struct, frozen=True):
+    """What stands at the beginning of a bundle."""
+
+    id: str
+    """The digest of its list of digests."""
+    manifest: Manifest
+    signed_by: PublicKey | None
+
+
+def read_head(reader: Reader, keys: Keys, *, unsigned: bool) -> Head:
+    """Who signed a bundle and what it is. Raises Damaged, Forbidden, Invalid."""
+    listed = reader.small(format.SUMS, format.LARGEST_SUMS)
+    member = reader.header()
+    signed_by = None
+    if member is not None and member.name == format.SIGNATURE and member.size <= format.LARGEST_SIGNATURE:
+        signature = b"".join(reader.content(member))
+        if not unsigned:
+            signed_by = keys.verify(listed, signature)
+        member = reader.header()
+    elif not unsigned:
+        raise Forbidden("The bundle is not signed, so anybody may have made it: --unsigned takes it all the same.")
+    sums = format.read_sums(listed)
+    if member is None or member.name != format.MANIFEST or member.size > format.LARGEST_MANIFEST:
+        raise Damaged(f"The bundle is cut or altered: {format.MANIFEST} is not where it should be.")
+    content = b"".join(reader.content(member))
+    if hashlib.sha256(content).hexdigest() != sums[format.MANIFEST]:
+        raise Damaged(f"The bundle is altered: its {format.MANIFEST} is not what {format.SUMS} says.")
+    manifest = format.read_manifest(content)
+    if [format.MANIFEST, *format.members(manifest)] != list(sums):
+        raise Damaged(f"The bundle contradicts itself: {format.MANIFEST} and {format.SUMS} name different files.")
+    return Head(hashlib.sha256(listed).hexdigest(), manifest, signed_by)
+
+
+def follows(manifest: Manifest, node: str, seen: Seen) -> Seen:
+    """Up to where a bundle brings the mirror `node`, which has `seen` its origin. Raises Conflict."""
+    if manifest.node == node:
+        raise Conflict("The bundle was made by this very mirror: there is nothing to take in.")
+    if manifest.made_for not in ("", node):
+        raise Conflict(
+            "The bundle was made for another mirror, and has only what that one lacked: export one for this."
+        )
+    if manifest.serial < seen.newest:
+        raise Conflict(
+            f"The bundle is older than what is here: it goes to {manifest.serial}, and {seen.newest} was taken in."
+        )
+    if not manifest.whole:
+        return Seen(seen.whole, manifest.serial)
+    if manifest.since > seen.whole:
+        raise Conflict(
+            f"There is a gap: the bundle begins after {manifest.since}, and here all up to {seen.whole} was taken in."
+            " Take in first what is between them, or export with an inventory of this mirror (--for)."
+        )
+    if manifest.made_for and manifest.since != seen.whole:
+        raise Conflict(
+            "The bundle was made for an earlier state of this mirror: make a new inventory for the next one."
+        )
+    if not manifest.made_for and manifest.serial <= seen.whole:
+        raise Conflict(f"The bundle was taken in before: it goes to {manifest.serial}, and {seen.whole} is here.")
+    return Seen(manifest.serial, manifest.serial)
+
+
+async def load(
+    parts: Sequence[Path],
+    catalog: Catalog,
+    blobs: BlobStore,
+    records: Records,
+    where: Places,
+    data_dir: Path,
+    *,
+    keys: Keys,
+    now: float,
+    unsigned: bool = False,
+    force: bool = False,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> Imported:
+    """Take in a bundle, or its parts in their order, beside a mirror that may be serving.
+
+    `force` takes it in whatever its place in the sequence, and its pages even where newer ones are here. Raises
+    Damaged, Forbidden, Conflict, StorageFull; then nothing of it is visible.
+    """
+    with _alone(data_dir):
+        await record_uploads(catalog, records)
+        reader = Reader(parts)
+        try:
+            head = read_head(reader, keys, unsigned=unsigned)
+            taking = _Taking(head, catalog, blobs, records, where, data_dir)
+            await taking.check(force=force)
+            await taking.read(reader, progress)
+        finally:
+            reader.close()
+        await taking.show(now)
+        await record_uploads(catalog, records)
+    return taking.imported()
+
+
+class _Taking:
+    """A bundle while it is taken in."""
+
+    def __init__(
+        self, head: Head, catalog: Catalog, blobs: BlobStore, records: Records, where: Places, data_dir: Path
+    ) -> None:
+        self._head = head
+        self._manifest = head.manifest
+        self._catalog = catalog
+        self._blobs = blobs
+        self._records = records
+        self._where = where
+        self._data_dir = data_dir
+        self._held: Gathered
+        self._seen: Seen
+        self._pages: dict[int, PageEntry] = {}
+        """Place → what differs from here."""
+        self._files: list[StagedFile] = []
+        self._uploads: list[tuple[str, UploadRow]] = []
+        self._logs: list[ImportedLog] = []
+        self._diverged: set[str] = set()
+        self._bodies: dict[str, list[int]] = {}
+        """Digest of a packed page → the places of those pages."""
+        self._log_bodies: dict[str, bytes] = {}
+        self._new_blobs = self._new_bytes = 0
+
+    # What it would change
+
+    async def check(self, *, force: bool) -> None:
+        """Whether it fits here, and what of it is new. Raises Conflict, Invalid, StorageFull."""
+        manifest = self._manifest
+        known = await self._catalog.bundles.seen()
+        seen = known.get(manifest.node, Seen())
+        node = await self._catalog.bundles.node()
+        if force:
+            self._seen = Seen(max(seen.whole, manifest.serial if manifest.whole else 0), manifest.serial)
+        else:
+            self._seen = follows(manifest, node, seen)
+        self._check_places()
+        self._held = held = await gather(self._catalog, self._blobs, self._where)
+        for place, page in enumerate(manifest.pages, 1):
+            mine = held.pages.get((page.source, page.kind, page.name))
+            if _differs(mine, page) and (force or mine is None or mine.checked <= page.checked):
+                self._pages[place] = page
+        self._files = [
+            StagedFile(
+                event=file.kind, source=file.source, project=file.project, filename=file.filename, digest=file.digest,
+                size=file.size,
+            )
+            for file in manifest.files
+            if (mine_ := held.files.get((file.source, file.project, file.filename))) is None
+            or mine_.digest != file.digest
+        ]  # fmt: skip
+        for row in manifest.uploads:
+            self._check_upload(row, force=force)
+        self._check_blobs()
+
+    def _check_places(self) -> None:
+        """Whether everything in the bundle has a place in the settings here."""
+        mine, theirs = self._where.repositories, self._manifest.repositories
+        for name in {row.upload.repository for row in self._manifest.uploads}:
+            if name not in mine or name not in theirs or mine[name].format != theirs[name].format:
+                raise Conflict(f"The bundle has uploads of a repository {name!r}, and there is none like it here.")
+        sources = [page.source for page in self._manifest.pages] + [file.source for file in self._manifest.files]
+        sources += [log.name for log in self._manifest.logs if log.role == "upstream"]
+        for source in dict.fromkeys(sources):
+            if source not in self._where.sidecars:
+                raise Conflict(
+                    f"The bundle has content from {source[:200]}, and no repository here has that upstream: add it to"
+                    " the settings (a mirror that is offline never asks it)."
+                )
+
+    def _check_upload(self, row: UploadRow, *, force: bool) -> None:
+        theirs = row.upload
+        self._records.check(theirs)
+        if not theirs.deleted:
+            check_facts(row)
+        known = self._held.uploads.get((theirs.repository, theirs.filename))
+        if known is None:
+            self._uploads.append(("delete" if theirs.deleted else "upload", row))
+            return
+        mine = known.upload
+        if upload_mark(known) == upload_mark(row):
+            return
+        if mine.digest != theirs.digest:
+            raise Conflict(
+                f"{theirs.filename} was uploaded on both sides with different content. Files are never overwritten:"
+                " publish another version on one side, and delete the file on the other."
+            )
+        if (mine.deleted and not theirs.deleted) or (mine.changed > theirs.changed and not force):
+            return  # changed here later
+        kind = "delete" if theirs.deleted else "unyank" if theirs.yanked is None else "yank"
+        self._uploads.append((kind, row))
+
+    def _check_blobs(self) -> None:
+        """Whether all that is needed is here or comes, and there is room for it."""
+        manifest = self._manifest
+        needed = {one.digest: one.filename for one in self._files}
+        for _, row in self._uploads:
+            if not row.upload.deleted:
+                needed |= {row.upload.digest: row.upload.filename, row.sidecar: row.upload.filename}
+        for digest, filename in needed.items():
+            if digest not in manifest.blobs and digest not in self._held.blobs:
+                raise Conflict(
+                    f"The bundle builds on {filename}, which is not held here any more: make a new inventory, and"
+                    " export for that."
+                )
+        lengths = [page.length for page in self._pages.values()] + [log.length for log in manifest.logs]
+        wanted = sum(size for digest, size in manifest.blobs.items() if digest not in self._held.blobs) + sum(lengths)
+        free = shutil.disk_usage(self._data_dir).free
+        if wanted + ROOM > free:
+            raise StorageFull(
+                f"The bundle needs {wanted >> 20} MiB and the disk of the mirror has {max(0, free - ROOM) >> 20} MiB"
+                " for it: free some space, or move data_dir."
+            )
+
+    # Reading the rest
+
+    async def read(self, reader: Reader, progress: Callable[[int, int], None]) -> None:
+        """Read, compare and put aside everything else. Raises Damaged."""
+        manifest, bundle = self._manifest, self._head.id
+        await self._catalog.bundles.clear(bundle)
+        done = await self._catalog.bundles.staged(bundle)
+        if not done <= self._pages.keys():  # something here has changed since the last try
+            await self._catalog.bundles.clear()
+            done = set()
+        for place, page in self._pages.items():
+            if not page.found and place not in done:
+                await self._catalog.bundles.stage_page(bundle, place, _row(page), b"")
+            elif page.found:
+                self._bodies.setdefault(page.body, []).append(place)
+        logs = {entry.body: entry.length for entry in manifest.logs}
+        lengths = {page.body: page.length for page in manifest.pages if page.found} | logs
+        total, at = sum(manifest.blobs.values()), 0
+        for path in format.members(manifest):
+            member = reader.header()
+            digest = format.digest_of(path)
+            if member is None or member.name != path:
+                raise Damaged(f"The bundle is cut or altered: {path} is not where it should be.")
+            if path.startswith("pages/"):
+                body = self._unpacked(reader, member, digest, lengths[digest])
+                if digest in logs:
+                    self._log_bodies[digest] = body
+                for place in self._bodies.get(digest, ()):
+                    if place not in done:
+                        await self._catalog.bundles.stage_page(bundle, place, _row(self._pages[place]), body)
+            else:
+                if member.size != manifest.blobs[digest]:
+                    raise Damaged(f"The bundle is altered: {path} has {member.size} bytes.")
+                await self._blob(reader, member, digest)
+                at += member.size
+                progress(at, total)
+        if reader.header() is not None:
+            raise Damaged("The bundle is altered: something stands behind what its manifest names.")
+        await self._catalog.bundles.stage_files(bundle, self._files)
+
+    def _unpacked(self, reader: Reader, member: Member, digest: str, length: int) -> bytes:
+        packed = b"".join(reader.content(member))
+        if hashlib.sha256(packed).hexdigest() != digest:
+            raise Damaged(f"The bundle is altered: {member.name} is not what {format.SUMS} says.")
+        try:
+            body = unzipped(packed, length)
+        except ValueError as error:
+            raise Damaged(f"The bundle is altered: {member.name}: {error}.") from None
+        if len(body) != length:
+            raise Damaged(f"The bundle is altered: {member.name} has another length than {format.MANIFEST} says.")
+        return body
+
+    async def _blob(self, reader: Reader, member: Member, digest: str) -> None:
+        """Compare a blob with its digest, and adopt it unless it is here."""
+        found = hashlib.sha256()
+        if await self._is_here(digest, member.size):
+            for chunk in reader.content(member):
+                found.update(chunk)
+            self._compare(found.hexdigest(), member)
+            return
+        fd, name = tempfile.mkstemp(dir=self._blobs.incoming)
+        path = Path(name)
+        try:
+            with storage_errors(), os.fdopen(fd, "wb") as file:
+                for chunk in reader.content(member):
+                    found.update(chunk)
+                    file.write(chunk)
+            self._compare(found.hexdigest(), member)
+            os.chmod(path, 0o644)
+            os.utime(path, (member.modified, member.modified))  # its Last-Modified, on both sides
+            await self._blobs.adopt(path, digest)
+        finally:
+            path.unlink(missing_ok=True)
+        self._new_blobs += 1
+        self._new_bytes += member.size
+
+    async def _is_here(self, digest: str, size: int) -> bool:
+        try:
+            return (await self._blobs.open(digest)).size == size
+        except MissingBlob:
+            return False
+
+    def _compare(self, digest: str, member: Member) -> None:
+        if digest != format.digest_of(member.name):
+            raise Damaged(f"The bundle is altered: {member.name} has the SHA-256 {digest}.")
+
+    # The end
+
+    async def show(self, now: float) -> None:
+        """Make all of it visible at once."""
+        for entry in self._manifest.logs:
+            if entry.role == "upstream":
+                await self._grow(entry)
+        for repository in self._where.repositories:
+            await self._publish(repository)
+        for digest in {one.digest for one in self._files}:
+            try:
+                await self._blobs.open(digest)  # it may have been swept, in an import that took days
+            except MissingBlob:
+                raise Conflict("Something that the bundle brought has been swept meanwhile: import it again.") from None
+        pages = list(self._pages.values())
+        await self._catalog.bundles.take(
+            Taken(
+                bundle=self._head.id, origin=self._manifest.node, seen=self._seen, at=now, pages=len(pages),
+                files=len(self._files), uploads=self._uploads, logs=self._logs,
+                removed=[
+                    (page.source, page.name, row) for page in pages if page.kind == "project" for row in page.removed
+                ],
+            )
+        )  # fmt: skip
+
+    async def _grow(self, entry: LogEntry) -> None:
+        """Take over what an upstream lists."""
+        name = self._where.logs["upstream", entry.name]
+        mine, body = await self._catalog.logs.read(name), self._log_bodies[entry.body]
+        if not _fits(entry, mine):
+            raise Conflict(
+                f"The list of gems of {entry.name} is another one here: make a new inventory, and export for that."
+            )
+        self._change(name, mine, entry, body)
+
+    async def _publish(self, repository: str) -> None:
+        """Take over what a repository publishes, unless it has begun to say something else here."""
+        entries = {entry.role: entry for entry in self._manifest.logs if entry.name == repository}
+        entries.pop("upstream", None)
+        if "published" not in entries or ("published", repository) not in self._where.logs:
+            return
+        changes = []
+        for role, entry in entries.items():
+            name = self._where.logs[role, repository]
+            mine, body = await self._catalog.logs.read(name), self._log_bodies[entry.body]
+            fits = _fits(entry, mine) and (entry.start or role == "own" or body.startswith(mine))
+            if not fits:
+                self._diverged.add(repository)
+                return
+            changes.append((name, mine, entry, body))
+        for change in changes:
+            self._change(*change)
+
+    def _change(self, name: str, mine: bytes, entry: LogEntry, body: bytes) -> None:
+        if entry.start and body:
+            self._logs.append(ImportedLog(name=name, content=body, replace=False))
+        elif not entry.start and body != mine:
+            self._logs.append(ImportedLog(name=name, content=body, replace=True))
+
+    def imported(self) -> Imported:
+        """What has changed."""
+        pages = [page for page in self._pages.values() if page.found]
+        known = {key for key, page in self._held.pages.items() if page.found}
+        return Imported(
+            manifest=self._manifest,
+            signed_by=self._head.signed_by,
+            new_pages=tuple(page for page in pages if (page.source, page.kind, page.name) not in known),
+            changed_pages=tuple(page for page in pages if (page.source, page.kind, page.name) in known),
+            gone_pages=tuple(page for page in self._pages.values() if not page.found),
+            new_files=tuple(file.filename for file in self._files if file.event == "file"),
+            uploads=tuple((kind, row.upload.filename) for kind, row in self._uploads),
+            blobs=self._new_blobs,
+            size=self._new_bytes,
+            own_index=tuple(sorted(self._diverged)),
+        )
+
+
+def _differs(mine: PageEntry | None, theirs: PageEntry) -> bool:
+    if mine is None or not mine.found:
+        return theirs.found
+    return not theirs.found or page_mark(mine) != page_mark(theirs)
+
+
+def _fits(entry: LogEntry, mine: bytes) -> bool:
+    """Whether what a bundle has of a log goes on where ours ends; the whole of one always does."""
+    if not entry.start:
+        return True
+    return len(mine) == entry.start and hashlib.sha256(mine).hexdigest() == entry.before
+
+
+def _row(page: PageEntry) -> StoredPage:
+    return StoredPage(**{name: getattr(page, name) for name in StoredPage.__struct_fields__})
+
+
+@contextmanager
+def _alone(data_dir: Path) -> Iterator[None]:
+    """One import at a time. Raises Conflict."""
+    data_dir.mkdir(parents=True, exist_ok=True)
+    fd = os.open(data_dir / "import.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    except BlockingIOError:
+        raise Conflict("Another import is going on: wait for its end.") from None
+    finally:
+        os.close(fd)

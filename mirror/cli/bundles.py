@@ -1,0 +1,100 @@
+"""What the commands about bundles share: the store beside a running mirror, and where things stand in it."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+if TYPE_CHECKING:
+    from mirror.app import Store
+    from mirror.bundle import Choice, Places
+    from mirror.config import Settings
+    from mirror.sync import Wish
+
+
+@asynccontextmanager
+async def opened(settings: "Settings") -> "AsyncIterator[Store]":
+    """The store that the settings name; what a running mirror is writing into it is left alone."""
+    from mirror.app import Store
+
+    settings.data_dir.mkdir(parents=True, exist_ok=True)
+    store = Store(settings)
+    await store.database.open()
+    try:
+        yield store
+    finally:
+        await store.close()
+
+
+def places_of(settings: "Settings") -> "Places":
+    """Where things stand in that store."""
+    from mirror.app import FORMATS
+    from mirror.bundle import places
+    from mirror.model import File
+
+    nothing = File(filename="", version="")
+    return places(settings, {name: format.sidecar_name(nothing) for name, (format, _) in FORMATS.items()})
+
+
+async def export_bundle(
+    settings: "Settings", target: Path, *, wanted: "list[Wish]", build: bool, since: int | None,
+    inventory: Path | None, parts: str | None, unsigned: bool,
+) -> int:  # fmt: skip
+    """Write a bundle; the exit status. Raises Invalid, NotFound."""
+    import time
+
+    from rich.filesize import decimal
+
+    from mirror.bundle import Keys, export
+    from mirror.bundle.inventory import unpack
+    from mirror.config.values import size
+    from mirror.errors import Invalid, NotFound
+
+    try:
+        largest = size(parts) if parts is not None else None
+    except ValueError as error:
+        raise Invalid(f"--parts {parts}: {error}.") from None
+    signer = None if unsigned else Keys(settings.data_dir).own()
+    if signer is None and not unsigned:
+        raise NotFound("There is no key to sign it with: make one with `mirror key create`, or say --unsigned.")
+    choice, problems = await _chosen(settings, wanted, build=build) if wanted else (None, 0)
+    async with opened(settings) as store:
+        done = await export(
+            store.catalog, store.blobs, places_of(settings), target, now=time.time(), signer=signer, choice=choice,
+            since=since or 0, have=unpack(inventory.read_bytes()) if inventory else None, parts=largest,
+        )  # fmt: skip
+    for name in done.lost:
+        click.echo(f"mirror: {name}: its bytes are lost here, so it is not in the bundle", err=True)
+    bundle = done.manifest
+    files = sum(file.kind == "file" for file in bundle.files)
+    names = ", ".join(path.name for path in done.paths)
+    click.echo(
+        f"{names}: {len(bundle.pages):,} pages, {files:,} files, {len(bundle.uploads):,} uploads"
+        f" ({decimal(done.size)}); from serial {bundle.since} to {bundle.serial}"
+    )
+    return 1 if problems or done.lost else 0
+
+
+async def _chosen(settings: "Settings", wanted: "list[Wish]", *, build: bool) -> "tuple[Choice, int]":
+    """The files that are needed and held, with their projects; and how many are not, each of which is complained of."""
+    from contextlib import AsyncExitStack
+
+    from mirror import ahead
+    from mirror.bundle import Choice
+    from mirror.cli.check import Offline
+    from mirror.cli.progress import complain
+    from mirror.sync import Problem, plan
+
+    async with AsyncExitStack() as stack:
+        mirror = await stack.enter_async_context(ahead.looking(settings))
+        found = await plan(wanted, ahead.stored(mirror), Offline(settings, stack, build=build))
+        held = ahead.holdings(mirror)
+        missing = [piece for piece in found.pieces if not await held.file(piece.project, piece.file)]
+    problems = [*found.problems, *(Problem(what=piece.file.filename, reason="not held") for piece in missing)]
+    complain(problems)
+    return Choice(
+        files=frozenset((piece.repository, piece.project, piece.file.filename) for piece in found.pieces),
+        projects=frozenset((piece.repository, piece.project) for piece in found.pieces),
+    ), len(problems)

@@ -1,0 +1,76 @@
+"""`mirror import`: take in a bundle, all of it or nothing."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from mirror.cli.accounts import audited, settings_of, shared_options
+
+if TYPE_CHECKING:
+    from mirror.bundle import Imported
+
+SHOWN = 20
+"""Names that are printed of each kind."""
+
+
+@click.command("import", short_help="Take in a bundle of another mirror.")
+@click.argument("parts", metavar="FILE...", nargs=-1, required=True, type=click.Path(path_type=Path, dir_okay=False))
+@click.option(
+    "--unsigned", is_flag=True,
+    help="Do not ask who made it. Whoever could write to the medium can then put any code into what is installed"
+    " from here.",
+)  # fmt: skip
+@click.option("--force", is_flag=True, help="Take it in whatever its place in the sequence, an older state too.")
+@shared_options
+def command(config: Path | None, data_dir: Path | None, parts: tuple[Path, ...], unsigned: bool, force: bool) -> int:
+    """Take in a bundle that `mirror export` wrote, given as one file or as all of its parts in order.
+
+    Its signature, its manifest and every digest are verified, and it has to follow what was taken in before. All of it
+    becomes visible at once, or nothing. Interrupted, the next run goes on. A mirror may be serving meanwhile.
+    """
+    import asyncio
+    import time
+
+    from mirror.bundle import Keys, load
+    from mirror.cli.bundles import opened, places_of
+
+    settings = settings_of(config, data_dir)
+    if unsigned:
+        click.echo("The signature is not verified: nothing says who made this bundle.", err=True)
+
+    async def run() -> "Imported":
+        async with opened(settings) as store:
+            return await load(
+                parts, store.catalog, store.blobs, store.records, places_of(settings), settings.data_dir,
+                keys=Keys(settings.data_dir), now=time.time(), unsigned=unsigned, force=force,
+            )  # fmt: skip
+
+    done = asyncio.run(run())
+    audited("bundle imported", origin=done.manifest.node, signed=done.signed_by.id if done.signed_by else "")
+    _tell(done)
+    return 0
+
+
+def _tell(done: "Imported") -> None:
+    from rich.filesize import decimal
+
+    _names("new projects", [page.name or page.kind for page in done.new_pages])
+    _names("changed projects", [page.name or page.kind for page in done.changed_pages])
+    _names("projects that upstream has no more", [page.name or page.kind for page in done.gone_pages])
+    _names("new files", list(done.new_files))
+    for kind in ("upload", "yank", "unyank", "delete"):
+        _names(f"uploads: {kind}", [name for what, name in done.uploads if what == kind])
+    for repository in done.own_index:
+        click.echo(f"the list of gems of {repository} goes its own way here: what is new is appended to it")
+    signed = f"signed by {done.signed_by.name}" if done.signed_by else "unsigned"
+    click.echo(
+        f"taken in up to {done.manifest.serial}, {signed}:"
+        f" {done.blobs:,} files and sidecars came ({decimal(done.size)})"
+    )
+
+
+def _names(what: str, names: list[str]) -> None:
+    if names:
+        more = f" and {len(names) - SHOWN:,} more" if len(names) > SHOWN else ""
+        click.echo(f"{what} ({len(names):,}): {', '.join(names[:SHOWN])}{more}")
