@@ -1,0 +1,131 @@
+"""Our copy of an upstream's `/versions`: what to ask for its tail with, and what to believe of the answer."""
+
+import base64
+import hashlib
+import re
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, TypeAlias
+
+import msgspec
+
+if TYPE_CHECKING:
+    from hashlib import _Hash
+
+
+class UpstreamCopy(msgspec.Struct, frozen=True):
+    """What has to be known of the copy of an upstream's `/versions` to keep it up: not the bytes themselves."""
+
+    size: int
+    sha256: "_Hash"
+    etag: str | None
+
+    @classmethod
+    def of(cls, body: bytes, etag: str | None) -> "UpstreamCopy":
+        """Blocking for a large body."""
+        return cls(len(body), hashlib.sha256(body), etag)
+
+    def request_headers(self) -> dict[str, str]:
+        """What to ask for the tail with: one byte of overlap shows whether it fits."""
+        headers = {"Range": f"bytes={self.size - 1}-", "Accept-Encoding": "identity"}
+        return headers | {"If-None-Match": self.etag} if self.etag else headers
+
+
+class Unchanged(msgspec.Struct, frozen=True):
+    """The copy is what upstream has."""
+
+
+class Append(msgspec.Struct, frozen=True):
+    """Upstream has these bytes more; `copy` describes the copy with them."""
+
+    tail: bytes
+    copy: UpstreamCopy
+
+
+class Replace(msgspec.Struct, frozen=True):
+    """The body takes the place of the copy."""
+
+    body: bytes
+    copy: UpstreamCopy
+
+
+class Refetch(msgspec.Struct, frozen=True):
+    """The answer proves nothing: ask again for the whole, without Range and without validator."""
+
+    reason: str
+
+
+class Refused(msgspec.Struct, frozen=True):
+    """The answer is not believed: keep the copy and ask again later."""
+
+    reason: str
+
+
+Verdict: TypeAlias = Unchanged | Append | Replace | Refetch | Refused
+
+
+def follow(copy: UpstreamCopy | None, status: int, headers: Mapping[str, str], body: bytes) -> Verdict:
+    """What an upstream's answer means for our copy of its `/versions`.
+
+    `copy` is what was asked with; None when the whole was asked for. `body` is decoded. Hashing makes it blocking for a
+    large body. The whole is asked for at most once: an answer to that is never Refetch.
+    """
+    told = {key.lower(): value for key, value in headers.items()}
+    if copy is not None:
+        if status == 304:
+            return Unchanged()
+        if status == 206:
+            return _append(copy, told, body)
+        if status in {400, 412, 416}:
+            return Refetch(f"The upstream answered {status} to a range.")
+    if status != 200:
+        return Refused(f"The upstream answered {status} for its list of versions.")
+    doubt = _doubt(copy, told, body)
+    if doubt is None:
+        return Replace(body, UpstreamCopy.of(body, told.get("etag")))
+    return Refused(doubt) if copy is None else Refetch(doubt)
+
+
+def _append(copy: UpstreamCopy, told: Mapping[str, str], body: bytes) -> Verdict:
+    span = re.fullmatch(r"bytes (\d{1,15})-(\d{1,15})/(\d{1,15}|\*)", told.get("content-range", "").strip())
+    if span is None or int(span[1]) != copy.size - 1 or int(span[2]) - int(span[1]) + 1 != len(body):
+        return Refetch("The upstream answered another range than was asked for.")
+    if told.get("content-encoding", "identity") != "identity":
+        return Refetch("The upstream compressed a range.")
+    # Only complete lines are ever kept, so that the overlapping byte is the end of a line, as the last one has to be.
+    if not body.startswith(b"\n") or not body.endswith(b"\n"):
+        return Refetch("The upstream's tail does not fit the copy, or ends within a line.")
+    tail = body[1:]
+    sha256 = copy.sha256.copy()
+    sha256.update(tail)
+    if _digest(told) != sha256.digest():
+        return Refetch("The upstream's tail has no digest, or another one than the copy with it.")
+    if not tail:
+        return Unchanged()
+    return Append(tail, UpstreamCopy(copy.size + len(tail), sha256, told.get("etag")))
+
+
+def _doubt(copy: UpstreamCopy | None, told: Mapping[str, str], body: bytes) -> str | None:
+    """Why a whole body is not believed, None when it is."""
+    if not body.endswith(b"\n") or not (body.startswith(b"---\n") or b"\n---\n" in body[:4096]):
+        return "The upstream's list of versions is cut off, or is none."
+    digest = _digest(told)
+    if digest is not None and digest != hashlib.sha256(body).digest():
+        return "The upstream's list of versions has another digest than its header says."
+    encoded = told.get("content-encoding", "identity") != "identity"
+    length = told.get("content-length", "")
+    if not encoded and length.isdigit() and int(length) != len(body):
+        return "The upstream's list of versions has another length than its header says."
+    if digest is None and not length and copy is not None and len(body) < copy.size:
+        return "The upstream's list of versions became shorter, and nothing shows that it is whole."
+    return None
+
+
+_SHA256 = re.compile(r"(?:^|,)\s*sha-256\s*=\s*[:\"]?([A-Za-z0-9+/]{43}=)[:\"]?\s*(?:,|$)", re.IGNORECASE)
+
+
+def _digest(told: Mapping[str, str]) -> bytes | None:
+    """The SHA-256 of the whole identity body that the headers promise: `:x:`, `"x"` and bare `x` are all in use."""
+    for header in ("repr-digest", "digest"):
+        if match := _SHA256.search(told.get(header, "")):
+            return base64.b64decode(match[1])
+    return None

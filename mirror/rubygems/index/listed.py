@@ -1,0 +1,182 @@
+"""What `/versions` says: gem → its versions and the MD5 of its info page; read, written, and compared.
+
+The one surprise: a gem that lost all its versions stays in the map, with an MD5 and nothing else, for clients that once
+saw it go on asking for its `/info`.
+"""
+
+import hashlib
+import io
+from collections.abc import Iterable, Iterator
+from datetime import UTC, datetime
+
+from mirror.rubygems.pages import EMPTY
+
+EMPTY_MD5 = hashlib.md5(EMPTY, usedforsecurity=False).hexdigest()
+"""The MD5 of the `/info` of a gem without versions."""
+_UNKNOWN = b"0" * 32  # in place of an MD5 that nobody told: some clients stumble over a line without one
+
+
+class VersionsMap:
+    """Gem name → its versions (`3.0`, `1.17.2-java`) and the MD5 of its `/info`.
+
+    190,000 gems have to fit: each takes one bytes object, `V,V-PLATFORM MD5`, which copies of the map share.
+    """
+
+    __slots__ = ("_entries",)
+
+    def __init__(self, entries: dict[str, bytes] | None = None) -> None:
+        self._entries = {} if entries is None else entries
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def __contains__(self, name: object) -> bool:
+        """Whether the gem has any version."""
+        return not self._entries.get(name, b" ").startswith(b" ")  # type: ignore[call-overload]
+
+    def __iter__(self) -> Iterator[str]:
+        """The names of the gems that have versions, in the order of the log."""
+        return (name for name, entry in self._entries.items() if not entry.startswith(b" "))
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, VersionsMap) and not diff(self, other)
+
+    __hash__ = None  # type: ignore[assignment]
+
+    @property
+    def size(self) -> int:
+        """Bytes of the shortest log that says this, without its header."""
+        return sum(len(name) + len(entry) + 2 for name, entry in self._entries.items())
+
+    def versions(self, name: str) -> tuple[str, ...]:
+        """The versions of a gem, each once; none when it is unknown."""
+        entry = self._entries.get(name)
+        return tuple(item.decode("utf-8", "surrogateescape") for item in _items(entry)) if entry else ()
+
+    def md5(self, name: str) -> str | None:
+        """The MD5 of the gem's `/info`, also of a gem that lost all versions; None when unknown."""
+        entry = self._entries.get(name)
+        md5 = None if entry is None else entry.rpartition(b" ")[2]
+        return None if md5 is None or md5 == _UNKNOWN else md5.decode("utf-8", "surrogateescape")
+
+    def set(self, name: str, versions: Iterable[str], md5: str | None) -> None:
+        """Replace what the map says of a gem."""
+        listed = ",".join(dict.fromkeys(versions)).encode("utf-8", "surrogateescape")
+        self._entries[name] = listed + b" " + (md5.encode() if md5 else _UNKNOWN)
+
+    def remove(self, name: str) -> None:
+        """Forget a gem, known or not."""
+        self._entries.pop(name, None)
+
+    def copy(self) -> "VersionsMap":
+        """An independent map that shares the entries."""
+        return VersionsMap(self._entries.copy())
+
+    def only(self, names: Iterable[str]) -> "VersionsMap":
+        """A map of what this one says of some gems."""
+        return VersionsMap({name: self._entries[name] for name in names if name in self._entries})
+
+    def changed(self, before: "VersionsMap") -> frozenset[str]:
+        """The gems of which this map says anything else than an earlier one, known to it or not."""
+        old, new = before._entries, self._entries
+        return frozenset(name for name, entry in new.items() if old.get(name) != entry) | (old.keys() - new.keys())
+
+    def sharing(self, other: "VersionsMap") -> "VersionsMap":
+        """The same map, of the names and entries of another where they are equal: one copy of them in memory."""
+        theirs = {name: (name, entry) for name, entry in other._entries.items()}
+        shared = {}
+        for name, entry in self._entries.items():
+            known = theirs.get(name)
+            shared[known[0] if known else name] = known[1] if known and known[1] == entry else entry
+        return VersionsMap(shared)
+
+    def grown(self, tail: bytes) -> "VersionsMap":
+        """An independent map that has followed the lines of `tail` as well."""
+        versions = self.copy()
+        versions.apply(tail.split(b"\n"))
+        return versions
+
+    def apply(self, lines: Iterable[bytes]) -> None:
+        """Follow the lines of a log: the last MD5 counts, `-` removes, what is no line of a gem is passed over."""
+        entries = self._entries
+        for line in lines:
+            raw, _, rest = line.rstrip(b"\r\n").partition(b" ")
+            versions, space, md5 = rest.partition(b" ")
+            if not raw or not versions:
+                continue
+            name = raw.decode("utf-8", "surrogateescape")
+            known = entries.get(name)
+            if known is None and versions[:1] != b"-" and b",-" not in versions:
+                entries[name] = rest if space and md5 else versions + b" " + _UNKNOWN
+                continue
+            current = dict.fromkeys(_items(known or b" "))
+            for item in versions.split(b","):
+                if item.startswith(b"-"):
+                    current.pop(item[1:], None)
+                elif item:
+                    current[item] = None
+            entries[name] = b",".join(current) + b" " + (md5 or _UNKNOWN)
+
+
+def _items(entry: bytes) -> list[bytes]:
+    """The versions of an entry, each once, in order."""
+    listed = entry.partition(b" ")[0]
+    return list(dict.fromkeys(listed.split(b","))) if listed else []
+
+
+def parse_versions(body: bytes) -> VersionsMap:
+    """The map that a whole `/versions` describes. Blocking: about a second for the public one. Never raises."""
+    lines = io.BytesIO(body)  # line by line: splitting the whole holds the interpreter, and twice the memory
+    lines.seek(_header(body))
+    versions = VersionsMap()
+    versions.apply(lines)
+    return versions
+
+
+def _header(body: bytes) -> int:
+    """How many bytes stand before the first line of a gem."""
+    if body.startswith(b"---\n"):
+        return 4
+    mark = body.find(b"\n---\n")
+    return mark + 5 if mark >= 0 else 0
+
+
+def render_versions(versions: VersionsMap, created_at: datetime) -> bytes:
+    """A whole log: a header and a line for each gem that has versions."""
+    head = f"created_at: {created_at.astimezone(UTC):%Y-%m-%dT%H:%M:%SZ}\n---\n".encode()
+    return head + b"".join(
+        b"%b %b\n" % (name.encode("utf-8", "surrogateescape"), versions._entries[name]) for name in versions
+    )
+
+
+def diff(published: VersionsMap, wanted: VersionsMap) -> list[bytes]:
+    """The fewest and shortest lines that turn one map into the other, for every parser there is."""
+    before, after = published._entries, wanted._entries
+    lines = [
+        line
+        for name, entry in after.items()
+        if (old := before.get(name)) is not entry and old != entry and (line := _line(name, old or b" ", entry))
+    ]
+    gone = b" " + EMPTY_MD5.encode()
+    lines += [
+        line for name, entry in before.items() if name not in after and (line := _line(name, entry, gone)) is not None
+    ]
+    return lines
+
+
+def names_in(lines: Iterable[bytes]) -> set[str]:
+    """The gems that lines of a log are about."""
+    return {line.partition(b" ")[0].decode("utf-8", "surrogateescape") for line in lines if line}
+
+
+def _line(name: str, old: bytes, new: bytes) -> bytes | None:
+    """What takes a gem from one entry to another; None when clients need not be told."""
+    had, has = dict.fromkeys(_items(old)), dict.fromkeys(_items(new))
+    changes = [b"-" + item for item in had if item not in has] + [item for item in has if item not in had]
+    md5 = new.rpartition(b" ")[2]
+    if not changes:
+        if not has or md5 == old.rpartition(b" ")[2]:
+            return None
+        same = min(has, key=len)  # the MD5 alone changes: one version goes and comes back
+        changes = [b"-" + same, same]
+    return name.encode("utf-8", "surrogateescape") + b" " + b",".join(changes) + b" " + md5
