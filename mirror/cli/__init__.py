@@ -22,6 +22,7 @@ COMMANDS = {
     "status": "mirror.cli.status",
     "sync": "mirror.cli.sync",
     "check": "mirror.cli.check",
+    "follow": "mirror.cli.follow",
     "lock": "mirror.cli.lock",
     "import": "mirror.cli.import_",
     "inventory": "mirror.cli.inventory",

@@ -47,28 +47,45 @@ class Through:
         self._headers = headers
 
     async def index(self, repository: str) -> None:
-        if self._is_gems(repository):
+        if self.is_gems(repository):
             await self._ask("HEAD", repository, "versions", None)
 
     async def project(self, repository: str, name: str) -> View:
-        path = f"info/{quote(name)}" if self._is_gems(repository) else f"simple/{quote(name)}/"
-        await self._ask("HEAD" if not self._is_gems(repository) else "GET", repository, path, UnknownProject(name))
+        path = f"info/{quote(name)}" if self.is_gems(repository) else f"simple/{quote(name)}/"
+        await self._ask("HEAD" if not self.is_gems(repository) else "GET", repository, path, UnknownProject(name))
         return await self._repositories[repository].project(name, Demand.ANY)
 
     async def bring(self, repository: str, project: str, file: File) -> None:
         format = self._repositories[repository].format
         unknown = UnknownFile(project, file.filename)
-        path = "gems" if self._is_gems(repository) else f"packages/{quote(project)}"
+        path = "gems" if self.is_gems(repository) else f"packages/{quote(project)}"
         async with self._slots:
             await self._ask("GET", repository, f"{path}/{quote(file.filename)}", unknown, Range="bytes=-1")
             if format.has_sidecar(file):
-                path = "quick/Marshal.4.8" if self._is_gems(repository) else path
+                path = "quick/Marshal.4.8" if self.is_gems(repository) else path
                 await self._ask("GET", repository, f"{path}/{quote(format.sidecar_name(file))}", unknown)
 
-    def _is_gems(self, repository: str) -> bool:
+    async def renewed(self, repository: str, name: str = "") -> str:
+        """Have the page of a project as it is now at upstream, or without a name the index of gems; its ETag.
+
+        Raises NotFound, Unavailable (also when all that can be had is older), UpstreamError.
+        """
+        gems = self.is_gems(repository)
+        path = f"{'info' if gems else 'simple'}/{quote(name)}{'' if gems else '/'}" if name else "versions"
+        headers = await self._ask(
+            "GET" if gems and name else "HEAD", repository, path, UnknownProject(name), **{"Cache-Control": "no-cache"}
+        )
+        if headers.get("X-Mirror-Cache") == "stale":
+            raise UpstreamUnavailable(f"The page of {name or 'all gems'} cannot be had as it is now.")
+        return headers.get("ETag", "")
+
+    def is_gems(self, repository: str) -> bool:
+        """Whether a repository is one of gems."""
         return self._repositories[repository].format.name == "rubygems"
 
-    async def _ask(self, method: str, repository: str, path: str, unknown: NotFound | None, **headers: str) -> None:
+    async def _ask(
+        self, method: str, repository: str, path: str, unknown: NotFound | None, **headers: str
+    ) -> Mapping[str, str]:
         url = self._root.with_path(f"{self._mounts[repository].rstrip('/')}/{path}", encoded=True)
         try:
             async with self._session.request(
@@ -83,6 +100,7 @@ class Through:
             raise Blocked(path.rpartition("/")[2], "policy", said)
         if response.status not in (200, 206):
             raise Unavailable(said or f"The running mirror answered {response.status}.")
+        return response.headers
 
     async def close(self) -> None:
         """Close the connections."""

@@ -57,22 +57,27 @@ class Follower:
         *,
         only: tuple[str, ...] = (),
         clock: Callable[[], float] = time.time,
-        tell: Callable[[Following], None] = lambda state: None,
     ) -> None:
         """`name` is what the cursor is kept under; `known` are the projects whose pages of that source are stored.
 
-        `only`: canonical names or patterns. `tell` is called whenever the state has changed.
+        `only`: canonical names or patterns.
         """
         self.name = name
         self.state = Following()
+        self.tell: Callable[[Following], None] = lambda state: None
+        """Called whenever the state has changed."""
         self._remote = remote
         self._reach = reach
         self._cursors = cursors
         self._known = known
         self._only = only
         self._clock = clock
-        self._tell = tell
         self._tries = 0
+
+    async def catch_up(self) -> None:
+        """Do all that there is to do at this moment. Raises MirrorError."""
+        while self.state.behind != 0:
+            await self.step()
 
     async def run(self) -> None:
         """Follow until cancelled."""
@@ -85,7 +90,7 @@ class Follower:
                 if str(error) != self.state.last_error:
                     logger.warning("following %s: %s", self._remote.name, error)
                 self.state.last_error = str(error)
-                self._tell(self.state)
+                self.tell(self.state)
                 await asyncio.sleep(pause * random.uniform(0.5, 1.0))
                 pause = min(2 * pause, LONGEST_PAUSE)
 
@@ -122,7 +127,7 @@ class Follower:
             seen |= held.keys()
             await self._work(held, held.keys(), raising=False)
             self.state.comparing = next(reversed(held), self.state.comparing)
-            self._tell(self.state)
+            self.tell(self.state)
         gone = [name for name in await self._known() if name not in seen and self._follows(name)]
         await self._work({name: [] for name in gone}, gone, raising=False)
         self.state.comparing = ""
@@ -208,8 +213,8 @@ class Follower:
         self.state.serial, self.state.newest = place.serial, place.newest
         if place.serial >= place.newest:
             self.state.behind = 0.0
-        self._tell(self.state)
+        self.tell(self.state)
 
     def _behind(self, since: float) -> None:
         self.state.behind = max(0.0, self._clock() - since)
-        self._tell(self.state)
+        self.tell(self.state)
