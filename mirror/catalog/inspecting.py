@@ -28,12 +28,14 @@ def inspect(path: Path, patience: float = 60.0) -> Inspection:
         try:
             (verdict,) = connection.execute("PRAGMA quick_check(1)").fetchone()
             (newest,) = connection.execute("SELECT max(at) FROM feed").fetchone()
-        except sqlite3.OperationalError as error:
-            if error.sqlite_errorcode == sqlite3.SQLITE_INTERRUPT:
-                return Inspection(damage=None, unfinished=True)
-            return Inspection(damage=str(error))
         except sqlite3.DatabaseError as error:
-            return Inspection(damage=str(error))
+            code = error.sqlite_errorcode & 0xFF  # the low byte of extended codes
+            if code == sqlite3.SQLITE_INTERRUPT:
+                return Inspection(damage=None, unfinished=True)
+            if code in {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}:
+                return Inspection(damage=str(error))
+            # Another user's, locked, of another version: that is no damage.
+            raise OSError(None, str(error), str(path)) from error
         finally:
             stop.cancel()
         return Inspection(damage=None if verdict == "ok" else str(verdict), newest=newest)

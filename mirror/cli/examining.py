@@ -271,7 +271,7 @@ class _Running:
         return URL("http://localhost/"), aiohttp.UnixConnector(str(path))
 
     def _held(self, repository: RepositorySettings) -> tuple[str, ...]:
-        sources = [one.name for one in repository.upstreams]
+        sources = [str(one.url) for one in repository.upstreams]
         try:
             return held_projects(self._settings.catalog_file, sources) if sources else ()
         except OSError:

@@ -75,10 +75,11 @@ async def _agrees(asking: Asking, chosen: File, content: bytes) -> Finding:
         return _AGREES.unknown("the file is no wheel")
     url = await _final(asking, chosen.url)
     head = await asking.head(url)
-    if not head.length:
+    size = head.length if head.status == 200 else chosen.size
+    if not size:
         return _AGREES.unknown("the wheel's size is not known, so it cannot be read in parts")
     try:
-        inside = await read_metadata(chosen, _Ranges(asking, url, head.length))
+        inside = await read_metadata(chosen, _Ranges(asking, url, size))
     except UpstreamProtocolError as error:
         return _AGREES.unknown(str(error))
     except Invalid as error:

@@ -9,7 +9,7 @@ import msgspec
 from yarl import URL
 
 from mirror.doctor import Asking, Reply
-from mirror.errors import Invalid, MirrorError, UpstreamError
+from mirror.errors import Invalid, MirrorError, UpstreamError, UpstreamUnavailable
 from mirror.model import Answer, File, Project
 from mirror.pypi.names import canonical
 from mirror.pypi.pages import HTML_TYPE, JSON_TYPE, parse_simple
@@ -127,27 +127,29 @@ def _names(reply: Reply) -> tuple[str, ...]:
 async def choose(index: Index, project: str | None = None, held: Sequence[str] = ()) -> Subject:
     """The project of that name; else the smallest that is held, or of those listed first, that has a file.
 
-    Raises Invalid when there is none, UpstreamError when it cannot be read.
+    Raises Invalid when there is none, UpstreamError when none can be read.
     """
     if project is not None:
         return await _subject(index, canonical(project))
     found: list[Subject] = []
-    trouble = "it lists none"
+    trouble: MirrorError = Invalid("It lists none.")
     for name in (held or index.names)[:_TRIED]:
         try:
             found.append(await _subject(index, name))
         except MirrorError as error:
-            trouble = str(error)
+            trouble = error
     found = [one for one in found if one.project.files] or found
     if not found:
-        raise Invalid(f"No project of {index.simple} can be looked at: {trouble}. Name one with --project.")
+        raise trouble
     return min(found, key=lambda one: len(one.page.body))
 
 
 async def _subject(index: Index, name: str) -> Subject:
     reply = await index.asking.follow(index.simple / name / "", most=_PAGE, Accept=ANY)
+    if reply.status == 404:
+        raise Invalid(f"There is no project {name}.")
     if reply.status != 200:
-        raise Invalid(f"The page of {name} is answered {reply.said}.")
+        raise UpstreamUnavailable(f"The page of {name} is answered {reply.said}.")
     json_page = reply.media_type.endswith("json") or reply.body.lstrip().startswith(b"{")
     # What the type says is judged elsewhere: here the page is to be understood at any price.
     answer = Answer(url=str(reply.url), content_type=JSON_TYPE if json_page else "text/html", body=reply.body)

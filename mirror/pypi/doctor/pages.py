@@ -276,7 +276,7 @@ async def beside(subject: Subject) -> list[Finding]:
     """The JSON API, and the serials that bandersnatch follows."""
     ask, index = subject.asking, subject.index
     reply = await ask.follow(index.root / "pypi" / subject.project.name / "json", Accept="application/json")
-    head = await ask.follow(index.simple, most=65536, part=True, Accept=JSON_TYPE)
+    head = await ask.follow(index.simple, most=65536, part=True, Accept=ANY)
     start = head.body.decode("utf-8", "replace")
     if not start.lstrip().startswith("{"):
         serials = _SERIALS.fails("the list of projects does not come as JSON")

@@ -29,7 +29,7 @@ async def examine(asking: Asking, url: URL, wishes: Wishes) -> list[Finding] | N
     except UpstreamError as error:
         found.append(_READABLE.fails(str(error)))
     except MirrorError as error:
-        found.append(_READABLE.unknown(str(error)))
+        found.append(_READABLE.unknown(f"{error} Name another with --project."))
     if wishes.upload and wishes.token:
         checks += uploads(index, wishes.upload, wishes.token)
     return found + await run("pypi", checks)

@@ -7,7 +7,7 @@ import msgspec
 from yarl import URL
 
 from mirror.doctor import Asking, Reply
-from mirror.errors import Invalid, MirrorError
+from mirror.errors import Invalid, MirrorError, UpstreamUnavailable
 from mirror.model import File, Project
 from mirror.rubygems.index import VersionsMap, parse_versions
 from mirror.rubygems.names import GENERIC, canonical
@@ -78,17 +78,19 @@ async def choose(index: Index, name: str | None = None, held: Sequence[str] = ()
         [name] if name is not None else [*held][:_TRIED] or [one for one, _ in zip(first, range(_TRIED), strict=False)]
     )
     found: list[tuple[Project, Reply]] = []
-    trouble = "it lists none"
+    trouble: MirrorError = Invalid("It lists none.")
     for one in names:
         try:
             info = await asking.get(index.root / "info" / canonical(one), most=_INFO_LIMIT, Accept_Encoding="identity")
+            if info.status == 404:
+                raise Invalid(f"There is no gem {one}.")
             if info.status != 200:
-                raise Invalid(f"/info/{one} is answered {info.said}.")
+                raise UpstreamUnavailable(f"/info/{one} is answered {info.said}.")
             found.append((parse_info(info.body, one, index.root), info))
         except MirrorError as error:
-            trouble = str(error)
+            trouble = error
     found = [one for one in found if one[0].files] or found
     if not found:
-        raise Invalid(f"No gem of {index.root} can be looked at: {trouble} Name one with --gem.")
+        raise trouble
     gem, info = min(found, key=lambda pair: len(pair[1].body))
     return Subject(index=index, log=log, body=body, versions=versions, gem=gem, info=info)
