@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from tests.builders import sdist, wheel
+from tests.clients.nginx import Nginx
 from tests.clients.python import Environments, running, secured, uv
 from tests.serving import Spawned, spawned
 from tests.simulator import Simulator
@@ -45,7 +46,7 @@ class Pip:
     def __init__(self, python: Path) -> None:
         self.python = python
 
-    async def install(self, mirror: Spawned, home: Path, *names: str) -> dict[str, str]:
+    async def install(self, mirror: Spawned | Nginx, home: Path, *names: str) -> dict[str, str]:
         """Install into an empty directory, with an empty cache; what is there then."""
         await running(
             self.python, "-m", "pip", "install", "--index-url", f"{mirror.url}simple/", "--target", home / "installed",
@@ -57,7 +58,7 @@ class Pip:
 class Uv:
     """The newest uv."""
 
-    async def install(self, mirror: Spawned, home: Path, *names: str) -> dict[str, str]:
+    async def install(self, mirror: Spawned | Nginx, home: Path, *names: str) -> dict[str, str]:
         await running(
             uv(), "pip", "install", "--python", sys.executable, "--default-index", f"{mirror.url}simple/",
             "--target", home / "installed", "--cache-dir", home / "cache", *names,
