@@ -39,6 +39,8 @@ STEP = 5.0
 """Seconds between two looks whether who waits is still there."""
 PROJECTS_AT_ONCE = 200
 """Projects in one answer about what is held."""
+WALKS = 4
+"""Such answers that are made at the same time."""
 LINES = "application/jsonl"
 
 KINDS: Mapping[str, str] = {
@@ -124,6 +126,7 @@ class Feeding:
                 self._by_source.setdefault(source.name, []).append(name)
         self._shown = feed.serial
         self._waiting: Counter[str] = Counter()
+        self._walks = asyncio.Semaphore(WALKS)
         self._ending = False
 
     def table(self) -> list[web.RouteDef]:
@@ -264,6 +267,16 @@ class Feeding:
         scope = (await self._scopes(request, only))[only]
         after = request.query.get("after", "")[:1000]
         position = await self._feed.position()
+        async with self._walks:
+            lines, more = await self._held(only, scope, after)
+        headers = _headers(position, position.newest, only)
+        if more:
+            headers["X-Mirror-Next"] = lines[-1].project
+        body = b"".join(msgspec.json.encode(line) + b"\n" for line in lines)
+        return web.Response(body=body, headers=headers, content_type=LINES)
+
+    async def _held(self, only: str, scope: Scope, after: str) -> tuple[list[HeldLine], bool]:
+        """What is held of the next projects that may be read, and whether there are more."""
         sources = [source.name for source in self._repositories[only].sources if not source.local]
         lines: list[HeldLine] = []
         more = True
@@ -278,11 +291,7 @@ class Feeding:
                 for name in names if scope.allows(name)
                 for one in await self._contents.of_project(sources, only, name)
             ]  # fmt: skip
-        headers = _headers(position, position.newest, only)
-        if more:
-            headers["X-Mirror-Next"] = lines[-1].project
-        body = b"".join(msgspec.json.encode(line) + b"\n" for line in lines)
-        return web.Response(body=body, headers=headers, content_type=LINES)
+        return lines, more
 
     # Who may ask, and for what
 

@@ -34,7 +34,7 @@ def verifier(mirror: Mirror, store: Store, rate: int | None) -> Verifier:
 
 
 TRIM = 600.0
-"""Seconds between two looks whether the journal is longer than it should be."""
+"""Seconds between two looks whether the journal is longer than it should be; oftener where that is short."""
 
 
 async def keep_in_order(mirror: Mirror, store: Store) -> None:
@@ -55,7 +55,7 @@ async def _trim(store: Store, keep: float) -> None:
             await store.feed.trim(store.clock() - keep)
         except StorageFull as error:
             logger.warning("the journal could not be shortened: %s", error)
-        await asyncio.sleep(TRIM)
+        await asyncio.sleep(min(TRIM, keep / 2))
 
 
 async def _write_down(store: Store) -> None:

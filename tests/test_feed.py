@@ -11,7 +11,9 @@ import aiohttp
 import pytest
 
 from mirror import feeding
+from mirror.config import Settings
 from mirror.model import Event
+from mirror.serving import Service
 from tests.builders import gem, sdist, wheel
 from tests.serving import Client, Serving, repositories, serving
 from tests.simulator import Simulator
@@ -185,6 +187,17 @@ async def test_a_place_that_is_too_old_is_gone_and_the_answer_says_what_to_do(mi
     assert (await mirror.get("-/feed?since=3")).status == 200
 
 
+async def test_the_journal_is_kept_for_as_long_as_the_settings_say(tmp_path: Path) -> None:
+    async with serving(tmp_path / "data", EMPTY, feed={"keep": "1s"}) as mirror:
+        await upload(mirror, await make_token(mirror), wheel("acme", "1.0"))
+        for _ in range(200):
+            if (await mirror.get("-/feed?since=0")).status == 410:
+                break
+            await asyncio.sleep(0.1)
+        else:
+            pytest.fail("the journal should become shorter")
+
+
 async def test_trimming_forgets_nothing_that_comes_after_what_is_kept(mirror: Serving) -> None:
     for at in (100.0, 300.0, 200.0, 400.0):
         await mirror.mirror.feed.append(Event(serial=0, at=at, source="uploads:pypi", project="acme", kind="upload"))
@@ -233,6 +246,45 @@ async def test_a_websocket_is_closed_for_who_talks_and_at_the_end(mirror: Servin
             mirror.mirror.feeding.end()  # type: ignore[union-attr]
             message = await socket.receive(timeout=10)
             assert (message.type, message.data) == (aiohttp.WSMsgType.CLOSE, 1001)
+
+
+async def test_a_websocket_may_be_quiet_for_longer_than_a_client_may_be_slow(tmp_path: Path) -> None:
+    limits = {"stall": 0.5, "head_time": 0.5, "idle": 1, "shutdown_grace": 2}
+    async with (
+        serving(tmp_path / "data", EMPTY, limits=limits) as mirror,
+        aiohttp.ClientSession() as session,
+        session.ws_connect(f"{mirror.url}-/feed") as socket,
+    ):
+        await asyncio.sleep(4.5)  # the crowd of connections is looked at every two seconds
+        await upload(mirror, await make_token(mirror), wheel("acme", "1.0"))
+        assert (await socket.receive_json(timeout=10))["kind"] == "upload"
+
+
+async def test_a_reload_sends_those_who_wait_to_the_new_mirror(tmp_path: Path) -> None:
+    table = {"listen": ["127.0.0.1:0"], "data_dir": str(tmp_path / "data"), "repositories": EMPTY}
+    settings = Settings.model_validate(table | {"log": {"access": False}, "limits": {"shutdown_grace": 2}})
+    service = Service(settings)
+    await service.start()
+    try:
+        url = f"{service.urls[0].rstrip('/')}/-/feed?since=0"
+
+        async def wait() -> int:
+            async with session.get(f"{url}&wait=60") as response:
+                return response.status
+
+        async with aiohttp.ClientSession() as session, session.ws_connect(url) as socket:
+            waiting = asyncio.create_task(wait())
+            await asyncio.sleep(0.3)
+            await service.reload(settings)
+            assert await asyncio.wait_for(waiting, 10) == 200
+            assert (await socket.receive(timeout=10)).data == 1001
+        async with aiohttp.ClientSession() as session:
+            again = asyncio.create_task(wait())
+            await asyncio.sleep(0.3)
+            assert not again.done()
+            again.cancel()
+    finally:
+        await service.stop(politely=False)
 
 
 # What is held

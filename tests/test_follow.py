@@ -332,6 +332,10 @@ async def test_a_chain_of_three_passes_everything_on_and_each_keeps_its_own(
         for name in ("six", "acme"):
             documents = [(await mirror.get(f"pypi/{name}/json")).json() for mirror in (a, b, c)]
             assert documents[0]["info"] == documents[1]["info"] == documents[2]["info"]
+        await upload(a, secret, newer := wheel("acme", "1.1"))
+        await holds(c, *builts, newer, own[a], own[b], six, rack)
+        documents = [(await mirror.get("pypi/acme/json")).json() for mirror in (a, b, c)]
+        assert [document["info"]["version"] for document in documents] == ["1.1"] * 3
         assert [(await mirror.get("simple/of-c/")).status for mirror in (a, b, c)] == [404, 404, 200]
         assert [(await mirror.get("simple/of-b/")).status for mirror in (a, b, c)] == [404, 200, 200]
 
@@ -433,6 +437,16 @@ async def test_the_feed_is_found_from_the_index_of_any_mount(tmp_path: Path, mou
             assert (await Remote(upstream, "pypi", PYPI.canonical).place()).repository == "team"
         finally:
             await upstream.close()
+
+
+async def test_a_mirror_that_never_lets_wait_is_not_asked_without_end(tmp_path: Path) -> None:
+    async with pair(tmp_path) as (a, b):
+        await caught_up(b, a)
+        assert a.mirror.feeding is not None
+        before = sum(upstream.state().requests for upstream in b.mirror.upstreams.values())
+        a.mirror.feeding.end()
+        await asyncio.sleep(1)
+        assert sum(upstream.state().requests for upstream in b.mirror.upstreams.values()) - before < 20
 
 
 # The command

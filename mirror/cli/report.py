@@ -17,6 +17,17 @@ class UpstreamReport(msgspec.Struct, frozen=True):
     last_error: str | None = None
 
 
+class FollowingReport(msgspec.Struct, frozen=True):
+    """How it goes to follow another mirror."""
+
+    name: str
+    serial: int
+    newest: int
+    behind: float | None
+    """Seconds; None when that is not known."""
+    failed: int = 0
+
+
 class Report(msgspec.Struct, frozen=True):
     """What is shown of the answer to GET /-/status; the rest of it is for `--json`."""
 
@@ -30,6 +41,7 @@ class Report(msgspec.Struct, frozen=True):
     bytes_saved: int = 0
     """Of those served, the ones that upstream did not have to send."""
     upstreams: tuple[UpstreamReport, ...] = ()
+    following: tuple[FollowingReport, ...] = ()
 
 
 def understood(content: object) -> Report | None:
@@ -49,6 +61,8 @@ def show(report: Report) -> None:
         click.echo(f"{name}: {value}")
     for upstream in report.upstreams:
         click.echo(f"upstream {upstream.name}: {_state(upstream)}")
+    for one in report.following:
+        click.echo(f"following {one.name}: {_followed(one)}")
 
 
 def _rows(report: Report) -> list[tuple[str, str]]:
@@ -68,6 +82,11 @@ def _state(upstream: UpstreamReport) -> str:
     return f"{upstream.state}: {upstream.last_error}" if upstream.last_error else upstream.state
 
 
+def _followed(one: FollowingReport) -> str:
+    behind = "it is not known how far behind" if one.behind is None else f"{one.behind:.0f} s behind"
+    return f"serial {one.serial} of {one.newest}, {behind}" + (f", {one.failed:,} failed" if one.failed else "")
+
+
 def _table(report: Report) -> None:
     from rich.console import Console
     from rich.table import Table
@@ -79,4 +98,6 @@ def _table(report: Report) -> None:
         table.add_row(*row)
     for upstream in report.upstreams:
         table.add_row(f"upstream {upstream.name}", _state(upstream), style="green" if upstream.state == "ok" else "red")
+    for one in report.following:
+        table.add_row(f"following {one.name}", _followed(one), style="green" if one.behind is not None else "red")
     Console(markup=False, highlight=False).print(table)

@@ -9,5 +9,5 @@ from mirror.config.values import Duration
 class FeedSettings(Section):
     """[feed]: the journal of what changed here, which other mirrors follow."""
 
-    keep: Duration = Field(default=30 * 86_400, ge=60)
+    keep: Duration = Field(default=30 * 86_400, ge=1)
     """How long its events are kept. Who has not asked for longer compares all that is held, and goes on from there."""

@@ -89,7 +89,7 @@ class Follower:
             except MirrorError as error:
                 if str(error) != self.state.last_error:
                     logger.warning("following %s: %s", self._remote.name, error)
-                self.state.last_error = str(error)
+                self.state.last_error, self.state.behind = str(error), None
                 self.tell(self.state)
                 await asyncio.sleep(pause * random.uniform(0.5, 1.0))
                 pause = min(2 * pause, LONGEST_PAUSE)
@@ -100,6 +100,7 @@ class Follower:
         if cursor is None:
             await self.resynchronise(f"{self._remote.name} is followed from now on")
             return
+        asked = time.monotonic()
         try:
             news = await self._remote.news(cursor.feed, cursor.serial, wait)
         except Lost as lost:
@@ -109,6 +110,8 @@ class Follower:
             self._behind(news.lines[0].time)
             await self._do(news.lines)
         await self._move(news.place)
+        if not news.lines and time.monotonic() - asked < min(wait, FIRST_PAUSE):
+            await asyncio.sleep(FIRST_PAUSE)  # it is about to end, and lets nobody wait
 
     async def resynchronise(self, why: str) -> None:
         """Compare all that both hold, bring what is missing, and go on from where the journal stood before."""
