@@ -10,6 +10,7 @@ The map, each layer importing only from those above it:
     feed, sources, repository            one served index: which names, what has a project, give me this file
     http, send, answers                  the way out
     proxies, connections, lane           who asks, how many at once, and those who repeat themselves
+    doctor/                              is an index what its clients need
     pypi.routes, rubygems.routes, web/   which URL is which
     state, metrics, log, systemd         what monitors are told
     app                                  put together

@@ -331,6 +331,21 @@ async def test_it_passes_against_a_mirror_with_uploads_and_again(
             assert [file.version for file in left] == ["0.0.1"]
 
 
+async def test_a_mirror_that_must_be_read_with_a_token_is_looked_at_with_it(
+    simulator: Simulator, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fill(simulator)
+    async with serving(tmp_path / "data", repositories(simulator), auth={"rules": [{"read": []}]}) as served:
+        token = tmp_path / "token"
+        token.write_text(await make_token(served, rights=["read"]))
+        report, _ = await doctor(capsys, served.url, "--token-file", token, "--project", "six-x")
+        assert names(report, "fails") == set()
+        assert names(report, "ok") > {"pypi/metadata-agrees", "rubygems/self-heal"}
+        report, text = await doctor(capsys, served.url, status=1)
+        assert names(report, "fails") == {"index/serves"}
+        assert "log in" in text
+
+
 async def test_without_a_url_it_looks_at_this_mirror_and_its_machine(
     simulator: Simulator, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -402,6 +417,27 @@ async def test_uploading_takes_a_token_and_a_url_is_one(tmp_path: Path, capsys: 
     empty.write_text("\n")
     assert await asyncio.to_thread(main, ["doctor", "http://localhost:1/", "--token-file", str(empty)]) == 1
     assert "holds no token" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"[" * 100_000,
+        b'{"files": [{"filename": "six_x-1.16-py3-none-any.whl", "url": "http://[/six_x-1.16-py3-none-any.whl"}]}',
+        b'{"files": [], "name": "six-x", "urls": [{"url": "http://[/"}], "info": {}}',
+        b"<a " * 30_000,
+        b"<a >" + b" " * 100_000,
+        b"\x00" * 5000,
+    ],
+    ids=["deep", "no URL", "numbers", "unclosed", "blank", "zeros"],
+)
+async def test_an_index_that_answers_nonsense_everywhere_is_looked_at_in_peace(
+    simulator: Simulator, capsys: pytest.CaptureFixture[str], body: bytes
+) -> None:
+    fill(simulator)
+    simulator.pypi.configure(gzip=False)
+    simulator.inject("*", Body(body), method="GET")
+    await doctor(capsys, simulator.url, "--project", "six-x", "--gem", "rack", status=1)
 
 
 async def test_an_index_cannot_make_the_report_say_more_than_it_means(

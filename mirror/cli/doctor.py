@@ -1,6 +1,7 @@
 """`mirror doctor`: is an index what its clients need, and is this mirror well?"""
 
 import json
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -98,11 +99,12 @@ def _print_json(sections: "list[Section]") -> None:
 
 
 def _print(sections: "list[Section]") -> None:
+    colour = False if os.environ.get("NO_COLOR") else None  # None: only on a terminal
     for section in sections:
-        click.secho(section.about, bold=True)
+        click.secho(section.about, bold=True, color=colour)
         for one in section.findings:
             word = click.style(WORDS[one.verdict], fg=COLOURS[one.verdict])
-            click.echo(f"  {word}  {one.name}: {one.demand}")
+            click.echo(f"  {word}  {one.name}: {one.demand}", color=colour)
             if one.seen:
                 click.echo(f"      {'seen: ' if one.verdict == 'fails' else ''}{one.seen}")
             if one.verdict == "fails":

@@ -4,6 +4,7 @@ Credentials go to the host that they were given for and to no other. The surpris
 for, so that "no Accept" and "no Accept-Encoding" can be tried.
 """
 
+import time
 import zlib
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
@@ -17,8 +18,10 @@ from yarl import URL
 from mirror import __version__
 from mirror.errors import TooLarge, UpstreamProtocolError, UpstreamUnavailable
 
-PATIENCE = 60.0
+PATIENCE = 120.0
 """Seconds for a whole answer."""
+LONGEST = 600.0
+"""Seconds for one examination."""
 SILENCE = 15.0
 """Seconds without a byte after which pip gives up, and so does the doctor."""
 MOST = 32 << 20
@@ -58,7 +61,7 @@ class Reply(msgspec.Struct, frozen=True, kw_only=True):
     def length(self) -> int | None:
         """Content-Length, where it is a number."""
         text = self.header("Content-Length")
-        return int(text) if text.isascii() and text.isdigit() else None
+        return int(text) if text.isascii() and text.isdigit() and len(text) < 19 else None
 
     @property
     def said(self) -> str:
@@ -101,6 +104,7 @@ class Asking:
         self._session = session
         self._login = login
         self._left = REQUESTS
+        self._end = time.monotonic() + LONGEST
 
     @property
     def with_login(self) -> bool:
@@ -141,6 +145,8 @@ class Asking:
         """One request. An `Authorization` among the headers takes the place of the login; an empty one means none."""
         if self._left <= 0:
             raise TooLarge(f"The index would need more than {REQUESTS} requests to be looked at.")
+        if time.monotonic() > self._end:
+            raise UpstreamUnavailable(f"The index is too slow to be looked at in {LONGEST / 60:.0f} minutes.")
         self._left -= 1
         sent = CIMultiDict(headers)
         if "Authorization" not in sent and self._login is not None and url.origin() == self._login.origin:
@@ -168,6 +174,16 @@ class Asking:
             raise UpstreamUnavailable(f"{what} was not answered in time.") from error
         except (aiohttp.ClientError, OSError, ValueError) as error:
             raise UpstreamUnavailable(f"{what} failed: {str(error) or type(error).__name__}.") from error
+
+
+def url_of(text: str) -> URL:
+    """A URL that an index has written, as it stands. Raises UpstreamProtocolError when it is none."""
+    try:
+        url = URL(text, encoded=True)
+        url.origin()
+    except ValueError as error:
+        raise UpstreamProtocolError(f"{text[:200]!r} is no URL of a file.") from error
+    return url
 
 
 def led(reply: Reply) -> URL | None:

@@ -109,7 +109,7 @@ class Conduct:
     def _cache(self, whole: Reply) -> Finding:
         said = whole.header("Cache-Control")
         ages = [part.partition("=")[2] for part in said.replace(" ", "").split(",") if part.startswith("max-age=")]
-        lasts = bool(ages) and ages[0].isdigit() and int(ages[0]) >= 86_400
+        lasts = bool(ages) and ages[0].isdecimal() and (len(ages[0]) > 18 or int(ages[0]) >= 86_400)
         return self.immutable.judge(lasts, f"Cache-Control is {said or 'absent'}")
 
     async def _etag(self, asking: Asking, whole: Reply) -> Finding:

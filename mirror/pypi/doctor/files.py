@@ -7,6 +7,7 @@ from pathlib import Path
 from yarl import URL
 
 from mirror.doctor import Asking, Demand, Finding
+from mirror.doctor.asking import url_of
 from mirror.doctor.conduct import Conduct, Promise
 from mirror.errors import Invalid, UpstreamProtocolError
 from mirror.model import File
@@ -51,7 +52,7 @@ async def _promise(asking: Asking, chosen: File) -> Promise:
 
 async def _final(asking: Asking, url: str) -> URL:
     """Where the file lies, behind redirects."""
-    return (await asking.follow(URL(url, encoded=True), most=1, part=True)).url
+    return (await asking.follow(url_of(url), most=1, part=True)).url
 
 
 async def metadata(subject: Subject) -> list[Finding]:
@@ -60,7 +61,7 @@ async def metadata(subject: Subject) -> list[Finding]:
     promised = chosen.extra.get("core-metadata") if chosen else None
     if chosen is None or not promised:
         return [_SIDECAR.unknown("no file on the page promises any: installers have to read the wheels")]
-    reply = await subject.asking.follow(URL(f"{chosen.url}.metadata", encoded=True), most=8 << 20)
+    reply = await subject.asking.follow(url_of(f"{chosen.url}.metadata"), most=8 << 20)
     if reply.status != 200:
         return [_SIDECAR.fails(f"{chosen.filename}.metadata is answered {reply.said}")]
     content = reply.identity()

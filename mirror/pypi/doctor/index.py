@@ -1,6 +1,5 @@
 """Find the Python index at a URL, and choose the project that stands for all of it."""
 
-import json
 import re
 from collections.abc import Sequence
 from typing import Any
@@ -9,8 +8,9 @@ import msgspec
 from yarl import URL
 
 from mirror.doctor import Asking, Reply
-from mirror.errors import Invalid, MirrorError, UpstreamError, UpstreamUnavailable
+from mirror.errors import Invalid, MirrorError, UpstreamError, UpstreamRefused, UpstreamUnavailable
 from mirror.model import Answer, File, Project
+from mirror.pypi.documents import decode_json
 from mirror.pypi.names import canonical
 from mirror.pypi.pages import HTML_TYPE, JSON_TYPE, parse_simple
 
@@ -21,7 +21,7 @@ _PAGE = 8 << 20
 _TRIED = 4
 """Projects among those listed first, of which the smallest is chosen."""
 _JSON_NAME = re.compile(r'"name"\s*:\s*"([^"\\]{1,200})"')
-_HTML_NAME = re.compile(r"<a\s[^>]{0,2000}>\s*([^<>]{1,200}?)\s*</a>", re.IGNORECASE)
+_HTML_NAME = re.compile(r"<a\s[^>]{0,500}>([^<>]{1,200})</a>", re.IGNORECASE)
 
 
 class Index(msgspec.Struct, frozen=True, kw_only=True):
@@ -92,6 +92,8 @@ async def find(asking: Asking, url: URL, project: str | None = None) -> Index | 
         except UpstreamError as error:
             trouble = error
             continue
+        if reply.status in {401, 403}:
+            trouble = UpstreamRefused(f"{simple} is answered {reply.said}: log in, in the URL or with --token-file.")
         if reply.status == 200 and _is_index(reply, sure):
             return Index(asking=asking, simple=simple, names=_names(reply))
         if project is not None and sure:
@@ -118,7 +120,7 @@ def _names(reply: Reply) -> tuple[str, ...]:
     found: dict[str, None] = {}
     for match in pattern.finditer(text):
         try:
-            found[canonical(match[1])] = None
+            found[canonical(match[1].strip())] = None
         except Invalid:
             continue
     return tuple(found)
@@ -154,5 +156,4 @@ async def _subject(index: Index, name: str) -> Subject:
     # What the type says is judged elsewhere: here the page is to be understood at any price.
     answer = Answer(url=str(reply.url), content_type=JSON_TYPE if json_page else "text/html", body=reply.body)
     project = parse_simple(answer, name)
-    document = json.loads(reply.body) if json_page else None
-    return Subject(index=index, project=project, page=reply, document=document if isinstance(document, dict) else None)
+    return Subject(index=index, project=project, page=reply, document=decode_json(reply.body) if json_page else None)

@@ -3,11 +3,12 @@
 import json
 import re
 from typing import Any
-from urllib.parse import unquote
+from urllib.parse import unquote, urlsplit
 
 from yarl import URL
 
 from mirror.doctor import Demand, Finding, Reply
+from mirror.doctor.asking import url_of
 from mirror.errors import MirrorError
 from mirror.pypi.doctor.index import ANY, Subject
 from mirror.pypi.pages import HTML_TYPE, JSON_TYPE
@@ -215,7 +216,7 @@ async def content(subject: Subject) -> list[Finding]:
         return [_DIGESTS.unknown("the project has no files; name another with --project")]
     weak = [file.filename for file in files if not {"sha256", "sha384", "sha512"} & file.digests.keys()]
     broken = [file.url for file in files if not _ends_in_name(file.url, file.filename)]
-    elsewhere = [file.url for file in files if URL(file.url, encoded=True).origin() != subject.page.url.origin()]
+    elsewhere = [file.url for file in files if url_of(file.url).origin() != subject.page.url.origin()]
     found = [
         _DIGESTS.judge(not weak, _some(weak, len(files))),
         _URLS.judge(not broken, _some(broken, len(files))),
@@ -288,6 +289,13 @@ async def beside(subject: Subject) -> list[Finding]:
     return [_legacy(reply), serials]
 
 
+def _path_of(url: str) -> str:
+    try:
+        return urlsplit(url).path
+    except ValueError:
+        return ""
+
+
 def _legacy(reply: Reply) -> Finding:
     if reply.status != 200:
         return _LEGACY.fails(reply.said)
@@ -299,8 +307,7 @@ def _legacy(reply: Reply) -> Finding:
         return _LEGACY.fails("it has no info")
     if not re.fullmatch(r"[0-9]{1,18}", reply.header("X-PyPI-Last-Serial")):
         return _LEGACY.fails(f"X-PyPI-Last-Serial is {reply.told('X-PyPI-Last-Serial')}")
-    urls = [file.get("url") for file in document.get("urls") or () if isinstance(file, dict)]
-    strange = [
-        url for url in urls if not isinstance(url, str) or not reply.url.join(URL(url)).path.startswith("/packages")
-    ]
+    listed = document.get("urls")
+    urls = [file.get("url") for file in listed if isinstance(file, dict)] if isinstance(listed, list) else []
+    strange = [url for url in urls if not _path_of(str(url)).startswith("/packages")]
     return _LEGACY.ok(f"but bandersnatch wants paths below /packages, not {strange[0]}" if strange else "")

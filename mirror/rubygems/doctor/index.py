@@ -7,7 +7,7 @@ import msgspec
 from yarl import URL
 
 from mirror.doctor import Asking, Reply
-from mirror.errors import Invalid, MirrorError, UpstreamUnavailable
+from mirror.errors import Invalid, MirrorError, UpstreamRefused, UpstreamUnavailable
 from mirror.model import File, Project
 from mirror.rubygems.index import VersionsMap, parse_versions
 from mirror.rubygems.names import GENERIC, canonical
@@ -58,6 +58,8 @@ async def find(asking: Asking, url: URL) -> Index | None:
     """The gem index at a URL, or None where there is none. Raises UpstreamError when nothing answers."""
     root = url.with_path(url.path.rstrip("/") + "/", keep_query=False)
     log = await asking.get(root / "versions", most=_HEAD, part=True, Accept_Encoding="identity")
+    if log.status in {401, 403}:
+        raise UpstreamRefused(f"{log.url} is answered {log.said}: log in, in the URL or with --token-file.")
     if log.status == 200 and (b"---\n" in log.body or log.body == b""):
         return Index(asking=asking, root=root, compact=True)
     specs = await asking.head(root / "specs.4.8.gz")
