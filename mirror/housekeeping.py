@@ -6,7 +6,7 @@ from contextlib import suppress
 
 from mirror.app import FORMATS, Mirror, Store
 from mirror.config import Settings
-from mirror.errors import StorageFull
+from mirror.errors import MirrorError, StorageFull
 from mirror.sources import name_of
 from mirror.sweep import Sweeper, Verifier
 
@@ -44,7 +44,7 @@ async def keep_in_order(mirror: Mirror, store: Store) -> None:
         group.create_task(_write_down(store))
         group.create_task(_trim(store, mirror.settings.feed.keep))
         if wanted.limit is not None:
-            group.create_task(_sweep(sweeper(mirror.settings, store, wanted.limit), wanted.sweep_every))
+            group.create_task(_sweep(mirror, store, sweeper(mirror.settings, store, wanted.limit), wanted.sweep_every))
         if wanted.verify_rate:
             group.create_task(_verify(verifier(mirror, store, wanted.verify_rate), store))
 
@@ -66,24 +66,30 @@ async def _write_down(store: Store) -> None:
             await store.catalog.logs.flush()
 
 
-async def _sweep(sweeper: Sweeper, every: float) -> None:
+async def _sweep(mirror: Mirror, store: Store, sweeper: Sweeper, every: float) -> None:
     while True:
         try:
             report = await sweeper.sweep()
+            if not report.busy:
+                store.metrics.evicted(len(report.evicted), report.freed)
+                mirror.state.swept = store.clock(), report
             if report.evicted or report.orphans:
                 logger.info(
                     "swept: %d files and %d orphans went, %d bytes in all",
                     len(report.evicted), len(report.orphans), report.freed,
                 )  # fmt: skip
-        except (StorageFull, OSError) as error:
+        except (MirrorError, OSError) as error:
             logger.warning("the store could not be swept: %s", error)
         await asyncio.sleep(every)
 
 
 async def _verify(verifier: Verifier, store: Store) -> None:
     while True:
-        if await store.catalog.leases.take("verify", store.clock(), LEASE):
-            async for state in verifier.verify():
-                if state.blobs % 100 == 0:
-                    await store.catalog.leases.take("verify", store.clock(), LEASE)
+        try:
+            if await store.catalog.leases.take("verify", store.clock(), LEASE):
+                async for state in verifier.verify():
+                    if state.blobs % 100 == 0:
+                        await store.catalog.leases.take("verify", store.clock(), LEASE)
+        except (MirrorError, OSError) as error:
+            logger.warning("the store could not be verified to its end: %s", error)
         await asyncio.sleep(LEASE)

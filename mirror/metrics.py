@@ -118,6 +118,7 @@ class Metrics:
         self._latencies: dict[tuple[str, str, str], _Histogram] = {}
         self._repositories: set[str] = set()
         self._lag = _Histogram(LAG_BUCKETS)
+        self._evicted = (0, 0)
 
     def answered(
         self, repository: str, kind: Kind, outcome: Outcome | Literal[""], status: int, sent: int, seconds: float
@@ -169,7 +170,7 @@ class Metrics:
         Takes some 10 ms when much was counted: call it in a thread, while counting goes on.
         """
         registry = CollectorRegistry()
-        registry.register(_Exposition([*self._requests(), *self._loop(), *_state(snapshot)]))
+        registry.register(_Exposition([*self._requests(), *self._sweeps(), *self._loop(), *_state(snapshot)]))
         ProcessCollector(registry=registry)
         encode, content_type = choose_encoder(accept)
         return encode(registry), content_type
@@ -190,6 +191,15 @@ class Metrics:
         for (repository, kind, outcome), histogram in list(self._latencies.items()):
             latency.add_metric([repository, kind, outcome or "none"], _cumulative(histogram), histogram.total)
         yield from (requests, sent, latency)
+
+    def evicted(self, files: int, size: int) -> None:
+        """Count files that were evicted, and their bytes."""
+        self._evicted = self._evicted[0] + files, self._evicted[1] + size
+
+    def _sweeps(self) -> Iterator[Metric]:
+        files, size = self._evicted
+        yield CounterMetricFamily("mirror_evicted_files_total", "Files evicted to keep the store's limit.", files)
+        yield CounterMetricFamily("mirror_evicted_bytes_total", "Bytes of what was evicted.", size)
 
     def _loop(self) -> Iterator[Metric]:
         lag = HistogramMetricFamily(

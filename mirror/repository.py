@@ -30,6 +30,8 @@ REMEMBERED_FILES = 200_000
 """How many files' entries of merged projects stay in memory."""
 
 
+NOTICED = 3600.0
+"""Seconds after which who asks for a small file is noticed again, so that a sweep knows that it is in use."""
 REMEMBERED_VALIDITIES = 10_000
 """For how many projects the answers about small files may be repeated without asking."""
 
@@ -269,11 +271,13 @@ class Repository:
         view = self._views.peek(project)
         if view is None:
             return None  # and so nobody would notice its end
+        now = self._clock()
         validity = self._validities.get(project)
-        if validity is None:
+        if validity is None or not validity.holds(now):
+            self._end_validity(project)
             if len(self._validities) >= REMEMBERED_VALIDITIES:
                 self._validities.pop(next(iter(self._validities))).live = False
-            validity = self._validities[project] = Validity(view.decided_until)
+            validity = self._validities[project] = Validity(min(view.decided_until, now + NOTICED))
         return validity
 
     def removed(self, project: str, filename: str) -> bool:

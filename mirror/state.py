@@ -17,6 +17,7 @@ from mirror.feed import Feed
 from mirror.metrics import Metrics, Snapshot, UpstreamState
 from mirror.sources import CachedUpstream
 from mirror.statistics import Statistics
+from mirror.sweep import Report
 from mirror.transfer import Transfers
 from mirror.upstream import Upstream
 
@@ -73,6 +74,8 @@ class State:
         self._counted: tuple[float, Pages, int, int] | None = None
         self.connections: Callable[[], int | None] = lambda: None
         """How many clients are connected; whoever listens knows."""
+        self.swept: tuple[float, Report] | None = None
+        """When the store was last swept, and what that did."""
         self.lines_dropped: Callable[[], int] = lambda: 0
         """How many lines the access log has lost."""
         self.following: dict[str, Following] = {}
@@ -97,6 +100,11 @@ class State:
             "projects": projects,
             "files": files,
             "bytes": size,
+            "store": {
+                "limit": self._settings.store.limit,
+                "free": self._transfers.room.free(),
+                "swept": None if self.swept is None else _swept(*self.swept),
+            },
             "serial": self._feed.serial,
             **await self._statistics.totals(),
             "transfers": len(self._transfers.active()),
@@ -166,6 +174,10 @@ class State:
         if self._transfers.room.full():
             return "The disk is full: what is held is served, and nothing more is kept."
         return ""
+
+
+def _swept(at: float, report: Report) -> dict[str, object]:
+    return {"at": at, "files": len(report.evicted), "orphans": len(report.orphans), "freed": report.freed}
 
 
 def _told(repository: str, upstream: Upstream) -> UpstreamState:

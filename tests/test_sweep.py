@@ -227,6 +227,107 @@ async def test_one_process_sweeps_at_a_time(tmp_path: Path, simulator: Simulator
         assert not (await swept(mirror, 0)).busy
 
 
+async def test_files_that_go_while_sixteen_clients_fetch_them_are_fetched_anew(
+    tmp_path: Path, simulator: Simulator
+) -> None:
+    built = [wheel("six", f"1.{number}", size=size) for number, size in enumerate([5_000, 100_000, 400_000, 1_500_000])]
+    ruby = gem("rack", "3.0", size=300_000)
+    for one in built:
+        simulator.publish(one)
+    simulator.push(ruby)
+    settled = asyncio.Event()
+    async with serving(tmp_path / "data", repositories(simulator), store={"min_age": "0s"}) as mirror:
+        wanted = [(f"/packages/six/{one.filename}", one.sha256) for one in built] + [
+            (f"/gems/{ruby.filename}", ruby.sha256)
+        ]
+
+        async def client() -> int:
+            count = 0
+            while not settled.is_set():
+                for path, digest in wanted:
+                    reply = await mirror.get(path)
+                    assert (reply.status, hashlib.sha256(reply.body).hexdigest()) == (200, digest)
+                    count += 1
+                metadata = await mirror.get(wanted[0][0] + ".metadata")
+                assert metadata.status == 200
+            return count
+
+        clients = [asyncio.create_task(client()) for _ in range(16)]
+        evicted = 0
+        for _ in range(8):
+            evicted += len((await swept(mirror, 0)).evicted)
+        settled.set()
+        assert all(await asyncio.gather(*clients))
+        assert evicted > len(wanted)
+
+
+async def test_a_file_that_goes_between_being_found_and_being_opened_is_fetched_anew(
+    tmp_path: Path, simulator: Simulator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for size in (20_000, 600_000):  # read, and sent by sendfile
+        built = wheel("six", f"1.{size}", size=size)
+        simulator.publish(built)
+        async with serving(tmp_path / f"data{size}", repositories(simulator)) as mirror:
+            assert (await mirror.get(f"/packages/six/{built.filename}")).status == 200
+            blobs = mirror.mirror.blobs
+            opened, gone = blobs.open, []
+
+            async def open_late(digest: str) -> Any:
+                body = await opened(digest)  # noqa: B023  # called within the loop's turn
+                if not gone:  # noqa: B023
+                    gone.append(digest)  # noqa: B023
+                    await blobs.delete(digest)  # noqa: B023
+                return body
+
+            monkeypatch.setattr(blobs, "open", open_late)
+            simulator.forget()
+            reply = await mirror.get(f"/packages/six/{built.filename}")
+            assert (reply.status, reply.body) == (200, built.content)
+            assert len(simulator.requests) == 1
+            assert gone == [built.sha256]
+
+
+def test_a_file_that_is_larger_than_the_limit_goes_when_it_is_old_enough() -> None:
+    assert plan([candidate("a", 100, 0)], 50, 10, 60).evict == ()
+    assert [one.digest for one in plan([candidate("a", 100, 0)], 50, 100, 60).evict] == ["a"]
+
+
+async def test_serve_keeps_the_limit_by_itself_and_says_so(tmp_path: Path, simulator: Simulator) -> None:
+    built = [wheel("six", f"1.{number}", size=100_000) for number in range(10)]
+    for one in built:
+        simulator.publish(one)
+    limited = {"limit": "350KB", "min_age": "0s", "sweep_every": "1s"}
+    async with serving(tmp_path / "data", repositories(simulator), store=limited) as mirror:
+        for one in built:
+            assert (await mirror.get(f"/packages/six/{one.filename}")).status == 200
+        async with asyncio.timeout(30):
+            while len(stored(tmp_path)) > 3:  # noqa: ASYNC110  # nothing tells
+                await asyncio.sleep(0.05)
+            while "mirror_evicted_files_total 7.0" not in (metrics := (await mirror.get("/metrics")).text):  # noqa: ASYNC110
+                await asyncio.sleep(0.05)
+        assert "mirror_store_limit_bytes 350000.0" in metrics
+        assert stored(tmp_path) <= {one.sha256 for one in built}
+        assert "last swept" in (await mirror.get("/-/state/")).text
+        assert (await mirror.get("/-/status")).json()["store"]["limit"] == 350_000
+
+
+async def test_a_small_file_in_use_is_known_to_be_in_use_though_memory_answers_for_it(
+    tmp_path: Path, simulator: Simulator
+) -> None:
+    hot, cold = wheel("hot", "1.0"), wheel("cold", "1.0")
+    simulator.publish(hot)
+    simulator.publish(cold)
+    clock = [time.time()]
+    async with serving(tmp_path / "data", repositories(simulator), clock=lambda: clock[0]) as mirror:
+        await mirror.get(f"/packages/cold/{cold.filename}")
+        for _ in range(100):
+            assert (await mirror.get(f"/packages/hot/{hot.filename}")).status == 200
+            clock[0] += 1800
+        await mirror.mirror.catalog.files.flush_uses()
+        report = await swept(mirror, hot.size + 10, dry_run=True)
+        assert [held.filename for held in report.evicted] == [cold.filename]
+
+
 # Verifying
 
 
@@ -304,6 +405,39 @@ async def test_a_file_that_upstream_no_longer_gives_is_reported(tmp_path: Path, 
         (fault,) = await verified(mirror)
         assert not fault.mended
         assert fault.reason
+
+
+async def test_verifying_reads_no_faster_than_it_may(
+    tmp_path: Path, simulator: Simulator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    built = wheel("six", "1.0", size=1_000_000)
+    simulator.publish(built)
+    async with serving(tmp_path / "data", repositories(simulator)) as mirror:
+        await mirror.get(f"/packages/six/{built.filename}")
+        waits: list[float] = []
+
+        async def sleep(seconds: float) -> None:
+            waits.append(seconds)
+
+        monkeypatch.setattr("mirror.sweep.verify.asyncio.sleep", sleep)
+        async for _ in verifier(mirror.mirror, store_of(mirror), 1000).verify():
+            break
+        assert 900 < max(waits) <= built.size / 1000
+        assert len(waits) >= 4
+
+
+async def test_serve_mends_what_the_disk_forgot_by_itself(tmp_path: Path, simulator: Simulator) -> None:
+    built = wheel("six", "1.0", size=300_000)
+    simulator.publish(built)
+    async with serving(tmp_path / "data", repositories(simulator)) as mirror:
+        await mirror.get(f"/packages/six/{built.filename}")
+    path = tmp_path / "data" / "blobs" / built.sha256[:2] / built.sha256
+    path.write_bytes(built.content[:-1] + b"!")
+    async with serving(tmp_path / "data", repositories(simulator), store={"verify_rate": "100MB"}):
+        async with asyncio.timeout(30):
+            while not path.exists() or path.read_bytes() != built.content:  # noqa: ASYNC110  # nothing tells
+                await asyncio.sleep(0.02)
+        assert [aside.name for aside in (tmp_path / "data" / "damaged").iterdir()] == [built.sha256]
 
 
 # Backups

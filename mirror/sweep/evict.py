@@ -68,8 +68,6 @@ class Sweeper:
         self._min_age = min_age
         self._clock = clock
         self._pause = pause
-        self.evicted = 0
-        """Files and sidecars that it has let go of."""
 
     async def sweep(self, *, dry_run: bool = False) -> Report:
         """Evict what is above the limit, and remove what nothing names. Raises StorageFull when that has no room."""
@@ -88,7 +86,6 @@ class Sweeper:
             await self._let_go(decided.going, decided.orphans)
         finally:
             await self._catalog.leases.give_back("sweep")
-        self.evicted += len(decided.going)
         return self._report(decided)
 
     async def _decide(self) -> "_Decision":

@@ -286,7 +286,7 @@ async def test_the_state_is_for_administrators_where_there_are_any(
     assert (await look(mirror, "-/state/")).status == 401
     assert (await look(mirror, "-/state/", Authorization=basic(reader))).status == 403
     tree = sound(await look(mirror, "-/state/", Authorization=basic(admin)))
-    assert len(tree.css("section")) == 3
+    assert len(tree.css("section")) == 4
     assert digest(admin)[:12] in tree.css_first("main").text()
     assert admin not in tree.css_first("main").text()
     assert digest(admin) not in tree.css_first("main").text()
