@@ -10,6 +10,7 @@ import os
 import shutil
 import sqlite3
 from collections.abc import Callable, Iterable
+from contextlib import closing, suppress
 from pathlib import Path
 
 import msgspec
@@ -25,6 +26,8 @@ class Saved(msgspec.Struct, frozen=True):
     blobs: int
     """Copied; those that were there before are not counted."""
     bytes: int
+    missing: tuple[str, ...] = ()
+    """Digests of blobs that should have been there."""
 
 
 def back_up(data_dir: Path, target: Path, progress: Callable[[int], None] = lambda size: None) -> Saved:
@@ -38,20 +41,24 @@ def back_up(data_dir: Path, target: Path, progress: Callable[[int], None] = lamb
     fresh = target / f"{CATALOG}.new"
     fresh.unlink(missing_ok=True)
     # VACUUM INTO writes a consistent copy, whatever others are writing meanwhile.
-    with sqlite3.connect(f"file:{data_dir / CATALOG}?mode=ro", uri=True) as source:
+    with closing(sqlite3.connect(f"file:{data_dir / CATALOG}?mode=ro", uri=True)) as source:
         source.execute("VACUUM INTO ?", (str(fresh),))
-    with sqlite3.connect(fresh) as copied:
-        digests = [
-            digest
-            for row in copied.execute("SELECT digest, sidecar FROM uploads WHERE deleted = 0")
-            for digest in row
-            if digest
-        ]
-    saved = _copy_blobs(data_dir, target, dict.fromkeys(digests), progress)
-    _copy_tree(data_dir / "uploads", target / "uploads")
+    saved = _copy_blobs(data_dir, target, _needed(fresh), progress)
+    with closing(sqlite3.connect(fresh)) as copied:
+        rows = copied.execute("SELECT repository, project, filename FROM uploads").fetchall()
+    # Of what was uploaded since the catalog was copied, nothing is copied.
+    _copy_records(data_dir / "uploads", target / "uploads", ["/".join(row) + ".json" for row in rows])
     _sync(fresh)
     fresh.replace(target / CATALOG)
-    return saved
+    deleted = set(saved.missing) - set(_needed(data_dir / CATALOG))
+    return msgspec.structs.replace(saved, missing=tuple(digest for digest in saved.missing if digest not in deleted))
+
+
+def _needed(catalog: Path) -> list[str]:
+    """The digests of all that is uploaded."""
+    with closing(sqlite3.connect(f"file:{catalog}?mode=ro", uri=True)) as reading:
+        rows = reading.execute("SELECT digest, sidecar FROM uploads WHERE deleted = 0").fetchall()
+    return list(dict.fromkeys(digest for row in rows for digest in row if digest))
 
 
 def restore(source: Path, data_dir: Path, progress: Callable[[int], None] = lambda size: None) -> Saved:
@@ -63,7 +70,9 @@ def restore(source: Path, data_dir: Path, progress: Callable[[int], None] = lamb
     data_dir.mkdir(parents=True, exist_ok=True)
     blobs = [path.name for path in (source / "blobs").glob("??/*")] if (source / "blobs").is_dir() else []
     saved = _copy_blobs(source, data_dir, blobs, progress)
-    _copy_tree(source / "uploads", data_dir / "uploads")
+    records = source / "uploads"
+    names = [str(path.relative_to(records)) for path in records.rglob("*.json")] if records.is_dir() else []
+    _copy_records(records, data_dir / "uploads", names)
     shutil.copyfile(source / CATALOG, data_dir / f"{CATALOG}.new")
     _sync(data_dir / f"{CATALOG}.new")
     (data_dir / f"{CATALOG}.new").replace(data_dir / CATALOG)
@@ -72,27 +81,32 @@ def restore(source: Path, data_dir: Path, progress: Callable[[int], None] = lamb
 
 def _copy_blobs(source: Path, target: Path, digests: Iterable[str], progress: Callable[[int], None]) -> Saved:
     count = size = 0
+    missing: list[str] = []
     for digest in digests:
         here, there = source / "blobs" / digest[:2] / digest, target / "blobs" / digest[:2] / digest
         if there.exists():
             continue
         there.parent.mkdir(parents=True, exist_ok=True)
         part = there.with_name(f"{digest}.part")
-        shutil.copy2(here, part)  # with its date, which is its Last-Modified
+        try:
+            shutil.copy2(here, part)  # with its date, which is its Last-Modified
+        except FileNotFoundError:
+            missing.append(digest)
+            continue
         _sync(part)
         part.replace(there)
         count, size = count + 1, size + there.stat().st_size
         progress(size)
-    return Saved(count, size)
+    return Saved(count, size, tuple(missing))
 
 
-def _copy_tree(source: Path, target: Path) -> None:
-    """Copy the records, all anew: they are small, and a yank changes them in place."""
-    if source.is_dir():
-        for path in source.rglob("*.json"):
-            there = target / path.relative_to(source)
-            there.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy2(path, there)
+def _copy_records(source: Path, target: Path, names: Iterable[str]) -> None:
+    """Copy records, all anew: they are small, and a yank changes them in place."""
+    for name in names:
+        there = target / name
+        there.parent.mkdir(parents=True, exist_ok=True)
+        with suppress(FileNotFoundError):  # `mirror rebuild` says which are lost
+            shutil.copy2(source / name, there)
 
 
 def _sync(path: Path) -> None:

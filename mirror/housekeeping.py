@@ -8,6 +8,7 @@ from mirror.app import FORMATS, Mirror, Store
 from mirror.config import Settings
 from mirror.errors import MirrorError, StorageFull
 from mirror.sources import name_of
+from mirror.state import Swept
 from mirror.sweep import Sweeper, Verifier
 
 logger = logging.getLogger(__name__)
@@ -72,7 +73,9 @@ async def _sweep(mirror: Mirror, store: Store, sweeper: Sweeper, every: float) -
             report = await sweeper.sweep()
             if not report.busy:
                 store.metrics.evicted(len(report.evicted), report.freed)
-                mirror.state.swept = store.clock(), report
+                mirror.state.swept = Swept(
+                    at=store.clock(), files=len(report.evicted), orphans=len(report.orphans), freed=report.freed
+                )
             if report.evicted or report.orphans:
                 logger.info(
                     "swept: %d files and %d orphans went, %d bytes in all",

@@ -17,7 +17,6 @@ from mirror.feed import Feed
 from mirror.metrics import Metrics, Snapshot, UpstreamState
 from mirror.sources import CachedUpstream
 from mirror.statistics import Statistics
-from mirror.sweep import Report
 from mirror.transfer import Transfers
 from mirror.upstream import Upstream
 
@@ -47,6 +46,17 @@ class Following(msgspec.Struct, kw_only=True):
     """The project that a comparison of all that is held has come to; empty when there is none."""
 
 
+class Swept(msgspec.Struct, frozen=True, kw_only=True):
+    """What a sweep did."""
+
+    at: float
+    """Seconds since the epoch."""
+    files: int
+    orphans: int
+    freed: int
+    """Bytes."""
+
+
 class State:
     """Gathers what others know."""
 
@@ -74,8 +84,8 @@ class State:
         self._counted: tuple[float, Pages, int, int] | None = None
         self.connections: Callable[[], int | None] = lambda: None
         """How many clients are connected; whoever listens knows."""
-        self.swept: tuple[float, Report] | None = None
-        """When the store was last swept, and what that did."""
+        self.swept: Swept | None = None
+        """The last time that the store was swept."""
         self.lines_dropped: Callable[[], int] = lambda: 0
         """How many lines the access log has lost."""
         self.following: dict[str, Following] = {}
@@ -103,7 +113,7 @@ class State:
             "store": {
                 "limit": self._settings.store.limit,
                 "free": self._transfers.room.free(),
-                "swept": None if self.swept is None else _swept(*self.swept),
+                "swept": None if self.swept is None else msgspec.structs.asdict(self.swept),
             },
             "serial": self._feed.serial,
             **await self._statistics.totals(),
@@ -174,10 +184,6 @@ class State:
         if self._transfers.room.full():
             return "The disk is full: what is held is served, and nothing more is kept."
         return ""
-
-
-def _swept(at: float, report: Report) -> dict[str, object]:
-    return {"at": at, "files": len(report.evicted), "orphans": len(report.orphans), "freed": report.freed}
 
 
 def _told(repository: str, upstream: Upstream) -> UpstreamState:

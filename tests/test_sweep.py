@@ -25,6 +25,7 @@ from tests.simulator import Simulator
 from tests.uploading import basic, fields_of, form, make_token
 
 DAY = 86_400.0
+JSON = "application/vnd.pypi.simple.v1+json"
 TOGETHER = 25
 """Files that clients ask for at one moment."""
 
@@ -450,15 +451,50 @@ async def test_a_backup_of_a_serving_mirror_is_restored(tmp_path: Path, simulato
         await upload(mirror, wheel("ours", "1.1", size=10_000))
         saved = await asyncio.to_thread(back_up, tmp_path / "data", tmp_path / "backup")
         assert saved.blobs == 2
-        before = (await mirror.get("/simple/ours/", Accept="application/vnd.pypi.simple.v1+json")).body
+        before = (await mirror.get("/simple/ours/", Accept=JSON)).body
     restored = await asyncio.to_thread(restore, tmp_path / "backup", tmp_path / "again")
     assert restored.blobs == 4
     async with serving(tmp_path / "again", repositories(simulator)) as mirror:
-        page = await mirror.get("/simple/ours/", Accept="application/vnd.pypi.simple.v1+json")
+        page = await mirror.get("/simple/ours/", Accept=JSON)
         assert page.body == before
         for entry in page.json()["files"]:
             reply = await mirror.get(urljoin("/simple/ours/", entry["url"]))
             assert hashlib.sha256(reply.body).hexdigest() == entry["hashes"]["sha256"]
+
+
+async def test_backups_made_while_files_are_uploaded_and_deleted_are_whole(
+    tmp_path: Path, simulator: Simulator
+) -> None:
+    async with serving(tmp_path / "data", repositories(simulator)) as mirror:
+        writer = mirror.mirror.writers["pypi"]
+
+        async def change() -> None:
+            for number in range(30):
+                await upload(mirror, wheel(f"ours{number}", "1.0", size=20_000))
+                if number % 3 == 0:
+                    await writer.delete(wheel(f"ours{number}", "1.0").filename)
+
+        changing = asyncio.create_task(change())
+        while not changing.done():
+            saved = await asyncio.to_thread(back_up, tmp_path / "data", tmp_path / "backup")
+            assert saved.missing == ()
+        await changing
+    await asyncio.to_thread(restore, tmp_path / "backup", tmp_path / "again")
+    async with serving(tmp_path / "again", repositories(simulator)) as mirror:
+        names = [one["name"] for one in (await mirror.get("/simple/", Accept=JSON)).json()["projects"]]
+        assert names
+        for name in names:
+            for entry in (await mirror.get(f"/simple/{name}/", Accept=JSON)).json()["files"]:
+                assert (await mirror.get(urljoin(f"/simple/{name}/", entry["url"]))).status == 200
+        assert (await mirror.mirror.writers["pypi"].rebuild()).faults == ()
+
+
+async def test_a_backup_says_which_file_is_lost(tmp_path: Path, simulator: Simulator) -> None:
+    ours = sdist("ours", "1.0")
+    async with serving(tmp_path / "data", repositories(simulator)) as mirror:
+        await upload(mirror, ours)
+        (tmp_path / "data" / "blobs" / ours.sha256[:2] / ours.sha256).unlink()
+        assert back_up(tmp_path / "data", tmp_path / "backup").missing == (ours.sha256,)
 
 
 def test_a_restore_never_overwrites(tmp_path: Path) -> None:
