@@ -439,6 +439,18 @@ async def test_the_feed_is_found_from_the_index_of_any_mount(tmp_path: Path, mou
             await upstream.close()
 
 
+async def test_the_status_says_how_far_behind_it_is(tmp_path: Path) -> None:
+    async with pair(tmp_path) as (a, b):
+        await upload(a, await make_token(a), wheel("acme", "1.0"))
+        await caught_up(b, a)
+        process = await asyncio.create_subprocess_exec(
+            sys.executable, "-m", "mirror", "status", "--url", b.url, stdout=asyncio.subprocess.PIPE,
+            cwd=Path(__file__).parent.parent,
+        )  # fmt: skip
+        said, _ = await process.communicate()
+        assert f"following pypi {URL(a.url).authority}: serial 1 of 1, 0 s behind\n" in said.decode()
+
+
 async def test_a_mirror_that_never_lets_wait_is_not_asked_without_end(tmp_path: Path) -> None:
     async with pair(tmp_path) as (a, b):
         await caught_up(b, a)
