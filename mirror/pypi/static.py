@@ -20,7 +20,7 @@ _HTML, _JSON = "index.html", "index.v1_json"
 class _Static:
     """A Python index as the export sees it."""
 
-    roots: tuple[str, ...] = ("simple", "packages", "pypi")
+    roots: tuple[str, ...] = ("simple", "pypi", "packages")
     title = "Python projects"
     start = "simple/"
     sidecars_beside_files = True

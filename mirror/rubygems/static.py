@@ -26,8 +26,8 @@ class _Static:
     """A gem index as the export sees it."""
 
     roots: tuple[str, ...] = (
-        "versions", "names", "info", "gems", "quick", "api",
-        *(f"{which}.4.8{end}" for which in get_args(Which) for end in ("", ".gz")),
+        "versions", "names", *(f"{which}.4.8{end}" for which in get_args(Which) for end in ("", ".gz")),
+        "api", "info", "quick", "gems",
     )  # fmt: skip
     title = "Ruby gems"
     start = "gems/"

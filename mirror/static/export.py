@@ -336,12 +336,19 @@ class _Walk:
     async def _tidy(self, state: State, last: State | None) -> None:
         """Remove what is not of this state: of what the last one says, or wherever we write, unless that is trusted."""
         there = set(last.paths()) if last is not None else set()
+        ranks = {
+            self._mount(name) + root: rank
+            for name, one in self._mirror.settings.repositories.items()
+            for rank, root in enumerate(self._layouts[one.format].roots)
+        }
         if not self._known:
-            for name in self._mirror.repositories:
-                mount = self._mount(name)
-                for root in self._layouts[self._mirror.settings.repositories[name].format].roots:
-                    there.update(await asyncio.to_thread(self._tree.walk, mount + root))
-        for path in sorted(there - state.paths().keys()):
+            for root in ranks:
+                there.update(await asyncio.to_thread(self._tree.walk, root))
+
+        def rank(path: str) -> int:
+            return next((rank for root, rank in ranks.items() if f"{path}/".startswith(f"{root}/")), 0)
+
+        for path in sorted(there - state.paths().keys(), key=rank):
             try:
                 await asyncio.to_thread(self._tree.remove, path)
             except Invalid:

@@ -13,7 +13,10 @@ class Layout(Protocol):
     """`pypi.static.LAYOUT`, `rubygems.static.LAYOUT`. All paths are relative to the mount, with `/` between parts."""
 
     roots: tuple[str, ...]
-    """The first parts of all of its paths: whatever stands below them belongs to the tree."""
+    """The first parts of all of its paths: whatever stands below them belongs to the tree.
+
+    In the order in which things are taken away: pages before what they list.
+    """
     title: str
     """What it is an index of, for people."""
     start: str
