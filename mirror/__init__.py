@@ -8,6 +8,7 @@ The map, each layer importing only from those above it:
     blobs/, catalog/                     what is stored
     upstream, transfer                   the way in
     feed, sources, repository            one served index: which names, what has a project, give me this file
+    lockfiles, sync, bundle, sweep       ahead of demand, between mirrors that never meet, and out again
     http, send, answers                  the way out
     proxies, connections, lane           who asks, how many at once, and those who repeat themselves
     doctor/                              is an index what its clients need

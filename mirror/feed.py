@@ -6,6 +6,7 @@ other processes write into the same journal (a command, another node) is noticed
 
 import asyncio
 import logging
+import time
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 
@@ -16,6 +17,10 @@ logger = logging.getLogger(__name__)
 
 LOOK = 1.0
 """Seconds between two looks at what other processes have written."""
+HURRIED = 0.02
+"""The same when a bundle is about to be taken in: until it is told, what is in memory and what is stored may differ."""
+ANNOUNCED = 5.0
+"""Seconds after which a bundle that was announced is no longer waited for."""
 AT_ONCE = 1000
 """Events that are read at once."""
 
@@ -32,6 +37,7 @@ class Feed:
         self._listeners: list[Listener] = []
         self._collected: list[Listener] | None = None
         self._followed = 0  # up to here every event was told
+        self._hurry_until = 0.0
         self._told: set[int] | None = None  # our own events beyond that, while others are followed
         self.serial = 0
         """The newest serial that this process has seen."""
@@ -127,7 +133,7 @@ class Feed:
                 await self.look(replaced, taken_in)
             except Exception:
                 logger.exception("the journal cannot be read; it is tried again")
-            await asyncio.sleep(LOOK)
+            await asyncio.sleep(HURRIED if time.monotonic() < self._hurry_until else LOOK)
 
     async def look(
         self, replaced: Callable[[], Awaitable[None]], taken_in: Callable[[], Awaitable[None]] | None = None
@@ -144,7 +150,10 @@ class Feed:
         while self._followed < newest:
             events = await self._table.since(self._followed, AT_ONCE)
             told = self._told or set()
+            if any(event.kind == "importing" for event in events):
+                self._hurry_until = time.monotonic() + ANNOUNCED
             if taken_in and any(event.kind == "import" for event in events):
+                self._hurry_until = 0.0
                 await taken_in()
             for event in events:
                 if event.serial not in told:

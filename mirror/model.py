@@ -163,7 +163,7 @@ class Event(msgspec.Struct, frozen=True, kw_only=True):
     source: str
     project: str
     kind: str
-    """page, removed, file, upload, yank, unyank, delete, policy."""
+    """page, removed, file, upload, yank, unyank, delete, policy, importing, import."""
     filename: str = ""
     detail: Mapping[str, Any] = {}
 

@@ -139,29 +139,28 @@ async def _changed(catalog: Catalog, held: Gathered, lacking: Lacking, since: in
 
 
 def _chosen(lacking: Lacking, where: Places, choice: Choice) -> Lacking:
-    """Of everything only what is chosen; logs, without which clients see no gem."""
-    sources = {name: set(one.sources) for name, one in where.repositories.items()}
-    projects = {(source, project) for name, project in choice.projects for source in sources[name]}
+    """Of everything only what is chosen; the lists of names, and those of gems, without which clients see no gem."""
+    sources = {name: one.sources for name, one in where.repositories.items()}
+    pages = {(source, "project", project) for name, project in choice.projects for source in sources[name]}
+    pages |= {(source, "names", "") for name, _ in choice.projects for source in sources[name]}
     files = {(source, project, file) for name, project, file in choice.files for source in sources[name]}
+    uploads = {(name, file) for name, _, file in choice.files}
+    gems = any(where.repositories[name].format == "rubygems" for name, _ in choice.projects)
 
     def wanted(key: FileKey) -> bool:
-        ending = where.sidecars[key[0]]
-        # The sidecar of a gem takes the place of an ending, that of a Python file is appended.
-        stem = key[2].removesuffix(ending)
-        return key in files or (key[2] != stem and any((*key[:2], name) in files for name in (stem, f"{stem}.gem")))
+        source, project, filename = key
+        if key in files or not filename.endswith(where.sidecars[source]):
+            return key in files
+        stem = filename.removesuffix(where.sidecars[source])
+        # The ending of a sidecar is appended to the name of a Python file, and takes the place of a gem's.
+        return (source, project, stem) in files or (source, project, f"{stem}.gem") in files
 
-    def shown(key: PageKey) -> bool:
-        return (key[0], key[2]) in projects or (key[0], key[1:]) in {(one, ("names", "")) for one in where.sources}
-
-    formats = {one.format for name, one in where.repositories.items() if any(name == of for of, _ in choice.projects)}
     return Lacking(
-        pages=frozenset(key for key in lacking.pages if shown(key)),
-        gone=frozenset(key for key in lacking.gone if shown(key)),
-        files=frozenset(key for key in lacking.files if wanted(key)),
-        uploads=frozenset(
-            key for key in lacking.uploads if any((key[0], key[1]) == (name, file) for name, _, file in choice.files)
-        ),
-        logs=lacking.logs if "rubygems" in formats else frozenset(),
+        pages=lacking.pages & pages,
+        gone=lacking.gone & pages,
+        files=frozenset(filter(wanted, lacking.files)),
+        uploads=lacking.uploads & uploads,
+        logs=lacking.logs if gems else frozenset(),
     )
 
 

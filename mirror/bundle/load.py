@@ -6,6 +6,7 @@ everything. Killed before that, the old state stays and the next run goes on; ki
 uploads are missing, which the next run, or the start of a mirror, writes.
 """
 
+import asyncio
 import fcntl
 import hashlib
 import os
@@ -184,11 +185,13 @@ async def load(
     now: float,
     unsigned: bool = False,
     force: bool = False,
+    notice: float = 0.0,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Imported:
     """Take in a bundle, or its parts in their order, beside a mirror that may be serving.
 
-    `force` takes it in whatever its place in the sequence, and its pages even where newer ones are here. Raises
+    `force` takes it in whatever its place in the sequence, and its pages even where newer ones are here.
+    `notice` are the seconds that a mirror which serves is given to hear that something is about to come. Raises
     Damaged, Forbidden, Conflict, StorageFull; then nothing of it is visible.
     """
     with _alone(data_dir):
@@ -201,7 +204,7 @@ async def load(
             await taking.read(reader, progress)
         finally:
             reader.close()
-        await taking.show(now)
+        await taking.show(now, notice)
         await record_uploads(catalog, records)
     return taking.imported()
 
@@ -410,7 +413,7 @@ class _Taking:
 
     # The end
 
-    async def show(self, now: float) -> None:
+    async def show(self, now: float, notice: float) -> None:
         """Make all of it visible at once."""
         for entry in self._manifest.logs:
             if entry.role == "upstream":
@@ -422,6 +425,9 @@ class _Taking:
                 await self._blobs.open(digest)  # it may have been swept, in an import that took days
             except MissingBlob:
                 raise Conflict("Something that the bundle brought has been swept meanwhile: import it again.") from None
+        if notice:
+            await self._catalog.bundles.announce(self._manifest.node, now)
+            await asyncio.sleep(notice)
         pages = list(self._pages.values())
         await self._catalog.bundles.take(
             Taken(

@@ -194,6 +194,10 @@ class Bundles:
                 )
             )
 
+    async def announce(self, origin: str, at: float) -> None:
+        """Let a mirror that serves look more often: something is about to be taken in."""
+        await self._database.write(*record(at, f"bundle:{origin}", "", "importing"))
+
     async def take(self, taken: Taken) -> int:
         """Make all of it visible at once; the serial of the event that says so, which is the first one."""
         statements: list[Statement] = [

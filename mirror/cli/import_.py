@@ -34,16 +34,20 @@ def command(config: Path | None, data_dir: Path | None, parts: tuple[Path, ...],
 
     from mirror.bundle import Keys, load
     from mirror.cli.bundles import opened, places_of
+    from mirror.feed import LOOK
+    from mirror.serving import served_at
 
     settings = settings_of(config, data_dir)
     if unsigned:
         click.echo("The signature is not verified: nothing says who made this bundle.", err=True)
 
+    notice = LOOK + 0.1 if served_at(settings.data_dir) is not None else 0.0
+
     async def run() -> "Imported":
         async with opened(settings) as store:
             return await load(
                 parts, store.catalog, store.blobs, store.records, places_of(settings), settings.data_dir,
-                keys=Keys(settings.data_dir), now=time.time(), unsigned=unsigned, force=force,
+                keys=Keys(settings.data_dir), now=time.time(), unsigned=unsigned, force=force, notice=notice,
             )  # fmt: skip
 
     done = asyncio.run(run())

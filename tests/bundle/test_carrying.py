@@ -8,6 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from mirror.app import working
+from mirror.catalog.bundles import Seen, Taken
+from mirror.config import Settings
 from tests.builders import Built, gem, wheel
 from tests.bundle.nodes import Node, pages, trusting
 from tests.serving import Client, serving
@@ -283,6 +286,38 @@ async def test_a_mirror_that_serves_meanwhile_shows_it_by_itself(two: Two) -> No
             while (await mirror.get("versions")).body == before:  # noqa: ASYNC110
                 await asyncio.sleep(0.05)
         assert await ask_all(mirror, *BOTH, gem("rack", "5.0")) == wanted
+
+
+async def test_what_was_never_asked_for_turns_over_once_and_for_all(two: Two) -> None:
+    paths = ["simple/six/", "simple/attrs/", "versions", "info/rack"]
+    async with serving(two.b.data_dir, two.b.repositories, offline=True) as mirror:
+        importing = asyncio.create_task(two.carried("--all"))
+        turned: set[str] = set()
+        while len(turned) < len(paths):
+            for path in paths:
+                status = (await mirror.get(path)).status
+                assert status == (200 if path in turned else status), f"{path} turned back"
+                turned |= {path} if status == 200 else set()
+            await asyncio.sleep(0.001)
+        await importing
+
+
+async def test_a_bundle_that_is_announced_is_waited_for(two: Two, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mirror.feed.LOOK", 3600)
+    told = asyncio.Event()
+
+    async def taken_in() -> None:
+        told.set()
+
+    async with working(Settings.model_validate({"data_dir": str(two.directory / "c")})) as mirror:
+        bundles = mirror.catalog.bundles
+        await bundles.announce("a", 1.0)
+        following = asyncio.create_task(mirror.feed.follow_others(mirror.rebuild, taken_in))
+        await asyncio.sleep(0.01)
+        await bundles.take(Taken(bundle="x", origin="a", seen=Seen(1, 1), at=2.0, pages=0, files=0))
+        await asyncio.wait_for(told.wait(), 20)
+        following.cancel()
+        await asyncio.gather(following, return_exceptions=True)
 
 
 async def test_ordinary_tools_read_and_verify_it(two: Two) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from mirror.feed import LOOK
 from tests.builders import gem, wheel
 from tests.bundle.nodes import Node, pages, trusting
 from tests.serving import Client, serving, spawned
@@ -55,7 +56,7 @@ async def test_killed_ten_times_it_leaves_the_old_state_until_the_new_one_is_who
             while blobs(b) < before + moment and process.returncode is None:  # noqa: ASYNC110
                 await asyncio.sleep(0.001)
             if moment == coming:
-                await asyncio.sleep(0.003 * killed)
+                await asyncio.sleep(LOOK + 0.01 * killed)  # just about when it makes everything visible
             if process.returncode is None:
                 process.send_signal(signal.SIGKILL)
             await process.wait()
