@@ -1,8 +1,10 @@
 """Fixtures that any test may use, and the guard that keeps every test on loopback."""
 
 import ipaddress
+import subprocess
 import sys
 from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
 
 import pytest
 
@@ -72,3 +74,17 @@ async def simulator() -> AsyncIterator[Simulator]:
     """A fresh upstream of both kinds, empty."""
     async with Simulator() as running:
         yield running
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """The data directory, on a file system of its own with 50 MB."""
+    disk = tmp_path / "data"
+    disk.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=50m", "tmpfs", disk], capture_output=True, text=True)
+    if mounted.returncode != 0:
+        pytest.skip(f"only root may mount a file system: {mounted.stderr.strip()}")
+    try:
+        yield disk
+    finally:
+        subprocess.run(["umount", "-l", disk], check=True)

@@ -24,6 +24,7 @@ class Room:
         self._directory = directory
         self._clock = clock
         self._refused = (0, -REMEMBERED)
+        self._claimed = 0
 
     def check(self, size: int = 0) -> None:
         """Raises StorageFull when there is no room for so many bytes."""
@@ -31,14 +32,25 @@ class Room:
             self.refused(size)
             raise StorageFull("The disk of the mirror is full: free some space, or move data_dir.")
 
+    def claim(self, size: int) -> None:
+        """As `check`, for bytes that come little by little: until they are settled, nobody else is given their room."""
+        self.check(size)
+        self._claimed += size
+
+    def settle(self, size: int) -> None:
+        """So many claimed bytes are written, or will not come."""
+        self._claimed -= size
+
     def refused(self, size: int) -> None:
         """Take down that so many bytes could not be kept."""
         self._refused = size, self._clock()
 
     def full(self) -> bool:
-        """Whether there is none, or not enough for what could not be kept just now."""
+        """Whether there is none, or not enough for what could not be kept just now (if that was not much of a disk)."""
         size, at = self._refused
-        return not self._fits(size if self._clock() - at < REMEMBERED else 0)
+        found = self._found()
+        most = 0 if found is None or self._clock() - at >= REMEMBERED else found[1] // 10
+        return not self._fits(min(size, most))
 
     def free(self) -> int | None:
         """Bytes; None when it cannot be told."""
@@ -50,7 +62,7 @@ class Room:
         if found is None:
             return True  # writing tells
         free, total = found
-        return free - size >= min(RESERVE, total // 20)
+        return free - self._claimed - size >= min(RESERVE, total // 20)
 
     def _found(self) -> tuple[int, int] | None:
         try:

@@ -72,6 +72,7 @@ class Transfer:
         """Who wants to know that the blob is held, by source and file name."""
         self.storing = True
         """False from the moment that the disk is full."""
+        self._claimed = 0  # bytes of the disk that nobody else is given
         self.began = time.monotonic()
         self._blobs = blobs
         self._limit = limit
@@ -201,6 +202,7 @@ class Transfer:
             logger.exception("bringing in %s failed", self.file.filename)
             self._fail(UpstreamUnavailable(f"{self.file.filename} could not be brought in.", 5))
         finally:
+            self._settle(self._claimed)
             self._part.unlink(missing_ok=True)
             self._tell()
 
@@ -278,23 +280,32 @@ class Transfer:
     async def _create(self) -> None:
         try:
             if self.file.sha256:  # else it cannot be passed on without being kept, and every byte is tried
-                self._blobs.room.check(self.file.size or 0)
+                self._blobs.room.claim(self.file.size or 0)
+                self._claimed = self.file.size or 0
             self._fd = await off_loop(partial(_create, self._part))
         except StorageFull:
             self.storing = False
         else:
             weakref.finalize(self, os.close, self._fd)  # open for as long as anyone can read
 
+    def _settle(self, size: int) -> None:
+        """So much less of the disk is still claimed."""
+        settled = min(size, self._claimed)
+        self._claimed -= settled
+        self._blobs.room.settle(settled)
+
     async def _take(self, chunk: bytes) -> None:
         """Hash, store and show one piece. One piece at a time: meanwhile the connection reads ahead."""
         stored = await off_loop(partial(self._digest_and_store, chunk))
         if stored:
             self._on_disk += len(chunk)
+            self._settle(len(chunk))
         elif self._spooled:
             raise StorageFull("The disk of the mirror is full: free some space, or move data_dir.")
         elif self.storing:
             logger.error("the disk is full: %s is passed on without being kept", self.file.filename)
             self._blobs.room.refused(self._size or 0)
+            self._settle(self._claimed)
             self.storing = False
         self._window.append((self._received, chunk))
         self._window_size += len(chunk)
