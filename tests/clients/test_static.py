@@ -141,14 +141,19 @@ async def test_nginx_hands_out_each_page_as_it_should(simulator: Simulator, tmp_
         assert "[warn]" not in server.complaints()
 
 
-async def test_without_its_lines_nginx_still_serves_pip(
+async def test_without_its_lines_nginx_still_serves_everybody(
     simulator: Simulator, tmp_path: Path, environments: Environments
 ) -> None:
     publish(simulator)
-    root = await grow(tmp_path, repositories(simulator), *PYTHON)
+    simulator.push(gem("tiny", "1.0"))
+    root = await grow(tmp_path, repositories(simulator), *PYTHON, "gems/tiny-1.0.gem")
     home = tmp_path / "home"
     home.mkdir()
     async with nginx(root, tmp_path / "nginx", snippets=False) as server:
+        for ruby in rubies():
+            with ruby.home(server.url) as gems:
+                await gems.bundle("install", gemfile='gem "tiny"\n')
+                assert gems.locked() == {"tiny (1.0)"}
         pip = Pip(environments.having("pip", (3, 9)) / "python")
         assert await pip.install(server, home, "app") == INSTALLED
 
