@@ -89,6 +89,23 @@ async def test_more_than_fits_is_served_uploads_are_refused_and_all_recovers_by_
         assert simulator.requests == []
 
 
+async def test_an_upload_that_the_catalog_has_no_room_for_leaves_nothing(
+    tmp_path: Path, simulator: Simulator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def full(*row: object) -> int:
+        raise StorageFull("The disk is full.")
+
+    ours = wheel("ours", "1.0")
+    async with serving(tmp_path / "data", repositories(simulator)) as mirror:
+        token = await make_token(mirror)
+        with monkeypatch.context() as patched:
+            patched.setattr(mirror.mirror.catalog.uploads, "put", full)
+            assert await upload(mirror, ours, token) == 507
+        assert not list((tmp_path / "data" / "uploads").rglob("*.json"))
+        assert files_on(tmp_path / "data") == set()
+        assert await upload(mirror, wheel("ours", "1.0", size=10), token) == 200  # other bytes of that name
+
+
 async def test_pages_and_sidecars_are_new_and_right_while_nothing_can_be_stored(
     small_disk: Path, simulator: Simulator
 ) -> None:
