@@ -16,6 +16,7 @@ The map, each layer importing only from those above it:
     state, metrics, log, systemd         what monitors are told
     app                                  put together
     listening, serving, cli/             and run
+    static/                              the same as plain files, for any web server
 """
 
 __version__ = "0.1.0"

@@ -9,13 +9,16 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from mirror import ahead
+from mirror.app import Mirror, Store
 from mirror.cli import main
 from mirror.cli.static_tree import LAYOUTS
 from mirror.config import Settings
@@ -221,6 +224,45 @@ async def test_what_policy_hides_or_blocks_is_not_in_the_tree(tmp_path: Path, bo
     there = tree(tmp_path / "tree")
     assert not [path for path in there if "beta" in path or "rack" in path]
     assert f"packages/alpha/{ALPHA.filename}" in there
+
+
+async def test_changed_notices_settings_that_say_otherwise_what_is_shown(tmp_path: Path, both: dict[str, Any]) -> None:
+    await exported(tmp_path, both)
+    both["pypi"]["private"] = ["beta"]
+    await exported(tmp_path, both, changed=True)
+    assert not [path for path in tree(tmp_path / "tree") if "beta" in path]
+
+
+async def test_changed_notices_that_a_cooldown_is_over(tmp_path: Path, both: dict[str, Any]) -> None:
+    uploaded = json.loads(await _page_of(tmp_path, both, "alpha"))["files"][0]["upload-time"]
+    moment = datetime.fromisoformat(uploaded).timestamp()
+    policy = {"policy": [{"name": "rest", "kind": "cooldown", "reason": "new", "age": "7d", "projects": ["alpha"]}]}
+    now = [moment + 6 * 86400]
+    held = settings(tmp_path / "data", both, **policy)
+    for seen, day in ((False, 6), (False, 6.5), (True, 8)):
+        now[0] = moment + day * 86400
+        async with looking_at(held, lambda: now[0]) as mirror:
+            await export(mirror, tmp_path / "tree", LAYOUTS, changed=True)
+        assert (f"packages/alpha/{ALPHA.filename}" in tree(tmp_path / "tree")) == seen
+
+
+async def _page_of(tmp_path: Path, both: dict[str, Any], project: str) -> bytes:
+    async with ahead.looking(settings(tmp_path / "data", both)) as mirror:
+        await export(mirror, tmp_path / "shown", LAYOUTS)
+    return (tmp_path / f"shown/simple/{project}/index.v1_json").read_bytes()
+
+
+@asynccontextmanager
+async def looking_at(held: Settings, clock: Callable[[], float]) -> AsyncIterator[Mirror]:
+    """`ahead.looking` at a moment of our choice."""
+    store = Store(held, clock)
+    await store.database.open()
+    await store.feed.open()
+    mirror = Mirror(held.model_copy(update={"offline": True}), store)
+    await mirror.open()
+    yield mirror
+    await mirror.close()
+    await store.close()
 
 
 async def test_what_not_everyone_may_read_is_exported_only_by_name(tmp_path: Path, both: dict[str, Any]) -> None:

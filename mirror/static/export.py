@@ -15,6 +15,7 @@ from pathlib import Path
 
 import msgspec
 
+from mirror import __version__
 from mirror.app import Mirror
 from mirror.errors import Invalid, MirrorError, MissingBlob, UnknownProject
 from mirror.freshness import Demand
@@ -146,8 +147,12 @@ class _Walk:
 
     def _origin(self) -> str:
         """What stands for all on which the tree depends besides what is held."""
-        mounts = {name: (one.format, one.mount) for name, one in self._mirror.settings.repositories.items()}
-        facts = (str(self._mirror.settings.catalog_file.absolute()), mounts, self._files_url, self._closed_too)
+        repositories = {
+            name: (one.format, one.mount, one.private, one.union, [str(upstream.url) for upstream in one.upstreams])
+            for name, one in self._mirror.settings.repositories.items()
+        }
+        catalog = str(self._mirror.settings.catalog_file.absolute())
+        facts = (__version__, catalog, repositories, self._files_url, self._closed_too)
         return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 
     async def _touched(self, since: int, newest: int) -> set[str] | None:
