@@ -8,7 +8,10 @@ import click
 from mirror.cli.accounts import audited, settings_of, shared_options
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from mirror.bundle import Imported
+    from mirror.bundle.format import PageEntry
 
 SHOWN = 20
 """Names that are printed of each kind."""
@@ -30,7 +33,11 @@ def command(config: Path | None, data_dir: Path | None, parts: tuple[Path, ...],
     becomes visible at once, or nothing. Interrupted, the next run goes on. A mirror may be serving meanwhile.
     """
     import asyncio
+    import sys
     import time
+
+    from rich.console import Console
+    from rich.progress import Progress
 
     from mirror.bundle import Keys, load
     from mirror.cli.bundles import opened, places_of
@@ -45,10 +52,13 @@ def command(config: Path | None, data_dir: Path | None, parts: tuple[Path, ...],
 
     async def run() -> "Imported":
         async with opened(settings) as store:
-            return await load(
-                parts, store.catalog, store.blobs, store.records, places_of(settings), settings.data_dir,
-                keys=Keys(settings.data_dir), now=time.time(), unsigned=unsigned, force=force, notice=notice,
-            )  # fmt: skip
+            with Progress(disable=not sys.stderr.isatty(), console=Console(stderr=True)) as bar:
+                task = bar.add_task("taking in")
+                return await load(
+                    parts, store.catalog, store.blobs, store.records, places_of(settings), settings.data_dir,
+                    keys=Keys(settings.data_dir), now=time.time(), unsigned=unsigned, force=force, notice=notice,
+                    progress=lambda done, total: bar.update(task, completed=done, total=total),
+                )  # fmt: skip
 
     done = asyncio.run(run())
     audited("bundle imported", origin=done.manifest.node, signed=done.signed_by.id if done.signed_by else "")
@@ -59,9 +69,9 @@ def command(config: Path | None, data_dir: Path | None, parts: tuple[Path, ...],
 def _tell(done: "Imported") -> None:
     from rich.filesize import decimal
 
-    _names("new projects", [page.name or page.kind for page in done.new_pages])
-    _names("changed projects", [page.name or page.kind for page in done.changed_pages])
-    _names("projects that upstream has no more", [page.name or page.kind for page in done.gone_pages])
+    _names("new projects", _projects(done.new_pages))
+    _names("changed projects", _projects(done.changed_pages))
+    _names("projects that upstream has no more", _projects(done.gone_pages))
     _names("new files", list(done.new_files))
     for kind in ("upload", "yank", "unyank", "delete"):
         _names(f"uploads: {kind}", [name for what, name in done.uploads if what == kind])
@@ -72,6 +82,10 @@ def _tell(done: "Imported") -> None:
         f"taken in up to {done.manifest.serial}, {signed}:"
         f" {done.blobs:,} files and sidecars came ({decimal(done.size)})"
     )
+
+
+def _projects(pages: "Sequence[PageEntry]") -> list[str]:
+    return [page.name for page in pages if page.kind == "project"]
 
 
 def _names(what: str, names: list[str]) -> None:

@@ -1,6 +1,7 @@
 """From one mirror to another that it never meets: byte-identical pages, small updates, and what is refused."""
 
 import asyncio
+import fcntl
 import io
 import shutil
 import tarfile
@@ -182,6 +183,45 @@ async def test_a_gap_and_steps_back_are_refused(two: Two) -> None:
     await two.on_b("import", two.directory / "1.tar", "--force")
     async with serving(two.b.data_dir, two.b.repositories, offline=True) as mirror:
         assert "six-2.0" not in (await mirror.get("simple/six/")).text
+
+
+async def test_what_the_journal_has_forgotten_is_said(two: Two) -> None:
+    async with working(Settings.model_validate({"data_dir": str(two.a.data_dir)})) as mirror:
+        (third,) = (await mirror.feed.since(2))[:1]
+        await mirror.catalog.database.write(("DELETE FROM feed WHERE serial <= $1", (third.serial,)))
+    said = await two.on_a("export", "-o", two.directory / "x.tar", "--since", "1", status=1)
+    assert "the journal begins at 4 only" in said
+    assert "nothing has happened here after" in await two.on_a("export", "-o", "x", "--since", "9999", status=1)
+    assert not list(two.directory.glob("x.tar*"))
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["--all"],
+        ["-o", "x.tar"],
+        ["-o", "x.tar", "--all", "six"],
+        ["-o", "x.tar", "--all", "--since", "3"],
+        ["-o", "x.tar", "--all", "--copy"],
+        ["--static", "x", "--all"],
+    ],
+)
+async def test_what_cannot_be_meant_is_wrong_usage(two: Two, words: list[str]) -> None:
+    await two.on_a("export", *words, status=2)
+
+
+async def test_there_is_one_import_at_a_time(two: Two) -> None:
+    bundle = await two.exported("--all")
+    two.b.data_dir.mkdir(exist_ok=True)
+    with (two.b.data_dir / "import.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        assert "Another import is going on" in await two.on_b("import", bundle, status=1)
+    await two.on_b("import", bundle)
+
+
+async def test_without_a_key_nothing_is_signed(two: Two) -> None:
+    shutil.rmtree(two.a.data_dir / "keys")
+    assert "There is no key to sign it with" in await two.on_a("export", "-o", "x.tar", "--all", status=1)
 
 
 async def test_what_was_made_for_one_mirror_fits_no_other_and_no_other_moment(two: Two) -> None:
