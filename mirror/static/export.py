@@ -22,6 +22,7 @@ from mirror.freshness import Demand
 from mirror.model import Body, File
 from mirror.repository import Repository, View
 from mirror.static.browse import start_page
+from mirror.static.holding import Held, bytes_of, digest_of
 from mirror.static.layout import Layout
 from mirror.static.state import Shown, State, begin, finish
 from mirror.static.tree import OWN, Tree
@@ -108,8 +109,7 @@ class _Walk:
         self._copy = copy
         self._closed_too = closed_too
         self._only = only
-        self._held: dict[tuple[str, str], dict[str, str]] = {}
-        """Source and project → file name → digest."""
+        self._held = Held(mirror.catalog, mirror.blobs)
         self._known: Mapping[str, str] = {}
         """What need not be looked at again: path → SHA-256."""
         self._problems: list[str] = []
@@ -123,8 +123,7 @@ class _Walk:
         else:
             before, touched = last, await self._touched(last.serial, serial)
             self._known = before.paths()
-        for held in await self._mirror.catalog.files.all():
-            self._held.setdefault((held.source, held.project), {})[held.filename] = held.digest
+        await self._held.read()
 
         projects: dict[str, dict[str, Shown]] = {}
         for name in repositories:
@@ -178,7 +177,7 @@ class _Walk:
         mount = self._mount(name)
         readable = self._mirror.guard.reading(name).public
         sources = {source.name for source in repository.sources}
-        names = {project for source, project in self._held if source in sources}
+        names = self._held.projects(sources)
         uploads = await self._mirror.catalog.uploads.projects(name)
         now = self._mirror.clock()
         shown: dict[str, Shown] = {}
@@ -207,7 +206,7 @@ class _Walk:
         return shown
 
     def _stamp(self, repository: Repository, project: str, uploaded: float | None) -> str:
-        held = [sorted(self._held.get((source.name, project), {}).items()) for source in repository.sources]
+        held = [self._held.of(source.name, project) for source in repository.sources]
         facts = json.dumps((held, uploaded, repository.policy.digest))
         return hashlib.sha256(facts.encode()).hexdigest()
 
@@ -227,7 +226,7 @@ class _Walk:
             project = msgspec.structs.replace(view.project, files=tuple(files))
             document = await self._document(repository, layout, view)
             told = layout.described_by(project) if document is None else None
-            sidecar = await _bytes(sidecars[told.filename]) if told and told.filename in sidecars else None
+            sidecar = await bytes_of(sidecars[told.filename]) if told and told.filename in sidecars else None
             entry = layout.entry(project)
             for path, content in layout.pages(project, self._files(mount), document, sidecar).items():
                 paths[mount + path] = await self._write(mount + path, content)
@@ -248,17 +247,11 @@ class _Walk:
 
         Raises Invalid, MissingBlob.
         """
-        digest = file.sha256 or self._held.get((file.source, project), {}).get(file.filename)
-        if digest is None:
-            return None
-        try:
-            body = await self._mirror.blobs.open(digest)
-        except MissingBlob:
+        body = await self._held.body(project, file)
+        if body is None:
             return None  # it is listed, and not held
-        if file.size not in (None, body.size):
-            return None
-        sidecar = await self._sidecar(repository, project, file, body)
-        digest = None if sidecar is None else _digest(sidecar)
+        sidecar = await self._held.sidecar(repository, project, file, body)
+        digest = None if sidecar is None else digest_of(sidecar)
         listed = layout.shown(file, digest)
         if listed is None:
             if sidecar is None and file.yanked is None and repository.format.has_sidecar(file):
@@ -273,36 +266,11 @@ class _Walk:
             if not (self._files_url and layout.sidecars_beside_files):
                 beside[path := mount + layout.sidecar(project, file)] = digest
                 if self._known.get(path) != digest:
-                    await self._write(path, await _bytes(sidecar))
+                    await self._write(path, await bytes_of(sidecar))
         elif sidecar is not None:
             sidecars[file.filename] = sidecar
         paths |= beside
         return listed
-
-    async def _sidecar(self, repository: Repository, project: str, file: File, body: Body) -> Body | bytes | None:
-        """What a file says of itself: as it is kept, or read out of the file; None where nobody can."""
-        source = next(one for one in repository.sources if one.name == file.source)
-        format = repository.format
-        if source.local:
-            try:
-                return (await source.sidecar(project, file)).body
-            except MirrorError:
-                return None
-        if not format.has_sidecar(file):
-            return None
-        digest = self._held.get((file.source, project), {}).get(format.sidecar_name(file))
-        if digest is not None:
-            try:
-                return await self._mirror.blobs.open(digest)
-            except MissingBlob:
-                pass  # then it is made again
-        try:
-            content = await format.sidecar_make(file, body)
-            format.sidecar_check(file, content)
-        except MirrorError as error:
-            logger.info("%s: %s", file.filename, error)
-            return None
-        return content
 
     async def _document(self, repository: Repository, layout: Layout, view: View) -> bytes | None:
         """What an upstream said about a project, where that was ever asked."""
@@ -396,14 +364,6 @@ class _Walk:
 def _indexes(layout: Layout, entries: Mapping[str, str]) -> list[tuple[str, bytes]]:
     """All of them, made at once: blocking."""
     return list(layout.index(entries))
-
-
-def _digest(content: Body | bytes) -> str:
-    return hashlib.sha256(content).hexdigest() if isinstance(content, bytes) else content.digest
-
-
-async def _bytes(content: Body | bytes) -> bytes:
-    return content if isinstance(content, bytes) else b"".join([chunk async for chunk in content.read()])
 
 
 @asynccontextmanager
