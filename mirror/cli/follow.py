@@ -170,8 +170,7 @@ async def _reached(
         if urls is None:
             stack.callback(_unlock, lock(settings.data_dir))
             alone = await stack.enter_async_context(working(settings))
-            way = await stack.enter_async_context(ahead.way(alone))
-            yield alone, lambda name, source: Here(alone, name, source.upstream.url, way)
+            yield alone, lambda name, source: Here(alone, name, source.upstream.url)
             return
         if not urls:
             raise ConfigError("A mirror is just starting in this data directory: try again in a moment.")

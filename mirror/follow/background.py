@@ -6,16 +6,14 @@ from collections.abc import Sequence
 
 from yarl import URL
 
-from mirror.ahead import way
+from mirror.ahead import holdings
 from mirror.app import FORMATS, Mirror
 from mirror.config import UpstreamSettings
-from mirror.errors import UpstreamUnavailable
+from mirror.errors import StorageFull, UpstreamUnavailable
 from mirror.follow.follower import Follower, Reach
 from mirror.follow.remote import Remote
 from mirror.freshness import Demand
-from mirror.model import File
 from mirror.sources import CachedUpstream
-from mirror.sync import InProcess
 
 logger = logging.getLogger(__name__)
 
@@ -24,14 +22,13 @@ TRIES = 3
 
 
 class Here:
-    """What is done in the process that owns the store."""
+    """What is done in the process that owns the store: as for its clients, so that both join one download."""
 
-    def __init__(self, mirror: Mirror, repository: str, upstream: URL, way: InProcess) -> None:
+    def __init__(self, mirror: Mirror, repository: str, upstream: URL) -> None:
         self._repository = mirror.repositories[repository]
         self._published = mirror.published.get(repository)
-        self._files = mirror.catalog.files
+        self._holdings = holdings(mirror)
         self._upstream = upstream
-        self._way = way
 
     async def index(self) -> None:
         if self._published is not None:
@@ -46,10 +43,20 @@ class Here:
                 break
 
     async def file(self, project: str, filename: str) -> bool:
-        listed = await self._repository.file(project, filename)
-        known = await self._files.get(listed.source, project, filename)
-        await self._way.bring(self._repository.name, project, File(filename=filename, version=""))
-        return known is None
+        repository = self._repository
+        file = await repository.file(project, filename)
+        if await self._holdings.whole(repository.name, project, file):
+            return False
+        new = not await self._holdings.file(project, file)
+        if new:
+            _, opened = await repository.open(project, filename)
+            async for _ in opened.body.read(max(0, opened.body.size - 1)):
+                pass  # the last byte can be read once the file is verified and kept
+            if not await self._holdings.file(project, file):
+                raise StorageFull(f"{filename} could not be kept: the disk of the mirror is full.")
+        if not await self._holdings.sidecar(repository.name, project, file):
+            await repository.sidecar(project, filename)
+        return new
 
 
 def followed(mirror: Mirror) -> list[tuple[str, CachedUpstream, UpstreamSettings]]:
@@ -92,11 +99,10 @@ def scheduled(mirror: Mirror) -> list[asyncio.Task[None]]:
 async def _follow(mirror: Mirror, name: str, source: CachedUpstream, settings: UpstreamSettings) -> None:
     while True:
         try:
-            async with way(mirror) as reaching:
-                reach = Here(mirror, name, source.upstream.url, reaching)
-                one = follower(mirror, name, source, reach, settings.follow_only, remote_of(mirror, name, source))
-                mirror.state.following[f"{name} {source.upstream.name}"] = one.state
-                await one.run()
+            reach = Here(mirror, name, source.upstream.url)
+            one = follower(mirror, name, source, reach, settings.follow_only, remote_of(mirror, name, source))
+            mirror.state.following[f"{name} {source.upstream.name}"] = one.state
+            await one.run()
         except Exception:
             logger.exception("following %s has failed; it begins again", source.upstream.name)
             await asyncio.sleep(60)
