@@ -48,6 +48,9 @@ def command(config: Path | None, data_dir: Path | None, limit: str | None, dry_r
             click.echo(f"{len(report.orphans)} blobs that nothing names {'would go' if dry_run else 'are gone'}")
         within = "no limit" if most is None else f"limit {decimal(most)}"
         click.echo(f"{decimal(report.before)} before, {decimal(report.after)} after, {within}")
-        return 1 if most is not None and report.after > most else 0
+        if most is None or report.after <= most:
+            return 0
+        click.echo("Still above it: the rest is your own, in a sync set, gone upstream, or in recent use.", err=True)
+        return 1
 
     return asyncio.run(run())

@@ -16,6 +16,7 @@ def command(config: Path | None, data_dir: Path | None, rate: str | None) -> int
     A mirror may be serving from the store. Exit status 1 when something could not be mended.
     """
     import asyncio
+    import logging
     import sys
 
     from rich.console import Console
@@ -27,6 +28,7 @@ def command(config: Path | None, data_dir: Path | None, rate: str | None) -> int
     from mirror.errors import Invalid
     from mirror.housekeeping import verifier
 
+    logging.getLogger("mirror").setLevel(logging.CRITICAL)  # each fault is told below, with how it ended
     settings = settings_of(config, data_dir)
     try:
         pace = size(rate) if rate is not None else None
