@@ -55,10 +55,13 @@ def holdings(mirror: Mirror) -> Holdings:
 async def way(mirror: Mirror, connections: int = CONNECTIONS) -> AsyncIterator[InProcess]:
     """How a sync in the process of a mirror reaches it, for the length of the block."""
     upstreams = {str(upstream.url): upstream for upstream in mirror.upstreams.values()}
-    bulk = Bulk(upstreams, mirror.blobs, mirror.catalog.files, mirror.feed, mirror.clock)
+    formats, slots = [one.format for one in mirror.repositories.values()], asyncio.Semaphore(connections)
+    bulk = Bulk(
+        formats, upstreams, mirror.blobs, mirror.catalog.files, mirror.feed, slots, connections, mirror.clock
+    )  # fmt: skip
     indexes = {name: partial(published.current, Demand.NOW) for name, published in mirror.published.items()}
     async with bulk.open():
-        yield InProcess(mirror.repositories, indexes, holdings(mirror), bulk, connections)
+        yield InProcess(mirror.repositories, indexes, holdings(mirror), bulk, slots)
 
 
 def stored(mirror: Mirror) -> Stored:

@@ -11,7 +11,7 @@ import errno
 import hashlib
 import re
 from collections.abc import AsyncIterator, Iterator, Sequence
-from contextlib import AbstractAsyncContextManager, contextmanager
+from contextlib import contextmanager
 from email.utils import formatdate
 from pathlib import Path
 from typing import Protocol
@@ -68,13 +68,6 @@ class Part(msgspec.Struct, frozen=True, kw_only=True):
     """For Last-Modified, in seconds since the epoch; None: now."""
 
 
-class WriteAll(Protocol):
-    """What stores several small things."""
-
-    async def __call__(self, parts: Sequence[Part]) -> list[Held]:
-        """Store them all; each is durable when this returns. Raises StorageFull, and has then stored none of them."""
-
-
 class BlobStore(Protocol):
     """Where the bytes of files live. All methods may be called at once, by several processes too."""
 
@@ -99,8 +92,11 @@ class BlobStore(Protocol):
     async def write(self, content: bytes) -> Held:
         """Store something small that is in memory. Raises StorageFull."""
 
-    def bulk(self) -> AbstractAsyncContextManager[WriteAll]:
-        """What stores many small things together, for the length of a block: far cheaper than one after the other."""
+    def store_all(self, parts: Sequence[Part]) -> list[Held]:
+        """Store many small things together, far cheaper than one after the other; each is durable when this returns.
+
+        Blocking, for a process that does nothing else. Raises StorageFull or OSError, and has then stored none of them.
+        """
 
     async def delete(self, digest: str) -> None:
         """Forget the blob; no error when it is not there. Readers that have begun may finish."""

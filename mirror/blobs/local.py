@@ -13,13 +13,13 @@ import tempfile
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractAsyncContextManager, suppress
+from contextlib import suppress
 from pathlib import Path
 from typing import TypeVar
 
 import msgspec
 
-from mirror.blobs import Held, Part, WriteAll, checked, http_date, storage_errors
+from mirror.blobs import Held, Part, checked, http_date, storage_errors
 from mirror.blobs.room import Room
 from mirror.errors import MissingBlob
 
@@ -115,11 +115,6 @@ class LocalBlobs:
     async def write(self, content: bytes) -> Held:
         return await off_loop(lambda: self._write(content))
 
-    def bulk(self) -> AbstractAsyncContextManager[WriteAll]:
-        from mirror.blobs import bulk  # which needs what stands here
-
-        return bulk.writer(self.root.parent)
-
     async def delete(self, digest: str) -> None:
         path = self._path(digest)
         await off_loop(lambda: path.unlink(missing_ok=True))
@@ -186,10 +181,7 @@ class LocalBlobs:
                 path.unlink(missing_ok=True)
 
     def store_all(self, parts: Sequence[Part]) -> list[Held]:
-        """What `bulk` does, blocking. Raises StorageFull, OSError.
-
-        All are written before any is synced, and all renamed before any directory is: two syncs for many files.
-        """
+        """All are written before any is synced, and all renamed before any directory is: two syncs for many files."""
         self.room.check(sum(len(part.content) for part in parts))
         incoming = f"{self.incoming}/{secrets.token_hex(16)}"
         moves: list[tuple[str, str]] = []

@@ -9,7 +9,7 @@ from typing import Protocol
 
 from mirror.blobs import BlobStore
 from mirror.catalog import Catalog, Member
-from mirror.errors import MirrorError, MissingBlob, Offline, StorageFull, UpstreamUnavailable
+from mirror.errors import MirrorError, MissingBlob, Offline, StorageFull
 from mirror.freshness import Demand
 from mirror.model import File
 from mirror.repository import Repository, View
@@ -89,14 +89,17 @@ class InProcess:
         indexes: Mapping[str, Callable[[], Awaitable[object]]],
         holdings: Holdings,
         bulk: Bulk,
-        connections: int = CONNECTIONS,
+        slots: asyncio.Semaphore,
     ) -> None:
-        """`indexes`: what brings in the index of a repository, by its name, for those that have one."""
+        """`indexes`: what brings in the index of a repository, by its name, for those that have one.
+
+        Each of the `slots`, which `bulk` has too, is a file that may be fetched at the same time.
+        """
         self._repositories = repositories
         self._indexes = indexes
         self._holdings = holdings
         self._bulk = bulk
-        self._slots = asyncio.Semaphore(connections)
+        self._slots = slots
 
     async def index(self, repository: str) -> None:
         if repository in self._indexes:
@@ -117,15 +120,9 @@ class InProcess:
                 await self._repositories[repository].sidecar(project, file.filename)
 
     async def _small(self, repository: str, project: str, file: File) -> bool:
-        """Whether a file and its sidecar are here now: not where the upstream breaks off, which a transfer survives."""
+        """Whether a file and its sidecar are here now."""
         format = self._repositories[repository].format
-        try:
-            async with self._slots:
-                entries = await self._bulk.fetch(format, project, file)
-        except UpstreamUnavailable:
-            return False
-        await self._bulk.store(entries)
-        return len(entries) == 1 + format.has_sidecar(file)
+        return len(await self._bulk.bring(format, project, file)) == 1 + format.has_sidecar(file)
 
     async def _large(self, repository: str, project: str, file: File) -> None:
         async with self._slots:

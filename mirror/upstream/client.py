@@ -12,6 +12,7 @@ from contextlib import asynccontextmanager, contextmanager
 from typing import TypeVar
 
 import aiohttp
+import msgspec
 from multidict import CIMultiDict
 from yarl import URL
 
@@ -77,6 +78,7 @@ class Upstream:
         self.url = url.with_user(None)
         self.options = options or UpstreamOptions()
         auth = self.options.auth or (Credentials(url.user, url.password or "") if url.user else None)
+        self._auth = auth
         self._authorization = _basic(auth) if auth else None
         self._clock = clock
         self._session: aiohttp.ClientSession | None = None
@@ -88,6 +90,10 @@ class Upstream:
         self._causes: Counter[str] = Counter()
         self._last_cause: str | None = None
         self._seconds = 0.0
+
+    def __reduce__(self) -> tuple[type["Upstream"], tuple[str, URL, UpstreamOptions]]:
+        """Another process gets an upstream that is treated the same, with connections and breakers of its own."""
+        return Upstream, (self.name, self.url, msgspec.structs.replace(self.options, auth=self._auth))
 
     # Pages
 

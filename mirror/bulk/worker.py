@@ -1,0 +1,121 @@
+"""A worker, as a process: `python -m mirror.bulk.worker SOCKET…`, one for each socket that it is started with.
+
+It is told on its standard input what it works with, then forks: modules are loaded once. Everything is done on one
+thread on purpose: a second one that makes thousands of short calls into the kernel slows both down. The disk is waited
+for while the other workers fetch. It ends when its socket does.
+"""
+
+import asyncio
+import os
+import pickle
+import socket
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
+from io import BufferedRWPair
+
+from mirror.blobs import MemoryBody, Part
+from mirror.bulk import LENGTH, Brought, Kit, Order
+from mirror.errors import Invalid, MirrorError, UpstreamProtocolError
+from mirror.model import File, Format
+from mirror.transfer.digests import Digests
+from mirror.upstream import Stream, Upstream, address
+
+Fetched = list[tuple[str, str, Part]]
+"""A file and perhaps its sidecar: file names, kinds, bytes that are verified."""
+
+
+async def bring(kit: Kit, orders: Sequence[Order]) -> list[list[Brought]]:
+    """Fetch and store; nothing stands for an order that did not succeed."""
+    fetched: list[Fetched] = [[] for _ in orders]
+    waiting: Iterator[tuple[int, Order]] = iter(enumerate(orders))
+
+    async def work() -> None:
+        for number, order in waiting:
+            try:
+                upstream = kit.upstreams[order.file.source]
+                fetched[number] = await fetch(upstream, kit.formats[order.format], order.file)
+            except (MirrorError, OSError):
+                pass  # the usual way finds out more
+
+    await asyncio.gather(*(work() for _ in range(kit.connections)))
+    try:
+        kit.blobs.store_all([part for one in fetched for _, _, part in one])
+    except (MirrorError, OSError):
+        return [[] for _ in orders]
+    return [[Brought(name, kind, part.digest, len(part.content)) for name, kind, part in one] for one in fetched]
+
+
+async def fetch(upstream: Upstream, format: Format, file: File) -> Fetched:
+    """A small file, with its sidecar where that can be made from it. Raises NotFound, UpstreamError."""
+    pieces, received, size = list[bytes](), 0, file.size or 0
+    async with upstream.fetch(address(file.url)) as stream:
+        async for chunk in stream.chunks():
+            received += len(chunk)
+            if received > size:
+                break
+            pieces.append(chunk)
+    if received != size:
+        raise UpstreamProtocolError(f"{file.filename} has not the {size} bytes promised.")
+    content = b"".join(pieces)
+    digests = Digests(file.digests)
+    digests.update(content)
+    part = Part(content=content, digest=digests.verified(file.filename), date=_date(file, stream))
+    fetched: Fetched = [(file.filename, "file", part)]
+    if format.has_sidecar(file) and (made := await _sidecar(format, file, part)) is not None:
+        fetched.append((format.sidecar_name(file), "sidecar", made))
+    return fetched
+
+
+async def _sidecar(format: Format, file: File, part: Part) -> Part | None:
+    """The sidecar as the file itself has it; None when it cannot be had from it, or its index promises another."""
+    try:
+        made = await format.sidecar_make(file, MemoryBody(part.content, part.digest))
+        format.sidecar_check(file, made)
+    except (Invalid, UpstreamProtocolError):
+        return None
+    return Part(content=made, digest=MemoryBody.of(made).digest)
+
+
+def _date(file: File, stream: Stream) -> int | None:
+    date = int(file.uploaded.timestamp()) if file.uploaded else stream.modified
+    return None if date is None else min(max(0, date), int(time.time()))
+
+
+def serve(kit: Kit, messages: BufferedRWPair) -> None:
+    """Do what is ordered, batch after batch, until nobody orders any more."""
+    with asyncio.Runner(loop_factory=_event_loops()) as runner:
+        while len(head := messages.read(LENGTH.size)) == LENGTH.size:
+            orders = pickle.loads(messages.read(LENGTH.unpack(head)[0]))
+            answer = pickle.dumps(runner.run(bring(kit, orders)))
+            messages.write(LENGTH.pack(len(answer)) + answer)
+            messages.flush()
+
+
+def _event_loops() -> Callable[[], asyncio.AbstractEventLoop] | None:
+    try:
+        import uvloop
+    except ImportError:  # not on every platform
+        return None
+    return uvloop.new_event_loop
+
+
+def main(sockets: Sequence[int]) -> None:
+    """Become one process for each socket."""
+    kit: Kit = pickle.load(sys.stdin.buffer)
+    mine, *others = sockets
+    for number in others:
+        if os.fork() == 0:
+            mine = number
+            break
+    for number in sockets:
+        if number != mine:
+            os.close(number)  # else its worker would never see its end
+    # An OSError: who gave the orders is gone.
+    with suppress(OSError), socket.socket(fileno=mine) as connection, connection.makefile("rwb") as messages:
+        serve(kit, messages)
+
+
+if __name__ == "__main__":
+    main([int(number) for number in sys.argv[1:]])
