@@ -313,7 +313,7 @@ class Mirror:
         feeding = self.feeding = Feeding(
             self.repositories,
             {name: one.mount for name, one in self.settings.repositories.items()},
-            {name: published.reconsider for name, published in self.published.items()},
+            {name: published.settle for name, published in self.published.items()},
             self.guard,
             self.feed,
             self.catalog.contents,

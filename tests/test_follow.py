@@ -101,6 +101,7 @@ async def test_an_upload_is_held_by_the_follower_before_anybody_asks(tmp_path: P
         took = await holds(b, mine)
         print(f"a wheel is held {1000 * took:.0f} ms after its upload was answered")
         assert await listed(b) == {mine.filename: False}
+        await caught_up(b, a)
         reply = await b.get(f"packages/acme/{mine.filename}")
         assert (reply.body, reply.outcome) == (mine.content, "hit")
         assert (await b.get(f"packages/acme/{mine.filename}.metadata")).outcome == "hit"

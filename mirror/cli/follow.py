@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 
 SAME_AGAIN = 2.1
 """Seconds after which a running mirror asks its upstream for the list of gems again, when it did so just now."""
+STEP = 0.25
+"""Seconds between two looks whether it has."""
 EVERY = 1.0
 """Seconds between two lines about how it goes, where there is no terminal."""
 
@@ -203,9 +205,10 @@ class Beside:
 
         if not self._through.is_gems(self._repository):
             return
+        until = time.monotonic() + SAME_AGAIN
         etag = await self._through.renewed(self._repository)
-        if etag == self._etag:  # perhaps because it asked its upstream just before
-            await asyncio.sleep(SAME_AGAIN)
+        while etag == self._etag and time.monotonic() < until:  # perhaps because it asked its upstream just before
+            await asyncio.sleep(STEP)
             etag = await self._through.renewed(self._repository)
         self._etag = etag
 

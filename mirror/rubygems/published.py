@@ -379,6 +379,11 @@ class Published:
                 if own := self._own.get(name):
                     self._look_at(name, msgspec.structs.replace(own, until=self._clock() + POLL))
 
+    async def settle(self, names: Iterable[str]) -> None:
+        """As `reconsider`; and when this returns, the log says it, whoever else was just about to let it."""
+        await self.reconsider(names)
+        await self.publish()
+
     async def _say(self, name: str, own: Own | None) -> bytes:
         if self._retired or (own is None and name not in self._own):
             return b""
