@@ -205,7 +205,7 @@ class Published:
         if self._reading is not None:
             await asyncio.shield(self._reading)
             self._reading = None
-        if self._opening is not None and self.log is None:
+        if self._opening is not None and (self.log is None or demand is Demand.NOW):
             await asyncio.shield(self._opening)
         if self._opening is None and not self._offline:
             await self._keep_up(demand)
@@ -226,7 +226,8 @@ class Published:
         for one in self.followed:
             since = now - one.asked
             never = one.map is None and self.log is None
-            if 0 <= since <= (DEMANDED if demand is Demand.NOW else POLL) and not never:
+            asking = demand is Demand.NOW and one.name in self._behind  # its answer is the one that is demanded
+            if 0 <= since <= (DEMANDED if demand is Demand.NOW else POLL) and not never and not asking:
                 continue
             task = self._behind.start(one.name, lambda one=one: self._refresh(one))  # type: ignore[misc]
             if never or demand is Demand.NOW or not 0 <= since <= self._fresh:

@@ -1,5 +1,6 @@
 """The rules that a gem index has to keep so that no generation of clients stumbles; each names whom it protects."""
 
+import asyncio
 import base64
 import gzip
 import hashlib
@@ -11,7 +12,7 @@ import pytest
 from tests.builders import gem
 from tests.genuine import HEADERS, INFO
 from tests.serving import Reply, Serving, serving
-from tests.simulator import Chunked, Cut, Fault, Simulator, Status, Truncate
+from tests.simulator import Chunked, Cut, Fault, Simulator, Stall, Status, Truncate
 
 EMPTY_MD5 = hashlib.md5(b"---\n").hexdigest()
 INDEX = ["versions", "names", "info/rack"]
@@ -225,3 +226,21 @@ async def test_every_genuine_page_is_served_byte_for_byte_with_its_recorded_etag
         for name in HEADERS:
             assert (await mirror.get(f"info/{name}", If_None_Match=HEADERS[name]["etag"])).status == 304
         assert simulator.requests == []
+
+
+async def test_who_demands_the_index_of_now_waits_for_the_answer_that_is_on_its_way(
+    mirror: Serving, simulator: Simulator
+) -> None:
+    await poll(mirror)
+    simulator.push(gem("newest", "1.0"))
+    for one in mirror.mirror.followed.values():
+        one.asked = 0
+    stalled = simulator.inject("/versions", Stall())
+    asking = [asyncio.create_task(mirror.get("versions", Cache_Control="no-cache")) for _ in range(2)]
+    await simulator.until(lambda: stalled.hits > 0)
+    late = asyncio.create_task(mirror.get("versions", Cache_Control="no-cache"))
+    await asyncio.sleep(0.2)
+    assert not late.done()
+    stalled.release()
+    for reply in await asyncio.gather(*asking, late):
+        assert b"\nnewest 1.0 " in reply.body
