@@ -5,7 +5,7 @@ import signal
 import sys
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +13,10 @@ import pytest
 from aiohttp import web
 from yarl import URL
 
-from mirror.errors import UpstreamProtocolError
-from mirror.follow import NoFeed, Remote
+from mirror.catalog import Cursor
+from mirror.errors import MirrorError, StorageFull, UpstreamProtocolError, UpstreamUnavailable
+from mirror.follow import Follower, NoFeed, Remote
+from mirror.follow.follower import TRIES
 from mirror.follow.remote import LONGEST_LINE
 from mirror.pypi import FORMAT as PYPI
 from mirror.upstream import Upstream, UpstreamOptions
@@ -460,6 +462,58 @@ async def test_a_mirror_that_never_lets_wait_is_not_asked_without_end(tmp_path: 
         a.mirror.feeding.end()
         await asyncio.sleep(1)
         assert sum(upstream.state().requests for upstream in b.mirror.upstreams.values()) - before < 20
+
+
+class Stubborn:
+    """A Reach that fails as often as it is told to, with the same error."""
+
+    def __init__(self, error: MirrorError, times: int) -> None:
+        self.error = error
+        self.times = times
+        self.pages: list[str] = []
+
+    async def index(self) -> None: ...
+
+    async def page(self, project: str) -> None:
+        self.pages.append(project)
+        if project == "acme" and self.times:
+            self.times -= 1
+            raise self.error
+
+    async def file(self, project: str, filename: str) -> bool:
+        return True
+
+
+async def steps(mirror: Serving, reach: Stubborn, count: int) -> list[int]:
+    """Where the cursor is after each of so many steps, from the beginning of a feed with one event on."""
+    async with claiming(line(5) + line(5, "other")) as remote:
+
+        async def nothing() -> list[str]:
+            return []
+
+        one = Follower("x", remote, reach, mirror.mirror.catalog.cursors, nothing)
+        await mirror.mirror.catalog.cursors.put("x", Cursor("f", 2, 0.0))
+        serials = []
+        for _ in range(count):
+            with suppress(MirrorError):
+                await one.step()
+            cursor = await mirror.mirror.catalog.cursors.get("x")
+            assert cursor is not None
+            serials.append(cursor.serial)
+        return serials
+
+
+async def test_the_cursor_does_not_pass_a_failure(tmp_path: Path) -> None:
+    async with serving(tmp_path / "a", EMPTY) as mirror:
+        reach = Stubborn(UpstreamUnavailable("Not now."), 2)
+        assert await steps(mirror, reach, 3) == [2, 2, 5]
+        assert reach.pages.count("other") == 3, "one failure does not keep the rest"
+
+
+async def test_what_fails_for_ever_does_not_stop_the_rest_but_a_full_disk_does(tmp_path: Path) -> None:
+    async with serving(tmp_path / "a", EMPTY) as mirror:
+        assert await steps(mirror, Stubborn(UpstreamUnavailable("Never."), 99), TRIES) == [2] * (TRIES - 1) + [5]
+        assert await steps(mirror, Stubborn(StorageFull("Full."), 99), TRIES + 2) == [2] * (TRIES + 2)
 
 
 # The command
