@@ -7,7 +7,7 @@ from where it came. A file of our own cannot be fetched: it is reported, for onl
 import asyncio
 import hashlib
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 
 import msgspec
 
@@ -68,15 +68,20 @@ class Verifier:
                 actual = ""
             if actual != blob.digest and await self._still_there(blob.digest):
                 await self._blobs.set_aside(blob.digest)
-                fault = await self._fault(blob.digest, missing=False)
+                fault = await self._fault(blob.digest, await self._catalog.files.named(blob.digest), missing=False)
             count, size = count + 1, size + blob.size
             yield Verified(blobs=count, bytes=size, fault=fault)
-        for digest in await self._expected() - seen:
-            if not await self._still_there(digest):
-                yield Verified(blobs=count, bytes=size, fault=await self._fault(digest, missing=True))
+        # All names before any is mended: making a sidecar anew forgets the name of a file that is missing, too.
+        for digest, held in (await self._expected()).items():
+            if digest not in seen and not await self._still_there(digest):
+                yield Verified(blobs=count, bytes=size, fault=await self._fault(digest, held, missing=True))
 
-    async def _expected(self) -> set[str]:
-        return {one.digest for one in await self._catalog.files.all()} | await self._catalog.uploads.blobs()
+    async def _expected(self) -> dict[str, list[HeldFile]]:
+        """Every blob that should be there, with the names under which it is held."""
+        expected: dict[str, list[HeldFile]] = {digest: [] for digest in await self._catalog.uploads.blobs()}
+        for one in await self._catalog.files.all():
+            expected.setdefault(one.digest, []).append(one)
+        return expected
 
     async def _still_there(self, digest: str) -> bool:
         try:
@@ -97,9 +102,8 @@ class Verifier:
                 await asyncio.sleep(ahead)
         return hasher.hexdigest()
 
-    async def _fault(self, digest: str, *, missing: bool) -> Fault:
+    async def _fault(self, digest: str, held: Sequence[HeldFile], *, missing: bool) -> Fault:
         """Mend a blob that is gone from the store, and say how that went."""
-        held = await self._catalog.files.named(digest)
         names = tuple(dict.fromkeys(one.filename for one in held))
         what = "missing" if missing else "damaged"
         if await self._catalog.uploads.uses([digest]):

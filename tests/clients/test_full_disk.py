@@ -27,5 +27,4 @@ async def test_more_is_installed_than_the_disk_of_the_mirror_holds(
     async with spawned(small_disk, repositories(simulator)) as mirror:
         await running(*begin[client], f"{mirror.url}simple/", "--target", tmp_path / "installed", *names)
         assert len(list((tmp_path / "installed").glob("*.dist-info"))) == 12
-        assert (await mirror.get("/health")).text.startswith("degraded: ")
         assert 6 <= len(list((small_disk / "blobs").glob("??/*"))) - len(names) <= 8  # and each wheel's metadata
