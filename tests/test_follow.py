@@ -196,6 +196,9 @@ async def test_a_follower_that_was_away_catches_up_and_fetches_nothing_twice(tmp
         async with serving(tmp_path / "b", of(a)) as b:
             took = await holds(b, before, meanwhile, pushed)
             print(f"caught up {1000 * took:.0f} ms after the start")
+            await caught_up(b, a)
+            # Both journals are done: of each repository, what concerns it.
+            await until(lambda: _follows(b), "both should be done")
             assert all(one.resynchronised == 0 for one in b.mirror.state.following.values())
             assert b.mirror.state.following[f"pypi {URL(a.url).authority}"].files == 1
 
