@@ -19,7 +19,8 @@ ORDER = [
     *("blobs", "catalog", "upstream", "transfer", "bulk"),
     *("feed", "removals", "sources", "uploads", "repository"),
     *("lockfiles", "sync", "bundle", "sweep", "backup"),
-    *("http", "proxies", "connections", "lane", "send", "receive", "answers", "log", "auth", "metrics", "systemd", "observe"),
+    *("http", "proxies", "connections", "lane", "send", "receive", "answers"),
+    *("log", "auth", "metrics", "systemd", "observe"),
     *("witness", "statistics"),
     *("rubygems.following", "rubygems.published"),
     *("state", "endpoints", "changing", "explaining", "feeding"),
@@ -33,7 +34,8 @@ ECOSYSTEMS = ("pypi", "rubygems")
 ONLY_IN_PYPI = {"documents", "legacy", "metadata", "wheel"}
 """Two forms of each document, the JSON API, core metadata, and wheels read from afar."""
 ONLY_IN_RUBYGEMS = {"following", "marshal", "published", "specification"}
-"""Ruby's own serialisation, what stands inside a gem, and the one asymmetry: an index that is followed and published as a growing log."""
+"""Ruby's own serialisation, what stands inside a gem, and the one asymmetry: an index that is followed, and published as
+a growing log."""
 MAY_NAME_BOTH = {"app", "cli"}
 BACK_ENDS = (
     "blobs.local.LocalBlobs",

@@ -123,9 +123,7 @@ class Uploads:
         try:
             return Opened(await self._blobs.open(digest), "hit")
         except MissingBlob:
-            raise Unavailable(
-                f"The bytes of {file.filename} are lost here: restore them from a backup."
-            ) from None
+            raise Unavailable(f"The bytes of {file.filename} are lost here: restore them from a backup.") from None
 
     async def close(self) -> None:
         """Nothing runs behind."""
