@@ -34,8 +34,8 @@ ECOSYSTEMS = ("pypi", "rubygems")
 ONLY_IN_PYPI = {"documents", "legacy", "metadata", "wheel"}
 """Two forms of each document, the JSON API, core metadata, and wheels read from afar."""
 ONLY_IN_RUBYGEMS = {"following", "marshal", "published", "specification"}
-"""Ruby's own serialisation, what stands inside a gem, and the one asymmetry: an index that is followed, and published as
-a growing log."""
+"""Ruby's own serialisation, what stands inside a gem, and the one asymmetry: an index that is followed, and
+published as a growing log."""
 MAY_NAME_BOTH = {"app", "cli"}
 BACK_ENDS = (
     "blobs.local.LocalBlobs",
