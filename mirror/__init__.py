@@ -2,21 +2,27 @@
 
 The map, each layer importing only from those above it:
 
-    errors, model, memory, config        what is said and agreed
-    freshness, policy, merge, flight     decisions, pure
-    pypi/, rubygems/                     the two ecosystems, with the same file names
-    blobs/, catalog/                     what is stored
-    upstream, transfer                   the way in
-    feed, sources, repository            one served index: which names, what has a project, give me this file
-    lockfiles, sync, bundle, sweep       ahead of demand, between mirrors that never meet, and out again
-    http, send, answers                  the way out
-    proxies, connections, lane           who asks, how many at once, and those who repeat themselves
-    doctor/                              is an index what its clients need
-    pypi.routes, rubygems.routes, web/   which URL is which
-    state, metrics, log, systemd         what monitors are told
-    app                                  put together
-    listening, serving, cli/             and run
-    static/                              the same as plain files, for any web server
+    errors, model, memory, config           what is said and agreed
+    freshness, policy, merge, flight        decisions, pure
+    pypi/, rubygems/                        the two ecosystems, with the same file names
+    blobs/, catalog/                        what is stored
+    upstream/, transfer/, bulk/             the way in
+    feed, removals, sources/, uploads/      what changed, where projects come from, and our own
+    repository                              one served index: which names, what has a project, give me this file
+    lockfiles/, sync/, bundle/              ahead of demand, and between mirrors that never meet
+    sweep/, backup                          what goes, what is mended, what is carried away
+    http, proxies, connections, auth/       who asks, what they may, and what HTTP wants of every answer
+    lane, send, receive, answers            the way out: from memory, from disk; and the way in of uploads
+    log, metrics, observe, statistics       what is noted
+    state, endpoints, feeding, …            our own endpoints below /-/
+    doctor/                                 is an index what its clients need
+    pypi.routes, rubygems.routes, web/      which URL is which
+    policies, app                           put together
+    housekeeping, ahead, follow/, static/   what works over the whole
+    listening, serving, cli/                and run
+
+Follow one request: `pypi.routes` → `answers` → `repository` → `sources.cached` → `sources.pages` → `freshness`, and back
+through `send`.
 """
 
 __version__ = "0.1.0"
