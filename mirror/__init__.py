@@ -21,8 +21,8 @@ The map, each layer importing only from those above it:
     housekeeping, ahead, follow/, static/   what works over the whole
     listening, serving, cli/                and run
 
-Follow one request: `pypi.routes` → `answers` → `repository` → `sources.cached` → `sources.pages` → `freshness`, and back
-through `send`.
+Follow one request: `pypi.routes` → `answers` → `repository` → `sources.cached` → `sources.pages` → `freshness`, and
+back through `send`.
 """
 
 __version__ = "0.1.0"

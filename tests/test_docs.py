@@ -62,9 +62,7 @@ def test_the_reference_shows_the_defaults() -> None:
 
 def test_the_reference_shows_every_default_that_there_is() -> None:
     switched_on = set(keys(tomllib.loads(REFERENCE.read_text())))
-    with_default = {
-        s.name for s in describe() if s.default is not None and not re.search(ONLY_EXAMPLES, s.name)
-    }
+    with_default = {s.name for s in describe() if s.default is not None and not re.search(ONLY_EXAMPLES, s.name)}
     assert with_default - switched_on == set()
 
 
