@@ -7,8 +7,10 @@ from typing import Any
 
 import pytest
 
+from mirror.ahead import bring
+from mirror.catalog.leases import Leases
 from mirror.cli.checking import check
-from mirror.config import Settings
+from mirror.config import Settings, SyncSettings
 from mirror.errors import Misconfigured
 from tests.builders import wheel
 from tests.serving import Serving, repositories, serving
@@ -38,6 +40,21 @@ async def test_a_set_is_there_before_anybody_asks(simulator: Simulator, tmp_path
         for filename in ("six-1.0-py3-none-any.whl", "six-2.0-py3-none-any.whl"):
             assert (await mirror.get(f"packages/six/{filename}")).outcome == "hit"
         assert simulator.requests == []
+
+
+async def test_a_set_is_left_to_the_node_that_is_at_it(simulator: Simulator, tmp_path: Path) -> None:
+    simulator.publish(wheel("six", "1.0"))
+    one = SyncSettings.model_validate({"name": "six", "names": ["six"], "dependencies": False})
+    async with serving(tmp_path / "data", repositories(simulator)) as mirror:
+        catalog = mirror.mirror.catalog
+        other = Leases(catalog.leases._database)
+        assert await other.take("sync six", mirror.mirror.clock(), 60)
+        assert not await bring(mirror.mirror, [], one)
+        assert simulator.requests == []
+        await other.give_back("sync six")
+        assert await bring(mirror.mirror, [], one)
+        assert await catalog.sets.names() == {"six": 2}
+        assert await other.take("sync six", mirror.mirror.clock(), 60)
 
 
 async def test_a_set_that_fails_is_logged_and_stops_nothing(
