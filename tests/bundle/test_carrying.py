@@ -5,6 +5,7 @@ import fcntl
 import io
 import shutil
 import tarfile
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -92,7 +93,7 @@ class Two:
         """What B shows, as rows: enough to see that nothing has changed."""
         import sqlite3
 
-        with sqlite3.connect(self.b.data_dir / "catalog.sqlite") as catalog:
+        with closing(sqlite3.connect(self.b.data_dir / "catalog.sqlite")) as catalog:
             tables = ("pages", "files", "uploads", "logs", "removed", "imports", "feed")
             rows = {table: catalog.execute(f"SELECT * FROM {table} ORDER BY 1, 2, 3").fetchall() for table in tables}
         return {table: repr(found) for table, found in rows.items()}

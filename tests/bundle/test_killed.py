@@ -3,6 +3,7 @@
 import asyncio
 import signal
 import sqlite3
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -108,7 +109,7 @@ def blobs(node: Node) -> int:
 
 def taken(node: Node) -> bool:
     """Whether the second bundle is visible."""
-    with sqlite3.connect(node.data_dir / "catalog.sqlite") as catalog:
+    with closing(sqlite3.connect(node.data_dir / "catalog.sqlite")) as catalog:
         ((count,),) = catalog.execute("SELECT count(*) FROM feed WHERE kind = 'import'")
     return int(count) > 1
 
