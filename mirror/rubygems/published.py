@@ -292,7 +292,8 @@ class Published:
         return tail
 
     def _adopt(self, log: PublishedLog) -> None:
-        self.log, self.changed_at = log, self._clock()
+        # Last-Modified knows whole seconds: two states of one second would be the same to a client.
+        self.log, self.changed_at = log, max(self._clock(), math.floor(self.changed_at) + 1)
         self._validity.live = False
 
     async def _begin(self, wanted: VersionsMap) -> bytes:
