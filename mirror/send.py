@@ -6,6 +6,7 @@ is aborted, so that no client takes a part for the whole.
 """
 
 import asyncio
+import contextlib
 import functools
 import logging
 import os
@@ -35,6 +36,8 @@ REMEMBERED = 64 << 10
 """Bytes up to which a file's answer stays in memory while it is asked for."""
 AT_ONCE = 256 << 10
 """Bytes that are handed over for one client before it has taken some of them."""
+TRIES = 4
+"""How often a request is handled whose file goes away each time."""
 STALL = 120
 """Seconds for which a client may take nothing before its connection is given up."""
 PIECE = 1 << 20
@@ -166,15 +169,16 @@ def _unmodified(request: web.BaseRequest, etag: str, modified: str | None) -> bo
 def once_more(handler: Handler[R]) -> Handler[R]:
     """Handle a request again when its file went away between being found and being opened, as when it is evicted.
 
-    Until then nothing has been sent.
+    Until then nothing has been sent. With a store that is far too small the same can happen to the file that is fetched
+    anew.
     """
 
     @functools.wraps(handler)
     async def handle(routes: R, request: web.Request) -> web.StreamResponse:
-        try:
-            return await handler(routes, request)
-        except MissingBlob:
-            return await handler(routes, request)
+        for _ in range(TRIES - 1):
+            with contextlib.suppress(MissingBlob):
+                return await handler(routes, request)
+        return await handler(routes, request)
 
     return handle
 
