@@ -226,7 +226,9 @@ async def send(
         content = b"".join([chunk async for chunk in body.read(start, stop)])
         return Raw(status, head, content, validity if len(content) <= REMEMBERED else None)
     if body.path is not None and request.transport is not None and not request.secure:
-        return await _sendfile(request, status, head, body.path, start, stop)
+        # A transfer that has just ended can still read a file which has gone again; a held blob cannot.
+        with contextlib.suppress(FileNotFoundError):
+            return await _sendfile(request, status, head, body.path, start, stop)
     return await _stream(request, status, head, body, start, stop)
 
 
@@ -257,10 +259,7 @@ async def _sendfile(
     assert transport is not None
     while transport.get_write_buffer_size():  # noqa: ASYNC110  # rare: an earlier answer still on its way out
         await asyncio.sleep(0.001)
-    try:
-        file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    except FileNotFoundError:
-        raise MissingBlob(path.name) from None
+    file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     # A duplicate of the socket: the event loop lets nobody wait on a descriptor that its transport owns.
     sock = socket.socket(fileno=os.dup(transport.get_extra_info("socket").fileno()))
     sock.setblocking(False)
