@@ -209,6 +209,8 @@ class Published:
             await asyncio.shield(self._opening)
         if self._opening is None and not self._offline:
             await self._keep_up(demand)
+        if demand is Demand.NOW and "publish" in self._behind:  # another repository has heard of the same upstream
+            await asyncio.wait({self._behind.start("publish", self.publish)}, timeout=PATIENCE)
         if self._unjudged and self._clock() >= self._judge_at and self._opening is None:
             self._behind.start("judging", self._judge)
         if self._clock() >= self._next_look:
