@@ -16,6 +16,7 @@ from yarl import URL
 
 from mirror.app import Mirror, Store
 from mirror.auth.credentials import digest, new_token
+from mirror.bulk import Crew
 from mirror.catalog import Token
 from mirror.config import RepositorySettings, Settings, SyncSettings
 from mirror.errors import Invalid, MirrorError, Offline
@@ -54,12 +55,12 @@ def holdings(mirror: Mirror) -> Holdings:
 
 
 @asynccontextmanager
-async def way(mirror: Mirror, connections: int = CONNECTIONS) -> AsyncIterator[InProcess]:
-    """How a sync in the process of a mirror reaches it, for the length of the block."""
+async def way(mirror: Mirror, connections: int = CONNECTIONS, crew: Crew | None = None) -> AsyncIterator[InProcess]:
+    """How a sync in the process of a mirror reaches it, for the length of the block. `crew`: see `Bulk`."""
     upstreams = {str(upstream.url): upstream for upstream in mirror.upstreams.values()}
     formats, slots = [one.format for one in mirror.repositories.values()], asyncio.Semaphore(connections)
     bulk = Bulk(
-        formats, upstreams, mirror.blobs, mirror.catalog.files, mirror.feed, slots, connections, mirror.clock
+        formats, upstreams, mirror.blobs, mirror.catalog.files, mirror.feed, slots, connections, mirror.clock, crew
     )  # fmt: skip
     indexes = {name: partial(published.current, Demand.NOW) for name, published in mirror.published.items()}
     async with bulk.open():

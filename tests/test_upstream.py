@@ -140,7 +140,7 @@ async def test_the_limit_counts_after_decompression(shelf: Shelf, upstream: Upst
         await upstream.get(ask(url, limit=60_000))
 
 
-@pytest.mark.parametrize("garbage", [b"not gzip at all", gzip.compress(b"page" * 1000)[:-20]])
+@pytest.mark.parametrize("garbage", [b"not gzip at all", gzip.compress(b"page" * 1000, mtime=0)[:-20]])
 async def test_a_body_that_does_not_decompress_is_no_page(shelf: Shelf, upstream: Upstream, garbage: bytes) -> None:
     url = shelf.put("/page", Raw(200, CIMultiDict({"Content-Encoding": "gzip"}), garbage))
     with pytest.raises(UpstreamError):

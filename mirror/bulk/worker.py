@@ -1,8 +1,8 @@
 """A worker, as a process: `python -m mirror.bulk.worker SOCKET…`, one for each socket that it is started with.
 
-It is told on its standard input what it works with, then forks: modules are loaded once. Everything is done on one
-thread on purpose: a second one that makes thousands of short calls into the kernel slows both down. The disk is waited
-for while the other workers fetch. It ends when its socket does.
+It forks first: modules are loaded once. Everything is done on one thread on purpose: a second one that makes thousands
+of short calls into the kernel slows both down. The disk is waited for while the other workers fetch. It ends when its
+socket does.
 """
 
 import asyncio
@@ -14,9 +14,10 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from io import BufferedRWPair
+from typing import Any
 
 from mirror.blobs import MemoryBody, Part
-from mirror.bulk import LENGTH, Brought, Kit, Order
+from mirror.bulk.orders import LENGTH, Brought, Kit, Order
 from mirror.errors import Invalid, MirrorError, UpstreamProtocolError
 from mirror.model import File, Format
 from mirror.transfer.digests import Digests
@@ -83,14 +84,26 @@ def _date(file: File, stream: Stream) -> int | None:
     return None if date is None else min(max(0, date), int(time.time()))
 
 
-def serve(kit: Kit, messages: BufferedRWPair) -> None:
+def serve(messages: BufferedRWPair) -> None:
     """Do what is ordered, batch after batch, until nobody orders any more."""
+    kit: Kit | None = _next(messages)
+    if kit is None:
+        return
     with asyncio.Runner(loop_factory=_event_loops()) as runner:
-        while len(head := messages.read(LENGTH.size)) == LENGTH.size:
-            orders = pickle.loads(messages.read(LENGTH.unpack(head)[0]))
-            answer = pickle.dumps(runner.run(bring(kit, orders)))
-            messages.write(LENGTH.pack(len(answer)) + answer)
-            messages.flush()
+        # An OSError: who gave the orders is gone.
+        with suppress(OSError):
+            while orders := _next(messages):
+                answer = pickle.dumps(runner.run(bring(kit, orders)))
+                messages.write(LENGTH.pack(len(answer)) + answer)
+                messages.flush()
+        for upstream in kit.upstreams.values():
+            runner.run(upstream.close())
+
+
+def _next(messages: BufferedRWPair) -> Any:
+    """The next message; None when there will be no more."""
+    head = messages.read(LENGTH.size)
+    return pickle.loads(messages.read(LENGTH.unpack(head)[0])) if len(head) == LENGTH.size else None
 
 
 def _event_loops() -> Callable[[], asyncio.AbstractEventLoop] | None:
@@ -103,7 +116,6 @@ def _event_loops() -> Callable[[], asyncio.AbstractEventLoop] | None:
 
 def main(sockets: Sequence[int]) -> None:
     """Become one process for each socket."""
-    kit: Kit = pickle.load(sys.stdin.buffer)
     mine, *others = sockets
     for number in others:
         if os.fork() == 0:
@@ -112,9 +124,8 @@ def main(sockets: Sequence[int]) -> None:
     for number in sockets:
         if number != mine:
             os.close(number)  # else its worker would never see its end
-    # An OSError: who gave the orders is gone.
     with suppress(OSError), socket.socket(fileno=mine) as connection, connection.makefile("rwb") as messages:
-        serve(kit, messages)
+        serve(messages)
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@ takes, on a free port of this machine, because uv and bundler ask the mirror whi
 """
 
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,8 +16,11 @@ from mirror.cli.selecting import Misuse, selection_options, settings_of, wishes
 if TYPE_CHECKING:
     from mirror.ahead import Access
     from mirror.app import Mirror
+    from mirror.bulk import Crew
     from mirror.config import Settings
     from mirror.sync import Way, Wish
+
+    Reached = AbstractAsyncContextManager[tuple[Mirror, Way, Access]]
 
 BY_HAND = "by-hand"
 
@@ -52,7 +55,9 @@ def command(
     """
     import asyncio
 
+    from mirror.bulk import Crew
     from mirror.serving import event_loops
+    from mirror.sync import crew_size
 
     settings = settings_of(config, data_dir)
     wanted = wishes(
@@ -61,20 +66,20 @@ def command(
     )  # fmt: skip
     if settings.offline:
         raise Misuse("This mirror is set to be offline: nothing can be fetched. `mirror check` says what is missing.")
-    with asyncio.Runner(loop_factory=event_loops()) as runner:
-        return runner.run(_sync(settings, wanted, name, connections, build=build, dry_run=dry_run))
+    # The crew first, as long as this process has one thread.
+    with Crew(crew_size(connections)) as crew, asyncio.Runner(loop_factory=event_loops()) as runner:
+        reached = _reached(settings, connections, crew)
+        return runner.run(_sync(reached, wanted, name or BY_HAND, only=name is not None, build=build, dry_run=dry_run))
 
 
-async def _sync(
-    settings: "Settings", wanted: "list[Wish]", name: str | None, connections: int, *, build: bool, dry_run: bool
-) -> int:
+async def _sync(reached: "Reached", wanted: "list[Wish]", name: str, *, only: bool, build: bool, dry_run: bool) -> int:
     from rich.filesize import decimal
 
     from mirror import ahead
     from mirror.cli.progress import Shown, complain, files_text, listed
     from mirror.sync import Resolvers, fetch, lacking, plan, remember
 
-    async with _reached(settings, connections) as (mirror, way, access):
+    async with reached as (mirror, way, access):
         with Shown() as shown:
             shown.looking("looking")
             found = await plan(wanted, way, Resolvers(access, build=build))
@@ -86,7 +91,7 @@ async def _sync(
                 complain(found.problems)
                 return 1 if found.problems else 0
             result = await fetch(found, way, held, shown)
-        await remember(mirror.catalog.sets, name or BY_HAND, result, only=name is not None)
+        await remember(mirror.catalog.sets, name, result, only=only)
     for outside in found.outside:
         click.echo(f"mirror: {outside.name}: left out, {outside.reason} ({outside.where})", err=True)
     complain(result.problems)
@@ -98,7 +103,7 @@ async def _sync(
 
 
 @asynccontextmanager
-async def _reached(settings: "Settings", connections: int) -> "AsyncIterator[tuple[Mirror, Way, Access]]":
+async def _reached(settings: "Settings", connections: int, crew: "Crew") -> "AsyncIterator[tuple[Mirror, Way, Access]]":
     """A mirror to look into, the way to what it serves, and where its clients reach it."""
     from mirror import ahead
     from mirror.cli.through import Through
@@ -118,7 +123,7 @@ async def _reached(settings: "Settings", connections: int) -> "AsyncIterator[tup
             )
             mirror, own = await stack.enter_async_context(running(alone))
             access = await stack.enter_async_context(ahead.access(mirror, own))
-            yield mirror, await stack.enter_async_context(ahead.way(mirror, connections)), access
+            yield mirror, await stack.enter_async_context(ahead.way(mirror, connections, crew)), access
             return
         if not urls:
             raise ConfigError("A mirror is just starting in this data directory: try again in a moment.")

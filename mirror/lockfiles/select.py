@@ -335,8 +335,13 @@ def _is_sdist(filename: str) -> bool:
 
 
 def _allows_python(specifier: str | None, target: Target) -> bool:
-    allowed = _specifier(specifier or "")
-    return any(allowed.contains(version, prereleases=True) for version in target.python_versions)
+    return _allows(specifier or "", target.python_versions)
+
+
+@lru_cache(maxsize=1 << 14)
+def _allows(specifier: str, versions: Sequence[str]) -> bool:
+    allowed = _specifier(specifier)
+    return any(allowed.contains(version, prereleases=True) for version in versions)
 
 
 def _same_version(one: str, other: str) -> bool:

@@ -27,6 +27,10 @@ _VALUE_LIMIT = 4096
 _REQUIREMENTS_LIMIT = 5000
 _METADATA_VERSION = re.compile(r"[12]\.[0-9]")
 _MIME = re.compile(rb"(?:content-|mime-version).*?:", re.IGNORECASE)
+_PLAIN_HEAD = re.compile(rb"(?:[!-9;-~]+:[^\n]*\n(?:[ \t][^\n]*\n)*)+")
+_PLAIN_FIELD = re.compile(
+    rb"^(metadata-version|name|version|requires-python):([^\n]*)\n([ \t])?", re.IGNORECASE | re.MULTILINE
+)  # fmt: skip
 _ONCE = ("metadata-version", "name", "version", "requires-python")
 _CHECKED = (
     *("name", "version", "summary", "description_content_type", "requires_python", "requires_dist"),
@@ -48,7 +52,21 @@ class Identity(msgspec.Struct, frozen=True):
 @lru_cache(maxsize=2)  # what is made of a wheel is looked at again, as what is to be promised
 def identify(raw: bytes) -> Identity:
     """Name and version of core metadata. Raises Invalid when it has not both, once each."""
-    return _identity(*_fields(raw))
+    return _identity_at_a_glance(raw) or _identity(*_fields(raw))
+
+
+def _identity_at_a_glance(raw: bytes) -> Identity | None:
+    """The same without a parser, for metadata as tools write it; None for any other, valid or not."""
+    head = _split(raw)[0].rstrip(b"\n") + b"\n"
+    if len(raw) > METADATA_LIMIT or _PLAIN_HEAD.fullmatch(head) is None:
+        return None
+    found = _PLAIN_FIELD.findall(head)
+    fields = {name.lower(): value.strip() for name, value, _ in found}
+    plain = all(value.isascii() and not goes_on for _, value, goes_on in found)
+    name, version = fields.get(b"name"), fields.get(b"version")
+    if not plain or len(found) != len(fields) or not name or not version:
+        return None
+    return _identity_of(name.decode(), version.decode(), fields.get(b"requires-python", b"").decode())
 
 
 def validate(raw: bytes) -> Identity:
@@ -159,9 +177,12 @@ def _identity(fields: RawMetadata, unparsed: Mapping[str, list[str]]) -> Identit
     name, version = fields.get("name"), fields.get("version")
     if not name or not version:
         raise Invalid(f"The metadata has no {'Version' if name else 'Name'}.")
+    return _identity_of(name, version, fields.get("requires_python"))
+
+
+def _identity_of(name: str, version: str, requires: str | None) -> Identity:
     try:
         normalised = str(Version(version[:_VALUE_LIMIT]))
     except InvalidVersion:
         raise Invalid(f"The version {version[:80]!r} in the metadata is not valid (PEP 440).") from None
-    requires = fields.get("requires_python") or None
-    return Identity(canonical(name), normalised, requires)
+    return Identity(canonical(name), normalised, requires or None)

@@ -11,6 +11,7 @@ The surprise: a page for which policy or a merge left no file is still a page, a
 import re
 from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime
+from functools import lru_cache
 from html import escape
 from typing import Any, Literal
 from urllib.parse import unquote, urljoin, urlsplit
@@ -49,6 +50,8 @@ _FILE_HANDLED = frozenset({
 })  # fmt: skip
 _PROJECT_FIELDS = frozenset({"name", "files", "versions", "meta", "project-status", "alternate-locations"})
 _META_FIELDS = frozenset({"api-version", "_last-serial", "tracks"})
+_RELATIVE_URL = re.compile(r"([^?#:;]*/)([A-Za-z0-9_][A-Za-z0-9_.+!-]*)(?:#[!-~]*)?")
+"""A path whose last part stands for itself, and perhaps a fragment."""
 _URL_LIMIT = 8192
 _SERIAL_COMMENT = re.compile(r"<!--SERIAL (\d{1,18})-->\s*\Z")
 _ASKS_SOMETHING = re.compile(r"<(?:form|script|input|iframe)[\s>]", re.IGNORECASE)
@@ -345,6 +348,19 @@ def _absolute(base: str, url: str | None) -> str | None:
         return None
     if _PLAIN_URL.fullmatch(url):
         return url
+    if found := _RELATIVE_URL.fullmatch(url):
+        directory = _directory(base, found[1])
+        return directory and directory + found[2]
+    return _resolved(base, url)
+
+
+@lru_cache(maxsize=64)
+def _directory(base: str, url: str) -> str | None:
+    """A URL that ends in a slash, absolute: the files of a page lie in a few directories, as a rule."""
+    return _resolved(base, url)
+
+
+def _resolved(base: str, url: str) -> str | None:
     try:
         absolute = urljoin(base, url) if not url.startswith(("http://", "https://")) else url
         parts = urlsplit(absolute)

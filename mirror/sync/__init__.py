@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from mirror.config import Settings
 from mirror.errors import Invalid, Misconfigured
 from mirror.lockfiles import Target, named, this_machine
-from mirror.sync.bulk import Bulk
+from mirror.sync.bulk import Bulk, crew_size
 from mirror.sync.fetching import Result, Silent, Watcher, fetch, lacking, remember
 from mirror.sync.plan import Piece, Plan, Problem, Resolver, Wish, plan
 from mirror.sync.resolve import Resolvers
@@ -21,8 +21,8 @@ from mirror.sync.ways import CONNECTIONS, Holdings, InProcess, Stored, Way, reas
 
 __all__ = [
     "CONNECTIONS", "Bulk", "Holdings", "InProcess", "Piece", "Plan", "Problem", "Resolver", "Resolvers", "Result",
-    "Silent", "Stored", "Watcher", "Way", "Wish", "check_sets", "fetch", "lacking", "plan", "reason_of", "remember",
-    "repository_for", "targets_for",
+    "Silent", "Stored", "Watcher", "Way", "Wish", "check_sets", "crew_size", "fetch", "lacking", "plan", "reason_of",
+    "remember", "repository_for", "targets_for",
 ]  # fmt: skip
 
 

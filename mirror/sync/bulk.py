@@ -12,7 +12,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 import msgspec
 
 from mirror.blobs import BlobStore
-from mirror.bulk import Brought, Kit, Order, Worker, workers
+from mirror.bulk import Brought, Crew, Kit, Order, Worker, working
 from mirror.catalog import Files, HeldFile
 from mirror.feed import Feed
 from mirror.model import File, Format
@@ -24,6 +24,11 @@ BATCH = 256
 """The most files that a worker is given at a time, and so the most that share a commit …"""
 WORTH_A_BATCH = 64
 """… and so few only when no more are waiting."""
+
+
+def crew_size(connections: int) -> int:
+    """How many workers share so many connections: one for each core."""
+    return min(os.cpu_count() or 1, connections)
 
 
 class _Waiting(msgspec.Struct, frozen=True):
@@ -45,9 +50,14 @@ class Bulk:
         slots: asyncio.Semaphore,
         connections: int,
         clock: Callable[[], float] = time.time,
+        crew: Crew | None = None,
     ) -> None:
-        """`upstreams` by the names of their sources. Each of the `slots`, `connections` in all, is a connection."""
-        self._count = min(os.cpu_count() or 1, connections)
+        """`upstreams` by the names of their sources. Each of the `slots`, `connections` in all, is a connection.
+
+        `crew`, one that stands ready, of the size that `crew_size` says; else one is made when it is needed.
+        """
+        self._count = crew_size(connections)
+        self._crew = crew
         self._share = connections // self._count
         self._kit = Kit(
             formats={one.name: one for one in formats}, upstreams=upstreams, blobs=blobs, connections=self._share
@@ -61,7 +71,7 @@ class Bulk:
     @asynccontextmanager
     async def open(self) -> AsyncIterator[None]:
         """Ready to bring in files, for the length of the block."""
-        async with workers(self._kit, self._count) as ready:
+        async with working(self._crew or Crew(self._count), self._kit) as ready:
             # Two for each worker: while the one writes down what was brought, the worker has the batch of the other.
             tasks = [asyncio.create_task(self._employ(worker)) for worker in ready for _ in range(2)]
             try:

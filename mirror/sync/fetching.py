@@ -14,6 +14,9 @@ from mirror.sync.ways import Holdings, Way, reason_of
 AT_ONCE = 2048
 """Pieces that are worked at together; how many of them are on the network is for the Way to say."""
 
+AT_A_TIME = 256
+"""So many of them are begun before the first ones get on."""
+
 
 class Watcher(Protocol):
     """Whoever shows how a sync goes. All sizes are in bytes; None where no index says how large a file is."""
@@ -75,8 +78,10 @@ async def fetch(plan: Plan, way: Way, holdings: Holdings, watcher: Watcher) -> R
                 watcher.fetched(piece)
 
     async with asyncio.TaskGroup() as tasks:
-        for _ in range(min(AT_ONCE, len(wanted))):
+        for number in range(1, min(AT_ONCE, len(wanted)) + 1):
             tasks.create_task(work())
+            if number % AT_A_TIME == 0:
+                await asyncio.sleep(0)  # the network is not to wait until all of them are looked at
     return Result(
         fetched=len(wanted) - len(failed),
         held=len(plan.pieces) - len(wanted),

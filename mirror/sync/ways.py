@@ -110,11 +110,10 @@ class InProcess:
 
     async def bring(self, repository: str, project: str, file: File) -> None:
         listed = await self._repositories[repository].file(project, file.filename)  # policy has the last word
+        if self._bulk.takes(listed) and await self._small(repository, project, listed):
+            return
         if not await self._holdings.file(project, listed):
-            if self._bulk.takes(listed) and await self._small(repository, project, listed):
-                return
-            if not await self._holdings.file(project, listed):
-                await self._large(repository, project, listed)
+            await self._large(repository, project, listed)
         if not await self._holdings.sidecar(repository, project, listed):
             async with self._slots:
                 await self._repositories[repository].sidecar(project, file.filename)

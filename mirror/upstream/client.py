@@ -7,13 +7,12 @@ import random
 import ssl
 import time
 from collections import Counter, OrderedDict
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import TypeVar
 
 import aiohttp
 import msgspec
-from multidict import CIMultiDict
 from yarl import URL
 
 from mirror.errors import (
@@ -27,9 +26,10 @@ from mirror.errors import (
 from mirror.model import Answer, Ask, Body, File
 from mirror.upstream.breaker import Breaker, retry_after
 from mirror.upstream.ranges import TAIL, RangeBody
-from mirror.upstream.stream import Stream, address, place
+from mirror.upstream.stream import Stream, address, checked, place
 from mirror.upstream.values import Credentials, RawAnswer, UpstreamOptions, UpstreamState
 
+_FAILURES = (TimeoutError, aiohttp.ClientError, OSError)
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _PASSING = frozenset({429, 502, 503, 504})
 """Statuses that may be different a moment later."""
@@ -151,10 +151,9 @@ class Upstream:
 
     # Files
 
-    @asynccontextmanager
-    async def fetch(
+    def fetch(
         self, url: URL, *, start: int = 0, stop: int | None = None, if_range: str | None = None
-    ) -> AsyncIterator[Stream]:
+    ) -> AbstractAsyncContextManager[Stream]:
         """Open a file, from `start` on, identity-encoded. Leaving the block early closes the connection.
 
         With `start` or `stop` a range is asked for; see `Stream.start` for what came. `if_range` is a strong ETag
@@ -162,10 +161,7 @@ class Upstream:
         """
         wanted = f"bytes={start}-{'' if stop is None else stop - 1}" if start or stop is not None else None
         # A part of known length is short: like a page, it does not wait behind whole files.
-        async with self._stream(
-            url, wanted, if_range, self._file_slots if stop is None else self._page_slots
-        ) as stream:
-            yield stream
+        return self._stream(url, wanted, if_range, self._file_slots if stop is None else self._page_slots)
 
     @asynccontextmanager
     async def _stream(
@@ -250,21 +246,22 @@ class Upstream:
         raise UpstreamProtocolError(f"{place(url)} was redirected too often.")
 
     async def _hop(self, url: URL, headers: Mapping[str, str], decompress: bool) -> aiohttp.ClientResponse:
-        url = address(str(url)).with_user(None)  # what a page writes into its links is not ours to send
+        if "@" in checked(url).raw_authority:
+            url = url.with_user(None)  # what a page writes into its links is not ours to send
         breaker = self._breaker(url)
-        wait = breaker.admit(self._clock())
+        began = self._clock()
+        wait = breaker.admit(began)
         if wait:
             raise _Paused(f"{url.host} {breaker.reason}; trying again in {wait:.0f} s.", wait)
-        headers = CIMultiDict(headers)
         if self._authorization and _origin(url) == _origin(self.url):
-            headers["Authorization"] = self._authorization
+            headers = {**headers, "Authorization": self._authorization}
         self._requests += 1
-        began = self._clock()
         try:
-            with self._failures(url, silent=True):
-                return await self._connected().get(
-                    url, headers=headers, allow_redirects=False, auto_decompress=decompress, proxy=self.options.proxy
-                )
+            return await self._connected().get(
+                url, headers=headers, allow_redirects=False, auto_decompress=decompress, proxy=self.options.proxy
+            )
+        except _FAILURES as error:
+            raise self._failure(url, error, silent=True) from None
         finally:
             self._seconds += self._clock() - began
 
@@ -291,25 +288,24 @@ class Upstream:
 
     async def _next(self, response: aiohttp.ClientResponse) -> bytes:
         """What has arrived of the body; empty at its end."""
-        with self._failures(response.url):
+        try:
             chunk = await response.content.readany()
+        except _FAILURES as error:
+            raise self._failure(response.url, error) from None
         self._bytes += len(chunk)
         return chunk
 
-    @contextmanager
-    def _failures(self, url: URL, silent: bool = False) -> Iterator[None]:
-        """Turns what the network does to us into errors of ours, without addresses or secrets in them."""
-        try:
-            yield
-        except TimeoutError:
-            self._breaker(url).failed(self._clock(), silent)
-            raise _Late(f"{url.host} took too long to answer.", self._when(url)) from None
-        except (aiohttp.ClientResponseError, aiohttp.InvalidURL):
-            raise UpstreamProtocolError(f"{place(url)} did not answer in HTTP.") from None
-        except (aiohttp.ClientError, OSError) as error:
-            self._breaker(url).failed(self._clock())
-            message = f"{url.host} {_what_happened(error)}."
-            raise _Passing(message, self._when(url), url) from None
+    def _failure(self, url: URL, error: Exception, silent: bool = False) -> UpstreamError:
+        """What the network does to us, as an error of ours, without addresses or secrets in it."""
+        match error:
+            case TimeoutError():
+                self._breaker(url).failed(self._clock(), silent)
+                return _Late(f"{url.host} took too long to answer.", self._when(url))
+            case aiohttp.ClientResponseError() | aiohttp.InvalidURL():
+                return UpstreamProtocolError(f"{place(url)} did not answer in HTTP.")
+            case _:
+                self._breaker(url).failed(self._clock())
+                return _Passing(f"{url.host} {_what_happened(error)}.", self._when(url), url)
 
     def _breaker(self, url: URL) -> Breaker:
         key = url.host, url.port

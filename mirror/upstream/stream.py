@@ -62,9 +62,13 @@ def place(url: URL) -> str:
 def address(text: str) -> URL:
     """The address of a file, as an index gives it. Raises UpstreamProtocolError when it is none."""
     try:
-        url = URL(text)
+        return checked(URL(text))
     except ValueError:
-        url = URL()
+        raise UpstreamProtocolError(f"{text[:80]!r} is not a web address.") from None
+
+
+def checked(url: URL) -> URL:
+    """The URL, when it is one that can be asked. Raises UpstreamProtocolError."""
     if url.scheme not in ("http", "https") or not url.host:
-        raise UpstreamProtocolError(f"{text[:80]!r} is not a web address.")
+        raise UpstreamProtocolError(f"{str(url)[:80]!r} is not a web address.")
     return url

@@ -5,18 +5,20 @@ fetches every file and keeps nothing; a sync fetches the pages and the same file
 them, reads the metadata out of each wheel, and has all of it durable in store, catalog and feed, and in a set. To tell
 what the disk costs, the client also does it once more writing each file, without making it durable. They take turns,
 each sync into an empty directory, and each runs as its user runs it: the client on the event loop of asyncio, the sync
-on uvloop, as the command does. The exit status is 1 when the sync is slower than half the plain client in the middle
-of all rounds, with nginx.
+in a process of its own, with its crew made first, and on uvloop, as the command does. Making the crew counts; starting
+an interpreter, on either side, does not. The exit status is 1 when the sync is slower than half the plain client in
+the middle of all rounds, with nginx.
 
 "The same files" are those that the sync holds in the end: of wheels, the `.metadata` too, which the sync reads out of
-the wheel. What the client needs for the 2,000 wheels alone is told beside it. The start of the sync's workers counts.
-What may surprise: ext4 takes ten times as long to create a file where others were deleted in the last half minute. So
-nothing is deleted before the end, and what creating a file costs here and now is told; `TMPDIR=/dev/shm` has no disk.
+the wheel. What the client needs for the 2,000 wheels alone is told beside it. What may surprise: ext4 takes ten times
+as long to create a file where others were deleted in the last half minute. So nothing is deleted before the end, and
+what creating a file costs here and now is told; `TMPDIR=/dev/shm` has no disk.
 """
 
 import asyncio
 import os
 import statistics
+import subprocess
 import sys
 import tempfile
 import time
@@ -29,10 +31,11 @@ from aiohttp import web
 from yarl import URL
 
 from mirror import ahead
+from mirror.bulk import Crew
 from mirror.config import Settings
 from mirror.lockfiles import named, this_machine
 from mirror.serving import event_loops, running
-from mirror.sync import Resolvers, Silent, Wish, fetch, plan, remember
+from mirror.sync import Resolvers, Silent, Wish, crew_size, fetch, plan, remember
 from tests.benchmarks import content
 from tests.benchmarks.nginx import Nginx, free_port, index_of, listening, nginx
 from tests.builders import sdist, wheel
@@ -117,12 +120,19 @@ async def plain(upstream: Nginx, paths: list[str], directory: Path | None = None
         return time.perf_counter() - began
 
 
-async def synchronised(upstream: Nginx, data: Path, kind: str) -> float:
-    """Seconds in which a sync has them, from looking at the first page to the set."""
+def synchronise(url: str, data: Path, kind: str) -> float:
+    """Be a sync: the seconds in which it has them, from looking at the first page to the set."""
+    began = time.perf_counter()
+    with Crew(crew_size(CONNECTIONS)) as crew, asyncio.Runner(loop_factory=event_loops()) as runner:
+        hired = time.perf_counter() - began
+        return hired + runner.run(_synchronise(url, data, kind, crew))
+
+
+async def _synchronise(url: str, data: Path, kind: str, crew: Crew) -> float:
     settings = Settings.model_validate(
         {
             "listen": ["127.0.0.1:0"], "data_dir": str(data), "log": {"access": False},
-            "repositories": {"pypi": {"format": "pypi", "upstreams": [f"{upstream.url}/simple/"]}},
+            "repositories": {"pypi": {"format": "pypi", "upstreams": [f"{url}/simple/"]}},
         }
     )  # fmt: skip
     (wanted,) = named(f"{kind}-{number}" for number in range(PROJECTS))
@@ -130,13 +140,19 @@ async def synchronised(upstream: Nginx, data: Path, kind: str) -> float:
     async with AsyncExitStack() as stack:
         mirror, _ = await stack.enter_async_context(running(settings))
         began = time.perf_counter()
-        way = await stack.enter_async_context(ahead.way(mirror, CONNECTIONS))
+        way = await stack.enter_async_context(ahead.way(mirror, CONNECTIONS, crew))
         found = await plan([wish], way, Resolvers(lambda repository: URL()))
         result = await fetch(found, way, ahead.holdings(mirror), Silent())
         await remember(mirror.catalog.sets, "all", result, only=True)
         took = time.perf_counter() - began
         assert (result.fetched, result.problems) == (FILES, ()), result
         return took
+
+
+def synchronised(upstream: Nginx, data: Path, kind: str) -> float:
+    """The seconds of a sync in a process of its own."""
+    command = [sys.executable, "-m", __spec__.name, "--sync", upstream.url, str(data), kind]
+    return float(subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout)
 
 
 def measure(kind: str, rounds: int, directory: Path, server: str) -> float:
@@ -154,8 +170,7 @@ def measure(kind: str, rounds: int, directory: Path, server: str) -> float:
                 only = runner.run(plain(upstream, paths[:FILES]))
                 alone = runner.run(plain(upstream, paths)) if len(paths) > FILES else only
                 saving = runner.run(plain(upstream, paths, directory / f"saved-{number}"))
-                with asyncio.Runner(loop_factory=event_loops()) as ours:
-                    took = ours.run(synchronised(upstream, directory / f"mirror-{number}", kind))
+                took = synchronised(upstream, directory / f"mirror-{number}", kind)
                 rounds_of.append((only, alone, saving, took))
         finally:
             runner.run(_left(serving))
@@ -187,6 +202,9 @@ def main() -> int:
     """Measure both kinds from both servers."""
     if sys.argv[1:2] == ["--serve"]:
         serve(Path(sys.argv[2]), int(sys.argv[3]))
+        return 0
+    if sys.argv[1:2] == ["--sync"]:
+        print(synchronise(sys.argv[2], Path(sys.argv[3]), sys.argv[4]))
         return 0
     rounds = 1 if "--quick" in sys.argv else ROUNDS
     print(f"{os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}, {CONNECTIONS} connections")

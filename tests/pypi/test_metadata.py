@@ -1,11 +1,13 @@
 """Core metadata, as `info` of the JSON API shows it."""
 
+import re
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from mirror.errors import Invalid
-from mirror.pypi.metadata import identify, info_from_metadata
+from mirror.pypi.metadata import _fields, _identity, _identity_at_a_glance, identify, info_from_metadata
 
 FULL = """\
 Metadata-Version: 2.4
@@ -107,3 +109,23 @@ def test_many_different_fields_are_refused_before_they_cost_time() -> None:
 def test_a_nest_of_parts_is_not_parsed_as_mail() -> None:
     part = b"".join(b"Content-Type: multipart/mixed; boundary=%d\n\n--%d\n" % (n, n) for n in range(5000))
     assert info_from_metadata(b"Name: a\nVersion: 1\n" + part)["name"] == "a"
+
+
+LINES = [
+    *(b"Name: six", b"name:a", b"Version: 1.0", b"Version: 1.0  ", b"Version:x", b"Metadata-Version: 2.1"),
+    *(b"Requires-Python: >=3", b"requires-python:", b"  more", b"\tmore", b"Author: M\xc3\xbc", b"Name: \xff", b""),
+    *(b"no colon", b"From me", b"Name : six", b"Content-Type: multipart/mixed; boundary=x", b"Summary: a: b"),
+]
+
+
+@given(st.lists(st.sampled_from(LINES), min_size=1, max_size=7), st.sampled_from([b"\n", b"\r\n"]))
+def test_a_glance_sees_what_the_parser_reads_or_nothing(lines: list[bytes], end: bytes) -> None:
+    raw = end.join(lines)
+    try:
+        seen = _identity_at_a_glance(raw)
+    except Invalid as error:
+        seen = None
+        with pytest.raises(Invalid, match=re.escape(str(error))):
+            _identity(*_fields(raw))
+    if seen is not None:
+        assert seen == _identity(*_fields(raw))

@@ -475,10 +475,10 @@ def test_an_upstream_with_the_legacy_index_only_is_read():
     [
         b"",
         b"x",
-        gzip.compress(b""),
-        gzip.compress(dump("x")),
-        gzip.compress(dump([["a", "1", "ruby"]])),
-        gzip.compress(b"\x04\b[\x04\x00\xca\x9a\x3b"),
+        gzip.compress(b"", mtime=0),
+        gzip.compress(dump("x"), mtime=0),
+        gzip.compress(dump([["a", "1", "ruby"]]), mtime=0),
+        gzip.compress(b"\x04\b[\x04\x00\xca\x9a\x3b", mtime=0),
         zlib.compress(dump([])),
     ],
 )

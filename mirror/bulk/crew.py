@@ -1,0 +1,138 @@
+"""The worker processes, as the process knows them that gives the orders."""
+
+import asyncio
+import logging
+import os
+import pickle
+import signal
+import socket
+import sys
+import threading
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager, suppress
+
+from mirror.bulk.orders import LENGTH, Brought, Kit, Order
+
+logger = logging.getLogger(__name__)
+
+
+class Crew:
+    """Processes that stand ready to become workers; they wait for their kit, and end with this one."""
+
+    def __init__(self, count: int) -> None:
+        """Costs a few milliseconds where this process can be forked: before it has threads and an event loop.
+
+        Later a new interpreter is started, which takes a while to load what it needs.
+        """
+        pairs = [socket.socketpair() for _ in range(count)]
+        theirs = [their.fileno() for _, their in pairs]
+        self.ends = [ours for ours, _ in pairs]
+        self._pid: int | None = _forked(theirs, self.ends) if _alone() else _started(theirs)
+        for _, their in pairs:
+            their.close()
+
+    def __enter__(self) -> "Crew":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.dismiss()
+
+    def dismiss(self) -> None:
+        """End the processes, whatever they are at, and wait for that: the files they were writing are nobody's, and
+        swept at the next start. Does nothing the second time.
+        """
+        if self._pid is None:
+            return
+        for end in self.ends:
+            end.close()
+        with suppress(ProcessLookupError):
+            os.killpg(self._pid, signal.SIGKILL)
+        os.waitpid(self._pid, 0)
+        self._pid = None
+
+
+def _alone() -> bool:
+    """Whether nothing goes on in this process that half of would go on in a fork."""
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return threading.active_count() == 1
+    return False
+
+
+def _forked(sockets: list[int], not_theirs: list[socket.socket]) -> int:
+    """The process that leads a group of its own; it has all modules that are loaded here."""
+    from mirror.bulk import worker
+
+    pid = os.fork()
+    if pid == 0:
+        try:
+            os.setpgid(0, 0)
+            for end in not_theirs:
+                end.close()
+            worker.main(sockets)
+        finally:
+            os._exit(0)  # nothing of the process it was is to be tidied up here
+    with suppress(OSError):  # whichever is first; signals of the terminal are for us alone
+        os.setpgid(pid, pid)
+    return pid
+
+
+def _started(sockets: list[int]) -> int:
+    for number in sockets:
+        os.set_inheritable(number, True)
+    command = [sys.executable, "-m", "mirror.bulk.worker", *map(str, sockets)]
+    return os.posix_spawn(sys.executable, command, os.environ, setpgroup=0)
+
+
+class Worker:
+    """One worker."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._reader = reader
+        self._writer = writer
+        self.turn = asyncio.Lock()
+        """Held by whoever gives orders: one batch at a time."""
+
+    def equip(self, kit: Kit) -> None:
+        """Say what to work with: once, and first."""
+        self._send(kit)
+
+    async def bring(self, orders: Sequence[Order]) -> list[list[Brought]]:
+        """What was brought for each order: the file first, then its sidecar; nothing for what is left to others.
+
+        All of it is durable.
+        """
+        try:
+            self._send(orders)
+            await self._writer.drain()
+            (size,) = LENGTH.unpack(await self._reader.readexactly(LENGTH.size))
+            answer: list[list[Brought]] = pickle.loads(await self._reader.readexactly(size))
+        except (OSError, asyncio.IncompleteReadError):
+            logger.warning("A process that fetches small files is gone; they come one by one.")
+            return [[] for _ in orders]
+        return answer
+
+    def _send(self, message: object) -> None:
+        pickled = pickle.dumps(message)
+        self._writer.writelines((LENGTH.pack(len(pickled)), pickled))
+
+
+@asynccontextmanager
+async def working(crew: Crew, kit: Kit) -> AsyncIterator[list[Worker]]:
+    """A crew at work, for the length of the block; what it is at is given up in the end, and so is the crew."""
+    writers = []
+    try:
+        workers = []
+        for end in crew.ends:
+            reader, writer = await asyncio.open_connection(sock=end)
+            writers.append(writer)
+            workers.append(Worker(reader, writer))
+            workers[-1].equip(kit)
+        yield workers
+    finally:
+        for writer in writers:
+            writer.close()
+            with suppress(OSError):
+                await writer.wait_closed()
+        await asyncio.to_thread(crew.dismiss)

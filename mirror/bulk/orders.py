@@ -1,0 +1,42 @@
+"""What is said between a worker and the process that gives the orders, and how it is put on the wire."""
+
+import struct
+from collections.abc import Mapping
+
+import msgspec
+
+from mirror.blobs import BlobStore
+from mirror.model import File, Format
+from mirror.upstream import Upstream
+
+LENGTH = struct.Struct(">Q")
+"""Stands before each message, which is a pickle."""
+
+
+class Kit(msgspec.Struct, frozen=True, kw_only=True):
+    """What a worker works with: the first message to it."""
+
+    formats: Mapping[str, Format]
+    """By their names."""
+    upstreams: Mapping[str, Upstream]
+    """By the names of their sources."""
+    blobs: BlobStore
+    connections: int
+    """Of one worker."""
+
+
+class Order(msgspec.Struct, frozen=True):
+    """One file to bring in; its index promises size and SHA-256."""
+
+    format: str
+    file: File
+
+
+class Brought(msgspec.Struct, frozen=True):
+    """A file or sidecar that is verified and stored."""
+
+    filename: str
+    kind: str
+    """`file` or `sidecar`."""
+    digest: str
+    size: int
