@@ -6,8 +6,8 @@ the process that owns the catalog. A transfer is made for readers who follow a g
 a commit of its own; here nobody reads yet, and a batch of files shares both.
 
 What a worker cannot bring for any reason it leaves undone, without a word: the usual way tries again and says why.
-The surprise: workers are given live objects (upstreams, formats, the store) through a socket of our own, as pickles;
-nothing that comes from outside is ever read that way but the bytes of strings.
+The surprise: what a worker works with are live objects (upstreams, formats, the store), which reach it as a pickle,
+through a socket of our own; nothing that comes from outside is ever read that way.
 """
 
 from mirror.bulk.crew import Crew, Worker, working

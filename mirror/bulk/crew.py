@@ -11,7 +11,7 @@ import threading
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, suppress
 
-from mirror.bulk.orders import LENGTH, Brought, Kit, Order
+from mirror.bulk.orders import ANSWERS, ENCODER, LENGTH, Brought, Kit, Order
 
 logger = logging.getLogger(__name__)
 
@@ -96,7 +96,7 @@ class Worker:
 
     def equip(self, kit: Kit) -> None:
         """Say what to work with: once, and first."""
-        self._send(kit)
+        self._send(pickle.dumps(kit))
 
     async def bring(self, orders: Sequence[Order]) -> list[list[Brought]]:
         """What was brought for each order: the file first, then its sidecar; nothing for what is left to others.
@@ -104,18 +104,16 @@ class Worker:
         All of it is durable.
         """
         try:
-            self._send(orders)
+            self._send(ENCODER.encode(orders))
             await self._writer.drain()
             (size,) = LENGTH.unpack(await self._reader.readexactly(LENGTH.size))
-            answer: list[list[Brought]] = pickle.loads(await self._reader.readexactly(size))
+            return ANSWERS.decode(await self._reader.readexactly(size))
         except (OSError, asyncio.IncompleteReadError):
             logger.warning("A process that fetches small files is gone; they come one by one.")
             return [[] for _ in orders]
-        return answer
 
-    def _send(self, message: object) -> None:
-        pickled = pickle.dumps(message)
-        self._writer.writelines((LENGTH.pack(len(pickled)), pickled))
+    def _send(self, message: bytes) -> None:
+        self._writer.writelines((LENGTH.pack(len(message)), message))
 
 
 @asynccontextmanager

@@ -10,7 +10,7 @@ from mirror.model import File, Format
 from mirror.upstream import Upstream
 
 LENGTH = struct.Struct(">Q")
-"""Stands before each message, which is a pickle."""
+"""Stands before each message: the first to a worker is a Kit, as a pickle; after that all are MessagePack."""
 
 
 class Kit(msgspec.Struct, frozen=True, kw_only=True):
@@ -40,3 +40,9 @@ class Brought(msgspec.Struct, frozen=True):
     """`file` or `sidecar`."""
     digest: str
     size: int
+
+
+ENCODER = msgspec.msgpack.Encoder()
+ORDERS = msgspec.msgpack.Decoder(list[Order])
+ANSWERS = msgspec.msgpack.Decoder(list[list[Brought]])
+"""One list for each order, in their order."""

@@ -14,14 +14,13 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from io import BufferedRWPair
-from typing import Any
 
 from mirror.blobs import MemoryBody, Part
-from mirror.bulk.orders import LENGTH, Brought, Kit, Order
+from mirror.bulk.orders import ENCODER, LENGTH, ORDERS, Brought, Kit, Order
 from mirror.errors import Invalid, MirrorError, UpstreamProtocolError
 from mirror.model import File, Format
 from mirror.transfer.digests import Digests
-from mirror.upstream import Stream, Upstream, address
+from mirror.upstream import RawAnswer, Upstream, address, moment
 
 Fetched = list[tuple[str, str, Part]]
 """A file and perhaps its sidecar: file names, kinds, bytes that are verified."""
@@ -50,19 +49,12 @@ async def bring(kit: Kit, orders: Sequence[Order]) -> list[list[Brought]]:
 
 async def fetch(upstream: Upstream, format: Format, file: File) -> Fetched:
     """A small file, with its sidecar where that can be made from it. Raises NotFound, UpstreamError."""
-    pieces, received, size = list[bytes](), 0, file.size or 0
-    async with upstream.fetch(address(file.url)) as stream:
-        async for chunk in stream.chunks():
-            received += len(chunk)
-            if received > size:
-                break
-            pieces.append(chunk)
-    if received != size:
-        raise UpstreamProtocolError(f"{file.filename} has not the {size} bytes promised.")
-    content = b"".join(pieces)
+    raw = await upstream.fetch_small(address(file.url), file.size or 0)
+    if len(raw.body) != file.size:
+        raise UpstreamProtocolError(f"{file.filename} has not the {file.size} bytes promised.")
     digests = Digests(file.digests)
-    digests.update(content)
-    part = Part(content=content, digest=digests.verified(file.filename), date=_date(file, stream))
+    digests.update(raw.body)
+    part = Part(content=raw.body, digest=digests.verified(file.filename), date=_date(file, raw))
     fetched: Fetched = [(file.filename, "file", part)]
     if format.has_sidecar(file) and (made := await _sidecar(format, file, part)) is not None:
         fetched.append((format.sidecar_name(file), "sidecar", made))
@@ -79,31 +71,32 @@ async def _sidecar(format: Format, file: File, part: Part) -> Part | None:
     return Part(content=made, digest=MemoryBody.of(made).digest)
 
 
-def _date(file: File, stream: Stream) -> int | None:
-    date = int(file.uploaded.timestamp()) if file.uploaded else stream.modified
+def _date(file: File, raw: RawAnswer) -> int | None:
+    date = int(file.uploaded.timestamp()) if file.uploaded else moment(raw.headers.get("Last-Modified"))
     return None if date is None else min(max(0, date), int(time.time()))
 
 
 def serve(messages: BufferedRWPair) -> None:
     """Do what is ordered, batch after batch, until nobody orders any more."""
-    kit: Kit | None = _next(messages)
-    if kit is None:
-        return
+    first = _next(messages)
+    if not first:
+        return  # nobody has anything to bring
+    kit: Kit = pickle.loads(first)
     with asyncio.Runner(loop_factory=_event_loops()) as runner:
         # An OSError: who gave the orders is gone.
         with suppress(OSError):
-            while orders := _next(messages):
-                answer = pickle.dumps(runner.run(bring(kit, orders)))
+            while message := _next(messages):
+                answer = ENCODER.encode(runner.run(bring(kit, ORDERS.decode(message))))
                 messages.write(LENGTH.pack(len(answer)) + answer)
                 messages.flush()
         for upstream in kit.upstreams.values():
             runner.run(upstream.close())
 
 
-def _next(messages: BufferedRWPair) -> Any:
-    """The next message; None when there will be no more."""
+def _next(messages: BufferedRWPair) -> bytes:
+    """The next message; nothing when there will be no more."""
     head = messages.read(LENGTH.size)
-    return pickle.loads(messages.read(LENGTH.unpack(head)[0])) if len(head) == LENGTH.size else None
+    return messages.read(LENGTH.unpack(head)[0]) if len(head) == LENGTH.size else b""
 
 
 def _event_loops() -> Callable[[], asyncio.AbstractEventLoop] | None:

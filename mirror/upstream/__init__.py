@@ -10,7 +10,7 @@ close the way to a healthy index, nor does one absurd URL in a page.
 from mirror.upstream.breaker import Breaker, BreakerState, retry_after
 from mirror.upstream.client import Upstream
 from mirror.upstream.ranges import RangeBody
-from mirror.upstream.stream import Stream, address
+from mirror.upstream.stream import Stream, address, moment
 from mirror.upstream.values import Credentials, RawAnswer, UpstreamOptions, UpstreamState
 
 __all__ = [
@@ -24,5 +24,6 @@ __all__ = [
     "UpstreamOptions",
     "UpstreamState",
     "address",
+    "moment",
     "retry_after",
 ]

@@ -30,6 +30,7 @@ from mirror.upstream.stream import Stream, address, checked, place
 from mirror.upstream.values import Credentials, RawAnswer, UpstreamOptions, UpstreamState
 
 _FAILURES = (TimeoutError, aiohttp.ClientError, OSError)
+_IDENTITY = {"Accept-Encoding": "identity"}
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _PASSING = frozenset({429, 502, 503, 504})
 """Statuses that may be different a moment later."""
@@ -128,16 +129,24 @@ class Upstream:
         and 416 come back as they are. Bounded, retried and raising like `get`.
         """
 
+        headers = {"Accept": ask.accept, **headers}
+        async with self._page_slots:
+            return await self._whole(ask.url, headers, ask.limit, decompress=True, timeout=ask.timeout)
+
+    async def _whole(
+        self, url: URL, headers: Mapping[str, str], limit: int, *, decompress: bool, timeout: float | None = None
+    ) -> RawAnswer:
+        """An answer with all of its body, which may be `limit` bytes."""
+
         async def once() -> RawAnswer:
-            response = await self._begin(ask.url, {"Accept": ask.accept, **headers}, decompress=True)
+            response = await self._begin(url, headers, decompress=decompress)
             try:
-                body = await self._bounded(response, ask.limit)
+                body = await self._bounded(response, limit)
             finally:
                 response.close()  # once the body has been read, this only gives the connection back
             return RawAnswer(url=str(response.url), status=response.status, headers=response.headers, body=body)
 
-        async with self._page_slots:
-            return await self._retrying(ask.url, once, ask.timeout)
+        return await self._retrying(url, once, timeout)
 
     async def _bounded(self, response: aiohttp.ClientResponse, limit: int) -> bytes:
         if (response.content_length or 0) > limit:
@@ -163,11 +172,22 @@ class Upstream:
         # A part of known length is short: like a page, it does not wait behind whole files.
         return self._stream(url, wanted, if_range, self._file_slots if stop is None else self._page_slots)
 
+    async def fetch_small(self, url: URL, size: int) -> RawAnswer:
+        """A file at once, identity-encoded, of `size` bytes at most; for files that are no larger than a page.
+
+        Raises like `get`.
+        """
+        async with self._file_slots:
+            raw = await self._whole(url, _IDENTITY, size, decompress=False)
+        if raw.status != 200:
+            raise UpstreamProtocolError(f"{place(url)} answered {raw.status} to a request for a file.")
+        return raw
+
     @asynccontextmanager
     async def _stream(
         self, url: URL, wanted: str | None, if_range: str | None, slots: asyncio.Semaphore
     ) -> AsyncIterator[Stream]:
-        headers = {"Accept-Encoding": "identity"}
+        headers = dict(_IDENTITY)
         if wanted:
             headers["Range"] = wanted
             if if_range:

@@ -43,15 +43,20 @@ class Stream:
     @property
     def modified(self) -> int | None:
         """Last-Modified in seconds since the epoch."""
-        try:
-            return int(parsedate_to_datetime(self.last_modified or "").timestamp())
-        except (ValueError, OverflowError):
-            return None
+        return moment(self.last_modified)
 
     async def chunks(self) -> AsyncIterator[bytes]:
         """Yield what arrives, as it arrives. Raises UpstreamUnavailable when the upstream stalls or hangs up."""
         while chunk := await self._read():
             yield chunk
+
+
+def moment(header: str | None) -> int | None:
+    """The date of a header in seconds since the epoch; None when it is none."""
+    try:
+        return int(parsedate_to_datetime(header or "").timestamp())
+    except (ValueError, OverflowError):
+        return None
 
 
 def place(url: URL) -> str:
