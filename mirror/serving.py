@@ -7,7 +7,6 @@ surprise: sockets belong to the service, not to a mirror; so no client can tell 
 
 import asyncio
 import fcntl
-import gc
 import logging
 import os
 import signal
@@ -27,6 +26,7 @@ from mirror.errors import ConfigError
 from mirror.housekeeping import keep_in_order
 from mirror.lane import Lane, LaneRunner, Lanes
 from mirror.listening import LOOK, TLS, Listening
+from mirror.loops import event_loops, keep_smooth
 from mirror.observe import Observer
 from mirror.systemd import Notifier, listen_fds
 
@@ -308,25 +308,9 @@ def serve(
     """
     settings = load()
     log.configure(settings.log.format, settings.log.level)
-    _keep_smooth()
+    keep_smooth()
     with asyncio.Runner(loop_factory=event_loops()) as runner:
         return runner.run(_serve(settings, load, ready))
-
-
-def _keep_smooth() -> None:
-    """Let neither a thread that parses a large page nor the garbage collector hold up the event loop for long."""
-    sys.setswitchinterval(0.001)  # seconds for which a thread keeps the interpreter while another one wants it
-    gc.freeze()  # what is here by now is here for good
-    gc.set_threshold(20_000, 50, 100)  # a page of 5,000 files would set off the longest collection, several times
-
-
-def event_loops() -> Callable[[], asyncio.AbstractEventLoop] | None:
-    """What makes event loops: uvloop where there is one, else None."""
-    try:
-        import uvloop
-    except ImportError:  # not on every platform
-        return None
-    return uvloop.new_event_loop
 
 
 async def _serve(

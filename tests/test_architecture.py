@@ -14,7 +14,7 @@ PACKAGE = ROOT / "mirror"
 
 ORDER = [
     *("errors", "model", "config"),
-    *("freshness", "flight", "memory", "policy", "merge", "policies"),
+    *("freshness", "flight", "loops", "memory", "policy", "merge", "policies"),
     *("pypi", "rubygems"),
     *("blobs", "catalog", "upstream", "transfer", "bulk"),
     *("feed", "removals", "sources", "uploads", "repository"),

@@ -12,6 +12,7 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, suppress
 
 from mirror.bulk.orders import ANSWERS, ENCODER, LENGTH, Brought, Kit, Order
+from mirror.loops import event_loops
 
 logger = logging.getLogger(__name__)
 
@@ -64,6 +65,7 @@ def _forked(sockets: list[int], not_theirs: list[socket.socket]) -> int:
     """The process that leads a group of its own; it has all modules that are loaded here."""
     from mirror.bulk import worker
 
+    event_loops()  # loads what they are made of once for all
     pid = os.fork()
     if pid == 0:
         try:

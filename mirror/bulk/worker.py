@@ -11,13 +11,14 @@ import pickle
 import socket
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from io import BufferedRWPair
 
 from mirror.blobs import MemoryBody, Part
 from mirror.bulk.orders import ENCODER, LENGTH, ORDERS, Brought, Kit, Order
 from mirror.errors import Invalid, MirrorError, UpstreamProtocolError
+from mirror.loops import event_loops, keep_smooth
 from mirror.model import File, Format
 from mirror.transfer.digests import Digests
 from mirror.upstream import RawAnswer, Upstream, address, moment
@@ -82,7 +83,8 @@ def serve(messages: BufferedRWPair) -> None:
     if not first:
         return  # nobody has anything to bring
     kit: Kit = pickle.loads(first)
-    with asyncio.Runner(loop_factory=_event_loops()) as runner:
+    keep_smooth()
+    with asyncio.Runner(loop_factory=event_loops()) as runner:
         # An OSError: who gave the orders is gone.
         with suppress(OSError):
             while message := _next(messages):
@@ -97,14 +99,6 @@ def _next(messages: BufferedRWPair) -> bytes:
     """The next message; nothing when there will be no more."""
     head = messages.read(LENGTH.size)
     return messages.read(LENGTH.unpack(head)[0]) if len(head) == LENGTH.size else b""
-
-
-def _event_loops() -> Callable[[], asyncio.AbstractEventLoop] | None:
-    try:
-        import uvloop
-    except ImportError:  # not on every platform
-        return None
-    return uvloop.new_event_loop
 
 
 def main(sockets: Sequence[int]) -> None:

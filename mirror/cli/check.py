@@ -36,7 +36,7 @@ def command(
     """
     import asyncio
 
-    from mirror.serving import event_loops
+    from mirror.loops import event_loops
 
     settings = settings_of(config, data_dir)
     wanted = wishes(

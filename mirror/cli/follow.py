@@ -61,7 +61,7 @@ def command(
     import asyncio
 
     from mirror.cli.selecting import settings_of
-    from mirror.serving import event_loops
+    from mirror.loops import event_loops
 
     settings = settings_of(config, data_dir)
     if settings.offline:

@@ -56,7 +56,7 @@ def command(
     import asyncio
 
     from mirror.bulk import Crew
-    from mirror.serving import event_loops
+    from mirror.loops import event_loops, keep_smooth
     from mirror.sync import crew_size
 
     settings = settings_of(config, data_dir)
@@ -66,6 +66,7 @@ def command(
     )  # fmt: skip
     if settings.offline:
         raise Misuse("This mirror is set to be offline: nothing can be fetched. `mirror check` says what is missing.")
+    keep_smooth()
     # The crew first, as long as this process has one thread.
     with Crew(crew_size(connections)) as crew, asyncio.Runner(loop_factory=event_loops()) as runner:
         reached = _reached(settings, connections, crew)

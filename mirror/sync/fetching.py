@@ -14,7 +14,7 @@ from mirror.sync.ways import Holdings, Way, reason_of
 AT_ONCE = 2048
 """Pieces that are worked at together; how many of them are on the network is for the Way to say."""
 
-AT_A_TIME = 256
+AT_A_TIME = 64
 """So many of them are begun before the first ones get on."""
 
 

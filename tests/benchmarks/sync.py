@@ -34,7 +34,8 @@ from mirror import ahead
 from mirror.bulk import Crew
 from mirror.config import Settings
 from mirror.lockfiles import named, this_machine
-from mirror.serving import event_loops, running
+from mirror.loops import event_loops, keep_smooth
+from mirror.serving import running
 from mirror.sync import Resolvers, Silent, Wish, crew_size, fetch, plan, remember
 from tests.benchmarks import content
 from tests.benchmarks.nginx import Nginx, free_port, index_of, listening, nginx
@@ -122,6 +123,7 @@ async def plain(upstream: Nginx, paths: list[str], directory: Path | None = None
 
 def synchronise(url: str, data: Path, kind: str) -> float:
     """Be a sync: the seconds in which it has them, from looking at the first page to the set."""
+    keep_smooth()
     began = time.perf_counter()
     with Crew(crew_size(CONNECTIONS)) as crew, asyncio.Runner(loop_factory=event_loops()) as runner:
         hired = time.perf_counter() - began
