@@ -58,9 +58,10 @@ def holdings(mirror: Mirror) -> Holdings:
 async def way(mirror: Mirror, connections: int = CONNECTIONS, crew: Crew | None = None) -> AsyncIterator[InProcess]:
     """How a sync in the process of a mirror reaches it, for the length of the block. `crew`: see `Bulk`."""
     upstreams = {str(upstream.url): upstream for upstream in mirror.upstreams.values()}
-    formats, slots = [one.format for one in mirror.repositories.values()], asyncio.Semaphore(connections)
+    slots = asyncio.Semaphore(connections)
     bulk = Bulk(
-        formats, upstreams, mirror.blobs, mirror.catalog.files, mirror.feed, slots, connections, mirror.clock, crew
+        mirror.repositories, upstreams, mirror.blobs, mirror.catalog.files, mirror.feed, slots, connections,
+        mirror.clock, crew,
     )  # fmt: skip
     indexes = {name: partial(published.current, Demand.NOW) for name, published in mirror.published.items()}
     async with bulk.open():

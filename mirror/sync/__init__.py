@@ -15,14 +15,15 @@ from mirror.errors import Invalid, Misconfigured
 from mirror.lockfiles import Target, named, this_machine
 from mirror.sync.bulk import Bulk, crew_size
 from mirror.sync.fetching import Result, Silent, Watcher, fetch, lacking, remember
-from mirror.sync.plan import Piece, Plan, Problem, Resolver, Wish, plan
+from mirror.sync.pieces import Piece, Told
+from mirror.sync.plan import Plan, Problem, Resolver, Wish, plan
 from mirror.sync.resolve import Resolvers
 from mirror.sync.ways import CONNECTIONS, Holdings, InProcess, Stored, Way, reason_of
 
 __all__ = [
     "CONNECTIONS", "Bulk", "Holdings", "InProcess", "Piece", "Plan", "Problem", "Resolver", "Resolvers", "Result",
-    "Silent", "Stored", "Watcher", "Way", "Wish", "check_sets", "crew_size", "fetch", "lacking", "plan", "reason_of",
-    "remember", "repository_for", "targets_for",
+    "Silent", "Stored", "Told", "Watcher", "Way", "Wish", "check_sets", "crew_size", "fetch", "lacking", "plan",
+    "reason_of", "remember", "repository_for", "targets_for",
 ]  # fmt: skip
 
 

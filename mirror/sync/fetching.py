@@ -8,14 +8,12 @@ import msgspec
 
 from mirror.catalog import Member, Sets
 from mirror.errors import MirrorError
-from mirror.sync.plan import Piece, Plan, Problem
+from mirror.sync.pieces import Piece
+from mirror.sync.plan import Plan, Problem
 from mirror.sync.ways import Holdings, Way, reason_of
 
-AT_ONCE = 2048
+AT_ONCE = 128
 """Pieces that are worked at together; how many of them are on the network is for the Way to say."""
-
-AT_A_TIME = 64
-"""So many of them are begun before the first ones get on."""
 
 
 class Watcher(Protocol):
@@ -64,24 +62,30 @@ async def fetch(plan: Plan, way: Way, holdings: Holdings, watcher: Watcher) -> R
     """Bring in everything of a plan that is not held. Never raises for a single file."""
     wanted = await lacking(plan, holdings)
     watcher.begun(wanted, len(plan.pieces) - len(wanted))
-    waiting, failed = iter(wanted), dict[tuple[str, str, str], Problem]()
+    failed: dict[tuple[str, str, str], Problem] = {}
+
+    def told(piece: Piece, error: Exception | None = None, /) -> None:
+        if error is None:
+            watcher.fetched(piece)
+            return
+        reason = reason_of(error)
+        failed[piece.key] = Problem(what=piece.file.filename, reason=reason)
+        watcher.failed(piece, reason)
+
+    waiting = iter(await way.bring_small(wanted, told))
 
     async def work() -> None:
         for piece in waiting:
             try:
                 await way.bring(piece.repository, piece.project, piece.file)
             except (MirrorError, OSError) as error:
-                reason = reason_of(error) if isinstance(error, MirrorError) else str(error.strerror or error)
-                failed[piece.key] = Problem(what=piece.file.filename, reason=reason)
-                watcher.failed(piece, reason)
+                told(piece, error)
             else:
-                watcher.fetched(piece)
+                told(piece)
 
     async with asyncio.TaskGroup() as tasks:
-        for number in range(1, min(AT_ONCE, len(wanted)) + 1):
+        for _ in range(min(AT_ONCE, len(wanted))):
             tasks.create_task(work())
-            if number % AT_A_TIME == 0:
-                await asyncio.sleep(0)  # the network is not to wait until all of them are looked at
     return Result(
         fetched=len(wanted) - len(failed),
         held=len(plan.pieces) - len(wanted),

@@ -12,23 +12,12 @@ import msgspec
 
 from mirror.errors import Invalid, MirrorError, NotFound, Offline
 from mirror.lockfiles import Missing, Outside, Target, Wanted, needed, select
-from mirror.model import File, Project
+from mirror.model import Project
 from mirror.repository import View
+from mirror.sync.pieces import Piece
 from mirror.sync.ways import Way, reason_of
 
 PAGES_AT_ONCE = 16
-
-
-class Piece(msgspec.Struct, frozen=True, kw_only=True):
-    """One file that is needed, with its sidecar."""
-
-    repository: str
-    project: str
-    file: File
-
-    @property
-    def key(self) -> tuple[str, str, str]:
-        return self.repository, self.project, self.file.filename
 
 
 class Problem(msgspec.Struct, frozen=True, kw_only=True):

@@ -4,16 +4,17 @@ The two ways differ in two questions only. Everything else (what is needed, in w
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Protocol
 
 from mirror.blobs import BlobStore
 from mirror.catalog import Catalog, Member
-from mirror.errors import MirrorError, MissingBlob, Offline, StorageFull
+from mirror.errors import MissingBlob, Offline, StorageFull
 from mirror.freshness import Demand
 from mirror.model import File
 from mirror.repository import Repository, View
 from mirror.sync.bulk import Bulk
+from mirror.sync.pieces import Piece, Told
 
 CONNECTIONS = 16
 """Files that are fetched at the same time."""
@@ -30,6 +31,9 @@ class Way(Protocol):
 
     async def bring(self, repository: str, project: str, file: File) -> None:
         """See to it that a file is held, with its sidecar. Raises MirrorError."""
+
+    async def bring_small(self, pieces: Sequence[Piece], told: Told) -> Sequence[Piece]:
+        """See to it that small files are held, many at once; what it leaves is for `bring`, where errors have words."""
 
 
 class Holdings:
@@ -110,18 +114,14 @@ class InProcess:
 
     async def bring(self, repository: str, project: str, file: File) -> None:
         listed = await self._repositories[repository].file(project, file.filename)  # policy has the last word
-        if self._bulk.takes(listed) and await self._small(repository, project, listed):
-            return
         if not await self._holdings.file(project, listed):
             await self._large(repository, project, listed)
         if not await self._holdings.sidecar(repository, project, listed):
             async with self._slots:
                 await self._repositories[repository].sidecar(project, file.filename)
 
-    async def _small(self, repository: str, project: str, file: File) -> bool:
-        """Whether a file and its sidecar are here now."""
-        format = self._repositories[repository].format
-        return len(await self._bulk.bring(format, project, file)) == 1 + format.has_sidecar(file)
+    async def bring_small(self, pieces: Sequence[Piece], told: Told) -> Sequence[Piece]:
+        return await self._bulk.bring(pieces, told)
 
     async def _large(self, repository: str, project: str, file: File) -> None:
         async with self._slots:
@@ -152,7 +152,11 @@ class Stored:
     async def bring(self, repository: str, project: str, file: File) -> None:
         raise Offline(f"{file.filename} is not held.")
 
+    async def bring_small(self, pieces: Sequence[Piece], told: Told) -> Sequence[Piece]:
+        return pieces
 
-def reason_of(error: MirrorError) -> str:
+
+def reason_of(error: Exception) -> str:
     """An error as the end of a line in a report."""
-    return str(error).rstrip(".")
+    said = (error.strerror or str(error)) if isinstance(error, OSError) else str(error)
+    return said.rstrip(".")
