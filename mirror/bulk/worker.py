@@ -23,6 +23,9 @@ from mirror.model import File, Format
 from mirror.transfer.digests import Digests
 from mirror.upstream import RawAnswer, Upstream, address, moment
 
+PATIENCE = 300.0
+"""Seconds that a batch may take; what has not come by then is left undone."""
+
 Fetched = list[tuple[str, str, Part]]
 """A file and perhaps its sidecar: file names, kinds, bytes that are verified."""
 
@@ -40,7 +43,9 @@ async def bring(kit: Kit, orders: Sequence[Order]) -> list[list[Brought]]:
             except (MirrorError, OSError):
                 pass  # the usual way finds out more
 
-    await asyncio.gather(*(work() for _ in range(kit.connections)))
+    with suppress(TimeoutError):
+        async with asyncio.timeout(PATIENCE):
+            await asyncio.gather(*(work() for _ in range(kit.connections)))
     try:
         kit.blobs.store_all([part for one in fetched for _, _, part in one])
     except (MirrorError, OSError):

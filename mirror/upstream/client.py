@@ -130,23 +130,21 @@ class Upstream:
         """
 
         headers = {"Accept": ask.accept, **headers}
-        async with self._page_slots:
-            return await self._whole(ask.url, headers, ask.limit, decompress=True, timeout=ask.timeout)
-
-    async def _whole(
-        self, url: URL, headers: Mapping[str, str], limit: int, *, decompress: bool, timeout: float | None = None
-    ) -> RawAnswer:
-        """An answer with all of its body, which may be `limit` bytes."""
 
         async def once() -> RawAnswer:
-            response = await self._begin(url, headers, decompress=decompress)
-            try:
-                body = await self._bounded(response, limit)
-            finally:
-                response.close()  # once the body has been read, this only gives the connection back
-            return RawAnswer(url=str(response.url), status=response.status, headers=response.headers, body=body)
+            return await self._once(ask.url, headers, ask.limit, decompress=True)
 
-        return await self._retrying(url, once, timeout)
+        async with self._page_slots:
+            return await self._retrying(ask.url, once, ask.timeout)
+
+    async def _once(self, url: URL, headers: Mapping[str, str], limit: int, *, decompress: bool) -> RawAnswer:
+        """An answer with all of its body, which may be `limit` bytes."""
+        response = await self._begin(url, headers, decompress=decompress)
+        try:
+            body = await self._bounded(response, limit)
+        finally:
+            response.close()  # once the body has been read, this only gives the connection back
+        return RawAnswer(url=str(response.url), status=response.status, headers=response.headers, body=body)
 
     async def _bounded(self, response: aiohttp.ClientResponse, limit: int) -> bytes:
         if (response.content_length or 0) > limit:
@@ -175,10 +173,11 @@ class Upstream:
     async def fetch_small(self, url: URL, size: int) -> RawAnswer:
         """A file at once, identity-encoded, of `size` bytes at most; for files that are no larger than a page.
 
-        Raises like `get`.
+        Raises like `get`, but asks only once, and gives up only on an upstream that says nothing for a while: for
+        callers who ask for many, bound the whole of it, and know what to do about those that fail.
         """
         async with self._file_slots:
-            raw = await self._whole(url, _IDENTITY, size, decompress=False)
+            raw = await self._once(url, _IDENTITY, size, decompress=False)
         if raw.status != 200:
             raise UpstreamProtocolError(f"{place(url)} answered {raw.status} to a request for a file.")
         return raw
