@@ -3,7 +3,7 @@
 import ipaddress
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -88,3 +88,24 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
         yield disk
     finally:
         subprocess.run(["umount", "-l", disk], check=True)
+
+
+@pytest.fixture
+def tell(record_property: Callable[[str, object], None]) -> Callable[[str], None]:
+    """For what a test that passes has to say: a figure, the versions it ran with. It is printed in the end."""
+    return lambda text: record_property("told", text)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Print what tests told."""
+    told = [
+        (report.nodeid.rpartition("::")[2], text)
+        for report in terminalreporter.stats.get("passed", [])
+        if report.when == "call"
+        for name, text in report.user_properties
+        if name == "told"
+    ]
+    if told:
+        terminalreporter.section("what tests tell")
+        for test, text in told:
+            terminalreporter.line(f"{test}: {text}")
