@@ -16,25 +16,25 @@ import mirror.pypi.upload
 import mirror.rubygems.routes
 import mirror.rubygems.upload
 from mirror import __version__
-from mirror.answers import Answers
 from mirror.auth import Guard, rules_of, tokens_of, users_of
 from mirror.blobs.local import LocalBlobs
 from mirror.catalog import Catalog, HeldFile
 from mirror.catalog.sqlite import SQLite
-from mirror.changing import Changing
 from mirror.config import AgesSettings, RepositorySettings, Settings, UpstreamSettings
-from mirror.endpoints import Endpoints
+from mirror.endpoints.changing import Changing
+from mirror.endpoints.explaining import Explaining
+from mirror.endpoints.feeding import Feeding
+from mirror.endpoints.monitoring import Endpoints
+from mirror.endpoints.state import State
 from mirror.errors import NotFound, Unauthorized
-from mirror.explaining import Explaining
 from mirror.feed import Feed, Listener
-from mirror.feeding import Feeding
 from mirror.freshness import Ages
-from mirror.http import errors
-from mirror.metrics import Metrics
+from mirror.http.answers import Answers
+from mirror.http.proxies import Proxies
+from mirror.http.semantics import errors
 from mirror.model import Format
 from mirror.policies import Policies
 from mirror.policy import Policy, Versions
-from mirror.proxies import Proxies
 from mirror.pypi import FORMAT as PYPI
 from mirror.pypi import about as pypi_about
 from mirror.pypi import versions as pypi_versions
@@ -45,14 +45,14 @@ from mirror.rubygems import versions as rubygems_versions
 from mirror.rubygems.following import Followed
 from mirror.rubygems.published import Published
 from mirror.sources import CachedUpstream
-from mirror.state import State
-from mirror.statistics import Statistics
+from mirror.telemetry.metrics import Metrics
+from mirror.telemetry.statistics import Statistics
+from mirror.telemetry.witness import Witness
 from mirror.transfer import Transfers
 from mirror.uploads import Records, Uploads, Writer, record_uploads
 from mirror.upstream import Credentials, Upstream, UpstreamOptions
 from mirror.web.browsing import Describing, KnownNames, Shelf, stored_names
 from mirror.web.routes import Pages
-from mirror.witness import Witness
 
 logger = logging.getLogger(__name__)
 

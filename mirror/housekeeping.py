@@ -6,9 +6,9 @@ from contextlib import suppress
 
 from mirror.app import FORMATS, Mirror, Store
 from mirror.config import Settings
+from mirror.endpoints.state import Swept
 from mirror.errors import MirrorError, StorageFull
 from mirror.sources import name_of
-from mirror.state import Swept
 from mirror.sweep import Sweeper, Verifier
 
 logger = logging.getLogger(__name__)

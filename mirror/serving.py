@@ -18,17 +18,18 @@ from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from mirror import __version__, ahead, follow, log
+from mirror import __version__, ahead, follow
 from mirror.app import Mirror, Store
 from mirror.config import LimitsSettings, Settings, TLSSettings
-from mirror.connections import Bounds, Connections, affordable, raise_open_files
 from mirror.errors import ConfigError
 from mirror.housekeeping import keep_in_order
-from mirror.lane import Lane, LaneRunner, Lanes
+from mirror.http.connections import Bounds, Connections, affordable, raise_open_files
+from mirror.http.lane import Lane, LaneRunner, Lanes
 from mirror.listening import LOOK, TLS, Listening
 from mirror.loops import event_loops, keep_smooth
-from mirror.observe import Observer
 from mirror.systemd import Notifier, listen_fds
+from mirror.telemetry import log
+from mirror.telemetry.observer import Observer
 
 logger = logging.getLogger(__name__)
 

@@ -5,8 +5,8 @@ import threading
 
 import pytest
 
-from mirror.answers import TRIES, Answers, Content
 from mirror.freshness import Demand
+from mirror.http.answers import TRIES, Answers, Content
 from mirror.model import Outcome
 
 KEY = ("pypi", "six", "simple", "text/html")

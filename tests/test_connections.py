@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from yarl import URL
 
-from mirror.connections import Bounds, Connections, affordable
+from mirror.http.connections import Bounds, Connections, affordable
 from tests.builders import wheel
 from tests.serving import Serving, repositories, serving
 from tests.simulator import Simulator

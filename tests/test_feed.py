@@ -10,8 +10,8 @@ from typing import Any
 import aiohttp
 import pytest
 
-from mirror import feeding
 from mirror.config import Settings
+from mirror.endpoints import feeding
 from mirror.model import Event
 from mirror.serving import Service
 from tests.builders import gem, sdist, wheel

@@ -5,7 +5,7 @@ from aiohttp.test_utils import make_mocked_request
 
 from mirror import errors
 from mirror.freshness import Demand
-from mirror.http import choose_encoding, demand_of, error_response, matches, negotiate, outside, status_of
+from mirror.http.semantics import choose_encoding, demand_of, error_response, matches, negotiate, outside, status_of
 
 OFFERED = ("text/html", "application/json", "application/special")
 

@@ -7,11 +7,11 @@ from email.utils import parsedate_to_datetime
 import pytest
 from aiohttp import web
 
-from mirror.lane import LaneRunner, Lanes, Ready
+from mirror.http.lane import LaneRunner, Lanes, Ready
+from mirror.http.send import Raw, make_head
 from mirror.memory import Validity
-from mirror.metrics import Metrics
-from mirror.observe import Observer
-from mirror.send import Raw, make_head
+from mirror.telemetry.metrics import Metrics
+from mirror.telemetry.observer import Observer
 
 REQUEST = b"GET /page HTTP/1.1\r\nHost: mirror.example\r\n\r\n"
 
@@ -145,7 +145,7 @@ async def test_pipelined_requests_are_answered_in_order(site: Site) -> None:
 
 
 def test_what_is_remembered_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("mirror.lane.MOST_BYTES", 10_000)
+    monkeypatch.setattr("mirror.http.lane.MOST_BYTES", 10_000)
     lanes = Lanes(lambda ready, client: None, 75, lambda: 0.0)
     for number in range(100):
         lanes.put(b"%d" % number, Ready(Validity(1.0), 200, b"", b"x" * 1000, None))

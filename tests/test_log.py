@@ -13,8 +13,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mirror import log
-from mirror.log import AccessLog, Damper, audit, printable, redact, request_id
+from mirror.telemetry import log
+from mirror.telemetry.log import AccessLog, Damper, audit, printable, redact, request_id
 
 
 class Standstill(io.RawIOBase):
@@ -291,7 +291,7 @@ class TestApplicationLog:
 
 def test_a_process_that_ends_without_closing_does_not_hang_on_its_log() -> None:
     program = (
-        "import os; from mirror.log import AccessLog\n"
+        "import os; from mirror.telemetry.log import AccessLog\n"
         "read, write = os.pipe()\n"
         "access = AccessLog(os.fdopen(write, 'wb', buffering=0), json=True, delay=0)\n"
         "for n in range(19_000): access.add('a', 'b', 'GET', '/' + 'x' * 900, 200, 1, 0.1, 'hit', 'agent')\n"

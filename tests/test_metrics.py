@@ -12,7 +12,7 @@ import pytest
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
 from prometheus_client.parser import text_string_to_metric_families
 
-from mirror.metrics import REQUEST_BUCKETS, Metrics, Snapshot, Totals, UpstreamState
+from mirror.telemetry.metrics import REQUEST_BUCKETS, Metrics, Snapshot, Totals, UpstreamState
 
 DASHBOARD = Path(__file__).parent.parent / "config" / "grafana-dashboard.json"
 

@@ -16,7 +16,7 @@ from multidict import CIMultiDict, CIMultiDictProxy
 from yarl import URL
 
 from mirror.errors import Invalid
-from mirror.proxies import Proxies, Told
+from mirror.http.proxies import Proxies, Told
 from tests.builders import gem, wheel
 from tests.serving import Spawned, repositories, serving, spawned
 from tests.simulator import Simulator

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 
 from mirror.blobs.local import LocalBlobs
 from mirror.errors import UpstreamUnavailable
+from mirror.http.send import make_head, parse_range, send
 from mirror.model import Body
-from mirror.send import make_head, parse_range, send
 
 Fetch = Callable[..., "asyncio.Future[tuple[int, Mapping[str, str], bytes]]"]
 

@@ -8,9 +8,9 @@ import pytest
 from mirror.catalog import Catalog
 from mirror.catalog.counters import KEPT_HOURS
 from mirror.catalog.sqlite import SQLite
-from mirror.metrics import Metrics
 from mirror.model import Event
-from mirror.statistics import HOUR, Statistics
+from mirror.telemetry.metrics import Metrics
+from mirror.telemetry.statistics import HOUR, Statistics
 
 NOON = 20_000 * 24 * HOUR + 12 * HOUR + 600.0
 

@@ -18,7 +18,6 @@ from collections.abc import Callable, Iterable, Mapping
 import msgspec
 from aiohttp import web
 
-from mirror import log
 from mirror.auth.credentials import ShownPassword, ShownToken, digest, is_token, new_token, parse
 from mirror.auth.passwords import Passwords
 from mirror.auth.patience import Patience
@@ -26,9 +25,10 @@ from mirror.auth.rights import ANONYMOUS, Identity, Rules, Scope, scope
 from mirror.catalog import Accounts, Token, User
 from mirror.errors import Forbidden, MirrorError, Unauthorized, UnknownProject
 from mirror.flight import SingleFlight
-from mirror.http import client_of
+from mirror.http.semantics import client_of
 from mirror.memory import Memory
 from mirror.model import Grant, Right
+from mirror.telemetry import log
 
 logger = logging.getLogger(__name__)
 

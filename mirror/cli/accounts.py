@@ -50,8 +50,8 @@ def grant_options(command: Callable[..., T]) -> Callable[..., T]:
 
 def settings_of(config: Path | None, data_dir: Path | None) -> "Settings":
     """The settings, with the log going where the server's goes. Raises ConfigError."""
-    from mirror import log
     from mirror.config import load
+    from mirror.telemetry import log
 
     settings = load(config, {"data_dir": data_dir} if data_dir else None)
     log.configure(settings.log.format, settings.log.level)
@@ -122,7 +122,7 @@ def caller() -> str:
 
 def audited(what: str, serial: int | None = None, **facts: str | None) -> None:
     """Leave an audit line: a change by whoever runs this command."""
-    from mirror import log
+    from mirror.telemetry import log
 
     log.audit(what, who=caller(), client="local", serial=serial, **facts)
 

@@ -85,7 +85,7 @@ def _repository(settings: "Settings", path: Path, wanted: str | None) -> str:
 async def _add(settings: "Settings", writer: "Writer", path: Path) -> "Change":
     import asyncio
 
-    from mirror.receive import incoming
+    from mirror.http.receive import incoming
 
     async with incoming(settings.data_dir / "incoming") as copy:
         await asyncio.to_thread(shutil.copyfile, path, copy.path)

@@ -118,8 +118,8 @@ def _stored(settings: "Settings", repositories: list[str], name: str, version: s
     import msgspec
 
     from mirror.app import working
+    from mirror.endpoints.explaining import explained
     from mirror.errors import Invalid, NotFound, Offline
-    from mirror.explaining import explained
     from mirror.serving import lock
 
     if not settings.catalog_file.exists():

@@ -24,9 +24,9 @@ if TYPE_CHECKING:
     from mirror.catalog import Files
     from mirror.cli.through import Through
     from mirror.config import Settings, UpstreamSettings
+    from mirror.endpoints.state import Following
     from mirror.follow import Follower, Reach, Remote
     from mirror.sources import CachedUpstream
-    from mirror.state import Following
 
 SAME_AGAIN = 2.1
 """Seconds after which a running mirror asks its upstream for the list of gems again, when it did so just now."""

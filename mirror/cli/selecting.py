@@ -57,9 +57,9 @@ def selection_options(command: Callable[..., T], *, required: bool = True) -> Ca
 
 def settings_of(config: Path | None, data_dir: Path | None) -> "Settings":
     """The settings, as `serve` would have them; of the log only what is wrong. Raises ConfigError."""
-    from mirror import log
     from mirror.cli.checking import check
     from mirror.config import load
+    from mirror.telemetry import log
 
     settings = load(config, {"data_dir": data_dir} if data_dir else None, check)
     log.configure(settings.log.format, "warning")

@@ -56,8 +56,8 @@ async def _totals(path: Path) -> dict[str, Any]:
     from mirror import __version__
     from mirror.catalog import Catalog
     from mirror.catalog.sqlite import SQLite
-    from mirror.metrics import Metrics
-    from mirror.statistics import Statistics
+    from mirror.telemetry.metrics import Metrics
+    from mirror.telemetry.statistics import Statistics
 
     database = SQLite(path)
     await database.open()

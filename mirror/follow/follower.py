@@ -12,10 +12,10 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping
 from typing import Protocol
 
 from mirror.catalog import Cursor, Cursors
+from mirror.endpoints.state import Following
 from mirror.errors import Blocked, MirrorError, NotFound, StorageFull
 from mirror.follow.remote import HeldLine, Line, Lost, Place, Remote
 from mirror.policy import matches
-from mirror.state import Following
 
 logger = logging.getLogger(__name__)
 

@@ -13,7 +13,6 @@ import msgspec
 from aiohttp import web
 from yarl import URL
 
-from mirror.answers import Answers, Content
 from mirror.auth import Reading
 from mirror.errors import (
     Invalid,
@@ -25,14 +24,15 @@ from mirror.errors import (
     UpstreamRefused,
 )
 from mirror.freshness import Demand
-from mirror.http import KIND, OUTCOME, REMOVED, REPOSITORY, demand_of, negotiate, outside, prefix_of
+from mirror.http.answers import Answers, Content
+from mirror.http.semantics import KIND, OUTCOME, REMOVED, REPOSITORY, demand_of, negotiate, outside, prefix_of
+from mirror.http.send import http_date, once_more, send
 from mirror.model import File, Page, Project
 from mirror.policy import as_of
 from mirror.policy import moment as past
 from mirror.pypi import index, legacy, pages, versions
 from mirror.pypi.names import canonical, safe_filename
 from mirror.repository import Repository, View, worst
-from mirror.send import http_date, once_more, send
 from mirror.sources import Document
 
 JSON = "application/vnd.pypi.simple.v1+json"

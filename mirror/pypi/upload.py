@@ -15,14 +15,14 @@ import msgspec
 from aiohttp import web
 from packaging.specifiers import InvalidSpecifier, SpecifierSet
 
-from mirror import log
 from mirror.auth import Guard, Identity, address_of
 from mirror.config import LimitsSettings
 from mirror.errors import Conflict, Invalid, TooLarge
-from mirror.http import KIND, REPOSITORY
+from mirror.http.receive import Form, incoming, receive_form
+from mirror.http.semantics import KIND, REPOSITORY
 from mirror.model import File, Kept
 from mirror.pypi.names import canonical, canonical_version, kind_of, parse_filename
-from mirror.receive import Form, incoming, receive_form
+from mirror.telemetry import log
 from mirror.uploads import AlreadyThere, Change, Writer
 
 ATTESTATIONS_LIMIT = 256 << 10

@@ -18,11 +18,12 @@ from typing import get_args
 
 from aiohttp import web
 
-from mirror.answers import IN_LOOP, SMALL, Answer, Answers, Content
 from mirror.auth import Reading, Scope
 from mirror.errors import Invalid, NotFound, UnknownFile, UnknownProject, UpstreamError
 from mirror.freshness import Demand
-from mirror.http import KIND, OUTCOME, REMOVED, REPOSITORY, choose_encoding, demand_of, matches, outside
+from mirror.http.answers import IN_LOOP, SMALL, Answer, Answers, Content
+from mirror.http.semantics import KIND, OUTCOME, REMOVED, REPOSITORY, choose_encoding, demand_of, matches, outside
+from mirror.http.send import REMEMBERED, Raw, Sent, finish_head, http_date, make_head, once_more, send
 from mirror.memory import Validity
 from mirror.model import Outcome, Page, Project
 from mirror.policy import as_of
@@ -33,7 +34,6 @@ from mirror.rubygems.index import PublishedLog, VersionsMap, Which
 from mirror.rubygems.names import GENERIC, FullName, canonical, parse_gem_filename, split_full_name
 from mirror.rubygems.pages import Links
 from mirror.rubygems.published import Published
-from mirror.send import REMEMBERED, Raw, Sent, finish_head, http_date, make_head, once_more, send
 
 TEXT = "text/plain; charset=utf-8"
 BINARY = "application/octet-stream"

@@ -13,16 +13,16 @@ from urllib.parse import parse_qsl
 import msgspec
 from aiohttp import web
 
-from mirror import log
 from mirror.auth import Guard, Identity, address_of, asked
 from mirror.catalog import Accounts, User
 from mirror.config import LimitsSettings
 from mirror.errors import Conflict, Forbidden, Invalid, NotFound, TooLarge
-from mirror.http import KIND, REPOSITORY
+from mirror.http.receive import SMALL, Form, Incoming, incoming, read_body, receive_body, receive_form
+from mirror.http.semantics import KIND, REPOSITORY
 from mirror.model import Grant, Page, Right
-from mirror.receive import SMALL, Form, Incoming, incoming, read_body, receive_body, receive_form
 from mirror.repository import Repository
 from mirror.rubygems.names import GENERIC, canonical, full_name, number, parse_gem_filename
+from mirror.telemetry import log
 from mirror.uploads import Writer
 
 ATTESTATIONS_LIMIT = 256 << 10

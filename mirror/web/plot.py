@@ -5,7 +5,7 @@ from datetime import UTC, datetime
 
 import msgspec
 
-from mirror.statistics import Span
+from mirror.telemetry.statistics import Span
 from mirror.web.views import count, share, size
 
 WIDTH, HEIGHT = 720.0, 180.0

@@ -16,10 +16,10 @@ from mirror.catalog import Catalog
 from mirror.errors import Invalid, MirrorError, NotFound, Unauthorized
 from mirror.feed import Feed
 from mirror.flight import SingleFlight
-from mirror.http import error_response, outside, qualities
+from mirror.http.semantics import error_response, outside, qualities
 from mirror.merge import chosen
 from mirror.model import About
-from mirror.statistics import Span
+from mirror.telemetry.statistics import Span
 from mirror.web import clients, views
 from mirror.web.abouts import Abouts, version_shown
 from mirror.web.browsing import Browsing, Shelf

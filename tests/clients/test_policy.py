@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from mirror.http import Note
-from mirror.observe import Observer
+from mirror.http.semantics import Note
+from mirror.telemetry.observer import Observer
 from tests.builders import gem, sdist, wheel
 from tests.clients import require_client
 from tests.clients.ruby import Home, Ruby, rubies

@@ -1,6 +1,6 @@
 """What the routes decide by themselves: which files are said to have metadata, and where things are."""
 
-from mirror.http import negotiate
+from mirror.http.semantics import negotiate
 from mirror.model import File, Project
 from mirror.pypi.routes import OFFERED, _linker, _provenance_linker, advertised
 

@@ -8,7 +8,7 @@ import pytest
 from aiohttp.test_utils import make_mocked_request
 
 from mirror.auth import digest, new_token
-from mirror.http import ORIGIN
+from mirror.http.semantics import ORIGIN
 from mirror.web.abouts import Abouts
 from mirror.web.routes import _root
 from tests.builders import gem, sdist, wheel

@@ -9,7 +9,7 @@ from mirror.model import About, File, Need, Project
 from mirror.policy import Verdict
 from mirror.pypi import about as pypi
 from mirror.pypi import versions
-from mirror.statistics import Span
+from mirror.telemetry.statistics import Span
 from mirror.web import clients, views
 from mirror.web.plot import plot
 

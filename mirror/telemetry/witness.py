@@ -10,11 +10,11 @@ from collections.abc import Awaitable, Callable
 from aiohttp import web
 from aiohttp.typedefs import Middleware
 
-from mirror import log
 from mirror.auth import Guard, address_of
 from mirror.catalog import RemovedFiles
 from mirror.errors import Blocked, StorageFull, Unauthorized
-from mirror.http import REMOVED, REPOSITORY
+from mirror.http.semantics import REMOVED, REPOSITORY
+from mirror.telemetry import log
 
 logger = logging.getLogger(__name__)
 

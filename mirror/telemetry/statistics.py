@@ -9,7 +9,7 @@ import msgspec
 
 from mirror.catalog import Catalog
 from mirror.errors import StorageFull
-from mirror.metrics import Metrics
+from mirror.telemetry.metrics import Metrics
 
 logger = logging.getLogger(__name__)
 

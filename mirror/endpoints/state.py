@@ -14,9 +14,9 @@ from mirror import __version__
 from mirror.catalog import Catalog
 from mirror.config import Settings
 from mirror.feed import Feed
-from mirror.metrics import Metrics, Snapshot, UpstreamState
 from mirror.sources import CachedUpstream
-from mirror.statistics import Statistics
+from mirror.telemetry.metrics import Metrics, Snapshot, UpstreamState
+from mirror.telemetry.statistics import Statistics
 from mirror.transfer import Transfers
 from mirror.upstream import Upstream
 

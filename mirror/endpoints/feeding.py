@@ -23,7 +23,7 @@ from mirror.auth import Guard, Scope, address_of
 from mirror.catalog import Contents, Position
 from mirror.errors import Forbidden, Invalid, MirrorError, NotFound, Unauthorized, Unavailable
 from mirror.feed import AT_ONCE, Feed
-from mirror.http import KIND, outside
+from mirror.http.semantics import KIND, outside
 from mirror.model import Event
 from mirror.repository import Repository
 

@@ -5,11 +5,11 @@ from typing import cast
 from aiohttp import web
 from aiohttp.abc import AbstractAccessLogger
 
-from mirror.http import GIVEN_ID, Note, client_of, note
-from mirror.lane import Ready, lane_of
-from mirror.log import AccessLog, request_id
-from mirror.metrics import Kind, Metrics
+from mirror.http.lane import Ready, lane_of
+from mirror.http.semantics import GIVEN_ID, Note, client_of, note
 from mirror.model import Outcome
+from mirror.telemetry.log import AccessLog, request_id
+from mirror.telemetry.metrics import Kind, Metrics
 
 
 class Observer:

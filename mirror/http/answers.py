@@ -18,10 +18,10 @@ from aiohttp import web
 
 from mirror.flight import Changes, SingleFlight
 from mirror.freshness import Demand
-from mirror.http import OUTCOME, choose_encoding, matches
+from mirror.http.semantics import OUTCOME, choose_encoding, matches
+from mirror.http.send import Raw, make_head
 from mirror.memory import Memory, Validity
 from mirror.model import Outcome
-from mirror.send import Raw, make_head
 
 if sys.version_info >= (3, 14):
     from compression import zstd

@@ -17,7 +17,7 @@ from typing import Any, cast
 
 from aiohttp import web
 
-from mirror.connections import Bounds, Connections
+from mirror.http.connections import Bounds, Connections
 from mirror.memory import Validity
 
 LONGEST = 4096

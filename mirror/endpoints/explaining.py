@@ -14,7 +14,7 @@ from aiohttp import web
 from mirror.auth import Guard
 from mirror.catalog import Files
 from mirror.errors import NotFound
-from mirror.http import KIND, REPOSITORY, qualities
+from mirror.http.semantics import KIND, REPOSITORY, qualities
 from mirror.merge import chosen
 from mirror.model import File
 from mirror.policy import explain, verdict

@@ -14,13 +14,13 @@ from urllib.parse import parse_qsl
 import msgspec
 from aiohttp import web
 
-from mirror import log
 from mirror.auth import Guard, address_of
 from mirror.catalog import Uploads
 from mirror.errors import Invalid, NotFound, UnknownProject
-from mirror.http import KIND, REPOSITORY
+from mirror.http.receive import read_body
+from mirror.http.semantics import KIND, REPOSITORY
 from mirror.model import Right
-from mirror.receive import read_body
+from mirror.telemetry import log
 from mirror.uploads import Change, Writer
 
 LONGEST = 10_000

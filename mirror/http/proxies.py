@@ -16,7 +16,7 @@ from aiohttp.typedefs import Middleware
 from multidict import CIMultiDictProxy
 
 from mirror.errors import Invalid
-from mirror.http import CLIENT, GIVEN_ID, HOST, ORIGIN, PREFIX
+from mirror.http.semantics import CLIENT, GIVEN_ID, HOST, ORIGIN, PREFIX
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network

@@ -23,8 +23,8 @@ from aiohttp import web
 
 from mirror.blobs.local import off_loop
 from mirror.errors import MirrorError, MissingBlob
-from mirror.http import matches, note
-from mirror.lane import Ready, date, lane_of
+from mirror.http.lane import Ready, date, lane_of
+from mirror.http.semantics import matches, note
 from mirror.memory import Validity
 from mirror.model import Body
 

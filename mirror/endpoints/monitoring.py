@@ -5,8 +5,8 @@ from collections.abc import Awaitable, Callable
 import msgspec
 from aiohttp import web
 
-from mirror.http import KIND
-from mirror.state import State
+from mirror.endpoints.state import State
+from mirror.http.semantics import KIND
 
 NO_STORE = {"Cache-Control": "no-store"}
 
