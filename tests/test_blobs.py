@@ -158,8 +158,8 @@ async def test_many_are_stored_at_once_and_each_is_a_blob_like_any_other(
     broken = tmp_path / "blobs" / parts[1].digest[:2] / parts[1].digest
     broken.parent.mkdir(exist_ok=True)
     broken.touch()  # what a power failure leaves behind is replaced
-    held = blobs.store_all([*parts, parts[2]])
-    (again,) = blobs.store_all(parts[:1])
+    held = await blobs.store_all([*parts, parts[2]])
+    (again,) = await blobs.store_all(parts[:1])
     assert again.digest == parts[0].digest
     assert [one.digest for one in held] == [one.digest for one in (*parts, parts[2])]
     for one in parts:
@@ -175,12 +175,12 @@ async def test_a_full_disk_leaves_nothing_of_many(blobs: LocalBlobs, monkeypatch
 
     monkeypatch.setattr(os, "replace", full)
     with pytest.raises(StorageFull):
-        blobs.store_all([part(b"a"), part(b"b")])
+        await blobs.store_all([part(b"a"), part(b"b")])
     assert list(blobs.incoming.iterdir()) == []
     assert await everything(blobs) == []
 
 
 async def test_a_digest_that_is_none_never_becomes_a_path(blobs: LocalBlobs) -> None:
     with pytest.raises(MissingBlob):
-        blobs.store_all([Part(content=b"a", digest="../../a")])
+        await blobs.store_all([Part(content=b"a", digest="../../a")])
     assert await everything(blobs) == []

@@ -92,10 +92,11 @@ class BlobStore(Protocol):
     async def write(self, content: bytes) -> Held:
         """Store something small that is in memory. Raises StorageFull."""
 
-    def store_all(self, parts: Sequence[Part]) -> list[Held]:
+    async def store_all(self, parts: Sequence[Part]) -> list[Held]:
         """Store many small things together, far cheaper than one after the other; each is durable when this returns.
 
-        Blocking, for a process that does nothing else. Raises StorageFull or OSError, and has then stored none of them.
+        Blocks for as long as writing takes, for a process that does nothing else; only making it durable happens off
+        the event loop. Raises StorageFull or OSError, and has then stored none of them.
         """
 
     async def delete(self, digest: str) -> None:

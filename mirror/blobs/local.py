@@ -180,7 +180,7 @@ class LocalBlobs:
             finally:
                 path.unlink(missing_ok=True)
 
-    def store_all(self, parts: Sequence[Part]) -> list[Held]:
+    async def store_all(self, parts: Sequence[Part]) -> list[Held]:
         """All are written before any is synced, and all renamed before any directory is: two syncs for many files."""
         self.room.check(sum(len(part.content) for part in parts))
         incoming = f"{self.incoming}/{secrets.token_hex(16)}"
@@ -196,10 +196,10 @@ class LocalBlobs:
                 for shard in shards:
                     if not os.path.isdir(shard):
                         os.makedirs(shard, exist_ok=True)
-                _sync_all([path for path, _ in moves], self.root)
+                await off_loop(lambda: _sync_all([path for path, _ in moves], self.root))
                 for path, target in moves:
                     os.replace(path, target)
-                _sync_all([*shards, str(self.root)], self.root)
+                await off_loop(lambda: _sync_all([*shards, str(self.root)], self.root))
             except BaseException:
                 for path, _ in moves:
                     Path(path).unlink(missing_ok=True)

@@ -10,7 +10,7 @@ The surprise: what a worker works with are live objects (upstreams, formats, the
 through a socket of our own; nothing that comes from outside is ever read that way.
 """
 
-from mirror.bulk.crew import Crew, Worker, working
-from mirror.bulk.orders import Brought, Kit, Order
+from mirror.bulk.crew import Crew, Hand, working
+from mirror.bulk.orders import HANDS, Brought, Kit, Order
 
-__all__ = ["Brought", "Crew", "Kit", "Order", "Worker", "working"]
+__all__ = ["HANDS", "Brought", "Crew", "Hand", "Kit", "Order", "working"]

@@ -11,7 +11,7 @@ import threading
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, suppress
 
-from mirror.bulk.orders import ANSWERS, ENCODER, LENGTH, Brought, Kit, Order
+from mirror.bulk.orders import ANSWERS, ENCODER, HANDS, Brought, Kit, Order, receive, send
 from mirror.loops import event_loops
 
 logger = logging.getLogger(__name__)
@@ -25,9 +25,11 @@ class Crew:
 
         Later a new interpreter is started, which takes a while to load what it needs.
         """
-        pairs = [socket.socketpair() for _ in range(count)]
-        theirs = [their.fileno() for _, their in pairs]
+        pairs = [socket.socketpair() for _ in range(count * HANDS)]
+        numbers = [their.fileno() for _, their in pairs]
+        theirs = [numbers[at : at + HANDS] for at in range(0, len(numbers), HANDS)]
         self.ends = [ours for ours, _ in pairs]
+        """Of the hands."""
         self._pid: int | None = _forked(theirs, self.ends) if _alone() else _started(theirs)
         for _, their in pairs:
             their.close()
@@ -61,7 +63,7 @@ def _alone() -> bool:
     return False
 
 
-def _forked(sockets: list[int], not_theirs: list[socket.socket]) -> int:
+def _forked(workers: list[list[int]], not_theirs: list[socket.socket]) -> int:
     """The process that leads a group of its own; it has all modules that are loaded here."""
     from mirror.bulk import worker
 
@@ -72,7 +74,7 @@ def _forked(sockets: list[int], not_theirs: list[socket.socket]) -> int:
             os.setpgid(0, 0)
             for end in not_theirs:
                 end.close()
-            worker.main(sockets)
+            worker.main(workers)
         finally:
             os._exit(0)  # nothing of the process it was is to be tidied up here
     with suppress(OSError):  # whichever is first; signals of the terminal are for us alone
@@ -80,56 +82,51 @@ def _forked(sockets: list[int], not_theirs: list[socket.socket]) -> int:
     return pid
 
 
-def _started(sockets: list[int]) -> int:
-    for number in sockets:
-        os.set_inheritable(number, True)
-    command = [sys.executable, "-m", "mirror.bulk.worker", *map(str, sockets)]
+def _started(workers: list[list[int]]) -> int:
+    for sockets in workers:
+        for number in sockets:
+            os.set_inheritable(number, True)
+    command = [sys.executable, "-m", "mirror.bulk.worker", *(",".join(map(str, sockets)) for sockets in workers)]
     return os.posix_spawn(sys.executable, command, os.environ, setpgroup=0)
 
 
-class Worker:
-    """One worker."""
+class Hand:
+    """One hand of a worker."""
 
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._reader = reader
         self._writer = writer
-        self.turn = asyncio.Lock()
-        """Held by whoever gives orders: one batch at a time."""
 
     def equip(self, kit: Kit) -> None:
         """Say what to work with: once, and first."""
-        self._send(pickle.dumps(kit))
+        send(self._writer, pickle.dumps(kit))
 
     async def bring(self, orders: Sequence[Order]) -> list[list[Brought]]:
         """What was brought for each order: the file first, then its sidecar; nothing for what is left to others.
 
-        All of it is durable.
+        All of it is durable. One batch at a time.
         """
         try:
-            self._send(ENCODER.encode(orders))
+            send(self._writer, ENCODER.encode(orders))
             await self._writer.drain()
-            (size,) = LENGTH.unpack(await self._reader.readexactly(LENGTH.size))
-            return ANSWERS.decode(await self._reader.readexactly(size))
+            return ANSWERS.decode(await receive(self._reader))
         except (OSError, asyncio.IncompleteReadError):
             logger.warning("A process that fetches small files is gone; they come one by one.")
             return [[] for _ in orders]
 
-    def _send(self, message: bytes) -> None:
-        self._writer.writelines((LENGTH.pack(len(message)), message))
-
 
 @asynccontextmanager
-async def working(crew: Crew, kit: Kit) -> AsyncIterator[list[Worker]]:
-    """A crew at work, for the length of the block; what it is at is given up in the end, and so is the crew."""
+async def working(crew: Crew, kit: Kit) -> AsyncIterator[list[Hand]]:
+    """The hands of a crew, at work for the length of the block; what they are at is given up in the end."""
     writers = []
     try:
-        workers = []
+        hands = []
         for end in crew.ends:
             reader, writer = await asyncio.open_connection(sock=end)
             writers.append(writer)
-            workers.append(Worker(reader, writer))
-            workers[-1].equip(kit)
-        yield workers
+            hands.append(Hand(reader, writer))
+            hands[-1].equip(kit)
+        yield hands
     finally:
         for writer in writers:
             writer.close()

@@ -1,5 +1,6 @@
-"""What is said between a worker and the process that gives the orders, and how it is put on the wire."""
+"""What is said between the hand of a worker and the process that gives the orders, and how it is put on the wire."""
 
+import asyncio
 import struct
 from collections.abc import Mapping
 
@@ -10,11 +11,15 @@ from mirror.model import File, Format
 from mirror.upstream import Upstream
 
 LENGTH = struct.Struct(">Q")
-"""Stands before each message: the first to a worker is a Kit, as a pickle; after that all are MessagePack."""
+"""Stands before each message: the first to a hand is a Kit, as a pickle; after that all are MessagePack."""
+
+
+HANDS = 2
+"""Of each worker: while the one waits for the disk, the other fetches."""
 
 
 class Kit(msgspec.Struct, frozen=True, kw_only=True):
-    """What a worker works with: the first message to it."""
+    """What a hand works with: the first message to it."""
 
     formats: Mapping[str, Format]
     """By their names."""
@@ -22,7 +27,7 @@ class Kit(msgspec.Struct, frozen=True, kw_only=True):
     """By the names of their sources."""
     blobs: BlobStore
     connections: int
-    """Of one worker."""
+    """Of one hand."""
 
 
 class Order(msgspec.Struct, frozen=True):
@@ -46,3 +51,14 @@ ENCODER = msgspec.msgpack.Encoder()
 ORDERS = msgspec.msgpack.Decoder(list[Order])
 ANSWERS = msgspec.msgpack.Decoder(list[list[Brought]])
 """One list for each order, in their order."""
+
+
+def send(writer: asyncio.StreamWriter, message: bytes) -> None:
+    """Put a message on the wire; to be drained."""
+    writer.writelines((LENGTH.pack(len(message)), message))
+
+
+async def receive(reader: asyncio.StreamReader) -> bytes:
+    """The next message. Raises IncompleteReadError and OSError when there will be none."""
+    (size,) = LENGTH.unpack(await reader.readexactly(LENGTH.size))
+    return await reader.readexactly(size)

@@ -1,8 +1,8 @@
-"""A worker, as a process: `python -m mirror.bulk.worker SOCKET…`, one for each socket that it is started with.
+"""A worker, as a process: `python -m mirror.bulk.worker SOCKETS …`, one for each comma-separated list of sockets.
 
-It forks first: modules are loaded once. Everything is done on one thread on purpose: a second one that makes thousands
-of short calls into the kernel slows both down. The disk is waited for while the other workers fetch. It ends when its
-socket does.
+It forks first: modules are loaded once. Each of its sockets is a hand, which has one batch at a time. Everything but
+making files durable is done on one thread on purpose: a second one that makes thousands of short calls into the kernel
+slows both down. It ends when its sockets do.
 """
 
 import asyncio
@@ -13,10 +13,9 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
-from io import BufferedRWPair
 
 from mirror.blobs import MemoryBody, Part
-from mirror.bulk.orders import ENCODER, LENGTH, ORDERS, Brought, Kit, Order
+from mirror.bulk.orders import ENCODER, ORDERS, Brought, Kit, Order, receive, send
 from mirror.errors import Invalid, MirrorError, UpstreamProtocolError
 from mirror.loops import event_loops, keep_smooth
 from mirror.model import File, Format
@@ -47,7 +46,7 @@ async def bring(kit: Kit, orders: Sequence[Order]) -> list[list[Brought]]:
         async with asyncio.timeout(PATIENCE):
             await asyncio.gather(*(work() for _ in range(kit.connections)))
     try:
-        kit.blobs.store_all([part for one in fetched for _, _, part in one])
+        await kit.blobs.store_all([part for one in fetched for _, _, part in one])
     except (MirrorError, OSError):
         return [[] for _ in orders]
     return [[Brought(name, kind, part.digest, len(part.content)) for name, kind, part in one] for one in fetched]
@@ -82,43 +81,43 @@ def _date(file: File, raw: RawAnswer) -> int | None:
     return None if date is None else min(max(0, date), int(time.time()))
 
 
-def serve(messages: BufferedRWPair) -> None:
-    """Do what is ordered, batch after batch, until nobody orders any more."""
-    first = _next(messages)
-    if not first:
-        return  # nobody has anything to bring
-    kit: Kit = pickle.loads(first)
+async def serve(number: int) -> None:
+    """Be a hand: do what is ordered through a socket, batch after batch, until nobody orders any more."""
+    # An OSError: who gave the orders is gone.
+    with suppress(asyncio.IncompleteReadError, OSError):
+        reader, writer = await asyncio.open_connection(sock=socket.socket(fileno=number))
+        kit: Kit = pickle.loads(await receive(reader))
+        try:
+            while True:
+                orders = ORDERS.decode(await receive(reader))
+                send(writer, ENCODER.encode(await bring(kit, orders)))
+                await writer.drain()
+        finally:
+            writer.close()
+            for upstream in kit.upstreams.values():
+                await upstream.close()
+
+
+async def work(sockets: Sequence[int]) -> None:
+    """Be a worker."""
+    await asyncio.gather(*map(serve, sockets))
+
+
+def main(workers: Sequence[Sequence[int]]) -> None:
+    """Become one process for each list of sockets."""
+    mine, *others = workers
+    for sockets in others:
+        if os.fork() == 0:
+            mine = sockets
+            break
+    for sockets in workers:
+        if sockets is not mine:
+            for number in sockets:
+                os.close(number)  # else its worker would never see its end
     keep_smooth()
     with asyncio.Runner(loop_factory=event_loops()) as runner:
-        # An OSError: who gave the orders is gone.
-        with suppress(OSError):
-            while message := _next(messages):
-                answer = ENCODER.encode(runner.run(bring(kit, ORDERS.decode(message))))
-                messages.write(LENGTH.pack(len(answer)) + answer)
-                messages.flush()
-        for upstream in kit.upstreams.values():
-            runner.run(upstream.close())
-
-
-def _next(messages: BufferedRWPair) -> bytes:
-    """The next message; nothing when there will be no more."""
-    head = messages.read(LENGTH.size)
-    return messages.read(LENGTH.unpack(head)[0]) if len(head) == LENGTH.size else b""
-
-
-def main(sockets: Sequence[int]) -> None:
-    """Become one process for each socket."""
-    mine, *others = sockets
-    for number in others:
-        if os.fork() == 0:
-            mine = number
-            break
-    for number in sockets:
-        if number != mine:
-            os.close(number)  # else its worker would never see its end
-    with suppress(OSError), socket.socket(fileno=mine) as connection, connection.makefile("rwb") as messages:
-        serve(messages)
+        runner.run(work(mine))
 
 
 if __name__ == "__main__":
-    main([int(number) for number in sys.argv[1:]])
+    main([[int(number) for number in sockets.split(",")] for sockets in sys.argv[1:]])

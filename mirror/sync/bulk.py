@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 
 from mirror.blobs import BlobStore
-from mirror.bulk import Brought, Crew, Kit, Order, Worker, working
+from mirror.bulk import HANDS, Brought, Crew, Hand, Kit, Order, working
 from mirror.catalog import Files, HeldFile
 from mirror.errors import MirrorError
 from mirror.feed import Feed
@@ -23,7 +23,7 @@ from mirror.upstream import Upstream
 SMALL = 64 << 10
 """Bytes up to which a file counts as small."""
 BATCH = 256
-"""The most files that a worker is given at a time, and so the most that share a commit …"""
+"""The most files that a hand is given at a time, and so the most that share a commit …"""
 WORTH_A_BATCH = 64
 """… and so few only when no more are waiting."""
 
@@ -55,7 +55,8 @@ class Bulk:
         `crew`, one that stands ready, of the size that `crew_size` says; else one is made when it is needed.
         """
         self._count = crew_size(connections)
-        self._share = connections // self._count
+        self._hands = self._count * HANDS
+        self._share = max(1, connections // self._hands)
         self._kit = Kit(
             formats={one.format.name: one.format for one in repositories.values()},
             upstreams=upstreams, blobs=blobs, connections=self._share,
@@ -66,12 +67,12 @@ class Bulk:
         self._slots = slots
         self._clock = clock
         self._crew = crew
-        self._workers: list[Worker] = []
+        self._ready: list[Hand] = []
 
     @asynccontextmanager
     async def open(self) -> AsyncIterator[None]:
         """Ready to bring in files, for the length of the block."""
-        async with working(self._crew or Crew(self._count), self._kit) as self._workers:
+        async with working(self._crew or Crew(self._count), self._kit) as self._ready:
             yield
 
     async def bring(self, pieces: Sequence[Piece], told: Told) -> list[Piece]:
@@ -81,19 +82,18 @@ class Bulk:
         """
         waiting, left = deque(pieces), list[Piece]()
         async with asyncio.TaskGroup() as tasks:
-            # Two for each worker: while the one writes down what was brought, the worker has the batch of the other.
-            for worker in self._workers * 2:
-                tasks.create_task(self._employ(worker, waiting, left, told))
+            for hand in self._ready:
+                tasks.create_task(self._employ(hand, waiting, left, told))
         return left
 
-    async def _employ(self, worker: Worker, waiting: deque[Piece], left: list[Piece], told: Told) -> None:
-        """Give a worker one batch after the other, as long as something is waiting."""
+    async def _employ(self, hand: Hand, waiting: deque[Piece], left: list[Piece], told: Told) -> None:
+        """Give a hand one batch after the other, as long as something is waiting."""
         while waiting:
             batch = await self._batch(waiting, left)
-            async with worker.turn, AsyncExitStack() as slots:
+            async with AsyncExitStack() as slots:
                 for _ in range(self._share):
                     await slots.enter_async_context(self._slots)
-                brought = await worker.bring([order for _, order in batch])
+                brought = await hand.bring([order for _, order in batch])
             await self._record(batch, brought)
             for (piece, order), things in zip(batch, brought, strict=True):
                 format = self._kit.formats[order.format]
@@ -103,8 +103,8 @@ class Bulk:
                     left.append(piece)
 
     async def _batch(self, waiting: deque[Piece], left: list[Piece]) -> Orders:
-        """A fair part of what is waiting, so that all workers end at about the same time."""
-        size = min(BATCH, max(WORTH_A_BATCH, len(waiting) // (2 * self._count)))
+        """A fair part of what is waiting, so that all hands end at about the same time."""
+        size = min(BATCH, max(WORTH_A_BATCH, len(waiting) // self._hands))
         batch: Orders = []
         while waiting and len(batch) < size:
             piece = waiting.popleft()

@@ -52,7 +52,7 @@ async def test_a_worker_stores_a_wheel_and_its_sidecar_and_leaves_the_rest_undon
     simulator.publish(good)
     simulator.publish(bad)
     simulator.inject(f"*{bad.filename}", Corrupt())
-    async with working(Crew(1), kit(simulator, tmp_path)) as (worker,):
+    async with working(Crew(1), kit(simulator, tmp_path)) as (worker, _):
         brought = await worker.bring([order(simulator.url, one) for one in (good, bad, unknown)])
     assert [[(thing.filename, thing.kind) for thing in one] for one in brought] == [
         [(good.filename, "file"), (f"{good.filename}.metadata", "sidecar")], [], [],
@@ -67,7 +67,7 @@ async def test_a_worker_shows_credentials_to_the_upstream_and_to_nobody_else(
     near, far = sdist("six", "1.0"), sdist("six", "2.0")
     simulator.publish(near)
     simulator.publish(far)
-    async with working(Crew(1), kit(simulator, tmp_path, Credentials("ann", "secret"))) as (worker,):
+    async with working(Crew(1), kit(simulator, tmp_path, Credentials("ann", "secret"))) as (worker, _):
         brought = await worker.bring([order(simulator.url, near), order(simulator.other_url, far)])
     assert [len(one) for one in brought] == [1, 1]
     shown = {request.path.rpartition("/")[2]: "Authorization" in request.headers for request in simulator.requests}
@@ -77,7 +77,7 @@ async def test_a_worker_shows_credentials_to_the_upstream_and_to_nobody_else(
 async def test_orders_for_a_worker_that_is_gone_are_left_to_the_usual_way(simulator: Simulator, tmp_path: Path) -> None:
     six = sdist("six", "1.0")
     simulator.publish(six)
-    async with working(Crew(2), kit(simulator, tmp_path)) as (worker, _):
+    async with working(Crew(2), kit(simulator, tmp_path)) as (worker, *_):
         assert [len(one) for one in await worker.bring([order(simulator.url, six)])] == [1]
         for pid in children_of(os.getpid()):
             if b"mirror.bulk.worker" in Path(f"/proc/{pid}/cmdline").read_bytes():
@@ -89,7 +89,7 @@ def hired(pipe: Connection, kit: Kit, orders: Sequence[Order]) -> None:
     """Be a process that makes its crew before anything else, and tells what that brought."""
 
     async def work(crew: Crew) -> list[list[Brought]]:
-        async with working(crew, kit) as (worker,):
+        async with working(crew, kit) as (worker, _):
             return await worker.bring(orders)
 
     with Crew(1) as crew:
