@@ -121,14 +121,19 @@ class SQLite:
         broken: list[tuple[asyncio.Future[list[list[Row]]], sqlite3.Error]] = []
         try:
             await _run(self._writer, "BEGIN IMMEDIATE")
+            alone = len(batch) == 1
             for statements, done in batch:
-                await _run(self._writer, "SAVEPOINT job")
+                if not alone:
+                    await _run(self._writer, "SAVEPOINT job")
                 try:
                     results.append((done, [await _run(self._writer, sql, values) for sql, values in statements]))
                 except sqlite3.IntegrityError as error:
+                    if alone:
+                        raise  # nothing else is to be saved
                     await _run(self._writer, "ROLLBACK TO job")
                     broken.append((done, error))
-                await _run(self._writer, "RELEASE job")
+                if not alone:
+                    await _run(self._writer, "RELEASE job")
             await _run(self._writer, "COMMIT")
         except sqlite3.Error:
             if self._writer.in_transaction:
@@ -203,9 +208,12 @@ def _fail(done: asyncio.Future[list[list[Row]]], error: sqlite3.Error) -> None:
     done.exception()  # whoever wrote may have gone; that is no warning
 
 
+_NUMBERS = tuple(map(str, range(1, 1 << 15)))
+"""The names of `$1` and so on; SQLite itself takes no more."""
+
+
 async def _run(connection: aiosqlite.Connection, sql: str, values: Sequence[Value] = ()) -> list[Row]:
-    named = {str(number): value for number, value in enumerate(values, 1)}
-    return list(await connection.execute_fetchall(sql, named))  # type: ignore[arg-type]  # rows are tuples here
+    return list(await connection.execute_fetchall(sql, dict(zip(_NUMBERS, values, strict=False))))  # type: ignore[arg-type]  # rows are tuples here
 
 
 async def _migrate(connection: aiosqlite.Connection, thorough: bool) -> None:

@@ -182,7 +182,8 @@ class _PythonChooser:
     def _pick(self, project: str, files: Iterable[File]) -> list[File]:
         """What of one version's files the target installs."""
         files = list(files)
-        sources = sorted((file for file in files if _is_sdist(file.filename)), key=lambda file: file.filename)
+        sources = [file for file in files if _is_sdist(file.filename)]
+        sources.sort(key=lambda file: file.filename)
         source = next((file for file in sources if file.filename.endswith(".tar.gz")), next(iter(sources), None))
         refused = project in self.no_binary or ":all:" in self.no_binary
         wheels = [] if refused else self._wheels(files)
@@ -326,6 +327,7 @@ def _wheel(filename: str) -> _Wheel | None:
     return _Wheel(build, tags)
 
 
+@lru_cache(maxsize=1 << 14)
 def _is_sdist(filename: str) -> bool:
     try:
         parse_sdist_filename(filename)
