@@ -190,6 +190,27 @@ async def test_headers_beyond_the_limit_are_refused(tmp_path: Path, simulator: S
         assert (await mirror.get("health")).status == 200
 
 
+@pytest.mark.parametrize("pause", [0, 0.005], ids=["in one go", "slowly"])
+async def test_who_is_refused_while_still_sending_hears_why_and_may_ask_again(
+    tmp_path: Path, simulator: Simulator, pause: float
+) -> None:
+    async with serving(tmp_path / "data", repositories(simulator)) as mirror:
+        reader, writer = await connect(mirror)
+        for _ in range(2):
+            writer.write(b"POST /legacy/ HTTP/1.1\r\nHost: x\r\nContent-Length: 3000000\r\n\r\n")
+            for _ in range(60):
+                writer.write(b"x" * 50_000)
+                await writer.drain()
+                await asyncio.sleep(pause)
+            head = await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), WAIT)
+            assert head.split()[1] in (b"400", b"401")
+            length = next(line for line in head.lower().split(b"\r\n") if line.startswith(b"content-length:"))
+            await reader.readexactly(int(length.split(b":")[1]))
+        writer.write(b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n")
+        assert (await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), WAIT)).split()[1] == b"200"
+        writer.close()
+
+
 async def test_a_flood_that_never_becomes_a_request_takes_no_memory(tmp_path: Path, simulator: Simulator) -> None:
     async with serving(tmp_path / "data", repositories(simulator)) as mirror:
         reader, writer = await connect(mirror)

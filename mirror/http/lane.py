@@ -130,6 +130,7 @@ class Lane(asyncio.Protocol):
         self._tail = b""  # its last ones
         self._handed = False  # a complete head is with aiohttp
         self._payload: Any = None  # the body of the request that is being answered
+        self._leftover = False  # it was answered before all of its body came
         self._since = 0.0  # when the client last got on with it
         self._received = self._marked = 0  # bytes in all, and when `_since` was set
         self._waiting = 0  # bytes that the client has not taken, while writing is paused
@@ -161,6 +162,8 @@ class Lane(asyncio.Protocol):
             self._refuse(b"431 Request Header Fields Too Large", b"The headers of the request are too large.\n")
             return
         self._inner.data_received(data)
+        if self._leftover and self._payload.is_eof():
+            self._rest()
 
     def _takes_head(self, data: bytes) -> bool:
         """Take note of bytes before the end of a head; False when the head is too long."""
@@ -190,21 +193,29 @@ class Lane(asyncio.Protocol):
     def begun(self, payload: Any) -> None:
         """aiohttp has begun to answer a request with this body."""
         self._head, self._tail, self._handed = 0, b"", True
-        self._payload = payload
+        self._payload, self._leftover = payload, False
         self._since, self._marked = self._crowd.clock(), self._received
         self._crowd.busy(self)
 
     def answered(self) -> None:
-        """aiohttp has answered a request."""
+        """aiohttp has answered a request. It goes on to read a body of which there is more, as long as that may take:
+        who is still sending would not see the answer otherwise.
+        """
         self._running -= 1
         self._asked = None
-        self._payload = None
-        self._handed = False
+        self._since = self._crowd.clock()
+        self._leftover = self._payload is not None and not self._payload.is_eof()
+        if not self._leftover:
+            self._rest()
+        self._detour_at = self._lanes.clock() + self._lanes.detour_after
+
+    def _rest(self) -> None:
+        """There is nothing more of this request."""
+        self._payload, self._leftover, self._handed = None, False, False
         self._since = self._crowd.clock()
         self._crowd.idle(self)
         if self._lanes.closing and self._transport is not None:
             self._transport.close()
-        self._detour_at = self._lanes.clock() + self._lanes.detour_after
 
     def offer(self, ready: Ready) -> None:
         """This is what was answered to the request that is being answered: remember it, if that is possible."""
@@ -257,7 +268,7 @@ class Lane(asyncio.Protocol):
         self._lanes.gone.set()
         self._crowd.leave(self)
         self._inner.connection_lost(exc)
-        self._payload = None
+        self._payload, self._leftover = None, False
 
     def pause_writing(self) -> None:
         assert self._transport is not None, "writing goes over a transport"
