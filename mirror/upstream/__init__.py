@@ -7,10 +7,11 @@ The surprise: there is one breaker for each host that the upstream sends us to, 
 close the way to a healthy index, nor does one absurd URL in a page.
 """
 
+from mirror.upstream.addresses import address
 from mirror.upstream.breaker import Breaker, BreakerState, retry_after
 from mirror.upstream.client import Upstream
 from mirror.upstream.ranges import RangeBody
-from mirror.upstream.stream import Stream, address, moment
+from mirror.upstream.stream import Stream, moment
 from mirror.upstream.values import Credentials, RawAnswer, UpstreamOptions, UpstreamState
 
 __all__ = [

@@ -1,7 +1,6 @@
 """One upstream over HTTP: requests, redirects, retries and limits. See the package for what it is for."""
 
 import asyncio
-import base64
 import itertools
 import random
 import ssl
@@ -21,15 +20,15 @@ from mirror.errors import (
     UpstreamError,
     UpstreamProtocolError,
     UpstreamRefused,
-    UpstreamUnavailable,
 )
 from mirror.model import Answer, Ask, Body, File
+from mirror.upstream.addresses import address, basic, checked, origin, place, redirected
 from mirror.upstream.breaker import Breaker, retry_after
+from mirror.upstream.failures import FAILURES, Failing, Late, Passing, Paused, what_happened
 from mirror.upstream.ranges import TAIL, RangeBody
-from mirror.upstream.stream import Stream, address, checked, place
+from mirror.upstream.stream import Stream
 from mirror.upstream.values import Credentials, RawAnswer, UpstreamOptions, UpstreamState
 
-_FAILURES = (TimeoutError, aiohttp.ClientError, OSError)
 _IDENTITY = {"Accept-Encoding": "identity"}
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _PASSING = frozenset({429, 502, 503, 504})
@@ -40,27 +39,6 @@ _BUFFER = 256 * 1024
 """Bytes of an answer that are read ahead; up to twice as many come as one chunk."""
 
 T = TypeVar("T")
-
-
-class _Passing(UpstreamUnavailable):
-    """A failure that may be over in a moment; `asked` is the Retry-After in seconds, or 0."""
-
-    def __init__(self, message: str, retry_after: float, url: URL, asked: float = 0.0) -> None:
-        super().__init__(message, retry_after)
-        self.url = url
-        self.asked = asked
-
-
-class _Late(UpstreamUnavailable):
-    cause = "timeout"
-
-
-class _Failing(UpstreamUnavailable):
-    cause = "status"
-
-
-class _Paused(UpstreamUnavailable):
-    cause = "paused"
 
 
 class Upstream:
@@ -80,7 +58,7 @@ class Upstream:
         self.options = options or UpstreamOptions()
         auth = self.options.auth or (Credentials(url.user, url.password or "") if url.user else None)
         self._auth = auth
-        self._authorization = _basic(auth) if auth else None
+        self._authorization = basic(auth) if auth else None
         self._clock = clock
         self._session: aiohttp.ClientSession | None = None
         self._page_slots = asyncio.Semaphore(self.options.connections)
@@ -231,7 +209,7 @@ class Upstream:
                 for attempt in itertools.count():
                     try:
                         return await once()
-                    except _Passing as error:
+                    except Passing as error:
                         pause = error.asked or 0.25 * 2**attempt * random.uniform(0.5, 1.5)
                         left = (limit.when() or 0.0) - asyncio.get_running_loop().time()
                         if attempt == self.options.retries or max(pause, self.pause(error.url)) > left:
@@ -245,7 +223,7 @@ class Upstream:
             raise
         except TimeoutError:
             self._breaker(url).failed(self._clock())
-            late = _Late(f"{url.host} took too long to answer.", self._when(url))
+            late = Late(f"{url.host} took too long to answer.", self._when(url))
             self.note(late)
             raise late from None
 
@@ -257,7 +235,7 @@ class Upstream:
                 if response.status not in _REDIRECTS:
                     self._judge(response)
                     return response
-                url = _redirected(response)
+                url = redirected(response)
             except BaseException:
                 response.close()
                 raise
@@ -271,15 +249,15 @@ class Upstream:
         began = self._clock()
         wait = breaker.admit(began)
         if wait:
-            raise _Paused(f"{url.host} {breaker.reason}; trying again in {wait:.0f} s.", wait)
-        if self._authorization and _origin(url) == _origin(self.url):
+            raise Paused(f"{url.host} {breaker.reason}; trying again in {wait:.0f} s.", wait)
+        if self._authorization and origin(url) == origin(self.url):
             headers = {**headers, "Authorization": self._authorization}
         self._requests += 1
         try:
             return await self._connected().get(
                 url, headers=headers, allow_redirects=False, auto_decompress=decompress, proxy=self.options.proxy
             )
-        except _FAILURES as error:
+        except FAILURES as error:
             raise self._failure(url, error, silent=True) from None
         finally:
             self._seconds += self._clock() - began
@@ -293,10 +271,10 @@ class Upstream:
             asked = retry_after(response.headers.get("Retry-After", ""), time.time())
             message = f"{url.host} answered {status}."
             if status in _PASSING:
-                passing = _Passing(message, asked or self._when(url), url, asked)
+                passing = Passing(message, asked or self._when(url), url, asked)
                 passing.cause = "status"
                 raise passing
-            raise _Failing(message, self._when(url))
+            raise Failing(message, self._when(url))
         breaker.succeeded()
         if status in (404, 410):
             raise NotFound(f"{place(url)} does not exist.")
@@ -309,7 +287,7 @@ class Upstream:
         """What has arrived of the body; empty at its end."""
         try:
             chunk = await response.content.readany()
-        except _FAILURES as error:
+        except FAILURES as error:
             raise self._failure(response.url, error) from None
         self._bytes += len(chunk)
         return chunk
@@ -319,12 +297,12 @@ class Upstream:
         match error:
             case TimeoutError():
                 self._breaker(url).failed(self._clock(), silent)
-                return _Late(f"{url.host} took too long to answer.", self._when(url))
+                return Late(f"{url.host} took too long to answer.", self._when(url))
             case aiohttp.ClientResponseError() | aiohttp.InvalidURL():
                 return UpstreamProtocolError(f"{place(url)} did not answer in HTTP.")
             case _:
                 self._breaker(url).failed(self._clock())
-                return _Passing(f"{url.host} {_what_happened(error)}.", self._when(url), url)
+                return Passing(f"{url.host} {what_happened(error)}.", self._when(url), url)
 
     def _breaker(self, url: URL) -> Breaker:
         key = url.host, url.port
@@ -397,37 +375,3 @@ class Upstream:
         """Close the connections. Streams in use break off."""
         if self._session is not None:
             await self._session.close()
-
-
-def _redirected(response: aiohttp.ClientResponse) -> URL:
-    """Where an answer sends us. Raises UpstreamProtocolError for what no redirect may do."""
-    here = response.url
-    try:
-        there = here.join(URL(response.headers["Location"]))
-    except (KeyError, ValueError):
-        raise UpstreamProtocolError(f"{place(here)} is redirected to nowhere.") from None
-    if here.scheme == "https" and there.scheme != "https":
-        raise UpstreamProtocolError(f"{place(here)} is redirected from https to {there.scheme}, which is refused.")
-    return there
-
-
-def _what_happened(error: Exception) -> str:
-    match error:
-        case aiohttp.ClientProxyConnectionError():
-            return "cannot be reached: the proxy does not answer"
-        case aiohttp.ClientConnectorCertificateError() | aiohttp.ClientConnectorSSLError():
-            return "cannot be reached: no trusted TLS connection (a private authority needs ca_file)"
-        case aiohttp.ClientConnectorDNSError():
-            return "cannot be reached: its name is not known to the resolver"
-        case aiohttp.ClientConnectorError():
-            return f"cannot be reached: {error.os_error.strerror or 'no connection'}"
-        case _:
-            return "hung up before its answer was complete"
-
-
-def _basic(auth: Credentials) -> str:
-    return "Basic " + base64.b64encode(f"{auth.username}:{auth.password}".encode()).decode()
-
-
-def _origin(url: URL) -> tuple[str, str | None, int | None]:
-    return url.scheme, url.host, url.port  # not URL.origin(), to which :80 and no port are different

@@ -13,7 +13,8 @@ from yarl import URL
 
 from mirror.errors import UpstreamProtocolError
 from mirror.model import File
-from mirror.upstream.stream import Stream, address, place
+from mirror.upstream.addresses import address, place
+from mirror.upstream.stream import Stream
 
 TAIL = 64 * 1024
 """Bytes of a remote file's end that are fetched with its size."""

@@ -5,9 +5,9 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from email.utils import parsedate_to_datetime
 
 import aiohttp
-from yarl import URL
 
 from mirror.errors import UpstreamProtocolError
+from mirror.upstream.addresses import place
 
 _CONTENT_RANGE = re.compile(r"bytes (\d{1,18})-(\d{1,18})/(\d{1,18}|\*)", re.ASCII)
 
@@ -57,23 +57,3 @@ def moment(header: str | None) -> int | None:
         return int(parsedate_to_datetime(header or "").timestamp())
     except (ValueError, OverflowError):
         return None
-
-
-def place(url: URL) -> str:
-    """A URL fit for a message: no user, no query, where signatures stand; not too long."""
-    return f"{url.host}{url.path[:200]}"
-
-
-def address(text: str) -> URL:
-    """The address of a file, as an index gives it. Raises UpstreamProtocolError when it is none."""
-    try:
-        return checked(URL(text))
-    except ValueError:
-        raise UpstreamProtocolError(f"{text[:80]!r} is not a web address.") from None
-
-
-def checked(url: URL) -> URL:
-    """The URL, when it is one that can be asked. Raises UpstreamProtocolError."""
-    if url.scheme not in ("http", "https") or not url.host:
-        raise UpstreamProtocolError(f"{str(url)[:80]!r} is not a web address.")
-    return url
