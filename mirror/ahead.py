@@ -44,7 +44,7 @@ logger = logging.getLogger(__name__)
 GOOD_FOR = 24 * 3600.0
 """Seconds after which a token that a sync makes for itself is worthless, should it ever be left behind."""
 LEASE = 900.0
-"""Seconds for which one node may bring in a set while the others wait; two at once would only do the work twice."""
+"""Seconds after which others may bring in a set that a node was at when it died; two at once would do work twice."""
 AGAIN = 300.0
 """Seconds after which a set that failed is tried again."""
 
@@ -166,18 +166,15 @@ async def keep(mirror: Mirror, urls: Sequence[str], one: SyncSettings) -> None:
 
 async def bring(mirror: Mirror, urls: Sequence[str], one: SyncSettings) -> bool:
     """Bring in one set now, unless another node is at it; whether all of it is here."""
-    leases, lease = mirror.catalog.leases, f"sync {one.name}"
     try:
-        if not await leases.take(lease, mirror.clock(), LEASE):
-            return False
-        try:
+        async with mirror.catalog.leases.held(f"sync {one.name}", mirror.clock, LEASE) as mine:
+            if not mine:
+                return False
             wanted = wishes(mirror.settings, one)
             async with access(mirror, urls) as index, way(mirror) as reaching:
                 found = await plan(wanted, reaching, Resolvers(index))
                 result = await fetch(found, reaching, holdings(mirror), Silent())
             await remember(mirror.catalog.sets, one.name, result, only=True)
-        finally:
-            await leases.give_back(lease)
     except MirrorError as error:
         logger.error("the set %s is not brought in: %s", one.name, error)
         return False

@@ -1,7 +1,10 @@
 """The right of one process to do a thing, for a while: one statement takes it, whoever comes first."""
 
+import asyncio
 import os
 import secrets
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 
 from mirror.catalog.database import Database
 
@@ -28,3 +31,22 @@ class Leases:
     async def give_back(self, name: str) -> None:
         """Let others take a lease that this process has."""
         await self._database.write(("DELETE FROM leases WHERE name = $1 AND holder = $2", (name, self._holder)))
+
+    @asynccontextmanager
+    async def held(self, name: str, clock: Callable[[], float], seconds: float) -> AsyncIterator[bool]:
+        """A lease for the length of the block, renewed in time however long that is; False where another has it."""
+        if not await self.take(name, clock(), seconds):
+            yield False
+            return
+        renewing = asyncio.create_task(self._renew(name, clock, seconds))
+        try:
+            yield True
+        finally:
+            renewing.cancel()
+            await asyncio.gather(renewing, return_exceptions=True)
+            await self.give_back(name)
+
+    async def _renew(self, name: str, clock: Callable[[], float], seconds: float) -> None:
+        while True:
+            await asyncio.sleep(seconds / 3)
+            await self.take(name, clock(), seconds)

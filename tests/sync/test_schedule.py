@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import time
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +56,27 @@ async def test_a_set_is_left_to_the_node_that_is_at_it(simulator: Simulator, tmp
         assert await bring(mirror.mirror, [], one)
         assert await catalog.sets.names() == {"six": 2}
         assert await other.take("sync six", mirror.mirror.clock(), 60)
+
+
+async def test_a_lease_is_renewed_for_as_long_as_the_work_takes(simulator: Simulator, tmp_path: Path) -> None:
+    async with serving(tmp_path / "data", repositories(simulator)) as mirror:
+        leases = mirror.mirror.catalog.leases
+        database = leases._database
+        other = Leases(database)
+
+        async def ends() -> float:
+            ((until,),) = await database.read("SELECT until FROM leases WHERE name = 'long'")
+            return float(until)
+
+        async with leases.held("long", time.time, 3) as mine:
+            first = await ends()
+            async with asyncio.timeout(30):
+                while await ends() == first:
+                    await asyncio.sleep(0.02)
+            assert mine
+            async with other.held("long", time.time, 3) as theirs:
+                assert not theirs
+        assert await other.take("long", time.time(), 60)
 
 
 async def test_a_set_that_fails_is_logged_and_stops_nothing(
