@@ -259,9 +259,9 @@ async def test_what_an_index_does_not_have_cannot_be_checked_and_is_no_fault(sim
     assert failing(found) == set()
     assert {one.name for one in found if one.verdict == "unknown"} == {"pypi/metadata"}
     found = await examine("rubygems", simulator.url, Wishes(project="absent"))
-    assert [(one.name, one.verdict) for one in found] == [
-        ("rubygems/page", "unknown"),
-        ("rubygems/answers", "ok"),
+    assert [(one.name, one.verdict, one.seen) for one in found] == [
+        ("rubygems/page", "unknown", "There is no gem absent. Name another with --gem."),
+        ("rubygems/answers", "ok", ""),
     ]
 
 

@@ -68,6 +68,11 @@ class Reply(msgspec.Struct, frozen=True, kw_only=True):
         """The status line, for people."""
         return f"{self.status} {self.reason}".strip()
 
+    @property
+    def quoted(self) -> str:
+        """The same with how the body begins."""
+        return f"{self.said}: {self.body[:200].decode('utf-8', 'replace').strip()}"
+
     def identity(self, most: int = MOST) -> bytes:
         """The body without gzip. Raises UpstreamProtocolError when it is not what Content-Encoding says, TooLarge."""
         if self.header("Content-Encoding").lower() != "gzip":

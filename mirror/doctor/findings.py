@@ -51,6 +51,12 @@ class Demand(msgspec.Struct, frozen=True):
         """Met, or else what was seen instead."""
         return self.ok() if met else self.fails(seen)
 
+    def after(self, error: MirrorError, hint: str = "") -> Finding:
+        """Not met where the index is at fault, else not to be known; `hint` says what to try then."""
+        if isinstance(error, UpstreamError):
+            return self.fails(str(error))
+        return self.unknown(f"{error} {hint}" if hint else str(error))
+
     def _found(self, verdict: Verdict, seen: str) -> Finding:
         printable = "".join(letter if letter.isprintable() else "·" for letter in seen[: SHOWN + 1])
         shown = printable if len(printable) <= SHOWN else printable[:SHOWN] + "…"
@@ -85,8 +91,6 @@ async def run(area: str, checks: Iterable[Check]) -> list[Finding]:
     for check in checks:
         try:
             found += await check()
-        except UpstreamError as error:
-            found.append(answers.fails(str(error)))
         except MirrorError as error:
-            found.append(answers.unknown(str(error)))
+            found.append(answers.after(error))
     return found if any(one.name == answers.name for one in found) else [answers.ok(), *found]

@@ -4,6 +4,7 @@ import base64
 import hashlib
 import io
 import zipfile
+from functools import partial
 
 import aiohttp
 from yarl import URL
@@ -53,11 +54,7 @@ def uploads(index: Index, project: str, token: str) -> list[Check]:
     Raises Invalid for a name that is none.
     """
     canonical(project)
-
-    async def check() -> list[Finding]:
-        return await _check(index, project, token)
-
-    return [check]
+    return [partial(_check, index, project, token)]
 
 
 async def _check(index: Index, project: str, token: str) -> list[Finding]:
@@ -69,7 +66,7 @@ async def _check(index: Index, project: str, token: str) -> list[Finding]:
     found = [
         _NOBODY.judge(nobody.status == 401 and bool(nobody.header("WWW-Authenticate")), nobody.said),
         _UNSLASHED.judge(bare.status == nobody.status, f"{bare.said}, with the slash {nobody.said}"),
-        _ACCEPTED.judge(first.status // 100 == 2, _words(first)),
+        _ACCEPTED.judge(first.status // 100 == 2, first.quoted),
     ]
     if first.status // 100 != 2:
         return found
@@ -80,8 +77,8 @@ async def _check(index: Index, project: str, token: str) -> list[Finding]:
     )
     return [
         *found,
-        _AGAIN.judge(again.status // 100 == 2, _words(again)),
-        _OTHER.judge(exists, _words(refused)),
+        _AGAIN.judge(again.status // 100 == 2, again.quoted),
+        _OTHER.judge(exists, refused.quoted),
         await _visible(index, project, wheel),
     ]
 
@@ -98,10 +95,6 @@ async def _visible(index: Index, project: str, wheel: bytes) -> Finding:
         file is not None and file.sha256 == hashlib.sha256(wheel).hexdigest(),
         "it is not there" if file is None else "its SHA-256 is absent or another",
     )
-
-
-def _words(reply: Reply) -> str:
-    return f"{reply.said}: {reply.body[:200].decode('utf-8', 'replace').strip()}"
 
 
 async def _send(asking: Asking, url: URL, token: str | None, project: str, wheel: bytes) -> Reply:

@@ -4,6 +4,7 @@ import gzip
 import hashlib
 import io
 import tarfile
+from functools import partial
 
 from yarl import URL
 
@@ -46,11 +47,7 @@ def uploads(index: Index, project: str, token: str) -> list[Check]:
     Raises Invalid for a name that is none.
     """
     canonical(project)
-
-    async def check() -> list[Finding]:
-        return await _check(index, project, token)
-
-    return [check]
+    return [partial(_check, index, project, token)]
 
 
 async def _check(index: Index, project: str, token: str) -> list[Finding]:
@@ -58,15 +55,15 @@ async def _check(index: Index, project: str, token: str) -> list[Finding]:
     gem, other = gem_of(project, "1"), gem_of(project, "2")
     nobody = await _push(index.asking, url, "", gem)
     first = await _push(index.asking, url, token, gem)
-    found = [_NOBODY.judge(nobody.status == 401, nobody.said), _ACCEPTED.judge(first.status == 200, _words(first))]
+    found = [_NOBODY.judge(nobody.status == 401, nobody.said), _ACCEPTED.judge(first.status == 200, first.quoted)]
     if first.status != 200:
         return found
     again = await _push(index.asking, url, token, gem)
     refused = await _push(index.asking, url, token, other)
     return [
         *found,
-        _AGAIN.judge(again.status == 200, _words(again)),
-        _OTHER.judge(refused.status == 409, _words(refused)),
+        _AGAIN.judge(again.status == 200, again.quoted),
+        _OTHER.judge(refused.status == 409, refused.quoted),
         await _visible(index, project, gem),
     ]
 
@@ -85,10 +82,6 @@ async def _visible(index: Index, project: str, gem: bytes) -> Finding:
         return _VISIBLE.fails("/info does not list it, or with another SHA-256")
     actual = hashlib.md5(info.body, usedforsecurity=False).hexdigest()
     return _VISIBLE.judge(promised == actual, f"{promised} in /versions, {actual} of /info")
-
-
-def _words(reply: Reply) -> str:
-    return f"{reply.said}: {reply.body[:200].decode('utf-8', 'replace').strip()}"
 
 
 async def _push(asking: Asking, url: URL, token: str, gem: bytes) -> Reply:

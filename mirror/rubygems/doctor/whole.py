@@ -5,7 +5,7 @@ from functools import partial
 from yarl import URL
 
 from mirror.doctor import Asking, Check, Demand, Finding, Wishes, run
-from mirror.errors import MirrorError, UpstreamError
+from mirror.errors import MirrorError
 from mirror.rubygems.doctor import files, pages
 from mirror.rubygems.doctor.index import Subject, choose, find
 from mirror.rubygems.doctor.upload import uploads
@@ -33,10 +33,8 @@ async def examine(asking: Asking, url: URL, wishes: Wishes) -> list[Finding] | N
     checks: list[Check] = []
     try:
         checks += _checks(await choose(index, wishes.project, wishes.held))
-    except UpstreamError as error:
-        found.append(_READABLE.fails(str(error)))
     except MirrorError as error:
-        found.append(_READABLE.unknown(f"{error} Name another with --gem."))
+        found.append(_READABLE.after(error, hint="Name another with --gem."))
     if wishes.upload and wishes.token:
         checks += uploads(index, wishes.upload, wishes.token)
     return found + await run("rubygems", checks)
