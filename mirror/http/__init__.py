@@ -7,4 +7,5 @@ semantics     negotiation, conditions, cache headers, errors (RFC 9110 and 9111)
 answers       finished pages, kept in memory: the whole of a hit
 send          bytes of every kind out: ranges, conditions, HEAD
 receive       bodies and forms in, within limits
+repositories  what the routes of every repository say alike
 """

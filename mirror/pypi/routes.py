@@ -25,11 +25,11 @@ from mirror.errors import (
 )
 from mirror.freshness import Demand
 from mirror.http.answers import Answers, Content
-from mirror.http.semantics import KIND, OUTCOME, REMOVED, REPOSITORY, demand_of, negotiate, outside, prefix_of
-from mirror.http.send import http_date, once_more, send
+from mirror.http.repositories import moment_of, note_kind, note_removed, send_opened
+from mirror.http.semantics import demand_of, negotiate, outside, prefix_of
+from mirror.http.send import once_more
 from mirror.model import File, Page, Project
 from mirror.policy import as_of
-from mirror.policy import moment as past
 from mirror.pypi import index, legacy, pages, versions
 from mirror.pypi.names import canonical, safe_filename
 from mirror.repository import Repository, View, worst
@@ -82,7 +82,7 @@ class Routes:
 
     async def names(self, request: web.Request) -> web.StreamResponse:
         """The list of all projects (PEP 503, PEP 691)."""
-        self._note(request, "index")
+        note_kind(request, self._repository, "index")
         readable = await self._reading.scope(request)
         media_type = self._media_type(request)
         demand = demand_of(request)
@@ -106,7 +106,7 @@ class Routes:
 
     async def project(self, request: web.Request) -> web.StreamResponse:
         """The files of one project."""
-        self._note(request, "page")
+        note_kind(request, self._repository, "page")
         written = request.match_info["project"]
         name = canonical(written)
         if written != name or not request.path.endswith("/"):
@@ -116,7 +116,7 @@ class Routes:
         await self._reading.check(request, name)
         media_type = self._media_type(request)
         demand = demand_of(request)
-        moment = _moment(request)
+        moment = moment_of(request)
         render = pages.render_json if media_type == JSON else pages.render_html
 
         async def get(demand: Demand) -> Content:
@@ -133,7 +133,7 @@ class Routes:
 
     async def legacy(self, request: web.Request) -> web.StreamResponse:
         """`/pypi/<project>/json` and `/pypi/<project>/<version>/json`: read by bandersnatch and pip-audit."""
-        self._note(request, "page")
+        note_kind(request, self._repository, "page")
         written = request.match_info["project"]
         version = request.match_info.get("version")
         name = canonical(written)
@@ -143,7 +143,7 @@ class Routes:
         await self._reading.check(request, name)
         demand = demand_of(request)
         base = outside(request) + self._root(request)
-        moment = _moment(request)
+        moment = moment_of(request)
 
         async def get(demand: Demand) -> Content:
             view = await self._view(name, demand, moment)
@@ -231,27 +231,22 @@ class Routes:
     async def file(self, request: web.Request) -> web.StreamResponse:
         """A file, or with `.metadata` at the end its core metadata (PEP 658)."""
         project, filename = request.match_info["project"], request.match_info["filename"]
-        self._note(request, "file")
+        note_kind(request, self._repository, "file")
         if not safe_filename(filename) or project != canonical(project):
             raise UnknownFile(project[:100], filename[:100])
         await self._reading.check(request, project)
         of, removed = filename.removesuffix(".metadata"), False
         if of != filename:
-            request[KIND] = "sidecar"
+            note_kind(request, self._repository, "sidecar")
             file, opened = await self._repository.sidecar(project, of)
-            content_type = "application/octet-stream"
         else:
             file, opened = await self._repository.open(project, filename)
-            content_type = _FILE_TYPES.get(filename[filename.rfind(".") :], "application/octet-stream")
-            if removed := self._repository.removed(project, filename):
-                request[REMOVED] = file.source, project, filename
-        request[OUTCOME] = opened.outcome
-        return await send(
+            removed = note_removed(request, self._repository, project, file)
+        return await send_opened(
             request,
-            opened.body,
-            content_type=content_type,
-            headers=[("X-Mirror-Cache", opened.outcome)],
-            modified=http_date(file.uploaded) if file.uploaded else None,
+            opened,
+            content_type=_FILE_TYPES.get(filename[filename.rfind(".") :], "application/octet-stream"),
+            uploaded=file.uploaded,
             # Who fetches a removed file is noted each time.
             validity=self._repository.validity(project) if opened.outcome in HELD and not removed else None,
             shared=self._reading.open,
@@ -259,7 +254,7 @@ class Routes:
 
     async def provenance(self, request: web.Request) -> web.StreamResponse:
         """The provenance of a file (PEP 740), as its source has it."""
-        self._note(request, "page")
+        note_kind(request, self._repository, "page")
         name, filename = canonical(request.match_info["project"]), request.match_info["filename"]
         await self._reading.check(request, name)
         file = await self._repository.file(name, filename)
@@ -289,22 +284,12 @@ class Routes:
         date = request.match_info.get("date")
         return self._prefix if date is None else f"{self._prefix}/at/{quote(date, safe=':')}"
 
-    def _note(self, request: web.Request, kind: str) -> None:
-        request[REPOSITORY] = self._repository.name
-        request[KIND] = kind
-
     def _media_type(self, request: web.Request) -> str:
         wanted = request.query.get("format", "").replace(" ", "+")  # a '+' that nobody encoded
         if wanted in _FORMATS:
             return _FORMATS[wanted]
         # PEP 691 lets a server answer 406 or something else to an Accept that matches nothing; HTML helps more.
         return _FORMATS[negotiate(request.headers.get("Accept", ""), OFFERED) or TEXT_HTML]
-
-
-def _moment(request: web.Request) -> datetime | None:
-    """The moment that the client asks about; None: now. Raises Invalid."""
-    date = request.match_info.get("date")
-    return None if date is None else past(date)
 
 
 def advertised(project: Project) -> Project:
