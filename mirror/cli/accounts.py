@@ -5,11 +5,13 @@ The server notices a change by itself. Every change leaves an audit line on stan
 
 import os
 import pwd
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Container, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 import click
+
+from mirror.cli.opening import catalog_in
 
 if TYPE_CHECKING:
     from mirror.catalog import Accounts
@@ -60,21 +62,11 @@ def settings_of(config: Path | None, data_dir: Path | None) -> "Settings":
 
 def with_accounts(settings: "Settings", work: "Callable[[Accounts], Awaitable[T]]") -> T:
     """The result of `work` on the accounts of the catalog, which is made when there is none yet."""
-
     import asyncio
 
     async def run() -> T:
-        from mirror.catalog import Catalog
-        from mirror.catalog.sqlite import SQLite
-
-        settings.data_dir.mkdir(parents=True, exist_ok=True)
-        database = SQLite(settings.catalog_file)
-        await database.open()
-        catalog = Catalog(database)
-        try:
+        async with catalog_in(settings.catalog_file) as catalog:
             return await work(catalog.accounts)
-        finally:
-            await catalog.close()
 
     return asyncio.run(run())
 
@@ -135,6 +127,25 @@ def grants_text(grants: "Sequence[Grant]") -> str:
         + (f" in {', '.join(one.repositories)}" if one.repositories != ("*",) else "")
         for one in grants
     )
+
+
+def grants_listed(grants: "Sequence[Grant]") -> list[dict[str, object]]:
+    """The same for JSON."""
+    return [
+        {"rights": sorted(one.rights), "repositories": one.repositories, "projects": one.projects} for one in grants
+    ]
+
+
+def removal_told(
+    names: Sequence[str], removed: Sequence[str], in_file: Container[str], unknown: Callable[[str], str]
+) -> int:
+    """Say of each name why it was not removed, `unknown` of one that is nowhere; the exit status of it all."""
+    for name in names:
+        if name in in_file:
+            click.echo(f"mirror: {name} stands in the configuration file: remove it there.", err=True)
+        elif name not in removed:
+            click.echo(f"mirror: {unknown(name)}", err=True)
+    return 0 if len(removed) == len(names) else 1
 
 
 def day(moment: float | None) -> str:

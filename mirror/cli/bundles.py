@@ -1,35 +1,20 @@
-"""What the commands about bundles share: the store beside a running mirror, and where things stand in it."""
+"""What the commands about bundles share: where things stand in a store, and what goes into a bundle."""
 
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
+from mirror.cli.opening import store_of
+
 if TYPE_CHECKING:
-    from mirror.app import Store
     from mirror.bundle import Choice, Places
     from mirror.config import Settings
     from mirror.sync import Wish
 
 
-@asynccontextmanager
-async def opened(settings: "Settings") -> "AsyncIterator[Store]":
-    """The store that the settings name; what a running mirror is writing into it is left alone."""
-    from mirror.app import Store
-
-    settings.data_dir.mkdir(parents=True, exist_ok=True)
-    store = Store(settings)
-    await store.database.open()
-    try:
-        yield store
-    finally:
-        await store.close()
-
-
 def places_of(settings: "Settings") -> "Places":
-    """Where things stand in that store."""
+    """Where things stand in the store that the settings name."""
     from mirror.app import FORMATS
     from mirror.bundle import places
     from mirror.model import File
@@ -60,7 +45,7 @@ async def export_bundle(
     if signer is None and not unsigned:
         raise NotFound("There is no key to sign it with: make one with `mirror key create`, or say --unsigned.")
     choice, problems = await _chosen(settings, wanted, build=build) if wanted else (None, 0)
-    async with opened(settings) as store:
+    async with store_of(settings) as store:
         done = await export(
             store.catalog, store.blobs, places_of(settings), target, now=time.time(), signer=signer, choice=choice,
             since=since or 0, have=unpack(inventory.read_bytes()) if inventory else None, parts=largest,

@@ -40,7 +40,8 @@ def command(config: Path | None, data_dir: Path | None, parts: tuple[Path, ...],
     from rich.progress import Progress
 
     from mirror.bundle import Keys, load
-    from mirror.cli.bundles import opened, places_of
+    from mirror.cli.bundles import places_of
+    from mirror.cli.opening import store_of
     from mirror.feed import LOOK
     from mirror.serving import served_at
 
@@ -51,7 +52,7 @@ def command(config: Path | None, data_dir: Path | None, parts: tuple[Path, ...],
     notice = LOOK + 0.1 if served_at(settings.data_dir) is not None else 0.0
 
     async def run() -> "Imported":
-        async with opened(settings) as store:
+        async with store_of(settings) as store:
             with Progress(disable=not sys.stderr.isatty(), console=Console(stderr=True)) as bar:
                 task = bar.add_task("taking in")
                 return await load(

@@ -22,12 +22,13 @@ def command(config: Path | None, data_dir: Path | None, target: Path) -> int:
     from rich.filesize import decimal
 
     from mirror.bundle import write_inventory
-    from mirror.cli.bundles import opened, places_of
+    from mirror.cli.bundles import places_of
+    from mirror.cli.opening import store_of
 
     settings = settings_of(config, data_dir)
 
     async def run() -> None:
-        async with opened(settings) as store:
+        async with store_of(settings) as store:
             listed = await write_inventory(store.catalog, store.blobs, places_of(settings), target)
         click.echo(
             f"{target}: {len(listed.pages):,} pages, {len(listed.files):,} files with their metadata,"

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from mirror.cli.accounts import shared_options
+from mirror.cli.opening import catalog_in
 
 if TYPE_CHECKING:
     from mirror.catalog import Removed
@@ -53,16 +54,8 @@ def removed(as_json: bool, config: Path | None, data_dir: Path | None) -> int:
 
 
 async def _read(path: Path) -> "list[Removed]":
-    from mirror.catalog import Catalog
-    from mirror.catalog.sqlite import SQLite
-
-    database = SQLite(path)
-    await database.open()
-    catalog = Catalog(database)
-    try:
+    async with catalog_in(path) as catalog:
         return await catalog.removed.report()
-    finally:
-        await catalog.close()
 
 
 def _written(moment: float) -> str:

@@ -10,10 +10,12 @@ from typing import Any
 
 import click
 
+from mirror.cli.accounts import shared_options
+from mirror.cli.opening import catalog_in
+
 
 @click.command("status", short_help="Show what is held and what it saved.")
-@click.option("--config", type=click.Path(path_type=Path), metavar="FILE", help="Settings (TOML). [env: MIRROR_CONFIG]")
-@click.option("--data-dir", type=click.Path(path_type=Path), metavar="DIR", help="Where everything is kept.")
+@shared_options
 @click.option("--url", metavar="URL", help="Ask the mirror at this address, and nothing else.")
 @click.option("--json", "as_json", is_flag=True, help="Print the answer as JSON.")
 def command(config: Path | None, data_dir: Path | None, url: str | None, as_json: bool) -> int:
@@ -54,18 +56,11 @@ def _stored(catalog_file: Path) -> dict[str, Any]:
 
 async def _totals(path: Path) -> dict[str, Any]:
     from mirror import __version__
-    from mirror.catalog import Catalog
-    from mirror.catalog.sqlite import SQLite
     from mirror.telemetry.metrics import Metrics
     from mirror.telemetry.statistics import Statistics
 
-    database = SQLite(path)
-    await database.open()
-    catalog = Catalog(database)
-    try:
+    async with catalog_in(path) as catalog:
         files, size = await catalog.files.totals()
         projects = sum((await catalog.pages.totals()).values())
         saved = await Statistics(catalog, Metrics(__version__)).totals()
         return {"projects": projects, "files": files, "bytes": size, **saved}
-    finally:
-        await catalog.close()

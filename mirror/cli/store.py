@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, TypeVar
 import click
 
 from mirror.cli.accounts import audited, settings_of
+from mirror.cli.opening import catalog_in
 
 if TYPE_CHECKING:
     from mirror.config import Settings
@@ -23,29 +24,27 @@ repository_option = click.option(
 )
 
 
+def version_options(command: Callable[..., T]) -> Callable[..., T]:
+    """NAME, VERSION and --file: which files of our own."""
+    file = click.option("--file", "filename", metavar="FILENAME", help="Only this file of the version.")
+    return click.argument("name")(click.argument("version")(file(command)))
+
+
 @asynccontextmanager
 async def opened(settings: "Settings") -> "AsyncIterator[dict[str, Writer]]":
     """What changes the uploads of each repository, by the repository's name."""
     from mirror.app import FORMATS
     from mirror.blobs.local import LocalBlobs
-    from mirror.catalog import Catalog
-    from mirror.catalog.sqlite import SQLite
     from mirror.feed import Feed
     from mirror.uploads import Records, Writer
 
-    settings.data_dir.mkdir(parents=True, exist_ok=True)
-    database = SQLite(settings.catalog_file)
-    await database.open()
-    catalog = Catalog(database)
-    try:
+    async with catalog_in(settings.catalog_file) as catalog:
         blobs, feed = LocalBlobs(settings.data_dir), Feed(catalog.feed)
         records = Records(settings.data_dir / "uploads")
         yield {
             name: Writer(name, FORMATS[one.format][0], catalog, blobs, records, feed)
             for name, one in settings.repositories.items()
         }
-    finally:
-        await catalog.close()
 
 
 def with_store(

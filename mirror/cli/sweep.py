@@ -21,7 +21,7 @@ def command(config: Path | None, data_dir: Path | None, limit: str | None, dry_r
 
     from rich.filesize import decimal
 
-    from mirror.app import Store
+    from mirror.cli.opening import store_of
     from mirror.config.values import size
     from mirror.errors import Invalid
     from mirror.housekeeping import sweeper
@@ -33,12 +33,8 @@ def command(config: Path | None, data_dir: Path | None, limit: str | None, dry_r
         raise Invalid(f"--limit {limit}: {error}.") from None
 
     async def run() -> int:
-        store = Store(settings)
-        await store.database.open()
-        try:
+        async with store_of(settings) as store:
             report = await sweeper(settings, store, most).sweep(dry_run=dry_run)
-        finally:
-            await store.close()
         if report.busy:
             click.echo("Another process is sweeping this store.", err=True)
             return 1
