@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from mirror.auth.passwords import fits
+from mirror.auth.passwords import fits, hashed
 from mirror.cli import main
 from mirror.config import load
 from tests.builders import wheel
@@ -166,6 +166,29 @@ def test_removing_a_user_removes_their_tokens(mirror: Command) -> None:
     mirror("token", "create", "--name", "ci")
     assert mirror("user", "remove", "rita") == 0
     assert [token["name"] for token in mirror.listed("token")] == ["ci"]
+
+
+@pytest.mark.parametrize(
+    ("kind", "verb", "unknown"),
+    [
+        ("user", "remove", "There is no user 'none'."),
+        ("token", "revoke", "'none' is no token: `mirror token list` names them."),
+    ],
+)
+def test_each_name_that_cannot_be_removed_is_told_with_the_reason(
+    mirror: Command, tmp_path: Path, kind: str, verb: str, unknown: str
+) -> None:
+    file = tmp_path / "mirror.toml"
+    users = f"[auth.users.fixed]\npassword_hash = '{hashed('a long password')}'\n"
+    file.write_text(users if kind == "user" else f"[auth.tokens.fixed]\nsha256 = '{'0' * 64}'\n")
+    mirror("user", "add", "kept", typed="a long password\n")
+    mirror("token", "create", "--name", "kept")
+    assert mirror(kind, verb, "kept", "fixed", "none", "--config", str(file)) == 1
+    assert [line for line in mirror.err.splitlines() if line.startswith("mirror: ")] == [
+        "mirror: fixed stands in the configuration file: remove it there.",
+        f"mirror: {unknown}",
+    ]
+    assert mirror.listed(kind) == [], "the others are removed all the same"
 
 
 def test_what_is_printed_for_the_file_is_right_in_the_file(

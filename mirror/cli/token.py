@@ -17,7 +17,9 @@ from mirror.cli.accounts import (
     day,
     grant,
     grant_options,
+    grants_listed,
     grants_text,
+    removal_told,
     settings_of,
     shared_options,
     show,
@@ -138,10 +140,7 @@ def _described(token: "Token", file: bool) -> dict[str, object]:
     return {
         "name": token.name,
         "user": token.owner or None,
-        "grants": [
-            {"rights": sorted(one.rights), "repositories": one.repositories, "projects": one.projects}
-            for one in token.grants
-        ],
+        "grants": grants_listed(token.grants),
         "created": token.created or None,
         "expires": token.expires,
         "used": token.used,
@@ -162,11 +161,10 @@ def revoke(names: tuple[str, ...], config: Path | None, data_dir: Path | None) -
     removed = with_accounts(settings, remove)
     for name in removed:
         audited("token", action="revoke", token=name)
-    for name in names:
-        if name in settings.auth.tokens:
-            click.echo(f"mirror: {name} stands in the configuration file: remove it there.", err=True)
-        elif name not in removed:
-            # Not repeated when it looks like a secret: standard error often ends in a log.
-            shown = "That name" if name.startswith("mirror_") else repr(name)
-            click.echo(f"mirror: {shown} is no token: `mirror token list` names them.", err=True)
-    return 0 if len(removed) == len(names) else 1
+    return removal_told(names, removed, settings.auth.tokens, _unknown)
+
+
+def _unknown(name: str) -> str:
+    # Not repeated when it looks like a secret: standard error often ends in a log.
+    shown = "That name" if name.startswith("mirror_") else repr(name)
+    return f"{shown} is no token: `mirror token list` names them."

@@ -17,7 +17,9 @@ from mirror.cli.accounts import (
     day,
     grant,
     grant_options,
+    grants_listed,
     grants_text,
+    removal_told,
     settings_of,
     shared_options,
     show,
@@ -147,12 +149,7 @@ def remove(names: tuple[str, ...], config: Path | None, data_dir: Path | None) -
     removed = with_accounts(settings, run)
     for name in removed:
         audited("user", action="remove", user=name)
-    for name in names:
-        if name in settings.auth.users:
-            click.echo(f"mirror: {name} stands in the configuration file: remove it there.", err=True)
-        elif name not in removed:
-            click.echo(f"mirror: There is no user {name!r}.", err=True)
-    return 0 if len(removed) == len(names) else 1
+    return removal_told(names, removed, settings.auth.users, _unknown)
 
 
 @command.command("list")
@@ -199,8 +196,12 @@ def _known(settings: "Settings", name: str) -> "User":
         raise Invalid(f"{name} stands in the configuration file: change it there.")
     user = with_accounts(settings, lambda accounts: accounts.user(name))
     if user is None:
-        raise Invalid(f"There is no user {name!r}.")
+        raise Invalid(_unknown(name))
     return user
+
+
+def _unknown(name: str) -> str:
+    return f"There is no user {name!r}."
 
 
 def _audited(action: str, user: "User") -> None:
@@ -212,10 +213,7 @@ def _described(user: "User", file: bool) -> dict[str, object]:
     return {
         "name": user.name,
         "groups": sorted(user.groups),
-        "grants": [
-            {"rights": sorted(one.rights), "repositories": one.repositories, "projects": one.projects}
-            for one in user.grants
-        ],
+        "grants": grants_listed(user.grants),
         "created": user.created or None,
         "kept_in": "file" if file else "catalog",
     }
