@@ -5,13 +5,11 @@ from pathlib import Path
 import click
 
 from mirror.cli.accounts import shared_options
-from mirror.cli.store import change_files, repository_option
+from mirror.cli.store import change_files, repository_option, version_options
 
 
 @click.command("delete", short_help="Remove a version of our own, for ever.")
-@click.argument("name")
-@click.argument("version")
-@click.option("--file", "filename", metavar="FILENAME", help="Only this file of the version.")
+@version_options
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @repository_option
 @shared_options

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from mirror.cli.accounts import shared_options
 from mirror.cli.selecting import Misuse, settings_of
 
 if TYPE_CHECKING:
@@ -23,8 +24,7 @@ def command() -> None:
 @click.option("--to", "new", metavar="URL", required=True, help="The index that it shall name.")
 @click.option("--from", "old", metavar="URL", help="The index that it names; needed where it names several.")
 @click.option("-o", "--output", type=click.Path(path_type=Path), metavar="FILE", help="Where to; without it, in place.")
-@click.option("--config", type=click.Path(path_type=Path), metavar="FILE", help="Settings (TOML). [env: MIRROR_CONFIG]")
-@click.option("--data-dir", type=click.Path(path_type=Path), metavar="DIR", help="Where everything is kept.")
+@shared_options
 def rewrite_command(
     file: Path, new: str, old: str | None, output: Path | None, config: Path | None, data_dir: Path | None
 ) -> int:

@@ -6,6 +6,8 @@ from typing import IO, TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from mirror.cli.accounts import shared_options
+
 if TYPE_CHECKING:
     from mirror.config import Settings
     from mirror.lockfiles import Wanted
@@ -28,6 +30,7 @@ class Misuse(click.ClickException):
 
 def selection_options(command: Callable[..., T], *, required: bool = True) -> Callable[..., T]:
     """What is wanted, and for which Pythons and platforms; `required`: whether something has to be named."""
+    command = shared_options(command)
     for option in reversed(
         [
             click.argument("inputs", metavar="FILE|NAME...", nargs=-1, required=required),
@@ -45,10 +48,6 @@ def selection_options(command: Callable[..., T], *, required: bool = True) -> Ca
                          help="Let uv run the build of an sdist where nothing else says what it depends on."),
             click.option("--repository", "chosen", multiple=True, metavar="NAME",
                          help="From this repository; without it, from the first of the right format."),
-            click.option("--config", type=click.Path(path_type=Path), metavar="FILE",
-                         help="Settings (TOML). [env: MIRROR_CONFIG]"),
-            click.option("--data-dir", type=click.Path(path_type=Path), metavar="DIR",
-                         help="Where everything is kept."),
         ]
     ):  # fmt: skip
         command = option(command)
