@@ -1,6 +1,7 @@
 """Pages for people: server-rendered HTML that works without JavaScript and loads nothing from elsewhere.
 
 routes        URLs and handlers
+visitors      who looks, and what they may see
 browsing      projects of all repositories by name, a page at a time
 abouts        what projects say of themselves
 descriptions  descriptions of projects, rendered by a process of its own

@@ -11,9 +11,9 @@ from urllib.parse import quote
 from aiohttp import web
 from yarl import URL
 
-from mirror.auth import ANONYMOUS, Guard, Identity, Scope
+from mirror.auth import Guard, Scope
 from mirror.catalog import Catalog
-from mirror.errors import Invalid, MirrorError, NotFound, Unauthorized
+from mirror.errors import Invalid, MirrorError, NotFound
 from mirror.feed import Feed
 from mirror.flight import SingleFlight
 from mirror.http.semantics import error_response, outside, qualities
@@ -26,6 +26,7 @@ from mirror.web.browsing import Browsing, Shelf
 from mirror.web.descriptions import Descriptions
 from mirror.web.html import page, root_from, static_file
 from mirror.web.plot import plot
+from mirror.web.visitors import Visitors
 
 logger = logging.getLogger(__name__)
 
@@ -86,7 +87,7 @@ class Pages:
     ) -> None:
         """`closed`: the settings say who may do what, so that the state of the mirror is for administrators."""
         self._shelves = shelves
-        self._guard = guard
+        self._visitors = Visitors(guard, catalog.accounts, list(shelves), closed)
         self._accounts = catalog.accounts
         self._files = catalog.files
         self._feed = feed
@@ -94,7 +95,6 @@ class Pages:
         self._statistics = statistics
         self._status = status
         self._transfers = transfers
-        self._closed = closed
         self._version = version
         self._clock = clock
         self._browsing = Browsing(shelves, catalog.browse)
@@ -187,7 +187,7 @@ class Pages:
     async def projects(self, request: web.Request) -> web.StreamResponse:
         """Projects by name, of all repositories."""
         query = " ".join(request.query.get("q", "").split())[:100]
-        scopes = await self._scopes(request)
+        scopes = await self._visitors.scopes(request)
         listed = await self._browsing.page(query, request.query.get("from", ""), scopes)
         exact = [] if request.query.get("from") else self._exact(query, scopes)
         shown = {(row.repository, row.name) for row in listed.rows}
@@ -223,7 +223,7 @@ class Pages:
         if shelf is None:
             raise NotFound("There is no repository of that name here.")
         name = shelf.repository.format.canonical(written)
-        await self._guard.require(request, "read", shelf.name, name)
+        await self._visitors.check(request, shelf.name, name)
         if written != name:
             raise web.HTTPMovedPermanently(f"../{quote(name, safe='')}/")
         view = await shelf.repository.project(name)
@@ -270,7 +270,7 @@ class Pages:
     @_shown
     async def activity(self, request: web.Request) -> web.StreamResponse:
         """What changed here, newest first."""
-        scopes = await self._scopes(request)
+        scopes = await self._visitors.scopes(request)
         before = request.query.get("before", "")
         if before and not (before.isascii() and before.isdigit() and len(before) < 18):
             raise Invalid("That is no page of the journal: begin at its first page.")
@@ -298,10 +298,7 @@ class Pages:
     @_shown
     async def state(self, request: web.Request) -> web.StreamResponse:
         """Upstreams, transfers, tokens: for administrators, and for everyone where nobody has an account."""
-        identity = await self._guard.identify(request)
-        admin = self._administers(identity)
-        if not admin and await self._has_accounts():
-            await self._guard.require(request, "admin", next(iter(self._shelves)), "*")
+        admin = await self._visitors.sees_state(request)
         return await self._page(
             request,
             "state.html",
@@ -317,8 +314,7 @@ class Pages:
     async def sign_in(self, request: web.Request) -> web.StreamResponse:
         """Makes a browser ask for a name and password, which it then sends with every page below `/-/`."""
         try:
-            if not (await self._guard.identify(request)).known:
-                raise Unauthorized("Sign in with your user name and password, or with `__token__` and a token.")
+            await self._visitors.sign_in(request)
         except MirrorError as error:
             return await self.failed(request, error)
         raise web.HTTPSeeOther("projects/", headers={"Cache-Control": "no-store"})
@@ -351,37 +347,8 @@ class Pages:
     # What they share
 
     async def _page(self, request: web.Request, template: str, status: int = 200, /, **values: object) -> web.Response:
-        try:
-            identity = await self._guard.identify(request)
-        except MirrorError:  # the page may say so itself
-            identity = ANONYMOUS
-        accounts = await self._has_accounts()
-        common = {
-            "who": str(identity) if identity.known else "",
-            "can_sign_in": not identity.known and accounts,
-            "sees_state": not accounts or self._administers(identity),
-            "query": "",
-            "version": self._version,
-            "now": self._clock(),
-        }
-        return page(request, template, common | values, status)
-
-    def _administers(self, identity: Identity) -> bool:
-        """Whether somebody may do everything in some repository."""
-        return any(self._guard.scope(identity, "admin", name).everything for name in self._shelves)
-
-    async def _has_accounts(self) -> bool:
-        """Whether anybody can be an administrator: as long as nobody can, everybody sees the state of the mirror."""
-        return self._closed or bool(await self._accounts.tokens() or await self._accounts.users())
-
-    async def _scopes(self, request: web.Request) -> dict[str, Scope]:
-        """What who asks may read, by repository; those of which they may read nothing left out. Raises Unauthorized."""
-        identity: Identity = await self._guard.identify(request)
-        scopes = {name: self._guard.scope(identity, "read", name) for name in self._shelves}
-        readable = {name: scope for name, scope in scopes.items() if not scope.nothing}
-        if not readable and not identity.known:
-            raise Unauthorized("Reading here needs a token or a password.")
-        return readable
+        common = {"query": "", "version": self._version, "now": self._clock()}
+        return page(request, template, {**common, **await self._visitors.told(request), **values}, status)
 
 
 def _root(request: web.BaseRequest, shelf: Shelf) -> URL:
