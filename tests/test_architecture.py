@@ -20,7 +20,7 @@ ORDER = [
     *("feed", "removals", "sources", "uploads", "repository"),
     *("lockfiles", "sync", "bundle", "sweep", "backup"),
     *("http", "telemetry", "auth", "telemetry.witness", "systemd"),
-    *("rubygems.following", "rubygems.published"),
+    *("rubygems.following", "rubygems.own", "rubygems.upstreams", "rubygems.judging", "rubygems.published"),
     "endpoints",
     *("doctor", "pypi.doctor", "rubygems.doctor"),
     *("pypi.routes", "rubygems.routes", "pypi.upload", "rubygems.upload", "web"),
@@ -31,7 +31,7 @@ ORDER = [
 ECOSYSTEMS = ("pypi", "rubygems")
 ONLY_IN_PYPI = {"documents", "legacy", "metadata", "wheel"}
 """Two forms of each document, the JSON API, core metadata, and wheels read from afar."""
-ONLY_IN_RUBYGEMS = {"following", "marshal", "published", "specification"}
+ONLY_IN_RUBYGEMS = {"following", "judging", "marshal", "own", "published", "specification", "upstreams"}
 """Ruby's own serialisation, what stands inside a gem, and the one asymmetry: an index that is followed, and
 published as a growing log."""
 MAY_NAME_BOTH = {"app", "cli"}

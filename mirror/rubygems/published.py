@@ -6,8 +6,11 @@ grow. What changes is appended and persisted; a restart serves the same bytes, a
 costs our clients nothing.
 
 What may surprise: a page that is its upstream's, byte for byte, is listed as the upstream lists it, even while we can
-only serve an older copy. Where a page of ours differs on purpose, what it says is kept in a second log, and the page is
+only serve an older copy. Where a page of ours differs on purpose, what it says is remembered (`own`), and the page is
 looked at again whenever upstream changes the gem, policy changes its mind, or the process starts.
+
+What is not here: what several upstreams list together (`upstreams`), and which of their changes wait for policy
+(`judging`).
 """
 
 import asyncio
@@ -27,12 +30,14 @@ from mirror.flight import SingleFlight
 from mirror.freshness import Demand
 from mirror.memory import Validity
 from mirror.model import Outcome
-from mirror.policy import concerns, matches, named
 from mirror.repository import Repository, View
 from mirror.rubygems import pages
 from mirror.rubygems.following import Followed
 from mirror.rubygems.index import PublishedLog, VersionsMap, diff, names_in
+from mirror.rubygems.judging import Judging
 from mirror.rubygems.names import number
+from mirror.rubygems.own import Own, OwnPages
+from mirror.rubygems.upstreams import Upstreams
 
 logger = logging.getLogger(__name__)
 
@@ -44,25 +49,8 @@ PATIENCE = 5.0
 """Seconds for which a client waits for an upstream while there is a log to serve."""
 MOST_CHUNKS = 2000
 """Appends after which the stored log is written anew in one piece: the same bytes, in fewer rows."""
-MOST_JUDGED = 5000
-"""The most gems whose changes wait in one go until policy has seen them; when there are more, none of them does."""
-JUDGED_AT_ONCE = 8
 SLACK = 4 << 20
 """Bytes that the log may be longer than twice its shortest form, before it is begun anew."""
-
-
-class Own(msgspec.Struct, frozen=True):
-    """What a page of ours says of a gem, where it is not its upstream's page."""
-
-    versions: tuple[str, ...]
-    """Without any, the gem is hidden here."""
-    md5: str
-    until: float = math.inf
-    """When the page is to be looked at again, in seconds since the epoch."""
-
-    def says(self, other: "Own | None") -> bool:
-        """Whether both say the same, for however long."""
-        return other is not None and (self.versions, self.md5) == (other.versions, other.md5)
 
 
 class Published:
@@ -88,18 +76,11 @@ class Published:
         self._repository = repository
         self._logs = logs
         self._log_name = f"published {repository.name}"
-        self._own: dict[str, Own] = {}
-        self._own_name = f"own {repository.name}"
-        self._next_look = math.inf
-        """The earliest `until` of our own pages."""
+        self._upstreams = Upstreams(self.followed, tuple(private))
+        self._own = OwnPages(logs, repository.name, sooner=self._expire)
+        self._judging = Judging(repository, self._look, self._judged, clock)
         self._unsaid: set[str] | None = None
         """The gems of which upstreams say something else than the log perhaps does; None: all of them."""
-        self._unjudged: set[str] = set()
-        """The gems that upstreams have changed and policy has not seen yet: the log goes on to say what it says."""
-        self._judging: set[str] = set()
-        """Those of them that it is looking at."""
-        self._judge_at = 0.0
-        self._private = tuple(private)
         self._offline = offline
         self._fresh = max(fresh, POLL)
         self._clock = clock
@@ -122,10 +103,13 @@ class Published:
         """For how long `current` gives the same log without a thought."""
         if not self._validity.live:
             self._validity = Validity(0)
-        busy = self._opening is not None or self._unjudged or self._judging
+        busy = self._opening is not None or self._judging.busy
         polled = min((one.asked + POLL for one in self.followed), default=math.inf)
-        self._validity.until = 0 if busy else min(self._next_look, math.inf if self._offline else polled)
+        self._validity.until = 0 if busy else min(self._own.next_look, math.inf if self._offline else polled)
         return self._validity
+
+    def _expire(self) -> None:
+        self._validity.live = False
 
     # Life
 
@@ -145,13 +129,7 @@ class Published:
         if stored:
             # Compressing takes as long as all the rest, and nobody has to wait for it.
             self.log = await asyncio.to_thread(partial(PublishedLog.from_bytes, stored, packed=False))
-        for line in (await self._logs.read(self._own_name)).splitlines():
-            name, own = msgspec.json.decode(line, type=tuple[str, Own | None])
-            if own is None:
-                self._own.pop(name, None)
-            else:
-                self._own[name] = own  # to be looked at: what the page depends on may have changed meanwhile
-        self._next_look = 0.0 if self._own else math.inf
+        await self._own.read()
 
     async def _open(self, reading: asyncio.Task[None]) -> None:
         await reading
@@ -159,7 +137,7 @@ class Published:
         if self.log is not None:
             async with self._publishing:
                 self.log = await asyncio.to_thread(self.log.packed)
-                self._validity.live = False
+                self._expire()
             await self._hold_changes()
             await self.publish()  # a crash may have come between an upstream's change and ours
         self._opening = None
@@ -167,19 +145,10 @@ class Published:
 
     async def _hold_changes(self) -> None:
         """What upstreams have changed since the log was written waits for policy, too."""
-        maps = self._known_maps()
+        maps = self._upstreams.known()
         if maps is not None and self.log is not None and self._repository.policy.rules + self._repository.policy.listed:
-            wanted = await asyncio.to_thread(self._wanted, maps, dict(self._own))
-            self._hold_back(names_in(await asyncio.to_thread(diff, self.log.map, wanted)))
-
-    async def _share(self, log: PublishedLog) -> None:
-        """Let the upstreams' maps be made of the log's names and entries, as far as they are equal."""
-        for one in self.followed:
-            known = one.map
-            if known is not None:
-                shared = await asyncio.to_thread(known.sharing, log.map)
-                if one.map is known:
-                    one.map = shared
+            wanted = await asyncio.to_thread(self._upstreams.wanted, maps, dict(self._own.said))
+            self._judging.hold_back(names_in(await asyncio.to_thread(diff, self.log.map, wanted)))
 
     async def retire(self) -> None:
         """Append nothing any more, since another one goes on with the log; what is said stays."""
@@ -211,9 +180,9 @@ class Published:
             await self._keep_up(demand)
         if demand is Demand.NOW and "publish" in self._behind:  # another repository has heard of the same upstream
             await asyncio.wait({self._behind.start("publish", self.publish)}, timeout=PATIENCE)
-        if self._unjudged and self._clock() >= self._judge_at and self._opening is None:
-            self._behind.start("judging", self._judge)
-        if self._clock() >= self._next_look:
+        if self._judging.due and self._opening is None:
+            self._behind.start("judging", self._judging.judge)
+        if self._clock() >= self._own.next_look:
             looking = self._behind.start("own pages", self._look_again)
             await asyncio.wait({looking}, timeout=PATIENCE)
         if self.log is None:
@@ -251,8 +220,8 @@ class Published:
         except UpstreamError as error:
             logger.warning("the list of versions stays as it is: %s", error)
             raise
-        if self._unjudged:
-            await asyncio.shield(self._behind.start("judging", self._judge))
+        if self._judging.waiting:
+            await asyncio.shield(self._behind.start("judging", self._judging.judge))
         await self.publish()
 
     async def publish(self) -> bytes:
@@ -265,22 +234,20 @@ class Published:
                 self._unsaid = None
                 raise
 
-    async def _publish(self, names: Collection[str] | None) -> bytes:
-        maps = self._known_maps()
+    async def _publish(self, names: set[str] | None) -> bytes:
+        maps = self._upstreams.known()
         if maps is None or self._retired:
             self._unsaid = None
             return b""
         if self.log is None or names is None:
-            wanted = await asyncio.to_thread(self._wanted, maps, self._own | self._held_back())
+            wanted = await asyncio.to_thread(self._upstreams.wanted, maps, self._own_word())
             if self.log is None or self.log.size > 2 * wanted.size + SLACK:
                 return await self._begin(wanted)
             log, tail = await asyncio.to_thread(self.log.updated, wanted)
             if not tail:
-                await self._share(log)
+                await self._upstreams.share(log.map)
         else:
-            own = self._own | self._held_back() if self._unjudged or self._judging else self._own
-            own = {name: own[name] for name in names if name in own}
-            wanted = self._wanted([one.only(names) for one in maps], own)
+            wanted = self._upstreams.wanted([one.only(names) for one in maps], self._own_word(names))
             tail = b"".join(line + b"\n" for line in diff(self.log.map.only(names), wanted))
             log = await asyncio.to_thread(self.log.appended, tail)
         if not tail:
@@ -290,13 +257,13 @@ class Published:
             await self._logs.replace(self._log_name, [log.slice()])
         self._adopt(log)
         if names is None:
-            await self._share(log)
+            await self._upstreams.share(log.map)
         return tail
 
     def _adopt(self, log: PublishedLog) -> None:
         # Last-Modified knows whole seconds: two states of one second would be the same to a client.
         self.log, self.changed_at = log, max(self._clock(), math.floor(self.changed_at) + 1)
-        self._validity.live = False
+        self._expire()
 
     async def _begin(self, wanted: VersionsMap) -> bytes:
         """Write the log anew, in its shortest form."""
@@ -304,38 +271,15 @@ class Published:
         content = log.slice()
         await self._logs.replace(self._log_name, [content])
         self._adopt(log)
-        await self._share(log)
+        await self._upstreams.share(log.map)
         return content
 
-    def _known_maps(self) -> list[VersionsMap] | None:
-        """What the upstreams list, in their order; None when nothing may be concluded from what is known.
-
-        A later one never speaks where an earlier one is not known: it could list another's gem of the same name.
-        """
-        maps = [one.map for one in self.followed]
-        while maps and maps[-1] is None:
-            maps.pop()
-        known = [one for one in maps if one is not None]
-        return None if len(known) < len(maps) or (self.followed and not known) else known
-
-    def _wanted(self, maps: Sequence[VersionsMap], own: dict[str, Own]) -> VersionsMap:
-        """What the log should say: the first source that lists a gem, and our own word over all of them."""
-        if len(maps) == 1 and not own and not self._private:
-            return maps[0]
-        wanted = maps[0].copy() if maps else VersionsMap()
-        for other in maps[1:]:
-            for name in other:
-                if name not in wanted:
-                    wanted.set(name, other.versions(name), other.md5(name))
-        if self._private:
-            for name in [name for name in wanted if matches(self._private, name)]:
-                wanted.remove(name)
-        for name, said in own.items():
-            if said.versions:
-                wanted.set(name, said.versions, said.md5)
-            else:
-                wanted.remove(name)
-        return wanted
+    def _own_word(self, names: set[str] | None = None) -> dict[str, Own]:
+        """Our own word on these gems, or on all: what our pages say, and what the log says of those held back."""
+        said, held_back = self._own.said, self._judging.held_back
+        if names is not None:
+            said, held_back = {name: said[name] for name in names if name in said}, held_back & names
+        return said | ({name: Own.as_in(self.log.map, name) for name in held_back} if self.log is not None else {})
 
     # Pages
 
@@ -349,7 +293,7 @@ class Published:
             raise UnknownProject(name)
         body = pages.render_info(view.project)
         raw = view.project.extra.get("body")
-        listed = self._listed_upstream(name)
+        listed = self._upstreams.say(name)
         if body == raw and view.decided_until == math.inf:
             await self._say(name, None)
         elif body == raw and listed is not None:
@@ -374,147 +318,73 @@ class Published:
     async def reconsider(self, names: Iterable[str], demand: Demand = Demand.ANY) -> None:
         """Look at the pages of these gems again, and let the log say what they show now."""
         for name in names:
-            try:
-                await self.page(name, demand)
-            except NotFound:
-                await self._say(name, None)
-            except MirrorError as error:
+            if error := await self._look(name, demand):
                 logger.info("the page of %s is looked at again later: %s", name, error)
-                if own := self._own.get(name):
-                    self._look_at(name, msgspec.structs.replace(own, until=self._clock() + POLL))
+                self._own.look_at(name, self._clock() + POLL)
 
     async def settle(self, names: Iterable[str]) -> None:
         """As `reconsider`; and when this returns, the log says it, whoever else was just about to let it."""
         await self.reconsider(names)
         await self.publish()
 
+    async def _look(self, name: str, demand: Demand = Demand.USUAL) -> MirrorError | None:
+        """Let the log say what a gem's page shows now; the error, if the page cannot be had."""
+        try:
+            await self.page(name, demand)
+        except NotFound:
+            await self._say(name, None)
+        except MirrorError as error:
+            return error
+        return None
+
     async def _say(self, name: str, own: Own | None) -> bytes:
-        if self._retired or (own is None and name not in self._own):
+        if self._retired or (own is None and name not in self._own.said):
             return b""
         if self._opening is not None:
             await asyncio.shield(self._opening)
-        if own is not None and own.until == math.inf and own.says(self._listed_upstream(name)):
+        if own is not None and own.until == math.inf and own.says(self._upstreams.say(name)):
             own = None
-        known = self._own.get(name)
-        if own is None and known is None:
+        if not await self._own.say(name, own):
             return b""
-        if own is not None and own.says(known):
-            self._look_at(name, own)
-            return b""
-        # Without the moment, which may be infinite (JSON has no word for it), and counts for nothing after a restart.
-        kept = None if own is None else msgspec.structs.replace(own, until=0.0)
-        await self._logs.append(self._own_name, msgspec.json.encode((name, kept)) + b"\n")
-        if own is None:
-            self._own.pop(name, None)
-        else:
-            self._look_at(name, own)
         if self._unsaid is not None:
             self._unsaid.add(name)
         if self.log is None:
             return b""  # it begins with this, for whoever asks first
         return await self.publish()
 
-    def _look_at(self, name: str, own: Own) -> None:
-        self._own[name] = own
-        if own.until < self._next_look:
-            self._next_look = own.until
-            self._validity.live = False
-
     async def _look_again(self) -> None:
         """Look at the pages of our own whose time has come."""
-        now = self._clock()
-        due = [name for name, own in self._own.items() if own.until <= now]
-        self._next_look = min((own.until for own in self._own.values() if own.until > now), default=math.inf)
+        due = self._own.take_due(self._clock())
         await self.reconsider(due, Demand.USUAL)  # what upstream lists may have changed: an older page would say less
-
-    def _listed_upstream(self, name: str) -> Own | None:
-        """What the first upstream that lists a gem lists."""
-        if matches(self._private, name):
-            return None
-        first = next((one.map for one in self.followed if one.map is not None and name in one.map), None)
-        return None if first is None else Own(first.versions(name), first.md5(name) or "")
 
     # Changes
 
-    # Policy
-
     def policy_changed(self) -> None:
         """Policy has changed its mind: our own pages are looked at again, and those that it names."""
-        for name, own in self._own.items():
-            self._own[name] = msgspec.structs.replace(own, until=0.0)
-        self._next_look = 0.0 if self._own else math.inf
-        self._validity.live = False
+        self._own.look_at_all()
         self._judge_named()
 
     def _judge_named(self) -> None:
-        """Look at the gems that policy means by name, in case the log still says what it forbids.
-
-        What it forbids in general (a cooldown of all gems) is noticed as upstream changes a gem, or as somebody asks
-        for its page: looking at all gems of a public index would be two hundred thousand requests.
-        """
-        log = self.log
-        if log is not None:
-            names = [name for name in sorted(named(self._repository.policy)) if name in log.map]
-            self._behind.start("named", lambda: self.reconsider(names[:MOST_JUDGED]))
-
-    def _hold_back(self, names: Iterable[str]) -> None:
-        """Let policy see what upstream changed, before the log says it."""
+        """Look at the gems that policy means by name."""
         if self.log is not None:
-            policy = self._repository.policy
-            concerned = {name for name in names if concerns(policy, name)}
-            if len(concerned) <= MOST_JUDGED:
-                self._unjudged |= concerned
-            else:
-                logger.warning("%d gems have changed: policy looks at each as it is asked for", len(concerned))
+            names = self._judging.named(self.log.map)
+            self._behind.start("named", lambda: self.reconsider(names))
 
-    def _held_back(self) -> dict[str, Own]:
-        """What the log says of the gems that policy has not seen."""
-        if self.log is None:
-            return {}
-        said = self.log.map
-        return {name: Own(said.versions(name), said.md5(name) or "") for name in self._unjudged | self._judging}
-
-    async def _judge(self) -> None:
-        """Look at what waits, and let the log say it; what cannot be had now waits for longer."""
-        failed: set[str] = set()
-        slots = asyncio.Semaphore(JUDGED_AT_ONCE)
-
-        async def judge(name: str) -> None:
-            async with slots:
-                try:
-                    await self.page(name)
-                except NotFound:
-                    await self._say(name, None)
-                except MirrorError as error:
-                    logger.info("the change of %s waits: %s", name, error)
-                    failed.add(name)
-
-        while names := self._unjudged - failed:
-            self._unjudged -= names
-            self._judging = names
-            try:
-                await asyncio.gather(*map(judge, sorted(names)))
-            except BaseException:
-                failed |= names
-                raise
-            finally:
-                self._unjudged |= names & failed
-                self._judging = set()
-                self._judge_at = self._clock() + POLL if failed else 0.0
-            if self._unsaid is not None:
-                self._unsaid |= names - failed
-            await self.publish()
+    async def _judged(self, names: set[str]) -> None:
+        if self._unsaid is not None:
+            self._unsaid |= names
+        await self.publish()
 
     def _upstream_changed(self, names: Collection[str]) -> None:
-        self._hold_back(names)
+        if self.log is not None:
+            self._judging.hold_back(names)
         if self._unsaid is not None:
             self._unsaid |= set(names)
         self._repository.forget_some(names)
         self._behind.start("publish", self.publish)
 
     def _page_changed(self, name: str) -> None:
-        if own := self._own.get(name):
-            self._look_at(name, msgspec.structs.replace(own, until=0.0))
+        self._own.look_at(name)
 
 
 def _numbers(view: View) -> tuple[str, ...]:
