@@ -1,4 +1,4 @@
-"""An upstream's documents before they mean anything: which form an answer has, and its JSON object or HTML elements.
+"""An upstream's documents before they mean anything: which form an answer has, its JSON object or HTML elements, links.
 
 The surprise: HTML never reaches the HTML parser as it is. A tree of a million open elements takes hours to build,
 so the few tags that mean something are cut out first and parsed as a flat list.
@@ -6,7 +6,9 @@ so the few tags that mean something are cut out first and parsed as a flat list.
 
 import re
 from collections.abc import Iterator
+from functools import lru_cache
 from typing import Any, Literal
+from urllib.parse import urljoin, urlsplit
 
 import msgspec
 from selectolax.lexbor import LexborHTMLParser, LexborNode
@@ -18,6 +20,10 @@ from mirror.model import Answer
 _TAG = re.compile(
     r"<(?:a|base|meta)(?=[\s/])(?:[^<>\"']|\"[^\"]{0,8192}\"|'[^']{0,8192}'){0,8192}+>[^<]{0,8192}", re.IGNORECASE
 )
+_PLAIN_URL = re.compile(r"https?://[A-Za-z0-9](?:[A-Za-z0-9.-]*[A-Za-z0-9])?/[!\"$-~]*")  # nothing to resolve or doubt
+_RELATIVE_URL = re.compile(r"([^?#:;]*/)([A-Za-z0-9_][A-Za-z0-9_.+!-]*)(?:#[!-~]*)?")
+"""A path whose last part stands for itself, and perhaps a fragment."""
+_URL_LIMIT = 8192
 
 
 def document_kind(answer: Answer) -> Literal["json", "html"]:
@@ -77,3 +83,33 @@ def _without_comments(text: str) -> str:
         end = text.find("-->", start)
         position = end + 3 if end >= 0 else len(text)
     return "".join([*kept, text[position:]]) if kept else text
+
+
+def absolute_url(base: str, url: str | None) -> str | None:
+    """The URL, absolute and without fragment, or None unless it is one of http or https with a host."""
+    if not url or len(url) > _URL_LIMIT:
+        return None
+    if _PLAIN_URL.fullmatch(url):
+        return url
+    if found := _RELATIVE_URL.fullmatch(url):
+        directory = _directory(base, found[1])
+        return directory and directory + found[2]
+    return _resolved(base, url)
+
+
+@lru_cache(maxsize=64)
+def _directory(base: str, url: str) -> str | None:
+    """A URL that ends in a slash, absolute: the files of a page lie in a few directories, as a rule."""
+    return _resolved(base, url)
+
+
+def _resolved(base: str, url: str) -> str | None:
+    try:
+        absolute = urljoin(base, url) if not url.startswith(("http://", "https://")) else url
+        parts = urlsplit(absolute)
+        port_is_valid = parts.port != 0
+    except ValueError:
+        return None
+    if parts.scheme not in ("http", "https") or not parts.hostname or not port_is_valid or not absolute.isprintable():
+        return None
+    return absolute.partition("#")[0]

@@ -11,10 +11,9 @@ The surprise: a page for which policy or a merge left no file is still a page, a
 import re
 from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime
-from functools import lru_cache
 from html import escape
 from typing import Any, Literal
-from urllib.parse import unquote, urljoin, urlsplit
+from urllib.parse import unquote, urlsplit
 
 import msgspec
 from packaging.version import InvalidVersion, Version
@@ -23,7 +22,7 @@ from yarl import URL
 
 from mirror.errors import Invalid, UpstreamProtocolError
 from mirror.model import Answer, Ask, File, Page, Project
-from mirror.pypi.documents import check_version, decode_json, document_kind, html_tags
+from mirror.pypi.documents import absolute_url, check_version, decode_json, document_kind, html_tags
 from mirror.pypi.names import canonical, is_distribution, safe_filename, version_group, version_of
 
 JSON_TYPE = "application/vnd.pypi.simple.v1+json"
@@ -36,7 +35,6 @@ _PROVENANCE_LIMIT = 4 << 20
 Link = Callable[[File], str]
 """The URL to print for a file."""
 
-_PLAIN_URL = re.compile(r"https?://[A-Za-z0-9](?:[A-Za-z0-9.-]*[A-Za-z0-9])?/[!\"$-~]*")  # nothing to resolve or doubt
 _STATUSES = frozenset({"active", "archived", "quarantined", "deprecated"})  # PEP 792
 _HASH = re.compile(r"[0-9a-f]{8,256}")
 _ALGORITHM = re.compile(r"[a-z0-9_]{1,32}")
@@ -50,9 +48,6 @@ _FILE_HANDLED = frozenset({
 })  # fmt: skip
 _PROJECT_FIELDS = frozenset({"name", "files", "versions", "meta", "project-status", "alternate-locations"})
 _META_FIELDS = frozenset({"api-version", "_last-serial", "tracks"})
-_RELATIVE_URL = re.compile(r"([^?#:;]*/)([A-Za-z0-9_][A-Za-z0-9_.+!-]*)(?:#[!-~]*)?")
-"""A path whose last part stands for itself, and perhaps a fragment."""
-_URL_LIMIT = 8192
 _SERIAL_COMMENT = re.compile(r"<!--SERIAL (\d{1,18})-->\s*\Z")
 _ASKS_SOMETHING = re.compile(r"<(?:form|script|input|iframe)[\s>]", re.IGNORECASE)
 
@@ -130,7 +125,7 @@ def _json_file(entry: dict[str, Any], base: str, version: "_Versions") -> File |
     filename, url = entry.get("filename"), entry.get("url")
     if not isinstance(filename, str) or not isinstance(url, str) or not safe_filename(filename):
         return None
-    absolute = _absolute(base, url)
+    absolute = absolute_url(base, url)
     if absolute is None:
         return None
     extra = {key: entry[key] for key in entry.keys() - _FILE_HANDLED}
@@ -141,7 +136,7 @@ def _json_file(entry: dict[str, Any], base: str, version: "_Versions") -> File |
             break
     if isinstance(entry.get("gpg-sig"), bool):
         extra["gpg-sig"] = entry["gpg-sig"]
-    if provenance := _absolute(base, _text(entry.get("provenance"))):
+    if provenance := absolute_url(base, _text(entry.get("provenance"))):
         extra["provenance"] = provenance
     yanked = entry.get("yanked")
     return File(
@@ -171,7 +166,7 @@ def _parse_html(answer: Answer, name: str) -> Project:
         if node.tag == "meta" and (key := (attributes.get("name") or "").lower()).startswith("pypi:"):
             meta.setdefault(key, attributes.get("content") or "")
         elif node.tag == "base" and not based and (href := attributes.get("href")):  # HTML: the first <base> counts
-            base, based = _absolute(answer.url, href) or base, True
+            base, based = absolute_url(answer.url, href) or base, True
         elif node.tag == "a" and (file := _html_file(node, attributes, base, version)) is not None:
             files.setdefault(file.filename, file)
     check_version(meta.get("pypi:repository-version"))
@@ -190,7 +185,7 @@ def _parse_html(answer: Answer, name: str) -> Project:
 
 def _html_file(node: LexborNode, attributes: Mapping[str, str | None], base: str, version: "_Versions") -> File | None:
     url, _, fragment = (attributes.get("href") or "").strip().partition("#")
-    absolute = _absolute(base, url) if url else None
+    absolute = absolute_url(base, url) if url else None
     if absolute is None:
         return None
     filename = unquote(urlsplit(absolute).path.rpartition("/")[2])
@@ -207,7 +202,7 @@ def _html_file(node: LexborNode, attributes: Mapping[str, str | None], base: str
             break
     if (signed := attributes.get("data-gpg-sig")) in ("true", "false"):
         extra["gpg-sig"] = signed == "true"
-    if provenance := _absolute(base, attributes.get("data-provenance")):
+    if provenance := absolute_url(base, attributes.get("data-provenance")):
         extra["provenance"] = provenance
     return File(
         filename=filename,
@@ -340,36 +335,6 @@ def _check_name(found: object, name: str) -> None:
         same = False
     if not same:
         raise UpstreamProtocolError(f"The index answered the page of {found[:80]!r} when asked for {name}.")
-
-
-def _absolute(base: str, url: str | None) -> str | None:
-    """The URL, absolute and without fragment, or None unless it is one of http or https with a host."""
-    if not url or len(url) > _URL_LIMIT:
-        return None
-    if _PLAIN_URL.fullmatch(url):
-        return url
-    if found := _RELATIVE_URL.fullmatch(url):
-        directory = _directory(base, found[1])
-        return directory and directory + found[2]
-    return _resolved(base, url)
-
-
-@lru_cache(maxsize=64)
-def _directory(base: str, url: str) -> str | None:
-    """A URL that ends in a slash, absolute: the files of a page lie in a few directories, as a rule."""
-    return _resolved(base, url)
-
-
-def _resolved(base: str, url: str) -> str | None:
-    try:
-        absolute = urljoin(base, url) if not url.startswith(("http://", "https://")) else url
-        parts = urlsplit(absolute)
-        port_is_valid = parts.port != 0
-    except ValueError:
-        return None
-    if parts.scheme not in ("http", "https") or not parts.hostname or not port_is_valid or not absolute.isprintable():
-        return None
-    return absolute.partition("#")[0]
 
 
 def _digests(hashes: object) -> dict[str, str]:

@@ -14,6 +14,7 @@ from yarl import URL
 from mirror.errors import UpstreamProtocolError
 from mirror.model import Answer, File, Page, Project
 from mirror.pypi import FORMAT
+from mirror.pypi.documents import _resolved, absolute_url
 from mirror.pypi.pages import parse_simple, render_html, render_json
 
 URL_OF_PAGE = "https://index.example/simple/foo/"
@@ -466,3 +467,9 @@ def test_format_asks_for_the_metadata_only_where_it_is_offered() -> None:
 
 def test_equal_bodies_have_equal_revisions() -> None:
     assert FORMAT.revision(b"a") == FORMAT.revision(b"a") != FORMAT.revision(b"b")
+
+
+@given(st.text("ab./#?;:%\\ -_~é", min_size=1, max_size=20))
+def test_a_link_is_the_same_with_its_directory_resolved_once(link: str) -> None:
+    for base in ("https://index.example/simple/six/", "https://index.example/simple/six/index.html?x=/y"):
+        assert absolute_url(base, link) == _resolved(base, link)
