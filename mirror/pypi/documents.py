@@ -21,7 +21,7 @@ _TAG = re.compile(
     r"<(?:a|base|meta)(?=[\s/])(?:[^<>\"']|\"[^\"]{0,8192}\"|'[^']{0,8192}'){0,8192}+>[^<]{0,8192}", re.IGNORECASE
 )
 _PLAIN_URL = re.compile(r"https?://[A-Za-z0-9](?:[A-Za-z0-9.-]*[A-Za-z0-9])?/[!\"$-~]*")  # nothing to resolve or doubt
-_RELATIVE_URL = re.compile(r"([^?#:;]*/)([A-Za-z0-9_][A-Za-z0-9_.+!-]*)(?:#[!-~]*)?")
+_RELATIVE_URL = re.compile(r"(?!//)([A-Za-z0-9_./~+-]*/)([A-Za-z0-9_][A-Za-z0-9_.+!-]*)(?:#[!-~]*)?")
 """A path whose last part stands for itself, and perhaps a fragment."""
 _URL_LIMIT = 8192
 

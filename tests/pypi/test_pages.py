@@ -7,7 +7,7 @@ from typing import Any
 
 import msgspec
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from yarl import URL
 
@@ -470,6 +470,9 @@ def test_equal_bodies_have_equal_revisions() -> None:
 
 
 @given(st.text("ab./#?;:%\\ -_~é", min_size=1, max_size=20))
+@example("//host/a")
+@example(" //host/a")
+@example("a#b/c")
 def test_a_link_is_the_same_with_its_directory_resolved_once(link: str) -> None:
     for base in ("https://index.example/simple/six/", "https://index.example/simple/six/index.html?x=/y"):
         assert absolute_url(base, link) == _resolved(base, link)
