@@ -267,8 +267,9 @@ async def _sendfile(
     try:
         await _send_bytes(sock, finish_head(head, request))
         while position < stop:
+            wanted = min(PIECE, stop - position)
             try:
-                count = await off_loop(partial(os.sendfile, sock.fileno(), file, position, min(PIECE, stop - position)))
+                count = await off_loop(partial(os.sendfile, sock.fileno(), file, position, wanted))
             except BlockingIOError:
                 await _writable(sock)
                 continue
@@ -276,6 +277,8 @@ async def _sendfile(
                 logger.error("the stored file %s is shorter than it was", path.name)
                 break
             position += count
+            if count < wanted:  # the socket is full: to ask a thread once more would only say so
+                await _writable(sock)
     except ConnectionError:
         pass  # the client has left
     except BaseException:
