@@ -33,7 +33,6 @@ from mirror.sync import (
     Stored,
     Wish,
     fetch,
-    plan,
     remember,
     repository_for,
     targets_for,
@@ -172,8 +171,7 @@ async def bring(mirror: Mirror, urls: Sequence[str], one: SyncSettings) -> bool:
                 return False
             wanted = wishes(mirror.settings, one)
             async with access(mirror, urls) as index, way(mirror) as reaching:
-                found = await plan(wanted, reaching, Resolvers(index))
-                result = await fetch(found, reaching, holdings(mirror), Silent())
+                result = await fetch(wanted, reaching, Resolvers(index), holdings(mirror), Silent())
             await remember(mirror.catalog.sets, one.name, result, only=True)
     except MirrorError as error:
         logger.error("the set %s is not brought in: %s", one.name, error)

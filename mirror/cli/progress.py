@@ -32,7 +32,7 @@ class Shown:
             console=Console(stderr=True, highlight=False), disable=not self._terminal,
         )  # fmt: skip
         self._task = self._progress.add_task("", total=None, files="")
-        self._files = self._done = 0
+        self._files = self._done = self._size = 0
 
     def __enter__(self) -> Self:
         self._progress.start()
@@ -48,9 +48,11 @@ class Shown:
         self._progress.update(self._task, description=what)
 
     def begun(self, pieces: Sequence[Piece], held: int) -> None:
-        self._files = len(pieces)
-        size = sum(piece.file.size or 0 for piece in pieces)
-        self._progress.reset(self._task, total=size, description="fetching", files=f"0/{self._files} files")
+        if not self._files and pieces:
+            self._progress.reset(self._task, description="fetching")  # rates count from now
+        self._files += len(pieces)
+        self._size += sum(piece.file.size or 0 for piece in pieces)
+        self._progress.update(self._task, total=self._size, files=f"{self._done}/{self._files} files")
 
     def fetched(self, piece: Piece) -> None:
         self._step(piece)

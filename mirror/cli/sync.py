@@ -83,17 +83,18 @@ async def _sync(reached: "Reached", wanted: "list[Wish]", name: str, *, only: bo
     async with reached as (mirror, way, access):
         with Shown() as shown:
             shown.looking("looking")
-            found = await plan(wanted, way, Resolvers(access, build=build))
-            held = ahead.holdings(mirror)
+            resolve, held = Resolvers(access, build=build), ahead.holdings(mirror)
             if dry_run:
-                shown.__exit__(None, None, None)
-                missing = await lacking(found, held)
-                listed(missing, len(found.pieces) - len(missing))
-                complain(found.problems)
-                return 1 if found.problems else 0
-            result = await fetch(found, way, held, shown)
+                found = await plan(wanted, way, resolve)
+                missing = await lacking(found.pieces, held)
+            else:
+                result = await fetch(wanted, way, resolve, held, shown)
+        if dry_run:
+            listed(missing, len(found.pieces) - len(missing))
+            complain(found.problems)
+            return 1 if found.problems else 0
         await remember(mirror.catalog.sets, name, result, only=only)
-    for outside in found.outside:
+    for outside in result.outside:
         click.echo(f"mirror: {outside.name}: left out, {outside.reason} ({outside.where})", err=True)
     complain(result.problems)
     click.echo(

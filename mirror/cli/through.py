@@ -5,7 +5,7 @@ clients. The last byte of a file is asked for alone: it can be read as soon as t
 """
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from urllib.parse import quote
 
 import aiohttp
@@ -16,7 +16,7 @@ from mirror.errors import Blocked, NotFound, Unavailable, UnknownFile, UnknownPr
 from mirror.freshness import Demand
 from mirror.model import File
 from mirror.repository import Repository, View
-from mirror.sync import Piece, Told
+from mirror.sync import Backlog, Told
 
 LONGEST = 24 * 3600.0
 """Seconds that one file may take."""
@@ -66,8 +66,11 @@ class Through:
                 path = "quick/Marshal.4.8" if self.is_gems(repository) else path
                 await self._ask("GET", repository, f"{path}/{quote(format.sidecar_name(file))}", unknown)
 
-    async def bring_small(self, pieces: Sequence[Piece], told: Told) -> Sequence[Piece]:
-        return pieces  # to one who asks over HTTP all are alike
+    def is_small(self, file: File) -> bool:
+        return False  # to one who asks over HTTP all are alike
+
+    async def bring_small(self, small: Backlog, left: Backlog, told: Told) -> None:
+        """There are none."""
 
     async def renewed(self, repository: str, name: str = "") -> str:
         """Have the page of a project as it is now at upstream, or without a name the index of gems; its ETag.

@@ -1,6 +1,6 @@
 """What a lock or requirements file asks for, what of it a target needs, and the same file for another index.
 
-`read` a file (or take `named` projects), `select` the files that the targets need, `rewrite` the addresses.
+`read` a file (or take `named` projects), a `Selector` for the files that the targets need, `rewrite` the addresses.
 
 Nothing here resolves (what is open comes out as a Range) or fetches. The only IO is `read`: the file that was named,
 and what a requirements file includes, bounded in size, depth and number.
@@ -19,13 +19,13 @@ from mirror.lockfiles import gemfile, pdm, pipfile, poetry, pylock, requirements
 from mirror.lockfiles.documents import LIMIT, Document
 from mirror.lockfiles.names import named, parse_name
 from mirror.lockfiles.rewrite import mirror_files, rewrite
-from mirror.lockfiles.select import Missing, Selection, select
+from mirror.lockfiles.select import Missing, Selection, Selector
 from mirror.lockfiles.targets import Target, this_machine
 from mirror.lockfiles.wanted import Outside, Pin, PinnedFile, Range, Wanted, needed
 
 __all__ = [
-    "Missing", "Outside", "Pin", "PinnedFile", "Range", "Selection", "Target", "Wanted", "kind_of", "mirror_files",
-    "named", "needed", "parse", "parse_name", "read", "rewrite", "select", "this_machine",
+    "Missing", "Outside", "Pin", "PinnedFile", "Range", "Selection", "Selector", "Target", "Wanted", "kind_of",
+    "mirror_files", "named", "needed", "parse", "parse_name", "read", "rewrite", "this_machine",
 ]  # fmt: skip
 
 _PARSERS: dict[str, Callable[[Document], Wanted]] = {

@@ -45,10 +45,10 @@ class Missing(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Selection(msgspec.Struct, frozen=True, kw_only=True):
-    """The outcome of a selection."""
+    """What is selected of one project."""
 
-    files: Mapping[str, tuple[File, ...]]
-    """Project → what the targets need of it, in the order of its page."""
+    files: tuple[File, ...]
+    """What the targets need of it, in the order of its page."""
     missing: tuple[Missing, ...]
 
 
@@ -57,51 +57,58 @@ class _Wheel(msgspec.Struct, frozen=True):
     tags: frozenset[Tag]
 
 
-def select(
-    wanted: Wanted,
-    projects: Mapping[str, Project],
-    targets: Sequence[Target],
-    *,
-    sdists: bool = False,
-    every_wheel: bool = False,
-) -> Selection:
-    """The files that the targets need for what is wanted.
+class Selector:
+    """Selects the files that the targets need for what is wanted, one project after the other in any order.
 
     Of the wheels of a version the one that pip or uv would take, for each machine that a target stands for; all that
     fit with `every_wheel`. The sdist where there is no wheel; always with `sdists`. Of a gem the best platform.
     """
-    chosen: dict[str, dict[str, File]] = {}
-    missing: dict[Missing, None] = {}
-    for target in targets:
-        if wanted.python and not _allows_python(wanted.python, target):
-            reason: Reason = "not for this version of Python"
-            missing.setdefault(Missing(project="", reason=reason, target=str(target), where=wanted.name))
-            continue
-        pins, ranges = needed(wanted, target.environments)
-        chooser: _PythonChooser | _GemChooser
-        if wanted.ecosystem == "pypi":
-            chooser = _PythonChooser(target, wanted.no_binary, sdists=sdists, every_wheel=every_wheel)
-        else:
-            chooser = _GemChooser(target, wanted)
-        entries: list[Pin | Range] = [*pins, *ranges]
-        for entry in entries:
-            project = projects.get(entry.project)
+
+    def __init__(
+        self, wanted: Wanted, targets: Sequence[Target], *, sdists: bool = False, every_wheel: bool = False
+    ) -> None:
+        missing: dict[Missing, None] = {}
+        self._entries: dict[str, list[tuple[_Chooser, Pin | Range]]] = {}
+        """Project → what is wanted of it, and who chooses that for a target."""
+        for target in targets:
+            if wanted.python and not _allows_python(wanted.python, target):
+                reason: Reason = "not for this version of Python"
+                missing.setdefault(Missing(project="", reason=reason, target=str(target), where=wanted.name))
+                continue
+            chooser: _Chooser
+            if wanted.ecosystem == "pypi":
+                chooser = _PythonChooser(target, wanted.no_binary, sdists=sdists, every_wheel=every_wheel)
+            else:
+                chooser = _GemChooser(target, wanted)
+            pins, ranges = needed(wanted, target.environments)
+            entries: list[Pin | Range] = [*pins, *ranges]
+            for entry in entries:
+                self._entries.setdefault(entry.project, []).append((chooser, entry))
+        self.missing = tuple(missing)
+        """What is amiss whatever the index has."""
+
+    @property
+    def projects(self) -> tuple[str, ...]:
+        """What the index has to be asked for, in the order of what is wanted."""
+        return tuple(self._entries)
+
+    def select(self, name: str, project: Project | None) -> Selection:
+        """The files of a project; None is one that the index does not have."""
+        chosen: set[str] = set()
+        missing: dict[Missing, None] = {}
+        for chooser, entry in self._entries[name]:
             if project is None:
                 version = entry.version if isinstance(entry, Pin) else ""
-                reason = "no such project"
-                missing.setdefault(Missing(project=entry.project, version=version, reason=reason, where=entry.where))
+                missing.setdefault(Missing(project=name, version=version, reason="no such project", where=entry.where))
                 continue
             found = chooser.pinned(project, entry) if isinstance(entry, Pin) else chooser.open(project, entry)
             for one in found:
                 if isinstance(one, Missing):
                     missing.setdefault(one)
                 else:
-                    chosen.setdefault(entry.project, {})[one.filename] = one
-    files = {
-        name: tuple(file for file in projects[name].files if file.filename in of_project)
-        for name, of_project in chosen.items()
-    }
-    return Selection(files=files, missing=tuple(missing))
+                    chosen.add(one.filename)
+        files = () if project is None else tuple(file for file in project.files if file.filename in chosen)
+        return Selection(files=files, missing=tuple(missing))
 
 
 Found = Iterator[File | Missing]
@@ -298,6 +305,7 @@ class _GemChooser:
         )  # fmt: skip
 
 
+_Chooser = _PythonChooser | _GemChooser
 _NO_FIT = 1 << 16
 
 

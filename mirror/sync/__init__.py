@@ -1,6 +1,6 @@
 """Keep a chosen set ahead of demand: decide what is needed, fetch it, prove that it is held.
 
-`plan` what wishes need, `fetch` what of it is not held, `lacking` without fetching. A `Way` is how the mirror is
+`fetch` what wishes need and is not held; or only `plan` it, and say what is `lacking`. A `Way` is how the mirror is
 reached: `InProcess` in the process that owns the store; a command beside a running mirror is a client of it like any
 other, so that only one process ever writes pages and the list of gems, and both may fetch the same file at once.
 
@@ -15,15 +15,15 @@ from mirror.errors import Invalid, Misconfigured
 from mirror.lockfiles import Target, named, this_machine
 from mirror.sync.bulk import Bulk, crew_size
 from mirror.sync.fetching import Result, Silent, Watcher, fetch, lacking, remember
-from mirror.sync.pieces import Piece, Told
+from mirror.sync.pieces import Backlog, Piece, Told
 from mirror.sync.plan import Plan, Problem, Resolver, Wish, plan
 from mirror.sync.resolve import Resolvers
 from mirror.sync.ways import CONNECTIONS, Holdings, InProcess, Stored, Way, reason_of
 
 __all__ = [
-    "CONNECTIONS", "Bulk", "Holdings", "InProcess", "Piece", "Plan", "Problem", "Resolver", "Resolvers", "Result",
-    "Silent", "Stored", "Told", "Watcher", "Way", "Wish", "check_sets", "crew_size", "fetch", "lacking", "plan",
-    "reason_of", "remember", "repository_for", "targets_for",
+    "CONNECTIONS", "Backlog", "Bulk", "Holdings", "InProcess", "Piece", "Plan", "Problem", "Resolver", "Resolvers",
+    "Result", "Silent", "Stored", "Told", "Watcher", "Way", "Wish", "check_sets", "crew_size", "fetch", "lacking",
+    "plan", "reason_of", "remember", "repository_for", "targets_for",
 ]  # fmt: skip
 
 

@@ -6,7 +6,6 @@ What is larger, or of unknown size or digest, and whatever goes wrong with a fil
 import asyncio
 import os
 import time
-from collections import deque
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 
@@ -15,9 +14,10 @@ from mirror.bulk import HANDS, Brought, Crew, Hand, Kit, Order, working
 from mirror.catalog import Files, HeldFile
 from mirror.errors import MirrorError
 from mirror.feed import Feed
+from mirror.flight import together
 from mirror.model import File
 from mirror.repository import Repository
-from mirror.sync.pieces import Piece, Told
+from mirror.sync.pieces import Backlog, Piece, Told
 from mirror.upstream import Upstream
 
 SMALL = 64 << 10
@@ -25,9 +25,10 @@ SMALL = 64 << 10
 BATCH = 256
 """The most files that a hand is given at a time, and so the most that share a commit …"""
 WORTH_A_BATCH = 64
-"""… and so few only when no more are waiting."""
+"""… and so few only when no more are to come."""
 
-Orders = list[tuple[Piece, Order]]
+Batch = list[tuple[Piece, Order, Sequence[Brought]]]
+"""Pieces, how they were ordered, and what came."""
 
 
 def crew_size(connections: int) -> int:
@@ -75,56 +76,70 @@ class Bulk:
         async with working(self._crew or Crew(self._count), self._kit) as self._ready:
             yield
 
-    async def bring(self, pieces: Sequence[Piece], told: Told) -> list[Piece]:
-        """Bring in what of these is small, with the sidecars that can be made from it; returns what is left.
+    async def bring(self, small: Backlog, left: Backlog, told: Told) -> None:
+        """Bring in files that it `takes`, with the sidecars that can be made from them, until there are no more.
 
-        What `told` hears of is durable, in the catalog and in the feed. Raises StorageFull.
+        What it could not bring is added to `left`. What `told` hears of is durable, in the catalog and in the feed.
+        Raises StorageFull.
         """
-        waiting, left = deque(pieces), list[Piece]()
-        async with asyncio.TaskGroup() as tasks:
-            for hand in self._ready:
-                tasks.create_task(self._employ(hand, waiting, left, told))
-        return left
+        brought: asyncio.Queue[Batch | None] = asyncio.Queue()
 
-    async def _employ(self, hand: Hand, waiting: deque[Piece], left: list[Piece], told: Told) -> None:
-        """Give a hand one batch after the other, as long as something is waiting."""
-        while waiting:
-            batch = await self._batch(waiting, left)
+        async def employ_all() -> None:
+            await together(*(self._employ(hand, small, left, brought) for hand in self._ready))
+            brought.put_nowait(None)
+
+        await together(employ_all(), self._settle(brought, left, told))
+
+    async def _employ(self, hand: Hand, small: Backlog, left: Backlog, brought: "asyncio.Queue[Batch | None]") -> None:
+        """Give a hand one batch after the other, as long as something is to come."""
+        while waiting := await small.waiting(WORTH_A_BATCH):
+            # A fair part of what is waiting, so that all hands end at about the same time.
+            share = min(BATCH, max(WORTH_A_BATCH, waiting // self._hands))
+            orders = await self._orders(small.take(share), left)
             async with AsyncExitStack() as slots:
                 for _ in range(self._share):
                     await slots.enter_async_context(self._slots)
-                brought = await hand.bring([order for _, order in batch])
-            await self._record(batch, brought)
-            for (piece, order), things in zip(batch, brought, strict=True):
-                format = self._kit.formats[order.format]
-                if len(things) == 1 + format.has_sidecar(order.file):
+                things = await hand.bring([order for _, order in orders])
+            brought.put_nowait([(*one, things_of) for one, things_of in zip(orders, things, strict=True)])
+
+    async def _settle(self, brought: "asyncio.Queue[Batch | None]", left: Backlog, told: Told) -> None:
+        """Write down what was brought, until None comes: in one commit all that came during the last one."""
+        more = True
+        while more:
+            batches = [await brought.get()]
+            while not brought.empty():
+                batches.append(brought.get_nowait())
+            more = None not in batches
+            done: Batch = [one for batch in batches if batch for one in batch]
+            await self._record(done)
+            for piece, order, things in done:
+                if len(things) == 1 + self._kit.formats[order.format].has_sidecar(order.file):
                     told(piece)
                 else:
-                    left.append(piece)
+                    left.add([piece])
 
-    async def _batch(self, waiting: deque[Piece], left: list[Piece]) -> Orders:
-        """A fair part of what is waiting, so that all hands end at about the same time."""
-        size = min(BATCH, max(WORTH_A_BATCH, len(waiting) // self._hands))
-        batch: Orders = []
-        while waiting and len(batch) < size:
-            piece = waiting.popleft()
+    async def _orders(self, pieces: Sequence[Piece], left: Backlog) -> list[tuple[Piece, Order]]:
+        """What a hand is to bring of some pieces."""
+        orders = []
+        for piece in pieces:
             repository = self._repositories[piece.repository]
             try:
                 listed = await repository.file(piece.project, piece.file.filename)  # policy has the last word
             except MirrorError:
-                left.append(piece)
+                left.add([piece])
                 continue
-            if self._takes(listed):
-                batch.append((piece, Order(repository.format.name, listed)))
+            if self.takes(listed):
+                orders.append((piece, Order(repository.format.name, listed)))
             else:
-                left.append(piece)
-        return batch
+                left.add([piece])
+        return orders
 
-    def _takes(self, file: File) -> bool:
+    def takes(self, file: File) -> bool:
+        """Whether a file is small, and its size and digest are known."""
         known = file.sha256 is not None and file.size is not None
         return known and (file.size or 0) <= SMALL and file.source in self._kit.upstreams
 
-    async def _record(self, batch: Orders, brought: Sequence[Sequence[Brought]]) -> None:
+    async def _record(self, batch: Batch) -> None:
         """Enter in catalog and feed what is stored now."""
         now = self._clock()
         held = [
@@ -135,7 +150,7 @@ class Bulk:
                 ),
                 thing.kind,
             )
-            for (piece, order), things in zip(batch, brought, strict=True)
+            for piece, order, things in batch
             for thing in things
         ]  # fmt: skip
         if held:

@@ -1,15 +1,20 @@
-"""Fetching what a plan names: many at once, what is held skipped, what fails reported while the rest goes on."""
+"""Fetching what is needed: many at once, what is held skipped, what fails reported while the rest goes on.
+
+The first files are fetched while other pages are still looked at.
+"""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Protocol
 
 import msgspec
 
 from mirror.catalog import Member, Sets
 from mirror.errors import MirrorError
-from mirror.sync.pieces import Piece
-from mirror.sync.plan import Plan, Problem
+from mirror.flight import together
+from mirror.lockfiles import Outside
+from mirror.sync.pieces import Backlog, Piece
+from mirror.sync.plan import Plan, Problem, Resolver, Wish, plan
 from mirror.sync.ways import Holdings, Way, reason_of
 
 AT_ONCE = 128
@@ -20,7 +25,7 @@ class Watcher(Protocol):
     """Whoever shows how a sync goes. All sizes are in bytes; None where no index says how large a file is."""
 
     def begun(self, pieces: Sequence[Piece], held: int) -> None:
-        """These are to be fetched; so many more are held already."""
+        """These are to be fetched too; so many more are held already."""
 
     def fetched(self, piece: Piece) -> None:
         """One is held now."""
@@ -46,58 +51,95 @@ class Result(msgspec.Struct, frozen=True, kw_only=True):
     size: int
     """Bytes of what was fetched, as far as indexes say."""
     problems: tuple[Problem, ...]
-    """Those of the plan, and of what could not be fetched."""
+    """What cannot be had, and what could not be fetched."""
+    outside: tuple[Outside, ...]
+    """What no index can give."""
     members: tuple[Member, ...]
-    """Everything of the plan that is held now."""
+    """Everything that is needed and is held now."""
 
 
-async def lacking(plan: Plan, holdings: Holdings) -> list[Piece]:
-    """The pieces that are not held, in the order of the plan."""
-    return [
-        piece for piece in plan.pieces if not await holdings.whole(piece.repository, piece.project, piece.file)
-    ]  # fmt: skip
+async def lacking(pieces: Iterable[Piece], holdings: Holdings) -> list[Piece]:
+    """The pieces that are not held."""
+    return [piece for piece in pieces if not await holdings.whole(piece.repository, piece.project, piece.file)]
 
 
-async def fetch(plan: Plan, way: Way, holdings: Holdings, watcher: Watcher) -> Result:
-    """Bring in everything of a plan that is not held. Never raises for a single file."""
-    wanted = await lacking(plan, holdings)
-    watcher.begun(wanted, len(plan.pieces) - len(wanted))
-    failed: dict[tuple[str, str, str], Problem] = {}
+async def fetch(wishes: Iterable[Wish], way: Way, resolve: Resolver, holdings: Holdings, watcher: Watcher) -> Result:
+    """Bring in everything that the wishes need and that is not held. Never raises for a single file."""
+    return await _Fetching(way, holdings, watcher).run(wishes, resolve)
 
-    def told(piece: Piece, error: Exception | None = None, /) -> None:
+
+class _Fetching:
+    """One sync, while it goes on."""
+
+    def __init__(self, way: Way, holdings: Holdings, watcher: Watcher) -> None:
+        self._way = way
+        self._holdings = holdings
+        self._watcher = watcher
+        self._small = Backlog()
+        self._other = Backlog()
+        self._wanted: list[Piece] = []
+        self._failed: dict[tuple[str, str, str], Problem] = {}
+        self._plan = Plan()
+
+    async def run(self, wishes: Iterable[Wish], resolve: Resolver) -> Result:
+        await together(self._look_and_bring_small(wishes, resolve), self._bring_other())
+        failed, wanted = self._failed, self._wanted
+        return Result(
+            fetched=len(wanted) - len(failed),
+            held=len(self._plan.pieces) - len(wanted),
+            size=sum(piece.file.size or 0 for piece in wanted if piece.key not in failed),
+            problems=(*self._plan.problems, *failed.values()),
+            outside=self._plan.outside,
+            members=tuple(
+                member
+                for piece in self._plan.pieces
+                if piece.key not in failed
+                for member in self._holdings.members(piece.repository, piece.project, piece.file)
+            ),
+        )
+
+    async def _look_and_bring_small(self, wishes: Iterable[Wish], resolve: Resolver) -> None:
+        await together(self._look(wishes, resolve), self._way.bring_small(self._small, self._other, self._told))
+        self._other.end()
+
+    async def _look(self, wishes: Iterable[Wish], resolve: Resolver) -> None:
+        self._plan = await plan(wishes, self._way, resolve, self._found)
+        self._small.end()
+
+    async def _found(self, pieces: Sequence[Piece]) -> None:
+        """These are needed."""
+        wanted = await lacking(pieces, self._holdings)
+        self._wanted += wanted
+        self._watcher.begun(wanted, len(pieces) - len(wanted))
+        self._small.add(piece for piece in wanted if self._way.is_small(piece.file))
+        self._other.add(piece for piece in wanted if not self._way.is_small(piece.file))
+
+    async def _bring_other(self) -> None:
+        slots = asyncio.Semaphore(AT_ONCE)
+
+        async def bring(piece: Piece) -> None:
+            try:
+                await self._way.bring(piece.repository, piece.project, piece.file)
+            except (MirrorError, OSError) as error:
+                self._told(piece, error)
+            else:
+                self._told(piece)
+            finally:
+                slots.release()
+
+        async with asyncio.TaskGroup() as tasks:
+            while waiting := await self._other.waiting():
+                for piece in self._other.take(waiting):
+                    await slots.acquire()
+                    tasks.create_task(bring(piece))
+
+    def _told(self, piece: Piece, error: Exception | None = None, /) -> None:
         if error is None:
-            watcher.fetched(piece)
+            self._watcher.fetched(piece)
             return
         reason = reason_of(error)
-        failed[piece.key] = Problem(what=piece.file.filename, reason=reason)
-        watcher.failed(piece, reason)
-
-    waiting = iter(await way.bring_small(wanted, told))
-
-    async def work() -> None:
-        for piece in waiting:
-            try:
-                await way.bring(piece.repository, piece.project, piece.file)
-            except (MirrorError, OSError) as error:
-                told(piece, error)
-            else:
-                told(piece)
-
-    async with asyncio.TaskGroup() as tasks:
-        for _ in range(min(AT_ONCE, len(wanted))):
-            tasks.create_task(work())
-    return Result(
-        fetched=len(wanted) - len(failed),
-        held=len(plan.pieces) - len(wanted),
-        size=sum(piece.file.size or 0 for piece in wanted if piece.key not in failed),
-        problems=(*plan.problems, *failed.values()),
-        members=tuple(
-            member
-            for piece in plan.pieces
-            if piece.key not in failed
-            for member in holdings.members(piece.repository, piece.project, piece.file)
-        ),
-    )
+        self._failed[piece.key] = Problem(what=piece.file.filename, reason=reason)
+        self._watcher.failed(piece, reason)
 
 
 async def remember(sets: Sets, name: str, result: Result, *, only: bool) -> None:

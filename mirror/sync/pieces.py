@@ -1,5 +1,8 @@
-"""What a sync fetches: one file after the other, or many small ones together."""
+"""What a sync fetches: one file after the other, or many small ones together; known at once, or one after the other."""
 
+import asyncio
+from collections import deque
+from collections.abc import Iterable
 from typing import Protocol
 
 import msgspec
@@ -23,3 +26,36 @@ class Told(Protocol):
     """Whoever is told how it went with a piece: it is held now, or there was an error."""
 
     def __call__(self, piece: Piece, error: Exception | None = None, /) -> None: ...
+
+
+class Backlog:
+    """Pieces that wait to be fetched, while others may still be added."""
+
+    def __init__(self) -> None:
+        self._pieces: deque[Piece] = deque()
+        self._ended = False
+        self._news = asyncio.Event()
+
+    def add(self, pieces: Iterable[Piece]) -> None:
+        """Let these wait behind the others."""
+        self._pieces.extend(pieces)
+        self._tell()
+
+    def end(self) -> None:
+        """Nothing is added from now on."""
+        self._ended = True
+        self._tell()
+
+    def _tell(self) -> None:
+        self._news.set()
+        self._news = asyncio.Event()
+
+    async def waiting(self, least: int = 1) -> int:
+        """How many wait, as soon as `least` do or no more will come; 0 when all is over."""
+        while len(self._pieces) < least and not self._ended:
+            await self._news.wait()
+        return len(self._pieces)
+
+    def take(self, most: int) -> list[Piece]:
+        """The first ones, which wait no longer."""
+        return [self._pieces.popleft() for _ in range(min(most, len(self._pieces)))]

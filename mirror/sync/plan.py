@@ -1,18 +1,17 @@
 """What has to be fetched for what somebody wants: pages are looked at, what is open is resolved, files are selected.
 
 The selection itself is pure and stands in `lockfiles`; here its questions are answered through a `Way`. The same plan
-serves `sync`, which fetches it, and `check`, which asks whether it is held.
+serves `sync`, which fetches it while it is made, and `check`, which asks whether it is held.
 """
 
 import asyncio
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from typing import Protocol
 
 import msgspec
 
 from mirror.errors import Invalid, MirrorError, NotFound, Offline
-from mirror.lockfiles import Missing, Outside, Target, Wanted, needed, select
-from mirror.model import Project
+from mirror.lockfiles import Missing, Outside, Selector, Target, Wanted, needed
 from mirror.repository import View
 from mirror.sync.pieces import Piece
 from mirror.sync.ways import Way, reason_of
@@ -62,14 +61,26 @@ class Resolver(Protocol):
         """The same with every version pinned. Raises Invalid when it cannot be, with what the resolver says."""
 
 
-async def plan(wishes: Iterable[Wish], way: Way, resolve: Resolver) -> Plan:
-    """What all the wishes need together. Problems are collected, not raised."""
+Found = Callable[[Sequence[Piece]], Awaitable[None]]
+"""Told of pieces that are needed, each once."""
+
+
+async def _nobody(pieces: Sequence[Piece]) -> None:
+    """Is told."""
+
+
+async def plan(wishes: Iterable[Wish], way: Way, resolve: Resolver, found: Found = _nobody) -> Plan:
+    """What all the wishes need together; `found` is told of each project's as soon as its page has been looked at.
+
+    Problems are collected, not raised.
+    """
     pieces: dict[tuple[str, str, str], Piece] = {}
+    told: set[tuple[str, str, str]] = set()
     problems: dict[Problem, None] = {}
     outside: list[Outside] = []
     repositories: dict[str, None] = {}
     for wish in wishes:
-        planning = _Planning(wish, way, resolve)
+        planning = _Planning(wish, way, resolve, found, told)
         for piece in await planning.pieces():
             pieces.setdefault(piece.key, piece)
         problems |= dict.fromkeys(planning.problems)
@@ -84,11 +95,14 @@ async def plan(wishes: Iterable[Wish], way: Way, resolve: Resolver) -> Plan:
 class _Planning:
     """The plan of one wish, while it is made."""
 
-    def __init__(self, wish: Wish, way: Way, resolve: Resolver) -> None:
+    def __init__(self, wish: Wish, way: Way, resolve: Resolver, found: Found, told: set[tuple[str, str, str]]) -> None:
+        """`told` are the pieces that `found` has been told of."""
         self.problems: list[Problem] = []
         self._wish = wish
         self._way = way
         self._resolve = resolve
+        self._found = found
+        self._told = told
         self._views: dict[str, View] = {}
         self._unseen: dict[str, str] = {}
         """Project → why its page could not be had."""
@@ -101,15 +115,24 @@ class _Planning:
         except MirrorError as error:
             self.problems.append(Problem(what=f"the index of {wish.repository}", reason=reason_of(error)))
         for wanted, targets in await self._decided():
-            await self._look(_projects(wanted, targets))
-            selection = select(wanted, self._projects(), targets, sdists=wish.sdists)
-            self.problems += [self._problem(missing) for missing in selection.missing]
-            found += [
-                Piece(repository=wish.repository, project=project, file=file)
-                for project, files in selection.files.items()
-                for file in files
-            ]
+            selector = Selector(wanted, targets, sdists=wish.sdists)
+            self.problems += map(self._problem, selector.missing)
+            for pieces, missing in await asyncio.gather(*(self._choose(selector, name) for name in selector.projects)):
+                self.problems += map(self._problem, missing)
+                found += pieces
         return found
+
+    async def _choose(self, selector: Selector, name: str) -> tuple[Sequence[Piece], Sequence[Missing]]:
+        """What is needed of a project, and what it has not."""
+        if name not in self._views and name not in self._unseen:
+            await self._see(name)
+        view = self._views.get(name)
+        selection = selector.select(name, view.project if view else None)
+        pieces = [Piece(repository=self._wish.repository, project=name, file=file) for file in selection.files]
+        new = [piece for piece in pieces if piece.key not in self._told]
+        self._told.update(piece.key for piece in new)
+        await self._found(new)
+        return pieces, selection.missing
 
     async def _decided(self) -> list[tuple[Wanted, tuple[Target, ...]]]:
         """What is to be selected, for which targets: as it stands where it is locked, else what it resolves to."""
@@ -147,9 +170,6 @@ class _Planning:
                 self._unseen[name] = "its page is not held"
             except MirrorError as error:
                 self._unseen[name] = reason_of(error)
-
-    def _projects(self) -> dict[str, Project]:
-        return {name: view.project for name, view in self._views.items()}
 
     def _problem(self, missing: Missing) -> Problem:
         version = f" {missing.version}" if missing.version else ""

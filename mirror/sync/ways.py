@@ -4,7 +4,7 @@ The two ways differ in two questions only. Everything else (what is needed, in w
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Protocol
 
 from mirror.blobs import BlobStore
@@ -14,7 +14,7 @@ from mirror.freshness import Demand
 from mirror.model import File
 from mirror.repository import Repository, View
 from mirror.sync.bulk import Bulk
-from mirror.sync.pieces import Piece, Told
+from mirror.sync.pieces import Backlog, Told
 
 CONNECTIONS = 16
 """Files that are fetched at the same time."""
@@ -32,8 +32,14 @@ class Way(Protocol):
     async def bring(self, repository: str, project: str, file: File) -> None:
         """See to it that a file is held, with its sidecar. Raises MirrorError."""
 
-    async def bring_small(self, pieces: Sequence[Piece], told: Told) -> Sequence[Piece]:
-        """See to it that small files are held, many at once; what it leaves is for `bring`, where errors have words."""
+    def is_small(self, file: File) -> bool:
+        """Whether a file is one for `bring_small`."""
+
+    async def bring_small(self, small: Backlog, left: Backlog, told: Told) -> None:
+        """See to it that small files are held, many at once, until there are no more. Raises StorageFull.
+
+        What it adds to `left` is for `bring`, where errors have words.
+        """
 
 
 class Holdings:
@@ -120,8 +126,11 @@ class InProcess:
             async with self._slots:
                 await self._repositories[repository].sidecar(project, file.filename)
 
-    async def bring_small(self, pieces: Sequence[Piece], told: Told) -> Sequence[Piece]:
-        return await self._bulk.bring(pieces, told)
+    def is_small(self, file: File) -> bool:
+        return self._bulk.takes(file)
+
+    async def bring_small(self, small: Backlog, left: Backlog, told: Told) -> None:
+        await self._bulk.bring(small, left, told)
 
     async def _large(self, repository: str, project: str, file: File) -> None:
         async with self._slots:
@@ -152,8 +161,11 @@ class Stored:
     async def bring(self, repository: str, project: str, file: File) -> None:
         raise Offline(f"{file.filename} is not held.")
 
-    async def bring_small(self, pieces: Sequence[Piece], told: Told) -> Sequence[Piece]:
-        return pieces
+    def is_small(self, file: File) -> bool:
+        return False
+
+    async def bring_small(self, small: Backlog, left: Backlog, told: Told) -> None:
+        """There are none."""
 
 
 def reason_of(error: Exception) -> str:

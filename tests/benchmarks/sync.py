@@ -36,7 +36,7 @@ from mirror.config import Settings
 from mirror.lockfiles import named, this_machine
 from mirror.loops import event_loops, keep_smooth
 from mirror.serving import running
-from mirror.sync import Resolvers, Silent, Wish, crew_size, fetch, plan, remember
+from mirror.sync import Resolvers, Silent, Wish, crew_size, fetch, remember
 from tests.benchmarks import content
 from tests.benchmarks.nginx import Nginx, free_port, index_of, listening, nginx
 from tests.builders import sdist, wheel
@@ -143,8 +143,8 @@ async def _synchronise(url: str, data: Path, kind: str, crew: Crew) -> float:
         mirror, _ = await stack.enter_async_context(running(settings))
         began = time.perf_counter()
         way = await stack.enter_async_context(ahead.way(mirror, CONNECTIONS, crew))
-        found = await plan([wish], way, Resolvers(lambda repository: URL()))
-        result = await fetch(found, way, ahead.holdings(mirror), Silent())
+        resolve = Resolvers(lambda repository: URL())
+        result = await fetch([wish], way, resolve, ahead.holdings(mirror), Silent())
         await remember(mirror.catalog.sets, "all", result, only=True)
         took = time.perf_counter() - began
         assert (result.fetched, result.problems) == (FILES, ()), result

@@ -1,16 +1,18 @@
 """Selecting files: what each target would install, and why something cannot be had."""
 
 import tomllib
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import cast
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from packaging.markers import Environment
 from packaging.pylock import PackageSdist, PackageWheel, Pylock
 
-from mirror.lockfiles import Missing, Pin, PinnedFile, Range, Selection, Target, Wanted, named, parse, read, select
+from mirror.lockfiles import Missing, Pin, PinnedFile, Range, Selector, Target, Wanted, named, parse, read
 from mirror.model import File, Project
 
 DATA = Path(__file__).parent / "data"
@@ -48,7 +50,27 @@ def pinned(*pins: Pin, python: str = "") -> Wanted:
     return Wanted(name="lock", kind="uv.lock", ecosystem="pypi", pins=pins, python=python)
 
 
-def chosen(selection: Selection) -> list[str]:
+class Selected(msgspec.Struct, frozen=True):
+    """What is selected of all projects."""
+
+    files: Mapping[str, Sequence[File]]
+    missing: tuple[Missing, ...]
+
+
+def select(
+    wanted: Wanted, projects: Mapping[str, Project], targets: Sequence[Target], *, sdists: bool = False,
+    every_wheel: bool = False,
+) -> Selected:  # fmt: skip
+    """What is selected of an index that has these projects."""
+    selector = Selector(wanted, targets, sdists=sdists, every_wheel=every_wheel)
+    found = {name: selector.select(name, projects.get(name)) for name in selector.projects}
+    return Selected(
+        {name: one.files for name, one in found.items() if one.files},
+        (*selector.missing, *(missing for one in found.values() for missing in one.missing)),
+    )
+
+
+def chosen(selection: Selected) -> list[str]:
     assert not selection.missing
     return [file.filename for files in selection.files.values() for file in files]
 
@@ -159,8 +181,8 @@ def test_an_unknown_project_and_an_unknown_version_are_told_apart() -> None:
     missing = select(wanted, {"x": project("x", *X)}, [LINUX, MAC]).missing
     assert [(one.project, one.reason) for one in missing] == [
         ("x", "no such version"),
-        ("y", "no such project"),
         ("x", "no such version"),
+        ("y", "no such project"),
     ]
 
 

@@ -11,7 +11,7 @@ import pytest
 from mirror import ahead
 from mirror.catalog import Member
 from mirror.lockfiles import Target, Wanted, named, parse
-from mirror.sync import Piece, Result, Wish, fetch, plan, remember
+from mirror.sync import Piece, Result, Wish, fetch, remember
 from mirror.sync.bulk import SMALL
 from tests.builders import Built, gem, sdist, wheel
 from tests.serving import Serving, repositories, serving
@@ -29,7 +29,7 @@ class Watching:
         self.reasons: dict[str, str] = {}
 
     def begun(self, pieces: Sequence[Piece], held: int) -> None:
-        self.fetching = [piece.file.filename for piece in pieces]
+        self.fetching += [piece.file.filename for piece in pieces]
 
     def fetched(self, piece: Piece) -> None:
         self.done.append(piece.file.filename)
@@ -49,8 +49,7 @@ def wish(*names: str, repository: str = "pypi", newest: int | None = None) -> Wi
 
 async def brought(mirror: Serving, *wishes: Wish, watching: Watching | None = None) -> Result:
     async with ahead.way(mirror.mirror) as way:
-        found = await plan(wishes, way, unresolved)
-        return await fetch(found, way, ahead.holdings(mirror.mirror), watching or Watching())
+        return await fetch(wishes, way, unresolved, ahead.holdings(mirror.mirror), watching or Watching())
 
 
 @asynccontextmanager
