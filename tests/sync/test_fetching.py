@@ -1,5 +1,6 @@
 """A sync in the process of the mirror: what it brings, what it skips, what goes wrong, and what it remembers."""
 
+import asyncio
 import hashlib
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
@@ -10,12 +11,13 @@ import pytest
 
 from mirror import ahead
 from mirror.catalog import Member
+from mirror.errors import StorageFull
 from mirror.lockfiles import Target, Wanted, named, parse
 from mirror.sync import Piece, Result, Wish, fetch, remember
-from mirror.sync.bulk import SMALL
+from mirror.sync.bulk import SMALL, WORTH_A_BATCH
 from tests.builders import Built, gem, sdist, wheel
 from tests.serving import Serving, repositories, serving
-from tests.simulator import Corrupt, Cut, Simulator, Status, no_digest
+from tests.simulator import Corrupt, Cut, Simulator, Stall, Status, no_digest
 
 LINUX = Target("3.11", "manylinux_2_36_x86_64")
 
@@ -129,6 +131,44 @@ async def test_a_connection_that_breaks_is_taken_up_again(simulator: Simulator, 
         assert (await brought(mirror, wish("six"))).problems == ()
         assert cut.hits == 1
     assert six.sha256 in blobs(tmp_path)
+
+
+async def test_the_first_files_come_while_another_page_is_still_looked_at(simulator: Simulator, tmp_path: Path) -> None:
+    small = [wheel("six", f"1.{minor}") for minor in range(WORTH_A_BATCH)]
+    large, late = wheel("large", "1.0", size=3 * SMALL), wheel("late", "1.0")
+    watching = Watching()
+    async with filled(simulator, tmp_path, *small, large, late) as mirror:
+        simulator.inject("/simple/late/", Stall())
+        syncing = asyncio.create_task(brought(mirror, wish("late", "six", "large"), watching=watching))
+        async with asyncio.timeout(20):
+            while len(watching.done) < WORTH_A_BATCH + 1:  # noqa: ASYNC110
+                await asyncio.sleep(0.01)
+        assert late.filename not in watching.fetching
+        simulator.heal()
+        result = await syncing
+        assert (result.fetched, result.problems) == (WORTH_A_BATCH + 2, ())
+        members = [member.filename for member in result.members]
+        assert members.index(late.filename) < members.index(large.filename)  # as they were wished for
+
+
+async def test_a_file_that_is_wished_for_twice_comes_once(simulator: Simulator, tmp_path: Path) -> None:
+    watching = Watching()
+    async with filled(simulator, tmp_path, wheel("six", "1.0"), wheel("six", "2.0")) as mirror:
+        result = await brought(mirror, wish("six"), wish("six==1.0"), watching=watching)
+        assert result.fetched == len(watching.fetching) == len(watching.done) == 2
+        assert simulator.count("GET", "/packages/*") == 2
+
+
+async def test_a_full_disk_ends_a_sync_and_is_named(
+    simulator: Simulator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def full(files: object) -> int:
+        raise StorageFull("The disk is full.")
+
+    async with filled(simulator, tmp_path, wheel("six", "1.0")) as mirror:
+        monkeypatch.setattr(mirror.mirror.catalog.files, "add_all", full)
+        with pytest.raises(StorageFull, match="full"):
+            await brought(mirror, wish("six"))
 
 
 @pytest.mark.parametrize("kind", ["large", "without sizes", "without digests"])
