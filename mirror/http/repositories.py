@@ -31,6 +31,12 @@ def note_removed(request: web.BaseRequest, repository: Repository, project: str,
     return removed
 
 
+def repeatable(repository: Repository, project: str, opened: Opened, removed: bool = False) -> Validity | None:
+    """For how long a file that was just opened may be answered again without a question; None: not at all."""
+    held = opened.outcome in ("hit", "offline")
+    return repository.validity(project) if held and not removed else None  # who fetches a removed one is always noted
+
+
 def moment_of(request: web.Request) -> datetime | None:
     """The moment that the client asks about, below `/at/DATE`; None: now. Raises Invalid."""
     date = request.match_info.get("date")

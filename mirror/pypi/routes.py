@@ -25,7 +25,7 @@ from mirror.errors import (
 )
 from mirror.freshness import Demand
 from mirror.http.answers import Answers, Content
-from mirror.http.repositories import moment_of, note_kind, note_removed, send_opened
+from mirror.http.repositories import moment_of, note_kind, note_removed, repeatable, send_opened
 from mirror.http.semantics import demand_of, negotiate, outside, prefix_of
 from mirror.http.send import once_more
 from mirror.model import File, Page, Project
@@ -46,8 +46,6 @@ _FORMATS = {media_type: JSON if media_type.endswith("json") else media_type for 
     LATEST_HTML: HTML
 }
 _FILE_TYPES = {".whl": "application/zip", ".zip": "application/zip", ".gz": "application/gzip"}
-HELD = ("hit", "offline")
-"""Outcomes that will be the same next time."""
 HEAVY = 500
 """Files of a project from which its pages are rendered in a thread."""
 
@@ -247,8 +245,7 @@ class Routes:
             opened,
             content_type=_FILE_TYPES.get(filename[filename.rfind(".") :], "application/octet-stream"),
             uploaded=file.uploaded,
-            # Who fetches a removed file is noted each time.
-            validity=self._repository.validity(project) if opened.outcome in HELD and not removed else None,
+            validity=repeatable(self._repository, project, opened, removed),
             shared=self._reading.open,
         )
 

@@ -8,7 +8,7 @@ from mirror.auth import Reading
 from mirror.errors import UnknownProject, UpstreamError
 from mirror.freshness import Demand
 from mirror.http.answers import Answers, Content
-from mirror.http.repositories import moment_of, note_kind, note_removed, send_opened
+from mirror.http.repositories import moment_of, note_kind, note_removed, repeatable, send_opened
 from mirror.http.semantics import demand_of
 from mirror.http.send import once_more
 from mirror.policy import as_of
@@ -59,7 +59,13 @@ class Gems:
         wanted = split_full_name(request.match_info["full"], await self._known())
         await self._reading.check(request, wanted.name)
         _, opened = await self._repository.sidecar(wanted.name, wanted.filename)
-        return await send_opened(request, opened, content_type=BINARY, shared=self._reading.open)
+        return await send_opened(
+            request,
+            opened,
+            content_type=BINARY,
+            validity=repeatable(self._repository, wanted.name, opened),
+            shared=self._reading.open,
+        )
 
     @once_more
     async def file(self, request: web.Request) -> web.StreamResponse:
@@ -69,9 +75,14 @@ class Gems:
         wanted = parse_gem_filename(filename, await self._known())
         await self._reading.check(request, wanted.name)
         file, opened = await self._repository.open(wanted.name, filename)
-        note_removed(request, self._repository, wanted.name, file)
+        removed = note_removed(request, self._repository, wanted.name, file)
         return await send_opened(
-            request, opened, content_type=BINARY, uploaded=file.uploaded, shared=self._reading.open
+            request,
+            opened,
+            content_type=BINARY,
+            uploaded=file.uploaded,
+            validity=repeatable(self._repository, wanted.name, opened, removed),
+            shared=self._reading.open,
         )
 
     async def _known(self) -> Callable[[str], bool]:
