@@ -6,7 +6,6 @@ The server notices a change by itself. Every change leaves an audit line on stan
 import os
 import pwd
 from collections.abc import Awaitable, Callable, Container, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 import click
@@ -23,17 +22,6 @@ T = TypeVar("T")
 RIGHTS = ("read", "upload", "yank", "admin")
 
 
-def shared_options(command: Callable[..., T]) -> Callable[..., T]:
-    """--config and --data-dir, which say whose accounts they are."""
-    config = click.option(
-        "--config", type=click.Path(path_type=Path), metavar="FILE", help="Settings (TOML). [env: MIRROR_CONFIG]"
-    )
-    directory = click.option(
-        "--data-dir", type=click.Path(path_type=Path), metavar="DIR", help="Where everything is kept."
-    )
-    return config(directory(command))
-
-
 def grant_options(command: Callable[..., T]) -> Callable[..., T]:
     """--right, --repository and --project."""
     right = click.option(
@@ -48,16 +36,6 @@ def grant_options(command: Callable[..., T]) -> Callable[..., T]:
         help="On what, such as 'acme-*'; without it, on everything.",
     )  # fmt: skip
     return right(repository(project(command)))
-
-
-def settings_of(config: Path | None, data_dir: Path | None) -> "Settings":
-    """The settings, with the log going where the server's goes. Raises ConfigError."""
-    from mirror.config import load
-    from mirror.telemetry import log
-
-    settings = load(config, {"data_dir": data_dir} if data_dir else None)
-    log.configure(settings.log.format, settings.log.level)
-    return settings
 
 
 def with_accounts(settings: "Settings", work: "Callable[[Accounts], Awaitable[T]]") -> T:

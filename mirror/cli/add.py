@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from mirror.cli.accounts import audited, caller, shared_options
+from mirror.cli.accounts import audited, caller
+from mirror.cli.opening import shared_options
 from mirror.cli.store import repository_option, with_store
 
 if TYPE_CHECKING:

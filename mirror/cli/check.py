@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from mirror.cli.selecting import selection_options, settings_of, wishes
+from mirror.cli.selecting import checked_settings, selection_options, wishes
 
 if TYPE_CHECKING:
     from mirror.config import Settings
@@ -38,7 +38,7 @@ def command(
 
     from mirror.loops import event_loops
 
-    settings = settings_of(config, data_dir)
+    settings = checked_settings(config, data_dir)
     wanted = wishes(
         settings, inputs, pythons=pythons, platforms=platforms, sdists=sdists,
         newest=None if all_versions else newest, dependencies=not no_deps, chosen=chosen,

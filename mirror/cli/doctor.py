@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from mirror.cli.accounts import shared_options
+from mirror.cli.opening import shared_options
 
 if TYPE_CHECKING:
     from mirror.cli.examining import Section, Wanted

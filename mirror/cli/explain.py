@@ -10,7 +10,7 @@ from urllib.parse import quote
 
 import click
 
-from mirror.cli.accounts import shared_options
+from mirror.cli.opening import shared_options
 from mirror.cli.store import repository_option
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ def command(
 
     NAME==VERSION asks Python's repositories alone; NAME VERSION all of them, unless --repository names one.
     """
-    from mirror.cli.accounts import settings_of
+    from mirror.cli.opening import settings_of
     from mirror.errors import Invalid, NotFound, Unavailable
 
     name, pinned, rest = name.partition("==")

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import click
 
-from mirror.cli.selecting import Misuse, selection_options, settings_of, wishes
+from mirror.cli.selecting import Misuse, checked_settings, selection_options, wishes
 
 
 @click.command("export", short_help="Write a bundle for another mirror, or a tree for any web server.")
@@ -52,7 +52,7 @@ def command(
     """
     import asyncio
 
-    settings = settings_of(config, data_dir)
+    settings = checked_settings(config, data_dir)
     bundle = everything or inputs or since is not None or inventory is not None
     if static is not None:
         from mirror.cli.static_tree import export_static

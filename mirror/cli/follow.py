@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from mirror.cli.accounts import shared_options
+from mirror.cli.opening import shared_options
 from mirror.cli.selecting import Misuse
 
 if TYPE_CHECKING:
@@ -60,10 +60,10 @@ def command(
     """
     import asyncio
 
-    from mirror.cli.selecting import settings_of
+    from mirror.cli.selecting import checked_settings
     from mirror.loops import event_loops
 
-    settings = settings_of(config, data_dir)
+    settings = checked_settings(config, data_dir)
     if settings.offline:
         raise Misuse("This mirror is set to be offline: nothing can be followed.")
     upstreams = _fitting(settings, url, into)

@@ -5,7 +5,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from mirror.cli.accounts import audited, settings_of, shared_options
+from mirror.cli.accounts import audited
+from mirror.cli.opening import settings_of, shared_options
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

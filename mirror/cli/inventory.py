@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from mirror.cli.accounts import settings_of, shared_options
+from mirror.cli.opening import settings_of, shared_options
 
 
 @click.command("inventory", short_help="List what is held, for `mirror export --for`.")

@@ -4,7 +4,8 @@ from pathlib import Path
 
 import click
 
-from mirror.cli.accounts import audited, settings_of, shared_options
+from mirror.cli.accounts import audited
+from mirror.cli.opening import settings_of, shared_options
 
 
 @click.group("key", short_help="Keys that sign bundles.")

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from mirror.cli.accounts import shared_options
-from mirror.cli.selecting import Misuse, settings_of
+from mirror.cli.opening import shared_options
+from mirror.cli.selecting import Misuse, checked_settings
 
 if TYPE_CHECKING:
     from mirror.config import Settings
@@ -41,7 +41,7 @@ def rewrite_command(
         kind = kind_of(str(file), text)
         wanted = parse(str(file), text, kind)
         mapping = {_from(wanted, old): new} if old or wanted.indexes else {}
-        files = _addresses(settings_of(config, data_dir), wanted, new)
+        files = _addresses(checked_settings(config, data_dir), wanted, new)
         missing: list[str] = []
 
         def url_for(project: str, filename: str) -> str | None:

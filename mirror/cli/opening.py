@@ -1,14 +1,39 @@
-"""The catalog and the store, opened for one command, also beside a running mirror."""
+"""The settings, the catalog and the store, opened for one command, also beside a running mirror."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
+
+import click
 
 if TYPE_CHECKING:
     from mirror.app import Store
     from mirror.catalog import Catalog
     from mirror.config import Settings
+
+T = TypeVar("T")
+
+
+def shared_options(command: Callable[..., T]) -> Callable[..., T]:
+    """--config and --data-dir, which say whose catalog and store they are."""
+    config = click.option(
+        "--config", type=click.Path(path_type=Path), metavar="FILE", help="Settings (TOML). [env: MIRROR_CONFIG]"
+    )
+    directory = click.option(
+        "--data-dir", type=click.Path(path_type=Path), metavar="DIR", help="Where everything is kept."
+    )
+    return config(directory(command))
+
+
+def settings_of(config: Path | None, data_dir: Path | None) -> "Settings":
+    """The settings, with the log going where the server's goes. Raises ConfigError."""
+    from mirror.config import load
+    from mirror.telemetry import log
+
+    settings = load(config, {"data_dir": data_dir} if data_dir else None)
+    log.configure(settings.log.format, settings.log.level)
+    return settings
 
 
 @asynccontextmanager

@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from mirror.cli.accounts import shared_options
-from mirror.cli.opening import catalog_in
+from mirror.cli.opening import catalog_in, shared_options
 
 if TYPE_CHECKING:
     from mirror.catalog import Removed
@@ -34,7 +33,7 @@ def removed(as_json: bool, config: Path | None, data_dir: Path | None) -> int:
 
     import msgspec
 
-    from mirror.cli.accounts import settings_of
+    from mirror.cli.opening import settings_of
 
     settings = settings_of(config, data_dir)
     found = asyncio.run(_read(settings.catalog_file)) if settings.catalog_file.exists() else []

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from mirror.cli.accounts import settings_of, shared_options
+from mirror.cli.opening import settings_of, shared_options
 
 
 @click.command("restore", short_help="Fill an empty data directory from a backup.")

@@ -6,7 +6,7 @@ from typing import IO, TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from mirror.cli.accounts import shared_options
+from mirror.cli.opening import shared_options
 
 if TYPE_CHECKING:
     from mirror.config import Settings
@@ -54,7 +54,7 @@ def selection_options(command: Callable[..., T], *, required: bool = True) -> Ca
     return command
 
 
-def settings_of(config: Path | None, data_dir: Path | None) -> "Settings":
+def checked_settings(config: Path | None, data_dir: Path | None) -> "Settings":
     """The settings, as `serve` would have them; of the log only what is wrong. Raises ConfigError."""
     from mirror.cli.checking import check
     from mirror.config import load

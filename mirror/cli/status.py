@@ -10,8 +10,7 @@ from typing import Any
 
 import click
 
-from mirror.cli.accounts import shared_options
-from mirror.cli.opening import catalog_in
+from mirror.cli.opening import catalog_in, shared_options
 
 
 @click.command("status", short_help="Show what is held and what it saved.")

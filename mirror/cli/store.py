@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, TypeVar
 
 import click
 
-from mirror.cli.accounts import audited, settings_of
-from mirror.cli.opening import catalog_in
+from mirror.cli.accounts import audited
+from mirror.cli.opening import catalog_in, settings_of
 
 if TYPE_CHECKING:
     from mirror.config import Settings

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from mirror.cli.accounts import settings_of, shared_options
+from mirror.cli.opening import settings_of, shared_options
 
 
 @click.command("sweep", short_help="Remove the least recently used files above the limit.")

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from mirror.cli.selecting import Misuse, selection_options, settings_of, wishes
+from mirror.cli.selecting import Misuse, checked_settings, selection_options, wishes
 
 if TYPE_CHECKING:
     from mirror.ahead import Access
@@ -59,7 +59,7 @@ def command(
     from mirror.loops import event_loops, keep_smooth
     from mirror.sync import crew_size
 
-    settings = settings_of(config, data_dir)
+    settings = checked_settings(config, data_dir)
     wanted = wishes(
         settings, inputs, pythons=pythons, platforms=platforms, sdists=sdists,
         newest=None if all_versions else newest, dependencies=not no_deps, chosen=chosen,

@@ -20,11 +20,10 @@ from mirror.cli.accounts import (
     grants_listed,
     grants_text,
     removal_told,
-    settings_of,
-    shared_options,
     show,
     with_accounts,
 )
+from mirror.cli.opening import settings_of, shared_options
 
 if TYPE_CHECKING:
     from mirror.catalog import Accounts, Token

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from mirror.cli.accounts import settings_of, shared_options
+from mirror.cli.opening import settings_of, shared_options
 
 
 @click.command("verify", short_help="Re-read what is held, and fetch damaged files again.")

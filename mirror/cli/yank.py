@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from mirror.cli.accounts import shared_options
+from mirror.cli.opening import shared_options
 from mirror.cli.store import change_files, repository_option, version_options
 
 
