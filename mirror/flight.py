@@ -21,7 +21,10 @@ async def together(*work: Coroutine[Any, Any, None]) -> None:
             for one in work:
                 tasks.create_task(one)
     except BaseExceptionGroup as group:
-        raise group.exceptions[0] from None
+        error: BaseException = group
+        while isinstance(error, BaseExceptionGroup):
+            error = error.exceptions[0]
+        raise error from None
 
 
 class SingleFlight(Generic[K, T]):

@@ -139,6 +139,8 @@ async def test_links_and_clients_are_those_of_the_proxy_and_forged_headers_mean_
                 assert link.startswith(mirror.url)
         moved = await mirror.get("simple/Six", **FORWARDED)
         assert (moved.status, moved.headers["Location"]) == (301, "/python/simple/six/")
+        moved = await mirror.get("simple//six/", **FORWARDED)
+        assert (moved.status, moved.headers["Location"]) == (301, "/python/simple/six/")
         assert (await mirror.get("health", X_Forwarded_Host="a b")).status == 400
     async with serving(tmp_path / "wary", repositories(simulator)) as mirror:
         for _ in range(3):

@@ -11,6 +11,7 @@ from functools import lru_cache
 from typing import NamedTuple
 
 from aiohttp import web
+from yarl import URL
 
 from mirror.errors import (
     Blocked,
@@ -30,6 +31,8 @@ from mirror.errors import (
 from mirror.freshness import Demand
 
 logger = logging.getLogger(__name__)
+
+_SLASHES = re.compile("/{2,}")
 
 STATUSES: tuple[tuple[type[MirrorError], int], ...] = (
     (NotFound, 404),
@@ -212,6 +215,9 @@ async def errors(
             logger.warning("%s %s: %s", request.method, request.path[:200], error)
         return response
     except web.HTTPException as answer:  # aiohttp's own: no such route, no such method; or a redirect
+        if answer.status == 404 and "//" in request.path and request.method in ("GET", "HEAD"):
+            # As web servers have it. pipenv joins `…/simple/` and a name by a slash of its own.
+            raise web.HTTPMovedPermanently(merged(request)) from None
         if answer.status >= 400:
             answer.text = _sentence(request, answer)
             answer.headers["Cache-Control"] = "no-store"
@@ -222,6 +228,12 @@ async def errors(
             request.transport.abort()  # a part of the answer is out: nobody shall take it for the whole
         text = "Something went wrong inside the mirror; its log says what.\n"
         return web.Response(status=500, text=text, headers={"Cache-Control": "no-store"})
+
+
+def merged(request: web.Request) -> URL:
+    """Where a request leads when slashes that follow each other are taken as one."""
+    path, query = _SLASHES.sub("/", request.rel_url.raw_path), request.rel_url.raw_query_string
+    return URL(f"{prefix_of(request)}{path}{'?' if query else ''}{query}", encoded=True)
 
 
 def _sentence(request: web.Request, answer: web.HTTPException) -> str:

@@ -253,6 +253,10 @@ async def test_head_is_get_without_the_body(mirror: Serving, simulator: Simulato
         ("/simple/S.I_X?format=x&y=%20z", "/simple/s-i-x/?format=x&y=%20z"),
         ("/pypi/Six/json", "/pypi/six/json"),
         ("/pypi/Six/1.0/json", "/pypi/six/1.0/json"),
+        ("/simple//six/", "/simple/six/"),
+        ("///simple//six//?format=x&y=%20//z", "/simple/six/?format=x&y=%20//z"),
+        ("//elsewhere.example/simple/", "/elsewhere.example/simple/"),
+        ("/packages//six/s%2F%2Fx.whl", "/packages/six/s%2F%2Fx.whl"),
     ],
 )
 async def test_names_have_one_address(mirror: Serving, simulator: Simulator, path: str, location: str) -> None:
