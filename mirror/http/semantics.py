@@ -215,7 +215,7 @@ async def errors(
             logger.warning("%s %s: %s", request.method, request.path[:200], error)
         return response
     except web.HTTPException as answer:  # aiohttp's own: no such route, no such method; or a redirect
-        if answer.status == 404 and "//" in request.path and request.method in ("GET", "HEAD"):
+        if answer.status == 404 and "//" in request.rel_url.raw_path and request.method in ("GET", "HEAD"):
             # As web servers have it. pipenv joins `…/simple/` and a name by a slash of its own.
             raise web.HTTPMovedPermanently(merged(request)) from None
         if answer.status >= 400:

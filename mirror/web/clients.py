@@ -19,7 +19,7 @@ class Line(msgspec.Struct, frozen=True, kw_only=True):
 def python_lines(root: URL) -> list[Line]:
     """For a Python repository mounted at `root` (which ends in a slash)."""
     index = root / "simple" / ""
-    # pip takes plain http from this machine only; uv takes it from anywhere.
+    # pip, PDM and pipenv take plain http from this machine only; uv and Poetry take it from anywhere.
     trust = f" --trusted-host {root.host}" if needs_trust(root) else ""
     lines = [
         Line(client="pip", does="once", text=f"pip install --index-url {index}{trust} NAME"),
@@ -28,9 +28,12 @@ def python_lines(root: URL) -> list[Line]:
         Line(client="uv", does="for good", text=f"export UV_DEFAULT_INDEX={index}"),
         Line(client="Poetry", does="in a project", text=f"poetry source add --priority=primary mirror {index}"),
         Line(client="PDM", does="for good", text=f"pdm config pypi.url {index}"),
+        Line(client="pipenv", does="for good", text=f"export PIPENV_PYPI_MIRROR={index}"),
     ]
     if needs_trust(root):
         lines.insert(2, Line(client="pip", does="and once", text=f"pip config set global.trusted-host {root.host}"))
+        lines.insert(-1, Line(client="PDM", does="and once", text="pdm config pypi.verify_ssl false"))
+        lines.append(Line(client="pipenv", does="and", text=f"export PIP_TRUSTED_HOST={root.host}"))
     return lines
 
 

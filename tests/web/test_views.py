@@ -125,11 +125,17 @@ def test_pages_of_large_projects_are_bounded() -> None:
 def test_the_lines_to_copy_name_this_host_and_mount() -> None:
     root = URL("https://mirror.example/team/")
     texts = [line.text for line in (*clients.python_lines(root), *clients.python_upload_lines(root))]
-    assert len(texts) == 8
+    assert len(texts) == 9
     assert all(" https://mirror.example/team/" in text or "=https://mirror.example/team/" in text for text in texts)
-    assert not any("trusted-host" in text for text in texts)
+    assert not any("trust" in text.lower() or "verify" in text for text in texts)
     plain = [line.text for line in clients.python_lines(URL("http://box.example:8484/"))]
     assert "pip config set global.trusted-host box.example" in plain
+    assert plain[-4:] == [
+        "pdm config pypi.url http://box.example:8484/simple/",
+        "pdm config pypi.verify_ssl false",
+        "export PIPENV_PYPI_MIRROR=http://box.example:8484/simple/",
+        "export PIP_TRUSTED_HOST=box.example",
+    ]
     ruby = [line.text for line in clients.ruby_lines(root, [URL("https://gems.example/")])]
     assert "bundle config set --global mirror.https://gems.example/ https://mirror.example/team/" in ruby
 
