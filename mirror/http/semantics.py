@@ -215,9 +215,8 @@ async def errors(
             logger.warning("%s %s: %s", request.method, request.path[:200], error)
         return response
     except web.HTTPException as answer:  # aiohttp's own: no such route, no such method; or a redirect
-        if answer.status == 404 and "//" in request.rel_url.raw_path and request.method in ("GET", "HEAD"):
-            # As web servers have it. pipenv joins `…/simple/` and a name by a slash of its own.
-            raise web.HTTPMovedPermanently(merged(request)) from None
+        if answer.status == 404 and (there := await _merged(request)) is not None:
+            raise web.HTTPMovedPermanently(there) from None
         if answer.status >= 400:
             answer.text = _sentence(request, answer)
             answer.headers["Cache-Control"] = "no-store"
@@ -230,10 +229,17 @@ async def errors(
         return web.Response(status=500, text=text, headers={"Cache-Control": "no-store"})
 
 
-def merged(request: web.Request) -> URL:
-    """Where a request leads when slashes that follow each other are taken as one."""
-    path, query = _SLASHES.sub("/", request.rel_url.raw_path), request.rel_url.raw_query_string
-    return URL(f"{prefix_of(request)}{path}{'?' if query else ''}{query}", encoded=True)
+async def _merged(request: web.Request) -> URL | None:
+    """Where slashes that follow each other would lead as one, as web servers have it; None when that is nowhere.
+
+    pipenv joins `…/simple/` and a name by a slash of its own.
+    """
+    path, query = request.rel_url.raw_path, request.rel_url.raw_query_string
+    if "//" not in path or request.method not in ("GET", "HEAD"):
+        return None
+    there = URL(f"{_SLASHES.sub('/', path)}{'?' if query else ''}{query}", encoded=True)
+    found = await request.app.router.resolve(request.clone(rel_url=there))
+    return None if found.http_exception else URL(f"{prefix_of(request)}{there}", encoded=True)
 
 
 def _sentence(request: web.Request, answer: web.HTTPException) -> str:
