@@ -34,7 +34,8 @@ class Site:
         self.upstream = upstream
         self.mirror = mirror
         self.rounds = 1 if quick else 3
-        self.seconds = 1.0 if quick else 2.0
+        self.loads = 1 if quick else 7
+        """Rounds of a second each that both sides are asked as fast as it goes."""
         self.megabytes = 100 if quick else 500
         """The size of a large download."""
         self._number = 0
@@ -89,14 +90,18 @@ def mirror_of(upstream: Nginx, data: Path, **settings: Any) -> contextlib.Abstra
     return spawned(data, table, log={"access": True}, **settings)
 
 
-async def in_turn(site: Site, ours: Callable[[], Awaitable[Load]], other: Callable[[], Awaitable[Load]]) -> list[Load]:
-    """Medians of both over all rounds, A B A B."""
+async def in_turn(
+    rounds: int,
+    ours: Callable[[], Awaitable[Load]],
+    other: Callable[[], Awaitable[Load]],
+    figure: Callable[[Load], float],
+) -> tuple[float, float, float]:
+    """A figure of ours, of the other and our part of it: each in the middle of all rounds, A B A B."""
     await ours()
-    rounds = [(await ours(), await other()) for _ in range(site.rounds)]
-    return [
-        Load(statistics.median(one.requests for one in side), statistics.median(one.received for one in side))
-        for side in zip(*rounds, strict=True)
-    ]
+    pairs = [(figure(await ours()), figure(await other())) for _ in range(rounds)]
+    mine, others = (statistics.median(side) for side in zip(*pairs, strict=True))
+    # Of pairs that follow each other: within seconds the speed of a machine changes by half.
+    return mine, others, statistics.median(one / beside for one, beside in pairs)
 
 
 async def compare(
@@ -120,27 +125,15 @@ async def compare(
             others["If-None-Match"] = next(
                 line.partition(": ")[2] for line in head.splitlines() if line.startswith("ETag")
             )
-        seconds = site.seconds * (2 if bytes_per_second else 1)
-        ours, other = await in_turn(
-            site,
+        seconds = 2.0 if bytes_per_second else 1.0
+        ours, other, figure = await in_turn(
+            site.loads,
             lambda: load(site.url(path), clients, seconds, mine, status),
             lambda: load(beside, clients, seconds, others, status),
+            lambda one: one.received / 1e6 if bytes_per_second else one.requests,
         )
-    if bytes_per_second:
-        return Row(
-            what=what,
-            ours=f"{ours.received / 1e6:.0f} MB/s",
-            beside=f"{other.received / 1e6:.0f} MB/s",
-            figure=ours.received / other.received,
-            target=target,
-        )
-    return Row(
-        what=what,
-        ours=f"{ours.requests:.0f}/s",
-        beside=f"{other.requests:.0f}/s",
-        figure=ours.requests / other.requests,
-        target=target,
-    )
+    unit = " MB/s" if bytes_per_second else "/s"
+    return Row(what=what, ours=f"{ours:.0f}{unit}", beside=f"{other:.0f}{unit}", figure=figure, target=target)
 
 
 async def small(site: Site) -> AsyncIterator[Row]:
@@ -346,7 +339,7 @@ async def download_for(site: Site, url: str) -> None:
     if WRK is None:
         await asyncio.to_thread(download, url, 8)
     else:
-        await load(url, 8, 3 * site.seconds)
+        await load(url, 8, 3.0 if site.loads == 1 else 6.0)
 
 
 def _p99(what: str, ours: list[float], others: list[float] | None, target: float) -> Row:
