@@ -1,7 +1,13 @@
 """An upstream of any things under any paths, with all faults of the simulator: for code that knows no format."""
 
 import hashlib
+import ssl
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from datetime import datetime
+
+import trustme
+from aiohttp import web
 
 from mirror.model import File
 from tests.simulator import Answer, Request, Simulator
@@ -46,3 +52,19 @@ class Shelf(Simulator):
         if isinstance(thing, Answer):
             return Answer(thing.status, thing.headers.copy(), thing.body, whole=thing.whole)
         return answer(request, thing)
+
+
+@asynccontextmanager
+async def secure(
+    authority: trustme.CA, handle: Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
+) -> AsyncIterator[str]:
+    """A server with a certificate of that authority; its URL."""
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    authority.issue_cert("127.0.0.1").configure_cert(context)
+    runner = web.ServerRunner(web.Server(handle))
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0, ssl_context=context).start()
+    try:
+        yield f"https://127.0.0.1:{runner.addresses[0][1]}/"
+    finally:
+        await runner.cleanup()

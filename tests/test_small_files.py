@@ -17,7 +17,7 @@ from yarl import URL
 from mirror.errors import ConfigError, NotFound, UpstreamError, UpstreamProtocolError, UpstreamUnavailable
 from mirror.loops import event_loops
 from mirror.upstream import Credentials, Upstream, UpstreamOptions
-from tests.shelf import LAST_MODIFIED, Shelf
+from tests.shelf import LAST_MODIFIED, Shelf, secure
 from tests.simulator import Chunked, Cut, Status
 from tests.simulator.wire import redirect
 
@@ -314,31 +314,32 @@ async def test_a_proxy_is_what_the_usual_client_asks(shelf: Shelf) -> None:
         await upstream.close()
 
 
-@asynccontextmanager
-async def secure(authority: trustme.CA) -> AsyncIterator[str]:
-    async def handle(request: web.BaseRequest) -> web.Response:
-        return web.Response(text="safe")
-
-    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-    authority.issue_cert("127.0.0.1").configure_cert(context)
-    runner = web.ServerRunner(web.Server(handle))
-    await runner.setup()
-    site = web.TCPSite(runner, "127.0.0.1", 0, ssl_context=context)
-    await site.start()
-    try:
-        yield f"https://127.0.0.1:{site._server.sockets[0].getsockname()[1]}/"  # type: ignore[union-attr]
-    finally:
-        await runner.cleanup()
+async def safe(request: web.BaseRequest) -> web.Response:
+    return web.Response(text="safe")
 
 
-async def test_tls_is_verified(tmp_path: Path) -> None:
+def noted(monkeypatch: pytest.MonkeyPatch) -> list[object]:
+    """The files whose authorities are loaded from now on."""
+    original, made = ssl.create_default_context, list[object]()
+
+    def making(cafile: Path | None) -> ssl.SSLContext:
+        made.append(cafile)
+        return original(cafile=cafile)
+
+    monkeypatch.setattr("ssl.create_default_context", making)
+    return made
+
+
+async def test_tls_is_verified(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     authority = trustme.CA()
     authority.cert_pem.write_to_path(tmp_path / "ca.pem")
-    async with secure(authority) as base:
+    async with secure(authority, safe) as base:
         trusting = Upstream("index", URL(base), msgspec.structs.replace(OPTIONS, ca_file=tmp_path / "ca.pem"))
         strange = Upstream("index", URL(base), OPTIONS)
         mistaken = Upstream("index", URL(base), msgspec.structs.replace(OPTIONS, ca_file=tmp_path / "none.pem"))
-        assert [await fetched(trusting, f"{base}it") for _ in range(3)] == [b"safe"] * 3
+        made = noted(monkeypatch)
+        assert await asyncio.gather(*(fetched(trusting, f"{base}it") for _ in range(3))) == [b"safe"] * 3
+        assert made == [tmp_path / "ca.pem"], "one context for all connections: each takes a while to load"
         with pytest.raises(UpstreamUnavailable, match="ca_file"):
             await fetched(strange, f"{base}it")
         with pytest.raises(ConfigError, match="ca_file"):
@@ -352,7 +353,10 @@ def test_it_works_on_the_loop_that_workers_have(tmp_path: Path) -> None:
     authority.cert_pem.write_to_path(tmp_path / "ca.pem")
 
     async def go() -> Sequence[bytes]:
-        async with secure(authority) as base, wire(lambda connection, asked: whole(b"%d" % asked)) as (_, plain, url):
+        async with (
+            secure(authority, safe) as base,
+            wire(lambda connection, asked: whole(b"%d" % asked)) as (_, plain, url),
+        ):
             trusting = Upstream("index", URL(base), msgspec.structs.replace(OPTIONS, ca_file=tmp_path / "ca.pem"))
             found = [await fetched(one, at) for one, at in ((trusting, base), (plain, url), (plain, url))]
             await trusting.close()

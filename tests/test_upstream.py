@@ -3,7 +3,6 @@
 import asyncio
 import base64
 import gzip
-import ssl
 import time
 from collections.abc import AsyncIterator
 from email.utils import formatdate
@@ -30,7 +29,7 @@ from mirror.model import Answer, Ask, Body, File
 from mirror.upstream import Breaker, Credentials, Upstream, UpstreamOptions, retry_after
 from mirror.upstream.ranges import TAIL
 from tests.builders import noise
-from tests.shelf import LAST_MODIFIED, Shelf
+from tests.shelf import LAST_MODIFIED, Shelf, secure
 from tests.simulator import Answer as Raw
 from tests.simulator import Chunked, Cut, Drip, GzipDespiteRange, Headers, IgnoreRange, Stall, Status
 from tests.simulator.wire import Thing, plain, redirect
@@ -442,27 +441,19 @@ async def test_https_is_never_left_by_a_redirect_and_ca_file_is_trusted(shelf: S
 
     authority = trustme.CA()
     authority.cert_pem.write_to_path(tmp_path / "ca.pem")
-    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-    authority.issue_cert("127.0.0.1").configure_cert(context)
-    runner = web.ServerRunner(web.Server(handle))
-    await runner.setup()
-    site = web.TCPSite(runner, "127.0.0.1", 0, ssl_context=context)
-    await site.start()
-    base = f"https://127.0.0.1:{site._server.sockets[0].getsockname()[1]}/"  # type: ignore[union-attr]
-
     shelf.put("/page", b"unsafe")
-    trusting = Upstream("index", URL(base), msgspec.structs.replace(OPTIONS, ca_file=tmp_path / "ca.pem"))
-    assert (await get(trusting, f"{base}page")).body == b"safe"
-    with pytest.raises(UpstreamProtocolError, match="from https to http"):
-        await trusting.get(ask(f"{base}away"))
-    assert (await get(trusting, shelf.put("/up", redirect(f"{base}page")))).body == b"safe"
-    assert shelf.count(path="/page") == 0
-    strange = Upstream("index", URL(base), OPTIONS)
-    with pytest.raises(UpstreamUnavailable, match="ca_file"):
-        await strange.get(ask(f"{base}page"))
-    for upstream in (trusting, strange):
-        await upstream.close()
-    await runner.cleanup()
+    async with secure(authority, handle) as base:
+        trusting = Upstream("index", URL(base), msgspec.structs.replace(OPTIONS, ca_file=tmp_path / "ca.pem"))
+        assert (await get(trusting, f"{base}page")).body == b"safe"
+        with pytest.raises(UpstreamProtocolError, match="from https to http"):
+            await trusting.get(ask(f"{base}away"))
+        assert (await get(trusting, shelf.put("/up", redirect(f"{base}page")))).body == b"safe"
+        assert shelf.count(path="/page") == 0
+        strange = Upstream("index", URL(base), OPTIONS)
+        with pytest.raises(UpstreamUnavailable, match="ca_file"):
+            await strange.get(ask(f"{base}page"))
+        for upstream in (trusting, strange):
+            await upstream.close()
 
 
 async def test_a_ca_file_that_cannot_be_read_is_a_mistake_of_the_configuration(shelf: Shelf, tmp_path: Path) -> None:

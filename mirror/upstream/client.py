@@ -62,9 +62,7 @@ class Upstream:
         self._authorization = basic(auth) if auth else None
         self._clock = clock
         self._session: aiohttp.ClientSession | None = None
-        self._small = SmallFiles(
-            self._trust, self.options.user_agent, self.options.connect_timeout, self.options.read_timeout
-        )
+        self._small = SmallFiles(self._trust, self.options)
         self._page_slots = asyncio.Semaphore(self.options.connections)
         self._file_slots = asyncio.Semaphore(self.options.connections)
         self._breakers: OrderedDict[tuple[str | None, int | None], Breaker] = OrderedDict()
@@ -110,7 +108,6 @@ class Upstream:
         """Ask for a page with headers of one's own (Range, If-None-Match, Accept-Encoding); statuses 200, 206, 304
         and 416 come back as they are. Bounded, retried and raising like `get`.
         """
-
         headers = {"Accept": ask.accept, **headers}
 
         async def once() -> RawAnswer:
@@ -159,9 +156,7 @@ class Upstream:
         callers who ask for many, bound the whole of it, and know what to do about those that fail.
         """
         async with self._file_slots:
-            raw = await self._small_file(checked(url), size)
-            if raw is None:
-                raw = await self._once(url, _IDENTITY, size, decompress=False)
+            raw = await self._small_file(checked(url), size) or await self._once(url, _IDENTITY, size, decompress=False)
         if raw.status != 200:
             raise UpstreamProtocolError(f"{place(url)} answered {raw.status} to a request for a file.")
         return raw
@@ -352,9 +347,9 @@ class Upstream:
     def _connected(self) -> aiohttp.ClientSession:
         if self._session is None or self._session.closed:
             options = self.options
-            trust = self._trust() if options.ca_file else True
             self._session = aiohttp.ClientSession(
-                connector=aiohttp.TCPConnector(limit=0, ssl=trust),  # the slots are the limit
+                # The slots are the limit.
+                connector=aiohttp.TCPConnector(limit=0, ssl=self._trust() if options.ca_file else True),
                 timeout=aiohttp.ClientTimeout(
                     total=None,
                     connect=options.connect_timeout,

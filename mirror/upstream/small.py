@@ -9,6 +9,7 @@ llhttp, which Node.js uses.
 import asyncio
 import ssl
 from collections.abc import Callable
+from functools import cache
 from typing import cast
 
 import httptools
@@ -16,7 +17,7 @@ from multidict import CIMultiDict
 from yarl import URL
 
 from mirror.upstream.addresses import origin
-from mirror.upstream.values import RawAnswer
+from mirror.upstream.values import RawAnswer, UpstreamOptions
 
 HEAD = 64 << 10
 """Bytes that the head of an answer may have, together with what surrounds the chunks of its body."""
@@ -28,14 +29,11 @@ Origin = tuple[str, str | None, int | None]
 class SmallFiles:
     """Asks for small files. Made without touching the network; as many connections as there are callers at once."""
 
-    def __init__(
-        self, trust: Callable[[], ssl.SSLContext], user_agent: str, connect_timeout: float, read_timeout: float
-    ) -> None:
-        """`trust` is asked with the first connection by TLS. Times in seconds; the second is that of a silence."""
-        self._trust = trust
-        self._always = f"User-Agent: {user_agent}\r\nAccept: */*\r\nAccept-Encoding: identity\r\n"
-        self._connect_timeout = connect_timeout
-        self._read_timeout = read_timeout
+    def __init__(self, trust: Callable[[], ssl.SSLContext], options: UpstreamOptions) -> None:
+        """`trust` is asked once, when there is a connection by TLS: to make what it gives takes long."""
+        self._trust = cache(trust)
+        self._options = options
+        self._always = f"User-Agent: {options.user_agent}\r\nAccept: */*\r\nAccept-Encoding: identity\r\n"
         self._idle: dict[Origin, list[_Connection]] = {}
         self._left_alone: set[Origin] = set()
 
@@ -87,9 +85,9 @@ class SmallFiles:
         assert host  # as every web address has it
         assert port
         secure = self._trust() if scheme == "https" else None
-        async with asyncio.timeout(self._connect_timeout):
+        async with asyncio.timeout(self._options.connect_timeout):
             _, connection = await asyncio.get_running_loop().create_connection(
-                lambda: _Connection(self._read_timeout), host, port, ssl=secure
+                lambda: _Connection(self._options.read_timeout), host, port, ssl=secure
             )
         return connection
 
