@@ -37,7 +37,9 @@ REMEMBERED = 64 << 10
 AT_ONCE = 256 << 10
 """Bytes that are handed over for one client before it has taken some of them."""
 TRIES = 4
-"""How often a request is handled whose file goes away each time."""
+"""How often a request is handled whose file goes away each time …"""
+PAUSE = 0.02
+"""… and seconds longer each time before that: a transfer whose file has gone again needs a moment to end."""
 STALL = 120
 """Seconds for which a client may take nothing before its connection is given up."""
 PIECE = 1 << 20
@@ -175,9 +177,10 @@ def once_more(handler: Handler[R]) -> Handler[R]:
 
     @functools.wraps(handler)
     async def handle(routes: R, request: web.Request) -> web.StreamResponse:
-        for _ in range(TRIES - 1):
+        for number in range(TRIES - 1):
             with contextlib.suppress(MissingBlob):
                 return await handler(routes, request)
+            await asyncio.sleep(number * PAUSE)
         return await handler(routes, request)
 
     return handle
