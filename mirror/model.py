@@ -77,7 +77,7 @@ class Project(msgspec.Struct, frozen=True, kw_only=True):
         return next((file for file in self.files if file.filename == filename), None)
 
 
-class Need(msgspec.Struct, frozen=True, kw_only=True):
+class Dependency(msgspec.Struct, frozen=True, kw_only=True):
     """One dependency, for people to read."""
 
     name: str
@@ -94,7 +94,7 @@ class Need(msgspec.Struct, frozen=True, kw_only=True):
 DescriptionType = Literal["markdown", "rst", "plain"]
 
 
-class About(msgspec.Struct, frozen=True, kw_only=True):
+class ProjectSummary(msgspec.Struct, frozen=True, kw_only=True):
     """What a project says of itself to people, in one version. All of it is as hostile as its author."""
 
     version: str
@@ -107,7 +107,7 @@ class About(msgspec.Struct, frozen=True, kw_only=True):
     """The versions of the language."""
     links: Mapping[str, str] = {}
     """Name → URL, of any scheme."""
-    needs: tuple[Need, ...] = ()
+    needs: tuple[Dependency, ...] = ()
 
 
 class Names(msgspec.Struct, frozen=True, kw_only=True):
@@ -130,7 +130,17 @@ class Page(msgspec.Struct, frozen=True):
     name: str = ""
 
 
-class Ask(msgspec.Struct, frozen=True, kw_only=True):
+class Stamp(msgspec.Struct, frozen=True):
+    """What the store knows of a page."""
+
+    checked: float
+    """When upstream last confirmed it."""
+    found: bool
+    """False: upstream said that there is none."""
+    revision: str = ""
+
+
+class UpstreamRequest(msgspec.Struct, frozen=True, kw_only=True):
     """What to request from an upstream for a page."""
 
     url: URL
@@ -141,7 +151,7 @@ class Ask(msgspec.Struct, frozen=True, kw_only=True):
     """Seconds for the whole answer, where that is more than a page usually has."""
 
 
-class Answer(msgspec.Struct, frozen=True, kw_only=True):
+class UpstreamResponse(msgspec.Struct, frozen=True, kw_only=True):
     """An upstream's successful answer to an Ask: the raw body, with the headers that matter."""
 
     url: str
@@ -194,7 +204,7 @@ class Body(Protocol):
         """Yield the bytes [start, stop). Raises UpstreamError when the rest cannot be had."""
 
 
-class Kept(msgspec.Struct, frozen=True, kw_only=True):
+class AcceptedUpload(msgspec.Struct, frozen=True, kw_only=True):
     """What is kept of a file of our own, besides its bytes."""
 
     project: str
@@ -216,17 +226,17 @@ class Format(Protocol):
     def canonical(self, name: str) -> str:
         """The canonical form of a project name. Raises Invalid when it cannot be one."""
 
-    def ask(self, base: URL, page: Page) -> Ask:
+    def ask(self, base: URL, page: Page) -> UpstreamRequest:
         """What to request for a page from an upstream whose index is at `base`."""
 
-    def parse(self, page: Page, answer: Answer) -> Project:
+    def parse(self, page: Page, answer: UpstreamResponse) -> Project:
         """The project of a `project` page. Raises UpstreamProtocolError when the body is not one.
 
         File URLs come out absolute, http or https only; names come out canonical; entries that are absurd are
         left out; unknown keys are kept in `extra`.
         """
 
-    def parse_names(self, answer: Answer) -> Names:
+    def parse_names(self, answer: UpstreamResponse) -> Names:
         """The names of a `names` page. Raises UpstreamProtocolError when the body is not one."""
 
     def revision(self, body: bytes) -> str:
@@ -238,7 +248,7 @@ class Format(Protocol):
     def sidecar_name(self, file: File) -> str:
         """The file name under which a file's sidecar is held."""
 
-    def sidecar_ask(self, base: URL, file: File) -> Ask | None:
+    def sidecar_ask(self, base: URL, file: File) -> UpstreamRequest | None:
         """What to request for the sidecar, or None when the upstream does not offer it."""
 
     def sidecar_check(self, file: File, content: bytes) -> None:
@@ -253,5 +263,5 @@ class Format(Protocol):
         Blocking: call it in a thread. Raises Invalid, in bounded memory and time, for anything hostile.
         """
 
-    def keep(self, inspected: File, attested: bool) -> Kept:
+    def keep(self, inspected: File, attested: bool) -> AcceptedUpload:
         """What to keep of a file that was inspected; `attested`: whether it came with attestations."""

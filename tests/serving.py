@@ -19,9 +19,9 @@ from typing import Any
 import aiohttp
 from yarl import URL
 
-from mirror.app import Mirror
 from mirror.config import Settings
-from mirror.serving import running
+from mirror.service.process import running
+from mirror.service.services import Mirror
 from tests.simulator import Simulator
 
 Table = Mapping[str, Any]

@@ -6,18 +6,18 @@ have none), and who is behind a proxy (the address is the one that connects).
 """
 
 from mirror.auth.credentials import digest, new_token
-from mirror.auth.guard import Guard, Reading, address_of
-from mirror.auth.rights import ANONYMOUS, Identity, Rule, Rules, Scope, may, scope
+from mirror.auth.guard import Guard, ReadAccess, address_of
+from mirror.auth.rights import ANONYMOUS, AccessRule, AccessRules, Identity, Scope, may, scope
 from mirror.auth.settings import rules_of, tokens_of, users_of
 from mirror.auth.signin import asked
 
 __all__ = [
     "ANONYMOUS",
+    "AccessRule",
+    "AccessRules",
     "Guard",
     "Identity",
-    "Reading",
-    "Rule",
-    "Rules",
+    "ReadAccess",
     "Scope",
     "address_of",
     "asked",

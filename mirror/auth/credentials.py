@@ -21,7 +21,7 @@ LONGEST = 4096
 _TOKEN = re.compile(r"mirror_[0-9a-f]{64}")
 
 
-class ShownToken(msgspec.Struct, frozen=True):
+class TokenCredential(msgspec.Struct, frozen=True):
     """A token, as it was shown."""
 
     secret: str
@@ -30,7 +30,7 @@ class ShownToken(msgspec.Struct, frozen=True):
         return "ShownToken(***)"
 
 
-class ShownPassword(msgspec.Struct, frozen=True):
+class PasswordCredential(msgspec.Struct, frozen=True):
     """A user name with a password."""
 
     user: str
@@ -55,7 +55,7 @@ def digest(secret: str) -> str:
     return hashlib.sha256(secret.encode(errors="surrogateescape")).hexdigest()
 
 
-def parse(header: str) -> ShownToken | ShownPassword:
+def parse(header: str) -> TokenCredential | PasswordCredential:
     """The credentials in an Authorization header. Raises Unauthorized when there are none in it.
 
     Basic (RFC 7617) with a password, or with a token in either place and any name beside it; Bearer (RFC 6750); and the
@@ -68,13 +68,13 @@ def parse(header: str) -> ShownToken | ShownPassword:
         case "basic", encoded:
             return _basic(encoded)
         case "bearer", secret if secret:
-            return ShownToken(secret)
+            return TokenCredential(secret)
         case _, "" if scheme:
-            return ShownToken(scheme)
+            return TokenCredential(scheme)
     raise Unauthorized("The Authorization header should be Basic, Bearer or a key.")
 
 
-def _basic(encoded: str) -> ShownToken | ShownPassword:
+def _basic(encoded: str) -> TokenCredential | PasswordCredential:
     try:
         # RFC 7617 section 2.1: UTF-8, which is also what the clients send.
         user, colon, password = base64.b64decode(encoded, validate=True).decode().partition(":")
@@ -83,9 +83,9 @@ def _basic(encoded: str) -> ShownToken | ShownPassword:
     if not colon:
         raise Unauthorized("The Basic credentials should be a name and a password.")
     if is_token(password):
-        return ShownToken(password)
+        return TokenCredential(password)
     if is_token(user) and password in ("", "x-oauth-basic"):
-        return ShownToken(user)  # as `bundle config HOST TOKEN` sends it
+        return TokenCredential(user)  # as `bundle config HOST TOKEN` sends it
     if user == "__token__":
-        return ShownToken(password)
-    return ShownPassword(user, password)
+        return TokenCredential(password)
+    return PasswordCredential(user, password)

@@ -18,16 +18,16 @@ from collections.abc import Callable, Iterable, Mapping
 import msgspec
 from aiohttp import web
 
-from mirror.auth.credentials import ShownPassword, ShownToken, digest, is_token, new_token, parse
+from mirror.auth.credentials import PasswordCredential, TokenCredential, digest, is_token, new_token, parse
 from mirror.auth.passwords import Passwords
-from mirror.auth.patience import Patience
-from mirror.auth.rights import ANONYMOUS, Identity, Rules, Scope, scope
+from mirror.auth.rights import ANONYMOUS, AccessRules, Identity, Scope, scope
+from mirror.auth.throttle import LoginThrottle
 from mirror.catalog import Accounts, Token, User
 from mirror.errors import Forbidden, MirrorError, Unauthorized, UnknownProject
-from mirror.flight import SingleFlight
-from mirror.http.semantics import client_of
-from mirror.memory import Memory
+from mirror.index.cache import BoundedCache
+from mirror.index.flight import SingleFlight
 from mirror.model import Grant, Right
+from mirror.server.negotiate import client_of
 from mirror.telemetry import log
 
 logger = logging.getLogger(__name__)
@@ -55,7 +55,7 @@ class Guard:
     def __init__(
         self,
         accounts: Accounts,
-        rules: Rules,
+        rules: AccessRules,
         *,
         users: Iterable[User] = (),
         tokens: Iterable[Token] = (),
@@ -68,14 +68,14 @@ class Guard:
         self._tokens = {token.sha256: token for token in tokens}
         self._clock = clock
         self._key = os.urandom(32)
-        self._verified: Memory[bytes, _Verified] = Memory(REMEMBERED)
+        self._verified: BoundedCache[bytes, _Verified] = BoundedCache(REMEMBERED)
         self._verifying: SingleFlight[bytes, Identity] = SingleFlight()
-        self._scopes: Memory[tuple[Identity, Right, str], Scope] = Memory(4096)
+        self._scopes: BoundedCache[tuple[Identity, Right, str], Scope] = BoundedCache(4096)
         self._generation: int | None = None
         self._looked = float("-inf")
         self._passwords = Passwords()
-        self._of_client = Patience(FREE_OF_CLIENT, longest_pause=30.0)
-        self._of_address = Patience(FREE_OF_ADDRESS, longest_pause=1.0)
+        self._of_client = LoginThrottle(FREE_OF_CLIENT, longest_pause=30.0)
+        self._of_address = LoginThrottle(FREE_OF_ADDRESS, longest_pause=1.0)
         self._noting: set[asyncio.Task[None]] = set()
 
     # Who asks
@@ -111,9 +111,9 @@ class Guard:
     async def _verify(self, key: bytes, header: str, address: str) -> Identity:
         generation = self._generation
         match parse(header):
-            case ShownToken(secret):
+            case TokenCredential(secret):
                 verified = await self._verify_token(secret)
-            case ShownPassword(user, password):
+            case PasswordCredential(user, password):
                 verified = await self._verify_password(user, password, address)
         if generation == self._generation:  # else an account has changed meanwhile, perhaps this one
             self._verified.put(key, verified)
@@ -213,9 +213,9 @@ class Guard:
             self._scopes.put(key, known)
         return known
 
-    def reading(self, repository: str) -> "Reading":
+    def reading(self, repository: str) -> "ReadAccess":
         """The readers of one repository, for its routes."""
-        return Reading(self, repository)
+        return ReadAccess(self, repository)
 
     async def reader(self, request: web.BaseRequest, repository: str) -> Scope:
         """What who asks may read in a repository, for lists and searches. Raises Unauthorized.
@@ -255,7 +255,7 @@ class Guard:
         await asyncio.gather(*self._noting, return_exceptions=True)
 
 
-class Reading:
+class ReadAccess:
     """Who may read one repository: what its routes ask before they answer."""
 
     def __init__(self, guard: Guard, repository: str) -> None:

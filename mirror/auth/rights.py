@@ -33,7 +33,7 @@ Chain = tuple[tuple[tuple[str, ...], bool], ...]
 """Patterns of project names, and whether they are allowed; the first that match decide."""
 
 
-class Rule(msgspec.Struct, frozen=True, kw_only=True):
+class AccessRule(msgspec.Struct, frozen=True, kw_only=True):
     """Who has which rights on some projects. A right that it does not speak of is left to later rules."""
 
     repositories: tuple[str, ...] = ALL
@@ -42,10 +42,10 @@ class Rule(msgspec.Struct, frozen=True, kw_only=True):
     """Right → user names, group names with `@` in front, `authenticated`, `everyone`; empty: nobody."""
 
 
-class Rules(msgspec.Struct, frozen=True):
+class AccessRules(msgspec.Struct, frozen=True):
     """All rules in their order, and how each repository's format spells a pattern of names."""
 
-    table: tuple[Rule, ...] = ()
+    table: tuple[AccessRule, ...] = ()
     spelling: Mapping[str, Spelling] = {}
     """Repository → what turns a pattern into one on canonical names; as it stands where nothing is said."""
 
@@ -139,7 +139,7 @@ def _decides(chain: Chain, project: str) -> bool:
     return next((allowed for patterns, allowed in chain if matches(patterns, project)), False)
 
 
-def scope(subject: Identity, right: Right, repository: str, rules: Rules) -> Scope:
+def scope(subject: Identity, right: Right, repository: str, rules: AccessRules) -> Scope:
     """What `may` answers for all projects at once; EVERYTHING where that is so."""
     implying = IMPLIED_BY[right]
 
@@ -161,7 +161,7 @@ def scope(subject: Identity, right: Right, repository: str, rules: Rules) -> Sco
     return EVERYTHING if found.everything else found
 
 
-def _chain(names: frozenset[str], right: Right, repository: str, rules: Rules) -> Chain:
+def _chain(names: frozenset[str], right: Right, repository: str, rules: AccessRules) -> Chain:
     """The rules that speak of a right in a repository, up to one that holds for all names."""
     steps: list[tuple[tuple[str, ...], bool]] = []
     for rule in rules.table:
@@ -175,6 +175,6 @@ def _chain(names: frozenset[str], right: Right, repository: str, rules: Rules) -
     return tuple(steps)
 
 
-def may(subject: Identity, right: Right, repository: str, project: str, rules: Rules) -> bool:
+def may(subject: Identity, right: Right, repository: str, project: str, rules: AccessRules) -> bool:
     """Whether somebody has a right on a project, given by its canonical name."""
     return scope(subject, right, repository, rules).allows(project)

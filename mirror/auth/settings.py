@@ -2,23 +2,23 @@
 
 from collections.abc import Mapping
 
-from mirror.auth.rights import RIGHTS, Rule, Rules, Spelling
+from mirror.auth.rights import RIGHTS, AccessRule, AccessRules, Spelling
 from mirror.catalog import Token, User
 from mirror.config import AuthSettings
 from mirror.model import Grant
 
 
-def rules_of(settings: AuthSettings, spelling: Mapping[str, Spelling]) -> Rules:
+def rules_of(settings: AuthSettings, spelling: Mapping[str, Spelling]) -> AccessRules:
     """The rules, with what spells a pattern in each repository."""
     table = tuple(
-        Rule(
+        AccessRule(
             repositories=rule.repositories,
             projects=rule.projects,
             holders={right: frozenset(who) for right in RIGHTS if (who := getattr(rule, right)) is not None},
         )
         for rule in settings.rules
     )
-    return Rules(table, spelling)
+    return AccessRules(table, spelling)
 
 
 def users_of(settings: AuthSettings) -> list[User]:

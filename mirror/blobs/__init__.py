@@ -26,7 +26,7 @@ _SHA256 = re.compile(r"[0-9a-f]{64}", re.ASCII)
 _NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT})
 
 
-class Held(msgspec.Struct, frozen=True, kw_only=True):
+class StoredBlob(msgspec.Struct, frozen=True, kw_only=True):
     """One blob that a store has."""
 
     digest: str
@@ -82,17 +82,17 @@ class BlobStore(Protocol):
         Raises MissingBlob when it is not there, or is empty where it must not be, or `digest` is no SHA-256.
         """
 
-    async def adopt(self, path: Path, digest: str) -> Held:
+    async def adopt(self, path: Path, digest: str) -> StoredBlob:
         """Make the finished file at `path` the blob of that digest: durable first, then visible at once and whole.
 
         Takes the file away from `path`. Idempotent: again, or for a blob already held, changes nothing.
         Raises StorageFull, and then leaves the file where it was; MissingBlob when there is neither file nor blob.
         """
 
-    async def write(self, content: bytes) -> Held:
+    async def write(self, content: bytes) -> StoredBlob:
         """Store something small that is in memory. Raises StorageFull."""
 
-    async def store_all(self, parts: Sequence[Part]) -> list[Held]:
+    async def store_all(self, parts: Sequence[Part]) -> list[StoredBlob]:
         """Store many small things together, far cheaper than one after the other; each is durable when this returns.
 
         Blocks for as long as writing takes, for a process that does nothing else; only making it durable happens off
@@ -117,7 +117,7 @@ class BlobStore(Protocol):
     async def set_aside(self, digest: str) -> None:
         """Move a damaged blob to where a person can look at it, and nobody is served it."""
 
-    def walk(self) -> AsyncIterator[Held]:
+    def walk(self) -> AsyncIterator[StoredBlob]:
         """Every blob, in no order; one that comes or goes meanwhile may be left out."""
 
     async def clean_incoming(self) -> int:

@@ -19,7 +19,7 @@ from typing import TypeVar
 
 import msgspec
 
-from mirror.blobs import Held, Part, checked, http_date, storage_errors
+from mirror.blobs import Part, StoredBlob, checked, http_date, storage_errors
 from mirror.blobs.room import Room
 from mirror.errors import MissingBlob
 
@@ -111,10 +111,10 @@ class LocalBlobs:
             raise MissingBlob(digest)  # what some file systems leave behind when the power fails
         return LocalBody(found.st_size, digest, http_date(found.st_mtime), Path(path))
 
-    async def adopt(self, path: Path, digest: str) -> Held:
+    async def adopt(self, path: Path, digest: str) -> StoredBlob:
         return await off_loop(lambda: self._adopt(path, digest))
 
-    async def write(self, content: bytes) -> Held:
+    async def write(self, content: bytes) -> StoredBlob:
         return await off_loop(lambda: self._write(content))
 
     async def delete(self, digest: str) -> None:
@@ -142,7 +142,7 @@ class LocalBlobs:
 
         await off_loop(move)
 
-    async def walk(self) -> AsyncIterator[Held]:
+    async def walk(self) -> AsyncIterator[StoredBlob]:
         for shard in await off_loop(lambda: sorted(self.root.iterdir())):
             for held in await off_loop(lambda shard=shard: _blobs_of(shard)):  # type: ignore[misc]
                 yield held
@@ -153,7 +153,7 @@ class LocalBlobs:
     def _path(self, digest: str) -> Path:
         return self.root / checked(digest)[:2] / digest
 
-    def _adopt(self, path: Path, digest: str) -> Held:
+    def _adopt(self, path: Path, digest: str) -> StoredBlob:
         target = self._path(digest)
         with storage_errors():
             try:
@@ -167,9 +167,9 @@ class LocalBlobs:
                     raise MissingBlob(digest) from None
             _sync(target.parent, os.O_RDONLY | os.O_DIRECTORY)
         found = target.stat()
-        return Held(digest=digest, size=found.st_size, stored=found.st_ctime)
+        return StoredBlob(digest=digest, size=found.st_size, stored=found.st_ctime)
 
-    def _write(self, content: bytes) -> Held:
+    def _write(self, content: bytes) -> StoredBlob:
         self.room.check(len(content))
         digest = hashlib.sha256(content).hexdigest()
         with storage_errors():
@@ -182,7 +182,7 @@ class LocalBlobs:
             finally:
                 path.unlink(missing_ok=True)
 
-    async def store_all(self, parts: Sequence[Part]) -> list[Held]:
+    async def store_all(self, parts: Sequence[Part]) -> list[StoredBlob]:
         """All are written before any is synced, and all renamed before any directory is: two syncs for many files."""
         self.room.check(sum(len(part.content) for part in parts))
         incoming = f"{self.incoming}/{secrets.token_hex(16)}"
@@ -207,7 +207,7 @@ class LocalBlobs:
                     Path(path).unlink(missing_ok=True)
                 raise
         now = time.time()
-        return [Held(digest=part.digest, size=len(part.content), stored=now) for part in parts]
+        return [StoredBlob(digest=part.digest, size=len(part.content), stored=now) for part in parts]
 
 
 def _is_whole(path: str, size: int) -> bool:
@@ -256,7 +256,7 @@ def _sync(path: Path, flags: int) -> None:
         os.close(fd)
 
 
-def _blobs_of(shard: Path) -> list[Held]:
+def _blobs_of(shard: Path) -> list[StoredBlob]:
     found = []
     if shard.is_dir():
         with os.scandir(shard) as entries:
@@ -265,7 +265,7 @@ def _blobs_of(shard: Path) -> list[Held]:
                     digest, stat = checked(entry.name), entry.stat(follow_symlinks=False)
                 except (MissingBlob, FileNotFoundError):
                     continue  # not ours, or just deleted
-                found.append(Held(digest=digest, size=stat.st_size, stored=stat.st_ctime))
+                found.append(StoredBlob(digest=digest, size=stat.st_size, stored=stat.st_ctime))
     return found
 
 

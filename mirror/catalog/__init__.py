@@ -17,7 +17,7 @@ from mirror.catalog.leases import Leases
 from mirror.catalog.logs import Logs
 from mirror.catalog.pages import PageRow, Pages
 from mirror.catalog.removed import Removed, RemovedFiles
-from mirror.catalog.sets import Member, Sets
+from mirror.catalog.sets import SetMember, Sets
 from mirror.catalog.uploads import Upload, UploadRow, Uploads
 
 __all__ = [
@@ -37,12 +37,12 @@ __all__ = [
     "HeldThing",
     "Leases",
     "Logs",
-    "Member",
     "PageRow",
     "Pages",
     "Position",
     "Removed",
     "RemovedFiles",
+    "SetMember",
     "Sets",
     "Token",
     "Upload",

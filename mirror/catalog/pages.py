@@ -8,8 +8,7 @@ import msgspec
 
 from mirror.catalog.database import Database
 from mirror.catalog.feed import record
-from mirror.freshness import Stamp
-from mirror.model import Answer, Page
+from mirror.model import Page, Stamp, UpstreamResponse
 
 if sys.version_info >= (3, 14):
     from compression import zstd
@@ -52,7 +51,7 @@ class Pages:
             )
         return None
 
-    async def answer(self, source: str, page: Page) -> Answer | None:
+    async def answer(self, source: str, page: Page) -> UpstreamResponse | None:
         """The stored answer with its body; None when none is stored, it cannot be read, or upstream has none."""
         rows = await self._database.read(
             "SELECT url, content_type, etag, last_modified, serial, body"
@@ -64,7 +63,7 @@ class Pages:
                 content = zstd.decompress(body)
             except zstd.ZstdError:
                 return None
-            return Answer(
+            return UpstreamResponse(
                 url=url,
                 content_type=content_type,
                 body=content,
@@ -74,7 +73,7 @@ class Pages:
             )
         return None
 
-    async def put(self, source: str, page: Page, answer: Answer, stamp: Stamp) -> int | None:
+    async def put(self, source: str, page: Page, answer: UpstreamResponse, stamp: Stamp) -> int | None:
         """Store an answer, and in the same transaction an event when its revision is a new one.
 
         Returns the event's serial, or None. The body is compressed in the caller's thread: off the loop when large.

@@ -10,7 +10,7 @@ AT_ONCE = 200
 """Rows that one statement writes."""
 
 
-class Member(msgspec.Struct, frozen=True, order=True):
+class SetMember(msgspec.Struct, frozen=True, order=True):
     """One file or sidecar in a set, by the name under which it is held."""
 
     source: str
@@ -24,11 +24,11 @@ class Sets:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    async def add(self, name: str, members: Iterable[Member]) -> None:
+    async def add(self, name: str, members: Iterable[SetMember]) -> None:
         """Let a set name these as well."""
         await self._database.write(*_inserts(name, members))
 
-    async def replace(self, name: str, members: Iterable[Member]) -> None:
+    async def replace(self, name: str, members: Iterable[SetMember]) -> None:
         """Let a set name these and nothing else; without any, there is no such set."""
         await self._database.write(("DELETE FROM sets WHERE name = $1", (name,)), *_inserts(name, members))
 
@@ -36,12 +36,12 @@ class Sets:
         """Every set, with how many files and sidecars it names."""
         return dict(await self._database.read("SELECT name, count(*) FROM sets GROUP BY name ORDER BY name"))
 
-    async def members(self, name: str) -> list[Member]:
+    async def members(self, name: str) -> list[SetMember]:
         """What a set names."""
         rows = await self._database.read(
             "SELECT source, project, filename FROM sets WHERE name = $1 ORDER BY source, project, filename", name
         )
-        return [Member(*row) for row in rows]
+        return [SetMember(*row) for row in rows]
 
     async def held(self) -> set[str]:
         """The digests of everything that is held because a set names it."""
@@ -51,7 +51,7 @@ class Sets:
         )
         return {digest for (digest,) in rows}
 
-    async def holding(self, member: Member) -> list[str]:
+    async def holding(self, member: SetMember) -> list[str]:
         """The sets that name a file or sidecar: without any, it may be evicted."""
         rows = await self._database.read(
             "SELECT name FROM sets WHERE source = $1 AND project = $2 AND filename = $3 ORDER BY name",
@@ -60,7 +60,7 @@ class Sets:
         return [name for (name,) in rows]
 
 
-def _inserts(name: str, members: Iterable[Member]) -> list[Statement]:
+def _inserts(name: str, members: Iterable[SetMember]) -> list[Statement]:
     unique = sorted(set(members))
     statements: list[Statement] = []
     for start in range(0, len(unique), AT_ONCE):

@@ -13,7 +13,7 @@ from mirror.cli.store import repository_option, with_store
 
 if TYPE_CHECKING:
     from mirror.config import Settings
-    from mirror.uploads import Change, Writer
+    from mirror.index.publish import Change, Publisher
 
 SUFFIXES = {".whl": "pypi", ".tar.gz": "pypi", ".zip": "pypi", ".gem": "rubygems"}
 
@@ -28,7 +28,7 @@ def command(paths: tuple[Path, ...], repository: str | None, config: Path | None
     They are copied. What is here already is left as it is. Exit status 1 when any could not be added.
     """
 
-    async def work(settings: "Settings", writers: "Mapping[str, Writer]") -> int:
+    async def work(settings: "Settings", writers: "Mapping[str, Publisher]") -> int:
         from mirror.errors import MirrorError
 
         failed = 0
@@ -83,10 +83,10 @@ def _repository(settings: "Settings", path: Path, wanted: str | None) -> str:
     return fitting[0]
 
 
-async def _add(settings: "Settings", writer: "Writer", path: Path) -> "Change":
+async def _add(settings: "Settings", writer: "Publisher", path: Path) -> "Change":
     import asyncio
 
-    from mirror.http.receive import incoming
+    from mirror.server.receive import incoming
 
     async with incoming(settings.data_dir / "incoming") as copy:
         await asyncio.to_thread(shutil.copyfile, path, copy.path)

@@ -18,7 +18,7 @@ def command(config: Path | None, data_dir: Path | None, target: Path) -> int:
     """
     from rich.filesize import decimal
 
-    from mirror.backup import back_up
+    from mirror.maintenance.backup import back_up
 
     saved = back_up(settings_of(config, data_dir).data_dir, target)
     click.echo(f"backed up to {target}: the catalog, the records, and {saved.blobs} new files ({decimal(saved.bytes)})")

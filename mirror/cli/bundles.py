@@ -8,23 +8,23 @@ import click
 from mirror.cli.opening import store_of
 
 if TYPE_CHECKING:
-    from mirror.bundle import Choice, Places
+    from mirror.airgap.bundle import ExportSelection, Places
+    from mirror.airgap.sync import SyncInput
     from mirror.config import Settings
-    from mirror.sync import Wish
 
 
 def places_of(settings: "Settings") -> "Places":
     """Where things stand in the store that the settings name."""
-    from mirror.app import FORMATS
-    from mirror.bundle import places
+    from mirror.airgap.bundle import places
     from mirror.model import File
+    from mirror.service.services import FORMATS
 
     nothing = File(filename="", version="")
     return places(settings, {name: format.sidecar_name(nothing) for name, (format, _) in FORMATS.items()})
 
 
 async def export_bundle(
-    settings: "Settings", target: Path, *, wanted: "list[Wish]", build: bool, since: int | None,
+    settings: "Settings", target: Path, *, wanted: "list[SyncInput]", build: bool, since: int | None,
     inventory: Path | None, parts: str | None, unsigned: bool,
 ) -> int:  # fmt: skip
     """Write a bundle; the exit status. Raises Invalid, NotFound."""
@@ -32,8 +32,8 @@ async def export_bundle(
 
     from rich.filesize import decimal
 
-    from mirror.bundle import Keys, export
-    from mirror.bundle.inventory import unpack
+    from mirror.airgap.bundle import Keys, export
+    from mirror.airgap.bundle.inventory import unpack
     from mirror.config.values import size
     from mirror.errors import Invalid, NotFound
 
@@ -62,24 +62,24 @@ async def export_bundle(
     return 1 if problems or done.lost else 0
 
 
-async def _chosen(settings: "Settings", wanted: "list[Wish]", *, build: bool) -> "tuple[Choice, int]":
+async def _chosen(settings: "Settings", wanted: "list[SyncInput]", *, build: bool) -> "tuple[ExportSelection, int]":
     """The files that are needed and held, with their projects; and how many are not, each of which is complained of."""
     from contextlib import AsyncExitStack
 
-    from mirror import ahead
-    from mirror.bundle import Choice
+    from mirror.airgap.bundle import ExportSelection
+    from mirror.airgap.sync import Problem, plan
     from mirror.cli.check import Offline
     from mirror.cli.progress import complain
-    from mirror.sync import Problem, plan
+    from mirror.service import scheduled_sync
 
     async with AsyncExitStack() as stack:
-        mirror = await stack.enter_async_context(ahead.looking(settings))
-        found = await plan(wanted, ahead.stored(mirror), Offline(settings, stack, build=build))
-        held = ahead.holdings(mirror)
+        mirror = await stack.enter_async_context(scheduled_sync.looking(settings))
+        found = await plan(wanted, scheduled_sync.stored(mirror), Offline(settings, stack, build=build))
+        held = scheduled_sync.holdings(mirror)
         missing = [piece for piece in found.pieces if not await held.file(piece.project, piece.file)]
     problems = [*found.problems, *(Problem(what=piece.file.filename, reason="not held") for piece in missing)]
     complain(problems)
-    return Choice(
+    return ExportSelection(
         files=frozenset((piece.repository, piece.project, piece.file.filename) for piece in found.pieces),
         projects=frozenset((piece.repository, piece.project) for piece in found.pieces),
     ), len(problems)

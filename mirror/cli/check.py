@@ -16,9 +16,9 @@ import click
 from mirror.cli.selecting import checked_settings, selection_options, wishes
 
 if TYPE_CHECKING:
+    from mirror.airgap.lockfiles import Target, Wanted
+    from mirror.airgap.sync import Resolvers, SyncInput
     from mirror.config import Settings
-    from mirror.lockfiles import Target, Wanted
-    from mirror.sync import Resolvers, Wish
 
 
 @click.command("check", short_help="Say whether it would install offline.")
@@ -36,7 +36,7 @@ def command(
     """
     import asyncio
 
-    from mirror.loops import event_loops
+    from mirror.runtime import event_loops
 
     settings = checked_settings(config, data_dir)
     wanted = wishes(
@@ -47,15 +47,15 @@ def command(
         return runner.run(_check(settings, wanted, build=build))
 
 
-async def _check(settings: "Settings", wanted: "list[Wish]", *, build: bool) -> int:
-    from mirror import ahead
+async def _check(settings: "Settings", wanted: "list[SyncInput]", *, build: bool) -> int:
+    from mirror.airgap.sync import Problem, plan
     from mirror.cli.progress import files_text
-    from mirror.sync import Problem, plan
+    from mirror.service import scheduled_sync
 
     async with AsyncExitStack() as stack:
-        mirror = await stack.enter_async_context(ahead.looking(settings))
-        found = await plan(wanted, ahead.stored(mirror), Offline(settings, stack, build=build))
-        held = ahead.holdings(mirror)
+        mirror = await stack.enter_async_context(scheduled_sync.looking(settings))
+        found = await plan(wanted, scheduled_sync.stored(mirror), Offline(settings, stack, build=build))
+        held = scheduled_sync.holdings(mirror)
         problems = list(found.problems)
         for piece in found.pieces:
             if not await held.file(piece.project, piece.file):
@@ -94,10 +94,10 @@ class Offline:
     async def _start(self) -> "Resolvers":
         import asyncio
 
-        from mirror import ahead
+        from mirror.airgap.sync import Resolvers
         from mirror.config import Address
-        from mirror.serving import running
-        from mirror.sync import Resolvers
+        from mirror.service import scheduled_sync
+        from mirror.service.process import running
 
         directory = Path(self._stack.enter_context(tempfile.TemporaryDirectory()))
         await asyncio.to_thread(_copied, self._settings.data_dir, self._settings.catalog_file, directory)
@@ -108,7 +108,7 @@ class Offline:
             }
         )  # fmt: skip
         mirror, urls = await self._stack.enter_async_context(running(alone))
-        return Resolvers(await self._stack.enter_async_context(ahead.access(mirror, urls)), build=self._build)
+        return Resolvers(await self._stack.enter_async_context(scheduled_sync.access(mirror, urls)), build=self._build)
 
 
 def _copied(data_dir: Path, catalog: Path, directory: Path) -> None:

@@ -8,13 +8,13 @@ if TYPE_CHECKING:
 
 def check(settings: "Settings") -> None:
     """Raises Misconfigured for what only shows in the light of the ecosystems; light enough for `check-config`."""
-    from mirror.policies import check as check_policies
     from mirror.policy import Versions
+    from mirror.policy.policies import check as check_policies
     from mirror.pypi import versions as python
     from mirror.rubygems import versions as ruby
 
     if settings.sync:
-        from mirror.sync import check_sets
+        from mirror.airgap.sync import check_sets
 
         check_sets(settings)
     ecosystems: dict[str, Versions] = {"pypi": python, "rubygems": ruby}

@@ -19,24 +19,24 @@ from mirror.catalog.inspecting import Inspection, held_projects, inspect
 from mirror.cli.running import PATIENCE, ask_address, ask_url, reach_address, reach_url
 from mirror.config import Settings
 from mirror.config.sections import RepositorySettings, UpstreamSettings
-from mirror.doctor import Asking, Demand, Finding, Login, Wishes, machine, opened
+from mirror.doctor import Asking, Finding, Login, Requirement, Wishes, machine, opened
 from mirror.errors import ConfigError, Invalid, MirrorError, UpstreamError
-from mirror.serving import served_at
+from mirror.service.process import served_at
 
-_SERVES = Demand("index/serves", "There is an index at the URL.", "everyone who is pointed at it")
-_CONFIGURATION = Demand(
+_SERVES = Requirement("index/serves", "There is an index at the URL.", "everyone who is pointed at it")
+_CONFIGURATION = Requirement(
     "mirror/settings", "The settings are right.", "everyone: `mirror serve` does not start with them"
 )
-_RUNNING = Demand("mirror/running", "The mirror runs and answers.", "everyone")
-_READY = Demand(
+_RUNNING = Requirement("mirror/running", "The mirror runs and answers.", "everyone")
+_READY = Requirement(
     "mirror/ready",
     "It is ready, and can keep what it fetches.",
     "everyone: uploads are refused, downloads are not kept",
 )
-_SAME = Demand(
+_SAME = Requirement(
     "mirror/version", "What runs is of the version that is installed.", "whoever expects what the newer one does"
 )
-_LISTENS = Demand("mirror/listens", "It answers at every address of `listen`.", "who was told that address")
+_LISTENS = Requirement("mirror/listens", "It answers at every address of `listen`.", "who was told that address")
 
 FORMATS = ("pypi", "rubygems")
 

@@ -117,10 +117,10 @@ def _stored(settings: "Settings", repositories: list[str], name: str, version: s
 
     import msgspec
 
-    from mirror.app import working
-    from mirror.endpoints.explaining import explained
+    from mirror.api.explain import explained
     from mirror.errors import Invalid, NotFound, Offline
-    from mirror.serving import lock
+    from mirror.service.process import lock
+    from mirror.service.services import working
 
     if not settings.catalog_file.exists():
         return []

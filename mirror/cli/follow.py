@@ -20,13 +20,13 @@ from mirror.cli.selecting import Misuse
 if TYPE_CHECKING:
     from pydantic import SecretStr
 
-    from mirror.app import Mirror
+    from mirror.airgap.follow import Applier, Follower, RemoteMirror
+    from mirror.api.state import FollowState
     from mirror.catalog import Files
-    from mirror.cli.through import Through
+    from mirror.cli.through import RemoteFetcher
     from mirror.config import Settings, UpstreamSettings
-    from mirror.endpoints.state import Following
-    from mirror.follow import Follower, Reach, Remote
-    from mirror.sources import CachedUpstream
+    from mirror.index.upstream import CachedUpstream
+    from mirror.service.services import Mirror
 
 SAME_AGAIN = 2.1
 """Seconds after which a running mirror asks its upstream for the list of gems again, when it did so just now."""
@@ -61,7 +61,7 @@ def command(
     import asyncio
 
     from mirror.cli.selecting import checked_settings
-    from mirror.loops import event_loops
+    from mirror.runtime import event_loops
 
     settings = checked_settings(config, data_dir)
     if settings.offline:
@@ -115,7 +115,7 @@ async def _follow(
     import asyncio
 
     from mirror.errors import NotFound
-    from mirror.follow import follower, remote_of
+    from mirror.service.following import follower, remote_of
 
     if token is not None:
         upstreams = [
@@ -150,38 +150,38 @@ def _with(settings: "Settings", upstreams: "list[tuple[str, UpstreamSettings]]")
     return settings.model_copy(update={"repositories": repositories})
 
 
-async def _is(remote: "Remote", repository: str) -> bool:
+async def _is(remote: "RemoteMirror", repository: str) -> bool:
     return (await remote.place()).repository == repository
 
 
 @asynccontextmanager
 async def _reached(
     settings: "Settings",
-) -> "AsyncIterator[tuple[Mirror, Callable[[str, CachedUpstream], Reach]]]":
+) -> "AsyncIterator[tuple[Mirror, Callable[[str, CachedUpstream], Applier]]]":
     """A mirror to look into, and what does what has to be done."""
-    from mirror import ahead
-    from mirror.app import working
-    from mirror.cli.through import Through
+    from mirror.airgap.sync import CONNECTIONS
+    from mirror.cli.through import RemoteFetcher
     from mirror.errors import ConfigError
-    from mirror.follow import Here
-    from mirror.serving import lock, served_at
-    from mirror.sync import CONNECTIONS
+    from mirror.service import scheduled_sync
+    from mirror.service.following import LocalApplier
+    from mirror.service.process import lock, served_at
+    from mirror.service.services import working
 
     async with AsyncExitStack() as stack:
         urls = served_at(settings.data_dir)
         if urls is None:
             stack.callback(_unlock, lock(settings.data_dir))
             alone = await stack.enter_async_context(working(settings))
-            yield alone, lambda name, source: Here(alone, name, source.upstream.url)
+            yield alone, lambda name, source: LocalApplier(alone, name, source.upstream.url)
             return
         if not urls:
             raise ConfigError("A mirror is just starting in this data directory: try again in a moment.")
-        mirror = await stack.enter_async_context(ahead.looking(settings))
+        mirror = await stack.enter_async_context(scheduled_sync.looking(settings))
         mounts = {name: one.mount for name, one in settings.repositories.items()}
-        access = await stack.enter_async_context(ahead.access(mirror, urls))
-        through = Through(urls[0], mirror.repositories, mounts, CONNECTIONS, access.headers)
+        access = await stack.enter_async_context(scheduled_sync.access(mirror, urls))
+        through = RemoteFetcher(urls[0], mirror.repositories, mounts, CONNECTIONS, access.headers)
         stack.push_async_callback(through.close)
-        yield mirror, lambda name, source: Beside(through, name, source.name, mirror.catalog.files)
+        yield mirror, lambda name, source: RemoteApplier(through, name, source.name, mirror.catalog.files)
 
 
 def _unlock(descriptor: int) -> None:
@@ -190,10 +190,10 @@ def _unlock(descriptor: int) -> None:
     os.close(descriptor)
 
 
-class Beside:
+class RemoteApplier:
     """What is done beside a running mirror: it is asked for what it should have."""
 
-    def __init__(self, through: "Through", repository: str, source: str, files: "Files") -> None:
+    def __init__(self, through: "RemoteFetcher", repository: str, source: str, files: "Files") -> None:
         self._through = through
         self._repository = repository
         self._source = source
@@ -232,7 +232,7 @@ class Shown:
         self._at = float("-inf")
         self._terminal = sys.stderr.isatty()
 
-    def __call__(self, state: "Following") -> None:
+    def __call__(self, state: "FollowState") -> None:
         text = f"{self._name}: {_text(state)}"
         now = time.monotonic()
         done = state.behind == 0 and not state.last_error
@@ -245,7 +245,7 @@ class Shown:
             click.echo(text)
 
 
-def _text(state: "Following") -> str:
+def _text(state: "FollowState") -> str:
     if state.last_error:
         return state.last_error
     done = f"{state.pages:,} pages and {state.files:,} files brought"

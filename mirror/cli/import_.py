@@ -11,8 +11,8 @@ from mirror.cli.opening import settings_of, shared_options
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from mirror.bundle import Imported
-    from mirror.bundle.format import PageEntry
+    from mirror.airgap.bundle import ImportResult
+    from mirror.airgap.bundle.format import PageEntry
 
 SHOWN = 20
 """Names that are printed of each kind."""
@@ -40,11 +40,11 @@ def command(config: Path | None, data_dir: Path | None, parts: tuple[Path, ...],
     from rich.console import Console
     from rich.progress import Progress
 
-    from mirror.bundle import Keys, load
+    from mirror.airgap.bundle import Keys, load
     from mirror.cli.bundles import places_of
     from mirror.cli.opening import store_of
-    from mirror.feed import LOOK
-    from mirror.serving import served_at
+    from mirror.index.journal import LOOK
+    from mirror.service.process import served_at
 
     settings = settings_of(config, data_dir)
     if unsigned:
@@ -52,7 +52,7 @@ def command(config: Path | None, data_dir: Path | None, parts: tuple[Path, ...],
 
     notice = LOOK + 0.1 if served_at(settings.data_dir) is not None else 0.0
 
-    async def run() -> "Imported":
+    async def run() -> "ImportResult":
         async with store_of(settings) as store:
             with Progress(disable=not sys.stderr.isatty(), console=Console(stderr=True)) as bar:
                 task = bar.add_task("taking in")
@@ -68,7 +68,7 @@ def command(config: Path | None, data_dir: Path | None, parts: tuple[Path, ...],
     return 0
 
 
-def _tell(done: "Imported") -> None:
+def _tell(done: "ImportResult") -> None:
     from rich.filesize import decimal
 
     _names("new projects", _projects(done.new_pages))

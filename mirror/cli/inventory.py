@@ -21,7 +21,7 @@ def command(config: Path | None, data_dir: Path | None, target: Path) -> int:
 
     from rich.filesize import decimal
 
-    from mirror.bundle import write_inventory
+    from mirror.airgap.bundle import write_inventory
     from mirror.cli.bundles import places_of
     from mirror.cli.opening import store_of
 

@@ -18,7 +18,7 @@ def command() -> None:
 @shared_options
 def create(config: Path | None, data_dir: Path | None, name: str) -> int:
     """Make the key of this mirror and print its public half, to be trusted on the other side."""
-    from mirror.bundle.signing import Keys
+    from mirror.airgap.bundle.signing import Keys
 
     key = Keys(settings_of(config, data_dir).data_dir).create(name)
     audited("key created", key=key.id)
@@ -30,7 +30,7 @@ def create(config: Path | None, data_dir: Path | None, name: str) -> int:
 @shared_options
 def show(config: Path | None, data_dir: Path | None) -> int:
     """The key of this mirror and those that it trusts: id, and the line to hand on."""
-    from mirror.bundle.signing import Keys
+    from mirror.airgap.bundle.signing import Keys
 
     keys = Keys(settings_of(config, data_dir).data_dir)
     own = keys.own()
@@ -47,7 +47,7 @@ def trust(config: Path | None, data_dir: Path | None, key: str) -> int:
 
     Get it by another way than the bundles, from somebody whom you know.
     """
-    from mirror.bundle.signing import Keys, parse_key
+    from mirror.airgap.bundle.signing import Keys, parse_key
 
     text = key if " " in key.strip() else Path(key).read_text()
     found = parse_key(text)
@@ -62,7 +62,7 @@ def trust(config: Path | None, data_dir: Path | None, key: str) -> int:
 @shared_options
 def distrust(config: Path | None, data_dir: Path | None, key_id: str) -> int:
     """Take no more bundles that are signed by the key of that id."""
-    from mirror.bundle.signing import Keys
+    from mirror.airgap.bundle.signing import Keys
 
     Keys(settings_of(config, data_dir).data_dir).distrust(key_id)
     audited("key distrusted", key=key_id)

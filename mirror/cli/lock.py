@@ -10,8 +10,8 @@ from mirror.cli.opening import shared_options
 from mirror.cli.selecting import Misuse, checked_settings
 
 if TYPE_CHECKING:
+    from mirror.airgap.lockfiles import Wanted
     from mirror.config import Settings
-    from mirror.lockfiles import Wanted
 
 
 @click.group("lock", short_help="Change the index that a lock file names.")
@@ -33,8 +33,8 @@ def rewrite_command(
     To a mirror, and back to an upstream of this mirror, whose own addresses stand in its stored pages. Nothing else in
     the file changes; there and back gives the identical bytes.
     """
+    from mirror.airgap.lockfiles import kind_of, mirror_files, parse, rewrite
     from mirror.errors import Invalid, InvalidLock
-    from mirror.lockfiles import kind_of, mirror_files, parse, rewrite
 
     text = _text(file)
     try:
@@ -72,7 +72,7 @@ def _from(wanted: "Wanted", old: str | None) -> str:
     """The index to be replaced. Raises Misuse where it is not clear which."""
     known = [one for one in wanted.indexes if not old or one.rstrip("/") == old.rstrip("/")]
     if len(known) != 1:
-        from mirror.lockfiles.documents import without_credentials
+        from mirror.airgap.lockfiles.documents import without_credentials
 
         named = ", ".join(map(without_credentials, wanted.indexes)) or "none"
         raise Misuse(f"{wanted.name} names these indexes: {named}. Say with --from which one is to be replaced.")
@@ -95,11 +95,11 @@ def _addresses(settings: "Settings", wanted: "Wanted", index: str) -> Mapping[st
 
 
 async def _stored(settings: "Settings", repository: str, source: str, projects: set[str]) -> Mapping[str, str]:
-    from mirror import ahead
     from mirror.errors import NotFound, Offline
+    from mirror.service import scheduled_sync
 
     found: dict[str, str] = {}
-    async with ahead.looking(settings) as mirror:
+    async with scheduled_sync.looking(settings) as mirror:
         upstream = next(one for one in mirror.repositories[repository].sources if one.name == source)
         for project in sorted(projects):
             try:

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, TypeVar
 import click
 
 if TYPE_CHECKING:
-    from mirror.app import Store
     from mirror.catalog import Catalog
     from mirror.config import Settings
+    from mirror.service.services import Store
 
 T = TypeVar("T")
 
@@ -55,7 +55,7 @@ async def catalog_in(path: Path) -> "AsyncIterator[Catalog]":
 @asynccontextmanager
 async def store_of(settings: "Settings") -> "AsyncIterator[Store]":
     """The store that the settings name; what a running mirror is writing into it is left alone."""
-    from mirror.app import Store
+    from mirror.service.services import Store
 
     settings.data_dir.mkdir(parents=True, exist_ok=True)
     store = Store(settings)

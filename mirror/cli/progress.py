@@ -8,7 +8,7 @@ from typing import Self
 import click
 from rich.filesize import decimal
 
-from mirror.sync import Piece, Problem
+from mirror.airgap.sync import Problem, SyncFile
 
 
 class Shown:
@@ -47,29 +47,29 @@ class Shown:
         """Pages are looked at and versions decided."""
         self._progress.update(self._task, description=what)
 
-    def begun(self, pieces: Sequence[Piece], held: int) -> None:
+    def begun(self, pieces: Sequence[SyncFile], held: int) -> None:
         if not self._files and pieces:
             self._progress.reset(self._task, description="fetching")  # rates count from now
         self._files += len(pieces)
         self._size += sum(piece.file.size or 0 for piece in pieces)
         self._progress.update(self._task, total=self._size, files=f"{self._done}/{self._files} files")
 
-    def fetched(self, piece: Piece) -> None:
+    def fetched(self, piece: SyncFile) -> None:
         self._step(piece)
         if not self._terminal:
             click.echo(f"fetched {piece.file.filename}{_sized(piece)}")
 
-    def failed(self, piece: Piece, reason: str) -> None:
+    def failed(self, piece: SyncFile, reason: str) -> None:
         self._step(piece)
 
-    def _step(self, piece: Piece) -> None:
+    def _step(self, piece: SyncFile) -> None:
         self._done += 1
         self._progress.update(
             self._task, advance=piece.file.size or 0, files=f"{self._done}/{self._files} files"
         )  # fmt: skip
 
 
-def listed(pieces: Sequence[Piece], held: int) -> None:
+def listed(pieces: Sequence[SyncFile], held: int) -> None:
     """What would be fetched, and how much that is."""
     for piece in pieces:
         click.echo(f"{piece.file.filename}{_sized(piece)}")
@@ -88,5 +88,5 @@ def files_text(count: int) -> str:
     return f"{count:,} file{'' if count == 1 else 's'}"
 
 
-def _sized(piece: Piece) -> str:
+def _sized(piece: SyncFile) -> str:
     return "" if piece.file.size is None else f" ({decimal(piece.file.size)})"

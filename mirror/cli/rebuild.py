@@ -11,7 +11,7 @@ from mirror.cli.store import with_store
 
 if TYPE_CHECKING:
     from mirror.config import Settings
-    from mirror.uploads import Writer
+    from mirror.index.publish import Publisher
 
 
 @click.command("rebuild", short_help="Make a lost catalog's uploads again.")
@@ -23,7 +23,7 @@ def command(config: Path | None, data_dir: Path | None) -> int:
     from upstreams is fetched again when it is asked for. Exit status 1 when a record or file could not be used.
     """
 
-    async def work(settings: "Settings", writers: "Mapping[str, Writer]") -> int:
+    async def work(settings: "Settings", writers: "Mapping[str, Publisher]") -> int:
         faults = 0
         for name, writer in writers.items():
             rebuilt = await writer.rebuild()

@@ -17,7 +17,7 @@ def command(config: Path | None, data_dir: Path | None, source: Path) -> int:
     """
     from rich.filesize import decimal
 
-    from mirror.backup import restore
+    from mirror.maintenance.backup import restore
 
     where = settings_of(config, data_dir).data_dir
     saved = restore(source, where)

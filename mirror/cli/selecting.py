@@ -9,9 +9,9 @@ import click
 from mirror.cli.opening import shared_options
 
 if TYPE_CHECKING:
+    from mirror.airgap.lockfiles import Wanted
+    from mirror.airgap.sync import SyncInput
     from mirror.config import Settings
-    from mirror.lockfiles import Wanted
-    from mirror.sync import Wish
 
 T = TypeVar("T")
 
@@ -75,15 +75,15 @@ def wishes(
     newest: int | None,
     dependencies: bool,
     chosen: Sequence[str],
-) -> "list[Wish]":
+) -> "list[SyncInput]":
     """What the command line asks for. Raises Misuse, with the file and the line where it is a file's fault."""
+    from mirror.airgap.sync import SyncInput, repository_for, targets_for
     from mirror.errors import Invalid
-    from mirror.sync import Wish, repository_for, targets_for
 
     try:
         targets = targets_for(pythons, platforms)
         return [
-            Wish(
+            SyncInput(
                 wanted=wanted, repository=repository_for(settings, wanted.ecosystem, chosen), targets=targets,
                 sdists=sdists, dependencies=dependencies,
             )
@@ -94,7 +94,7 @@ def wishes(
 
 
 def _wanted(inputs: Sequence[str], newest: int | None) -> "list[Wanted]":
-    from mirror.lockfiles import named, read
+    from mirror.airgap.lockfiles import named, read
 
     files = [one for one in inputs if _is_file(one)]
     names = [one for one in inputs if not _is_file(one)]

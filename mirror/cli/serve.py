@@ -22,7 +22,7 @@ def command(config: Path | None, listen: tuple[str, ...], data_dir: Path | None,
     from mirror.cli.checking import check
     from mirror.cli.hints import hints
     from mirror.config import Settings, load
-    from mirror.serving import serve
+    from mirror.service.process import serve
 
     given: dict[str, Any] = {"listen": listen, "data_dir": data_dir, "offline": offline}
 

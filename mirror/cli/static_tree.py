@@ -1,4 +1,4 @@
-"""`mirror export --static`: what is held as a tree for any web server. Put together here, done in `mirror.static`."""
+"""`mirror export --static`: write what is held as a tree for any web server."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING
 
 import click
 
+from mirror.airgap.static import Layout, export
 from mirror.cli.progress import files_text
 from mirror.pypi import static as pypi_static
 from mirror.rubygems import static as rubygems_static
-from mirror.static import Layout, export
 
 if TYPE_CHECKING:
     from mirror.config import Settings
@@ -27,10 +27,10 @@ async def export_static(
     repositories: Sequence[str] = (),
     only: Mapping[str, Sequence[str]] | None = None,
 ) -> int:
-    """Write the tree, say what was done, and return the exit status. Raises as `mirror.static.export`."""
-    from mirror import ahead
+    """Write the tree, say what was done, and return the exit status. Raises as `mirror.airgap.static.export`."""
+    from mirror.service import scheduled_sync
 
-    async with ahead.looking(settings) as mirror:
+    async with scheduled_sync.looking(settings) as mirror:
         report = await export(
             mirror, directory, LAYOUTS,
             changed=changed, files_url=files_url, copy=copy, repositories=repositories, only=only,

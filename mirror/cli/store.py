@@ -15,7 +15,7 @@ from mirror.cli.opening import catalog_in, settings_of
 
 if TYPE_CHECKING:
     from mirror.config import Settings
-    from mirror.uploads import Change, Writer
+    from mirror.index.publish import Change, Publisher
 
 T = TypeVar("T")
 
@@ -31,24 +31,25 @@ def version_options(command: Callable[..., T]) -> Callable[..., T]:
 
 
 @asynccontextmanager
-async def opened(settings: "Settings") -> "AsyncIterator[dict[str, Writer]]":
+async def opened(settings: "Settings") -> "AsyncIterator[dict[str, Publisher]]":
     """What changes the uploads of each repository, by the repository's name."""
-    from mirror.app import FORMATS
     from mirror.blobs.local import LocalBlobs
-    from mirror.feed import Feed
-    from mirror.uploads import Records, Writer
+    from mirror.index.journal import Journal
+    from mirror.index.publish import Publisher
+    from mirror.index.records import Records
+    from mirror.service.services import FORMATS
 
     async with catalog_in(settings.catalog_file) as catalog:
-        blobs, feed = LocalBlobs(settings.data_dir), Feed(catalog.feed)
+        blobs, feed = LocalBlobs(settings.data_dir), Journal(catalog.feed)
         records = Records(settings.data_dir / "uploads")
         yield {
-            name: Writer(name, FORMATS[one.format][0], catalog, blobs, records, feed)
+            name: Publisher(name, FORMATS[one.format][0], catalog, blobs, records, feed)
             for name, one in settings.repositories.items()
         }
 
 
 def with_store(
-    config: Path | None, data_dir: Path | None, work: "Callable[[Settings, Mapping[str, Writer]], Awaitable[T]]"
+    config: Path | None, data_dir: Path | None, work: "Callable[[Settings, Mapping[str, Publisher]], Awaitable[T]]"
 ) -> T:
     """The result of `work` on the store that the settings name."""
     import asyncio
@@ -70,11 +71,11 @@ def change_files(
     version: str,
     filename: str | None,
     what: str,
-    change: "Callable[[Writer, str], Awaitable[Change]]",
+    change: "Callable[[Publisher, str], Awaitable[Change]]",
 ) -> int:
     """Do something to the files of one version, or to one of them; says what was done. Raises Invalid, NotFound."""
 
-    async def work(settings: "Settings", writers: "Mapping[str, Writer]") -> None:
+    async def work(settings: "Settings", writers: "Mapping[str, Publisher]") -> None:
         writer, project, files = await _find(writers, repository, name, version)
         if filename is not None:
             from mirror.errors import UnknownFile
@@ -93,8 +94,8 @@ def change_files(
 
 
 async def _find(
-    writers: "Mapping[str, Writer]", repository: str | None, project: str, version: str
-) -> "tuple[Writer, str, Sequence[str]]":
+    writers: "Mapping[str, Publisher]", repository: str | None, project: str, version: str
+) -> "tuple[Publisher, str, Sequence[str]]":
     from mirror.errors import Invalid, NotFound
 
     chosen = [writer for name, writer in writers.items() if repository in (None, name)]
@@ -116,7 +117,7 @@ async def _find(
     return found[0]
 
 
-def _spelled(writer: "Writer", version: str) -> tuple[str, str | None]:
+def _spelled(writer: "Publisher", version: str) -> tuple[str, str | None]:
     """The version as the store spells it, and the platform where the version names one."""
     if writer.format.name == "pypi":
         from mirror.pypi.names import canonical_version

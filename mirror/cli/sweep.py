@@ -24,7 +24,7 @@ def command(config: Path | None, data_dir: Path | None, limit: str | None, dry_r
     from mirror.cli.opening import store_of
     from mirror.config.values import size
     from mirror.errors import Invalid
-    from mirror.housekeeping import sweeper
+    from mirror.service.jobs import sweeper
 
     settings = settings_of(config, data_dir)
     try:

@@ -14,13 +14,13 @@ import click
 from mirror.cli.selecting import Misuse, checked_settings, selection_options, wishes
 
 if TYPE_CHECKING:
-    from mirror.ahead import Access
-    from mirror.app import Mirror
-    from mirror.bulk import Crew
+    from mirror.airgap.sync import Fetcher, SyncInput
+    from mirror.airgap.sync.workers import WorkerPool
     from mirror.config import Settings
-    from mirror.sync import Way, Wish
+    from mirror.service.scheduled_sync import Access
+    from mirror.service.services import Mirror
 
-    Reached = AbstractAsyncContextManager[tuple[Mirror, Way, Access]]
+    Reached = AbstractAsyncContextManager[tuple[Mirror, Fetcher, Access]]
 
 BY_HAND = "by-hand"
 
@@ -55,9 +55,9 @@ def command(
     """
     import asyncio
 
-    from mirror.bulk import Crew
-    from mirror.loops import event_loops, keep_smooth
-    from mirror.sync import crew_size
+    from mirror.airgap.sync import crew_size
+    from mirror.airgap.sync.workers import WorkerPool
+    from mirror.runtime import event_loops, tune_runtime
 
     settings = checked_settings(config, data_dir)
     wanted = wishes(
@@ -66,24 +66,26 @@ def command(
     )  # fmt: skip
     if settings.offline:
         raise Misuse("This mirror is set to be offline: nothing can be fetched. `mirror check` says what is missing.")
-    keep_smooth()
+    tune_runtime()
     # The crew first, as long as this process has one thread.
-    with Crew(crew_size(connections)) as crew, asyncio.Runner(loop_factory=event_loops()) as runner:
+    with WorkerPool(crew_size(connections)) as crew, asyncio.Runner(loop_factory=event_loops()) as runner:
         reached = _reached(settings, connections, crew)
         return runner.run(_sync(reached, wanted, name or BY_HAND, only=name is not None, build=build, dry_run=dry_run))
 
 
-async def _sync(reached: "Reached", wanted: "list[Wish]", name: str, *, only: bool, build: bool, dry_run: bool) -> int:
+async def _sync(
+    reached: "Reached", wanted: "list[SyncInput]", name: str, *, only: bool, build: bool, dry_run: bool
+) -> int:
     from rich.filesize import decimal
 
-    from mirror import ahead
+    from mirror.airgap.sync import Resolvers, fetch, lacking, plan, remember
     from mirror.cli.progress import Shown, complain, files_text, listed
-    from mirror.sync import Resolvers, fetch, lacking, plan, remember
+    from mirror.service import scheduled_sync
 
     async with reached as (mirror, way, access):
         with Shown() as shown:
             shown.looking("looking")
-            resolve, held = Resolvers(access, build=build), ahead.holdings(mirror)
+            resolve, held = Resolvers(access, build=build), scheduled_sync.holdings(mirror)
             if dry_run:
                 found = await plan(wanted, way, resolve)
                 missing = await lacking(found.pieces, held)
@@ -105,13 +107,15 @@ async def _sync(reached: "Reached", wanted: "list[Wish]", name: str, *, only: bo
 
 
 @asynccontextmanager
-async def _reached(settings: "Settings", connections: int, crew: "Crew") -> "AsyncIterator[tuple[Mirror, Way, Access]]":
+async def _reached(
+    settings: "Settings", connections: int, crew: "WorkerPool"
+) -> "AsyncIterator[tuple[Mirror, Fetcher, Access]]":
     """A mirror to look into, the way to what it serves, and where its clients reach it."""
-    from mirror import ahead
-    from mirror.cli.through import Through
+    from mirror.cli.through import RemoteFetcher
     from mirror.config import Address
     from mirror.errors import ConfigError
-    from mirror.serving import running, served_at
+    from mirror.service import scheduled_sync
+    from mirror.service.process import running, served_at
 
     async with AsyncExitStack() as stack:
         urls = served_at(settings.data_dir)
@@ -124,14 +128,14 @@ async def _reached(settings: "Settings", connections: int, crew: "Crew") -> "Asy
                 }
             )
             mirror, own = await stack.enter_async_context(running(alone))
-            access = await stack.enter_async_context(ahead.access(mirror, own))
-            yield mirror, await stack.enter_async_context(ahead.way(mirror, connections, crew)), access
+            access = await stack.enter_async_context(scheduled_sync.access(mirror, own))
+            yield mirror, await stack.enter_async_context(scheduled_sync.way(mirror, connections, crew)), access
             return
         if not urls:
             raise ConfigError("A mirror is just starting in this data directory: try again in a moment.")
-        mirror = await stack.enter_async_context(ahead.looking(settings))
+        mirror = await stack.enter_async_context(scheduled_sync.looking(settings))
         mounts = {name: one.mount for name, one in settings.repositories.items()}
-        access = await stack.enter_async_context(ahead.access(mirror, urls))
-        way = Through(urls[0], mirror.repositories, mounts, connections, access.headers)
+        access = await stack.enter_async_context(scheduled_sync.access(mirror, urls))
+        way = RemoteFetcher(urls[0], mirror.repositories, mounts, connections, access.headers)
         stack.push_async_callback(way.close)
         yield mirror, way, access

@@ -11,18 +11,18 @@ from urllib.parse import quote
 import aiohttp
 from yarl import URL
 
-from mirror.ahead import reachable
+from mirror.airgap.sync import FetchQueue, Told
 from mirror.errors import Blocked, NotFound, Unavailable, UnknownFile, UnknownProject, UpstreamUnavailable
-from mirror.freshness import Demand
+from mirror.index.freshness import Freshness
+from mirror.index.repository import Repository, View
 from mirror.model import File
-from mirror.repository import Repository, View
-from mirror.sync import Backlog, Told
+from mirror.service.scheduled_sync import reachable
 
 LONGEST = 24 * 3600.0
 """Seconds that one file may take."""
 
 
-class Through:
+class RemoteFetcher:
     """The way through a running mirror."""
 
     def __init__(
@@ -54,7 +54,7 @@ class Through:
     async def project(self, repository: str, name: str) -> View:
         path = f"info/{quote(name)}" if self.is_gems(repository) else f"simple/{quote(name)}/"
         await self._ask("HEAD" if not self.is_gems(repository) else "GET", repository, path, UnknownProject(name))
-        return await self._repositories[repository].project(name, Demand.ANY)
+        return await self._repositories[repository].project(name, Freshness.ANY)
 
     async def bring(self, repository: str, project: str, file: File) -> None:
         format = self._repositories[repository].format
@@ -69,7 +69,7 @@ class Through:
     def is_small(self, file: File) -> bool:
         return False  # to one who asks over HTTP all are alike
 
-    async def bring_small(self, small: Backlog, left: Backlog, told: Told) -> None:
+    async def bring_small(self, small: FetchQueue, left: FetchQueue, told: Told) -> None:
         """There are none."""
 
     async def renewed(self, repository: str, name: str = "") -> str:

@@ -23,10 +23,10 @@ def command(config: Path | None, data_dir: Path | None, rate: str | None) -> int
     from rich.filesize import decimal
     from rich.progress import Progress
 
-    from mirror.app import Mirror, Store
     from mirror.config.values import size
     from mirror.errors import Invalid
-    from mirror.housekeeping import verifier
+    from mirror.service.jobs import verifier
+    from mirror.service.services import Mirror, Store
 
     logging.getLogger("mirror").setLevel(logging.CRITICAL)  # each fault is told below, with how it ended
     settings = settings_of(config, data_dir)

@@ -81,7 +81,7 @@ class TokenSettings(ReachSettings):
     """When it stops to work: a date, or a date with a time; UTC unless it says otherwise."""
 
 
-class RuleSettings(ReachSettings):
+class AccessRuleSettings(ReachSettings):
     """[[auth.rules]]: who has which rights on some projects. For each right, the first rule that fits decides."""
 
     read: Holders = None
@@ -107,7 +107,7 @@ class AuthSettings(Section):
     """[auth.users.NAME]: users kept in the file."""
     tokens: dict[Name, TokenSettings] = Field(default_factory=dict)
     """[auth.tokens.NAME]: tokens kept in the file."""
-    rules: tuple[RuleSettings, ...] = ()
+    rules: tuple[AccessRuleSettings, ...] = ()
     """[[auth.rules]]: looked at in this order; for each right the first that fits and speaks of it decides."""
 
     def repositories(self) -> set[str]:

@@ -7,6 +7,6 @@ stand for all of an index.
 """
 
 from mirror.doctor.asking import Asking, Login, Reply, opened
-from mirror.doctor.findings import Check, Demand, Finding, Wishes, run
+from mirror.doctor.findings import Check, Finding, Requirement, Wishes, run
 
-__all__ = ["Asking", "Check", "Demand", "Finding", "Login", "Reply", "Wishes", "opened", "run"]
+__all__ = ["Asking", "Check", "Finding", "Login", "Reply", "Requirement", "Wishes", "opened", "run"]

@@ -6,7 +6,7 @@ import msgspec
 from yarl import URL
 
 from mirror.doctor.asking import Asking, Reply
-from mirror.doctor.findings import Demand, Finding
+from mirror.doctor.findings import Finding, Requirement
 from mirror.errors import TooLarge
 
 PIECE = 64
@@ -29,8 +29,8 @@ class Conduct:
     def __init__(self, area: str, resumes: str, parts: str) -> None:
         """`resumes`: who goes on with a download that was cut; `parts`: who reads a part of a file."""
 
-        def demand(name: str, text: str, hurts: str) -> Demand:
-            return Demand(f"{area}/file-{name}", text, hurts)
+        def demand(name: str, text: str, hurts: str) -> Requirement:
+            return Requirement(f"{area}/file-{name}", text, hurts)
 
         self.digest = demand(
             "digest",
@@ -138,7 +138,13 @@ class Conduct:
         ]
 
     async def _part(
-        self, asking: Asking, demand: Demand, url: URL, wanted: str, place: tuple[int, int, int], content: bytes | None
+        self,
+        asking: Asking,
+        demand: Requirement,
+        url: URL,
+        wanted: str,
+        place: tuple[int, int, int],
+        content: bytes | None,
     ) -> Finding:
         start, stop, size = place
         reply = await asking.get(url, Range=wanted, most=PIECE + 1, part=True)

@@ -30,7 +30,7 @@ class Finding(msgspec.Struct, frozen=True, kw_only=True):
     """What was found instead, or why it cannot be known."""
 
 
-class Demand(msgspec.Struct, frozen=True):
+class Requirement(msgspec.Struct, frozen=True):
     """Something that clients need of an index, or a mirror of its machine."""
 
     name: str
@@ -81,7 +81,7 @@ Check = Callable[[], Awaitable[list[Finding]]]
 
 async def run(area: str, checks: Iterable[Check]) -> list[Finding]:
     """Every check in turn. One that got no usable answer counts as a failure of the index, not of the doctor."""
-    answers = Demand(
+    answers = Requirement(
         f"{area}/answers",
         "Every request is answered, whole and in time.",
         "every client: pip gives up after 15 seconds without a byte, uv after 30; an answer that is cut is asked for "

@@ -19,7 +19,7 @@ import msgspec
 from mirror import __version__
 from mirror.config import Settings
 from mirror.doctor.asking import Reply
-from mirror.doctor.findings import Demand, Finding
+from mirror.doctor.findings import Finding, Requirement
 
 LEAST_FREE = 200 << 20
 """Bytes free below which a download of usual size may fail."""
@@ -30,53 +30,53 @@ NOTICE = timedelta(days=14)
 """How long before its end a certificate has to be replaced."""
 LIBRARIES = ("aiohttp", "aiosqlite", "msgspec", "packaging", "pydantic-settings", "uvloop", "yarl")
 
-_PLACE = Demand(
+_PLACE = Requirement(
     "mirror/data-dir",
     "The data directory is there, and can be written to.",
     "every client that asks for what is not held yet",
 )
-_SPACE = Demand(
+_SPACE = Requirement(
     "mirror/space",
     f"At least {LEAST_FREE >> 20} MiB are free where the store lies.",
     "everyone: with a full disk nothing is kept, and uploads are refused with 507",
 )
-_LIMIT = Demand(
+_LIMIT = Requirement(
     "mirror/limit",
     "The store's limit fits on its disk.",
     "everyone: the disk is full before the sweep begins",
 )
-_INODES = Demand(
+_INODES = Requirement(
     "mirror/inodes", "There is room for more files where the store lies.", "everyone, as when the disk is full"
 )
-_SAME = Demand(
+_SAME = Requirement(
     "mirror/one-file-system",
     "incoming/ and blobs/ lie on one file system.",
     "every download: it is finished by a rename, which does not go across file systems",
 )
-_CATALOG = Demand(
+_CATALOG = Requirement(
     "mirror/catalog", "The catalog is sound.", "everyone: what is held is not found, and uploads may be lost"
 )
-_CLOCK = Demand(
+_CLOCK = Requirement(
     "mirror/clock",
     f"The clock agrees with that of the upstreams, within {DRIFT:.0f} seconds.",
     "TLS, tokens that end, cooldowns of new releases, and the age of every page",
 )
-_BACK = Demand(
+_BACK = Requirement(
     "mirror/clock-back",
     "The clock has not been set back.",
     "pages count as fresh for too long; the feed's times go backwards",
 )
-_UPSTREAM = Demand(
+_UPSTREAM = Requirement(
     "mirror/upstream",
     "Every upstream answers.",
     "who asks for what is not held: 503, after the configured patience",
 )
-_TLS = Demand(
+_TLS = Requirement(
     "mirror/certificate",
     f"The certificate is readable, and holds for {NOTICE.days} more days.",
     "every client: pip, uv, gem and bundler refuse an expired certificate",
 )
-_VERSIONS = Demand(
+_VERSIONS = Requirement(
     "mirror/versions", "Python and the libraries are there, in versions that are known.", "the mirror itself"
 )
 

@@ -12,11 +12,11 @@ from mirror.policy.explanation import explain
 from mirror.policy.past import as_of, moment
 from mirror.policy.patterns import matches
 from mirror.policy.rules import AnyRule, Versions, rule_from, rules_from
-from mirror.policy.verdicts import Decided, Policy, Verdict, apply, concerns, folders, named, policy_for, verdict
+from mirror.policy.verdicts import FilterResult, Policy, Verdict, apply, concerns, folders, named, policy_for, verdict
 
 __all__ = [
     "AnyRule",
-    "Decided",
+    "FilterResult",
     "Policy",
     "Verdict",
     "Versions",

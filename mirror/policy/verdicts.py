@@ -61,7 +61,7 @@ class Verdict(msgspec.Struct, frozen=True, kw_only=True):
     """Seconds since the epoch: the first moment with another verdict; None: it never changes by itself."""
 
 
-class Decided(msgspec.Struct, frozen=True, kw_only=True):
+class FilterResult(msgspec.Struct, frozen=True, kw_only=True):
     """A project as policy lets it be seen."""
 
     project: Project
@@ -150,7 +150,7 @@ def _spelled(rule: AnyRule, versions: Versions) -> AnyRule:
     return msgspec.structs.replace(rule, projects=canonical(rule.projects), exempt=exempt)
 
 
-def apply(policy: Policy, project: Project, now: float, *, removed: Collection[str] = frozenset()) -> Decided:
+def apply(policy: Policy, project: Project, now: float, *, removed: Collection[str] = frozenset()) -> FilterResult:
     """What of the project may be seen at `now` (seconds since the epoch).
 
     `removed` names the files of `project` that we hold and upstream lists no more. A project that no rule concerns
@@ -158,7 +158,7 @@ def apply(policy: Policy, project: Project, now: float, *, removed: Collection[s
     """
     judges = _judges(policy, project, removed, now)
     if not judges:
-        return Decided(project=project)
+        return FilterResult(project=project)
     visible: list[File] = []
     withheld: dict[str, Verdict] = {}
     changes_at = math.inf
@@ -174,7 +174,7 @@ def apply(policy: Policy, project: Project, now: float, *, removed: Collection[s
             withheld[file.filename] = verdict
         if verdict.until is not None:
             changes_at = min(changes_at, verdict.until)
-    return Decided(
+    return FilterResult(
         project=narrowed(project, visible, policy.versions),
         withheld=withheld,
         changes_at=None if changes_at == math.inf else changes_at,

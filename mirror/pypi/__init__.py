@@ -13,7 +13,7 @@ import msgspec
 from yarl import URL
 
 from mirror.errors import DigestMismatch, Invalid, UpstreamProtocolError
-from mirror.model import Answer, Ask, Body, File, Format, Kept, Names, Page, Project
+from mirror.model import AcceptedUpload, Body, File, Format, Names, Page, Project, UpstreamRequest, UpstreamResponse
 from mirror.pypi import index, names, pages
 
 __all__ = ["FORMAT"]
@@ -28,13 +28,13 @@ class _PyPI:
     def canonical(self, name: str) -> str:
         return names.canonical(name)
 
-    def ask(self, base: URL, page: Page) -> Ask:
+    def ask(self, base: URL, page: Page) -> UpstreamRequest:
         return pages.ask(base, page)
 
-    def parse(self, page: Page, answer: Answer) -> Project:
+    def parse(self, page: Page, answer: UpstreamResponse) -> Project:
         return pages.parse_simple(answer, page.name)
 
-    def parse_names(self, answer: Answer) -> Names:
+    def parse_names(self, answer: UpstreamResponse) -> Names:
         return index.parse_names(answer)
 
     def revision(self, body: bytes) -> str:
@@ -46,13 +46,13 @@ class _PyPI:
     def sidecar_name(self, file: File) -> str:
         return f"{file.filename}.metadata"
 
-    def sidecar_ask(self, base: URL, file: File) -> Ask | None:
+    def sidecar_ask(self, base: URL, file: File) -> UpstreamRequest | None:
         from mirror.pypi.metadata import METADATA_LIMIT  # only here and below: email parsing is not needed to serve
 
         if not file.extra.get("core-metadata") or not file.url:
             return None
         path, question, query = file.url.partition("?")
-        return Ask(url=URL(f"{path}.metadata{question}{query}"), limit=METADATA_LIMIT)  # PEP 658
+        return UpstreamRequest(url=URL(f"{path}.metadata{question}{query}"), limit=METADATA_LIMIT)  # PEP 658
 
     def sidecar_check(self, file: File, content: bytes) -> None:
         from mirror.pypi import wheel
@@ -77,13 +77,13 @@ class _PyPI:
 
         return package.inspect(filename, path)
 
-    def keep(self, inspected: File, attested: bool) -> Kept:
+    def keep(self, inspected: File, attested: bool) -> AcceptedUpload:
         extra = {key: value for key, value in inspected.extra.items() if key != "metadata"}
         # Simple pages show SHA-256 alone: pip gives up at the name of an algorithm that hashlib does not know.
         extra["digests"] = {name: digest for name, digest in inspected.digests.items() if name != "sha256"}
         if attested:
             extra["provenance"] = inspected.filename
-        return Kept(
+        return AcceptedUpload(
             project=names.parse_filename(inspected.filename).project,
             file=msgspec.structs.replace(inspected, digests={"sha256": inspected.digests["sha256"]}, extra=extra),
             sidecar=inspected.extra["metadata"].encode(),

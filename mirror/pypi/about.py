@@ -11,7 +11,7 @@ import msgspec
 from packaging.requirements import InvalidRequirement, Requirement
 
 from mirror.errors import Invalid
-from mirror.model import About, DescriptionType, File, Need, Page, Project
+from mirror.model import Dependency, DescriptionType, File, Page, Project, ProjectSummary
 from mirror.pypi.legacy import latest_version, legacy_page
 from mirror.pypi.metadata import info_from_metadata
 from mirror.pypi.names import canonical, kind_of
@@ -34,17 +34,17 @@ def document(project: str, file: File) -> Page:
     return legacy_page(project, file.version)
 
 
-def from_index(file: File) -> About:
+def from_index(file: File) -> ProjectSummary:
     """What the index page alone says."""
-    return About(version=file.version, requires=file.requires or "")
+    return ProjectSummary(version=file.version, requires=file.requires or "")
 
 
-def from_sidecar(file: File, content: bytes) -> About:
+def from_sidecar(file: File, content: bytes) -> ProjectSummary:
     """Out of the core metadata. Raises Invalid."""
     return _about(file, info_from_metadata(content))
 
 
-def from_document(file: File, content: bytes) -> About:
+def from_document(file: File, content: bytes) -> ProjectSummary:
     """Out of the page that `document` names. Raises Invalid."""
     try:
         answer = msgspec.json.decode(content)
@@ -61,12 +61,12 @@ def path(project: str, file: File) -> str:
     return f"packages/{quote(project)}/{quote(file.filename)}"
 
 
-def _about(file: File, info: Mapping[str, Any]) -> About:
+def _about(file: File, info: Mapping[str, Any]) -> ProjectSummary:
     written = _text(info, "description_content_type").partition(";")[0].strip().lower()
     description = _text(info, "description")
     requirements = info.get("requires_dist")
     lines = [line for line in requirements if isinstance(line, str)] if isinstance(requirements, list) else []
-    return About(
+    return ProjectSummary(
         version=file.version,
         summary=_text(info, "summary"),
         description="" if description.strip() == "UNKNOWN" else description,
@@ -94,17 +94,17 @@ def _links(info: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
             yield name, url
 
 
-def _need(line: str) -> Need:
+def _need(line: str) -> Dependency:
     try:
         if len(line) > 2000:
             raise InvalidRequirement("too long")
         requirement = Requirement(line)
         name = canonical(requirement.name)
     except (InvalidRequirement, Invalid, RecursionError):
-        return Need(name=line)
+        return Dependency(name=line)
     extras = f"[{','.join(sorted(requirement.extras))}]" if requirement.extras else ""
     marker = str(requirement.marker or "")
-    return Need(
+    return Dependency(
         name=requirement.name + extras,
         project=name,
         wants=str(requirement.specifier),

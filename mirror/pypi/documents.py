@@ -14,7 +14,7 @@ import msgspec
 from selectolax.lexbor import LexborHTMLParser, LexborNode
 
 from mirror.errors import UpstreamProtocolError
-from mirror.model import Answer
+from mirror.model import UpstreamResponse
 
 # The start tags that mean something, with the text that follows. Quoted values may hold '>': Requires-Python does.
 _TAG = re.compile(
@@ -26,7 +26,7 @@ _RELATIVE_URL = re.compile(r"(?!//)([A-Za-z0-9_./~+-]*/)([A-Za-z0-9_][A-Za-z0-9_
 _URL_LIMIT = 8192
 
 
-def document_kind(answer: Answer) -> Literal["json", "html"]:
+def document_kind(answer: UpstreamResponse) -> Literal["json", "html"]:
     """Whether an answer is JSON or HTML: by its Content-Type, else by its first byte.
 
     Raises UpstreamProtocolError when it can be neither.

@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 
 from mirror.errors import Invalid, UpstreamProtocolError
-from mirror.model import Answer, Names
+from mirror.model import Names, UpstreamResponse
 from mirror.pypi.documents import check_version, document_kind, html_tags
 from mirror.pypi.names import canonical
 
@@ -34,7 +34,7 @@ class _Listing(msgspec.Struct):
 _DECODER = msgspec.json.Decoder(_Listing)
 
 
-def parse_names(answer: Answer) -> Names:
+def parse_names(answer: UpstreamResponse) -> Names:
     """The names of the root list. Raises UpstreamProtocolError when the body is not one; absurd names are left out."""
     if document_kind(answer) == "html":
         return _parse_html(answer)
@@ -48,7 +48,7 @@ def parse_names(answer: Answer) -> Names:
     return _names(entries, answer.serial if serial is None else serial)
 
 
-def _parse_html(answer: Answer) -> Names:
+def _parse_html(answer: UpstreamResponse) -> Names:
     text = answer.body.decode("utf-8", "replace")
     found: list[str] = []
     for node in html_tags(text):

@@ -21,7 +21,7 @@ from selectolax.lexbor import LexborNode
 from yarl import URL
 
 from mirror.errors import Invalid, UpstreamProtocolError
-from mirror.model import Answer, Ask, File, Page, Project
+from mirror.model import File, Page, Project, UpstreamRequest, UpstreamResponse
 from mirror.pypi.documents import absolute_url, check_version, decode_json, document_kind, html_tags
 from mirror.pypi.names import canonical, is_distribution, safe_filename, version_group, version_of
 
@@ -52,7 +52,7 @@ _SERIAL_COMMENT = re.compile(r"<!--SERIAL (\d{1,18})-->\s*\Z")
 _ASKS_SOMETHING = re.compile(r"<(?:form|script|input|iframe)[\s>]", re.IGNORECASE)
 
 
-def ask(base: URL, page: Page) -> Ask:
+def ask(base: URL, page: Page) -> UpstreamRequest:
     """What to request for a page; `base` is the URL of the simple index. Raises Invalid for a kind that is not known.
 
     The JSON API lives beside the simple index, as on the public one and on those that imitate it.
@@ -60,16 +60,16 @@ def ask(base: URL, page: Page) -> Ask:
     root = base / "" if base.path[-1:] != "/" else base
     match page.kind:
         case "project":
-            return Ask(url=root / page.name / "", accept=_ACCEPT)
+            return UpstreamRequest(url=root / page.name / "", accept=_ACCEPT)
         case "names":
-            return Ask(url=root, accept=_ACCEPT, limit=_NAMES_LIMIT)
+            return UpstreamRequest(url=root, accept=_ACCEPT, limit=_NAMES_LIMIT)
         case "legacy":
-            return Ask(url=root.parent.parent / "pypi" / page.name / "json", accept="application/json")
+            return UpstreamRequest(url=root.parent.parent / "pypi" / page.name / "json", accept="application/json")
         case "release":
             name, _, version = page.name.partition("/")
-            return Ask(url=root.parent.parent / "pypi" / name / version / "json", accept="application/json")
+            return UpstreamRequest(url=root.parent.parent / "pypi" / name / version / "json", accept="application/json")
         case "provenance":
-            return Ask(url=URL(page.name), accept=PROVENANCE_TYPE, limit=_PROVENANCE_LIMIT)
+            return UpstreamRequest(url=URL(page.name), accept=PROVENANCE_TYPE, limit=_PROVENANCE_LIMIT)
     raise Invalid(f"{page.kind!r} is not a page of a Python index.")
 
 
@@ -78,7 +78,7 @@ def provenance_page(file: File) -> Page:
     return Page("provenance", file.extra.get("provenance", ""))
 
 
-def parse_simple(answer: Answer, name: str) -> Project:
+def parse_simple(answer: UpstreamResponse, name: str) -> Project:
     """The project on a simple page. Raises UpstreamProtocolError when the body is not one, or is about another project.
 
     Entries without a safe file name or an http(s) URL are left out; a field of the wrong type is dropped, not its file.
@@ -88,7 +88,7 @@ def parse_simple(answer: Answer, name: str) -> Project:
     return _parse_html(answer, name)
 
 
-def _parse_json(answer: Answer, name: str) -> Project:
+def _parse_json(answer: UpstreamResponse, name: str) -> Project:
     document = decode_json(answer.body)
     entries = document.get("files")
     if not isinstance(entries, list):
@@ -152,7 +152,7 @@ def _json_file(entry: dict[str, Any], base: str, version: "_Versions") -> File |
     )
 
 
-def _parse_html(answer: Answer, name: str) -> Project:
+def _parse_html(answer: UpstreamResponse, name: str) -> Project:
     text = answer.body.decode("utf-8", "replace")
     base, serial = answer.url, answer.serial
     if comment := _SERIAL_COMMENT.search(text[-64:]):

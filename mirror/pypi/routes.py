@@ -1,6 +1,6 @@
 """URLs and handlers of one PyPI repository: simple pages, files, `.metadata`, legacy JSON, provenance.
 
-Every page goes through `Answers`, every file through `send`; what is left here is which URL is which. Uploading is in
+Every page goes through `PageCache`, every file through `send`; what is left here is which URL is which. Uploading is in
 `upload.py`. All of it is there a second time below `/at/DATE`, where projects show what had been uploaded by then; the
 list of names is the one of today, and a file is a file.
 """
@@ -13,7 +13,7 @@ import msgspec
 from aiohttp import web
 from yarl import URL
 
-from mirror.auth import Reading
+from mirror.auth import ReadAccess
 from mirror.errors import (
     Invalid,
     NotFound,
@@ -23,17 +23,17 @@ from mirror.errors import (
     UpstreamProtocolError,
     UpstreamRefused,
 )
-from mirror.freshness import Demand
-from mirror.http.answers import Answers, Content
-from mirror.http.repositories import moment_of, note_kind, note_removed, repeatable, send_opened
-from mirror.http.semantics import demand_of, negotiate, outside, prefix_of
-from mirror.http.send import once_more
+from mirror.index.freshness import Freshness
+from mirror.index.repository import Repository, View, worst
+from mirror.index.source import Document
 from mirror.model import File, Page, Project
 from mirror.policy import as_of
 from mirror.pypi import index, legacy, pages, versions
 from mirror.pypi.names import canonical, safe_filename
-from mirror.repository import Repository, View, worst
-from mirror.sources import Document
+from mirror.server.negotiate import demand_of, negotiate, outside, prefix_of
+from mirror.server.opened import moment_of, note_kind, note_removed, repeatable, send_opened
+from mirror.server.pages import PageCache, PageInput
+from mirror.server.respond import retry_if_evicted
 
 JSON = "application/vnd.pypi.simple.v1+json"
 HTML = "application/vnd.pypi.simple.v1+html"
@@ -53,7 +53,7 @@ HEAVY = 500
 class Routes:
     """The handlers of one repository at one mount."""
 
-    def __init__(self, repository: Repository, answers: Answers, reading: Reading, mount: str) -> None:
+    def __init__(self, repository: Repository, answers: PageCache, reading: ReadAccess, mount: str) -> None:
         self._repository = repository
         self._answers = answers
         self._reading = reading
@@ -85,11 +85,11 @@ class Routes:
         media_type = self._media_type(request)
         demand = demand_of(request)
 
-        async def get(demand: Demand) -> Content:
+        async def get(demand: Freshness) -> PageInput:
             listing = await self._repository.names(demand)
             render = index.render_names_json if media_type == JSON else index.render_names_html
             headers = () if listing.names.serial is None else (("X-PyPI-Last-Serial", str(listing.names.serial)),)
-            return Content(
+            return PageInput(
                 revision=listing.revision,
                 until=listing.until,
                 outcome=listing.outcome,
@@ -117,7 +117,7 @@ class Routes:
         moment = moment_of(request)
         render = pages.render_json if media_type == JSON else pages.render_html
 
-        async def get(demand: Demand) -> Content:
+        async def get(demand: Freshness) -> PageInput:
             view = await self._view(name, demand, moment)
             return self._content(
                 view,
@@ -143,7 +143,7 @@ class Routes:
         base = outside(request) + self._root(request)
         moment = moment_of(request)
 
-        async def get(demand: Demand) -> Content:
+        async def get(demand: Freshness) -> PageInput:
             view = await self._view(name, demand, moment)
             files = legacy.files_of(view.project, version)
             source = next((file.source for file in files), "")
@@ -168,7 +168,7 @@ class Routes:
         key = (self._repository.name, name, "legacy", version, base, moment)
         return await self._answers.respond(request, key, demand, get)
 
-    async def _view(self, name: str, demand: Demand, moment: datetime | None) -> View:
+    async def _view(self, name: str, demand: Freshness, moment: datetime | None) -> View:
         """A project, as it was at a moment where one is given. Raises as `Repository.project`."""
         view = await self._repository.project(name, demand)
         if moment is None:
@@ -178,7 +178,7 @@ class Routes:
             raise UnknownProject(name)
         return msgspec.structs.replace(view, project=then)
 
-    async def _legacy_document(self, view: View, page: Page, demand: Demand, source: str) -> Document | None:
+    async def _legacy_document(self, view: View, page: Page, demand: Freshness, source: str) -> Document | None:
         """What upstream says in the JSON API; None where that cannot be had, as it can be derived."""
         try:
             return await self._repository.document(view, page, demand, source)
@@ -208,11 +208,11 @@ class Routes:
         document: Document | None = None,
         metadata: bytes | None = None,
         repeatable: bool = True,
-    ) -> Content:
+    ) -> PageInput:
         """A page made of a view, and of what is said beside it."""
         serial = view.project.serial
         beside = [self._repository.format.revision(body) for body in (document and document.body, metadata) if body]
-        return Content(
+        return PageInput(
             revision="\0".join([view.revision, *beside]),
             until=view.until,
             outcome=worst([view.outcome, document.outcome]) if document else view.outcome,
@@ -225,7 +225,7 @@ class Routes:
 
     # Files
 
-    @once_more
+    @retry_if_evicted
     async def file(self, request: web.Request) -> web.StreamResponse:
         """A file, or with `.metadata` at the end its core metadata (PEP 658)."""
         project, filename = request.match_info["project"], request.match_info["filename"]
@@ -259,7 +259,7 @@ class Routes:
             raise UnknownFile(name, f"{filename}/provenance")
         demand = demand_of(request)
 
-        async def get(demand: Demand) -> Content:
+        async def get(demand: Freshness) -> PageInput:
             view = await self._repository.project(name, demand)
             document = await self._repository.document(view, pages.provenance_page(file), demand, file.source)
             if document is None:

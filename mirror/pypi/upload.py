@@ -18,12 +18,12 @@ from packaging.specifiers import InvalidSpecifier, SpecifierSet
 from mirror.auth import Guard, Identity, address_of
 from mirror.config import LimitsSettings
 from mirror.errors import Conflict, Invalid, TooLarge
-from mirror.http.receive import Form, incoming, receive_form
-from mirror.http.semantics import KIND, REPOSITORY
-from mirror.model import File, Kept
+from mirror.index.publish import AlreadyUploaded, Change, Publisher
+from mirror.model import AcceptedUpload, File
 from mirror.pypi.names import canonical, canonical_version, kind_of, parse_filename
+from mirror.server.negotiate import KIND, REPOSITORY
+from mirror.server.receive import Form, incoming, receive_form
 from mirror.telemetry import log
-from mirror.uploads import AlreadyThere, Change, Writer
 
 ATTESTATIONS_LIMIT = 256 << 10
 """The most that the attestations of one file may take, in bytes."""
@@ -31,10 +31,10 @@ _DIGESTS = {"md5_digest": "md5", "sha256_digest": "sha256", "blake2_256_digest":
 _FILETYPES = {"bdist_wheel": "wheel", "sdist": "sdist"}
 
 
-class Uploading:
+class UploadRoutes:
     """The handler of one repository's uploads."""
 
-    def __init__(self, writer: Writer, guard: Guard, directory: Path, limits: LimitsSettings, mount: str) -> None:
+    def __init__(self, writer: Publisher, guard: Guard, directory: Path, limits: LimitsSettings, mount: str) -> None:
         """`directory` is where files are while they arrive."""
         self._writer = writer
         self._guard = guard
@@ -52,7 +52,7 @@ class Uploading:
         request[KIND], request[REPOSITORY] = "upload", self._writer.repository
         try:
             change = await self._upload(request)
-        except AlreadyThere as error:
+        except AlreadyUploaded as error:
             # twine --skip-existing looks for these words, in the reason of a 400 or in its body.
             kind = "deleted" if error.deleted else f"sha256 {error.digest}"
             words = "File name was used before" if error.deleted else "File already exists"
@@ -107,7 +107,7 @@ def check_action(form: Form) -> None:
         raise Invalid(f"The form's 'protocol_version' is {(version or '')[:20]!r}: only '1' is known here.")
 
 
-def check_form(form: Form, kept: Kept) -> None:
+def check_form(form: Form, kept: AcceptedUpload) -> None:
     """Raises Invalid unless what the form says is what the file says of itself."""
     file = kept.file
     if canonical(name := form.needed("name")) != kept.project:

@@ -9,7 +9,7 @@ from pathlib import Path
 from yarl import URL
 
 from mirror.errors import Invalid, UpstreamProtocolError
-from mirror.model import Answer, Ask, Body, File, Format, Kept, Names, Page, Project
+from mirror.model import AcceptedUpload, Body, File, Format, Names, Page, Project, UpstreamRequest, UpstreamResponse
 from mirror.rubygems import marshal, names, pages
 
 __all__ = ["FORMAT"]
@@ -26,13 +26,13 @@ class _RubyGems:
     def canonical(self, name: str) -> str:
         return names.canonical(name)
 
-    def ask(self, base: URL, page: Page) -> Ask:
+    def ask(self, base: URL, page: Page) -> UpstreamRequest:
         return pages.ask(base, page)
 
-    def parse(self, page: Page, answer: Answer) -> Project:
+    def parse(self, page: Page, answer: UpstreamResponse) -> Project:
         return pages.parse(page, answer)
 
-    def parse_names(self, answer: Answer) -> Names:
+    def parse_names(self, answer: UpstreamResponse) -> Names:
         return pages.parse_names(answer)
 
     def revision(self, body: bytes) -> str:
@@ -44,8 +44,8 @@ class _RubyGems:
     def sidecar_name(self, file: File) -> str:
         return f"{file.filename.removesuffix('.gem')}.gemspec.rz"
 
-    def sidecar_ask(self, base: URL, file: File) -> Ask | None:
-        return Ask(url=base / "quick/Marshal.4.8" / self.sidecar_name(file), limit=_SIDECAR_LIMIT)
+    def sidecar_ask(self, base: URL, file: File) -> UpstreamRequest | None:
+        return UpstreamRequest(url=base / "quick/Marshal.4.8" / self.sidecar_name(file), limit=_SIDECAR_LIMIT)
 
     def sidecar_check(self, file: File, content: bytes) -> None:
         try:
@@ -66,10 +66,10 @@ class _RubyGems:
 
         return package.inspect(filename, path)
 
-    def keep(self, inspected: File, attested: bool) -> Kept:
+    def keep(self, inspected: File, attested: bool) -> AcceptedUpload:
         spec = pages.spec_of(inspected)
         assert spec is not None, "a gem that was inspected has a specification"
-        return Kept(project=spec.name, file=inspected, sidecar=marshal.gemspec_rz(spec))
+        return AcceptedUpload(project=spec.name, file=inspected, sidecar=marshal.gemspec_rz(spec))
 
 
 FORMAT: Format = _RubyGems()

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 
 from mirror.errors import Invalid
-from mirror.model import About, File, Need, Page, Project
+from mirror.model import Dependency, File, Page, Project, ProjectSummary
 from mirror.rubygems.marshal import Gemspec, read_gemspec_rz
 from mirror.rubygems.pages import dependencies, shown, visible
 
@@ -24,18 +24,18 @@ def document(project: str, file: File) -> Page | None:
     return None
 
 
-def from_index(file: File) -> About:
+def from_index(file: File) -> ProjectSummary:
     """What the line on `/info` alone says."""
-    needs = (Need(name=name, project=name, wants=", ".join(wants)) for name, wants in dependencies(file)[:MOST])
-    return About(version=file.version, requires=_clauses(file.requires), needs=tuple(needs))
+    needs = (Dependency(name=name, project=name, wants=", ".join(wants)) for name, wants in dependencies(file)[:MOST])
+    return ProjectSummary(version=file.version, requires=_clauses(file.requires), needs=tuple(needs))
 
 
-def from_sidecar(file: File, content: bytes) -> About:
+def from_sidecar(file: File, content: bytes) -> ProjectSummary:
     """Out of the `gemspec.rz`. Raises Invalid."""
     return _about(file, read_gemspec_rz(content))
 
 
-def from_document(file: File, content: bytes) -> About:
+def from_document(file: File, content: bytes) -> ProjectSummary:
     """There is no such document. Raises Invalid."""
     raise Invalid("Gems have no document of that kind.")
 
@@ -45,8 +45,8 @@ def path(project: str, file: File) -> str:
     return f"gems/{file.filename}"
 
 
-def _about(file: File, spec: Gemspec) -> About:
-    return About(
+def _about(file: File, spec: Gemspec) -> ProjectSummary:
+    return ProjectSummary(
         version=file.version,
         summary=spec.summary or "",
         description=spec.description if spec.description and spec.description != spec.summary else "",
@@ -56,7 +56,7 @@ def _about(file: File, spec: Gemspec) -> About:
         requires=_clauses(file.requires),
         links=_links(spec.homepage, spec.metadata),
         needs=tuple(
-            Need(
+            Dependency(
                 name=need.name,
                 project=need.name,
                 wants=", ".join(f"{operator} {version}" for operator, version in need.requirement.clauses),

@@ -86,7 +86,7 @@ async def make_sidecar(file: File, body: Body) -> bytes:
         while True:
             start, stop = walk.send(await _read(body, start, stop))
     except StopIteration as done:
-        member: Member = done.value["metadata.gz"]
+        member: ArchiveMember = done.value["metadata.gz"]
     spec = read_spec(await _read(body, member.start, member.start + member.size))
     file_of(spec, file.filename)
     return marshal.gemspec_rz(spec)
@@ -95,7 +95,7 @@ async def make_sidecar(file: File, body: Body) -> bytes:
 # --- the tar ---------------------------------------------------------------------------------------------------
 
 
-class Member(NamedTuple):
+class ArchiveMember(NamedTuple):
     """One entry of a tar: where its bytes start and how many they are."""
 
     name: str
@@ -110,13 +110,13 @@ class Member(NamedTuple):
         return self.start + -(-self.size // _BLOCK) * _BLOCK
 
 
-Scan: TypeAlias = Generator[tuple[int, int], bytes, dict[str, Member]]
+Scan: TypeAlias = Generator[tuple[int, int], bytes, dict[str, ArchiveMember]]
 """Yields the (start, stop) that it wants to see, is sent those bytes, and returns the members by name."""
 
 
 def scan(size: int, until: str | None = None) -> Scan:
     """Walk over the headers of a gem of `size` bytes, as far as the member `until`. Raises Invalid."""
-    members: dict[str, Member] = {}
+    members: dict[str, ArchiveMember] = {}
     at = 0
     ended = False
     while at + _BLOCK <= size:
@@ -141,7 +141,7 @@ def scan(size: int, until: str | None = None) -> Scan:
     return members
 
 
-def _header(block: bytes, start: int) -> Member | None:
+def _header(block: bytes, start: int) -> ArchiveMember | None:
     """The member that a tar header describes, None for the empty block at the end. Raises Invalid."""
     if not any(block):
         return None
@@ -150,7 +150,7 @@ def _header(block: bytes, start: int) -> Member | None:
     name, link = _field(block[:100]), _field(block[157:257])
     if block[257:262] == b"ustar" and (prefix := _field(block[345:500])):
         name = f"{prefix}/{name}"
-    return Member(name, block[156:157], link, start, _octal(block[124:136]))
+    return ArchiveMember(name, block[156:157], link, start, _octal(block[124:136]))
 
 
 def _field(raw: bytes) -> str:
@@ -164,14 +164,14 @@ def _octal(raw: bytes) -> int:
     return int(digits, 8)
 
 
-def _run(walk: Scan, file: BinaryIO) -> dict[str, Member]:
+def _run(walk: Scan, file: BinaryIO) -> dict[str, ArchiveMember]:
     try:
         start, stop = next(walk)
         while True:
             file.seek(start)
             start, stop = walk.send(file.read(stop - start))
     except StopIteration as done:
-        members: dict[str, Member] = done.value
+        members: dict[str, ArchiveMember] = done.value
         return members
 
 
@@ -181,14 +181,14 @@ async def _read(body: Body, start: int, stop: int) -> bytes:
     return b"".join([chunk async for chunk in body.read(start, stop)])
 
 
-def _slice(file: BinaryIO, member: Member) -> bytes:
+def _slice(file: BinaryIO, member: ArchiveMember) -> bytes:
     if member.size > SPEC_LIMIT:
         raise Invalid(f"The gem's {member.name} is too large.")
     file.seek(member.start)
     return file.read(member.size)
 
 
-def _chunks(file: BinaryIO, member: Member) -> Iterator[bytes]:
+def _chunks(file: BinaryIO, member: ArchiveMember) -> Iterator[bytes]:
     file.seek(member.start)
     left = member.size
     while left and (chunk := file.read(min(_CHUNK, left))):
@@ -199,7 +199,7 @@ def _chunks(file: BinaryIO, member: Member) -> Iterator[bytes]:
 # --- what has to hold ------------------------------------------------------------------------------------------
 
 
-def _verify(members: Mapping[str, Member], file: BinaryIO) -> None:
+def _verify(members: Mapping[str, ArchiveMember], file: BinaryIO) -> None:
     """Raises Invalid unless every checksum that the gem lists holds. Gems of before RubyGems 2 list none."""
     listed = members.get("checksums.yaml.gz")
     if listed is None:
@@ -220,7 +220,7 @@ def _verify(members: Mapping[str, Member], file: BinaryIO) -> None:
                 raise Invalid(f"The gem's {name} does not have the {algorithm} that the gem itself lists.")
 
 
-def _check_contents(file: BinaryIO, member: Member) -> None:
+def _check_contents(file: BinaryIO, member: ArchiveMember) -> None:
     """Raises Invalid unless data.tar.gz inflates to a sane size and all its paths stay inside. Keeps nothing."""
     limit = min(max(_ALWAYS_ALLOWED, member.size * _MOST_EXPANSION), _CONTENTS_LIMIT)
     pending = bytearray()
@@ -251,7 +251,7 @@ def _check_contents(file: BinaryIO, member: Member) -> None:
         raise Invalid("The gem's data.tar.gz is cut off.")
 
 
-def _check_path(inner: Member) -> None:
+def _check_path(inner: ArchiveMember) -> None:
     if inner.kind not in {b"0", b"\0", b"5", b"2"}:
         raise Invalid("The gem's data.tar.gz holds something besides files, folders and symbolic links.")
     parts = inner.name.split("/")

@@ -15,7 +15,7 @@ import msgspec
 from yarl import URL
 
 from mirror.errors import Invalid, UpstreamProtocolError
-from mirror.model import Answer, Ask, File, Names, Page, Project
+from mirror.model import File, Names, Page, Project, UpstreamRequest, UpstreamResponse
 from mirror.rubygems.marshal import Gemspec, Requirement, gemspec_rz
 from mirror.rubygems.names import (
     GENERIC,
@@ -38,17 +38,17 @@ _LONGEST_LINE = 64 << 10
 _SHA256 = re.compile(r"[0-9a-fA-F]{64}", re.ASCII)
 
 
-def ask(base: URL, page: Page) -> Ask:
+def ask(base: URL, page: Page) -> UpstreamRequest:
     """What to request for a page; `version_json` has NAME/VERSION[/PLATFORM] as its name. Raises Invalid."""
     match page.kind, page.name.split("/"):
         case "project", [name]:
-            return Ask(url=base / "info" / canonical(name), limit=16 * _MB)
+            return UpstreamRequest(url=base / "info" / canonical(name), limit=16 * _MB)
         case "names", _:
-            return Ask(url=base / "names", limit=64 * _MB)
+            return UpstreamRequest(url=base / "names", limit=64 * _MB)
         case "versions", _:
-            return Ask(url=base / "versions", limit=256 * _MB, timeout=_PATIENCE)
+            return UpstreamRequest(url=base / "versions", limit=256 * _MB, timeout=_PATIENCE)
         case "specs" | "latest_specs" | "prerelease_specs", _:
-            return Ask(url=base / f"{page.kind}.4.8.gz", limit=64 * _MB, timeout=_PATIENCE)
+            return UpstreamRequest(url=base / f"{page.kind}.4.8.gz", limit=64 * _MB, timeout=_PATIENCE)
         case "gem_json", [name]:
             url = base / "api/v1/gems" / f"{canonical(name)}.json"
         case "versions_json", [name]:
@@ -58,13 +58,13 @@ def ask(base: URL, page: Page) -> Ask:
             url = url.with_query(platform=platform[0]) if platform else url
         case _:
             raise ValueError(f"RubyGems has no page {page}.")
-    return Ask(url=url, accept="application/json", limit=32 * _MB)
+    return UpstreamRequest(url=url, accept="application/json", limit=32 * _MB)
 
 
 # --- /info -----------------------------------------------------------------------------------------------------
 
 
-def parse(page: Page, answer: Answer) -> Project:
+def parse(page: Page, answer: UpstreamResponse) -> Project:
     """The gem of a `project` page. Raises UpstreamProtocolError."""
     return parse_info(answer.body, page.name, URL(answer.url).with_query(None).parent.parent)
 
@@ -190,7 +190,7 @@ def revision(body: bytes) -> str:
     return hashlib.md5(body, usedforsecurity=False).hexdigest()
 
 
-def parse_names(answer: Answer) -> Names:
+def parse_names(answer: UpstreamResponse) -> Names:
     """The names of `/names`; those that cannot be names are left out. Raises UpstreamProtocolError."""
     lines = answer.body.decode("utf-8", "replace").split("\n")
     if "---" not in lines:

@@ -14,8 +14,8 @@ from html import escape
 from typing import get_args
 
 from mirror.model import File, Page, Project
-from mirror.rubygems import index, pages
-from mirror.rubygems.index import VersionsMap, Which
+from mirror.rubygems import log, pages
+from mirror.rubygems.log import VersionsMap, Which
 from mirror.rubygems.names import FullName, canonical, is_listed, number, split_number
 
 _BEGINNING = datetime.fromtimestamp(0, UTC)
@@ -75,10 +75,10 @@ class _Static:
             versions.set(name, numbers.split(","), md5)
         yield "gems/index.html", _list_for_people(versions)
         for which in get_args(Which):
-            gz = index.specs(versions, which)
+            gz = log.specs(versions, which)
             yield f"{which}.4.8.gz", gz
-        yield "names", index.render_names(versions)
-        yield "versions", index.render_versions(versions, _BEGINNING)
+        yield "names", log.render_names(versions)
+        yield "versions", log.render_versions(versions, _BEGINNING)
 
     def nginx_http(self) -> str:
         return ""

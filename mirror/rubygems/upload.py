@@ -17,13 +17,13 @@ from mirror.auth import Guard, Identity, address_of, asked
 from mirror.catalog import Accounts, User
 from mirror.config import LimitsSettings
 from mirror.errors import Conflict, Forbidden, Invalid, NotFound, TooLarge
-from mirror.http.receive import SMALL, Form, Incoming, incoming, read_body, receive_body, receive_form
-from mirror.http.semantics import KIND, REPOSITORY
+from mirror.index.publish import Publisher
+from mirror.index.repository import Repository
 from mirror.model import Grant, Page, Right
-from mirror.repository import Repository
 from mirror.rubygems.names import GENERIC, canonical, full_name, number, parse_gem_filename
+from mirror.server.negotiate import KIND, REPOSITORY
+from mirror.server.receive import SMALL, Form, Incoming, incoming, read_body, receive_body, receive_form
 from mirror.telemetry import log
-from mirror.uploads import Writer
 
 ATTESTATIONS_LIMIT = 256 << 10
 """The most that the attestations of one gem may take, in bytes."""
@@ -33,12 +33,12 @@ FIELDS = 100
 """The most fields of a small form."""
 
 
-class Uploading:
+class UploadRoutes:
     """The handlers of one repository that change it."""
 
     def __init__(
         self,
-        writer: Writer,
+        writer: Publisher,
         repository: Repository,
         guard: Guard,
         accounts: Accounts,

@@ -5,9 +5,9 @@ from typing import cast
 from aiohttp import web
 from aiohttp.abc import AbstractAccessLogger
 
-from mirror.http.lane import Ready, lane_of
-from mirror.http.semantics import GIVEN_ID, Note, client_of, note
 from mirror.model import Outcome
+from mirror.server.negotiate import GIVEN_ID, RequestSummary, client_of, note
+from mirror.server.replay import Replay, connection_of
 from mirror.telemetry.log import AccessLog, request_id
 from mirror.telemetry.metrics import Kind, Metrics
 
@@ -19,7 +19,9 @@ class Observer:
         self._access = access
         self._metrics = metrics
 
-    def take(self, note: Note, client: str, status: int, sent: int, seconds: float, given_id: str = "") -> None:
+    def take(
+        self, note: RequestSummary, client: str, status: int, sent: int, seconds: float, given_id: str = ""
+    ) -> None:
         """One answer: `sent` bytes of body, the last of them after `seconds`."""
         outcome = cast(Outcome, note.outcome)
         self._metrics.answered(note.repository, cast(Kind, note.kind), outcome, status, sent, seconds)
@@ -28,7 +30,7 @@ class Observer:
                 request_id(given_id), client, note.method, note.path, status, sent, seconds, outcome, note.agent
             )
 
-    def hit(self, ready: Ready, client: str) -> None:
+    def hit(self, ready: Replay, client: str) -> None:
         """One answer of the fast lane."""
         self.take(ready.notes, client, ready.status, len(ready.body), 0.0)
 
@@ -40,7 +42,7 @@ class Observer:
             enabled = True
 
             def log(self, request: web.BaseRequest, response: web.StreamResponse, time: float) -> None:
-                if (lane := lane_of(request)) is not None:
+                if (lane := connection_of(request)) is not None:
                     lane.answered()
                 given = request.get(GIVEN_ID, "")
                 observer.take(note(request), client_of(request), response.status, _sent(request, response), time, given)

@@ -14,14 +14,14 @@ from pathlib import Path
 
 import msgspec
 
-from mirror.blobs import BlobStore, Held, http_date, storage_errors
+from mirror.blobs import BlobStore, StoredBlob, http_date, storage_errors
 from mirror.blobs.local import CHUNK, off_loop, read_at, write_at
 from mirror.errors import DigestMismatch, MirrorError, StorageFull, UpstreamProtocolError, UpstreamUnavailable
 from mirror.model import File
 from mirror.transfer.digests import Digests
 from mirror.upstream import Stream, Upstream, address
 
-OnHeld = Callable[[Held], Awaitable[None]]
+OnHeld = Callable[[StoredBlob], Awaitable[None]]
 """Called once the blob is stored and before the last bytes are readable: the catalog writes its row here."""
 
 TAIL = 64 * 1024

@@ -5,7 +5,7 @@ import logging
 import time
 from collections.abc import Collection
 
-from mirror.blobs import BlobStore, Held
+from mirror.blobs import BlobStore, StoredBlob
 from mirror.errors import MissingBlob, Unavailable
 from mirror.model import Body, File
 from mirror.transfer.transfer import OnHeld, Transfer, TransferState
@@ -42,7 +42,7 @@ class Transfers:
         if transfer is None and file.sha256:
             held = await self._held(file, file.sha256)
             if held is not None:
-                await on_held(Held(digest=held.digest, size=held.size, stored=time.time()))
+                await on_held(StoredBlob(digest=held.digest, size=held.size, stored=time.time()))
                 return held, False
             transfer = self._joinable(key)
         joined = transfer is not None

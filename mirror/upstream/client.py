@@ -21,7 +21,7 @@ from mirror.errors import (
     UpstreamProtocolError,
     UpstreamRefused,
 )
-from mirror.model import Answer, Ask, Body, File
+from mirror.model import Body, File, UpstreamRequest, UpstreamResponse
 from mirror.upstream.addresses import address, basic, checked, origin, place, redirected
 from mirror.upstream.breaker import Breaker, retry_after
 from mirror.upstream.failures import FAILURES, Failing, Late, Passing, Paused, what_happened
@@ -78,7 +78,9 @@ class Upstream:
 
     # Pages
 
-    async def get(self, ask: Ask, *, etag: str | None = None, last_modified: str | None = None) -> Answer | None:
+    async def get(
+        self, ask: UpstreamRequest, *, etag: str | None = None, last_modified: str | None = None
+    ) -> UpstreamResponse | None:
         """Ask for a page; None when the validators given still hold (304).
 
         Raises NotFound (404, 410), UpstreamRefused (401, 403), UpstreamUnavailable (no connection, too slow, 429,
@@ -95,7 +97,7 @@ class Upstream:
         if raw.status != 200 or not raw.body:
             raise UpstreamProtocolError(f"{place(ask.url)} sent no content (status {raw.status}).")
         serial = raw.headers.get("X-PyPI-Last-Serial", "")
-        return Answer(
+        return UpstreamResponse(
             url=raw.url,
             content_type=raw.headers.get("Content-Type", ""),
             body=raw.body,
@@ -104,7 +106,7 @@ class Upstream:
             serial=int(serial) if serial.isascii() and serial.isdigit() and len(serial) < 19 else None,
         )
 
-    async def range_get(self, ask: Ask, headers: Mapping[str, str]) -> RawAnswer:
+    async def range_get(self, ask: UpstreamRequest, headers: Mapping[str, str]) -> RawAnswer:
         """Ask for a page with headers of one's own (Range, If-None-Match, Accept-Encoding); statuses 200, 206, 304
         and 416 come back as they are. Bounded, retried and raising like `get`.
         """

@@ -7,11 +7,11 @@ import asyncio
 from collections.abc import Callable
 
 from mirror.errors import Invalid, MirrorError, NotFound
-from mirror.memory import Memory
-from mirror.model import About, File
-from mirror.repository import View
+from mirror.index.cache import BoundedCache
+from mirror.index.repository import View
+from mirror.model import File, ProjectSummary
 from mirror.web import views
-from mirror.web.browsing import Shelf
+from mirror.web.browsing import BrowsableRepository
 
 PATIENCE = 8.0
 """Seconds that a page waits."""
@@ -22,14 +22,14 @@ REMEMBERED = 4 << 20
 """Characters of descriptions that are kept."""
 
 
-class Abouts:
+class ProjectSummaries:
     """Asks, and remembers."""
 
     def __init__(self, patience: float = PATIENCE) -> None:
         self._patience = patience
-        self._memory: Memory[tuple[str, str, str, str], About] = Memory(REMEMBERED)
+        self._memory: BoundedCache[tuple[str, str, str, str], ProjectSummary] = BoundedCache(REMEMBERED)
 
-    async def of(self, shelf: Shelf, view: View, file: File) -> tuple[About, str]:
+    async def of(self, shelf: BrowsableRepository, view: View, file: File) -> tuple[ProjectSummary, str]:
         """What the project says of itself in the version of a file, and why that may be little. Never raises."""
         key = (shelf.name, view.project.name, file.filename, file.sha256 or "")
         known = self._memory.get(key)
@@ -48,7 +48,7 @@ class Abouts:
         return about, ""
 
 
-async def _told(shelf: Shelf, view: View, file: File) -> About | None:
+async def _told(shelf: BrowsableRepository, view: View, file: File) -> ProjectSummary | None:
     repository, project = shelf.repository, view.project.name
     if repository.format.has_sidecar(file):
         _, opened = await repository.sidecar(project, file.filename)
@@ -61,11 +61,11 @@ async def _told(shelf: Shelf, view: View, file: File) -> About | None:
     return await _parsed(shelf.about.from_document, file, answer.body) if answer else None
 
 
-async def _parsed(parse: Callable[[File, bytes], About], file: File, content: bytes) -> About:
+async def _parsed(parse: Callable[[File, bytes], ProjectSummary], file: File, content: bytes) -> ProjectSummary:
     return parse(file, content) if len(content) <= IN_LOOP else await asyncio.to_thread(parse, file, content)
 
 
-def version_shown(shelf: Shelf, view: View, wanted: str) -> tuple[str, str, File | None]:
+def version_shown(shelf: BrowsableRepository, view: View, wanted: str) -> tuple[str, str, File | None]:
     """The newest version, the one to show, and the file that stands for that one. Raises NotFound."""
     versions = _versions(view)
     if wanted and wanted not in versions:

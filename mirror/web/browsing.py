@@ -19,10 +19,10 @@ from mirror.auth import Scope
 from mirror.catalog import Browse, Pages
 from mirror.catalog.browse import begins, contains
 from mirror.errors import Invalid, MirrorError
-from mirror.freshness import Demand
-from mirror.model import About, File, Page, Project
+from mirror.index.freshness import Freshness
+from mirror.index.repository import Repository
+from mirror.model import File, Page, Project, ProjectSummary
 from mirror.policy import matches
-from mirror.repository import Repository
 
 AT_ONCE = 50
 """Projects on a page."""
@@ -40,13 +40,13 @@ class Describing(Protocol):
     def document(self, project: str, file: File) -> Page | None:
         """The page that says it where no sidecar does."""
 
-    def from_index(self, file: File) -> About:
+    def from_index(self, file: File) -> ProjectSummary:
         """What the index page alone says."""
 
-    def from_sidecar(self, file: File, content: bytes) -> About:
+    def from_sidecar(self, file: File, content: bytes) -> ProjectSummary:
         """Out of the file's sidecar. Raises Invalid."""
 
-    def from_document(self, file: File, content: bytes) -> About:
+    def from_document(self, file: File, content: bytes) -> ProjectSummary:
         """Out of the page that `document` names. Raises Invalid."""
 
     def path(self, project: str, file: File) -> str:
@@ -68,12 +68,12 @@ async def stored_names(repository: Repository, pages: Pages) -> KnownNames:
         row = None if source.local else await pages.get(source.name, Page("names"))
         if row is not None and row.stamp.found:
             with suppress(MirrorError):
-                listings.append(await source.names(Demand.ANY))
+                listings.append(await source.names(Freshness.ANY))
     names = chain.from_iterable(listing.names.serials for listing in listings)
     return KnownNames(names, "\0".join(listing.revision for listing in listings))
 
 
-class Shelf(msgspec.Struct, frozen=True, kw_only=True):
+class BrowsableRepository(msgspec.Struct, frozen=True, kw_only=True):
     """One repository, with what the pages for people need of it."""
 
     repository: Repository
@@ -139,10 +139,10 @@ class _Tier(msgspec.Struct, frozen=True):
     """Names that begin with what is sought; else, of a search, those that have it elsewhere."""
 
 
-class Browsing:
+class ProjectList:
     """The list of projects, for all shelves at once."""
 
-    def __init__(self, shelves: Mapping[str, Shelf], browse: Browse) -> None:
+    def __init__(self, shelves: Mapping[str, BrowsableRepository], browse: Browse) -> None:
         self._shelves = shelves
         self._browse = browse
         self._sorted: dict[str, tuple[str, list[str]]] = {}
@@ -188,7 +188,7 @@ class Browsing:
         return sorted(rows, key=lambda row: (row.name, row.repository)), horizon
 
     async def _of_shelf(
-        self, shelf: Shelf, number: int, tier: _Tier, query: str, after: str
+        self, shelf: BrowsableRepository, number: int, tier: _Tier, query: str, after: str
     ) -> tuple[list[str], list[Row]]:
         """Up to `AT_ONCE` names of one repository in a tier, and the rows of those that are shown."""
         sought = _spelled(shelf, query)
@@ -215,7 +215,7 @@ class Browsing:
             if name not in held_too and not matches(shelf.private, name)
         ]
 
-    async def _listed(self, shelf: Shelf, sought: str, at_begin: bool, after: str) -> list[str]:
+    async def _listed(self, shelf: BrowsableRepository, sought: str, at_begin: bool, after: str) -> list[str]:
         """Names out of the stored lists of upstreams."""
         known = await shelf.names()
         if shelf.name not in self._sorted or self._sorted[shelf.name][0] != known.revision:
@@ -238,7 +238,7 @@ def _after(names: Sequence[str], sought: str, at_begin: bool, after: str) -> lis
     return found
 
 
-def _spelled(shelf: Shelf, query: str) -> str:
+def _spelled(shelf: BrowsableRepository, query: str) -> str:
     """What is sought, as the ecosystem spells names where it can be one."""
     try:
         return shelf.repository.format.canonical(query)

@@ -10,8 +10,8 @@ import sys
 from html import escape
 from pathlib import Path
 
-from mirror.flight import SingleFlight
-from mirror.memory import Memory
+from mirror.index.cache import BoundedCache
+from mirror.index.flight import SingleFlight
 from mirror.model import DescriptionType
 
 logger = logging.getLogger(__name__)
@@ -36,7 +36,7 @@ class Descriptions:
     def __init__(self, seconds: float = SECONDS) -> None:
         self._seconds = seconds
         self._slots = asyncio.Semaphore(AT_ONCE)
-        self._memory: Memory[str, str] = Memory(REMEMBERED)
+        self._memory: BoundedCache[str, str] = BoundedCache(REMEMBERED)
         self._flight: SingleFlight[str, str] = SingleFlight()
 
     async def html(self, text: str, written_as: DescriptionType) -> str:

@@ -13,7 +13,7 @@ from urllib.parse import quote
 
 from aiohttp import web
 
-from mirror.http.semantics import KIND
+from mirror.server.negotiate import KIND
 from mirror.web import views
 
 if TYPE_CHECKING:

@@ -31,7 +31,7 @@ class Bar(msgspec.Struct, frozen=True, kw_only=True):
     hits: str
 
 
-class Rule(msgspec.Struct, frozen=True):
+class GridLine(msgspec.Struct, frozen=True):
     """A horizontal line, and what it stands for."""
 
     y: float
@@ -49,7 +49,7 @@ class Plot(msgspec.Struct, frozen=True, kw_only=True):
     """Everything that is drawn."""
 
     bars: tuple[Bar, ...]
-    rules: tuple[Rule, ...]
+    rules: tuple[GridLine, ...]
     ticks: tuple[Tick, ...]
     title: str
     width: float = WIDTH
@@ -92,7 +92,7 @@ def plot(spans: Sequence[Span], hours: int) -> Plot | None:
         Tick(round(_LEFT + (number + 0.5) * step, 2), _written(spans[number].start, hours))
         for number in range(every // 2, len(spans), every)
     ]
-    rules = [Rule(round(HEIGHT - _BOTTOM - height * part, 2), size(int(ceiling * part))) for part in (0.5, 1.0)]
+    rules = [GridLine(round(HEIGHT - _BOTTOM - height * part, 2), size(int(ceiling * part))) for part in (0.5, 1.0)]
     total, saved_all = sum(span.saved + span.fetched for span in spans), sum(span.saved for span in spans)
     return Plot(
         bars=tuple(bars),

@@ -14,19 +14,19 @@ from yarl import URL
 from mirror.auth import Guard, Scope
 from mirror.catalog import Catalog
 from mirror.errors import Invalid, MirrorError, NotFound
-from mirror.feed import Feed
-from mirror.flight import SingleFlight
-from mirror.http.semantics import error_response, outside, qualities
-from mirror.merge import chosen
-from mirror.model import About
+from mirror.index.flight import SingleFlight
+from mirror.index.journal import Journal
+from mirror.index.merge import chosen
+from mirror.model import ProjectSummary
+from mirror.server.negotiate import error_response, outside, qualities
 from mirror.telemetry.statistics import Span
 from mirror.web import clients, views
-from mirror.web.abouts import Abouts, version_shown
-from mirror.web.browsing import Browsing, Shelf
+from mirror.web.abouts import ProjectSummaries, version_shown
+from mirror.web.browsing import BrowsableRepository, ProjectList
 from mirror.web.descriptions import Descriptions
 from mirror.web.html import page, root_from, static_file
 from mirror.web.plot import plot
-from mirror.web.visitors import Visitors
+from mirror.web.visitors import ViewerAccess
 
 logger = logging.getLogger(__name__)
 
@@ -74,10 +74,10 @@ class Pages:
     def __init__(
         self,
         *,
-        shelves: Mapping[str, Shelf],
+        shelves: Mapping[str, BrowsableRepository],
         guard: Guard,
         catalog: Catalog,
-        feed: Feed,
+        feed: Journal,
         statistics: Totals,
         status: Callable[[], Awaitable[Mapping[str, object]]],
         transfers: Callable[[], Sequence[object]],
@@ -87,7 +87,7 @@ class Pages:
     ) -> None:
         """`closed`: the settings say who may do what, so that the state of the mirror is for administrators."""
         self._shelves = shelves
-        self._visitors = Visitors(guard, catalog.accounts, list(shelves), closed)
+        self._visitors = ViewerAccess(guard, catalog.accounts, list(shelves), closed)
         self._accounts = catalog.accounts
         self._files = catalog.files
         self._feed = feed
@@ -97,9 +97,9 @@ class Pages:
         self._transfers = transfers
         self._version = version
         self._clock = clock
-        self._browsing = Browsing(shelves, catalog.browse)
+        self._browsing = ProjectList(shelves, catalog.browse)
         self._descriptions = Descriptions()
-        self._abouts = Abouts()
+        self._abouts = ProjectSummaries()
         self._figuring: SingleFlight[str, tuple[Mapping[str, object], Sequence[Span], int]] = SingleFlight()
         self._by_source: dict[str, list[str]] = {}
         for name, shelf in shelves.items():
@@ -231,7 +231,9 @@ class Pages:
         # What looks at every file goes to a thread where there are thousands.
         aside = _at_once if len(view.project.files) + len(view.withheld) < MANY else asyncio.to_thread
         newest, version, file = await aside(version_shown, shelf, view, version)
-        about, trouble = await self._abouts.of(shelf, view, file) if file else (About(version=version), NOT_READ)
+        about, trouble = (
+            await self._abouts.of(shelf, view, file) if file else (ProjectSummary(version=version), NOT_READ)
+        )
         held = await asyncio.gather(*(self._files.of_project(source, name) for source in shelf.sources))
         number = request.query.get("page", "1")
         make = partial(
@@ -351,7 +353,7 @@ class Pages:
         return page(request, template, {**common, **await self._visitors.told(request), **values}, status)
 
 
-def _root(request: web.BaseRequest, shelf: Shelf) -> URL:
+def _root(request: web.BaseRequest, shelf: BrowsableRepository) -> URL:
     """Where clients outside find the repository, with a slash at the end."""
     return URL(f"{outside(request)}{shelf.mount.rstrip('/')}/")
 

@@ -7,7 +7,7 @@ from urllib.parse import urlsplit
 
 import msgspec
 
-from mirror.model import About, Event, File, Need, Project
+from mirror.model import Dependency, Event, File, Project, ProjectSummary
 from mirror.policy import Verdict
 
 State = Literal["visible", "hidden", "blocked"]
@@ -160,9 +160,9 @@ class ProjectPage(msgspec.Struct, frozen=True, kw_only=True):
     """The one that is shown; empty where there is none."""
     newest: bool
     status: str
-    about: About
+    about: ProjectSummary
     links: tuple[Link, ...]
-    needs: tuple[Need, ...]
+    needs: tuple[Dependency, ...]
     needs_left_out: int
     files: tuple[FileRow, ...]
     files_left_out: int
@@ -177,7 +177,7 @@ class ProjectPage(msgspec.Struct, frozen=True, kw_only=True):
 def project_page(
     project: Project,
     withheld: Mapping[str, Verdict],
-    about: About,
+    about: ProjectSummary,
     *,
     version: str,
     newest: str,

@@ -9,7 +9,7 @@ from mirror.catalog import Accounts
 from mirror.errors import MirrorError, Unauthorized
 
 
-class Visitors:
+class ViewerAccess:
     """What those who look at pages may see."""
 
     def __init__(self, guard: Guard, accounts: Accounts, repositories: Collection[str], closed: bool) -> None:

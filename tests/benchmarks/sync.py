@@ -30,13 +30,13 @@ import aiohttp
 from aiohttp import web
 from yarl import URL
 
-from mirror import ahead
-from mirror.bulk import Crew
+from mirror.airgap.lockfiles import named, this_machine
+from mirror.airgap.sync import Resolvers, Silent, SyncInput, crew_size, fetch, remember
+from mirror.airgap.sync.workers import WorkerPool
 from mirror.config import Settings
-from mirror.lockfiles import named, this_machine
-from mirror.loops import event_loops, keep_smooth
-from mirror.serving import running
-from mirror.sync import Resolvers, Silent, Wish, crew_size, fetch, remember
+from mirror.runtime import event_loops, tune_runtime
+from mirror.service import scheduled_sync
+from mirror.service.process import running
 from tests.benchmarks import content
 from tests.benchmarks.nginx import Nginx, free_port, index_of, listening, nginx
 from tests.builders import sdist, wheel
@@ -123,14 +123,14 @@ async def plain(upstream: Nginx, paths: list[str], directory: Path | None = None
 
 def synchronise(url: str, data: Path, kind: str) -> float:
     """Be a sync: the seconds in which it has them, from looking at the first page to the set."""
-    keep_smooth()
+    tune_runtime()
     began = time.perf_counter()
-    with Crew(crew_size(CONNECTIONS)) as crew, asyncio.Runner(loop_factory=event_loops()) as runner:
+    with WorkerPool(crew_size(CONNECTIONS)) as crew, asyncio.Runner(loop_factory=event_loops()) as runner:
         hired = time.perf_counter() - began
         return hired + runner.run(_synchronise(url, data, kind, crew))
 
 
-async def _synchronise(url: str, data: Path, kind: str, crew: Crew) -> float:
+async def _synchronise(url: str, data: Path, kind: str, crew: WorkerPool) -> float:
     settings = Settings.model_validate(
         {
             "listen": ["127.0.0.1:0"], "data_dir": str(data), "log": {"access": False},
@@ -138,13 +138,13 @@ async def _synchronise(url: str, data: Path, kind: str, crew: Crew) -> float:
         }
     )  # fmt: skip
     (wanted,) = named(f"{kind}-{number}" for number in range(PROJECTS))
-    wish = Wish(wanted=wanted, repository="pypi", targets=(this_machine(),), sdists=True, dependencies=False)
+    wish = SyncInput(wanted=wanted, repository="pypi", targets=(this_machine(),), sdists=True, dependencies=False)
     async with AsyncExitStack() as stack:
         mirror, _ = await stack.enter_async_context(running(settings))
         began = time.perf_counter()
-        way = await stack.enter_async_context(ahead.way(mirror, CONNECTIONS, crew))
+        way = await stack.enter_async_context(scheduled_sync.way(mirror, CONNECTIONS, crew))
         resolve = Resolvers(lambda repository: URL())
-        result = await fetch([wish], way, resolve, ahead.holdings(mirror), Silent())
+        result = await fetch([wish], way, resolve, scheduled_sync.holdings(mirror), Silent())
         await remember(mirror.catalog.sets, "all", result, only=True)
         took = time.perf_counter() - began
         assert (result.fetched, result.problems) == (FILES, ()), result

@@ -9,12 +9,12 @@ from pathlib import Path
 
 import pytest
 
+from tests.airgap.test_follow import caught_up, holds, of
 from tests.builders import gem, wheel
 from tests.clients.python import running, uv
 from tests.clients.ruby import Ruby
 from tests.serving import Serving, repositories, serving
 from tests.simulator import Simulator
-from tests.test_follow import caught_up, holds, of
 from tests.uploading import make_token, push, upload
 
 pytestmark = [pytest.mark.clients, pytest.mark.timeout(300)]

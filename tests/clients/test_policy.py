@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from mirror.http.semantics import Note
+from mirror.server.negotiate import RequestSummary
 from mirror.telemetry.observer import Observer
 from tests.builders import gem, sdist, wheel
 from tests.clients import require_client
@@ -144,7 +144,7 @@ def recorded(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, int, int]]:
     answers: list[tuple[str, int, int]] = []
     take = Observer.take
 
-    def noting(self: Observer, note: Note, client: str, status: int, sent: int, *rest: object) -> None:
+    def noting(self: Observer, note: RequestSummary, client: str, status: int, sent: int, *rest: object) -> None:
         answers.append((note.path, status, sent))
         take(self, note, client, status, sent, *rest)  # type: ignore[arg-type]
 

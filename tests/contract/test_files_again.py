@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from mirror.repository import Repository
+from mirror.index.repository import Repository
 from tests.builders import gem, wheel
 from tests.serving import repositories, serving
 from tests.simulator import Simulator

@@ -4,7 +4,7 @@ import msgspec
 import pytest
 
 from mirror.errors import Invalid
-from mirror.model import About, File, Project
+from mirror.model import File, Project, ProjectSummary
 from mirror.pypi import about
 from tests.builders import metadata
 
@@ -67,7 +67,7 @@ def test_a_document_of_other_types_tells_nothing_wrong() -> None:
         "author": {},
     }
     found = about.from_document(WHEEL, msgspec.json.encode({"info": info}))
-    assert found == About(version="1.0", requires=">=3.9", description_type="rst")
+    assert found == ProjectSummary(version="1.0", requires=">=3.9", description_type="rst")
     many = {"info": {"requires_dist": ["six"] * 5000 + [1, None], "description": "UNKNOWN"}}
     bounded = about.from_document(WHEEL, msgspec.json.encode(many))
     assert len(bounded.needs) == about.MOST

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mirror.errors import Invalid, UpstreamProtocolError
-from mirror.model import Answer, Names
+from mirror.model import Names, UpstreamResponse
 from mirror.pypi.index import parse_names, render_names_html, render_names_json
 from mirror.pypi.names import canonical
 
@@ -15,7 +15,7 @@ JSON = "application/vnd.pypi.simple.v1+json"
 
 
 def parse(body: bytes, content_type: str = JSON) -> Names:
-    return parse_names(Answer(url="https://index.example/simple/", content_type=content_type, body=body))
+    return parse_names(UpstreamResponse(url="https://index.example/simple/", content_type=content_type, body=body))
 
 
 @st.composite

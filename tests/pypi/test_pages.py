@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from yarl import URL
 
 from mirror.errors import UpstreamProtocolError
-from mirror.model import Answer, File, Page, Project
+from mirror.model import File, Page, Project, UpstreamResponse
 from mirror.pypi import FORMAT
 from mirror.pypi.documents import _resolved, absolute_url
 from mirror.pypi.pages import parse_simple, render_html, render_json
@@ -25,11 +25,11 @@ SHA = "0123456789abcdef" * 4
 
 def from_json(page: object, content_type: str = JSON, **answer: Any) -> Project:
     body = page if isinstance(page, bytes) else json.dumps(page).encode()
-    return parse_simple(Answer(url=URL_OF_PAGE, content_type=content_type, body=body, **answer), "foo")
+    return parse_simple(UpstreamResponse(url=URL_OF_PAGE, content_type=content_type, body=body, **answer), "foo")
 
 
 def from_html(page: str, content_type: str = HTML, url: str = URL_OF_PAGE) -> Project:
-    return parse_simple(Answer(url=url, content_type=content_type, body=page.encode()), "foo")
+    return parse_simple(UpstreamResponse(url=url, content_type=content_type, body=page.encode()), "foo")
 
 
 def entry(**fields: Any) -> dict[str, Any]:
@@ -112,7 +112,7 @@ def test_json_gives_back_what_was_rendered(project: Project) -> None:
 @given(projects(html=True))
 def test_html_gives_back_what_was_rendered(project: Project) -> None:
     body = render_html(project, address, provenance)
-    assert parse_simple(Answer(url=URL_OF_PAGE, content_type=HTML, body=body), "foo") == project
+    assert parse_simple(UpstreamResponse(url=URL_OF_PAGE, content_type=HTML, body=body), "foo") == project
 
 
 @given(st.binary(max_size=200), st.sampled_from([JSON, HTML, "", "text/plain", "application/octet-stream"]))

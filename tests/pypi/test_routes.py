@@ -1,8 +1,8 @@
 """What the routes decide by themselves: which files are said to have metadata, and where things are."""
 
-from mirror.http.semantics import negotiate
 from mirror.model import File, Project
 from mirror.pypi.routes import OFFERED, _linker, _provenance_linker, advertised
+from mirror.server.negotiate import negotiate
 
 WHEEL = File(filename="six-1-py3-none-any.whl", version="1")
 PROMISED = File(filename="six-2-py3-none-any.whl", version="2", extra={"core-metadata": {"sha256": "ab"}, "x-own": 1})

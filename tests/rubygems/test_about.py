@@ -6,7 +6,7 @@ import pytest
 from yarl import URL
 
 from mirror.errors import Invalid
-from mirror.model import File, Need, Project
+from mirror.model import Dependency, File, Project
 from mirror.rubygems import about, package, pages
 from mirror.rubygems.marshal import gemspec_rz
 from tests.builders import gem
@@ -34,8 +34,8 @@ def test_the_line_of_the_index_tells_what_is_needed() -> None:
     told = about.from_index(file)
     assert told.requires == ">= 2.7"
     assert told.needs == (
-        Need(name="rack", project="rack", wants="< 4, >= 3"),
-        Need(name="tilt", project="tilt", wants="~> 2.0"),
+        Dependency(name="rack", project="rack", wants="< 4, >= 3"),
+        Dependency(name="tilt", project="tilt", wants="~> 2.0"),
     )
 
 

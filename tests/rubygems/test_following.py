@@ -10,8 +10,8 @@ from yarl import URL
 from mirror.catalog import Catalog
 from mirror.catalog.sqlite import SQLite
 from mirror.errors import UpstreamError
-from mirror.rubygems import index
-from mirror.rubygems.following import Followed
+from mirror.rubygems import log
+from mirror.rubygems.log.upstream import UpstreamIndex
 from mirror.upstream import Upstream, UpstreamOptions
 from tests.builders import gem
 from tests.simulator import (
@@ -43,9 +43,9 @@ class Following:
         self.told: list[Collection[str]] = []
         self.it = self.begin()
 
-    def begin(self) -> Followed:
+    def begin(self) -> UpstreamIndex:
         """Another one, as after a restart."""
-        self.it = Followed(self.upstream, "gems", self.catalog.logs)
+        self.it = UpstreamIndex(self.upstream, "gems", self.catalog.logs)
         self.it.changed.append(self.told.append)
         return self.it
 
@@ -55,7 +55,7 @@ class Following:
 
     def agrees(self) -> bool:
         """Whether the map is what upstream lists."""
-        return self.it.map == index.parse_versions(self.simulator.rubygems.versions())
+        return self.it.map == log.parse_versions(self.simulator.rubygems.versions())
 
     def travelled(self) -> int:
         """Bytes of /versions since the last question of this kind."""

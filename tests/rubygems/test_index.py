@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mirror.errors import UpstreamProtocolError
-from mirror.rubygems.index import (
+from mirror.rubygems.log import (
     EMPTY_MD5,
     Append,
     PublishedLog,

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from yarl import URL
 
 from mirror.errors import Invalid, UpstreamProtocolError
-from mirror.model import Answer, File, Page, Project
+from mirror.model import File, Page, Project, UpstreamResponse
 from mirror.rubygems import FORMAT
 from mirror.rubygems.marshal import Dependency, Gemspec, Requirement
 from mirror.rubygems.pages import (
@@ -40,8 +40,8 @@ SUM = "c2bc769eb7c9979d9de758f3fee6025c9416a45a6c436a371d4cb10bd2eadefb"
 LINKS = Links(lambda filename: f"http://mirror.example/gems/{filename}", lambda name: f"http://mirror.example/{name}")
 
 
-def answer(body: bytes, url: str) -> Answer:
-    return Answer(url=url, content_type="text/plain; charset=utf-8", body=body)
+def answer(body: bytes, url: str) -> UpstreamResponse:
+    return UpstreamResponse(url=url, content_type="text/plain; charset=utf-8", body=body)
 
 
 @pytest.mark.parametrize("path", GENUINE, ids=lambda path: path.name)

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from mirror.rubygems import published
+from mirror.rubygems.log import published
 from tests.builders import gem
 from tests.serving import Serving, serving
 from tests.simulator import Simulator

@@ -8,16 +8,15 @@ from typing import Any, cast
 
 import pytest
 
-from mirror.auth import ANONYMOUS, Rule, Rules, Scope, scope
+from mirror.auth import ANONYMOUS, AccessRule, AccessRules, Scope, scope
 from mirror.catalog import Catalog, HeldFile
 from mirror.catalog.sqlite import SQLite
-from mirror.freshness import Stamp
-from mirror.model import Answer, Page
+from mirror.index.repository import Repository
+from mirror.model import Page, Stamp, UpstreamResponse
 from mirror.pypi import FORMAT, about, versions
-from mirror.repository import Repository
-from mirror.web.browsing import AT_ONCE, Browsing, KnownNames, Row, Shelf
+from mirror.web.browsing import AT_ONCE, BrowsableRepository, KnownNames, ProjectList, Row
 
-EVERYTHING = scope(ANONYMOUS, "read", "pypi", Rules())
+EVERYTHING = scope(ANONYMOUS, "read", "pypi", AccessRules())
 
 
 @pytest.fixture
@@ -41,9 +40,9 @@ class Names:
         return KnownNames(self.names, str(len(self.names)))
 
 
-def shelf(name: str, names: list[str], private: tuple[str, ...] = ()) -> Shelf:
+def shelf(name: str, names: list[str], private: tuple[str, ...] = ()) -> BrowsableRepository:
     repository = SimpleNamespace(name=name, format=FORMAT, sources=[SimpleNamespace(name=f"up-{name}", local=False)])
-    return Shelf(
+    return BrowsableRepository(
         repository=cast(Repository, repository), mount="/", about=about, key=versions.key, names=Names(names),
         private=private,
     )  # fmt: skip
@@ -56,7 +55,7 @@ async def hold(catalog: Catalog, source: str, *names: str, filename: str = "x.wh
         )
 
 
-async def walk(browsing: Browsing, query: str = "", scopes: dict[str, Scope] | None = None) -> list[Row]:
+async def walk(browsing: ProjectList, query: str = "", scopes: dict[str, Scope] | None = None) -> list[Row]:
     """All rows, page by page."""
     rows: list[Row] = []
     following: str | None = ""
@@ -77,7 +76,7 @@ async def test_pages_follow_each_other_without_gaps_or_doubles(catalog: Catalog)
     for name, some in held.items():
         await hold(catalog, f"up-{name}", *some)
     shelves = {name: shelf(name, listed[name]) for name in held}
-    rows = await walk(Browsing(shelves, catalog.browse))
+    rows = await walk(ProjectList(shelves, catalog.browse))
     expected = sorted((not row.held, row.name, row.repository) for row in rows)
     assert [(not row.held, row.name, row.repository) for row in rows] == expected, "held first, then by name"
     assert {(row.repository, row.name) for row in rows if row.held} == {(r, n) for r in held for n in held[r]}
@@ -87,7 +86,7 @@ async def test_pages_follow_each_other_without_gaps_or_doubles(catalog: Catalog)
 
 async def test_a_search_begins_with_names_that_begin_so(catalog: Catalog) -> None:
     await hold(catalog, "up-pypi", "django", "pytest-django", "six", "a%b")
-    browsing = Browsing({"pypi": shelf("pypi", ["django-x", "my-django", "zope", "a_b"])}, catalog.browse)
+    browsing = ProjectList({"pypi": shelf("pypi", ["django-x", "my-django", "zope", "a_b"])}, catalog.browse)
     found = [(row.name, row.held) for row in await walk(browsing, "Django", {"pypi": EVERYTHING})]
     assert found == [("django", True), ("pytest-django", True), ("django-x", False), ("my-django", False)]
     assert [row.name for row in await walk(browsing, "%", {"pypi": EVERYTHING})] == ["a%b"], "no wildcard"
@@ -96,19 +95,19 @@ async def test_a_search_begins_with_names_that_begin_so(catalog: Catalog) -> Non
 
 async def test_what_only_has_sidecars_or_a_page_is_known_and_not_held(catalog: Catalog) -> None:
     await hold(catalog, "up-pypi", "six", filename="six-1.whl.metadata")
-    stored = Answer(url="u", content_type="t", body=b"x")
+    stored = UpstreamResponse(url="u", content_type="t", body=b"x")
     for name in ("six", "seen"):
         await catalog.pages.put("up-pypi", Page("project", name), stored, Stamp(1, True, "r"))
     await catalog.pages.miss("up-pypi", Page("project", "gone"), 1)
-    rows = await walk(Browsing({"pypi": shelf("pypi", [])}, catalog.browse), "", {"pypi": EVERYTHING})
+    rows = await walk(ProjectList({"pypi": shelf("pypi", [])}, catalog.browse), "", {"pypi": EVERYTHING})
     assert [(row.name, row.held) for row in rows] == [("seen", False), ("six", False)]
 
 
 async def test_names_that_may_not_be_read_and_private_ones_of_upstreams_are_left_out(catalog: Catalog) -> None:
     await hold(catalog, "up-pypi", *(f"acme-{number}" for number in range(200)), "six")
-    rules = Rules((Rule(projects=("acme-*",), holders={"read": frozenset()}),))
+    rules = AccessRules((AccessRule(projects=("acme-*",), holders={"read": frozenset()}),))
     shelves = {"pypi": shelf("pypi", ["acme-squatted", "intern", "zope"], private=("intern",))}
-    rows = await walk(Browsing(shelves, catalog.browse), "", {"pypi": scope(ANONYMOUS, "read", "pypi", rules)})
+    rows = await walk(ProjectList(shelves, catalog.browse), "", {"pypi": scope(ANONYMOUS, "read", "pypi", rules)})
     assert [row.name for row in rows] == ["six", "zope"]
 
 
@@ -116,7 +115,7 @@ async def test_a_page_of_a_million_names_looks_at_few_of_them(
     catalog: Catalog, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     names = [f"n{number:06}" for number in range(300_000)]
-    browsing = Browsing({"pypi": shelf("pypi", names)}, catalog.browse)
+    browsing = ProjectList({"pypi": shelf("pypi", names)}, catalog.browse)
     asked: list[Any] = []
     read = catalog.database.read
 
@@ -134,7 +133,7 @@ async def test_a_page_of_a_million_names_looks_at_few_of_them(
 
 async def test_a_list_of_names_is_sorted_once_for_each_state_of_it(catalog: Catalog) -> None:
     one = shelf("pypi", ["b", "a"])
-    browsing = Browsing({"pypi": one}, catalog.browse)
+    browsing = ProjectList({"pypi": one}, catalog.browse)
     assert [row.name for row in await walk(browsing, "", {"pypi": EVERYTHING})] == ["a", "b"]
     first = browsing._sorted["pypi"][1]
     await walk(browsing, "", {"pypi": EVERYTHING})

@@ -8,8 +8,8 @@ import pytest
 from aiohttp.test_utils import make_mocked_request
 
 from mirror.auth import digest, new_token
-from mirror.http.semantics import ORIGIN
-from mirror.web.abouts import Abouts
+from mirror.server.negotiate import ORIGIN
+from mirror.web.abouts import ProjectSummaries
 from mirror.web.routes import _root
 from tests.builders import gem, sdist, wheel
 from tests.serving import Serving, repositories, serving
@@ -331,13 +331,13 @@ async def test_a_page_does_not_wait_for_a_slow_upstream(
     simulator.publish(wheel("six", "1.0", summary="Six."))
     await mirror.get("simple/six/")
     stalled = simulator.inject("*.metadata", Stall())
-    mirror.mirror.pages._abouts = Abouts(0.2)
+    mirror.mirror.pages._abouts = ProjectSummaries(0.2)
     tree = sound(await look(mirror, "-/projects/pypi/six/"))
     assert "slow" in tree.css_first(".notice").text()
     assert "six-1.0-py3-none-any.whl" in tree.css_first(".files").text()
     stalled.release()
     simulator.heal()
-    mirror.mirror.pages._abouts = Abouts(20)
+    mirror.mirror.pages._abouts = ProjectSummaries(20)
     assert sound(await look(mirror, "-/projects/pypi/six/")).css_first(".lead").text() == "Six."
 
 

@@ -5,7 +5,7 @@ from datetime import UTC, datetime
 import pytest
 from yarl import URL
 
-from mirror.model import About, File, Need, Project
+from mirror.model import Dependency, File, Project, ProjectSummary
 from mirror.policy import Verdict
 from mirror.pypi import about as pypi
 from mirror.pypi import versions
@@ -70,12 +70,12 @@ def shown(
     page: int = 1,
     withheld: dict[str, Verdict] | None = None,
     held: dict[str, int] | None = None,
-    about: About | None = None,
+    about: ProjectSummary | None = None,
 ) -> views.ProjectPage:
     return views.project_page(
         project,
         withheld or {},
-        about or About(version=version),
+        about or ProjectSummary(version=version),
         version=version,
         newest="2.0",
         page=page,
@@ -114,9 +114,9 @@ def test_files_say_whether_they_are_held_and_why_they_are_withheld() -> None:
 def test_pages_of_large_projects_are_bounded() -> None:
     files = tuple(File(filename=f"a-{n}.0-{m}.whl", version=f"{n}.0") for n in range(1000) for m in range(2))
     many = tuple(File(filename=f"a-2000-{n}.whl", version="2000") for n in range(1000))
-    needs = tuple(Need(name=f"n{n}") for n in range(1000))
+    needs = tuple(Dependency(name=f"n{n}") for n in range(1000))
     project = Project(name="a", files=files + many)
-    page = shown(project, version="2000", page=99, about=About(version="2000", needs=needs))
+    page = shown(project, version="2000", page=99, about=ProjectSummary(version="2000", needs=needs))
     assert (len(page.files), page.files_left_out) == (views.FILES_AT_ONCE, 1000 - views.FILES_AT_ONCE)
     assert (page.pages, page.page, len(page.versions)) == (11, 11, 1), "a page past the end is the last one"
     assert (len(page.needs), page.needs_left_out) == (views.NEEDS_AT_ONCE, 1000 - views.NEEDS_AT_ONCE)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from yarl import URL
 
-from mirror.doctor import Asking, Demand, Finding
+from mirror.doctor import Asking, Finding, Requirement
 from mirror.doctor.asking import url_of
 from mirror.doctor.conduct import Conduct, Promise
 from mirror.errors import Invalid, UpstreamProtocolError
@@ -19,12 +19,12 @@ _CONDUCT = Conduct(
     resumes="pip, which goes on with a download that was cut by Range and If-Range",
     parts="uv and pip's fast-deps, which read a wheel's metadata out of it; Poetry asks for the last bytes",
 )
-_SIDECAR = Demand(
+_SIDECAR = Requirement(
     "pypi/metadata",
     "Where a page promises metadata, URL.metadata is there, with the digest that is promised.",
     "pip: a 404 there, or another digest, ends the installation; uv reads the wheel instead",
 )
-_AGREES = Demand(
+_AGREES = Requirement(
     "pypi/metadata-agrees",
     "The metadata beside a wheel is the METADATA inside it.",
     "pip from 26.2 stops where they differ; others resolve with dependencies that the wheel does not have",

@@ -9,7 +9,7 @@ from yarl import URL
 
 from mirror.doctor import Asking, Reply
 from mirror.errors import Invalid, MirrorError, UpstreamError, UpstreamRefused, UpstreamUnavailable
-from mirror.model import Answer, File, Project
+from mirror.model import File, Project, UpstreamResponse
 from mirror.pypi.documents import decode_json
 from mirror.pypi.names import canonical
 from mirror.pypi.pages import HTML_TYPE, JSON_TYPE, parse_simple
@@ -154,6 +154,6 @@ async def _subject(index: Index, name: str) -> Subject:
         raise UpstreamUnavailable(f"The page of {name} is answered {reply.said}.")
     json_page = reply.media_type.endswith("json") or reply.body.lstrip().startswith(b"{")
     # What the type says is judged elsewhere: here the page is to be understood at any price.
-    answer = Answer(url=str(reply.url), content_type=JSON_TYPE if json_page else "text/html", body=reply.body)
+    answer = UpstreamResponse(url=str(reply.url), content_type=JSON_TYPE if json_page else "text/html", body=reply.body)
     project = parse_simple(answer, name)
     return Subject(index=index, project=project, page=reply, document=decode_json(reply.body) if json_page else None)

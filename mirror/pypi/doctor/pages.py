@@ -7,7 +7,7 @@ from urllib.parse import unquote, urlsplit
 
 from yarl import URL
 
-from mirror.doctor import Demand, Finding, Reply
+from mirror.doctor import Finding, Reply, Requirement
 from mirror.doctor.asking import url_of
 from mirror.errors import MirrorError
 from mirror.pypi.doctor.index import ANY, Subject
@@ -17,96 +17,98 @@ _UNKNOWN = "no-such-project-of-the-doctor"
 _WORTH_PACKING = 4096
 """Bytes from which a page is worth compressing."""
 
-_JSON = Demand(
+_JSON = Requirement(
     "pypi/json",
     "A page comes as JSON for who asks for it (PEP 691).",
     "pip and uv fall back to HTML, which has neither sizes nor upload times",
 )
-_HTML = Demand("pypi/html", "A page comes as HTML for who takes nothing else.", "pip before 22.2 and every older tool")
-_PLAIN = Demand(
+_HTML = Requirement(
+    "pypi/html", "A page comes as HTML for who takes nothing else.", "pip before 22.2 and every older tool"
+)
+_PLAIN = Requirement(
     "pypi/no-accept", "A page comes for who says no Accept at all, and for */*.", "curl, scripts and bandersnatch"
 )
-_TYPE = Demand(
+_TYPE = Requirement(
     "pypi/content-type",
     "A page has the Content-Type of what it is.",
     "uv refuses a page without one, pip passes over it as if it were not there",
 )
-_SPELLING = Demand(
+_SPELLING = Requirement(
     "pypi/normalised-name",
     "A name in another spelling leads to the page of the canonical one (PEP 503).",
     "old tools and people who ask for the name as its author writes it",
 )
-_SLASH = Demand(
+_SLASH = Requirement(
     "pypi/slash",
     "The address of a page without its last slash leads to it.",
     "scripts, and bandersnatch, which asks for /simple",
 )
-_ETAG = Demand(
+_ETAG = Requirement(
     "pypi/etag",
     "A page has an ETag of its own for each form, and answers 304 to it.",
     "pip and uv ask for a page in each run: without it they load all of it each time",
 )
-_GZIP = Demand(
+_GZIP = Requirement(
     "pypi/gzip",
     "A long page comes compressed for who asks for it, and unpacks to the same.",
     "everyone on a slow line: pages compress tenfold",
 )
-_VARY = Demand(
+_VARY = Requirement(
     "pypi/vary",
     "Vary names what the form of a page depends on (Accept, Accept-Encoding).",
     "every cache in between: it hands one client's form to another that cannot read it",
 )
-_CACHE = Demand(
+_CACHE = Requirement(
     "pypi/cache-control",
     "A page says how long it may be kept.",
     "uv and pip from 26.2, which ask again each time, or keep it for as long as they guess",
 )
-_VERSION = Demand(
+_VERSION = Requirement(
     "pypi/api-version",
     "The API version is true: from 1.1 on there are versions, and a size on every file (PEP 700).",
     "clients that rely on it: they fail on what is missing, or read a field that is not there",
 )
-_HASHES = Demand(
+_HASHES = Requirement(
     "pypi/hashes",
     "Every file has the key hashes, which may be empty.",
     "uv: it gives up the whole page for one file without it",
 )
-_DIGESTS = Demand(
+_DIGESTS = Requirement(
     "pypi/digests",
     "Every file has a digest that is worth something (SHA-256 or better).",
     "pip --require-hashes, uv.lock, poetry.lock: nothing can be locked, and a damaged file is not noticed",
 )
-_URLS = Demand(
+_URLS = Requirement(
     "pypi/file-urls",
     "The URL of a file ends in its name, and has no query.",
     "pip and uv: they put .metadata behind the URL, and read the name from it",
 )
-_ROOT = Demand(
+_ROOT = Requirement(
     "pypi/file-host",
     "Where one has to log in, files lie on the same host as the pages.",
     "uv and pip: they send a password to the host that it was given for, so that each file is refused",
 )
-_TIMES = Demand(
+_TIMES = Requirement(
     "pypi/upload-time",
     "Every file says when it was uploaded (PEP 700).",
     "uv --exclude-newer and pip --uploaded-prior-to: they hide or refuse files without it",
 )
-_OBJECT = Demand(
+_OBJECT = Requirement(
     "pypi/metadata-key",
     "No file has dist-info-metadata as an object beside core-metadata (PEP 714).",
     "pip 22.3 to 23.1: it crashes",
 )
-_MISSING = Demand(
+_MISSING = Requirement(
     "pypi/unknown-project",
     "A project that does not exist is 404.",
     "everyone: an empty page or an error in place of it keeps pip and uv from asking their next index, or ends them",
 )
-_LEGACY = Demand(
+_LEGACY = Requirement(
     "pypi/json-api",
     "/pypi/NAME/json describes the project, with its serial in X-PyPI-Last-Serial.",
     "bandersnatch (which also wants file URLs below /packages), pip-audit, renovate, pipenv",
 )
-_SERIALS = Demand(
+_SERIALS = Requirement(
     "pypi/serials", "The list of projects gives each its _last-serial.", "bandersnatch: it passes over projects without"
 )
 

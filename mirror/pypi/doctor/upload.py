@@ -9,8 +9,8 @@ from functools import partial
 import aiohttp
 from yarl import URL
 
-from mirror.doctor import Asking, Check, Demand, Finding, Reply
-from mirror.model import Answer
+from mirror.doctor import Asking, Check, Finding, Reply, Requirement
+from mirror.model import UpstreamResponse
 from mirror.pypi.doctor.index import ANY, Index
 from mirror.pypi.names import canonical
 from mirror.pypi.pages import JSON_TYPE, parse_simple
@@ -18,30 +18,30 @@ from mirror.pypi.pages import JSON_TYPE, parse_simple
 VERSION = "0.0.1"
 _EPOCH = (1980, 1, 1, 0, 0, 0)
 
-_ACCEPTED = Demand(
+_ACCEPTED = Requirement(
     "pypi/upload", "An upload is answered 2xx, without a redirect.", "twine, Poetry and pdm refuse every redirect"
 )
-_AGAIN = Demand(
+_AGAIN = Requirement(
     "pypi/upload-again",
     "The same file again is answered 2xx.",
     "a release that was interrupted: uv publish and CI repeat the whole upload",
 )
-_OTHER = Demand(
+_OTHER = Requirement(
     "pypi/upload-other",
     "The same name with other bytes is 400 File already exists (or 409).",
     "twine --skip-existing looks for these words; an index that accepts it lets released files be replaced",
 )
-_VISIBLE = Demand(
+_VISIBLE = Requirement(
     "pypi/upload-visible",
     "What was uploaded is on the project's page at once, with its digest.",
     "uv publish --check-url, which reads it back",
 )
-_NOBODY = Demand(
+_NOBODY = Requirement(
     "pypi/upload-login",
     "An upload without credentials is 401, and says how to log in.",
     "twine and uv, which then ask for a password; and everyone, if anybody may upload",
 )
-_UNSLASHED = Demand(
+_UNSLASHED = Requirement(
     "pypi/upload-slash",
     "The upload URL without its last slash is the same, not a redirect.",
     "twine, Poetry and pdm refuse every redirect",
@@ -89,7 +89,7 @@ async def _visible(index: Index, project: str, wheel: bytes) -> Finding:
     if page.status != 200:
         return _VISIBLE.fails(f"the page is answered {page.said}")
     content_type = JSON_TYPE if page.body.lstrip().startswith(b"{") else "text/html"
-    listed = parse_simple(Answer(url=str(page.url), content_type=content_type, body=page.body), name)
+    listed = parse_simple(UpstreamResponse(url=str(page.url), content_type=content_type, body=page.body), name)
     file = listed.file(filename_of(project))
     return _VISIBLE.judge(
         file is not None and file.sha256 == hashlib.sha256(wheel).hexdigest(),

@@ -4,13 +4,13 @@ from functools import partial
 
 from yarl import URL
 
-from mirror.doctor import Asking, Check, Demand, Finding, Wishes, run
+from mirror.doctor import Asking, Check, Finding, Requirement, Wishes, run
 from mirror.errors import MirrorError
 from mirror.pypi.doctor import files, pages
 from mirror.pypi.doctor.index import Subject, choose, find
 from mirror.pypi.doctor.upload import uploads
 
-_READABLE = Demand(
+_READABLE = Requirement(
     "pypi/page",
     "The page of a project can be read.",
     "pip and uv pass over the project, or end",

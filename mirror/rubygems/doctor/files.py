@@ -1,6 +1,6 @@
 """What gem and bundler demand of gems, and of the legacy index beside them."""
 
-from mirror.doctor import Asking, Demand, Finding, Reply
+from mirror.doctor import Asking, Finding, Reply, Requirement
 from mirror.doctor.asking import inflated
 from mirror.doctor.conduct import Conduct, Promise
 from mirror.errors import MirrorError, TooLarge
@@ -15,25 +15,25 @@ _CONDUCT = Conduct(
     resumes="mirrors and proxies, which go on with a download that was cut",
     parts="mirrors and proxies, which ask for size and parts of a gem before they load it",
 )
-_CHECKSUM = Demand(
+_CHECKSUM = Requirement(
     "rubygems/checksum",
     "/info gives the SHA-256 of each gem.",
     "bundler from 2.6 on: Gemfile.lock gets no checksums, and a damaged gem is not noticed",
 )
-_SPECS = Demand(
+_SPECS = Requirement(
     "rubygems/specs",
     "specs.4.8.gz, latest_specs.4.8.gz and prerelease_specs.4.8.gz are there, in gzip and Marshal.",
     "gem up to 4.0: list, search, outdated, fetch, update and info read nothing else",
 )
-_SPECS_LIST = Demand(
+_SPECS_LIST = Requirement(
     "rubygems/specs-list", "They list the version that /info lists.", "gem outdated and gem update: they do not see it"
 )
-_SPECS_CONDITION = Demand(
+_SPECS_CONDITION = Requirement(
     "rubygems/specs-304",
     "They answer 304 to If-Modified-Since.",
     "gem: it loads the whole legacy index for each command that reads it",
 )
-_GEMSPEC = Demand(
+_GEMSPEC = Requirement(
     "rubygems/gemspec",
     "quick/Marshal.4.8/NAME-VERSION.gemspec.rz is there, and is the specification of that version.",
     "gem install, which asks for it of each gem that it installs",

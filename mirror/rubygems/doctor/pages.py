@@ -5,89 +5,91 @@
 
 import hashlib
 
-from mirror.doctor import Demand, Finding, Reply
+from mirror.doctor import Finding, Reply, Requirement
 from mirror.rubygems.doctor.index import Subject
-from mirror.rubygems.index import digest_headers
+from mirror.rubygems.log import digest_headers
 
 _UNKNOWN = "no-such-gem-of-the-doctor"
 _NAMES_LIMIT = 32 << 20
 
-_ETAG = Demand(
+_ETAG = Requirement(
     "rubygems/etag",
     "The ETag of /versions, /names and /info is the MD5 of the unpacked body, strong and in quotes.",
     "bundler 2.3 and 2.4: they compare it with their copy, and leave the compact index where it differs",
 )
-_DIGESTS = Demand(
+_DIGESTS = Requirement(
     "rubygems/digests",
     "They carry Repr-Digest and Digest, both the SHA-256 of the whole unpacked body, also with a part of it.",
     "bundler from 2.5 on: it cannot verify what it appended, and loads everything again",
 )
-_ACCEPTS = Demand(
+_ACCEPTS = Requirement(
     "rubygems/accept-ranges",
     "They say that they can be had in parts (Accept-Ranges: bytes).",
     "bundler and mirrors: they load 23 MB instead of the few bytes that are new",
 )
-_TYPE = Demand("rubygems/content-type", "They are text/plain in UTF-8.", "proxies and scanners that judge by the type")
-_GZIP = Demand(
+_TYPE = Requirement(
+    "rubygems/content-type", "They are text/plain in UTF-8.", "proxies and scanners that judge by the type"
+)
+_GZIP = Requirement(
     "rubygems/gzip",
     "A long /versions comes as gzip for who asks for it.",
     "gem and bundler on a slow line: 23 MB instead of 10",
 )
-_RANGE = Demand(
+_RANGE = Requirement(
     "rubygems/range",
     "A range from the last byte on gives that byte, with the right Content-Range.",
     "bundler: it asks so for what is new, and throws its copy away when the overlap is wrong",
 )
-_BEYOND = Demand(
+_BEYOND = Requirement(
     "rubygems/never-416",
     "A range from the end or behind it gives the whole with 200, never 416, never an empty 206.",
     "bundler 2.5 to 2.7 and gem 4.1 fail on the 416; an empty 206 crashes bundler 2.5",
 )
-_IDENTITY = Demand(
+_IDENTITY = Requirement(
     "rubygems/range-identity",
     "A request with Range is never answered with gzip.",
     "bundler: it appends compressed bytes to a plain file, and has to load everything again",
 )
-_CONDITION = Demand(
+_CONDITION = Requirement(
     "rubygems/if-none-match",
     "If-None-Match is met in quotes, weak (W/) and bare.",
     "bundler 2.5.0 to 2.5.4 send it bare, proxies make it weak: both load everything in each run",
 )
-_PRECEDENCE = Demand(
+_PRECEDENCE = Requirement(
     "rubygems/304-over-range",
     "What is unchanged is 304, also with a Range of its last byte.",
     "bundler 2.3 and 2.4: an update of nothing costs a retry, or the compact index",
 )
-_HEAL = Demand(
+_HEAL = Requirement(
     "rubygems/self-heal",
     "When the ETag matches but the Range does not begin at the last byte, the whole comes with 200.",
     "bundler from 2.5 on: its copy is damaged, and with a 304 it stays so for ever",
 )
-_TAIL = Demand(
+_TAIL = Requirement(
     "rubygems/versions-range",
     "/versions from its last byte on gives that byte, and what is new.",
     "bundler, gem and mirrors: each look costs 23 MB instead of a few bytes",
 )
-_END = Demand(
+_END = Requirement(
     "rubygems/versions-never-416",
     "/versions from behind its end is the whole with 200, never 416.",
     "bundler 2.5 to 2.7 and gem 4.1, after the index was rewritten and has become shorter",
 )
-_HEAD = Demand(
+_HEAD = Requirement(
     "rubygems/head",
     "HEAD / and HEAD /versions are answered 200.",
     "gem: each install begins with one of them, and takes an error for an index that is not there",
 )
-_LISTED = Demand(
+_LISTED = Requirement(
     "rubygems/listed", "/versions lists the gem.", "bundler: for it, what /versions does not list is not there"
 )
-_MD5 = Demand(
+_MD5 = Requirement(
     "rubygems/info-md5",
     "The MD5 in /versions is that of the gem's /info.",
     "bundler: it asks for /info again in each run, or keeps an old one",
 )
-_NAMES = Demand("rubygems/names", "/names lists the gem.", "completion and search of gem and bundler")
-_MISSING = Demand(
+_NAMES = Requirement("rubygems/names", "/names lists the gem.", "completion and search of gem and bundler")
+_MISSING = Requirement(
     "rubygems/unknown-gem",
     "A gem that does not exist is 404.",
     "bundler: after any other error it leaves the compact index and walks the legacy one, by thousands of requests",

@@ -8,33 +8,33 @@ from functools import partial
 
 from yarl import URL
 
-from mirror.doctor import Asking, Check, Demand, Finding, Reply
+from mirror.doctor import Asking, Check, Finding, Reply, Requirement
 from mirror.errors import MirrorError
 from mirror.rubygems.doctor.index import LOG_LIMIT, Index
-from mirror.rubygems.index import parse_versions
+from mirror.rubygems.log import parse_versions
 from mirror.rubygems.names import canonical
 from mirror.rubygems.pages import parse_info
 
 VERSION = "0.0.1"
 _EPOCH = 315_532_800  # 1980, as zip files have it
 
-_ACCEPTED = Demand("rubygems/push", "A push is answered 200.", "gem push takes all else for a failure")
-_AGAIN = Demand(
+_ACCEPTED = Requirement("rubygems/push", "A push is answered 200.", "gem push takes all else for a failure")
+_AGAIN = Requirement(
     "rubygems/push-again",
     "The same gem again is answered 200.",
     "a release that was interrupted: CI repeats the push",
 )
-_OTHER = Demand(
+_OTHER = Requirement(
     "rubygems/push-other",
     "The same version with other bytes is 409.",
     "everyone who has locked the version: where it is accepted, released gems can be replaced",
 )
-_NOBODY = Demand(
+_NOBODY = Requirement(
     "rubygems/push-login",
     "A push without a key is 401.",
     "everyone, if anybody may push; gem, which asks for a login on 401",
 )
-_VISIBLE = Demand(
+_VISIBLE = Requirement(
     "rubygems/push-visible",
     "What was pushed is in /info at once, and /versions has its MD5.",
     "who installs right after a release: for bundler, what /versions does not list is not there",

@@ -4,18 +4,18 @@ from functools import partial
 
 from yarl import URL
 
-from mirror.doctor import Asking, Check, Demand, Finding, Wishes, run
+from mirror.doctor import Asking, Check, Finding, Requirement, Wishes, run
 from mirror.errors import MirrorError
 from mirror.rubygems.doctor import files, pages
 from mirror.rubygems.doctor.index import Subject, choose, find
 from mirror.rubygems.doctor.upload import uploads
 
-_READABLE = Demand(
+_READABLE = Requirement(
     "rubygems/page",
     "The page of a gem can be read.",
     "bundler leaves the compact index; nothing of the gem can be installed",
 )
-_COMPACT = Demand(
+_COMPACT = Requirement(
     "rubygems/compact-index",
     "There is a compact index (/versions, /info).",
     "bundler walks the legacy index instead, by thousands of requests; gem from 4.1 on reads nothing else",

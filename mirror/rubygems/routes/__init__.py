@@ -15,13 +15,13 @@ Pushing and yanking are in `upload.py`.
 
 from aiohttp import web
 
-from mirror.auth import Reading
-from mirror.http.answers import Answers
-from mirror.repository import Repository
-from mirror.rubygems.published import Published
-from mirror.rubygems.routes.gems import Gems
-from mirror.rubygems.routes.told import Told
-from mirror.rubygems.routes.whole import Whole
+from mirror.auth import ReadAccess
+from mirror.index.repository import Repository
+from mirror.rubygems.log.published import PublishedIndex
+from mirror.rubygems.routes.gems import GemRoutes
+from mirror.rubygems.routes.told import JsonApi
+from mirror.rubygems.routes.whole import IndexRoutes
+from mirror.server.pages import PageCache
 
 __all__ = ["Routes"]
 
@@ -30,12 +30,12 @@ class Routes:
     """Which URL of one repository at one mount is which."""
 
     def __init__(
-        self, repository: Repository, published: Published, answers: Answers, reading: Reading, mount: str
+        self, repository: Repository, published: PublishedIndex, answers: PageCache, reading: ReadAccess, mount: str
     ) -> None:
         self._prefix = mount.rstrip("/")
-        self._whole = Whole(repository, published, answers, reading)
-        self._gems = Gems(repository, published, answers, reading)
-        self._told = Told(repository, published, answers, reading, self._prefix)
+        self._whole = IndexRoutes(repository, published, answers, reading)
+        self._gems = GemRoutes(repository, published, answers, reading)
+        self._told = JsonApi(repository, published, answers, reading, self._prefix)
 
     def table(self) -> list[web.RouteDef]:
         """The routes, to be added to an application."""

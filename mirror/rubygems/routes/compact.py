@@ -1,6 +1,6 @@
 """How answers of the compact index go out: conditions and ranges as every generation of its clients bears them.
 
-Unlike files (`mirror.http.send`), these are parts of something that grows, and no range is ever refused.
+Unlike files (`mirror.server.respond`), these are parts of something that grows, and no range is ever refused.
 """
 
 import asyncio
@@ -10,14 +10,14 @@ from contextlib import suppress
 
 from aiohttp import web
 
-from mirror.auth import Reading
-from mirror.freshness import Demand
-from mirror.http.answers import IN_LOOP, SMALL, Answer
-from mirror.http.semantics import OUTCOME, choose_encoding, demand_of, matches
-from mirror.http.send import REMEMBERED, Raw, Sent, finish_head, make_head
-from mirror.memory import Validity
+from mirror.auth import ReadAccess
+from mirror.index.cache import Validity
+from mirror.index.freshness import Freshness
 from mirror.model import Outcome
-from mirror.rubygems.index import PublishedLog, digest_headers
+from mirror.rubygems.log import PublishedLog, digest_headers
+from mirror.server.negotiate import OUTCOME, choose_encoding, demand_of, matches
+from mirror.server.pages import IN_LOOP, SMALL, RenderedPage
+from mirror.server.respond import REMEMBERED, PreparedResponse, SentResponse, finish_head, make_head
 
 TEXT = "text/plain; charset=utf-8"
 BINARY = "application/octet-stream"
@@ -29,9 +29,9 @@ Piece = bytes | memoryview
 _RANGE = re.compile(r"bytes=(\d{1,15})-(\d{0,15})", re.ASCII)
 
 
-def repeatable(request: web.Request, reading: Reading) -> bool:
+def repeatable(request: web.Request, reading: ReadAccess) -> bool:
     """Whether the same bytes may get the same answer, without another look at who asks and for what."""
-    return reading.open and demand_of(request) is Demand.USUAL
+    return reading.open and demand_of(request) is Freshness.USUAL
 
 
 async def send_log(
@@ -54,7 +54,9 @@ async def send_log(
     )
 
 
-async def send_page(request: web.Request, answer: Answer, outcome: Outcome, reading: Reading) -> web.StreamResponse:
+async def send_page(
+    request: web.Request, answer: RenderedPage, outcome: Outcome, reading: ReadAccess
+) -> web.StreamResponse:
     """Answer a GET or HEAD with a page that is kept whole in memory, or a part of it."""
     body = answer.bodies["identity"]
 
@@ -101,7 +103,7 @@ async def _send(
     # 304 wins over Range (rule 4), unless the range shows that the client's copy is damaged: then all of it (rule 10).
     if condition is not None and matches(condition, etag):
         if wanted is None or wanted[0] == max(0, size - 1):
-            return Raw(304, make_head(304, headers), b"", validity)
+            return PreparedResponse(304, make_head(304, headers), b"", validity)
         wanted = None
     headers.append(("Content-Type", TEXT))
     # A range that starts at the end or past it: all of it, never 416 (rule 2).
@@ -137,9 +139,9 @@ async def _write(
     """An answer; a long one is written in pieces as the client takes them, and never copied as a whole."""
     head = make_head(status, [*headers, ("Content-Length", str(length))])
     if request.method == "HEAD":
-        return Raw(status, head, b"", validity)
+        return PreparedResponse(status, head, b"", validity)
     if length <= IN_ONE:
-        return Raw(status, head, b"".join(pieces()), validity if length <= REMEMBERED else None)
+        return PreparedResponse(status, head, b"".join(pieces()), validity if length <= REMEMBERED else None)
     sent = 0
     with suppress(ConnectionError):  # a client that left is no news
         await request.writer.write(finish_head(head, request))
@@ -147,4 +149,4 @@ async def _write(
             for at in range(0, len(piece), IN_ONE):
                 await request.writer.write(piece[at : at + IN_ONE])
                 sent += len(piece[at : at + IN_ONE])
-    return Sent(status, sent, request.keep_alive and sent == length)
+    return SentResponse(status, sent, request.keep_alive and sent == length)

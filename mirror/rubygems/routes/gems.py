@@ -4,25 +4,27 @@ from collections.abc import Callable
 
 from aiohttp import web
 
-from mirror.auth import Reading
+from mirror.auth import ReadAccess
 from mirror.errors import UnknownProject, UpstreamError
-from mirror.freshness import Demand
-from mirror.http.answers import Answers, Content
-from mirror.http.repositories import moment_of, note_kind, note_removed, repeatable, send_opened
-from mirror.http.semantics import demand_of
-from mirror.http.send import once_more
+from mirror.index.freshness import Freshness
+from mirror.index.repository import Repository
 from mirror.policy import as_of
-from mirror.repository import Repository
 from mirror.rubygems import pages, versions
+from mirror.rubygems.log.published import PublishedIndex
 from mirror.rubygems.names import canonical, parse_gem_filename, split_full_name
-from mirror.rubygems.published import Published
 from mirror.rubygems.routes.compact import BINARY, TEXT, send_page
+from mirror.server.negotiate import demand_of
+from mirror.server.opened import moment_of, note_kind, note_removed, repeatable, send_opened
+from mirror.server.pages import PageCache, PageInput
+from mirror.server.respond import retry_if_evicted
 
 
-class Gems:
+class GemRoutes:
     """The handlers of what is needed to install one gem."""
 
-    def __init__(self, repository: Repository, published: Published, answers: Answers, reading: Reading) -> None:
+    def __init__(
+        self, repository: Repository, published: PublishedIndex, answers: PageCache, reading: ReadAccess
+    ) -> None:
         self._repository = repository
         self._published = published
         self._answers = answers
@@ -35,24 +37,24 @@ class Gems:
         await self._reading.check(request, name)
         moment = moment_of(request)
 
-        async def get(demand: Demand) -> Content:
+        async def get(demand: Freshness) -> PageInput:
             try:
                 view, body = await self._published.page(name, demand)
             except UnknownProject:
                 if not await self._published.listed(name):
                     raise
                 # Clients that once saw the gem go on asking, and an error would cost them the whole index (rule 5).
-                return Content("", 0, "hit", lambda: pages.EMPTY, TEXT, etag=pages.revision)
+                return PageInput("", 0, "hit", lambda: pages.EMPTY, TEXT, etag=pages.revision)
 
             def render() -> bytes:
                 return body if moment is None else pages.render_info(as_of(view.project, moment, versions))
 
-            return Content(view.revision, view.until, view.outcome, render, TEXT, etag=pages.revision)
+            return PageInput(view.revision, view.until, view.outcome, render, TEXT, etag=pages.revision)
 
         key = (self._repository.name, name, "info", moment)
         return await send_page(request, *await self._answers.obtain(key, demand_of(request), get), self._reading)
 
-    @once_more
+    @retry_if_evicted
     async def gemspec(self, request: web.Request) -> web.StreamResponse:
         """The specification of one version, as zlib of Ruby Marshal."""
         note_kind(request, self._repository, "sidecar")
@@ -67,7 +69,7 @@ class Gems:
             shared=self._reading.open,
         )
 
-    @once_more
+    @retry_if_evicted
     async def file(self, request: web.Request) -> web.StreamResponse:
         """A gem."""
         note_kind(request, self._repository, "file")

@@ -5,30 +5,30 @@ from collections.abc import Callable
 
 from aiohttp import web
 
-from mirror.auth import Reading, Scope
+from mirror.auth import ReadAccess, Scope
 from mirror.errors import Invalid, NotFound, UnknownFile, UnknownProject
-from mirror.freshness import Demand
-from mirror.http.answers import Answers, Content
-from mirror.http.repositories import note_kind
-from mirror.http.semantics import demand_of, outside
+from mirror.index.freshness import Freshness
+from mirror.index.repository import Repository, View
 from mirror.model import Page, Project
-from mirror.repository import Repository, View
 from mirror.rubygems import pages
-from mirror.rubygems.index import VersionsMap
+from mirror.rubygems.log import VersionsMap
+from mirror.rubygems.log.published import PublishedIndex
 from mirror.rubygems.names import GENERIC, FullName, canonical
 from mirror.rubygems.pages import Links
-from mirror.rubygems.published import Published
+from mirror.server.negotiate import demand_of, outside
+from mirror.server.opened import note_kind
+from mirror.server.pages import PageCache, PageInput
 
 JSON = "application/json"
 FOUND_AT_ONCE = 30
 """The most gems that a search answers with."""
 
 
-class Told:
+class JsonApi:
     """The handlers below `/api`."""
 
     def __init__(
-        self, repository: Repository, published: Published, answers: Answers, reading: Reading, prefix: str
+        self, repository: Repository, published: PublishedIndex, answers: PageCache, reading: ReadAccess, prefix: str
     ) -> None:
         """`prefix`: the mount, without a slash at the end."""
         self._repository = repository
@@ -84,12 +84,12 @@ class Told:
         name = canonical(request.match_info["gem"])
         await self._reading.check(request, name)
 
-        async def get(demand: Demand) -> Content:
+        async def get(demand: Freshness) -> PageInput:
             view = await self._repository.project(name, demand)
             page = Page(kind, address or name) if kind else None
             document = await self._repository.document(view, page, demand) if page else None
             body = render(view, document.body if document else None)
-            return Content(
+            return PageInput(
                 revision=f"{view.revision}\0{pages.revision(body)}",
                 until=view.until,
                 outcome=view.outcome,

@@ -7,26 +7,29 @@ from typing import get_args
 
 from aiohttp import web
 
-from mirror.auth import Reading, Scope
-from mirror.freshness import Demand
-from mirror.http.answers import Answer, Answers, Content
-from mirror.http.repositories import note_kind
-from mirror.http.semantics import OUTCOME, demand_of, matches
-from mirror.http.send import Raw, http_date, make_head
+from mirror.auth import ReadAccess, Scope
+from mirror.index.freshness import Freshness
+from mirror.index.repository import Repository
 from mirror.model import Outcome
-from mirror.repository import Repository
-from mirror.rubygems import index, pages
-from mirror.rubygems.index import PublishedLog, VersionsMap, Which
-from mirror.rubygems.published import Published
+from mirror.rubygems import log as index
+from mirror.rubygems import pages
+from mirror.rubygems.log import PublishedLog, VersionsMap, Which
+from mirror.rubygems.log.published import PublishedIndex
 from mirror.rubygems.routes.compact import BINARY, repeatable, send_log, send_page
+from mirror.server.negotiate import OUTCOME, demand_of, matches
+from mirror.server.opened import note_kind
+from mirror.server.pages import PageCache, PageInput, RenderedPage
+from mirror.server.respond import PreparedResponse, http_date, make_head
 
 _EPOCH = datetime.fromtimestamp(0, UTC)
 
 
-class Whole:
+class IndexRoutes:
     """The handlers of all that is about every gem at once."""
 
-    def __init__(self, repository: Repository, published: Published, answers: Answers, reading: Reading) -> None:
+    def __init__(
+        self, repository: Repository, published: PublishedIndex, answers: PageCache, reading: ReadAccess
+    ) -> None:
         self._repository = repository
         self._published = published
         self._answers = answers
@@ -76,7 +79,7 @@ class Whole:
         plain = await self._derived(request, f"{which} plain", log, readable, lambda _: zlib.decompress(packed, 31))
         return self._binary(request, *plain)
 
-    def _binary(self, request: web.Request, answer: Answer, outcome: Outcome) -> web.StreamResponse:
+    def _binary(self, request: web.Request, answer: RenderedPage, outcome: Outcome) -> web.StreamResponse:
         request[OUTCOME] = outcome
         body = answer.bodies["identity"]
         modified = http_date(datetime.fromtimestamp(int(self._published.changed_at), UTC))
@@ -89,9 +92,9 @@ class Whole:
         condition = request.headers.get("If-None-Match")
         since = request.headers.get("If-Modified-Since")
         if (condition is not None and matches(condition, answer.etag)) or (condition is None and since == modified):
-            return Raw(304, make_head(304, headers))
+            return PreparedResponse(304, make_head(304, headers))
         headers += [("Content-Type", BINARY), ("Content-Length", str(len(body)))]
-        return Raw(200, make_head(200, headers), b"" if request.method == "HEAD" else body)
+        return PreparedResponse(200, make_head(200, headers), b"" if request.method == "HEAD" else body)
 
     # What they share
 
@@ -102,7 +105,7 @@ class Whole:
         log: PublishedLog,
         readable: Scope,
         render: Callable[[VersionsMap], bytes],
-    ) -> tuple[Answer, Outcome]:
+    ) -> tuple[RenderedPage, Outcome]:
         """Something made from all that may be read: made once for each state of the log, in a thread."""
 
         def rendered() -> bytes:
@@ -110,7 +113,7 @@ class Whole:
                 return render(log.map)
             return render(log.map.only([name for name in log.map if readable.allows(name)]))
 
-        async def get(_: Demand) -> Content:
-            return Content(log.etag, 0, self._published.outcome, rendered, BINARY, heavy=True, etag=pages.revision)
+        async def get(_: Freshness) -> PageInput:
+            return PageInput(log.etag, 0, self._published.outcome, rendered, BINARY, heavy=True, etag=pages.revision)
 
         return await self._answers.obtain((self._repository.name, "", kind, readable), demand_of(request), get)

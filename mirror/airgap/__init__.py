@@ -1,0 +1,1 @@
+"""Ahead of demand and without a network: lock files, sync, bundles, following another mirror, static trees."""

@@ -1,0 +1,112 @@
+"""What a lock or requirements file asks for, what of it a target needs, and the same file for another index.
+
+`read` a file (or take `named` projects), a `Selector` for the files that the targets need, `rewrite` the addresses.
+
+Nothing here resolves (what is open comes out as a Range) or fetches. The only IO is `read`: the file that was named,
+and what a requirements file includes, bounded in size, depth and number.
+
+The surprise: a lock is kept whole, with all its groups, extras and forks. Too much is harmless where the network is
+gone; too little is not.
+"""
+
+import os
+import re
+from collections.abc import Callable, Mapping
+from pathlib import Path, PurePath
+
+from mirror.airgap.lockfiles import gemfile, pdm, pipfile, poetry, pylock, requirements, uv
+from mirror.airgap.lockfiles.documents import LIMIT, Document
+from mirror.airgap.lockfiles.names import named, parse_name
+from mirror.airgap.lockfiles.rewrite import mirror_files, rewrite
+from mirror.airgap.lockfiles.select import Missing, Selection, Selector
+from mirror.airgap.lockfiles.targets import Target, this_machine
+from mirror.airgap.lockfiles.wanted import Outside, Pin, PinnedFile, Range, Wanted, needed
+from mirror.errors import InvalidLock
+
+__all__ = [
+    "Missing", "Outside", "Pin", "PinnedFile", "Range", "Selection", "Selector", "Target", "Wanted", "kind_of",
+    "mirror_files", "named", "needed", "parse", "parse_name", "read", "rewrite", "this_machine",
+]  # fmt: skip
+
+_PARSERS: dict[str, Callable[[Document], Wanted]] = {
+    "pylock.toml": pylock.parse,
+    "uv.lock": uv.parse,
+    "poetry.lock": poetry.parse,
+    "pdm.lock": pdm.parse,
+    "Pipfile.lock": pipfile.parse,
+    "Gemfile.lock": gemfile.parse,
+}
+
+
+def kind_of(name: str, text: str) -> str:
+    """The format of a file: by its name, else by what stands in it; `requirements` when nothing else fits."""
+    base = PurePath(name).name
+    if base in _PARSERS:
+        return base
+    if re.fullmatch(r"pylock\.[^.]+\.toml", base):  # PEP 751: named lock files
+        return "pylock.toml"
+    if base == "gems.locked":
+        return "Gemfile.lock"
+    if re.search(r"^lock-version\s*=", text, re.MULTILINE):
+        return "pylock.toml" if re.search(r"^created-by\s*=", text, re.MULTILINE) else "poetry.lock"
+    if re.search(r"^lock_version\s*=", text, re.MULTILINE):
+        return "pdm.lock"
+    if re.search(r"^version\s*=\s*\d+$", text, re.MULTILINE) and "[[package]]" in text:
+        return "uv.lock"
+    if text.lstrip().startswith("{") and '"_meta"' in text:
+        return "Pipfile.lock"
+    if re.search(r"^(GEM|GIT|PATH|PLATFORMS|DEPENDENCIES)$", text, re.MULTILINE):
+        return "Gemfile.lock"
+    return "requirements"
+
+
+def read(path: Path, environ: Mapping[str, str] | None = None) -> Wanted:
+    """What the file asks for. Raises InvalidLock when it cannot be read or is not what it should be.
+
+    `environ` fills in `${NAME}` in requirements files; by default it is that of the process.
+    """
+    text = _text(path, str(path))
+    return parse(
+        str(path),
+        text,
+        open_file=lambda name: _text(Path(name), name),
+        environ=os.environ if environ is None else environ,
+    )
+
+
+def _nothing_else(name: str) -> str:
+    raise FileNotFoundError(name)
+
+
+def parse(
+    name: str,
+    text: str,
+    kind: str | None = None,
+    open_file: requirements.Opener = _nothing_else,
+    environ: Mapping[str, str] | None = None,
+) -> Wanted:
+    """What `text` asks for, as a file called `name` of the given (or detected) kind. Does no IO but `open_file`.
+
+    Raises InvalidLock.
+    """
+    document = Document(name, text)
+    kind = kind or kind_of(name, text)
+    if kind == "requirements":
+        return requirements.parse(document, open_file, environ or {})
+    return _PARSERS[kind](document)
+
+
+def _text(path: Path, name: str) -> str:
+    """The text of a file, at most LIMIT bytes of it. Raises InvalidLock."""
+    try:
+        with path.open("rb") as stream:
+            content = stream.read(LIMIT + 1)
+    except OSError as error:
+        raise InvalidLock(name, None, f"it cannot be read: {error.strerror}") from error
+    if len(content) > LIMIT:
+        raise InvalidLock(name, None, f"it is larger than {LIMIT >> 20} MiB")
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        raise InvalidLock(name, line, "it is not UTF-8 text") from error

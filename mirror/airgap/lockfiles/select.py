@@ -1,0 +1,376 @@
+"""Which files of an index the targets need, and why some of what is wanted cannot be had. Pure.
+
+Projects come as the caller sees them: already filtered by policy or not. What a lock names and the filtered project
+has not, but the unfiltered one has, is hidden by policy; only the caller can know.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import lru_cache
+from typing import Literal
+
+import msgspec
+from packaging.specifiers import InvalidSpecifier, SpecifierSet
+from packaging.tags import Tag
+from packaging.utils import InvalidSdistFilename, InvalidWheelFilename, parse_sdist_filename, parse_wheel_filename
+from packaging.version import InvalidVersion, Version
+
+from mirror.airgap.lockfiles.gem_versions import GemRequirement, GemVersion, gem_version
+from mirror.airgap.lockfiles.targets import ANY_MACHINE, Target
+from mirror.airgap.lockfiles.wanted import Pin, Range, Wanted, needed
+from mirror.model import File, Project
+
+Reason = Literal[
+    "no such project",
+    "no such version",
+    "no wheel for the target",
+    "no gem for the platform",
+    "the index does not list it",
+    "the index lists it with another digest",
+    "not for this version of Python",
+]
+
+
+class Missing(msgspec.Struct, frozen=True, kw_only=True):
+    """Something wanted that the index cannot give."""
+
+    project: str
+    """Empty when the whole lock is not for the target."""
+    reason: Reason
+    version: str = ""
+    """Empty when no version is to blame."""
+    filename: str = ""
+    """The file, where the lock names it."""
+    target: str = ""
+    where: str = ""
+
+
+class Selection(msgspec.Struct, frozen=True, kw_only=True):
+    """What is selected of one project."""
+
+    files: tuple[File, ...]
+    """What the targets need of it, in the order of its page."""
+    missing: tuple[Missing, ...]
+
+
+class _Wheel(msgspec.Struct, frozen=True):
+    build: tuple[int, str] | tuple[()]
+    tags: frozenset[Tag]
+
+
+class Selector:
+    """Selects the files that the targets need for what is wanted, one project after the other in any order.
+
+    Of the wheels of a version the one that pip or uv would take, for each machine that a target stands for; all that
+    fit with `every_wheel`. The sdist where there is no wheel; always with `sdists`. Of a gem the best platform.
+    """
+
+    def __init__(
+        self, wanted: Wanted, targets: Sequence[Target], *, sdists: bool = False, every_wheel: bool = False
+    ) -> None:
+        missing: dict[Missing, None] = {}
+        self._entries: dict[str, list[tuple[_Chooser, Pin | Range]]] = {}
+        """Project → what is wanted of it, and who chooses that for a target."""
+        for target in targets:
+            if wanted.python and not _allows_python(wanted.python, target):
+                reason: Reason = "not for this version of Python"
+                missing.setdefault(Missing(project="", reason=reason, target=str(target), where=wanted.name))
+                continue
+            chooser: _Chooser
+            if wanted.ecosystem == "pypi":
+                chooser = _PythonChooser(target, wanted.no_binary, sdists=sdists, every_wheel=every_wheel)
+            else:
+                chooser = _GemChooser(target, wanted)
+            pins, ranges = needed(wanted, target.environments)
+            entries: list[Pin | Range] = [*pins, *ranges]
+            for entry in entries:
+                self._entries.setdefault(entry.project, []).append((chooser, entry))
+        self.missing = tuple(missing)
+        """What is amiss whatever the index has."""
+
+    @property
+    def projects(self) -> tuple[str, ...]:
+        """What the index has to be asked for, in the order of what is wanted."""
+        return tuple(self._entries)
+
+    def select(self, name: str, project: Project | None) -> Selection:
+        """The files of a project; None is one that the index does not have."""
+        chosen: set[str] = set()
+        missing: dict[Missing, None] = {}
+        for chooser, entry in self._entries[name]:
+            if project is None:
+                version = entry.version if isinstance(entry, Pin) else ""
+                missing.setdefault(Missing(project=name, version=version, reason="no such project", where=entry.where))
+                continue
+            found = chooser.pinned(project, entry) if isinstance(entry, Pin) else chooser.open(project, entry)
+            for one in found:
+                if isinstance(one, Missing):
+                    missing.setdefault(one)
+                else:
+                    chosen.add(one.filename)
+        files = () if project is None else tuple(file for file in project.files if file.filename in chosen)
+        return Selection(files=files, missing=tuple(missing))
+
+
+Found = Iterator[File | Missing]
+
+
+class _PythonChooser:
+    """Chooses wheels and sdists for one target."""
+
+    def __init__(self, target: Target, no_binary: Sequence[str], *, sdists: bool, every_wheel: bool) -> None:
+        self.target = target
+        self.no_binary = no_binary
+        self.sdists = sdists
+        self.every_wheel = every_wheel
+
+    def pinned(self, project: Project, pin: Pin) -> Found:
+        """The files of one version."""
+        if pin.python and not _allows_python(pin.python, self.target):
+            yield self._missing(pin, "not for this version of Python")
+        elif pin.files:
+            yield from self._locked(project, pin)
+        else:
+            yield from self._unlocked(project, pin)
+
+    def _locked(self, project: Project, pin: Pin) -> Found:
+        # The installer chooses among what the lock names and never looks further, so neither do we.
+        named = [File(filename=one.filename, version=pin.version, digests=one.digests) for one in pin.files]
+        picked = self._pick(project.name, named)
+        if not picked:
+            yield self._missing(pin, "no wheel for the target")
+        for file in picked:
+            listed = project.file(file.filename)
+            if listed is None:
+                yield self._missing(pin, "the index does not list it", file.filename)
+            elif _differ(file.digests, listed.digests):
+                yield self._missing(pin, "the index lists it with another digest", file.filename)
+            else:
+                yield listed
+
+    def _unlocked(self, project: Project, pin: Pin) -> Found:
+        files = [file for file in project.files if _same_version(file.version, pin.version)]
+        if not files:
+            yield self._missing(pin, "no such version")
+            return
+        allowed = [file for file in files if _hash_allowed(file, pin.hashes)]
+        fitting = [file for file in allowed if _allows_python(file.requires, self.target)]
+        picked = self._pick(project.name, fitting)
+        if picked:
+            yield from picked
+        elif not allowed:
+            yield self._missing(pin, "the index lists it with another digest")
+        elif not fitting:
+            yield self._missing(pin, "not for this version of Python")
+        else:
+            yield self._missing(pin, "no wheel for the target")
+
+    def open(self, project: Project, entry: Range) -> Found:
+        """The files of the newest (or all) versions that match and that the target can install."""
+        by_version: dict[Version, list[File]] = {}
+        for file in project.files:
+            version = _version(file.version)
+            # PEP 592: a yanked file is only for those who pin it.
+            usable = file.yanked is None and _hash_allowed(file, entry.hashes)
+            if version is not None and usable and _allows_python(file.requires, self.target):
+                by_version.setdefault(version, []).append(file)
+        count = 0
+        for version in sorted(_specifier(entry.specifier).filter(by_version), reverse=True):
+            picked = self._pick(project.name, by_version[version])
+            yield from picked
+            count += bool(picked)
+            if count == entry.newest:
+                break
+        if not count:
+            yield Missing(
+                project=project.name, reason="no such version", version=entry.specifier, target=str(self.target),
+                where=entry.where,
+            )  # fmt: skip
+
+    def _pick(self, project: str, files: Iterable[File]) -> list[File]:
+        """What of one version's files the target installs."""
+        files = list(files)
+        sources = [file for file in files if _is_sdist(file.filename)]
+        sources.sort(key=lambda file: file.filename)
+        source = next((file for file in sources if file.filename.endswith(".tar.gz")), next(iter(sources), None))
+        refused = project in self.no_binary or ":all:" in self.no_binary
+        wheels = [] if refused else self._wheels(files)
+        wants_source = source is not None and (self.sdists or not wheels)
+        return [*wheels, source] if source is not None and wants_source else wheels
+
+    def _wheels(self, files: Iterable[File]) -> list[File]:
+        """The wheels, best first, each only if it serves a machine that none before it does."""
+        ranked: list[tuple[int, tuple[int, str], tuple[int, int], File]] = []
+        for file in files:
+            wheel = _wheel(file.filename)
+            fitting = [tag for tag in wheel.tags if tag in self.target.ranks] if wheel else []
+            if wheel and fitting:
+                rank = min(self.target.ranks[tag] for tag in fitting)
+                level = min(self.target.level(tag) for tag in fitting)
+                number, suffix = wheel.build or (-1, "")
+                # Of equal tags the higher build number is preferred; negated, so that one sort does both.
+                ranked.append((rank, (-number, suffix), level, file))
+        ranked.sort(key=lambda one: one[:2])
+        if self.every_wheel:
+            return [file for *_, file in ranked]
+        best: list[File] = []
+        served = (1 << 16, 0)
+        for _, _, level, file in ranked:
+            if level < served:
+                best.append(file)
+                served = level
+            if served == ANY_MACHINE:
+                break
+        return best
+
+    def _missing(self, pin: Pin, reason: Reason, filename: str = "") -> Missing:
+        return Missing(
+            project=pin.project, version=pin.version, reason=reason, filename=filename, target=str(self.target),
+            where=pin.where,
+        )  # fmt: skip
+
+
+class _GemChooser:
+    """Chooses gems for one target."""
+
+    def __init__(self, target: Target, wanted: Wanted) -> None:
+        self.target = target
+        self.locked: dict[tuple[str, str], list[str]] = {}
+        """(gem, version) → the platforms that the lock names for it."""
+        for pin in wanted.pins:
+            self.locked.setdefault((pin.project, pin.version), []).append(pin.platform or "ruby")
+        # With a platform of its own in the lock, a target takes exactly the gems that the lock names.
+        self.exact = any(one != "ruby" and target.gem_rank(one) is not None for one in wanted.platforms)
+
+    def pinned(self, project: Project, pin: Pin) -> Found:
+        """The gem of one version and platform, when it is the one that the target installs."""
+        platforms = self.locked[pin.project, pin.version]
+        best = min((self._rank(one), one) for one in platforms)
+        if best[0] == _NO_FIT:
+            yield self._missing(pin, "no gem for the platform")
+            return
+        platform = pin.platform or "ruby"
+        if platform != best[1]:
+            return
+        files = [file for file in project.files if _same_gem_version(file.version, pin.version)]
+        listed = next((file for file in files if (file.platform or "ruby") == platform), None)
+        others = [] if self.exact or platform != "ruby" else [
+            file for file in files if file is not listed and self._rank(file.platform or "ruby") != _NO_FIT
+        ]  # fmt: skip
+        # A lock without a platform of the target lets bundler take the index's best one instead of the generic gem.
+        yield from sorted(others, key=lambda file: self._rank(file.platform or "ruby"))[:1]
+        if listed is None:
+            if not others:
+                name = "-".join([pin.project, pin.version, *([] if platform == "ruby" else [platform])]) + ".gem"
+                yield self._missing(pin, "the index does not list it" if files else "no such version", name)
+        elif _hash_allowed(listed, pin.hashes):
+            yield listed
+        else:
+            yield self._missing(pin, "the index lists it with another digest", listed.filename)
+
+    def open(self, project: Project, entry: Range) -> Found:
+        """The best gem of each of the newest (or all) versions that match."""
+        requirement = GemRequirement(entry.specifier)
+        by_version: dict[GemVersion, list[File]] = {}
+        for file in project.files:
+            version = gem_version(file.version)
+            fits = self._rank(file.platform or "ruby") != _NO_FIT and self._allows_ruby(file)
+            if version is not None and file.yanked is None and fits and requirement.allows(version):
+                by_version.setdefault(version, []).append(file)
+        versions = sorted(by_version, reverse=True)[: entry.newest]
+        for version in versions:
+            yield min(by_version[version], key=lambda file: self._rank(file.platform or "ruby"))
+        if not versions:
+            yield Missing(
+                project=project.name, reason="no such version", version=entry.specifier, target=str(self.target),
+                where=entry.where,
+            )  # fmt: skip
+
+    def _rank(self, platform: str) -> int:
+        rank = self.target.gem_rank(platform)
+        return _NO_FIT if rank is None else rank
+
+    def _allows_ruby(self, file: File) -> bool:
+        if self.target.ruby is None or not file.requires:
+            return True
+        version = gem_version(self.target.ruby)
+        try:
+            return version is None or GemRequirement(file.requires.replace("&", ",")).allows(version)
+        except ValueError:
+            return True  # what cannot be decided is not left out
+
+    def _missing(self, pin: Pin, reason: Reason, filename: str = "") -> Missing:
+        return Missing(
+            project=pin.project, version=pin.version, reason=reason, filename=filename,
+            target=self.target.platform, where=pin.where,
+        )  # fmt: skip
+
+
+_Chooser = _PythonChooser | _GemChooser
+_NO_FIT = 1 << 16
+
+
+@lru_cache(maxsize=1 << 16)
+def _version(text: str) -> Version | None:
+    try:
+        return Version(text)
+    except InvalidVersion:
+        return None
+
+
+@lru_cache(maxsize=1 << 14)
+def _specifier(text: str) -> SpecifierSet:
+    """What a specifier allows; everything when it is none, as pip treats a broken Requires-Python."""
+    try:
+        return SpecifierSet(text)
+    except InvalidSpecifier:
+        return SpecifierSet()
+
+
+@lru_cache(maxsize=1 << 14)
+def _wheel(filename: str) -> _Wheel | None:
+    try:
+        _, _, build, tags = parse_wheel_filename(filename)
+    except (InvalidWheelFilename, InvalidVersion):
+        return None
+    return _Wheel(build, tags)
+
+
+@lru_cache(maxsize=1 << 14)
+def _is_sdist(filename: str) -> bool:
+    try:
+        parse_sdist_filename(filename)
+    except (InvalidSdistFilename, InvalidVersion):
+        return False
+    return True
+
+
+def _allows_python(specifier: str | None, target: Target) -> bool:
+    return _allows(specifier or "", target.python_versions)
+
+
+@lru_cache(maxsize=1 << 14)
+def _allows(specifier: str, versions: Sequence[str]) -> bool:
+    allowed = _specifier(specifier)
+    return any(allowed.contains(version, prereleases=True) for version in versions)
+
+
+def _same_version(one: str, other: str) -> bool:
+    return one == other or ((version := _version(one)) is not None and version == _version(other))
+
+
+def _same_gem_version(one: str, other: str) -> bool:
+    return one == other or ((version := gem_version(one)) is not None and version == gem_version(other))
+
+
+def _differ(one: Mapping[str, str], other: Mapping[str, str]) -> bool:
+    """Whether two sets of digests contradict each other."""
+    return any(other[algorithm] != digest for algorithm, digest in one.items() if algorithm in other)
+
+
+def _hash_allowed(file: File, hashes: Sequence[str]) -> bool:
+    """Whether a lock's hashes allow a file; where the two share no algorithm, nothing contradicts it."""
+    known = [one.partition(":") for one in hashes]
+    shared = [digest for algorithm, _, digest in known if algorithm in file.digests]
+    return not shared or any(
+        file.digests[algorithm] == digest for algorithm, _, digest in known if algorithm in file.digests
+    )

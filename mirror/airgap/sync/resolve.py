@@ -1,0 +1,178 @@
+"""Versions that are still open, decided by the clients' own resolvers, which ask the mirror itself.
+
+uv decides for Python and bundler for Ruby, each as a process in a directory and an environment of its own, with nothing
+but the mirror to ask. So whatever they look at on the way is stored here, and the same question has the same answer
+offline. They run no code of a distribution, unless `build` allows uv to.
+"""
+
+import asyncio
+import os
+import re
+import shutil
+import sys
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+import msgspec
+from yarl import URL
+
+from mirror.airgap.lockfiles import Target, Wanted, parse, this_machine
+from mirror.errors import Invalid
+
+LONGEST = 600.0
+"""Seconds that a resolver may take."""
+SHOWN = 12
+"""Lines of a resolver's complaint that are shown."""
+
+_UV_PLATFORMS: Mapping[tuple[str, str], str] = {
+    ("linux", "x86_64"): "x86_64-manylinux_2_17",
+    ("linux", "aarch64"): "aarch64-manylinux_2_17",
+    ("linux", "riscv64"): "riscv64-unknown-linux",
+    ("musllinux", "x86_64"): "x86_64-unknown-linux-musl",
+    ("musllinux", "aarch64"): "aarch64-unknown-linux-musl",
+    ("macos", "x86_64"): "x86_64-apple-darwin",
+    ("macos", "arm64"): "aarch64-apple-darwin",
+    ("windows", "amd64"): "x86_64-pc-windows-msvc",
+    ("windows", "arm64"): "aarch64-pc-windows-msvc",
+    ("windows", "x86"): "i686-pc-windows-msvc",
+}
+_UV_GLIBC = (17, 28, *range(31, 41))
+"""The minor versions of glibc 2 that uv has a name for."""
+_GEM_PLATFORMS: Mapping[tuple[str, str], str] = {
+    ("linux", "x86_64"): "x86_64-linux",
+    ("linux", "aarch64"): "aarch64-linux",
+    ("musllinux", "x86_64"): "x86_64-linux-musl",
+    ("musllinux", "aarch64"): "aarch64-linux-musl",
+    ("macos", "x86_64"): "x86_64-darwin",
+    ("macos", "arm64"): "arm64-darwin",
+    ("windows", "amd64"): "x64-mingw-ucrt",
+}
+
+
+class Resolvers:
+    """uv and bundler."""
+
+    def __init__(self, index: Callable[[str], URL], *, build: bool = False) -> None:
+        """`index`: the URL, with credentials where they are needed, at which a repository's clients reach it."""
+        self._index = index
+        self._build = build
+
+    async def __call__(self, wanted: Wanted, target: Target, repository: str) -> Wanted:
+        """Every version pinned. Raises Invalid, with what the resolver says."""
+        if not wanted.pins and not wanted.ranges:
+            return wanted
+        url = self._index(repository)
+        if wanted.ecosystem == "rubygems":
+            return await _bundler(wanted, target, url)
+        return await _uv(wanted, target, url, build=self._build)
+
+
+async def _uv(wanted: Wanted, target: Target, url: URL, *, build: bool) -> Wanted:
+    program = _found("uv", "uv decides the versions that are not locked, and is not installed here: pip install uv")
+    lines = [pin.requirement for pin in wanted.pins] + [entry.requirement for entry in wanted.ranges]
+    with tempfile.TemporaryDirectory() as place:
+        directory = Path(place)
+        (directory / "requirements.in").write_text("\n".join(lines) + "\n")
+        (directory / "constraints.txt").write_text("".join(f"{one.requirement}\n" for one in wanted.constraints))
+        command = [
+            program, "pip", "compile", "requirements.in", "--constraints", "constraints.txt",
+            "--default-index", str(url), "--no-config", "--no-cache", "--no-header", "--no-annotate", "--quiet",
+            "--color", "never", "--no-python-downloads", "--python", sys.executable,
+            "--python-version", target.python.removesuffix("t"), *_uv_platform(target),
+        ]  # fmt: skip
+        command += [] if build else ["--no-build"]
+        if url.host:  # on this machine: plain http, or a certificate for another name
+            command += ["--allow-insecure-host", f"{url.host}:{url.port}"]
+        said = await _run(command, directory, {"UV_HTTP_TIMEOUT": "60"}, wanted.name, url)
+    resolved = parse(wanted.name, said, kind="requirements")
+    return msgspec.structs.replace(wanted, pins=resolved.pins, ranges=(), graph=None, kind="requirements")
+
+
+def _uv_platform(target: Target) -> list[str]:
+    if target == this_machine():
+        return []
+    system = target.system
+    name = _UV_PLATFORMS.get((system.family, system.machine))
+    if name is None:
+        raise Invalid(f"uv cannot decide versions for {target}: give a lock made there.")
+    if system.family == "linux" and "manylinux" in name:
+        minor = max((one for one in _UV_GLIBC if one <= system.oldest[1]), default=17)
+        name = re.sub(r"2_\d+$", f"2_{minor}", name)
+    return ["--python-platform", name]
+
+
+async def _bundler(wanted: Wanted, target: Target, url: URL) -> Wanted:
+    program = _found("bundle", "bundler decides the versions of gems that are not locked, and is not installed here")
+    lines = [f'source "{url}"', *(_gem(entry.project, _requirements(entry.specifier)) for entry in wanted.ranges)]
+    lines += [_gem(pin.project, [f"= {pin.version}"]) for pin in wanted.pins]
+    with tempfile.TemporaryDirectory() as place:
+        directory = Path(place)
+        (directory / "Gemfile").write_text("\n".join(lines) + "\n")
+        command = [program, "lock"]
+        platform = _GEM_PLATFORMS.get((target.system.family, target.system.machine))
+        command += ["--add-platform", platform] if platform else []
+        environment = {
+            "HOME": place, "BUNDLE_GEMFILE": str(directory / "Gemfile"), "BUNDLE_APP_CONFIG": f"{place}/.bundle",
+            "BUNDLE_USER_HOME": f"{place}/.bundle", "BUNDLE_SILENCE_ROOT_WARNING": "1", "BUNDLE_RETRY": "1",
+            "BUNDLE_SSL_VERIFY_MODE": "0",
+        }  # fmt: skip
+        await _run(command, directory, environment, wanted.name, url)
+        text = (directory / "Gemfile.lock").read_text()
+    resolved = parse(wanted.name, text, kind="Gemfile.lock")
+    pins = tuple(msgspec.structs.replace(pin, where=wanted.name) for pin in resolved.pins)
+    return msgspec.structs.replace(resolved, pins=pins)
+
+
+def _gem(name: str, requirements: Sequence[str]) -> str:
+    return "gem " + ", ".join(f'"{text}"' for text in (name, *requirements))
+
+
+def _requirements(specifier: str) -> list[str]:
+    return [part.strip() for part in specifier.split(",") if part.strip()]
+
+
+def _found(name: str, missing: str) -> str:
+    """The path of a resolver: beside this Python, else on the PATH. Raises Invalid."""
+    places = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)])
+    program = shutil.which(name, path=places)
+    if program is None:
+        raise Invalid(f"{missing}; or give a lock file, or take only what is named (--no-deps).")
+    return program
+
+
+async def _run(command: Sequence[str], directory: Path, environment: Mapping[str, str], what: str, url: URL) -> str:
+    """What a resolver prints. Raises Invalid with its complaint when it fails or takes too long."""
+    foreign = (
+        "UV_",
+        "PIP_",
+        "BUNDLE_",
+        "GEM_",
+        "RUBY",
+        "PYTHON",
+        "VIRTUAL_ENV",
+        "HTTP_PROXY",
+        "http_proxy",
+        "ALL_PROXY",
+    )
+    bare = {name: value for name, value in os.environ.items() if not name.startswith(foreign)}
+    process = await asyncio.create_subprocess_exec(
+        *command, cwd=directory, env={**bare, **environment, "NO_PROXY": "*"},
+        stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
+    )  # fmt: skip
+    name = Path(command[0]).name
+    try:
+        async with asyncio.timeout(LONGEST):
+            said, complained = await process.communicate()
+    except TimeoutError:
+        raise Invalid(f"{name} took longer than {LONGEST:.0f} s to decide the versions for {what}.") from None
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
+    if process.returncode:
+        text = (complained or said).decode(errors="replace").replace(url.password or "\0", "…")
+        lines = [line.strip() for line in text.splitlines() if line.strip()]
+        hint = " (With --build, uv may build it, which runs its code.)" if "--no-build" in text else ""
+        raise Invalid(f"{name} finds no versions that fit: {' '.join(lines[:SHOWN])}{hint}")
+    return said.decode(errors="replace")

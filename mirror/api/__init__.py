@@ -1,0 +1,1 @@
+"""Our own endpoints below `/-/`, for both ecosystems, and the state that they report."""

@@ -1,0 +1,139 @@
+"""Why a project looks as it does: who answers for it, and what policy makes of each of its files, now and later.
+
+`explained` asks the same sources as a page does. `ExplainApi` answers `GET /-/explain/REPOSITORY/PROJECT[/VERSION]`:
+lines for people, and JSON for who accepts it. Who may not read a project is told what is told of one that is unknown.
+"""
+
+import time
+from collections.abc import Callable, Mapping
+from datetime import datetime
+
+import msgspec
+from aiohttp import web
+
+from mirror.auth import Guard
+from mirror.catalog import Files
+from mirror.errors import NotFound
+from mirror.index.merge import chosen
+from mirror.index.repository import Repository, UnfilteredProject
+from mirror.model import File
+from mirror.policy import explain, verdict
+from mirror.server.negotiate import KIND, REPOSITORY, qualities
+
+
+class FileExplanation(msgspec.Struct, frozen=True, kw_only=True):
+    """One file, and what becomes of it."""
+
+    filename: str
+    version: str
+    source: str
+    uploaded: datetime | None
+    age: float | None
+    """Seconds since it was uploaded."""
+    held: bool
+    yanked: str | None
+    removed: bool
+    """Upstream lists it no more."""
+    state: str
+    """visible, hidden or blocked."""
+    rule: str
+    reason: str
+    until: float | None
+    """Seconds since the epoch: when this changes by itself."""
+
+
+class Explanation(msgspec.Struct, frozen=True, kw_only=True):
+    """One project in one repository."""
+
+    repository: str
+    project: str
+    merge: str
+    """The rule that says who may answer for it: private, union, uploaded or first."""
+    sources: tuple[str, ...]
+    """Those that have it, in the order in which they count."""
+    files: tuple[FileExplanation, ...]
+    lines: tuple[str, ...]
+    """All of it for people."""
+
+
+async def explained(repository: Repository, files: Files, name: str, version: str | None, now: float) -> Explanation:
+    """A project by any spelling of its name, or one of its versions. Raises Invalid, NotFound, Unavailable."""
+    name = repository.format.canonical(name)
+    found = await repository.candidates(name)
+    held = await _held(repository, files, found)
+    key = repository.policy.versions.key
+    wanted = [file for file in found.project.files if version is None or key(file.version) == key(version)]
+    told = explain(repository.policy, found.project, now, version=version, held=held, removed=found.removed)
+    return Explanation(
+        repository=repository.name,
+        project=name,
+        merge=found.choice.rule,
+        sources=found.sources,
+        files=tuple(_file(repository, found, file, file.filename in held, now) for file in wanted),
+        lines=(f"{name} in {repository.name}: {chosen(found.choice, found.sources)}", *told),
+    )
+
+
+def _file(repository: Repository, found: UnfilteredProject, file: File, held: bool, now: float) -> FileExplanation:
+    removed = file.filename in found.removed
+    decided = verdict(repository.policy, found.project, file, now, removed=removed)
+    return FileExplanation(
+        filename=file.filename,
+        version=file.version,
+        source=file.source,
+        uploaded=file.uploaded,
+        age=None if file.uploaded is None else now - file.uploaded.timestamp(),
+        held=held,
+        yanked=file.yanked,
+        removed=removed,
+        state=decided.state,
+        rule=decided.rule,
+        reason=decided.reason,
+        until=decided.until,
+    )
+
+
+async def _held(repository: Repository, files: Files, found: UnfilteredProject) -> set[str]:
+    local = {source.name for source in repository.sources if source.local}
+    held = {file.filename for file in found.project.files if file.source in local}
+    for source in found.sources:
+        held |= {one.filename for one in await files.of_project(source, found.project.name)}
+    return held
+
+
+class ExplainApi:
+    """The handler."""
+
+    def __init__(
+        self,
+        repositories: Mapping[str, Repository],
+        guard: Guard,
+        files: Files,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._repositories = repositories
+        self._guard = guard
+        self._files = files
+        self._clock = clock
+
+    def table(self) -> list[web.RouteDef]:
+        """The routes, to be added to an application."""
+        return [
+            web.get("/-/explain/{repository}/{project}", self.explain),
+            web.get("/-/explain/{repository}/{project}/{version}", self.explain),
+        ]
+
+    async def explain(self, request: web.Request) -> web.Response:
+        """One project, or one version of it."""
+        request[KIND] = "other"
+        repository = self._repositories.get(request.match_info["repository"])
+        if repository is None:
+            raise NotFound("There is no repository of that name here.")
+        request[REPOSITORY] = repository.name
+        name = repository.format.canonical(request.match_info["project"])
+        await self._guard.require(request, "read", repository.name, name)
+        said = await explained(repository, self._files, name, request.match_info.get("version"), self._clock())
+        headers = {"Cache-Control": "no-store", "Vary": "Accept"}
+        if "application/json" in qualities(request.headers.get("Accept", "")):
+            return web.Response(body=msgspec.json.encode(said), content_type="application/json", headers=headers)
+        return web.Response(text="".join(f"{line}\n" for line in said.lines), headers=headers)

@@ -1,0 +1,198 @@
+"""How the mirror is at this moment: for `mirror status`, for Prometheus, and for who asks whether it is well.
+
+Nothing here names a project unless the caller may know of it: these URLs are open to everyone.
+"""
+
+import asyncio
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from typing import Literal
+
+import msgspec
+
+from mirror import __version__
+from mirror.catalog import Catalog
+from mirror.config import Settings
+from mirror.index.journal import Journal
+from mirror.index.upstream import CachedUpstream
+from mirror.telemetry.metrics import Metrics, Snapshot, UpstreamState
+from mirror.telemetry.statistics import Statistics
+from mirror.transfer import Transfers
+from mirror.upstream import Upstream
+
+logger = logging.getLogger(__name__)
+
+COUNTED_FOR = 15.0
+"""Seconds for which what has to be counted in the catalog is not counted again."""
+
+Pages = Mapping[Literal["fresh", "stale", "missing"], int]
+
+
+class FollowState(msgspec.Struct, kw_only=True):
+    """How it goes to follow another mirror."""
+
+    serial: int = 0
+    """All up to here is done."""
+    newest: int = 0
+    behind: float | None = None
+    """Seconds; 0 when all is done that is known of, None before anything is known."""
+    pages: int = 0
+    files: int = 0
+    """Brought in by this process."""
+    failed: int = 0
+    resynchronised: int = 0
+    last_error: str = ""
+    comparing: str = ""
+    """The project that a comparison of all that is held has come to; empty when there is none."""
+
+
+class EvictionSummary(msgspec.Struct, frozen=True, kw_only=True):
+    """What a sweep did."""
+
+    at: float
+    """Seconds since the epoch."""
+    files: int
+    orphans: int
+    freed: int
+    """Bytes."""
+
+
+class MirrorState:
+    """Gathers what others know."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        catalog: Catalog,
+        feed: Journal,
+        transfers: Transfers,
+        statistics: Statistics,
+        metrics: Metrics,
+        cached: Mapping[str, Sequence[CachedUpstream]],
+        clock: Callable[[], float],
+    ) -> None:
+        """`cached`: what each repository has from upstreams."""
+        self._settings = settings
+        self._catalog = catalog
+        self._feed = feed
+        self._transfers = transfers
+        self._statistics = statistics
+        self._metrics = metrics
+        self._cached = cached
+        self._clock = clock
+        self._counting = asyncio.Lock()
+        self._counted: tuple[float, Pages, int, int] | None = None
+        self.connections: Callable[[], int | None] = lambda: None
+        """How many clients are connected; whoever listens knows."""
+        self.swept: EvictionSummary | None = None
+        """The last time that the store was swept."""
+        self.lines_dropped: Callable[[], int] = lambda: 0
+        """How many lines the access log has lost."""
+        self.following: dict[str, FollowState] = {}
+        """How it goes to follow other mirrors, by repository and upstream."""
+
+    @property
+    def _upstreams(self) -> list[Upstream]:
+        """Each once, though several repositories may share it."""
+        return list({id(one.upstream): one.upstream for each in self._cached.values() for one in each}.values())
+
+    async def status(self, names: bool = True) -> dict[str, object]:
+        """What is held, what it saved, and how the upstreams do; without `names`, nothing that may name a project."""
+        files, size = await self._catalog.files.totals()
+        projects = sum((await self._catalog.pages.totals()).values())
+        offline = self._settings.offline
+        return {
+            "version": __version__,
+            "running": True,
+            "offline": offline,
+            "degraded": self.degraded(),
+            "repositories": {name: {"format": one.format} for name, one in self._settings.repositories.items()},
+            "projects": projects,
+            "files": files,
+            "bytes": size,
+            "store": {
+                "limit": self._settings.store.limit,
+                "free": self._transfers.room.free(),
+                "swept": None if self.swept is None else msgspec.structs.asdict(self.swept),
+            },
+            "serial": self._feed.serial,
+            **await self._statistics.totals(),
+            "transfers": len(self._transfers.active()),
+            "following": [
+                {"name": name, "serial": one.serial, "newest": one.newest, "behind": one.behind, "failed": one.failed}
+                for name, one in self.following.items()
+            ],
+            "upstreams": [
+                {
+                    "name": state.name,
+                    "url": state.url,
+                    "state": "offline" if offline else "ok" if state.breaker == "closed" else "down",
+                    "breaker": state.breaker,
+                    "retry_in": state.retry_in,
+                    "last_error": state.last_error if names else state.last_cause,
+                    "requests": state.requests,
+                    "errors": state.errors,
+                    "bytes": state.bytes,
+                }
+                for state in (upstream.state() for upstream in self._upstreams)
+            ],
+        }
+
+    async def exposition(self, accept: str) -> tuple[bytes, str]:
+        """What Prometheus reads, with its Content-Type."""
+        snapshot = await self._snapshot()
+        return await asyncio.to_thread(self._metrics.render, snapshot, accept)
+
+    async def _snapshot(self) -> Snapshot:
+        pages, files, size = await self._count()
+        return Snapshot(
+            upstreams=tuple(_told(name, one.upstream) for name, each in self._cached.items() for one in each),
+            transfers=len(self._transfers.active()),
+            connections=self.connections(),
+            pages=pages,
+            files=files,
+            store_bytes=size,
+            store_limit=self._settings.store.limit,
+            free_bytes=self._transfers.room.free(),
+            degraded=bool(self.degraded()),
+            offline=self._settings.offline,
+            feed_serial=self._feed.serial,
+            log_lines_dropped=self.lines_dropped(),
+        )
+
+    async def _count(self) -> tuple[Pages, int, int]:
+        """Pages by their state, files and their bytes; at most a few seconds old, so that scrapes cost nothing."""
+        async with self._counting:
+            now = self._clock()
+            if self._counted is None or not 0 <= now - self._counted[0] < COUNTED_FOR:
+                fresh = {
+                    one.name: now - self._settings.ages(name).fresh
+                    for name, each in self._cached.items()
+                    for one in each
+                }
+                self._counted = now, await self._catalog.pages.states(fresh), *await self._catalog.files.totals()
+            _, pages, files, size = self._counted
+            return pages, files, size
+
+    async def ready(self) -> bool:
+        """Whether the catalog answers."""
+        await self._catalog.feed.bounds()
+        return True
+
+    def degraded(self) -> str:
+        """Why nothing can be kept at this moment, in one sentence; empty when it can."""
+        if self._transfers.room.full():
+            return "The disk is full: what is held is served, and nothing more is kept."
+        return ""
+
+
+def _told(repository: str, upstream: Upstream) -> UpstreamState:
+    state = upstream.state()
+    return UpstreamState(
+        repository=repository,
+        upstream=state.name,
+        breaker=state.breaker,
+        requests=state.requests,
+        received=state.bytes,
+        errors=state.causes,
+    )

@@ -1,0 +1,95 @@
+"""Yank, un-yank and delete files of our own over HTTP, for both ecosystems: what Python's clients cannot ask for.
+
+    POST   /-/uploads/REPOSITORY/FILENAME/yank      with the reason as the form field `reason`
+    POST   /-/uploads/REPOSITORY/FILENAME/unyank
+    DELETE /-/uploads/REPOSITORY/FILENAME           for those with the right `admin`
+
+RubyGems' own requests for the same stand in its `upload.py`. Whoever may not read a project is told what everybody is
+told about a file that there is not.
+"""
+
+from collections.abc import Mapping
+from urllib.parse import parse_qsl
+
+import msgspec
+from aiohttp import web
+
+from mirror.auth import Guard, address_of
+from mirror.catalog import Uploads
+from mirror.errors import Invalid, NotFound, UnknownProject
+from mirror.index.publish import Change, Publisher
+from mirror.model import Right
+from mirror.server.negotiate import KIND, REPOSITORY
+from mirror.server.receive import read_body
+from mirror.telemetry import log
+
+LONGEST = 10_000
+"""Bytes of a reason."""
+
+
+class UploadsApi:
+    """The handlers, for all repositories."""
+
+    def __init__(self, writers: Mapping[str, Publisher], uploads: Uploads, guard: Guard) -> None:
+        self._writers = writers
+        self._uploads = uploads
+        self._guard = guard
+
+    def table(self) -> list[web.RouteDef]:
+        """The routes, to be added to an application."""
+        at = "/-/uploads/{repository}/{filename}"
+        return [
+            web.post(f"{at}/{{what:(?:yank|unyank)}}", self.yank),
+            web.delete(at, self.delete),
+        ]
+
+    async def yank(self, request: web.Request) -> web.Response:
+        """Mark a file as not to be used, or take that back."""
+        what = request.match_info["what"]
+        fields = await _fields(request)
+        writer, filename = await self._allowed(request, "yank")
+        change = await (writer.yank(filename, fields.get("reason", "")) if what == "yank" else writer.unyank(filename))
+        return await self._done(request, what, change)
+
+    async def delete(self, request: web.Request) -> web.Response:
+        """Remove a file, for ever."""
+        await _fields(request)
+        writer, filename = await self._allowed(request, "admin")
+        return await self._done(request, "delete", await writer.delete(filename))
+
+    async def _allowed(self, request: web.Request, right: Right) -> tuple[Publisher, str]:
+        """What to change. Raises NotFound, Unauthorized, Forbidden."""
+        repository, filename = request.match_info["repository"], request.match_info["filename"]
+        request[KIND] = "upload"
+        missing = NotFound(f"There is no file of our own named {filename[:100]!r} in {repository[:100]!r}.")
+        if repository not in self._writers:
+            raise missing
+        request[REPOSITORY] = repository
+        row = await self._uploads.get(repository, filename)
+        if row is None or row.upload.deleted:
+            raise missing
+        try:
+            await self._guard.require(request, "read", repository, row.upload.project)
+        except UnknownProject:
+            raise missing from None
+        await self._guard.require(request, right, repository, row.upload.project)
+        return self._writers[repository], filename
+
+    async def _done(self, request: web.Request, what: str, change: Change) -> web.Response:
+        upload = change.upload
+        if change.serial is not None:
+            who = await self._guard.identify(request)
+            log.audit(
+                what, who=str(who), client=address_of(request), serial=change.serial,
+                repository=upload.repository, project=upload.project, filename=upload.filename,
+            )  # fmt: skip
+        told = {"filename": upload.filename, "yanked": upload.yanked, "deleted": upload.deleted}
+        return web.Response(body=msgspec.json.encode(told), content_type="application/json")
+
+
+async def _fields(request: web.Request) -> Mapping[str, str]:
+    body = await read_body(request, LONGEST)
+    try:
+        return dict(parse_qsl(body.decode(), keep_blank_values=True, max_num_fields=10))
+    except ValueError:
+        raise Invalid("The form cannot be read.") from None

@@ -1,1 +1,0 @@
-"""Our own endpoints below `/-/`, for both ecosystems, and the state that they tell of."""

@@ -1,0 +1,83 @@
+"""When a page may be served from the store: pure decisions over times, after RFC 9111 and RFC 5861.
+
+No clock: `now` is always an argument, in seconds since the epoch. The one surprise: a page whose upstream lists its
+revision in an index of its own (RubyGems lists the MD5 of every info page) has no age at all. It is right for as
+long as the listed revision is the stored one.
+"""
+
+from enum import Enum, auto
+
+import msgspec
+
+from mirror.model import Stamp
+
+
+class Ages(msgspec.Struct, frozen=True, kw_only=True):
+    """How old a page may become, in seconds."""
+
+    fresh: float = 600
+    """Served without asking upstream."""
+    stale_while_revalidate: float = 300
+    """After `fresh`, for this long: served at once, and asked for again behind the client's back."""
+    stale_if_error: float | None = None
+    """How long after `fresh` a page stands in for an upstream that fails; None for ever."""
+    negative: float = 60
+    """How long an upstream's "there is no such page" is believed."""
+
+
+class Freshness(Enum):
+    """How fresh an answer the asker needs."""
+
+    ANY = auto()
+    """Any stored answer will do: files do not change, however old the page that lists them."""
+    USUAL = auto()
+    """By the configured ages."""
+    NOW = auto()
+    """No older than now: the client said `Cache-Control: no-cache` or `max-age=0`."""
+
+
+class Decision(Enum):
+    """What to do with a request for a page."""
+
+    SERVE = auto()
+    SERVE_AND_REFRESH = auto()
+    ASK = auto()
+
+
+def decide(
+    stamp: Stamp | None, now: float, ages: Ages, *, listed: str | None = None, demand: Freshness = Freshness.USUAL
+) -> Decision:
+    """Whether to serve the stored page, to refresh it behind, or to ask upstream first.
+
+    `listed` is the revision that upstream's own index lists, where it has one.
+    """
+    if stamp is None:
+        return Decision.ASK
+    if demand is Freshness.ANY and stamp.found:
+        return Decision.SERVE
+    if listed is not None:
+        return Decision.SERVE if stamp.found and stamp.revision == listed else Decision.ASK
+    if demand is Freshness.NOW:
+        return Decision.ASK
+    age = now - stamp.checked
+    if age < -1:
+        return Decision.ASK  # a clock that was set back must not make pages immortal
+    if not stamp.found:
+        return Decision.SERVE if age < ages.negative else Decision.ASK
+    if age < ages.fresh:
+        return Decision.SERVE
+    if age < ages.fresh + ages.stale_while_revalidate:
+        return Decision.SERVE_AND_REFRESH
+    return Decision.ASK
+
+
+def stands_in(stamp: Stamp | None, now: float, ages: Ages) -> bool:
+    """Whether a stored page may be served because upstream fails (stale-if-error, RFC 5861 section 4)."""
+    if stamp is None or not stamp.found:
+        return False
+    return ages.stale_if_error is None or now - stamp.checked < ages.fresh + ages.stale_if_error
+
+
+def fresh_until(stamp: Stamp, ages: Ages) -> float:
+    """The moment until which the page is served without a further thought."""
+    return stamp.checked + (ages.fresh if stamp.found else ages.negative)

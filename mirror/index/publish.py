@@ -1,0 +1,279 @@
+"""Changing our own files: add, yank, un-yank, delete; and making the catalog's table again from the records.
+
+The order is what makes an answered upload outlive a loss of power: the bytes are durable, then the record beside them,
+then the catalog with the event; only then do pages show it and the client hears of it. Files are never overwritten, and
+the name of a deleted one is never used again.
+"""
+
+import asyncio
+import logging
+import tempfile
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import msgspec
+
+from mirror.blobs import BlobStore
+from mirror.catalog import Catalog, Upload, UploadRow
+from mirror.errors import Conflict, Invalid, MissingBlob, NotFound, StorageFull, UnknownFile, UnknownProject
+from mirror.index.journal import Journal
+from mirror.index.records import DamagedRecord, Records
+from mirror.index.uploads import source_name
+from mirror.model import AcceptedUpload, Body, Format
+
+logger = logging.getLogger(__name__)
+
+INSPECTED_AT_ONCE = 2
+"""Files that are looked into at the same time: each may take tens of megabytes."""
+
+
+class AlreadyUploaded(Conflict):
+    """A file of that name is here already, or was: `deleted`. With the digest of it, where that is known."""
+
+    def __init__(self, filename: str, digest: str, deleted: bool) -> None:
+        super().__init__(
+            f"The file name {filename} was deleted here, and is not used again: publish another version."
+            if deleted
+            else f"There is another file named {filename} here: files are never overwritten; publish another version."
+        )
+        self.filename = filename
+        self.digest = digest
+        self.deleted = deleted
+
+
+class Change(msgspec.Struct, frozen=True):
+    """What a change came to."""
+
+    upload: Upload
+    """As it now is."""
+    serial: int | None
+    """Of the event in the feed; None when nothing had to be changed."""
+
+
+class RebuildResult(msgspec.Struct, frozen=True):
+    """What came of making the table again."""
+
+    uploads: int
+    faults: tuple[str, ...] = ()
+    """A sentence for each record or file that could not be used."""
+
+
+class _Facts(msgspec.Struct, frozen=True):
+    """The part of a file's facts that it is looked for by."""
+
+    version: str
+    platform: str | None = None
+
+
+async def _nobody(project: str) -> None:
+    """Nobody has to be told."""
+
+
+class Publisher:
+    """Writes the uploads of one repository."""
+
+    def __init__(
+        self,
+        repository: str,
+        format: Format,
+        catalog: Catalog,
+        blobs: BlobStore,
+        records: Records,
+        feed: Journal,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self.repository = repository
+        self.format = format
+        self.published: Callable[[str], Awaitable[None]] = _nobody
+        """Awaited with the project after each change, before anybody is answered: makes the change visible."""
+        self._source = source_name(repository)
+        self._catalog = catalog
+        self._blobs = blobs
+        self._records = records
+        self._feed = feed
+        self._clock = clock
+        self._writing = asyncio.Lock()
+        self._inspecting = asyncio.Semaphore(INSPECTED_AT_ONCE)
+
+    async def inspect(self, filename: str, path: Path, attested: bool = False) -> AcceptedUpload:
+        """Look into a file that is to be added. Raises Invalid for anything that must not be published."""
+        async with self._inspecting:
+            inspected = await asyncio.to_thread(self.format.inspect, filename, path)
+        return self.format.keep(inspected, attested)
+
+    async def add(self, path: Path, kept: AcceptedUpload, *, by: str, origin: str, attestations: str = "") -> Change:
+        """Make the inspected file at `path` ours, taking it away from there. The same bytes again change nothing.
+
+        Raises AlreadyThere, Invalid, StorageFull; then nothing has changed.
+        """
+        file = kept.file
+        digest, facts = _digest(kept), _facts(kept)
+        async with self._writing:
+            row = await self._catalog.uploads.get(self.repository, file.filename)
+            if row is None:
+                now = await self._moment(kept.project)
+                held = await self._blobs.adopt(path, digest)
+                sidecar = await self._blobs.write(kept.sidecar)
+                wanted = Upload(
+                    repository=self.repository, project=kept.project, filename=file.filename, digest=digest,
+                    size=held.size, uploaded=now, changed=now, uploader=by, origin=origin, attestations=attestations,
+                )  # fmt: skip
+                upload = await asyncio.to_thread(self._records.add, wanted)
+                if upload.digest == digest and not upload.deleted:
+                    # Not always what was wanted: the record may be one that the catalog had lost.
+                    try:
+                        row = UploadRow(upload=upload, sidecar=sidecar.digest, facts=facts)
+                        serial = await self._put(row, "upload")
+                    except StorageFull:
+                        if upload is wanted:
+                            await asyncio.to_thread(self._records.remove, wanted)
+                            await self._drop((digest, sidecar.digest))
+                        raise
+                    change = Change(upload, serial)
+                else:
+                    await self._drop((digest, sidecar.digest))
+                    raise AlreadyUploaded(file.filename, upload.digest, upload.deleted)
+            elif row.upload.digest != digest or row.upload.deleted:
+                raise AlreadyUploaded(file.filename, row.upload.digest, row.upload.deleted)
+            else:
+                change = Change(row.upload, None)
+        await self.published(kept.project)
+        return change
+
+    async def yank(self, filename: str, reason: str = "") -> Change:
+        """Mark a file as not to be used any more. Raises UnknownFile."""
+        return await self._change(filename, "yank", yanked=reason)
+
+    async def unyank(self, filename: str) -> Change:
+        """Take a yank back. Raises UnknownFile."""
+        return await self._change(filename, "unyank", yanked=None)
+
+    async def delete(self, filename: str) -> Change:
+        """Remove a file, for ever. Raises UnknownFile."""
+        return await self._change(filename, "delete", deleted=True)
+
+    async def files(self, project: str, version: str = "", platform: str | None = None) -> list[str]:
+        """The names of a project's files, or of one version's. Raises NotFound when there are none.
+
+        `platform` narrows it to the files of one.
+        """
+        rows = await self._catalog.uploads.of_project(self.repository, project)
+        rows = [row for row in rows if not row.upload.deleted]
+        if not rows:
+            raise UnknownProject(project)
+        names = []
+        for row in rows:
+            facts = msgspec.json.decode(row.facts, type=_Facts)
+            if version in ("", facts.version) and platform in (None, facts.platform):
+                names.append(row.upload.filename)
+        if not names:
+            raise NotFound(f"{project} has no version {version[:80]!r} of that kind here.")
+        return names
+
+    async def _change(self, filename: str, kind: str, **changes: object) -> Change:
+        async with self._writing:
+            row = await self._catalog.uploads.get(self.repository, filename)
+            if row is None or row.upload.deleted:
+                raise UnknownFile(row.upload.project if row else "", filename)
+            project = row.upload.project
+            upload = msgspec.structs.replace(row.upload, **changes)
+            if upload == row.upload:
+                change = Change(upload, None)
+            else:
+                upload = msgspec.structs.replace(upload, changed=await self._moment(project))
+                await asyncio.to_thread(self._records.replace, upload)
+                kept = UploadRow(upload=upload, sidecar="", facts="") if upload.deleted else row
+                kept = msgspec.structs.replace(kept, upload=upload)
+                change = Change(upload, await self._put(kept, kind))
+                if upload.deleted:
+                    await self._drop((upload.digest, row.sidecar))
+        await self.published(project)
+        return change
+
+    async def _moment(self, project: str) -> float:
+        """Now, to the millisecond, but later than every change of the project so far."""
+        newest = await self._catalog.uploads.newest(self.repository, project)
+        return max(round(self._clock(), 3), round(newest + 0.001, 3))
+
+    async def _put(self, row: UploadRow, kind: str) -> int:
+        upload = row.upload
+        detail = {"digest": upload.digest} | ({"reason": upload.yanked} if kind == "yank" else {})
+        serial = await self._catalog.uploads.put(row, kind, self._source, msgspec.json.encode(detail).decode())
+        self._feed.changed(serial, self._source, upload.project)
+        return serial
+
+    async def _drop(self, digests: tuple[str, ...]) -> None:
+        """Delete the blobs that nothing needs any more."""
+        needed = await self._catalog.uploads.uses(digests)
+        for digest in set(digests) - needed:
+            if not await self._catalog.files.named(digest):
+                await self._blobs.delete(digest)
+
+    # Made again from the records
+
+    async def lost(self) -> bool:
+        """Whether there are records, but nothing in the catalog."""
+        empty = await self._catalog.uploads.count(self.repository) == 0
+        return empty and await asyncio.to_thread(self._records.any, self.repository)
+
+    async def rebuild(self) -> RebuildResult:
+        """Make the catalog's rows again from the records and the files; those that are right stay as they are."""
+        faults: list[str] = []
+        count = 0
+        async with self._writing:
+            for upload in await asyncio.to_thread(lambda: list(self._records.read(self.repository))):
+                if isinstance(upload, DamagedRecord):
+                    faults.append(str(upload))
+                    continue
+                known = await self._catalog.uploads.get(self.repository, upload.filename)
+                if known is None or known.upload != upload:
+                    try:
+                        row = await self._row(upload)
+                    except (Invalid, MissingBlob) as error:
+                        faults.append(f"{upload.filename} is not shown: {error}")
+                        continue
+                    await self._put(row, "delete" if upload.deleted else "upload")
+                    await self.published(upload.project)
+                count += 1
+        for fault in faults:
+            logger.error("%s: %s", self.repository, fault)
+        return RebuildResult(count, tuple(faults))
+
+    async def _row(self, upload: Upload) -> UploadRow:
+        if upload.deleted:
+            return UploadRow(upload=upload, sidecar="", facts="")
+        body = await self._blobs.open(upload.digest)
+        async with _on_disk(body, self._blobs.incoming) as path:
+            kept = await self.inspect(upload.filename, path, bool(upload.attestations))
+        if _digest(kept) != upload.digest or kept.project != upload.project:
+            raise Invalid("its bytes are not those that were uploaded.")
+        sidecar = await self._blobs.write(kept.sidecar)
+        return UploadRow(upload=upload, sidecar=sidecar.digest, facts=_facts(kept))
+
+
+def _digest(kept: AcceptedUpload) -> str:
+    digest = kept.file.sha256
+    assert digest is not None, "looking into a file gives its SHA-256"
+    return digest
+
+
+def _facts(kept: AcceptedUpload) -> str:
+    try:
+        return msgspec.json.encode(kept.file).decode()
+    except UnicodeEncodeError:
+        raise Invalid("The metadata inside the file holds text that is not UTF-8.") from None
+
+
+@asynccontextmanager
+async def _on_disk(body: Body, incoming: Path) -> AsyncIterator[Path]:
+    """A path at which the bytes of a blob lie; a passing copy where the store has no local files."""
+    if body.path is not None:
+        yield body.path
+        return
+    with tempfile.NamedTemporaryFile(dir=incoming) as copy:
+        async for chunk in body.read():
+            await asyncio.to_thread(copy.write, chunk)
+        copy.flush()
+        yield Path(copy.name)

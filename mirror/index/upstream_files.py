@@ -1,0 +1,188 @@
+"""Files of an upstream: held by their digest, verified on their way in; and their sidecars, fetched or made."""
+
+import logging
+from collections.abc import Callable
+from contextlib import suppress
+
+from mirror.blobs import BlobStore, MemoryBody, StoredBlob
+from mirror.catalog import Catalog, HeldFile
+from mirror.errors import (
+    Invalid,
+    MissingBlob,
+    NotFound,
+    Offline,
+    StorageFull,
+    UnknownFile,
+    UpstreamError,
+    UpstreamProtocolError,
+    UpstreamUnavailable,
+)
+from mirror.index.cache import BoundedCache
+from mirror.index.flight import SingleFlight
+from mirror.index.journal import Journal
+from mirror.index.source import OpenFile
+from mirror.model import Body, File, Format
+from mirror.transfer import Transfers
+from mirror.upstream import Upstream
+
+logger = logging.getLogger(__name__)
+
+
+class UpstreamFiles:
+    """The files of one upstream."""
+
+    def __init__(
+        self,
+        name: str,
+        format: Format,
+        upstream: Upstream,
+        catalog: Catalog,
+        blobs: BlobStore,
+        transfers: Transfers,
+        feed: Journal,
+        *,
+        offline: bool,
+        clock: Callable[[], float],
+    ) -> None:
+        """`name` is the source's."""
+        self._name = name
+        self._format = format
+        self._upstream = upstream
+        self._catalog = catalog
+        self._blobs = blobs
+        self._transfers = transfers
+        self._feed = feed
+        self._offline = offline
+        self._clock = clock
+        self._held: BoundedCache[tuple[str, str], HeldFile] = BoundedCache(20_000)
+        self._opening: SingleFlight[tuple[str, str, str | None], OpenFile] = SingleFlight()
+        self._making: SingleFlight[tuple[str, str], OpenFile] = SingleFlight()
+
+    async def open(self, project: str, file: File) -> OpenFile:
+        """The bytes of a file, held or on their way in."""
+        # In one flight also what is looked up before: a transfer that runs keeps the loop busy, and who asked with the
+        # first one would wait for the catalog behind its bytes.
+        key = (project, file.filename, file.sha256)
+        opened, joined = await self._opening.run(key, lambda: self._open(project, file))
+        return OpenFile(opened.body, "joined") if joined and opened.outcome == "miss" else opened
+
+    async def _open(self, project: str, file: File) -> OpenFile:
+        held = None if self._transfers.runs(file) else await self._held_file(project, file)
+        if held:
+            self._catalog.files.note_use(self._name, project, file.filename, self._clock())
+            return OpenFile(held, "offline" if self._offline else "hit")
+        if self._offline:
+            raise Offline(f"{file.filename} is not held here, and this mirror is offline.")
+
+        async def record(blob: StoredBlob) -> None:
+            await self._record(project, file.filename, blob)
+
+        body, joined = await self._transfers.open(file, self._upstream, record)
+        return OpenFile(body, "joined" if joined else "miss")
+
+    async def _held_file(self, project: str, file: File) -> Body | None:
+        """The held bytes of a file; None when there are none, or not as many as there should be."""
+        body = await self._held_body(project, file.filename, file.sha256)
+        return body if body and file.size in (None, body.size) else None
+
+    async def _held_body(self, project: str, filename: str, digest: str | None) -> Body | None:
+        """The held bytes under a name, found by digest; None when there are none (any more)."""
+        if digest is None:
+            held = self._held.get((project, filename)) or await self._catalog.files.get(self._name, project, filename)
+            if held is None:
+                return None
+            self._held.put((project, filename), held)
+            digest = held.digest
+        try:
+            return await self._blobs.open(digest)
+        except MissingBlob:
+            self._held.forget((project, filename))
+            if await self._catalog.files.get(self._name, project, filename):
+                logger.error("the blob of %s has vanished from the store; it is fetched again", filename)
+                with suppress(StorageFull):  # then it stays known as one that has vanished
+                    await self._catalog.files.forget(self._name, project, filename)
+            return None
+
+    async def _record(self, project: str, filename: str, blob: StoredBlob, kind: str = "file") -> None:
+        held = HeldFile(
+            source=self._name,
+            project=project,
+            filename=filename,
+            digest=blob.digest,
+            size=blob.size,
+            stored=self._clock(),
+        )
+        try:
+            serial = await self._catalog.files.add(held, kind)
+        except StorageFull as error:
+            logger.warning("%s is kept, but not entered in the catalog: %s", filename, error)
+            return
+        self._held.put((project, filename), held)
+        self._feed.recorded(serial)
+
+    async def sidecar(self, project: str, file: File) -> OpenFile:
+        """The sidecar of a file."""
+        name = self._format.sidecar_name(file)
+        held = await self._held_body(project, name, None)
+        if held:
+            return OpenFile(held, "offline" if self._offline else "hit")
+        opened, joined = await self._making.run((project, name), lambda: self._obtain_sidecar(project, name, file))
+        return OpenFile(opened.body, "joined") if joined else opened
+
+    async def _obtain_sidecar(self, project: str, name: str, file: File) -> OpenFile:
+        """Make the sidecar, out of a held file or one at upstream, or fetch it; and keep it."""
+        held = await self._held_file(project, file)
+        content = await self._made(file, held) if held else None
+        if content is None:
+            content = await self._fetch_sidecar(file)
+        if content is None:
+            try:
+                content = await self._format.sidecar_make(file, held or await self._readable(project, file))
+            except Invalid as error:
+                logger.warning("%s has no sidecar: %s", file.filename, error)
+                raise UnknownFile(project, name) from error
+        try:
+            blob = await self._blobs.write(content)
+        except StorageFull as error:
+            logger.warning("%s is passed on without being kept: %s", name, error)
+            return OpenFile(MemoryBody.of(content), "miss")
+        await self._record(project, name, blob, "sidecar")
+        return OpenFile(await self._blobs.open(blob.digest), "miss")
+
+    async def _made(self, file: File, held: Body) -> bytes | None:
+        """The sidecar made from the file that is held, when it is what the index promises."""
+        try:
+            content = await self._format.sidecar_make(file, held)
+            self._format.sidecar_check(file, content)
+        except (Invalid, UpstreamProtocolError):
+            return None
+        return content
+
+    async def _fetch_sidecar(self, file: File) -> bytes | None:
+        ask = self._format.sidecar_ask(self._upstream.url, file)
+        if ask is None or self._offline:
+            return None
+        try:
+            answer = await self._upstream.get(ask)
+            assert answer is not None, "an unconditional question has an answer"
+            self._format.sidecar_check(file, answer.body)
+        except (NotFound, UpstreamError) as error:
+            logger.warning("%s; it is made from %s itself", error, file.filename)
+            return None
+        return answer.body
+
+    async def _readable(self, project: str, file: File) -> Body:
+        """A file that is not held as something to read parts of: by ranges from upstream, or else fetched whole."""
+        if not self._offline:
+            try:
+                return await self._upstream.open_ranges(file)
+            except UpstreamUnavailable:
+                raise
+            except UpstreamError as error:
+                logger.info("%s: %s; it is fetched whole", file.filename, error)
+        return (await self.open(project, file)).body
+
+    async def close(self) -> None:
+        """Stop what runs behind."""
+        await self._opening.close()
+        await self._making.close()

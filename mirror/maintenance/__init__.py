@@ -1,0 +1,1 @@
+"""Keeping the store in order: eviction, verification of what is held, and backup."""

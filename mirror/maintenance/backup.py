@@ -1,0 +1,117 @@
+"""Backup and restore of what cannot be fetched again: the catalog, and the files of our own with their records.
+
+A backup is a directory that can be read with ordinary tools: `catalog.sqlite`, `uploads/` with one record for each
+file, and `blobs/`. It is made while the mirror serves. A further backup into the same directory copies only what is
+new, for blobs never change. The catalog is copied first and records after it, so that whatever the catalog names is
+there.
+"""
+
+import os
+import shutil
+import sqlite3
+from collections.abc import Callable, Iterable
+from contextlib import closing, suppress
+from pathlib import Path
+
+import msgspec
+
+from mirror.errors import Conflict, Invalid, NotFound
+
+CATALOG = "catalog.sqlite"
+
+
+class BackupResult(msgspec.Struct, frozen=True):
+    """What a backup or restore has done."""
+
+    blobs: int
+    """Copied; those that were there before are not counted."""
+    bytes: int
+    missing: tuple[str, ...] = ()
+    """Digests of blobs that should have been there."""
+
+
+def back_up(data_dir: Path, target: Path, progress: Callable[[int], None] = lambda size: None) -> BackupResult:
+    """Copy the catalog and the uploads of a mirror, which may be serving, to a directory. Blocking.
+
+    Raises NotFound when there is no catalog.
+    """
+    if not (data_dir / CATALOG).is_file():
+        raise NotFound(f"There is no catalog in {data_dir}: name the mirror's data directory with --data-dir.")
+    target.mkdir(parents=True, exist_ok=True)
+    fresh = target / f"{CATALOG}.new"
+    fresh.unlink(missing_ok=True)
+    # VACUUM INTO writes a consistent copy, whatever others are writing meanwhile.
+    with closing(sqlite3.connect(f"file:{data_dir / CATALOG}?mode=ro", uri=True)) as source:
+        source.execute("VACUUM INTO ?", (str(fresh),))
+    saved = _copy_blobs(data_dir, target, _needed(fresh), progress)
+    with closing(sqlite3.connect(fresh)) as copied:
+        rows = copied.execute("SELECT repository, project, filename FROM uploads").fetchall()
+    # Of what was uploaded since the catalog was copied, nothing is copied.
+    _copy_records(data_dir / "uploads", target / "uploads", ["/".join(row) + ".json" for row in rows])
+    _sync(fresh)
+    fresh.replace(target / CATALOG)
+    deleted = set(saved.missing) - set(_needed(data_dir / CATALOG))
+    return msgspec.structs.replace(saved, missing=tuple(digest for digest in saved.missing if digest not in deleted))
+
+
+def _needed(catalog: Path) -> list[str]:
+    """The digests of all that is uploaded."""
+    with closing(sqlite3.connect(f"file:{catalog}?mode=ro", uri=True)) as reading:
+        rows = reading.execute("SELECT digest, sidecar FROM uploads WHERE deleted = 0").fetchall()
+    return list(dict.fromkeys(digest for row in rows for digest in row if digest))
+
+
+def restore(source: Path, data_dir: Path, progress: Callable[[int], None] = lambda size: None) -> BackupResult:
+    """Fill an empty data directory from a backup. Blocking. Raises Conflict when it is not empty, and Invalid."""
+    if not (source / CATALOG).is_file():
+        raise Invalid(f"{source} is not a backup: it has no {CATALOG}.")
+    if data_dir.exists() and any(data_dir.iterdir()):
+        raise Conflict(f"{data_dir} is not empty: move it away first, so that nothing is lost by the restore.")
+    data_dir.mkdir(parents=True, exist_ok=True)
+    blobs = [path.name for path in (source / "blobs").glob("??/*")] if (source / "blobs").is_dir() else []
+    saved = _copy_blobs(source, data_dir, blobs, progress)
+    records = source / "uploads"
+    names = [str(path.relative_to(records)) for path in records.rglob("*.json")] if records.is_dir() else []
+    _copy_records(records, data_dir / "uploads", names)
+    shutil.copyfile(source / CATALOG, data_dir / f"{CATALOG}.new")
+    _sync(data_dir / f"{CATALOG}.new")
+    (data_dir / f"{CATALOG}.new").replace(data_dir / CATALOG)
+    return saved
+
+
+def _copy_blobs(source: Path, target: Path, digests: Iterable[str], progress: Callable[[int], None]) -> BackupResult:
+    count = size = 0
+    missing: list[str] = []
+    for digest in digests:
+        here, there = source / "blobs" / digest[:2] / digest, target / "blobs" / digest[:2] / digest
+        if there.exists():
+            continue
+        there.parent.mkdir(parents=True, exist_ok=True)
+        part = there.with_name(f"{digest}.part")
+        try:
+            shutil.copy2(here, part)  # with its date, which is its Last-Modified
+        except FileNotFoundError:
+            missing.append(digest)
+            continue
+        _sync(part)
+        part.replace(there)
+        count, size = count + 1, size + there.stat().st_size
+        progress(size)
+    return BackupResult(count, size, tuple(missing))
+
+
+def _copy_records(source: Path, target: Path, names: Iterable[str]) -> None:
+    """Copy records, all anew: they are small, and a yank changes them in place."""
+    for name in names:
+        there = target / name
+        there.parent.mkdir(parents=True, exist_ok=True)
+        with suppress(FileNotFoundError):  # `mirror rebuild` says which are lost
+            shutil.copy2(source / name, there)
+
+
+def _sync(path: Path) -> None:
+    fd = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)

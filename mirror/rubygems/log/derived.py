@@ -1,0 +1,89 @@
+"""What is made from the whole map: `/names`, and the specs of the legacy index; and the map made from specs."""
+
+import zlib
+from collections.abc import Iterable, Iterator
+from typing import Literal, TypeAlias
+
+import msgspec
+
+from mirror.errors import Invalid, UpstreamProtocolError
+from mirror.model import File
+from mirror.rubygems import marshal
+from mirror.rubygems.log.published_log import LEVEL
+from mirror.rubygems.log.versions import VersionsMap
+from mirror.rubygems.marshal import Gemspec
+from mirror.rubygems.names import GENERIC, is_prerelease, is_version, number, split_number, version_key
+from mirror.rubygems.pages import EMPTY, info_line
+
+_SPECS_LIMIT = 128 << 20
+
+Which: TypeAlias = Literal["specs", "latest_specs", "prerelease_specs"]
+
+
+def render_names(versions: VersionsMap) -> bytes:
+    """`/names`: every gem that has versions."""
+    return b"---\n" + b"".join(name.encode("utf-8", "surrogateescape") + b"\n" for name in _sorted(versions))
+
+
+def _sorted(versions: VersionsMap) -> Iterator[str]:
+    """The names in order, sorted in parts: to sort all at once holds the interpreter for a tenth of a second."""
+    parts: dict[str, list[str]] = {}
+    for name in versions:
+        parts.setdefault(name[:4], []).append(name)
+    for part in sorted(parts):
+        yield from sorted(parts[part])
+
+
+def specs(versions: VersionsMap, which: Which) -> bytes:
+    """The gzipped `specs.4.8.gz` or one of its siblings. Blocking: some seconds for two million versions.
+
+    By name, oldest version first, as the public index has it. `latest_specs` holds the newest release for each
+    platform of a gem.
+    """
+    deflater = zlib.compressobj(LEVEL, zlib.DEFLATED, 16 + zlib.MAX_WBITS)
+    pieces = [deflater.compress(piece) for piece in marshal.dump_specs(_rows(versions, which))]
+    return b"".join([*pieces, deflater.flush()])
+
+
+def _rows(versions: VersionsMap, which: Which) -> Iterator[tuple[str, str, str]]:
+    early = which == "prerelease_specs"
+    for name in _sorted(versions):
+        listed = map(split_number, versions.versions(name))
+        # A version that Gem::Version refuses would make Ruby refuse the whole file.
+        chosen = [pair for pair in listed if is_prerelease(pair[0]) is early and is_version(pair[0])]
+        if len(chosen) > 1:
+            chosen.sort(key=lambda pair: (version_key(pair[0]), pair[1] != GENERIC, pair[1]))
+        if which == "latest_specs":
+            newest = {platform: version for version, platform in chosen}
+            chosen = [(version, platform) for version, platform in chosen if newest[platform] == version]
+        for version, platform in chosen:
+            yield name, version, platform
+
+
+def map_from_specs(*indexes: bytes) -> VersionsMap:
+    """The map that an upstream's gzipped `specs` and `prerelease_specs` describe, without MD5s. Blocking.
+
+    Raises UpstreamProtocolError.
+    """
+    found: dict[str, dict[str, None]] = {}
+    for index in indexes:
+        try:
+            data = marshal.inflate(index, 16 + zlib.MAX_WBITS, _SPECS_LIMIT, "The index of gems")
+            for name, version, platform in marshal.load_specs(data):
+                found.setdefault(name, {})[number(version, platform)] = None
+        except Invalid as error:
+            raise UpstreamProtocolError(f"The upstream's list of gems cannot be read: {error}") from error
+    versions = VersionsMap()
+    for name, listed in found.items():
+        versions.set(name, listed, None)
+    return versions
+
+
+def info_from_gemspecs(gemspecs: Iterable[Gemspec]) -> bytes:
+    """An `/info` body for an upstream that has only gemspec.rz: without checksums, for those do not stand in there."""
+    lines = (info_line(_file(spec)) + b"\n" for spec in gemspecs)
+    return EMPTY + b"".join(lines)
+
+
+def _file(spec: Gemspec) -> File:
+    return File(filename="", version=spec.version, platform=spec.platform, extra={"spec": msgspec.to_builtins(spec)})

@@ -1,0 +1,155 @@
+"""Our own log: the append-only `/versions` that is served, with everything about it that clients ask for."""
+
+import base64
+import hashlib
+import zlib
+from collections.abc import Iterator
+from datetime import datetime
+from typing import TYPE_CHECKING
+
+from mirror.rubygems.log.versions import VersionsMap, diff, parse_versions, render_versions
+
+if TYPE_CHECKING:
+    from hashlib import _Hash
+
+LEVEL = 4
+"""Of compression: a fifth of the time of level 6 on such text, for a twelfth more bytes."""
+
+
+class PublishedLog:
+    """The append-only `/versions` that we serve, at one moment: identity and gzip bytes, digests, the map it means.
+
+    Immutable; `updated` and `appended` make the next one and cost what the new lines cost, not what the whole is
+    worth: hashers and compressor are copied as they stand, chunks are shared. Hand a value to a request and it
+    stays what it is.
+    """
+
+    __slots__ = ("_gzip", "_md5", "_sha256", "chunks", "map", "size")
+
+    def __init__(
+        self,
+        *,
+        chunks: tuple[bytes, ...],
+        md5: "_Hash",
+        sha256: "_Hash",
+        gzip: "_Gzip | None",
+        versions: VersionsMap,
+    ) -> None:
+        self.chunks = chunks
+        """The identity bytes, in order."""
+        self.size = sum(map(len, chunks))
+        self.map = versions
+        """What clients know once they have read the log. Do not change it."""
+        self._md5 = md5
+        self._sha256 = sha256
+        self._gzip = gzip
+
+    @classmethod
+    def from_bytes(cls, body: bytes, *, packed: bool = True) -> "PublishedLog":
+        """The log that was persisted as `body`. Blocking: about two seconds for 23 MB, half of it for `packed`."""
+        return cls(
+            chunks=(body,),
+            md5=hashlib.md5(body, usedforsecurity=False),
+            sha256=hashlib.sha256(body),
+            gzip=_Gzip().grown(body) if packed else None,
+            versions=parse_versions(body),
+        )
+
+    @classmethod
+    def begin(cls, versions: VersionsMap, created_at: datetime) -> "PublishedLog":
+        """A new log that says `versions`."""
+        return cls.from_bytes(render_versions(versions, created_at))
+
+    @property
+    def etag(self) -> str:
+        """MD5 of the identity bytes in hex, the only ETag that old bundlers bear."""
+        return self._md5.hexdigest()
+
+    @property
+    def sha256(self) -> str:
+        """SHA-256 of the identity bytes in hex."""
+        return self._sha256.hexdigest()
+
+    @property
+    def gzip_chunks(self) -> tuple[bytes, ...]:
+        """The same as one gzip member, for Ruby reads no more than the first; nothing while it is not `packed`."""
+        return self._gzip.chunks if self._gzip else ()
+
+    def packed(self) -> "PublishedLog":
+        """The same log with its gzip form. Blocking: about a second for 23 MB."""
+        gzip = self._gzip or _Gzip().grown(self.slice())
+        return PublishedLog(chunks=self.chunks, md5=self._md5, sha256=self._sha256, gzip=gzip, versions=self.map)
+
+    def digest_headers(self) -> dict[str, str]:
+        """Repr-Digest and Digest, in the spelling of each."""
+        return digest_headers(self._sha256.digest())
+
+    def pieces(self, start: int = 0, stop: int | None = None) -> Iterator[memoryview]:
+        """The identity bytes [start, stop), without copying."""
+        at = 0
+        stop = self.size if stop is None else stop
+        for chunk in self.chunks:
+            if at < stop and at + len(chunk) > start:
+                yield memoryview(chunk)[max(0, start - at) : stop - at]
+            at += len(chunk)
+
+    def slice(self, start: int = 0, stop: int | None = None) -> bytes:
+        """The identity bytes [start, stop)."""
+        if len(self.chunks) == 1 and start == 0 and stop is None:
+            return self.chunks[0]
+        return b"".join(self.pieces(start, stop))
+
+    def updated(self, wanted: VersionsMap) -> tuple["PublishedLog", bytes]:
+        """The log that says `wanted`, and the bytes by which it is longer: none when nothing changed."""
+        lines = diff(self.map, wanted)
+        if not lines:
+            return self, b""
+        tail = b"".join(line + b"\n" for line in lines)
+        versions = self.map.copy()
+        versions.apply(lines)
+        for name, entry in wanted._entries.items():
+            if versions._entries.get(name) == entry:
+                versions._entries[name] = entry  # shared with the wanted map, not held twice
+        return self._grown(tail, versions), tail
+
+    def appended(self, tail: bytes) -> "PublishedLog":
+        """The log with lines that another node wrote."""
+        if not tail:
+            return self
+        return self._grown(tail, self.map.grown(tail))
+
+    def _grown(self, tail: bytes, versions: VersionsMap) -> "PublishedLog":
+        md5, sha256 = self._md5.copy(), self._sha256.copy()
+        md5.update(tail)
+        sha256.update(tail)
+        return PublishedLog(
+            chunks=_joined((*self.chunks, tail)),
+            md5=md5,
+            sha256=sha256,
+            gzip=self._gzip.grown(tail) if self._gzip else None,
+            versions=versions,
+        )
+
+
+class _Gzip:
+    """A gzip member that can still grow: what is compressed so far, and the compressor as it stands."""
+
+    def __init__(self, head: tuple[bytes, ...] = (), deflater: "zlib._Compress | None" = None) -> None:
+        self._head = head
+        self._deflater = deflater or zlib.compressobj(LEVEL, zlib.DEFLATED, 16 + zlib.MAX_WBITS)
+        self.chunks = (*head, self._deflater.copy().flush())
+
+    def grown(self, tail: bytes) -> "_Gzip":
+        deflater = self._deflater.copy()
+        return _Gzip(_joined((*self._head, deflater.compress(tail))), deflater)
+
+
+def _joined(chunks: tuple[bytes, ...]) -> tuple[bytes, ...]:
+    """The same bytes in few chunks: the first, the large one, is left alone."""
+    return (chunks[0], b"".join(chunks[1:])) if len(chunks) > 64 else chunks
+
+
+def digest_headers(sha256: bytes) -> dict[str, str]:
+    """Both digest headers of an identity body, RFC 9530 and the older RFC 3230, from its raw SHA-256."""
+    text = base64.b64encode(sha256).decode()
+    return {"Repr-Digest": f"sha-256=:{text}:", "Digest": f"sha-256={text}"}

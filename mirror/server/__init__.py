@@ -1,0 +1,1 @@
+"""HTTP in and out: connections, negotiation, pages kept in memory, and bytes of every kind."""

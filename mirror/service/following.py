@@ -1,0 +1,108 @@
+"""Followers in the process that serves: one for each upstream of a repository that the settings say to follow."""
+
+import asyncio
+import logging
+from collections.abc import Sequence
+
+from yarl import URL
+
+from mirror.airgap.follow.follower import Applier, Follower
+from mirror.airgap.follow.remote import RemoteMirror
+from mirror.config import UpstreamSettings
+from mirror.errors import StorageFull, UpstreamUnavailable
+from mirror.index.freshness import Freshness
+from mirror.index.upstream import CachedUpstream
+from mirror.service.scheduled_sync import holdings
+from mirror.service.services import FORMATS, Mirror
+
+logger = logging.getLogger(__name__)
+
+TRIES = 3
+"""How often a page is asked for again because somebody else had asked for it a moment before the change."""
+
+
+class LocalApplier:
+    """What is done in the process that owns the store: as for its clients, so that both join one download."""
+
+    def __init__(self, mirror: Mirror, repository: str, upstream: URL) -> None:
+        self._repository = mirror.repositories[repository]
+        self._published = mirror.published.get(repository)
+        self._holdings = holdings(mirror)
+        self._upstream = upstream
+
+    async def index(self) -> None:
+        if self._published is not None:
+            await self._published.catch_up(self._upstream)
+
+    async def page(self, project: str) -> None:
+        for _ in range(TRIES):
+            view = await self._repository.project(project, Freshness.NOW)
+            if view.outcome == "stale":
+                raise UpstreamUnavailable(f"The page of {project} cannot be had as it is now.")
+            if view.outcome != "joined":
+                break
+
+    async def file(self, project: str, filename: str) -> bool:
+        repository = self._repository
+        file = await repository.file(project, filename)
+        if await self._holdings.whole(repository.name, project, file):
+            return False
+        new = not await self._holdings.file(project, file)
+        if new:
+            _, opened = await repository.open(project, filename)
+            async for _ in opened.body.read(max(0, opened.body.size - 1)):
+                pass  # the last byte can be read once the file is verified and kept
+            if not await self._holdings.file(project, file):
+                raise StorageFull(f"{filename} could not be kept: the disk of the mirror is full.")
+        if not await self._holdings.sidecar(repository.name, project, file):
+            await repository.sidecar(project, filename)
+        return new
+
+
+def followed(mirror: Mirror) -> list[tuple[str, CachedUpstream, UpstreamSettings]]:
+    """Repository and upstream of all that the settings say to follow."""
+    return [
+        (name, source, settings)
+        for name, repository in mirror.settings.repositories.items()
+        for source, settings in zip(mirror.cached[name], repository.upstreams, strict=True)
+        if settings.follow
+    ]
+
+
+def follower(
+    mirror: Mirror, repository: str, source: CachedUpstream, reach: Applier, only: Sequence[str], remote: RemoteMirror
+) -> Follower:
+    """What follows an upstream of a repository; `only` as in the settings."""
+    _, versions = FORMATS[mirror.settings.repositories[repository].format]
+    patterns = tuple(sorted(versions.pattern(pattern) for pattern in only))
+    # The cursor is one for each selection: who follows more from now on has not seen the past of what is new.
+    return Follower(
+        " ".join((repository, source.name, *patterns)), remote, reach, mirror.catalog.cursors,
+        lambda: mirror.catalog.pages.known(source.name, "project"), only=patterns, clock=mirror.clock,
+    )  # fmt: skip
+
+
+def remote_of(mirror: Mirror, repository: str, source: CachedUpstream) -> RemoteMirror:
+    """The journal of an upstream."""
+    format, _ = FORMATS[mirror.settings.repositories[repository].format]
+    return RemoteMirror(source.upstream, format.name, format.canonical)
+
+
+def scheduled(mirror: Mirror) -> list[asyncio.Task[None]]:
+    """Follow all that the settings say: to be cancelled in the end. Nobody, for a mirror that is offline."""
+    return [
+        asyncio.create_task(_follow(mirror, name, source, settings), name=f"following {source.name}")
+        for name, source, settings in ([] if mirror.settings.offline else followed(mirror))
+    ]
+
+
+async def _follow(mirror: Mirror, name: str, source: CachedUpstream, settings: UpstreamSettings) -> None:
+    while True:
+        try:
+            reach = LocalApplier(mirror, name, source.upstream.url)
+            one = follower(mirror, name, source, reach, settings.follow_only, remote_of(mirror, name, source))
+            mirror.state.following[f"{name} {source.upstream.name}"] = one.state
+            await one.run()
+        except Exception:
+            logger.exception("following %s has failed; it begins again", source.upstream.name)
+            await asyncio.sleep(60)

@@ -1,0 +1,202 @@
+"""Sets that are kept ahead of demand, put together for one mirror: by the command and, on a schedule, while it serves.
+
+What a sync needs of a mirror is said here once; how it goes is in `mirror.airgap.sync`.
+"""
+
+import asyncio
+import logging
+import secrets
+import time
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from functools import partial
+from pathlib import Path
+
+from yarl import URL
+
+from mirror.airgap.lockfiles import named, read
+from mirror.airgap.sync import (
+    CONNECTIONS,
+    Bulk,
+    Holdings,
+    LocalFetcher,
+    ReadOnlyFetcher,
+    Resolvers,
+    Silent,
+    SyncInput,
+    fetch,
+    remember,
+    repository_for,
+    targets_for,
+)
+from mirror.airgap.sync.workers import WorkerPool
+from mirror.auth.credentials import digest, new_token
+from mirror.catalog import Token
+from mirror.config import RepositorySettings, Settings, SyncSettings
+from mirror.errors import Invalid, MirrorError, Offline
+from mirror.index.freshness import Freshness
+from mirror.model import Grant
+from mirror.service.services import Mirror, Store
+
+logger = logging.getLogger(__name__)
+
+GOOD_FOR = 24 * 3600.0
+"""Seconds after which a token that a sync makes for itself is worthless, should it ever be left behind."""
+LEASE = 900.0
+"""Seconds after which others may bring in a set that a node was at when it died; two at once would do work twice."""
+AGAIN = 300.0
+"""Seconds after which a set that failed is tried again."""
+
+
+def holdings(mirror: Mirror) -> Holdings:
+    """What a mirror holds."""
+    return Holdings(mirror.repositories, mirror.catalog, mirror.blobs)
+
+
+@asynccontextmanager
+async def way(
+    mirror: Mirror, connections: int = CONNECTIONS, crew: WorkerPool | None = None
+) -> AsyncIterator[LocalFetcher]:
+    """How a sync in the process of a mirror reaches it, for the length of the block. `crew`: see `Bulk`."""
+    upstreams = {str(upstream.url): upstream for upstream in mirror.upstreams.values()}
+    slots = asyncio.Semaphore(connections)
+    bulk = Bulk(
+        mirror.repositories, upstreams, mirror.blobs, mirror.catalog.files, mirror.feed, slots, connections,
+        mirror.clock, crew,
+    )  # fmt: skip
+    indexes = {name: partial(published.current, Freshness.NOW) for name, published in mirror.published.items()}
+    async with bulk.open():
+        yield LocalFetcher(mirror.repositories, indexes, holdings(mirror), bulk, slots)
+
+
+def stored(mirror: Mirror) -> ReadOnlyFetcher:
+    """The way of who only looks into the store of a mirror that is offline."""
+    indexes = {name: partial(_list_is_held, mirror, name) for name in mirror.published}
+    return ReadOnlyFetcher(mirror.repositories, indexes)
+
+
+async def _list_is_held(mirror: Mirror, repository: str) -> None:
+    """Raises Offline when no upstream's list of gems is stored, without which clients see no gem at all."""
+    followed = mirror.published[repository].followed
+    for one in followed:
+        await one.open()
+    if followed and all(one.map is None for one in followed):
+        raise Offline("The list of all gems is not held.")
+
+
+class Access:
+    """Where the clients of a mirror's repositories reach it, and what they show where not everyone may read."""
+
+    def __init__(self, mirror: Mirror, urls: Sequence[str], secret: str) -> None:
+        """An empty secret where none is needed."""
+        self._repositories = mirror.settings.repositories
+        self._urls = urls
+        self._secret = secret
+
+    def __call__(self, repository: str) -> URL:
+        """The index of a repository, as its clients are told it. Raises Invalid when there is only a Unix socket."""
+        root = next((URL(url) for url in self._urls if url.startswith(("http:", "https:"))), None)
+        if root is None:
+            raise Invalid("uv and bundler need an address to ask the mirror at: listen at one besides the Unix socket.")
+        url = index_url(root, self._repositories[repository])
+        return url.with_user("__token__").with_password(self._secret) if self._secret else url
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """What a request of our own shows."""
+        return {"Authorization": f"Bearer {self._secret}"} if self._secret else {}
+
+
+@asynccontextmanager
+async def access(mirror: Mirror, urls: Sequence[str]) -> AsyncIterator[Access]:
+    """Access to a mirror that listens at these URLs; where it is needed, by a token for the length of the block."""
+    if all(mirror.guard.reading(one).open for one in mirror.settings.repositories):
+        yield Access(mirror, urls, "")
+        return
+    name, secret, now = f"sync-{secrets.token_hex(4)}", new_token(), time.time()
+    grants = (Grant(rights=frozenset({"read"})),)
+    token = Token(name=name, sha256=digest(secret), grants=grants, created=now, expires=now + GOOD_FOR)
+    await mirror.catalog.accounts.add_token(token)
+    try:
+        yield Access(mirror, urls, secret)
+    finally:
+        await mirror.catalog.accounts.remove_token(name)
+
+
+def reachable(root: URL) -> URL:
+    """Where a mirror is reached on its own machine that listens at all addresses."""
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(root.host or "")
+    return root.with_host(host) if host else root
+
+
+def index_url(root: URL, repository: RepositorySettings) -> URL:
+    """What is given to clients as the index: for PyPI the simple index, for RubyGems the mount."""
+    at = reachable(root).with_path(f"{repository.mount.rstrip('/')}/")
+    return at / "simple" / "" if repository.format == "pypi" else at
+
+
+# On a schedule
+
+
+def wishes(settings: Settings, one: SyncSettings) -> list[SyncInput]:
+    """What a [[sync]] table asks for, its files read now. Raises Invalid."""
+    newest = None if one.newest == 0 else one.newest
+    targets = targets_for(one.python, one.platforms)
+    wanted = [*(read(Path(file)) for file in one.files), *(named(one.names, newest) if one.names else ())]
+    return [
+        SyncInput(
+            wanted=each, repository=repository_for(settings, each.ecosystem, one.repositories), targets=targets,
+            sdists=one.sdists, dependencies=one.dependencies,
+        )
+        for each in wanted
+    ]  # fmt: skip
+
+
+def scheduled(mirror: Mirror, urls: Sequence[str]) -> list[asyncio.Task[None]]:
+    """Keep all sets of the settings ahead of demand: to be cancelled in the end. None for a mirror that is offline."""
+    sets = () if mirror.settings.offline else mirror.settings.sync
+    return [asyncio.create_task(keep(mirror, urls, one), name=f"the set {one.name}") for one in sets]
+
+
+async def keep(mirror: Mirror, urls: Sequence[str], one: SyncSettings) -> None:
+    """Keep one set ahead of demand, until cancelled. What fails is logged, and tried again."""
+    while True:
+        done = await bring(mirror, urls, one)
+        await asyncio.sleep(one.every if done else min(AGAIN, one.every))
+
+
+async def bring(mirror: Mirror, urls: Sequence[str], one: SyncSettings) -> bool:
+    """Bring in one set now, unless another node is at it; whether all of it is here."""
+    try:
+        async with mirror.catalog.leases.held(f"sync {one.name}", mirror.clock, LEASE) as mine:
+            if not mine:
+                return False
+            wanted = wishes(mirror.settings, one)
+            async with access(mirror, urls) as index, way(mirror) as reaching:
+                result = await fetch(wanted, reaching, Resolvers(index), holdings(mirror), Silent())
+            await remember(mirror.catalog.sets, one.name, result, only=True)
+    except MirrorError as error:
+        logger.error("the set %s is not brought in: %s", one.name, error)
+        return False
+    except Exception:
+        logger.exception("the set %s is not brought in", one.name)
+        return False
+    for problem in result.problems:
+        logger.warning("the set %s lacks %s", one.name, problem)
+    logger.info("the set %s: %d files fetched, %d held before", one.name, result.fetched, result.held)
+    return not result.problems
+
+
+@asynccontextmanager
+async def looking(settings: Settings) -> AsyncIterator[Mirror]:
+    """A mirror that only looks into the store, beside the one that serves from it: offline, and not listening."""
+    store = Store(settings)
+    await store.database.open()
+    await store.feed.open()
+    mirror = Mirror(settings.model_copy(update={"offline": True}), store)
+    try:
+        await mirror.open()
+        yield mirror
+    finally:
+        await mirror.close()
+        await store.close()

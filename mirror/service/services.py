@@ -1,0 +1,446 @@
+"""The composition root: the only module that names the concrete classes together.
+
+`Mirror.open` makes everything from the settings. Listening, and the life of the
+process, are in `mirror.service.process`.
+"""
+
+import asyncio
+import logging
+import time
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
+from contextlib import asynccontextmanager
+
+from aiohttp import web
+
+import mirror.pypi.routes
+import mirror.pypi.upload
+import mirror.rubygems.routes
+import mirror.rubygems.upload
+from mirror import __version__
+from mirror.api.explain import ExplainApi
+from mirror.api.feed import FeedApi
+from mirror.api.monitoring import MonitoringApi
+from mirror.api.state import MirrorState
+from mirror.api.uploads import UploadsApi
+from mirror.auth import Guard, rules_of, tokens_of, users_of
+from mirror.auth.audit import AuditMiddleware
+from mirror.blobs.local import LocalBlobs
+from mirror.catalog import Catalog, HeldFile
+from mirror.catalog.sqlite import SQLite
+from mirror.config import AgesSettings, RepositorySettings, Settings, UpstreamSettings
+from mirror.errors import NotFound, Unauthorized
+from mirror.index.freshness import Ages
+from mirror.index.journal import Journal, Listener
+from mirror.index.publish import Publisher
+from mirror.index.records import Records, record_uploads
+from mirror.index.repository import Repository
+from mirror.index.uploads import Uploads
+from mirror.index.upstream import CachedUpstream
+from mirror.model import Format
+from mirror.policy import Policy, Versions
+from mirror.policy.policies import Policies
+from mirror.pypi import FORMAT as PYPI
+from mirror.pypi import about as pypi_about
+from mirror.pypi import versions as pypi_versions
+from mirror.rubygems import FORMAT as RUBYGEMS
+from mirror.rubygems import about as rubygems_about
+from mirror.rubygems import versions as rubygems_versions
+from mirror.rubygems.log.published import PublishedIndex
+from mirror.rubygems.log.upstream import UpstreamIndex
+from mirror.server.negotiate import errors
+from mirror.server.pages import PageCache
+from mirror.server.proxies import TrustedProxies
+from mirror.telemetry.metrics import Metrics
+from mirror.telemetry.statistics import Statistics
+from mirror.transfer import Transfers
+from mirror.upstream import Credentials, Upstream, UpstreamOptions
+from mirror.web.browsing import BrowsableRepository, Describing, KnownNames, stored_names
+from mirror.web.routes import Pages
+
+logger = logging.getLogger(__name__)
+
+FORMATS: Mapping[str, tuple[Format, Versions]] = {
+    "pypi": (PYPI, pypi_versions),
+    "rubygems": (RUBYGEMS, rubygems_versions),
+}
+
+ABOUT: Mapping[str, Describing] = {"pypi": pypi_about, "rubygems": rubygems_about}
+
+
+class Store:
+    """What is kept and what is counted: it lives as long as the process, whatever its settings become."""
+
+    def __init__(self, settings: Settings, clock: Callable[[], float] = time.time) -> None:
+        """`clock` says what time it is for everything that pages and policies depend on."""
+        self.data_dir = settings.data_dir
+        self.clock = clock
+        self.database = SQLite(settings.catalog_file)
+        self.catalog = Catalog(self.database)
+        self.blobs = LocalBlobs(settings.data_dir)
+        self.records = Records(settings.data_dir / "uploads")
+        self.feed = Journal(self.catalog.feed)
+        self.transfers = Transfers(self.blobs)
+        self.metrics = Metrics(__version__)
+        self.statistics = Statistics(self.catalog, self.metrics)
+
+    async def open(self) -> None:
+        """Open the catalog, and clean up what a crash left behind."""
+        await self.database.open()
+        await self.blobs.clean_incoming()
+        await self.feed.open()
+
+    async def close(self) -> None:
+        """Let go of everything, after those that use it."""
+        await self.statistics.flush()
+        await self.catalog.close()
+
+
+class Mirror:
+    """Everything that is made from the settings, over a store. Another one may follow it, with other settings."""
+
+    def __init__(self, settings: Settings, store: Store) -> None:
+        """Raises Misconfigured."""
+        self.settings = settings
+        self.clock = store.clock
+        self.policies = Policies(
+            settings,
+            {name: FORMATS[one.format][1] for name, one in settings.repositories.items()},
+            {versions.ecosystem: format.canonical for format, versions in FORMATS.values()},
+        )
+        self.database = store.database
+        self.catalog = store.catalog
+        self.blobs = store.blobs
+        self.feed = store.feed
+        self.transfers = store.transfers
+        self.metrics = store.metrics
+        self.statistics = store.statistics
+        self.records = store.records
+        self.answers = PageCache(settings.pages.memory, store.clock)
+        self.upstreams: dict[str, Upstream] = {}
+        self.cached: dict[str, list[CachedUpstream]] = {}
+        """What each repository has from upstreams, by the repository's name."""
+        self.repositories: dict[str, Repository] = {}
+        self.writers: dict[str, Publisher] = {}
+        """What changes the uploads of a repository, by the repository's name."""
+        self.published: dict[str, PublishedIndex] = {}
+        """The gem index that a repository publishes, by the repository's name."""
+        self.followed: dict[str, UpstreamIndex] = {}
+        """What each RubyGems upstream lists, once for all repositories."""
+        self.feeding: FeedApi | None = None
+        """What tells those who follow this mirror, once it answers."""
+        self._running: set[asyncio.Task[None]] = set()
+        self._listening: list[Listener] = []
+        self.guard = Guard(
+            self.catalog.accounts,
+            rules_of(
+                settings.auth, {name: FORMATS[one.format][1].pattern for name, one in settings.repositories.items()}
+            ),
+            users=users_of(settings.auth),
+            tokens=tokens_of(settings.auth),
+        )
+        self.witness = AuditMiddleware(self.guard, self.catalog.removed, store.clock)
+        self.proxies = TrustedProxies(settings.proxies.trusted, settings.proxies.standard)
+        self.state = MirrorState(
+            settings, self.catalog, self.feed, self.transfers, self.statistics, self.metrics, self.cached, store.clock
+        )
+
+    async def open(self) -> None:
+        """Make the repositories. Changes nothing in the store, and listens to nothing yet. Raises ConfigError."""
+        await self.policies.open()
+        self.policies.changed.append(self._policy_changed)
+        with self.feed.collecting(self._listening):
+            for name, settings in self.settings.repositories.items():
+                self.repositories[name] = self._repository(name, settings)
+        self.pages = self._pages_for_people()
+
+    async def start(self) -> None:
+        """Begin to work: from here on this mirror, and no other one over the same store, writes."""
+        await record_uploads(self.catalog, self.records)
+        for writer in self.writers.values():
+            if self.database.renewed or await writer.lost():
+                await writer.rebuild()
+        for name, published in self.published.items():
+            published.open()
+            await self._show_uploads(name, published)
+
+    async def _show_uploads(self, name: str, published: PublishedIndex) -> None:
+        """Let a gem index say what is uploaded: before a push is answered, and soon for what another process does."""
+        writer, uploads = self.writers[name], self.repositories[name].sources[0]
+
+        async def everything() -> None:
+            await published.reconsider((await uploads.names()).names.serials)
+
+        def heard(source: str, project: str) -> None:
+            if source == uploads.name:
+                self._behind(published.reconsider([project]))
+
+        async def show(project: str) -> None:
+            await published.reconsider([project])
+
+        writer.published = show
+        with self.feed.collecting(self._listening):
+            self.feed.listen(heard)
+        if await published.begins_anew():
+            await everything()
+        else:
+            self._behind(everything())  # a crash may have come between an upload and the index
+
+    def _behind(self, work: Coroutine[None, None, None]) -> None:
+        task = asyncio.create_task(work)
+        self._running.add(task)
+        task.add_done_callback(self._ended)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        self._running.discard(task)
+        if not task.cancelled() and (error := task.exception()):
+            logger.error("work behind the requests failed: %s", error, exc_info=error)
+
+    async def mend(self, held: HeldFile) -> None:
+        """Fetch a held file or sidecar again, from where it came. Raises MirrorError."""
+        for repository in self.repositories.values():
+            if held.source in {source.name for source in repository.sources}:
+                await repository.refetch(held.source, held.project, held.filename)
+                return
+        raise NotFound(f"{held.filename} came from {held.source}, which is no longer in the settings.")
+
+    async def rebuild(self) -> None:
+        """Make the uploads again in a catalog that has been replaced."""
+        for writer in self.writers.values():
+            await writer.rebuild()
+
+    def _repository(self, name: str, settings: RepositorySettings) -> Repository:
+        format, versions = FORMATS[settings.format]
+        sources = self.cached[name] = [self._source(format, name, upstream) for upstream in settings.upstreams]
+        self.writers[name] = Publisher(name, format, self.catalog, self.blobs, self.records, self.feed, self.clock)
+        repository = Repository(
+            name,
+            format,
+            [Uploads(name, self.catalog, self.blobs, self.feed), *sources],
+            policy=self.policies.of(name),
+            private=tuple(versions.pattern(pattern) for pattern in settings.private),
+            union=tuple(versions.pattern(pattern) for pattern in settings.union),
+            feed=self.feed,
+            clock=self.clock,
+        )
+        repository.changed.append(lambda project: self.answers.forget(name, project))
+        if format is RUBYGEMS:
+            self.published[name] = self._publish(repository, sources, settings)
+        return repository
+
+    def _publish(
+        self, repository: Repository, sources: Sequence[CachedUpstream], settings: RepositorySettings
+    ) -> PublishedIndex:
+        followed = []
+        for source in sources:
+            key = self._key(source.upstream)
+            one = self.followed.setdefault(key, UpstreamIndex(source.upstream, key, self.catalog.logs, self.clock))
+            one.guide(source)
+            followed.append(one)
+        return PublishedIndex(
+            repository,
+            followed,
+            self.catalog.logs,
+            private=settings.private,
+            offline=self.settings.offline,
+            fresh=self.settings.ages(repository.name).fresh,
+            clock=self.clock,
+        )
+
+    def _policy_changed(self, name: str, policy: Policy) -> None:
+        self.repositories[name].set_policy(policy)
+        self.answers.clear()
+        if published := self.published.get(name):
+            published.policy_changed()
+
+    def _key(self, upstream: Upstream) -> str:
+        return next(key for key, one in self.upstreams.items() if one is upstream)
+
+    def _source(self, format: Format, name: str, settings: UpstreamSettings) -> CachedUpstream:
+        key = f"{settings.url} {settings.username}"
+        if key not in self.upstreams:
+            self.upstreams[key] = Upstream(settings.name, settings.url, self._options(settings))
+        return CachedUpstream(
+            format=format,
+            upstream=self.upstreams[key],
+            catalog=self.catalog,
+            blobs=self.blobs,
+            transfers=self.transfers,
+            feed=self.feed,
+            ages=ages(self.settings.ages(name)),
+            page_limit=self.settings.pages.max_size,
+            offline=self.settings.offline,
+            clock=self.clock,
+        )
+
+    def _options(self, settings: UpstreamSettings) -> UpstreamOptions:
+        network = self.settings.network
+        secret = settings.secret()
+        return UpstreamOptions(
+            connect_timeout=network.connect_timeout,
+            read_timeout=network.read_timeout,
+            page_timeout=network.page_timeout,
+            retries=network.retries,
+            connections=network.connections,
+            breaker_failures=network.breaker_failures,
+            breaker_seconds=network.breaker_seconds,
+            user_agent=f"mirror/{__version__} {network.user_agent}".rstrip(),
+            auth=Credentials(settings.username, secret.get_secret_value() if secret else "")
+            if settings.username or secret
+            else None,
+            ca_file=settings.ca_file,
+            proxy=str(settings.proxy.get_secret_value()) if settings.proxy else None,
+        )
+
+    def application(self) -> web.Application:
+        """The routes of all repositories, and our own below `/-/`."""
+        middlewares = [errors, self.proxies.middleware(), self.witness.middleware()]
+        app = web.Application(middlewares=middlewares, client_max_size=1 << 20)
+        for name, repository in self.repositories.items():
+            mount = self.settings.repositories[name].mount
+            if name in self.published:
+                routes = mirror.rubygems.routes.Routes(
+                    repository, self.published[name], self.answers, self.guard.reading(name), mount
+                ).table()
+            else:
+                routes = mirror.pypi.routes.Routes(repository, self.answers, self.guard.reading(name), mount).table()
+            app.add_routes(routes)
+            app.add_routes(self._uploading(name, mount))
+        app.add_routes(UploadsApi(self.writers, self.catalog.uploads, self.guard).table())
+        app.add_routes(MonitoringApi(self.state, self._may_know).table())
+        app.add_routes(self._feeding(app).table())
+        app.add_routes(ExplainApi(self.repositories, self.guard, self.catalog.files, self.clock).table())
+        app.add_routes(self.pages.table())
+        return app
+
+    def _feeding(self, app: web.Application) -> FeedApi:
+        feeding = self.feeding = FeedApi(
+            self.repositories,
+            {name: one.mount for name, one in self.settings.repositories.items()},
+            {name: published.settle for name, published in self.published.items()},
+            self.guard,
+            self.feed,
+            self.catalog.contents,
+        )
+
+        async def end(app: web.Application) -> None:
+            feeding.end()
+
+        app.on_shutdown.append(end)
+        return feeding
+
+    def _pages_for_people(self) -> Pages:
+        auth = self.settings.auth
+        return Pages(
+            shelves={name: self._shelf(name, repository) for name, repository in self.repositories.items()},
+            guard=self.guard,
+            catalog=self.catalog,
+            feed=self.feed,
+            statistics=self.statistics,
+            status=self.state.status,
+            transfers=self.transfers.active,
+            closed=bool(auth.rules or auth.users or auth.tokens),
+            version=__version__,
+        )
+
+    def _shelf(self, name: str, repository: Repository) -> BrowsableRepository:
+        settings = self.settings.repositories[name]
+        published = self.published.get(name)
+        _, versions = FORMATS[settings.format]
+
+        async def names() -> KnownNames:
+            if published is None:
+                return await stored_names(repository, self.catalog.pages)
+            return KnownNames(published.log.map, published.log.etag) if published.log else KnownNames()
+
+        return BrowsableRepository(
+            repository=repository,
+            mount=settings.mount,
+            about=ABOUT[settings.format],
+            key=versions.key,
+            names=names,
+            upstreams={upstream.url: upstream.name for upstream in settings.upstreams},
+            private=tuple(versions.pattern(pattern) for pattern in settings.private),
+        )
+
+    def _uploading(self, name: str, mount: str) -> list[web.RouteDef]:
+        writer, directory, limits = self.writers[name], self.blobs.incoming, self.settings.limits
+        if name not in self.published:
+            return mirror.pypi.upload.UploadRoutes(writer, self.guard, directory, limits, mount).table()
+        return mirror.rubygems.upload.UploadRoutes(
+            writer, self.repositories[name], self.guard, self.catalog.accounts, directory, limits, mount
+        ).table()
+
+    async def status(self) -> dict[str, object]:
+        """What is held, what it saved, and how the upstreams do: for `mirror status`."""
+        return await self.state.status()
+
+    async def _may_know(self, request: web.Request) -> bool:
+        """Whether who asks may hear names of projects: those who may read all that is here."""
+        if all(self.guard.reading(name).open for name in self.repositories):
+            return True
+        try:
+            identity = await self.guard.identify(request)
+        except Unauthorized:
+            return False
+        return all(self.guard.scope(identity, "read", name).everything for name in self.repositories)
+
+    async def retire(self) -> None:
+        """Write nothing more into the logs that another mirror over the same store goes on with; serve as before."""
+        if self.feeding is not None:
+            self.feeding.end()
+        for published in self.published.values():
+            await published.retire()
+        for followed in self.followed.values():
+            await followed.retire()
+
+    def resume(self) -> None:
+        """Nobody has followed after all: go on."""
+        if self.feeding is not None:
+            self.feeding.resume()
+        for published in self.published.values():
+            published.resume()
+        for followed in self.followed.values():
+            followed.resume()
+
+    async def close(self) -> None:
+        """Let go of all that is not the store's, once the transfers from these upstreams have ended."""
+        self.feed.stop_telling(self._listening)
+        for task in self._running:
+            task.cancel()
+        await asyncio.gather(*self._running, return_exceptions=True)
+        for published in self.published.values():
+            await published.close()
+        for repository in self.repositories.values():
+            await repository.close()
+        for upstream in self.upstreams.values():
+            await upstream.close()
+        if self.repositories:  # opened
+            await self.pages.close()
+        await self.guard.close()
+
+
+@asynccontextmanager
+async def working(settings: Settings, clock: Callable[[], float] = time.time) -> AsyncIterator[Mirror]:
+    """A mirror that works for the length of a block and listens nowhere: for commands, which hold the lock."""
+    store = Store(settings, clock)
+    mirror = Mirror(settings, store)
+    try:
+        await store.open()
+        await mirror.open()
+        await mirror.start()
+        yield mirror
+    finally:
+        await store.transfers.close(0)
+        await mirror.close()
+        await store.close()
+
+
+def ages(settings: AgesSettings) -> Ages:
+    """The ages of pages, as `freshness` takes them."""
+    forever = settings.stale_if_error == float("inf")
+    return Ages(
+        fresh=settings.fresh,
+        stale_while_revalidate=settings.stale_while_revalidate,
+        stale_if_error=None if forever else settings.stale_if_error,
+        negative=settings.negative,
+    )

@@ -1,0 +1,137 @@
+"""Gemfile.lock: one written by bundler, one with every section, and broken ones."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from mirror.airgap.lockfiles import parse, read
+from mirror.airgap.lockfiles.gem_versions import GemRequirement, GemVersion, gem_version
+from mirror.errors import InvalidLock
+
+DATA = Path(__file__).parent / "data"
+
+EVERYTHING = """GIT
+  remote: https://user:secret@code.example/fork.git
+  revision: 0123456789abcdef
+  branch: main
+  specs:
+    fork (1.0)
+      rack (>= 2)
+
+PATH
+  remote: engines/shop
+  specs:
+    shop (0.1.0)
+
+GEM
+  remote: https://gems.example/
+  remote: https://second.example/
+  specs:
+    ffi (1.17.2)
+    ffi (1.17.2-x86_64-linux-gnu)
+    rack (3.1.16)
+
+GEM
+  remote: https://third.example/
+  specs:
+    private (2.0.0.rc1)
+
+PLATFORMS
+  ruby
+  x86_64-linux-gnu
+
+DEPENDENCIES
+  fork!
+  private!
+  rack (~> 3.0)
+  shop!
+
+CHECKSUMS
+  ffi (1.17.2) sha256=AB
+  ffi (1.17.2-x86_64-linux-gnu) sha256=cd,sha512=ef
+  rack (3.1.16)
+
+RUBY VERSION
+   ruby 3.3.4p94
+
+BUNDLED WITH
+   2.6.2
+"""
+
+
+def test_a_lock_of_bundler_is_understood() -> None:
+    wanted = read(DATA / "gemfile-2.3.txt")
+    assert (wanted.kind, wanted.ecosystem) == ("Gemfile.lock", "rubygems")
+    assert wanted.indexes == ("https://gems.example/",)
+    assert wanted.platforms == ("arm64-darwin", "ruby", "x86_64-linux")
+    assert [f"{pin.project} {pin.version} {pin.platform}" for pin in wanted.pins][:3] == [
+        "base64 0.3.0 ruby",
+        "ffi 1.17.2 ruby",
+        "logger 1.7.0 ruby",
+    ]
+    assert len(wanted.pins) == 10
+
+
+def test_every_section_has_its_meaning() -> None:
+    wanted = parse("Gemfile.lock", EVERYTHING)
+    assert [(pin.project, pin.version, pin.platform, pin.hashes, pin.index) for pin in wanted.pins] == [
+        ("ffi", "1.17.2", "ruby", ("sha256:ab",), "https://second.example/"),
+        ("ffi", "1.17.2", "x86_64-linux-gnu", ("sha256:cd", "sha512:ef"), "https://second.example/"),
+        ("rack", "3.1.16", "ruby", (), "https://second.example/"),
+        ("private", "2.0.0.rc1", "ruby", (), "https://third.example/"),
+    ]
+    assert [(one.name, one.local) for one in wanted.outside] == [("fork", False), ("shop", True)]
+    assert "secret" not in wanted.outside[0].reason
+    assert wanted.platforms == ("ruby", "x86_64-linux-gnu")
+    assert wanted.indexes == ("https://gems.example/", "https://second.example/", "https://third.example/")
+
+
+def test_windows_line_ends_make_no_difference() -> None:
+    assert parse("Gemfile.lock", EVERYTHING.replace("\n", "\r\n")) == parse("Gemfile.lock", EVERYTHING)
+
+
+@pytest.mark.parametrize(
+    ("text", "line", "reason"),
+    [
+        ("GEM\n  remote: https://gems.example/\nWAT\n", 3, "the section 'WAT' is not known"),
+        ("  rack (1)\n", 1, "before the first section"),
+        ("GEM\n  specs:\n    rack\n", 3, "is no gem with its version"),
+        ("GEM\n  specs:\n    rack (../1)\n", 3, "is no gem version"),
+        ("GEM\n  specs:\n    ra/ck (1)\n", 3, "is no gem name"),
+        ("GEM\n  specs:\n    rack (1-../x)\n", 3, "is no platform"),
+        ("GEM\n    rack (1)\n", 2, "is not expected here"),
+        ("CHECKSUMS\n  rack 1\n", 2, "is no checksum"),
+        ("GEM\n<<<<<<< HEAD\n  specs:\n", 2, "merge conflicts"),
+    ],
+)
+def test_a_broken_gemfile_lock_is_refused_with_line_and_reason(text: str, line: int, reason: str) -> None:
+    with pytest.raises(InvalidLock) as caught:
+        parse("Gemfile.lock", text)
+    assert caught.value.line == line
+    assert reason in caught.value.reason
+
+
+def test_gem_versions_have_the_order_that_ruby_gives_them() -> None:
+    known = json.loads((DATA / "gem-versions.json").read_text())
+    for one, other, order in known["order"]:
+        mine, theirs = GemVersion(one), GemVersion(other)
+        assert (mine > theirs) - (mine < theirs) == order, (one, other)
+        assert (mine == theirs) == (order == 0)
+        if order == 0:
+            assert hash(mine) == hash(theirs)
+
+
+def test_gem_requirements_allow_what_ruby_lets_them() -> None:
+    known = json.loads((DATA / "gem-versions.json").read_text())
+    for text, prerelease, allowed in known["requirements"]:
+        requirement = GemRequirement(text)
+        assert requirement.prerelease == prerelease, text
+        # Pre-releases are left out by the dependency, not by the requirement, which the oracle asked.
+        expected = [one for one in allowed if prerelease or not GemVersion(one).prerelease]
+        assert [one for one in known["versions"] if requirement.allows(GemVersion(one))] == expected, text
+
+
+@pytest.mark.parametrize("text", ["", "x", "1..2", "1.0/2", "1" * 300, "1\n"])
+def test_what_is_no_gem_version_is_none(text: str) -> None:
+    assert gem_version(text) is None

@@ -1,0 +1,196 @@
+"""The catalog: what is written is there after a restart, in one commit with its event, and damage is survived."""
+
+import asyncio
+import sqlite3
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from mirror.catalog import Catalog, HeldFile, SetMember
+from mirror.catalog.sqlite import SQLite
+from mirror.model import Event, Page, Stamp, UpstreamResponse
+
+SIX = Page("project", "six")
+
+
+async def opened(path: Path) -> Catalog:
+    database = SQLite(path)
+    await database.open()
+    return Catalog(database)
+
+
+@pytest.fixture
+async def catalog(tmp_path: Path) -> AsyncIterator[Catalog]:
+    catalog = await opened(tmp_path / "catalog.sqlite")
+    yield catalog
+    await catalog.close()
+
+
+def answer(body: bytes = b"{}", etag: str | None = '"1"') -> UpstreamResponse:
+    return UpstreamResponse(
+        url="https://index.example/simple/six/", content_type="text/html", body=body, etag=etag, serial=7
+    )
+
+
+async def test_a_page_comes_back_as_it_was_stored(catalog: Catalog) -> None:
+    assert await catalog.pages.get("up", SIX) is None
+    await catalog.pages.put("up", SIX, answer(b"x" * 100_000), Stamp(1000, True, "r1"))
+    assert await catalog.pages.answer("up", SIX) == answer(b"x" * 100_000)
+    row = await catalog.pages.get("up", SIX)
+    assert row is not None
+    assert (row.stamp, row.etag, row.serial) == (Stamp(1000, True, "r1"), '"1"', 7)
+    assert await catalog.pages.get("other", SIX) is None
+
+
+async def test_only_a_new_revision_is_news(catalog: Catalog) -> None:
+    first = await catalog.pages.put("up", SIX, answer(), Stamp(1, True, "r1"))
+    again = await catalog.pages.put("up", SIX, answer(), Stamp(2, True, "r1"))
+    changed = await catalog.pages.put("up", SIX, answer(b"[]"), Stamp(3, True, "r2"))
+    assert first is not None
+    assert again is None
+    assert changed is not None
+    assert changed > first
+    assert [(event.kind, event.project) for event in await catalog.feed.since(0)] == [("project", "six")] * 2
+
+
+async def test_a_page_that_goes_away_is_news_once(catalog: Catalog) -> None:
+    assert await catalog.pages.miss("up", SIX, 1) is None
+    await catalog.pages.put("up", SIX, answer(), Stamp(2, True, "r1"))
+    assert await catalog.pages.miss("up", SIX, 3) is not None
+    assert await catalog.pages.miss("up", SIX, 4) is None
+    assert await catalog.pages.answer("up", SIX) is None
+    row = await catalog.pages.get("up", SIX)
+    assert row is not None
+    assert not row.stamp.found
+
+
+async def test_held_files_are_found_by_name_and_by_digest(catalog: Catalog) -> None:
+    held = HeldFile(source="up", project="six", filename="six-1.whl", digest="d" * 64, size=10, stored=5)
+    await catalog.files.add(held)
+    await catalog.files.add(HeldFile(source="b", project="six", filename="six-1.whl", digest="d" * 64, size=10))
+    found = await catalog.files.get("up", "six", "six-1.whl")
+    assert found is not None
+    assert (found.digest, found.size, found.stored, found.used, found.uses) == ("d" * 64, 10, 5, 5, 0)
+    assert {one.source for one in await catalog.files.named("d" * 64)} == {"up", "b"}
+    assert await catalog.files.totals() == (1, 10)
+    await catalog.files.used([("up", "six", "six-1.whl", 3, 9.0)])
+    (used,) = await catalog.files.of_project("up", "six")
+    assert (used.uses, used.used) == (3, 9.0)
+    await catalog.files.forget("up", "six", "six-1.whl")
+    assert await catalog.files.get("up", "six", "six-1.whl") is None
+
+
+async def test_logs_append_and_replace(catalog: Catalog) -> None:
+    assert await catalog.logs.read("v") == b""
+    await catalog.logs.append("v", b"one\n")
+    await catalog.logs.append("v", b"two\n")
+    await catalog.logs.append("other", b"else\n")
+    assert (await catalog.logs.read("v"), await catalog.logs.chunks("v")) == (b"one\ntwo\n", 2)
+    await catalog.logs.replace("v", [b"three\n"])
+    await catalog.logs.append("v", b"four\n")
+    assert await catalog.logs.read("v") == b"three\nfour\n"
+
+
+async def test_counters_add_up(catalog: Catalog) -> None:
+    await catalog.counters.add({"a": 1, "b": 2})
+    await catalog.counters.add({"a": 10})
+    totals = await catalog.counters.all()
+    assert (totals["a"], totals["b"]) == (11, 2)
+
+
+async def test_many_writers_share_commits_and_one_that_fails_fails_alone(catalog: Catalog) -> None:
+    insert = "INSERT INTO leases (name, holder, until) VALUES ($1, 'me', 0)"
+    results = await asyncio.gather(
+        *(catalog.database.write((insert, (str(number % 90),))) for number in range(100)), return_exceptions=True
+    )
+    assert sum(isinstance(result, sqlite3.IntegrityError) for result in results) == 10
+    assert await catalog.database.read("SELECT count(*) FROM leases") == [(90,)]
+
+
+async def test_a_transaction_that_breaks_a_constraint_leaves_nothing(catalog: Catalog) -> None:
+    insert = "INSERT INTO leases (name, holder, until) VALUES ($1, 'me', 0)"
+    await catalog.database.write((insert, ("taken",)))
+    with pytest.raises(sqlite3.IntegrityError):
+        await catalog.database.write((insert, ("new",)), (insert, ("taken",)))
+    assert await catalog.database.read("SELECT name FROM leases") == [("taken",)]
+
+
+async def test_everything_is_there_after_a_restart(tmp_path: Path) -> None:
+    catalog = await opened(tmp_path / "catalog.sqlite")
+    await catalog.pages.put("up", SIX, answer(), Stamp(1, True, "r"))
+    serial = await catalog.feed.append(Event(serial=0, at=1, source="up", project="six", kind="yank", detail={"a": 1}))
+    await catalog.close()
+    again = await opened(tmp_path / "catalog.sqlite")
+    assert await again.pages.answer("up", SIX) == answer()
+    assert (await again.feed.bounds())[1] == serial
+    assert (await again.feed.since(serial - 1))[0].detail == {"a": 1}
+    await again.close()
+
+
+async def test_two_processes_write_one_catalog(tmp_path: Path) -> None:
+    one, two = await opened(tmp_path / "catalog.sqlite"), await opened(tmp_path / "catalog.sqlite")
+    await asyncio.gather(*(node.counters.add({"n": 1}) for node in (one, two) for _ in range(20)))
+    assert (await one.counters.all())["n"] == 40
+    await one.close()
+    await two.close()
+
+
+async def test_a_damaged_file_is_set_aside_at_the_start(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    path = tmp_path / "catalog.sqlite"
+    path.write_bytes(b"this is no database, but it is long enough to be looked at" * 100)
+    catalog = await opened(path)
+    assert await catalog.pages.get("up", SIX) is None
+    await catalog.close()
+    assert len(list(tmp_path.glob("catalog.sqlite.damaged-*"))) == 1
+    assert "damaged" in caplog.text
+
+
+async def test_damage_that_shows_in_use_is_survived(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    path = tmp_path / "catalog.sqlite"
+    catalog = await opened(path)
+    for number in range(200):
+        await catalog.pages.put("up", Page("project", f"p{number}"), answer(b"%d" % number), Stamp(1, True, "r"))
+    await catalog.database.read("PRAGMA wal_checkpoint(TRUNCATE)")
+    await catalog.close()
+    catalog = await opened(path)
+    content = bytearray(path.read_bytes())
+    content[4096:] = b"\xff" * (len(content) - 4096)
+    path.write_bytes(content)
+    assert await catalog.pages.get("up", Page("project", "p150")) is None
+    await catalog.pages.put("up", SIX, answer(), Stamp(1, True, "r"))
+    assert await catalog.pages.answer("up", SIX) == answer()
+    await catalog.close()
+    assert "damaged" in caplog.text
+
+
+async def test_many_files_are_recorded_in_one_transaction_with_an_event_for_each(catalog: Catalog) -> None:
+    await catalog.feed.append(Event(serial=0, at=1, source="up", project="x", kind="page"))
+    many = [
+        (HeldFile(source="up", project="six", filename=f"six-{n}.whl", digest=f"{n:064x}", size=n, stored=5), "file")
+        for n in range(250)
+    ]
+    assert await catalog.files.add_all(many) == 251
+    assert await catalog.files.add_all([(msgspec.structs.replace(many[7][0], size=99), "sidecar")]) == 252
+    held = await catalog.files.get("up", "six", "six-7.whl")
+    assert held is not None
+    assert (held.size, held.digest) == (99, f"{7:064x}")
+    events = await catalog.feed.since(1)
+    assert [event.serial for event in events] == list(range(2, 253))
+    assert [event.filename for event in events] == [f"six-{n}.whl" for n in range(250)] + ["six-7.whl"]
+    assert events[-1] == Event(serial=252, at=5, source="up", project="six", kind="sidecar", filename="six-7.whl")
+
+
+async def test_a_set_names_what_it_was_given_and_can_be_replaced(catalog: Catalog) -> None:
+    members = [SetMember("up", "six", f"six-{n}.whl") for n in range(450)]
+    await catalog.sets.add("ci", members[:400])
+    await catalog.sets.add("ci", members[300:])
+    await catalog.sets.add("laptop", members[:1])
+    assert await catalog.sets.names() == {"ci": 450, "laptop": 1}
+    assert await catalog.sets.holding(members[0]) == ["ci", "laptop"]
+    await catalog.sets.replace("ci", members[:2])
+    assert await catalog.sets.members("ci") == members[:2]
+    assert await catalog.sets.holding(members[5]) == []
+    await catalog.sets.replace("ci", [])
+    assert await catalog.sets.names() == {"laptop": 1}

@@ -1,0 +1,331 @@
+"""An upstream with everything that it ever answered kept: what is asked, what is stored, who is told."""
+
+import asyncio
+import hashlib
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+from yarl import URL
+
+from mirror.blobs.local import LocalBlobs
+from mirror.catalog import Catalog
+from mirror.catalog.files import HeldFile
+from mirror.catalog.sqlite import SQLite
+from mirror.errors import Offline, UnknownProject, UpstreamProtocolError, UpstreamUnavailable
+from mirror.index.freshness import Ages, Freshness
+from mirror.index.journal import Journal
+from mirror.index.upstream import CachedUpstream
+from mirror.index.upstream_pages import LAG
+from mirror.model import Page
+from mirror.pypi import FORMAT
+from mirror.transfer import Transfers
+from mirror.upstream import Upstream, UpstreamOptions
+from tests.builders import wheel
+from tests.simulator import Body, Simulator, Stall, Status
+
+SIX = wheel("six", "1.16", size=100_000)
+NEWER = wheel("six", "1.17")
+AGES = Ages(fresh=100, stale_while_revalidate=50, stale_if_error=1000, negative=10)
+PAGE = Page("project", "six")
+
+
+class Clock:
+    now = 1_000_000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+class Desk:
+    """Everything that a source needs, and sources that share it."""
+
+    def __init__(self, directory: Path, simulator: Simulator) -> None:
+        self.catalog = Catalog(SQLite(directory / "catalog.sqlite"))
+        self.blobs = LocalBlobs(directory)
+        self.feed = Journal(self.catalog.feed)
+        self.told: list[tuple[str, str]] = []
+        self.feed.listen(lambda source, project: self.told.append((source, project)))
+        self.transfers = Transfers(self.blobs)
+        self.clock = Clock()
+        self.simulator = simulator
+        self._made: list[CachedUpstream] = []
+
+    def source(self, *, offline: bool = False, limit: int = 64 << 20, connect: float = 3) -> CachedUpstream:
+        """One more, with nothing in its memory."""
+        options = UpstreamOptions(retries=0, breaker_failures=1000, connect_timeout=connect)
+        made = CachedUpstream(
+            format=FORMAT, upstream=Upstream("upstream", URL(self.simulator.simple_url), options),
+            catalog=self.catalog, blobs=self.blobs, transfers=self.transfers, feed=self.feed, ages=AGES,
+            page_limit=limit, offline=offline, clock=self.clock,
+        )  # fmt: skip
+        self._made.append(made)
+        return made
+
+    async def close(self) -> None:
+        await self.transfers.close(5)
+        for made in self._made:
+            await made.close()
+            await made.upstream.close()
+        await self.catalog.close()
+
+
+@pytest.fixture
+async def desk(tmp_path: Path, simulator: Simulator) -> AsyncIterator[Desk]:
+    simulator.publish(SIX)
+    made = Desk(tmp_path, simulator)
+    assert isinstance(made.catalog.database, SQLite)
+    await made.catalog.database.open()
+    yield made
+    await made.close()
+
+
+async def filenames(source: CachedUpstream, demand: Freshness = Freshness.USUAL) -> list[str]:
+    return [file.filename for file in (await source.project("six", demand)).project.files]
+
+
+# Pages
+
+
+async def test_a_page_is_stored_as_it_came_and_told_of_once(desk: Desk) -> None:
+    source = desk.source()
+    listing = await source.project("six")
+    assert listing.outcome == "miss"
+    assert listing.until == desk.clock.now + AGES.fresh
+    assert {file.source for file in listing.project.files} == {source.name}
+    answer = await desk.catalog.pages.answer(source.name, PAGE)
+    assert answer is not None
+    assert hashlib.sha256(answer.body).hexdigest() == listing.revision
+    assert desk.told == [(source.name, "six")]
+    events = await desk.feed.since(0)
+    assert [(event.kind, event.project) for event in events] == [("project", "six")]
+
+
+@pytest.mark.parametrize(
+    ("age", "outcome", "asked"), [(99, "hit", 0), (100, "stale", 1), (149, "stale", 1), (150, "miss", 1)]
+)
+async def test_what_the_age_of_a_page_means(desk: Desk, age: float, outcome: str, asked: int) -> None:
+    source = desk.source()
+    await source.project("six")
+    desk.clock.now += age
+    desk.simulator.forget()
+    assert (await source.project("six")).outcome == outcome
+    await desk.simulator.until(lambda: desk.simulator.count() == asked)
+
+
+async def test_a_confirmed_page_is_fresh_again_and_nobody_is_told(desk: Desk) -> None:
+    source = desk.source()
+    before = await source.project("six")
+    desk.clock.now += 1000
+    after = await source.project("six")
+    assert (after.project, after.revision) == (before.project, before.revision)
+    assert after.until == desk.clock.now + AGES.fresh
+    assert [request.status for request in desk.simulator.requests] == [200, 304]
+    assert len(desk.told) == 1
+    assert (await desk.source().project("six")).outcome == "hit"  # the confirmation is stored too
+
+
+async def test_a_clock_that_was_set_back_makes_no_page_immortal(desk: Desk) -> None:
+    source = desk.source()
+    await source.project("six")
+    desk.clock.now -= 1_000_000
+    assert (await source.project("six")).outcome == "miss"
+
+
+async def test_what_is_missing_is_believed_for_a_while(desk: Desk) -> None:
+    source = desk.source()
+    for step, asked in ((0, 1), (9, 1), (2, 2)):
+        desk.clock.now += step
+        with pytest.raises(UnknownProject):
+            await source.project("nothing")
+        assert desk.simulator.count() == asked
+
+
+async def test_a_stored_page_stands_in_for_a_failing_upstream_for_so_long(desk: Desk) -> None:
+    source = desk.source()
+    await source.project("six")
+    desk.simulator.inject("*", Status(500))
+    desk.clock.now += AGES.fresh + 999
+    assert (await source.project("six")).outcome == "stale"
+    desk.clock.now += 1
+    with pytest.raises(UpstreamUnavailable):
+        await source.project("six")
+    assert (await source.project("six", Freshness.ANY)).outcome == "hit"
+
+
+async def test_an_error_says_whether_the_project_was_last_known_missing(desk: Desk) -> None:
+    source = desk.source()
+    with pytest.raises(UnknownProject):
+        await source.project("nothing")
+    desk.clock.now += 1000
+    desk.simulator.inject("*", Status(500))
+    for name, missing in (("nothing", True), ("never-asked", False)):
+        with pytest.raises(UpstreamUnavailable) as error:
+            await desk.source().project(name)
+        assert error.value.last_known_missing is missing
+
+
+async def test_nobody_waits_longer_than_the_limit_who_has_something_stored(desk: Desk) -> None:
+    source = desk.source(connect=0.05)
+    await source.project("six")
+    with pytest.raises(UnknownProject):
+        await source.project("nothing")
+    desk.clock.now += 1000
+    stalled = desk.simulator.inject("/simple/*", Stall())
+    assert (await source.project("six")).outcome == "stale"
+    asked = desk.simulator.count()
+    assert (await source.project("six", Freshness.NOW)).outcome == "stale"
+    with pytest.raises(UpstreamUnavailable) as error:
+        await source.project("nothing")
+    assert error.value.last_known_missing
+    assert desk.simulator.count() == asked  # one question is enough to find out
+    new = asyncio.create_task(source.project("other"))
+    await desk.simulator.until(lambda: desk.simulator.count() == asked + 1)  # who has nothing has to wait
+    stalled.release()
+    with pytest.raises(UnknownProject):
+        await new
+    while (await source.project("six")).outcome == "stale":  # noqa: ASYNC110
+        await asyncio.sleep(0)
+
+
+async def test_pages_above_the_limit_are_refused(desk: Desk) -> None:
+    with pytest.raises(UpstreamProtocolError, match="larger than 100 bytes"):
+        await desk.source(limit=100).project("six")
+
+
+async def test_a_page_that_does_not_parse_changes_nothing(desk: Desk) -> None:
+    source = desk.source()
+    desk.simulator.pypi.configure(gzip=False)
+    await source.project("six")
+    desk.clock.now += 1000
+    desk.simulator.publish(NEWER)
+    desk.simulator.inject("/simple/six/", Body(b"[]"))
+    assert await filenames(source) == [SIX.filename]
+    assert len(desk.told) == 1
+    assert len(await desk.feed.since(0)) == 1
+
+
+async def test_a_listed_revision_is_believed_more_than_any_age(desk: Desk) -> None:
+    source = desk.source()
+    listing = await source.project("six")
+    source.guide(lambda page: listing.revision)
+    desk.clock.now += 1e9
+    assert (await source.project("six")).outcome == "hit"
+    assert desk.simulator.count() == 1
+    source.guide(lambda page: "another")
+    assert (await source.project("six")).outcome == "miss"
+    assert (await source.project("six")).outcome == "stale"  # upstream lags behind its own index
+    assert desk.simulator.count() == 2
+    desk.clock.now += LAG
+    assert (await source.project("six")).outcome == "miss"
+
+
+async def test_a_page_whose_body_is_lost_or_damaged_is_fetched_again(
+    desk: Desk, caplog: pytest.LogCaptureFixture
+) -> None:
+    await desk.source().project("six")
+    for damage in ("DELETE FROM pages", "UPDATE pages SET body = x'00'"):
+        caplog.clear()
+        source = desk.source()
+        assert await source._pages._row(PAGE) is not None  # it is known, and then it is gone
+        await desk.catalog.database.write((damage, ()))
+        assert await filenames(source) == [SIX.filename]
+        assert "is lost or damaged" in caplog.text
+    assert [request.status for request in desk.simulator.requests] == [200] * 3
+    await desk.catalog.database.write(("UPDATE pages SET body = x'00'", ()))
+    with pytest.raises(Offline):
+        await desk.source(offline=True).project("six")
+
+
+async def test_a_newer_serial_in_the_list_of_names_makes_a_page_old(desk: Desk) -> None:
+    source = desk.source()
+    await source.project("six")
+    await source.names()
+    assert (await source.project("six")).outcome == "hit"
+    desk.simulator.publish(NEWER)
+    desk.clock.now += 10
+    desk.told.clear()
+    await source.names(Freshness.NOW)
+    assert (source.name, "six") in desk.told  # so that nobody's memory holds the old page
+    listing = await source.project("six")
+    assert (listing.outcome, len(listing.project.files)) == ("miss", 2)
+    assert (await source.project("six")).outcome == "hit"
+
+
+async def test_without_a_list_the_names_are_those_held(desk: Desk) -> None:
+    source = desk.source()
+    await source.project("six")
+    desk.simulator.inject("/simple/", Status(500))
+    before = await source.names()
+    assert (list(before.names.serials), before.outcome) == (["six"], "stale")
+    desk.simulator.publish(wheel("other", "1"))
+    await source.project("other")
+    desk.simulator.inject("/simple/", Status(500))
+    after = await source.names()
+    assert list(after.names.serials) == ["other", "six"]
+    assert after.revision != before.revision
+
+
+# Files
+
+
+async def test_a_file_is_held_by_its_digest_whoever_brought_it(desk: Desk) -> None:
+    source = desk.source()
+    file = (await source.project("six")).project.files[0]
+    await desk.blobs.write(SIX.content)
+    opened = await source.open("six", file)
+    assert opened.outcome == "hit"
+    assert b"".join([chunk async for chunk in opened.body.read()]) == SIX.content
+    assert desk.simulator.count("GET", "*.whl") == 0
+
+
+async def test_a_fetched_file_is_recorded_with_an_event(desk: Desk) -> None:
+    source = desk.source()
+    file = (await source.project("six")).project.files[0]
+    opened = await source.open("six", file)
+    assert b"".join([chunk async for chunk in opened.body.read()]) == SIX.content
+    held = await desk.catalog.files.get(source.name, "six", SIX.filename)
+    assert held is not None
+    assert (held.digest, held.size) == (SIX.sha256, SIX.size)
+    assert (await desk.feed.since(0))[-1].filename == SIX.filename
+
+
+async def test_who_asks_for_a_file_at_the_same_moment_shares_the_look_ups(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = desk.source()
+    file = (await source.project("six")).project.files[0]
+    read, looked_up = desk.catalog.files.get, 0
+
+    async def get(*words: str) -> HeldFile | None:
+        nonlocal looked_up
+        looked_up += 1
+        return await read(*words)
+
+    monkeypatch.setattr(desk.catalog.files, "get", get)
+    opened = await asyncio.gather(*(source.open("six", file) for _ in range(20)))
+    assert sorted(one.outcome for one in opened) == ["joined"] * 19 + ["miss"]
+    assert looked_up == 1
+    for one in opened:
+        assert b"".join([chunk async for chunk in one.body.read()]) == SIX.content
+    assert desk.simulator.count("GET", "*.whl") == 1
+
+
+async def test_metadata_of_a_held_wheel_is_made_here_when_it_is_what_the_index_promises(desk: Desk) -> None:
+    source = desk.source()
+    file = (await source.project("six")).project.files[0]
+    await desk.blobs.write(SIX.content)
+    opened = await source.sidecar("six", file)
+    assert b"".join([chunk async for chunk in opened.body.read()]) == SIX.metadata
+    assert desk.simulator.count("GET", "/packages/*") == 0
+
+
+async def test_metadata_that_differs_from_the_promise_is_asked_for(desk: Desk) -> None:
+    other = SIX.metadata + b"Keywords: rewritten\n"
+    desk.simulator.publish(SIX, metadata=other)
+    source = desk.source()
+    file = (await source.project("six")).project.files[0]
+    await desk.blobs.write(SIX.content)
+    opened = await source.sidecar("six", file)
+    assert b"".join([chunk async for chunk in opened.body.read()]) == other
+    assert desk.simulator.count("GET", "*.metadata") == 1

@@ -1,0 +1,258 @@
+"""Connections: how many there may be, and how patiently slow clients are borne."""
+
+import asyncio
+import io
+from pathlib import Path
+from typing import Any
+
+import pytest
+from yarl import URL
+
+from mirror.server.connections import ConnectionLimits, Connections, affordable
+from tests.builders import wheel
+from tests.serving import Serving, repositories, serving
+from tests.simulator import Simulator
+
+WAIT = 30
+
+
+class One:
+    """A connection that does as it is told."""
+
+    def __init__(self) -> None:
+        self.used = False
+        self.slow = ""
+        self.aborted = False
+
+    def overdue(self, now: float) -> str:
+        return self.slow
+
+    def abort(self) -> None:
+        self.aborted = True
+
+
+def crowd(number: int, limit: int) -> tuple[Connections, list[One]]:
+    connections = Connections(ConnectionLimits(connections=limit), lambda: 0.0)
+    members = [One() for _ in range(number)]
+    for member in members:
+        assert connections.enter(member)
+    return connections, members
+
+
+def test_the_connection_that_is_idle_longest_makes_room() -> None:
+    connections, members = crowd(3, 3)
+    connections.busy(members[0])
+    connections.idle(members[0])  # so it has been idle for the shortest time
+    assert connections.enter(One())
+    assert [member.aborted for member in members] == [False, True, False]
+    assert len(connections) == 3
+
+
+def test_one_that_was_answered_on_the_fast_lane_gets_a_second_chance() -> None:
+    connections, members = crowd(3, 3)
+    members[0].used = True
+    assert connections.enter(One())
+    assert [member.aborted for member in members] == [False, True, False]
+    assert not members[0].used
+
+
+def test_nobody_who_is_being_answered_has_to_go() -> None:
+    connections, members = crowd(2, 2)
+    for member in members:
+        connections.busy(member)
+    assert not connections.enter(One())
+    assert not any(member.aborted for member in members)
+    assert connections.refused == 1
+
+
+def test_ten_thousand_new_connections_in_a_row_are_cheap_to_make_room_for() -> None:
+    connections, members = crowd(1000, 1000)
+    for member in members:
+        member.used = True
+    for _ in range(10_000):
+        assert connections.enter(One())
+    assert len(connections) == 1000
+
+
+def test_a_slow_client_is_closed_at_the_next_look() -> None:
+    connections, members = crowd(3, 10)
+    members[1].slow = "too slow"
+    connections.look()
+    assert [member.aborted for member in members] == [False, True, False]
+    assert len(connections) == 2
+
+
+@pytest.mark.parametrize(
+    ("wanted", "files", "expected"), [(20_000, 65_536, 20_000), (20_000, 20_000, 14_808), (20_000, 64, 16)]
+)
+def test_there_are_as_many_connections_as_open_files_bear(wanted: int, files: int, expected: int) -> None:
+    assert affordable(wanted, files) == expected
+
+
+# On the wire
+
+
+async def connect(mirror: Serving) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    url = URL(mirror.url)
+    return await asyncio.open_connection(url.host, url.port)
+
+
+async def end_of(reader: asyncio.StreamReader) -> bytes:
+    """What comes until the mirror closes the connection."""
+    try:
+        return await asyncio.wait_for(reader.read(), WAIT)
+    except ConnectionError:
+        return b""
+
+
+def limits(**changes: Any) -> dict[str, Any]:
+    return {"limits": {"shutdown_grace": 2} | changes}
+
+
+async def test_a_new_client_is_served_when_idle_ones_have_taken_all_places(
+    tmp_path: Path, simulator: Simulator
+) -> None:
+    async with serving(tmp_path / "data", repositories(simulator), **limits(connections=16)) as mirror:
+        idle = [await connect(mirror) for _ in range(40)]
+        assert (await mirror.get("health")).status == 200
+        assert "mirror_client_connections 16.0" in (await mirror.get("metrics")).text
+        for _, writer in idle:
+            writer.close()
+
+
+async def test_a_head_that_never_ends_is_given_up(tmp_path: Path, simulator: Simulator) -> None:
+    async with serving(tmp_path / "data", repositories(simulator), **limits(head_time=0.3)) as mirror:
+        reader, writer = await connect(mirror)
+        fast_reader, fast_writer = await connect(mirror)
+        writer.write(b"GET /health HTTP/1.1\r\nHost: x\r\n")
+
+        async def drip() -> None:
+            while True:
+                writer.write(b"X: y\r\n")
+                await asyncio.sleep(0.1)
+
+        dripping = asyncio.create_task(drip())
+        assert await end_of(reader) == b""
+        dripping.cancel()
+        # whoever sent a whole request meanwhile is none of those
+        fast_writer.write(b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n")
+        assert (await fast_reader.readline()).startswith(b"HTTP/1.1 200")
+        for one in (writer, fast_writer):
+            one.close()
+
+
+async def test_a_body_that_does_not_come_is_given_up(tmp_path: Path, simulator: Simulator) -> None:
+    auth = {"rules": [{"upload": ["everyone"]}]}
+    async with serving(tmp_path / "data", repositories(simulator), auth=auth, **limits(stall=0.3)) as mirror:
+        reader, writer = await connect(mirror)
+        writer.write(
+            b"POST /legacy/ HTTP/1.1\r\nHost: x\r\nContent-Length: 100000\r\n"
+            b"Content-Type: multipart/form-data; boundary=b\r\n\r\n--b\r\n"
+        )
+        assert b"200 OK" not in await end_of(reader)
+        writer.close()
+        assert list((tmp_path / "data" / "incoming").iterdir()) == []
+
+
+async def test_an_answer_that_nobody_takes_is_given_up(tmp_path: Path, simulator: Simulator) -> None:
+    large = wheel("large", "1.0", size=8_000_000)
+    simulator.publish(large)
+    path = f"packages/large/{large.filename}"
+    async with serving(tmp_path / "data", repositories(simulator), **limits(stall=0.5)) as mirror:
+        reader, writer = await connect(mirror)
+        writer.write(f"GET /{path} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
+        connections = mirror.mirror.state.connections
+        async with asyncio.timeout(WAIT):
+            while connections() != 0:  # noqa: ASYNC110  # nothing tells of it
+                await asyncio.sleep(0.1)
+        writer.close()
+        assert (await mirror.get(path)).body == large.content
+        del reader
+
+
+@pytest.mark.parametrize("how", ["one line", "many lines", "in pieces", "names"])
+async def test_headers_beyond_the_limit_are_refused(tmp_path: Path, simulator: Simulator, how: str) -> None:
+    async with serving(tmp_path / "data", repositories(simulator), **limits(headers=8192)) as mirror:
+        reader, writer = await connect(mirror)
+        head = {
+            "one line": b"X: " + b"y" * 9000 + b"\r\n",
+            "many lines": b"".join(b"X-%d: %b\r\n" % (number, b"y" * 100) for number in range(100)),
+            "in pieces": b"X: " + b"y" * 9000 + b"\r\n",
+            "names": b"".join(b"%b-%d: y\r\n" % (b"y" * 100, number) for number in range(100)),
+        }[how]
+        whole = b"GET /health HTTP/1.1\r\nHost: x\r\n" + head + b"\r\n"
+        step = 1000 if how == "in pieces" else len(whole)
+        for start in range(0, len(whole), step):
+            writer.write(whole[start : start + step])
+            await asyncio.sleep(0.01 if how == "in pieces" else 0)
+        assert (await end_of(reader)).split()[1] in (b"431", b"400")
+        writer.close()
+        assert (await mirror.get("health")).status == 200
+
+
+@pytest.mark.parametrize("pause", [0, 0.005], ids=["in one go", "slowly"])
+async def test_who_is_refused_while_still_sending_hears_why_and_may_ask_again(
+    tmp_path: Path, simulator: Simulator, pause: float
+) -> None:
+    async with serving(tmp_path / "data", repositories(simulator)) as mirror:
+        reader, writer = await connect(mirror)
+        for _ in range(2):
+            writer.write(b"POST /legacy/ HTTP/1.1\r\nHost: x\r\nContent-Length: 3000000\r\n\r\n")
+            for _ in range(60):
+                writer.write(b"x" * 50_000)
+                await writer.drain()
+                await asyncio.sleep(pause)
+            head = await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), WAIT)
+            assert head.split()[1] in (b"400", b"401")
+            length = next(line for line in head.lower().split(b"\r\n") if line.startswith(b"content-length:"))
+            await reader.readexactly(int(length.split(b":")[1]))
+        writer.write(b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n")
+        assert (await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), WAIT)).split()[1] == b"200"
+        writer.close()
+
+
+async def test_a_flood_that_never_becomes_a_request_takes_no_memory(tmp_path: Path, simulator: Simulator) -> None:
+    async with serving(tmp_path / "data", repositories(simulator)) as mirror:
+        reader, writer = await connect(mirror)
+        sent = 0
+        try:
+            writer.write(b"GET / HTTP/1.1\r\n")
+            while sent < 50_000_000 and not reader.at_eof():
+                writer.write(b"A: b\r\n" * 1000)
+                sent += 6000
+                await writer.drain()
+        except ConnectionError:
+            pass
+        assert sent < 50_000_000
+        writer.close()
+
+
+async def test_large_bodies_are_not_taken_for_headers(tmp_path: Path, simulator: Simulator) -> None:
+    async with serving(tmp_path / "data", repositories(simulator), **limits(headers=8192)) as mirror:
+        for _ in range(3):
+            answer = await mirror.ask("POST", "legacy/", data=io.BytesIO(b"x" * 3_000_000))
+            assert answer.status in (400, 401), answer.text
+        # after a body, on the same connection, heads count anew
+        answer = await mirror.get("health", X="y" * 5000)
+        assert answer.status == 200
+
+
+async def test_slow_readers_of_a_large_page_share_its_bytes(tmp_path: Path, simulator: Simulator) -> None:
+    """What waits for each of them is a piece, not a copy."""
+    for number in range(300):
+        simulator.publish(wheel("many", f"1.{number}"))
+    async with serving(tmp_path / "data", repositories(simulator)) as mirror:
+        whole = (await mirror.get("simple/many/", Accept_Encoding="identity")).body
+        assert len(whole) > 50_000
+        readers = [await connect(mirror) for _ in range(5)]
+        for _, writer in readers:
+            writer.write(b"GET /simple/many/ HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+        for reader, writer in readers:
+            assert (await end_of(reader)).endswith(whole)
+            writer.close()
+
+
+async def test_a_connection_that_closes_tells_so_before(tmp_path: Path, simulator: Simulator) -> None:
+    async with serving(tmp_path / "data", repositories(simulator)) as mirror:
+        answer = await mirror.get("health", Connection="close")
+        assert answer.headers["Connection"] == "close"

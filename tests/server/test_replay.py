@@ -1,0 +1,161 @@
+"""The fast lane: repeated requests are answered without parsing, and nobody can tell the difference."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from email.utils import parsedate_to_datetime
+
+import pytest
+from aiohttp import web
+
+from mirror.index.cache import Validity
+from mirror.server.replay import ConnectionRunner, Replay, ReplayCache
+from mirror.server.respond import PreparedResponse, make_head
+from mirror.telemetry.metrics import Metrics
+from mirror.telemetry.observer import Observer
+
+REQUEST = b"GET /page HTTP/1.1\r\nHost: mirror.example\r\n\r\n"
+
+
+class Site:
+    """A server whose one page says how often its handler ran."""
+
+    def __init__(self) -> None:
+        self.handled = 0
+        self.validity = Validity(2000.0)
+        self.now = 1000.0
+        self.hits: list[Replay] = []
+        self.port = 0
+
+    async def handle(self, request: web.Request) -> web.StreamResponse:
+        self.handled += 1
+        body = b"%d" % self.handled
+        head = make_head(200, [("Content-Length", str(len(body))), ("X-Mirror-Cache", "hit")])
+        return PreparedResponse(200, head, body, self.validity)
+
+    async def talk(self, *parts: bytes) -> list[bytes]:
+        """Send each part on one connection and wait for the body of one answer after each."""
+        reader, writer = await asyncio.open_connection("127.0.0.1", self.port)
+        bodies = [await self.ask(reader, writer, part) for part in parts]
+        writer.close()
+        await writer.wait_closed()
+        return bodies
+
+    async def ask(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, part: bytes) -> bytes:
+        writer.write(part)
+        head = await reader.readuntil(b"\r\n\r\n")
+        assert head.startswith(b"HTTP/1.1 200 OK\r\n")
+        date = next(line for line in head.split(b"\r\n") if line.startswith(b"Date: "))
+        assert parsedate_to_datetime(date[6:].decode())
+        length = next(int(line[15:]) for line in head.split(b"\r\n") if line.lower().startswith(b"content-length:"))
+        return await reader.readexactly(length)
+
+
+@pytest.fixture
+async def site() -> AsyncIterator[Site]:
+    site = Site()
+    app = web.Application()
+    app.router.add_route("*", "/{path:.*}", site.handle)
+    lanes = ReplayCache(lambda ready, client: site.hits.append(ready), 75, lambda: site.now)
+    runner = ConnectionRunner(app, lanes, access_log_class=Observer(None, Metrics()).logger())
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    site.port = runner.addresses[0][1]
+    yield site
+    await runner.cleanup()
+
+
+async def test_a_repeated_request_does_not_reach_the_handler(site: Site) -> None:
+    assert await site.talk(REQUEST, REQUEST, REQUEST) == [b"1", b"1", b"1"]
+    assert site.handled == 1
+    assert [ready.notes.path for ready in site.hits] == ["/page", "/page"]
+
+
+async def test_another_connection_joins_after_its_first_request(site: Site) -> None:
+    await site.talk(REQUEST)
+    # aiohttp has to have seen a connection once, for its timers to run
+    assert await site.talk(REQUEST, REQUEST) == [b"2", b"2"]
+
+
+async def test_other_bytes_are_another_request(site: Site) -> None:
+    other = REQUEST.replace(b"Host", b"Accept: text/html\r\nHost")
+    assert await site.talk(REQUEST, other, REQUEST, other) == [b"1", b"2", b"1", b"2"]
+
+
+async def test_an_answer_that_is_no_longer_valid_is_made_anew(site: Site) -> None:
+    assert await site.talk(REQUEST, REQUEST) == [b"1", b"1"]
+    site.validity.live = False
+    site.validity = Validity(2000.0)
+    assert await site.talk(REQUEST, REQUEST) == [b"2", b"2"]
+
+
+async def test_an_answer_ends_at_its_moment(site: Site) -> None:
+    site.validity.until = 1010.0
+    reader, writer = await asyncio.open_connection("127.0.0.1", site.port)
+    assert await site.ask(reader, writer, REQUEST) == b"1"
+    site.now = 1009.9
+    assert await site.ask(reader, writer, REQUEST) == b"1"
+    site.now = 1010.0
+    assert await site.ask(reader, writer, REQUEST) == b"2"
+    writer.close()
+
+
+@pytest.mark.parametrize("header", [b"Authorization: Basic eDp5", b"Cookie: a=b", b"Content-Length: 0"])
+async def test_credentials_and_bodies_go_the_long_way(site: Site, header: bytes) -> None:
+    request = REQUEST.replace(b"Host", header + b"\r\nHost")
+    assert await site.talk(request, request, REQUEST, REQUEST) == [b"1", b"2", b"3", b"4"]
+
+
+async def test_a_connection_takes_a_detour_now_and_then(site: Site) -> None:
+    site.validity.until = 10_000.0
+    reader, writer = await asyncio.open_connection("127.0.0.1", site.port)
+    for now, body in ((1000.0, b"1"), (1037.0, b"1"), (1038.0, b"2"), (1075.0, b"2"), (1076.0, b"3")):
+        site.now = now
+        assert await site.ask(reader, writer, REQUEST) == body
+    writer.close()
+
+
+async def test_a_request_in_two_pieces_is_understood_and_ends_the_lane(site: Site) -> None:
+    reader, writer = await asyncio.open_connection("127.0.0.1", site.port)
+    assert await site.ask(reader, writer, REQUEST) == b"1"
+    writer.write(REQUEST[:10])
+    await asyncio.sleep(0.05)
+    assert await site.ask(reader, writer, REQUEST[10:]) == b"2"
+    assert await site.ask(reader, writer, REQUEST) == b"3"
+    writer.close()
+
+
+async def test_bytes_of_a_known_request_inside_another_are_not_taken_for_it(site: Site) -> None:
+    reader, writer = await asyncio.open_connection("127.0.0.1", site.port)
+    assert await site.ask(reader, writer, REQUEST) == b"1"
+    # a body that is, byte for byte, a request which has been answered before
+    writer.write(b"POST /page HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % len(REQUEST))
+    await asyncio.sleep(0.05)
+    writer.write(REQUEST)
+    assert await site.ask(reader, writer, b"") == b"2"
+    assert site.hits == []
+    writer.close()
+
+
+async def test_pipelined_requests_are_answered_in_order(site: Site) -> None:
+    reader, writer = await asyncio.open_connection("127.0.0.1", site.port)
+    assert await site.ask(reader, writer, REQUEST) == b"1"
+    writer.write(REQUEST.replace(b"page", b"else") + REQUEST)
+    assert [await site.ask(reader, writer, b""), await site.ask(reader, writer, b"")] == [b"2", b"3"]
+    writer.close()
+
+
+def test_what_is_remembered_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mirror.server.replay.MOST_BYTES", 10_000)
+    lanes = ReplayCache(lambda ready, client: None, 75, lambda: 0.0)
+    for number in range(100):
+        lanes.put(b"%d" % number, Replay(Validity(1.0), 200, b"", b"x" * 1000, None))
+    assert lanes.get(b"0") is None
+    assert lanes.get(b"99") is not None
+    assert lanes._weight <= 10_000
+
+
+def test_an_answer_that_is_replaced_is_counted_once() -> None:
+    lanes = ReplayCache(lambda ready, client: None, 75, lambda: 0.0)
+    for _ in range(3):
+        lanes.put(b"a", Replay(Validity(1.0), 200, b"", b"x" * 1000, None))
+    assert lanes._weight == 512 + 1 + 1000

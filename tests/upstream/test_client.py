@@ -1,0 +1,591 @@
+"""How an upstream is asked: politely, within limits, with secrets kept, and not at all when it is down."""
+
+import asyncio
+import base64
+import gzip
+import time
+from collections.abc import AsyncIterator
+from email.utils import formatdate
+from pathlib import Path
+
+import msgspec
+import pytest
+import trustme
+from aiohttp import web
+from hypothesis import given
+from hypothesis import strategies as st
+from multidict import CIMultiDict
+from yarl import URL
+
+from mirror.errors import (
+    ConfigError,
+    NotFound,
+    UpstreamError,
+    UpstreamProtocolError,
+    UpstreamRefused,
+    UpstreamUnavailable,
+)
+from mirror.model import Body, File, UpstreamRequest, UpstreamResponse
+from mirror.upstream import Breaker, Credentials, Upstream, UpstreamOptions, retry_after
+from mirror.upstream.ranges import TAIL
+from tests.builders import noise
+from tests.shelf import LAST_MODIFIED, Shelf, secure
+from tests.simulator import Answer as Raw
+from tests.simulator import Chunked, Cut, Drip, GzipDespiteRange, Headers, IgnoreRange, Stall, Status
+from tests.simulator.wire import Thing, plain, redirect
+
+OPTIONS = UpstreamOptions(connect_timeout=30, read_timeout=30, page_timeout=60, breaker_failures=100)
+
+
+@pytest.fixture
+async def shelf() -> AsyncIterator[Shelf]:
+    async with Shelf() as running:
+        yield running
+
+
+@pytest.fixture
+async def upstream(shelf: Shelf) -> AsyncIterator[Upstream]:
+    upstream = Upstream("index", URL(shelf.url), OPTIONS)
+    yield upstream
+    await upstream.close()
+
+
+@pytest.fixture(autouse=True)
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("random.uniform", lambda low, high: 0.01)
+
+
+def ask(url: str, limit: int = 10_000) -> UpstreamRequest:
+    return UpstreamRequest(url=URL(url), accept="text/html", limit=limit)
+
+
+async def get(upstream: Upstream, url: str) -> UpstreamResponse:
+    answer = await upstream.get(ask(url))
+    assert answer is not None
+    return answer
+
+
+async def content(body: Body, start: int = 0, stop: int | None = None) -> bytes:
+    return b"".join([chunk async for chunk in body.read(start, stop)])
+
+
+# Pages
+
+
+async def test_a_page_comes_with_the_headers_that_matter(shelf: Shelf, upstream: Upstream) -> None:
+    thing = Thing(b"<p>", "text/html; charset=utf-8", '"e"', LAST_MODIFIED, {"X-PyPI-Last-Serial": "17"}, gzip=True)
+    answer = await get(upstream, shelf.put("/simple/six/", thing))
+    assert answer == UpstreamResponse(
+        url=f"{shelf.url}simple/six/", content_type="text/html; charset=utf-8", body=b"<p>", etag='W/"e"',
+        last_modified=LAST_MODIFIED, serial=17,
+    )  # fmt: skip
+    (request,) = shelf.asked("GET", "/simple/six/")
+    assert request.headers["Accept"] == "text/html"
+    assert request.headers["User-Agent"] == "mirror"
+    assert "gzip" in request.headers["Accept-Encoding"]
+
+
+async def test_a_page_that_has_not_changed_is_not_sent_again(shelf: Shelf, upstream: Upstream) -> None:
+    url = shelf.put("/page", b"page")
+    first = await get(upstream, url)
+    assert await upstream.get(ask(url), etag=first.etag, last_modified=first.last_modified) is None
+    shelf.put("/page", b"another")
+    second = await upstream.get(ask(url), etag=first.etag)
+    assert second
+    assert second.body == b"another"
+
+
+@pytest.mark.parametrize(
+    ("status", "error"),
+    [
+        (404, NotFound), (410, NotFound), (401, UpstreamRefused), (403, UpstreamRefused), (500, UpstreamUnavailable),
+        (503, UpstreamUnavailable), (429, UpstreamUnavailable), (400, UpstreamProtocolError),
+        (204, UpstreamProtocolError), (304, UpstreamProtocolError), (206, UpstreamProtocolError),
+        (416, UpstreamProtocolError), (300, UpstreamProtocolError),
+    ],
+)  # fmt: skip
+async def test_each_status_is_one_kind_of_error(
+    shelf: Shelf, upstream: Upstream, status: int, error: type[Exception]
+) -> None:
+    url = shelf.put("/page", plain(status))
+    with pytest.raises(error):
+        await upstream.get(ask(url))
+
+
+async def test_connections_are_kept(shelf: Shelf, upstream: Upstream) -> None:
+    for number in range(5):
+        await get(upstream, shelf.put(f"/{number}", b"page"))
+        async with upstream.fetch(URL(f"{shelf.url}{number}")) as stream:
+            assert [chunk async for chunk in stream.chunks()] == [b"page"]
+    assert len(shelf._server.connections) == 1
+
+
+@pytest.mark.parametrize("chunked", [True, False])
+async def test_a_page_that_is_too_large_is_refused_while_it_comes(
+    shelf: Shelf, upstream: Upstream, chunked: bool
+) -> None:
+    url = shelf.put("/page", noise(5_000_000))
+    if chunked:
+        shelf.inject("*", Chunked())
+    with pytest.raises(UpstreamProtocolError, match="larger than 10000 bytes"):
+        await upstream.get(ask(url))
+    assert upstream.state().bytes < 2_000_000
+
+
+async def test_the_limit_counts_after_decompression(shelf: Shelf, upstream: Upstream) -> None:
+    bomb = gzip.compress(bytes(50_000_000))
+    url = shelf.put("/page", Raw(200, CIMultiDict({"Content-Encoding": "gzip"}), bomb))
+    with pytest.raises(UpstreamError):
+        await upstream.get(ask(url, limit=60_000))
+
+
+@pytest.mark.parametrize("garbage", [b"not gzip at all", gzip.compress(b"page" * 1000, mtime=0)[:-20]])
+async def test_a_body_that_does_not_decompress_is_no_page(shelf: Shelf, upstream: Upstream, garbage: bytes) -> None:
+    url = shelf.put("/page", Raw(200, CIMultiDict({"Content-Encoding": "gzip"}), garbage))
+    with pytest.raises(UpstreamError):
+        await upstream.get(ask(url))
+
+
+async def test_following_a_page_by_ranges_sees_statuses_and_headers(shelf: Shelf, upstream: Upstream) -> None:
+    question = ask(shelf.put("/versions", b"0123456789"))
+    part = await upstream.range_get(question, {"Range": "bytes=8-", "Accept-Encoding": "identity"})
+    assert (part.status, part.body, part.headers["content-range"]) == (206, b"89", "bytes 8-9/10")
+    same = await upstream.range_get(question, {"Range": "bytes=8-", "If-None-Match": part.headers["etag"]})
+    assert (same.status, same.body) == (304, b"")
+    assert (await upstream.range_get(question, {"Range": "bytes=10-"})).status == 416
+    whole = await upstream.range_get(question, {})
+    assert (whole.status, whole.body) == (200, b"0123456789")
+    with pytest.raises(NotFound):
+        await upstream.range_get(ask(shelf.url + "nothing"), {})
+
+
+# Retries
+
+
+@pytest.mark.parametrize("status", [429, 502, 503, 504])
+async def test_what_may_pass_is_tried_again(shelf: Shelf, upstream: Upstream, status: int) -> None:
+    url = shelf.put("/page", b"page")
+    shelf.inject("*", Status(status), times=2)
+    assert (await get(upstream, url)).body == b"page"
+    assert shelf.count() == 3
+
+
+@pytest.mark.parametrize("status", [404, 403, 500, 400])
+async def test_what_does_not_pass_is_asked_once(shelf: Shelf, upstream: Upstream, status: int) -> None:
+    url = shelf.put("/page", plain(status))
+    with pytest.raises((NotFound, UpstreamError)):
+        await upstream.get(ask(url))
+    assert shelf.count() == 1
+
+
+async def test_retries_are_bounded(shelf: Shelf, upstream: Upstream) -> None:
+    url = shelf.put("/page", plain(503))
+    with pytest.raises(UpstreamUnavailable, match="answered 503"):
+        await upstream.get(ask(url))
+    assert shelf.count() == 1 + OPTIONS.retries
+    assert upstream.state().errors == 1
+
+
+async def test_a_page_cut_short_is_asked_for_again(shelf: Shelf, upstream: Upstream) -> None:
+    url = shelf.put("/page", noise(9000))
+    shelf.inject("*", Cut(after=4000), times=1)
+    assert (await get(upstream, url)).body == noise(9000)
+
+
+@pytest.mark.parametrize("after", [None, 4000])
+async def test_a_silent_upstream_is_not_waited_for(shelf: Shelf, after: int | None) -> None:
+    upstream = Upstream("index", URL(shelf.url), msgspec.structs.replace(OPTIONS, read_timeout=0.3))
+    url = shelf.put("/page", noise(9000))
+    shelf.inject("*", Stall(after))
+    with pytest.raises(UpstreamUnavailable, match="took too long"):
+        await upstream.get(ask(url))
+    assert shelf.count() == 1
+    await upstream.close()
+
+
+async def test_a_page_that_trickles_is_not_waited_for(shelf: Shelf) -> None:
+    upstream = Upstream("index", URL(shelf.url), msgspec.structs.replace(OPTIONS, page_timeout=0.3))
+    shelf.inject("*", Stall())
+    with pytest.raises(UpstreamUnavailable, match="took too long"):
+        await upstream.get(ask(shelf.put("/page", b"page")))
+    await upstream.close()
+
+
+async def test_a_page_that_is_known_to_be_large_has_time_of_its_own(shelf: Shelf) -> None:
+    url = URL(shelf.put("/slow", b"x" * 3000))
+    shelf.inject("/slow", Drip(piece=1000, pause=0.3))
+    upstream = Upstream("index", URL(shelf.url), msgspec.structs.replace(OPTIONS, page_timeout=0.3, retries=0))
+    with pytest.raises(UpstreamUnavailable):
+        await upstream.get(UpstreamRequest(url=url))
+    answer = await upstream.get(UpstreamRequest(url=url, timeout=60))
+    assert answer is not None
+    assert len(answer.body) == 3000
+    await upstream.close()
+
+
+@pytest.mark.parametrize("date", [True, False])
+async def test_retry_after_is_obeyed(shelf: Shelf, upstream: Upstream, date: bool) -> None:
+    url = shelf.put("/page", b"page")
+    shelf.inject("*", Status(429, retry_after=formatdate(time.time() + 2, usegmt=True) if date else 1), times=1)
+    assert (await get(upstream, url)).body == b"page"
+    first, second = shelf.requests
+    assert second.at - first.at >= 0.9
+
+
+async def test_an_upstream_that_asks_for_more_than_we_may_wait_is_left_alone(shelf: Shelf) -> None:
+    now = 1000.0
+    upstream = Upstream("index", URL(shelf.url), OPTIONS, clock=lambda: now)
+    url = shelf.put("/page", b"page")
+    shelf.inject("*", Status(503, retry_after=600), times=1)
+    with pytest.raises(UpstreamUnavailable) as caught:
+        await upstream.get(ask(url))
+    assert caught.value.retry_after == 600
+    with pytest.raises(UpstreamUnavailable, match="asked us to come back later; trying again in 600 s"):
+        await upstream.get(ask(url))
+    assert shelf.count() == 1
+    assert upstream.pause(URL(url)) == 600
+    now += 601
+    assert (await get(upstream, url)).body == b"page"
+    await upstream.close()
+
+
+@pytest.mark.parametrize(
+    ("value", "seconds"),
+    [
+        ("120", 120), (" 5 ", 5), ("", 0), ("soon", 0), ("-5", 0), ("9" * 5000, 3600), ("1e3", 0), ("\u0663", 0),
+        (formatdate(1_000_060, usegmt=True), 60), (formatdate(1, usegmt=True), 0),
+        (formatdate(2_000_000, usegmt=True), 3600), ("Mon, 99 Foo 2024 10:00:00 GMT", 0),
+    ],
+)  # fmt: skip
+def test_retry_after_is_seconds_or_a_date_and_never_absurd(value: str, seconds: float) -> None:
+    assert retry_after(value, 1_000_000) == seconds
+
+
+@given(st.text(max_size=50))
+def test_no_retry_after_is_an_error(value: str) -> None:
+    assert 0 <= retry_after(value, 1_000_000) <= 3600
+
+
+# The breaker
+
+
+def test_breaker_opens_after_a_run_of_failures_and_lets_one_through_to_see() -> None:
+    breaker = Breaker(failures=3, seconds=30)
+    breaker.failed(0)
+    breaker.failed(1)
+    breaker.succeeded()
+    breaker.failed(2)
+    breaker.failed(3)
+    assert (breaker.state(3), breaker.admit(3)) == ("closed", 0)
+    breaker.failed(4)
+    assert (breaker.state(5), breaker.admit(5), breaker.wait(5)) == ("open", 29, 29)
+    assert (breaker.state(34), breaker.admit(34)) == ("half-open", 0)
+    assert (breaker.state(35), breaker.admit(35)) == ("half-open", 29)  # the probe is on its way
+    breaker.failed(36)
+    assert (breaker.state(36), breaker.admit(36)) == ("open", 30)
+    assert breaker.admit(66) == 0
+    breaker.succeeded()
+    assert (breaker.state(66), breaker.admit(66), breaker.admit(66)) == ("closed", 0, 0)
+
+
+def test_a_probe_that_is_never_heard_of_again_blocks_nobody_for_ever() -> None:
+    breaker = Breaker(failures=1, seconds=30)
+    breaker.failed(0)
+    assert breaker.admit(30) == 0
+    assert breaker.admit(59) > 0
+    assert breaker.admit(60) == 0
+
+
+def test_one_silence_opens_the_breaker() -> None:
+    breaker = Breaker(failures=5, seconds=30)
+    breaker.failed(0, silent=True)
+    assert breaker.state(1) == "open"
+
+
+async def test_a_dead_upstream_costs_nothing_once_it_is_known(shelf: Shelf) -> None:
+    now = 0.0
+    options = msgspec.structs.replace(OPTIONS, breaker_failures=3)
+    upstream = Upstream("index", URL(shelf.url), options, clock=lambda: now)
+    url = shelf.put("/page", b"page")
+    await shelf.go_down("refused")
+    with pytest.raises(UpstreamUnavailable, match="cannot be reached"):
+        await upstream.get(ask(url))
+    before = upstream.state().requests
+    for _ in range(10):
+        with pytest.raises(UpstreamUnavailable, match="is not answering; trying again in 30 s") as caught:
+            await upstream.get(ask(url))
+        assert caught.value.retry_after == 30
+    assert upstream.state().requests == before
+    assert (upstream.state().breaker, upstream.state().retry_in) == ("open", 30)
+    await shelf.come_back()
+    now = 31
+    assert (await get(upstream, url)).body == b"page"
+    assert upstream.state().breaker == "closed"
+    await upstream.close()
+
+
+@pytest.mark.parametrize("how", ["silent", "hanging"])
+async def test_a_hanging_upstream_costs_one_timeout(shelf: Shelf, how: str) -> None:
+    options = UpstreamOptions(connect_timeout=0.3, read_timeout=0.3)
+    upstream = Upstream("index", URL(shelf.url), options, clock=lambda: 0.0)
+    url = shelf.put("/page", b"page")
+    await shelf.go_down(how)
+    with pytest.raises(UpstreamUnavailable, match="took too long"):
+        await upstream.get(ask(url))
+    with pytest.raises(UpstreamUnavailable, match="is not answering"):
+        await upstream.get(ask(url))
+    assert upstream.state().requests == 1
+    await upstream.close()
+
+
+async def test_a_dead_file_host_does_not_close_the_index(shelf: Shelf) -> None:
+    upstream = Upstream("index", URL(shelf.url), msgspec.structs.replace(OPTIONS, breaker_failures=1))
+    with pytest.raises(UpstreamUnavailable):
+        async with upstream.fetch(URL("http://127.0.0.2:9/it.whl")):
+            pass
+    assert upstream.state().breaker == "open"
+    assert (await get(upstream, shelf.put("/page", b"page"))).body == b"page"
+    await upstream.close()
+
+
+# Secrets
+
+
+async def test_credentials_go_to_the_own_origin_only(shelf: Shelf) -> None:
+    shelf.require_login("me", "secret")
+    url = shelf.put("/page", b"page")
+    shelf.put("/away", redirect(f"{shelf.other_url}page"))
+    shelf.put("/back", redirect("/page"))
+    upstream = Upstream("index", URL(shelf.url).with_user("me").with_password("secret"), OPTIONS)
+    for path in ("page", "away", "back"):
+        assert (await get(upstream, f"{shelf.url}{path}")).body == b"page"
+    async with upstream.fetch(URL(f"{shelf.other_url}page")):
+        pass
+    own = base64.b64encode(b"me:secret").decode()
+    for request in shelf.requests:
+        expected = f"Basic {own}" if request.port == shelf.port else None
+        assert request.headers.get("Authorization") == expected
+    assert [request.port for request in shelf.requests].count(shelf.other_port) == 2
+    assert "secret" not in f"{upstream.state()}{upstream.url}{url}"
+    await upstream.close()
+
+
+async def test_credentials_in_the_links_of_a_page_are_not_used(shelf: Shelf, upstream: Upstream) -> None:
+    shelf.put("/page", b"page")
+    shelf.put("/away", redirect(f"http://evil:login@127.0.0.1:{shelf.other_port}/page"))
+    await get(upstream, shelf.url.replace("127", "someone:else@127") + "page")
+    await get(upstream, f"{shelf.url}away")
+    assert all("Authorization" not in request.headers for request in shelf.requests)
+
+
+async def test_wrong_credentials_are_named_without_being_shown(shelf: Shelf) -> None:
+    shelf.require_login("me", "secret")
+    options = msgspec.structs.replace(OPTIONS, auth=Credentials("me", "hunter2"))
+    upstream = Upstream("index", URL(shelf.url), options)
+    with pytest.raises(UpstreamRefused, match="check the credentials set for index") as caught:
+        await upstream.get(ask(f"{shelf.url}page?token=t0ken"))
+    for text in (str(caught.value), repr(options), str(upstream.state())):
+        assert "hunter2" not in text
+        assert "t0ken" not in text
+    await upstream.close()
+
+
+async def test_a_proxy_is_used_and_told_its_password(shelf: Shelf) -> None:
+    shelf.put("http://index.example/simple/", b"through the proxy")
+    proxy = f"http://me:secret@127.0.0.1:{shelf.port}"
+    upstream = Upstream("index", URL("http://index.example/"), msgspec.structs.replace(OPTIONS, proxy=proxy))
+    assert (await get(upstream, "http://index.example/simple/")).body == b"through the proxy"
+    (request,) = shelf.requests
+    assert request.headers["Proxy-Authorization"] == "Basic " + base64.b64encode(b"me:secret").decode()
+    await shelf.go_down()
+    with pytest.raises(UpstreamUnavailable) as caught:
+        await upstream.get(ask("http://index.example/simple/"))
+    assert "secret" not in f"{caught.value}{upstream.state()}"
+    await upstream.close()
+
+
+# Redirects
+
+
+@pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
+async def test_redirects_are_followed_and_links_refer_to_the_final_address(
+    shelf: Shelf, upstream: Upstream, status: int
+) -> None:
+    shelf.put("/end/", b"page")
+    shelf.put("/middle", redirect("end/", status))
+    answer = await get(upstream, shelf.put("/start", redirect(f"{shelf.other_url}middle", status)))
+    assert (answer.url, answer.body) == (f"{shelf.other_url}end/", b"page")
+
+
+@pytest.mark.parametrize(
+    "location",
+    ["/loop", "file:///etc/passwd", "ftp://127.0.0.1/x", "http://", "http://[", "http://h:99999/", "data:,x"],
+)
+async def test_bad_redirects_are_refused(shelf: Shelf, upstream: Upstream, location: str) -> None:
+    url = shelf.put("/loop", redirect(location))
+    with pytest.raises(UpstreamProtocolError):
+        await upstream.get(ask(url))
+    assert shelf.count() <= 1 + OPTIONS.redirects
+
+
+async def test_a_redirect_to_nowhere_is_refused(shelf: Shelf, upstream: Upstream) -> None:
+    with pytest.raises(UpstreamProtocolError, match="nowhere"):
+        await upstream.get(ask(shelf.put("/page", plain(302))))
+
+
+async def test_https_is_never_left_by_a_redirect_and_ca_file_is_trusted(shelf: Shelf, tmp_path: Path) -> None:
+    async def handle(request: web.BaseRequest) -> web.Response:
+        if request.path == "/page":
+            return web.Response(text="safe")
+        return web.Response(status=302, headers={"Location": f"{shelf.url}page"})
+
+    authority = trustme.CA()
+    authority.cert_pem.write_to_path(tmp_path / "ca.pem")
+    shelf.put("/page", b"unsafe")
+    async with secure(authority, handle) as base:
+        trusting = Upstream("index", URL(base), msgspec.structs.replace(OPTIONS, ca_file=tmp_path / "ca.pem"))
+        assert (await get(trusting, f"{base}page")).body == b"safe"
+        with pytest.raises(UpstreamProtocolError, match="from https to http"):
+            await trusting.get(ask(f"{base}away"))
+        assert (await get(trusting, shelf.put("/up", redirect(f"{base}page")))).body == b"safe"
+        assert shelf.count(path="/page") == 0
+        strange = Upstream("index", URL(base), OPTIONS)
+        with pytest.raises(UpstreamUnavailable, match="ca_file"):
+            await strange.get(ask(f"{base}page"))
+        for upstream in (trusting, strange):
+            await upstream.close()
+
+
+async def test_a_ca_file_that_cannot_be_read_is_a_mistake_of_the_configuration(shelf: Shelf, tmp_path: Path) -> None:
+    upstream = Upstream("index", URL(shelf.url), UpstreamOptions(ca_file=tmp_path / "nothing.pem"))
+    with pytest.raises(ConfigError, match="ca_file of index"):
+        await upstream.get(ask(shelf.url))
+
+
+@pytest.mark.parametrize("url", ["file:///etc/passwd", "ftp://h/x", "it.whl", "", "data:,x"])
+async def test_only_web_addresses_are_asked(upstream: Upstream, url: str) -> None:
+    with pytest.raises(UpstreamProtocolError, match="not a web address"):
+        async with upstream.fetch(URL(url)):
+            pass
+
+
+# Files and their parts
+
+
+async def test_a_file_is_streamed_as_it_lies_there(shelf: Shelf, upstream: Upstream) -> None:
+    packed = gzip.compress(b"sdist")
+    headers = CIMultiDict({"Content-Encoding": "gzip", "ETag": '"e"', "Last-Modified": LAST_MODIFIED})
+    url = shelf.put("/it.tar.gz", Raw(200, headers, packed))
+    async with upstream.fetch(URL(url)) as stream:
+        assert (stream.status, stream.start, stream.size, stream.validator) == (200, 0, len(packed), '"e"')
+        assert stream.modified == 1777975200
+        assert b"".join([chunk async for chunk in stream.chunks()]) == packed
+    assert shelf.requests[0].headers["Accept-Encoding"] == "identity"
+
+
+async def test_a_file_is_opened_from_the_middle(shelf: Shelf, upstream: Upstream) -> None:
+    url = URL(shelf.put("/it.whl", b"0123456789"))
+    async with upstream.fetch(url, start=7) as stream:
+        assert (stream.status, stream.start, stream.size) == (206, 7, 10)
+        assert [chunk async for chunk in stream.chunks()] == [b"789"]
+    async with upstream.fetch(url, start=2, stop=4, if_range=stream.validator) as stream:
+        assert [chunk async for chunk in stream.chunks()] == [b"23"]
+    async with upstream.fetch(url, start=2, if_range='"another"') as stream:
+        assert (stream.status, stream.start) == (200, 0)
+    with pytest.raises(UpstreamProtocolError):
+        async with upstream.fetch(url, start=10):
+            pass
+
+
+async def test_a_weak_etag_is_no_validator_for_a_range(shelf: Shelf, upstream: Upstream) -> None:
+    url = shelf.put("/it.whl", b"0123456789")
+    shelf.inject("*", Headers({"ETag": 'W/"weak"'}))
+    async with upstream.fetch(URL(url)) as stream:
+        assert stream.validator == LAST_MODIFIED
+
+
+async def test_a_part_that_does_not_say_which_is_refused(shelf: Shelf, upstream: Upstream) -> None:
+    url = shelf.put("/it.whl", b"0123456789")
+    for value in (None, "bytes */10", "bytes 1-x/10", "10 pages"):
+        shelf.inject("*", Headers({"Content-Range": value}), times=1)
+        with pytest.raises(UpstreamProtocolError):
+            async with upstream.fetch(URL(url), start=5):
+                pass
+
+
+async def test_a_file_waits_for_its_turn_and_pages_do_not_wait_behind_it(shelf: Shelf) -> None:
+    upstream = Upstream("index", URL(shelf.url), msgspec.structs.replace(OPTIONS, connections=1))
+    url = URL(shelf.put("/it.whl", noise(2_000_000)))
+    async with upstream.fetch(url):
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.05), upstream.fetch(url):
+                pass
+        assert (await get(upstream, shelf.put("/page", b"page"))).body == b"page"
+        assert await content(await upstream.open_ranges(shelf.file(noise(100_000))), 0, 9) == noise(100_000)[:9]
+    async with upstream.fetch(url):
+        pass
+    await upstream.close()
+
+
+@pytest.mark.parametrize("sized", [True, False])
+async def test_a_remote_file_is_read_by_ranges(shelf: Shelf, upstream: Upstream, sized: bool) -> None:
+    data = noise(5_000_000)
+    body = await upstream.open_ranges(shelf.file(data, sized=sized))
+    assert body.size == len(data)
+    size = len(data)
+    spans = [(0, 1), (100, 300), (size - TAIL - 5, size - TAIL + 5), (size - 10, None), (size - TAIL, size), (7, 7)]
+    for start, stop in spans:
+        assert await content(body, start, stop) == data[start:stop]
+    assert shelf.bytes_sent() < 2 * TAIL
+    assert shelf.count() == 4
+
+
+async def test_a_small_remote_file_is_one_request(shelf: Shelf, upstream: Upstream) -> None:
+    body = await upstream.open_ranges(shelf.file(b"tiny", sized=False))
+    assert await content(body) == b"tiny"
+    assert await content(body, 1, 3) == b"in"
+    assert shelf.count() == 1
+
+
+@pytest.mark.parametrize(
+    "fault", [IgnoreRange(), GzipDespiteRange(status=200), Headers({"Content-Range": "bytes 0-9/*"})]
+)
+async def test_an_upstream_without_ranges_is_not_downloaded_for_them(
+    shelf: Shelf, upstream: Upstream, fault: IgnoreRange
+) -> None:
+    file = shelf.file(noise(20_000_000))
+    shelf.inject("*", fault)
+    with pytest.raises(UpstreamError):
+        await upstream.open_ranges(file)
+    assert upstream.state().bytes < 1_000_000
+    assert shelf.bytes_sent() < 15_000_000
+
+
+async def test_a_remote_file_that_changes_while_it_is_read_is_an_error(shelf: Shelf, upstream: Upstream) -> None:
+    file = shelf.file(noise(1_000_000))
+    body = await upstream.open_ranges(file)
+    shelf.file(noise(1_000_000, "other"))
+    with pytest.raises(UpstreamProtocolError, match="changed"):
+        await content(body, 0, 100)
+
+
+async def test_a_remote_file_of_another_size_than_promised_is_an_error(shelf: Shelf, upstream: Upstream) -> None:
+    file = shelf.file(noise(1_000_000))
+    shelf.file(noise(1_000_001))
+    with pytest.raises(UpstreamProtocolError):
+        await upstream.open_ranges(file)
+
+
+async def test_a_remote_file_that_is_not_there_is_not_found(upstream: Upstream, shelf: Shelf) -> None:
+    with pytest.raises(NotFound):
+        await upstream.open_ranges(File(filename="no.whl", version="1", url=f"{shelf.url}no.whl"))
+
+
+async def test_state_counts_what_was_asked_and_came(shelf: Shelf, upstream: Upstream) -> None:
+    await get(upstream, shelf.put("/page", b"12345"))
+    with pytest.raises(UpstreamUnavailable):
+        await upstream.get(ask(shelf.put("/bad", plain(500))))
+    state = upstream.state()
+    assert (state.name, state.url, state.requests, state.errors, state.bytes) == ("index", shelf.url, 2, 1, 5)
+    assert state.last_error == "127.0.0.1 answered 500."
+    assert state.seconds > 0
