@@ -1,0 +1,243 @@
+"""How many files of `mirror/` a request goes through: what somebody has to read to follow it.
+
+The mirror, its upstream and its client run in this process. A file counts when a function or method that is written in
+it is entered, or a coroutine of it resumed, between the moment when the client sends the first byte of the request and
+the moment when it has the last byte of the response; constructors, properties and comprehensions count like any other
+function, in all threads. Code that runs once, when a module is imported, does not count, nor does what dataclass,
+msgspec and enum generate. Each request is traced several times under new names, and the smallest number stands: a task
+of the background that happens to wake meanwhile is no part of the request.
+
+Every request has a User-Agent of its own, so that none is answered by repeating an earlier answer without parsing.
+"""
+
+import asyncio
+import itertools
+import re
+import sqlite3
+import sys
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import CodeType
+from typing import Any
+
+import pytest
+from yarl import URL
+
+from tests.builders import gem, wheel
+from tests.serving import Serving, repositories, serving
+from tests.simulator import Simulator
+from tests.uploading import basic, fields_of, form, make_token
+
+pytestmark = pytest.mark.skipif(sys.version_info < (3, 12), reason="sys.monitoring came with Python 3.12")
+
+PACKAGE = str(Path(__file__).parent.parent / "mirror") + "/"
+ATTEMPTS = 4
+
+
+@dataclass(frozen=True)
+class Limit:
+    """The number of files that a request may visit now, and the number that it is meant to visit."""
+
+    now: int
+    goal: int
+
+
+LIMITS = {
+    "cold page": Limit(now=38, goal=16),
+    "held page": Limit(now=14, goal=8),
+    "cold file": Limit(now=33, goal=14),
+    "held file": Limit(now=22, goal=8),
+    "first /versions": Limit(now=32, goal=14),
+    "cold /info": Limit(now=44, goal=16),
+    "upload": Limit(now=36, goal=18),
+}
+GATHERS = Limit(now=2, goal=1)
+"""How often a repository collects what its sources have of a project, for one cold page."""
+SELECTS = Limit(now=6, goal=3)
+"""How many SELECT statements a cold page runs."""
+
+
+@dataclass
+class Trace:
+    """What one request went through."""
+
+    visited: list[str] = field(default_factory=list)
+    """`file: function`, in the order in which files were first entered."""
+    files: dict[str, str] = field(default_factory=dict)
+    moves: int = 0
+    """How often the next function was in another file than the last one."""
+    entered: list[str] = field(default_factory=list)
+    """The qualified name of each function that was called."""
+    statements: list[str] = field(default_factory=list)
+    """The SQL that ran."""
+    _last: str = ""
+
+    def enter(self, code: CodeType, resumed: bool) -> None:
+        if not code.co_filename.startswith(PACKAGE) or code.co_name == "<module>":
+            return
+        file = code.co_filename.removeprefix(PACKAGE)
+        self.files.setdefault(file, code.co_qualname)
+        self.moves += file != self._last
+        self._last = file
+        if not resumed:
+            self.entered.append(code.co_qualname)
+
+    @property
+    def selects(self) -> list[str]:
+        return [sql for sql in self.statements if re.match(r"\s*(SELECT|WITH)\b", sql, re.IGNORECASE)]
+
+    def __str__(self) -> str:
+        lines = [f"{len(self.files)} files, {self.moves} moves, {len(self.selects)} SELECTs"]
+        return "\n  ".join(lines + [f"{file}  {function}" for file, function in self.files.items()])
+
+
+_current: Trace | None = None
+
+
+@contextmanager
+def tracing() -> Iterator[Trace]:
+    """Record what is entered in the block, in every thread."""
+    global _current
+    monitoring = sys.monitoring
+    tool = monitoring.PROFILER_ID
+    _current = trace = Trace()
+    monitoring.use_tool_id(tool, "paths")
+    events = monitoring.events
+    monitoring.register_callback(tool, events.PY_START, lambda code, _: trace.enter(code, False))
+    monitoring.register_callback(tool, events.PY_RESUME, lambda code, _: trace.enter(code, True))
+    monitoring.set_events(tool, events.PY_START | events.PY_RESUME)
+    try:
+        yield trace
+    finally:
+        monitoring.set_events(tool, 0)
+        monitoring.free_tool_id(tool)
+        _current = None
+
+
+@pytest.fixture(autouse=True)
+def traced_statements(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let every SQLite connection report its statements to the trace that is running."""
+    connect = sqlite3.connect
+
+    def report(sql: str) -> None:
+        if _current is not None:
+            _current.statements.append(sql)
+
+    def connect_traced(*arguments: Any, **options: Any) -> sqlite3.Connection:
+        connection = connect(*arguments, **options)
+        connection.set_trace_callback(report)
+        return connection
+
+    monkeypatch.setattr(sqlite3, "connect", connect_traced)
+
+
+class Connection:
+    """One kept connection of a client that sends a User-Agent of its own with each request."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._reader = reader
+        self._writer = writer
+        self._agents = map("client/{}".format, itertools.count(1))
+
+    async def send(self, method: str, path: str, body: bytes = b"", **headers: str) -> Trace:
+        """Send one request, read its response, which has to be a success, and return what it went through."""
+        lines = [f"{method} {path} HTTP/1.1", "Host: localhost", f"User-Agent: {next(self._agents)}"]
+        lines += [f"{name.replace('_', '-')}: {value}" for name, value in headers.items()]
+        lines += [f"Content-Length: {len(body)}"] if body else []
+        request = "\r\n".join([*lines, "", ""]).encode() + body
+        await asyncio.sleep(0.03)  # what earlier requests left to be done
+        with tracing() as trace:
+            self._writer.write(request)
+            head = (await self._reader.readuntil(b"\r\n\r\n")).decode()
+            if length := re.search(r"(?im)^content-length: *(\d+)", head):
+                await self._reader.readexactly(int(length[1]))
+            else:
+                while size := int(await self._reader.readline(), 16):
+                    await self._reader.readexactly(size + 2)
+                await self._reader.readline()
+        assert head.split()[1] == "200", head
+        return trace
+
+
+@asynccontextmanager
+async def connected(simulator: Simulator, data_dir: Path) -> AsyncIterator[tuple[Serving, Connection]]:
+    """A mirror of the simulator as anybody starts it, which has answered a page, and a client."""
+    simulator.publish(wheel("warm", "1.0"))
+    async with serving(data_dir, repositories(simulator)) as mirror:
+        url = URL(mirror.url)
+        reader, writer = await asyncio.open_connection(url.host, url.port)
+        connection = Connection(reader, writer)
+        await connection.send("GET", "/simple/warm/")
+        try:
+            yield mirror, connection
+        finally:
+            writer.close()
+
+
+async def shortest(attempts: int, attempt: Callable[[int], Awaitable[Trace]]) -> Trace:
+    """The trace with the fewest files of several attempts."""
+    return min([await attempt(number) for number in range(attempts)], key=lambda trace: len(trace.files))
+
+
+def judge(name: str, trace: Trace, tell: Callable[[str], None]) -> None:
+    """Print a trace, and compare the number of its files with the limit."""
+    limit = LIMITS[name]
+    print(f"{name}: {trace}")
+    tell(f"{name}: {len(trace.files)} files (limit {limit.now}, goal {limit.goal}), {trace.moves} moves")
+    assert len(trace.files) <= limit.now, str(trace)
+
+
+async def test_a_page_and_a_file_of_python(simulator: Simulator, tmp_path: Path, tell: Callable[[str], None]) -> None:
+    built = [wheel(f"cold{number}", "1.0", size=200_000) for number in range(ATTEMPTS)]
+    for one in built:
+        simulator.publish(one)
+    async with connected(simulator, tmp_path / "data") as (_, connection):
+
+        async def page(number: int) -> Trace:
+            return await connection.send("GET", f"/simple/cold{number}/")
+
+        async def file(number: int) -> Trace:
+            return await connection.send("GET", f"/packages/cold{number}/{built[number].filename}")
+
+        cold = await shortest(ATTEMPTS, page)
+        judge("cold page", cold, tell)
+        gathers = sum(bool(re.fullmatch(r"Repository\._?gather", name)) for name in cold.entered)
+        tell(f"cold page: gathered {gathers} times, {len(cold.selects)} SELECTs")
+        assert 1 <= gathers <= GATHERS.now
+        assert len(cold.selects) <= SELECTS.now, "\n".join(cold.selects)
+        judge("held page", await shortest(ATTEMPTS, page), tell)
+        judge("cold file", await shortest(ATTEMPTS, file), tell)
+        judge("held file", await shortest(ATTEMPTS, file), tell)
+
+
+async def test_the_compact_index_of_ruby(simulator: Simulator, tmp_path: Path, tell: Callable[[str], None]) -> None:
+    for number in range(ATTEMPTS):
+        simulator.push(gem(f"cold{number}", "1.0"))
+    firsts: list[Trace] = []
+    for attempt in range(2):  # it is first once in the life of a data directory
+        async with connected(simulator, tmp_path / f"data{attempt}") as (_, connection):
+            firsts.append(await connection.send("GET", "/versions"))
+            if attempt:
+
+                async def info(number: int, connection: Connection = connection) -> Trace:
+                    return await connection.send("GET", f"/info/cold{number}")
+
+                judge("cold /info", await shortest(ATTEMPTS, info), tell)
+    judge("first /versions", min(firsts, key=lambda trace: len(trace.files)), tell)
+
+
+async def test_an_upload(simulator: Simulator, tmp_path: Path, tell: Callable[[str], None]) -> None:
+    async with connected(simulator, tmp_path / "data") as (mirror, connection):
+        token = await make_token(mirror)
+
+        async def upload(number: int) -> Trace:
+            built = wheel(f"own{number}", "1.0")
+            payload = form(fields_of(built).items(), built.filename, built.content)()
+            body = await payload.as_bytes()
+            return await connection.send(
+                "POST", "/legacy/", body, Content_Type=payload.content_type, Authorization=basic(token)
+            )
+
+        judge("upload", await shortest(ATTEMPTS, upload), tell)
