@@ -25,8 +25,9 @@ from mirror.blobs.local import off_loop
 from mirror.errors import MirrorError, MissingBlob
 from mirror.index.cache import Validity
 from mirror.model import Body
+from mirror.server.connection import connection_of
 from mirror.server.negotiate import matches, note
-from mirror.server.replay import Replay, connection_of, date
+from mirror.server.replay import Replay, date_line
 
 logger = logging.getLogger(__name__)
 
@@ -78,8 +79,8 @@ class PreparedResponse(web.StreamResponse):
             return
         self._sent = True
         self._keep_alive = request.keep_alive
-        if self._validity is not None and request.keep_alive and (lane := connection_of(request)) is not None:
-            lane.offer(Replay(self._validity, self.status, self._head, self._content, note(request)))
+        if self._validity is not None and request.keep_alive and (connection := connection_of(request)) is not None:
+            connection.remember(Replay(self._validity, self.status, self._head, self._content, note(request)))
         head = finish_head(self._head, request)
         if len(self._content) <= AT_ONCE:
             await request.writer.write(b"".join((head, self._content)))
@@ -125,7 +126,7 @@ def http_date(moment: datetime) -> str:
 
 def finish_head(head: bytes, request: web.BaseRequest) -> bytes:
     """A head with what depends on the moment and the connection."""
-    return head + date() if request.keep_alive else head + b"\r\nConnection: close" + date()
+    return head + date_line() if request.keep_alive else head + b"\r\nConnection: close" + date_line()
 
 
 def parse_range(header: str, size: int) -> tuple[int, int] | None:

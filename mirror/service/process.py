@@ -22,8 +22,16 @@ from mirror import __version__
 from mirror.config import LimitsSettings, Settings, TLSSettings
 from mirror.errors import ConfigError
 from mirror.runtime import event_loops, tune_runtime
-from mirror.server.connections import ConnectionLimits, Connections, affordable, raise_open_files
-from mirror.server.replay import ConnectionProtocol, ConnectionRunner, ReplayCache
+from mirror.server.connection import (
+    ConnectionGroup,
+    ConnectionLimits,
+    ConnectionProtocol,
+    Connections,
+    affordable_connections,
+    raise_open_files,
+)
+from mirror.server.drain import ConnectionRunner
+from mirror.server.replay import ReplayCache
 from mirror.service import following, scheduled_sync
 from mirror.service.jobs import keep_in_order
 from mirror.service.listening import LOOK, TLS, Listening
@@ -48,7 +56,7 @@ class Generation:
         self._grace = settings.limits.shutdown_grace
         self._access = _access_log(settings)
         observer = Observer(self._access, store.metrics)
-        self._lanes = ReplayCache(observer.hit, settings.limits.idle, store.clock, connections)
+        self._group = ConnectionGroup(connections, ReplayCache(store.clock), settings.limits.idle, observer.hit)
         self._observer = observer
         self._tasks: list[asyncio.Task[None]] = []
         self.mirror.state.connections = lambda: len(connections)
@@ -65,7 +73,7 @@ class Generation:
         limits = self.mirror.settings.limits
         self._runner = ConnectionRunner(
             self.mirror.application(),
-            self._lanes,
+            self._group,
             shutdown_timeout=self._grace,
             access_log_class=self._observer.logger(),
             max_line_size=32_768,  # so that nonsense of some length is still answered by us
@@ -93,7 +101,7 @@ class Generation:
     async def finish(self, politely: bool) -> None:
         """Let answers finish for the configured time; `politely`: connections in use are told before they end."""
         if politely:
-            await self._runner.say_goodbye()
+            await self._runner.drain()
         await self._runner.cleanup()
 
     async def close(self) -> None:
@@ -144,7 +152,7 @@ class Service:
         return self._listening.urls
 
     def _bounds(self, limits: LimitsSettings) -> ConnectionLimits:
-        affordably = affordable(limits.connections, self._open_files)
+        affordably = affordable_connections(limits.connections, self._open_files)
         if affordably < limits.connections and limits.connections != LimitsSettings().connections:
             logger.warning(
                 "limits.connections: %d open files are allowed, which is enough for %d connections.",
@@ -213,7 +221,7 @@ class Service:
             await new.close()
             raise
         self._now, self._settings, self._tls = new, settings, tls
-        self._connections.bounds = self._bounds(settings.limits)
+        self._connections.limits = self._bounds(settings.limits)
         await self._listening.use(bound, tls)
         self._answering()
         task = asyncio.create_task(old.retire())

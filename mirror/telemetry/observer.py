@@ -6,8 +6,9 @@ from aiohttp import web
 from aiohttp.abc import AbstractAccessLogger
 
 from mirror.model import Outcome
+from mirror.server.connection import connection_of
 from mirror.server.negotiate import GIVEN_ID, RequestSummary, client_of, note
-from mirror.server.replay import Replay, connection_of
+from mirror.server.replay import Replay
 from mirror.telemetry.log import AccessLog, request_id
 from mirror.telemetry.metrics import Kind, Metrics
 
@@ -42,8 +43,8 @@ class Observer:
             enabled = True
 
             def log(self, request: web.BaseRequest, response: web.StreamResponse, time: float) -> None:
-                if (lane := connection_of(request)) is not None:
-                    lane.answered()
+                if (connection := connection_of(request)) is not None:
+                    connection.response_finished()
                 given = request.get(GIVEN_ID, "")
                 observer.take(note(request), client_of(request), response.status, _sent(request, response), time, given)
 

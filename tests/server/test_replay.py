@@ -8,7 +8,9 @@ import pytest
 from aiohttp import web
 
 from mirror.index.cache import Validity
-from mirror.server.replay import ConnectionRunner, Replay, ReplayCache
+from mirror.server.connection import ConnectionGroup, ConnectionLimits, Connections
+from mirror.server.drain import ConnectionRunner
+from mirror.server.replay import Replay, ReplayCache
 from mirror.server.respond import PreparedResponse, make_head
 from mirror.telemetry.metrics import Metrics
 from mirror.telemetry.observer import Observer
@@ -55,8 +57,10 @@ async def site() -> AsyncIterator[Site]:
     site = Site()
     app = web.Application()
     app.router.add_route("*", "/{path:.*}", site.handle)
-    lanes = ReplayCache(lambda ready, client: site.hits.append(ready), 75, lambda: site.now)
-    runner = ConnectionRunner(app, lanes, access_log_class=Observer(None, Metrics()).logger())
+    connections = Connections(ConnectionLimits())
+    replays = ReplayCache(lambda: site.now)
+    group = ConnectionGroup(connections, replays, 75, lambda replay, client: site.hits.append(replay))
+    runner = ConnectionRunner(app, group, access_log_class=Observer(None, Metrics()).logger())
     await runner.setup()
     await web.TCPSite(runner, "127.0.0.1", 0).start()
     site.port = runner.addresses[0][1]
@@ -145,17 +149,17 @@ async def test_pipelined_requests_are_answered_in_order(site: Site) -> None:
 
 
 def test_what_is_remembered_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("mirror.server.replay.MOST_BYTES", 10_000)
-    lanes = ReplayCache(lambda ready, client: None, 75, lambda: 0.0)
+    monkeypatch.setattr("mirror.server.replay.REPLAY_MEMORY_BYTES", 10_000)
+    replays = ReplayCache(lambda: 0.0)
     for number in range(100):
-        lanes.put(b"%d" % number, Replay(Validity(1.0), 200, b"", b"x" * 1000, None))
-    assert lanes.get(b"0") is None
-    assert lanes.get(b"99") is not None
-    assert lanes._weight <= 10_000
+        replays.put(b"%d" % number, Replay(Validity(1.0), 200, b"", b"x" * 1000, None))
+    assert replays.get(b"0") is None
+    assert replays.get(b"99") is not None
+    assert replays._weight <= 10_000
 
 
 def test_an_answer_that_is_replaced_is_counted_once() -> None:
-    lanes = ReplayCache(lambda ready, client: None, 75, lambda: 0.0)
+    replays = ReplayCache(lambda: 0.0)
     for _ in range(3):
-        lanes.put(b"a", Replay(Validity(1.0), 200, b"", b"x" * 1000, None))
-    assert lanes._weight == 512 + 1 + 1000
+        replays.put(b"a", Replay(Validity(1.0), 200, b"", b"x" * 1000, None))
+    assert replays._weight == 512 + 1 + 1000

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from yarl import URL
 
-from mirror.server.connections import ConnectionLimits, Connections, affordable
+from mirror.server.connection import ConnectionLimits, Connections, affordable_connections
 from tests.builders import wheel
 from tests.serving import Serving, repositories, serving
 from tests.simulator import Simulator
@@ -24,7 +24,7 @@ class One:
         self.slow = ""
         self.aborted = False
 
-    def overdue(self, now: float) -> str:
+    def stall_reason(self, now: float) -> str:
         return self.slow
 
     def abort(self) -> None:
@@ -35,15 +35,15 @@ def crowd(number: int, limit: int) -> tuple[Connections, list[One]]:
     connections = Connections(ConnectionLimits(connections=limit), lambda: 0.0)
     members = [One() for _ in range(number)]
     for member in members:
-        assert connections.enter(member)
+        assert connections.add(member)
     return connections, members
 
 
 def test_the_connection_that_is_idle_longest_makes_room() -> None:
     connections, members = crowd(3, 3)
-    connections.busy(members[0])
-    connections.idle(members[0])  # so it has been idle for the shortest time
-    assert connections.enter(One())
+    connections.mark_busy(members[0])
+    connections.mark_idle(members[0])  # so it has been idle for the shortest time
+    assert connections.add(One())
     assert [member.aborted for member in members] == [False, True, False]
     assert len(connections) == 3
 
@@ -51,7 +51,7 @@ def test_the_connection_that_is_idle_longest_makes_room() -> None:
 def test_one_that_was_answered_on_the_fast_lane_gets_a_second_chance() -> None:
     connections, members = crowd(3, 3)
     members[0].used = True
-    assert connections.enter(One())
+    assert connections.add(One())
     assert [member.aborted for member in members] == [False, True, False]
     assert not members[0].used
 
@@ -59,8 +59,8 @@ def test_one_that_was_answered_on_the_fast_lane_gets_a_second_chance() -> None:
 def test_nobody_who_is_being_answered_has_to_go() -> None:
     connections, members = crowd(2, 2)
     for member in members:
-        connections.busy(member)
-    assert not connections.enter(One())
+        connections.mark_busy(member)
+    assert not connections.add(One())
     assert not any(member.aborted for member in members)
     assert connections.refused == 1
 
@@ -70,14 +70,14 @@ def test_ten_thousand_new_connections_in_a_row_are_cheap_to_make_room_for() -> N
     for member in members:
         member.used = True
     for _ in range(10_000):
-        assert connections.enter(One())
+        assert connections.add(One())
     assert len(connections) == 1000
 
 
 def test_a_slow_client_is_closed_at_the_next_look() -> None:
     connections, members = crowd(3, 10)
     members[1].slow = "too slow"
-    connections.look()
+    connections.close_slow()
     assert [member.aborted for member in members] == [False, True, False]
     assert len(connections) == 2
 
@@ -86,7 +86,7 @@ def test_a_slow_client_is_closed_at_the_next_look() -> None:
     ("wanted", "files", "expected"), [(20_000, 65_536, 20_000), (20_000, 20_000, 14_808), (20_000, 64, 16)]
 )
 def test_there_are_as_many_connections_as_open_files_bear(wanted: int, files: int, expected: int) -> None:
-    assert affordable(wanted, files) == expected
+    assert affordable_connections(wanted, files) == expected
 
 
 # On the wire

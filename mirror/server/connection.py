@@ -1,0 +1,361 @@
+"""The connections of clients: how many there may be, and how each notices a client that is too slow.
+
+`ConnectionProtocol` stands between the transport and aiohttp's protocol. It answers what `replay` knows without parsing
+the request, forwards everything else to aiohttp, and records when its client last made progress. `Connections` looks at
+all of them every few seconds, instead of one timer for each: idle connections cost nothing. When there are too many,
+the one that has been idle longest is closed, so that a new client is served although ten thousand others only wait.
+
+Replaying is limited to connections that have sent nothing but whole requests of the kind that can be replayed, one at
+a time: only then is it certain that aiohttp would see the same request boundaries (RFC 9112 section 11.2).
+
+Not here on purpose: how long an idle connection stays open, which aiohttp's keep-alive timer decides.
+"""
+
+import asyncio
+import logging
+import resource
+import time
+from collections.abc import Callable
+from typing import Any, Protocol, cast
+
+import msgspec
+from aiohttp import web
+
+from mirror.server.replay import Replay, ReplayCache, date_line, is_replayable, write_replay
+
+logger = logging.getLogger(__name__)
+
+CHECK_SECONDS = 2.0
+"""Seconds between two checks of all connections for slow clients."""
+RESERVED_DESCRIPTORS = 256
+"""File descriptors that are kept for everything but clients: files, upstreams, the catalog."""
+WARNING_SECONDS = 60.0
+"""Seconds between two warnings about closed connections."""
+MAX_UNSENT_BYTES = 64 << 10
+"""Bytes waiting to be written from which on a connection gets no replays, but waits in aiohttp for its client."""
+MIN_BODY_BYTES = 1024
+"""Bytes of a request's body that have to arrive within `ConnectionLimits.stall` for the client to count as sending."""
+QUIET_SECONDS = 0.25
+"""Seconds without a request after which a connection counts as not in use."""
+
+
+class ConnectionLimits(msgspec.Struct, frozen=True, kw_only=True):
+    """What connections may take."""
+
+    connections: int = 20_000
+    headers: int = 65_536
+    """Bytes of the head of a request."""
+    head_time: float = 20.0
+    """Seconds from the first byte of a head to its last."""
+    stall: float = 120.0
+    """Seconds for which a client may neither send what it has announced nor take what it has asked for."""
+
+
+class ClientConnection(Protocol):
+    """One connection, as `Connections` needs it."""
+
+    used: bool
+    """Whether a replay was sent since the last look at it."""
+
+    def stall_reason(self, now: float) -> str:
+        """Return why the client is too slow, as half a sentence; an empty string while it keeps up."""
+
+    def abort(self) -> None:
+        """Close the connection at once."""
+
+
+class Connections:
+    """All client connections of the process, within limits."""
+
+    def __init__(self, limits: ConnectionLimits, clock: Callable[[], float] = time.monotonic) -> None:
+        """`clock` is monotonic, in seconds."""
+        self.limits = limits
+        self.clock = clock
+        self.refused = 0
+        """How many were closed because there were too many, or because their client was too slow."""
+        self._all: dict[ClientConnection, None] = {}
+        self._idle: dict[ClientConnection, None] = {}  # longest idle first
+        self._warned = float("-inf")
+
+    def __len__(self) -> int:
+        return len(self._all)
+
+    def add(self, connection: ClientConnection) -> bool:
+        """Add a new, idle connection; return False when it has to be closed because there are too many.
+
+        Before that, the connection that has been idle longest is closed in its place.
+        """
+        if len(self._all) >= self.limits.connections:
+            oldest = self._longest_idle()
+            self._count_refused("there are %d connections, which is the limit", len(self._all))
+            if oldest is None:
+                return False
+            self.remove(oldest)
+            oldest.abort()
+        self._all[connection] = self._idle[connection] = None
+        return True
+
+    def remove(self, connection: ClientConnection) -> None:
+        """Remove a connection that has ended; nothing happens when it is unknown."""
+        self._all.pop(connection, None)
+        self._idle.pop(connection, None)
+
+    def mark_busy(self, connection: ClientConnection) -> None:
+        """Record that a connection's client has begun to send a request."""
+        self._idle.pop(connection, None)
+
+    def mark_idle(self, connection: ClientConnection) -> None:
+        """Record that a connection's request has been answered."""
+        if connection in self._all:
+            self._idle[connection] = None
+
+    def _longest_idle(self) -> ClientConnection | None:
+        # A replay does not mark its connection as used just now, to cost nothing: it gets a second chance here.
+        for _ in range(len(self._idle)):
+            connection = next(iter(self._idle))
+            if not connection.used:
+                return connection
+            connection.used = False
+            del self._idle[connection]
+            self._idle[connection] = None
+        return next(iter(self._idle), None)
+
+    async def watch(self, interval_seconds: float = CHECK_SECONDS) -> None:
+        """Close the connections of slow clients, until cancelled."""
+        while True:
+            await asyncio.sleep(interval_seconds)
+            self.close_slow()
+
+    def close_slow(self) -> None:
+        """Close the connections whose clients are too slow."""
+        now = self.clock()
+        for connection in list(self._all):
+            if reason := connection.stall_reason(now):
+                self._count_refused("a client was too slow: %s", reason)
+                self.remove(connection)
+                connection.abort()
+
+    def _count_refused(self, reason: str, fact: object) -> None:
+        self.refused += 1
+        now = self.clock()
+        if now - self._warned >= WARNING_SECONDS:
+            self._warned = now
+            logger.warning("a connection is closed: " + reason + " (%d so far)", fact, self.refused)
+
+
+class ConnectionGroup:
+    """The connections of one server, which are drained together, and what they share."""
+
+    def __init__(
+        self, connections: Connections, replays: ReplayCache, keepalive: float, observe: Callable[[Replay, str], None]
+    ) -> None:
+        """`keepalive` is aiohttp's, in seconds; `observe` is called for each replay with the client's address."""
+        self.connections = connections
+        self.replays = replays
+        self.observe = observe
+        self.parse_within = keepalive / 2
+        """Seconds after which aiohttp has to see a connection's next request, to restart its keep-alive timer."""
+        self.draining = False
+        """Whether each response is the last one of its connection."""
+        self.open: set[ConnectionProtocol] = set()
+        self.lost = asyncio.Event()
+        """Set whenever one of them has ended."""
+
+
+class ConnectionProtocol(asyncio.Protocol):
+    """One connection: sends replays, leaves all other requests to aiohttp, and notices when its client stalls."""
+
+    def __init__(self, inner: asyncio.Protocol, group: ConnectionGroup) -> None:
+        """`inner` is aiohttp's protocol."""
+        self._inner = inner
+        self._group = group
+        self._replays = group.replays
+        self._connections = group.connections
+        self._transport: asyncio.Transport | None = None
+        self._client = ""
+        # Replaying:
+        self._all_replayable = True  # every request so far could be replayed
+        self._request: bytes | None = None  # the one that aiohttp is answering, when it can be replayed
+        self._running = 0  # how many requests aiohttp is answering
+        self._parse_at = 0.0  # when aiohttp has to see a request again, for its keep-alive timer
+        self.used = False
+        # How the client keeps up:
+        self._head_bytes = 0  # of a head that is incomplete
+        self._head_end = b""  # its last bytes
+        self._in_request = False  # aiohttp has a complete head
+        self._payload: Any = None  # the body of the request that is being answered
+        self._unread_body = False  # it was answered before all of its body had come
+        self._progress_at = 0.0  # when the client last made progress
+        self._received = self._received_before = 0  # bytes in all: now, and at `_progress_at`
+        self._unsent = 0  # bytes that the client has not taken, while writing is paused
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast(asyncio.Transport, transport)
+        peer = transport.get_extra_info("peername")
+        self._client = str(peer[0]) if isinstance(peer, tuple) else ""
+        self._progress_at = self._connections.clock()
+        self._group.open.add(self)
+        accepted = self._connections.add(self)
+        self._inner.connection_made(transport)
+        if not accepted:
+            self._refuse(b"503 Service Unavailable", b"There are too many connections: come back in a moment.\n")
+
+    def data_received(self, data: bytes) -> None:
+        if self._all_replayable:
+            if not self._running and (replay := self._replays.get(data)) is not None and self._may_replay():
+                assert self._transport is not None, "data comes over a transport"
+                write_replay(self._transport, replay)
+                self.used = True
+                self._group.observe(replay, self._client)
+                return
+            self._all_replayable = is_replayable(data)
+            self._request = data if self._all_replayable and not self._running else None
+            self._running += 1
+        self._received += len(data)
+        if not self._in_request and not self._count_head(data):
+            self._refuse(b"431 Request Header Fields Too Large", b"The headers of the request are too large.\n")
+            return
+        self._inner.data_received(data)
+        if self._unread_body and self._payload.is_eof():
+            self._end_request()
+
+    def _count_head(self, data: bytes) -> bool:
+        """Count bytes before the end of a head; return False when the head is too long."""
+        if not self._head_bytes:
+            self._progress_at = self._connections.clock()
+            self._connections.mark_busy(self)
+        end = (self._head_end + data).find(b"\r\n\r\n") if self._head_end else data.find(b"\r\n\r\n")
+        length = self._head_bytes + (len(data) if end < 0 else end)
+        if length > self._connections.limits.headers:
+            return False
+        self._in_request = end >= 0
+        complete = self._in_request
+        self._head_bytes, self._head_end = (0, b"") if complete else (length, (self._head_end + data)[-3:])
+        return True
+
+    def _may_replay(self) -> bool:
+        assert self._transport is not None, "data comes over a transport"
+        if self._group.draining or self._transport.get_write_buffer_size() > MAX_UNSENT_BYTES:
+            return False
+        return self._replays.clock() < self._parse_at
+
+    def _refuse(self, status: bytes, sentence: bytes) -> None:
+        assert self._transport is not None, "called with a transport"
+        head = b"HTTP/1.1 %b\r\nContent-Length: %d\r\nConnection: close\r\nRetry-After: 5" % (status, len(sentence))
+        self._transport.write(head + date_line() + sentence)
+        self._transport.close()
+
+    def request_started(self, payload: Any) -> None:
+        """Record that aiohttp has begun to answer a request with this body."""
+        self._head_bytes, self._head_end, self._in_request = 0, b"", True
+        self._payload, self._unread_body = payload, False
+        self._progress_at, self._received_before = self._connections.clock(), self._received
+        self._connections.mark_busy(self)
+
+    def response_finished(self) -> None:
+        """Record that aiohttp has answered a request.
+
+        Where there is more of the request's body, aiohttp goes on to read it, as long as that may take: a client that
+        is still sending would not see the response otherwise.
+        """
+        self._running -= 1
+        self._request = None
+        self._progress_at = self._connections.clock()
+        self._unread_body = self._payload is not None and not self._payload.is_eof()
+        if not self._unread_body:
+            self._end_request()
+        self._parse_at = self._replays.clock() + self._group.parse_within
+
+    def _end_request(self) -> None:
+        self._payload, self._unread_body, self._in_request = None, False, False
+        self._progress_at = self._connections.clock()
+        self._connections.mark_idle(self)
+        if self._group.draining and self._transport is not None:
+            self._transport.close()
+
+    def remember(self, replay: Replay) -> None:
+        """Keep the response to the request that is being answered for later replays, where that is possible."""
+        if self._request is not None:
+            self._replays.put(self._request, replay)
+
+    def stall_reason(self, now: float) -> str:
+        """Return why the client is too slow, as half a sentence; an empty string while it keeps up."""
+        limits = self._connections.limits
+        if self._head_bytes:
+            late = now - self._progress_at > limits.head_time
+            return f"no whole request within {limits.head_time:.0f} s" if late else ""
+        if self._unsent:
+            return self._unsent_reason(now)
+        if self._payload is None or self._payload.is_eof() or self._transport is None:
+            return ""
+        if not self._transport.is_reading() or self._received - self._received_before >= MIN_BODY_BYTES:
+            # Either we are the slow side, or the client does send.
+            self._progress_at, self._received_before = now, self._received
+            return ""
+        if now - self._progress_at <= limits.stall:
+            return ""
+        return f"not {MIN_BODY_BYTES} bytes of a body within {limits.stall:.0f} s"
+
+    def _unsent_reason(self, now: float) -> str:
+        assert self._transport is not None, "writing was paused"
+        unsent = self._transport.get_write_buffer_size()
+        if unsent != self._unsent:
+            self._unsent, self._progress_at = unsent, now
+        stall = self._connections.limits.stall
+        return f"nothing of a response taken within {stall:.0f} s" if now - self._progress_at > stall else ""
+
+    def in_use(self, now: float) -> bool:
+        """Return whether the client may well send a request just now."""
+        used, self.used = self.used, False
+        return used or bool(self._head_bytes) or (not self._in_request and now - self._progress_at < QUIET_SECONDS)
+
+    def close_idle(self) -> None:
+        """Close the connection unless a request is being answered."""
+        if not self._in_request and self._transport is not None:
+            self._transport.close()
+
+    def abort(self) -> None:
+        """Close the connection at once."""
+        if self._transport is not None:
+            self._transport.abort()
+
+    def eof_received(self) -> bool | None:
+        return self._inner.eof_received()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._group.open.discard(self)
+        self._group.lost.set()
+        self._connections.remove(self)
+        self._inner.connection_lost(exc)
+        self._payload, self._unread_body = None, False
+
+    def pause_writing(self) -> None:
+        assert self._transport is not None, "writing goes over a transport"
+        self._unsent, self._progress_at = self._transport.get_write_buffer_size(), self._connections.clock()
+        self._inner.pause_writing()
+
+    def resume_writing(self) -> None:
+        self._unsent, self._progress_at = 0, self._connections.clock()
+        self._inner.resume_writing()
+
+
+def connection_of(request: web.BaseRequest) -> ConnectionProtocol | None:
+    """Return the connection of a request; None on a server whose connections are plain aiohttp ones."""
+    protocol = request.transport.get_protocol() if request.transport is not None else None
+    return protocol if isinstance(protocol, ConnectionProtocol) else None
+
+
+def raise_open_files() -> int:
+    """Raise this process's limit of open files as far as it may go, and return it."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != hard:
+        try:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+        except (OSError, ValueError):  # an infinite limit that the kernel does not grant
+            return soft
+    return hard
+
+
+def affordable_connections(wanted: int, open_files: int) -> int:
+    """Return how many connections a limit of open files allows: each needs a second one while it sends a file."""
+    return max(16, min(wanted, (open_files - RESERVED_DESCRIPTORS) * 3 // 4))

@@ -1,0 +1,74 @@
+"""Ending a server without breaking off a request: connections are drained before they are closed."""
+
+import asyncio
+from typing import Any
+
+from aiohttp import web
+
+from mirror.server.connection import ConnectionGroup, ConnectionProtocol
+
+DRAIN_SECONDS = 1.0
+"""Seconds for which connections in use get one more response, which announces that it is their last."""
+POLL_SECONDS = 0.05
+"""Seconds between two checks whether connections are still in use."""
+
+
+class ConnectionRunner(web.AppRunner):
+    """An AppRunner whose connections are a `ConnectionGroup`.
+
+    It needs no sites: whoever accepts connections calls `connect`.
+    """
+
+    def __init__(self, app: web.Application, group: ConnectionGroup, **options: Any) -> None:
+        super().__init__(app, **options)
+        self._group = group
+
+    @property
+    def server(self) -> Any:
+        """The protocol factory, for sites."""
+        return None if super().server is None else self.connect
+
+    def connect(self) -> ConnectionProtocol:
+        """Return the protocol of a new connection."""
+        inner = super().server
+        assert inner is not None, "set up"
+        return ConnectionProtocol(inner(), self._group)
+
+    async def setup(self) -> None:
+        """Set up the application, and have connections told of each request that begins."""
+        await super().setup()
+        server = super().server
+        assert server is not None, "set up"
+        make_request = server.request_factory
+
+        def start_request(message: Any, payload: Any, protocol: Any, writer: Any, task: Any) -> web.BaseRequest:
+            connection = protocol.transport.get_protocol() if protocol.transport is not None else None
+            if isinstance(connection, ConnectionProtocol):
+                connection.request_started(payload)
+            if self._group.draining:
+                message = message._replace(should_close=True)
+            return make_request(message, payload, protocol, writer, task)
+
+        server.request_factory = start_request
+
+    async def drain(self) -> None:
+        """Let connections in use end with a response that announces it, not in the middle of a request.
+
+        See RFC 9112 section 9.6. Takes at most DRAIN_SECONDS; `cleanup` waits for responses that are being sent.
+        """
+        self._group.draining = True
+        for _ in range(int(DRAIN_SECONDS / POLL_SECONDS)):
+            now = self._group.connections.clock()
+            if not any(connection.in_use(now) for connection in self._group.open):
+                break
+            await asyncio.sleep(POLL_SECONDS)
+
+    async def retire(self) -> None:
+        """Take no new requests, and wait until the running ones have been answered, however long that takes."""
+        await self.drain()
+        for connection in list(self._group.open):
+            connection.close_idle()
+        while self._group.open:
+            self._group.lost.clear()
+            await self._group.lost.wait()
+        await self.cleanup()
