@@ -1,20 +1,41 @@
 """`mirror export --static`: write what is held as a tree for any web server."""
 
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
-from mirror.airgap.static import Layout, export
+from mirror.airgap.static import Layout, StaticSource, export
 from mirror.cli.progress import files_text
 from mirror.pypi import static as pypi_static
 from mirror.rubygems import static as rubygems_static
 
 if TYPE_CHECKING:
     from mirror.config import Settings
+    from mirror.service.services import Mirror
 
 LAYOUTS: Mapping[str, Layout] = {"pypi": pypi_static.LAYOUT, "rubygems": rubygems_static.LAYOUT}
+
+
+def static_source(mirror: "Mirror") -> StaticSource:
+    """Return what an export reads of a mirror."""
+    settings = mirror.settings
+    repositories = {
+        name: (one.format, one.mount, one.private, one.union, [str(upstream.url) for upstream in one.upstreams])
+        for name, one in settings.repositories.items()
+    }
+    return StaticSource(
+        repositories=mirror.repositories,
+        mounts={name: one.mount for name, one in settings.repositories.items()},
+        public={name: mirror.guard.reading(name).public for name in mirror.repositories},
+        settings=json.dumps((str(settings.catalog_file.absolute()), repositories), sort_keys=True),
+        catalog=mirror.catalog,
+        blobs=mirror.blobs,
+        journal=mirror.feed,
+        clock=mirror.clock,
+    )
 
 
 async def export_static(
@@ -32,7 +53,7 @@ async def export_static(
 
     async with scheduled_sync.looking(settings) as mirror:
         report = await export(
-            mirror, directory, LAYOUTS,
+            static_source(mirror), directory, LAYOUTS,
             changed=changed, files_url=files_url, copy=copy, repositories=repositories, only=only,
         )  # fmt: skip
     for problem in report.problems:

@@ -20,7 +20,7 @@ import pytest
 from mirror.airgap.static import StaticReport, export
 from mirror.airgap.static.tree import Tree
 from mirror.cli import main
-from mirror.cli.static_tree import LAYOUTS
+from mirror.cli.static_tree import LAYOUTS, static_source
 from mirror.config import Settings
 from mirror.errors import Conflict, Invalid
 from mirror.model import File, Project
@@ -44,7 +44,7 @@ async def exported(
 ) -> StaticReport:
     """Export the store below a path into the `tree` beside it, as a command would."""
     async with scheduled_sync.looking(settings(tmp_path / "data", both, **(more or {}))) as mirror:
-        return await export(mirror, tmp_path / "tree", LAYOUTS, **how)
+        return await export(static_source(mirror), tmp_path / "tree", LAYOUTS, **how)
 
 
 def tree(directory: Path) -> dict[str, bytes]:
@@ -242,13 +242,13 @@ async def test_changed_notices_that_a_cooldown_is_over(tmp_path: Path, both: dic
     for seen, day in ((False, 6), (False, 6.5), (True, 8)):
         now[0] = moment + day * 86400
         async with looking_at(held, lambda: now[0]) as mirror:
-            await export(mirror, tmp_path / "tree", LAYOUTS, changed=True)
+            await export(static_source(mirror), tmp_path / "tree", LAYOUTS, changed=True)
         assert (f"packages/alpha/{ALPHA.filename}" in tree(tmp_path / "tree")) == seen
 
 
 async def _page_of(tmp_path: Path, both: dict[str, Any], project: str) -> bytes:
     async with scheduled_sync.looking(settings(tmp_path / "data", both)) as mirror:
-        await export(mirror, tmp_path / "shown", LAYOUTS)
+        await export(static_source(mirror), tmp_path / "shown", LAYOUTS)
     return (tmp_path / f"shown/simple/{project}/index.v1_json").read_bytes()
 
 
@@ -320,7 +320,7 @@ async def test_one_that_was_killed_leaves_a_working_tree_and_the_next_one_mends_
 ) -> None:
     whole = tmp_path / "whole"
     async with scheduled_sync.looking(settings(tmp_path / "data", both)) as mirror:
-        await export(mirror, whole, LAYOUTS)
+        await export(static_source(mirror), whole, LAYOUTS)
     wanted, file = tree(whole), write_settings(tmp_path / "data", both)
     for left in (0, 3, 9, 15, 22, 27):
         words = ["export", "--static", str(tmp_path / "tree"), "--changed", "--config", str(file)]

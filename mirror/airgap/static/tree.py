@@ -1,6 +1,12 @@
-"""Writing below one directory, file by file: each is there whole or not at all, whatever kills us meanwhile.
+"""The directory of an exported tree: writing below it, and the record of what the last export wrote.
 
-Paths come from names that strangers chose. Every one goes through `place`, which lets none out of the directory.
+Each file is there whole or not at all, even when the process is killed. Paths come from names that strangers chose:
+every one goes through `Tree.resolve`, which lets none out of the directory.
+
+The record (`TreeState`) is kept in the tree, so that the next export writes only what has changed since. It is believed
+only by an export of the same things from the same catalog, and only after an export that came to its end. Everyone who
+may write to the tree may write the record, so the worst that it can cause is a file that is left as it is, or one that
+is removed inside of the tree.
 """
 
 import fcntl
@@ -14,29 +20,33 @@ import msgspec
 from mirror.errors import Conflict, Invalid
 
 OWN = ".mirror"
-"""The directory in which we keep what is not part of the index."""
-LONGEST = 255
-"""Bytes of one part of a path, on every file system that matters."""
+"""The directory for what is not part of the index."""
+PART_BYTES = 255
+"""The most bytes of one part of a path, on every file system that matters."""
+STATE_FILE = "state.json"
+UNFINISHED_FILE = "unfinished"
+STATE_VERSION = 1
+_STATE_BYTES = 1 << 30
 
 
-class Count(msgspec.Struct):
-    """What was done to a tree."""
+class TreeCounts(msgspec.Struct):
+    """What an export did to a tree."""
 
     written: int = 0
-    """Pages and files that are new or other than before."""
+    """Pages and files that are new or changed."""
     linked: int = 0
     copied: int = 0
     removed: int = 0
 
 
 class Tree:
-    """One directory, ours alone while it is open. Everything here is blocking."""
+    """One directory, locked for one export while it is open. All methods block."""
 
     def __init__(self, directory: Path) -> None:
-        """Makes the directory. Raises Invalid when it holds anything that is not ours, Conflict when it is in use."""
+        """Create the directory. Raises Invalid when it holds anything else, Conflict when another export uses it."""
         self.directory = directory
         self.own = directory / OWN
-        self.count = Count()
+        self.count = TreeCounts()
         directory.mkdir(parents=True, exist_ok=True)
         if not self.own.is_dir() and any(directory.iterdir()):
             raise Invalid(f"{directory} is not empty and was not made by an export: name a new or an empty directory.")
@@ -48,97 +58,98 @@ class Tree:
             os.close(self._lock)
             raise Conflict(f"Another export is writing to {directory}: wait until it has ended.") from None
         self._new = self.own / "new"
-        self._new.unlink(missing_ok=True)  # left behind by one that was killed
+        self._new.unlink(missing_ok=True)  # left behind by an export that was killed
 
     def close(self) -> None:
-        """Let others write."""
+        """Release the lock."""
         os.close(self._lock)
 
-    def place(self, path: str) -> Path:
-        """Where a path of the tree is on the disk. Raises Invalid for one that is not a plain way down."""
+    def resolve(self, path: str) -> Path:
+        """Return the local file of a path of the tree. Raises Invalid for a path that could leave the directory."""
         parts = path.split("/")
         if any(not _plain(part) for part in parts) or parts[0] == OWN:
             raise Invalid(f"{path[:200]!r} cannot stand in an exported tree.")
         return self.directory.joinpath(*parts)
 
     def write(self, path: str, content: bytes) -> None:
-        """Make a file of these bytes, unless it is one already. Raises Invalid, OSError."""
-        place = self.place(path)
-        if _holds(place, content):
+        """Write a file with this content, unless it has it already. Raises Invalid, OSError."""
+        target = self.resolve(path)
+        if _holds(target, content):
             return
-        self._create(place, content)
+        self._create(target, content)
         self.count.written += 1
 
     def write_own(self, name: str, content: bytes) -> None:
-        """The same for one of our own, durable before it returns: it says what is true of all the others."""
-        place = self.own / name
-        if not _holds(place, content):
-            self._create(place, content, durable=True)
+        """Write a file below `OWN`, durable before this returns, because the record describes all other files."""
+        target = self.own / name
+        if not _holds(target, content):
+            self._create(target, content, durable=True)
 
-    def _create(self, place: Path, content: bytes, *, durable: bool = False) -> None:
+    def _create(self, target: Path, content: bytes, *, durable: bool = False) -> None:
         fd = os.open(self._new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644)
         with open(fd, "wb") as file:
             file.write(content)
             if durable:
                 file.flush()
                 os.fsync(fd)
-        self._show(place)
+        self._publish(target)
 
     def add(self, path: str, blob: Path, *, copy: bool) -> None:
-        """Make a file that is the blob: a second name for it where that can be, else a copy. Raises Invalid, OSError.
+        """Make a file of a blob: a hard link where that is possible, else a copy. Raises Invalid, OSError.
 
-        What not everybody may read is copied: the store's own rights stay as they are, and web servers have to read.
+        A blob that not every local user may read is copied: web servers have to read it, and the store's own
+        permissions stay as they are.
         """
-        place = self.place(path)
-        before = _found(place)
+        target = self.resolve(path)
+        before = _found(target)
         found = blob.stat()
         if before is not None and not copy and (before.st_dev, before.st_ino) == (found.st_dev, found.st_ino):
             return
         if not copy and found.st_mode & 0o044 == 0o044:
             try:
                 os.link(blob, self._new)
-                self._show(place)
-            except OSError:  # another file system, or one without links: what is wrong beyond that, the copy will say
+                self._publish(target)
+            except OSError:  # another file system, or one without links; the copy below reports any other problem
                 self._new.unlink(missing_ok=True)
             else:
                 self._new.unlink(missing_ok=True)  # rename(2) leaves it when both are names of one file
                 self.count.written += 1
                 self.count.linked += 1
                 return
-        if before is not None and before.st_nlink == 1 and _same(place, before, blob, found):
+        if before is not None and before.st_nlink == 1 and _same(target, before, blob, found):
             return
         fd = os.open(self._new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644)
-        with blob.open("rb") as source, open(fd, "wb") as target:
+        with blob.open("rb") as source, open(fd, "wb") as copied:
             while chunk := source.read(1 << 20):
-                target.write(chunk)
-        self._show(place)
+                copied.write(chunk)
+        self._publish(target)
         self.count.written += 1
         self.count.copied += 1
 
-    def _show(self, place: Path) -> None:
+    def _publish(self, target: Path) -> None:
         try:
-            os.replace(self._new, place)
+            os.replace(self._new, target)
         except FileNotFoundError:
-            place.parent.mkdir(parents=True, exist_ok=True)
-            os.replace(self._new, place)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            os.replace(self._new, target)
 
     def remove(self, path: str) -> None:
-        """Take a file away, and the directories that are empty then. Raises Invalid, OSError."""
-        place = self.place(path)
+        """Remove a file, and the directories that are empty then. Raises Invalid, OSError."""
+        target = self.resolve(path)
         try:
-            place.unlink()
+            target.unlink()
         except (FileNotFoundError, NotADirectoryError):
             return
         self.count.removed += 1
-        for parent in place.relative_to(self.directory).parents[:-1]:
+        for parent in target.relative_to(self.directory).parents[:-1]:
             try:
                 (self.directory / parent).rmdir()
             except OSError:
                 return
 
     def walk(self, root: str) -> list[str]:
-        """The paths of all files at or below one, following no links to directories."""
-        top = self.place(root)
+        """Return the paths of all files at or below `root`, following no links to directories."""
+        top = self.resolve(root)
         if not top.is_dir() or top.is_symlink():
             return [root] if os.path.lexists(top) else []
         found: list[str] = []
@@ -149,30 +160,89 @@ class Tree:
         return found
 
 
+class TreeProject(msgspec.Struct, frozen=True):
+    """What the tree contains of one project."""
+
+    stamp: str
+    """Identifies the inputs: with an equal stamp and no event in the journal, nothing has changed before `until`."""
+    until: float | None
+    """When policy alone changes what is listed, in seconds since the epoch."""
+    entry: str
+    files: int
+    paths: dict[str, str]
+    """Every file of the project → SHA-256 of its content; empty for a project without anything to list."""
+
+
+class TreeState(msgspec.Struct, frozen=True):
+    """The record of everything in the tree."""
+
+    origin: str = ""
+    """Identifies what the tree was made of, and how: states of different origins cannot be compared."""
+    serial: int = 0
+    """The last event of the journal that is in it."""
+    projects: dict[str, dict[str, TreeProject]] = {}
+    """Repository → project → its files."""
+    pages: dict[str, str] = {}
+    """The pages about all projects → SHA-256."""
+    version: int = STATE_VERSION
+
+    def paths(self) -> dict[str, str]:
+        """Return every file with its SHA-256."""
+        everything = dict(self.pages)
+        for projects in self.projects.values():
+            for project in projects.values():
+                everything |= project.paths
+        return everything
+
+
+def begin(tree: Tree) -> TreeState | None:
+    """Return the recorded state, None where it is unknown; mark it unknown from here on, until `finish`."""
+    unfinished = tree.own / UNFINISHED_FILE
+    state = None if unfinished.exists() else _read_state(tree.own / STATE_FILE)
+    tree.write_own(UNFINISHED_FILE, b"An export is writing here, or was killed. The next one compares every file.\n")
+    return state
+
+
+def finish(tree: Tree, state: TreeState) -> None:
+    """Record the state that the tree is in from here on."""
+    tree.write_own(STATE_FILE, msgspec.json.encode(state))
+    (tree.own / UNFINISHED_FILE).unlink()
+
+
+def _read_state(file: Path) -> TreeState | None:
+    try:
+        if file.stat().st_size > _STATE_BYTES:
+            return None
+        state = msgspec.json.decode(file.read_bytes(), type=TreeState)
+    except (OSError, msgspec.MsgspecError, ValueError, RecursionError):
+        return None
+    return state if state.version == STATE_VERSION else None
+
+
 def _plain(part: str) -> bool:
     try:
         length = len(part.encode())
     except UnicodeEncodeError:
         return False
-    return 0 < length <= LONGEST and part not in (".", "..") and part.isprintable() and "\\" not in part
+    return 0 < length <= PART_BYTES and part not in (".", "..") and part.isprintable() and "\\" not in part
 
 
-def _found(place: Path) -> os.stat_result | None:
-    """What stands there, when it is an ordinary file."""
+def _found(target: Path) -> os.stat_result | None:
+    """Return the status of a path that is a regular file, else None."""
     try:
-        found = place.lstat()
+        found = target.lstat()
     except OSError:
         return None
     return found if stat.S_ISREG(found.st_mode) else None
 
 
-def _holds(place: Path, content: bytes) -> bool:
-    found = _found(place)
-    return found is not None and found.st_size == len(content) and place.read_bytes() == content
+def _holds(target: Path, content: bytes) -> bool:
+    found = _found(target)
+    return found is not None and found.st_size == len(content) and target.read_bytes() == content
 
 
-def _same(place: Path, found: os.stat_result, blob: Path, wanted: os.stat_result) -> bool:
+def _same(target: Path, found: os.stat_result, blob: Path, wanted: os.stat_result) -> bool:
     if found.st_size != wanted.st_size:
         return False
-    with place.open("rb") as one, blob.open("rb") as other:
+    with target.open("rb") as one, blob.open("rb") as other:
         return hashlib.file_digest(one, "sha256").digest() == hashlib.file_digest(other, "sha256").digest()

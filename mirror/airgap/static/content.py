@@ -1,6 +1,6 @@
-"""What is held, as the export needs it: bytes by name, and what files say of themselves. Nothing is written here.
+"""The held files and sidecars, as the export needs them: bytes by name. Nothing is written here.
 
-Also a sidecar that nobody has asked for so far is found: it is made from the file, and not kept.
+A sidecar that no client has requested so far is made from its file, and not stored.
 """
 
 import hashlib
@@ -17,7 +17,7 @@ logger = logging.getLogger(__name__)
 
 
 class HeldContent:
-    """The held files, as they were when `read` was called."""
+    """The held files at the moment when `read` was called."""
 
     def __init__(self, catalog: Catalog, blobs: BlobStore) -> None:
         self._catalog = catalog
@@ -26,21 +26,21 @@ class HeldContent:
         """Source and project → file name → digest."""
 
     async def read(self) -> None:
-        """See what is held."""
+        """Read from the catalog what is held."""
         self._names.clear()
         for held in await self._catalog.files.all():
             self._names.setdefault((held.source, held.project), {})[held.filename] = held.digest
 
     def projects(self, sources: Collection[str]) -> set[str]:
-        """The projects of which anything from these sources is held."""
+        """Return the projects of which any file from these sources is held."""
         return {project for source, project in self._names if source in sources}
 
     def of(self, source: str, project: str) -> list[tuple[str, str]]:
-        """The names that are held of a project with their digests, in order."""
+        """Return the held names of a project with their digests, sorted."""
         return sorted(self._names.get((source, project), {}).items())
 
     async def body(self, project: str, file: File) -> Body | None:
-        """The bytes of a file; None when they are not held, or not as many as there should be."""
+        """Return the bytes of a file; None when they are not held, or have another size than the index promises."""
         digest = file.sha256 or self._names.get((file.source, project), {}).get(file.filename)
         if digest is None:
             return None
@@ -51,7 +51,7 @@ class HeldContent:
         return body if file.size in (None, body.size) else None
 
     async def sidecar(self, repository: Repository, project: str, file: File, body: Body) -> Body | bytes | None:
-        """What a file says of itself: as it is kept, or read out of the file; None where nobody can."""
+        """Return the sidecar of a file, stored or made from the file; None where neither is possible."""
         source = next(one for one in repository.sources if one.name == file.source)
         format = repository.format
         if source.local:
@@ -66,7 +66,7 @@ class HeldContent:
             try:
                 return await self._blobs.open(digest)
             except MissingBlob:
-                pass  # then it is made again
+                pass  # it is made again below
         try:
             content = await format.sidecar_make(file, body)
             format.sidecar_check(file, content)
@@ -77,10 +77,10 @@ class HeldContent:
 
 
 def digest_of(content: Body | bytes) -> str:
-    """Its SHA-256."""
+    """Return the SHA-256 of content."""
     return hashlib.sha256(content).hexdigest() if isinstance(content, bytes) else content.digest
 
 
 async def bytes_of(content: Body | bytes) -> bytes:
-    """All of it. Raises MissingBlob."""
+    """Read all of the content. Raises MissingBlob."""
     return content if isinstance(content, bytes) else b"".join([chunk async for chunk in content.read()])
