@@ -21,7 +21,7 @@ from mirror.config import Settings
 from mirror.config.sections import RepositorySettings, UpstreamSettings
 from mirror.doctor import Asking, Finding, Login, Requirement, Wishes, machine, opened
 from mirror.errors import ConfigError, Invalid, MirrorError, UpstreamError
-from mirror.service.process import served_at
+from mirror.service.directory import served_at
 
 _SERVES = Requirement("index/serves", "There is an index at the URL.", "everyone who is pointed at it")
 _CONFIGURATION = Requirement(

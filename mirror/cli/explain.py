@@ -113,13 +113,11 @@ def _reply(settings: "Settings", url: str | None, path: str) -> "Reply | None":
 def _stored(settings: "Settings", repositories: list[str], name: str, version: str | None) -> list[dict[str, Any]]:
     """The same from the store."""
     import asyncio
-    import os
 
     import msgspec
 
     from mirror.api.explain import explained
     from mirror.errors import Invalid, NotFound, Offline
-    from mirror.service.process import lock
     from mirror.service.services import working
 
     if not settings.catalog_file.exists():
@@ -138,8 +136,4 @@ def _stored(settings: "Settings", repositories: list[str], name: str, version: s
                 found.append(msgspec.to_builtins(said))
         return found
 
-    held = lock(settings.data_dir)
-    try:
-        return asyncio.run(run())
-    finally:
-        os.close(held)
+    return asyncio.run(run())

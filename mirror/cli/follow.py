@@ -163,14 +163,13 @@ async def _reached(
     from mirror.cli.through import RemoteFetcher
     from mirror.errors import ConfigError
     from mirror.service import scheduled_sync
+    from mirror.service.directory import served_at
     from mirror.service.following import LocalApplier
-    from mirror.service.process import lock, served_at
     from mirror.service.services import working
 
     async with AsyncExitStack() as stack:
         urls = served_at(settings.data_dir)
         if urls is None:
-            stack.callback(_unlock, lock(settings.data_dir))
             alone = await stack.enter_async_context(working(settings))
             yield alone, lambda name, source: LocalApplier(alone, name, source.upstream.url)
             return
@@ -182,12 +181,6 @@ async def _reached(
         through = RemoteFetcher(urls[0], mirror.repositories, mounts, CONNECTIONS, access.headers)
         stack.push_async_callback(through.close)
         yield mirror, lambda name, source: RemoteApplier(through, name, source.name, mirror.catalog.files)
-
-
-def _unlock(descriptor: int) -> None:
-    import os
-
-    os.close(descriptor)
 
 
 class RemoteApplier:

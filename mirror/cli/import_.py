@@ -44,7 +44,7 @@ def command(config: Path | None, data_dir: Path | None, parts: tuple[Path, ...],
     from mirror.cli.bundles import places_of
     from mirror.cli.opening import store_of
     from mirror.index.journal import LOOK
-    from mirror.service.process import served_at
+    from mirror.service.directory import served_at
 
     settings = settings_of(config, data_dir)
     if unsigned:

@@ -10,7 +10,7 @@ import click
 if TYPE_CHECKING:
     from mirror.catalog import Catalog
     from mirror.config import Settings
-    from mirror.service.services import Store
+    from mirror.service.store import Store
 
 T = TypeVar("T")
 
@@ -55,7 +55,7 @@ async def catalog_in(path: Path) -> "AsyncIterator[Catalog]":
 @asynccontextmanager
 async def store_of(settings: "Settings") -> "AsyncIterator[Store]":
     """The store that the settings name; what a running mirror is writing into it is left alone."""
-    from mirror.service.services import Store
+    from mirror.service.store import Store
 
     settings.data_dir.mkdir(parents=True, exist_ok=True)
     store = Store(settings)

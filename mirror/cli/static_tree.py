@@ -33,7 +33,7 @@ def static_source(mirror: "Mirror") -> StaticSource:
         settings=json.dumps((str(settings.catalog_file.absolute()), repositories), sort_keys=True),
         catalog=mirror.catalog,
         blobs=mirror.blobs,
-        journal=mirror.feed,
+        journal=mirror.journal,
         clock=mirror.clock,
     )
 

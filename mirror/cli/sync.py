@@ -115,7 +115,8 @@ async def _reached(
     from mirror.config import Address
     from mirror.errors import ConfigError
     from mirror.service import scheduled_sync
-    from mirror.service.process import running, served_at
+    from mirror.service.directory import served_at
+    from mirror.service.process import running
 
     async with AsyncExitStack() as stack:
         urls = served_at(settings.data_dir)

@@ -26,7 +26,7 @@ def command(config: Path | None, data_dir: Path | None, rate: str | None) -> int
     from mirror.config.values import size
     from mirror.errors import Invalid
     from mirror.service.jobs import verifier
-    from mirror.service.services import Mirror, Store
+    from mirror.service.open import Mode, open_mirror
 
     logging.getLogger("mirror").setLevel(logging.CRITICAL)  # each fault is told below, with how it ended
     settings = settings_of(config, data_dir)
@@ -36,17 +36,14 @@ def command(config: Path | None, data_dir: Path | None, rate: str | None) -> int
         raise Invalid(f"--rate {rate}: {error}.") from None
 
     async def run() -> int:
-        store = Store(settings)
-        await store.database.open()
-        mirror = Mirror(settings, store)
-        await mirror.open()
         console = Console(stderr=True)
         found = unmended = blobs = read = 0
-        try:
-            _, total = await store.catalog.files.totals()
+        async with open_mirror(settings, Mode.BESIDE) as opened:
+            mirror = await opened.mirror()
+            _, total = await opened.catalog.files.totals()
             with Progress(console=console, disable=not sys.stderr.isatty()) as progress:
                 task = progress.add_task("reading", total=total)
-                async for state in verifier(mirror, store, pace).verify():
+                async for state in verifier(mirror, opened.store, pace).verify():
                     blobs, read = state.blobs, state.bytes
                     progress.update(task, completed=min(read, total))
                     if (fault := state.fault) is not None:
@@ -55,9 +52,6 @@ def command(config: Path | None, data_dir: Path | None, rate: str | None) -> int
                         what = "missing" if fault.missing else "damaged"
                         end = "fetched again" if fault.mended else f"not mended: {fault.reason}"
                         click.echo(f"{what}: {', '.join(fault.names) or fault.digest}: {end}")
-        finally:
-            await mirror.close()
-            await store.close()
         click.echo(f"{blobs} blobs, {decimal(read)} read; {found} bad, {unmended} not mended")
         return 1 if unmended else 0
 

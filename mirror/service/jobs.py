@@ -10,7 +10,8 @@ from mirror.errors import MirrorError, StorageFull
 from mirror.index.source import name_of
 from mirror.maintenance.evict import Evictor
 from mirror.maintenance.verify import Verifier
-from mirror.service.services import FORMATS, Mirror, Store
+from mirror.service.services import FORMATS, Mirror
+from mirror.service.store import Store
 
 logger = logging.getLogger(__name__)
 
@@ -54,7 +55,7 @@ async def keep_in_order(mirror: Mirror, store: Store) -> None:
 async def _trim(store: Store, keep: float) -> None:
     while keep < float("inf"):
         try:
-            await store.feed.trim(store.clock() - keep)
+            await store.journal.trim(store.clock() - keep)
         except StorageFull as error:
             logger.warning("the journal could not be shortened: %s", error)
         await asyncio.sleep(min(TRIM, keep / 2))
@@ -73,7 +74,7 @@ async def _sweep(mirror: Mirror, store: Store, sweeper: Evictor, every: float) -
         try:
             report = await sweeper.sweep()
             if not report.busy:
-                store.metrics.evicted(len(report.evicted), report.freed)
+                mirror.metrics.evicted(len(report.evicted), report.freed)
                 mirror.state.swept = EvictionSummary(
                     at=store.clock(), files=len(report.evicted), orphans=len(report.orphans), freed=report.freed
                 )

@@ -6,7 +6,6 @@ surprise: sockets belong to the service, not to a mirror; so no client can tell 
 """
 
 import asyncio
-import fcntl
 import logging
 import os
 import signal
@@ -15,7 +14,6 @@ import sys
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from contextlib import asynccontextmanager, suppress
-from pathlib import Path
 from typing import Any, BinaryIO
 
 from mirror import __version__
@@ -33,9 +31,11 @@ from mirror.server.connection import (
 from mirror.server.drain import ConnectionRunner
 from mirror.server.replay import ReplayCache
 from mirror.service import following, scheduled_sync
+from mirror.service.directory import lock, publish_urls
 from mirror.service.jobs import keep_in_order
 from mirror.service.listening import LOOK, TLS, Listening
-from mirror.service.services import Mirror, Store
+from mirror.service.services import Activity, Mirror
+from mirror.service.store import Store
 from mirror.service.systemd import Notifier, listen_fds
 from mirror.telemetry import log
 from mirror.telemetry.observer import Observer
@@ -49,13 +49,13 @@ SICK = 10.0
 class Generation:
     """One mirror at work, with the server of its connections."""
 
-    def __init__(self, settings: Settings, store: Store, connections: Connections) -> None:
+    def __init__(self, settings: Settings, store: Store, activity: Activity, connections: Connections) -> None:
         """Raises Misconfigured."""
-        self.mirror = Mirror(settings, store)
-        self._kept = store
+        self.mirror = Mirror(settings, store, activity)
+        self._store = store
         self._grace = settings.limits.shutdown_grace
         self._access = _access_log(settings)
-        observer = Observer(self._access, store.metrics)
+        observer = Observer(self._access, activity.metrics)
         self._group = ConnectionGroup(connections, ReplayCache(store.clock), settings.limits.idle, observer.hit)
         self._observer = observer
         self._tasks: list[asyncio.Task[None]] = []
@@ -83,7 +83,7 @@ class Generation:
         )
         await self._runner.setup()
         self._run(self.mirror.policies.run())
-        self._run(keep_in_order(self.mirror, self._kept))
+        self._run(keep_in_order(self.mirror, self._store))
 
     def _run(self, work: Coroutine[Any, Any, None]) -> None:
         self._tasks.append(asyncio.create_task(work))
@@ -129,7 +129,8 @@ class Service:
         """`passed` are listening sockets from systemd. Raises ConfigError when the data directory is taken."""
         self._settings = settings
         self._lock = lock(settings.data_dir)
-        self._store = Store(settings, clock)
+        self.store = Store(settings, clock)
+        self._activity = Activity(self.store)
         self._open_files = raise_open_files()
         self._connections = Connections(self._bounds(settings.limits))
         self._notifier = notifier or Notifier()
@@ -167,8 +168,10 @@ class Service:
         settings = self._settings
         try:
             self._tls = _tls(settings.tls)
-            await self._store.open()
-            self._now = Generation(settings, self._store, self._connections)
+            await self.store.open()
+            await self.store.clean()
+            await self.store.journal.open()
+            self._now = Generation(settings, self.store, self._activity, self._connections)
             await self._now.open()
             bound = self._listening.bind(settings.listen, settings.socket_mode)
             await self._now.start()
@@ -180,9 +183,9 @@ class Service:
         self._tasks = [
             asyncio.create_task(work)
             for work in (
-                self._store.statistics.run(),
-                self._store.metrics.sample_loop_lag(),
-                self._store.feed.follow_others(lambda: self.mirror.rebuild(), self._take_in),
+                self._activity.statistics.run(),
+                self._activity.metrics.sample_loop_lag(),
+                self.store.journal.follow_others(lambda: self.mirror.rebuild(), self._take_in),
                 self._connections.watch(),
                 self._watch_certificate(),
                 self._heartbeat(),
@@ -192,7 +195,7 @@ class Service:
 
     def _answering(self) -> None:
         """A mirror has begun to answer: commands can find it, its sets are kept, and others are followed."""
-        _tell_where(self._lock, self.urls)
+        publish_urls(self._lock, self.urls)
         for task in self._sets:
             task.cancel()
         self._sets = [*scheduled_sync.scheduled(self.mirror, self.urls), *following.scheduled(self.mirror)]
@@ -204,7 +207,7 @@ class Service:
         if settings.data_dir != self._settings.data_dir:
             raise ConfigError("data_dir: cannot change while the mirror runs; restart it.")
         tls = _tls(settings.tls)
-        new = Generation(settings, self._store, self._connections)
+        new = Generation(settings, self.store, self._activity, self._connections)
         try:
             await new.open()
             bound = self._listening.bind(settings.listen, settings.socket_mode)
@@ -271,7 +274,7 @@ class Service:
         grace = self._settings.limits.shutdown_grace
         if self._tasks:  # it was running
             await self._now.finish(politely)
-            await self._store.transfers.close(grace)
+            await self._activity.transfers.close(grace)
         if self._retiring:
             _, late = await asyncio.wait(self._retiring, timeout=grace)
             for one in late:
@@ -279,7 +282,8 @@ class Service:
             await asyncio.gather(*late, return_exceptions=True)
         with suppress(AttributeError):  # it failed before there was anything to answer
             await self._now.close()
-        await self._store.close()
+        await self._activity.statistics.flush()
+        await self.store.close()
         os.close(self._lock)
 
 
@@ -298,16 +302,11 @@ def _access_log(settings: Settings) -> log.AccessLog | None:
 async def running(
     settings: Settings, clock: Callable[[], float] = time.time
 ) -> AsyncIterator[tuple[Mirror, list[str]]]:
-    """A mirror that listens, with its URLs; at the end of the block running answers may finish.
+    """Superseded by `open_mirror`."""
+    from mirror.service.open import Mode, open_mirror
 
-    Raises ConfigError when an address or the data directory is taken.
-    """
-    service = Service(settings, clock)
-    await service.start()
-    try:
-        yield service.mirror, service.urls
-    finally:
-        await service.stop(politely=False)
+    async with open_mirror(settings, Mode.SERVE, clock=clock) as opened:
+        yield await opened.mirror(), list(opened.urls)
 
 
 def serve(
@@ -365,43 +364,3 @@ def _status(service: Service) -> str:
     settings = service.mirror.settings
     names = ", ".join(settings.repositories)
     return f"mirror {__version__}: {names} at {', '.join(service.urls)}{', offline' if settings.offline else ''}"
-
-
-def _tell_where(locked: int, urls: Sequence[str]) -> None:
-    """Write into the lock where we listen, for commands that are given the same data directory."""
-    try:
-        os.ftruncate(locked, 0)
-        os.pwrite(locked, "".join(f"{url}\n" for url in urls).encode(), 0)
-    except OSError as error:
-        logger.warning("commands cannot find this mirror by its data directory: %s", error.strerror)
-
-
-def served_at(data_dir: Path) -> list[str] | None:
-    """The URLs of the mirror that serves from a data directory, none while it starts; None when there is no mirror."""
-    try:
-        descriptor = os.open(data_dir / "lock", os.O_RDONLY | os.O_CLOEXEC)
-    except FileNotFoundError:
-        return None
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except OSError:
-        return os.pread(descriptor, 65_536, 0).decode(errors="replace").split()
-    finally:
-        os.close(descriptor)
-    return None
-
-
-def lock(data_dir: Path) -> int:
-    """Take the data directory for this process, until the returned descriptor is closed. Raises ConfigError."""
-    try:
-        data_dir.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(data_dir / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-    except OSError as error:
-        raise ConfigError(f"data_dir: {data_dir} cannot be used: {error.strerror}.") from None
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        os.close(descriptor)
-        raise ConfigError(f"data_dir: another mirror is serving from {data_dir}; stop it or choose another.") from None
-    os.ftruncate(descriptor, 0)  # nobody shall look for us where another one was
-    return descriptor

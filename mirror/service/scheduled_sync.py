@@ -36,7 +36,7 @@ from mirror.config import RepositorySettings, Settings, SyncSettings
 from mirror.errors import Invalid, MirrorError, Offline
 from mirror.index.freshness import Freshness
 from mirror.model import Grant
-from mirror.service.services import Mirror, Store
+from mirror.service.services import Mirror
 
 logger = logging.getLogger(__name__)
 
@@ -61,7 +61,7 @@ async def way(
     upstreams = {str(upstream.url): upstream for upstream in mirror.upstreams.values()}
     slots = asyncio.Semaphore(connections)
     bulk = Bulk(
-        mirror.repositories, upstreams, mirror.blobs, mirror.catalog.files, mirror.feed, slots, connections,
+        mirror.repositories, upstreams, mirror.blobs, mirror.catalog.files, mirror.journal, slots, connections,
         mirror.clock, crew,
     )  # fmt: skip
     indexes = {name: partial(published.current, Freshness.NOW) for name, published in mirror.published.items()}
@@ -189,14 +189,8 @@ async def bring(mirror: Mirror, urls: Sequence[str], one: SyncSettings) -> bool:
 
 @asynccontextmanager
 async def looking(settings: Settings) -> AsyncIterator[Mirror]:
-    """A mirror that only looks into the store, beside the one that serves from it: offline, and not listening."""
-    store = Store(settings)
-    await store.database.open()
-    await store.feed.open()
-    mirror = Mirror(settings.model_copy(update={"offline": True}), store)
-    try:
-        await mirror.open()
-        yield mirror
-    finally:
-        await mirror.close()
-        await store.close()
+    """Superseded by `open_mirror`."""
+    from mirror.service.open import Mode, open_mirror
+
+    async with open_mirror(settings, Mode.READ_ONLY) as opened:
+        yield await opened.mirror()

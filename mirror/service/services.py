@@ -9,6 +9,7 @@ import logging
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
 from contextlib import asynccontextmanager
+from typing import Self
 
 from aiohttp import web
 
@@ -24,15 +25,13 @@ from mirror.api.state import MirrorState
 from mirror.api.uploads import UploadsApi
 from mirror.auth import Guard, rules_of, tokens_of, users_of
 from mirror.auth.audit import AuditMiddleware
-from mirror.blobs.local import LocalBlobs
-from mirror.catalog import Catalog, HeldFile
-from mirror.catalog.sqlite import SQLite
+from mirror.catalog import HeldFile
 from mirror.config import AgesSettings, RepositorySettings, Settings, UpstreamSettings
 from mirror.errors import NotFound, Unauthorized
 from mirror.index.freshness import Ages
-from mirror.index.journal import Journal, Listener
+from mirror.index.journal import Listener
 from mirror.index.publish import Publisher
-from mirror.index.records import Records, record_uploads
+from mirror.index.records import record_uploads
 from mirror.index.repository import Repository
 from mirror.index.uploads import Uploads
 from mirror.index.upstream import CachedUpstream
@@ -50,6 +49,7 @@ from mirror.rubygems.log.upstream import UpstreamIndex
 from mirror.server.negotiate import errors
 from mirror.server.pages import PageCache
 from mirror.server.proxies import TrustedProxies
+from mirror.service.store import Store
 from mirror.telemetry.metrics import Metrics
 from mirror.telemetry.statistics import Statistics
 from mirror.transfer import Transfers
@@ -67,38 +67,25 @@ FORMATS: Mapping[str, tuple[Format, Versions]] = {
 ABOUT: Mapping[str, Describing] = {"pypi": pypi_about, "rubygems": rubygems_about}
 
 
-class Store:
-    """What is kept and what is counted: it lives as long as the process, whatever its settings become."""
+class Activity:
+    """What this process does and has counted, whatever its settings become: transfers, metrics and statistics."""
 
-    def __init__(self, settings: Settings, clock: Callable[[], float] = time.time) -> None:
-        """`clock` says what time it is for everything that pages and policies depend on."""
-        self.data_dir = settings.data_dir
-        self.clock = clock
-        self.database = SQLite(settings.catalog_file)
-        self.catalog = Catalog(self.database)
-        self.blobs = LocalBlobs(settings.data_dir)
-        self.records = Records(settings.data_dir / "uploads")
-        self.feed = Journal(self.catalog.feed)
-        self.transfers = Transfers(self.blobs)
+    def __init__(self, store: Store) -> None:
+        self.transfers = Transfers(store.blobs)
         self.metrics = Metrics(__version__)
-        self.statistics = Statistics(self.catalog, self.metrics)
+        self.statistics = Statistics(store.catalog, self.metrics)
 
-    async def open(self) -> None:
-        """Open the catalog, and clean up what a crash left behind."""
-        await self.database.open()
-        await self.blobs.clean_incoming()
-        await self.feed.open()
+    async def __aenter__(self) -> Self:
+        return self
 
-    async def close(self) -> None:
-        """Let go of everything, after those that use it."""
+    async def __aexit__(self, *exc: object) -> None:
         await self.statistics.flush()
-        await self.catalog.close()
 
 
 class Mirror:
     """Everything that is made from the settings, over a store. Another one may follow it, with other settings."""
 
-    def __init__(self, settings: Settings, store: Store) -> None:
+    def __init__(self, settings: Settings, store: Store, activity: Activity) -> None:
         """Raises Misconfigured."""
         self.settings = settings
         self.clock = store.clock
@@ -110,23 +97,23 @@ class Mirror:
         self.database = store.database
         self.catalog = store.catalog
         self.blobs = store.blobs
-        self.feed = store.feed
-        self.transfers = store.transfers
-        self.metrics = store.metrics
-        self.statistics = store.statistics
+        self.journal = store.journal
+        self.transfers = activity.transfers
+        self.metrics = activity.metrics
+        self.statistics = activity.statistics
         self.records = store.records
         self.answers = PageCache(settings.pages.memory, store.clock)
         self.upstreams: dict[str, Upstream] = {}
         self.cached: dict[str, list[CachedUpstream]] = {}
         """What each repository has from upstreams, by the repository's name."""
         self.repositories: dict[str, Repository] = {}
-        self.writers: dict[str, Publisher] = {}
+        self.writers = publishers(settings, store)
         """What changes the uploads of a repository, by the repository's name."""
         self.published: dict[str, PublishedIndex] = {}
         """The gem index that a repository publishes, by the repository's name."""
         self.followed: dict[str, UpstreamIndex] = {}
         """What each RubyGems upstream lists, once for all repositories."""
-        self.feeding: FeedApi | None = None
+        self.feed_api: FeedApi | None = None
         """What tells those who follow this mirror, once it answers."""
         self._running: set[asyncio.Task[None]] = set()
         self._listening: list[Listener] = []
@@ -141,14 +128,21 @@ class Mirror:
         self.witness = AuditMiddleware(self.guard, self.catalog.removed, store.clock)
         self.proxies = TrustedProxies(settings.proxies.trusted, settings.proxies.standard)
         self.state = MirrorState(
-            settings, self.catalog, self.feed, self.transfers, self.statistics, self.metrics, self.cached, store.clock
+            settings,
+            self.catalog,
+            self.journal,
+            self.transfers,
+            self.statistics,
+            self.metrics,
+            self.cached,
+            store.clock,
         )
 
     async def open(self) -> None:
         """Make the repositories. Changes nothing in the store, and listens to nothing yet. Raises ConfigError."""
         await self.policies.open()
         self.policies.changed.append(self._policy_changed)
-        with self.feed.collecting(self._listening):
+        with self.journal.collecting(self._listening):
             for name, settings in self.settings.repositories.items():
                 self.repositories[name] = self._repository(name, settings)
         self.pages = self._pages_for_people()
@@ -178,8 +172,8 @@ class Mirror:
             await published.reconsider([project])
 
         writer.published = show
-        with self.feed.collecting(self._listening):
-            self.feed.listen(heard)
+        with self.journal.collecting(self._listening):
+            self.journal.listen(heard)
         if await published.begins_anew():
             await everything()
         else:
@@ -211,15 +205,14 @@ class Mirror:
     def _repository(self, name: str, settings: RepositorySettings) -> Repository:
         format, versions = FORMATS[settings.format]
         sources = self.cached[name] = [self._source(format, name, upstream) for upstream in settings.upstreams]
-        self.writers[name] = Publisher(name, format, self.catalog, self.blobs, self.records, self.feed, self.clock)
         repository = Repository(
             name,
             format,
-            [Uploads(name, self.catalog, self.blobs, self.feed), *sources],
+            [Uploads(name, self.catalog, self.blobs, self.journal), *sources],
             policy=self.policies.of(name),
             private=tuple(versions.pattern(pattern) for pattern in settings.private),
             union=tuple(versions.pattern(pattern) for pattern in settings.union),
-            feed=self.feed,
+            feed=self.journal,
             clock=self.clock,
         )
         repository.changed.append(lambda project: self.answers.forget(name, project))
@@ -265,7 +258,7 @@ class Mirror:
             catalog=self.catalog,
             blobs=self.blobs,
             transfers=self.transfers,
-            feed=self.feed,
+            feed=self.journal,
             ages=ages(self.settings.ages(name)),
             page_limit=self.settings.pages.max_size,
             offline=self.settings.offline,
@@ -313,20 +306,20 @@ class Mirror:
         return app
 
     def _feeding(self, app: web.Application) -> FeedApi:
-        feeding = self.feeding = FeedApi(
+        feed_api = self.feed_api = FeedApi(
             self.repositories,
             {name: one.mount for name, one in self.settings.repositories.items()},
             {name: published.settle for name, published in self.published.items()},
             self.guard,
-            self.feed,
+            self.journal,
             self.catalog.contents,
         )
 
         async def end(app: web.Application) -> None:
-            feeding.end()
+            feed_api.end()
 
         app.on_shutdown.append(end)
-        return feeding
+        return feed_api
 
     def _pages_for_people(self) -> Pages:
         auth = self.settings.auth
@@ -334,7 +327,7 @@ class Mirror:
             shelves={name: self._shelf(name, repository) for name, repository in self.repositories.items()},
             guard=self.guard,
             catalog=self.catalog,
-            feed=self.feed,
+            feed=self.journal,
             statistics=self.statistics,
             status=self.state.status,
             transfers=self.transfers.active,
@@ -386,8 +379,8 @@ class Mirror:
 
     async def retire(self) -> None:
         """Write nothing more into the logs that another mirror over the same store goes on with; serve as before."""
-        if self.feeding is not None:
-            self.feeding.end()
+        if self.feed_api is not None:
+            self.feed_api.end()
         for published in self.published.values():
             await published.retire()
         for followed in self.followed.values():
@@ -395,8 +388,8 @@ class Mirror:
 
     def resume(self) -> None:
         """Nobody has followed after all: go on."""
-        if self.feeding is not None:
-            self.feeding.resume()
+        if self.feed_api is not None:
+            self.feed_api.resume()
         for published in self.published.values():
             published.resume()
         for followed in self.followed.values():
@@ -404,7 +397,7 @@ class Mirror:
 
     async def close(self) -> None:
         """Let go of all that is not the store's, once the transfers from these upstreams have ended."""
-        self.feed.stop_telling(self._listening)
+        self.journal.stop_telling(self._listening)
         for task in self._running:
             task.cancel()
         await asyncio.gather(*self._running, return_exceptions=True)
@@ -419,20 +412,23 @@ class Mirror:
         await self.guard.close()
 
 
+def publishers(settings: Settings, store: Store) -> dict[str, Publisher]:
+    """Return what changes the uploads of each repository, by the repository's name."""
+    return {
+        name: Publisher(
+            name, FORMATS[one.format][0], store.catalog, store.blobs, store.records, store.journal, store.clock
+        )
+        for name, one in settings.repositories.items()
+    }
+
+
 @asynccontextmanager
 async def working(settings: Settings, clock: Callable[[], float] = time.time) -> AsyncIterator[Mirror]:
-    """A mirror that works for the length of a block and listens nowhere: for commands, which hold the lock."""
-    store = Store(settings, clock)
-    mirror = Mirror(settings, store)
-    try:
-        await store.open()
-        await mirror.open()
-        await mirror.start()
-        yield mirror
-    finally:
-        await store.transfers.close(0)
-        await mirror.close()
-        await store.close()
+    """Superseded by `open_mirror`."""
+    from mirror.service.open import Mode, open_mirror
+
+    async with open_mirror(settings, Mode.ALONE, clock=clock) as opened:
+        yield await opened.mirror()
 
 
 def ages(settings: AgesSettings) -> Ages:

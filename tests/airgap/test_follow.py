@@ -77,7 +77,7 @@ async def caught_up(mirror: Serving, other: Serving) -> None:
     async def reached() -> bool:
         following = mirror.mirror.state.following.values()
         # What concerns the other repository only is known to be told with the next answer, some seconds later.
-        done = any(one.serial >= other.mirror.feed.serial for one in following)
+        done = any(one.serial >= other.mirror.journal.serial for one in following)
         return done and all(one.behind == 0 for one in following)
 
     await until(reached, "it should catch up")
@@ -216,7 +216,7 @@ async def test_beyond_the_window_it_says_so_and_compares_what_both_hold(
             await caught_up(b, a)
         await upload(a, secret, new)
         await a.mirror.writers["pypi"].delete(gone.filename)
-        await a.mirror.feed.trim(time.time() + 60)
+        await a.mirror.journal.trim(time.time() + 60)
         caplog.clear()
         async with serving(tmp_path / "b", of(a)) as b:
             await holds(b, kept, gone, new)
@@ -257,7 +257,7 @@ async def test_the_cursor_outlives_a_kill(tmp_path: Path) -> None:
                 async def there(b: Spawned = b, built: Built = built) -> bool:
                     return (await b.get(f"packages/acme/{built.filename}")).outcome == "hit" and _serial(
                         (await b.get("-/status")).json()
-                    ) == a.mirror.feed.serial
+                    ) == a.mirror.journal.serial
 
                 await until(there, f"{built.filename} should be held")
                 await b.end(signal.SIGKILL)
@@ -460,9 +460,9 @@ async def test_the_status_says_how_far_behind_it_is(tmp_path: Path) -> None:
 async def test_a_mirror_that_never_lets_wait_is_not_asked_without_end(tmp_path: Path) -> None:
     async with pair(tmp_path) as (a, b):
         await caught_up(b, a)
-        assert a.mirror.feeding is not None
+        assert a.mirror.feed_api is not None
         before = sum(upstream.state().requests for upstream in b.mirror.upstreams.values())
-        a.mirror.feeding.end()
+        a.mirror.feed_api.end()
         await asyncio.sleep(1)
         assert sum(upstream.state().requests for upstream in b.mirror.upstreams.values()) - before < 20
 

@@ -26,7 +26,8 @@ from mirror.errors import Conflict, Invalid
 from mirror.model import File, Project
 from mirror.rubygems.log import parse_versions
 from mirror.service import scheduled_sync
-from mirror.service.services import Mirror, Store
+from mirror.service.open import Mode, open_mirror
+from mirror.service.services import Mirror
 from tests.builders import gem, sdist, wheel
 from tests.serving import Serving, repositories, serving, write_settings
 from tests.simulator import Simulator
@@ -254,15 +255,9 @@ async def _page_of(tmp_path: Path, both: dict[str, Any], project: str) -> bytes:
 
 @asynccontextmanager
 async def looking_at(held: Settings, clock: Callable[[], float]) -> AsyncIterator[Mirror]:
-    """`ahead.looking` at a moment of our choice."""
-    store = Store(held, clock)
-    await store.database.open()
-    await store.feed.open()
-    mirror = Mirror(held.model_copy(update={"offline": True}), store)
-    await mirror.open()
-    yield mirror
-    await mirror.close()
-    await store.close()
+    """A mirror that only looks, at a moment of our choice."""
+    async with open_mirror(held, Mode.READ_ONLY, clock=clock) as opened:
+        yield await opened.mirror()
 
 
 async def test_what_not_everyone_may_read_is_exported_only_by_name(tmp_path: Path, both: dict[str, Any]) -> None:

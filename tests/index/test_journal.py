@@ -151,7 +151,7 @@ async def test_the_end_of_the_process_waits_for_nobody(tmp_path: Path) -> None:
         asking = asyncio.create_task(mirror.get("-/feed?since=0&wait=60"))
         await asyncio.sleep(0.2)
         began = time.monotonic()
-        mirror.mirror.feeding.end()  # type: ignore[union-attr]
+        mirror.mirror.feed_api.end()  # type: ignore[union-attr]
         assert (await asyncio.wait_for(asking, 10)).status == 200
         assert time.monotonic() - began < 10
 
@@ -174,15 +174,15 @@ async def test_an_unknown_repository_is_not_found(mirror: Serving, question: str
 
 async def test_a_place_that_is_too_old_is_gone_and_the_answer_says_what_to_do(mirror: Serving) -> None:
     for at in (100.0, 200.0, 300.0):
-        await mirror.mirror.feed.append(Event(serial=0, at=at, source="uploads:pypi", project="acme", kind="upload"))
-    await mirror.mirror.feed.trim(250)
+        await mirror.mirror.journal.append(Event(serial=0, at=at, source="uploads:pypi", project="acme", kind="upload"))
+    await mirror.mirror.journal.trim(250)
     reply = await mirror.get("-/feed?since=1")
     assert reply.status == 410
     said = reply.json()
     assert (said["oldest"], said["newest"], said["resynchronise"]) == (2, 3, "/-/holdings")
     assert "no longer known" in said["error"]
     assert len(lines((await mirror.get("-/feed?since=2")).text)) == 1
-    await mirror.mirror.feed.trim(1000)
+    await mirror.mirror.journal.trim(1000)
     assert (await mirror.get("-/feed?since=2")).status == 410
     assert (await mirror.get("-/feed?since=3")).status == 200
 
@@ -200,8 +200,8 @@ async def test_the_journal_is_kept_for_as_long_as_the_settings_say(tmp_path: Pat
 
 async def test_trimming_forgets_nothing_that_comes_after_what_is_kept(mirror: Serving) -> None:
     for at in (100.0, 300.0, 200.0, 400.0):
-        await mirror.mirror.feed.append(Event(serial=0, at=at, source="uploads:pypi", project="acme", kind="upload"))
-    await mirror.mirror.feed.trim(250)
+        await mirror.mirror.journal.append(Event(serial=0, at=at, source="uploads:pypi", project="acme", kind="upload"))
+    await mirror.mirror.journal.trim(250)
     assert [one["serial"] for one in lines((await mirror.get("-/feed?since=1")).text)] == [2, 3, 4]
 
 
@@ -243,7 +243,7 @@ async def test_a_websocket_is_closed_for_who_talks_and_at_the_end(mirror: Servin
             await socket.send_str("hello")
             assert (await socket.receive(timeout=10)).type is aiohttp.WSMsgType.CLOSE
         async with session.ws_connect(f"{mirror.url}-/feed") as socket:
-            mirror.mirror.feeding.end()  # type: ignore[union-attr]
+            mirror.mirror.feed_api.end()  # type: ignore[union-attr]
             message = await socket.receive(timeout=10)
             assert (message.type, message.data) == (aiohttp.WSMsgType.CLOSE, 1001)
 

@@ -178,9 +178,9 @@ async def test_a_catalog_that_is_lost_in_use_never_lets_an_uploaded_name_go_upst
 async def test_a_rebuild_of_what_is_right_changes_nothing(tmp_path: Path) -> None:
     async with serving(tmp_path / "data", BOTH) as mirror:
         await upload(mirror, await make_token(mirror), wheel("acme", "1.0"))
-        serial = mirror.mirror.feed.serial
+        serial = mirror.mirror.journal.serial
         assert (await mirror.mirror.writers["pypi"].rebuild()).uploads == 1
-        assert mirror.mirror.feed.serial == serial
+        assert mirror.mirror.journal.serial == serial
 
 
 async def test_records_and_files_that_cannot_be_used_are_named_and_the_rest_is_shown(tmp_path: Path) -> None:

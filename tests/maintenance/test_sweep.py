@@ -19,7 +19,7 @@ from mirror.errors import Conflict, Invalid, NotFound
 from mirror.maintenance.backup import back_up, restore
 from mirror.maintenance.plan import Candidate, plan
 from mirror.service.jobs import sweeper, verifier
-from mirror.service.services import Store
+from mirror.service.store import Store
 from tests.builders import Built, gem, sdist, wheel
 from tests.serving import Serving, repositories, serving, spawned
 from tests.simulator import Simulator

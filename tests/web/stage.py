@@ -155,7 +155,7 @@ async def month(mirror: Serving) -> None:
 
 async def events(mirror: Serving) -> None:
     """What people did."""
-    feed = mirror.mirror.feed
+    feed = mirror.mirror.journal
     source = mirror.mirror.repositories["pypi"].sources[0].name
     for kind, project, filename in (
         ("upload", "acme-tools", "acme_tools-1.0-py3-none-any.whl"),

@@ -86,7 +86,7 @@ async def test_what_somebody_asks_for_is_shown_as_text(mirror: Serving, text: st
 async def test_what_stands_in_the_journal_is_shown_as_text(mirror: Serving) -> None:
     source = mirror.mirror.repositories["pypi"].sources[0].name
     for text in HOSTILE:
-        await mirror.mirror.feed.append(
+        await mirror.mirror.journal.append(
             Event(serial=0, at=time.time(), source=source, project=text, kind=text[:100], filename=text)
         )
     bounded(await look(mirror, "-/activity/"))

@@ -1,0 +1,46 @@
+"""What is stored: the catalog, the blobs, the records of uploads and the journal. It outlives every reload.
+
+Light on purpose: a command that changes one row imports this module and no HTTP.
+"""
+
+import time
+from collections.abc import Callable
+from functools import cached_property
+
+from mirror.blobs.local import LocalBlobs
+from mirror.catalog import Catalog
+from mirror.catalog.sqlite import SQLite
+from mirror.config import Settings
+from mirror.index.journal import Journal
+from mirror.index.records import Records
+
+
+class Store:
+    """What a data directory holds."""
+
+    def __init__(self, settings: Settings, clock: Callable[[], float] = time.time) -> None:
+        """Name the parts, opening nothing; `clock` is the time for everything that pages and policies depend on."""
+        self.data_dir = settings.data_dir
+        self.clock = clock
+        self.database = SQLite(settings.catalog_file)
+        self.catalog = Catalog(self.database)
+        self.records = Records(settings.data_dir / "uploads")
+        self.journal = Journal(self.catalog.feed)
+
+    @cached_property
+    def blobs(self) -> LocalBlobs:
+        """The blobs, whose directories are made when they are first needed: not for a command about accounts."""
+        return LocalBlobs(self.data_dir)
+
+    async def open(self) -> None:
+        """Open the catalog, made or brought up to date as needed."""
+        self.data_dir.mkdir(parents=True, exist_ok=True)
+        await self.database.open()
+
+    async def clean(self) -> None:
+        """Remove what a crash left behind; only for the process that holds the data directory's lock."""
+        await self.blobs.clean_incoming()
+
+    async def close(self) -> None:
+        """Finish what is being written, and close the catalog."""
+        await self.catalog.close()
