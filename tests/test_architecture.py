@@ -22,7 +22,7 @@ ORDER = [
 """Each entry of `mirror/` imports only from those before it."""
 
 ECOSYSTEMS = ("pypi", "rubygems")
-ONLY_IN_PYPI = {"documents", "index", "legacy", "metadata", "wheel"}
+ONLY_IN_PYPI = {"documents", "legacy", "metadata", "wheel"}
 """Two forms of each document, the JSON API, core metadata, and wheels read from afar."""
 ONLY_IN_RUBYGEMS = {"log", "marshal", "specification"}
 """Ruby's own serialisation, what stands inside a gem, and the one asymmetry: an index that is followed, and

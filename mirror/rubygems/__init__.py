@@ -10,7 +10,9 @@ from yarl import URL
 
 from mirror.errors import Invalid, UpstreamProtocolError
 from mirror.model import AcceptedUpload, Body, File, Format, Names, Page, Project, UpstreamRequest, UpstreamResponse
-from mirror.rubygems import marshal, names, pages
+from mirror.rubygems import names, pages
+from mirror.rubygems.marshal.reading import read_gemspec_rz
+from mirror.rubygems.marshal.writing import gemspec_rz
 
 __all__ = ["FORMAT"]
 
@@ -49,7 +51,7 @@ class _RubyGems:
 
     def sidecar_check(self, file: File, content: bytes) -> None:
         try:
-            spec = marshal.read_gemspec_rz(content)
+            spec = read_gemspec_rz(content)
         except Invalid as error:
             raise UpstreamProtocolError(f"The gemspec.rz of {file.filename} is not one: {error}") from error
         platforms = {spec.platform, names.normal_platform(spec.platform)}
@@ -69,7 +71,7 @@ class _RubyGems:
     def keep(self, inspected: File, attested: bool) -> AcceptedUpload:
         spec = pages.spec_of(inspected)
         assert spec is not None, "a gem that was inspected has a specification"
-        return AcceptedUpload(project=spec.name, file=inspected, sidecar=marshal.gemspec_rz(spec))
+        return AcceptedUpload(project=spec.name, file=inspected, sidecar=gemspec_rz(spec))
 
 
 FORMAT: Format = _RubyGems()

@@ -4,7 +4,8 @@ from collections.abc import Mapping
 
 from mirror.errors import Invalid
 from mirror.model import Dependency, File, Page, Project, ProjectSummary
-from mirror.rubygems.marshal import Gemspec, read_gemspec_rz
+from mirror.rubygems.marshal import Gemspec
+from mirror.rubygems.marshal.reading import read_gemspec_rz
 from mirror.rubygems.pages import dependencies, shown, visible
 
 MOST = 500

@@ -16,8 +16,9 @@ import msgspec
 
 from mirror.errors import Invalid
 from mirror.model import Body, File
-from mirror.rubygems import marshal
-from mirror.rubygems.marshal import SPEC_LIMIT, Gemspec, Requirement, inflate
+from mirror.rubygems.marshal import SPEC_LIMIT, Gemspec, Requirement
+from mirror.rubygems.marshal.reading import inflate
+from mirror.rubygems.marshal.writing import gemspec_rz
 from mirror.rubygems.names import full_name, normal_platform
 from mirror.rubygems.specification import GZIP, read_spec, read_yaml
 
@@ -89,7 +90,7 @@ async def make_sidecar(file: File, body: Body) -> bytes:
         member: ArchiveMember = done.value["metadata.gz"]
     spec = read_spec(await _read(body, member.start, member.start + member.size))
     file_of(spec, file.filename)
-    return marshal.gemspec_rz(spec)
+    return gemspec_rz(spec)
 
 
 # --- the tar ---------------------------------------------------------------------------------------------------

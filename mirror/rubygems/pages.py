@@ -16,7 +16,8 @@ from yarl import URL
 
 from mirror.errors import Invalid, UpstreamProtocolError
 from mirror.model import File, Names, Page, Project, UpstreamRequest, UpstreamResponse
-from mirror.rubygems.marshal import Gemspec, Requirement, gemspec_rz
+from mirror.rubygems.marshal import Gemspec, Requirement
+from mirror.rubygems.marshal.writing import gemspec_rz
 from mirror.rubygems.names import (
     GENERIC,
     FullName,

@@ -15,7 +15,8 @@ from typing import NamedTuple, TypeAlias, Union
 import yaml
 
 from mirror.errors import Invalid
-from mirror.rubygems.marshal import SPEC_LIMIT, Dependency, Gemspec, Requirement, inflate
+from mirror.rubygems.marshal import SPEC_LIMIT, Dependency, Gemspec, Requirement
+from mirror.rubygems.marshal.reading import inflate
 from mirror.rubygems.names import GENERIC, canonical, is_listed, is_version
 
 GZIP = 16 + zlib.MAX_WBITS

@@ -14,8 +14,9 @@ from html import escape
 from typing import get_args
 
 from mirror.model import File, Page, Project
-from mirror.rubygems import log, pages
-from mirror.rubygems.log import VersionsMap, Which
+from mirror.rubygems import pages
+from mirror.rubygems.index import Which, render_names, specs
+from mirror.rubygems.log.versions_map import VersionsMap, render_versions
 from mirror.rubygems.names import FullName, canonical, is_listed, number, split_number
 
 _BEGINNING = datetime.fromtimestamp(0, UTC)
@@ -75,10 +76,10 @@ class _Static:
             versions.set(name, numbers.split(","), md5)
         yield "gems/index.html", _list_for_people(versions)
         for which in get_args(Which):
-            gz = log.specs(versions, which)
+            gz = specs(versions, which)
             yield f"{which}.4.8.gz", gz
-        yield "names", log.render_names(versions)
-        yield "versions", log.render_versions(versions, _BEGINNING)
+        yield "names", render_names(versions)
+        yield "versions", render_versions(versions, _BEGINNING)
 
     def nginx_http(self) -> str:
         return ""

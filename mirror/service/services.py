@@ -44,8 +44,8 @@ from mirror.pypi import versions as pypi_versions
 from mirror.rubygems import FORMAT as RUBYGEMS
 from mirror.rubygems import about as rubygems_about
 from mirror.rubygems import versions as rubygems_versions
-from mirror.rubygems.log.published import PublishedIndex
-from mirror.rubygems.log.upstream import UpstreamIndex
+from mirror.rubygems.log.published_index import PublishedIndex
+from mirror.rubygems.log.upstream_index import UpstreamIndex
 from mirror.server.negotiate import errors
 from mirror.server.pages import PageCache
 from mirror.server.proxies import TrustedProxies

@@ -24,7 +24,7 @@ from mirror.cli.static_tree import LAYOUTS, static_source
 from mirror.config import Settings
 from mirror.errors import Conflict, Invalid
 from mirror.model import File, Project
-from mirror.rubygems.log import parse_versions
+from mirror.rubygems.log.versions_map import parse_versions
 from mirror.service import scheduled_sync
 from mirror.service.open import Mode, open_mirror
 from mirror.service.services import Mirror

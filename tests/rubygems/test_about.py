@@ -8,7 +8,7 @@ from yarl import URL
 from mirror.errors import Invalid
 from mirror.model import Dependency, File, Project
 from mirror.rubygems import about, package, pages
-from mirror.rubygems.marshal import gemspec_rz
+from mirror.rubygems.marshal.writing import gemspec_rz
 from tests.builders import gem
 
 INFO = b"---\n1.0 rack:< 4&>= 3,tilt:~> 2.0|checksum:%s,ruby:>= 2.7\n2.0.pre |checksum:%s\n" % (b"0" * 64, b"1" * 64)

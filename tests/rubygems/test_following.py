@@ -10,8 +10,8 @@ from yarl import URL
 from mirror.catalog import Catalog
 from mirror.catalog.sqlite import SQLite
 from mirror.errors import UpstreamError
-from mirror.rubygems import log
-from mirror.rubygems.log.upstream import UpstreamIndex
+from mirror.rubygems.log.upstream_index import UpstreamIndex
+from mirror.rubygems.log.versions_map import parse_versions
 from mirror.upstream import Upstream, UpstreamOptions
 from tests.builders import gem
 from tests.simulator import (
@@ -55,7 +55,7 @@ class Following:
 
     def agrees(self) -> bool:
         """Whether the map is what upstream lists."""
-        return self.it.map == log.parse_versions(self.simulator.rubygems.versions())
+        return self.it.map == parse_versions(self.simulator.rubygems.versions())
 
     def travelled(self) -> int:
         """Bytes of /versions since the last question of this kind."""

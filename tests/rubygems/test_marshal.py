@@ -13,21 +13,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mirror.errors import Invalid
-from mirror.rubygems.marshal import (
-    Dependency,
-    Gemspec,
-    Platform,
-    Requirement,
-    Symbol,
-    Version,
-    dump,
-    dump_specs,
-    gemspec_rz,
-    load,
-    load_gemspec,
-    load_specs,
-    read_gemspec_rz,
-)
+from mirror.rubygems.marshal import Dependency, Gemspec, Platform, Requirement, Symbol, Version
+from mirror.rubygems.marshal.reading import load, load_gemspec, load_specs, read_gemspec_rz
+from mirror.rubygems.marshal.writing import dump, dump_specs, gemspec_rz
 
 
 def b64(data: bytes) -> str:

@@ -19,7 +19,8 @@ from yarl import URL
 from mirror.errors import Invalid, MirrorError, UpstreamProtocolError
 from mirror.model import File
 from mirror.rubygems import FORMAT
-from mirror.rubygems.marshal import gemspec_rz, read_gemspec_rz
+from mirror.rubygems.marshal.reading import read_gemspec_rz
+from mirror.rubygems.marshal.writing import gemspec_rz
 from mirror.rubygems.package import inspect
 from mirror.rubygems.pages import dependencies, info_line, parse_info, spec_of
 from tests import builders

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from mirror.rubygems.log import published
+from mirror.rubygems.log import published_index
 from tests.builders import gem
 from tests.serving import Serving, serving
 from tests.simulator import Simulator
@@ -101,8 +101,8 @@ async def test_what_upstream_appended_before_a_crash_is_published_after_it(
 async def test_a_log_that_grew_too_long_is_begun_anew_at_a_restart(
     simulator: Simulator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(published, "SLACK", 0)
-    monkeypatch.setattr(published, "MOST_CHUNKS", 4)
+    monkeypatch.setattr(published_index, "SLACK", 0)
+    monkeypatch.setattr(published_index, "MOST_CHUNKS", 4)
     simulator.push(gem("rack", "3.0"))
     async with serve(tmp_path / "data", upstreams(simulator)) as mirror:
         for version in range(12):

@@ -1,9 +1,48 @@
-"""What Ruby clients demand of an index: `examine` one.
+"""What Ruby clients require of a gem index: `examine` one, and report in the order in which it is read.
 
-index (find it, choose a gem), pages (the compact index), files (gems, and the legacy index), upload (pushing), whole
-(all of these).
+index (find it, and choose a gem), checks (the compact index, gems, the legacy index), upload (pushing).
 """
 
-from mirror.rubygems.doctor.whole import examine
+from functools import partial
 
-__all__ = ["examine"]
+from yarl import URL
+
+from mirror.doctor import Asking, Check, Finding, Requirement, Wishes, run
+from mirror.errors import MirrorError
+from mirror.rubygems.doctor import checks
+from mirror.rubygems.doctor.index import Subject, choose, find
+from mirror.rubygems.doctor.upload import uploads
+
+_READABLE = Requirement(
+    "rubygems/page",
+    "The page of a gem can be read.",
+    "bundler leaves the compact index; nothing of the gem can be installed",
+)
+_COMPACT = Requirement(
+    "rubygems/compact-index",
+    "There is a compact index (/versions, /info).",
+    "bundler walks the legacy index instead, by thousands of requests; gem from 4.1 on reads nothing else",
+)
+
+
+async def examine(asking: Asking, url: URL, wishes: Wishes) -> list[Finding] | None:
+    """Every finding about the index at a URL; None where there is none. Raises UpstreamError when nothing answers."""
+    index = await find(asking, url)
+    if index is None:
+        return None
+    if not index.compact:
+        return [_COMPACT.fails("/versions is not there")]
+    found: list[Finding] = []
+    wanted: list[Check] = []
+    try:
+        wanted += _checks(await choose(index, wishes.project, wishes.held))
+    except MirrorError as error:
+        found.append(_READABLE.after(error, hint="Name another with --gem."))
+    if wishes.upload and wishes.token:
+        wanted += uploads(index, wishes.upload, wishes.token)
+    return found + await run("rubygems", wanted)
+
+
+def _checks(subject: Subject) -> list[Check]:
+    every = (checks.headers, checks.updates, checks.versions, checks.file, checks.legacy, checks.gemspec)
+    return [partial(check, subject) for check in every]

@@ -9,7 +9,7 @@ from yarl import URL
 from mirror.doctor import Asking, Reply
 from mirror.errors import Invalid, MirrorError, UpstreamRefused, UpstreamUnavailable
 from mirror.model import File, Project
-from mirror.rubygems.log import VersionsMap, parse_versions
+from mirror.rubygems.log.versions_map import VersionsMap, parse_versions
 from mirror.rubygems.names import GENERIC, canonical
 from mirror.rubygems.pages import parse_info
 

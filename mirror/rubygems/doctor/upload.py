@@ -11,7 +11,7 @@ from yarl import URL
 from mirror.doctor import Asking, Check, Finding, Reply, Requirement
 from mirror.errors import MirrorError
 from mirror.rubygems.doctor.index import LOG_LIMIT, Index
-from mirror.rubygems.log import parse_versions
+from mirror.rubygems.log.versions_map import parse_versions
 from mirror.rubygems.names import canonical
 from mirror.rubygems.pages import parse_info
 

@@ -1,39 +1,15 @@
-"""The index as a whole: `/versions` (followed upstream, published as our own append-only log), `/names`, the specs.
+"""The log of versions, `/versions`: followed upstream, published as an append-only log of our own.
 
-listed   what `/versions` says
-log      our own log of it
-copy     our copy of an upstream's, and what to believe of an answer
-derived  names and specs
+The one asymmetry between the ecosystems. Pure values, which know no clock, store or network:
 
-Values in, values out: no clock, no store, no network. What is heavy (parsing, diffing or compressing the whole) is a
-plain function to be called in a thread.
+versions_map      gem → its versions and the MD5 of its `/info`: parsed, rendered, compared
+upstream_copy     an upstream's log as far as it was fetched, and what to believe of the answer to a question for more
+published_log     our own log at one moment, with its digests and its compressed form
+
+What acts on them:
+
+upstream_index    follows one upstream, and combines what several list
+local_entries     the gems that are listed otherwise than upstream lists them, persisted
+policy_review     the changes of upstreams that policy has not seen yet
+published_index   what clients read and what may change it; its writer is the only one that appends to the log
 """
-
-from mirror.rubygems.log.copy import Append, Refetch, Refused, Replace, Unchanged, UpstreamCopy, Verdict, follow
-from mirror.rubygems.log.derived import Which, info_from_gemspecs, map_from_specs, render_names, specs
-from mirror.rubygems.log.published_log import PublishedLog, digest_headers
-from mirror.rubygems.log.versions import EMPTY_MD5, VersionsMap, diff, names_in, parse_versions, render_versions
-
-__all__ = [
-    "EMPTY_MD5",
-    "Append",
-    "PublishedLog",
-    "Refetch",
-    "Refused",
-    "Replace",
-    "Unchanged",
-    "UpstreamCopy",
-    "Verdict",
-    "VersionsMap",
-    "Which",
-    "diff",
-    "digest_headers",
-    "follow",
-    "info_from_gemspecs",
-    "map_from_specs",
-    "names_in",
-    "parse_versions",
-    "render_names",
-    "render_versions",
-    "specs",
-]

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from datetime import datetime
 from typing import TYPE_CHECKING
 
-from mirror.rubygems.log.versions import VersionsMap, diff, parse_versions, render_versions
+from mirror.rubygems.log.versions_map import VersionsMap, diff, parse_versions, render_versions
 
 if TYPE_CHECKING:
     from hashlib import _Hash

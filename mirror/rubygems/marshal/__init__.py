@@ -1,37 +1,97 @@
-"""Ruby's Marshal 4.8: exactly the shapes that the legacy index is made of, read and written.
+"""Ruby's Marshal 4.8: exactly the shapes that the legacy index is made of, as frozen values.
 
-No general Marshal: a closed list of classes, as the frozen values of `values`; all else raises Invalid. The one
-surprise: Gem::Specification is marshalled as a string that is itself a marshalled array of 19 fields.
+No general Marshal: a closed list of classes, read in `reading` and written in `writing`; all else raises Invalid. Two
+values are equal when Ruby's objects are. The surprise: Gem::Specification is marshalled as a string that is itself a
+marshalled array of 19 fields.
 """
 
-from mirror.rubygems.marshal.reading import inflate, load, load_gemspec, load_specs, read_gemspec_rz
-from mirror.rubygems.marshal.values import (
-    SPEC_LIMIT,
-    Dependency,
-    Gemspec,
-    Platform,
-    Requirement,
-    Symbol,
-    Value,
-    Version,
-)
-from mirror.rubygems.marshal.writing import dump, dump_specs, gemspec_rz
+from collections.abc import Mapping
+from datetime import datetime
+from typing import TypeAlias, Union
 
-__all__ = [
-    "SPEC_LIMIT",
-    "Dependency",
-    "Gemspec",
-    "Platform",
-    "Requirement",
-    "Symbol",
-    "Value",
-    "Version",
-    "dump",
-    "dump_specs",
-    "gemspec_rz",
-    "inflate",
-    "load",
-    "load_gemspec",
-    "load_specs",
-    "read_gemspec_rz",
+import msgspec
+
+from mirror.rubygems.names import GENERIC
+
+HEADER = b"\x04\x08"
+"""Marshal 4.8."""
+SPEC_LIMIT = 10 << 20
+"""Bytes of one inflated specification; RubyGems has the same limit."""
+
+
+class Symbol(str):
+    """A Ruby symbol."""
+
+    __slots__ = ()
+
+
+class Version(msgspec.Struct, frozen=True):
+    """Gem::Version."""
+
+    text: str
+
+
+class Requirement(msgspec.Struct, frozen=True):
+    """Gem::Requirement: clauses of operator and version."""
+
+    clauses: tuple[tuple[str, str], ...] = ((">=", "0"),)
+
+    def __str__(self) -> str:
+        return ", ".join(f"{operator} {version}" for operator, version in self.clauses)
+
+
+class Dependency(msgspec.Struct, frozen=True):
+    """Gem::Dependency; `kind` is runtime or development."""
+
+    name: str
+    requirement: Requirement = Requirement()
+    kind: str = "runtime"
+    prerelease: bool = False
+
+
+class Platform(msgspec.Struct, frozen=True):
+    """Gem::Platform."""
+
+    cpu: str | None
+    os: str | None
+    version: str | None
+
+
+class Gemspec(msgspec.Struct, frozen=True, kw_only=True):
+    """Gem::Specification: the fields that it is marshalled with, and `requirements`, which is not among them."""
+
+    name: str
+    version: str
+    platform: str = GENERIC
+    """As its author wrote it."""
+    summary: str | None = None
+    description: str | None = None
+    authors: tuple[str | None, ...] = ()
+    email: str | tuple[str | None, ...] | None = None
+    homepage: str | None = None
+    licenses: tuple[str | None, ...] = ()
+    metadata: Mapping[str, str | None] = {}
+    date: datetime | None = None
+    """With a time zone; RubyGems keeps the day only."""
+    dependencies: tuple[Dependency, ...] = ()
+    required_ruby_version: Requirement = Requirement()
+    required_rubygems_version: Requirement = Requirement()
+    rubygems_version: str | None = None
+    specification_version: int = 4
+    requirements: tuple[str | None, ...] = ()
+    """What has to be there outside RubyGems, for people to read."""
+
+
+Scalar: TypeAlias = bool | int | float | str | None
+Value: TypeAlias = Union[
+    Scalar,
+    datetime,
+    Version,
+    Requirement,
+    Dependency,
+    Platform,
+    Gemspec,
+    "list[Value]",
+    "dict[Scalar, Value]",
 ]
+"""What is marshalled, as Python sees it."""

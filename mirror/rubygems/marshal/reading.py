@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime, timedelta
 
 from mirror.errors import Invalid
-from mirror.rubygems.marshal.values import (
+from mirror.rubygems.marshal import (
     HEADER,
     SPEC_LIMIT,
     Dependency,

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from datetime import UTC, datetime
 
 from mirror.errors import Invalid
-from mirror.rubygems.marshal.values import HEADER, Dependency, Gemspec, Platform, Requirement, Symbol, Value, Version
+from mirror.rubygems.marshal import HEADER, Dependency, Gemspec, Platform, Requirement, Symbol, Value, Version
 from mirror.rubygems.names import GENERIC, platform_parts
 
 

@@ -17,10 +17,10 @@ from aiohttp import web
 
 from mirror.auth import ReadAccess
 from mirror.index.repository import Repository
-from mirror.rubygems.log.published import PublishedIndex
+from mirror.rubygems.log.published_index import PublishedIndex
 from mirror.rubygems.routes.gems import GemRoutes
-from mirror.rubygems.routes.told import JsonApi
-from mirror.rubygems.routes.whole import IndexRoutes
+from mirror.rubygems.routes.index import IndexRoutes
+from mirror.rubygems.routes.json_api import JsonApi
 from mirror.server.pages import PageCache
 
 __all__ = ["Routes"]

@@ -14,7 +14,7 @@ from mirror.auth import ReadAccess
 from mirror.index.cache import Validity
 from mirror.index.freshness import Freshness
 from mirror.model import Outcome
-from mirror.rubygems.log import PublishedLog, digest_headers
+from mirror.rubygems.log.published_log import PublishedLog, digest_headers
 from mirror.server.negotiate import OUTCOME, choose_encoding, demand_of, matches
 from mirror.server.pages import IN_LOOP, SMALL, RenderedPage
 from mirror.server.respond import REMEMBERED, PreparedResponse, SentResponse, finish_head, make_head

@@ -10,7 +10,7 @@ from mirror.index.freshness import Freshness
 from mirror.index.repository import Repository
 from mirror.policy import as_of
 from mirror.rubygems import pages, versions
-from mirror.rubygems.log.published import PublishedIndex
+from mirror.rubygems.log.published_index import PublishedIndex
 from mirror.rubygems.names import canonical, parse_gem_filename, split_full_name
 from mirror.rubygems.routes.compact import BINARY, TEXT, send_page
 from mirror.server.negotiate import demand_of

@@ -19,8 +19,12 @@ from mirror.errors import Invalid, NotFound, UpstreamProtocolError
 from mirror.index.flight import SingleFlight
 from mirror.index.upstream import CachedUpstream
 from mirror.model import Page, UpstreamRequest, UpstreamResponse
-from mirror.rubygems import log, marshal, pages
-from mirror.rubygems.log import UpstreamCopy, VersionsMap
+from mirror.rubygems import pages
+from mirror.rubygems.index import info_from_gemspecs, map_from_specs
+from mirror.rubygems.log.upstream_copy import Append, Refetch, Refused, Replace, Unchanged, UpstreamCopy, follow
+from mirror.rubygems.log.versions_map import VersionsMap, names_in, parse_versions, render_versions
+from mirror.rubygems.marshal import Gemspec
+from mirror.rubygems.marshal.reading import read_gemspec_rz
 from mirror.rubygems.names import full_name, split_number
 from mirror.upstream import Upstream
 
@@ -76,7 +80,7 @@ class UpstreamIndex:
         if not stored:
             return
         self._legacy = stored.startswith(_LEGACY)
-        self.map = await asyncio.to_thread(log.parse_versions, stored.removeprefix(_LEGACY))
+        self.map = await asyncio.to_thread(parse_versions, stored.removeprefix(_LEGACY))
         if not self._legacy:
             # The ETag is not stored: the first question after a restart goes without, and one byte comes back.
             self._copy = await asyncio.to_thread(UpstreamCopy.of, stored, None)
@@ -126,11 +130,11 @@ class UpstreamIndex:
     async def _follow(self, copy: UpstreamCopy | None) -> bool:
         ask = pages.ask(self._upstream.url, Page("versions"))
         answer = await self._upstream.range_get(ask, copy.request_headers() if copy else {})
-        verdict = await asyncio.to_thread(log.follow, copy, answer.status, answer.headers, answer.body)
+        verdict = await asyncio.to_thread(follow, copy, answer.status, answer.headers, answer.body)
         match verdict:
-            case log.Unchanged():
+            case Unchanged():
                 return False
-            case log.Append(tail, grown):
+            case Append(tail, grown):
                 known = self.map or VersionsMap()
                 listed = await asyncio.to_thread(known.grown, tail)
                 await self._logs.append(self._log_name, tail)
@@ -138,18 +142,18 @@ class UpstreamIndex:
                     await self._logs.replace(self._log_name, [await self._logs.read(self._log_name)])
                 self._copy = grown
                 logger.info("%s lists %d bytes more", self._upstream.name, len(tail))
-                self._tell(listed, log.names_in(tail.split(b"\n")))
+                self._tell(listed, names_in(tail.split(b"\n")))
                 return True
-            case log.Replace(body, whole):
-                listed = await asyncio.to_thread(log.parse_versions, body)
+            case Replace(body, whole):
+                listed = await asyncio.to_thread(parse_versions, body)
                 await self._logs.replace(self._log_name, [body])
                 self._copy, self._legacy = whole, False
                 logger.info("%s: its list of versions was fetched whole, %d bytes", self._upstream.name, len(body))
                 return await self._replace(listed)
-            case log.Refetch(reason):
+            case Refetch(reason):
                 logger.info("%s: %s It is fetched whole.", self._upstream.name, reason)
                 return await self._follow(None)
-            case log.Refused(reason):
+            case Refused(reason):
                 raise UpstreamProtocolError(f"{self._upstream.name}: {reason}")
 
     async def _replace(self, listed: VersionsMap) -> bool:
@@ -169,12 +173,12 @@ class UpstreamIndex:
         specs = await self._fetch_specs()
         if specs is None:
             return False
-        listed = await asyncio.to_thread(log.map_from_specs, *(answer.body for answer in specs))
+        listed = await asyncio.to_thread(map_from_specs, *(answer.body for answer in specs))
         for name in listed if self.map is not None and self._legacy else ():
             # The MD5 of a page that was made before stays right while the versions are the same.
             if self.map is not None and self.map.versions(name) == listed.versions(name):
                 listed.set(name, listed.versions(name), self.map.md5(name))
-        body = await asyncio.to_thread(log.render_versions, listed, datetime.fromtimestamp(0, UTC))
+        body = await asyncio.to_thread(render_versions, listed, datetime.fromtimestamp(0, UTC))
         await self._logs.replace(self._log_name, [_LEGACY + body])
         self._legacy, self._specs = True, specs
         return await self._replace(listed)
@@ -214,20 +218,20 @@ class UpstreamIndex:
             raise NotFound(f"{self._upstream.name} lists no gem named {name!r}.")
         slots = asyncio.Semaphore(GEMSPECS_AT_ONCE)
 
-        async def gemspec(number: str) -> marshal.Gemspec | None:
+        async def gemspec(number: str) -> Gemspec | None:
             full = full_name(name, *split_number(number))
             url = self._upstream.url / "quick/Marshal.4.8" / f"{full}.gemspec.rz"
             async with slots:
                 try:
                     answer = await self._upstream.get(UpstreamRequest(url=url, limit=4 << 20))
                     assert answer is not None, "an unconditional question has an answer"
-                    return marshal.read_gemspec_rz(answer.body)
+                    return read_gemspec_rz(answer.body)
                 except (NotFound, Invalid) as error:
                     logger.warning("%s is left out: %s", full, error)
                     return None
 
         specs = await asyncio.gather(*(gemspec(number) for number in numbers[-MOST_GEMSPECS:]))
-        body = log.info_from_gemspecs(spec for spec in specs if spec is not None)
+        body = info_from_gemspecs(spec for spec in specs if spec is not None)
         await self._learn(name, numbers, pages.revision(body))
         return UpstreamResponse(url=str(self._upstream.url / "info" / name), content_type="text/plain", body=body)
 

@@ -8,10 +8,11 @@ import msgspec
 
 from mirror.errors import Invalid, UpstreamProtocolError
 from mirror.model import File
-from mirror.rubygems import marshal
 from mirror.rubygems.log.published_log import LEVEL
-from mirror.rubygems.log.versions import VersionsMap
+from mirror.rubygems.log.versions_map import VersionsMap
 from mirror.rubygems.marshal import Gemspec
+from mirror.rubygems.marshal.reading import inflate, load_specs
+from mirror.rubygems.marshal.writing import dump_specs
 from mirror.rubygems.names import GENERIC, is_prerelease, is_version, number, split_number, version_key
 from mirror.rubygems.pages import EMPTY, info_line
 
@@ -41,7 +42,7 @@ def specs(versions: VersionsMap, which: Which) -> bytes:
     platform of a gem.
     """
     deflater = zlib.compressobj(LEVEL, zlib.DEFLATED, 16 + zlib.MAX_WBITS)
-    pieces = [deflater.compress(piece) for piece in marshal.dump_specs(_rows(versions, which))]
+    pieces = [deflater.compress(piece) for piece in dump_specs(_rows(versions, which))]
     return b"".join([*pieces, deflater.flush()])
 
 
@@ -68,8 +69,8 @@ def map_from_specs(*indexes: bytes) -> VersionsMap:
     found: dict[str, dict[str, None]] = {}
     for index in indexes:
         try:
-            data = marshal.inflate(index, 16 + zlib.MAX_WBITS, _SPECS_LIMIT, "The index of gems")
-            for name, version, platform in marshal.load_specs(data):
+            data = inflate(index, 16 + zlib.MAX_WBITS, _SPECS_LIMIT, "The index of gems")
+            for name, version, platform in load_specs(data):
                 found.setdefault(name, {})[number(version, platform)] = None
         except Invalid as error:
             raise UpstreamProtocolError(f"The upstream's list of gems cannot be read: {error}") from error

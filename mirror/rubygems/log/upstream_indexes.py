@@ -8,9 +8,9 @@ import asyncio
 from collections.abc import Mapping, Sequence
 
 from mirror.policy import matches
-from mirror.rubygems.log import VersionsMap
-from mirror.rubygems.log.local import LocalEntry
-from mirror.rubygems.log.upstream import UpstreamIndex
+from mirror.rubygems.log.local_entries import LocalEntry
+from mirror.rubygems.log.upstream_index import UpstreamIndex
+from mirror.rubygems.log.versions_map import VersionsMap
 
 
 class UpstreamIndexes:

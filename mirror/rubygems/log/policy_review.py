@@ -12,7 +12,7 @@ from collections.abc import Awaitable, Callable, Iterable
 from mirror.errors import MirrorError
 from mirror.index.repository import Repository
 from mirror.policy import concerns, named
-from mirror.rubygems.log import VersionsMap
+from mirror.rubygems.log.versions_map import VersionsMap
 
 logger = logging.getLogger(__name__)
 

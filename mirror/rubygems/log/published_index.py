@@ -32,11 +32,12 @@ from mirror.index.freshness import Freshness
 from mirror.index.repository import Repository, View
 from mirror.model import Outcome
 from mirror.rubygems import pages
-from mirror.rubygems.log import PublishedLog, VersionsMap, diff, names_in
-from mirror.rubygems.log.local import LocalEntries, LocalEntry
-from mirror.rubygems.log.review import PolicyReview
-from mirror.rubygems.log.upstream import UpstreamIndex
-from mirror.rubygems.log.upstreams import UpstreamIndexes
+from mirror.rubygems.log.local_entries import LocalEntries, LocalEntry
+from mirror.rubygems.log.policy_review import PolicyReview
+from mirror.rubygems.log.published_log import PublishedLog
+from mirror.rubygems.log.upstream_index import UpstreamIndex
+from mirror.rubygems.log.upstream_indexes import UpstreamIndexes
+from mirror.rubygems.log.versions_map import VersionsMap, diff, names_in
 from mirror.rubygems.names import number
 
 logger = logging.getLogger(__name__)

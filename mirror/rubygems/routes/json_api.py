@@ -11,8 +11,8 @@ from mirror.index.freshness import Freshness
 from mirror.index.repository import Repository, View
 from mirror.model import Page, Project
 from mirror.rubygems import pages
-from mirror.rubygems.log import VersionsMap
-from mirror.rubygems.log.published import PublishedIndex
+from mirror.rubygems.log.published_index import PublishedIndex
+from mirror.rubygems.log.versions_map import VersionsMap
 from mirror.rubygems.names import GENERIC, FullName, canonical
 from mirror.rubygems.pages import Links
 from mirror.server.negotiate import demand_of, outside

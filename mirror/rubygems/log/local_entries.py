@@ -10,7 +10,7 @@ from collections.abc import Callable
 import msgspec
 
 from mirror.catalog import Logs
-from mirror.rubygems.log import VersionsMap
+from mirror.rubygems.log.versions_map import VersionsMap
 
 
 class LocalEntry(msgspec.Struct, frozen=True):

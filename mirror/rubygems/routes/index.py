@@ -11,10 +11,11 @@ from mirror.auth import ReadAccess, Scope
 from mirror.index.freshness import Freshness
 from mirror.index.repository import Repository
 from mirror.model import Outcome
-from mirror.rubygems import log as index
 from mirror.rubygems import pages
-from mirror.rubygems.log import PublishedLog, VersionsMap, Which
-from mirror.rubygems.log.published import PublishedIndex
+from mirror.rubygems.index import Which, render_names, specs
+from mirror.rubygems.log.published_index import PublishedIndex
+from mirror.rubygems.log.published_log import PublishedLog
+from mirror.rubygems.log.versions_map import VersionsMap, render_versions
 from mirror.rubygems.routes.compact import BINARY, repeatable, send_log, send_page
 from mirror.server.negotiate import OUTCOME, demand_of, matches
 from mirror.server.opened import note_kind
@@ -51,9 +52,7 @@ class IndexRoutes:
             validity = self._published.validity() if repeatable(request, self._reading) else None
             return await send_log(request, log, self._published.outcome, validity)
         # Who may read only some gems gets a log made for that, which grows nowhere but is rewritten.
-        made = await self._derived(
-            request, "versions", log, readable, lambda known: index.render_versions(known, _EPOCH)
-        )
+        made = await self._derived(request, "versions", log, readable, lambda known: render_versions(known, _EPOCH))
         return await send_page(request, *made, self._reading)
 
     async def names(self, request: web.Request) -> web.StreamResponse:
@@ -61,7 +60,7 @@ class IndexRoutes:
         note_kind(request, self._repository, "index")
         readable = await self._reading.scope(request)
         log = await self._published.current(demand_of(request))
-        made = await self._derived(request, "names", log, readable, index.render_names)
+        made = await self._derived(request, "names", log, readable, render_names)
         return await send_page(request, *made, self._reading)
 
     # The legacy index
@@ -72,7 +71,7 @@ class IndexRoutes:
         readable = await self._reading.scope(request)
         which = next(word for word in get_args(Which) if word == request.match_info["which"])
         log = await self._published.current(demand_of(request))
-        gz, outcome = await self._derived(request, which, log, readable, lambda known: index.specs(known, which))
+        gz, outcome = await self._derived(request, which, log, readable, lambda known: specs(known, which))
         if request.match_info["gz"]:
             return self._binary(request, gz, outcome)
         packed = gz.bodies["identity"]
