@@ -4,6 +4,7 @@ Read from the syntax trees, so that an import inside a function or below TYPE_CH
 """
 
 import ast
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,8 +15,8 @@ PACKAGE = ROOT / "mirror"
 
 ORDER = [
     *("errors", "model", "runtime", "config", "policy"),
-    *("blobs", "catalog", "upstream", "transfer", "index"),
-    *("server", "telemetry", "auth", "doctor"),
+    *("blobs", "catalog", "upstream", "transfer", "doctor", "index"),
+    *("server", "telemetry", "auth"),
     *("pypi", "rubygems"),
     *("api", "web", "airgap", "maintenance", "service", "cli", "__main__"),
 ]
@@ -109,6 +110,55 @@ def test_both_ecosystems_have_the_same_modules() -> None:
     )
     assert python - ONLY_IN_PYPI == ruby - ONLY_IN_RUBYGEMS
     assert {"names", "pages", "package", "upload", "routes"} <= python & ruby
+
+
+ECOSYSTEM_NAMES = {"pypi", "rubygems"}
+MAY_COMPARE = ("pypi.", "rubygems.", "config.", "service.ecosystems")
+"""Beginnings of the names of modules that may look at the name of an ecosystem."""
+
+
+def compared(tree: ast.AST) -> Iterator[tuple[ast.expr, int]]:
+    """Every expression that decides something: sides of comparisons, patterns, keys and subscripts, with its line."""
+    for node in ast.walk(tree):
+        found: list[ast.expr | None]
+        match node:
+            case ast.Compare():
+                found = [node.left, *node.comparators]
+            case ast.MatchValue():
+                found = [node.value]
+            case ast.Dict():
+                found = [*node.keys]
+            case ast.Subscript():
+                found = [node.slice]
+            case _:
+                continue
+        for expression in found:
+            parts = expression.elts if isinstance(expression, ast.Tuple | ast.List | ast.Set) else [expression]
+            yield from ((part, node.lineno if isinstance(node, ast.expr) else part.lineno) for part in parts if part)
+
+
+@pytest.mark.parametrize("name", [name for name in MODULES if name])
+def test_the_name_of_an_ecosystem_is_compared_nowhere_else(name: str) -> None:
+    # What differs between the two is a field of `index.ecosystem.Ecosystem`. A type (`Literal[…]`) decides nothing.
+    if f"{name}.".startswith(MAY_COMPARE):
+        return
+    tree = ast.parse(MODULES[name].read_text())
+    types = {
+        id(part)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Subscript) and ast.unparse(node.value) == "Literal"
+        for part in ast.walk(node.slice)
+    }
+    found = [
+        line for part, line in compared(tree)
+        if isinstance(part, ast.Constant) and part.value in ECOSYSTEM_NAMES and id(part) not in types
+    ]  # fmt: skip
+    assert not found, f"{MODULES[name]} looks at the name of an ecosystem in lines {found}: ask the Ecosystem"
+
+
+def test_no_template_compares_the_name_of_an_ecosystem() -> None:
+    for path in (PACKAGE / "web").rglob("*.html"):
+        assert not re.search(r"""[=!]=\s*["'](?:pypi|rubygems)["']""", path.read_text()), path
 
 
 def test_no_registry_is_named_outside_the_configuration() -> None:

@@ -105,17 +105,15 @@ class FeedApi:
     def __init__(
         self,
         repositories: Mapping[str, Repository],
-        mounts: Mapping[str, str],
+        indexes: Mapping[str, str],
         settle: Mapping[str, Settle],
         guard: Guard,
         feed: Journal,
         contents: Contents,
     ) -> None:
-        """`mounts` and `settle` by the repository's name, the latter for those that take a moment to show an upload."""
+        """`indexes`: path of an index → repository; `settle`: repository → what to await until it shows an upload."""
         self._repositories = repositories
-        self._indexes = {
-            index_path(repository.format.name, mounts[name]): name for name, repository in repositories.items()
-        }
+        self._indexes = indexes
         self._settle = settle
         self._guard = guard
         self._feed = feed
@@ -327,11 +325,6 @@ class FeedApi:
             self._waiting[address] -= 1
             if not self._waiting[address]:
                 del self._waiting[address]
-
-
-def index_path(format: str, mount: str) -> str:
-    """The path of a repository's index, as its clients are given it."""
-    return f"{mount.rstrip('/')}/" + ("simple/" if format == "pypi" else "")
 
 
 def _number(request: web.Request, name: str, default: float) -> float:

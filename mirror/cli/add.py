@@ -15,8 +15,6 @@ if TYPE_CHECKING:
     from mirror.config import Settings
     from mirror.index.publish import Change, Publisher
 
-SUFFIXES = {".whl": "pypi", ".tar.gz": "pypi", ".zip": "pypi", ".gem": "rubygems"}
-
 
 @click.command("add", short_help="Add files from disk.")
 @click.argument("paths", metavar="FILE|DIR...", nargs=-1, required=True, type=click.Path(exists=True, path_type=Path))
@@ -61,7 +59,9 @@ def _found(paths: Sequence[Path]) -> Iterator[Path]:
 
 
 def _format(path: Path) -> str | None:
-    return next((format for suffix, format in SUFFIXES.items() if path.name.endswith(suffix)), None)
+    from mirror.service.ecosystems import ECOSYSTEMS
+
+    return next((name for name, one in ECOSYSTEMS.items() if path.name.endswith(one.suffixes)), None)
 
 
 def _repository(settings: "Settings", path: Path, wanted: str | None) -> str:

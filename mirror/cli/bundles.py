@@ -16,11 +16,9 @@ if TYPE_CHECKING:
 def places_of(settings: "Settings") -> "Places":
     """Where things stand in the store that the settings name."""
     from mirror.airgap.bundle import places
-    from mirror.model import File
-    from mirror.service.services import FORMATS
+    from mirror.service.ecosystems import ECOSYSTEMS
 
-    nothing = File(filename="", version="")
-    return places(settings, {name: format.sidecar_name(nothing) for name, (format, _) in FORMATS.items()})
+    return places(settings, ECOSYSTEMS)
 
 
 async def export_bundle(

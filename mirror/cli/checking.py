@@ -8,14 +8,11 @@ if TYPE_CHECKING:
 
 def check(settings: "Settings") -> None:
     """Raises Misconfigured for what only shows in the light of the ecosystems; light enough for `check-config`."""
-    from mirror.policy import Versions
     from mirror.policy.policies import check as check_policies
-    from mirror.pypi import versions as python
-    from mirror.rubygems import versions as ruby
+    from mirror.service.ecosystems import ECOSYSTEMS
 
     if settings.sync:
         from mirror.airgap.sync import check_sets
 
         check_sets(settings)
-    ecosystems: dict[str, Versions] = {"pypi": python, "rubygems": ruby}
-    check_policies(settings, {name: ecosystems[one.format] for name, one in settings.repositories.items()})
+    check_policies(settings, {name: ECOSYSTEMS[one.format].versions for name, one in settings.repositories.items()})

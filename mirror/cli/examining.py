@@ -12,8 +12,6 @@ import aiohttp
 import msgspec
 from yarl import URL
 
-import mirror.pypi.doctor
-import mirror.rubygems.doctor
 from mirror import __version__
 from mirror.catalog.inspecting import Inspection, held_projects, inspect
 from mirror.cli.running import PATIENCE, ask_address, ask_url, reach_address, reach_url
@@ -21,7 +19,9 @@ from mirror.config import Settings
 from mirror.config.sections import RepositorySettings, UpstreamSettings
 from mirror.doctor import Asking, Finding, Login, Requirement, Wishes, machine, opened
 from mirror.errors import ConfigError, Invalid, MirrorError, UpstreamError
+from mirror.index.ecosystem import Ecosystem
 from mirror.service.directory import served_at
+from mirror.service.ecosystems import ECOSYSTEMS
 
 _SERVES = Requirement("index/serves", "There is an index at the URL.", "everyone who is pointed at it")
 _CONFIGURATION = Requirement(
@@ -37,8 +37,6 @@ _SAME = Requirement(
     "mirror/version", "What runs is of the version that is installed.", "whoever expects what the newer one does"
 )
 _LISTENS = Requirement("mirror/listens", "It answers at every address of `listen`.", "who was told that address")
-
-FORMATS = ("pypi", "rubygems")
 
 
 class Section(msgspec.Struct, frozen=True):
@@ -56,9 +54,9 @@ class Wanted(msgspec.Struct, frozen=True, kw_only=True):
     upload: str | None = None
     token: str | None = None
 
-    def wishes(self, form: str, held: tuple[str, ...] = ()) -> Wishes:
+    def wishes(self, ecosystem: Ecosystem, held: tuple[str, ...] = ()) -> Wishes:
         """The same for one ecosystem."""
-        one = self.project if form == "pypi" else self.gem
+        one = {"project": self.project, "gem": self.gem}[ecosystem.noun]
         return Wishes(project=one, held=held, upload=self.upload, token=self.token)
 
 
@@ -69,7 +67,7 @@ async def examine_url(text: str, wanted: Wanted) -> list[Section]:
     """Whatever kinds of index there are at a URL. Raises Invalid for what is no URL."""
     url = _url(text)
     async with opened() as session:
-        return await _examine(session, url, FORMATS, wanted, {})
+        return await _examine(session, url, tuple(ECOSYSTEMS), wanted, {})
 
 
 def _url(text: str) -> URL:
@@ -89,21 +87,17 @@ async def _examine(
     login = await _login(session, url, wanted.token)
     found: list[Section] = []
     silent = ""
-    for form in formats:
-        asking = Asking(session, login)
+    for ecosystem in map(ECOSYSTEMS.__getitem__, formats):
+        wishes = wanted.wishes(ecosystem, held.get(ecosystem.name, ()))
         try:
-            findings = (
-                await mirror.pypi.doctor.examine(asking, base, wanted.wishes(form, held.get(form, ())))
-                if form == "pypi"
-                else await mirror.rubygems.doctor.examine(asking, base, wanted.wishes(form, held.get(form, ())))
-            )
+            findings = await ecosystem.examine(Asking(session, login), base, wishes)
         except UpstreamError as error:
             silent = str(error)
             continue
         if findings is not None:
-            found.append(Section(f"{'Python' if form == 'pypi' else 'Ruby'} index at {base}", findings))
+            found.append(Section(f"{ecosystem.title} index at {base}", findings))
     if not found:
-        kinds = " or ".join("Python" if form == "pypi" else "Ruby" for form in formats)
+        kinds = " or ".join(ECOSYSTEMS[format].title for format in formats)
         found.append(Section(str(base), [_SERVES.fails(silent or f"no index of {kinds} was found there")]))
     return found
 

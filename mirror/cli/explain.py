@@ -43,6 +43,7 @@ def command(
     """
     from mirror.cli.opening import settings_of
     from mirror.errors import Invalid, NotFound, Unavailable
+    from mirror.service.ecosystems import ECOSYSTEMS
 
     name, pinned, rest = name.partition("==")
     if pinned and (version or not rest):
@@ -50,7 +51,10 @@ def command(
     version = rest if pinned else version
     settings = settings_of(config, data_dir)
     formats = _formats(settings, url)
-    chosen = [one for one, form in formats.items() if repository in (None, one) and not (pinned and form != "pypi")]
+    chosen = [
+        one for one, format in formats.items()
+        if repository in (None, one) and not (pinned and ECOSYSTEMS[format].pin_operator != pinned)
+    ]  # fmt: skip
     if not chosen:
         raise Invalid(f"No repository fits: there are {', '.join(formats)}.")
     found = _asked(settings, url, chosen, name, version)

@@ -75,6 +75,7 @@ def command(
 def _fitting(settings: "Settings", text: str, into: str | None) -> "list[tuple[str, UpstreamSettings]]":
     """The upstreams here that are indexes of the mirror at a URL. Raises Misuse."""
     from mirror.config.values import index_url
+    from mirror.service.ecosystems import ECOSYSTEMS
 
     try:
         url = index_url(text)
@@ -91,7 +92,8 @@ def _fitting(settings: "Settings", text: str, into: str | None) -> "list[tuple[s
     ]  # fmt: skip
     if not found:
         name = into or next(iter(settings.repositories))
-        index = url / "simple/" if settings.repositories[name].format == "pypi" and "simple" not in url.parts else url
+        path = ECOSYSTEMS[settings.repositories[name].format].index_path
+        index = url / path if path and path.rstrip("/") not in url.parts else url
         raise Misuse(
             f"{text[:200]} is no upstream of {'the repository ' + into if into else 'any repository'} here: let"
             f' upstreams of [repositories.{name}] be ["{index.with_user(None)}"], and clients get here what is there.'
@@ -196,7 +198,7 @@ class RemoteApplier:
     async def index(self) -> None:
         import asyncio
 
-        if not self._through.is_gems(self._repository):
+        if not self._through.has_log(self._repository):
             return
         until = time.monotonic() + SAME_AGAIN
         etag = await self._through.renewed(self._repository)

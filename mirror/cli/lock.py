@@ -83,13 +83,15 @@ def _addresses(settings: "Settings", wanted: "Wanted", index: str) -> Mapping[st
     """File name → where it lies, by the stored pages of an upstream of ours; None when the index is none of those."""
     import asyncio
 
+    from mirror.service.ecosystems import ECOSYSTEMS
+
     places = [
         (name, str(upstream.url))
         for name, repository in settings.repositories.items()
         for upstream in repository.upstreams
         if str(upstream.url).rstrip("/") == index.rstrip("/") and repository.format == wanted.ecosystem
     ]
-    if not places or wanted.ecosystem != "pypi":
+    if not places or not ECOSYSTEMS[wanted.ecosystem].lock_files_have_urls:
         return None
     return asyncio.run(_stored(settings, *places[0], {pin.project for pin in wanted.pins}))
 

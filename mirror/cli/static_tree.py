@@ -7,16 +7,15 @@ from typing import TYPE_CHECKING
 
 import click
 
-from mirror.airgap.static import Layout, StaticSource, export
+from mirror.airgap.static import StaticSource, export
 from mirror.cli.progress import files_text
-from mirror.pypi import static as pypi_static
-from mirror.rubygems import static as rubygems_static
+from mirror.service.ecosystems import ECOSYSTEMS
 
 if TYPE_CHECKING:
     from mirror.config import Settings
     from mirror.service.services import Mirror
 
-LAYOUTS: Mapping[str, Layout] = {"pypi": pypi_static.LAYOUT, "rubygems": rubygems_static.LAYOUT}
+LAYOUTS = {name: ecosystem.layout() for name, ecosystem in ECOSYSTEMS.items()}
 
 
 def static_source(mirror: "Mirror") -> StaticSource:

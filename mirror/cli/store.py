@@ -37,13 +37,13 @@ async def opened(settings: "Settings") -> "AsyncIterator[dict[str, Publisher]]":
     from mirror.index.journal import Journal
     from mirror.index.publish import Publisher
     from mirror.index.records import Records
-    from mirror.service.services import FORMATS
+    from mirror.service.ecosystems import ECOSYSTEMS
 
     async with catalog_in(settings.catalog_file) as catalog:
         blobs, feed = LocalBlobs(settings.data_dir), Journal(catalog.feed)
         records = Records(settings.data_dir / "uploads")
         yield {
-            name: Publisher(name, FORMATS[one.format][0], catalog, blobs, records, feed)
+            name: Publisher(name, ECOSYSTEMS[one.format].format, catalog, blobs, records, feed)
             for name, one in settings.repositories.items()
         }
 
@@ -97,6 +97,7 @@ async def _find(
     writers: "Mapping[str, Publisher]", repository: str | None, project: str, version: str
 ) -> "tuple[Publisher, str, Sequence[str]]":
     from mirror.errors import Invalid, NotFound
+    from mirror.service.ecosystems import ECOSYSTEMS
 
     chosen = [writer for name, writer in writers.items() if repository in (None, name)]
     if not chosen:
@@ -104,7 +105,7 @@ async def _find(
     found = []
     missing: NotFound | None = None
     for writer in chosen:
-        wanted, platform = _spelled(writer, version)
+        wanted, platform = ECOSYSTEMS[writer.format.name].split_version(version)
         try:
             name = writer.format.canonical(project)
             found.append((writer, name, await writer.files(name, wanted, platform)))
@@ -115,15 +116,3 @@ async def _find(
     if not found:
         raise missing or NotFound(f"{project} {version} was not uploaded here.")
     return found[0]
-
-
-def _spelled(writer: "Publisher", version: str) -> tuple[str, str | None]:
-    """The version as the store spells it, and the platform where the version names one."""
-    if writer.format.name == "pypi":
-        from mirror.pypi.names import canonical_version
-
-        return canonical_version(version), None
-    from mirror.rubygems.names import split_number
-
-    number, platform = split_number(version)
-    return number, platform if "-" in version else None

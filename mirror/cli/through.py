@@ -6,16 +6,17 @@ clients. The last byte of a file is asked for alone: it can be read as soon as t
 
 import asyncio
 from collections.abc import Mapping
-from urllib.parse import quote
 
 import aiohttp
 from yarl import URL
 
 from mirror.airgap.sync import FetchQueue, Told
 from mirror.errors import Blocked, NotFound, Unavailable, UnknownFile, UnknownProject, UpstreamUnavailable
+from mirror.index.ecosystem import Ecosystem
 from mirror.index.freshness import Freshness
 from mirror.index.repository import Repository, View
 from mirror.model import File
+from mirror.service.ecosystems import ECOSYSTEMS
 from mirror.service.scheduled_sync import reachable
 
 LONGEST = 24 * 3600.0
@@ -48,23 +49,22 @@ class RemoteFetcher:
         self._headers = headers
 
     async def index(self, repository: str) -> None:
-        if self.is_gems(repository):
-            await self._ask("HEAD", repository, "versions", None)
+        if log := self._ecosystem(repository).log_path:
+            await self._ask("HEAD", repository, log, None)
 
     async def project(self, repository: str, name: str) -> View:
-        path = f"info/{quote(name)}" if self.is_gems(repository) else f"simple/{quote(name)}/"
-        await self._ask("HEAD" if not self.is_gems(repository) else "GET", repository, path, UnknownProject(name))
+        await self._ask_for_page(repository, name)
         return await self._repositories[repository].project(name, Freshness.ANY)
 
     async def bring(self, repository: str, project: str, file: File) -> None:
         format = self._repositories[repository].format
+        clients = self._ecosystem(repository).clients
         unknown = UnknownFile(project, file.filename)
-        path = "gems" if self.is_gems(repository) else f"packages/{quote(project)}"
         async with self._slots:
-            await self._ask("GET", repository, f"{path}/{quote(file.filename)}", unknown, Range="bytes=-1")
+            await self._ask("GET", repository, clients.file_path(project, file), unknown, Range="bytes=-1")
             if format.has_sidecar(file):
-                path = "quick/Marshal.4.8" if self.is_gems(repository) else path
-                await self._ask("GET", repository, f"{path}/{quote(format.sidecar_name(file))}", unknown)
+                path = clients.sidecar_path(project, format.sidecar_name(file))
+                await self._ask("GET", repository, path, unknown)
 
     def is_small(self, file: File) -> bool:
         return False  # to one who asks over HTTP all are alike
@@ -77,18 +77,29 @@ class RemoteFetcher:
 
         Raises NotFound, Unavailable (also when all that can be had is older), UpstreamError.
         """
-        gems = self.is_gems(repository)
-        path = f"{'info' if gems else 'simple'}/{quote(name)}{'' if gems else '/'}" if name else "versions"
-        headers = await self._ask(
-            "GET" if gems and name else "HEAD", repository, path, UnknownProject(name), **{"Cache-Control": "no-cache"}
-        )
+        if name:
+            headers = await self._ask_for_page(repository, name, **{"Cache-Control": "no-cache"})
+        else:
+            log = self._ecosystem(repository).log_path or ""
+            headers = await self._ask("HEAD", repository, log, UnknownProject(name), **{"Cache-Control": "no-cache"})
         if headers.get("X-Mirror-Cache") == "stale":
             raise UpstreamUnavailable(f"The page of {name or 'all gems'} cannot be had as it is now.")
         return headers.get("ETag", "")
 
-    def is_gems(self, repository: str) -> bool:
-        """Whether a repository is one of gems."""
-        return self._repositories[repository].format.name == "rubygems"
+    def has_log(self, repository: str) -> bool:
+        """Return whether a repository's index is a log, which has to be up to date before its projects are."""
+        return self._ecosystem(repository).log_path is not None
+
+    def _ecosystem(self, repository: str) -> Ecosystem:
+        return ECOSYSTEMS[self._repositories[repository].format.name]
+
+    async def _ask_for_page(self, repository: str, name: str, **headers: str) -> Mapping[str, str]:
+        ecosystem = self._ecosystem(repository)
+        # A page that a log lists is small, and is read in whole so that it is compared with the log.
+        method = "GET" if ecosystem.log_path else "HEAD"
+        return await self._ask(
+            method, repository, ecosystem.clients.project_path(name), UnknownProject(name), **headers
+        )
 
     async def _ask(
         self, method: str, repository: str, path: str, unknown: NotFound | None, **headers: str

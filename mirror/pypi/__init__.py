@@ -8,15 +8,20 @@ sees of it.
 
 import hashlib
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import msgspec
 from yarl import URL
 
 from mirror.errors import DigestMismatch, Invalid, UpstreamProtocolError
+from mirror.index.ecosystem import Ecosystem, StaticLayout, SummaryReader
 from mirror.model import AcceptedUpload, Body, File, Format, Names, Page, Project, UpstreamRequest, UpstreamResponse
-from mirror.pypi import index, names, pages
+from mirror.pypi import clients, index, names, pages, versions
 
-__all__ = ["FORMAT"]
+if TYPE_CHECKING:
+    from mirror.doctor import Asking, Finding, Wishes
+
+__all__ = ["ECOSYSTEM", "FORMAT"]
 
 
 class _PyPI:
@@ -91,3 +96,43 @@ class _PyPI:
 
 
 FORMAT: Format = _PyPI()
+
+
+def _split_version(text: str) -> tuple[str, str | None]:
+    return names.canonical_version(text), None
+
+
+def _summaries() -> SummaryReader:
+    from mirror.pypi import summary
+
+    return summary
+
+
+def _layout() -> StaticLayout:
+    from mirror.pypi.static import LAYOUT
+
+    return LAYOUT
+
+
+async def _examine(asking: "Asking", url: URL, wishes: "Wishes") -> "list[Finding] | None":
+    from mirror.pypi.doctor import examine
+
+    return await examine(asking, url, wishes)
+
+
+ECOSYSTEM = Ecosystem(
+    format=FORMAT,
+    title="Python",
+    noun="project",
+    index_path=clients.INDEX_PATH,
+    log_path=None,
+    suffixes=(".whl", ".tar.gz", ".zip"),
+    pin_operator="==",
+    lock_files_have_urls=True,
+    versions=versions,
+    split_version=_split_version,
+    clients=clients,
+    summaries=_summaries,
+    layout=_layout,
+    examine=_examine,
+)

@@ -28,7 +28,7 @@ class _Static:
     def usage(self, url: str) -> str:
         return f"pip install --index-url {url}simple/ NAME"
 
-    def shown(self, file: File, sidecar: str | None) -> File | None:
+    def listed(self, file: File, sidecar: str | None) -> File | None:
         if not safe_filename(file.filename) or file.filename.endswith(".metadata"):
             return None  # the second would be taken for the sidecar of another file
         extra = {key: value for key, value in file.extra.items() if key != "core-metadata"}

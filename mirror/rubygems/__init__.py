@@ -5,16 +5,21 @@ serialization), package (inside a gem). `FORMAT` is what the core sees of it.
 """
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from yarl import URL
 
 from mirror.errors import Invalid, UpstreamProtocolError
+from mirror.index.ecosystem import Ecosystem, StaticLayout, SummaryReader
 from mirror.model import AcceptedUpload, Body, File, Format, Names, Page, Project, UpstreamRequest, UpstreamResponse
-from mirror.rubygems import names, pages
+from mirror.rubygems import clients, names, pages, versions
 from mirror.rubygems.marshal.reading import read_gemspec_rz
 from mirror.rubygems.marshal.writing import gemspec_rz
 
-__all__ = ["FORMAT"]
+if TYPE_CHECKING:
+    from mirror.doctor import Asking, Finding, Wishes
+
+__all__ = ["ECOSYSTEM", "FORMAT"]
 
 _SIDECAR_LIMIT = 4 << 20
 
@@ -75,3 +80,44 @@ class _RubyGems:
 
 
 FORMAT: Format = _RubyGems()
+
+
+def _split_version(text: str) -> tuple[str, str | None]:
+    number, platform = names.split_number(text)
+    return number, platform if "-" in text else None
+
+
+def _summaries() -> SummaryReader:
+    from mirror.rubygems import summary
+
+    return summary
+
+
+def _layout() -> StaticLayout:
+    from mirror.rubygems.static import LAYOUT
+
+    return LAYOUT
+
+
+async def _examine(asking: "Asking", url: URL, wishes: "Wishes") -> "list[Finding] | None":
+    from mirror.rubygems.doctor import examine
+
+    return await examine(asking, url, wishes)
+
+
+ECOSYSTEM = Ecosystem(
+    format=FORMAT,
+    title="Ruby",
+    noun="gem",
+    index_path="",
+    log_path=clients.LOG_PATH,
+    suffixes=(".gem",),
+    pin_operator=None,
+    lock_files_have_urls=False,
+    versions=versions,
+    split_version=_split_version,
+    clients=clients,
+    summaries=_summaries,
+    layout=_layout,
+    examine=_examine,
+)

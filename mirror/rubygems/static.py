@@ -37,9 +37,9 @@ class _Static:
     def usage(self, url: str) -> str:
         return f"gem install --clear-sources --source {url} NAME"
 
-    def shown(self, file: File, sidecar: str | None) -> File | None:
-        listed = file.yanked is None and sidecar is not None and is_listed(file.version, file.platform or "ruby")
-        return file if listed else None  # `gem install` reads the gemspec of every gem
+    def listed(self, file: File, sidecar: str | None) -> File | None:
+        installable = file.yanked is None and sidecar is not None and is_listed(file.version, file.platform or "ruby")
+        return file if installable else None  # `gem install` reads the gemspec of every gem
 
     def file(self, project: str, file: File) -> str:
         return f"gems/{self._full(project, file)}.gem"

@@ -12,8 +12,9 @@ from mirror.config import UpstreamSettings
 from mirror.errors import StorageFull, UpstreamUnavailable
 from mirror.index.freshness import Freshness
 from mirror.index.upstream import CachedUpstream
+from mirror.service.ecosystems import ECOSYSTEMS
 from mirror.service.scheduled_sync import holdings
-from mirror.service.services import FORMATS, Mirror
+from mirror.service.services import Mirror
 
 logger = logging.getLogger(__name__)
 
@@ -73,7 +74,7 @@ def follower(
     mirror: Mirror, repository: str, source: CachedUpstream, reach: Applier, only: Sequence[str], remote: RemoteMirror
 ) -> Follower:
     """What follows an upstream of a repository; `only` as in the settings."""
-    _, versions = FORMATS[mirror.settings.repositories[repository].format]
+    versions = ECOSYSTEMS[mirror.settings.repositories[repository].format].versions
     patterns = tuple(sorted(versions.pattern(pattern) for pattern in only))
     # The cursor is one for each selection: who follows more from now on has not seen the past of what is new.
     return Follower(
@@ -84,8 +85,8 @@ def follower(
 
 def remote_of(mirror: Mirror, repository: str, source: CachedUpstream) -> RemoteMirror:
     """The journal of an upstream."""
-    format, _ = FORMATS[mirror.settings.repositories[repository].format]
-    return RemoteMirror(source.upstream, format.name, format.canonical)
+    ecosystem = ECOSYSTEMS[mirror.settings.repositories[repository].format]
+    return RemoteMirror(source.upstream, ecosystem.index_path, ecosystem.format.canonical)
 
 
 def scheduled(mirror: Mirror) -> list[asyncio.Task[None]]:

@@ -10,7 +10,8 @@ from mirror.errors import MirrorError, StorageFull
 from mirror.index.source import name_of
 from mirror.maintenance.evict import Evictor
 from mirror.maintenance.verify import Verifier
-from mirror.service.services import FORMATS, Mirror
+from mirror.service.ecosystems import ECOSYSTEMS
+from mirror.service.services import Mirror
 from mirror.service.store import Store
 
 logger = logging.getLogger(__name__)
@@ -24,7 +25,7 @@ LEASE = 3600.0
 def sweeper(settings: Settings, store: Store, limit: int | None) -> Evictor:
     """What keeps the store at `limit` bytes."""
     formats = {
-        name_of(upstream.url, upstream.username): FORMATS[repository.format][0]
+        name_of(upstream.url, upstream.username): ECOSYSTEMS[repository.format].format
         for repository in settings.repositories.values()
         for upstream in repository.upstreams
     }

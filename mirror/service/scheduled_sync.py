@@ -36,6 +36,7 @@ from mirror.config import RepositorySettings, Settings, SyncSettings
 from mirror.errors import Invalid, MirrorError, Offline
 from mirror.index.freshness import Freshness
 from mirror.model import Grant
+from mirror.service.ecosystems import ECOSYSTEMS
 from mirror.service.services import Mirror
 
 logger = logging.getLogger(__name__)
@@ -132,7 +133,7 @@ def reachable(root: URL) -> URL:
 def index_url(root: URL, repository: RepositorySettings) -> URL:
     """What is given to clients as the index: for PyPI the simple index, for RubyGems the mount."""
     at = reachable(root).with_path(f"{repository.mount.rstrip('/')}/")
-    return at / "simple" / "" if repository.format == "pypi" else at
+    return at.join(URL(ECOSYSTEMS[repository.format].index_path))
 
 
 # On a schedule

@@ -7,7 +7,7 @@ process, are in `mirror.service.process`.
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from contextlib import asynccontextmanager
 from typing import Self
 
@@ -36,35 +36,23 @@ from mirror.index.repository import Repository
 from mirror.index.uploads import Uploads
 from mirror.index.upstream import CachedUpstream
 from mirror.model import Format
-from mirror.policy import Policy, Versions
+from mirror.policy import Policy
 from mirror.policy.policies import Policies
-from mirror.pypi import FORMAT as PYPI
-from mirror.pypi import about as pypi_about
-from mirror.pypi import versions as pypi_versions
-from mirror.rubygems import FORMAT as RUBYGEMS
-from mirror.rubygems import about as rubygems_about
-from mirror.rubygems import versions as rubygems_versions
 from mirror.rubygems.log.published_index import PublishedIndex
 from mirror.rubygems.log.upstream_index import UpstreamIndex
 from mirror.server.negotiate import errors
 from mirror.server.pages import PageCache
 from mirror.server.proxies import TrustedProxies
+from mirror.service.ecosystems import ECOSYSTEMS
 from mirror.service.store import Store
 from mirror.telemetry.metrics import Metrics
 from mirror.telemetry.statistics import Statistics
 from mirror.transfer import Transfers
 from mirror.upstream import Credentials, Upstream, UpstreamOptions
-from mirror.web.browsing import BrowsableRepository, Describing, KnownNames, stored_names
+from mirror.web.browsing import BrowsableRepository, KnownNames, stored_names
 from mirror.web.routes import Pages
 
 logger = logging.getLogger(__name__)
-
-FORMATS: Mapping[str, tuple[Format, Versions]] = {
-    "pypi": (PYPI, pypi_versions),
-    "rubygems": (RUBYGEMS, rubygems_versions),
-}
-
-ABOUT: Mapping[str, Describing] = {"pypi": pypi_about, "rubygems": rubygems_about}
 
 
 class Activity:
@@ -91,8 +79,8 @@ class Mirror:
         self.clock = store.clock
         self.policies = Policies(
             settings,
-            {name: FORMATS[one.format][1] for name, one in settings.repositories.items()},
-            {versions.ecosystem: format.canonical for format, versions in FORMATS.values()},
+            {name: ECOSYSTEMS[one.format].versions for name, one in settings.repositories.items()},
+            {one.versions.ecosystem: one.format.canonical for one in ECOSYSTEMS.values()},
         )
         self.database = store.database
         self.catalog = store.catalog
@@ -120,7 +108,8 @@ class Mirror:
         self.guard = Guard(
             self.catalog.accounts,
             rules_of(
-                settings.auth, {name: FORMATS[one.format][1].pattern for name, one in settings.repositories.items()}
+                settings.auth,
+                {name: ECOSYSTEMS[one.format].versions.pattern for name, one in settings.repositories.items()},
             ),
             users=users_of(settings.auth),
             tokens=tokens_of(settings.auth),
@@ -203,7 +192,8 @@ class Mirror:
             await writer.rebuild()
 
     def _repository(self, name: str, settings: RepositorySettings) -> Repository:
-        format, versions = FORMATS[settings.format]
+        ecosystem = ECOSYSTEMS[settings.format]
+        format, versions = ecosystem.format, ecosystem.versions
         sources = self.cached[name] = [self._source(format, name, upstream) for upstream in settings.upstreams]
         repository = Repository(
             name,
@@ -216,7 +206,7 @@ class Mirror:
             clock=self.clock,
         )
         repository.changed.append(lambda project: self.answers.forget(name, project))
-        if format is RUBYGEMS:
+        if ecosystem.log_path is not None:
             self.published[name] = self._publish(repository, sources, settings)
         return repository
 
@@ -308,7 +298,7 @@ class Mirror:
     def _feeding(self, app: web.Application) -> FeedApi:
         feed_api = self.feed_api = FeedApi(
             self.repositories,
-            {name: one.mount for name, one in self.settings.repositories.items()},
+            {ECOSYSTEMS[one.format].index_at(one.mount): name for name, one in self.settings.repositories.items()},
             {name: published.settle for name, published in self.published.items()},
             self.guard,
             self.journal,
@@ -338,7 +328,7 @@ class Mirror:
     def _shelf(self, name: str, repository: Repository) -> BrowsableRepository:
         settings = self.settings.repositories[name]
         published = self.published.get(name)
-        _, versions = FORMATS[settings.format]
+        ecosystem = ECOSYSTEMS[settings.format]
 
         async def names() -> KnownNames:
             if published is None:
@@ -348,11 +338,10 @@ class Mirror:
         return BrowsableRepository(
             repository=repository,
             mount=settings.mount,
-            about=ABOUT[settings.format],
-            key=versions.key,
+            ecosystem=ecosystem,
             names=names,
             upstreams={upstream.url: upstream.name for upstream in settings.upstreams},
-            private=tuple(versions.pattern(pattern) for pattern in settings.private),
+            private=tuple(ecosystem.versions.pattern(pattern) for pattern in settings.private),
         )
 
     def _uploading(self, name: str, mount: str) -> list[web.RouteDef]:
@@ -416,7 +405,7 @@ def publishers(settings: Settings, store: Store) -> dict[str, Publisher]:
     """Return what changes the uploads of each repository, by the repository's name."""
     return {
         name: Publisher(
-            name, FORMATS[one.format][0], store.catalog, store.blobs, store.records, store.journal, store.clock
+            name, ECOSYSTEMS[one.format].format, store.catalog, store.blobs, store.records, store.journal, store.clock
         )
         for name, one in settings.repositories.items()
     }

@@ -35,15 +35,18 @@ class ProjectSummaries:
         known = self._memory.get(key)
         if known is not None:
             return known, ""
+        summaries = shelf.ecosystem.summaries()
         try:
             async with asyncio.timeout(self._patience):
                 about = await _told(shelf, view, file)
         except TimeoutError:
-            return shelf.about.from_index(file), "Upstream is slow to say more; reload the page in a while."
+            return shelf.ecosystem.summaries().from_index(
+                file
+            ), "Upstream is slow to say more; reload the page in a while."
         except MirrorError as error:
-            return shelf.about.from_index(file), views.told(error, 300)
+            return summaries.from_index(file), views.told(error, 300)
         if about is None:
-            return shelf.about.from_index(file), ""
+            return summaries.from_index(file), ""
         self._memory.put(key, about, 1000 + len(about.description))
         return about, ""
 
@@ -55,10 +58,10 @@ async def _told(shelf: BrowsableRepository, view: View, file: File) -> ProjectSu
         if opened.body.size > SIDECAR_LIMIT:
             raise Invalid("What the project says of itself is too large to be shown.")
         content = b"".join([chunk async for chunk in opened.body.read()])
-        return await _parsed(shelf.about.from_sidecar, file, content)
-    document = shelf.about.document(project, file)
+        return await _parsed(shelf.ecosystem.summaries().from_sidecar, file, content)
+    document = shelf.ecosystem.summaries().document(project, file)
     answer = await repository.document(view, document) if document else None
-    return await _parsed(shelf.about.from_document, file, answer.body) if answer else None
+    return await _parsed(shelf.ecosystem.summaries().from_document, file, answer.body) if answer else None
 
 
 async def _parsed(parse: Callable[[File, bytes], ProjectSummary], file: File, content: bytes) -> ProjectSummary:
@@ -70,10 +73,10 @@ def version_shown(shelf: BrowsableRepository, view: View, wanted: str) -> tuple[
     versions = _versions(view)
     if wanted and wanted not in versions:
         raise NotFound(f"{views.told(view.project.name, 80)} has no version {views.told(wanted, 80)!r} here.")
-    newest_file = shelf.about.stands_for(view.project)
-    newest = newest_file.version if newest_file else max(versions, key=shelf.key, default="")
+    newest_file = shelf.ecosystem.summaries().file_to_read(view.project)
+    newest = newest_file.version if newest_file else max(versions, key=shelf.ecosystem.versions.key, default="")
     version = wanted or newest
-    return newest, version, shelf.about.stands_for(view.project, version)
+    return newest, version, shelf.ecosystem.summaries().file_to_read(view.project, version)
 
 
 def _versions(view: View) -> set[str]:

@@ -10,7 +10,6 @@ from bisect import bisect_right
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from itertools import chain
-from typing import Protocol
 
 import msgspec
 from yarl import URL
@@ -19,9 +18,10 @@ from mirror.auth import Scope
 from mirror.catalog import Browse, Pages
 from mirror.catalog.browse import begins, contains
 from mirror.errors import Invalid, MirrorError
+from mirror.index.ecosystem import Ecosystem
 from mirror.index.freshness import Freshness
 from mirror.index.repository import Repository
-from mirror.model import File, Page, Project, ProjectSummary
+from mirror.model import Page
 from mirror.policy import matches
 
 AT_ONCE = 50
@@ -29,28 +29,6 @@ AT_ONCE = 50
 ROUNDS = 6
 """Steps for one page: where most of what is found may not be seen, pages are shorter."""
 LONGEST_QUERY = 100
-
-
-class Describing(Protocol):
-    """What an ecosystem can say of its projects to people; `pypi.about` and `rubygems.about` are one each."""
-
-    def stands_for(self, project: Project, version: str | None = None) -> File | None:
-        """The file to ask about a version; about the newest when None."""
-
-    def document(self, project: str, file: File) -> Page | None:
-        """The page that says it where no sidecar does."""
-
-    def from_index(self, file: File) -> ProjectSummary:
-        """What the index page alone says."""
-
-    def from_sidecar(self, file: File, content: bytes) -> ProjectSummary:
-        """Out of the file's sidecar. Raises Invalid."""
-
-    def from_document(self, file: File, content: bytes) -> ProjectSummary:
-        """Out of the page that `document` names. Raises Invalid."""
-
-    def path(self, project: str, file: File) -> str:
-        """Where below the mount the file is served."""
 
 
 class KnownNames(msgspec.Struct, frozen=True):
@@ -78,9 +56,7 @@ class BrowsableRepository(msgspec.Struct, frozen=True, kw_only=True):
 
     repository: Repository
     mount: str
-    about: Describing
-    key: Callable[[str], tuple[object, ...]]
-    """Sorts versions."""
+    ecosystem: Ecosystem
     names: Callable[[], Awaitable[KnownNames]]
     upstreams: Mapping[URL, str] = {}
     """Address → what the configuration calls it."""
@@ -107,7 +83,7 @@ class BrowsableRepository(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def sidecar(self) -> str:
         """The ending of sidecars' file names."""
-        return self.repository.format.sidecar_name(File(filename="", version=""))
+        return self.ecosystem.sidecar_suffix
 
 
 class Row(msgspec.Struct, frozen=True, kw_only=True):
@@ -116,6 +92,7 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
     tier: int
     repository: str
     format: str
+    title: str
     name: str
     held: bool = False
     files: int = 0
@@ -200,8 +177,8 @@ class ProjectList:
             )
             return [one.name for one in held], [
                 Row(
-                    tier=number, repository=shelf.name, format=shelf.format, name=one.name, held=True,
-                    files=one.files, size=one.size, used=one.used,
+                    tier=number, repository=shelf.name, format=shelf.format, title=shelf.ecosystem.title,
+                    name=one.name, held=True, files=one.files, size=one.size, used=one.used,
                 )
                 for one in held
             ]  # fmt: skip
@@ -210,7 +187,7 @@ class ProjectList:
         names = sorted({*known, *listed})[:AT_ONCE]
         held_too = await self._browse.among(shelf.name, shelf.sources, names, sidecar=shelf.sidecar)
         return names, [
-            Row(tier=number, repository=shelf.name, format=shelf.format, name=name)
+            Row(tier=number, repository=shelf.name, format=shelf.format, title=shelf.ecosystem.title, name=name)
             for name in names
             if name not in held_too and not matches(shelf.private, name)
         ]

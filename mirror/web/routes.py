@@ -20,7 +20,7 @@ from mirror.index.merge import chosen
 from mirror.model import ProjectSummary
 from mirror.server.negotiate import error_response, outside, qualities
 from mirror.telemetry.statistics import Span
-from mirror.web import clients, views
+from mirror.web import views
 from mirror.web.abouts import ProjectSummaries, version_shown
 from mirror.web.browsing import BrowsableRepository, ProjectList
 from mirror.web.descriptions import Descriptions
@@ -163,13 +163,10 @@ class Pages:
                 {
                     "name": shelf.name,
                     "format": shelf.format,
+                    "title": shelf.ecosystem.title,
                     "root": (root := _root(request, shelf)),
-                    "lines": clients.python_lines(root)
-                    if shelf.format == "pypi"
-                    else clients.ruby_lines(root, list(shelf.upstreams)),
-                    "uploads": clients.python_upload_lines(root)
-                    if shelf.format == "pypi"
-                    else clients.ruby_upload_lines(root),
+                    "lines": shelf.ecosystem.clients.setup_lines(root, list(shelf.upstreams)),
+                    "uploads": shelf.ecosystem.clients.upload_lines(root),
                 }
                 for shelf in self._shelves.values()
             ],
@@ -246,8 +243,8 @@ class Pages:
             page=int(number) if number.isascii() and number.isdigit() and len(number) < 6 else 1,
             held={one.filename: one.size for files in held for one in files},
             own=[source.name for source in shelf.repository.sources if source.local],
-            key=shelf.key,
-            path=shelf.about.path,
+            key=shelf.ecosystem.versions.key,
+            path=shelf.ecosystem.clients.file_path,
         )
         shown = await aside(make)
         root = _root(request, shelf)
@@ -266,7 +263,7 @@ class Pages:
             trouble=trouble,
             stale=view.outcome == "stale",
             answers=chosen(view.choice, [shelf.called.get(source, source) for source in view.sources]),
-            lines=clients.install_lines(shelf.format, root, name, "" if shown.newest else version),
+            lines=shelf.ecosystem.clients.install_lines(root, name, "" if shown.newest else version),
         )
 
     @_shown

@@ -373,7 +373,7 @@ async def claiming(body: bytes, serial: str = "5", **headers: str) -> AsyncItera
     url = URL(f"http://127.0.0.1:{runner.addresses[0][1]}/simple/")
     upstream = Upstream("hostile", url, UpstreamOptions(retries=0))
     try:
-        yield RemoteMirror(upstream, "pypi", PYPI.canonical)
+        yield RemoteMirror(upstream, "simple/", PYPI.canonical)
     finally:
         await upstream.close()
         await runner.cleanup()
@@ -440,7 +440,7 @@ async def test_the_feed_is_found_from_the_index_of_any_mount(tmp_path: Path, mou
     async with serving(tmp_path / "a", table) as a:
         upstream = Upstream("a", URL(f"{a.url}{prefix}simple/"))
         try:
-            assert (await RemoteMirror(upstream, "pypi", PYPI.canonical).place()).repository == "team"
+            assert (await RemoteMirror(upstream, "simple/", PYPI.canonical).place()).repository == "team"
         finally:
             await upstream.close()
 

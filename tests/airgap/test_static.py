@@ -442,7 +442,7 @@ def test_hostile_names_have_no_place_in_either_layout(format: str, name: str) ->
     with pytest.raises(Invalid):
         layout.pages(project, "", None, None)
     hostile = File(filename="../../evil-1.whl", version="../1", platform="../x")
-    assert layout.shown(hostile, "0" * 64) is None
+    assert layout.listed(hostile, "0" * 64) is None
 
 
 async def test_a_state_that_was_tampered_with_removes_nothing_outside(tmp_path: Path, both: dict[str, Any]) -> None:

@@ -13,7 +13,7 @@ from mirror.catalog import Catalog, HeldFile
 from mirror.catalog.sqlite import SQLite
 from mirror.index.repository import Repository
 from mirror.model import Page, Stamp, UpstreamResponse
-from mirror.pypi import FORMAT, about, versions
+from mirror.pypi import ECOSYSTEM, FORMAT
 from mirror.web.browsing import AT_ONCE, BrowsableRepository, KnownNames, ProjectList, Row
 
 EVERYTHING = scope(ANONYMOUS, "read", "pypi", AccessRules())
@@ -43,7 +43,7 @@ class Names:
 def shelf(name: str, names: list[str], private: tuple[str, ...] = ()) -> BrowsableRepository:
     repository = SimpleNamespace(name=name, format=FORMAT, sources=[SimpleNamespace(name=f"up-{name}", local=False)])
     return BrowsableRepository(
-        repository=cast(Repository, repository), mount="/", about=about, key=versions.key, names=Names(names),
+        repository=cast(Repository, repository), mount="/", ecosystem=ECOSYSTEM, names=Names(names),
         private=private,
     )  # fmt: skip
 

@@ -3,14 +3,12 @@
 from datetime import UTC, datetime
 
 import pytest
-from yarl import URL
 
 from mirror.model import Dependency, File, Project, ProjectSummary
 from mirror.policy import Verdict
-from mirror.pypi import about as pypi
-from mirror.pypi import versions
+from mirror.pypi import clients, versions
 from mirror.telemetry.statistics import Span
-from mirror.web import clients, views
+from mirror.web import views
 from mirror.web.plot import plot
 
 
@@ -82,7 +80,7 @@ def shown(
         held=held or {},
         own=["uploads"],
         key=versions.key,
-        path=pypi.path,
+        path=clients.file_path,
     )
 
 
@@ -120,31 +118,6 @@ def test_pages_of_large_projects_are_bounded() -> None:
     assert (len(page.files), page.files_left_out) == (views.FILES_AT_ONCE, 1000 - views.FILES_AT_ONCE)
     assert (page.pages, page.page, len(page.versions)) == (11, 11, 1), "a page past the end is the last one"
     assert (len(page.needs), page.needs_left_out) == (views.NEEDS_AT_ONCE, 1000 - views.NEEDS_AT_ONCE)
-
-
-def test_the_lines_to_copy_name_this_host_and_mount() -> None:
-    root = URL("https://mirror.example/team/")
-    texts = [line.text for line in (*clients.python_lines(root), *clients.python_upload_lines(root))]
-    assert len(texts) == 9
-    assert all(" https://mirror.example/team/" in text or "=https://mirror.example/team/" in text for text in texts)
-    assert not any("trust" in text.lower() or "verify" in text for text in texts)
-    plain = [line.text for line in clients.python_lines(URL("http://box.example:8484/"))]
-    assert "pip config set global.trusted-host box.example" in plain
-    assert plain[-4:] == [
-        "pdm config pypi.url http://box.example:8484/simple/",
-        "pdm config pypi.verify_ssl false",
-        "export PIPENV_PYPI_MIRROR=http://box.example:8484/simple/",
-        "export PIP_TRUSTED_HOST=box.example",
-    ]
-    ruby = [line.text for line in clients.ruby_lines(root, [URL("https://gems.example/")])]
-    assert "bundle config set --global mirror.https://gems.example/ https://mirror.example/team/" in ruby
-
-
-def test_a_line_to_copy_runs_nothing_that_a_name_smuggles_in() -> None:
-    hostile = clients.install_lines("pypi", URL("http://localhost/"), "a", "1;rm -rf /")
-    assert [line.text.rpartition(" 'a==")[2] for line in hostile] == ["1;rm -rf /'"] * 2
-    (gem,) = clients.install_lines("rubygems", URL("http://localhost/"), "a", "$(id)")
-    assert gem.text.endswith(" a --version '$(id)'")
 
 
 def test_the_plot_stays_within_its_frame_and_adds_up() -> None:

@@ -145,7 +145,7 @@ def _chosen(lacking: Lacking, where: Places, choice: ExportSelection) -> Lacking
     pages |= {(source, "names", "") for name, _ in choice.projects for source in sources[name]}
     files = {(source, project, file) for name, project, file in choice.files for source in sources[name]}
     uploads = {(name, file) for name, _, file in choice.files}
-    gems = any(where.repositories[name].format == "rubygems" for name, _ in choice.projects)
+    gems = any(("published", name) in where.logs for name, _ in choice.projects)
 
     def wanted(key: FileKey) -> bool:
         source, project, filename = key

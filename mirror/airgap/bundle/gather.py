@@ -12,6 +12,7 @@ from mirror.catalog import Catalog, UploadRow
 from mirror.catalog.bundles import Seen
 from mirror.config import Settings
 from mirror.errors import MissingBlob, Unavailable
+from mirror.index.ecosystem import Ecosystem
 
 TRIES = 20
 """How often the store is read anew because it changed meanwhile."""
@@ -32,19 +33,21 @@ class Places(msgspec.Struct, frozen=True, kw_only=True):
         return list(dict.fromkeys(source for origin in self.repositories.values() for source in origin.sources))
 
 
-def places(settings: Settings, sidecars: Mapping[str, str]) -> Places:
-    """Those of a mirror with these settings; `sidecars`: format → how the names of sidecars end."""
+def places(settings: Settings, ecosystems: Mapping[str, Ecosystem]) -> Places:
+    """Return those of a mirror with these settings."""
     repositories: dict[str, Origin] = {}
     logs: dict[LogKey, str] = {}
     for name, one in settings.repositories.items():
         repositories[name] = Origin(format=one.format, sources=tuple(str(upstream.url) for upstream in one.upstreams))
-        if one.format == "rubygems":
+        if ecosystems[one.format].log_path is not None:
             logs |= {(role, name): f"{role} {name}" for role in ("published", "own")}
             for upstream in one.upstreams:
                 logs["upstream", str(upstream.url)] = f"upstream {upstream.url} {upstream.username}"
     return Places(
         repositories=repositories,
-        sidecars={source: sidecars[one.format] for one in repositories.values() for source in one.sources},
+        sidecars={
+            source: ecosystems[one.format].sidecar_suffix for one in repositories.values() for source in one.sources
+        },
         logs=logs,
     )
 

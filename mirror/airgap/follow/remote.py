@@ -82,11 +82,11 @@ T = TypeVar("T", FeedLine, HeldFileLine)
 class RemoteMirror:
     """One repository of another mirror."""
 
-    def __init__(self, upstream: Upstream, format: str, canonical: Callable[[str], str]) -> None:
-        """`upstream` is the address of its index; `format` and `canonical` are those of the index."""
+    def __init__(self, upstream: Upstream, index_path: str, canonical: Callable[[str], str]) -> None:
+        """`upstream` is the address of its index; `index_path` and `canonical` are those of its ecosystem."""
         self.name = upstream.name
         self._upstream = upstream
-        self._format = format
+        self._index_path = index_path
         self._canonical = canonical
         self._root: tuple[URL, str] | None = None
         # Silence counts as a failure after `read_timeout`.
@@ -97,7 +97,7 @@ class RemoteMirror:
         """Where its journal stands. Raises NoFeed, UpstreamError."""
         if self._root is not None:
             return _place(await self._ask(*self._root, "feed", {"since": "newest"}))
-        for root, index in _roots(self._upstream.url, self._format):
+        for root, index in _roots(self._upstream.url, self._index_path):
             try:
                 place = _place(await self._ask(root, index, "feed", {"since": "newest"}))
             except NotFound:
@@ -164,10 +164,10 @@ class RemoteMirror:
             return None
 
 
-def _roots(index: URL, format: str) -> list[tuple[URL, str]]:
+def _roots(index: URL, index_path: str) -> list[tuple[URL, str]]:
     """Where the mirror's own endpoints may be, and what the index is called from there; the likeliest first."""
     segments = [segment for segment in index.path.split("/") if segment]
-    depth = len(segments) - (format == "pypi")
+    depth = len(segments) - index_path.count("/")
     found = []
     for at in range(min(depth, DEEPEST) + 1):
         above, below = segments[:at], segments[at:]

@@ -118,6 +118,7 @@ def parse(document: Document) -> Wanted:
         name=document.name,
         kind="Gemfile.lock",
         ecosystem="rubygems",
+        installer="bundler",
         pins=pins,
         outside=tuple(reader.outside),
         platforms=tuple(reader.platforms),

@@ -13,16 +13,17 @@ from packaging.utils import canonicalize_name
 
 from mirror.airgap.lockfiles.gem_versions import GemRequirement
 from mirror.airgap.lockfiles.requirements import pinned_version
-from mirror.airgap.lockfiles.wanted import Ecosystem, Pin, Range, Wanted, check_marker
+from mirror.airgap.lockfiles.wanted import Ecosystem, Installer, Pin, Range, Wanted, check_marker
 from mirror.errors import Invalid
 
 _GEM = re.compile(r"([A-Za-z0-9._-]+)(?::(.*))?", re.ASCII)
 
 
-class Asked(NamedTuple):
-    """One name, understood."""
+class NamedEntry(NamedTuple):
+    """One name with its specifier, as a pin or a range of an ecosystem's installer."""
 
     ecosystem: Ecosystem
+    installer: Installer
     entry: Pin | Range
 
 
@@ -34,34 +35,35 @@ def named(texts: Iterable[str], newest: int | None = None) -> tuple[Wanted, ...]
     if newest is not None and newest < 1:
         raise Invalid("The number of newest versions has to be 1 or more.")
     asked = [parse_name(text, newest) for text in texts]
-    kinds: tuple[Ecosystem, ...] = ("pypi", "rubygems")
+    kinds: tuple[tuple[Ecosystem, Installer], ...] = (("pypi", "pip"), ("rubygems", "bundler"))
     return tuple(
         Wanted(
             name="command line",
             kind="names",
             ecosystem=kind,
+            installer=installer,
             pins=tuple(one.entry for one in asked if one.ecosystem == kind and isinstance(one.entry, Pin)),
             ranges=tuple(one.entry for one in asked if one.ecosystem == kind and isinstance(one.entry, Range)),
         )
-        for kind in kinds
+        for kind, installer in kinds
         if any(one.ecosystem == kind for one in asked)
     )
 
 
-def parse_name(text: str, newest: int | None = None) -> Asked:
+def parse_name(text: str, newest: int | None = None) -> NamedEntry:
     """One name with its specifier. Raises Invalid."""
     text = text.strip()
     prefix, colon, rest = text.partition(":")
     if colon and prefix == "gem":
         return _gem(rest.strip(), newest)
-    if colon and prefix == "pypi":
+    if text.startswith("pypi:"):
         return _python(rest.strip(), newest)
     if colon and _GEM.fullmatch(prefix.strip()) and not rest.startswith("//"):
         return _gem(text, newest)
     return _python(text, newest)
 
 
-def _python(text: str, newest: int | None) -> Asked:
+def _python(text: str, newest: int | None) -> NamedEntry:
     try:
         requirement = Requirement(text)
         marker = str(requirement.marker or "")
@@ -74,14 +76,17 @@ def _python(text: str, newest: int | None) -> Asked:
     version, extras = pinned_version(specifier), tuple(sorted(requirement.extras))
     if version is not None:
         markers = (marker,) if marker else ()
-        return Asked("pypi", Pin(project=project, version=version, markers=markers, extras=extras, where=text))
-    return Asked(
+        return NamedEntry(
+            "pypi", "pip", Pin(project=project, version=version, markers=markers, extras=extras, where=text)
+        )
+    return NamedEntry(
         "pypi",
+        "pip",
         Range(project=project, specifier=specifier, extras=extras, marker=marker, newest=newest, where=text),
     )
 
 
-def _gem(text: str, newest: int | None) -> Asked:
+def _gem(text: str, newest: int | None) -> NamedEntry:
     found = _GEM.fullmatch(text)
     if found is None:
         raise Invalid(f"{text[:200]!r} is no gem with a requirement, such as 'rack:~> 3.0'.")
@@ -90,4 +95,4 @@ def _gem(text: str, newest: int | None) -> Asked:
         GemRequirement(requirement)
     except ValueError as error:
         raise Invalid(f"The requirement of the gem {project}: {error}.") from error
-    return Asked("rubygems", Range(project=project, specifier=requirement, newest=newest, where=text))
+    return NamedEntry("rubygems", "bundler", Range(project=project, specifier=requirement, newest=newest, where=text))

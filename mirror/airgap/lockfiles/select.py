@@ -76,7 +76,7 @@ class Selector:
                 missing.setdefault(Missing(project="", reason=reason, target=str(target), where=wanted.name))
                 continue
             chooser: _Chooser
-            if wanted.ecosystem == "pypi":
+            if wanted.installer == "pip":
                 chooser = _PythonChooser(target, wanted.no_binary, sdists=sdists, every_wheel=every_wheel)
             else:
                 chooser = _GemChooser(target, wanted)

@@ -13,6 +13,7 @@ import msgspec
 from packaging.markers import InvalidMarker, Marker, UndefinedComparison, UndefinedEnvironmentName
 
 Ecosystem = Literal["pypi", "rubygems"]
+Installer = Literal["pip", "bundler"]
 
 
 class PinnedFile(msgspec.Struct, frozen=True, kw_only=True):
@@ -114,6 +115,8 @@ class Wanted(msgspec.Struct, frozen=True, kw_only=True):
     kind: str
     """The format: `requirements`, `pylock.toml`, `uv.lock`, …"""
     ecosystem: Ecosystem
+    installer: Installer = "pip"
+    """Whose rules choose versions and files."""
     pins: tuple[Pin, ...] = ()
     ranges: tuple[Range, ...] = ()
     """Not locked: they have to be resolved first."""

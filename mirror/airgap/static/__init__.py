@@ -1,14 +1,13 @@
 """Export what is held as a tree of files that any web server or bucket serves as an index, without the mirror.
 
-layout (what an ecosystem defines of its part of the tree), content (what is held), tree (writing below one directory,
-and the record of the last export), export (the walk). The URLs are the ecosystems' own (`pypi.static`,
-`rubygems.static`).
+content (what is held), tree (writing below one directory,
+and the record of the last export), start_page (for people), export (the walk). The paths
+are the ecosystems' own (`index.ecosystem.StaticLayout`).
 
 The surprise: pages of the tree are not the pages that the mirror serves. They list only what is in the tree, so that no
 resolver is led to a file that is not there.
 """
 
 from mirror.airgap.static.export import StaticReport, StaticSource, export
-from mirror.airgap.static.layout import Layout
 
-__all__ = ["Layout", "StaticReport", "StaticSource", "export"]
+__all__ = ["StaticReport", "StaticSource", "export"]

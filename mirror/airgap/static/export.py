@@ -17,12 +17,13 @@ import msgspec
 
 from mirror import __version__
 from mirror.airgap.static.content import HeldContent, bytes_of, digest_of
-from mirror.airgap.static.layout import Layout, start_page
+from mirror.airgap.static.start_page import start_page
 from mirror.airgap.static.tree import OWN, Tree, TreeProject, TreeState, begin, finish
 from mirror.auth.rights import Scope
 from mirror.blobs import BlobStore
 from mirror.catalog import Catalog
 from mirror.errors import Invalid, MirrorError, MissingBlob, UnknownProject
+from mirror.index.ecosystem import StaticLayout
 from mirror.index.freshness import Freshness
 from mirror.index.journal import Journal
 from mirror.index.repository import Repository, View
@@ -70,7 +71,7 @@ class StaticReport(msgspec.Struct, frozen=True, kw_only=True):
 async def export(
     source: StaticSource,
     directory: Path,
-    layouts: Mapping[str, Layout],
+    layouts: Mapping[str, StaticLayout],
     *,
     changed: bool = False,
     files_url: str | None = None,
@@ -108,7 +109,7 @@ class _Export:
         self,
         source: StaticSource,
         tree: Tree,
-        layouts: Mapping[str, Layout],
+        layouts: Mapping[str, StaticLayout],
         files_url: str | None,
         copy: bool,
         restricted: bool,
@@ -219,7 +220,9 @@ class _Export:
         facts = json.dumps((held, uploaded, repository.policy.digest))
         return hashlib.sha256(facts.encode()).hexdigest()
 
-    async def _project(self, repository: Repository, layout: Layout, mount: str, name: str, stamp: str) -> TreeProject:
+    async def _project(
+        self, repository: Repository, layout: StaticLayout, mount: str, name: str, stamp: str
+    ) -> TreeProject:
         view = await repository.project(name, Freshness.ANY)
         paths: dict[str, str] = {}
         files: list[File] = []
@@ -247,7 +250,7 @@ class _Export:
     async def _file(
         self,
         repository: Repository,
-        layout: Layout,
+        layout: StaticLayout,
         mount: str,
         project: str,
         file: File,
@@ -263,7 +266,7 @@ class _Export:
             return None  # upstream lists it, and it is not held
         sidecar = await self._held.sidecar(repository, project, file, body)
         digest = None if sidecar is None else digest_of(sidecar)
-        listed = layout.shown(file, digest)
+        listed = layout.listed(file, digest)
         if listed is None:
             if sidecar is None and file.yanked is None and repository.format.has_sidecar(file):
                 self._problem(f"{file.filename}: its metadata cannot be read.")
@@ -283,7 +286,7 @@ class _Export:
         paths |= beside
         return listed
 
-    async def _document(self, repository: Repository, layout: Layout, view: View) -> bytes | None:
+    async def _document(self, repository: Repository, layout: StaticLayout, view: View) -> bytes | None:
         """Return the stored document in which an upstream describes a project, if any."""
         try:
             document = await repository.document(view, layout.document(view.project.name), Freshness.ANY)
@@ -296,7 +299,7 @@ class _Export:
     async def _pages(self, projects: Mapping[str, Mapping[str, TreeProject]]) -> dict[str, str]:
         """Write the lists of projects, the start pages and the lines for nginx; return path → SHA-256."""
         written: dict[str, str] = {}
-        mounts: dict[str, list[Layout]] = {"": []}
+        mounts: dict[str, list[StaticLayout]] = {"": []}
         http: dict[str, str] = {}
         server: list[str] = []
         for name, exported in projects.items():
@@ -360,7 +363,7 @@ class _Export:
     def _problem(self, sentence: str) -> None:
         self._problems.append(sentence)
 
-    def _layout(self, repository: str) -> Layout:
+    def _layout(self, repository: str) -> StaticLayout:
         return self._layouts[self._source.repositories[repository].format.name]
 
     def _mount(self, repository: str) -> str:
@@ -375,7 +378,7 @@ class _Export:
         return f"{self._files_url}/{mount}" if self._files_url else ""
 
 
-def _indexes(layout: Layout, entries: Mapping[str, str]) -> list[tuple[str, bytes]]:
+def _indexes(layout: StaticLayout, entries: Mapping[str, str]) -> list[tuple[str, bytes]]:
     """Render all lists of projects; blocks."""
     return list(layout.index(entries))
 

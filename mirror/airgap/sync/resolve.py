@@ -63,7 +63,7 @@ class Resolvers:
         if not wanted.pins and not wanted.ranges:
             return wanted
         url = self._index(repository)
-        if wanted.ecosystem == "rubygems":
+        if wanted.installer == "bundler":
             return await _bundler(wanted, target, url)
         return await _uv(wanted, target, url, build=self._build)
 

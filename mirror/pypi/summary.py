@@ -5,7 +5,6 @@ Lenient: what is malformed is shown as it is written, or left out, never refused
 
 from collections.abc import Iterator, Mapping
 from typing import Any
-from urllib.parse import quote
 
 import msgspec
 from packaging.requirements import InvalidRequirement, Requirement
@@ -21,7 +20,7 @@ MOST = 500
 _TYPES: Mapping[str, DescriptionType] = {"text/markdown": "markdown", "text/x-rst": "rst", "text/plain": "plain"}
 
 
-def stands_for(project: Project, version: str | None = None) -> File | None:
+def file_to_read(project: Project, version: str | None = None) -> File | None:
     """The file to ask about a version (the newest when None): a wheel where there is one, since it has a sidecar."""
     wanted = latest_version(project) if version is None else version
     files = [file for file in project.files if file.version == wanted]
@@ -54,11 +53,6 @@ def from_document(file: File, content: bytes) -> ProjectSummary:
     if not isinstance(info, dict):
         raise Invalid("The document about the project has no `info`.")
     return _about(file, info)
-
-
-def path(project: str, file: File) -> str:
-    """Where below the mount the file is."""
-    return f"packages/{quote(project)}/{quote(file.filename)}"
 
 
 def _about(file: File, info: Mapping[str, Any]) -> ProjectSummary:

@@ -12,7 +12,7 @@ MOST = 500
 """Dependencies that are read of one version."""
 
 
-def stands_for(project: Project, version: str | None = None) -> File | None:
+def file_to_read(project: Project, version: str | None = None) -> File | None:
     """The file to ask about a version (the newest when None): the generic one where there is one."""
     if version is None:
         return shown(project)
@@ -39,11 +39,6 @@ def from_sidecar(file: File, content: bytes) -> ProjectSummary:
 def from_document(file: File, content: bytes) -> ProjectSummary:
     """There is no such document. Raises Invalid."""
     raise Invalid("Gems have no document of that kind.")
-
-
-def path(project: str, file: File) -> str:
-    """Where below the mount the file is; gem file names are safe in URLs by their form."""
-    return f"gems/{file.filename}"
 
 
 def _about(file: File, spec: Gemspec) -> ProjectSummary:

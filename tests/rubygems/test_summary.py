@@ -7,7 +7,7 @@ from yarl import URL
 
 from mirror.errors import Invalid
 from mirror.model import Dependency, File, Project
-from mirror.rubygems import about, package, pages
+from mirror.rubygems import clients, package, pages, summary
 from mirror.rubygems.marshal.writing import gemspec_rz
 from tests.builders import gem
 
@@ -19,19 +19,19 @@ def project() -> Project:
 
 
 def test_the_newest_release_stands_for_a_gem() -> None:
-    newest = about.stands_for(project())
+    newest = summary.file_to_read(project())
     assert newest is not None
     assert newest.version == "1.0"
-    young = about.stands_for(project(), "2.0.pre")
+    young = summary.file_to_read(project(), "2.0.pre")
     assert young is not None
     assert young.version == "2.0.pre"
-    assert about.stands_for(project(), "3") is None
+    assert summary.file_to_read(project(), "3") is None
 
 
 def test_the_line_of_the_index_tells_what_is_needed() -> None:
-    file = about.stands_for(project())
+    file = summary.file_to_read(project())
     assert file is not None
-    told = about.from_index(file)
+    told = summary.from_index(file)
     assert told.requires == ">= 2.7"
     assert told.needs == (
         Dependency(name="rack", project="rack", wants="< 4, >= 3"),
@@ -49,7 +49,7 @@ def test_the_specification_tells_the_rest(tmp_path: Path) -> None:
     file = package.inspect(built.filename, path)
     spec = pages.spec_of(file)
     assert spec is not None
-    told = about.from_sidecar(file, gemspec_rz(spec))
+    told = summary.from_sidecar(file, gemspec_rz(spec))
     assert told.summary == "A modular web server interface"
     assert (told.license, told.authors) == ("MIT", "Nobody")
     assert told.links == {"Source code": "https://code.example/rack"}
@@ -57,14 +57,14 @@ def test_the_specification_tells_the_rest(tmp_path: Path) -> None:
         ("logger", ">= 1", False),
         ("minitest", "~> 5.0", True),
     ]
-    assert about.path("rack", file) == "gems/rack-3.0.gem"
+    assert clients.file_path("rack", file) == "gems/rack-3.0.gem"
 
 
 def test_what_is_no_specification_is_refused() -> None:
     file = File(filename="rack-3.0.gem", version="3.0")
     for content in (b"", b"\x04\x08", b"x" * 1000):
         with pytest.raises(Invalid):
-            about.from_sidecar(file, content)
+            summary.from_sidecar(file, content)
     with pytest.raises(Invalid):
-        about.from_document(file, b"{}")
-    assert about.document("rack", file) is None
+        summary.from_document(file, b"{}")
+    assert summary.document("rack", file) is None
