@@ -1,27 +1,26 @@
 """A pull-through caching proxy and mirror for Python and Ruby packages.
 
-The map, each layer importing only from those above it:
+The map; each entry imports only from those above it:
 
-    errors, model, memory, loops, config/   what is said and agreed
-    freshness, policy/, merge, flight       decisions, pure
-    pypi/, rubygems/                        the two ecosystems, with the same file names
-    blobs/, catalog/                        what is stored
-    upstream/, transfer/, bulk/             the way in
-    feed, removals, sources/, uploads/      what changed, where projects come from, and our own
-    repository                              one served index: which names, what has a project, give me this file
-    lockfiles/, sync/, bundle/              ahead of demand, and between mirrors that never meet
-    sweep/, backup                          what goes, what is mended, what is carried away
-    http/                                   connections in, bytes out: the fast lane, sending, receiving, headers
-    telemetry/, auth/, systemd              what is noted, who may do what, what the service manager is told
-    endpoints/                              our own below /-/: state, journal, changes, explanations
-    doctor/                                 is an index what its clients need
-    pypi.routes, rubygems.routes, web/      which URL is which
-    policies, app                           put together
-    housekeeping, ahead, follow/, static/   what works over the whole
-    listening, serving, cli/                and run
+    errors, model, runtime     what can go wrong, the values that packages share, the event loop
+    config/                    settings: types, loading, reference
+    policy/                    rules → verdicts, pure
+    blobs/, catalog/           stored bytes; the database, with all SQL
+    upstream/, transfer/       the HTTP client of an upstream; a file on its way in, readable while it grows
+    index/                     one served index: sources, merge, freshness, uploads, journal
+    server/                    HTTP in and out: middleware, connections, replay, negotiation, responses, request bodies
+    telemetry/, auth/          metrics and logs; users, tokens, rights, the audit trail
+    doctor/                    whether an index is what its clients need
+    pypi/, rubygems/           the two ecosystems, with the same file names; `rubygems/log/` holds what only Ruby has
+    api/, web/                 our own endpoints below /-/; pages for people
+    airgap/                    without a network: lock files, sync, bundles, following, static trees
+    maintenance/               eviction, verification, backup
+    service/                   what runs: store, services, jobs, listening
+    cli/                       the commands
 
-Follow one request: `pypi.routes` → `http.answers` → `repository` → `sources.cached` → `sources.pages` → `freshness`,
-and back through `http.send`.
+The way of a page: `server` → `pypi.routes` → `index.repository` → `index.upstream_pages` → `upstream.client`, and back
+through `server.pages` and `server.respond`. The way of a file is the same, with `index.upstream_files` and `transfer`
+in the middle. `DECISIONS.md` beside this file explains what a newcomer would question.
 """
 
 __version__ = "0.1.0"

@@ -15,7 +15,11 @@ from mirror.cli import COMMANDS, group
 from mirror.config import Settings, describe, load
 
 ROOT = Path(__file__).parent.parent
-README = (ROOT / "README.md").read_text()
+GUIDES = ["README.md", "config/README.md", "systemd/README.md", "mirror/airgap/README.md", "tests/README.md"]
+DOCUMENTS = [*GUIDES, "mirror/DECISIONS.md", "mirror/CHANGELOG.md"]
+TEXTS = {path: (ROOT / path).read_text() for path in DOCUMENTS}
+MANUAL = "\n".join(TEXTS[path] for path in GUIDES)
+FRONT_PAGE_LINES = 165
 REFERENCE = ROOT / "config/mirror.toml"
 BY_NAME = {"repositories.", "auth.users.", "auth.tokens."}
 """Tables whose keys are names that the operator chose."""
@@ -76,24 +80,46 @@ def test_every_example_is_right_and_says_what_it_is_for(path: Path) -> None:
     assert path.read_text().startswith("# ")
 
 
-@pytest.mark.parametrize("name", COMMANDS)
-def test_every_command_stands_in_the_readme(name: str) -> None:
-    command = group.get_command(click.Context(group), name)
-    assert command is not None
-    assert f"`mirror {name}" in README
+def subcommands(command: click.Command, words: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], click.Command]]:
+    """A command and what stands below it, each with the words that call it."""
+    if words:
+        yield words, command
+    if isinstance(command, click.Group):
+        context = click.Context(command)
+        for name in command.list_commands(context):
+            found = command.get_command(context, name)
+            assert found is not None
+            yield from subcommands(found, (*words, name))
+
+
+ALL_COMMANDS = dict(subcommands(group))
+
+
+@pytest.mark.parametrize("words", ALL_COMMANDS, ids=" ".join)
+def test_every_command_and_option_stands_in_a_document(words: tuple[str, ...]) -> None:
+    command = ALL_COMMANDS[words]
     assert command.help
+    assert f"`mirror {' '.join(words)}" in MANUAL or re.search(f"^mirror {' '.join(words)}\\b", MANUAL, re.MULTILINE)
+    for parameter in command.params:
+        if isinstance(parameter, click.Option):
+            spellings = [*parameter.opts, *parameter.secondary_opts]
+            assert any(re.search(rf"(?<![\w-]){spelling}\b", MANUAL) for spelling in spellings), spellings
 
 
-def commands_in_readme() -> list[list[str]]:
-    """Every `mirror …` that the README shows, as words."""
-    spans = re.findall(r"`(mirror [^`]+)`", README)
-    blocks = "\n".join(re.findall(r"```(?:sh|console)?\n(.*?)```", README, flags=re.DOTALL))
+def test_every_command_stands_in_the_table_of_the_front_page() -> None:
+    assert [name for name in COMMANDS if not re.search(rf"`mirror {name}\b", TEXTS["README.md"])] == []
+
+
+def commands_in(text: str) -> list[list[str]]:
+    """Every `mirror …` that a document shows, as words."""
+    spans = re.findall(r"`(mirror [^`]+)`", text)
+    blocks = "\n".join(re.findall(r"```(?:sh|console)?\n(.*?)```", text, flags=re.DOTALL))
     lines = re.findall(r"(?:^|&& |/)(mirror [a-z].*?)(?: #.*|&&.*)?$", blocks, flags=re.MULTILINE)
     return [shlex.split(text) for text in spans + lines]
 
 
-def test_the_readme_shows_only_commands_and_options_that_exist() -> None:
-    shown = commands_in_readme()
+def test_the_documents_show_only_commands_and_options_that_exist() -> None:
+    shown = commands_in(MANUAL)
     assert len(shown) >= len(COMMANDS)
     for _, *words in shown:
         command: click.Command = group
@@ -109,17 +135,39 @@ def test_the_readme_shows_only_commands_and_options_that_exist() -> None:
         assert {word.partition("=")[0] for word in words if word.startswith("--")} <= known, words
 
 
-def test_the_readme_names_only_settings_that_exist() -> None:
-    names = {setting.name.rpartition(".")[2] for setting in describe()}
-    for variable in re.findall(r"\bMIRROR_[A-Z_]+", README):
-        assert variable == "MIRROR_CONFIG" or variable.removeprefix("MIRROR_").split("__")[-1].lower() in names, (
-            variable
-        )
+def test_the_documents_name_only_settings_that_exist() -> None:
+    settings = {setting.name for setting in describe()}
+    last_words = {name.rpartition(".")[2] for name in settings}
+    for variable in re.findall(r"\bMIRROR_[A-Z_]+", MANUAL):
+        word = variable.removeprefix("MIRROR_").split("__")[-1].lower()
+        assert variable == "MIRROR_CONFIG" or word in last_words, variable
+    blocks = re.findall(r"```toml\n(.*?)```", MANUAL, flags=re.DOTALL)
+    assert blocks
+    for block in blocks:
+        assert set(keys(tomllib.loads(block))) - settings == set(), block
 
 
-def test_what_the_readme_links_to_exists() -> None:
-    for target in re.findall(r"\]\((?!https?:|#)([^)#]+)", README):
-        assert (ROOT / target).exists(), target
+def anchors(path: Path) -> set[str]:
+    """The anchors that the headings of a document get."""
+    headings = re.findall(r"^#+ +(.+?) *$", path.read_text(), re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("name", DOCUMENTS)
+def test_every_link_and_anchor_leads_somewhere(name: str) -> None:
+    for target, anchor in re.findall(r"\]\((?!https?:)([^)#]*)(?:#([^)]+))?\)", TEXTS[name]):
+        file = (ROOT / name).parent / target if target else ROOT / name
+        assert file.exists(), target
+        assert not anchor or anchor in anchors(file), f"{target}#{anchor}"
+
+
+@pytest.mark.parametrize("name", DOCUMENTS[1:])
+def test_every_document_is_linked_from_the_front_page(name: str) -> None:
+    assert f"]({name})" in TEXTS["README.md"]
+
+
+def test_the_front_page_is_short() -> None:
+    assert len(TEXTS["README.md"].splitlines()) <= FRONT_PAGE_LINES
 
 
 def test_every_public_module_says_what_it_is_for() -> None:
