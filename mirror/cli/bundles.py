@@ -74,10 +74,10 @@ async def _chosen(settings: "Settings", wanted: "list[SyncInput]", *, build: boo
         mirror = await stack.enter_async_context(scheduled_sync.looking(settings))
         found = await plan(wanted, scheduled_sync.stored(mirror), Offline(settings, stack, build=build))
         held = scheduled_sync.holdings(mirror)
-        missing = [piece for piece in found.pieces if not await held.file(piece.project, piece.file)]
-    problems = [*found.problems, *(Problem(what=piece.file.filename, reason="not held") for piece in missing)]
+        missing = [file for file in found.files if not await held.file(file.project, file.file)]
+    problems = [*found.problems, *(Problem(what=file.file.filename, reason="not held") for file in missing)]
     complain(problems)
     return ExportSelection(
-        files=frozenset((piece.repository, piece.project, piece.file.filename) for piece in found.pieces),
-        projects=frozenset((piece.repository, piece.project) for piece in found.pieces),
+        files=frozenset((file.repository, file.project, file.file.filename) for file in found.files),
+        projects=frozenset((file.repository, file.project) for file in found.files),
     ), len(problems)

@@ -57,11 +57,11 @@ async def _check(settings: "Settings", wanted: "list[SyncInput]", *, build: bool
         found = await plan(wanted, scheduled_sync.stored(mirror), Offline(settings, stack, build=build))
         held = scheduled_sync.holdings(mirror)
         problems = list(found.problems)
-        for piece in found.pieces:
-            if not await held.file(piece.project, piece.file):
-                problems.append(Problem(what=piece.file.filename, reason="not held"))
-            elif not await held.sidecar(piece.repository, piece.project, piece.file):
-                problems.append(Problem(what=piece.file.filename, reason="its metadata is not held"))
+        for file in found.files:
+            if not await held.file(file.project, file.file):
+                problems.append(Problem(what=file.file.filename, reason="not held"))
+            elif not await held.sidecar(file.repository, file.project, file.file):
+                problems.append(Problem(what=file.file.filename, reason="its metadata is not held"))
     problems += [
         Problem(what=outside.name, reason=outside.reason, where=outside.where)
         for outside in found.outside
@@ -69,7 +69,7 @@ async def _check(settings: "Settings", wanted: "list[SyncInput]", *, build: bool
     ]
     for problem in problems:
         click.echo(str(problem))
-    count = len(found.pieces)
+    count = len(found.files)
     if problems:
         click.echo(f"no: {len(problems):,} missing, of {files_text(count)} that are needed", err=True)
         return 1

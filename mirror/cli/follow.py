@@ -214,7 +214,7 @@ class RemoteApplier:
         from mirror.model import File
 
         known = await self._files.get(self._source, project, filename)
-        await self._through.bring(self._repository, project, File(filename=filename, version=""))
+        await self._through.fetch(self._repository, project, File(filename=filename, version=""))
         return known is None
 
 

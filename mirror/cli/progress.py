@@ -12,7 +12,7 @@ from mirror.airgap.sync import Problem, SyncFile
 
 
 class Shown:
-    """A Watcher for people; use it as a context."""
+    """A SyncProgress for people; use it as a context."""
 
     def __init__(self) -> None:
         from rich.console import Console
@@ -47,19 +47,19 @@ class Shown:
         """Pages are looked at and versions decided."""
         self._progress.update(self._task, description=what)
 
-    def begun(self, pieces: Sequence[SyncFile], held: int) -> None:
-        if not self._files and pieces:
+    def on_found(self, files: Sequence[SyncFile], held: int) -> None:
+        if not self._files and files:
             self._progress.reset(self._task, description="fetching")  # rates count from now
-        self._files += len(pieces)
-        self._size += sum(piece.file.size or 0 for piece in pieces)
+        self._files += len(files)
+        self._size += sum(file.file.size or 0 for file in files)
         self._progress.update(self._task, total=self._size, files=f"{self._done}/{self._files} files")
 
-    def fetched(self, piece: SyncFile) -> None:
+    def on_fetched(self, piece: SyncFile) -> None:
         self._step(piece)
         if not self._terminal:
             click.echo(f"fetched {piece.file.filename}{_sized(piece)}")
 
-    def failed(self, piece: SyncFile, reason: str) -> None:
+    def on_failed(self, piece: SyncFile, reason: str) -> None:
         self._step(piece)
 
     def _step(self, piece: SyncFile) -> None:

@@ -55,7 +55,7 @@ def command(
     """
     import asyncio
 
-    from mirror.airgap.sync import crew_size
+    from mirror.airgap.sync import pool_size
     from mirror.airgap.sync.workers import WorkerPool
     from mirror.runtime import event_loops, tune_runtime
 
@@ -67,9 +67,9 @@ def command(
     if settings.offline:
         raise Misuse("This mirror is set to be offline: nothing can be fetched. `mirror check` says what is missing.")
     tune_runtime()
-    # The crew first, as long as this process has one thread.
-    with WorkerPool(crew_size(connections)) as crew, asyncio.Runner(loop_factory=event_loops()) as runner:
-        reached = _reached(settings, connections, crew)
+    # The workers first, as long as this process has one thread: a fork is quicker than a new interpreter.
+    with WorkerPool(pool_size(connections)) as pool, asyncio.Runner(loop_factory=event_loops()) as runner:
+        reached = _reached(settings, connections, pool)
         return runner.run(_sync(reached, wanted, name or BY_HAND, only=name is not None, build=build, dry_run=dry_run))
 
 
@@ -88,11 +88,11 @@ async def _sync(
             resolve, held = Resolvers(access, build=build), scheduled_sync.holdings(mirror)
             if dry_run:
                 found = await plan(wanted, way, resolve)
-                missing = await lacking(found.pieces, held)
+                missing = await lacking(found.files, held)
             else:
                 result = await fetch(wanted, way, resolve, held, shown)
         if dry_run:
-            listed(missing, len(found.pieces) - len(missing))
+            listed(missing, len(found.files) - len(missing))
             complain(found.problems)
             return 1 if found.problems else 0
         await remember(mirror.catalog.sets, name, result, only=only)
@@ -108,7 +108,7 @@ async def _sync(
 
 @asynccontextmanager
 async def _reached(
-    settings: "Settings", connections: int, crew: "WorkerPool"
+    settings: "Settings", connections: int, pool: "WorkerPool"
 ) -> "AsyncIterator[tuple[Mirror, Fetcher, Access]]":
     """A mirror to look into, the way to what it serves, and where its clients reach it."""
     from mirror.cli.through import RemoteFetcher
@@ -130,7 +130,7 @@ async def _reached(
             )
             mirror, own = await stack.enter_async_context(running(alone))
             access = await stack.enter_async_context(scheduled_sync.access(mirror, own))
-            yield mirror, await stack.enter_async_context(scheduled_sync.way(mirror, connections, crew)), access
+            yield mirror, await stack.enter_async_context(scheduled_sync.way(mirror, connections, pool)), access
             return
         if not urls:
             raise ConfigError("A mirror is just starting in this data directory: try again in a moment.")

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 import aiohttp
 from yarl import URL
 
-from mirror.airgap.sync import FetchQueue, Told
+from mirror.airgap.sync import FetchQueue, OnFetched
 from mirror.errors import Blocked, NotFound, Unavailable, UnknownFile, UnknownProject, UpstreamUnavailable
 from mirror.index.ecosystem import Ecosystem
 from mirror.index.freshness import Freshness
@@ -48,7 +48,7 @@ class RemoteFetcher:
         self._slots = asyncio.Semaphore(connections)
         self._headers = headers
 
-    async def index(self, repository: str) -> None:
+    async def fetch_index(self, repository: str) -> None:
         if log := self._ecosystem(repository).log_path:
             await self._ask("HEAD", repository, log, None)
 
@@ -56,7 +56,7 @@ class RemoteFetcher:
         await self._ask_for_page(repository, name)
         return await self._repositories[repository].project(name, Freshness.ANY)
 
-    async def bring(self, repository: str, project: str, file: File) -> None:
+    async def fetch(self, repository: str, project: str, file: File) -> None:
         format = self._repositories[repository].format
         clients = self._ecosystem(repository).clients
         unknown = UnknownFile(project, file.filename)
@@ -69,7 +69,7 @@ class RemoteFetcher:
     def is_small(self, file: File) -> bool:
         return False  # to one who asks over HTTP all are alike
 
-    async def bring_small(self, small: FetchQueue, left: FetchQueue, told: Told) -> None:
+    async def fetch_small(self, small: FetchQueue, rest: FetchQueue, on_fetched: OnFetched) -> None:
         """There are none."""
 
     async def renewed(self, repository: str, name: str = "") -> str:

@@ -1,4 +1,4 @@
-"""At most one coroutine per key; whoever asks meanwhile gets its result. And several together, as one.
+"""At most one coroutine per key; whoever asks meanwhile gets its result.
 
 The work belongs to the flight, not to the caller that started it: a caller that is cancelled (a client that hung up)
 changes nothing for the others, nor for the work. Because callers join work that began before they asked, work over
@@ -6,25 +6,12 @@ things that change has to notice a change and begin anew: `Changes`.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Coroutine, Hashable, Iterator
+from collections.abc import Awaitable, Callable, Hashable, Iterator
 from contextlib import contextmanager
-from typing import Any, Generic, TypeVar
+from typing import Generic, TypeVar
 
 K = TypeVar("K", bound=Hashable)
 T = TypeVar("T")
-
-
-async def together(*work: Coroutine[Any, Any, None]) -> None:
-    """Do all of it at the same time. When a part fails the rest is cancelled, and its error raised as it is."""
-    try:
-        async with asyncio.TaskGroup() as tasks:
-            for one in work:
-                tasks.create_task(one)
-    except BaseExceptionGroup as group:
-        error: BaseException = group
-        while isinstance(error, BaseExceptionGroup):
-            error = error.exceptions[0]
-        raise error from None
 
 
 class SingleFlight(Generic[K, T]):

@@ -17,19 +17,19 @@ from yarl import URL
 from mirror.airgap.lockfiles import named, read
 from mirror.airgap.sync import (
     CONNECTIONS,
-    Bulk,
+    BulkFetcher,
     Holdings,
     LocalFetcher,
+    NoProgress,
     ReadOnlyFetcher,
     Resolvers,
-    Silent,
     SyncInput,
     fetch,
     remember,
     repository_for,
     targets_for,
 )
-from mirror.airgap.sync.workers import WorkerPool
+from mirror.airgap.sync.workers import WorkerConfig, WorkerPool, WorkerUpstream
 from mirror.auth.credentials import digest, new_token
 from mirror.catalog import Token
 from mirror.config import RepositorySettings, Settings, SyncSettings
@@ -56,18 +56,38 @@ def holdings(mirror: Mirror) -> Holdings:
 
 @asynccontextmanager
 async def way(
-    mirror: Mirror, connections: int = CONNECTIONS, crew: WorkerPool | None = None
+    mirror: Mirror, connections: int = CONNECTIONS, pool: WorkerPool | None = None
 ) -> AsyncIterator[LocalFetcher]:
-    """How a sync in the process of a mirror reaches it, for the length of the block. `crew`: see `Bulk`."""
-    upstreams = {str(upstream.url): upstream for upstream in mirror.upstreams.values()}
+    """How a sync in the process of a mirror reaches it, for the length of the block. `pool`: see `BulkFetcher`."""
     slots = asyncio.Semaphore(connections)
-    bulk = Bulk(
-        mirror.repositories, upstreams, mirror.blobs, mirror.catalog.files, mirror.journal, slots, connections,
-        mirror.clock, crew,
+    bulk = BulkFetcher(
+        mirror.repositories, worker_config(mirror), mirror.catalog.files, mirror.journal, slots, connections,
+        mirror.clock, pool,
     )  # fmt: skip
     indexes = {name: partial(published.current, Freshness.NOW) for name, published in mirror.published.items()}
     async with bulk.open():
         yield LocalFetcher(mirror.repositories, indexes, holdings(mirror), bulk, slots)
+
+
+def worker_config(mirror: Mirror) -> WorkerConfig:
+    """Return how workers reach the upstreams and the store of a mirror; upstreams behind a proxy are not for them."""
+    return WorkerConfig(
+        formats={name: f"mirror.{name}:FORMAT" for name in {one.format.name for one in mirror.repositories.values()}},
+        upstreams={
+            str(upstream.url): WorkerUpstream(
+                url=str(upstream.url),
+                authorization=upstream.authorization,
+                user_agent=upstream.options.user_agent,
+                ca_file=str(upstream.options.ca_file) if upstream.options.ca_file else None,
+                connect_timeout=upstream.options.connect_timeout,
+                read_timeout=upstream.options.read_timeout,
+            )
+            for upstream in mirror.upstreams.values()
+            if upstream.options.proxy is None
+        },
+        blob_store="mirror.blobs.local:LocalBlobs",
+        data_dir=str(mirror.settings.data_dir.absolute()),
+    )
 
 
 def stored(mirror: Mirror) -> ReadOnlyFetcher:
@@ -174,7 +194,7 @@ async def bring(mirror: Mirror, urls: Sequence[str], one: SyncSettings) -> bool:
                 return False
             wanted = wishes(mirror.settings, one)
             async with access(mirror, urls) as index, way(mirror) as reaching:
-                result = await fetch(wanted, reaching, Resolvers(index), holdings(mirror), Silent())
+                result = await fetch(wanted, reaching, Resolvers(index), holdings(mirror), NoProgress())
             await remember(mirror.catalog.sets, one.name, result, only=True)
     except MirrorError as error:
         logger.error("the set %s is not brought in: %s", one.name, error)

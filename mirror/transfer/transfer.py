@@ -19,7 +19,7 @@ from mirror.blobs.local import CHUNK, off_loop, read_at, write_at
 from mirror.errors import DigestMismatch, MirrorError, StorageFull, UpstreamProtocolError, UpstreamUnavailable
 from mirror.model import File
 from mirror.transfer.digests import Digests
-from mirror.upstream import Stream, Upstream, address
+from mirror.upstream import Stream, Upstream, parse_url
 
 OnHeld = Callable[[StoredBlob], Awaitable[None]]
 """Called once the blob is stored and before the last bytes are readable: the catalog writes its row here."""
@@ -76,7 +76,7 @@ class Transfer:
         self.began = time.monotonic()
         self._blobs = blobs
         self._limit = limit
-        self._url = address(file.url)
+        self._url = parse_url(file.url)
         self._size = file.size
         self._digest = file.sha256 or ""
         self._digests = Digests(file.digests)

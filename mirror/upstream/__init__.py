@@ -1,30 +1,28 @@
 """The HTTP client of one upstream: conditional GET, streams, ranges, retries, limits and a circuit breaker.
 
 It knows no format: pages are bytes to it. It does not cache, it does not verify digests, and it never resumes
-a file; `mirror.transfer` does.
+a file; `mirror.transfer` does. client (requests), body (what arrives), breaker, values (options, errors, URLs).
 
-The surprise: there is one breaker for each host that the upstream sends us to, so that a dead file host does not
-close the way to a healthy index, nor does one absurd URL in a page.
+The surprise: there is one breaker for each host that the upstream links to, so that neither a dead file host nor one
+absurd URL in a page stops requests to a healthy index.
 """
 
-from mirror.upstream.addresses import address
+from mirror.upstream.body import RangeBody, Stream
 from mirror.upstream.breaker import Breaker, BreakerState, retry_after
 from mirror.upstream.client import Upstream
-from mirror.upstream.ranges import RangeBody
-from mirror.upstream.stream import Stream, moment
-from mirror.upstream.values import Credentials, RawAnswer, UpstreamOptions, UpstreamState
+from mirror.upstream.values import (
+    Credentials,
+    Origin,
+    RawResponse,
+    UpstreamOptions,
+    UpstreamStatus,
+    origin,
+    parse_http_date,
+    parse_url,
+    redirect_target,
+)
 
 __all__ = [
-    "Breaker",
-    "BreakerState",
-    "Credentials",
-    "RangeBody",
-    "RawAnswer",
-    "Stream",
-    "Upstream",
-    "UpstreamOptions",
-    "UpstreamState",
-    "address",
-    "moment",
-    "retry_after",
-]
+    "Breaker", "BreakerState", "Credentials", "Origin", "RangeBody", "RawResponse", "Stream", "Upstream",
+    "UpstreamOptions", "UpstreamStatus", "origin", "parse_http_date", "parse_url", "redirect_target", "retry_after",
+]  # fmt: skip

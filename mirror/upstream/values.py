@@ -1,12 +1,22 @@
-"""What an upstream is told about itself, and what it tells: frozen values, no behaviour."""
+"""Values of the upstream client: options, answers, state, errors; and pure functions on URLs and dates."""
 
+import base64
 from collections.abc import Mapping
+from email.utils import parsedate_to_datetime
 from pathlib import Path
-from typing import Any
 
+import aiohttp
 import msgspec
+from yarl import URL
 
+from mirror.errors import UpstreamProtocolError, UpstreamUnavailable
 from mirror.upstream.breaker import BreakerState
+
+Origin = tuple[str, str | None, int | None]
+"""Scheme, host and port."""
+
+FAILURES = (TimeoutError, aiohttp.ClientError, OSError)
+"""What aiohttp raises when no answer comes, or none that can be read."""
 
 
 class Credentials(msgspec.Struct, frozen=True):
@@ -18,7 +28,7 @@ class Credentials(msgspec.Struct, frozen=True):
     def __repr__(self) -> str:
         return "Credentials(…)"
 
-    def __rich_repr__(self) -> list[tuple[str, Any]]:
+    def __rich_repr__(self) -> list[tuple[str, object]]:
         return []
 
 
@@ -28,17 +38,17 @@ class UpstreamOptions(msgspec.Struct, frozen=True, kw_only=True):
     connect_timeout: float = 3.0
     """For name resolution, connection and TLS together."""
     read_timeout: float = 20.0
-    """Between two pieces of an answer; a longer silence is a stall."""
+    """The longest silence within an answer; a longer one is a stall."""
     page_timeout: float = 30.0
-    """For a whole page, its retries included; and for a file until its first byte."""
+    """For a whole page including its retries, and for a file until its first byte."""
     retries: int = 2
-    """How often a page, or the begin of a file, is asked for again."""
+    """The most repetitions of a request for a page, or for the beginning of a file."""
     connections: int = 20
-    """At once, counted apart for pages and for files: a page never waits behind a large file."""
+    """The most at once, for pages and files separately: a page never waits behind a large file."""
     breaker_failures: int = 5
-    """After so many failures in a row (or one silence) a host is left alone …"""
+    """After so many failures in a row (or one silence) a host is not asked …"""
     breaker_seconds: float = 30.0
-    """… for so long; then one request is let through to see."""
+    """… for so long; then one request finds out whether it answers again."""
     user_agent: str = "mirror"
     auth: Credentials | None = None
     ca_file: Path | None = None
@@ -47,36 +57,129 @@ class UpstreamOptions(msgspec.Struct, frozen=True, kw_only=True):
     redirects: int = 5
 
 
-class RawAnswer(msgspec.Struct, frozen=True, kw_only=True):
-    """An answer as it came: what a format needs that follows a page by ranges."""
+class RawResponse(msgspec.Struct, frozen=True, kw_only=True):
+    """An answer as it came, for an index that is followed by ranges."""
 
     url: str
-    """The final one, after redirects."""
+    """The final URL, after redirects."""
     status: int
-    """200, 206, 304 or 416; everything else is raised."""
+    """200, 206, 304 or 416; everything else is an error."""
     headers: Mapping[str, str]
     """Case-insensitive."""
     body: bytes
 
 
-class UpstreamState(msgspec.Struct, frozen=True, kw_only=True):
-    """An upstream as people and monitors see it."""
+class UpstreamStatus(msgspec.Struct, frozen=True, kw_only=True):
+    """The health of an upstream, for people and monitors."""
 
     name: str
     url: str
     """Without credentials."""
     breaker: BreakerState
-    """Of the worst of its hosts."""
+    """Of its worst host."""
     retry_in: float
-    """Seconds until that host is asked again; 0 when it may be asked."""
+    """Seconds until that host is asked again, 0 when it may be asked."""
     last_error: str | None
     last_cause: str | None
-    """The same in one word of ours, which names nothing."""
+    """The kind of that error, in one word without names: see `UpstreamError.cause`."""
     requests: int
     errors: int
     causes: Mapping[str, int]
-    """The errors by their cause, see `UpstreamError.cause`."""
+    """The errors by their cause."""
     bytes: int
-    """Received: pages after decompression, files as they came."""
+    """Received: pages after decompression, files as sent."""
     seconds: float
-    """Spent waiting for the head of an answer, summed up."""
+    """The total time spent waiting for the heads of answers."""
+
+
+class TemporaryFailure(UpstreamUnavailable):
+    """A failure that may be over in a moment; `wait` is the Retry-After in seconds, or 0."""
+
+    def __init__(self, message: str, retry_after: float, url: URL, wait: float = 0.0) -> None:
+        super().__init__(message, retry_after)
+        self.url = url
+        self.wait = wait
+
+
+class ResponseTimeout(UpstreamUnavailable):
+    """No answer came in time."""
+
+    cause = "timeout"
+
+
+class ServerFailure(UpstreamUnavailable):
+    """The upstream reports an error of its own."""
+
+    cause = "status"
+
+
+class BreakerOpen(UpstreamUnavailable):
+    """The upstream is not asked at the moment."""
+
+    cause = "paused"
+
+
+def failure_text(error: Exception) -> str:
+    """Return an error of aiohttp as the rest of a sentence that begins with the host."""
+    match error:
+        case aiohttp.ClientProxyConnectionError():
+            return "cannot be reached: the proxy does not answer"
+        case aiohttp.ClientConnectorCertificateError() | aiohttp.ClientConnectorSSLError():
+            return "cannot be reached: no trusted TLS connection (a private authority needs ca_file)"
+        case aiohttp.ClientConnectorDNSError():
+            return "cannot be reached: its name is not known to the resolver"
+        case aiohttp.ClientConnectorError():
+            return f"cannot be reached: {error.os_error.strerror or 'no connection'}"
+        case _:
+            return "hung up before its answer was complete"
+
+
+def describe(url: URL) -> str:
+    """Return a URL for a message: without user and query, which may contain secrets, and not too long."""
+    return f"{url.host}{url.path[:200]}"
+
+
+def parse_url(text: str) -> URL:
+    """Return the URL of a file as an index gives it. Raises UpstreamProtocolError unless it is http or https."""
+    try:
+        return checked_url(URL(text))
+    except ValueError:
+        raise UpstreamProtocolError(f"{text[:80]!r} is not a web address.") from None
+
+
+def checked_url(url: URL) -> URL:
+    """Return the URL. Raises UpstreamProtocolError unless it is http or https with a host."""
+    if url.scheme not in ("http", "https") or not url.host:
+        raise UpstreamProtocolError(f"{str(url)[:80]!r} is not a web address.")
+    return url
+
+
+def redirect_target(url: URL, location: str | None) -> URL:
+    """Return where an answer with this Location redirects to. Raises UpstreamProtocolError for a bad redirect."""
+    try:
+        if location is None:
+            raise ValueError
+        target = url.join(URL(location))
+    except ValueError:
+        raise UpstreamProtocolError(f"{describe(url)} is redirected to nowhere.") from None
+    if url.scheme == "https" and target.scheme != "https":
+        raise UpstreamProtocolError(f"{describe(url)} is redirected from https to {target.scheme}, which is refused.")
+    return target
+
+
+def basic_authorization(auth: Credentials) -> str:
+    """Return the value of an Authorization header (RFC 7617)."""
+    return "Basic " + base64.b64encode(f"{auth.username}:{auth.password}".encode()).decode()
+
+
+def origin(url: URL) -> Origin:
+    """Return the origin of a URL, to which credentials are limited."""
+    return url.scheme, url.host, url.port  # not URL.origin(), to which :80 and no port are different
+
+
+def parse_http_date(header: str | None) -> int | None:
+    """Return the date of a header in seconds since the epoch; None when it is not a date."""
+    try:
+        return int(parsedate_to_datetime(header or "").timestamp())
+    except (ValueError, OverflowError):
+        return None

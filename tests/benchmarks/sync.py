@@ -5,7 +5,7 @@ fetches every file and keeps nothing; a sync fetches the pages and the same file
 them, reads the metadata out of each wheel, and has all of it durable in store, catalog and feed, and in a set. To tell
 what the disk costs, the client also does it once more writing each file, without making it durable. They take turns,
 each sync into an empty directory, and each runs as its user runs it: the client on the event loop of asyncio, the sync
-in a process of its own, with its crew made first, and on uvloop, as the command does. Making the crew counts; starting
+in a process of its own, with its pool made first, and on uvloop, as the command does. Making the pool counts; starting
 an interpreter, on either side, does not. The exit status is 1 when the sync is slower than half the plain client in
 the middle of all rounds, with nginx.
 
@@ -31,7 +31,7 @@ from aiohttp import web
 from yarl import URL
 
 from mirror.airgap.lockfiles import named, this_machine
-from mirror.airgap.sync import Resolvers, Silent, SyncInput, crew_size, fetch, remember
+from mirror.airgap.sync import NoProgress, Resolvers, SyncInput, fetch, pool_size, remember
 from mirror.airgap.sync.workers import WorkerPool
 from mirror.config import Settings
 from mirror.runtime import event_loops, tune_runtime
@@ -125,12 +125,12 @@ def synchronise(url: str, data: Path, kind: str) -> float:
     """Be a sync: the seconds in which it has them, from looking at the first page to the set."""
     tune_runtime()
     began = time.perf_counter()
-    with WorkerPool(crew_size(CONNECTIONS)) as crew, asyncio.Runner(loop_factory=event_loops()) as runner:
+    with WorkerPool(pool_size(CONNECTIONS)) as pool, asyncio.Runner(loop_factory=event_loops()) as runner:
         hired = time.perf_counter() - began
-        return hired + runner.run(_synchronise(url, data, kind, crew))
+        return hired + runner.run(_synchronise(url, data, kind, pool))
 
 
-async def _synchronise(url: str, data: Path, kind: str, crew: WorkerPool) -> float:
+async def _synchronise(url: str, data: Path, kind: str, pool: WorkerPool) -> float:
     settings = Settings.model_validate(
         {
             "listen": ["127.0.0.1:0"], "data_dir": str(data), "log": {"access": False},
@@ -142,9 +142,9 @@ async def _synchronise(url: str, data: Path, kind: str, crew: WorkerPool) -> flo
     async with AsyncExitStack() as stack:
         mirror, _ = await stack.enter_async_context(running(settings))
         began = time.perf_counter()
-        way = await stack.enter_async_context(scheduled_sync.way(mirror, CONNECTIONS, crew))
+        way = await stack.enter_async_context(scheduled_sync.way(mirror, CONNECTIONS, pool))
         resolve = Resolvers(lambda repository: URL())
-        result = await fetch([wish], way, resolve, scheduled_sync.holdings(mirror), Silent())
+        result = await fetch([wish], way, resolve, scheduled_sync.holdings(mirror), NoProgress())
         await remember(mirror.catalog.sets, "all", result, only=True)
         took = time.perf_counter() - began
         assert (result.fetched, result.problems) == (FILES, ()), result

@@ -1,10 +1,10 @@
-"""SingleFlight: one run per key, owned by nobody who asks. And what is done together."""
+"""SingleFlight: one run per key, owned by nobody who asks."""
 
 import asyncio
 
 import pytest
 
-from mirror.index.flight import SingleFlight, together
+from mirror.index.flight import SingleFlight
 
 
 async def test_callers_of_one_key_share_one_run() -> None:
@@ -69,45 +69,3 @@ async def test_closing_stops_what_runs() -> None:
     task = flight.start("a", asyncio.Event().wait)  # type: ignore[arg-type]
     await flight.close()
     assert task.cancelled()
-
-
-async def test_what_is_done_together_ends_together() -> None:
-    done: list[str] = []
-    ready = asyncio.Event()
-
-    async def first() -> None:
-        await ready.wait()
-        done.append("first")
-
-    async def second() -> None:
-        done.append("second")
-        ready.set()
-
-    await together(first(), second())
-    assert done == ["second", "first"]
-
-
-async def test_an_error_of_one_part_stops_the_others_and_comes_as_it_is() -> None:
-    stopped = asyncio.Event()
-
-    async def wait() -> None:
-        try:
-            await asyncio.Event().wait()
-        finally:
-            stopped.set()
-
-    async def fail() -> None:
-        await asyncio.sleep(0)
-        raise KeyError("it")
-
-    with pytest.raises(KeyError, match="it"):
-        await together(wait(), together(wait(), fail()))
-    assert stopped.is_set()
-
-
-async def test_who_is_cancelled_while_things_are_done_together_is_cancelled() -> None:
-    task = asyncio.create_task(together(asyncio.sleep(60), asyncio.sleep(60)))
-    await asyncio.sleep(0)
-    task.cancel()
-    with pytest.raises(asyncio.CancelledError):
-        await task

@@ -27,7 +27,7 @@ from mirror.errors import (
 )
 from mirror.model import Body, File, UpstreamRequest, UpstreamResponse
 from mirror.upstream import Breaker, Credentials, Upstream, UpstreamOptions, retry_after
-from mirror.upstream.ranges import TAIL
+from mirror.upstream.body import TAIL_BYTES
 from tests.builders import noise
 from tests.shelf import LAST_MODIFIED, Shelf, secure
 from tests.simulator import Answer as Raw
@@ -129,7 +129,7 @@ async def test_a_page_that_is_too_large_is_refused_while_it_comes(
         shelf.inject("*", Chunked())
     with pytest.raises(UpstreamProtocolError, match="larger than 10000 bytes"):
         await upstream.get(ask(url))
-    assert upstream.state().bytes < 2_000_000
+    assert upstream.status().bytes < 2_000_000
 
 
 async def test_the_limit_counts_after_decompression(shelf: Shelf, upstream: Upstream) -> None:
@@ -183,7 +183,7 @@ async def test_retries_are_bounded(shelf: Shelf, upstream: Upstream) -> None:
     with pytest.raises(UpstreamUnavailable, match="answered 503"):
         await upstream.get(ask(url))
     assert shelf.count() == 1 + OPTIONS.retries
-    assert upstream.state().errors == 1
+    assert upstream.status().errors == 1
 
 
 async def test_a_page_cut_short_is_asked_for_again(shelf: Shelf, upstream: Upstream) -> None:
@@ -310,17 +310,17 @@ async def test_a_dead_upstream_costs_nothing_once_it_is_known(shelf: Shelf) -> N
     await shelf.go_down("refused")
     with pytest.raises(UpstreamUnavailable, match="cannot be reached"):
         await upstream.get(ask(url))
-    before = upstream.state().requests
+    before = upstream.status().requests
     for _ in range(10):
         with pytest.raises(UpstreamUnavailable, match="is not answering; trying again in 30 s") as caught:
             await upstream.get(ask(url))
         assert caught.value.retry_after == 30
-    assert upstream.state().requests == before
-    assert (upstream.state().breaker, upstream.state().retry_in) == ("open", 30)
+    assert upstream.status().requests == before
+    assert (upstream.status().breaker, upstream.status().retry_in) == ("open", 30)
     await shelf.come_back()
     now = 31
     assert (await get(upstream, url)).body == b"page"
-    assert upstream.state().breaker == "closed"
+    assert upstream.status().breaker == "closed"
     await upstream.close()
 
 
@@ -334,7 +334,7 @@ async def test_a_hanging_upstream_costs_one_timeout(shelf: Shelf, how: str) -> N
         await upstream.get(ask(url))
     with pytest.raises(UpstreamUnavailable, match="is not answering"):
         await upstream.get(ask(url))
-    assert upstream.state().requests == 1
+    assert upstream.status().requests == 1
     await upstream.close()
 
 
@@ -343,7 +343,7 @@ async def test_a_dead_file_host_does_not_close_the_index(shelf: Shelf) -> None:
     with pytest.raises(UpstreamUnavailable):
         async with upstream.fetch(URL("http://127.0.0.2:9/it.whl")):
             pass
-    assert upstream.state().breaker == "open"
+    assert upstream.status().breaker == "open"
     assert (await get(upstream, shelf.put("/page", b"page"))).body == b"page"
     await upstream.close()
 
@@ -366,7 +366,7 @@ async def test_credentials_go_to_the_own_origin_only(shelf: Shelf) -> None:
         expected = f"Basic {own}" if request.port == shelf.port else None
         assert request.headers.get("Authorization") == expected
     assert [request.port for request in shelf.requests].count(shelf.other_port) == 2
-    assert "secret" not in f"{upstream.state()}{upstream.url}{url}"
+    assert "secret" not in f"{upstream.status()}{upstream.url}{url}"
     await upstream.close()
 
 
@@ -384,7 +384,7 @@ async def test_wrong_credentials_are_named_without_being_shown(shelf: Shelf) -> 
     upstream = Upstream("index", URL(shelf.url), options)
     with pytest.raises(UpstreamRefused, match="check the credentials set for index") as caught:
         await upstream.get(ask(f"{shelf.url}page?token=t0ken"))
-    for text in (str(caught.value), repr(options), str(upstream.state())):
+    for text in (str(caught.value), repr(options), str(upstream.status())):
         assert "hunter2" not in text
         assert "t0ken" not in text
     await upstream.close()
@@ -400,7 +400,7 @@ async def test_a_proxy_is_used_and_told_its_password(shelf: Shelf) -> None:
     await shelf.go_down()
     with pytest.raises(UpstreamUnavailable) as caught:
         await upstream.get(ask("http://index.example/simple/"))
-    assert "secret" not in f"{caught.value}{upstream.state()}"
+    assert "secret" not in f"{caught.value}{upstream.status()}"
     await upstream.close()
 
 
@@ -533,10 +533,17 @@ async def test_a_remote_file_is_read_by_ranges(shelf: Shelf, upstream: Upstream,
     body = await upstream.open_ranges(shelf.file(data, sized=sized))
     assert body.size == len(data)
     size = len(data)
-    spans = [(0, 1), (100, 300), (size - TAIL - 5, size - TAIL + 5), (size - 10, None), (size - TAIL, size), (7, 7)]
+    spans = [
+        (0, 1),
+        (100, 300),
+        (size - TAIL_BYTES - 5, size - TAIL_BYTES + 5),
+        (size - 10, None),
+        (size - TAIL_BYTES, size),
+        (7, 7),
+    ]
     for start, stop in spans:
         assert await content(body, start, stop) == data[start:stop]
-    assert shelf.bytes_sent() < 2 * TAIL
+    assert shelf.bytes_sent() < 2 * TAIL_BYTES
     assert shelf.count() == 4
 
 
@@ -557,7 +564,7 @@ async def test_an_upstream_without_ranges_is_not_downloaded_for_them(
     shelf.inject("*", fault)
     with pytest.raises(UpstreamError):
         await upstream.open_ranges(file)
-    assert upstream.state().bytes < 1_000_000
+    assert upstream.status().bytes < 1_000_000
     assert shelf.bytes_sent() < 15_000_000
 
 
@@ -585,7 +592,7 @@ async def test_state_counts_what_was_asked_and_came(shelf: Shelf, upstream: Upst
     await get(upstream, shelf.put("/page", b"12345"))
     with pytest.raises(UpstreamUnavailable):
         await upstream.get(ask(shelf.put("/bad", plain(500))))
-    state = upstream.state()
+    state = upstream.status()
     assert (state.name, state.url, state.requests, state.errors, state.bytes) == ("index", shelf.url, 2, 1, 5)
     assert state.last_error == "127.0.0.1 answered 500."
     assert state.seconds > 0

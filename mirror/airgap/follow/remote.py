@@ -12,7 +12,7 @@ from yarl import URL
 
 from mirror.errors import Invalid, NotFound, UpstreamProtocolError
 from mirror.model import UpstreamRequest
-from mirror.upstream import RawAnswer, Upstream
+from mirror.upstream import RawResponse, Upstream
 
 LARGEST = 32 << 20
 """Bytes of one answer."""
@@ -152,7 +152,7 @@ class RemoteMirror:
                 raise UpstreamProtocolError(f"{self.name} goes round in circles about what it holds.")
             after = following
 
-    async def _ask(self, root: URL, index: str, what: str, question: dict[str, str], wait: float = 0) -> RawAnswer:
+    async def _ask(self, root: URL, index: str, what: str, question: dict[str, str], wait: float = 0) -> RawResponse:
         url = (root / "-" / what).with_query({"index": index, **question})
         return await self._upstream.range_get(UpstreamRequest(url=url, limit=LARGEST, timeout=wait + SLACK), {})
 
@@ -176,7 +176,7 @@ def _roots(index: URL, index_path: str) -> list[tuple[URL, str]]:
     return found
 
 
-def _place(answer: RawAnswer) -> FeedPosition:
+def _place(answer: RawResponse) -> FeedPosition:
     headers = answer.headers
     feed, serial = headers.get("X-Mirror-Feed", ""), headers.get("X-Mirror-Serial", "")
     newest = headers.get("X-Mirror-Newest", serial)

@@ -1,57 +1,37 @@
-"""Keep a chosen set ahead of demand: decide what is needed, fetch it, prove that it is held.
+"""Keep a chosen set ahead of demand: decide what is needed, fetch it, record that it is held.
 
-`fetch` what wishes need and is not held; or only `plan` it, and say what is `lacking`. A `Fetcher` is how the mirror is
-reached: `LocalFetcher` in the process that owns the store; a command beside a running mirror is a client of it like any
-other, so that only one process ever writes pages and the list of gems, and both may fetch the same file at once.
+`fetch` what the inputs need and is not held; or only `plan` it, and list what is `lacking`. A `Fetcher` is how the
+mirror is reached: `LocalFetcher` in the process that owns the store; a command beside a running mirror is a client of
+it like any other, so that only one process ever writes pages and the list of gems, and both may fetch the same file at
+once. plan (what is needed), resolve (uv and bundler decide versions), fetching (the run), queue (files on their way),
+fetchers, bulk and workers (many small files).
 
-What is fetched is entered in a set, and what a set names is never evicted. What may surprise: pages are fetched before
-files and again on every run, because an installer offline sees them and not the lock.
+What is fetched is entered in a set, and what a set names is never evicted. The surprise: pages are fetched before files
+and again on every run, because an installer that is offline reads them and not the lock.
 """
 
 from collections.abc import Sequence
 
 from mirror.airgap.lockfiles import Target, named, this_machine
-from mirror.airgap.sync.bulk import Bulk, crew_size
-from mirror.airgap.sync.fetching import Silent, SyncResult, Watcher, fetch, lacking, remember
-from mirror.airgap.sync.pieces import FetchQueue, SyncFile, Told
+from mirror.airgap.sync.bulk import BulkFetcher, pool_size
+from mirror.airgap.sync.fetchers import CONNECTIONS, Fetcher, Holdings, LocalFetcher, ReadOnlyFetcher, reason_of
+from mirror.airgap.sync.fetching import NoProgress, SyncProgress, SyncResult, fetch, lacking, remember
 from mirror.airgap.sync.plan import Problem, Resolver, SyncInput, SyncPlan, plan
+from mirror.airgap.sync.queue import FetchQueue, OnFetched, SyncFile
 from mirror.airgap.sync.resolve import Resolvers
-from mirror.airgap.sync.ways import CONNECTIONS, Fetcher, Holdings, LocalFetcher, ReadOnlyFetcher, reason_of
 from mirror.config import Settings
 from mirror.errors import Invalid, Misconfigured
 
 __all__ = [
-    "CONNECTIONS",
-    "Bulk",
-    "FetchQueue",
-    "Fetcher",
-    "Holdings",
-    "LocalFetcher",
-    "Problem",
-    "ReadOnlyFetcher",
-    "Resolver",
-    "Resolvers",
-    "Silent",
-    "SyncFile",
-    "SyncInput",
-    "SyncPlan",
-    "SyncResult",
-    "Told",
-    "Watcher",
-    "check_sets",
-    "crew_size",
-    "fetch",
-    "lacking",
-    "plan",
-    "reason_of",
-    "remember",
-    "repository_for",
+    "CONNECTIONS", "BulkFetcher", "FetchQueue", "Fetcher", "Holdings", "LocalFetcher", "NoProgress", "OnFetched",
+    "Problem", "ReadOnlyFetcher", "Resolver", "Resolvers", "SyncFile", "SyncInput", "SyncPlan", "SyncProgress",
+    "SyncResult", "check_sets", "fetch", "lacking", "plan", "pool_size", "reason_of", "remember", "repository_for",
     "targets_for",
 ]  # fmt: skip
 
 
 def targets_for(pythons: Sequence[str], platforms: Sequence[str]) -> tuple[Target, ...]:
-    """Every Python on every platform; this machine's where none is given. Raises Invalid."""
+    """Return every Python on every platform; this machine's where none is given. Raises Invalid."""
     here = this_machine()
     return tuple(
         Target(python, platform) for python in pythons or (here.python,) for platform in platforms or (here.platform,)
@@ -59,7 +39,7 @@ def targets_for(pythons: Sequence[str], platforms: Sequence[str]) -> tuple[Targe
 
 
 def repository_for(settings: Settings, ecosystem: str, chosen: Sequence[str] = ()) -> str:
-    """The repository that an ecosystem's files come from: one of the chosen, else the first. Raises Invalid."""
+    """Return the repository for files of an ecosystem: one of the chosen, else the first. Raises Invalid."""
     for name in chosen:
         if name not in settings.repositories:
             raise Invalid(f"There is no repository {name!r} here, only {', '.join(settings.repositories)}.")
@@ -71,7 +51,7 @@ def repository_for(settings: Settings, ecosystem: str, chosen: Sequence[str] = (
 
 
 def check_sets(settings: Settings) -> None:
-    """Raises Misconfigured for the first [[sync]] table that can never work. Its files are not looked at."""
+    """Raise Misconfigured for the first [[sync]] table that can never work. Its files are not read."""
     seen: set[str] = set()
     for number, one in enumerate(settings.sync):
         if one.name in seen:

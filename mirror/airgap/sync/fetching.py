@@ -1,6 +1,6 @@
-"""Fetching what is needed: many at once, what is held skipped, what fails reported while the rest goes on.
+"""Fetching what is needed: many files at once, held ones skipped, failures reported while the rest goes on.
 
-The first files are fetched while other pages are still looked at.
+The first files are fetched while further pages are still read.
 """
 
 import asyncio
@@ -10,142 +10,142 @@ from typing import Protocol
 import msgspec
 
 from mirror.airgap.lockfiles import Outside
-from mirror.airgap.sync.pieces import FetchQueue, SyncFile
+from mirror.airgap.sync.fetchers import Fetcher, Holdings, reason_of
 from mirror.airgap.sync.plan import Problem, Resolver, SyncInput, SyncPlan, plan
-from mirror.airgap.sync.ways import Fetcher, Holdings, reason_of
+from mirror.airgap.sync.queue import FetchQueue, SyncFile, together
 from mirror.catalog import SetMember, Sets
 from mirror.errors import MirrorError
-from mirror.index.flight import together
 
-AT_ONCE = 128
-"""Pieces that are worked at together; how many of them are on the network is for the Way to say."""
-
-
-class Watcher(Protocol):
-    """Whoever shows how a sync goes. All sizes are in bytes; None where no index says how large a file is."""
-
-    def begun(self, pieces: Sequence[SyncFile], held: int) -> None:
-        """These are to be fetched too; so many more are held already."""
-
-    def fetched(self, piece: SyncFile) -> None:
-        """One is held now."""
-
-    def failed(self, piece: SyncFile, reason: str) -> None:
-        """One could not be fetched."""
+FILES_AT_ONCE = 128
+"""Files that are worked on at once; the Fetcher limits how many of them use the network."""
 
 
-class Silent:
-    """A Watcher that shows nothing."""
+class SyncProgress(Protocol):
+    """Shows how a sync goes on. All sizes are in bytes, None where no index reports the size of a file."""
 
-    def begun(self, pieces: Sequence[SyncFile], held: int) -> None: ...
-    def fetched(self, piece: SyncFile) -> None: ...
-    def failed(self, piece: SyncFile, reason: str) -> None: ...
+    def on_found(self, files: Sequence[SyncFile], held: int) -> None:
+        """Show that these files are to be fetched too, and that `held` more are held already."""
+
+    def on_fetched(self, file: SyncFile) -> None:
+        """Show that a file is held now."""
+
+    def on_failed(self, file: SyncFile, reason: str) -> None:
+        """Show that a file could not be fetched."""
+
+
+class NoProgress:
+    """A SyncProgress that shows nothing."""
+
+    def on_found(self, files: Sequence[SyncFile], held: int) -> None: ...
+    def on_fetched(self, file: SyncFile) -> None: ...
+    def on_failed(self, file: SyncFile, reason: str) -> None: ...
 
 
 class SyncResult(msgspec.Struct, frozen=True, kw_only=True):
-    """How a sync ended."""
+    """The result of a sync."""
 
     fetched: int
     held: int
-    """What was held before."""
+    """Files that were held before."""
     size: int
-    """Bytes of what was fetched, as far as indexes say."""
+    """Bytes of what was fetched, as far as indexes report sizes."""
     problems: tuple[Problem, ...]
     """What cannot be had, and what could not be fetched."""
     outside: tuple[Outside, ...]
-    """What no index can give."""
+    """What no index can provide."""
     members: tuple[SetMember, ...]
-    """Everything that is needed and is held now."""
+    """Everything that is needed and held now."""
 
 
-async def lacking(pieces: Iterable[SyncFile], holdings: Holdings) -> list[SyncFile]:
-    """The pieces that are not held."""
-    return [piece for piece in pieces if not await holdings.whole(piece.repository, piece.project, piece.file)]
+async def lacking(files: Iterable[SyncFile], holdings: Holdings) -> list[SyncFile]:
+    """Return the files that are not held."""
+    return [file for file in files if not await holdings.whole(file.repository, file.project, file.file)]
 
 
 async def fetch(
-    wishes: Iterable[SyncInput], way: Fetcher, resolve: Resolver, holdings: Holdings, watcher: Watcher
+    inputs: Iterable[SyncInput], fetcher: Fetcher, resolve: Resolver, holdings: Holdings, progress: SyncProgress
 ) -> SyncResult:
-    """Bring in everything that the wishes need and that is not held. Never raises for a single file."""
-    return await _Fetching(way, holdings, watcher).run(wishes, resolve)
+    """Fetch everything that the inputs need and that is not held. Never raises for a single file."""
+    return await _Sync(fetcher, holdings, progress).run(inputs, resolve)
 
 
-class _Fetching:
-    """One sync, while it goes on."""
+class _Sync:
+    """One sync while it runs."""
 
-    def __init__(self, way: Fetcher, holdings: Holdings, watcher: Watcher) -> None:
-        self._way = way
+    def __init__(self, fetcher: Fetcher, holdings: Holdings, progress: SyncProgress) -> None:
+        self._fetcher = fetcher
         self._holdings = holdings
-        self._watcher = watcher
+        self._progress = progress
         self._small = FetchQueue()
         self._other = FetchQueue()
-        self._wanted: list[SyncFile] = []
-        self._failed: dict[tuple[str, str, str], Problem] = {}
+        self._missing: list[SyncFile] = []
+        self._failures: dict[tuple[str, str, str], Problem] = {}
         self._plan = SyncPlan()
 
-    async def run(self, wishes: Iterable[SyncInput], resolve: Resolver) -> SyncResult:
-        await together(self._look_and_bring_small(wishes, resolve), self._bring_other())
-        failed, wanted = self._failed, self._wanted
+    async def run(self, inputs: Iterable[SyncInput], resolve: Resolver) -> SyncResult:
+        await together(self._plan_and_fetch_small(inputs, resolve), self._fetch_other())
+        failures, missing = self._failures, self._missing
         return SyncResult(
-            fetched=len(wanted) - len(failed),
-            held=len(self._plan.pieces) - len(wanted),
-            size=sum(piece.file.size or 0 for piece in wanted if piece.key not in failed),
-            problems=(*self._plan.problems, *failed.values()),
+            fetched=len(missing) - len(failures),
+            held=len(self._plan.files) - len(missing),
+            size=sum(file.file.size or 0 for file in missing if file.key not in failures),
+            problems=(*self._plan.problems, *failures.values()),
             outside=self._plan.outside,
             members=tuple(
                 member
-                for piece in self._plan.pieces
-                if piece.key not in failed
-                for member in self._holdings.members(piece.repository, piece.project, piece.file)
+                for file in self._plan.files
+                if file.key not in failures
+                for member in self._holdings.members(file.repository, file.project, file.file)
             ),
         )
 
-    async def _look_and_bring_small(self, wishes: Iterable[SyncInput], resolve: Resolver) -> None:
-        await together(self._look(wishes, resolve), self._way.bring_small(self._small, self._other, self._told))
+    async def _plan_and_fetch_small(self, inputs: Iterable[SyncInput], resolve: Resolver) -> None:
+        fetching = self._fetcher.fetch_small(self._small, self._other, self._on_fetched)
+        await together(self._make_plan(inputs, resolve), fetching)
         self._other.end()
 
-    async def _look(self, wishes: Iterable[SyncInput], resolve: Resolver) -> None:
-        self._plan = await plan(wishes, self._way, resolve, self._found)
+    async def _make_plan(self, inputs: Iterable[SyncInput], resolve: Resolver) -> None:
+        self._plan = await plan(inputs, self._fetcher, resolve, self._on_found)
         self._small.end()
 
-    async def _found(self, pieces: Sequence[SyncFile]) -> None:
-        """These are needed."""
-        wanted = await lacking(pieces, self._holdings)
-        self._wanted += wanted
-        self._watcher.begun(wanted, len(pieces) - len(wanted))
-        self._small.add(piece for piece in wanted if self._way.is_small(piece.file))
-        self._other.add(piece for piece in wanted if not self._way.is_small(piece.file))
+    async def _on_found(self, files: Sequence[SyncFile]) -> None:
+        """Queue those of the needed files that are not held."""
+        missing = await lacking(files, self._holdings)
+        self._missing += missing
+        self._progress.on_found(missing, len(files) - len(missing))
+        self._small.add(file for file in missing if self._fetcher.is_small(file.file))
+        self._other.add(file for file in missing if not self._fetcher.is_small(file.file))
 
-    async def _bring_other(self) -> None:
-        slots = asyncio.Semaphore(AT_ONCE)
+    async def _fetch_other(self) -> None:
+        slots = asyncio.Semaphore(FILES_AT_ONCE)
 
-        async def bring(piece: SyncFile) -> None:
+        async def fetch_one(file: SyncFile) -> None:
             try:
-                await self._way.bring(piece.repository, piece.project, piece.file)
+                await self._fetcher.fetch(file.repository, file.project, file.file)
             except (MirrorError, OSError) as error:
-                self._told(piece, error)
+                self._on_fetched(file, error)
             else:
-                self._told(piece)
+                self._on_fetched(file)
             finally:
                 slots.release()
 
         async with asyncio.TaskGroup() as tasks:
             while waiting := await self._other.waiting():
-                for piece in self._other.take(waiting):
+                for file in self._other.take(waiting):
                     await slots.acquire()
-                    tasks.create_task(bring(piece))
+                    tasks.create_task(fetch_one(file))
 
-    def _told(self, piece: SyncFile, error: Exception | None = None, /) -> None:
+    def _on_fetched(self, file: SyncFile, error: Exception | None = None, /) -> None:
         if error is None:
-            self._watcher.fetched(piece)
+            self._progress.on_fetched(file)
             return
         reason = reason_of(error)
-        self._failed[piece.key] = Problem(what=piece.file.filename, reason=reason)
-        self._watcher.failed(piece, reason)
+        self._failures[file.key] = Problem(what=file.file.filename, reason=reason)
+        self._progress.on_failed(file, reason)
 
 
 async def remember(sets: Sets, name: str, result: SyncResult, *, only: bool) -> None:
-    """Let a set name what was brought in: nothing else with `only`, as long as nothing was amiss."""
+    """Add what a sync fetched to a set; with `only`, and without problems, replace the set's members by it."""
     if only and not result.problems:
         await sets.replace(name, result.members)
     else:

@@ -1,7 +1,7 @@
-"""What has to be fetched for what somebody wants: pages are looked at, what is open is resolved, files are selected.
+"""The plan of a sync: pages are read, open versions are resolved, files are selected.
 
-The selection itself is pure and stands in `lockfiles`; here its questions are answered through a `Fetcher`. The
-same plan serves `sync`, which fetches it while it is made, and `check`, which asks whether it is held.
+The selection itself is pure and stands in `lockfiles`; here its questions are answered through a `Fetcher`. The same
+plan serves `sync`, which fetches it while it is made, and `check`, which reports whether it is held.
 """
 
 import asyncio
@@ -11,173 +11,182 @@ from typing import Protocol
 import msgspec
 
 from mirror.airgap.lockfiles import Missing, Outside, Selector, Target, Wanted, needed
-from mirror.airgap.sync.pieces import SyncFile
-from mirror.airgap.sync.ways import Fetcher, reason_of
+from mirror.airgap.sync.fetchers import Fetcher, reason_of
+from mirror.airgap.sync.queue import SyncFile
 from mirror.errors import Invalid, MirrorError, NotFound, Offline
 from mirror.index.repository import View
 
 PAGES_AT_ONCE = 16
+"""Pages that are read at the same time."""
 
 
 class Problem(msgspec.Struct, frozen=True, kw_only=True):
-    """Something wanted that cannot be had, or could not be fetched."""
+    """Something needed that does not exist, is not allowed, or could not be fetched."""
 
     what: str
     """A file, or a project with its version."""
     reason: str
     where: str = ""
-    """Who wants it: a file with the line, or what was typed."""
+    """What needs it: a file with the line, or what was typed."""
 
     def __str__(self) -> str:
         return f"{self.what}: {self.reason}" + (f" ({self.where})" if self.where else "")
 
 
 class SyncPlan(msgspec.Struct, frozen=True, kw_only=True):
-    """Everything that is needed, of all that somebody wants."""
+    """Everything that the inputs of a sync need together."""
 
-    pieces: tuple[SyncFile, ...] = ()
+    files: tuple[SyncFile, ...] = ()
     problems: tuple[Problem, ...] = ()
     outside: tuple[Outside, ...] = ()
-    """What no index can give."""
+    """What no index can provide."""
     repositories: tuple[str, ...] = ()
     """Whose indexes are needed."""
 
 
 class SyncInput(msgspec.Struct, frozen=True, kw_only=True):
-    """One lock or requirements file, or names, and which files of it are for whom."""
+    """One lock or requirements file, or names; and the targets that it is for."""
 
     wanted: Wanted
     repository: str
     targets: tuple[Target, ...]
     sdists: bool = False
     dependencies: bool = True
-    """Whether what is not locked is resolved; else only what is named is taken."""
+    """Whether open versions are resolved; else only what is named is selected, in its newest version."""
 
 
 class Resolver(Protocol):
-    """Decides the versions that are still open."""
+    """Decides open versions."""
 
     async def __call__(self, wanted: Wanted, target: Target, repository: str) -> Wanted:
-        """The same with every version pinned. Raises Invalid when it cannot be, with what the resolver says."""
+        """Return the input with every version pinned. Raises Invalid, with the resolver's explanation."""
 
 
-Found = Callable[[Sequence[SyncFile]], Awaitable[None]]
-"""Told of pieces that are needed, each once."""
+OnFound = Callable[[Sequence[SyncFile]], Awaitable[None]]
+"""Called with files that are needed, once for each file."""
 
 
-async def _nobody(pieces: Sequence[SyncFile]) -> None:
-    """Is told."""
+async def _ignore(files: Sequence[SyncFile]) -> None:
+    """Do nothing."""
 
 
-async def plan(wishes: Iterable[SyncInput], way: Fetcher, resolve: Resolver, found: Found = _nobody) -> SyncPlan:
-    """What all the wishes need together; `found` is told of each project's as soon as its page has been looked at.
+async def plan(
+    inputs: Iterable[SyncInput], fetcher: Fetcher, resolve: Resolver, on_found: OnFound = _ignore
+) -> SyncPlan:
+    """Return what all inputs need together; `on_found` gets the files of each project as soon as its page is read.
 
     Problems are collected, not raised.
     """
-    pieces: dict[tuple[str, str, str], SyncFile] = {}
-    told: set[tuple[str, str, str]] = set()
+    files: dict[tuple[str, str, str], SyncFile] = {}
     problems: dict[Problem, None] = {}
     outside: list[Outside] = []
     repositories: dict[str, None] = {}
-    for wish in wishes:
-        planning = _Planning(wish, way, resolve, found, told)
-        for piece in await planning.pieces():
-            pieces.setdefault(piece.key, piece)
+    reported: set[tuple[str, str, str]] = set()
+    for each in inputs:
+        planning = _InputPlan(each, fetcher, resolve, on_found, reported)
+        for file in await planning.files():
+            files.setdefault(file.key, file)
         problems |= dict.fromkeys(planning.problems)
-        outside += wish.wanted.outside
-        repositories[wish.repository] = None
+        outside += each.wanted.outside
+        repositories[each.repository] = None
     return SyncPlan(
-        pieces=tuple(pieces.values()), problems=tuple(problems), outside=tuple(outside),
-        repositories=tuple(repositories),
-    )  # fmt: skip
+        files=tuple(files.values()), problems=tuple(problems), outside=tuple(outside), repositories=tuple(repositories)
+    )
 
 
-class _Planning:
-    """The plan of one wish, while it is made."""
+class _InputPlan:
+    """The plan of one input while it is made."""
 
     def __init__(
-        self, wish: SyncInput, way: Fetcher, resolve: Resolver, found: Found, told: set[tuple[str, str, str]]
+        self,
+        sync_input: SyncInput,
+        fetcher: Fetcher,
+        resolve: Resolver,
+        on_found: OnFound,
+        reported: set[tuple[str, str, str]],
     ) -> None:
-        """`told` are the pieces that `found` has been told of."""
+        """`reported` are the keys of the files that `on_found` has got."""
         self.problems: list[Problem] = []
-        self._wish = wish
-        self._way = way
+        self._input = sync_input
+        self._fetcher = fetcher
         self._resolve = resolve
-        self._found = found
-        self._told = told
+        self._on_found = on_found
+        self._reported = reported
         self._views: dict[str, View] = {}
-        self._unseen: dict[str, str] = {}
+        self._unavailable: dict[str, str] = {}
         """Project → why its page could not be had."""
         self._slots = asyncio.Semaphore(PAGES_AT_ONCE)
 
-    async def pieces(self) -> list[SyncFile]:
-        wish, found = self._wish, list[SyncFile]()
+    async def files(self) -> list[SyncFile]:
+        """Return the files that the input needs."""
+        found: list[SyncFile] = []
         try:
-            await self._way.index(wish.repository)
+            await self._fetcher.fetch_index(self._input.repository)
         except MirrorError as error:
-            self.problems.append(Problem(what=f"the index of {wish.repository}", reason=reason_of(error)))
+            what = f"the index of {self._input.repository}"
+            self.problems.append(Problem(what=what, reason=reason_of(error)))
         for wanted, targets in await self._decided():
-            selector = Selector(wanted, targets, sdists=wish.sdists)
+            selector = Selector(wanted, targets, sdists=self._input.sdists)
             self.problems += map(self._problem, selector.missing)
-            for pieces, missing in await asyncio.gather(*(self._choose(selector, name) for name in selector.projects)):
+            for files, missing in await asyncio.gather(*(self._select(selector, name) for name in selector.projects)):
                 self.problems += map(self._problem, missing)
-                found += pieces
+                found += files
         return found
 
-    async def _choose(self, selector: Selector, name: str) -> tuple[Sequence[SyncFile], Sequence[Missing]]:
-        """What is needed of a project, and what it has not."""
-        if name not in self._views and name not in self._unseen:
-            await self._see(name)
+    async def _select(self, selector: Selector, name: str) -> tuple[Sequence[SyncFile], Sequence[Missing]]:
+        """Return what is needed of a project, and what it lacks."""
+        if name not in self._views and name not in self._unavailable:
+            await self._read(name)
         view = self._views.get(name)
         selection = selector.select(name, view.project if view else None)
-        pieces = [SyncFile(repository=self._wish.repository, project=name, file=file) for file in selection.files]
-        new = [piece for piece in pieces if piece.key not in self._told]
-        self._told.update(piece.key for piece in new)
-        await self._found(new)
-        return pieces, selection.missing
+        files = [SyncFile(repository=self._input.repository, project=name, file=file) for file in selection.files]
+        new = [file for file in files if file.key not in self._reported]
+        self._reported.update(file.key for file in new)
+        await self._on_found(new)
+        return files, selection.missing
 
     async def _decided(self) -> list[tuple[Wanted, tuple[Target, ...]]]:
-        """What is to be selected, for which targets: as it stands where it is locked, else what it resolves to."""
-        wish = self._wish
-        if wish.wanted.complete:
-            return [(wish.wanted, wish.targets)]
-        if not wish.dependencies:
-            return [(wish.wanted if wish.wanted.kind == "names" else _newest(wish.wanted), wish.targets)]
-        # What nobody has is said of the line that asks for it; a resolver would stumble over it and give up the rest.
-        await self._look(_projects(wish.wanted, wish.targets))
-        known = _among(wish.wanted, self._views)
-        # Names may ask for more versions than one; what is unknown is reported by the selection.
-        decided = [(wish.wanted, wish.targets)] if wish.wanted.kind == "names" else [
-            (_without(wish.wanted, self._views), wish.targets)
+        """Return what is to be selected for which targets: a lock as it stands, anything else resolved."""
+        given = self._input
+        if given.wanted.complete:
+            return [(given.wanted, given.targets)]
+        if not given.dependencies:
+            return [(given.wanted if given.wanted.kind == "names" else _newest(given.wanted), given.targets)]
+        # An unknown project is reported for the line that names it; because of it a resolver would give up the rest.
+        await self._read_all(_projects(given.wanted, given.targets))
+        known = _among(given.wanted, self._views)
+        # Names may select several versions; the selection reports what is unknown.
+        decided = [(given.wanted, given.targets)] if given.wanted.kind == "names" else [
+            (_without(given.wanted, self._views), given.targets)
         ]  # fmt: skip
-        for target in wish.targets:
+        for target in given.targets:
             try:
-                decided.append((await self._resolve(known, target, wish.repository), (target,)))
+                decided.append((await self._resolve(known, target, given.repository), (target,)))
             except Invalid as error:
-                self.problems.append(Problem(what=wish.wanted.name, reason=reason_of(error)))
+                self.problems.append(Problem(what=given.wanted.name, reason=reason_of(error)))
         return decided
 
-    async def _look(self, names: Iterable[str]) -> None:
-        """Have the pages of these projects."""
-        new = [name for name in names if name not in self._views and name not in self._unseen]
-        await asyncio.gather(*(self._see(name) for name in new))
+    async def _read_all(self, names: Iterable[str]) -> None:
+        """Read the pages of these projects."""
+        new = [name for name in names if name not in self._views and name not in self._unavailable]
+        await asyncio.gather(*(self._read(name) for name in new))
 
-    async def _see(self, name: str) -> None:
+    async def _read(self, name: str) -> None:
         async with self._slots:
             try:
-                self._views[name] = await self._way.project(self._wish.repository, name)
+                self._views[name] = await self._fetcher.project(self._input.repository, name)
             except NotFound:
-                self._unseen[name] = "no such project"
+                self._unavailable[name] = "no such project"
             except Offline:
-                self._unseen[name] = "its page is not held"
+                self._unavailable[name] = "its page is not held"
             except MirrorError as error:
-                self._unseen[name] = reason_of(error)
+                self._unavailable[name] = reason_of(error)
 
     def _problem(self, missing: Missing) -> Problem:
         version = f" {missing.version}" if missing.version else ""
         what = missing.filename or f"{missing.project}{version}" or missing.target
-        if missing.project in self._unseen:
-            reason = self._unseen[missing.project]
+        if missing.project in self._unavailable:
+            reason = self._unavailable[missing.project]
         else:
             reason = self._withheld(missing) or missing.reason
         target = f" ({missing.target})" if "wheel" in missing.reason or "gem for" in missing.reason else ""
@@ -186,7 +195,7 @@ class _Planning:
         )
 
     def _withheld(self, missing: Missing) -> str | None:
-        """What policy says of it, where policy is why it is missing."""
+        """Return the verdict of policy, where it is the reason why something is missing."""
         view = self._views.get(missing.project)
         for filename, verdict in view.withheld.items() if view else ():
             if filename == missing.filename or (not missing.filename and verdict.file.version == missing.version):
@@ -201,7 +210,7 @@ def _projects(wanted: Wanted, targets: Sequence[Target]) -> list[str]:
 
 
 def _among(wanted: Wanted, known: Mapping[str, object]) -> Wanted:
-    """What is wanted of projects that are known."""
+    """Return the part that concerns known projects."""
     return msgspec.structs.replace(
         wanted,
         pins=tuple(pin for pin in wanted.pins if pin.project in known),
@@ -210,7 +219,7 @@ def _among(wanted: Wanted, known: Mapping[str, object]) -> Wanted:
 
 
 def _without(wanted: Wanted, known: Mapping[str, object]) -> Wanted:
-    """What is wanted of projects that are not known."""
+    """Return the part that concerns unknown projects."""
     return msgspec.structs.replace(
         wanted,
         pins=tuple(pin for pin in wanted.pins if pin.project not in known),
@@ -219,7 +228,7 @@ def _without(wanted: Wanted, known: Mapping[str, object]) -> Wanted:
 
 
 def _newest(wanted: Wanted) -> Wanted:
-    """The same, with the newest version of whatever is open."""
+    """Return the input with the newest version of everything open."""
     return msgspec.structs.replace(
         wanted, ranges=tuple(msgspec.structs.replace(entry, newest=1) for entry in wanted.ranges)
     )

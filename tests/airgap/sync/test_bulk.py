@@ -1,4 +1,4 @@
-"""Small files that workers bring in: what they are told, and what they hand back to the usual way."""
+"""Small files that workers fetch: what they store, and what they leave to the ordinary way."""
 
 import asyncio
 import multiprocessing
@@ -9,19 +9,14 @@ from contextlib import suppress
 from multiprocessing.connection import Connection
 from pathlib import Path
 
-from yarl import URL
-
-from mirror.airgap.sync.workers import Job, JobResult, WorkerConfig, WorkerPool, working
-from mirror.blobs.local import LocalBlobs
+from mirror.airgap.sync.workers import Job, JobResult, WorkerConfig, WorkerPool, WorkerUpstream, working
 from mirror.model import File
-from mirror.pypi import FORMAT
-from mirror.upstream import Credentials, Upstream, UpstreamOptions
 from tests.builders import Built, sdist, wheel
 from tests.simulator import Corrupt, Simulator
 
 
-def order(root: str, built: Built) -> Job:
-    """To bring in a file that the simulator has, from one of its hosts."""
+def job(root: str, built: Built) -> Job:
+    """Return the job to fetch a file that the simulator has, from one of its hosts."""
     digest = built.sha256
     url = f"{root}packages/{digest[:2]}/{digest[2:4]}/{digest[4:]}/{built.filename}"
     size = len(built.content)
@@ -31,14 +26,20 @@ def order(root: str, built: Built) -> Job:
     )
 
 
-def kit(simulator: Simulator, data: Path, auth: Credentials | None = None) -> WorkerConfig:
-    """For workers that know the simulator."""
-    upstream = Upstream("it", URL(simulator.url), UpstreamOptions(auth=auth))
-    return WorkerConfig(formats={"pypi": FORMAT}, upstreams={"it": upstream}, blobs=LocalBlobs(data), connections=2)
+def config(simulator: Simulator, data: Path, authorization: str | None = None) -> WorkerConfig:
+    """Return a configuration whose only upstream is the simulator."""
+    upstream = WorkerUpstream(
+        url=simulator.url, authorization=authorization, user_agent="tests", ca_file=None,
+        connect_timeout=30, read_timeout=30,
+    )  # fmt: skip
+    return WorkerConfig(
+        formats={"pypi": "mirror.pypi:FORMAT"}, upstreams={"it": upstream},
+        blob_store="mirror.blobs.local:LocalBlobs", data_dir=str(data), connections=2,
+    )  # fmt: skip
 
 
 def children_of(parent: int) -> Iterator[int]:
-    """The processes that one has started."""
+    """Yield the ids of the processes that a process has started."""
     for entry in Path("/proc").glob("[0-9]*"):
         with suppress(OSError):  # others come and go meanwhile
             if entry.joinpath("stat").read_text().rpartition(")")[2].split()[1] == str(parent):
@@ -52,12 +53,12 @@ async def test_a_worker_stores_a_wheel_and_its_sidecar_and_leaves_the_rest_undon
     simulator.publish(good)
     simulator.publish(bad)
     simulator.inject(f"*{bad.filename}", Corrupt())
-    async with working(WorkerPool(1), kit(simulator, tmp_path)) as (worker, _):
-        brought = await worker.bring([order(simulator.url, one) for one in (good, bad, unknown)])
-    assert [[(thing.filename, thing.kind) for thing in one] for one in brought] == [
+    async with working(WorkerPool(1), config(simulator, tmp_path)) as (worker, _):
+        results = await worker.run([job(simulator.url, one) for one in (good, bad, unknown)])
+    assert [[(result.filename, result.kind) for result in one] for one in results] == [
         [(good.filename, "file"), (f"{good.filename}.metadata", "sidecar")], [], [],
     ]  # fmt: skip
-    assert {path.name for path in tmp_path.glob("blobs/*/*")} == {thing.digest for thing in brought[0]}
+    assert {path.name for path in tmp_path.glob("blobs/*/*")} == {result.digest for result in results[0]}
     assert simulator.count("GET", "*.metadata") == 0
 
 
@@ -67,47 +68,47 @@ async def test_a_worker_shows_credentials_to_the_upstream_and_to_nobody_else(
     near, far = sdist("six", "1.0"), sdist("six", "2.0")
     simulator.publish(near)
     simulator.publish(far)
-    async with working(WorkerPool(1), kit(simulator, tmp_path, Credentials("ann", "secret"))) as (worker, _):
-        brought = await worker.bring([order(simulator.url, near), order(simulator.other_url, far)])
-    assert [len(one) for one in brought] == [1, 1]
+    async with working(WorkerPool(1), config(simulator, tmp_path, "Basic c2VjcmV0")) as (worker, _):
+        results = await worker.run([job(simulator.url, near), job(simulator.other_url, far)])
+    assert [len(one) for one in results] == [1, 1]
     shown = {request.path.rpartition("/")[2]: "Authorization" in request.headers for request in simulator.requests}
     assert shown == {near.filename: True, far.filename: False}
 
 
-async def test_orders_for_a_worker_that_is_gone_are_left_to_the_usual_way(simulator: Simulator, tmp_path: Path) -> None:
+async def test_jobs_for_a_worker_that_is_gone_are_left_to_the_mirror(simulator: Simulator, tmp_path: Path) -> None:
     six = sdist("six", "1.0")
     simulator.publish(six)
-    async with working(WorkerPool(2), kit(simulator, tmp_path)) as (worker, *_):
-        assert [len(one) for one in await worker.bring([order(simulator.url, six)])] == [1]
+    async with working(WorkerPool(2), config(simulator, tmp_path)) as (worker, *_):
+        assert [len(one) for one in await worker.run([job(simulator.url, six)])] == [1]
         for pid in children_of(os.getpid()):
             if b"mirror.airgap.sync.workers.worker" in Path(f"/proc/{pid}/cmdline").read_bytes():
                 os.killpg(pid, signal.SIGKILL)
-        assert await worker.bring([order(simulator.url, six)]) == [[]]
+        assert await worker.run([job(simulator.url, six)]) == [[]]
 
 
-def hired(pipe: Connection, kit: WorkerConfig, orders: Sequence[Job]) -> None:
-    """Be a process that makes its crew before anything else, and tells what that brought."""
+def forking(pipe: Connection, config: WorkerConfig, jobs: Sequence[Job]) -> None:
+    """Start workers before anything else, as a command does, and report the results."""
 
-    async def work(crew: WorkerPool) -> list[list[JobResult]]:
-        async with working(crew, kit) as (worker, _):
-            return await worker.bring(orders)
+    async def work(pool: WorkerPool) -> list[list[JobResult]]:
+        async with working(pool, config) as (worker, _):
+            return await worker.run(jobs)
 
-    with WorkerPool(1) as crew:
+    with WorkerPool(1) as pool:
         children = [Path(f"/proc/{pid}/cmdline").read_bytes() for pid in children_of(os.getpid())]
-        pipe.send((children == [Path("/proc/self/cmdline").read_bytes()], asyncio.run(work(crew))))
+        pipe.send((children == [Path("/proc/self/cmdline").read_bytes()], asyncio.run(work(pool))))
 
 
-async def test_a_crew_made_before_there_are_threads_is_a_fork_and_works_like_any_other(
+async def test_workers_started_before_there_are_threads_is_a_fork_and_works_like_any_other(
     simulator: Simulator, tmp_path: Path
 ) -> None:
     six = sdist("six", "1.0")
     simulator.publish(six)
     ours, theirs = multiprocessing.Pipe()
-    arguments = (theirs, kit(simulator, tmp_path), [order(simulator.url, six)])
-    process = multiprocessing.get_context("spawn").Process(target=hired, args=arguments)
+    arguments = (theirs, config(simulator, tmp_path), [job(simulator.url, six)])
+    process = multiprocessing.get_context("spawn").Process(target=forking, args=arguments)
     process.start()
-    forked, brought = await asyncio.to_thread(ours.recv)
+    forked, results = await asyncio.to_thread(ours.recv)
     await asyncio.to_thread(process.join)
     assert process.exitcode == 0
-    assert [[thing.filename for thing in one] for one in brought] == [[six.filename]]
+    assert [[result.filename for result in one] for one in results] == [[six.filename]]
     assert forked

@@ -1,4 +1,8 @@
-"""What is said between the hand of a worker and the process that gives the orders, and how it is put on the wire."""
+"""What workers and the process that employs them say to each other: plain values, as MessagePack behind a length.
+
+The first message to a worker is a `WorkerConfig`; after that each batch of `Job`s is answered with one list of
+`JobResult`s for each job.
+"""
 
 import asyncio
 import struct
@@ -6,32 +10,49 @@ from collections.abc import Mapping
 
 import msgspec
 
-from mirror.blobs import BlobStore
-from mirror.model import File, Format
-from mirror.upstream import Upstream
+from mirror.model import File
 
-LENGTH = struct.Struct(">Q")
-"""Stands before each message: the first to a hand is a Kit, as a pickle; after that all are MessagePack."""
+BATCHES_AT_ONCE = 2
+"""Batches that one process works on at once, each over a socket of its own: while one syncs the disk, one fetches."""
+
+_LENGTH = struct.Struct(">Q")
 
 
-HANDS = 2
-"""Of each worker: while the one waits for the disk, the other fetches."""
+class WorkerUpstream(msgspec.Struct, frozen=True, kw_only=True):
+    """How workers reach one upstream. Times are in seconds."""
+
+    url: str
+    """Without credentials: `authorization` is sent to the origin of this URL alone."""
+    authorization: str | None
+    """The value of the header Authorization."""
+    user_agent: str
+    ca_file: str | None
+    """Certificates to trust instead of the system's."""
+    connect_timeout: float
+    """For name resolution, connection and TLS together."""
+    read_timeout: float
+    """The longest silence within an answer."""
+
+    def __repr__(self) -> str:
+        return f"WorkerUpstream({self.url!r}, …)"
 
 
 class WorkerConfig(msgspec.Struct, frozen=True, kw_only=True):
-    """What a hand works with: the first message to it."""
+    """What a worker has to know before its first job. Objects are named by import paths, `package.module:NAME`."""
 
-    formats: Mapping[str, Format]
-    """By their names."""
-    upstreams: Mapping[str, Upstream]
+    formats: Mapping[str, str]
+    """Name of a format → import path of a `Format`."""
+    upstreams: Mapping[str, WorkerUpstream]
     """By the names of their sources."""
-    blobs: BlobStore
-    connections: int
-    """Of one hand."""
+    blob_store: str
+    """Import path of a class that makes a `BlobStore` of `data_dir`."""
+    data_dir: str
+    connections: int = 1
+    """The most connections for one batch."""
 
 
 class Job(msgspec.Struct, frozen=True):
-    """One file to bring in; its index promises size and SHA-256."""
+    """One file to fetch; its index promises size and SHA-256."""
 
     format: str
     file: File
@@ -48,17 +69,17 @@ class JobResult(msgspec.Struct, frozen=True):
 
 
 ENCODER = msgspec.msgpack.Encoder()
-ORDERS = msgspec.msgpack.Decoder(list[Job])
-ANSWERS = msgspec.msgpack.Decoder(list[list[JobResult]])
-"""One list for each order, in their order."""
+CONFIG_DECODER = msgspec.msgpack.Decoder(WorkerConfig)
+JOBS_DECODER = msgspec.msgpack.Decoder(list[Job])
+RESULTS_DECODER = msgspec.msgpack.Decoder(list[list[JobResult]])
 
 
 def send(writer: asyncio.StreamWriter, message: bytes) -> None:
-    """Put a message on the wire; to be drained."""
-    writer.writelines((LENGTH.pack(len(message)), message))
+    """Write a message to the socket's buffer, which the caller drains."""
+    writer.writelines((_LENGTH.pack(len(message)), message))
 
 
 async def receive(reader: asyncio.StreamReader) -> bytes:
-    """The next message. Raises IncompleteReadError and OSError when there will be none."""
-    (size,) = LENGTH.unpack(await reader.readexactly(LENGTH.size))
+    """Read the next message. Raises IncompleteReadError or OSError when the other side is gone."""
+    (size,) = _LENGTH.unpack(await reader.readexactly(_LENGTH.size))
     return await reader.readexactly(size)

@@ -1,9 +1,8 @@
-"""The worker processes, as the process knows them that gives the orders."""
+"""The worker processes, seen from the process that employs them."""
 
 import asyncio
 import logging
 import os
-import pickle
 import signal
 import socket
 import sys
@@ -11,42 +10,52 @@ import threading
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, suppress
 
-from mirror.airgap.sync.workers.messages import ANSWERS, ENCODER, HANDS, Job, JobResult, WorkerConfig, receive, send
+from mirror.airgap.sync.workers.messages import (
+    BATCHES_AT_ONCE,
+    ENCODER,
+    RESULTS_DECODER,
+    Job,
+    JobResult,
+    WorkerConfig,
+    receive,
+    send,
+)
 from mirror.runtime import event_loops
 
 logger = logging.getLogger(__name__)
 
 
 class WorkerPool:
-    """Processes that stand ready to become workers; they wait for their kit, and end with this one."""
+    """Worker processes that wait for their configuration; they end with this process."""
 
-    def __init__(self, count: int) -> None:
-        """Costs a few milliseconds where this process can be forked: before it has threads and an event loop.
+    def __init__(self, processes: int) -> None:
+        """Start the processes: in a few milliseconds by a fork, where this process has no threads and no event loop.
 
-        Later a new interpreter is started, which takes a while to load what it needs.
+        Otherwise a new interpreter is started, which takes a while to import what it needs.
         """
-        pairs = [socket.socketpair() for _ in range(count * HANDS)]
-        numbers = [their.fileno() for _, their in pairs]
-        theirs = [numbers[at : at + HANDS] for at in range(0, len(numbers), HANDS)]
-        self.ends = [ours for ours, _ in pairs]
-        """Of the hands."""
-        self._pid: int | None = _forked(theirs, self.ends) if _alone() else _started(theirs)
-        for _, their in pairs:
-            their.close()
+        pairs = [socket.socketpair() for _ in range(processes * BATCHES_AT_ONCE)]
+        numbers = [theirs.fileno() for _, theirs in pairs]
+        sockets = [numbers[at : at + BATCHES_AT_ONCE] for at in range(0, len(numbers), BATCHES_AT_ONCE)]
+        self.sockets = [ours for ours, _ in pairs]
+        """Our ends; each process has `BATCHES_AT_ONCE` of the other ends."""
+        self._pid: int | None = _fork(sockets, self.sockets) if _can_fork() else _spawn(sockets)
+        for _, theirs in pairs:
+            theirs.close()
 
     def __enter__(self) -> "WorkerPool":
         return self
 
     def __exit__(self, *error: object) -> None:
-        self.dismiss()
+        self.close()
 
-    def dismiss(self) -> None:
-        """End the processes, whatever they are at, and wait for that: the files they were writing are nobody's, and
-        swept at the next start. Does nothing the second time.
+    def close(self) -> None:
+        """Kill the processes, whatever they do, and wait for their end; no error when they are closed already.
+
+        The files that they were writing stay in `incoming` until the next start of the mirror.
         """
         if self._pid is None:
             return
-        for end in self.ends:
+        for end in self.sockets:
             end.close()
         with suppress(ProcessLookupError):
             os.killpg(self._pid, signal.SIGKILL)
@@ -54,8 +63,8 @@ class WorkerPool:
         self._pid = None
 
 
-def _alone() -> bool:
-    """Whether nothing goes on in this process that half of would go on in a fork."""
+def _can_fork() -> bool:
+    """Return whether this process has neither an event loop nor threads, which would be cut off in a fork."""
     try:
         asyncio.get_running_loop()
     except RuntimeError:
@@ -63,78 +72,71 @@ def _alone() -> bool:
     return False
 
 
-def _forked(workers: list[list[int]], not_theirs: list[socket.socket]) -> int:
-    """The process that leads a group of its own; it has all modules that are loaded here."""
+def _fork(workers: list[list[int]], ours: list[socket.socket]) -> int:
+    """Fork the leader of a new process group, which shares all imported modules; return its process id."""
     from mirror.airgap.sync.workers import worker
 
-    event_loops()  # loads what they are made of once for all
+    event_loops()  # imports what they need, once for all processes
     pid = os.fork()
     if pid == 0:
         try:
             os.setpgid(0, 0)
-            for end in not_theirs:
+            for end in ours:
                 end.close()
             worker.main(workers)
         finally:
-            os._exit(0)  # nothing of the process it was is to be tidied up here
-    with suppress(OSError):  # whichever is first; signals of the terminal are for us alone
+            os._exit(0)  # without the exit handlers of the process that was forked
+    with suppress(OSError):  # whoever of the two is first; signals of the terminal are for this process alone
         os.setpgid(pid, pid)
     return pid
 
 
-def _started(workers: list[list[int]]) -> int:
+def _spawn(workers: list[list[int]]) -> int:
+    """Start a new interpreter as the leader of a new process group; return its process id."""
     for sockets in workers:
         for number in sockets:
             os.set_inheritable(number, True)
-    command = [
-        sys.executable,
-        "-m",
-        "mirror.airgap.sync.workers.worker",
-        *(",".join(map(str, sockets)) for sockets in workers),
-    ]
+    arguments = [",".join(map(str, sockets)) for sockets in workers]
+    command = [sys.executable, "-m", "mirror.airgap.sync.workers.worker", *arguments]
     return os.posix_spawn(sys.executable, command, os.environ, setpgroup=0)
 
 
 class Worker:
-    """One hand of a worker."""
+    """One socket of a worker process, which works on one batch at a time."""
 
-    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, config: WorkerConfig) -> None:
         self._reader = reader
         self._writer = writer
+        send(writer, ENCODER.encode(config))
 
-    def equip(self, kit: WorkerConfig) -> None:
-        """Say what to work with: once, and first."""
-        send(self._writer, pickle.dumps(kit))
+    async def run(self, jobs: Sequence[Job]) -> list[list[JobResult]]:
+        """Return what was stored for each job: the file, then its sidecar; nothing for a job that was not done.
 
-    async def bring(self, orders: Sequence[Job]) -> list[list[JobResult]]:
-        """What was brought for each order: the file first, then its sidecar; nothing for what is left to others.
-
-        All of it is durable. One batch at a time.
+        Everything returned is durable. One batch at a time.
         """
         try:
-            send(self._writer, ENCODER.encode(orders))
+            send(self._writer, ENCODER.encode(jobs))
             await self._writer.drain()
-            return ANSWERS.decode(await receive(self._reader))
+            return RESULTS_DECODER.decode(await receive(self._reader))
         except (OSError, asyncio.IncompleteReadError):
-            logger.warning("A process that fetches small files is gone; they come one by one.")
-            return [[] for _ in orders]
+            logger.warning("A process that fetches small files has ended; the mirror fetches its files one by one.")
+            return [[] for _ in jobs]
 
 
 @asynccontextmanager
-async def working(crew: WorkerPool, kit: WorkerConfig) -> AsyncIterator[list[Worker]]:
-    """The hands of a crew, at work for the length of the block; what they are at is given up in the end."""
+async def working(pool: WorkerPool, config: WorkerConfig) -> AsyncIterator[list[Worker]]:
+    """Configure the workers of a pool for the length of the block, and kill them at its end."""
     writers = []
     try:
-        hands = []
-        for end in crew.ends:
+        workers = []
+        for end in pool.sockets:
             reader, writer = await asyncio.open_connection(sock=end)
             writers.append(writer)
-            hands.append(Worker(reader, writer))
-            hands[-1].equip(kit)
-        yield hands
+            workers.append(Worker(reader, writer, config))
+        yield workers
     finally:
         for writer in writers:
             writer.close()
             with suppress(OSError):
                 await writer.wait_closed()
-        await asyncio.to_thread(crew.dismiss)
+        await asyncio.to_thread(pool.close)

@@ -1,110 +1,144 @@
-"""A worker process: `python -m mirror.airgap.sync.workers.worker SOCKETS …`, a fork for each list of sockets.
+"""A worker process: `python -m mirror.airgap.sync.workers.worker SOCKETS …`, one process for each list of sockets.
 
-It forks first: modules are loaded once. Each of its sockets is a hand, which has one batch at a time. Everything but
-making files durable is done on one thread on purpose: a second one that makes thousands of short calls into the kernel
-slows both down. It ends when its sockets do.
+It forks first, so that modules are imported once. Each socket carries one batch at a time. Everything except making
+files durable happens on one thread on purpose: a second thread that makes thousands of short system calls slows both
+down. A worker ends when its sockets are closed.
 """
 
 import asyncio
 import os
-import pickle
 import socket
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
+from importlib import import_module
+from pathlib import Path
+from typing import cast
 
-from mirror.airgap.sync.workers.messages import ENCODER, ORDERS, Job, JobResult, WorkerConfig, receive, send
-from mirror.blobs import MemoryBody, Part
+from mirror.airgap.sync.workers.client import SmallFileClient, SmallFileResponse
+from mirror.airgap.sync.workers.messages import (
+    CONFIG_DECODER,
+    ENCODER,
+    JOBS_DECODER,
+    Job,
+    JobResult,
+    WorkerConfig,
+    receive,
+    send,
+)
+from mirror.blobs import BlobStore, MemoryBody, Part
 from mirror.errors import Invalid, MirrorError, UpstreamProtocolError
 from mirror.model import File, Format
 from mirror.runtime import event_loops, tune_runtime
 from mirror.transfer.digests import Digests
-from mirror.upstream import RawAnswer, Upstream, address, moment
+from mirror.upstream import parse_http_date, parse_url
 
-PATIENCE = 300.0
-"""Seconds that a batch may take; what has not come by then is left undone."""
+BATCH_SECONDS = 300.0
+"""The longest time for one batch; files that have not come by then are left to the mirror."""
 
-Fetched = list[tuple[str, str, Part]]
-"""A file and perhaps its sidecar: file names, kinds, bytes that are verified."""
-
-
-async def bring(kit: WorkerConfig, orders: Sequence[Job]) -> list[list[JobResult]]:
-    """Fetch and store; nothing stands for an order that did not succeed."""
-    fetched: list[Fetched] = [[] for _ in orders]
-    waiting: Iterator[tuple[int, Job]] = iter(enumerate(orders))
-
-    async def work() -> None:
-        for number, order in waiting:
-            try:
-                upstream = kit.upstreams[order.file.source]
-                fetched[number] = await fetch(upstream, kit.formats[order.format], order.file)
-            except (MirrorError, OSError):
-                pass  # the usual way finds out more
-
-    with suppress(TimeoutError):
-        async with asyncio.timeout(PATIENCE):
-            await asyncio.gather(*(work() for _ in range(kit.connections)))
-    try:
-        await kit.blobs.store_all([part for one in fetched for _, _, part in one])
-    except (MirrorError, OSError):
-        return [[] for _ in orders]
-    return [[JobResult(name, kind, part.digest, len(part.content)) for name, kind, part in one] for one in fetched]
+VerifiedPart = tuple[str, str, Part]
+"""File name, kind (`file` or `sidecar`) and verified bytes."""
 
 
-async def fetch(upstream: Upstream, format: Format, file: File) -> Fetched:
-    """A small file, with its sidecar where that can be made from it. Raises NotFound, UpstreamError."""
-    raw = await upstream.fetch_small(address(file.url), file.size or 0)
-    if len(raw.body) != file.size:
-        raise UpstreamProtocolError(f"{file.filename} has not the {file.size} bytes promised.")
-    digests = Digests(file.digests)
-    digests.update(raw.body)
-    part = Part(content=raw.body, digest=digests.verified(file.filename), date=_date(file, raw))
-    fetched: Fetched = [(file.filename, "file", part)]
-    if format.has_sidecar(file) and (made := await _sidecar(format, file, part)) is not None:
-        fetched.append((format.sidecar_name(file), "sidecar", made))
-    return fetched
+class BatchRunner:
+    """Does the jobs of one socket."""
+
+    def __init__(self, config: WorkerConfig) -> None:
+        """Import what the configuration names."""
+        self._formats: Mapping[str, Format] = {
+            name: cast(Format, _imported(path)) for name, path in config.formats.items()
+        }
+        self._clients = {name: SmallFileClient(upstream) for name, upstream in config.upstreams.items()}
+        make_store = cast(Callable[[Path], BlobStore], _imported(config.blob_store))
+        self._blobs = make_store(Path(config.data_dir))
+        self._connections = config.connections
+
+    async def run(self, jobs: Sequence[Job]) -> list[list[JobResult]]:
+        """Fetch and store files; return an empty list for each job that did not succeed."""
+        fetched: list[list[VerifiedPart]] = [[] for _ in jobs]
+        waiting: Iterator[tuple[int, Job]] = iter(enumerate(jobs))
+
+        async def work() -> None:
+            for number, job in waiting:
+                with suppress(MirrorError, OSError):  # the mirror tries again, and reports the error
+                    fetched[number] = await self._fetch(job)
+
+        with suppress(TimeoutError):
+            async with asyncio.timeout(BATCH_SECONDS):
+                await asyncio.gather(*(work() for _ in range(self._connections)))
+        try:
+            await self._blobs.store_all([part for parts in fetched for _, _, part in parts])
+        except (MirrorError, OSError):
+            return [[] for _ in jobs]
+        return [
+            [JobResult(name, kind, part.digest, len(part.content)) for name, kind, part in parts] for parts in fetched
+        ]
+
+    async def _fetch(self, job: Job) -> list[VerifiedPart]:
+        """Fetch a file; return it, and its sidecar where that can be made from it. Raises UpstreamError."""
+        file, format = job.file, self._formats[job.format]
+        response = await self._clients[file.source].get(parse_url(file.url), file.size or 0)
+        if len(response.body) != file.size:
+            raise UpstreamProtocolError(f"{file.filename} does not have the promised {file.size} bytes.")
+        digests = Digests(file.digests)
+        digests.update(response.body)
+        part = Part(content=response.body, digest=digests.verified(file.filename), date=_date(file, response))
+        parts = [(file.filename, "file", part)]
+        if format.has_sidecar(file) and (sidecar := await _sidecar(format, file, part)) is not None:
+            parts.append((format.sidecar_name(file), "sidecar", sidecar))
+        return parts
+
+    def close(self) -> None:
+        """Close all connections to upstreams."""
+        for client in self._clients.values():
+            client.close()
+
+
+def _imported(path: str) -> object:
+    """Import the object that an import path, `package.module:NAME`, names."""
+    module, _, name = path.partition(":")
+    return getattr(import_module(module), name)
 
 
 async def _sidecar(format: Format, file: File, part: Part) -> Part | None:
-    """The sidecar as the file itself has it; None when it cannot be had from it, or its index promises another."""
+    """Make the sidecar from the file; return None where that fails or the index promises another one."""
     try:
-        made = await format.sidecar_make(file, MemoryBody(part.content, part.digest))
-        format.sidecar_check(file, made)
+        content = await format.sidecar_make(file, MemoryBody(part.content, part.digest))
+        format.sidecar_check(file, content)
     except (Invalid, UpstreamProtocolError):
         return None
-    return Part(content=made, digest=MemoryBody.of(made).digest)
+    return Part(content=content, digest=MemoryBody.of(content).digest)
 
 
-def _date(file: File, raw: RawAnswer) -> int | None:
-    date = int(file.uploaded.timestamp()) if file.uploaded else moment(raw.headers.get("Last-Modified"))
+def _date(file: File, response: SmallFileResponse) -> int | None:
+    """Return the date of a file in seconds since the epoch: as the index has it, else as the upstream reports it."""
+    date = int(file.uploaded.timestamp()) if file.uploaded else parse_http_date(response.headers.get("Last-Modified"))
     return None if date is None else min(max(0, date), int(time.time()))
 
 
 async def serve(number: int) -> None:
-    """Be a hand: do what is ordered through a socket, batch after batch, until nobody orders any more."""
-    # An OSError: who gave the orders is gone.
+    """Do the jobs that arrive through a socket, batch after batch, until its other end is closed."""
     with suppress(asyncio.IncompleteReadError, OSError):
         reader, writer = await asyncio.open_connection(sock=socket.socket(fileno=number))
-        kit: WorkerConfig = pickle.loads(await receive(reader))
+        runner = BatchRunner(CONFIG_DECODER.decode(await receive(reader)))
         try:
             while True:
-                orders = ORDERS.decode(await receive(reader))
-                send(writer, ENCODER.encode(await bring(kit, orders)))
+                jobs = JOBS_DECODER.decode(await receive(reader))
+                send(writer, ENCODER.encode(await runner.run(jobs)))
                 await writer.drain()
         finally:
             writer.close()
-            for upstream in kit.upstreams.values():
-                await upstream.close()
+            runner.close()
 
 
-async def work(sockets: Sequence[int]) -> None:
-    """Be a worker."""
+async def serve_all(sockets: Sequence[int]) -> None:
+    """Serve all sockets of this process."""
     await asyncio.gather(*map(serve, sockets))
 
 
 def main(workers: Sequence[Sequence[int]]) -> None:
-    """Become one process for each list of sockets."""
+    """Fork into one process for each list of sockets, and serve them."""
     mine, *others = workers
     for sockets in others:
         if os.fork() == 0:
@@ -116,7 +150,7 @@ def main(workers: Sequence[Sequence[int]]) -> None:
                 os.close(number)  # else its worker would never see its end
     tune_runtime()
     with asyncio.Runner(loop_factory=event_loops()) as runner:
-        runner.run(work(mine))
+        runner.run(serve_all(mine))
 
 
 if __name__ == "__main__":

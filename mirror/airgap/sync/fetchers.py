@@ -1,14 +1,15 @@
-"""How a sync reaches what is mirrored: in the process that serves, or as a client of it; and what is held already.
+"""How a sync fetches pages and files, and what is held already.
 
-The two ways differ in two questions only. Everything else (what is needed, in which order, what failed) is the same.
+`LocalFetcher` works in the process that serves, `ReadOnlyFetcher` only reads the store; the command has one more, a
+client of a running mirror. Everything else (what is needed, in which order, what failed) is the same for all.
 """
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Protocol
 
-from mirror.airgap.sync.bulk import Bulk
-from mirror.airgap.sync.pieces import FetchQueue, Told
+from mirror.airgap.sync.bulk import BulkFetcher
+from mirror.airgap.sync.queue import FetchQueue, OnFetched
 from mirror.blobs import BlobStore
 from mirror.catalog import Catalog, SetMember
 from mirror.errors import MissingBlob, Offline, StorageFull
@@ -17,33 +18,33 @@ from mirror.index.repository import Repository, View
 from mirror.model import File
 
 CONNECTIONS = 16
-"""Files that are fetched at the same time."""
+"""The default number of files that are fetched at the same time."""
 
 
 class Fetcher(Protocol):
-    """Where pages and files come from."""
+    """Where a sync gets pages and files from."""
 
-    async def index(self, repository: str) -> None:
-        """See to it that what clients ask for first is stored, where a repository has such an index."""
+    async def fetch_index(self, repository: str) -> None:
+        """Store the index that clients of a repository request first, where it has one. Raises MirrorError."""
 
     async def project(self, repository: str, name: str) -> View:
-        """A project as it is shown now; its page is stored from now on. Raises NotFound, Unavailable, UpstreamError."""
+        """Return a project as it is now, and store its page. Raises NotFound, Unavailable, UpstreamError."""
 
-    async def bring(self, repository: str, project: str, file: File) -> None:
-        """See to it that a file is held, with its sidecar. Raises MirrorError."""
+    async def fetch(self, repository: str, project: str, file: File) -> None:
+        """Fetch a file and its sidecar unless they are held. Raises MirrorError."""
 
     def is_small(self, file: File) -> bool:
-        """Whether a file is one for `bring_small`."""
+        """Return whether a file is one for `fetch_small`."""
 
-    async def bring_small(self, small: FetchQueue, left: FetchQueue, told: Told) -> None:
-        """See to it that small files are held, many at once, until there are no more. Raises StorageFull.
+    async def fetch_small(self, small: FetchQueue, rest: FetchQueue, on_fetched: OnFetched) -> None:
+        """Fetch small files, many at once, until their queue ends. Raises StorageFull.
 
-        What it adds to `left` is for `bring`, where errors have words.
+        Files that could not be fetched are added to `rest`: `fetch` tries again and reports the error.
         """
 
 
 class Holdings:
-    """What is held, asked of the store itself."""
+    """What the store holds."""
 
     def __init__(self, repositories: Mapping[str, Repository], catalog: Catalog, blobs: BlobStore) -> None:
         self._repositories = repositories
@@ -51,7 +52,7 @@ class Holdings:
         self._blobs = blobs
 
     def members(self, repository: str, project: str, file: File) -> list[SetMember]:
-        """The names under which a file of an upstream and its sidecar are held; nothing for one of our own."""
+        """Return the names under which a file of an upstream and its sidecar are held; none for an upload."""
         one = self._repositories[repository]
         if any(source.local for source in one.sources if source.name == file.source):
             return []
@@ -59,7 +60,7 @@ class Holdings:
         return [SetMember(file.source, project, filename) for filename in (file.filename, *sidecar)]
 
     async def file(self, project: str, file: File) -> bool:
-        """Whether the bytes of a file are held."""
+        """Return whether the bytes of a file are held."""
         digest = file.sha256
         if digest is None:
             known = await self._catalog.files.get(file.source, project, file.filename)
@@ -67,7 +68,7 @@ class Holdings:
         return digest is not None and await self._blob(digest)
 
     async def sidecar(self, repository: str, project: str, file: File) -> bool:
-        """Whether its sidecar is held, or there is none that should be."""
+        """Return whether a file's sidecar is held, or it has none."""
         for member in self.members(repository, project, file)[1:]:
             known = await self._catalog.files.get(*_key(member))
             if known is None or not await self._blob(known.digest):
@@ -75,7 +76,7 @@ class Holdings:
         return True
 
     async def whole(self, repository: str, project: str, file: File) -> bool:
-        """Whether a file and its sidecar are held."""
+        """Return whether a file and its sidecar are held."""
         return await self.file(project, file) and await self.sidecar(repository, project, file)
 
     async def _blob(self, digest: str) -> bool:
@@ -91,19 +92,19 @@ def _key(member: SetMember) -> tuple[str, str, str]:
 
 
 class LocalFetcher:
-    """The way of the process that owns the store."""
+    """A Fetcher for the process that owns the store."""
 
     def __init__(
         self,
         repositories: Mapping[str, Repository],
         indexes: Mapping[str, Callable[[], Awaitable[object]]],
         holdings: Holdings,
-        bulk: Bulk,
+        bulk: BulkFetcher,
         slots: asyncio.Semaphore,
     ) -> None:
-        """`indexes`: what brings in the index of a repository, by its name, for those that have one.
+        """`indexes`: functions that fetch the index of a repository, by its name, for those that have one.
 
-        Each of the `slots`, which `bulk` has too, is a file that may be fetched at the same time.
+        Each of the `slots`, which `bulk` shares, stands for a file that may be fetched at the same time.
         """
         self._repositories = repositories
         self._indexes = indexes
@@ -111,17 +112,17 @@ class LocalFetcher:
         self._bulk = bulk
         self._slots = slots
 
-    async def index(self, repository: str) -> None:
+    async def fetch_index(self, repository: str) -> None:
         if repository in self._indexes:
             await self._indexes[repository]()
 
     async def project(self, repository: str, name: str) -> View:
         return await self._repositories[repository].project(name)
 
-    async def bring(self, repository: str, project: str, file: File) -> None:
+    async def fetch(self, repository: str, project: str, file: File) -> None:
         listed = await self._repositories[repository].file(project, file.filename)  # policy has the last word
         if not await self._holdings.file(project, listed):
-            await self._large(repository, project, listed)
+            await self._fetch_file(repository, project, listed)
         if not await self._holdings.sidecar(repository, project, listed):
             async with self._slots:
                 await self._repositories[repository].sidecar(project, file.filename)
@@ -129,20 +130,20 @@ class LocalFetcher:
     def is_small(self, file: File) -> bool:
         return self._bulk.takes(file)
 
-    async def bring_small(self, small: FetchQueue, left: FetchQueue, told: Told) -> None:
-        await self._bulk.bring(small, left, told)
+    async def fetch_small(self, small: FetchQueue, rest: FetchQueue, on_fetched: OnFetched) -> None:
+        await self._bulk.fetch(small, rest, on_fetched)
 
-    async def _large(self, repository: str, project: str, file: File) -> None:
+    async def _fetch_file(self, repository: str, project: str, file: File) -> None:
         async with self._slots:
             _, opened = await self._repositories[repository].open(project, file.filename)
             async for _ in opened.body.read(max(0, opened.body.size - 1)):
-                pass  # the last byte can be read once the file is verified and kept
+                pass  # the last byte can be read once the file is verified and stored
         if not await self._holdings.file(project, file):
-            raise StorageFull(f"{file.filename} could not be kept: the disk of the mirror is full.")
+            raise StorageFull(f"{file.filename} could not be stored: the disk of the mirror is full.")
 
 
 class ReadOnlyFetcher:
-    """The way of who only looks: nothing but the store is asked, and nothing is brought."""
+    """A Fetcher that only reads the store, and fetches nothing."""
 
     def __init__(
         self, repositories: Mapping[str, Repository], indexes: Mapping[str, Callable[[], Awaitable[object]]]
@@ -151,24 +152,24 @@ class ReadOnlyFetcher:
         self._repositories = repositories
         self._indexes = indexes
 
-    async def index(self, repository: str) -> None:
+    async def fetch_index(self, repository: str) -> None:
         if repository in self._indexes:
             await self._indexes[repository]()
 
     async def project(self, repository: str, name: str) -> View:
         return await self._repositories[repository].project(name, Freshness.ANY)
 
-    async def bring(self, repository: str, project: str, file: File) -> None:
+    async def fetch(self, repository: str, project: str, file: File) -> None:
         raise Offline(f"{file.filename} is not held.")
 
     def is_small(self, file: File) -> bool:
         return False
 
-    async def bring_small(self, small: FetchQueue, left: FetchQueue, told: Told) -> None:
-        """There are none."""
+    async def fetch_small(self, small: FetchQueue, rest: FetchQueue, on_fetched: OnFetched) -> None:
+        """Do nothing: no file is small."""
 
 
 def reason_of(error: Exception) -> str:
-    """An error as the end of a line in a report."""
-    said = (error.strerror or str(error)) if isinstance(error, OSError) else str(error)
-    return said.rstrip(".")
+    """Return an error as the end of a line in a report."""
+    text = (error.strerror or str(error)) if isinstance(error, OSError) else str(error)
+    return text.rstrip(".")

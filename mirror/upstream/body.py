@@ -1,0 +1,107 @@
+"""What comes from an upstream as bytes: a file as it arrives (`Stream`), and a remote file that is read by ranges.
+
+The surprise: `RangeBody`, a remote file as a Body for the metadata of a file that is not held, gets the end of the file
+with its size in the first request, and keeps it in memory: that is where archives have their directory, so that a
+member of a wheel costs two requests in all.
+"""
+
+import re
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AbstractAsyncContextManager
+from pathlib import Path
+from typing import Protocol
+
+import aiohttp
+from yarl import URL
+
+from mirror.errors import UpstreamProtocolError
+from mirror.model import File
+from mirror.upstream.values import describe, parse_http_date, parse_url
+
+TAIL_BYTES = 64 * 1024
+"""Bytes of a remote file's end that are fetched with its size."""
+_CONTENT_RANGE = re.compile(r"bytes (\d{1,18})-(\d{1,18})/(\d{1,18}|\*)", re.ASCII)
+
+
+class Stream:
+    """The bytes of a file, or of a part of it, as they arrive from an upstream."""
+
+    def __init__(self, response: aiohttp.ClientResponse, read: Callable[[], Awaitable[bytes]]) -> None:
+        """`read` returns what has arrived of the body, empty at its end. Raises UpstreamProtocolError."""
+        self._read = read
+        self.status = response.status
+        """200 or 206."""
+        self.start = 0
+        """The offset of the first byte: 0 when the upstream ignored or refused the range."""
+        self.size = response.content_length
+        """Of the whole file in bytes, None when the upstream does not report it."""
+        self.etag = response.headers.get("ETag")
+        self.last_modified = response.headers.get("Last-Modified")
+        if self.status == 206:
+            match = _CONTENT_RANGE.fullmatch(response.headers.get("Content-Range", ""))
+            if match is None:
+                raise UpstreamProtocolError(f"{describe(response.url)} sent a part without a Content-Range.")
+            self.start = int(match[1])
+            self.size = None if match[3] == "*" else int(match[3])
+
+    @property
+    def validator(self) -> str | None:
+        """The value for If-Range (RFC 9110, section 13.1.5: not a weak ETag), or None."""
+        if self.etag and not self.etag.startswith("W/"):
+            return self.etag
+        return self.last_modified
+
+    @property
+    def modified(self) -> int | None:
+        """Last-Modified in seconds since the epoch."""
+        return parse_http_date(self.last_modified)
+
+    async def chunks(self) -> AsyncIterator[bytes]:
+        """Yield bytes as they arrive. Raises UpstreamUnavailable when the upstream stalls or hangs up."""
+        while chunk := await self._read():
+            yield chunk
+
+
+class RangeFetcher(Protocol):
+    """The part of an Upstream that a RangeBody uses."""
+
+    def fetch(
+        self, url: URL, *, start: int = 0, stop: int | None = None, if_range: str | None = None
+    ) -> AbstractAsyncContextManager[Stream]: ...
+
+
+class RangeBody:
+    """A remote file as a Body, made by `Upstream.open_ranges`.
+
+    `digest` is what the index promises, empty when it promises none; it is not verified.
+    """
+
+    modified: str | None = None
+    path: Path | None = None
+
+    def __init__(self, upstream: RangeFetcher, file: File, size: int, validator: str | None, tail: bytes) -> None:
+        self._upstream = upstream
+        self._url = parse_url(file.url)
+        self._validator = validator
+        self._tail = tail
+        self.size = size
+        self.digest = file.sha256 or ""
+
+    async def read(self, start: int = 0, stop: int | None = None) -> AsyncIterator[bytes]:
+        """Yield the bytes [start, stop), in one request or none. Raises UpstreamError."""
+        stop = self.size if stop is None else min(stop, self.size)
+        held_from = self.size - len(self._tail)
+        end = min(stop, held_from)
+        if start < end:
+            async with self._upstream.fetch(self._url, start=start, stop=end, if_range=self._validator) as stream:
+                if stream.status != 206 or stream.start != start or stream.size != self.size:
+                    raise UpstreamProtocolError(f"{describe(self._url)} changed while it was being read.")
+                async for chunk in stream.chunks():
+                    start += len(chunk)
+                    if start > end:
+                        break
+                    yield chunk
+            if start != end:
+                raise UpstreamProtocolError(f"{describe(self._url)} sent another part than the requested one.")
+        if start < stop:
+            yield self._tail[start - held_from : stop - held_from]
