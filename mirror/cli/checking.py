@@ -8,7 +8,7 @@ if TYPE_CHECKING:
 
 def check(settings: "Settings") -> None:
     """Raises Misconfigured for what only shows in the light of the ecosystems; light enough for `check-config`."""
-    from mirror.policy.policies import check as check_policies
+    from mirror.policy.records import check as check_policies
     from mirror.service.ecosystems import ECOSYSTEMS
 
     if settings.sync:

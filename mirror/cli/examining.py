@@ -15,8 +15,7 @@ from yarl import URL
 from mirror import __version__
 from mirror.catalog.inspecting import Inspection, held_projects, inspect
 from mirror.cli.running import PATIENCE, ask_address, ask_url, reach_address, reach_url
-from mirror.config import Settings
-from mirror.config.sections import RepositorySettings, UpstreamSettings
+from mirror.config import RepositorySettings, Settings, UpstreamSettings
 from mirror.doctor import Asking, Finding, Login, Requirement, Wishes, machine, opened
 from mirror.errors import ConfigError, Invalid, MirrorError, UpstreamError
 from mirror.index.ecosystem import Ecosystem

@@ -7,21 +7,10 @@ with one line that names the place. What surprises: this is also the one place t
 
 from mirror.config.auth import AuthSettings, user_name
 from mirror.config.loading import load
-from mirror.config.policy import PoliciesSettings
-from mirror.config.policy import RuleSettings as PolicySettings
+from mirror.config.policy import PoliciesSettings, RuleSettings
 from mirror.config.reference import Setting, describe
-from mirror.config.sections import (
-    AgesSettings,
-    LimitsSettings,
-    LogSettings,
-    NetworkSettings,
-    PagesSettings,
-    RepositorySettings,
-    Settings,
-    TLSSettings,
-    UpstreamSettings,
-)
-from mirror.config.sync import SyncSettings
+from mirror.config.repositories import AgesSettings, PagesSettings, RepositorySettings, UpstreamSettings
+from mirror.config.settings import LimitsSettings, LogSettings, NetworkSettings, Settings, SyncSettings, TLSSettings
 from mirror.config.values import Address
 
 __all__ = [
@@ -33,8 +22,8 @@ __all__ = [
     "NetworkSettings",
     "PagesSettings",
     "PoliciesSettings",
-    "PolicySettings",
     "RepositorySettings",
+    "RuleSettings",
     "Setting",
     "Settings",
     "SyncSettings",

@@ -10,8 +10,7 @@ from typing import Annotated, Literal, Self
 from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, StringConstraints, model_validator
 from pydantic_settings import NoDecode
 
-from mirror.config.section import Section
-from mirror.config.values import Patterns, listed
+from mirror.config.values import Patterns, Section, listed
 
 NAME = r"[A-Za-z0-9][A-Za-z0-9._+@-]{0,99}"
 """The name of a user, a group or a token."""

@@ -18,7 +18,7 @@ from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, EnvSettingsSource, SettingsConfigDict, SettingsError
 
 from mirror.config.reference import describe
-from mirror.config.sections import DEFAULT_REPOSITORIES, Settings
+from mirror.config.settings import DEFAULT_REPOSITORIES, Settings
 from mirror.config.values import Text
 from mirror.errors import ConfigError, Misconfigured
 

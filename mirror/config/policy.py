@@ -1,37 +1,51 @@
-"""[[policy]] and [policies]: what may come through.
+"""[[policy]] and [policies]: what the mirror lets through.
 
-Here the tables only get their types: which keys a kind of rule has, and whether a specifier is one, is for
-`mirror.policy` to say, which knows the rules, and the ecosystems to ask.
+A rule is one table, and these classes are the rules: `mirror.policy` reads them as they are. Whether a version
+specifier is valid depends on the ecosystem of the repository, so `mirror.policy` checks that.
 """
 
-from datetime import UTC, datetime, timedelta
-from typing import Annotated, Any, Literal
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import Annotated, Literal, Self
 
-from pydantic import AfterValidator, BeforeValidator, Field
+from pydantic import AfterValidator, BeforeValidator, Field, StringConstraints, model_validator
 from pydantic_settings import NoDecode
 
-from mirror.config.section import Section
-from mirror.config.values import Duration, FilePath, Patterns, Size, listed
+from mirror.config.values import Duration, FilePath, Patterns, Section, Size, listed
 
-Words = Annotated[tuple[str, ...], NoDecode, BeforeValidator(listed)]
-Line = Annotated[str, Field(min_length=1, max_length=500)]
+RuleKind = Literal["allow", "deny", "cooldown", "files", "size", "known-bad"]
+Action = Literal["hide", "block"]
+"""hide: off the pages, while direct URLs still work, so that locked installs do; block: refused as well."""
+Reaction = Literal["keep", "hide", "block"]
+Severity = Literal["unknown", "low", "medium", "high", "critical"]
 
-LONGEST = 100 * 365 * 86400.0
-"""The longest age in seconds; what "forever" means here."""
+
+def _one_line(value: str) -> str:
+    if not value.isprintable():
+        raise ValueError("should be one line of text")
+    return value
 
 
-def _with_zone(value: datetime) -> datetime:
+def with_zone(value: datetime) -> datetime:
+    """Return the time with a zone; without one it is UTC."""
     return value if value.tzinfo else value.replace(tzinfo=UTC)
 
 
-class ExemptionSettings(Section):
-    """For what a rule does not hold, and until when."""
+Line = Annotated[str, Field(min_length=1, max_length=500), AfterValidator(_one_line)]
+Word = Annotated[str, StringConstraints(min_length=1, max_length=500)]
+Words = Annotated[tuple[Word, ...], NoDecode, BeforeValidator(listed)]
+Severities = Annotated[tuple[Severity, ...], NoDecode, BeforeValidator(listed)]
+SomePatterns = Annotated[Patterns, Field(min_length=1)]
 
-    projects: Patterns
+
+class ExemptionSettings(Section):
+    """[[policy.exempt]]: projects to which a rule does not apply, and until when."""
+
+    projects: SomePatterns
     """Names or patterns."""
     versions: str | None = None
     """A version specifier; without it, every version."""
-    until: Annotated[datetime, AfterValidator(_with_zone)] | None = None
+    until: Annotated[datetime, AfterValidator(with_zone)] | None = None
     """When the exemption ends: a date, or a date with a time; UTC unless it says otherwise. Without it, never."""
 
 
@@ -39,60 +53,78 @@ class RuleSettings(Section):
     """[[policy]]: one rule. A key without a default belongs to the kinds of rule that its text names."""
 
     name: Line
-    """What explanations and refusals call the rule."""
-    kind: Literal["allow", "deny", "cooldown", "files", "size", "known-bad"]
+    """The rule's name in explanations and refusals."""
+    kind: RuleKind
     """allow and deny: by name and version. cooldown: files rest for a while. files: by kind and platform. size.
     known-bad: what a folder of OSV records reports."""
     reason: Line
-    """Shown to whoever is refused."""
-    repositories: Patterns = ("*",)
+    """Shown to a client that is refused."""
+    repositories: SomePatterns = ("*",)
     """In which repositories; names or patterns."""
-    projects: Patterns = ("*",)
+    projects: SomePatterns = ("*",)
     """For which projects; names or patterns."""
-    action: Literal["hide", "block"] = "block"
-    """hide: off the pages, while direct URLs go on, so that locked installs do. block: refused as well."""
+    action: Action = "block"
+    """hide: off the pages, while direct URLs still work, so that locked installs do. block: refused as well."""
     uploads: bool = False
-    """Whether the rule holds for uploads too."""
+    """Whether the rule applies to uploads too."""
     exempt: tuple[ExemptionSettings, ...] = ()
-    """[[policy.exempt]]: for what the rule does not hold."""
+    """[[policy.exempt]]: what the rule does not apply to."""
     versions: str | None = None
     """allow, deny: a version specifier; without it, every version."""
     age: Duration | None = None
     """cooldown: how old a file must be, counted from its upload at the upstream."""
     unknown: Literal["allow", "hide"] | None = None
-    """cooldown, size: what becomes of a file whose upload time ("hide" without this) or size ("allow") is not known."""
+    """cooldown, size: the treatment of a file whose upload time ("hide" without this) or size ("allow") is unknown."""
     kinds: Words | None = None
-    """files: the kinds that may come: "wheel", "sdist", "gem"."""
+    """files: the kinds that are let through: "wheel", "sdist", "gem"."""
     platforms: Words | None = None
-    """files: patterns on the platforms that may come; what runs on all of them always may."""
+    """files: patterns on the platforms that are let through; a file that runs on all of them always is."""
     largest: Size | None = None
-    """size: the most bytes that a file may have."""
+    """size: the largest file, in bytes."""
     folder: FilePath | None = None
-    """known-bad: where the OSV records are, one JSON file each, at any depth. It is looked at again and again."""
+    """known-bad: the folder of OSV records, one JSON file each, at any depth. It is read again when it changes."""
     ids: Words | None = None
     """known-bad: patterns on the ids of records that count whatever their severity; "MAL-*" without this."""
-    severities: Words | None = None
+    severities: Severities | None = None
     """known-bad: records of these severities count too: "unknown", "low", "medium", "high", "critical"."""
     ignore: Words | None = None
     """known-bad: patterns on the ids of records that never count."""
 
-    def table(self) -> dict[str, Any]:
-        """What the file says, as `mirror.policy.rules_from` takes it."""
-        table = self.model_dump(exclude_none=True, exclude_unset=True)
-        if self.folder is not None:
-            table["folder"] = str(self.folder)
-        if self.age is not None:
-            table["age"] = timedelta(seconds=min(self.age, LONGEST))
-        return table
+    @model_validator(mode="after")
+    def _keys_fit_the_kind(self) -> Self:
+        for key in _KIND_KEYS & self.model_fields_set:
+            if key not in _KEYS[self.kind]:
+                raise ValueError(f"has `{key}`, which a rule of the kind {self.kind} does not have")
+        for key in _REQUIRED.get(self.kind, ()):
+            if getattr(self, key) is None:
+                raise ValueError(f"has no `{key}`, which a rule of the kind {self.kind} needs")
+        return self
+
+    @property
+    def specifiers(self) -> tuple[str, ...]:
+        """Every version specifier in the rule."""
+        return tuple(text for text in (*(one.versions for one in self.exempt), self.versions) if text)
+
+
+_KEYS: Mapping[RuleKind, frozenset[str]] = {
+    "allow": frozenset({"versions"}),
+    "deny": frozenset({"versions"}),
+    "cooldown": frozenset({"age", "unknown"}),
+    "files": frozenset({"kinds", "platforms"}),
+    "size": frozenset({"largest", "unknown"}),
+    "known-bad": frozenset({"folder", "ids", "severities", "ignore"}),
+}
+_REQUIRED: Mapping[RuleKind, tuple[str, ...]] = {"cooldown": ("age",), "size": ("largest",), "known-bad": ("folder",)}
+_KIND_KEYS = frozenset[str]().union(*_KEYS.values())
 
 
 class PoliciesSettings(Section):
-    """[policies]: what becomes of files when upstream changes its mind, and how often OSV folders are looked at."""
+    """[policies]: files that the upstream removes or quarantines, and how often OSV folders are checked."""
 
-    removed: Literal["keep", "hide", "block"] = "hide"
-    """Files that we hold and upstream lists no more. keep: on the pages as before; hide: off the pages, while direct
-    URLs go on; block: refused."""
-    quarantined: Literal["keep", "hide", "block"] = "block"
+    removed: Reaction = "hide"
+    """Files that are held and that upstream no longer lists. keep: on the pages as before; hide: off the pages, while
+    direct URLs still work; block: refused."""
+    quarantined: Reaction = "block"
     """The files of a project that upstream has put in quarantine."""
     records_every: Duration = 300
-    """How often the folders of OSV records are looked at for changes."""
+    """How often the folders of OSV records are checked for changes."""

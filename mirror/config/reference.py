@@ -11,7 +11,7 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
-from mirror.config.sections import Settings
+from mirror.config.settings import Settings
 
 
 class Setting(NamedTuple):

@@ -13,7 +13,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import AfterValidator, BeforeValidator, PlainSerializer, PlainValidator, SecretStr, StringConstraints
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    PlainSerializer,
+    PlainValidator,
+    SecretStr,
+    StringConstraints,
+)
 from pydantic_settings import NoDecode
 from yarl import URL
 
@@ -32,6 +41,12 @@ RESERVED = frozenset(
     | {"packages", "pypi", "quick", "simple", "versions"}
 )
 """First path segments that the protocols or our own endpoints use below a mount, so that no mount may hold them."""
+
+
+class Section(BaseModel):
+    """One table of the file: frozen, and an unknown key is an error."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
 
 
 class Text(str):

@@ -10,7 +10,7 @@ from typing import Literal
 import msgspec
 
 from mirror.model import File, Project
-from mirror.policy.patterns import matches
+from mirror.policy import matches
 
 _STATUSES: Mapping[str | None, int] = {None: 0, "active": 1, "deprecated": 3, "archived": 4, "quarantined": 5}
 _UNHEARD_OF = 2  # a status that PEP 792 does not know says more than `active`, and forbids nothing

@@ -1,21 +1,29 @@
-"""Pure: rules → a verdict per file, with its reason, and when the verdict next changes by itself.
+"""Policy: rules → a verdict for each file, with its reason, and when the verdict next changes by itself. Pure.
 
-rules        the kinds of rule, as the configuration spells them
-osv          what a folder of OSV records says; the one part that reads files
-verdicts     the rules asked about a project: `apply`
-past         the index as it was at a moment
-explanation  the same in lines for people
-patterns     globs on names
+rules        what each kind of rule has against a file
+verdicts     the rules applied to a project: `apply`
+explanation  verdicts in lines for people
+osv          what one OSV record reports
+records      the policy of each repository, rebuilt when a folder of OSV records changes; the one part that reads files
 """
 
 from mirror.policy.explanation import explain
-from mirror.policy.past import as_of, moment
-from mirror.policy.patterns import matches
-from mirror.policy.rules import AnyRule, Versions, rule_from, rules_from
-from mirror.policy.verdicts import FilterResult, Policy, Verdict, apply, concerns, folders, named, policy_for, verdict
+from mirror.policy.rules import Versions, matches
+from mirror.policy.verdicts import (
+    FilterResult,
+    Policy,
+    Verdict,
+    apply,
+    as_of,
+    concerns,
+    folders,
+    moment,
+    named,
+    policy_for,
+    verdict,
+)
 
 __all__ = [
-    "AnyRule",
     "FilterResult",
     "Policy",
     "Verdict",
@@ -29,7 +37,5 @@ __all__ = [
     "moment",
     "named",
     "policy_for",
-    "rule_from",
-    "rules_from",
     "verdict",
 ]

@@ -1,30 +1,20 @@
-"""What OSV records say about versions: a bounded reader of a folder, and the pure question whether one is affected.
+"""What OSV records report about versions: one record parsed, and whether a version is affected. Pure.
 
-The folder is the operator's copy of a record collection, one JSON file each, at any depth; we never fetch one. The
-records were still written by many hands: what does not parse or is too large is left out and counted in `skipped`.
 Only what a decision needs is kept in memory. Not read: ranges of commits (`GIT`), and the `limit` event.
 See the OSV schema, version 1.7.
 """
 
-import os
 import re
 from collections.abc import Callable, Iterator, Mapping
 from functools import lru_cache
-from hashlib import sha256
-from pathlib import Path
-from typing import Literal
 
 import msgspec
 
-from mirror.errors import ConfigError, Invalid
+from mirror.config.policy import Severity
+from mirror.errors import Invalid
 
-Severity = Literal["unknown", "low", "medium", "high", "critical"]
 Key = Callable[[str], tuple[object, ...]]
 
-LARGEST_RECORD = 8 << 20
-MOST_RECORDS = 500_000
-MOST_BYTES = 2 << 30
-DEEPEST_FOLDER = 8
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:-]{0,99}")
 _SEVERITIES: dict[str, Severity] = {
     "LOW": "low",
@@ -137,50 +127,10 @@ class _Record(msgspec.Struct):
     database_specific: msgspec.Raw = msgspec.Raw()
 
 
-def stamp(folder: Path) -> str:
-    """Changes when a record is added, removed or rewritten; stats every file. Blocking. Raises ConfigError."""
-    seen = sha256()
-    for path, status in sorted(_records(str(folder))):
-        seen.update(f"{path.removeprefix(str(folder))}\0{status[0]}\0{status[1]}\n".encode("utf-8", "surrogateescape"))
-    return seen.hexdigest()
-
-
-def load(folder: Path, canonical: Mapping[str, Callable[[str], str]]) -> OsvIndex:
-    """Read all records below the folder. Blocking: call it in a thread.
-
-    `canonical` maps each ecosystem that counts to its form of a project name; records of others are left out.
-    Raises ConfigError when there is no such folder, or when it holds more than we would keep in memory.
-    """
-    before, skipped, total = stamp(folder), 0, 0
-    digests: list[bytes] = []
-    found: dict[tuple[str, str], list[Advisory]] = {}
-    for path, (_, size) in sorted(_records(str(folder))):
-        try:
-            if size > LARGEST_RECORD:
-                raise Invalid("larger than any record")
-            with open(path, "rb") as stream:
-                content = stream.read(LARGEST_RECORD)
-            advisories = list(read(content, canonical))
-        except (OSError, Invalid):
-            skipped += 1
-            continue
-        total += len(content)
-        if total > MOST_BYTES:
-            raise ConfigError(f"The OSV folder {folder.name!r} holds more than {MOST_BYTES} bytes of records.")
-        for project, advisory in advisories:
-            found.setdefault(project, []).append(advisory)
-        if advisories:
-            digests.append(sha256(content).digest())
-    return OsvIndex(
-        digest=sha256(b"".join(sorted(digests))).hexdigest(),
-        stamp=before,
-        projects={project: tuple(advisories) for project, advisories in found.items()},
-        skipped=skipped,
-    )
-
-
-def read(content: bytes, canonical: Mapping[str, Callable[[str], str]]) -> Iterator[tuple[tuple[str, str], Advisory]]:
-    """What one record says, by (ecosystem, canonical name). A withdrawn one says nothing. Raises Invalid."""
+def read_record(
+    content: bytes, canonical: Mapping[str, Callable[[str], str]]
+) -> Iterator[tuple[tuple[str, str], Advisory]]:
+    """Yield what one record reports, by (ecosystem, canonical name); nothing for a withdrawn one. Raises Invalid."""
     try:
         record = msgspec.json.decode(content, type=_Record)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
@@ -244,26 +194,3 @@ def _rating(vector: str) -> Severity:
     except (CVSSError, ValueError, KeyError, IndexError, ArithmeticError):
         return "unknown"
     return _SEVERITIES.get(word.upper(), "unknown")
-
-
-def _records(folder: str, depth: int = 0) -> list[tuple[str, tuple[int, int]]]:
-    """Every JSON file below the folder, with (modified in ns, bytes); links are not followed out of it."""
-    found: list[tuple[str, tuple[int, int]]] = []
-    try:
-        entries = list(os.scandir(folder))
-    except OSError:
-        if depth == 0:
-            raise ConfigError(f"There is no readable folder of OSV records at {folder!r}.") from None
-        return found
-    for entry in entries:
-        try:
-            if entry.is_dir(follow_symlinks=False) and depth < DEEPEST_FOLDER:
-                found += _records(entry.path, depth + 1)
-            elif entry.name.endswith(".json") and entry.is_file(follow_symlinks=False):
-                status = entry.stat(follow_symlinks=False)
-                found.append((entry.path, (status.st_mtime_ns, status.st_size)))
-        except OSError:
-            continue  # gone while we looked
-    if len(found) > MOST_RECORDS:
-        raise ConfigError(f"The OSV folder {folder!r} holds more than {MOST_RECORDS} records.")
-    return found

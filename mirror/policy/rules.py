@@ -1,4 +1,4 @@
-"""The kinds of rule, as the configuration spells them, and what each of them has against a file.
+"""What each kind of rule has against a file. Pure: the rules are settings, and `mirror.policy.verdicts` applies them.
 
     [[policy]]
     name = "rest"
@@ -7,32 +7,26 @@
     age = "3 days"
     exempt = [{ projects = ["acme-*"] }, { projects = ["numpy"], versions = "==2.4.1", until = 2026-09-01 }]
 
-A rule says what *may not* come through, and nothing else: an exemption lifts the one rule in which it stands. The
+A rule describes what *may not* come through, and nothing else: an exemption lifts only the rule that contains it. The
 surprise is `allow`: all the allow rules of a repository are together one list, and what none of them names is refused.
-Rules know no ecosystem: what a version, a specifier or a wheel's platform means, they ask of a `Versions`.
+Rules know no ecosystem: they ask a `Versions` what a version, a specifier or a wheel's platform means.
 """
 
+import fnmatch
 import math
 import re
-from collections.abc import Callable, Mapping, Sequence
-from datetime import UTC, date, datetime, timedelta
-from functools import cache
-from typing import Annotated, Literal, NamedTuple, Protocol, TypeVar
+from collections.abc import Callable, Mapping
+from functools import cache, lru_cache
+from typing import NamedTuple, Protocol, TypeVar
 
-import msgspec
-
-from mirror.errors import ConfigError
+from mirror.config.policy import Action, RuleSettings
 from mirror.model import File
-from mirror.policy.osv import Advisory, OsvIndex, Severity
-from mirror.policy.patterns import matches
+from mirror.policy.osv import Advisory, OsvIndex
 
-Action = Literal["hide", "block"]
-"""hide: off the pages, while direct URLs go on, so that locked installs do; block: off the pages, and refused."""
-Unknown = Literal["allow", "hide"]
-"""What becomes of a file about which the index does not say what the rule asks for."""
+T = TypeVar("T")
 
-Text = Annotated[str, msgspec.Meta(min_length=1, max_length=500)]
-Patterns = Annotated[tuple[Text, ...], msgspec.Meta(min_length=1)]
+LONGEST_AGE_SECONDS = 100 * 365 * 86400.0
+"""The longest cooldown; what "forever" means here."""
 
 
 class Versions(Protocol):
@@ -40,273 +34,143 @@ class Versions(Protocol):
 
     @property
     def ecosystem(self) -> str:
-        """As OSV records spell it: `PyPI`, `RubyGems`."""
+        """The ecosystem's name in OSV records: `PyPI`, `RubyGems`."""
 
     def pattern(self, pattern: str) -> str:
-        """A glob pattern on names, spelled as canonical names are."""
+        """Return a glob pattern on names in the spelling of canonical names."""
 
     def check(self, specifier: str) -> None:
-        """Raises Invalid unless `specifier` is one."""
+        """Check a version specifier. Raises Invalid."""
 
     def matches(self, specifier: str, version: str) -> bool:
-        """Whether the specifier holds for the version, pre-releases included; what is no version matches none."""
+        """Return whether a version satisfies a specifier, pre-releases included; an invalid version never does."""
 
     def key(self, version: str) -> tuple[object, ...]:
-        """Sorts and equals as the ecosystem says; hashable; any string has one."""
+        """Return a hashable key that orders versions as the ecosystem does; any string has one."""
 
     def kind(self, file: File) -> str:
-        """`wheel`, `sdist`, `gem`, …: what sort of file it is, by its name."""
+        """Return the kind of a file, by its name: `wheel`, `sdist`, `gem`, …"""
 
     def platforms(self, file: File) -> tuple[str, ...]:
-        """The platforms that the file is only for; none for a file that runs on all."""
+        """Return the platforms to which a file is limited; none for a file that runs on all."""
+
+
+@lru_cache(maxsize=1024)
+def _compiled(patterns: tuple[str, ...]) -> re.Pattern[str]:
+    return re.compile("|".join(map(fnmatch.translate, patterns)))
+
+
+def matches(patterns: tuple[str, ...], name: str) -> bool:
+    """Return whether any of the glob patterns matches the whole name; no patterns match nothing.
+
+    Case matters: patterns from the settings are first brought into the spelling of canonical names
+    (`Versions.pattern`), since `Acme_*` would never match anything.
+    """
+    return bool(patterns) and _compiled(patterns).match(name) is not None
 
 
 class Objection(NamedTuple):
     """What one rule has against a file."""
 
     until: float = math.inf
-    """Seconds since the epoch: from then on it holds no longer."""
+    """Seconds since the epoch at which it ends."""
     detail: str = ""
     action: Action | None = None
-    """Instead of the rule's own action."""
+    """Replaces the rule's own action."""
 
 
 Objector = Callable[[File], Objection | None]
 
 
-class Exemption(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """For what a rule does not hold, and until when."""
-
-    projects: Patterns
-    versions: str = ""
-    """A specifier; empty means every version."""
-    until: Annotated[datetime, msgspec.Meta(tz=True)] | None = None
-    """From then on the rule holds; None: never."""
-
-
-class Rule(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag_field="kind"):
-    """What all rules have."""
-
-    name: Text
-    reason: Text
-    """Shown to whoever is refused."""
-    repositories: Patterns = ("*",)
-    projects: Patterns = ("*",)
-    action: Action = "block"
-    uploads: bool = False
-    """Whether it holds for our own uploads too."""
-    exempt: tuple[Exemption, ...] = ()
-
-    @property
-    def specifiers(self) -> tuple[str, ...]:
-        """Every version specifier in the rule, to be checked."""
-        return tuple(exemption.versions for exemption in self.exempt if exemption.versions)
-
-    def objector(self, project: str, versions: Versions, advisories: Mapping[str, OsvIndex]) -> Objector | None:
-        """What judges the files of one project; None when the rule can have nothing against any of them."""
-        raise NotImplementedError
-
-
-class Named(Rule, frozen=True, kw_only=True):
-    """A rule about projects, by name and version."""
-
-    versions: str = ""
-    """A specifier; empty means every version."""
-
-    @property
-    def specifiers(self) -> tuple[str, ...]:
-        return (*super().specifiers, *([self.versions] if self.versions else []))
-
-    def names(self, project: str, versions: Versions) -> Callable[[File], bool]:
-        """Tells whether a file of that project is one that the rule names."""
-        if not matches(self.projects, project):
-            return lambda file: False
-        if not self.versions:
-            return lambda file: True
-        return by_version(lambda version: versions.matches(self.versions, version))
-
-
-class Deny(Named, frozen=True, kw_only=True, tag="deny"):
-    """Named files are refused."""
-
-    def objector(self, project: str, versions: Versions, advisories: Mapping[str, OsvIndex]) -> Objector | None:
-        names = self.names(project, versions)
-        return lambda file: Objection() if names(file) else None
-
-
-class Allow(Named, frozen=True, kw_only=True, tag="allow"):
-    """Named files are on the list. As soon as a repository has one such rule, what is on no list is refused."""
-
-    def objector(self, project: str, versions: Versions, advisories: Mapping[str, OsvIndex]) -> Objector | None:
-        names = self.names(project, versions)
-        return lambda file: None if names(file) else Objection()
-
-
-class Cooldown(Rule, frozen=True, kw_only=True, tag="cooldown"):
-    """Files younger than `age` are refused; age counts from the upload at the upstream."""
-
-    age: timedelta
-    unknown: Unknown = "hide"
-    """Files whose upload time is not known."""
-
-    def objector(self, project: str, versions: Versions, advisories: Mapping[str, OsvIndex]) -> Objector | None:
-        age = self.age.total_seconds()
-        ageless = Objection(detail="its upload time is not known", action="hide") if self.unknown == "hide" else None
-        return lambda file: Objection(file.uploaded.timestamp() + age) if file.uploaded else ageless
-
-
-class FileKinds(Rule, frozen=True, kw_only=True, tag="files"):
-    """Only some kinds of file, only files for some platforms. Files that run on every platform always pass."""
-
-    kinds: tuple[Text, ...] = ()
-    """`wheel`, `sdist`, `gem`, …; empty means every kind."""
-    platforms: tuple[Text, ...] = ()
-    """Patterns on wheel platform tags or gem platforms; empty means every platform."""
-
-    def objector(self, project: str, versions: Versions, advisories: Mapping[str, OsvIndex]) -> Objector | None:
-        def judge(file: File) -> Objection | None:
-            if self.kinds and (kind := versions.kind(file)) not in self.kinds:
-                return Objection(detail=f"kind {kind}")
-            platforms = versions.platforms(file) if self.platforms else ()
-            if platforms and not any(matches(self.platforms, platform) for platform in platforms):
-                return Objection(detail=f"platform {', '.join(platforms)}")
-            return None
-
-        return judge
-
-
-class Size(Rule, frozen=True, kw_only=True, tag="size"):
-    """Files larger than `largest` bytes are refused."""
-
-    largest: Annotated[int, msgspec.Meta(ge=0)]
-    unknown: Unknown = "allow"
-    """Files whose size the index does not say: every gem, until we hold it."""
-
-    def objector(self, project: str, versions: Versions, advisories: Mapping[str, OsvIndex]) -> Objector | None:
-        sizeless = Objection(detail="its size is not known", action="hide") if self.unknown == "hide" else None
-
-        def judge(file: File) -> Objection | None:
-            if file.size is None:
-                return sizeless
-            return Objection(detail=f"{file.size} bytes") if file.size > self.largest else None
-
-        return judge
-
-
-class KnownBad(Rule, frozen=True, kw_only=True, tag="known-bad"):
-    """Versions about which a folder of OSV records says that they are malicious, or vulnerable enough."""
-
-    folder: Text
-    ids: tuple[Text, ...] = ("MAL-*",)
-    """Patterns on the ids (and aliases) of records that count whatever their severity."""
-    severities: tuple[Severity, ...] = ()
-    """Records of these severities count too; `unknown` is one."""
-    ignore: tuple[Text, ...] = ()
-    """Patterns on the ids (and aliases) of records that never count."""
-
-    def objector(self, project: str, versions: Versions, advisories: Mapping[str, OsvIndex]) -> Objector | None:
-        counting = [
-            record for record in advisories[self.folder].about(versions.ecosystem, project) if self._counts(record)
-        ]
-        if not counting:
-            return None
-
-        def judge(version: str) -> Objection | None:
-            found = sorted({record.id for record in counting if record.affects(version, versions.key)})
-            return Objection(detail=", ".join(found[:5])) if found else None
-
-        return by_version(judge)
-
-    def _counts(self, record: Advisory) -> bool:
-        ids = (record.id, *record.aliases)
-        if any(matches(self.ignore, one) for one in ids):
-            return False
-        return record.severity in self.severities or any(matches(self.ids, one) for one in ids)
-
-
-AnyRule = Allow | Deny | Cooldown | FileKinds | Size | KnownBad
-
-
-T = TypeVar("T")
+def objector(
+    rule: RuleSettings, project: str, versions: Versions, advisories: Mapping[str, OsvIndex]
+) -> Objector | None:
+    """Return the function that judges files of one project; None when the rule cannot object to any of them."""
+    match rule.kind:
+        case "deny":
+            denied = _named(rule, project, versions)
+            return lambda file: Objection() if denied(file) else None
+        case "allow":
+            allowed = _named(rule, project, versions)
+            return lambda file: None if allowed(file) else Objection()
+        case "cooldown":
+            return _younger(rule)
+        case "files":
+            return _other_kind(rule, versions)
+        case "size":
+            return _larger(rule)
+        case "known-bad":
+            return _reported(rule, advisories[str(rule.folder)].about(versions.ecosystem, project), versions)
 
 
 def by_version(judge: Callable[[str], T]) -> Callable[[File], T]:
-    """Judge a file by its version alone, each version once."""
+    """Return a function that judges a file by its version alone, each version once."""
     known = cache(judge)
     return lambda file: known(file.version)
 
 
-def rules_from(config: Sequence[Mapping[str, object]], where: str = "policy") -> tuple[AnyRule, ...]:
-    """The rules that the configuration's `[[policy]]` tables describe, in their order.
-
-    `where` is what a message calls the place. Raises ConfigError for what is unknown, missing, of the wrong type, or
-    named twice. Specifiers are checked when the repository is known: by `policy_for`.
-    """
-    rules: list[AnyRule] = []
-    for number, table in enumerate(config, start=1):
-        place = f"{where}, rule {number}" + (f" ({table['name']!r})" if "name" in table else "")
-        try:
-            rule = rule_from(table)
-        except ConfigError as error:
-            raise ConfigError(f"{place}: {error}") from None
-        if any(rule.name == other.name for other in rules):
-            raise ConfigError(f"{place}: another rule has the same name.")
-        rules.append(rule)
-    return tuple(rules)
+def _named(rule: RuleSettings, project: str, versions: Versions) -> Callable[[File], bool]:
+    """allow, deny: whether the rule names a file of the project."""
+    specifier = rule.versions
+    if not matches(rule.projects, project):
+        return lambda file: False
+    if not specifier:
+        return lambda file: True
+    return by_version(lambda version: versions.matches(specifier, version))
 
 
-def rule_from(table: Mapping[str, object]) -> AnyRule:
-    """One rule, as `rules_from`; what it raises does not say where the table stands."""
-    try:
-        rule: AnyRule = msgspec.convert(_readable(table), AnyRule)
-    except (msgspec.ValidationError, ValueError) as error:
-        raise ConfigError(f"{error}.") from None
-    if not (rule.name.isprintable() and rule.reason.isprintable()):
-        raise ConfigError("name and reason are one line of text each.")
-    return rule
+def _younger(rule: RuleSettings) -> Objector:
+    """cooldown: files younger than `age`, counted from the upload at the upstream."""
+    age = min(rule.age or 0, LONGEST_AGE_SECONDS)
+    ageless = None if rule.unknown == "allow" else Objection(detail="its upload time is not known", action="hide")
+    return lambda file: Objection(file.uploaded.timestamp() + age) if file.uploaded else ageless
 
 
-def _readable(table: Mapping[str, object]) -> dict[str, object]:
-    """The table with durations, sizes and dates as people write them made into values."""
-    plain = dict(table)
-    if isinstance(age := plain.get("age"), str):
-        plain["age"] = duration(age)
-    if isinstance(largest := plain.get("largest"), str):
-        plain["largest"] = size(largest)
-    if isinstance(exemptions := plain.get("exempt"), list | tuple):
-        plain["exempt"] = [
-            {**one, "until": _midnight(one["until"])} if isinstance(one, Mapping) and "until" in one else one
-            for one in exemptions
-        ]
-    return plain
+def _other_kind(rule: RuleSettings, versions: Versions) -> Objector:
+    """files: other kinds, and other platforms. Files that run on every platform always pass."""
+    allowed_kinds, allowed_platforms = rule.kinds or (), rule.platforms or ()
+
+    def judge(file: File) -> Objection | None:
+        if allowed_kinds and (kind := versions.kind(file)) not in allowed_kinds:
+            return Objection(detail=f"kind {kind}")
+        platforms = versions.platforms(file) if allowed_platforms else ()
+        if platforms and not any(matches(allowed_platforms, platform) for platform in platforms):
+            return Objection(detail=f"platform {', '.join(platforms)}")
+        return None
+
+    return judge
 
 
-def _midnight(until: object) -> object:
-    """A date without a time is its first moment, UTC; anything else is left as it is."""
-    if isinstance(until, str) and len(until) == len("2026-09-01"):
-        until = date.fromisoformat(until)
-    if isinstance(until, date) and not isinstance(until, datetime):
-        return datetime(until.year, until.month, until.day, tzinfo=UTC)
-    return until
+def _larger(rule: RuleSettings) -> Objector:
+    """size: files of more than `largest` bytes. The size of a gem is unknown until it is held."""
+    largest = rule.largest or 0
+    sizeless = Objection(detail="its size is not known", action="hide") if rule.unknown == "hide" else None
+
+    def judge(file: File) -> Objection | None:
+        if file.size is None:
+            return sizeless
+        return Objection(detail=f"{file.size} bytes") if file.size > largest else None
+
+    return judge
 
 
-_UNITS = {"second": 1, "minute": 60, "hour": 3600, "day": 86400, "week": 604800}
-_SHORT = {unit[0]: unit for unit in _UNITS}
-_SIZES = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "ki": 2**10, "mi": 2**20, "gi": 2**30}
+def _reported(rule: RuleSettings, advisories: tuple[Advisory, ...], versions: Versions) -> Objector | None:
+    """known-bad: versions that records report as malicious, or as vulnerable enough."""
+    counting = [advisory for advisory in advisories if _counts(rule, advisory)]
+    if not counting:
+        return None
+
+    def judge(version: str) -> Objection | None:
+        found = sorted({advisory.id for advisory in counting if advisory.affects(version, versions.key)})
+        return Objection(detail=", ".join(found[:5])) if found else None
+
+    return by_version(judge)
 
 
-def duration(text: str) -> timedelta:
-    """`3 days`, `36 h`, `1 week`. Raises ValueError."""
-    found = re.fullmatch(r"\s*(\d{1,6})\s*([a-z]+?)s?\s*", text)
-    unit = found and (_SHORT.get(found[2]) or found[2])
-    if not found or unit not in _UNITS:
-        raise ValueError(f"{text!r} is no duration: write it as '3 days' or '36 h'")
-    return timedelta(seconds=int(found[1]) * _UNITS[unit])
-
-
-def size(text: str) -> int:
-    """`200 MB`, `2 GiB`, in bytes. Raises ValueError."""
-    found = re.fullmatch(r"\s*(\d{1,15})\s*([kmg]i?)?b?\s*", text.lower())
-    if not found:
-        raise ValueError(f"{text!r} is no size: write it as '200 MB' or '2 GiB'")
-    return int(found[1]) * _SIZES[found[2] or ""]
+def _counts(rule: RuleSettings, advisory: Advisory) -> bool:
+    """Return whether the rule takes a record into account, by its id, its aliases or its severity."""
+    ids = (advisory.id, *advisory.aliases)
+    if any(matches(rule.ignore or (), one) for one in ids):
+        return False
+    malicious = ("MAL-*",) if rule.ids is None else rule.ids
+    return advisory.severity in (rule.severities or ()) or any(matches(malicious, one) for one in ids)

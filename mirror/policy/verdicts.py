@@ -14,20 +14,19 @@ lock file do; *blocked* is off the pages and refused. A verdict holds from the m
 
 import math
 from collections.abc import Callable, Collection, Mapping, Sequence
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime, time
 from hashlib import sha256
 from typing import Literal, NamedTuple
 
 import msgspec
 
+from mirror.config.policy import Action, ExemptionSettings, Reaction, RuleSettings
 from mirror.errors import Blocked, ConfigError, Invalid, UnknownFile
 from mirror.model import File, Project
 from mirror.policy.osv import OsvIndex
-from mirror.policy.patterns import matches
-from mirror.policy.rules import Action, Allow, AnyRule, Exemption, KnownBad, Objector, Versions, by_version
+from mirror.policy.rules import Objector, Versions, by_version, matches, objector
 
 State = Literal["visible", "hidden", "blocked"]
-Reaction = Literal["keep", "hide", "block"]
 _STATES: dict[Action, State] = {"hide": "hidden", "block": "blocked"}
 
 
@@ -36,9 +35,9 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True):
 
     repository: str
     versions: Versions
-    rules: tuple[AnyRule, ...] = ()
+    rules: tuple[RuleSettings, ...] = ()
     """Those that concern the repository, without the allow rules."""
-    listed: tuple[Allow, ...] = ()
+    listed: tuple[RuleSettings, ...] = ()
     """Together the list of what may come; empty: everything may."""
     removed: Reaction = "hide"
     """For files that we hold and upstream lists no more."""
@@ -84,7 +83,7 @@ class FilterResult(msgspec.Struct, frozen=True, kw_only=True):
 
 def policy_for(
     repository: str,
-    rules: Sequence[AnyRule],
+    rules: Sequence[RuleSettings],
     versions: Versions,
     *,
     advisories: Mapping[str, OsvIndex] | None = None,
@@ -105,16 +104,17 @@ def policy_for(
     read = {folder: index for folder, index in (advisories or {}).items() if folder in folders(mine)}
     if missing := [folder for folder in folders(mine) if folder not in read]:
         raise ConfigError(f"The OSV folder {missing[0]!r} of a policy rule has not been read.")
+    facts = (versions.ecosystem, [rule.model_dump_json() for rule in mine], removed, quarantined)
     content = {folder: index.digest for folder, index in sorted(read.items())}
     return Policy(
         repository=repository,
         versions=versions,
-        rules=tuple(rule for rule in mine if not isinstance(rule, Allow)),
-        listed=tuple(rule for rule in mine if isinstance(rule, Allow)),
+        rules=tuple(rule for rule in mine if rule.kind != "allow"),
+        listed=tuple(rule for rule in mine if rule.kind == "allow"),
         removed=removed,
         quarantined=quarantined,
         advisories=read,
-        digest=sha256(msgspec.json.encode((versions.ecosystem, mine, removed, quarantined, content))).hexdigest(),
+        digest=sha256(msgspec.json.encode((*facts, content))).hexdigest(),
     )
 
 
@@ -135,19 +135,19 @@ def named(policy: Policy) -> frozenset[str]:
     return frozenset(reported | {pattern for pattern in patterns if not set(pattern) & set("*?[")})
 
 
-def folders(rules: Sequence[AnyRule]) -> tuple[str, ...]:
+def folders(rules: Sequence[RuleSettings]) -> tuple[str, ...]:
     """The folders of OSV records that the rules need read, each once."""
-    return tuple(dict.fromkeys(rule.folder for rule in rules if isinstance(rule, KnownBad)))
+    return tuple(dict.fromkeys(str(rule.folder) for rule in rules if rule.folder is not None))
 
 
-def _spelled(rule: AnyRule, versions: Versions) -> AnyRule:
+def _spelled(rule: RuleSettings, versions: Versions) -> RuleSettings:
     """The rule with its patterns on names as the ecosystem's canonical names are spelled."""
 
     def canonical(patterns: tuple[str, ...]) -> tuple[str, ...]:
         return tuple(versions.pattern(pattern) for pattern in patterns)
 
-    exempt = tuple(msgspec.structs.replace(one, projects=canonical(one.projects)) for one in rule.exempt)
-    return msgspec.structs.replace(rule, projects=canonical(rule.projects), exempt=exempt)
+    exempt = tuple(one.model_copy(update={"projects": canonical(one.projects)}) for one in rule.exempt)
+    return rule.model_copy(update={"projects": canonical(rule.projects), "exempt": exempt})
 
 
 def apply(policy: Policy, project: Project, now: float, *, removed: Collection[str] = frozenset()) -> FilterResult:
@@ -220,10 +220,10 @@ _Judge = Callable[[File], _Claim | None]
 def _judges(policy: Policy, project: Project, removed: Collection[str], now: float) -> list[_Judge]:
     """What has to be asked about the files of a project, in the order in which equally strict ones are named."""
     judges = [
-        _judge(rule, objector, project.name, policy.versions, now)
+        _judge(rule, objects, project.name, policy.versions, now)
         for rule in policy.rules
         if matches(rule.projects, project.name)
-        and (objector := rule.objector(project.name, policy.versions, policy.advisories))
+        and (objects := objector(rule, project.name, policy.versions, policy.advisories))
     ]
     if policy.listed:
         judges.append(_unlisted(policy, project.name, now))
@@ -234,7 +234,7 @@ def _judges(policy: Policy, project: Project, removed: Collection[str], now: flo
     return judges
 
 
-def _judge(rule: AnyRule, objector: Objector, project: str, versions: Versions, now: float) -> _Judge:
+def _judge(rule: RuleSettings, objects: Objector, project: str, versions: Versions, now: float) -> _Judge:
     """What the rule claims about a file, once its exemptions are heard."""
     exempt = [one for one in rule.exempt if matches(one.projects, project)]
     exempts_uploads = not rule.uploads
@@ -243,7 +243,7 @@ def _judge(rule: AnyRule, objector: Objector, project: str, versions: Versions, 
     )
 
     def judge(file: File) -> _Claim | None:
-        objection = objector(file)
+        objection = objects(file)
         if objection is None or objection.until <= now or (exempts_uploads and _own(file)):
             return None
         since = exempt_until(file) if exempt else -math.inf
@@ -253,7 +253,7 @@ def _judge(rule: AnyRule, objector: Objector, project: str, versions: Versions, 
     return judge
 
 
-def _lifts(exemption: Exemption, version: str, versions: Versions) -> float:
+def _lifts(exemption: ExemptionSettings, version: str, versions: Versions) -> float:
     """Until when the exemption lifts its rule for a version."""
     if exemption.versions and not versions.matches(exemption.versions, version):
         return -math.inf
@@ -263,9 +263,9 @@ def _lifts(exemption: Exemption, version: str, versions: Versions) -> float:
 def _unlisted(policy: Policy, project: str, now: float) -> _Judge:
     """Claims what no allow rule lets pass."""
     judges = [
-        _judge(rule, objector, project, policy.versions, now)
+        _judge(rule, objects, project, policy.versions, now)
         for rule in policy.listed
-        if (objector := rule.objector(project, policy.versions, policy.advisories))
+        if (objects := objector(rule, project, policy.versions, policy.advisories))
     ]
 
     def judge(file: File) -> _Claim | None:
@@ -311,3 +311,25 @@ _LAST = datetime.max.replace(tzinfo=UTC).timestamp() - 1
 def written(moment: float) -> str:
     """A moment for people: `2026-08-04T10:00:00Z`."""
     return datetime.fromtimestamp(min(moment, _LAST), UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
+
+
+def as_of(project: Project, moment: datetime, versions: Versions) -> Project:
+    """Return the project with only the files that were uploaded at or before the moment, and with their versions.
+
+    This is a filter, not a memory: what upstream has deleted since does not come back, and a file counts as yanked if
+    it is yanked today. A file whose upload time is not known is left out.
+    """
+    return narrowed(project, [file for file in project.files if file.uploaded and file.uploaded <= moment], versions)
+
+
+def moment(text: str) -> datetime:
+    """Parse `2026-08-01` (the end of that day, UTC) or `2026-08-01T12:00:00Z`, a time with its zone. Raises Invalid."""
+    try:
+        if len(text) == len("2026-08-01"):
+            return datetime.combine(date.fromisoformat(text), time.max, UTC)
+        found = datetime.fromisoformat(text) if len(text) <= 40 else None
+    except ValueError:
+        found = None
+    if found is None or found.tzinfo is None:
+        raise Invalid("A date is written as 2026-08-01, or with a time and its zone as 2026-08-01T12:00:00Z.")
+    return found

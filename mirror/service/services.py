@@ -37,7 +37,7 @@ from mirror.index.uploads import Uploads
 from mirror.index.upstream import CachedUpstream
 from mirror.model import Format
 from mirror.policy import Policy
-from mirror.policy.policies import Policies
+from mirror.policy.records import Policies
 from mirror.rubygems.log.published_index import PublishedIndex
 from mirror.rubygems.log.upstream_index import UpstreamIndex
 from mirror.server.negotiate import errors

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from mirror.errors import ConfigError, Invalid
-from mirror.policy import osv
+from mirror.policy import osv, records
 from mirror.pypi import versions as python
 from mirror.rubygems import versions as ruby
 
@@ -29,7 +29,7 @@ def write(folder: Path, *records: Any) -> None:
 
 
 def advisories(one: dict[str, Any]) -> list[osv.Advisory]:
-    return [advisory for _, advisory in osv.read(json.dumps(one).encode(), CANONICAL)]
+    return [advisory for _, advisory in osv.read_record(json.dumps(one).encode(), CANONICAL)]
 
 
 @pytest.mark.parametrize(
@@ -96,7 +96,7 @@ def test_a_folder_is_read_by_ecosystem_and_canonical_name(tmp_path: Path) -> Non
     write(tmp_path / "deep", record("MAL-1", "Evil_Thing"), record("MAL-2", "evil.thing", "PyPI:part"))
     write(tmp_path, record("MAL-3", "evil_thing", "RubyGems"), record("MAL-4", "evil", "Elsewhere"))
     (tmp_path / "README.md").write_text("not a record")
-    index = osv.load(tmp_path, CANONICAL)
+    index = records.load(tmp_path, CANONICAL)
     assert [one.id for one in index.about("PyPI", "evil-thing")] == ["MAL-1", "MAL-2"]
     assert [one.id for one in index.about("RubyGems", "evil_thing")] == ["MAL-3"]
     assert set(index.projects) == {("PyPI", "evil-thing"), ("RubyGems", "evil_thing")}
@@ -124,18 +124,18 @@ def test_a_folder_is_read_by_ecosystem_and_canonical_name(tmp_path: Path) -> Non
 )
 def test_what_is_no_record_is_left_out_and_counted(content: bytes, tmp_path: Path) -> None:
     with pytest.raises(Invalid):
-        list(osv.read(content, CANONICAL))
+        list(osv.read_record(content, CANONICAL))
     (tmp_path / "bad.json").write_bytes(content)
     write(tmp_path, record())
-    index = osv.load(tmp_path, CANONICAL)
+    index = records.load(tmp_path, CANONICAL)
     assert index.skipped == 1
     assert len(index.about("PyPI", "evil")) == 1
 
 
 def test_a_record_that_is_too_large_is_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(osv, "LARGEST_RECORD", 200)
+    monkeypatch.setattr(records, "LARGEST_RECORD_BYTES", 200)
     write(tmp_path, record(), {**record("MAL-2"), "details": "x" * 200})
-    index = osv.load(tmp_path, CANONICAL)
+    index = records.load(tmp_path, CANONICAL)
     assert [one.id for one in index.about("PyPI", "evil")] == ["MAL-2026-1"]
     assert index.skipped == 1
 
@@ -143,7 +143,7 @@ def test_a_record_that_is_too_large_is_left_out(tmp_path: Path, monkeypatch: pyt
 def test_withdrawn_records_and_records_of_commits_only_say_nothing(tmp_path: Path) -> None:
     commits = record("MAL-2", **between({"introduced": "0"}, {"fixed": "0a1b"}, type="GIT"))
     write(tmp_path, {**record(), "withdrawn": "2026-01-01T00:00:00Z"}, commits)
-    index = osv.load(tmp_path, CANONICAL)
+    index = records.load(tmp_path, CANONICAL)
     assert (index.projects, index.skipped) == ({}, 0)
 
 
@@ -156,36 +156,36 @@ def test_links_are_not_followed(tmp_path: Path) -> None:
     (folder / "link").symlink_to(outside)
     (folder / "round").symlink_to(folder)
     os.mkfifo(folder / "pipe.json")  # opening it would wait for ever
-    assert osv.load(folder, CANONICAL).projects == {}
+    assert records.load(folder, CANONICAL).projects == {}
 
 
 def test_more_than_fits_in_memory_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write(tmp_path, record(), record("MAL-2"))
-    monkeypatch.setattr(osv, "MOST_BYTES", 150)
+    monkeypatch.setattr(records, "MOST_BYTES", 150)
     with pytest.raises(ConfigError, match="150 bytes"):
-        osv.load(tmp_path, CANONICAL)
-    monkeypatch.setattr(osv, "MOST_RECORDS", 1)
+        records.load(tmp_path, CANONICAL)
+    monkeypatch.setattr(records, "MOST_RECORDS", 1)
     with pytest.raises(ConfigError, match="more than 1 records"):
-        osv.load(tmp_path, CANONICAL)
+        records.load(tmp_path, CANONICAL)
 
 
 def test_a_folder_that_is_not_there_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="no readable folder"):
-        osv.load(tmp_path / "nowhere", CANONICAL)
+        records.load(tmp_path / "nowhere", CANONICAL)
     with pytest.raises(ConfigError, match="no readable folder"):
-        osv.stamp(tmp_path / "nowhere")
+        records.stamp(tmp_path / "nowhere")
 
 
 def test_the_stamp_changes_with_the_folder_and_the_digest_with_what_it_says(tmp_path: Path) -> None:
     write(tmp_path, record())
-    first = osv.load(tmp_path, CANONICAL)
-    assert first.stamp == osv.stamp(tmp_path)
+    first = records.load(tmp_path, CANONICAL)
+    assert first.stamp == records.stamp(tmp_path)
     os.utime(tmp_path / "0.json", ns=(1, 1))
-    touched = osv.load(tmp_path, CANONICAL)
+    touched = records.load(tmp_path, CANONICAL)
     assert touched.stamp != first.stamp
     assert touched.digest == first.digest
     (tmp_path / "0.json").rename(tmp_path / "renamed.json")
-    assert osv.load(tmp_path, CANONICAL).digest == first.digest
+    assert records.load(tmp_path, CANONICAL).digest == first.digest
     write(tmp_path, record("MAL-9"))
-    assert osv.stamp(tmp_path) not in {first.stamp, touched.stamp}
-    assert osv.load(tmp_path, CANONICAL).digest != first.digest
+    assert records.stamp(tmp_path) not in {first.stamp, touched.stamp}
+    assert records.load(tmp_path, CANONICAL).digest != first.digest

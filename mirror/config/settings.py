@@ -1,9 +1,8 @@
-"""The settings: one frozen class per section of the file, and `Settings`, which holds them all.
+"""The settings: one frozen class for each section of the file, and `Settings`, which holds them all.
 
 To add a section, write one class here and one field in `Settings`, then the same keys in config/mirror.toml; the
-environment, the errors with their places and the reference follow by themselves. Docstrings below a field are
-what the reference says about it. Nothing here reads the environment or the network; of the file system only what
-a setting itself names (a certificate, a password file) is opened.
+environment, the errors with their places and the reference follow by themselves. The docstring below a field is its
+text in the reference. The sections about indexes, access and policy have files of their own.
 """
 
 import fnmatch
@@ -12,32 +11,24 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BeforeValidator, Field, SecretStr, field_validator, model_validator
+from pydantic import BeforeValidator, Field, StringConstraints, field_validator, model_validator
 from pydantic_settings import NoDecode
 
 from mirror.config.auth import AuthSettings
-from mirror.config.feed import FeedSettings
 from mirror.config.policy import PoliciesSettings, RuleSettings
-from mirror.config.section import Section
-from mirror.config.store import StoreSettings
-from mirror.config.sync import SyncSettings
+from mirror.config.repositories import AgesSettings, PagesSettings, RepositorySettings
 from mirror.config.values import (
     Address,
     Addresses,
     Duration,
     FilePath,
     Flag,
-    IndexUrl,
     Mode,
-    Mount,
     Networks,
-    Patterns,
-    PatternsOrTrue,
-    ProxyUrl,
     ReadableFile,
+    Section,
     Size,
     Whole,
-    index_url,
     listed,
 )
 
@@ -47,131 +38,8 @@ DEFAULT_REPOSITORIES: Mapping[str, Mapping[str, object]] = {
 }
 """What is served when no file names a repository."""
 
-
-class UpstreamSettings(Section):
-    """[[repositories.NAME.upstreams]]: an index that files come from. A string stands for a table with only `url`."""
-
-    url: IndexUrl
-    """The address of the index: for PyPI the simple index (…/simple/), for RubyGems the root."""
-    name: str = Field(default="", max_length=200)
-    """What logs, metrics and `mirror status` call it; without it, the host and path of its URL."""
-    username: str = ""
-    """Who we are, where the upstream asks for a login."""
-    password: SecretStr | None = None
-    """The password or token. Better kept in a file of its own: see the next two."""
-    password_file: ReadableFile | None = None
-    """A file that holds the password and nothing else."""
-    credential: str | None = Field(default=None, pattern=r"^[A-Za-z0-9_][A-Za-z0-9._-]*$")
-    """The name of a systemd credential (LoadCredential=) that holds the password."""
-    ca_file: ReadableFile | None = None
-    """Certificates (PEM) to trust instead of the system's, for an upstream with a certificate of its own."""
-    proxy: ProxyUrl | None = None
-    """An HTTP proxy on the way to it; may hold user:password@."""
-    follow: Flag = False
-    """It is a mirror like this one: have at once what changes there, and hold what it holds."""
-    follow_only: Patterns = ()
-    """Follow only these names, or patterns such as "acme-*"; the rest comes when it is asked for, as always."""
-
-    @model_validator(mode="before")
-    @classmethod
-    def _spelled_out(cls, given: object) -> object:
-        """A string becomes a table; a login inside the URL moves to its own fields, so that no URL is a secret."""
-        if isinstance(given, UpstreamSettings):
-            return given
-        table: dict[str, object] = {"url": given} if isinstance(given, str) else {}
-        if isinstance(given, dict):
-            table |= given
-        if not table:
-            raise ValueError("should be a URL, or a table with `url`")
-        try:
-            url = index_url(table.get("url"))
-        except ValueError:
-            return table  # the field says so itself, with its place
-        if url.user:
-            table |= {"username": url.user} | ({"password": url.password} if url.password else {})
-            url = url.with_user(None)
-        place = f"{url.host}:{url.explicit_port}" if url.explicit_port else f"{url.host}"
-        path = url.path.strip("/").removesuffix("simple").strip("/")
-        return {"name": f"{place}/{path}" if path else place} | table | {"url": url}
-
-    @model_validator(mode="after")
-    def _has_one_password(self) -> Self:
-        if sum(given is not None for given in (self.password, self.password_file, self.credential)) > 1:
-            raise ValueError("should have only one of password, password_file and credential")
-        self.secret()
-        return self
-
-    def secret(self) -> SecretStr | None:
-        """The password, from wherever it is kept; it is read anew on each call. Raises ValueError."""
-        if self.credential is not None:
-            directory = os.environ.get("CREDENTIALS_DIRECTORY")
-            if not directory:
-                raise ValueError("names a credential, but systemd has not given any (CREDENTIALS_DIRECTORY is not set)")
-            return _content(Path(directory, self.credential), f"the credential {self.credential!r}")
-        if self.password_file is not None:
-            return _content(self.password_file, "password_file")
-        return self.password
-
-
-def _content(path: Path, what: str) -> SecretStr:
-    try:
-        with path.open("rb") as file:
-            text = file.read(65536).decode().strip()
-    except (OSError, UnicodeDecodeError):
-        raise ValueError(f"cannot read {what}") from None
-    if not text:
-        raise ValueError(f"finds nothing in {what}")
-    return SecretStr(text)
-
-
-class AgesSettings(Section):
-    """How long a page is good for. A page changes; a file never does, and so has no age."""
-
-    fresh: Duration = 600
-    """How long a page is served without asking upstream. The public Python index tells its own clients 10 minutes."""
-    stale_while_revalidate: Duration = 300
-    """For so long after that, the stored page is served at once and refreshed behind; later, a client waits."""
-    stale_if_error: Duration = float("inf")
-    """For how long a stored page is served while the upstream fails. No limit by default: a mirror exists to survive
-    outages, and a page of last month still installs, where an error stops the build."""
-    negative: Duration = 60
-    """How long we remember that a project does not exist upstream; short, so that a new project appears soon."""
-
-
-class PagesSettings(AgesSettings):
-    """[pages]: the index documents."""
-
-    memory: Size = 64_000_000
-    """How much memory rendered pages may take, with their compressed forms."""
-    max_size: Size = 256_000_000
-    """The largest page that is accepted from an upstream, decompressed."""
-
-
-class RepositorySettings(Section):
-    """[repositories.NAME]: one index that is served. Names are lower-case letters, digits, `_` and `-`."""
-
-    format: Literal["pypi", "rubygems"]
-    """Which clients it is for: "pypi" or "rubygems"."""
-    mount: Mount = "/"
-    """Where it is served: at "/", the index is /simple/; at "/team", it is /team/simple/. Without it, a repository
-    named like its format is at "/" and any other at /NAME."""
-    upstreams: Annotated[tuple[UpstreamSettings, ...], NoDecode, BeforeValidator(listed)] = ()
-    """Where its projects come from, asked in this order. The first that has a project is the only one asked for it."""
-    private: Patterns = ()
-    """Names, or patterns such as "acme-*", that are never asked upstream."""
-    union: PatternsOrTrue = ()
-    """Names or patterns whose files are merged from all sources by file name, the earlier source winning; true: all."""
-    pages: AgesSettings = AgesSettings()
-    """[repositories.NAME.pages]: ages that differ from those of [pages]."""
-
-    @field_validator("upstreams")
-    @classmethod
-    def _names_differ(cls, upstreams: tuple[UpstreamSettings, ...]) -> tuple[UpstreamSettings, ...]:
-        names = [upstream.name for upstream in upstreams]
-        for name in names:
-            if names.count(name) > 1:
-                raise ValueError(f"has two upstreams called {name!r}: remove one, or set its `name`")
-        return upstreams
+Text = Annotated[str, StringConstraints(min_length=1, max_length=1000)]
+Texts = Annotated[tuple[Text, ...], NoDecode, BeforeValidator(listed)]
 
 
 class NetworkSettings(Section):
@@ -253,6 +121,52 @@ class LogSettings(Section):
     """One line for each request, with hit, miss, joined, stale or offline."""
     level: Literal["debug", "info", "warning", "error"] = "info"
     """The least serious messages that are written."""
+
+
+class StoreSettings(Section):
+    """[store]: how much is kept on disk, and how it is looked after."""
+
+    limit: Size | None = None
+    """The most that the files may take; above it the least recently used go. What was uploaded, what a sync set names
+    and what upstream no longer has never goes. Without a limit everything stays."""
+    min_age: Duration = 86_400
+    """What was asked for within this time does not go, even when the limit is exceeded by it."""
+    sweep_every: Duration = 600
+    """How often `serve` looks whether anything has to go, when there is a limit."""
+    verify_rate: Size = 0
+    """So many bytes a second `serve` reads again of what is held, to find what the disk has forgotten; 0: none."""
+
+
+class FeedSettings(Section):
+    """[feed]: the journal of what changed here, which other mirrors follow."""
+
+    keep: Duration = Field(default=30 * 86_400, ge=1)
+    """How long its events are kept. Who has not asked for longer compares all that is held, and goes on from there."""
+
+
+class SyncSettings(Section):
+    """One set. Its files are read again each time, and what is no longer in them is no longer kept on purpose."""
+
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")
+    """What logs and the catalog call it."""
+    files: Texts = ()
+    """Lock and requirements files, by absolute path."""
+    names: Texts = ()
+    """Names with specifiers: "requests", "django>=4.2", "rack:~> 3.0"; "gem:rack" is a gem of any version."""
+    newest: Whole = Field(default=1, ge=0)
+    """Of a name that leaves the version open, so many of its newest versions; 0: all of them."""
+    dependencies: Flag = True
+    """Whether what is not locked is resolved, by uv and bundler; else only what is named is fetched."""
+    python: Texts = ()
+    """For which Pythons: "3.12", "3.13t". Without it, the one that runs the mirror."""
+    platforms: Texts = ()
+    """For which platforms: "linux-x86_64", "macos-arm64", … Without it, this machine."""
+    sdists: Flag = False
+    """Sources as well, not only where there is no wheel."""
+    repositories: Texts = ()
+    """Where from; without it, from the first repository of the right format."""
+    every: Duration = Field(default=86400, ge=60)
+    """How long after it was brought in it is looked at again."""
 
 
 def default_data_dir() -> Path:

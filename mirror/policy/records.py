@@ -1,0 +1,183 @@
+"""The policy of every repository, rebuilt when a folder of OSV records changes; the part that reads files.
+
+A folder is the operator's copy of a collection of records, one JSON file each, at any depth; the mirror never fetches
+one. Many authors write such records: one that does not parse or is too large is left out and counted in `skipped`.
+
+A folder that cannot be read at the start is an error, since no client shall be served what it would have refused; one
+that becomes unreadable later leaves the records as they were.
+"""
+
+import asyncio
+import fnmatch
+import logging
+import os
+from collections.abc import Callable, Iterable, Mapping
+from hashlib import sha256
+from pathlib import Path
+
+from mirror.config import Settings
+from mirror.errors import ConfigError, Invalid, Misconfigured
+from mirror.policy.osv import Advisory, OsvIndex, read_record
+from mirror.policy.rules import Versions
+from mirror.policy.verdicts import Policy, folders, policy_for
+
+logger = logging.getLogger(__name__)
+
+LARGEST_RECORD_BYTES = 8 << 20
+MOST_RECORDS = 500_000
+MOST_BYTES = 2 << 30
+DEEPEST_FOLDER = 8
+
+Canonical = Mapping[str, Callable[[str], str]]
+"""The name of an ecosystem in OSV records → the function that makes a project name canonical."""
+
+
+class Policies:
+    """The policy of each repository, as it is now."""
+
+    def __init__(self, settings: Settings, versions: Mapping[str, Versions], canonical: Canonical) -> None:
+        """Check the rules of the settings. Raises Misconfigured.
+
+        `versions`: repository → the versions of its ecosystem.
+        """
+        check(settings, versions)
+        self.changed: list[Callable[[str, Policy], None]] = []
+        """Called with a repository's name and its new policy when records have changed."""
+        self._settings = settings
+        self._versions = versions
+        self._canonical = canonical
+        self._rules = settings.policy
+        self._records: dict[str, OsvIndex] = {}
+        self._policies: dict[str, Policy] = {}
+
+    async def open(self) -> None:
+        """Read the folders of records. Raises ConfigError when one of them cannot be read."""
+        for folder in folders(self._rules):
+            self._records[folder] = await asyncio.to_thread(load, Path(folder), self._canonical)
+            if skipped := self._records[folder].skipped:
+                logger.warning("%s: %d files are not OSV records and are left out", folder, skipped)
+        self._policies = {name: self._policy(name) for name in self._versions}
+
+    def of(self, repository: str) -> Policy:
+        """Return the policy of a repository."""
+        return self._policies[repository]
+
+    async def run(self) -> None:
+        """Check the folders at the interval of the settings, until cancelled."""
+        while folders(self._rules):
+            await asyncio.sleep(self._settings.policies.records_every)
+            await self.check_folders()
+
+    async def check_folders(self) -> None:
+        """Check once whether a folder has changed, and report the policies that change with it."""
+        for folder in folders(self._rules):
+            try:
+                if await asyncio.to_thread(stamp, Path(folder)) != self._records[folder].stamp:
+                    self._records[folder] = await asyncio.to_thread(load, Path(folder), self._canonical)
+            except (ConfigError, OSError) as error:
+                logger.error("%s The records stay as they were.", error)
+        for name, old in self._policies.items():
+            new = self._policy(name)
+            if new.digest != old.digest:
+                logger.info("the policy of %s has changed with its OSV records", name)
+                self._policies[name] = new
+                for report in self.changed:
+                    report(name, new)
+
+    def _policy(self, repository: str) -> Policy:
+        policies = self._settings.policies
+        return policy_for(
+            repository,
+            self._rules,
+            self._versions[repository],
+            advisories=self._records,
+            removed=policies.removed,
+            quarantined=policies.quarantined,
+        )
+
+
+def check(settings: Settings, versions: Mapping[str, Versions]) -> None:
+    """Check every rule of the settings, without reading a folder. Raises Misconfigured for the first wrong one."""
+    names: set[str] = set()
+    for index, rule in enumerate(settings.policy):
+        unread = {folder: OsvIndex() for folder in folders((rule,))}
+        try:
+            for name in _matching(rule.repositories, versions):
+                policy_for(name, (rule,), versions[name], advisories=unread)
+        except ConfigError as error:
+            raise Misconfigured(("policy", index), str(error)) from None
+        if rule.name in names:
+            raise Misconfigured(("policy", index, "name"), f"another rule is called {rule.name!r} too")
+        names.add(rule.name)
+
+
+def _matching(patterns: Iterable[str], names: Iterable[str]) -> list[str]:
+    return [name for name in names if any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)]
+
+
+def stamp(folder: Path) -> str:
+    """Return a text that changes when a record is added, removed or rewritten. Blocking: stats every file.
+
+    Raises ConfigError.
+    """
+    seen = sha256()
+    for path, status in sorted(_records(str(folder))):
+        seen.update(f"{path.removeprefix(str(folder))}\0{status[0]}\0{status[1]}\n".encode("utf-8", "surrogateescape"))
+    return seen.hexdigest()
+
+
+def load(folder: Path, canonical: Canonical) -> OsvIndex:
+    """Read all records below the folder. Blocking: call it in a thread.
+
+    Records of ecosystems that `canonical` does not have are left out. Raises ConfigError when there is no such folder,
+    or when it holds more than fits in memory.
+    """
+    before, skipped, total = stamp(folder), 0, 0
+    digests: list[bytes] = []
+    found: dict[tuple[str, str], list[Advisory]] = {}
+    for path, (_, size) in sorted(_records(str(folder))):
+        try:
+            if size > LARGEST_RECORD_BYTES:
+                raise Invalid("larger than any record")
+            with open(path, "rb") as stream:
+                content = stream.read(LARGEST_RECORD_BYTES)
+            advisories = list(read_record(content, canonical))
+        except (OSError, Invalid):
+            skipped += 1
+            continue
+        total += len(content)
+        if total > MOST_BYTES:
+            raise ConfigError(f"The OSV folder {folder.name!r} holds more than {MOST_BYTES} bytes of records.")
+        for project, advisory in advisories:
+            found.setdefault(project, []).append(advisory)
+        if advisories:
+            digests.append(sha256(content).digest())
+    return OsvIndex(
+        digest=sha256(b"".join(sorted(digests))).hexdigest(),
+        stamp=before,
+        projects={project: tuple(advisories) for project, advisories in found.items()},
+        skipped=skipped,
+    )
+
+
+def _records(folder: str, depth: int = 0) -> list[tuple[str, tuple[int, int]]]:
+    """Return every JSON file below the folder, with (modified in ns, bytes). Links out of it are not followed."""
+    found: list[tuple[str, tuple[int, int]]] = []
+    try:
+        entries = list(os.scandir(folder))
+    except OSError:
+        if depth == 0:
+            raise ConfigError(f"There is no readable folder of OSV records at {folder!r}.") from None
+        return found
+    for entry in entries:
+        try:
+            if entry.is_dir(follow_symlinks=False) and depth < DEEPEST_FOLDER:
+                found += _records(entry.path, depth + 1)
+            elif entry.name.endswith(".json") and entry.is_file(follow_symlinks=False):
+                status = entry.stat(follow_symlinks=False)
+                found.append((entry.path, (status.st_mtime_ns, status.st_size)))
+        except OSError:
+            continue  # gone while we looked
+    if len(found) > MOST_RECORDS:
+        raise ConfigError(f"The OSV folder {folder!r} holds more than {MOST_RECORDS} records.")
+    return found
