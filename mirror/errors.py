@@ -2,7 +2,7 @@
 
 A message is one clear sentence, fit to be shown to the person at the other end: it never holds a secret,
 a path of this machine or a traceback. Facts that code needs stand in fields, never only in the text.
-What status each becomes on the wire is decided in one table, in `mirror.server.negotiate`.
+What status each becomes on the wire is decided in one table, in `mirror.server.middleware`.
 """
 
 

@@ -83,6 +83,14 @@ def test_a_module_imports_only_from_those_before_it(name: str) -> None:
             assert ORDER.index(entry(target)) <= ORDER.index(entry(name)), f"{MODULES[name]}:{line}: {target}"
 
 
+@pytest.mark.parametrize("pair", [("telemetry", "auth"), ("auth", "telemetry")], ids=" imports ".join)
+def test_telemetry_and_auth_do_not_import_each_other(pair: tuple[str, str]) -> None:
+    importer, other = pair
+    for name in MODULES:
+        if entry(name) == importer:
+            assert other not in {entry(target) for target, _ in imported(MODULES[name])}, MODULES[name]
+
+
 def test_the_package_itself_imports_nothing_of_its_own() -> None:
     assert not list(imported(MODULES[""]))
 

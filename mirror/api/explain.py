@@ -18,7 +18,8 @@ from mirror.index.merge import chosen
 from mirror.index.repository import Repository, UnfilteredProject
 from mirror.model import File
 from mirror.policy import explain, verdict
-from mirror.server.negotiate import KIND, REPOSITORY, qualities
+from mirror.server.facts import facts_of
+from mirror.server.negotiate import qualities
 
 
 class FileExplanation(msgspec.Struct, frozen=True, kw_only=True):
@@ -125,11 +126,10 @@ class ExplainApi:
 
     async def explain(self, request: web.Request) -> web.Response:
         """One project, or one version of it."""
-        request[KIND] = "other"
         repository = self._repositories.get(request.match_info["repository"])
         if repository is None:
             raise NotFound("There is no repository of that name here.")
-        request[REPOSITORY] = repository.name
+        facts_of(request).repository = repository.name
         name = repository.format.canonical(request.match_info["project"])
         await self._guard.require(request, "read", repository.name, name)
         said = await explained(repository, self._files, name, request.match_info.get("version"), self._clock())

@@ -19,13 +19,14 @@ from urllib.parse import urlsplit
 import msgspec
 from aiohttp import WSMsgType, web
 
-from mirror.auth import Guard, Scope, address_of
+from mirror.auth import Guard, Scope
+from mirror.auth.audit import address_of
 from mirror.catalog import Contents, Position
 from mirror.errors import Forbidden, Invalid, MirrorError, NotFound, Unauthorized, Unavailable
 from mirror.index.journal import AT_ONCE, Journal
 from mirror.index.repository import Repository
 from mirror.model import Event
-from mirror.server.negotiate import KIND, outside
+from mirror.server.facts import public_url
 
 LONGEST_WAIT = 60.0
 """Seconds that a question may wait for news."""
@@ -148,7 +149,6 @@ class FeedApi:
         `repository`, or `index` (the path of an index as its clients know it), tells of one repository only. `feed` is
         the journal that `since` is a place in, as an earlier answer has called it.
         """
-        request[KIND] = "other"
         wait = _number(request, "wait", 0.0)
         only = self._chosen(request)
         scopes = await self._scopes(request, only)
@@ -224,7 +224,7 @@ class FeedApi:
         """The same lines, one in each message, until somebody ends it."""
         origin = request.headers.get("Origin")
         # RFC 6455 section 10.2: a page of somebody else must not read with the login of who looks at it.
-        if origin is not None and urlsplit(origin).netloc.lower() != urlsplit(outside(request)).netloc.lower():
+        if origin is not None and urlsplit(origin).netloc.lower() != urlsplit(public_url(request)).netloc.lower():
             raise Forbidden("The feed is not given to pages of other sites.")
         with self._place(request):
             socket = web.WebSocketResponse(heartbeat=30, max_msg_size=1024, compress=False)
@@ -260,7 +260,6 @@ class FeedApi:
 
     async def holdings(self, request: web.Request) -> web.StreamResponse:
         """Pages, files and sidecars of one repository, project by project from `after` on; see `X-Mirror-Next`."""
-        request[KIND] = "other"
         only = self._chosen(request) or next(iter(self._repositories))
         scope = (await self._scopes(request, only))[only]
         after = request.query.get("after", "")[:1000]

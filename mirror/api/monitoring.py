@@ -6,7 +6,6 @@ import msgspec
 from aiohttp import web
 
 from mirror.api.state import MirrorState
-from mirror.server.negotiate import KIND
 
 NO_STORE = {"Cache-Control": "no-store"}
 
@@ -30,7 +29,6 @@ class MonitoringApi:
 
     async def health(self, request: web.Request) -> web.Response:
         """Alive: the process answers; and whether it can keep what it fetches."""
-        request[KIND] = "other"
         degraded = self._state.degraded()
         return web.Response(text=f"degraded: {degraded}\n" if degraded else "ok\n", headers=NO_STORE)
 

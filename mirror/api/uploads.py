@@ -14,14 +14,14 @@ from urllib.parse import parse_qsl
 import msgspec
 from aiohttp import web
 
-from mirror.auth import Guard, address_of
+from mirror.auth import Guard
+from mirror.auth.audit import address_of, audit
 from mirror.catalog import Uploads
 from mirror.errors import Invalid, NotFound, UnknownProject
 from mirror.index.publish import Change, Publisher
 from mirror.model import Right
-from mirror.server.negotiate import KIND, REPOSITORY
+from mirror.server.facts import facts_of
 from mirror.server.receive import read_body
-from mirror.telemetry import log
 
 LONGEST = 10_000
 """Bytes of a reason."""
@@ -60,11 +60,11 @@ class UploadsApi:
     async def _allowed(self, request: web.Request, right: Right) -> tuple[Publisher, str]:
         """What to change. Raises NotFound, Unauthorized, Forbidden."""
         repository, filename = request.match_info["repository"], request.match_info["filename"]
-        request[KIND] = "upload"
+        facts_of(request).kind = "upload"
         missing = NotFound(f"There is no file of our own named {filename[:100]!r} in {repository[:100]!r}.")
         if repository not in self._writers:
             raise missing
-        request[REPOSITORY] = repository
+        facts_of(request).repository = repository
         row = await self._uploads.get(repository, filename)
         if row is None or row.upload.deleted:
             raise missing
@@ -79,7 +79,7 @@ class UploadsApi:
         upload = change.upload
         if change.serial is not None:
             who = await self._guard.identify(request)
-            log.audit(
+            audit(
                 what, who=str(who), client=address_of(request), serial=change.serial,
                 repository=upload.repository, project=upload.project, filename=upload.filename,
             )  # fmt: skip

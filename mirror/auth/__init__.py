@@ -6,7 +6,7 @@ have none), and who is behind a proxy (the address is the one that connects).
 """
 
 from mirror.auth.credentials import digest, new_token
-from mirror.auth.guard import Guard, ReadAccess, address_of
+from mirror.auth.guard import Guard, ReadAccess
 from mirror.auth.rights import ANONYMOUS, AccessRule, AccessRules, Identity, Scope, may, scope
 from mirror.auth.settings import rules_of, tokens_of, users_of
 from mirror.auth.signin import asked
@@ -19,7 +19,6 @@ __all__ = [
     "Identity",
     "ReadAccess",
     "Scope",
-    "address_of",
     "asked",
     "digest",
     "may",

@@ -1,6 +1,7 @@
-"""Takes down what policy wants to be known: who was refused what, and who fetched what upstream has taken back.
+"""The audit trail: one log line for each event that an administrator may have to account for, at every log level.
 
-A middleware inside of the one that turns errors into answers, so that no handler has to think of it.
+`AuditTrail` adds what policy wants to be recorded: which files were refused to whom, and who was served a file that
+upstream has removed.
 """
 
 import logging
@@ -8,57 +9,66 @@ import time
 from collections.abc import Awaitable, Callable
 
 from aiohttp import web
-from aiohttp.typedefs import Middleware
 
-from mirror.auth import Guard, address_of
+from mirror.auth.rights import Identity
 from mirror.catalog import RemovedFiles
 from mirror.errors import Blocked, StorageFull, Unauthorized
-from mirror.server.negotiate import REMOVED, REPOSITORY
-from mirror.telemetry import log
+from mirror.server.facts import facts_of
 
 logger = logging.getLogger(__name__)
 
-Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+_audit = logging.getLogger("mirror.audit")
+_audit.setLevel(logging.INFO)  # whatever the level of the application log is
+
+Fact = str | int | float | bool | None
 
 
-class AuditMiddleware:
-    """Sees every request and its answer."""
+def audit(what: str, *, who: str, client: str, serial: int | None = None, **facts: Fact) -> None:
+    """Write one audit line: `what` (upload, yank, token, refusal, …) `who` did from `client`, as feed entry `serial`.
 
-    def __init__(self, guard: Guard, removed: RemovedFiles, clock: Callable[[], float] = time.time) -> None:
-        self._guard = guard
+    `facts` hold the details: repository, project, filename, rule, outcome.
+    """
+    known: dict[str, Fact] = {"what": what, "who": who, "client": client, "serial": serial, **facts}
+    _audit.info("audit", extra={"facts": known})
+
+
+def address_of(request: web.BaseRequest) -> str:
+    """Return the client's address for logs and for the throttle of logins; `local` over a Unix socket."""
+    return facts_of(request).client or "local"
+
+
+class AuditTrail:
+    """Records what the middleware reports of requests."""
+
+    def __init__(
+        self,
+        identify: Callable[[web.BaseRequest], Awaitable[Identity]],
+        removed: RemovedFiles,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._identify = identify
         self._removed = removed
         self._clock = clock
 
-    def middleware(self) -> Middleware:
-        """What the application is given."""
+    async def record_refusal(self, request: web.Request, refusal: Blocked) -> None:
+        """Record that policy refused a file."""
+        audit(
+            "refused", who=await self._who(request), client=address_of(request),
+            repository=facts_of(request).repository, filename=refusal.filename, rule=refusal.rule,
+            reason=refusal.reason,
+        )  # fmt: skip
 
-        @web.middleware
-        async def witnessed(request: web.Request, handler: Handler) -> web.StreamResponse:
-            try:
-                response = await handler(request)
-            except Blocked as refusal:
-                log.audit(
-                    "refused", who=await self._who(request), client=address_of(request),
-                    repository=request.get(REPOSITORY, ""), filename=refusal.filename, rule=refusal.rule,
-                    reason=refusal.reason,
-                )  # fmt: skip
-                raise
-            if (removed := request.get(REMOVED)) and request.method == "GET" and response.status < 300:
-                await self._fetched(request, *removed)
-            return response
-
-        return witnessed
-
-    async def _fetched(self, request: web.Request, source: str, project: str, filename: str) -> None:
+    async def record_removed(self, request: web.Request, source: str, project: str, filename: str) -> None:
+        """Record that a client got a file that upstream has removed."""
         who, client = await self._who(request), address_of(request)
-        log.audit("removed", who=who, client=client, repository=request.get(REPOSITORY, ""), filename=filename)
+        audit("removed", who=who, client=client, repository=facts_of(request).repository, filename=filename)
         try:
             await self._removed.fetched(source, project, filename, client, who, self._clock())
         except StorageFull as error:
-            logger.warning("that %s was fetched stands only in the log: %s", filename, error)
+            logger.warning("only the log records that the removed file %s was served: %s", filename, error)
 
     async def _who(self, request: web.Request) -> str:
         try:
-            return str(await self._guard.identify(request))
+            return str(await self._identify(request))
         except Unauthorized:
             return "unknown"

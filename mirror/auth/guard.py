@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterable, Mapping
 import msgspec
 from aiohttp import web
 
+from mirror.auth.audit import address_of, audit
 from mirror.auth.credentials import PasswordCredential, TokenCredential, digest, is_token, new_token, parse
 from mirror.auth.passwords import Passwords
 from mirror.auth.rights import ANONYMOUS, AccessRules, Identity, Scope, scope
@@ -27,8 +28,6 @@ from mirror.errors import Forbidden, MirrorError, Unauthorized, UnknownProject
 from mirror.index.cache import BoundedCache
 from mirror.index.flight import SingleFlight
 from mirror.model import Grant, Right
-from mirror.server.negotiate import client_of
-from mirror.telemetry import log
 
 logger = logging.getLogger(__name__)
 
@@ -150,7 +149,7 @@ class Guard:
         user = await self._user(name)
         if not await self._passwords.fit(password, user.password if user else None) or user is None:
             # Only names that exist are logged: people type passwords where names belong.
-            log.audit("login", who=user.name if user else "unknown", client=address, outcome="refused")
+            audit("login", who=user.name if user else "unknown", client=address, outcome="refused")
             raise Unauthorized("The user name or the password is wrong.")
         self._of_address.forgive(address)
         self._of_client.forget(client)
@@ -187,7 +186,7 @@ class Guard:
             raise self._refusal(identity, right, repository, project)
         except (Unauthorized, Forbidden) as refusal:
             if right != "read":
-                log.audit(
+                audit(
                     "refused", who=str(identity), client=address_of(request), right=right, repository=repository,
                     project=project, reason=str(refusal),
                 )  # fmt: skip
@@ -247,7 +246,7 @@ class Guard:
             created=self._clock(),
         )
         await self._accounts.add_token(token)
-        log.audit("token", who=str(identity), client=address_of(request), action="create", token=token.name)
+        audit("token", who=str(identity), client=address_of(request), action="create", token=token.name)
         return secret
 
     async def close(self) -> None:
@@ -274,8 +273,3 @@ class ReadAccess:
     async def scope(self, request: web.BaseRequest) -> Scope:
         """What who asks may read, for lists and searches. Raises Unauthorized."""
         return self.public if self.open else await self._guard.reader(request, self._repository)
-
-
-def address_of(request: web.BaseRequest) -> str:
-    """The client's address for logs and for patience; `local` over a Unix socket."""
-    return client_of(request) or "local"

@@ -92,9 +92,9 @@ def caller() -> str:
 
 def audited(what: str, serial: int | None = None, **facts: str | None) -> None:
     """Leave an audit line: a change by whoever runs this command."""
-    from mirror.telemetry import log
+    from mirror.auth.audit import audit
 
-    log.audit(what, who=caller(), client="local", serial=serial, **facts)
+    audit(what, who=caller(), client="local", serial=serial, **facts)
 
 
 def grants_text(grants: "Sequence[Grant]") -> str:

@@ -30,7 +30,8 @@ from mirror.model import File, Page, Project
 from mirror.policy import as_of
 from mirror.pypi import index, legacy, pages, versions
 from mirror.pypi.names import canonical, safe_filename
-from mirror.server.negotiate import demand_of, negotiate, outside, prefix_of
+from mirror.server.facts import facts_of, public_url
+from mirror.server.negotiate import negotiate
 from mirror.server.opened import moment_of, note_kind, note_removed, repeatable, send_opened
 from mirror.server.pages import PageCache, PageInput
 from mirror.server.respond import retry_if_evicted
@@ -83,7 +84,7 @@ class Routes:
         note_kind(request, self._repository, "index")
         readable = await self._reading.scope(request)
         media_type = self._media_type(request)
-        demand = demand_of(request)
+        demand = facts_of(request).freshness
 
         async def get(demand: Freshness) -> PageInput:
             listing = await self._repository.names(demand)
@@ -109,11 +110,11 @@ class Routes:
         name = canonical(written)
         if written != name or not request.path.endswith("/"):
             query = f"?{request.rel_url.raw_query_string}" if request.query_string else ""
-            place = f"{prefix_of(request)}{self._root(request)}/simple/{name}/{query}"
+            place = f"{facts_of(request).prefix}{self._root(request)}/simple/{name}/{query}"
             raise web.HTTPMovedPermanently(URL(place, encoded=True))
         await self._reading.check(request, name)
         media_type = self._media_type(request)
-        demand = demand_of(request)
+        demand = facts_of(request).freshness
         moment = moment_of(request)
         render = pages.render_json if media_type == JSON else pages.render_html
 
@@ -137,10 +138,10 @@ class Routes:
         name = canonical(written)
         if written != name:
             tail = f"{quote(version)}/json" if version else "json"
-            raise web.HTTPMovedPermanently(f"{prefix_of(request)}{self._root(request)}/pypi/{name}/{tail}")
+            raise web.HTTPMovedPermanently(f"{facts_of(request).prefix}{self._root(request)}/pypi/{name}/{tail}")
         await self._reading.check(request, name)
-        demand = demand_of(request)
-        base = outside(request) + self._root(request)
+        demand = facts_of(request).freshness
+        base = public_url(request) + self._root(request)
         moment = moment_of(request)
 
         async def get(demand: Freshness) -> PageInput:
@@ -257,7 +258,7 @@ class Routes:
         file = await self._repository.file(name, filename)
         if file.version != request.match_info["version"] or not file.extra.get("provenance"):
             raise UnknownFile(name, f"{filename}/provenance")
-        demand = demand_of(request)
+        demand = facts_of(request).freshness
 
         async def get(demand: Freshness) -> PageInput:
             view = await self._repository.project(name, demand)

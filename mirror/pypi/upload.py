@@ -15,15 +15,15 @@ import msgspec
 from aiohttp import web
 from packaging.specifiers import InvalidSpecifier, SpecifierSet
 
-from mirror.auth import Guard, Identity, address_of
+from mirror.auth import Guard, Identity
+from mirror.auth.audit import address_of, audit
 from mirror.config import LimitsSettings
 from mirror.errors import Conflict, Invalid, TooLarge
 from mirror.index.publish import AlreadyUploaded, Change, Publisher
 from mirror.model import AcceptedUpload, File
 from mirror.pypi.names import canonical, canonical_version, kind_of, parse_filename
-from mirror.server.negotiate import KIND, REPOSITORY
+from mirror.server.facts import facts_of
 from mirror.server.receive import Form, incoming, receive_form
-from mirror.telemetry import log
 
 ATTESTATIONS_LIMIT = 256 << 10
 """The most that the attestations of one file may take, in bytes."""
@@ -49,7 +49,8 @@ class UploadRoutes:
 
     async def upload(self, request: web.Request) -> web.Response:
         """A new file, or the same bytes again."""
-        request[KIND], request[REPOSITORY] = "upload", self._writer.repository
+        facts = facts_of(request)
+        facts.kind, facts.repository = "upload", self._writer.repository
         try:
             change = await self._upload(request)
         except AlreadyUploaded as error:
@@ -86,7 +87,7 @@ class UploadRoutes:
                 file.path, kept, by=str(who), origin=address_of(request), attestations=document
             )
         if change.serial is not None:
-            log.audit(
+            audit(
                 "upload", who=str(who), client=address_of(request), serial=change.serial,
                 repository=self._writer.repository, project=kept.project, filename=form.filename,
             )  # fmt: skip

@@ -13,7 +13,8 @@ from urllib.parse import parse_qsl
 import msgspec
 from aiohttp import web
 
-from mirror.auth import Guard, Identity, address_of, asked
+from mirror.auth import Guard, Identity, asked
+from mirror.auth.audit import address_of, audit
 from mirror.catalog import Accounts, User
 from mirror.config import LimitsSettings
 from mirror.errors import Conflict, Forbidden, Invalid, NotFound, TooLarge
@@ -21,9 +22,8 @@ from mirror.index.publish import Publisher
 from mirror.index.repository import Repository
 from mirror.model import Grant, Page, Right
 from mirror.rubygems.names import GENERIC, canonical, full_name, number, parse_gem_filename
-from mirror.server.negotiate import KIND, REPOSITORY
+from mirror.server.facts import facts_of
 from mirror.server.receive import SMALL, Form, Incoming, incoming, read_body, receive_body, receive_form
-from mirror.telemetry import log
 
 ATTESTATIONS_LIMIT = 256 << 10
 """The most that the attestations of one gem may take, in bytes."""
@@ -156,7 +156,8 @@ class UploadRoutes:
 
     async def attestations(self, request: web.Request) -> web.Response:
         """The attestations that came with a gem."""
-        request[KIND], request[REPOSITORY] = "page", self._writer.repository
+        facts = facts_of(request)
+        facts.kind, facts.repository = "page", self._writer.repository
         filename = f"{request.match_info['full']}.gem"
         wanted = parse_gem_filename(filename)
         await self._guard.require(request, "read", self._writer.repository, wanted.name)
@@ -222,7 +223,8 @@ class UploadRoutes:
 
     async def sign_in(self, request: web.Request) -> web.Response:
         """A key for whoever shows a user name and a password; the body is the key."""
-        request[KIND], request[REPOSITORY] = "other", self._writer.repository
+        facts = facts_of(request)
+        facts.kind, facts.repository = "other", self._writer.repository
         name, rights = asked(await read_body(request, SMALL))
         try:
             key = await self._guard.sign_in(request, name, rights)
@@ -237,7 +239,8 @@ class UploadRoutes:
     # What they share
 
     def _note(self, request: web.Request) -> None:
-        request[KIND], request[REPOSITORY] = "upload", self._writer.repository
+        facts = facts_of(request)
+        facts.kind, facts.repository = "upload", self._writer.repository
 
     async def _require(self, request: web.Request, right: Right, name: str) -> Identity:
         return await self._guard.require(request, right, self._writer.repository, name)
@@ -246,7 +249,7 @@ class UploadRoutes:
         self, what: str, request: web.Request, who: Identity, serial: int | None, project: str, about: str
     ) -> None:
         if serial is not None or what.startswith("owner"):
-            log.audit(
+            audit(
                 what, who=str(who), client=address_of(request), serial=serial,
                 repository=self._writer.repository, project=project, filename=about,
             )  # fmt: skip

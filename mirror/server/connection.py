@@ -21,6 +21,8 @@ from typing import Any, Protocol, cast
 import msgspec
 from aiohttp import web
 
+from mirror.server.facts import FACTS, RequestFacts
+from mirror.server.negotiate import requested_freshness
 from mirror.server.replay import Replay, ReplayCache, date_line, is_replayable, write_replay
 
 logger = logging.getLogger(__name__)
@@ -160,6 +162,28 @@ class ConnectionGroup:
         self.open: set[ConnectionProtocol] = set()
         self.lost = asyncio.Event()
         """Set whenever one of them has ended."""
+
+    def request_factory(self, make_request: Callable[..., web.BaseRequest]) -> Callable[..., web.BaseRequest]:
+        """Return a factory of requests for aiohttp, around its own one, that attaches their facts."""
+
+        def start_request(message: Any, payload: Any, protocol: Any, writer: Any, task: Any) -> web.BaseRequest:
+            connection = protocol.transport.get_protocol() if protocol.transport is not None else None
+            if isinstance(connection, ConnectionProtocol):
+                connection.request_started(payload)
+            if self.draining:
+                message = message._replace(should_close=True)
+            request = make_request(message, payload, protocol, writer, task)
+            headers = request.headers
+            request[FACTS] = RequestFacts(
+                request.method,
+                request.path_qs,
+                headers.get("User-Agent", ""),
+                requested_freshness(headers.get("Cache-Control"), headers.get("Pragma")),
+                request.remote or "",
+            )
+            return request
+
+        return start_request
 
 
 class ConnectionProtocol(asyncio.Protocol):

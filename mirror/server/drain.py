@@ -35,21 +35,11 @@ class ConnectionRunner(web.AppRunner):
         return ConnectionProtocol(inner(), self._group)
 
     async def setup(self) -> None:
-        """Set up the application, and have connections told of each request that begins."""
+        """Set up the application, with requests that the group knows of."""
         await super().setup()
         server = super().server
         assert server is not None, "set up"
-        make_request = server.request_factory
-
-        def start_request(message: Any, payload: Any, protocol: Any, writer: Any, task: Any) -> web.BaseRequest:
-            connection = protocol.transport.get_protocol() if protocol.transport is not None else None
-            if isinstance(connection, ConnectionProtocol):
-                connection.request_started(payload)
-            if self._group.draining:
-                message = message._replace(should_close=True)
-            return make_request(message, payload, protocol, writer, task)
-
-        server.request_factory = start_request
+        server.request_factory = self._group.request_factory(server.request_factory)
 
     async def drain(self) -> None:
         """Let connections in use end with a response that announces it, not in the middle of a request.

@@ -13,21 +13,21 @@ from mirror.index.repository import Repository
 from mirror.index.source import OpenFile
 from mirror.model import File
 from mirror.policy import moment
-from mirror.server.negotiate import KIND, OUTCOME, REMOVED, REPOSITORY
+from mirror.server.facts import RequestKind, facts_of
 from mirror.server.respond import http_date, send
 
 
-def note_kind(request: web.BaseRequest, repository: Repository, kind: str) -> None:
+def note_kind(request: web.BaseRequest, repository: Repository, kind: RequestKind) -> None:
     """Leave in the request whose answer it gets and what that is, for the log and the metrics."""
-    request[REPOSITORY] = repository.name
-    request[KIND] = kind
+    facts = facts_of(request)
+    facts.repository, facts.kind = repository.name, kind
 
 
 def note_removed(request: web.BaseRequest, repository: Repository, project: str, file: File) -> bool:
     """Whether a file that was just opened has been taken back by upstream; leaves that in the request."""
     removed = repository.removed(project, file.filename)
     if removed:
-        request[REMOVED] = file.source, project, file.filename
+        facts_of(request).removed = file.source, project, file.filename
     return removed
 
 
@@ -53,7 +53,7 @@ def send_opened(
     validity: Validity | None = None,
 ) -> Awaitable[web.StreamResponse]:
     """Answer with a file or sidecar; the rest as `send` has it."""
-    request[OUTCOME] = opened.outcome
+    facts_of(request).outcome = opened.outcome
     return send(
         request,
         opened.body,

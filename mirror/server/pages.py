@@ -20,8 +20,9 @@ from mirror.index.cache import BoundedCache, Validity
 from mirror.index.flight import Changes, SingleFlight
 from mirror.index.freshness import Freshness
 from mirror.model import Outcome
-from mirror.server.negotiate import OUTCOME, choose_encoding, matches
-from mirror.server.respond import PreparedResponse, make_head
+from mirror.server.facts import facts_of
+from mirror.server.negotiate import choose_encoding
+from mirror.server.respond import PreparedResponse, make_head, matches
 
 if sys.version_info >= (3, 14):
     from compression import zstd
@@ -198,7 +199,7 @@ class PageCache:
     async def _send(
         self, request: web.Request, key: Key, answer: RenderedPage, outcome: Outcome, demand: Freshness
     ) -> web.StreamResponse:
-        request[OUTCOME] = outcome
+        facts_of(request).outcome = outcome
         coding = choose_encoding(request.headers.get("Accept-Encoding", ""), CODINGS)
         if coding != "identity" and coding not in answer.bodies:
             coding = await self._compress(key, answer, coding)

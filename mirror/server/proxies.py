@@ -1,36 +1,35 @@
-"""Reverse proxies in front of us: what they say of their clients counts, and only from addresses that are trusted.
+"""Reverse proxies in front of us: the headers in which they report their clients, from trusted addresses only.
 
-`X-Forwarded-For`, `-Proto`, `-Host` and `-Prefix`, or `Forwarded` (RFC 7239). From everybody else these headers are
-text like any other. The surprise: a proxy that sets the one kind hands on the other as its client wrote it; so where
-there is any X-Forwarded header, `Forwarded` is not looked at, and the settings can turn this round.
+`X-Forwarded-For`, `-Proto`, `-Host` and `-Prefix`, or `Forwarded` (RFC 7239). From all other addresses these headers
+are ignored. The surprise: a proxy that sets one of the two kinds forwards the other as its client wrote it; so where
+there is any X-Forwarded header, `Forwarded` is ignored, and the settings can turn this round.
 """
 
 import ipaddress
 import re
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
 
 import msgspec
 from aiohttp import web
-from aiohttp.typedefs import Middleware
 from multidict import CIMultiDictProxy
 
 from mirror.errors import Invalid
-from mirror.server.negotiate import CLIENT, GIVEN_ID, HOST, ORIGIN, PREFIX
+from mirror.server.facts import HOST, RequestFacts
 
-Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 UNIX = "unix"
-"""Stands among trusted addresses for whoever comes over a Unix socket."""
-MOST_HOPS = 32
+"""Stands among trusted addresses for all clients that connect over a Unix socket."""
+MAX_HOPS = 32
+"""Proxies in a row that are read, the nearest ones."""
 
 _PREFIX = re.compile(r"(?:/[A-Za-z0-9._~-]{1,100}){0,10}/?")
 _PAIR = re.compile(r'\s*([A-Za-z-]{1,20})=(?:"((?:[^"\\]|\\.)*)"|([^\s;,"]*))\s*')
 
 
 class ForwardedRequest(msgspec.Struct, frozen=True):
-    """What a proxy says of a request that it hands on; empty where it says nothing."""
+    """What a proxy reports of a request that it forwards; empty where it reports nothing."""
 
     client: str = ""
     """An address."""
@@ -41,7 +40,7 @@ class ForwardedRequest(msgspec.Struct, frozen=True):
 
 
 class TrustedProxies:
-    """Which proxies are trusted, and what they say."""
+    """The proxies that are trusted, and the reading of their headers."""
 
     def __init__(self, trusted: Iterable[str], standard: bool = False) -> None:
         """`trusted` are addresses, networks, or `unix`. `standard`: only `Forwarded` counts, not X-Forwarded-*."""
@@ -50,9 +49,9 @@ class TrustedProxies:
         self._networks: Sequence[Network] = [ipaddress.ip_network(one) for one in trusted if one != UNIX]
         self._standard = standard
         self.trusts = lru_cache(maxsize=4096)(self._trusts)
+        """Return whether an address (empty: a Unix socket) is trusted."""
 
     def _trusts(self, address: str) -> bool:
-        """Whether what comes from an address (empty: a Unix socket) is believed."""
         if not address:
             return self._unix
         try:
@@ -63,49 +62,39 @@ class TrustedProxies:
             ip = ip.ipv4_mapped
         return any(ip in network for network in self._networks)
 
-    def told(self, peer: str, headers: CIMultiDictProxy[str]) -> ForwardedRequest | None:
-        """What a peer says of its client; None when it is not trusted to, or says nothing. Raises Invalid."""
+    def read_headers(self, request: web.Request, facts: RequestFacts) -> None:
+        """Put what a trusted proxy reports of a request into its facts. Raises Invalid."""
+        facts.request_id = request.headers.get("X-Request-ID", "")
+        forwarded = self.forwarded(facts.client, request.headers)
+        if forwarded is None:
+            return
+        facts.client = forwarded.client or facts.client
+        scheme, host = forwarded.scheme or request.scheme, forwarded.host or request.host
+        if not HOST.fullmatch(host):
+            raise Invalid("The Host header is not a host name.")
+        facts.prefix = forwarded.prefix
+        facts.origin = f"{scheme}://{host}{forwarded.prefix}"
+
+    def forwarded(self, peer: str, headers: CIMultiDictProxy[str]) -> ForwardedRequest | None:
+        """Return what a peer reports of its client; None when it is not trusted, or reports nothing. Raises Invalid."""
         if not self.trusts(peer):
             return None
         others = any(name in headers for name in _X)
         if "Forwarded" in headers and (self._standard or not others):
             hops = _forwarded(",".join(headers.getall("Forwarded")))
         elif others and not self._standard:
-            hops = _x_forwarded({word: _last(headers, name) for name, word in _X.items()})
+            hops = _x_forwarded({field: _last(headers, name) for name, field in _X.items()})
         else:
             return None
-        told = self._first_of_a_stranger(hops)
         prefix = (_last(headers, "X-Forwarded-Prefix") or [""])[-1]
-        return _checked(msgspec.structs.replace(told, prefix=prefix))
+        return _checked(msgspec.structs.replace(self._last_untrusted(hops), prefix=prefix))
 
-    def _first_of_a_stranger(self, hops: Sequence[ForwardedRequest]) -> ForwardedRequest:
-        """Each proxy adds what it saw at the end; the first address from there that is no proxy of ours counts."""
+    def _last_untrusted(self, hops: Sequence[ForwardedRequest]) -> ForwardedRequest:
+        """Return the hop of the client: each proxy adds what it saw at the end, so ours are the last ones."""
         for hop in reversed(hops):
             if not hop.client or not self._trusts(hop.client):
                 return hop
         return hops[0] if hops else ForwardedRequest()
-
-    def middleware(self) -> Middleware:
-        """Leaves in each request what a trusted proxy says of it."""
-
-        @web.middleware
-        async def told(request: web.Request, handler: Handler) -> web.StreamResponse:
-            peer = request.remote or ""
-            if not self.trusts(peer):
-                return await handler(request)
-            if given := request.headers.get("X-Request-ID"):
-                request[GIVEN_ID] = given
-            if (says := self.told(peer, request.headers)) is not None:
-                if says.client:
-                    request[CLIENT] = says.client
-                scheme, host = says.scheme or request.scheme, says.host or request.host
-                if not HOST.fullmatch(host):
-                    raise Invalid("The Host header is not a host name.")
-                request[PREFIX] = says.prefix
-                request[ORIGIN] = f"{scheme}://{host}{says.prefix}"
-            return await handler(request)
-
-        return told
 
 
 _X: Mapping[str, str] = {
@@ -117,16 +106,16 @@ _X: Mapping[str, str] = {
 
 
 def _last(headers: CIMultiDictProxy[str], name: str) -> list[str]:
-    """The last items of a list header, which may come in several lines."""
-    return [item.strip() for item in ",".join(headers.getall(name, [])).split(",")[-MOST_HOPS:] if item.strip()]
+    """Return the last items of a list header, which may be sent in several lines."""
+    return [item.strip() for item in ",".join(headers.getall(name, [])).split(",")[-MAX_HOPS:] if item.strip()]
 
 
 def _x_forwarded(lists: Mapping[str, Sequence[str]]) -> list[ForwardedRequest]:
-    """One hop for each address; a shorter list of schemes or hosts was begun by a later proxy."""
+    """Return one hop for each address; a shorter list of schemes or hosts was begun by a later proxy."""
     number = max(1, len(lists["client"]))
 
-    def at(word: str, back: int) -> str:
-        items = lists[word]
+    def at(field: str, back: int) -> str:
+        items = lists[field]
         return items[-min(back, len(items))] if items else ""
 
     return [
@@ -136,9 +125,9 @@ def _x_forwarded(lists: Mapping[str, Sequence[str]]) -> list[ForwardedRequest]:
 
 
 def _forwarded(header: str) -> list[ForwardedRequest]:
-    """The hops of a Forwarded header (RFC 7239 section 4). What does not parse ends the look backwards."""
+    """Return the hops of a Forwarded header (RFC 7239 section 4). A hop that does not parse has no client."""
     hops = []
-    for element in _split(header, ",")[-MOST_HOPS:]:
+    for element in _split(header, ",")[-MAX_HOPS:]:
         found: dict[str, str] = {}
         for pair in _split(element, ";"):
             if match := _PAIR.fullmatch(pair):
@@ -151,12 +140,12 @@ def _forwarded(header: str) -> list[ForwardedRequest]:
 
 
 def _split(text: str, separator: str) -> list[str]:
-    """The parts of a text, at separators outside of quotes."""
+    """Split a text at separators outside of quotes."""
     return re.findall(rf'(?:[^{separator}"]|"(?:[^"\\]|\\.)*"?)+', text)
 
 
 def _address(text: str) -> str:
-    """An address without its port and brackets; empty when there is none (`unknown`, `_hidden`)."""
+    """Return an address without its port and brackets; empty when there is none (`unknown`, `_hidden`)."""
     if text.startswith("["):
         text = text[1:].partition("]")[0]
     elif text.count(":") == 1:
@@ -167,12 +156,12 @@ def _address(text: str) -> str:
         return ""
 
 
-def _checked(told: ForwardedRequest) -> ForwardedRequest:
-    """Raises Invalid for what would not fit into a link."""
-    if told.scheme not in ("", "http", "https"):
-        raise Invalid("The proxy in front hands on a scheme that is neither http nor https.")
-    if told.host and not HOST.fullmatch(told.host):
-        raise Invalid("The proxy in front hands on a host that is no host name.")
-    if not _PREFIX.fullmatch(told.prefix) or "/../" in f"{told.prefix}/":
-        raise Invalid("The proxy in front hands on a prefix that is no plain path.")
-    return msgspec.structs.replace(told, prefix=told.prefix.rstrip("/"))
+def _checked(forwarded: ForwardedRequest) -> ForwardedRequest:
+    """Return the request without a slash at the end of its prefix. Raises Invalid for what would break a link."""
+    if forwarded.scheme not in ("", "http", "https"):
+        raise Invalid("The proxy in front sends a scheme that is neither http nor https.")
+    if forwarded.host and not HOST.fullmatch(forwarded.host):
+        raise Invalid("The proxy in front sends a host that is not a host name.")
+    if not _PREFIX.fullmatch(forwarded.prefix) or "/../" in f"{forwarded.prefix}/":
+        raise Invalid("The proxy in front sends a prefix that is not a plain path.")
+    return msgspec.structs.replace(forwarded, prefix=forwarded.prefix.rstrip("/"))

@@ -9,9 +9,9 @@ import asyncio
 import time
 from collections.abc import Callable
 from email.utils import formatdate
-from typing import Any
 
 from mirror.index.cache import Validity
+from mirror.server.facts import RequestFacts
 
 REPLAY_REQUEST_BYTES = 4096
 """Bytes of a request up to which its response is kept."""
@@ -24,16 +24,16 @@ JOINED_WRITE_BYTES = 16 << 10
 
 
 class Replay:
-    """A whole response, and what the log and the metrics record of it."""
+    """A whole response, and the facts of the request that it answered first."""
 
-    __slots__ = ("body", "head", "notes", "status", "validity")
+    __slots__ = ("body", "facts", "head", "status", "validity")
 
-    def __init__(self, validity: Validity, status: int, head: bytes, body: bytes, notes: Any) -> None:
+    def __init__(self, validity: Validity, status: int, head: bytes, body: bytes, facts: RequestFacts) -> None:
         self.validity = validity
         self.status = status
         self.head = head
         self.body = body
-        self.notes = notes
+        self.facts = facts
 
 
 class ReplayCache:

@@ -26,7 +26,7 @@ from mirror.errors import MirrorError, MissingBlob
 from mirror.index.cache import Validity
 from mirror.model import Body
 from mirror.server.connection import connection_of
-from mirror.server.negotiate import matches, note
+from mirror.server.facts import facts_of
 from mirror.server.replay import Replay, date_line
 
 logger = logging.getLogger(__name__)
@@ -80,7 +80,7 @@ class PreparedResponse(web.StreamResponse):
         self._sent = True
         self._keep_alive = request.keep_alive
         if self._validity is not None and request.keep_alive and (connection := connection_of(request)) is not None:
-            connection.remember(Replay(self._validity, self.status, self._head, self._content, note(request)))
+            connection.remember(Replay(self._validity, self.status, self._head, self._content, facts_of(request)))
         head = finish_head(self._head, request)
         if len(self._content) <= AT_ONCE:
             await request.writer.write(b"".join((head, self._content)))
@@ -148,6 +148,17 @@ def parse_range(header: str, size: int) -> tuple[int, int] | None:
         return None
     stop = min(size, int(last) + 1) if last else size
     return (start, stop) if start < size else (size, size)
+
+
+def matches(header: str, etag: str) -> bool:
+    """Whether an If-None-Match header names this ETag (given with its quotes); weak comparison.
+
+    A bare value without quotes counts too: bundler 2.5.0 to 2.5.4 send it so.
+    """
+    if header.strip() == "*":
+        return True
+    bare = etag.strip('"')
+    return any(part.strip().removeprefix("W/").strip('"') == bare for part in header.split(","))
 
 
 def _range_applies(request: web.BaseRequest, etag: str, modified: str | None) -> bool:

@@ -56,7 +56,8 @@ class Generation:
         self._grace = settings.limits.shutdown_grace
         self._access = _access_log(settings)
         observer = Observer(self._access, activity.metrics)
-        self._group = ConnectionGroup(connections, ReplayCache(store.clock), settings.limits.idle, observer.hit)
+        replays = ReplayCache(store.clock)
+        self._group = ConnectionGroup(connections, replays, settings.limits.idle, observer.record_replay)
         self._observer = observer
         self._tasks: list[asyncio.Task[None]] = []
         self.mirror.state.connections = lambda: len(connections)

@@ -24,7 +24,7 @@ from mirror.api.monitoring import MonitoringApi
 from mirror.api.state import MirrorState
 from mirror.api.uploads import UploadsApi
 from mirror.auth import Guard, rules_of, tokens_of, users_of
-from mirror.auth.audit import AuditMiddleware
+from mirror.auth.audit import AuditTrail
 from mirror.catalog import HeldFile
 from mirror.config import AgesSettings, RepositorySettings, Settings, UpstreamSettings
 from mirror.errors import NotFound, Unauthorized
@@ -40,7 +40,7 @@ from mirror.policy import Policy
 from mirror.policy.records import Policies
 from mirror.rubygems.log.published_index import PublishedIndex
 from mirror.rubygems.log.upstream_index import UpstreamIndex
-from mirror.server.negotiate import errors
+from mirror.server.middleware import request_middleware
 from mirror.server.pages import PageCache
 from mirror.server.proxies import TrustedProxies
 from mirror.service.ecosystems import ECOSYSTEMS
@@ -114,7 +114,7 @@ class Mirror:
             users=users_of(settings.auth),
             tokens=tokens_of(settings.auth),
         )
-        self.witness = AuditMiddleware(self.guard, self.catalog.removed, store.clock)
+        self.audit = AuditTrail(self.guard.identify, self.catalog.removed, store.clock)
         self.proxies = TrustedProxies(settings.proxies.trusted, settings.proxies.standard)
         self.state = MirrorState(
             settings,
@@ -276,7 +276,7 @@ class Mirror:
 
     def application(self) -> web.Application:
         """The routes of all repositories, and our own below `/-/`."""
-        middlewares = [errors, self.proxies.middleware(), self.witness.middleware()]
+        middlewares = [request_middleware(self.proxies, self.audit)]
         app = web.Application(middlewares=middlewares, client_max_size=1 << 20)
         for name, repository in self.repositories.items():
             mount = self.settings.repositories[name].mount

@@ -30,7 +30,9 @@ LogFormat = Literal["auto", "text", "json"]
 Fact = str | int | float | bool | None
 
 _log = logging.getLogger(__name__)
-_audit = logging.getLogger("mirror.audit")
+
+AUDIT = "mirror.audit"
+"""The logger of the audit trail, whose lines are never held back."""
 
 # What is cleaned away. Every pattern runs in linear time: a request's path is one of the texts.
 _USERINFO = re.compile(r"(?<=://)[^/\s?#]*@")
@@ -92,15 +94,6 @@ def request_id(given: str = "") -> str:
     return given if given and _GIVEN_ID.fullmatch(given) else next(_ids)
 
 
-def audit(what: str, *, who: str, client: str, serial: int | None = None, **facts: Fact) -> None:
-    """Write one audit line: `what` (upload, yank, token, refusal, …) `who` did from `client`, as feed entry `serial`.
-
-    `facts` say the rest: repository, project, filename, rule, outcome. Written whatever the log's level is.
-    """
-    known: dict[str, Fact] = {"what": what, "who": who, "client": client, "serial": serial, **facts}
-    _audit.info("audit", extra={"facts": known})
-
-
 def wants_json(form: LogFormat, stream: TextIO) -> bool:
     """Whether lines to the stream are JSON: as the setting says, or, when `auto`, unless it is a terminal."""
     return form == "json" or (form == "auto" and not stream.isatty())
@@ -118,7 +111,6 @@ def configure(form: LogFormat = "auto", level: str = "info", stream: TextIO | No
     root = logging.getLogger()
     root.setLevel(level.upper())
     root.handlers[:] = [handler]
-    _audit.setLevel(logging.INFO)
     logging.raiseExceptions = False  # a log that cannot be written is no reason to write more
 
 
@@ -136,7 +128,7 @@ class Damper(logging.Filter):
 
     def filter(self, record: logging.LogRecord) -> bool:
         """Whether the line is written."""
-        if record.name == _audit.name:
+        if record.name == AUDIT:
             return True
         if record.name == "aiohttp.server" and record.exc_info:
             _calm(record)

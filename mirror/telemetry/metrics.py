@@ -24,16 +24,14 @@ from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector
 
 from mirror.model import Outcome
-
-Kind = Literal["page", "file", "sidecar", "index", "upload", "other"]
-"""What was asked for: a project's page, a file, its sidecar, an index as a whole, an upload, anything else."""
+from mirror.server.facts import RequestKind
 
 Breaker = Literal["closed", "half-open", "open"]
 
 REQUEST_BUCKETS: Final = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0, 5.0, 30.0)
 LAG_BUCKETS: Final = (0.001, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 1.0, 5.0)
 
-_KINDS = frozenset(get_args(Kind))
+_KINDS = frozenset(get_args(RequestKind))
 _OUTCOMES = frozenset(get_args(Outcome)) | {""}
 _MOST_REPOSITORIES = 100
 
@@ -121,7 +119,7 @@ class Metrics:
         self._evicted = (0, 0)
 
     def answered(
-        self, repository: str, kind: Kind, outcome: Outcome | Literal[""], status: int, sent: int, seconds: float
+        self, repository: str, kind: RequestKind, outcome: Outcome | Literal[""], status: int, sent: int, seconds: float
     ) -> None:
         """Count one answer: `sent` bytes of body, the last of them after `seconds`. Never raises.
 

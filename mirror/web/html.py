@@ -13,7 +13,6 @@ from urllib.parse import quote
 
 from aiohttp import web
 
-from mirror.server.negotiate import KIND
 from mirror.web import views
 
 if TYPE_CHECKING:
@@ -82,7 +81,6 @@ def root_from(path: str) -> str:
 
 def page(request: web.Request, template: str, values: Mapping[str, object], status: int = 200) -> web.Response:
     """A page for people. `values` are what the template shows; all of it is escaped, unless it is `Markup`."""
-    request[KIND] = "other"
     text = _environment().get_template(template).render(values, at=root_from(request.path))
     signed_in = "Authorization" in request.headers
     response = web.Response(
@@ -101,7 +99,6 @@ async def static_file(request: web.Request) -> web.Response:
     name = request.match_info["name"]
     if name not in STATIC:
         raise web.HTTPNotFound
-    request[KIND] = "other"
     content, _ = static(name)
     return web.Response(
         body=content,

@@ -18,7 +18,9 @@ from mirror.index.flight import SingleFlight
 from mirror.index.journal import Journal
 from mirror.index.merge import chosen
 from mirror.model import ProjectSummary
-from mirror.server.negotiate import error_response, outside, qualities
+from mirror.server.facts import public_url
+from mirror.server.middleware import error_response
+from mirror.server.negotiate import qualities
 from mirror.telemetry.statistics import Span
 from mirror.web import views
 from mirror.web.abouts import ProjectSummaries, version_shown
@@ -352,7 +354,7 @@ class Pages:
 
 def _root(request: web.BaseRequest, shelf: BrowsableRepository) -> URL:
     """Where clients outside find the repository, with a slash at the end."""
-    return URL(f"{outside(request)}{shelf.mount.rstrip('/')}/")
+    return URL(f"{public_url(request)}{shelf.mount.rstrip('/')}/")
 
 
 async def _at_once(work: Callable[P, T], *args: P.args, **named: P.kwargs) -> T:

@@ -21,6 +21,7 @@ from mirror.catalog.sqlite import SQLite
 from mirror.errors import Conflict, Forbidden, Invalid, MirrorError, Unauthorized, UnknownProject
 from mirror.model import Grant, Names, Right
 from mirror.pypi.versions import pattern as python_pattern
+from mirror.server.facts import FACTS, RequestFacts
 from tests.builders import gem, wheel
 from tests.serving import repositories, serving
 from tests.simulator import Simulator
@@ -275,7 +276,9 @@ class Clock:
 
 def request(authorization: str | None = None, address: str = "192.0.2.1") -> web.BaseRequest:
     headers = {} if authorization is None else {"Authorization": authorization}
-    return make_mocked_request("GET", "/", headers=headers).clone(remote=address)
+    request = make_mocked_request("GET", "/", headers=headers)
+    request[FACTS] = RequestFacts(client=address)
+    return request
 
 
 @pytest.fixture

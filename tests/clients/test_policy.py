@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from mirror.server.negotiate import RequestSummary
+from mirror.server.facts import RequestFacts
 from mirror.telemetry.observer import Observer
 from tests.builders import gem, sdist, wheel
 from tests.clients import require_client
@@ -142,13 +142,13 @@ async def test_ruby_clients_see_a_version_from_the_second_on_that_its_cooldown_i
 def recorded(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, int, int]]:
     """(path, status, bytes) of every answer."""
     answers: list[tuple[str, int, int]] = []
-    take = Observer.take
+    record = Observer.record
 
-    def noting(self: Observer, note: RequestSummary, client: str, status: int, sent: int, *rest: object) -> None:
-        answers.append((note.path, status, sent))
-        take(self, note, client, status, sent, *rest)  # type: ignore[arg-type]
+    def remembering(self: Observer, facts: RequestFacts, client: str, status: int, sent: int, seconds: float) -> None:
+        answers.append((facts.path, status, sent))
+        record(self, facts, client, status, sent, seconds)
 
-    monkeypatch.setattr(Observer, "take", noting)
+    monkeypatch.setattr(Observer, "record", remembering)
     return answers
 
 

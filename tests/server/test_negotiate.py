@@ -5,7 +5,10 @@ from aiohttp.test_utils import make_mocked_request
 
 from mirror import errors
 from mirror.index.freshness import Freshness
-from mirror.server.negotiate import choose_encoding, demand_of, error_response, matches, negotiate, outside, status_of
+from mirror.server.facts import FACTS, RequestFacts, public_url
+from mirror.server.middleware import error_response, status_of
+from mirror.server.negotiate import choose_encoding, negotiate, requested_freshness
+from mirror.server.respond import matches
 
 OFFERED = ("text/html", "application/json", "application/special")
 
@@ -56,7 +59,7 @@ def test_another_etag_does_not_match() -> None:
 
 
 @pytest.mark.parametrize(
-    ("headers", "demand"),
+    ("headers", "freshness"),
     [
         ({}, Freshness.USUAL),
         ({"Cache-Control": "max-age=0"}, Freshness.NOW),
@@ -65,19 +68,25 @@ def test_another_etag_does_not_match() -> None:
         ({"Pragma": "no-cache"}, Freshness.NOW),
     ],
 )
-def test_a_client_can_demand_a_page_of_now(headers: dict[str, str], demand: Freshness) -> None:
-    assert demand_of(make_mocked_request("GET", "/", headers=headers)) is demand
+def test_a_client_can_ask_for_a_page_of_now(headers: dict[str, str], freshness: Freshness) -> None:
+    assert requested_freshness(headers.get("Cache-Control"), headers.get("Pragma")) is freshness
+
+
+def url_of(host: str) -> str:
+    request = make_mocked_request("GET", "/", headers={"Host": host})
+    request[FACTS] = RequestFacts()
+    return public_url(request)
 
 
 @pytest.mark.parametrize("host", ["mirror.example", "mirror.example:8484", "127.0.0.1:1", "[::1]:8484"])
-def test_the_outside_address_is_the_one_the_client_used(host: str) -> None:
-    assert outside(make_mocked_request("GET", "/", headers={"Host": host})) == f"http://{host}"
+def test_the_public_url_is_the_one_the_client_used(host: str) -> None:
+    assert url_of(host) == f"http://{host}"
 
 
 @pytest.mark.parametrize("host", ['a"><script>', "a/b", "a b", "", "user@host"])
 def test_a_host_that_is_none_is_refused(host: str) -> None:
     with pytest.raises(errors.Invalid):
-        outside(make_mocked_request("GET", "/", headers={"Host": host}))
+        url_of(host)
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Reverse proxies: what they say counts from trusted addresses, and from nobody else."""
+"""Reverse proxies: their headers count from trusted addresses, and from no others."""
 
 import asyncio
 import io
@@ -25,8 +25,8 @@ ROOT = Path(__file__).parents[2]
 PROXIES = TrustedProxies(["10.0.0.0/8", "127.0.0.1", "2001:db8::/32"])
 
 
-def told(peer: str, *headers: tuple[str, str], proxies: TrustedProxies = PROXIES) -> ForwardedRequest | None:
-    return proxies.told(peer, CIMultiDictProxy(CIMultiDict(headers)))
+def forwarded(peer: str, *headers: tuple[str, str], proxies: TrustedProxies = PROXIES) -> ForwardedRequest | None:
+    return proxies.forwarded(peer, CIMultiDictProxy(CIMultiDict(headers)))
 
 
 @pytest.mark.parametrize(
@@ -47,29 +47,29 @@ def told(peer: str, *headers: tuple[str, str], proxies: TrustedProxies = PROXIES
     ],
 )
 def test_the_last_address_that_is_no_proxy_of_ours_is_the_client(headers: list[tuple[str, str]], client: str) -> None:
-    says = told("10.9.9.9", *headers)
-    assert says is not None
-    assert says.client == client
+    found = forwarded("10.9.9.9", *headers)
+    assert found is not None
+    assert found.client == client
 
 
 def test_scheme_host_and_prefix_are_those_of_the_hop_of_the_client() -> None:
-    says = told(
+    found = forwarded(
         "127.0.0.1",
         ("X-Forwarded-For", "6.6.6.6, 203.0.113.7, 10.1.1.1"),
         ("X-Forwarded-Proto", "ftp, https, http"),
         ("X-Forwarded-Host", "evil.example, mirror.example, inner.example"),
         ("X-Forwarded-Prefix", "/python/"),
     )
-    assert says == ForwardedRequest("203.0.113.7", "https", "mirror.example", "/python")
-    says = told(
+    assert found == ForwardedRequest("203.0.113.7", "https", "mirror.example", "/python")
+    found = forwarded(
         "127.0.0.1", ("Forwarded", 'for=6.6.6.6;host=evil.example, for=1.2.3.4;proto=HTTPS;host="a.example:8443"')
     )
-    assert says == ForwardedRequest("1.2.3.4", "https", "a.example:8443")
+    assert found == ForwardedRequest("1.2.3.4", "https", "a.example:8443")
 
 
 @pytest.mark.parametrize("peer", ["203.0.113.7", "", "11.0.0.1", "::1", "nonsense"])
-def test_nobody_else_is_believed(peer: str) -> None:
-    assert told(peer, ("X-Forwarded-For", "1.2.3.4"), ("Forwarded", "for=1.2.3.4")) is None
+def test_no_other_address_is_trusted(peer: str) -> None:
+    assert forwarded(peer, ("X-Forwarded-For", "1.2.3.4"), ("Forwarded", "for=1.2.3.4")) is None
 
 
 @pytest.mark.parametrize("peer", ["10.1.2.3", "127.0.0.1", "2001:db8::5", "::ffff:10.1.2.3"])
@@ -78,14 +78,16 @@ def test_networks_of_both_kinds_can_be_trusted(peer: str) -> None:
 
 
 def test_a_unix_socket_can_be_trusted() -> None:
-    assert told("", ("X-Forwarded-For", "1.2.3.4"), proxies=TrustedProxies(["unix"])) == ForwardedRequest("1.2.3.4")
+    assert forwarded("", ("X-Forwarded-For", "1.2.3.4"), proxies=TrustedProxies(["unix"])) == ForwardedRequest(
+        "1.2.3.4"
+    )
 
 
-def test_a_proxy_that_sets_forwarded_hands_on_nothing_else() -> None:
+def test_from_a_proxy_that_sets_forwarded_no_other_header_counts() -> None:
     proxies = TrustedProxies(["127.0.0.1"], standard=True)
     headers = [("Forwarded", "for=203.0.113.7"), ("X-Forwarded-For", "6.6.6.6"), ("X-Forwarded-Host", "evil.example")]
-    assert told("127.0.0.1", *headers, proxies=proxies) == ForwardedRequest("203.0.113.7")
-    assert told("127.0.0.1", *headers[1:], proxies=proxies) is None
+    assert forwarded("127.0.0.1", *headers, proxies=proxies) == ForwardedRequest("203.0.113.7")
+    assert forwarded("127.0.0.1", *headers[1:], proxies=proxies) is None
 
 
 @pytest.mark.parametrize(
@@ -102,13 +104,13 @@ def test_a_proxy_that_sets_forwarded_hands_on_nothing_else() -> None:
 )
 def test_what_would_break_a_link_is_refused(header: tuple[str, str]) -> None:
     with pytest.raises(Invalid):
-        told("127.0.0.1", header)
+        forwarded("127.0.0.1", header)
 
 
 def test_hostile_headers_are_read_in_bounded_time() -> None:
     for text in ('"' * 15_000, "\\" * 15_000, ",;" * 7_000, 'for="' + "\\a" * 7_000, "=" * 15_000):
-        told("127.0.0.1", ("Forwarded", text))
-        told("127.0.0.1", ("X-Forwarded-For", text))
+        forwarded("127.0.0.1", ("Forwarded", text))
+        forwarded("127.0.0.1", ("X-Forwarded-For", text))
 
 
 FORWARDED = {
@@ -170,8 +172,8 @@ async def test_the_access_log_and_refusals_name_the_client(tmp_path: Path, simul
 
 
 def snippet() -> str:
-    """The nginx configuration that the README shows for a mirror behind nginx."""
-    found = re.findall(r"```nginx\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    """The nginx configuration that the guide in systemd shows for a mirror behind nginx."""
+    found = re.findall(r"```nginx\n(.*?)```", (ROOT / "systemd" / "README.md").read_text(), re.DOTALL)
     (proxying,) = [block for block in found if "proxy_pass" in block]
     return str(proxying)
 
@@ -183,7 +185,7 @@ def free_port() -> int:
 
 
 @pytest.mark.skipif(shutil.which("nginx") is None, reason="nginx (Debian: nginx-light) is not installed")
-async def test_the_nginx_configuration_in_the_readme_works(tmp_path: Path, simulator: Simulator) -> None:
+async def test_the_nginx_configuration_in_the_guide_works(tmp_path: Path, simulator: Simulator) -> None:
     simulator.publish(wheel("six", "1.16.0", size=2_000_000))
     simulator.push(gem("rack", "3.0.0"))
     async with spawned(

@@ -10,6 +10,7 @@ from aiohttp import web
 from mirror.index.cache import Validity
 from mirror.server.connection import ConnectionGroup, ConnectionLimits, Connections
 from mirror.server.drain import ConnectionRunner
+from mirror.server.facts import RequestFacts
 from mirror.server.replay import Replay, ReplayCache
 from mirror.server.respond import PreparedResponse, make_head
 from mirror.telemetry.metrics import Metrics
@@ -71,7 +72,7 @@ async def site() -> AsyncIterator[Site]:
 async def test_a_repeated_request_does_not_reach_the_handler(site: Site) -> None:
     assert await site.talk(REQUEST, REQUEST, REQUEST) == [b"1", b"1", b"1"]
     assert site.handled == 1
-    assert [ready.notes.path for ready in site.hits] == ["/page", "/page"]
+    assert [ready.facts.path for ready in site.hits] == ["/page", "/page"]
 
 
 async def test_another_connection_joins_after_its_first_request(site: Site) -> None:
@@ -152,7 +153,7 @@ def test_what_is_remembered_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("mirror.server.replay.REPLAY_MEMORY_BYTES", 10_000)
     replays = ReplayCache(lambda: 0.0)
     for number in range(100):
-        replays.put(b"%d" % number, Replay(Validity(1.0), 200, b"", b"x" * 1000, None))
+        replays.put(b"%d" % number, Replay(Validity(1.0), 200, b"", b"x" * 1000, RequestFacts()))
     assert replays.get(b"0") is None
     assert replays.get(b"99") is not None
     assert replays._weight <= 10_000
@@ -161,5 +162,5 @@ def test_what_is_remembered_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_an_answer_that_is_replaced_is_counted_once() -> None:
     replays = ReplayCache(lambda: 0.0)
     for _ in range(3):
-        replays.put(b"a", Replay(Validity(1.0), 200, b"", b"x" * 1000, None))
+        replays.put(b"a", Replay(Validity(1.0), 200, b"", b"x" * 1000, RequestFacts()))
     assert replays._weight == 512 + 1 + 1000

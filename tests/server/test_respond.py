@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from mirror.blobs.local import LocalBlobs
 from mirror.errors import UpstreamUnavailable
 from mirror.model import Body
+from mirror.server.facts import FACTS, RequestFacts
 from mirror.server.respond import make_head, parse_range, send
 
 Fetch = Callable[..., "asyncio.Future[tuple[int, Mapping[str, str], bytes]]"]
@@ -90,6 +91,7 @@ async def fetch(tmp_path: Path, content: bytes) -> AsyncIterator[Fetch]:
     bodies: dict[str, Body] = {"/": await blobs.open(held.digest), "/brittle": Brittle(), "/dead": Dead()}
 
     async def handle(request: web.BaseRequest) -> web.StreamResponse:
+        request[FACTS] = RequestFacts()
         try:
             return await send(request, bodies[request.path], content_type="application/zip")
         except UpstreamUnavailable:

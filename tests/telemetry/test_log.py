@@ -13,8 +13,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from mirror.auth.audit import audit
 from mirror.telemetry import log
-from mirror.telemetry.log import AccessLog, Damper, audit, printable, redact, request_id
+from mirror.telemetry.log import AccessLog, Damper, printable, redact, request_id
 
 
 class Standstill(io.RawIOBase):

@@ -8,7 +8,7 @@ import pytest
 from aiohttp.test_utils import make_mocked_request
 
 from mirror.auth import digest, new_token
-from mirror.server.negotiate import ORIGIN
+from mirror.server.facts import FACTS, RequestFacts
 from mirror.web.abouts import ProjectSummaries
 from mirror.web.routes import _root
 from tests.builders import gem, sdist, wheel
@@ -321,7 +321,7 @@ async def test_pages_work_below_the_prefix_of_a_proxy(mirror: Serving, simulator
 async def test_the_lines_to_copy_have_the_prefix_of_a_proxy(mirror: Serving) -> None:
     (shelf, *_) = mirror.mirror.pages._shelves.values()
     request = make_mocked_request("GET", "/", headers={"Host": "inside:1"})
-    request[ORIGIN] = "https://packages.example/mirror"
+    request[FACTS] = RequestFacts(origin="https://packages.example/mirror")
     assert str(_root(request, shelf)) == "https://packages.example/mirror/"
 
 

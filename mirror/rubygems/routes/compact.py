@@ -15,9 +15,10 @@ from mirror.index.cache import Validity
 from mirror.index.freshness import Freshness
 from mirror.model import Outcome
 from mirror.rubygems.log.published_log import PublishedLog, digest_headers
-from mirror.server.negotiate import OUTCOME, choose_encoding, demand_of, matches
+from mirror.server.facts import facts_of
+from mirror.server.negotiate import choose_encoding
 from mirror.server.pages import IN_LOOP, SMALL, RenderedPage
-from mirror.server.respond import REMEMBERED, PreparedResponse, SentResponse, finish_head, make_head
+from mirror.server.respond import REMEMBERED, PreparedResponse, SentResponse, finish_head, make_head, matches
 
 TEXT = "text/plain; charset=utf-8"
 BINARY = "application/octet-stream"
@@ -31,7 +32,7 @@ _RANGE = re.compile(r"bytes=(\d{1,15})-(\d{0,15})", re.ASCII)
 
 def repeatable(request: web.Request, reading: ReadAccess) -> bool:
     """Whether the same bytes may get the same answer, without another look at who asks and for what."""
-    return reading.open and demand_of(request) is Freshness.USUAL
+    return reading.open and facts_of(request).freshness is Freshness.USUAL
 
 
 async def send_log(
@@ -89,7 +90,7 @@ async def _send(
     validity: Validity | None,
 ) -> web.StreamResponse:
     """`pieces` gives the identity bytes of a range, `packed` the whole in gzip."""
-    request[OUTCOME] = outcome
+    facts_of(request).outcome = outcome
     headers = [
         ("ETag", f'"{etag}"'),
         *digests.items(),  # of the whole, also on a part (rule 1)

@@ -13,7 +13,7 @@ from mirror.rubygems import pages, versions
 from mirror.rubygems.log.published_index import PublishedIndex
 from mirror.rubygems.names import canonical, parse_gem_filename, split_full_name
 from mirror.rubygems.routes.compact import BINARY, TEXT, send_page
-from mirror.server.negotiate import demand_of
+from mirror.server.facts import facts_of
 from mirror.server.opened import moment_of, note_kind, note_removed, repeatable, send_opened
 from mirror.server.pages import PageCache, PageInput
 from mirror.server.respond import retry_if_evicted
@@ -52,7 +52,9 @@ class GemRoutes:
             return PageInput(view.revision, view.until, view.outcome, render, TEXT, etag=pages.revision)
 
         key = (self._repository.name, name, "info", moment)
-        return await send_page(request, *await self._answers.obtain(key, demand_of(request), get), self._reading)
+        return await send_page(
+            request, *await self._answers.obtain(key, facts_of(request).freshness, get), self._reading
+        )
 
     @retry_if_evicted
     async def gemspec(self, request: web.Request) -> web.StreamResponse:

@@ -17,10 +17,10 @@ from mirror.rubygems.log.published_index import PublishedIndex
 from mirror.rubygems.log.published_log import PublishedLog
 from mirror.rubygems.log.versions_map import VersionsMap, render_versions
 from mirror.rubygems.routes.compact import BINARY, repeatable, send_log, send_page
-from mirror.server.negotiate import OUTCOME, demand_of, matches
+from mirror.server.facts import facts_of
 from mirror.server.opened import note_kind
 from mirror.server.pages import PageCache, PageInput, RenderedPage
-from mirror.server.respond import PreparedResponse, http_date, make_head
+from mirror.server.respond import PreparedResponse, http_date, make_head, matches
 
 _EPOCH = datetime.fromtimestamp(0, UTC)
 
@@ -47,7 +47,7 @@ class IndexRoutes:
         """The whole index, append-only."""
         note_kind(request, self._repository, "index")
         readable = await self._reading.scope(request)
-        log = await self._published.current(demand_of(request))
+        log = await self._published.current(facts_of(request).freshness)
         if readable.everything:
             validity = self._published.validity() if repeatable(request, self._reading) else None
             return await send_log(request, log, self._published.outcome, validity)
@@ -59,7 +59,7 @@ class IndexRoutes:
         """The names of all gems."""
         note_kind(request, self._repository, "index")
         readable = await self._reading.scope(request)
-        log = await self._published.current(demand_of(request))
+        log = await self._published.current(facts_of(request).freshness)
         made = await self._derived(request, "names", log, readable, render_names)
         return await send_page(request, *made, self._reading)
 
@@ -70,7 +70,7 @@ class IndexRoutes:
         note_kind(request, self._repository, "index")
         readable = await self._reading.scope(request)
         which = next(word for word in get_args(Which) if word == request.match_info["which"])
-        log = await self._published.current(demand_of(request))
+        log = await self._published.current(facts_of(request).freshness)
         gz, outcome = await self._derived(request, which, log, readable, lambda known: specs(known, which))
         if request.match_info["gz"]:
             return self._binary(request, gz, outcome)
@@ -79,7 +79,7 @@ class IndexRoutes:
         return self._binary(request, *plain)
 
     def _binary(self, request: web.Request, answer: RenderedPage, outcome: Outcome) -> web.StreamResponse:
-        request[OUTCOME] = outcome
+        facts_of(request).outcome = outcome
         body = answer.bodies["identity"]
         modified = http_date(datetime.fromtimestamp(int(self._published.changed_at), UTC))
         headers = [
@@ -115,4 +115,4 @@ class IndexRoutes:
         async def get(_: Freshness) -> PageInput:
             return PageInput(log.etag, 0, self._published.outcome, rendered, BINARY, heavy=True, etag=pages.revision)
 
-        return await self._answers.obtain((self._repository.name, "", kind, readable), demand_of(request), get)
+        return await self._answers.obtain((self._repository.name, "", kind, readable), facts_of(request).freshness, get)

@@ -15,7 +15,7 @@ from mirror.rubygems.log.published_index import PublishedIndex
 from mirror.rubygems.log.versions_map import VersionsMap
 from mirror.rubygems.names import GENERIC, FullName, canonical
 from mirror.rubygems.pages import Links
-from mirror.server.negotiate import demand_of, outside
+from mirror.server.facts import facts_of, public_url
 from mirror.server.opened import note_kind
 from mirror.server.pages import PageCache, PageInput
 
@@ -100,7 +100,7 @@ class JsonApi:
             )
 
         key = (self._repository.name, name, kind, about)
-        return await self._answers.respond(request, key, demand_of(request), get)
+        return await self._answers.respond(request, key, facts_of(request).freshness, get)
 
     async def search(self, request: web.Request) -> web.StreamResponse:
         """`/api/v1/search.json`: by name; those that are the word first, then those that begin with it."""
@@ -131,7 +131,7 @@ class JsonApi:
         raise NotFound("The dependency API is gone; the compact index is at /versions and /info/NAME.")
 
     def _links(self, request: web.Request) -> Links:
-        base = outside(request) + self._prefix
+        base = public_url(request) + self._prefix
         return Links(gem=lambda filename: f"{base}/gems/{filename}", project=lambda name: f"{base}/info/{name}")
 
 

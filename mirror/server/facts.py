@@ -1,0 +1,67 @@
+"""What is known about a request, beyond what it says itself, in one typed object.
+
+`ConnectionGroup` attaches a `RequestFacts` to each request when it begins. The middleware adds what a trusted proxy
+reports, handlers add what they serve, and the access log, the metrics and the audit trail read it.
+"""
+
+import re
+from collections.abc import Callable
+from operator import itemgetter
+from typing import Literal
+
+import msgspec
+from aiohttp import web
+
+from mirror.errors import Invalid
+from mirror.index.freshness import Freshness
+from mirror.model import Outcome
+
+RequestKind = Literal["page", "file", "sidecar", "index", "upload", "other"]
+"""What is served: a project's page, a file, its sidecar, an index as a whole, an upload, anything else."""
+
+HOST = re.compile(r"[A-Za-z0-9._~-]{1,253}(:\d{1,5})?|\[[0-9A-Fa-f:.]{2,45}\](:\d{1,5})?")
+
+
+class RequestFacts(msgspec.Struct):
+    """The facts of one request; handlers change it."""
+
+    method: str = ""
+    path: str = ""
+    """The path with its query."""
+    agent: str = ""
+    """The User-Agent header."""
+    freshness: Freshness = Freshness.USUAL
+    """How fresh a page the client asks for."""
+    client: str = ""
+    """The client's address, which a trusted proxy may have reported; empty over a Unix socket without a proxy."""
+    origin: str = ""
+    """Scheme, authority and path below which the client reaches a trusted proxy in front; empty without one."""
+    prefix: str = ""
+    """The path at the end of `origin`, without a slash at its end; mostly empty."""
+    request_id: str = ""
+    """The identifier of the request that a trusted proxy gave; empty without one."""
+    repository: str = ""
+    """The name of the repository that answers; empty for none."""
+    kind: RequestKind = "other"
+    outcome: Outcome | Literal[""] = ""
+    """The value of X-Mirror-Cache; empty where the header is not sent."""
+    removed: tuple[str, str, str] | None = None
+    """Source, project and name of the file that is served although upstream has removed it."""
+
+
+FACTS = web.RequestKey("facts", RequestFacts)
+
+facts_of: Callable[[web.BaseRequest], RequestFacts] = itemgetter(FACTS)
+"""Return the facts of a request."""
+
+
+def public_url(request: web.BaseRequest) -> str:
+    """Return scheme and authority under which the client reached us, without a slash at the end.
+
+    With a trusted proxy in front, those of the proxy, and the path below which it serves us. Raises Invalid.
+    """
+    if origin := facts_of(request).origin:
+        return origin
+    if not HOST.fullmatch(request.host):
+        raise Invalid("The Host header is not a host name.")
+    return f"{request.scheme}://{request.host}"

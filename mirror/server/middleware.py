@@ -1,0 +1,144 @@
+"""The one middleware around every handler: reads what trusted proxies report, and turns errors into responses.
+
+Which error becomes which status stands in one table here. Each error is logged once, here.
+"""
+
+import logging
+import re
+from collections.abc import Awaitable, Callable
+from typing import Protocol
+
+from aiohttp import web
+from aiohttp.typedefs import Middleware
+from yarl import URL
+
+from mirror.errors import (
+    Blocked,
+    ConfigError,
+    Conflict,
+    Forbidden,
+    Invalid,
+    MirrorError,
+    MissingBlob,
+    NotFound,
+    StorageFull,
+    TooLarge,
+    Unauthorized,
+    Unavailable,
+    UpstreamError,
+)
+from mirror.server.facts import facts_of
+from mirror.server.proxies import TrustedProxies
+
+logger = logging.getLogger(__name__)
+
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+STATUSES: tuple[tuple[type[MirrorError], int], ...] = (
+    (NotFound, 404),
+    (TooLarge, 413),
+    (Invalid, 400),
+    (Conflict, 409),
+    (Unauthorized, 401),
+    (Forbidden, 403),
+    (Blocked, 403),
+    (StorageFull, 507),
+    # 503, never 404: clients take a 404 for "no such project", and some then ask the next index.
+    (Unavailable, 503),
+    (UpstreamError, 502),
+    (MissingBlob, 503),
+    (ConfigError, 500),
+)
+"""Error → status; the first that fits."""
+
+_SLASHES = re.compile("/{2,}")
+
+
+class AuditTrail(Protocol):
+    """What is reported of requests that policy wants to be recorded."""
+
+    async def record_refusal(self, request: web.Request, refusal: Blocked) -> None:
+        """Record that policy refused a file."""
+
+    async def record_removed(self, request: web.Request, source: str, project: str, filename: str) -> None:
+        """Record that a client got a file that upstream has removed."""
+
+
+def request_middleware(proxies: TrustedProxies, audit: AuditTrail) -> Middleware:
+    """Return the middleware."""
+
+    async def handle(request: web.Request, handler: Handler) -> web.StreamResponse:
+        facts = facts_of(request)
+        if proxies.trusts(facts.client):
+            proxies.read_headers(request, facts)
+        try:
+            response = await handler(request)
+        except Blocked as refusal:
+            await audit.record_refusal(request, refusal)
+            raise
+        if facts.removed is not None and request.method == "GET" and response.status < 300:
+            await audit.record_removed(request, *facts.removed)
+        return response
+
+    @web.middleware
+    async def answer(request: web.Request, handler: Handler) -> web.StreamResponse:
+        try:
+            return await handle(request, handler)
+        except MirrorError as error:
+            response = error_response(error)
+            if response.status >= 500:
+                logger.warning("%s %s: %s", request.method, request.path[:200], error)
+            return response
+        except web.HTTPException as error:  # aiohttp's own: no such route, no such method; or a redirect
+            if error.status == 404 and (url := await _without_double_slashes(request)) is not None:
+                raise web.HTTPMovedPermanently(url) from None
+            if error.status >= 400:
+                error.text = _sentence(request, error)
+                error.headers["Cache-Control"] = "no-store"
+            raise
+        except Exception:
+            logger.exception("%s %s failed", request.method, request.path[:200])
+            if request.writer.output_size and request.transport is not None:
+                request.transport.abort()  # a part has been sent: no client may take it for the whole
+            text = "Something went wrong inside the mirror; its log says what.\n"
+            return web.Response(status=500, text=text, headers={"Cache-Control": "no-store"})
+
+    return answer
+
+
+def status_of(error: MirrorError) -> int:
+    """Return the status with which an error is answered."""
+    return next((status for kind, status in STATUSES if isinstance(error, kind)), 500)
+
+
+def error_response(error: MirrorError) -> web.Response:
+    """Return the response to a request that ended in an error: one sentence of plain text."""
+    status = status_of(error)
+    headers: dict[str, str] = {"Cache-Control": "no-store"}
+    if isinstance(error, Unavailable):
+        headers["Retry-After"] = str(max(1, round(error.retry_after)))
+    if isinstance(error, Unauthorized):
+        headers["WWW-Authenticate"] = 'Basic realm="mirror"'
+    return web.Response(status=status, text=f"{error}\n", headers=headers)
+
+
+async def _without_double_slashes(request: web.Request) -> URL | None:
+    """Return where a path leads with each run of slashes as one, as web servers have it; None when that is nowhere.
+
+    pipenv joins `…/simple/` and a name by a slash of its own.
+    """
+    path, query = request.rel_url.raw_path, request.rel_url.raw_query_string
+    if "//" not in path or request.method not in ("GET", "HEAD"):
+        return None
+    url = URL(f"{_SLASHES.sub('/', path)}{'?' if query else ''}{query}", encoded=True)
+    found = await request.app.router.resolve(request.clone(rel_url=url))
+    return None if found.http_exception else URL(f"{facts_of(request).prefix}{url}", encoded=True)
+
+
+def _sentence(request: web.Request, error: web.HTTPException) -> str:
+    match error.status:
+        case 404:
+            return f"Nothing is served at {request.path[:200]!r}.\n"
+        case 405:
+            return f"{request.path[:200]!r} does not take {request.method[:20]} requests.\n"
+    return f"{error.reason}.\n"
