@@ -16,7 +16,7 @@ from mirror import __version__
 from mirror.catalog.inspecting import Inspection, held_projects, inspect
 from mirror.cli.running import PATIENCE, ask_address, ask_url, reach_address, reach_url
 from mirror.config import RepositorySettings, Settings, UpstreamSettings
-from mirror.doctor import Asking, Finding, Login, Requirement, Wishes, machine, opened
+from mirror.doctor import ExamineOptions, Finding, IndexClient, Login, Requirement, machine, open_session
 from mirror.errors import ConfigError, Invalid, MirrorError, UpstreamError
 from mirror.index.ecosystem import Ecosystem
 from mirror.service.directory import served_at
@@ -53,10 +53,10 @@ class Wanted(msgspec.Struct, frozen=True, kw_only=True):
     upload: str | None = None
     token: str | None = None
 
-    def wishes(self, ecosystem: Ecosystem, held: tuple[str, ...] = ()) -> Wishes:
+    def options(self, ecosystem: Ecosystem, held: tuple[str, ...] = ()) -> ExamineOptions:
         """The same for one ecosystem."""
         one = {"project": self.project, "gem": self.gem}[ecosystem.noun]
-        return Wishes(project=one, held=held, upload=self.upload, token=self.token)
+        return ExamineOptions(project=one, held=held, upload=self.upload, token=self.token)
 
 
 # --- an index at a URL -----------------------------------------------------------------------------------------------
@@ -65,7 +65,7 @@ class Wanted(msgspec.Struct, frozen=True, kw_only=True):
 async def examine_url(text: str, wanted: Wanted) -> list[Section]:
     """Whatever kinds of index there are at a URL. Raises Invalid for what is no URL."""
     url = _url(text)
-    async with opened() as session:
+    async with open_session() as session:
         return await _examine(session, url, tuple(ECOSYSTEMS), wanted, {})
 
 
@@ -87,9 +87,9 @@ async def _examine(
     found: list[Section] = []
     silent = ""
     for ecosystem in map(ECOSYSTEMS.__getitem__, formats):
-        wishes = wanted.wishes(ecosystem, held.get(ecosystem.name, ()))
+        options = wanted.options(ecosystem, held.get(ecosystem.name, ()))
         try:
-            findings = await ecosystem.examine(Asking(session, login), base, wishes)
+            findings = await ecosystem.examine(IndexClient(session, login), base, options)
         except UpstreamError as error:
             silent = str(error)
             continue
@@ -110,7 +110,7 @@ async def _login(session: aiohttp.ClientSession, url: URL, token: str | None) ->
     base = url.with_path(url.path.rstrip("/") + "/")
     for place in (base / "simple" / "", base / "versions", base):
         try:
-            reply = await Asking(session).get(place, most=1, part=True)
+            reply = await IndexClient(session).get(place, most=1, part=True)
         except MirrorError:
             continue
         if reply.status == 401:
@@ -159,7 +159,7 @@ async def _inspected(path: Path) -> tuple[Inspection | None, Finding]:
     try:
         inspection = await asyncio.to_thread(inspect, path)
     except OSError as error:
-        return None, machine.catalog_unread(f"it cannot be opened: {error.strerror}")
+        return None, machine.catalog_unread(f"it cannot be open_session: {error.strerror}")
     return inspection, machine.catalog(inspection.damage, inspection.unfinished)
 
 
@@ -182,12 +182,12 @@ async def _ask_upstream(upstream: UpstreamSettings) -> tuple[float | None, str]:
         else None
     )
     proxy = str(upstream.proxy.get_secret_value()) if upstream.proxy else None
-    async with opened(aiohttp.TCPConnector(ssl=trust), proxy) as session:
+    async with open_session(aiohttp.TCPConnector(ssl=trust), proxy) as session:
         try:
-            reply = await Asking(session, login).head(url, Accept="*/*")
+            reply = await IndexClient(session, login).head(url, Accept="*/*")
         except MirrorError as error:
             return None, str(error)
-    return machine.told_time(reply), machine.trouble_of(reply)
+    return machine.time_sent(reply), machine.trouble_of(reply)
 
 
 class _Running:
@@ -248,7 +248,7 @@ class _Running:
             return []
         root, connector = self._way()
         found: list[Section] = []
-        async with opened(connector) as session:
+        async with open_session(connector) as session:
             for name, repository in self._settings.repositories.items():
                 url = root.with_path(f"{repository.mount.rstrip('/')}/")
                 held: dict[str, tuple[str, ...]] = {repository.format: self._held(repository)}

@@ -63,7 +63,7 @@ class Requirement(msgspec.Struct, frozen=True):
         return Finding(name=self.name, verdict=verdict, demand=self.demand, hurts=self.hurts, seen=shown)
 
 
-class Wishes(msgspec.Struct, frozen=True, kw_only=True):
+class ExamineOptions(msgspec.Struct, frozen=True, kw_only=True):
     """What is to be looked at, where the caller has an opinion."""
 
     project: str | None = None

@@ -18,7 +18,7 @@ import msgspec
 
 from mirror import __version__
 from mirror.config import Settings
-from mirror.doctor.asking import Reply
+from mirror.doctor.client import WireResponse
 from mirror.doctor.findings import Finding, Requirement
 
 LEAST_FREE = 200 << 20
@@ -172,7 +172,7 @@ def clock(now: float, dates: Mapping[str, float], newest: float | None) -> list[
     return found
 
 
-def told_time(reply: Reply) -> float | None:
+def time_sent(reply: WireResponse) -> float | None:
     """The moment at which an answer was sent, in seconds since the epoch, as far as its headers say."""
     try:
         made = parsedate_to_datetime(reply.header("Date"))
@@ -192,11 +192,11 @@ def upstreams(troubles: Mapping[str, str], offline: bool) -> Finding:
     return _UPSTREAM.judge(not down, "; ".join(down))
 
 
-def trouble_of(reply: Reply) -> str:
+def trouble_of(reply: WireResponse) -> str:
     """What an upstream's answer to HEAD says against it; empty when nothing."""
     if reply.status in {401, 403, 407}:
-        return f"it answers {reply.said}: our credentials are missing, wrong or not enough"
-    return f"it answers {reply.said}" if reply.status >= 500 else ""
+        return f"it answers {reply.phrase}: our credentials are missing, wrong or not enough"
+    return f"it answers {reply.phrase}" if reply.status >= 500 else ""
 
 
 def certificate(settings: Settings, now: datetime) -> list[Finding]:

@@ -17,7 +17,11 @@ from mirror.model import File, Format, Page, Project, ProjectSummary
 from mirror.policy import Versions
 
 if TYPE_CHECKING:
-    from mirror.doctor import Asking, Finding, Wishes  # with an HTTP client, which settings are read without
+    from mirror.doctor import (  # with an HTTP client, which settings are read without
+        ExamineOptions,
+        Finding,
+        IndexClient,
+    )
 
 
 class ClientLine(msgspec.Struct, frozen=True, kw_only=True):
@@ -158,7 +162,7 @@ class Ecosystem(msgspec.Struct, frozen=True, kw_only=True):
     clients: ClientAccess
     summaries: Callable[[], SummaryReader]
     layout: Callable[[], StaticLayout]
-    examine: "Callable[[Asking, URL, Wishes], Awaitable[list[Finding] | None]]"
+    examine: "Callable[[IndexClient, URL, ExamineOptions], Awaitable[list[Finding] | None]]"
     """Return every finding of `mirror doctor` about the index at a URL; None where there is none.
 
     Raises UpstreamError when nothing answers.

@@ -19,7 +19,7 @@ from mirror.model import AcceptedUpload, Body, File, Format, Names, Page, Projec
 from mirror.pypi import clients, index, names, pages, versions
 
 if TYPE_CHECKING:
-    from mirror.doctor import Asking, Finding, Wishes
+    from mirror.doctor import ExamineOptions, Finding, IndexClient
 
 __all__ = ["ECOSYSTEM", "FORMAT"]
 
@@ -114,10 +114,10 @@ def _layout() -> StaticLayout:
     return LAYOUT
 
 
-async def _examine(asking: "Asking", url: URL, wishes: "Wishes") -> "list[Finding] | None":
+async def _examine(client: "IndexClient", url: URL, options: "ExamineOptions") -> "list[Finding] | None":
     from mirror.pypi.doctor import examine
 
-    return await examine(asking, url, wishes)
+    return await examine(client, url, options)
 
 
 ECOSYSTEM = Ecosystem(

@@ -17,7 +17,7 @@ from mirror.rubygems.marshal.reading import read_gemspec_rz
 from mirror.rubygems.marshal.writing import gemspec_rz
 
 if TYPE_CHECKING:
-    from mirror.doctor import Asking, Finding, Wishes
+    from mirror.doctor import ExamineOptions, Finding, IndexClient
 
 __all__ = ["ECOSYSTEM", "FORMAT"]
 
@@ -99,10 +99,10 @@ def _layout() -> StaticLayout:
     return LAYOUT
 
 
-async def _examine(asking: "Asking", url: URL, wishes: "Wishes") -> "list[Finding] | None":
+async def _examine(client: "IndexClient", url: URL, options: "ExamineOptions") -> "list[Finding] | None":
     from mirror.rubygems.doctor import examine
 
-    return await examine(asking, url, wishes)
+    return await examine(client, url, options)
 
 
 ECOSYSTEM = Ecosystem(

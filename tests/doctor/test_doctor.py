@@ -17,7 +17,7 @@ import mirror.pypi.doctor
 import mirror.rubygems.doctor
 from mirror.cli import main
 from mirror.config import Settings
-from mirror.doctor import Asking, Finding, Wishes, machine, opened
+from mirror.doctor import ExamineOptions, Finding, IndexClient, machine, open_session
 from tests.builders import gem, wheel
 from tests.serving import repositories, serving, spawned
 from tests.simulator import (
@@ -56,10 +56,10 @@ def fill(simulator: Simulator) -> None:
     simulator.push(gem("rake", "13.0", platform="java"))
 
 
-async def examine(form: str, url: str, wishes: Wishes | None = None) -> list[Finding]:
+async def examine(form: str, url: str, options: ExamineOptions | None = None) -> list[Finding]:
     examined = mirror.pypi.doctor.examine if form == "pypi" else mirror.rubygems.doctor.examine
-    async with opened() as session:
-        found = await examined(Asking(session), URL(url), wishes or Wishes())
+    async with open_session() as session:
+        found = await examined(IndexClient(session), URL(url), options or ExamineOptions())
     assert found is not None
     return found
 
@@ -240,7 +240,7 @@ async def test_the_faults_of_a_python_index_are_named(simulator: Simulator, name
     fill(simulator)
     spoil, expected = PYPI[name]
     spoil(simulator)
-    assert failing(await examine("pypi", simulator.url, Wishes(project="Six.X"))) == expected
+    assert failing(await examine("pypi", simulator.url, ExamineOptions(project="Six.X"))) == expected
 
 
 @pytest.mark.parametrize("name", RUBYGEMS)
@@ -248,17 +248,17 @@ async def test_the_faults_of_a_gem_index_are_named(simulator: Simulator, name: s
     fill(simulator)
     spoil, expected = RUBYGEMS[name]
     spoil(simulator)
-    found = failing(await examine("rubygems", simulator.url, Wishes(project="rack")))
+    found = failing(await examine("rubygems", simulator.url, ExamineOptions(project="rack")))
     assert found - PUBLIC == expected
 
 
 async def test_what_an_index_does_not_have_cannot_be_checked_and_is_no_fault(simulator: Simulator) -> None:
     simulator.pypi.configure(metadata=False)
     fill(simulator)
-    found = await examine("pypi", simulator.simple_url, Wishes(project="six-x"))
+    found = await examine("pypi", simulator.simple_url, ExamineOptions(project="six-x"))
     assert failing(found) == set()
     assert {one.name for one in found if one.verdict == "unknown"} == {"pypi/metadata"}
-    found = await examine("rubygems", simulator.url, Wishes(project="absent"))
+    found = await examine("rubygems", simulator.url, ExamineOptions(project="absent"))
     assert [(one.name, one.verdict, one.seen) for one in found] == [
         ("rubygems/page", "unknown", "There is no gem absent. Name another with --gem."),
         ("rubygems/answers", "ok", ""),
@@ -276,7 +276,7 @@ async def test_one_project_and_one_gem_stand_for_the_index(simulator: Simulator)
     assert len({request.path for request in simulator.requests if request.path.startswith("/info/gem-")}) <= 4
     assert len(simulator.requests) < 120
     simulator.forget()
-    await examine("pypi", simulator.url, Wishes(project="project-7"))
+    await examine("pypi", simulator.url, ExamineOptions(project="project-7"))
     assert simulator.count("GET", "/packages/*") == simulator.count("GET", "/packages/*project_7-1-*")
 
 
@@ -445,7 +445,7 @@ async def test_an_index_cannot_make_the_report_say_more_than_it_means(
 ) -> None:
     fill(simulator)
     simulator.inject(PAGE, Headers({"Cache-Control": "\x1b[31m" + "x" * 5000}))
-    found = await examine("pypi", simulator.url, Wishes(project="six-x"))
+    found = await examine("pypi", simulator.url, ExamineOptions(project="six-x"))
     (told,) = [one.seen for one in found if one.name == "pypi/cache-control"] or [""]
     assert "\x1b" not in told
     assert len(told) < 400

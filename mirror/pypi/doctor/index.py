@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 from yarl import URL
 
-from mirror.doctor import Asking, Reply
+from mirror.doctor import IndexClient, WireResponse
 from mirror.errors import Invalid, MirrorError, UpstreamError, UpstreamRefused, UpstreamUnavailable
 from mirror.model import File, Project, UpstreamResponse
 from mirror.pypi.documents import decode_json
@@ -27,7 +27,7 @@ _HTML_NAME = re.compile(r"<a\s[^>]{0,500}>([^<>]{1,200})</a>", re.IGNORECASE)
 class Index(msgspec.Struct, frozen=True, kw_only=True):
     """A Python index that was found."""
 
-    asking: Asking
+    client: IndexClient
     simple: URL
     """Of the list of projects; ends in a slash."""
     names: tuple[str, ...]
@@ -44,14 +44,14 @@ class Subject(msgspec.Struct, frozen=True, kw_only=True):
 
     index: Index
     project: Project
-    page: Reply
+    page: WireResponse
     """As JSON where the index can, else HTML."""
     document: dict[str, Any] | None
     """The JSON page, None for HTML."""
 
     @property
-    def asking(self) -> Asking:
-        return self.index.asking
+    def client(self) -> IndexClient:
+        return self.index.client
 
     @property
     def url(self) -> URL:
@@ -74,7 +74,7 @@ class Subject(msgspec.Struct, frozen=True, kw_only=True):
         return min(self.project.files, key=order, default=None)
 
 
-async def find(asking: Asking, url: URL, project: str | None = None) -> Index | None:
+async def find(client: IndexClient, url: URL, project: str | None = None) -> Index | None:
     """The Python index at a URL, be it of its list of projects or of what that lies below; None where there is none.
 
     With `project`, an index that cannot list its projects is found by that page. Raises UpstreamError when nothing
@@ -88,24 +88,24 @@ async def find(asking: Asking, url: URL, project: str | None = None) -> Index | 
     for simple in candidates:
         sure = simple.path.endswith("/simple/")
         try:
-            reply = await asking.follow(simple, most=_HEAD, part=True, Accept=ANY)
+            reply = await client.follow(simple, most=_HEAD, part=True, Accept=ANY)
         except UpstreamError as error:
             trouble = error
             continue
         if reply.status in {401, 403}:
-            trouble = UpstreamRefused(f"{simple} is answered {reply.said}: log in, in the URL or with --token-file.")
+            trouble = UpstreamRefused(f"{simple} is answered {reply.phrase}: log in, in the URL or with --token-file.")
         if reply.status == 200 and _is_index(reply, sure):
-            return Index(asking=asking, simple=simple, names=_names(reply))
+            return Index(client=client, simple=simple, names=_names(reply))
         if project is not None and sure:
-            page = await asking.follow(simple / canonical(project) / "", most=_HEAD, part=True, Accept=ANY)
+            page = await client.follow(simple / canonical(project) / "", most=_HEAD, part=True, Accept=ANY)
             if page.status == 200:
-                return Index(asking=asking, simple=simple, names=())
+                return Index(client=client, simple=simple, names=())
     if trouble is not None:
         raise trouble
     return None
 
 
-def _is_index(reply: Reply, sure: bool) -> bool:
+def _is_index(reply: WireResponse, sure: bool) -> bool:
     """Whether it can be a list of projects; `sure`: asked for at /simple/, where a page without a type is one, too."""
     if reply.media_type in {JSON_TYPE, HTML_TYPE}:
         return True
@@ -114,7 +114,7 @@ def _is_index(reply: Reply, sure: bool) -> bool:
     return sure and not reply.body.lstrip().lower().startswith(b"<?xml")
 
 
-def _names(reply: Reply) -> tuple[str, ...]:
+def _names(reply: WireResponse) -> tuple[str, ...]:
     text = reply.body.decode("utf-8", "replace")
     pattern = _JSON_NAME if reply.body.lstrip().startswith(b"{") else _HTML_NAME
     found: dict[str, None] = {}
@@ -147,11 +147,11 @@ async def choose(index: Index, project: str | None = None, held: Sequence[str] =
 
 
 async def _subject(index: Index, name: str) -> Subject:
-    reply = await index.asking.follow(index.simple / name / "", most=_PAGE, Accept=ANY)
+    reply = await index.client.follow(index.simple / name / "", most=_PAGE, Accept=ANY)
     if reply.status == 404:
         raise Invalid(f"There is no project {name}.")
     if reply.status != 200:
-        raise UpstreamUnavailable(f"The page of {name} is answered {reply.said}.")
+        raise UpstreamUnavailable(f"The page of {name} is answered {reply.phrase}.")
     json_page = reply.media_type.endswith("json") or reply.body.lstrip().startswith(b"{")
     # What the type says is judged elsewhere: here the page is to be understood at any price.
     answer = UpstreamResponse(url=str(reply.url), content_type=JSON_TYPE if json_page else "text/html", body=reply.body)

@@ -7,8 +7,8 @@ from urllib.parse import unquote, urlsplit
 
 from yarl import URL
 
-from mirror.doctor import Finding, Reply, Requirement
-from mirror.doctor.asking import url_of
+from mirror.doctor import Finding, Requirement, WireResponse
+from mirror.doctor.client import url_of
 from mirror.errors import MirrorError
 from mirror.pypi.doctor.index import ANY, Subject
 from mirror.pypi.pages import HTML_TYPE, JSON_TYPE
@@ -101,7 +101,7 @@ _OBJECT = Requirement(
 _MISSING = Requirement(
     "pypi/unknown-project",
     "A project that does not exist is 404.",
-    "everyone: an empty page or an error in place of it keeps pip and uv from asking their next index, or ends them",
+    "everyone: an empty page or an error in place of it keeps pip and uv from client their next index, or ends them",
 )
 _LEGACY = Requirement(
     "pypi/json-api",
@@ -115,35 +115,38 @@ _SERIALS = Requirement(
 
 async def negotiation(subject: Subject) -> list[Finding]:
     """The forms of a page, and what is said about them."""
-    ask, url = subject.asking, subject.url
-    in_json = await ask.follow(url, Accept=JSON_TYPE)
-    html = await ask.follow(url, Accept="text/html")
-    plain = await ask.follow(url)
-    star = await ask.follow(url, Accept="*/*")
+    client, url = subject.client, subject.url
+    in_json = await client.follow(url, Accept=JSON_TYPE)
+    html = await client.follow(url, Accept="text/html")
+    plain = await client.follow(url)
+    star = await client.follow(url, Accept="*/*")
     got_json = in_json.status == 200 and _is_json(in_json)
     forms = [reply for reply in (in_json, html, plain) if reply.status == 200]
-    cache = subject.page.told("Cache-Control")
+    cache = subject.page.display("Cache-Control")
     mistyped = [reply for reply in forms if not _typed(reply)]
     return [
-        _JSON.judge(got_json, f"{in_json.said}, Content-Type: {in_json.told('Content-Type')}"),
-        _HTML.judge(html.status == 200 and not _is_json(html), f"{html.said}, {html.media_type or 'without a type'}"),
-        _PLAIN.judge((plain.status, star.status) == (200, 200), f"without Accept {plain.said}, with */* {star.said}"),
-        _TYPE.judge(not mistyped, f"Content-Type is {mistyped[0].told('Content-Type')}" if mistyped else ""),
+        _JSON.judge(got_json, f"{in_json.phrase}, Content-Type: {in_json.display('Content-Type')}"),
+        _HTML.judge(html.status == 200 and not _is_json(html), f"{html.phrase}, {html.media_type or 'without a type'}"),
+        _PLAIN.judge(
+            (plain.status, star.status) == (200, 200),
+            f"without Accept {plain.phrase}, with */* {star.phrase}",
+        ),
+        _TYPE.judge(not mistyped, f"Content-Type is {mistyped[0].display('Content-Type')}" if mistyped else ""),
         _CACHE.judge("max-age" in cache or "no-" in cache, f"Cache-Control is {cache}"),
         await _etag(subject, [in_json, html] if got_json else [html]),
         *await _packed(subject, got_json and html.status == 200 and not _is_json(html)),
     ]
 
 
-def _is_json(reply: Reply) -> bool:
+def _is_json(reply: WireResponse) -> bool:
     return reply.body.lstrip().startswith(b"{")
 
 
-def _typed(reply: Reply) -> bool:
+def _typed(reply: WireResponse) -> bool:
     return reply.media_type in ({JSON_TYPE, "application/json"} if _is_json(reply) else {HTML_TYPE, "text/html"})
 
 
-async def _etag(subject: Subject, forms: list[Reply]) -> Finding:
+async def _etag(subject: Subject, forms: list[WireResponse]) -> Finding:
     tags = [reply.header("ETag") for reply in forms]
     if not all(tags):
         return _ETAG.fails("there is no ETag")
@@ -151,15 +154,15 @@ async def _etag(subject: Subject, forms: list[Reply]) -> Finding:
         return _ETAG.fails(f"JSON and HTML have the same ETag {tags[0]}")
     for reply, tag in zip(forms, tags, strict=True):
         accept = JSON_TYPE if _is_json(reply) else "text/html"
-        again = await subject.asking.get(reply.url, Accept=accept, If_None_Match=tag)
+        again = await subject.client.get(reply.url, Accept=accept, If_None_Match=tag)
         if again.status != 304:
-            return _ETAG.fails(f"the same ETag {tag} is answered {again.said}")
+            return _ETAG.fails(f"the same ETag {tag} is answered {again.phrase}")
     return _ETAG.ok()
 
 
 async def _packed(subject: Subject, negotiates: bool) -> list[Finding]:
-    page, ask = subject.page, subject.asking
-    packed = await ask.get(page.url, Accept=ANY, Accept_Encoding="gzip")
+    page, client = subject.page, subject.client
+    packed = await client.get(page.url, Accept=ANY, Accept_Encoding="gzip")
     coding = packed.header("Content-Encoding").lower()
     if coding == "gzip":
         try:
@@ -176,30 +179,30 @@ async def _packed(subject: Subject, negotiates: bool) -> list[Finding]:
     named = {name.strip().lower() for name in page.header("Vary").split(",")}
     needed = ({"accept"} if negotiates else set()) | ({"accept-encoding"} if coding == "gzip" else set())
     missing = sorted(needed - named)
-    vary = _VARY.judge(not missing or "*" in named, f"Vary is {page.told('Vary')}: {', '.join(missing)}")
+    vary = _VARY.judge(not missing or "*" in named, f"Vary is {page.display('Vary')}: {', '.join(missing)}")
     return [gzip, vary]
 
 
 async def addresses(subject: Subject) -> list[Finding]:
     """Names in other spellings, without a slash, and of no project."""
-    ask, index, name = subject.asking, subject.index, subject.project.name
+    client, index, name = subject.client, subject.index, subject.project.name
     other = name.replace("-", "_").upper()
-    spelled = await ask.follow(index.simple / other / "", Accept=ANY) if other != name else None
-    bare = await ask.follow(index.simple / name, Accept=ANY)
-    root = await ask.follow(
+    spelled = await client.follow(index.simple / other / "", Accept=ANY) if other != name else None
+    bare = await client.follow(index.simple / name, Accept=ANY)
+    root = await client.follow(
         index.simple.parent / index.simple.name if index.simple.name else _bare(index.simple),
         most=4096,
         part=True,
         Accept=ANY,
     )
-    missing = await ask.get(index.simple / _UNKNOWN / "", Accept=ANY, most=4096, part=True)
-    slashes = [reply.said for reply in (bare, root) if reply.status != 200]
+    missing = await client.get(index.simple / _UNKNOWN / "", Accept=ANY, most=4096, part=True)
+    slashes = [reply.phrase for reply in (bare, root) if reply.status != 200]
     return [
         _SPELLING.unknown("the name has one spelling only")
         if spelled is None
-        else _SPELLING.judge(_is_page(spelled, subject), f"{other} is answered {spelled.said}"),
+        else _SPELLING.judge(_is_page(spelled, subject), f"{other} is answered {spelled.phrase}"),
         _SLASH.judge(not slashes, f"answered {', '.join(slashes)}"),
-        _MISSING.judge(missing.status == 404, missing.said),
+        _MISSING.judge(missing.status == 404, missing.phrase),
     ]
 
 
@@ -207,7 +210,7 @@ def _bare(url: URL) -> URL:
     return url.with_path(url.path.rstrip("/"))
 
 
-def _is_page(reply: Reply, subject: Subject) -> bool:
+def _is_page(reply: WireResponse, subject: Subject) -> bool:
     return reply.status == 200 and _is_json(reply) == _is_json(subject.page)
 
 
@@ -222,7 +225,7 @@ async def content(subject: Subject) -> list[Finding]:
     found = [
         _DIGESTS.judge(not weak, _some(weak, len(files))),
         _URLS.judge(not broken, _some(broken, len(files))),
-        _ROOT.judge(not (elsewhere and subject.asking.with_login), _some(elsewhere, len(files))),
+        _ROOT.judge(not (elsewhere and subject.client.has_login), _some(elsewhere, len(files))),
     ]
     if subject.document is None:
         return [*found, _html_version(subject)]
@@ -277,9 +280,9 @@ def _html_version(subject: Subject) -> Finding:
 
 async def beside(subject: Subject) -> list[Finding]:
     """The JSON API, and the serials that bandersnatch follows."""
-    ask, index = subject.asking, subject.index
-    reply = await ask.follow(index.root / "pypi" / subject.project.name / "json", Accept="application/json")
-    head = await ask.follow(index.simple, most=65536, part=True, Accept=ANY)
+    client, index = subject.client, subject.index
+    reply = await client.follow(index.root / "pypi" / subject.project.name / "json", Accept="application/json")
+    head = await client.follow(index.simple, most=65536, part=True, Accept=ANY)
     start = head.body.decode("utf-8", "replace")
     if not start.lstrip().startswith("{"):
         serials = _SERIALS.fails("the list of projects does not come as JSON")
@@ -298,9 +301,9 @@ def _path_of(url: str) -> str:
         return ""
 
 
-def _legacy(reply: Reply) -> Finding:
+def _legacy(reply: WireResponse) -> Finding:
     if reply.status != 200:
-        return _LEGACY.fails(reply.said)
+        return _LEGACY.fails(reply.phrase)
     try:
         document = json.loads(reply.body)
     except (ValueError, RecursionError):
@@ -308,7 +311,7 @@ def _legacy(reply: Reply) -> Finding:
     if not isinstance(document, dict) or not isinstance(document.get("info"), dict):
         return _LEGACY.fails("it has no info")
     if not re.fullmatch(r"[0-9]{1,18}", reply.header("X-PyPI-Last-Serial")):
-        return _LEGACY.fails(f"X-PyPI-Last-Serial is {reply.told('X-PyPI-Last-Serial')}")
+        return _LEGACY.fails(f"X-PyPI-Last-Serial is {reply.display('X-PyPI-Last-Serial')}")
     listed = document.get("urls")
     urls = [file.get("url") for file in listed if isinstance(file, dict)] if isinstance(listed, list) else []
     strange = [url for url in urls if not _path_of(str(url)).startswith("/packages")]

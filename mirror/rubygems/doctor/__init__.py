@@ -7,7 +7,7 @@ from functools import partial
 
 from yarl import URL
 
-from mirror.doctor import Asking, Check, Finding, Requirement, Wishes, run
+from mirror.doctor import Check, ExamineOptions, Finding, IndexClient, Requirement, run
 from mirror.errors import MirrorError
 from mirror.rubygems.doctor import checks
 from mirror.rubygems.doctor.index import Subject, choose, find
@@ -25,9 +25,9 @@ _COMPACT = Requirement(
 )
 
 
-async def examine(asking: Asking, url: URL, wishes: Wishes) -> list[Finding] | None:
+async def examine(client: IndexClient, url: URL, options: ExamineOptions) -> list[Finding] | None:
     """Every finding about the index at a URL; None where there is none. Raises UpstreamError when nothing answers."""
-    index = await find(asking, url)
+    index = await find(client, url)
     if index is None:
         return None
     if not index.compact:
@@ -35,11 +35,11 @@ async def examine(asking: Asking, url: URL, wishes: Wishes) -> list[Finding] | N
     found: list[Finding] = []
     wanted: list[Check] = []
     try:
-        wanted += _checks(await choose(index, wishes.project, wishes.held))
+        wanted += _checks(await choose(index, options.project, options.held))
     except MirrorError as error:
         found.append(_READABLE.after(error, hint="Name another with --gem."))
-    if wishes.upload and wishes.token:
-        wanted += uploads(index, wishes.upload, wishes.token)
+    if options.upload and options.token:
+        wanted += uploads(index, options.upload, options.token)
     return found + await run("rubygems", wanted)
 
 

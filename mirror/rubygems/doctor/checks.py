@@ -5,9 +5,9 @@
 
 import hashlib
 
-from mirror.doctor import Asking, Finding, Reply, Requirement
-from mirror.doctor.asking import inflated
-from mirror.doctor.conduct import Conduct, Promise
+from mirror.doctor import Finding, IndexClient, Requirement, WireResponse
+from mirror.doctor.client import gunzip
+from mirror.doctor.files import ExpectedFile, FileRequirements
 from mirror.errors import MirrorError, TooLarge
 from mirror.rubygems.doctor.index import Subject
 from mirror.rubygems.log.published_log import digest_headers
@@ -101,7 +101,7 @@ _MISSING = Requirement(
 )
 _SPECS_LIMIT = 16 << 20
 
-_CONDUCT = Conduct(
+_FILE = FileRequirements(
     "rubygems",
     resumes="mirrors and proxies, which go on with a download that was cut",
     parts="mirrors and proxies, which ask for size and parts of a gem before they load it",
@@ -137,20 +137,20 @@ _KINDS = ("specs", "latest_specs", "prerelease_specs")
 
 async def headers(subject: Subject) -> list[Finding]:
     """What stands above the bodies of all three kinds of page."""
-    root, ask = subject.index.root, subject.asking
-    names = await ask.get(root / "names", most=_NAMES_LIMIT, Accept_Encoding="identity")
+    root, client = subject.index.root, subject.client
+    names = await client.get(root / "names", most=_NAMES_LIMIT, Accept_Encoding="identity")
     pages = {"/versions": (subject.log, subject.body), f"/info/{subject.gem.name}": (subject.info, subject.info.body)}
     if names.status == 200:
         pages["/names"] = names, names.body
-    etags = {path: told for path, (reply, body) in pages.items() if (told := reply.told("ETag")) != etag_of(body)}
+    etags = {path: seen for path, (reply, body) in pages.items() if (seen := reply.display("ETag")) != etag_of(body)}
     if subject.log.header("Content-Encoding"):  # a compressed answer may have a validator of its own: ask for the other
-        plain = await ask.head(root / "versions", Accept_Encoding="identity")
+        plain = await client.head(root / "versions", Accept_Encoding="identity")
         etags.pop("/versions", None)
-        if plain.told("ETag") != etag_of(subject.body):
-            etags["/versions"] = plain.told("ETag")
+        if plain.display("ETag") != etag_of(subject.body):
+            etags["/versions"] = plain.display("ETag")
     digests = {path: wrong for path, (reply, body) in pages.items() if (wrong := wrong_digests(reply, body))}
-    ranges = {path: reply.told("Accept-Ranges") for path, (reply, _) in pages.items()}
-    types = {path: reply.told("Content-Type") for path, (reply, _) in pages.items()}
+    ranges = {path: reply.display("Accept-Ranges") for path, (reply, _) in pages.items()}
+    types = {path: reply.display("Content-Type") for path, (reply, _) in pages.items()}
     listed = f"\n{subject.gem.name}\n".encode() in b"\n" + names.body
     return [
         _ETAG.judge(not etags, _first(etags)),
@@ -158,7 +158,7 @@ async def headers(subject: Subject) -> list[Finding]:
         _ACCEPTS.judge(set(ranges.values()) == {"bytes"}, _first(ranges)),
         _TYPE.judge(all(kind.startswith("text/plain") for kind in types.values()), _first(types)),
         _gzip(subject),
-        _NAMES.judge(names.status == 200 and listed, names.said if names.status != 200 else "it does not"),
+        _NAMES.judge(names.status == 200 and listed, names.phrase if names.status != 200 else "it does not"),
     ]
 
 
@@ -167,10 +167,10 @@ def etag_of(body: bytes) -> str:
     return f'"{hashlib.md5(body, usedforsecurity=False).hexdigest()}"'
 
 
-def wrong_digests(reply: Reply, body: bytes) -> str:
+def wrong_digests(reply: WireResponse, body: bytes) -> str:
     """What is wrong with the digest headers of an answer about `body`; empty when nothing is."""
     right = digest_headers(hashlib.sha256(body).digest())
-    return ", ".join(f"{name} is {reply.told(name)}" for name, value in right.items() if reply.header(name) != value)
+    return ", ".join(f"{name} is {reply.display(name)}" for name, value in right.items() if reply.header(name) != value)
 
 
 def _first(wrong: dict[str, str]) -> str:
@@ -182,41 +182,41 @@ def _gzip(subject: Subject) -> Finding:
         return _GZIP.ok()
     if len(subject.body) < 16_384:
         return _GZIP.unknown("it is too short to be worth it")
-    return _GZIP.fails(f"{len(subject.body)} bytes, Content-Encoding: {subject.log.told('Content-Encoding')}")
+    return _GZIP.fails(f"{len(subject.body)} bytes, Content-Encoding: {subject.log.display('Content-Encoding')}")
 
 
 async def updates(subject: Subject) -> list[Finding]:
     """How a client that has a copy learns what is new: tried on /info."""
-    url, body, ask = subject.info.url, subject.info.body, subject.asking
+    url, body, client = subject.info.url, subject.info.body, subject.client
     last = f"bytes={len(body) - 1}-"
     given = subject.info.header("ETag") or etag_of(body)
     bare = given.removeprefix("W/").strip('"')
-    tail = await ask.get(url, Range=last)
-    packed = await ask.get(url, Range=last, Accept_Encoding="gzip")
-    beyond = [await ask.get(url, Range=f"bytes={len(body) + more}-") for more in (0, 10)]
-    refused = [reply.said for reply in beyond if reply.status != 200 or reply.identity() != body]
-    forms = {form: (await ask.get(url, If_None_Match=form)).status for form in (f'"{bare}"', f'W/"{bare}"', bare)}
+    tail = await client.get(url, Range=last)
+    packed = await client.get(url, Range=last, Accept_Encoding="gzip")
+    beyond = [await client.get(url, Range=f"bytes={len(body) + more}-") for more in (0, 10)]
+    refused = [reply.phrase for reply in beyond if reply.status != 200 or reply.identity() != body]
+    forms = {form: (await client.get(url, If_None_Match=form)).status for form in (f'"{bare}"', f'W/"{bare}"', bare)}
     unmet = [f"{form} is answered {status}" for form, status in forms.items() if status != 304]
-    unchanged = await ask.get(url, If_None_Match=f'"{bare}"', Range=last)
-    damaged = await ask.get(url, If_None_Match=f'"{bare}"', Range=f"bytes={len(body) // 2}-")
+    unchanged = await client.get(url, If_None_Match=f'"{bare}"', Range=last)
+    damaged = await client.get(url, If_None_Match=f'"{bare}"', Range=f"bytes={len(body) // 2}-")
     return [
         _tail(tail, body),
         _IDENTITY.judge(
-            not packed.header("Content-Encoding"), f"Content-Encoding is {packed.told('Content-Encoding')}"
+            not packed.header("Content-Encoding"), f"Content-Encoding is {packed.display('Content-Encoding')}"
         ),
         _BEYOND.judge(not refused, ", ".join(refused)),
         _CONDITION.judge(not unmet, ", ".join(unmet)),
-        _PRECEDENCE.judge(unchanged.status == 304, unchanged.said),
-        _HEAL.judge(damaged.status == 200 and damaged.identity() == body, damaged.said),
+        _PRECEDENCE.judge(unchanged.status == 304, unchanged.phrase),
+        _HEAL.judge(damaged.status == 200 and damaged.identity() == body, damaged.phrase),
     ]
 
 
-def _tail(reply: Reply, body: bytes) -> Finding:
+def _tail(reply: WireResponse, body: bytes) -> Finding:
     size = len(body)
     if reply.status != 206:
-        return _RANGE.fails(reply.said)
+        return _RANGE.fails(reply.phrase)
     if reply.header("Content-Range") != f"bytes {size - 1}-{size - 1}/{size}":
-        return _RANGE.fails(f"Content-Range is {reply.told('Content-Range')}")
+        return _RANGE.fails(f"Content-Range is {reply.display('Content-Range')}")
     if reply.body != body[-1:]:
         return _RANGE.fails("it is another byte, or more than one")
     wrong = wrong_digests(reply, body)
@@ -225,13 +225,13 @@ def _tail(reply: Reply, body: bytes) -> Finding:
 
 async def versions(subject: Subject) -> list[Finding]:
     """Whether /versions and /info agree, and what is asked before all else."""
-    root, ask, name = subject.index.root, subject.asking, subject.gem.name
-    heads = {url.path: await ask.head(url) for url in (root, root / "versions")}
-    dead = [f"HEAD {path} is answered {reply.said}" for path, reply in heads.items() if reply.status != 200]
+    root, client, name = subject.index.root, subject.client, subject.gem.name
+    heads = {url.path: await client.head(url) for url in (root, root / "versions")}
+    dead = [f"HEAD {path} is answered {reply.phrase}" for path, reply in heads.items() if reply.status != 200]
     size = len(subject.body)
-    tail = await ask.get(root / "versions", Range=f"bytes={max(0, size - 1)}-", most=65536, part=True)
-    beyond = await ask.get(root / "versions", Range=f"bytes={size + 1024}-", most=1, part=True)
-    missing = await ask.get(root / "info" / _UNKNOWN, most=65536, part=True)
+    tail = await client.get(root / "versions", Range=f"bytes={max(0, size - 1)}-", most=65536, part=True)
+    beyond = await client.get(root / "versions", Range=f"bytes={size + 1024}-", most=1, part=True)
+    missing = await client.get(root / "info" / _UNKNOWN, most=65536, part=True)
     promised = subject.versions.md5(name)
     actual = hashlib.md5(subject.info.body, usedforsecurity=False).hexdigest()
     return [
@@ -239,9 +239,9 @@ async def versions(subject: Subject) -> list[Finding]:
         _LISTED.judge(name in subject.versions, "it does not"),
         _MD5.judge(promised == actual, f"{promised} in /versions, {actual} of /info/{name}"),
         # The log may have grown since it was read.
-        _TAIL.judge(tail.status == 206 and tail.body[:1] == subject.body[-1:], tail.said),
-        _END.judge(beyond.status == 200, beyond.said),
-        _MISSING.judge(missing.status == 404, missing.said),
+        _TAIL.judge(tail.status == 206 and tail.body[:1] == subject.body[-1:], tail.phrase),
+        _END.judge(beyond.status == 200, beyond.phrase),
+        _MISSING.judge(missing.status == 404, missing.phrase),
     ]
 
 
@@ -256,29 +256,29 @@ async def file(subject: Subject) -> list[Finding]:
     without = [one.filename for one in subject.gem.files if not one.sha256]
     found = _CHECKSUM.judge(not without, f"{len(without)} without, such as {without[0]}" if without else "")
     url = subject.index.root / "gems" / chosen.filename
-    final = (await subject.asking.follow(url, most=1, part=True)).url
-    promise = Promise(url=final, algorithm="sha256", digest=chosen.sha256 or "")
-    return [found, *await _CONDUCT.check(subject.asking, promise)]
+    final = (await subject.client.follow(url, most=1, part=True)).url
+    expected = ExpectedFile(url=final, algorithm="sha256", digest=chosen.sha256 or "")
+    return [found, *await _FILE.check(subject.client, expected)]
 
 
 async def legacy(subject: Subject) -> list[Finding]:
     """The legacy index, where it is not too long to be read."""
     chosen = subject.file
-    replies: dict[str, Reply] = {}
+    replies: dict[str, WireResponse] = {}
     rows: set[tuple[str, str, str]] = set()
     long: list[str] = []
     for kind in _KINDS:
         url = subject.index.root / f"{kind}.4.8.gz"
-        head = await subject.asking.head(url)
+        head = await subject.client.head(url)
         if head.status == 200 and (head.length or 0) > _SPECS_LIMIT:
             long.append(kind)
             continue
-        reply = await subject.asking.follow(url, most=_SPECS_LIMIT)
+        reply = await subject.client.follow(url, most=_SPECS_LIMIT)
         if reply.status != 200:
-            return [_SPECS.fails(f"{kind}.4.8.gz is answered {reply.said}")]
+            return [_SPECS.fails(f"{kind}.4.8.gz is answered {reply.phrase}")]
         replies[kind] = reply
         try:
-            rows |= set(load_specs(inflated(reply.body, 8 * _SPECS_LIMIT)))
+            rows |= set(load_specs(gunzip(reply.body, 8 * _SPECS_LIMIT)))
         except TooLarge as error:
             return [_SPECS.unknown(str(error))]
         except MirrorError as error:
@@ -288,16 +288,16 @@ async def legacy(subject: Subject) -> list[Finding]:
         row = (subject.gem.name, chosen.version, chosen.platform or GENERIC)
         found.append(_SPECS_LIST.judge(row in rows, f"{chosen.filename} is missing"))
     if "latest_specs" in replies:
-        found.append(await _condition(subject.asking, replies["latest_specs"]))
+        found.append(await _condition(subject.client, replies["latest_specs"]))
     return found
 
 
-async def _condition(asking: Asking, reply: Reply) -> Finding:
+async def _condition(client: IndexClient, reply: WireResponse) -> Finding:
     since = reply.header("Last-Modified")
     if not since:
         return _SPECS_CONDITION.fails("there is no Last-Modified")
-    again = await asking.get(reply.url, most=1, part=True, If_Modified_Since=since)
-    return _SPECS_CONDITION.judge(again.status == 304, again.said)
+    again = await client.get(reply.url, most=1, part=True, If_Modified_Since=since)
+    return _SPECS_CONDITION.judge(again.status == 304, again.phrase)
 
 
 async def gemspec(subject: Subject) -> list[Finding]:
@@ -306,11 +306,11 @@ async def gemspec(subject: Subject) -> list[Finding]:
     if chosen is None:
         return []
     full = full_name(subject.gem.name, chosen.version, chosen.platform)
-    reply = await subject.asking.follow(
+    reply = await subject.client.follow(
         subject.index.root / "quick" / "Marshal.4.8" / f"{full}.gemspec.rz", most=4 << 20
     )
     if reply.status != 200:
-        return [_GEMSPEC.fails(reply.said)]
+        return [_GEMSPEC.fails(reply.phrase)]
     try:
         spec = read_gemspec_rz(reply.body)
     except MirrorError as error:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import msgspec
 from yarl import URL
 
-from mirror.doctor import Asking, Reply
+from mirror.doctor import IndexClient, WireResponse
 from mirror.errors import Invalid, MirrorError, UpstreamRefused, UpstreamUnavailable
 from mirror.model import File, Project
 from mirror.rubygems.log.versions_map import VersionsMap, parse_versions
@@ -24,7 +24,7 @@ _TRIED = 4
 class Index(msgspec.Struct, frozen=True, kw_only=True):
     """A gem index that was found."""
 
-    asking: Asking
+    client: IndexClient
     root: URL
     """Ends in a slash."""
     compact: bool
@@ -35,17 +35,17 @@ class Subject(msgspec.Struct, frozen=True, kw_only=True):
     """An index with the gem that is looked at."""
 
     index: Index
-    log: Reply
+    log: WireResponse
     """/versions, as gzip where the index can."""
     body: bytes
     """The same, unpacked."""
     versions: VersionsMap
     gem: Project
-    info: Reply
+    info: WireResponse
 
     @property
-    def asking(self) -> Asking:
-        return self.index.asking
+    def client(self) -> IndexClient:
+        return self.index.client
 
     @property
     def file(self) -> File | None:
@@ -54,16 +54,16 @@ class Subject(msgspec.Struct, frozen=True, kw_only=True):
         return next(reversed(generic or self.gem.files), None)
 
 
-async def find(asking: Asking, url: URL) -> Index | None:
+async def find(client: IndexClient, url: URL) -> Index | None:
     """The gem index at a URL, or None where there is none. Raises UpstreamError when nothing answers."""
     root = url.with_path(url.path.rstrip("/") + "/", keep_query=False)
-    log = await asking.get(root / "versions", most=_HEAD, part=True, Accept_Encoding="identity")
+    log = await client.get(root / "versions", most=_HEAD, part=True, Accept_Encoding="identity")
     if log.status in {401, 403}:
-        raise UpstreamRefused(f"{log.url} is answered {log.said}: log in, in the URL or with --token-file.")
+        raise UpstreamRefused(f"{log.url} is answered {log.phrase}: log in, in the URL or with --token-file.")
     if log.status == 200 and (b"---\n" in log.body or log.body == b""):
-        return Index(asking=asking, root=root, compact=True)
-    specs = await asking.head(root / "specs.4.8.gz")
-    return Index(asking=asking, root=root, compact=False) if specs.status == 200 else None
+        return Index(client=client, root=root, compact=True)
+    specs = await client.head(root / "specs.4.8.gz")
+    return Index(client=client, root=root, compact=False) if specs.status == 200 else None
 
 
 async def choose(index: Index, name: str | None = None, held: Sequence[str] = ()) -> Subject:
@@ -71,23 +71,23 @@ async def choose(index: Index, name: str | None = None, held: Sequence[str] = ()
 
     Raises Invalid when there is none, UpstreamError when it cannot be read, TooLarge.
     """
-    asking = index.asking
-    log = await asking.get(index.root / "versions", most=LOG_LIMIT, Accept_Encoding="gzip")
+    client = index.client
+    log = await client.get(index.root / "versions", most=LOG_LIMIT, Accept_Encoding="gzip")
     body = log.identity(LOG_LIMIT)
     versions = await asyncio.to_thread(parse_versions, body)
     first = (one for one in versions)
     names = (
         [name] if name is not None else [*held][:_TRIED] or [one for one, _ in zip(first, range(_TRIED), strict=False)]
     )
-    found: list[tuple[Project, Reply]] = []
+    found: list[tuple[Project, WireResponse]] = []
     trouble: MirrorError = Invalid("It lists none.")
     for one in names:
         try:
-            info = await asking.get(index.root / "info" / canonical(one), most=_INFO_LIMIT, Accept_Encoding="identity")
+            info = await client.get(index.root / "info" / canonical(one), most=_INFO_LIMIT, Accept_Encoding="identity")
             if info.status == 404:
                 raise Invalid(f"There is no gem {one}.")
             if info.status != 200:
-                raise UpstreamUnavailable(f"/info/{one} is answered {info.said}.")
+                raise UpstreamUnavailable(f"/info/{one} is answered {info.phrase}.")
             found.append((parse_info(info.body, one, index.root), info))
         except MirrorError as error:
             trouble = error

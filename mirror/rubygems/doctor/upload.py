@@ -8,7 +8,7 @@ from functools import partial
 
 from yarl import URL
 
-from mirror.doctor import Asking, Check, Finding, Reply, Requirement
+from mirror.doctor import Check, Finding, IndexClient, Requirement, WireResponse
 from mirror.errors import MirrorError
 from mirror.rubygems.doctor.index import LOG_LIMIT, Index
 from mirror.rubygems.log.versions_map import parse_versions
@@ -53,28 +53,31 @@ def uploads(index: Index, project: str, token: str) -> list[Check]:
 async def _check(index: Index, project: str, token: str) -> list[Finding]:
     url = index.root / "api" / "v1" / "gems"
     gem, other = gem_of(project, "1"), gem_of(project, "2")
-    nobody = await _push(index.asking, url, "", gem)
-    first = await _push(index.asking, url, token, gem)
-    found = [_NOBODY.judge(nobody.status == 401, nobody.said), _ACCEPTED.judge(first.status == 200, first.quoted)]
+    nobody = await _push(index.client, url, "", gem)
+    first = await _push(index.client, url, token, gem)
+    found = [
+        _NOBODY.judge(nobody.status == 401, nobody.phrase),
+        _ACCEPTED.judge(first.status == 200, first.excerpt),
+    ]
     if first.status != 200:
         return found
-    again = await _push(index.asking, url, token, gem)
-    refused = await _push(index.asking, url, token, other)
+    again = await _push(index.client, url, token, gem)
+    refused = await _push(index.client, url, token, other)
     return [
         *found,
-        _AGAIN.judge(again.status == 200, again.quoted),
-        _OTHER.judge(refused.status == 409, refused.quoted),
+        _AGAIN.judge(again.status == 200, again.excerpt),
+        _OTHER.judge(refused.status == 409, refused.excerpt),
         await _visible(index, project, gem),
     ]
 
 
 async def _visible(index: Index, project: str, gem: bytes) -> Finding:
-    info = await index.asking.get(index.root / "info" / project, Accept_Encoding="identity")
+    info = await index.client.get(index.root / "info" / project, Accept_Encoding="identity")
     if info.status != 200:
-        return _VISIBLE.fails(f"/info/{project} is answered {info.said}")
+        return _VISIBLE.fails(f"/info/{project} is answered {info.phrase}")
     try:
         file = parse_info(info.body, project, index.root).file(f"{project}-{VERSION}.gem")
-        log = await index.asking.get(index.root / "versions", most=LOG_LIMIT, Accept_Encoding="gzip")
+        log = await index.client.get(index.root / "versions", most=LOG_LIMIT, Accept_Encoding="gzip")
         promised = parse_versions(log.identity(LOG_LIMIT)).md5(project)
     except MirrorError as error:
         return _VISIBLE.fails(str(error))
@@ -84,9 +87,9 @@ async def _visible(index: Index, project: str, gem: bytes) -> Finding:
     return _VISIBLE.judge(promised == actual, f"{promised} in /versions, {actual} of /info")
 
 
-async def _push(asking: Asking, url: URL, token: str, gem: bytes) -> Reply:
+async def _push(client: IndexClient, url: URL, token: str, gem: bytes) -> WireResponse:
     headers = {"Authorization": token, "Content-Type": "application/octet-stream"}
-    return await asking.ask("POST", url, headers, gem, most=65536, part=True)
+    return await client.ask("POST", url, headers, gem, most=65536, part=True)
 
 
 def gem_of(project: str, words: str) -> bytes:

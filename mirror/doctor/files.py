@@ -5,7 +5,7 @@ import hashlib
 import msgspec
 from yarl import URL
 
-from mirror.doctor.asking import Asking, Reply
+from mirror.doctor.client import IndexClient, WireResponse
 from mirror.doctor.findings import Finding, Requirement
 from mirror.errors import TooLarge
 
@@ -13,7 +13,7 @@ PIECE = 64
 """Bytes of a range that is tried."""
 
 
-class Promise(msgspec.Struct, frozen=True, kw_only=True):
+class ExpectedFile(msgspec.Struct, frozen=True, kw_only=True):
     """A file, and what its index says of it."""
 
     url: URL
@@ -23,7 +23,7 @@ class Promise(msgspec.Struct, frozen=True, kw_only=True):
     size: int | None = None
 
 
-class Conduct:
+class FileRequirements:
     """The demands on files, in an ecosystem's name and for its clients."""
 
     def __init__(self, area: str, resumes: str, parts: str) -> None:
@@ -65,81 +65,81 @@ class Conduct:
             "pip's and uv's caches and every proxy in between: they ask again for what never changes",
         )
 
-    async def check(self, asking: Asking, promise: Promise) -> list[Finding]:
+    async def check(self, client: IndexClient, expected: ExpectedFile) -> list[Finding]:
         """Everything about one file, by a dozen requests; a file that is too long is not read in whole."""
-        url = promise.url
-        head = await asking.head(url, Accept_Encoding="gzip")
+        url = expected.url
+        head = await client.head(url, Accept_Encoding="gzip")
         try:
-            whole = await asking.get(url, Accept_Encoding="gzip")
+            whole = await client.get(url, Accept_Encoding="gzip")
         except TooLarge as error:
-            return [self.digest.unknown(str(error)), *await self.parts(asking, url, head, None)]
+            return [self.digest.unknown(str(error)), *await self.parts(client, url, head, None)]
         if whole.status != 200:
-            return [self.digest.fails(f"GET answers {whole.said}")]
+            return [self.digest.fails(f"GET answers {whole.phrase}")]
         encoding = whole.header("Content-Encoding")
         return [
-            self._whole(promise, whole),
-            self.length.judge(whole.length == len(whole.body), f"Content-Length is {whole.told('Content-Length')}"),
+            self._whole(expected, whole),
+            self.length.judge(whole.length == len(whole.body), f"Content-Length is {whole.display('Content-Length')}"),
             self.encoding.judge(encoding in {"", "identity"}, f"Content-Encoding is {encoding}"),
             self._head(head, whole),
             self._cache(whole),
-            await self._etag(asking, whole),
-            *await self.parts(asking, url, whole, whole.body),
+            await self._etag(client, whole),
+            *await self.parts(client, url, whole, whole.body),
         ]
 
-    def _whole(self, promise: Promise, whole: Reply) -> Finding:
-        if promise.size not in {None, len(whole.body)}:
-            return self.digest.fails(f"{len(whole.body)} bytes, promised are {promise.size}")
-        if not promise.digest:
+    def _whole(self, expected: ExpectedFile, whole: WireResponse) -> Finding:
+        if expected.size not in {None, len(whole.body)}:
+            return self.digest.fails(f"{len(whole.body)} bytes, promised are {expected.size}")
+        if not expected.digest:
             return self.digest.unknown("the index promises no digest that could be compared")
         try:
-            actual = hashlib.new(promise.algorithm, whole.body, usedforsecurity=False).hexdigest()
+            actual = hashlib.new(expected.algorithm, whole.body, usedforsecurity=False).hexdigest()
         except (ValueError, TypeError):
-            return self.digest.unknown(f"the index promises a digest of the unknown kind {promise.algorithm}")
+            return self.digest.unknown(f"the index promises a digest of the unknown kind {expected.algorithm}")
         return self.digest.judge(
-            actual == promise.digest, f"{promise.algorithm} is {actual}, promised is {promise.digest}"
+            actual == expected.digest, f"{expected.algorithm} is {actual}, promised is {expected.digest}"
         )
 
-    def _head(self, head: Reply, whole: Reply) -> Finding:
+    def _head(self, head: WireResponse, whole: WireResponse) -> Finding:
         if head.status != 200:
-            return self.head.fails(f"HEAD answers {head.said}")
+            return self.head.fails(f"HEAD answers {head.phrase}")
         names = ("Content-Length", "Content-Type", "ETag", "Accept-Ranges", "Last-Modified")
         differing = [name for name in names if head.header(name) != whole.header(name)]
         return self.head.judge(not differing, f"HEAD and GET differ in {', '.join(differing)}")
 
-    def _cache(self, whole: Reply) -> Finding:
+    def _cache(self, whole: WireResponse) -> Finding:
         said = whole.header("Cache-Control")
         ages = [part.partition("=")[2] for part in said.replace(" ", "").split(",") if part.startswith("max-age=")]
         lasts = bool(ages) and ages[0].isdecimal() and (len(ages[0]) > 18 or int(ages[0]) >= 86_400)
         return self.immutable.judge(lasts, f"Cache-Control is {said or 'absent'}")
 
-    async def _etag(self, asking: Asking, whole: Reply) -> Finding:
+    async def _etag(self, client: IndexClient, whole: WireResponse) -> Finding:
         etag = whole.header("ETag")
         if not (etag.startswith('"') and etag.endswith('"') and len(etag) > 2):
             return self.etag.fails(f"ETag is {etag or 'absent'}")
-        again = await asking.get(whole.url, If_None_Match=etag)
-        return self.etag.judge(again.status == 304, f"the same ETag is answered {again.said}")
+        again = await client.get(whole.url, If_None_Match=etag)
+        return self.etag.judge(again.status == 304, f"the same ETag is answered {again.phrase}")
 
-    async def parts(self, asking: Asking, url: URL, known: Reply, content: bytes | None) -> list[Finding]:
+    async def parts(self, client: IndexClient, url: URL, known: WireResponse, content: bytes | None) -> list[Finding]:
         """Ranges of a file of which `known` gives the headers, and `content` the bytes, where they were read."""
         size = len(content) if content is not None else known.length
         if not size:
             return [self.range.unknown("the size of the file is not known")]
         stop = min(size, PIECE)
-        beyond = await asking.get(url, Range=f"bytes={size + 10}-", most=1, part=True)
+        beyond = await client.get(url, Range=f"bytes={size + 10}-", most=1, part=True)
         refused = beyond.status == 416 and beyond.header("Content-Range").replace(" ", "") == f"bytes*/{size}"
         accepts = known.header("Accept-Ranges")
         return [
             self.accepts.judge(accepts == "bytes", f"Accept-Ranges is {accepts or 'absent'}"),
-            await self._part(asking, self.range, url, f"bytes=0-{stop - 1}", (0, stop, size), content),
-            await self._part(asking, self.rest, url, f"bytes={size - stop}-", (size - stop, size, size), content),
-            await self._part(asking, self.suffix, url, f"bytes=-{stop}", (size - stop, size, size), content),
-            self.beyond.judge(refused, f"{beyond.said}, Content-Range: {beyond.told('Content-Range')}"),
-            await self._if_range(asking, url, known.header("ETag"), stop),
+            await self._part(client, self.range, url, f"bytes=0-{stop - 1}", (0, stop, size), content),
+            await self._part(client, self.rest, url, f"bytes={size - stop}-", (size - stop, size, size), content),
+            await self._part(client, self.suffix, url, f"bytes=-{stop}", (size - stop, size, size), content),
+            self.beyond.judge(refused, f"{beyond.phrase}, Content-Range: {beyond.display('Content-Range')}"),
+            await self._if_range(client, url, known.header("ETag"), stop),
         ]
 
     async def _part(
         self,
-        asking: Asking,
+        client: IndexClient,
         demand: Requirement,
         url: URL,
         wanted: str,
@@ -147,19 +147,19 @@ class Conduct:
         content: bytes | None,
     ) -> Finding:
         start, stop, size = place
-        reply = await asking.get(url, Range=wanted, most=PIECE + 1, part=True)
+        reply = await client.get(url, Range=wanted, most=PIECE + 1, part=True)
         if reply.status != 206:
-            return demand.fails(f"{wanted} is answered {reply.said}")
+            return demand.fails(f"{wanted} is answered {reply.phrase}")
         if reply.header("Content-Range") != f"bytes {start}-{stop - 1}/{size}":
-            return demand.fails(f"{wanted} is answered with Content-Range: {reply.told('Content-Range')}")
+            return demand.fails(f"{wanted} is answered with Content-Range: {reply.display('Content-Range')}")
         right = reply.body == content[start:stop] if content is not None else len(reply.body) == stop - start
         return demand.judge(right, f"{wanted} gives other bytes than the whole file has there")
 
-    async def _if_range(self, asking: Asking, url: URL, etag: str, stop: int) -> Finding:
+    async def _if_range(self, client: IndexClient, url: URL, etag: str, stop: int) -> Finding:
         if not etag:
             return self.if_range.fails("there is no ETag to name")
         piece = f"bytes=0-{stop - 1}"
-        same = await asking.get(url, Range=piece, If_Range=etag, most=PIECE, part=True)
-        other = await asking.get(url, Range=piece, If_Range='"another"', most=PIECE, part=True)
-        seen = f"with the same ETag {same.said}, with another {other.said}"
+        same = await client.get(url, Range=piece, If_Range=etag, most=PIECE, part=True)
+        other = await client.get(url, Range=piece, If_Range='"another"', most=PIECE, part=True)
+        seen = f"with the same ETag {same.phrase}, with another {other.phrase}"
         return self.if_range.judge((same.status, other.status) == (206, 200), seen)

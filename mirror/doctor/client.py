@@ -34,7 +34,7 @@ Method = Literal["GET", "HEAD", "POST"]
 Data = aiohttp.FormData | bytes | None
 
 
-class Reply(msgspec.Struct, frozen=True, kw_only=True):
+class WireResponse(msgspec.Struct, frozen=True, kw_only=True):
     """An answer as it came over the wire."""
 
     url: URL
@@ -49,7 +49,7 @@ class Reply(msgspec.Struct, frozen=True, kw_only=True):
         """The header's value; empty where there is none."""
         return self.headers.get(name, "")
 
-    def told(self, name: str) -> str:
+    def display(self, name: str) -> str:
         """The same for people."""
         return self.headers.get(name) or "absent"
 
@@ -64,23 +64,23 @@ class Reply(msgspec.Struct, frozen=True, kw_only=True):
         return int(text) if text.isascii() and text.isdigit() and len(text) < 19 else None
 
     @property
-    def said(self) -> str:
+    def phrase(self) -> str:
         """The status line, for people."""
         return f"{self.status} {self.reason}".strip()
 
     @property
-    def quoted(self) -> str:
+    def excerpt(self) -> str:
         """The same with how the body begins."""
-        return f"{self.said}: {self.body[:200].decode('utf-8', 'replace').strip()}"
+        return f"{self.phrase}: {self.body[:200].decode('utf-8', 'replace').strip()}"
 
     def identity(self, most: int = MOST) -> bytes:
         """The body without gzip. Raises UpstreamProtocolError when it is not what Content-Encoding says, TooLarge."""
         if self.header("Content-Encoding").lower() != "gzip":
             return self.body
-        return inflated(self.body, most)
+        return gunzip(self.body, most)
 
 
-def inflated(body: bytes, most: int = MOST) -> bytes:
+def gunzip(body: bytes, most: int = MOST) -> bytes:
     """What a gzip stream holds. Raises UpstreamProtocolError when it is none, TooLarge above `most` bytes."""
     unpack = zlib.decompressobj(wbits=31)
     try:
@@ -102,7 +102,7 @@ class Login(msgspec.Struct, frozen=True):
     """The value of the header."""
 
 
-class Asking:
+class IndexClient:
     """Asks one index."""
 
     def __init__(self, session: aiohttp.ClientSession, login: Login | None = None) -> None:
@@ -112,26 +112,26 @@ class Asking:
         self._end = time.monotonic() + LONGEST
 
     @property
-    def with_login(self) -> bool:
+    def has_login(self) -> bool:
         """Whether requests carry credentials."""
         return self._login is not None
 
-    async def get(self, url: URL, *, most: int = MOST, part: bool = False, **headers: str) -> Reply:
+    async def get(self, url: URL, *, most: int = MOST, part: bool = False, **headers: str) -> WireResponse:
         """GET; header names are written with `_` for `-`. With `part`, what goes beyond `most` is left unread.
 
         Raises UpstreamUnavailable, UpstreamProtocolError (an answer that ends too early), TooLarge.
         """
         return await self.ask("GET", url, _named(headers), most=most, part=part)
 
-    async def head(self, url: URL, **headers: str) -> Reply:
+    async def head(self, url: URL, **headers: str) -> WireResponse:
         """HEAD; the same."""
         return await self.ask("HEAD", url, _named(headers))
 
-    async def follow(self, url: URL, *, most: int = MOST, part: bool = False, **headers: str) -> Reply:
+    async def follow(self, url: URL, *, most: int = MOST, part: bool = False, **headers: str) -> WireResponse:
         """GET that goes where redirects lead, as every client does; `url` of the reply is the last one."""
         reply = await self.get(url, most=most, part=part, **headers)
         for _ in range(REDIRECTS):
-            target = led(reply)
+            target = redirect_target(reply)
             if target is None:
                 break
             reply = await self.get(target, most=most, part=part, **headers)
@@ -146,7 +146,7 @@ class Asking:
         *,
         most: int = MOST,
         part: bool = False,
-    ) -> Reply:
+    ) -> WireResponse:
         """One request. An `Authorization` among the headers takes the place of the login; an empty one means none."""
         if self._left <= 0:
             raise TooLarge(f"The index would need more than {REQUESTS} requests to be looked at.")
@@ -165,7 +165,7 @@ class Asking:
                 body, cut = await _read(answer, most, part, what)
                 if cut:
                     answer.close()
-                return Reply(
+                return WireResponse(
                     url=url,
                     status=answer.status,
                     reason=answer.reason or "",
@@ -191,7 +191,7 @@ def url_of(text: str) -> URL:
     return url
 
 
-def led(reply: Reply) -> URL | None:
+def redirect_target(reply: WireResponse) -> URL | None:
     """Where a redirect leads, or None when it is none that a client would follow."""
     location = reply.header("Location")
     if reply.status not in {301, 302, 303, 307, 308} or not location or len(location) > 8192:
@@ -221,10 +221,10 @@ def _named(headers: Mapping[str, str]) -> dict[str, str]:
 
 
 @asynccontextmanager
-async def opened(
+async def open_session(
     connector: aiohttp.BaseConnector | None = None, proxy: str | None = None
 ) -> AsyncIterator[aiohttp.ClientSession]:
-    """A session for `Asking`; with a `connector`, the proxies of the environment do not count."""
+    """A session for `IndexClient`; with a `connector`, the proxies of the environment do not count."""
     timeout = aiohttp.ClientTimeout(total=PATIENCE, sock_connect=10, sock_read=SILENCE)
     async with aiohttp.ClientSession(
         connector=connector,
