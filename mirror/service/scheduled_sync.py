@@ -98,7 +98,7 @@ def stored(mirror: Mirror) -> ReadOnlyFetcher:
 
 async def _list_is_held(mirror: Mirror, repository: str) -> None:
     """Raises Offline when no upstream's list of gems is stored, without which clients see no gem at all."""
-    followed = mirror.published[repository].followed
+    followed = mirror.published[repository].upstreams
     for one in followed:
         await one.open()
     if followed and all(one.map is None for one in followed):

@@ -151,14 +151,14 @@ class Mirror:
         writer, uploads = self.writers[name], self.repositories[name].sources[0]
 
         async def everything() -> None:
-            await published.reconsider((await uploads.names()).names.serials)
+            await published.show((await uploads.names()).names.serials)
 
         def heard(source: str, project: str) -> None:
             if source == uploads.name:
-                self._behind(published.reconsider([project]))
+                self._behind(published.show([project]))
 
         async def show(project: str) -> None:
-            await published.reconsider([project])
+            await published.show([project])
 
         writer.published = show
         with self.journal.collecting(self._listening):
@@ -299,7 +299,7 @@ class Mirror:
         feed_api = self.feed_api = FeedApi(
             self.repositories,
             {ECOSYSTEMS[one.format].index_at(one.mount): name for name, one in self.settings.repositories.items()},
-            {name: published.settle for name, published in self.published.items()},
+            {name: published.show for name, published in self.published.items()},
             self.guard,
             self.journal,
             self.catalog.contents,

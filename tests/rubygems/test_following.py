@@ -46,7 +46,7 @@ class Following:
     def begin(self) -> UpstreamIndex:
         """Another one, as after a restart."""
         self.it = UpstreamIndex(self.upstream, "gems", self.catalog.logs)
-        self.it.changed.append(self.told.append)
+        self.it.listeners.append(self.told.append)
         return self.it
 
     async def stored(self) -> bytes:

@@ -1,14 +1,16 @@
 """Our own log: it only grows, says what our pages show, and survives restarts, rewrites and several upstreams."""
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from mirror.rubygems.log import published_index
+from mirror.rubygems.log import writer
+from mirror.rubygems.log.local_entries import LocalEntry
+from mirror.rubygems.log.published_index import PublishedIndex
 from tests.builders import gem
 from tests.serving import Serving, serving
 from tests.simulator import Simulator
@@ -21,7 +23,7 @@ def upstreams(*simulators: Simulator, **more: Any) -> Mapping[str, Any]:
 async def log(mirror: Serving, *, poll: bool = True) -> str:
     """What the mirror publishes, after asking its upstreams."""
     for one in mirror.mirror.followed.values() if poll else ():
-        one.asked = 0
+        one.asked_at = 0
     reply = await mirror.get("versions", Cache_Control="no-cache" if poll else "max-age=60")
     assert reply.status == 200
     assert reply.headers["ETag"] == f'"{hashlib.md5(reply.body).hexdigest()}"'
@@ -30,8 +32,14 @@ async def log(mirror: Serving, *, poll: bool = True) -> str:
 
 async def opened(mirror: Serving) -> None:
     """Wait until what was stored has been read; before that, answers come from the stored log alone."""
-    if (opening := mirror.mirror.published["rubygems"]._opening) is not None:
-        await opening
+    await mirror.mirror.published["rubygems"].writer.opened
+
+
+async def shows(index: PublishedIndex, name: str, versions: Sequence[str], page: bytes) -> bytes:
+    """Let a gem's page show something of our own; return the bytes by which the log grew."""
+    entry = LocalEntry(tuple(versions), md5(page))
+    index._local.expect(name, entry.until)
+    return await index.writer.apply(writer.PageChange(name, entry))
 
 
 def md5(body: bytes) -> str:
@@ -101,8 +109,8 @@ async def test_what_upstream_appended_before_a_crash_is_published_after_it(
 async def test_a_log_that_grew_too_long_is_begun_anew_at_a_restart(
     simulator: Simulator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(published_index, "SLACK", 0)
-    monkeypatch.setattr(published_index, "MOST_CHUNKS", 4)
+    monkeypatch.setattr(writer, "SLACK_BYTES", 0)
+    monkeypatch.setattr(writer, "MOST_CHUNKS", 4)
     simulator.push(gem("rack", "3.0"))
     async with serve(tmp_path / "data", upstreams(simulator)) as mirror:
         for version in range(12):
@@ -172,9 +180,9 @@ async def test_what_a_page_of_ours_says_is_in_the_log_and_stays_there_over_a_res
     async with serve(tmp_path / "data", upstreams(simulator)) as mirror:
         first = await log(mirror)
         ours = mirror.mirror.published["rubygems"]
-        assert await ours.override("rack", ["3.0"], page) == f"rack -3.1 {md5(page)}\n".encode()
-        assert await ours.override("rack", ["3.0"], page) == b""
-        assert await ours.override("tilt", [], b"---\n") == f"tilt -1.0 {md5(b'---' + bytes([10]))}\n".encode()
+        assert await shows(ours, "rack", ["3.0"], page) == f"rack -3.1 {md5(page)}\n".encode()
+        assert await shows(ours, "rack", ["3.0"], page) == b""
+        assert await shows(ours, "tilt", [], b"---\n") == f"tilt -1.0 {md5(b'---' + bytes([10]))}\n".encode()
         held = await log(mirror)
         assert held.startswith(first)
         assert "tilt" not in (await mirror.get("names")).text
@@ -187,7 +195,7 @@ async def test_what_a_page_of_ours_says_is_in_the_log_and_stays_there_over_a_res
         await simulator.come_back()
         mirror.mirror.upstreams[next(iter(mirror.mirror.upstreams))]._breakers.clear()
         # Looked at again, the pages turn out to be those of upstream.
-        await mirror.mirror.published["rubygems"].reconsider(["rack", "tilt"])
+        await mirror.mirror.published["rubygems"].show(["rack", "tilt"])
         healed = (await log(mirror)).removeprefix(held).splitlines()
         assert sorted(healed) == [
             f"rack 3.1 {simulator.rubygems.md5('rack')}",
@@ -202,7 +210,7 @@ async def test_a_page_of_ours_is_looked_at_again_when_upstream_changes_the_gem(
     simulator.push(gem("rack", "3.1"))
     async with serve(tmp_path / "data", upstreams(simulator)) as mirror:
         await log(mirror)
-        await mirror.mirror.published["rubygems"].override("rack", ["3.0"], b"---\n3.0 |checksum:0\n")
+        await shows(mirror.mirror.published["rubygems"], "rack", ["3.0"], b"---\n3.0 |checksum:0\n")
         simulator.push(gem("rack", "3.2"))
         await log(mirror)
         assert (await log(mirror)).endswith(f"\nrack 3.1,3.2 {simulator.rubygems.md5('rack')}\n")
@@ -256,7 +264,7 @@ async def test_two_repositories_follow_one_upstream_once(simulator: Simulator, t
         assert simulator.count("GET", "/versions") == 1
         simulator.push(gem("rack", "3.1"))
         for one in mirror.mirror.followed.values():
-            one.asked = 0
+            one.asked_at = 0
         for path in ("versions", "team/versions"):
             reply = await mirror.get(path, Cache_Control="no-cache")
             assert reply.text.endswith(f"\nrack 3.1 {simulator.rubygems.md5('rack')}\n")

@@ -145,7 +145,7 @@ async def test_a_gem_index_grows_on_a_full_disk_and_is_persisted_when_there_is_r
         ballast = fill(small_disk)
         simulator.push(second)
         for followed in mirror.mirror.followed.values():
-            followed.asked = 0
+            followed.asked_at = 0
         grown = (await mirror.get("/versions", Cache_Control="no-cache")).body
         assert grown.startswith(before)
         assert grown.endswith(f"\nrack 3.1 {simulator.rubygems.md5('rack')}\n".encode())

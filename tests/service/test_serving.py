@@ -315,7 +315,7 @@ async def test_a_mirror_that_cannot_begin_leaves_the_old_one_at_work(
         assert not (tmp_path / "s").exists()
         simulator.push(gem("rack", "2.0"))
         for one in mirror.followed.values():
-            one.asked = 0
+            one.asked_at = 0
         async with session.get(f"{service.urls[0]}versions", headers={"Cache-Control": "no-cache"}) as answer:
             assert b"rack 2.0" in await answer.read()
 
@@ -333,7 +333,7 @@ async def test_the_gem_index_goes_on_growing_over_a_reload(
         async with asyncio.timeout(WAIT):
             while b"rack 2.0" not in after:  # it first reads what is stored
                 for one in service.mirror.followed.values():
-                    one.asked = 0
+                    one.asked_at = 0
                 async with session.get(f"{service.urls[0]}versions", headers={"Cache-Control": "no-cache"}) as answer:
                     after = await answer.read()
     assert after.startswith(before)

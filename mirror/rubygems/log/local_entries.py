@@ -1,11 +1,13 @@
-"""The pages of one repository that are not their upstream's: what each says of its gem, and when to look at it again.
+"""The gems that the published log lists otherwise than their upstream does, persisted as a log of their own.
 
-Here is only the memory, persisted as a log of its own. What a page shows, and what follows from it for the published
-log, is decided in `published`. After a restart each page is to be looked at: what it depends on may have changed.
+An upload, a policy that hides versions and a merged page make a gem's `/info` differ from its upstream's, and with it
+the line in `/versions`. This module remembers those lines and when to check each page again; what a page shows, and
+what follows for the published log, is decided elsewhere. After a restart every page is due: what it depends on may have
+changed meanwhile.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import msgspec
 
@@ -14,83 +16,102 @@ from mirror.rubygems.log.versions_map import VersionsMap
 
 
 class LocalEntry(msgspec.Struct, frozen=True):
-    """What a page of ours says of a gem, where it is not its upstream's page."""
+    """How the published log lists one gem."""
 
     versions: tuple[str, ...]
-    """Without any, the gem is hidden here."""
+    """None at all: the gem is hidden here."""
     md5: str
+    """Of its `/info`."""
     until: float = math.inf
-    """When the page is to be looked at again, in seconds since the epoch."""
+    """When to check the page again, in seconds since the epoch."""
 
     @classmethod
-    def as_in(cls, listing: VersionsMap, name: str) -> "LocalEntry":
-        """The same as a list says of the gem."""
-        return cls(listing.versions(name), listing.md5(name) or "")
+    def from_map(cls, versions: VersionsMap, name: str) -> "LocalEntry":
+        """Return how a map lists the gem."""
+        return cls(versions.versions(name), versions.md5(name) or "")
 
-    def says(self, other: "LocalEntry | None") -> bool:
-        """Whether both say the same, for however long."""
+    def lists_same(self, other: "LocalEntry | None") -> bool:
+        """Return whether both list the same versions and MD5, whenever each is checked again."""
         return other is not None and (self.versions, self.md5) == (other.versions, other.md5)
 
 
 class LocalEntries:
-    """What the pages of one repository say, where they are not their upstream's."""
+    """The local entries of one repository. Only the writer of the log calls `read` and `put`."""
 
-    def __init__(self, logs: Logs, repository: str, sooner: Callable[[], None]) -> None:
-        """`sooner` is called when a page is to be looked at before all others."""
-        self.said: dict[str, LocalEntry] = {}
-        """By the names of the gems; to be changed only here."""
-        self.next_look = math.inf
-        """The earliest `until` of them, in seconds since the epoch."""
+    def __init__(self, logs: Logs, repository: str, on_sooner: Callable[[], None]) -> None:
+        """`on_sooner` is called when a page becomes due before all others."""
+        self.entries: dict[str, LocalEntry] = {}
+        """By the names of the gems; changed only here."""
+        self.next_due = math.inf
+        """When the next page is due, in seconds since the epoch."""
+        self._due: dict[str, float] = {}
         self._logs = logs
         self._log_name = f"own {repository}"
-        self._sooner = sooner
+        self._on_sooner = on_sooner
+
+    def __contains__(self, name: str) -> bool:
+        """Return whether a gem has an entry, or will have one as soon as the writer has stored it."""
+        return name in self._due
 
     async def read(self) -> None:
-        """Read what is persisted."""
+        """Read the stored entries."""
         for line in (await self._logs.read(self._log_name)).splitlines():
-            name, own = msgspec.json.decode(line, type=tuple[str, LocalEntry | None])
-            if own is None:
-                self.said.pop(name, None)
+            name, entry = msgspec.json.decode(line, type=tuple[str, LocalEntry | None])
+            if entry is None:
+                self.entries.pop(name, None)
             else:
-                self.said[name] = own
-        self.look_at_all()
+                self.entries[name] = entry
+        self._due = dict.fromkeys([*self._due, *self.entries], 0.0)
+        self.mark_all_due()
 
-    async def say(self, name: str, own: LocalEntry | None) -> bool:
-        """What a gem's page says from now on, None for what its upstream's says; whether that is news."""
-        known = self.said.get(name)
-        if own is None and known is None:
-            return False
-        if own is not None and own.says(known):
-            self._remember(name, own)
-            return False
-        # Without the moment, which may be infinite (JSON has no word for it), and counts for nothing after a restart.
-        kept = None if own is None else msgspec.structs.replace(own, until=0.0)
-        await self._logs.append(self._log_name, msgspec.json.encode((name, kept)) + b"\n")
-        if own is None:
-            self.said.pop(name, None)
-        else:
-            self._remember(name, own)
-        return True
+    async def put(self, entries: Mapping[str, LocalEntry | None]) -> set[str]:
+        """Store entries, None to remove one; return the names of the gems that are listed otherwise from now on."""
+        changed: dict[str, LocalEntry | None] = {}
+        for name, entry in entries.items():
+            known = self.entries.get(name)
+            if entry is not None:
+                self._due.setdefault(name, entry.until)
+            if (entry is None and known is not None) or (entry is not None and not entry.lists_same(known)):
+                changed[name] = entry
+            elif entry is None:
+                self._due.pop(name, None)
+        if changed:
+            await self._logs.append(self._log_name, b"".join(_line(name, entry) for name, entry in changed.items()))
+        for name, entry in changed.items():
+            if entry is None:
+                self.entries.pop(name, None)
+                self._due.pop(name, None)
+            else:
+                self.entries[name] = entry
+        return set(changed)
 
-    def look_at(self, name: str, when: float = 0.0) -> None:
-        """Have a page looked at: now, or at a moment in seconds since the epoch. One that is not ours needs no look."""
-        if own := self.said.get(name):
-            self._remember(name, msgspec.structs.replace(own, until=when))
+    # When to check pages again
 
-    def look_at_all(self) -> None:
-        """Have every page looked at now."""
-        for name, own in self.said.items():
-            self.said[name] = msgspec.structs.replace(own, until=0.0)
-        self.next_look = 0.0 if self.said else math.inf
-        self._sooner()
+    def expect(self, name: str, until: float) -> None:
+        """Schedule the check of a page whose entry is about to be stored."""
+        self._due[name] = until
+        if until < self.next_due:
+            self.next_due = until
+            self._on_sooner()
+
+    def mark_due(self, name: str, when: float = 0.0) -> None:
+        """Let a page be checked now, or at a moment in seconds since the epoch; without an entry it needs no check."""
+        if name in self._due:
+            self.expect(name, when)
+
+    def mark_all_due(self) -> None:
+        """Let every page be checked now."""
+        self._due = dict.fromkeys(self._due, 0.0)
+        self.next_due = 0.0 if self._due else math.inf
+        self._on_sooner()
 
     def take_due(self, now: float) -> list[str]:
-        """The gems whose pages are to be looked at by now; the next look is the one at the others."""
-        self.next_look = min((own.until for own in self.said.values() if own.until > now), default=math.inf)
-        return [name for name, own in self.said.items() if own.until <= now]
+        """Return the gems whose pages are due by now; `next_due` is from then on that of the others."""
+        self.next_due = min((due for due in self._due.values() if due > now), default=math.inf)
+        return [name for name, due in self._due.items() if due <= now]
 
-    def _remember(self, name: str, own: LocalEntry) -> None:
-        self.said[name] = own
-        if own.until < self.next_look:
-            self.next_look = own.until
-            self._sooner()
+
+def _line(name: str, entry: LocalEntry | None) -> bytes:
+    # Without the moment: it may be infinite, for which JSON has no number, and means nothing after a restart.
+    stored = None if entry is None else msgspec.structs.replace(entry, until=0.0)
+    return msgspec.json.encode((name, stored)) + b"\n"

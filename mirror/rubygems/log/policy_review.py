@@ -1,7 +1,7 @@
-"""The gems that upstreams have changed, held back from the published log until policy has seen them.
+"""The changes of upstreams that are held back from the published log until policy has seen them.
 
-Policy judges a page, and an upstream's list only says that a page has changed: the page is fetched first. What cannot
-be had waits, and the log goes on to say of the gem what it says. What is not here: policy itself, and the log.
+Policy decides about the files on a page, and an upstream's list only says that a page has changed: the page is fetched
+first. The log goes on listing a gem as before while its page cannot be fetched.
 """
 
 import asyncio
@@ -16,87 +16,85 @@ from mirror.rubygems.log.versions_map import VersionsMap
 
 logger = logging.getLogger(__name__)
 
-MOST_JUDGED = 5000
-"""The most gems whose changes wait in one go until policy has seen them; when there are more, none of them does."""
-JUDGED_AT_ONCE = 8
-PAUSE = 60.0
-"""Seconds after which what could not be had is tried again."""
+MOST_REVIEWED = 5000
+"""The most gems that are held back at once; when more have changed, none of them is."""
+REVIEWED_AT_ONCE = 8
+RETRY_SECONDS = 60.0
+"""After which a page that could not be fetched is tried again."""
+
+Look = Callable[[str], Awaitable[MirrorError | None]]
+"""Bring a gem's page before policy; return the error if the page cannot be fetched now."""
+Report = Callable[[frozenset[str], frozenset[str]], Awaitable[object]]
+"""Called with the gems of one round and with those that could not be fetched; leads to `end`."""
 
 
 class PolicyReview:
-    """What of one repository waits for its policy."""
+    """The gems of one repository that wait for its policy."""
 
-    def __init__(
-        self,
-        repository: Repository,
-        look: Callable[[str], Awaitable[MirrorError | None]],
-        judged: Callable[[set[str]], Awaitable[object]],
-        clock: Callable[[], float] = time.time,
-    ) -> None:
-        """`look` has policy see a gem's page, or gives why it cannot be had now; `judged` is told what it has seen."""
-        self.waiting: set[str] = set()
-        """The gems that policy has not seen yet, and is not looking at."""
-        self._looked_at: set[str] = set()
-        """Those that it is looking at."""
+    def __init__(self, repository: Repository, clock: Callable[[], float] = time.time) -> None:
+        self.waiting: frozenset[str] = frozenset()
+        """The gems that policy has not seen yet, and whose pages are not being fetched."""
+        self._running: frozenset[str] = frozenset()
         self._due_at = 0.0
         self._repository = repository
-        self._look = look
-        self._judged = judged
         self._clock = clock
 
     @property
-    def held_back(self) -> set[str]:
-        """The gems of which the log goes on to say what it says."""
-        return self.waiting | self._looked_at
-
-    @property
-    def busy(self) -> bool:
-        """Whether any gem is held back."""
-        return bool(self.waiting or self._looked_at)
+    def held_back(self) -> frozenset[str]:
+        """The gems that the log goes on listing as before."""
+        return self.waiting | self._running
 
     @property
     def due(self) -> bool:
-        """Whether something waits that is not known to be out of reach."""
+        """Whether a gem waits whose page may be fetched now."""
         return bool(self.waiting) and self._clock() >= self._due_at
 
+    @property
+    def policy_applies(self) -> bool:
+        """Whether the repository has any rule at all."""
+        return bool(self._repository.policy.rules + self._repository.policy.listed)
+
     def hold_back(self, names: Iterable[str]) -> None:
-        """Let policy see what upstream changed, before the log says it."""
+        """Hold back what upstream changed, as far as any rule may concern it."""
         policy = self._repository.policy
-        concerned = {name for name in names if concerns(policy, name)}
-        if len(concerned) <= MOST_JUDGED:
+        concerned = frozenset(name for name in names if concerns(policy, name))
+        if len(concerned) <= MOST_REVIEWED:
             self.waiting |= concerned
         else:
-            logger.warning("%d gems have changed: policy looks at each as it is asked for", len(concerned))
+            logger.warning("%d gems have changed: policy sees each when a client requests it", len(concerned))
 
-    def named(self, log: VersionsMap) -> list[str]:
-        """The gems that policy means by name, in case the log still says what it forbids.
+    def named(self, listed: VersionsMap) -> list[str]:
+        """Return the listed gems that rules name, in case the log still lists what they forbid.
 
-        What it forbids in general (a cooldown of all gems) is noticed as upstream changes a gem, or as somebody asks
-        for its page: looking at all gems of a public index would be two hundred thousand requests.
+        What rules forbid in general (a cooldown of all gems) is noticed when upstream changes a gem, or when a client
+        requests its page: to look at all gems of a public index would take two hundred thousand requests.
         """
-        return [name for name in sorted(named(self._repository.policy)) if name in log][:MOST_JUDGED]
+        return [name for name in sorted(named(self._repository.policy)) if name in listed][:MOST_REVIEWED]
 
-    async def judge(self) -> None:
-        """Look at what waits, and let the log say it; what cannot be had now waits for longer."""
+    async def run(self, look: Look, report: Report) -> None:
+        """Fetch the pages that wait, in rounds, until none is left but those that cannot be fetched now."""
         failed: set[str] = set()
-        slots = asyncio.Semaphore(JUDGED_AT_ONCE)
+        slots = asyncio.Semaphore(REVIEWED_AT_ONCE)
 
-        async def judge(name: str) -> None:
+        async def review(name: str) -> None:
             async with slots:
-                if error := await self._look(name):
-                    logger.info("the change of %s waits: %s", name, error)
+                if error := await look(name):
+                    logger.info("the change of %s is held back: %s", name, error)
                     failed.add(name)
 
         while names := self.waiting - failed:
             self.waiting -= names
-            self._looked_at = names
+            self._running = names
             try:
-                await asyncio.gather(*map(judge, sorted(names)))
+                await asyncio.gather(*map(review, sorted(names)))
             except BaseException:
-                failed |= names
+                self.end(names, failed | names)
                 raise
-            finally:
-                self.waiting |= names & failed
-                self._looked_at = set()
-                self._due_at = self._clock() + PAUSE if failed else 0.0
-            await self._judged(names - failed)
+            await report(names, frozenset(failed))
+
+    def end(self, names: frozenset[str], failed: Iterable[str]) -> None:
+        """Let the log list the gems of a round as they are now; those that failed go on waiting."""
+        failed = frozenset(failed)
+        self.waiting |= names & failed
+        self._running -= names
+        self._due_at = self._clock() + RETRY_SECONDS if failed else 0.0

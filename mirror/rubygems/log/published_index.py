@@ -1,16 +1,13 @@
-"""The index that one repository publishes: our own append-only `/versions`, and the info pages that it speaks of.
+"""The index that one repository publishes: our own append-only `/versions`, and the info pages that it lists.
 
 The one asymmetry between the ecosystems. `/versions` holds the MD5 of each info page, so whatever changes a page (an
 upload, a policy, another winner among the sources) has to change the log; clients follow it by Range, so it may only
 grow. What changes is appended and persisted; a restart serves the same bytes, and an upstream that rewrites its own log
-costs our clients nothing.
+costs our clients nothing. The log is written in `writer`; here is what clients read, and what leads to changes of it.
 
-What may surprise: a page that is its upstream's, byte for byte, is listed as the upstream lists it, even while we can
-only serve an older copy. Where a page of ours differs on purpose, what it says is remembered (`own`), and the page is
-looked at again whenever upstream changes the gem, policy changes its mind, or the process starts.
-
-What is not here: what several upstreams list together (`upstreams`), and which of their changes wait for policy
-(`judging`).
+The surprise: a page that is its upstream's, byte for byte, is listed as the upstream lists it, even while only an older
+copy of it can be served. Where a page differs on purpose, its entry is remembered (`local_entries`), and the page is
+checked again whenever upstream changes the gem, policy changes its mind, or the process starts.
 """
 
 import asyncio
@@ -18,7 +15,7 @@ import logging
 import math
 import time
 from collections.abc import Callable, Collection, Iterable, Sequence
-from datetime import UTC, datetime
+from contextlib import suppress
 from functools import partial
 
 import msgspec
@@ -36,31 +33,26 @@ from mirror.rubygems.log.local_entries import LocalEntries, LocalEntry
 from mirror.rubygems.log.policy_review import PolicyReview
 from mirror.rubygems.log.published_log import PublishedLog
 from mirror.rubygems.log.upstream_index import UpstreamIndex
-from mirror.rubygems.log.upstream_indexes import UpstreamIndexes
-from mirror.rubygems.log.versions_map import VersionsMap, diff, names_in
+from mirror.rubygems.log.writer import LogWriter, PageChange, Retirement, Update, UpstreamMaps
 from mirror.rubygems.names import number
 
 logger = logging.getLogger(__name__)
 
-POLL = 60.0
-"""Seconds between two questions to an upstream: the public index asks for no more."""
-DEMANDED = 2.0
-"""As POLL, for clients that demand an answer of now."""
-PATIENCE = 5.0
-"""Seconds for which a client waits for an upstream while there is a log to serve."""
-MOST_CHUNKS = 2000
-"""Appends after which the stored log is written anew in one piece: the same bytes, in fewer rows."""
-SLACK = 4 << 20
-"""Bytes that the log may be longer than twice its shortest form, before it is begun anew."""
+POLL_SECONDS = 60.0
+"""Between two requests to an upstream: the public index asks for no more."""
+NOW_POLL_SECONDS = 2.0
+"""The same for clients that require a fresh answer."""
+WAIT_SECONDS = 5.0
+"""For which a client waits for an upstream while there is a log to serve."""
 
 
 class PublishedIndex:
-    """The log of one repository, and what it says of which gem."""
+    """The log of one repository, and the pages that it lists."""
 
     def __init__(
         self,
         repository: Repository,
-        followed: Sequence[UpstreamIndex],
+        upstreams: Sequence[UpstreamIndex],
         logs: Logs,
         *,
         private: Sequence[str] = (),
@@ -68,150 +60,154 @@ class PublishedIndex:
         fresh: float = 600.0,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        """`fresh`: the seconds after which a client waits for upstream, instead of getting the log at once."""
-        self.log: PublishedLog | None = None
-        """What is served; None until there is anything to say."""
-        self.changed_at = clock()
-        """When the log last grew; for Last-Modified of what is derived from it."""
-        self.followed = tuple(followed)
+        """`private`: patterns of names that no upstream is asked about.
+
+        `fresh`: seconds after which a client waits for upstream, instead of getting the log at once.
+        """
+        self.upstreams = tuple(upstreams)
         self._repository = repository
-        self._logs = logs
-        self._log_name = f"published {repository.name}"
-        self._upstreams = UpstreamIndexes(self.followed, tuple(private))
-        self._own = LocalEntries(logs, repository.name, sooner=self._expire)
-        self._judging = PolicyReview(repository, self._look, self._judged, clock)
-        self._unsaid: set[str] | None = None
-        """The gems of which upstreams say something else than the log perhaps does; None: all of them."""
+        self._private = tuple(private)
+        self._local = LocalEntries(logs, repository.name, self._end_validity)
+        self._review = PolicyReview(repository, clock)
+        self.writer = LogWriter(
+            repository.name,
+            self.upstreams,
+            self._private,
+            logs,
+            self._local,
+            self._review,
+            self._end_validity,
+            clock,
+        )
         self._offline = offline
-        self._fresh = max(fresh, POLL)
+        self._fresh = max(fresh, POLL_SECONDS)
         self._clock = clock
         self._validity = Validity(0)
-        self._publishing = asyncio.Lock()
-        self._retired = False
         self._behind: SingleFlight[str, object] = SingleFlight()
-        self._reading: asyncio.Task[None] | None = None
-        self._opening: asyncio.Task[None] | None = None
-        for one in self.followed:
-            one.changed.append(self._upstream_changed)
-        repository.changed.append(self._page_changed)
+        """Requests to upstreams, and checks of pages."""
+        for at, one in enumerate(self.upstreams):
+            one.listeners.append(partial(self._upstream_changed, at))
+        repository.changed.append(self._local.mark_due)
+
+    # For readers
+
+    @property
+    def log(self) -> PublishedLog | None:
+        """The log as it stands; None until there is anything to list."""
+        return self.writer.log
+
+    @property
+    def changed_at(self) -> float:
+        """When the log last grew, for the Last-Modified of what is derived from it."""
+        return self.writer.changed_at
 
     @property
     def outcome(self) -> Outcome:
-        """How answers come about that are made from the log."""
+        """How responses come about that are made from the log."""
         return "offline" if self._offline else "hit"
 
     def validity(self) -> Validity:
-        """For how long `current` gives the same log without a thought."""
+        """Return for how long `current` returns the same log without any work."""
         if not self._validity.live:
             self._validity = Validity(0)
-        busy = self._opening is not None or self._judging.busy
-        polled = min((one.asked + POLL for one in self.followed), default=math.inf)
-        self._validity.until = 0 if busy else min(self._own.next_look, math.inf if self._offline else polled)
+        busy = not self.writer.opened.done() or not self.writer.idle or self._review.held_back
+        polled = min((one.asked_at + POLL_SECONDS for one in self.upstreams), default=math.inf)
+        self._validity.until = 0 if busy else min(self._local.next_due, math.inf if self._offline else polled)
         return self._validity
 
-    def _expire(self) -> None:
+    def _end_validity(self) -> None:
         self._validity.live = False
+
+    async def current(self, freshness: Freshness = Freshness.USUAL) -> PublishedLog:
+        """Return the log to serve now, after asking upstreams where that is due. Raises UpstreamError."""
+        writer, now_required = self.writer, freshness is Freshness.NOW
+        if not writer.loaded.done():
+            await asyncio.shield(writer.loaded)
+        if writer.log is None or now_required:
+            await asyncio.shield(writer.opened)
+        if writer.opened.done():
+            if not self._offline:
+                await self._poll(freshness)
+            if now_required and not writer.idle:  # another repository has learned of the same change
+                await asyncio.wait({writer.post(Update())}, timeout=WAIT_SECONDS)
+            if self._review.due:
+                self._behind.start("review", self._review_changes)
+        if self._clock() >= self._local.next_due:
+            checks = self._behind.start("checks", self._check_due)
+            await asyncio.wait({checks}, timeout=WAIT_SECONDS)
+        if writer.log is None:
+            await writer.apply(Update())
+        if writer.log is None:
+            raise UpstreamUnavailable("The list of versions is not held here, and no upstream gives it.")
+        return writer.log
+
+    async def page(self, name: str, freshness: Freshness = Freshness.USUAL) -> tuple[View, bytes]:
+        """Return a gem and the body of its info page, which the log lists from now on.
+
+        Raises UnknownProject, Unavailable, UpstreamError.
+        """
+        view = await self._repository.project(name, freshness)
+        if not view.project.files and not view.withheld:
+            raise UnknownProject(name)
+        body = pages.render_info(view.project)
+        listed = UpstreamMaps(tuple(one.map for one in self.upstreams), self._private).entry(name)
+        await self._list(name, entry_of(view, body, listed, self._clock()))
+        return view, body
+
+    async def listed(self, name: str) -> bool:
+        """Return whether the log has ever listed a gem, perhaps to remove it again."""
+        return (await self.current(Freshness.ANY)).map.md5(name) is not None
 
     # Life
 
     def open(self) -> None:
-        """Begin to read what is persisted; whoever asks meanwhile waits for the log, which comes first."""
-        self._reading = asyncio.create_task(self._read())
-        self._opening = asyncio.create_task(self._open(self._reading))
+        """Begin to read what is stored; the log comes first, and clients wait for it."""
+        self.writer.start()
+        self.writer.opened.add_done_callback(self._opened)
 
     async def begins_anew(self) -> bool:
-        """Whether there is no log: nothing was ever asked of this index, or what it said is lost."""
-        if self._reading is not None:
-            await asyncio.shield(self._reading)
-        return self.log is None
-
-    async def _read(self) -> None:
-        stored = await self._logs.read(self._log_name)
-        if stored:
-            # Compressing takes as long as all the rest, and nobody has to wait for it.
-            self.log = await asyncio.to_thread(partial(PublishedLog.from_bytes, stored, packed=False))
-        await self._own.read()
-
-    async def _open(self, reading: asyncio.Task[None]) -> None:
-        await reading
-        await asyncio.gather(*(one.open() for one in self.followed))
-        if self.log is not None:
-            async with self._publishing:
-                self.log = await asyncio.to_thread(self.log.packed)
-                self._expire()
-            await self._hold_changes()
-            await self.publish()  # a crash may have come between an upstream's change and ours
-        self._opening = None
-        self._judge_named()
-
-    async def _hold_changes(self) -> None:
-        """What upstreams have changed since the log was written waits for policy, too."""
-        maps = self._upstreams.known()
-        if maps is not None and self.log is not None and self._repository.policy.rules + self._repository.policy.listed:
-            wanted = await asyncio.to_thread(self._upstreams.wanted, maps, dict(self._own.said))
-            self._judging.hold_back(names_in(await asyncio.to_thread(diff, self.log.map, wanted)))
+        """Return whether there is no log: no one ever asked for this index, or it was lost."""
+        await asyncio.shield(self.writer.loaded)
+        return self.writer.log is None
 
     async def retire(self) -> None:
-        """Append nothing any more, since another one goes on with the log; what is said stays."""
-        async with self._publishing:
-            self._retired = True
+        """Append nothing any more, since another mirror goes on with the log; it can still be read."""
+        with suppress(Exception):
+            await asyncio.shield(self.writer.opened)
+        if self.writer.opened.exception() is None:  # else nothing is written anyway
+            await self.writer.apply(Retirement(True))
 
     def resume(self) -> None:
         """Go on with the log after all."""
-        self._retired = False
+        self.writer.post(Retirement(False))
 
     async def close(self) -> None:
-        """Stop what runs behind."""
-        for task in (self._reading, self._opening):
-            if task is not None:
-                task.cancel()
-                await asyncio.gather(task, return_exceptions=True)
+        """Stop what runs in the background."""
         await self._behind.close()
+        await self.writer.close()
 
-    # The log
+    # What upstreams list
 
-    async def current(self, demand: Freshness = Freshness.USUAL) -> PublishedLog:
-        """The log to serve now, after asking upstreams where that is due. Raises UpstreamError."""
-        if self._reading is not None:
-            await asyncio.shield(self._reading)
-            self._reading = None
-        if self._opening is not None and (self.log is None or demand is Freshness.NOW):
-            await asyncio.shield(self._opening)
-        if self._opening is None and not self._offline:
-            await self._keep_up(demand)
-        if demand is Freshness.NOW and "publish" in self._behind:  # another repository has heard of the same upstream
-            await asyncio.wait({self._behind.start("publish", self.publish)}, timeout=PATIENCE)
-        if self._judging.due and self._opening is None:
-            self._behind.start("judging", self._judging.judge)
-        if self._clock() >= self._own.next_look:
-            looking = self._behind.start("own pages", self._look_again)
-            await asyncio.wait({looking}, timeout=PATIENCE)
-        if self.log is None:
-            await self.publish()
-        if self.log is None:
-            raise UpstreamUnavailable("The list of versions is not held here, and no upstream gives it.")
-        return self.log
-
-    async def _keep_up(self, demand: Freshness) -> None:
-        """Ask the upstreams that were not asked for long: waiting where the log is old, else behind."""
-        now = self._clock()
-        for one in self.followed:
-            since = now - one.asked
+    async def _poll(self, freshness: Freshness) -> None:
+        """Ask the upstreams that were not asked for long: waiting where the log is old, else in the background."""
+        now, now_required = self._clock(), freshness is Freshness.NOW
+        for one in self.upstreams:
+            age = now - one.asked_at
             never = one.map is None and self.log is None
-            asking = demand is Freshness.NOW and one.name in self._behind  # its answer is the one that is demanded
-            if 0 <= since <= (DEMANDED if demand is Freshness.NOW else POLL) and not never and not asking:
+            running = now_required and one.name in self._behind  # its answer is the one that is required
+            recent = 0 <= age <= (NOW_POLL_SECONDS if now_required else POLL_SECONDS)
+            if recent and not never and not running:
                 continue
-            task = self._behind.start(one.name, lambda one=one: self._refresh(one))  # type: ignore[misc]
-            if never or demand is Freshness.NOW or not 0 <= since <= self._fresh:
-                await asyncio.wait({task}, timeout=None if never else PATIENCE)
+            task = self._behind.start(one.name, partial(self._refresh, one))
+            if never or now_required or not 0 <= age <= self._fresh:
+                await asyncio.wait({task}, timeout=None if never else WAIT_SECONDS)
             if never and task.done() and (error := task.exception()):
                 raise error
 
     async def catch_up(self, upstream: URL) -> None:
-        """Let the log say what an upstream lists now, however lately it was asked. Raises UpstreamError."""
-        if self._opening is not None:
-            await asyncio.shield(self._opening)
-        for one in self.followed:
+        """Let the log list what an upstream lists now, however lately it was asked. Raises UpstreamError."""
+        await asyncio.shield(self.writer.opened)
+        for one in self.upstreams:
             if one.url == upstream and not self._offline:
                 await self._refresh(one, anew=True)
 
@@ -221,176 +217,75 @@ class PublishedIndex:
         except UpstreamError as error:
             logger.warning("the list of versions stays as it is: %s", error)
             raise
-        if self._judging.waiting:
-            await asyncio.shield(self._behind.start("judging", self._judging.judge))
-        await self.publish()
+        await self.writer.apply(Update())
+        if self._review.waiting:
+            await asyncio.shield(self._behind.start("review", self._review_changes))
 
-    async def publish(self) -> bytes:
-        """Append what has changed to the log, persisted before it is seen; the bytes by which it grew."""
-        async with self._publishing:
-            names, self._unsaid = self._unsaid, set()
-            try:
-                return await self._publish(names)
-            except BaseException:
-                self._unsaid = None
-                raise
+    def _upstream_changed(self, at: int, names: Collection[str]) -> None:
+        self._repository.forget_some(names)
+        self.writer.upstream_changed(at, frozenset(names))
 
-    async def _publish(self, names: set[str] | None) -> bytes:
-        maps = self._upstreams.known()
-        if maps is None or self._retired:
-            self._unsaid = None
-            return b""
-        if self.log is None or names is None:
-            wanted = await asyncio.to_thread(self._upstreams.wanted, maps, self._own_word())
-            if self.log is None or self.log.size > 2 * wanted.size + SLACK:
-                return await self._begin(wanted)
-            log, tail = await asyncio.to_thread(self.log.updated, wanted)
-            if not tail:
-                await self._upstreams.share(log.map)
-        else:
-            wanted = self._upstreams.wanted([one.only(names) for one in maps], self._own_word(names))
-            tail = b"".join(line + b"\n" for line in diff(self.log.map.only(names), wanted))
-            log = await asyncio.to_thread(self.log.appended, tail)
-        if not tail:
-            return b""
-        await self._logs.append(self._log_name, tail)
-        if await self._logs.chunks(self._log_name) > MOST_CHUNKS:
-            await self._logs.replace(self._log_name, [log.slice()])
-        self._adopt(log)
-        if names is None:
-            await self._upstreams.share(log.map)
-        return tail
+    # What pages show
 
-    def _adopt(self, log: PublishedLog) -> None:
-        # Last-Modified knows whole seconds: two states of one second would be the same to a client.
-        self.log, self.changed_at = log, max(self._clock(), math.floor(self.changed_at) + 1)
-        self._expire()
+    async def show(self, names: Iterable[str]) -> None:
+        """Check the pages of these gems; when this returns, the log lists what they show, or they are checked later."""
+        await self._check(names, Freshness.ANY)
 
-    async def _begin(self, wanted: VersionsMap) -> bytes:
-        """Write the log anew, in its shortest form."""
-        log = await asyncio.to_thread(PublishedLog.begin, wanted, datetime.fromtimestamp(self._clock(), UTC))
-        content = log.slice()
-        await self._logs.replace(self._log_name, [content])
-        self._adopt(log)
-        await self._upstreams.share(log.map)
-        return content
+    def policy_changed(self) -> None:
+        """Check the pages with entries of their own again, and those that the new policy names."""
+        self._local.mark_all_due()
+        self._check_named()
 
-    def _own_word(self, names: set[str] | None = None) -> dict[str, LocalEntry]:
-        """Our own word on these gems, or on all: what our pages say, and what the log says of those held back."""
-        said, held_back = self._own.said, self._judging.held_back
-        if names is not None:
-            said, held_back = {name: said[name] for name in names if name in said}, held_back & names
-        return said | (
-            {name: LocalEntry.as_in(self.log.map, name) for name in held_back} if self.log is not None else {}
-        )
+    def _opened(self, opened: asyncio.Future[None]) -> None:
+        if not opened.cancelled():
+            self._check_named()
 
-    # Pages
+    def _check_named(self) -> None:
+        if self.log is not None:
+            self._behind.start("named", partial(self._check, self._review.named(self.log.map), Freshness.ANY))
 
-    async def page(self, name: str, demand: Freshness = Freshness.USUAL) -> tuple[View, bytes]:
-        """A gem and the body of its info page, which the log speaks of from now on.
+    async def _check_due(self) -> None:
+        # Not any copy will do: what upstream lists may have changed, and an older page would list less.
+        await self._check(self._local.take_due(self._clock()), Freshness.USUAL)
 
-        Raises UnknownProject, Unavailable, UpstreamError.
-        """
-        view = await self._repository.project(name, demand)
-        if not view.project.files and not view.withheld:
-            raise UnknownProject(name)
-        body = pages.render_info(view.project)
-        raw = view.project.extra.get("body")
-        listed = self._upstreams.say(name)
-        if body == raw and view.decided_until == math.inf:
-            await self._say(name, None)
-        elif body == raw and listed is not None:
-            await self._say(name, msgspec.structs.replace(listed, until=view.decided_until))
-        else:
-            current = raw is None or listed is None or listed.md5 == pages.revision(raw)
-            until = view.decided_until if current else self._clock() + POLL
-            await self._say(name, LocalEntry(_numbers(view), pages.revision(body), until))
-        return view, body
-
-    async def listed(self, name: str) -> bool:
-        """Whether the log has ever spoken of a gem, perhaps to take it away again."""
-        return (await self.current(Freshness.ANY)).map.md5(name) is not None
-
-    async def override(self, name: str, versions: Sequence[str], body: bytes) -> bytes:
-        """Say what a gem's page shows here, where it is not its upstream's; the bytes by which the log grew.
-
-        Without versions, the gem is hidden. It holds over restarts, until the page (see `page`) says otherwise.
-        """
-        return await self._say(name, LocalEntry(tuple(versions), pages.revision(body)))
-
-    async def reconsider(self, names: Iterable[str], demand: Freshness = Freshness.ANY) -> None:
-        """Look at the pages of these gems again, and let the log say what they show now."""
+    async def _check(self, names: Iterable[str], freshness: Freshness) -> None:
         for name in names:
-            if error := await self._look(name, demand):
-                logger.info("the page of %s is looked at again later: %s", name, error)
-                self._own.look_at(name, self._clock() + POLL)
+            if error := await self._look(name, freshness):
+                logger.info("the page of %s is checked again later: %s", name, error)
+                self._local.mark_due(name, self._clock() + POLL_SECONDS)
 
-    async def settle(self, names: Iterable[str]) -> None:
-        """As `reconsider`; and when this returns, the log says it, whoever else was just about to let it."""
-        await self.reconsider(names)
-        await self.publish()
+    async def _review_changes(self) -> None:
+        await self._review.run(self._look, self.writer.end_review)
 
-    async def _look(self, name: str, demand: Freshness = Freshness.USUAL) -> MirrorError | None:
-        """Let the log say what a gem's page shows now; the error, if the page cannot be had."""
+    async def _look(self, name: str, freshness: Freshness = Freshness.USUAL) -> MirrorError | None:
+        """Let the log list what a gem's page shows now; return the error if the page cannot be fetched."""
         try:
-            await self.page(name, demand)
+            await self.page(name, freshness)
         except NotFound:
-            await self._say(name, None)
+            await self._list(name, None)
         except MirrorError as error:
             return error
         return None
 
-    async def _say(self, name: str, own: LocalEntry | None) -> bytes:
-        if self._retired or (own is None and name not in self._own.said):
-            return b""
-        if self._opening is not None:
-            await asyncio.shield(self._opening)
-        if own is not None and own.until == math.inf and own.says(self._upstreams.say(name)):
-            own = None
-        if not await self._own.say(name, own):
-            return b""
-        if self._unsaid is not None:
-            self._unsaid.add(name)
-        if self.log is None:
-            return b""  # it begins with this, for whoever asks first
-        return await self.publish()
-
-    async def _look_again(self) -> None:
-        """Look at the pages of our own whose time has come."""
-        due = self._own.take_due(self._clock())
-        await self.reconsider(
-            due, Freshness.USUAL
-        )  # what upstream lists may have changed: an older page would say less
-
-    # Changes
-
-    def policy_changed(self) -> None:
-        """Policy has changed its mind: our own pages are looked at again, and those that it names."""
-        self._own.look_at_all()
-        self._judge_named()
-
-    def _judge_named(self) -> None:
-        """Look at the gems that policy means by name."""
-        if self.log is not None:
-            names = self._judging.named(self.log.map)
-            self._behind.start("named", lambda: self.reconsider(names))
-
-    async def _judged(self, names: set[str]) -> None:
-        if self._unsaid is not None:
-            self._unsaid |= names
-        await self.publish()
-
-    def _upstream_changed(self, names: Collection[str]) -> None:
-        if self.log is not None:
-            self._judging.hold_back(names)
-        if self._unsaid is not None:
-            self._unsaid |= set(names)
-        self._repository.forget_some(names)
-        self._behind.start("publish", self.publish)
-
-    def _page_changed(self, name: str) -> None:
-        self._own.look_at(name)
+    async def _list(self, name: str, entry: LocalEntry | None) -> None:
+        """Let the log list a gem as its page shows it; None: as its upstream lists it."""
+        if self.writer.retired or (entry is None and name not in self._local):
+            return
+        if entry is not None:
+            self._local.expect(name, entry.until)
+        await self.writer.apply(PageChange(name, entry))
 
 
-def _numbers(view: View) -> tuple[str, ...]:
-    return tuple(number(file.version, file.platform) for file in view.project.files if file.yanked is None)
+def entry_of(view: View, body: bytes, listed: LocalEntry | None, now: float) -> LocalEntry | None:
+    """Return how to list a gem whose info page is `body`; None: as its upstream lists it.
+
+    `listed` is how upstream lists the gem now, in seconds since the epoch `now`.
+    """
+    raw = view.project.extra.get("body")
+    if body == raw and view.decided_until == math.inf:
+        return None
+    if body == raw and listed is not None:
+        return msgspec.structs.replace(listed, until=view.decided_until)
+    current = raw is None or listed is None or listed.md5 == pages.revision(raw)
+    versions = (number(file.version, file.platform) for file in view.project.files if file.yanked is None)
+    return LocalEntry(tuple(versions), pages.revision(body), view.decided_until if current else now + POLL_SECONDS)

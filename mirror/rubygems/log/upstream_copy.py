@@ -60,10 +60,10 @@ class Refused(msgspec.Struct, frozen=True):
     reason: str
 
 
-Verdict: TypeAlias = Unchanged | Append | Replace | Refetch | Refused
+FollowResult: TypeAlias = Unchanged | Append | Replace | Refetch | Refused
 
 
-def follow(copy: UpstreamCopy | None, status: int, headers: Mapping[str, str], body: bytes) -> Verdict:
+def follow(copy: UpstreamCopy | None, status: int, headers: Mapping[str, str], body: bytes) -> FollowResult:
     """What an upstream's answer means for our copy of its `/versions`.
 
     `copy` is what was asked with; None when the whole was asked for. `body` is decoded. Hashing makes it blocking for a
@@ -85,7 +85,7 @@ def follow(copy: UpstreamCopy | None, status: int, headers: Mapping[str, str], b
     return Refused(doubt) if copy is None else Refetch(doubt)
 
 
-def _append(copy: UpstreamCopy, told: Mapping[str, str], body: bytes) -> Verdict:
+def _append(copy: UpstreamCopy, told: Mapping[str, str], body: bytes) -> FollowResult:
     span = re.fullmatch(r"bytes (\d{1,15})-(\d{1,15})/(\d{1,15}|\*)", told.get("content-range", "").strip())
     if span is None or int(span[1]) != copy.size - 1 or int(span[2]) - int(span[1]) + 1 != len(body):
         return Refetch("The upstream answered another range than was asked for.")

@@ -1,8 +1,8 @@
-"""Our copy of an upstream's `/versions`, kept up by Range requests and persisted as it grows.
+"""Our copy of an upstream's `/versions`, kept up to date by Range requests and persisted as it grows.
 
-What to believe of an answer is decided in `index.follow`; here is only asking, storing and telling. An upstream without
-a compact index is followed through its specs instead, and its info pages are made from its gemspecs. One upstream is
-followed once, however many repositories show it.
+What to believe of a response is decided in `upstream_copy.follow`; this module requests, stores and notifies. An
+upstream without a compact index is followed through its specs instead, and its info pages are made from its gemspecs.
+One upstream is followed once, however many repositories show it.
 """
 
 import asyncio
@@ -35,25 +35,27 @@ MOST_CHUNKS = 500
 MOST_GEMSPECS = 2000
 """The most versions of a gem whose info page is made from gemspecs."""
 GEMSPECS_AT_ONCE = 8
+GEMSPEC_BYTES = 4 << 20
+"""The most that one gemspec may have."""
 
 _LEGACY = b"legacy\n"
-"""In front of a stored copy that was made from specs."""
+"""Stands before a stored copy that was made from specs."""
 _NOT_MADE = "not made yet"
-"""A revision that no page has: it is to be made."""
+"""A revision that no page has, so that the page is made."""
 
 
 class UpstreamIndex:
     """One upstream's list of versions."""
 
     def __init__(self, upstream: Upstream, name: str, logs: Logs, clock: Callable[[], float] = time.time) -> None:
-        """`name` is what the copy is stored under."""
+        """The copy is stored under `name`."""
         self.name = name
         self.map: VersionsMap | None = None
-        """What upstream lists; None as long as it has never been fetched. A change makes a new one."""
-        self.asked = 0.0
+        """What upstream lists; None until it has been fetched once. It is replaced, never changed."""
+        self.asked_at = 0.0
         """When upstream was last asked, with or without success, in seconds since the epoch."""
-        self.changed: list[Callable[[Collection[str]], None]] = []
-        """Told the names of the gems that upstream lists otherwise than before."""
+        self.listeners: list[Callable[[Collection[str]], None]] = []
+        """Called with the names of the gems that upstream lists otherwise than before."""
         self._upstream = upstream
         self._logs = logs
         self._log_name = f"upstream {name}"
@@ -66,7 +68,7 @@ class UpstreamIndex:
         self._clock = clock
 
     def guide(self, source: CachedUpstream) -> None:
-        """Let a source know by our copy which of its info pages are right, and how to get one."""
+        """Let a source learn from our copy which of its info pages are current, and how to fetch one."""
         source.guide(self._listed, self._fetch_page)
 
     async def open(self) -> None:
@@ -82,18 +84,18 @@ class UpstreamIndex:
         self._legacy = stored.startswith(_LEGACY)
         self.map = await asyncio.to_thread(parse_versions, stored.removeprefix(_LEGACY))
         if not self._legacy:
-            # The ETag is not stored: the first question after a restart goes without, and one byte comes back.
+            # The ETag is not stored: the first request after a restart goes without, and returns one byte.
             self._copy = await asyncio.to_thread(UpstreamCopy.of, stored, None)
 
     @property
     def url(self) -> URL:
-        """Which upstream it is."""
+        """The upstream's address."""
         return self._upstream.url
 
     async def refresh(self, anew: bool = False) -> bool:
-        """Ask upstream what is new, and say whether anything is. Raises UpstreamError; the copy stays as it was.
+        """Fetch what is new, and return whether anything is. Raises UpstreamError; the copy then stays as it was.
 
-        With `anew`, the answer to a question that was asked before this call does not do.
+        With `anew`, the response to a request that was sent before this call does not count.
         """
         if anew:
             await self._flight.landed()
@@ -103,7 +105,7 @@ class UpstreamIndex:
         return changed
 
     async def retire(self) -> None:
-        """Ask nothing and write nothing any more, since another one goes on with the copy; what is known stays."""
+        """Fetch and write nothing any more, since another mirror goes on with the copy; `map` stays."""
         self._retired = True
         await self._flight.landed()
 
@@ -112,14 +114,14 @@ class UpstreamIndex:
         self._retired = False
 
     async def close(self) -> None:
-        """Stop what runs behind."""
+        """Stop what runs in the background."""
         if self._opening is not None:
             self._opening.cancel()
             await asyncio.gather(self._opening, return_exceptions=True)
         await self._flight.close()
 
     async def _refresh(self) -> bool:
-        self.asked = self._clock()
+        self.asked_at = self._clock()
         try:
             return await self._follow(self._copy)
         except NotFound:
@@ -128,10 +130,10 @@ class UpstreamIndex:
         return await self._refresh_legacy()
 
     async def _follow(self, copy: UpstreamCopy | None) -> bool:
-        ask = pages.ask(self._upstream.url, Page("versions"))
-        answer = await self._upstream.range_get(ask, copy.request_headers() if copy else {})
-        verdict = await asyncio.to_thread(follow, copy, answer.status, answer.headers, answer.body)
-        match verdict:
+        request = pages.ask(self._upstream.url, Page("versions"))
+        response = await self._upstream.range_get(request, copy.request_headers() if copy else {})
+        result = await asyncio.to_thread(follow, copy, response.status, response.headers, response.body)
+        match result:
             case Unchanged():
                 return False
             case Append(tail, grown):
@@ -142,29 +144,29 @@ class UpstreamIndex:
                     await self._logs.replace(self._log_name, [await self._logs.read(self._log_name)])
                 self._copy = grown
                 logger.info("%s lists %d bytes more", self._upstream.name, len(tail))
-                self._tell(listed, names_in(tail.split(b"\n")))
+                self._replace_map(listed, names_in(tail.split(b"\n")))
                 return True
-            case Replace(body, whole):
+            case Replace(body, fetched):
                 listed = await asyncio.to_thread(parse_versions, body)
                 await self._logs.replace(self._log_name, [body])
-                self._copy, self._legacy = whole, False
-                logger.info("%s: its list of versions was fetched whole, %d bytes", self._upstream.name, len(body))
-                return await self._replace(listed)
+                self._copy, self._legacy = fetched, False
+                logger.info("%s: its list of versions was fetched as a whole, %d bytes", self._upstream.name, len(body))
+                return await self._replace_all(listed)
             case Refetch(reason):
-                logger.info("%s: %s It is fetched whole.", self._upstream.name, reason)
+                logger.info("%s: %s It is fetched as a whole.", self._upstream.name, reason)
                 return await self._follow(None)
             case Refused(reason):
                 raise UpstreamProtocolError(f"{self._upstream.name}: {reason}")
 
-    async def _replace(self, listed: VersionsMap) -> bool:
+    async def _replace_all(self, listed: VersionsMap) -> bool:
         known = self.map or VersionsMap()
         names = await asyncio.to_thread(listed.changed, known)
-        self._tell(listed, names)
+        self._replace_map(listed, names)
         return bool(names)
 
-    def _tell(self, listed: VersionsMap, names: Collection[str]) -> None:
+    def _replace_map(self, listed: VersionsMap, names: Collection[str]) -> None:
         self.map = listed
-        for listener in self.changed:
+        for listener in self.listeners:
             listener(names)
 
     # An upstream that has only the legacy index
@@ -181,10 +183,10 @@ class UpstreamIndex:
         body = await asyncio.to_thread(render_versions, listed, datetime.fromtimestamp(0, UTC))
         await self._logs.replace(self._log_name, [_LEGACY + body])
         self._legacy, self._specs = True, specs
-        return await self._replace(listed)
+        return await self._replace_all(listed)
 
     async def _fetch_specs(self) -> list[UpstreamResponse] | None:
-        """Both specs as they are now, None when they are those of last time."""
+        """Return both specs indexes as they are now, None when they have not changed."""
         specs = []
         for kind, old in zip_longest(("specs", "prerelease_specs"), self._specs):
             answer = await self._upstream.get(
@@ -193,7 +195,7 @@ class UpstreamIndex:
                 last_modified=old.last_modified if old else None,
             )
             answer = answer or old
-            assert answer is not None, "an unconditional question has an answer"
+            assert answer is not None, "an unconditional request has a response"
             specs.append(answer)
         return specs if [one.body for one in specs] != [one.body for one in self._specs] else None
 
@@ -223,8 +225,8 @@ class UpstreamIndex:
             url = self._upstream.url / "quick/Marshal.4.8" / f"{full}.gemspec.rz"
             async with slots:
                 try:
-                    answer = await self._upstream.get(UpstreamRequest(url=url, limit=4 << 20))
-                    assert answer is not None, "an unconditional question has an answer"
+                    answer = await self._upstream.get(UpstreamRequest(url=url, limit=GEMSPEC_BYTES))
+                    assert answer is not None, "an unconditional request has a response"
                     return read_gemspec_rz(answer.body)
                 except (NotFound, Invalid) as error:
                     logger.warning("%s is left out: %s", full, error)
@@ -232,20 +234,20 @@ class UpstreamIndex:
 
         specs = await asyncio.gather(*(gemspec(number) for number in numbers[-MOST_GEMSPECS:]))
         body = info_from_gemspecs(spec for spec in specs if spec is not None)
-        await self._learn(name, numbers, pages.revision(body))
+        await self._store_md5(name, numbers, pages.revision(body))
         return UpstreamResponse(url=str(self._upstream.url / "info" / name), content_type="text/plain", body=body)
 
-    async def _learn(self, name: str, numbers: Collection[str], md5: str) -> None:
-        """Remember the MD5 of a page that was made, as if upstream had listed it."""
+    async def _store_md5(self, name: str, numbers: Collection[str], md5: str) -> None:
+        """Store the MD5 of a page that was made, as if upstream had listed it."""
         known = self.map
         if self._retired or known is None or known.versions(name) != tuple(numbers):
-            return  # upstream lists other versions by now, and the page is made anew
+            return  # upstream lists other versions by now, and the page will be made again
         line = f"{name} {','.join(numbers)} {md5}\n".encode()
         await self._logs.append(self._log_name, line)
-        self._tell(known.grown(line), [name])
+        self._replace_map(known.grown(line), [name])
 
     def _listed(self, page: Page) -> str | None:
-        """The MD5 that upstream lists for an info page."""
+        """Return the MD5 that upstream lists for an info page."""
         if page.kind != "project" or self.map is None:
             return None
         md5 = self.map.md5(page.name)

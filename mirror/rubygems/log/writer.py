@@ -1,0 +1,380 @@
+"""The one writer of a published log: a task that takes what happened from a queue, and appends what follows from it.
+
+What may change the log arrives as a value: an upstream lists something else, a page shows something else, policy has
+seen a change. The writer takes all that wait, works out what the log should list, appends the differences, and persists
+them before anyone can see them. Whoever posted a value may wait for its future: then the log lists it. Readers take
+`log` as it stands; it is immutable, and `on_change` ends what was concluded from the one before.
+
+The surprise: the writer fetches nothing. Pages are fetched by those who post what the pages show, however long it
+takes, so that a push never waits for an upstream. For the same reason an upstream's list comes with the event that says
+what has changed in it: whatever the list says beyond that is not known to policy yet.
+"""
+
+import asyncio
+import logging
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
+from datetime import UTC, datetime
+from functools import partial
+from typing import TypeAlias
+
+import msgspec
+
+from mirror.catalog import Logs
+from mirror.policy import matches
+from mirror.rubygems.log.local_entries import LocalEntries, LocalEntry
+from mirror.rubygems.log.policy_review import PolicyReview
+from mirror.rubygems.log.published_log import PublishedLog
+from mirror.rubygems.log.upstream_index import UpstreamIndex
+from mirror.rubygems.log.versions_map import VersionsMap, diff, names_in
+
+logger = logging.getLogger(__name__)
+
+MOST_CHUNKS = 2000
+"""Appends after which the stored log is written anew in one piece: the same bytes, in fewer rows."""
+SLACK_BYTES = 4 << 20
+"""How much longer than twice its shortest form the log may be before it is begun anew."""
+
+
+class UpstreamChange(msgspec.Struct, frozen=True):
+    """An upstream lists these gems otherwise than before."""
+
+    upstream: int
+    """Which of the repository's upstreams, by its place."""
+    listed: VersionsMap
+    """All that it lists now."""
+    names: frozenset[str]
+
+
+class PageChange(msgspec.Struct, frozen=True):
+    """A gem's page shows something: what the entry says, or, for None, what its upstream lists."""
+
+    name: str
+    entry: LocalEntry | None
+
+
+class ReviewEnd(msgspec.Struct, frozen=True):
+    """Policy has seen the changes of these gems, except those whose pages could not be fetched."""
+
+    names: frozenset[str]
+    failed: frozenset[str]
+
+
+class Update(msgspec.Struct, frozen=True):
+    """The log is needed: bring it up to date, and begin it where there is none."""
+
+
+class Retirement(msgspec.Struct, frozen=True):
+    """Another writer goes on with the log, or, for False, has not begun after all."""
+
+    retired: bool
+
+
+LogEvent: TypeAlias = UpstreamChange | PageChange | ReviewEnd | Update | Retirement
+
+
+class UpstreamMaps(msgspec.Struct, frozen=True):
+    """What the upstreams of one repository list at one moment, in their order: the first that lists a gem counts."""
+
+    maps: tuple[VersionsMap | None, ...]
+    """None for an upstream whose list was never fetched."""
+    private: tuple[str, ...] = ()
+    """Patterns of names that no upstream is asked about."""
+
+    def usable(self) -> list[VersionsMap] | None:
+        """Return the maps from which something follows, in their order; None when nothing does.
+
+        A later upstream does not count where an earlier one is unknown: that could list another gem of the same name.
+        """
+        maps = list(self.maps)
+        while maps and maps[-1] is None:
+            maps.pop()
+        known = [one for one in maps if one is not None]
+        return None if len(known) < len(maps) or (self.maps and not known) else known
+
+    def entry(self, name: str) -> LocalEntry | None:
+        """Return how the first upstream that lists a gem lists it."""
+        if matches(self.private, name):
+            return None
+        first = next((one for one in self.maps if one is not None and name in one), None)
+        return None if first is None else LocalEntry.from_map(first, name)
+
+
+def wanted_map(
+    maps: Sequence[VersionsMap], private: tuple[str, ...], overrides: Mapping[str, LocalEntry]
+) -> VersionsMap:
+    """Return what a log should list: the first upstream that lists a gem, and the overrides before all of them.
+
+    `maps` are those that are usable, or the same part of each. Blocking for large maps.
+    """
+    if len(maps) == 1 and not overrides and not private:
+        return maps[0]
+    wanted = maps[0].copy() if maps else VersionsMap()
+    for other in maps[1:]:
+        for name in other:
+            if name not in wanted:
+                wanted.set(name, other.versions(name), other.md5(name))
+    if private:
+        for name in [name for name in wanted if matches(private, name)]:
+            wanted.remove(name)
+    for name, entry in overrides.items():
+        if entry.versions:
+            wanted.set(name, entry.versions, entry.md5)
+        else:
+            wanted.remove(name)
+    return wanted
+
+
+class LogWriter:
+    """The task that writes one log."""
+
+    def __init__(
+        self,
+        repository: str,
+        upstreams: Sequence[UpstreamIndex],
+        private: tuple[str, ...],
+        logs: Logs,
+        local: LocalEntries,
+        review: PolicyReview,
+        on_change: Callable[[], None],
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        """`private`: patterns of names that no upstream is asked about. `on_change` is called as `log` is replaced."""
+        self.log: PublishedLog | None = None
+        """What is served; None until there is anything to list."""
+        self.changed_at = clock()
+        """When the log last grew, for the Last-Modified of what is derived from it."""
+        self.retired = False
+        self.loaded: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        """Done once the stored log has been read."""
+        self.opened: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        """Done once the log lists what the stored copies of the upstreams do."""
+        self._upstreams = tuple(upstreams)
+        self._maps = UpstreamMaps((None,) * len(upstreams), private)
+        self._following = False
+        self._changed: set[str] | None = None
+        """The gems for which the log may differ from what it should list; None: all of them."""
+        self._queue: asyncio.Queue[tuple[LogEvent, asyncio.Future[bytes]]] = asyncio.Queue()
+        self._batch: list[tuple[LogEvent, asyncio.Future[bytes]]] = []
+        self._task: asyncio.Task[None] | None = None
+        self._logs = logs
+        self._log_name = f"published {repository}"
+        self._local = local
+        self._review = review
+        self._on_change = on_change
+        self._clock = clock
+
+    # For those who post
+
+    @property
+    def idle(self) -> bool:
+        """Whether the log lists all that was posted."""
+        return self._queue.empty() and not self._batch
+
+    def post(self, event: LogEvent) -> asyncio.Future[bytes]:
+        """Queue an event; the future has the bytes by which the log grew, or what went wrong."""
+        done: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
+        done.add_done_callback(_retrieve)
+        self._queue.put_nowait((event, done))
+        return done
+
+    async def apply(self, event: LogEvent) -> bytes:
+        """Post an event and wait until the log lists it; return the bytes by which the log grew."""
+        return await asyncio.shield(self.post(event))
+
+    def upstream_changed(self, upstream: int, names: frozenset[str]) -> None:
+        """Post what an upstream lists now; before the log has been opened, its list is still to be read."""
+        listed = self._upstreams[upstream].map
+        if self._following and listed is not None:
+            self.post(UpstreamChange(upstream, listed, names))
+
+    async def end_review(self, names: frozenset[str], failed: frozenset[str]) -> None:
+        """Let the log list the changes of gems that policy has seen."""
+        await self.apply(ReviewEnd(names, failed))
+
+    def start(self) -> None:
+        """Read what is stored, then take events. What is posted before is taken afterwards."""
+        for future in (self.loaded, self.opened):
+            future.add_done_callback(_retrieve)
+        self._task = asyncio.create_task(self._run())
+
+    async def close(self) -> None:
+        """Stop, and cancel what waits for the log."""
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+        while not self._queue.empty():
+            self._batch.append(self._queue.get_nowait())
+        for _, done in self._batch:
+            done.cancel()
+        self.loaded.cancel()
+        self.opened.cancel()
+
+    # The task
+
+    async def _run(self) -> None:
+        failure: Exception | None = None
+        try:
+            await self._open()
+        except Exception as error:
+            # Without what is stored, nothing may be written in its place.
+            logger.exception("the published index cannot be read; nothing is added to it")
+            failure = error
+            for future in (self.loaded, self.opened):
+                if not future.done():
+                    future.set_exception(error)
+        while True:
+            self._batch = [await self._queue.get()]
+            while not self._queue.empty():
+                self._batch.append(self._queue.get_nowait())
+            try:
+                if failure is not None:
+                    raise failure
+                tail = await self._take([event for event, _ in self._batch])
+            except Exception as error:
+                self._changed = None  # how much of it was done is not known: the next time, all is compared
+                self._finish(lambda done, error=error: done.set_exception(error))  # type: ignore[misc]
+            else:
+                self._finish(lambda done, tail=tail: done.set_result(tail))  # type: ignore[misc]
+
+    def _finish(self, set_outcome: Callable[[asyncio.Future[bytes]], None]) -> None:
+        batch, self._batch = self._batch, []
+        for _, done in batch:
+            if not done.done():
+                set_outcome(done)
+
+    async def _open(self) -> None:
+        stored = await self._logs.read(self._log_name)
+        if stored:
+            # Compressing takes as long as all the rest, and the log can be served without.
+            self.log = await asyncio.to_thread(partial(PublishedLog.from_bytes, stored, packed=False))
+        await self._local.read()
+        self.loaded.set_result(None)
+        await asyncio.gather(*(one.open() for one in self._upstreams))
+        self._maps = UpstreamMaps(tuple(one.map for one in self._upstreams), self._maps.private)
+        self._following = True
+        if self.log is not None:
+            self.log = await asyncio.to_thread(self.log.packed)
+            self._on_change()
+            await self._hold_back_differences(self.log)
+            await self._update()  # a crash may have come between an upstream's change and ours
+        self.opened.set_result(None)
+
+    async def _hold_back_differences(self, log: PublishedLog) -> None:
+        """Hold back what upstreams have changed since the log was written, too."""
+        maps = self._maps.usable()
+        if maps is not None and self._review.policy_applies:
+            wanted = await asyncio.to_thread(wanted_map, maps, self._maps.private, dict(self._local.entries))
+            self._review.hold_back(names_in(await asyncio.to_thread(diff, log.map, wanted)))
+
+    async def _take(self, events: Sequence[LogEvent]) -> bytes:
+        """Let the log list what all the events say; return the bytes by which it grew."""
+        entries: dict[str, LocalEntry | None] = {}
+        needed = False
+        before = b""
+        for event in events:
+            match event:
+                case PageChange(name, entry):
+                    if not self.retired:
+                        entries[name] = self._if_different(name, entry)
+                case UpstreamChange(upstream, listed, names):
+                    maps = (*self._maps.maps[:upstream], listed, *self._maps.maps[upstream + 1 :])
+                    self._maps = UpstreamMaps(maps, self._maps.private)
+                    if self.log is not None:
+                        self._review.hold_back(names)
+                    self._note(names)
+                    needed = True
+                case ReviewEnd(names, failed):
+                    self._review.end(names, failed)
+                    self._note(names - failed)
+                    needed = True
+                case Update():
+                    needed = True
+                case Retirement(retired):
+                    before += await self._write(entries, needed)
+                    entries, self.retired, needed = {}, retired, True
+        return before + await self._write(entries, needed)
+
+    def _if_different(self, name: str, entry: LocalEntry | None) -> LocalEntry | None:
+        """Return the entry of a page, or None where it lists for ever what upstream lists."""
+        listed = self._maps.entry(name)
+        return None if entry is not None and entry.until == math.inf and entry.lists_same(listed) else entry
+
+    def _note(self, names: set[str] | frozenset[str]) -> None:
+        if self._changed is not None:
+            self._changed |= names
+
+    async def _write(self, entries: Mapping[str, LocalEntry | None], needed: bool) -> bytes:
+        """Store entries and let the log list them; one that does not exist yet is begun only when it is `needed`."""
+        self._note(await self._local.put(entries))
+        if self.log is None and not needed:
+            return b""
+        return await self._update()
+
+    async def _update(self) -> bytes:
+        """Append the differences to the log, persisted before they are seen; return the bytes by which it grew."""
+        names, self._changed = self._changed, set()
+        maps = self._maps.usable()
+        if maps is None or self.retired:
+            self._changed = None
+            return b""
+        private = self._maps.private
+        if self.log is None or names is None:
+            wanted = await asyncio.to_thread(wanted_map, maps, private, self._overrides(None))
+            if self.log is None or self.log.size > 2 * wanted.size + SLACK_BYTES:
+                return await self._begin(wanted)
+            log, tail = await asyncio.to_thread(self.log.updated, wanted)
+        else:
+            wanted = wanted_map([one.only(names) for one in maps], private, self._overrides(names))
+            tail = b"".join(line + b"\n" for line in diff(self.log.map.only(names), wanted))
+            log = await asyncio.to_thread(self.log.appended, tail) if tail else self.log
+        if tail:
+            await self._logs.append(self._log_name, tail)
+            if await self._logs.chunks(self._log_name) > MOST_CHUNKS:
+                await self._logs.replace(self._log_name, [log.slice()])
+            self._publish(log)
+        if names is None:
+            await self._share_memory(log.map)
+        return tail
+
+    async def _begin(self, wanted: VersionsMap) -> bytes:
+        """Write the log anew, in its shortest form."""
+        log = await asyncio.to_thread(PublishedLog.begin, wanted, datetime.fromtimestamp(self._clock(), UTC))
+        content = log.slice()
+        await self._logs.replace(self._log_name, [content])
+        self._publish(log)
+        await self._share_memory(log.map)
+        return content
+
+    def _publish(self, log: PublishedLog) -> None:
+        # Last-Modified has whole seconds: two states of one second would be the same to a client.
+        self.log, self.changed_at = log, max(self._clock(), math.floor(self.changed_at) + 1)
+        self._on_change()
+
+    def _overrides(self, names: set[str] | None) -> dict[str, LocalEntry]:
+        """Return how these gems, or all, are listed whatever upstreams list: local entries, and what is held back."""
+        entries, held_back = self._local.entries, self._review.held_back
+        if names is not None:
+            entries = {name: entries[name] for name in names if name in entries}
+            held_back &= names
+        if self.log is None:
+            return dict(entries)
+        return entries | {name: LocalEntry.from_map(self.log.map, name) for name in held_back}
+
+    async def _share_memory(self, listed: VersionsMap) -> None:
+        """Let the upstreams' maps consist of the log's names and entries as far as they are equal."""
+        for at, one in enumerate(self._upstreams):
+            known = self._maps.maps[at]
+            if known is not None:
+                shared = await asyncio.to_thread(known.sharing, listed)
+                maps = (*self._maps.maps[:at], shared, *self._maps.maps[at + 1 :])
+                self._maps = UpstreamMaps(maps, self._maps.private)
+                if one.map is known:
+                    one.map = shared
+
+
+def _retrieve(future: "asyncio.Future[bytes] | asyncio.Future[None]") -> None:
+    """Look at the outcome, so that an error for which no one waits is not reported once more by asyncio."""
+    if not future.cancelled():
+        future.exception()

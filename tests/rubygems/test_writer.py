@@ -1,0 +1,187 @@
+"""The writer of a published log: one task, events from a queue, and a future for whoever waits."""
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from pathlib import Path
+
+import pytest
+
+from mirror.catalog import Catalog
+from mirror.catalog.sqlite import SQLite
+from mirror.rubygems.log.local_entries import LocalEntry
+from mirror.rubygems.log.published_index import PublishedIndex
+from mirror.rubygems.log.writer import PageChange, Retirement, Update
+from tests.serving import Serving, serving
+
+MD5 = "1" * 32
+
+
+class Disk:
+    """Logs that can be slow, or fail."""
+
+    def __init__(self, catalog: Catalog) -> None:
+        self.logs = catalog.logs
+        self.go_on = asyncio.Event()
+        self.go_on.set()
+        self.failing: set[bytes] = set()
+        """What stands in a chunk that cannot be written."""
+        self.appended: list[tuple[str, bytes]] = []
+        self.append, self.logs.append = self.logs.append, self.append_slowly
+        self.slow = asyncio.Event()
+        """Set when somebody waits for the disk."""
+
+    async def append_slowly(self, name: str, chunk: bytes) -> None:
+        if not self.go_on.is_set():
+            self.slow.set()
+        await self.go_on.wait()
+        if any(mark in chunk for mark in self.failing):
+            raise OSError("The disk has failed.")
+        self.appended.append((name, chunk))
+        await self.append(name, chunk)
+
+
+@pytest.fixture
+async def mirror(tmp_path: Path) -> AsyncIterator[Serving]:
+    repository = {"rubygems": {"format": "rubygems", "upstreams": []}}
+    async with serving(tmp_path / "data", repository) as served:
+        await served.get("versions")
+        yield served
+
+
+def index_of(mirror: Serving) -> PublishedIndex:
+    return mirror.mirror.published["rubygems"]
+
+
+def change(name: str, *versions: str) -> PageChange:
+    return PageChange(name, LocalEntry(versions, MD5))
+
+
+def lines(index: PublishedIndex) -> Sequence[bytes]:
+    assert index.log is not None
+    return index.log.slice().splitlines()[2:]
+
+
+async def test_events_that_come_together_become_one_append(mirror: Serving) -> None:
+    index, disk = index_of(mirror), Disk(mirror.mirror.catalog)
+    tails = await asyncio.gather(
+        *(index.writer.post(change(name, "1.0")) for name in ("rack", "tilt")), index.writer.post(Update())
+    )
+    assert set(tails) == {f"rack 1.0 {MD5}\ntilt 1.0 {MD5}\n".encode()} or set(tails) == {
+        f"tilt 1.0 {MD5}\nrack 1.0 {MD5}\n".encode()
+    }
+    assert [name for name, _ in disk.appended] == ["own rubygems", "published rubygems"]
+
+
+async def test_of_two_events_about_one_gem_the_later_counts(mirror: Serving) -> None:
+    index = index_of(mirror)
+    await asyncio.gather(index.writer.post(change("rack", "1.0")), index.writer.post(change("rack", "2.0")))
+    assert lines(index) == [f"rack 2.0 {MD5}".encode()]
+    assert await index.writer.apply(change("rack", "2.0")) == b""
+
+
+async def test_what_comes_while_the_disk_is_busy_is_written_next_and_readers_do_not_wait(mirror: Serving) -> None:
+    index, disk = index_of(mirror), Disk(mirror.mirror.catalog)
+    disk.go_on.clear()
+    first = index.writer.post(change("rack", "1.0"))
+    await disk.slow.wait()
+    second = index.writer.post(change("tilt", "1.0"))
+    assert "rack" not in (await mirror.get("versions")).text, "it is persisted before it is seen"
+    assert not index.writer.idle
+    disk.go_on.set()
+    assert await first == f"rack 1.0 {MD5}\n".encode()
+    assert await second == f"tilt 1.0 {MD5}\n".encode()
+    assert index.writer.idle
+    assert (await mirror.get("versions")).text.endswith(f"rack 1.0 {MD5}\ntilt 1.0 {MD5}\n")
+
+
+async def test_an_event_that_fails_is_reported_to_who_waits_and_the_writer_goes_on(mirror: Serving) -> None:
+    index, disk = index_of(mirror), Disk(mirror.mirror.catalog)
+    disk.failing.add(b"rack")
+    with pytest.raises(OSError, match="has failed"):
+        await index.writer.apply(change("rack", "1.0"))
+    assert lines(index) == []
+    assert await index.writer.apply(change("tilt", "1.0")) == f"tilt 1.0 {MD5}\n".encode()
+    disk.failing.clear()
+    await index.writer.apply(change("rack", "1.0"))
+    assert lines(index) == [f"tilt 1.0 {MD5}".encode(), f"rack 1.0 {MD5}".encode()]
+
+
+async def test_what_was_stored_but_could_not_be_appended_is_appended_with_the_next_event(mirror: Serving) -> None:
+    index, disk = index_of(mirror), Disk(mirror.mirror.catalog)
+    disk.failing.add(b"rack 1.0")  # the line of the log; the entry is stored as JSON
+    with pytest.raises(OSError, match="has failed"):
+        await index.writer.apply(change("rack", "1.0"))
+    disk.failing.clear()
+    assert await index.writer.apply(Update()) == f"rack 1.0 {MD5}\n".encode()
+
+
+async def test_a_client_that_leaves_does_not_take_its_event_with_it(mirror: Serving) -> None:
+    index, disk = index_of(mirror), Disk(mirror.mirror.catalog)
+    disk.go_on.clear()
+    waiting = asyncio.create_task(index.writer.apply(change("rack", "1.0")))
+    await disk.slow.wait()
+    waiting.cancel()
+    disk.go_on.set()
+    await index.writer.apply(Update())
+    assert lines(index) == [f"rack 1.0 {MD5}".encode()]
+
+
+async def test_closing_while_it_is_busy_cancels_who_waits(mirror: Serving) -> None:
+    index, disk = index_of(mirror), Disk(mirror.mirror.catalog)
+    disk.go_on.clear()
+    busy = index.writer.post(change("rack", "1.0"))
+    await disk.slow.wait()
+    queued = index.writer.post(change("tilt", "1.0"))
+    async with asyncio.timeout(5):
+        await index.close()
+    assert busy.cancelled()
+    assert queued.cancelled()
+    assert lines(index) == []
+
+
+async def test_a_retired_writer_writes_what_came_before_and_nothing_after_until_it_goes_on(mirror: Serving) -> None:
+    index, disk = index_of(mirror), Disk(mirror.mirror.catalog)
+    before = index.writer.post(change("rack", "1.0"))
+    await index.retire()
+    assert (await before).endswith(f"rack 1.0 {MD5}\n".encode())
+    disk.appended.clear()
+    assert await index.writer.apply(change("tilt", "1.0")) == b""
+    assert disk.appended == []
+    index.resume()
+    assert await index.writer.apply(change("tilt", "2.0")) == f"tilt 2.0 {MD5}\n".encode()
+
+
+async def test_what_is_queued_around_a_retirement_keeps_its_order(mirror: Serving) -> None:
+    index = index_of(mirror)
+    events = [change("rack", "1.0"), Retirement(True), change("tilt", "1.0"), Retirement(False), change("rake", "1.0")]
+    await asyncio.gather(*map(index.writer.post, events))
+    assert [line.split()[0] for line in lines(index)] == [b"rack", b"rake"]
+
+
+async def test_nothing_is_written_over_a_log_that_cannot_be_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    database = SQLite(tmp_path / "catalog.sqlite")
+    await database.open()
+    catalog = Catalog(database)
+    await catalog.logs.append("published rubygems", b"damaged")
+
+    async def fail(name: str) -> bytes:
+        raise OSError("The disk has failed.")
+
+    repository = {"rubygems": {"format": "rubygems", "upstreams": []}}
+    async with serving(tmp_path / "data", repository) as served:
+        index = index_of(served)
+        await index.writer.opened
+        again = PublishedIndex(served.mirror.repositories["rubygems"], [], catalog.logs)
+        monkeypatch.setattr(catalog.logs, "read", fail)
+        again.open()
+        with pytest.raises(OSError, match="has failed"):
+            await again.current()
+        with pytest.raises(OSError, match="has failed"):
+            await again.writer.apply(change("rack", "1.0"))
+        await again.retire()
+        await again.close()
+    monkeypatch.undo()
+    assert await catalog.logs.read("published rubygems") == b"damaged"
+    await database.close()
