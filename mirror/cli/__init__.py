@@ -1,52 +1,61 @@
-"""The command `mirror`: one module for each subcommand, imported when it is asked for.
+"""The command `mirror`: one table of commands, whose modules are imported when their command runs.
 
-Exit statuses, of all commands: 0 done; 1 it failed, or the answer is no; 2 wrong usage or configuration; 130
-interrupted. Errors are one sentence on standard error; a traceback is a bug. To add a command, write a module with a
-click command called `command` and name it in `COMMANDS`. What surprises: `mirror --help` imports all of these modules,
-so at their top they import nothing heavier than click.
+Exit statuses of all commands: 0 done; 1 it failed, or the answer is no; 2 wrong usage or configuration; 130
+interrupted. Errors are one sentence on standard error; a traceback is a bug. To add a command, write it as
+`NAME_command` in the module of its family and enter it in `COMMANDS`.
 """
 
 import importlib
 import os
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 import click
 
 from mirror import __version__
 from mirror.errors import ConfigError, MirrorError
 
-COMMANDS = {
-    "serve": "mirror.cli.serve",
-    "check-config": "mirror.cli.check_config",
-    "status": "mirror.cli.status",
-    "sync": "mirror.cli.sync",
-    "check": "mirror.cli.check",
-    "follow": "mirror.cli.follow",
-    "lock": "mirror.cli.lock",
-    "import": "mirror.cli.import_",
-    "inventory": "mirror.cli.inventory",
-    "key": "mirror.cli.key",
-    "add": "mirror.cli.add",
-    "yank": "mirror.cli.yank",
-    "unyank": "mirror.cli.unyank",
-    "delete": "mirror.cli.delete",
-    "rebuild": "mirror.cli.rebuild",
-    "sweep": "mirror.cli.sweep",
-    "verify": "mirror.cli.verify",
-    "backup": "mirror.cli.backup",
-    "restore": "mirror.cli.restore",
-    "export": "mirror.cli.export",
-    "explain": "mirror.cli.explain",
-    "report": "mirror.cli.reports",
-    "doctor": "mirror.cli.doctor",
-    "token": "mirror.cli.token",
-    "user": "mirror.cli.user",
+
+class CommandEntry(NamedTuple):
+    """One line of `mirror --help`."""
+
+    section: str
+    module: str
+    """Below `mirror.cli`; it has the command as `NAME_command`, with `_` for `-`."""
+    help: str
+
+
+COMMANDS: Mapping[str, CommandEntry] = {
+    "serve": CommandEntry("Run", "serve", "Run the mirror."),
+    "check-config": CommandEntry("Run", "serve", "Check the settings."),
+    "status": CommandEntry("Run", "status", "Show what is held, what it saved, and the state of upstreams."),
+    "doctor": CommandEntry("Run", "doctor", "Check this mirror, or any index, as its clients would."),
+    "explain": CommandEntry("Run", "explain", "Explain why a project looks as it does."),
+    "report": CommandEntry("Run", "status", "List what upstream has removed, and who has fetched it since."),
+    "sync": CommandEntry("Before you go offline", "sync", "Fetch what lock files and names need."),
+    "check": CommandEntry("Before you go offline", "sync", "Check that it would install offline."),
+    "lock": CommandEntry("Before you go offline", "lock", "Change the index that a lock file names."),
+    "follow": CommandEntry("Between mirrors", "follow", "Keep a replica of another mirror."),
+    "export": CommandEntry("Between mirrors", "export", "Write a bundle, or a tree for any web server."),
+    "import": CommandEntry("Between mirrors", "bundle", "Import a bundle from another mirror."),
+    "inventory": CommandEntry("Between mirrors", "bundle", "List what is held, for `mirror export --for`."),
+    "key": CommandEntry("Between mirrors", "bundle", "Manage the keys that sign bundles."),
+    "add": CommandEntry("Your own files", "uploads", "Add files from disk."),
+    "yank": CommandEntry("Your own files", "uploads", "Mark an uploaded version as not to be used."),
+    "unyank": CommandEntry("Your own files", "uploads", "Undo a yank."),
+    "delete": CommandEntry("Your own files", "uploads", "Delete an uploaded version for ever."),
+    "token": CommandEntry("Access", "tokens", "Create, list and revoke tokens."),
+    "user": CommandEntry("Access", "accounts", "Add, change, list and remove users."),
+    "sweep": CommandEntry("Maintenance", "maintenance", "Remove the least recently used files above the limit."),
+    "verify": CommandEntry("Maintenance", "maintenance", "Re-read what is held, and fetch damaged files again."),
+    "backup": CommandEntry("Maintenance", "maintenance", "Copy the catalog and the uploads to a directory."),
+    "restore": CommandEntry("Maintenance", "maintenance", "Fill an empty data directory from a backup."),
+    "rebuild": CommandEntry("Maintenance", "uploads", "Restore the uploads in a catalog that was lost."),
 }
 
 
-class Commands(click.Group):
-    """A group whose commands are modules."""
+class CommandTable(click.Group):
+    """A group whose commands are those of the table; only the one that runs is imported."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(COMMANDS)
@@ -54,8 +63,16 @@ class Commands(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in COMMANDS:
             return None
-        command: click.Command = importlib.import_module(COMMANDS[cmd_name]).command
+        module = importlib.import_module(f"mirror.cli.{COMMANDS[cmd_name].module}")
+        command: click.Command = getattr(module, f"{cmd_name.replace('-', '_')}_command")
         return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        width = max(map(len, COMMANDS))
+        for section in dict.fromkeys(entry.section for entry in COMMANDS.values()):
+            rows = [(name.ljust(width), one.help) for name, one in COMMANDS.items() if one.section == section]
+            with formatter.section(section):
+                formatter.write_dl(rows)
 
 
 def _show_version(ctx: click.Context, _option: click.Parameter, wanted: bool) -> None:
@@ -64,7 +81,7 @@ def _show_version(ctx: click.Context, _option: click.Parameter, wanted: bool) ->
         ctx.exit()
 
 
-@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(cls=CommandTable, context_settings={"help_option_names": ["-h", "--help"]})
 @click.option(
     "--version", is_flag=True, is_eager=True, expose_value=False, callback=_show_version, help="Show the version."
 )

@@ -1,104 +1,100 @@
-"""What `mirror token` and `mirror user` share: the catalog's accounts, opened for one change beside a running server.
+"""`mirror user`: people with passwords, their groups and rights; and what it shares with `mirror token`.
 
-The server notices a change by itself. Every change leaves an audit line on standard error.
+A running mirror notices a change by itself. Every change leaves an audit line on standard error. Passwords come from
+the terminal, or from standard input when it is none; never from an argument, which other users of the machine can see.
 """
 
-import os
-import pwd
+import asyncio
+import fnmatch
+import json
+import re
+import sys
+import time
 from collections.abc import Awaitable, Callable, Container, Sequence
-from typing import TYPE_CHECKING, TypeVar
+from functools import wraps
+from typing import Any, NamedTuple, TypeVar
 
 import click
+import msgspec
 
-from mirror.cli.opening import catalog_in
-
-if TYPE_CHECKING:
-    from mirror.catalog import Accounts
-    from mirror.config import Settings
-    from mirror.model import Grant, Right
+from mirror.auth import users_of
+from mirror.auth.passwords import hashed
+from mirror.catalog import Accounts, User
+from mirror.cli.options import SettingsOptions, audit_change, settings_options
+from mirror.config import Settings, user_name
+from mirror.errors import Conflict, Invalid
+from mirror.model import Grant, Right
+from mirror.service.open import Mode, open_mirror
 
 T = TypeVar("T")
 
-RIGHTS = ("read", "upload", "yank", "admin")
+RIGHTS: tuple[Right, ...] = ("read", "upload", "yank", "admin")
+PASSWORD_CHARACTERS = 10_000
+
+
+class GrantOptions(NamedTuple):
+    """The values of --right, --repository and --project."""
+
+    rights: tuple[Right, ...]
+    repositories: tuple[str, ...]
+    projects: tuple[str, ...]
+
+    def grant(self, settings: Settings) -> Grant:
+        """Return them as a grant. Raises Invalid for a repository that does not exist and for a wrong pattern."""
+        for pattern in self.repositories:
+            if not any(fnmatch.fnmatchcase(name, pattern) for name in settings.repositories):
+                raise Invalid(f"--repository {pattern}: none of {', '.join(settings.repositories)}.")
+        for pattern in self.projects:
+            if not re.fullmatch(r"[A-Za-z0-9._*?-]{1,200}", pattern):
+                raise Invalid(f"--project {pattern!r}: should be a name or a pattern such as 'acme-*'.")
+        return Grant(
+            rights=frozenset(self.rights), repositories=self.repositories or ("*",), projects=self.projects or ("*",)
+        )
 
 
 def grant_options(command: Callable[..., T]) -> Callable[..., T]:
-    """--right, --repository and --project."""
+    """Add --right, --repository and --project; the command gets them as `granted`, a GrantOptions."""
+
+    @wraps(command)
+    def wrapped(
+        *, rights: tuple[Right, ...], repositories: tuple[str, ...], projects: tuple[str, ...], **rest: Any
+    ) -> T:
+        return command(granted=GrantOptions(rights, repositories, projects), **rest)
+
     right = click.option(
-        "--right", "rights", multiple=True, type=click.Choice(RIGHTS), help="A right; can be given several times."
+        "--right", "rights", multiple=True, type=click.Choice(RIGHTS), help="A right; can be repeated."
     )
     repository = click.option(
         "--repository", "repositories", multiple=True, metavar="NAME",
-        help="Where it holds: a name or pattern; without it, everywhere.",
+        help="Where it applies: a name or pattern; default: everywhere.",
     )  # fmt: skip
     project = click.option(
         "--project", "projects", multiple=True, metavar="PATTERN",
-        help="On what, such as 'acme-*'; without it, on everything.",
+        help="To what, such as 'acme-*'; default: to everything.",
     )  # fmt: skip
-    return right(repository(project(command)))
+    return right(repository(project(wrapped)))
 
 
-def with_accounts(settings: "Settings", work: "Callable[[Accounts], Awaitable[T]]") -> T:
-    """The result of `work` on the accounts of the catalog, which is made when there is none yet."""
-    import asyncio
+def with_accounts(settings: Settings, work: Callable[[Accounts], Awaitable[T]]) -> T:
+    """Return the result of `work` on the accounts of the catalog, which is made when there is none yet."""
 
     async def run() -> T:
-        async with catalog_in(settings.catalog_file) as catalog:
-            return await work(catalog.accounts)
+        async with open_mirror(settings, Mode.BESIDE) as opened:
+            return await work(opened.catalog.accounts)
 
     return asyncio.run(run())
 
 
-def grant(
-    settings: "Settings", rights: "Sequence[Right]", repositories: Sequence[str], projects: Sequence[str]
-) -> "Grant":
-    """What the three options say. Raises Invalid for a repository that there is not, and for a pattern that is none."""
-    import fnmatch
-    import re
-
-    from mirror.errors import Invalid
-    from mirror.model import Grant
-
-    for pattern in repositories:
-        if not any(fnmatch.fnmatchcase(name, pattern) for name in settings.repositories):
-            raise Invalid(f"--repository {pattern}: none of {', '.join(settings.repositories)}.")
-    for pattern in projects:
-        if not re.fullmatch(r"[A-Za-z0-9._*?-]{1,200}", pattern):
-            raise Invalid(f"--project {pattern!r}: should be a name or a pattern such as 'acme-*'.")
-    return Grant(
-        rights=frozenset(rights), repositories=tuple(repositories) or ("*",), projects=tuple(projects) or ("*",)
-    )
-
-
 def checked_name(name: str) -> str:
-    """A name that a user or token may have. Raises Invalid."""
-    from mirror.config import user_name
-    from mirror.errors import Invalid
-
+    """Return a name that a user, group or token may have. Raises Invalid."""
     try:
         return user_name(name)
     except ValueError as error:
         raise Invalid(f"{name!r} {error}.") from None
 
 
-def caller() -> str:
-    """Whoever runs this command, for records."""
-    try:
-        who = pwd.getpwuid(os.getuid()).pw_name  # not from the environment, which says whatever its owner likes
-    except KeyError:
-        who = f"uid {os.getuid()}"
-    return f"{who} (command line)"
-
-
-def audited(what: str, serial: int | None = None, **facts: str | None) -> None:
-    """Leave an audit line: a change by whoever runs this command."""
-    from mirror.auth.audit import audit
-
-    audit(what, who=caller(), client="local", serial=serial, **facts)
-
-
-def grants_text(grants: "Sequence[Grant]") -> str:
-    """Grants for people: `read, upload on acme-* in pypi`."""
+def grants_text(grants: Sequence[Grant]) -> str:
+    """Return grants for people: `read, upload on acme-* in pypi`."""
     return "; ".join(
         ", ".join(right for right in RIGHTS if right in one.rights)
         + (f" on {', '.join(one.projects)}" if one.projects != ("*",) else "")
@@ -107,17 +103,17 @@ def grants_text(grants: "Sequence[Grant]") -> str:
     )
 
 
-def grants_listed(grants: "Sequence[Grant]") -> list[dict[str, object]]:
-    """The same for JSON."""
+def grants_json(grants: Sequence[Grant]) -> list[dict[str, object]]:
+    """Return grants for JSON."""
     return [
         {"rights": sorted(one.rights), "repositories": one.repositories, "projects": one.projects} for one in grants
     ]
 
 
-def removal_told(
+def report_removal(
     names: Sequence[str], removed: Sequence[str], in_file: Container[str], unknown: Callable[[str], str]
 ) -> int:
-    """Say of each name why it was not removed, `unknown` of one that is nowhere; the exit status of it all."""
+    """Print why names were not removed (`unknown` is the text for one that does not exist); return the exit status."""
     for name in names:
         if name in in_file:
             click.echo(f"mirror: {name} stands in the configuration file: remove it there.", err=True)
@@ -126,25 +122,178 @@ def removal_told(
     return 0 if len(removed) == len(names) else 1
 
 
-def day(moment: float | None) -> str:
-    """A moment as a date with minutes, in UTC; `-` for none."""
-    import time
-
+def date_text(moment: float | None) -> str:
+    """Return a moment as a date with minutes, in UTC; `-` for none."""
     return "-" if moment is None else time.strftime("%Y-%m-%d %H:%M", time.gmtime(moment))
 
 
-def show(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """A table on a terminal; tab-separated lines without a header elsewhere."""
-    import sys
-
+def print_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Print a table on a terminal; tab-separated lines without a header elsewhere."""
     if not sys.stdout.isatty():
         for row in rows:
             click.echo("\t".join(row))
         return
-    from rich.console import Console
+    from rich.console import Console  # only for a terminal
     from rich.table import Table
 
     table = Table(*header, box=None, pad_edge=False)
     for row in rows:
         table.add_row(*row)
     Console(markup=False, highlight=False).print(table)
+
+
+# mirror user
+
+
+@click.group("user")
+def user_command() -> None:
+    """Manage users, who log in with a name and a password, or with tokens that act for them.
+
+    What they may do is set by the rules in the configuration, for them or their groups, and by what they are granted
+    here. A running mirror notices every change by itself.
+    """
+
+
+_groups = click.option("--group", "groups", multiple=True, metavar="NAME", help="A group they are in; can be repeated.")
+
+
+@user_command.command("add")
+@click.argument("name")
+@_groups
+@grant_options
+@settings_options
+def add_command(name: str, groups: tuple[str, ...], granted: GrantOptions, options: SettingsOptions) -> int:
+    """Add a user. The password is asked for on the terminal, or read from standard input."""
+    settings = options.load()
+    if checked_name(name) in settings.auth.users:
+        raise Conflict(f"The configuration file already has a user {name!r}.")
+    if (granted.repositories or granted.projects) and not granted.rights:
+        raise Invalid("--repository and --project limit a --right: give one.")
+    user = User(
+        name=name,
+        password=hashed(_read_password()),
+        groups=frozenset(map(checked_name, groups)),
+        grants=(granted.grant(settings),) if granted.rights else (),
+        created=time.time(),
+    )
+    with_accounts(settings, lambda accounts: accounts.add_user(user))
+    _audit_user("add", user)
+    return 0
+
+
+@user_command.command("passwd")
+@click.argument("name")
+@settings_options
+def passwd_command(name: str, options: SettingsOptions) -> int:
+    """Change a user's password. Tokens that act for the user continue to work."""
+    settings = options.load()
+    user = _existing_user(settings, name)
+    user = msgspec.structs.replace(user, password=hashed(_read_password()))
+    with_accounts(settings, lambda accounts: accounts.change_user(user))
+    audit_change("user", action="passwd", user=name)
+    return 0
+
+
+@user_command.command("change")
+@click.argument("name")
+@_groups
+@grant_options
+@click.option("--no-groups", is_flag=True, help="Remove the user from all groups.")
+@click.option("--no-rights", is_flag=True, help="Take back all rights that the user was granted.")
+@settings_options
+def change_command(
+    name: str, groups: tuple[str, ...], granted: GrantOptions, no_groups: bool, no_rights: bool,
+    options: SettingsOptions,
+) -> int:  # fmt: skip
+    """Change a user's groups or rights: what is given here replaces what was there."""
+    settings = options.load()
+    user = _existing_user(settings, name)
+    if not (groups or granted.rights or no_groups or no_rights):
+        raise Invalid("Give what to change: --group, --right, --no-groups or --no-rights.")
+    if groups or no_groups:
+        user = msgspec.structs.replace(user, groups=frozenset(map(checked_name, groups)))
+    if granted.rights or no_rights:
+        user = msgspec.structs.replace(user, grants=(granted.grant(settings),) if granted.rights else ())
+    with_accounts(settings, lambda accounts: accounts.change_user(user))
+    _audit_user("change", user)
+    return 0
+
+
+@user_command.command("remove")
+@click.argument("names", nargs=-1, required=True, metavar="NAME…")
+@settings_options
+def remove_command(names: tuple[str, ...], options: SettingsOptions) -> int:
+    """Remove users, with the tokens that act for them. Exit status 1 when a name is unknown."""
+    settings = options.load()
+
+    async def remove(accounts: Accounts) -> list[str]:
+        return [name for name in names if await accounts.remove_user(name)]
+
+    removed = with_accounts(settings, remove)
+    for name in removed:
+        audit_change("user", action="remove", user=name)
+    return report_removal(names, removed, settings.auth.users, _unknown_user)
+
+
+@user_command.command("list")
+@click.option("--json", "as_json", is_flag=True, help="Print the list as JSON.")
+@settings_options
+def list_command(as_json: bool, options: SettingsOptions) -> int:
+    """List the users with their groups and what they were granted."""
+    settings = options.load()
+    in_file = users_of(settings.auth)
+    users = in_file + with_accounts(settings, lambda accounts: accounts.users())
+    if as_json:
+        click.echo(json.dumps([_user_json(user, in_file=user in in_file) for user in users], indent=2))
+        return 0
+    rows = [
+        (
+            user.name, ", ".join(sorted(user.groups)) or "-", grants_text(user.grants) or "-",
+            date_text(user.created or None),
+        )
+        for user in users
+    ]  # fmt: skip
+    print_table(("name", "groups", "rights", "added"), rows)
+    return 0
+
+
+@user_command.command("hash")
+def hash_command() -> int:
+    """Print the hash of a password for the configuration file (auth.users.NAME.password_hash). Changes nothing."""
+    click.echo(hashed(_read_password()))
+    return 0
+
+
+def _read_password() -> str:
+    if sys.stdin.isatty():
+        password: str = click.prompt("Password", hide_input=True, confirmation_prompt=True, err=True)
+        return password
+    return sys.stdin.readline(PASSWORD_CHARACTERS).rstrip("\r\n")
+
+
+def _existing_user(settings: Settings, name: str) -> User:
+    if name in settings.auth.users:
+        raise Invalid(f"{name} stands in the configuration file: change it there.")
+    user = with_accounts(settings, lambda accounts: accounts.user(name))
+    if user is None:
+        raise Invalid(_unknown_user(name))
+    return user
+
+
+def _unknown_user(name: str) -> str:
+    return f"There is no user {name!r}."
+
+
+def _audit_user(action: str, user: User) -> None:
+    groups = ", ".join(sorted(user.groups))
+    audit_change("user", action=action, user=user.name, groups=groups or None, rights=grants_text(user.grants) or None)
+
+
+def _user_json(user: User, in_file: bool) -> dict[str, object]:
+    return {
+        "name": user.name,
+        "groups": sorted(user.groups),
+        "grants": grants_json(user.grants),
+        "created": user.created or None,
+        "kept_in": "file" if in_file else "catalog",
+    }

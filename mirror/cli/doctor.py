@@ -1,104 +1,83 @@
-"""`mirror doctor`: is an index what its clients need, and is this mirror well?"""
+"""`mirror doctor`: does an index have what its clients need, and is this mirror well?"""
 
+import asyncio
 import json
 import os
+from collections import Counter
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
+import msgspec
 
-from mirror.cli.opening import shared_options
-
-if TYPE_CHECKING:
-    from mirror.cli.examining import Section, Wanted
+from mirror.cli.examine import DoctorOptions, Section, examine_here, examine_url, unusable_settings
+from mirror.cli.options import SettingsOptions, check_settings, settings_options
+from mirror.errors import ConfigError, Invalid
 
 WORDS = {"ok": "ok", "fails": "fails", "unknown": "cannot be checked"}
 COLOURS = {"ok": "green", "fails": "red", "unknown": "yellow"}
-_TOKEN_LIMIT = 4096
+TOKEN_BYTES = 4096
 
 
-@click.command("doctor", short_help="Check this mirror, or any index, as its clients would.")
+@click.command("doctor")
 @click.argument("url", required=False, metavar="[URL]")
-@click.option("--project", metavar="NAME", help="Look at this Python project; else at a small one.")
-@click.option("--gem", metavar="NAME", help="Look at this gem; else at a small one.")
+@click.option("--project", metavar="NAME", help="Look at this Python project; default: a small one.")
+@click.option("--gem", metavar="NAME", help="Look at this gem; default: a small one.")
 @click.option(
-    "--token-file", type=click.Path(path_type=Path), metavar="FILE", help="A token, for reading and uploading."
-)
+    "--token-file", type=click.Path(path_type=Path), metavar="FILE",
+    help="File with a token, for reading and uploading.",
+)  # fmt: skip
 @click.option(
     "--upload-project", metavar="NAME", help="Try uploading, as this project: its version 0.0.1 is left there."
 )
 @click.option("--json", "as_json", is_flag=True, help="Print what was found as JSON.")
-@shared_options
-def command(
-    url: str | None,
-    project: str | None,
-    gem: str | None,
-    token_file: Path | None,
-    upload_project: str | None,
-    as_json: bool,
-    config: Path | None,
-    data_dir: Path | None,
-) -> int:
+@settings_options
+def doctor_command(
+    url: str | None, project: str | None, gem: str | None, token_file: Path | None, upload_project: str | None,
+    as_json: bool, options: SettingsOptions,
+) -> int:  # fmt: skip
     """Check the index at URL (of Python, of Ruby, or both) as pip, uv, twine, gem and bundler would: one project and
     one gem of it, by about a hundred requests. Without URL: this mirror, its machine and its upstreams, and then
     its repositories in the same way.
 
-    Says of each failure which client it hurts, and why. Exit status 0 when nothing fails, 1 when something does.
+    For each failure it says which client is affected, and why. Exit status 0 when nothing fails, 1 when something does.
     """
-    from mirror.cli.examining import Wanted
-    from mirror.errors import Invalid
-
     if upload_project is not None and token_file is None:
-        raise Invalid("Uploading takes a token: name its file with --token-file.")
-    token = _token(token_file) if token_file else None
-    wanted = Wanted(project=project, gem=gem, upload=upload_project, token=token)
-    sections = _examined(url, wanted, config, data_dir)
+        raise Invalid("Uploading needs a token: name its file with --token-file.")
+    token = _read_token(token_file) if token_file else None
+    wanted = DoctorOptions(project=project, gem=gem, upload=upload_project, token=token)
+    sections = _examine(url, wanted, options)
     if as_json:
-        _print_json(sections)
+        click.echo(json.dumps({**_count(sections), "sections": msgspec.to_builtins(sections)}, indent=2))
     else:
         _print(sections)
-    return 1 if any(one.verdict == "fails" for section in sections for one in section.findings) else 0
+    return 1 if _count(sections)["fails"] else 0
 
 
-def _token(path: Path) -> str:
-    from mirror.errors import Invalid
-
+def _read_token(path: Path) -> str:
     with path.open("rb") as file:
-        content = file.read(_TOKEN_LIMIT).strip()
+        content = file.read(TOKEN_BYTES).strip()
     if not content or not content.isascii() or not content.decode("ascii").isprintable():
         raise Invalid(f"{path} holds no token: it should be one line of text.")
     return content.decode("ascii")
 
 
-def _examined(url: str | None, wanted: "Wanted", config: Path | None, data_dir: Path | None) -> "list[Section]":
-    import asyncio
-
-    from mirror.cli.checking import check
-    from mirror.cli.examining import examine_here, examine_url, unusable
-    from mirror.config import load
-    from mirror.errors import ConfigError
-
+def _examine(url: str | None, wanted: DoctorOptions, options: SettingsOptions) -> list[Section]:
     if url is not None:
         return asyncio.run(examine_url(url, wanted))
     try:
-        settings = load(config, {"data_dir": data_dir} if data_dir else None, check)
+        settings = options.read(check_settings)
     except ConfigError as error:
-        return unusable(error)
+        return unusable_settings(error)
     return asyncio.run(examine_here(settings, wanted))
 
 
-def _count(sections: "list[Section]") -> dict[str, int]:
-    verdicts = [one.verdict for section in sections for one in section.findings]
-    return {verdict: sum(one == verdict for one in verdicts) for verdict in WORDS}
+def _count(sections: list[Section]) -> dict[str, int]:
+    """Return verdict → number of findings."""
+    found = Counter[str](one.verdict for section in sections for one in section.findings)
+    return {verdict: found[verdict] for verdict in WORDS}
 
 
-def _print_json(sections: "list[Section]") -> None:
-    import msgspec
-
-    click.echo(json.dumps({**_count(sections), "sections": msgspec.to_builtins(sections)}, indent=2))
-
-
-def _print(sections: "list[Section]") -> None:
+def _print(sections: list[Section]) -> None:
     colour = False if os.environ.get("NO_COLOR") else None  # None: only on a terminal
     for section in sections:
         click.secho(section.about, bold=True, color=colour)

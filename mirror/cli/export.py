@@ -1,14 +1,36 @@
-"""`mirror export`: what is held, for those who cannot reach this mirror: a bundle, or a tree for any web server."""
+"""`mirror export`: write what is held for others, as a bundle or as a tree for any web server."""
 
+import asyncio
+import json
+import time
+from collections.abc import Sequence
+from contextlib import AsyncExitStack
 from functools import partial
 from pathlib import Path
 
 import click
+from rich.filesize import decimal
 
-from mirror.cli.selecting import Misuse, checked_settings, selection_options, wishes
+from mirror.airgap.bundle import ExportSelection, Keys, export
+from mirror.airgap.bundle.inventory import unpack
+from mirror.airgap.static import StaticSource
+from mirror.airgap.static import export as export_tree
+from mirror.airgap.sync import Problem, SyncInput, plan
+from mirror.cli.bundle import bundle_places
+from mirror.cli.options import InvalidUsage, Selection, SettingsOptions, parse_size, selection_options
+from mirror.cli.progress import count_files, print_problems
+from mirror.cli.sync import OfflineResolver
+from mirror.config import Settings
+from mirror.errors import NotFound
+from mirror.service import scheduled_sync
+from mirror.service.ecosystems import ECOSYSTEMS
+from mirror.service.open import Mode, open_mirror
+from mirror.service.services import Mirror
+
+LAYOUTS = {name: ecosystem.layout() for name, ecosystem in ECOSYSTEMS.items()}
 
 
-@click.command("export", short_help="Write a bundle for another mirror, or a tree for any web server.")
+@click.command("export")
 @click.option(
     "-o", "--output", "target", type=click.Path(path_type=Path, dir_okay=False), metavar="FILE",
     help="The bundle to write.",
@@ -17,10 +39,10 @@ from mirror.cli.selecting import Misuse, checked_settings, selection_options, wi
 @click.option("--since", type=click.IntRange(min=1), metavar="SERIAL", help="What has changed after that serial.")
 @click.option(
     "--for", "inventory", type=click.Path(path_type=Path, dir_okay=False, exists=True), metavar="INVENTORY",
-    help="What a mirror lacks that wrote this with `mirror inventory`.",
+    help="What is missing on the mirror that wrote this file with `mirror inventory`.",
 )  # fmt: skip
 @click.option("--parts", metavar="SIZE", help="Split it into files of at most this size: FILE.001, FILE.002, …")
-@click.option("--unsigned", is_flag=True, help="Do not sign it: whoever takes it in cannot know who made it.")
+@click.option("--unsigned", is_flag=True, help="Do not sign it: nobody can verify who made it.")
 @click.option(
     "--static", "static", type=click.Path(path_type=Path), metavar="DIR",
     help="Instead of a bundle, write a tree that any web server serves as an index, into this directory.",
@@ -32,53 +54,123 @@ from mirror.cli.selecting import Misuse, checked_settings, selection_options, wi
 )  # fmt: skip
 @click.option("--copy", is_flag=True, help="With --static: copy files rather than link them to the store.")
 @partial(selection_options, required=False)
-def command(
+def export_command(
     target: Path | None, everything: bool, since: int | None, inventory: Path | None, parts: str | None,
     unsigned: bool, static: Path | None, changed: bool, files_url: str | None, copy: bool,
-    inputs: tuple[str, ...], pythons: tuple[str, ...], platforms: tuple[str, ...], sdists: bool, newest: int,
-    all_versions: bool, no_deps: bool, build: bool, chosen: tuple[str, ...], config: Path | None,
-    data_dir: Path | None,
+    selection: Selection, options: SettingsOptions,
 ) -> int:  # fmt: skip
-    """Write what is held for those who cannot reach this mirror. A mirror may be serving meanwhile.
+    """Write what is held for others who cannot reach this mirror. A mirror may be serving meanwhile.
 
-    With -o, a bundle: one tar with pages, files, what they are, and a signature; `mirror import` takes it in. It holds
-    everything (--all), what FILEs and NAMEs need as `mirror sync` understands them, what has changed since a SERIAL, or
-    with --for what is lacking on the other side.
+    With -o, a bundle: one tar with pages, files, their metadata and a signature, for `mirror import`. It holds
+    everything (--all), what FILEs and NAMEs need (as for `mirror sync`), what has changed since a SERIAL, or with --for
+    what is missing on the other side.
 
     With --static, DIR becomes an index that any web server or bucket serves; for nginx, DIR/.mirror holds the lines
     to include.
 
     Exit status 1 when something that is held, or should be, could not be exported; the rest is written all the same.
     """
-    import asyncio
-
-    settings = checked_settings(config, data_dir)
-    bundle = everything or inputs or since is not None or inventory is not None
+    settings = options.load_checked()
+    bundle = everything or selection.inputs or since is not None or inventory is not None
     if static is not None:
-        from mirror.cli.static_tree import export_static
-
         if target is not None or bundle or parts or unsigned:
-            raise Misuse("--static DIR writes all that is held: what belongs to a bundle cannot be said with it.")
+            raise InvalidUsage("--static DIR writes everything that is held: options for a bundle do not go with it.")
         return asyncio.run(
-            export_static(settings, static, changed=changed, files_url=files_url, copy=copy, repositories=chosen)
+            _export_tree(
+                settings, static, changed=changed, files_url=files_url, copy=copy, repositories=selection.repositories
+            )
         )
     if target is None:
-        raise Misuse("Say where to write: a bundle to -o FILE, or a tree to --static DIR.")
+        raise InvalidUsage("Name what to write: a bundle with -o FILE, or a tree with --static DIR.")
     if changed or files_url or copy:
-        raise Misuse("--changed, --files-url and --copy belong to --static DIR.")
-    if sum([everything, bool(inputs), since is not None]) > 1 or (since is not None and inventory is not None):
-        raise Misuse("Say one of: --all, --since SERIAL, or what to take.")
+        raise InvalidUsage("--changed, --files-url and --copy need --static DIR.")
+    if sum([everything, bool(selection.inputs), since is not None]) > 1 or (
+        since is not None and inventory is not None
+    ):
+        raise InvalidUsage("Give only one of: --all, --since SERIAL, or lock files and names.")
     if not bundle:
-        raise Misuse("Say what to take: --all, --since SERIAL, --for INVENTORY, or lock files and names.")
-    from mirror.cli.bundles import export_bundle
-
-    wanted = wishes(
-        settings, inputs, pythons=pythons, platforms=platforms, sdists=sdists,
-        newest=None if all_versions else newest, dependencies=not no_deps, chosen=chosen,
-    ) if inputs else []  # fmt: skip
+        raise InvalidUsage("Name what to export: --all, --since SERIAL, --for INVENTORY, or lock files and names.")
     return asyncio.run(
-        export_bundle(
-            settings, target, wanted=wanted, build=build, since=since, inventory=inventory, parts=parts,
-            unsigned=unsigned,
-        )
-    )  # fmt: skip
+        _export_bundle(settings, target, selection, since=since, inventory=inventory, parts=parts, unsigned=unsigned)
+    )
+
+
+async def _export_bundle(
+    settings: Settings, target: Path, selection: Selection, *, since: int | None, inventory: Path | None,
+    parts: str | None, unsigned: bool,
+) -> int:  # fmt: skip
+    """Write a bundle; return the exit status. Raises InvalidUsage, Invalid, NotFound."""
+    inputs = selection.sync_inputs(settings) if selection.inputs else []
+    largest = parse_size("--parts", parts)
+    signer = None if unsigned else Keys(settings.data_dir).own()
+    if signer is None and not unsigned:
+        raise NotFound("There is no key to sign it with: make one with `mirror key create`, or give --unsigned.")
+    choice, problems = await _select(settings, inputs, build=selection.build) if inputs else (None, [])
+    print_problems(problems)
+    async with open_mirror(settings, Mode.BESIDE) as opened:
+        done = await export(
+            opened.catalog, opened.blobs, bundle_places(settings), target, now=time.time(), signer=signer,
+            choice=choice, since=since or 0, have=unpack(inventory.read_bytes()) if inventory else None, parts=largest,
+        )  # fmt: skip
+    for name in done.lost:
+        click.echo(f"mirror: {name}: its bytes are lost here, so it is not in the bundle", err=True)
+    bundle = done.manifest
+    files = sum(file.kind == "file" for file in bundle.files)
+    names = ", ".join(path.name for path in done.paths)
+    click.echo(
+        f"{names}: {len(bundle.pages):,} pages, {files:,} files, {len(bundle.uploads):,} uploads"
+        f" ({decimal(done.size)}); from serial {bundle.since} to {bundle.serial}"
+    )
+    return 1 if problems or done.lost else 0
+
+
+async def _select(settings: Settings, inputs: list[SyncInput], *, build: bool) -> tuple[ExportSelection, list[Problem]]:
+    """Return the files that the inputs need, with their projects, and a problem for each that is not held."""
+    async with AsyncExitStack() as stack:
+        opened = await stack.enter_async_context(open_mirror(settings, Mode.READ_ONLY))
+        mirror = await opened.mirror()
+        found = await plan(inputs, scheduled_sync.stored(mirror), OfflineResolver(settings, stack, build=build))
+        holdings = scheduled_sync.holdings(mirror)
+        missing = [one for one in found.files if not await holdings.file(one.project, one.file)]
+    return ExportSelection(
+        files=frozenset((one.repository, one.project, one.file.filename) for one in found.files),
+        projects=frozenset((one.repository, one.project) for one in found.files),
+    ), [*found.problems, *(Problem(what=one.file.filename, reason="not held") for one in missing)]
+
+
+def static_source(mirror: Mirror) -> StaticSource:
+    """Return what an export reads of a mirror."""
+    settings = mirror.settings
+    repositories = {
+        name: (one.format, one.mount, one.private, one.union, [str(upstream.url) for upstream in one.upstreams])
+        for name, one in settings.repositories.items()
+    }
+    return StaticSource(
+        repositories=mirror.repositories,
+        mounts={name: one.mount for name, one in settings.repositories.items()},
+        public={name: mirror.guard.reading(name).public for name in mirror.repositories},
+        settings=json.dumps((str(settings.catalog_file.absolute()), repositories), sort_keys=True),
+        catalog=mirror.catalog,
+        blobs=mirror.blobs,
+        journal=mirror.journal,
+        clock=mirror.clock,
+    )
+
+
+async def _export_tree(
+    settings: Settings, directory: Path, *, changed: bool, files_url: str | None, copy: bool,
+    repositories: Sequence[str],
+) -> int:  # fmt: skip
+    """Write a tree; return the exit status. Raises what `mirror.airgap.static.export` raises."""
+    async with open_mirror(settings, Mode.READ_ONLY) as opened:
+        report = await export_tree(
+            static_source(await opened.mirror()), directory, LAYOUTS,
+            changed=changed, files_url=files_url, copy=copy, repositories=repositories,
+        )  # fmt: skip
+    for problem in report.problems:
+        click.echo(f"mirror: left out: {problem}", err=True)
+    click.echo(
+        f"{report.projects:,} projects with {count_files(report.files)} in {directory}: "
+        f"{report.written:,} written ({report.linked:,} linked, {report.copied:,} copied), {report.removed:,} removed"
+    )
+    return 1 if report.problems else 0

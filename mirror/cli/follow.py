@@ -1,88 +1,86 @@
 """`mirror follow`: keep this mirror a replica of another one, or of chosen projects of it, until interrupted.
 
-The other mirror has to be an upstream here: what is followed is served as what comes from that upstream. Beside a
-running mirror this is a client of it (see `mirror.cli.through`); otherwise it works in the store itself. The settings
-`follow` and `follow_only` of an upstream let `mirror serve` do the same by itself.
+The other mirror has to be an upstream here: what is followed is served as content of that upstream. Beside a running
+mirror this is a client of it (see `mirror.cli.remote`); otherwise it works in the store itself. With the settings
+`follow` and `follow_only` of an upstream, `mirror serve` does the same by itself.
 """
 
+import asyncio
 import sys
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
+from pydantic import SecretStr
 
-from mirror.cli.opening import shared_options
-from mirror.cli.selecting import Misuse
+from mirror.airgap.follow import Applier, Follower
+from mirror.airgap.sync import CONNECTIONS
+from mirror.api.state import FollowState
+from mirror.cli.options import InvalidUsage, SettingsOptions, settings_options
+from mirror.cli.remote import RemoteApplier, beside_running
+from mirror.config import Settings, UpstreamSettings
+from mirror.config.values import index_url
+from mirror.errors import NotFound
+from mirror.index.upstream import CachedUpstream
+from mirror.runtime import event_loops
+from mirror.service.directory import served_at
+from mirror.service.ecosystems import ECOSYSTEMS
+from mirror.service.following import LocalApplier, follower, remote_of
+from mirror.service.open import Mode, open_mirror
+from mirror.service.services import Mirror
 
-if TYPE_CHECKING:
-    from pydantic import SecretStr
-
-    from mirror.airgap.follow import Applier, Follower, RemoteMirror
-    from mirror.api.state import FollowState
-    from mirror.catalog import Files
-    from mirror.cli.through import RemoteFetcher
-    from mirror.config import Settings, UpstreamSettings
-    from mirror.index.upstream import CachedUpstream
-    from mirror.service.services import Mirror
-
-SAME_AGAIN = 2.1
-"""Seconds after which a running mirror asks its upstream for the list of gems again, when it did so just now."""
-STEP = 0.25
-"""Seconds between two looks whether it has."""
-EVERY = 1.0
-"""Seconds between two lines about how it goes, where there is no terminal."""
+LINE_SECONDS = 1.0
+"""Pause between two lines of progress."""
+TOKEN_BYTES = 4096
 
 
-@click.command("follow", short_help="Keep a replica of another mirror.")
+@click.command("follow")
 @click.argument("url")
-@click.option("--repository", metavar="NAME", help="Follow only the repository that is called so there.")
+@click.option("--repository", metavar="NAME", help="Follow only the repository with this name there.")
 @click.option("--project", "projects", multiple=True, metavar="PATTERN",
-              help="Follow only these projects: a name or a pattern such as 'acme-*'. Several times.")  # fmt: skip
-@click.option("--into", metavar="NAME", help="Only into this repository here, where several have it as an upstream.")
+              help="Follow only these projects: a name or a pattern such as 'acme-*'. Can be repeated.")  # fmt: skip
+@click.option("--into", metavar="NAME", help="Only into this repository here, if several have it as an upstream.")
 @click.option("--token-file", type=click.Path(path_type=Path), metavar="FILE",
-              help="Holds a token that may read there, if the settings of the upstream hold none.")  # fmt: skip
+              help="File with a token that may read there, if the settings of the upstream have none.")  # fmt: skip
 @click.option("--once", is_flag=True, help="End as soon as nothing is left to do.")
-@shared_options
-def command(
+@settings_options
+def follow_command(
     url: str, repository: str | None, projects: tuple[str, ...], into: str | None, token_file: Path | None,
-    once: bool, config: Path | None, data_dir: Path | None,
+    once: bool, options: SettingsOptions,
 ) -> int:  # fmt: skip
-    """Follow the mirror at URL: what changes there is here at once, and what it holds is held here.
+    """Follow the mirror at URL: what changes there changes here at once, and what it holds is held here.
 
-    URL is where the other mirror answers, or one of its indexes; it has to be an upstream of a repository here. It goes
-    on where it was when it last ran; when that is longer ago than the other mirror remembers, it compares what both
+    URL is where the other mirror answers, or one of its indexes; it has to be an upstream of a repository here. It
+    continues where it last stopped; when that is longer ago than the other mirror remembers, it compares what both
     hold. It works beside a running mirror.
 
     Exit status 0 with --once when everything is here, 1 when something is not; 130 when interrupted.
     """
-    import asyncio
-
-    from mirror.cli.selecting import checked_settings
-    from mirror.runtime import event_loops
-
-    settings = checked_settings(config, data_dir)
+    settings = options.load_checked()
     if settings.offline:
-        raise Misuse("This mirror is set to be offline: nothing can be followed.")
-    upstreams = _fitting(settings, url, into)
-    token = _token(token_file) if token_file else None
+        raise InvalidUsage("This mirror is offline: nothing can be followed.")
+    upstreams = _matching_upstreams(settings, url, into)
+    if token_file:
+        token = _read_token(token_file)
+        upstreams = [
+            (name, one if one.secret() else one.model_copy(update={"username": "__token__", "password": token}))
+            for name, one in upstreams
+        ]
+        settings = _with_upstreams(settings, upstreams)
     with asyncio.Runner(loop_factory=event_loops()) as runner:
-        return runner.run(_follow(settings, upstreams, projects, repository, token, once))
+        return runner.run(_follow(settings, upstreams, projects, repository, once))
 
 
-def _fitting(settings: "Settings", text: str, into: str | None) -> "list[tuple[str, UpstreamSettings]]":
-    """The upstreams here that are indexes of the mirror at a URL. Raises Misuse."""
-    from mirror.config.values import index_url
-    from mirror.service.ecosystems import ECOSYSTEMS
-
+def _matching_upstreams(settings: Settings, text: str, into: str | None) -> list[tuple[str, UpstreamSettings]]:
+    """Return the upstreams here that are indexes of the mirror at a URL. Raises InvalidUsage."""
     try:
         url = index_url(text)
     except ValueError as error:
-        raise Misuse(f"{text[:200]} {error}.") from None
+        raise InvalidUsage(f"{text[:200]} {error}.") from None
     if into is not None and into not in settings.repositories:
-        raise Misuse(f"There is no repository {into!r} here, only {', '.join(settings.repositories)}.")
+        raise InvalidUsage(f"There is no repository {into!r} here, only {', '.join(settings.repositories)}.")
     root = url.path.rstrip("/") + "/"
     found = [
         (name, upstream)
@@ -94,45 +92,42 @@ def _fitting(settings: "Settings", text: str, into: str | None) -> "list[tuple[s
         name = into or next(iter(settings.repositories))
         path = ECOSYSTEMS[settings.repositories[name].format].index_path
         index = url / path if path and path.rstrip("/") not in url.parts else url
-        raise Misuse(
-            f"{text[:200]} is no upstream of {'the repository ' + into if into else 'any repository'} here: let"
-            f' upstreams of [repositories.{name}] be ["{index.with_user(None)}"], and clients get here what is there.'
+        raise InvalidUsage(
+            f"{text[:200]} is no upstream of {'the repository ' + into if into else 'any repository'} here: set"
+            f' upstreams of [repositories.{name}] to ["{index.with_user(None)}"], and clients get here what is there.'
         )
     return found
 
 
-def _token(path: Path) -> "SecretStr":
-    from pydantic import SecretStr
-
-    text = path.read_text(errors="replace")[:4096].strip()
+def _read_token(path: Path) -> SecretStr:
+    text = path.read_text(errors="replace")[:TOKEN_BYTES].strip()
     if not text or not text.isascii():
-        raise Misuse(f"{path} holds no token.")
+        raise InvalidUsage(f"{path} holds no token.")
     return SecretStr(text)
 
 
+def _with_upstreams(settings: Settings, upstreams: list[tuple[str, UpstreamSettings]]) -> Settings:
+    """Return the settings with these upstreams in place of those with the same URL."""
+    changed = {(name, upstream.url): upstream for name, upstream in upstreams}
+    repositories = {
+        name: one.model_copy(update={"upstreams": tuple(changed.get((name, up.url), up) for up in one.upstreams)})
+        for name, one in settings.repositories.items()
+    }
+    return settings.model_copy(update={"repositories": repositories})
+
+
 async def _follow(
-    settings: "Settings", upstreams: "list[tuple[str, UpstreamSettings]]", projects: tuple[str, ...],
-    repository: str | None, token: "SecretStr | None", once: bool,
+    settings: Settings, upstreams: list[tuple[str, UpstreamSettings]], projects: tuple[str, ...],
+    repository: str | None, once: bool,
 ) -> int:  # fmt: skip
-    import asyncio
-
-    from mirror.errors import NotFound
-    from mirror.service.following import follower, remote_of
-
-    if token is not None:
-        upstreams = [
-            (name, one if one.secret() else one.model_copy(update={"username": "__token__", "password": token}))
-            for name, one in upstreams
-        ]
-        settings = _with(settings, upstreams)
     followers: list[Follower] = []
-    async with _reached(settings) as (mirror, reach):
+    async with _follow_target(settings) as (mirror, applier):
         for name, upstream in upstreams:
             source = next(one for one in mirror.cached[name] if one.upstream.url == upstream.url)
             remote = remote_of(mirror, name, source)
-            if repository is None or await _is(remote, repository):
-                one = follower(mirror, name, source, reach(name, source), projects, remote)
-                one.tell = Shown(f"{name} from {source.upstream.name}")
+            if repository is None or (await remote.place()).repository == repository:
+                one = follower(mirror, name, source, applier(name, source), projects, remote)
+                one.tell = FollowProgress(f"{name} from {source.upstream.name}")
                 followers.append(one)
         if not followers:
             raise NotFound(f"There is no repository {repository!r} there that is an upstream here.")
@@ -142,108 +137,48 @@ async def _follow(
     return 1 if any(one.state.failed for one in followers) else 0
 
 
-def _with(settings: "Settings", upstreams: "list[tuple[str, UpstreamSettings]]") -> "Settings":
-    """The settings with these upstreams in place of those of the same address."""
-    changed = {(name, upstream.url): upstream for name, upstream in upstreams}
-    repositories = {
-        name: one.model_copy(update={"upstreams": tuple(changed.get((name, up.url), up) for up in one.upstreams)})
-        for name, one in settings.repositories.items()
-    }
-    return settings.model_copy(update={"repositories": repositories})
-
-
-async def _is(remote: "RemoteMirror", repository: str) -> bool:
-    return (await remote.place()).repository == repository
-
-
 @asynccontextmanager
-async def _reached(
-    settings: "Settings",
-) -> "AsyncIterator[tuple[Mirror, Callable[[str, CachedUpstream], Applier]]]":
-    """A mirror to look into, and what does what has to be done."""
-    from mirror.airgap.sync import CONNECTIONS
-    from mirror.cli.through import RemoteFetcher
-    from mirror.errors import ConfigError
-    from mirror.service import scheduled_sync
-    from mirror.service.directory import served_at
-    from mirror.service.following import LocalApplier
-    from mirror.service.services import working
-
+async def _follow_target(
+    settings: Settings,
+) -> AsyncIterator[tuple[Mirror, Callable[[str, CachedUpstream], Applier]]]:
+    """Open the store, alone or beside the mirror that serves from it, with what applies changes to a repository."""
     async with AsyncExitStack() as stack:
         urls = served_at(settings.data_dir)
         if urls is None:
-            alone = await stack.enter_async_context(working(settings))
+            opened = await stack.enter_async_context(open_mirror(settings, Mode.ALONE))
+            alone = await opened.mirror()
             yield alone, lambda name, source: LocalApplier(alone, name, source.upstream.url)
             return
-        if not urls:
-            raise ConfigError("A mirror is just starting in this data directory: try again in a moment.")
-        mirror = await stack.enter_async_context(scheduled_sync.looking(settings))
-        mounts = {name: one.mount for name, one in settings.repositories.items()}
-        access = await stack.enter_async_context(scheduled_sync.access(mirror, urls))
-        through = RemoteFetcher(urls[0], mirror.repositories, mounts, CONNECTIONS, access.headers)
-        stack.push_async_callback(through.close)
-        yield mirror, lambda name, source: RemoteApplier(through, name, source.name, mirror.catalog.files)
+        mirror, fetcher, _ = await stack.enter_async_context(beside_running(settings, urls, CONNECTIONS))
+        yield mirror, lambda name, source: RemoteApplier(fetcher, name, source.name, mirror.catalog.files)
 
 
-class RemoteApplier:
-    """What is done beside a running mirror: it is asked for what it should have."""
-
-    def __init__(self, through: "RemoteFetcher", repository: str, source: str, files: "Files") -> None:
-        self._through = through
-        self._repository = repository
-        self._source = source
-        self._files = files
-        self._etag: str | None = None
-
-    async def index(self) -> None:
-        import asyncio
-
-        if not self._through.has_log(self._repository):
-            return
-        until = time.monotonic() + SAME_AGAIN
-        etag = await self._through.renewed(self._repository)
-        while etag == self._etag and time.monotonic() < until:  # perhaps because it asked its upstream just before
-            await asyncio.sleep(STEP)
-            etag = await self._through.renewed(self._repository)
-        self._etag = etag
-
-    async def page(self, project: str) -> None:
-        await self._through.renewed(self._repository, project)
-
-    async def file(self, project: str, filename: str) -> bool:
-        from mirror.model import File
-
-        known = await self._files.get(self._source, project, filename)
-        await self._through.fetch(self._repository, project, File(filename=filename, version=""))
-        return known is None
-
-
-class Shown:
-    """How it goes: one line that changes on a terminal, now and then a line elsewhere."""
+class FollowProgress:
+    """Progress for people: one line that changes on a terminal, a line now and then elsewhere."""
 
     def __init__(self, name: str) -> None:
         self._name = name
-        self._said = ""
-        self._at = float("-inf")
+        self._shown = ""
+        self._shown_at = float("-inf")
         self._terminal = sys.stderr.isatty()
 
-    def __call__(self, state: "FollowState") -> None:
-        text = f"{self._name}: {_text(state)}"
+    def __call__(self, state: FollowState) -> None:
+        text = f"{self._name}: {_state_text(state)}"
         now = time.monotonic()
         done = state.behind == 0 and not state.last_error
-        if text == self._said or (not done and now - self._at < EVERY):
+        if text == self._shown or (not done and now - self._shown_at < LINE_SECONDS):
             return
-        self._said, self._at = text, now
+        self._shown, self._shown_at = text, now
         if self._terminal:
             click.echo(f"\r\x1b[K{text}", err=True, nl=False)
         else:
             click.echo(text)
 
 
-def _text(state: "FollowState") -> str:
+def _state_text(state: FollowState) -> str:
     if state.last_error:
         return state.last_error
-    done = f"{state.pages:,} pages and {state.files:,} files brought"
+    done = f"{state.pages:,} pages and {state.files:,} files fetched"
     if state.comparing:
         return f"comparing what is held, at {state.comparing}; {done}"
     behind = "" if state.behind is None else f", {state.behind:.0f} s behind"

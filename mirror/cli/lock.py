@@ -1,47 +1,47 @@
-"""`mirror lock rewrite`: the same lock file for another index, and back, so that a lock does not carry our address."""
+"""`mirror lock rewrite`: make a lock file name another index, and back, so that it does not carry our address."""
 
+import asyncio
+import os
+import tempfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
 
-from mirror.cli.opening import shared_options
-from mirror.cli.selecting import Misuse, checked_settings
-
-if TYPE_CHECKING:
-    from mirror.airgap.lockfiles import Wanted
-    from mirror.config import Settings
-
-
-@click.group("lock", short_help="Change the index that a lock file names.")
-def command() -> None:
-    """Lock files that name another index."""
+from mirror.airgap.lockfiles import Wanted, kind_of, mirror_files, parse, rewrite
+from mirror.airgap.lockfiles.documents import without_credentials
+from mirror.cli.options import InvalidUsage, SettingsOptions, settings_options
+from mirror.config import Settings
+from mirror.errors import Invalid, InvalidLock, NotFound, Offline
+from mirror.service.ecosystems import ECOSYSTEMS
+from mirror.service.open import Mode, open_mirror
 
 
-@command.command("rewrite", short_help="Replace the index in a lock file.")
+@click.group("lock")
+def lock_command() -> None:
+    """Change the index that a lock file names."""
+
+
+@lock_command.command("rewrite")
 @click.argument("file", type=click.Path(path_type=Path))
-@click.option("--to", "new", metavar="URL", required=True, help="The index that it shall name.")
-@click.option("--from", "old", metavar="URL", help="The index that it names; needed where it names several.")
-@click.option("-o", "--output", type=click.Path(path_type=Path), metavar="FILE", help="Where to; without it, in place.")
-@shared_options
-def rewrite_command(
-    file: Path, new: str, old: str | None, output: Path | None, config: Path | None, data_dir: Path | None
-) -> int:
-    """Let FILE (uv.lock, poetry.lock, pylock.toml, Gemfile.lock) name the index URL, and files where they lie there.
+@click.option("--to", "new", metavar="URL", required=True, help="The index that it names afterwards.")
+@click.option("--from", "old", metavar="URL", help="The index that it names now; needed if it names several.")
+@click.option(
+    "-o", "--output", type=click.Path(path_type=Path), metavar="FILE", help="Where to write it; default: in place."
+)
+@settings_options
+def rewrite_command(file: Path, new: str, old: str | None, output: Path | None, options: SettingsOptions) -> int:
+    """Make FILE (uv.lock, poetry.lock, pylock.toml, Gemfile.lock) name the index URL, and the URLs of files there.
 
-    To a mirror, and back to an upstream of this mirror, whose own addresses stand in its stored pages. Nothing else in
-    the file changes; there and back gives the identical bytes.
+    The index is a mirror, or an upstream of this mirror: then the URLs of files come from its stored pages. Nothing
+    else in the file changes; there and back gives identical bytes.
     """
-    from mirror.airgap.lockfiles import kind_of, mirror_files, parse, rewrite
-    from mirror.errors import Invalid, InvalidLock
-
-    text = _text(file)
+    text = _read_text(file)
     try:
         kind = kind_of(str(file), text)
         wanted = parse(str(file), text, kind)
-        mapping = {_from(wanted, old): new} if old or wanted.indexes else {}
-        files = _addresses(checked_settings(config, data_dir), wanted, new)
+        mapping = {_old_index(wanted, old): new} if old or wanted.indexes else {}
+        files = _file_urls(options.load_checked(), wanted, new)
         missing: list[str] = []
 
         def url_for(project: str, filename: str) -> str | None:
@@ -54,12 +54,12 @@ def rewrite_command(
 
         changed = rewrite(text, kind, mapping, url_for, name=str(file))
     except (InvalidLock, Invalid) as error:
-        raise Misuse(str(error)) from None
+        raise InvalidUsage(str(error)) from None
     if missing:
         raise Invalid(
-            f"Where {missing[0]} lies at {new} is not known here"
-            + (f" (nor of {len(missing) - 1} others)" if len(missing) > 1 else "")
-            + ": `mirror sync` of this lock fetches the pages that say so."
+            f"The URL of {missing[0]} at {new} is not known here"
+            + (f" (nor those of {len(missing) - 1} others)" if len(missing) > 1 else "")
+            + ": `mirror sync` of this lock file fetches the pages that list it."
         )
     target = output or file
     if changed != text or target != file:
@@ -68,23 +68,17 @@ def rewrite_command(
     return 0
 
 
-def _from(wanted: "Wanted", old: str | None) -> str:
-    """The index to be replaced. Raises Misuse where it is not clear which."""
+def _old_index(wanted: Wanted, old: str | None) -> str:
+    """Return the index to be replaced. Raises InvalidUsage when it is not clear which."""
     known = [one for one in wanted.indexes if not old or one.rstrip("/") == old.rstrip("/")]
     if len(known) != 1:
-        from mirror.airgap.lockfiles.documents import without_credentials
-
         named = ", ".join(map(without_credentials, wanted.indexes)) or "none"
-        raise Misuse(f"{wanted.name} names these indexes: {named}. Say with --from which one is to be replaced.")
+        raise InvalidUsage(f"{wanted.name} names these indexes: {named}. Name the one to replace with --from.")
     return known[0]
 
 
-def _addresses(settings: "Settings", wanted: "Wanted", index: str) -> Mapping[str, str] | None:
-    """File name → where it lies, by the stored pages of an upstream of ours; None when the index is none of those."""
-    import asyncio
-
-    from mirror.service.ecosystems import ECOSYSTEMS
-
+def _file_urls(settings: Settings, wanted: Wanted, index: str) -> Mapping[str, str] | None:
+    """Return file name → URL, from the stored pages of an upstream; None when the index is no upstream of ours."""
     places = [
         (name, str(upstream.url))
         for name, repository in settings.repositories.items()
@@ -93,15 +87,13 @@ def _addresses(settings: "Settings", wanted: "Wanted", index: str) -> Mapping[st
     ]
     if not places or not ECOSYSTEMS[wanted.ecosystem].lock_files_have_urls:
         return None
-    return asyncio.run(_stored(settings, *places[0], {pin.project for pin in wanted.pins}))
+    return asyncio.run(_stored_urls(settings, *places[0], {pin.project for pin in wanted.pins}))
 
 
-async def _stored(settings: "Settings", repository: str, source: str, projects: set[str]) -> Mapping[str, str]:
-    from mirror.errors import NotFound, Offline
-    from mirror.service import scheduled_sync
-
+async def _stored_urls(settings: Settings, repository: str, source: str, projects: set[str]) -> Mapping[str, str]:
     found: dict[str, str] = {}
-    async with scheduled_sync.looking(settings) as mirror:
+    async with open_mirror(settings, Mode.READ_ONLY) as opened:
+        mirror = await opened.mirror()
         upstream = next(one for one in mirror.repositories[repository].sources if one.name == source)
         for project in sorted(projects):
             try:
@@ -112,21 +104,18 @@ async def _stored(settings: "Settings", repository: str, source: str, projects: 
     return found
 
 
-def _text(file: Path) -> str:
-    """The text with its line ends as they are. Raises Misuse."""
+def _read_text(file: Path) -> str:
+    """Return the text with its line ends unchanged. Raises InvalidUsage."""
     try:
         return file.read_bytes().decode("utf-8")
     except OSError as error:
-        raise Misuse(f"{file}: cannot be read: {error.strerror}.") from None
+        raise InvalidUsage(f"{file}: cannot be read: {error.strerror}.") from None
     except UnicodeDecodeError:
-        raise Misuse(f"{file}: is not UTF-8 text.") from None
+        raise InvalidUsage(f"{file}: is not UTF-8 text.") from None
 
 
 def _write(target: Path, text: str) -> None:
-    """All of it or nothing."""
-    import os
-    import tempfile
-
+    """Write all of the text or nothing."""
     descriptor, name = tempfile.mkstemp(dir=target.absolute().parent, prefix=f".{target.name}.")
     try:
         with os.fdopen(descriptor, "wb") as stream:
@@ -140,8 +129,6 @@ def _write(target: Path, text: str) -> None:
 
 
 def _umask() -> int:
-    import os
-
     current = os.umask(0)
     os.umask(current)
     return current

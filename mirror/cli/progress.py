@@ -1,4 +1,4 @@
-"""How a sync shows itself: a bar with rates and what is left on a terminal, a line for each file elsewhere."""
+"""How a sync shows its progress: a bar with rates on a terminal, a line for each file elsewhere."""
 
 import sys
 from collections.abc import Sequence
@@ -6,25 +6,17 @@ from types import TracebackType
 from typing import Self
 
 import click
+from rich.console import Console
 from rich.filesize import decimal
+from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
 from mirror.airgap.sync import Problem, SyncFile
 
 
-class Shown:
+class ProgressBar:
     """A SyncProgress for people; use it as a context."""
 
     def __init__(self) -> None:
-        from rich.console import Console
-        from rich.progress import (
-            BarColumn,
-            DownloadColumn,
-            Progress,
-            TextColumn,
-            TimeRemainingColumn,
-            TransferSpeedColumn,
-        )
-
         self._terminal = sys.stderr.isatty()
         self._progress = Progress(
             TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn(),
@@ -44,49 +36,51 @@ class Shown:
         self._progress.stop()
 
     def looking(self, what: str) -> None:
-        """Pages are looked at and versions decided."""
+        """Show that pages are read and versions decided."""
         self._progress.update(self._task, description=what)
 
     def on_found(self, files: Sequence[SyncFile], held: int) -> None:
+        """Show that these files are to be fetched as well."""
         if not self._files and files:
             self._progress.reset(self._task, description="fetching")  # rates count from now
         self._files += len(files)
-        self._size += sum(file.file.size or 0 for file in files)
+        self._size += sum(one.file.size or 0 for one in files)
         self._progress.update(self._task, total=self._size, files=f"{self._done}/{self._files} files")
 
-    def on_fetched(self, piece: SyncFile) -> None:
-        self._step(piece)
+    def on_fetched(self, file: SyncFile) -> None:
+        """Show that a file has been fetched."""
+        self._advance(file)
         if not self._terminal:
-            click.echo(f"fetched {piece.file.filename}{_sized(piece)}")
+            click.echo(f"fetched {file.file.filename}{_size_text(file)}")
 
-    def on_failed(self, piece: SyncFile, reason: str) -> None:
-        self._step(piece)
+    def on_failed(self, file: SyncFile, reason: str) -> None:
+        """Show that a file is done with; its problem is printed at the end."""
+        self._advance(file)
 
-    def _step(self, piece: SyncFile) -> None:
+    def _advance(self, file: SyncFile) -> None:
         self._done += 1
-        self._progress.update(
-            self._task, advance=piece.file.size or 0, files=f"{self._done}/{self._files} files"
-        )  # fmt: skip
+        files = f"{self._done}/{self._files} files"
+        self._progress.update(self._task, advance=file.file.size or 0, files=files)
 
 
-def listed(pieces: Sequence[SyncFile], held: int) -> None:
-    """What would be fetched, and how much that is."""
-    for piece in pieces:
-        click.echo(f"{piece.file.filename}{_sized(piece)}")
-    size = decimal(sum(piece.file.size or 0 for piece in pieces))
-    click.echo(f"{files_text(len(pieces))} to fetch ({size}), {held} held already")
+def print_plan(files: Sequence[SyncFile], held: int) -> None:
+    """List the files that would be fetched, and their total size."""
+    for one in files:
+        click.echo(f"{one.file.filename}{_size_text(one)}")
+    size = decimal(sum(one.file.size or 0 for one in files))
+    click.echo(f"{count_files(len(files))} to fetch ({size}), {held} held already")
 
 
-def complain(problems: Sequence[Problem]) -> None:
-    """Problems on standard error, a line for each."""
+def print_problems(problems: Sequence[Problem]) -> None:
+    """Print a line for each problem on standard error."""
     for problem in problems:
         click.echo(click.style("mirror: ", fg="red") + str(problem), err=True)
 
 
-def files_text(count: int) -> str:
-    """`1 file`, `2 files`."""
+def count_files(count: int) -> str:
+    """Return `1 file`, `2 files` and so on."""
     return f"{count:,} file{'' if count == 1 else 's'}"
 
 
-def _sized(piece: SyncFile) -> str:
-    return "" if piece.file.size is None else f" ({decimal(piece.file.size)})"
+def _size_text(one: SyncFile) -> str:
+    return "" if one.file.size is None else f" ({decimal(one.file.size)})"

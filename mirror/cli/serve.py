@@ -1,36 +1,75 @@
-"""`mirror serve`: run the mirror until it is told to stop."""
+"""`mirror serve` runs the mirror and prints how clients use it; `mirror check-config` checks the settings."""
 
+import socket
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import click
+from yarl import URL
+
+from mirror.cli.options import check_settings
+from mirror.config import Settings, load
+from mirror.service.ecosystems import ECOSYSTEMS
 
 
 @click.command("serve")
 @click.option("--config", type=click.Path(path_type=Path), metavar="FILE", help="Settings (TOML). [env: MIRROR_CONFIG]")
 @click.option(
-    "--listen",
-    multiple=True,
-    metavar="ADDRESS",
-    help="host:port, [::1]:port or unix:/path; can be given several times.",
+    "--listen", multiple=True, metavar="ADDRESS", help="host:port, [::1]:port or unix:/path; can be repeated."
 )
 @click.option("--data-dir", type=click.Path(path_type=Path), metavar="DIR", help="Where everything is kept.")
 @click.option("--offline", is_flag=True, help="Never ask an upstream: serve what is held.")
-def command(config: Path | None, listen: tuple[str, ...], data_dir: Path | None, offline: bool) -> int:
-    """Run the mirror. It needs no settings; it stops on SIGTERM or Ctrl-C, after running answers."""
-    from mirror.cli.checking import check
-    from mirror.cli.hints import hints
-    from mirror.config import Settings, load
-    from mirror.service.process import serve
+def serve_command(config: Path | None, listen: tuple[str, ...], data_dir: Path | None, offline: bool) -> int:
+    """Run the mirror. It needs no settings. It stops on SIGTERM or Ctrl-C, after finishing the answers in progress."""
+    from mirror.service.process import serve  # the server: `mirror check-config` does without it
 
     given: dict[str, Any] = {"listen": listen, "data_dir": data_dir, "offline": offline}
 
     def settings() -> Settings:
-        return load(config, {key: value for key, value in given.items() if value}, check)
+        return load(config, {key: value for key, value in given.items() if value}, check_settings)
 
     def ready(settings: Settings, urls: Sequence[str]) -> None:
         # To standard error: standard output is for the access log, which other programs read.
-        click.echo(hints(settings, urls), err=True)
+        click.echo(client_hints(settings, urls), err=True)
 
     return serve(settings, ready)
+
+
+@click.command("check-config")
+@click.argument("file", type=click.Path(path_type=Path), required=False)
+def check_config_command(file: Path | None) -> int:
+    """Check FILE, or the file that MIRROR_CONFIG names, as `mirror serve` would, with the environment over it.
+
+    Changes nothing. Exit status 0 when the settings are right, 2 when not, with one line for each fault.
+    """
+    settings = load(file, check=check_settings)
+    click.echo(f"{file or 'The settings'}: right")
+    for name, repository in settings.repositories.items():
+        upstreams = ", ".join(upstream.name for upstream in repository.upstreams) or "no upstream"
+        click.echo(f"  {name}: {repository.format} at {repository.mount}, from {upstreams}")
+    return 0
+
+
+def client_hints(settings: Settings, urls: Sequence[str]) -> str:
+    """Return what to print when the mirror is ready at these URLs: where it is, and how each client uses it.
+
+    The lines for clients use the first http URL: no package client can use a Unix socket.
+    """
+    lines = [f"The mirror is ready: {', '.join(urls)}", f"  data: {settings.data_dir}"]
+    if settings.offline:
+        lines.append("  offline: upstreams are never asked")
+    reachable = next((URL(url) for url in urls if url.startswith(("http://", "https://"))), None)
+    if reachable is not None:
+        base = _with_host_name(reachable)
+        for name, repository in settings.repositories.items():
+            root = base.with_path(f"{repository.mount.rstrip('/')}/")
+            lines += ["", f"{name}:"]
+            upstreams = [upstream.url for upstream in repository.upstreams]
+            lines += [f"  {line.text}" for line in ECOSYSTEMS[repository.format].clients.setup_lines(root, upstreams)]
+    return "\n".join(lines)
+
+
+def _with_host_name(url: URL) -> URL:
+    """Return the URL with the name of this machine when the server listens at all addresses."""
+    return url.with_host(socket.gethostname()) if url.host in {"0.0.0.0", "::"} else url

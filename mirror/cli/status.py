@@ -1,65 +1,216 @@
-"""`mirror status`: what is held, what it saved, and how the upstreams are.
+"""`mirror status`: what is held and how the upstreams are. `mirror report`: what upstream has removed.
 
-The running mirror is asked first; when none answers, the catalog is read, which knows what is held and how the
-counters stood, but nothing of upstreams.
+For the status the running mirror is asked; when none answers, the catalog is read, which has the totals and the
+counters but not the state of upstreams. The report is always read from the catalog. Both look like a table on a
+terminal, and like `name: value` lines elsewhere.
 """
 
+import asyncio
 import json
-from pathlib import Path
-from typing import Any
+import sys
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
 
 import click
+import msgspec
+from rich.filesize import decimal
 
-from mirror.cli.opening import catalog_in, shared_options
+from mirror import __version__
+from mirror.cli.ask import json_from_address, json_from_url
+from mirror.cli.options import SettingsOptions, settings_options
+from mirror.config import Settings
+from mirror.errors import Unavailable
+
+if TYPE_CHECKING:
+    from mirror.catalog import Removed
+
+REMOVED_WHY = {
+    "file": "upstream no longer lists it",
+    "project": "upstream no longer has the project",
+    "quarantine": "upstream has put the project in quarantine",
+}
 
 
-@click.command("status", short_help="Show what is held and what it saved.")
-@shared_options
+class UpstreamStatus(msgspec.Struct, frozen=True):
+    """The state of one upstream, as the running mirror sees it."""
+
+    name: str
+    state: str
+    """ok, down or offline."""
+    last_error: str | None = None
+
+
+class FollowingStatus(msgspec.Struct, frozen=True):
+    """How far this mirror is in following another one."""
+
+    name: str
+    serial: int
+    newest: int
+    behind: float | None
+    """Seconds; None when that is not known."""
+    failed: int = 0
+
+
+class MirrorStatus(msgspec.Struct, frozen=True):
+    """What is shown of the answer to GET /-/status; the rest of it is for `--json`."""
+
+    projects: int
+    files: int
+    bytes: int
+    running: bool = True
+    hits: Mapping[str, int] = {}
+    """Value of X-Mirror-Cache → number of answers."""
+    bytes_served: int = 0
+    bytes_saved: int = 0
+    """Served bytes that did not have to come from upstream."""
+    upstreams: tuple[UpstreamStatus, ...] = ()
+    following: tuple[FollowingStatus, ...] = ()
+
+
+@click.command("status")
+@settings_options
 @click.option("--url", metavar="URL", help="Ask the mirror at this address, and nothing else.")
 @click.option("--json", "as_json", is_flag=True, help="Print the answer as JSON.")
-def command(config: Path | None, data_dir: Path | None, url: str | None, as_json: bool) -> int:
-    """Show what is held (projects, files, bytes), how often it helped, and the state of each upstream.
+def status_command(options: SettingsOptions, url: str | None, as_json: bool) -> int:
+    """Show what is held (projects, files, bytes), how many requests it answered, and the state of each upstream.
 
     Exit status 0 when the mirror answered or its catalog could be read, 1 when not.
     """
-    from mirror.cli.report import show, understood
-    from mirror.cli.running import ask_address, ask_url
-    from mirror.config import load
-    from mirror.errors import Unavailable
-
     if url:
-        answers = [ask_url(url, "/-/status")]
+        answers = [json_from_url(url, "/-/status")]
     else:
-        settings = load(config, {"data_dir": data_dir} if data_dir else None)
-        answers = [ask_address(address, "/-/status") for address in settings.listen]
-    status = next((answer for answer in answers if understood(answer)), None)
+        settings = options.read()
+        answers = [json_from_address(address, "/-/status") for address in settings.listen]
+    status = next((answer for answer in answers if _parse(answer)), None)
     if status is None:
         if url:
             raise Unavailable(f"No mirror answers at {url}.")
-        status = _stored(settings.catalog_file)
-    report = understood(status)
-    if as_json or report is None:
+        status = _status_from_catalog(settings)
+    parsed = _parse(status)
+    if as_json or parsed is None:
         click.echo(json.dumps(status, indent=2))
     else:
-        show(report)
+        _print_status(parsed)
     return 0
 
 
-def _stored(catalog_file: Path) -> dict[str, Any]:
-    """The same from the catalog; zeros when there is none yet."""
-    import asyncio
+def _parse(content: object) -> MirrorStatus | None:
+    """Return the status in a parsed answer; None when it is not the answer of a mirror."""
+    try:
+        return msgspec.convert(content, MirrorStatus)
+    except msgspec.ValidationError:
+        return None
 
+
+def _status_from_catalog(settings: Settings) -> dict[str, Any]:
+    """Return the status that the catalog knows; zeros when there is no catalog yet."""
     status: dict[str, Any] = {"running": False, "projects": 0, "files": 0, "bytes": 0, "hits": {}, "upstreams": []}
-    return status | (asyncio.run(_totals(catalog_file)) if catalog_file.exists() else {})
+    return status | (asyncio.run(_totals(settings)) if settings.catalog_file.exists() else {})
 
 
-async def _totals(path: Path) -> dict[str, Any]:
-    from mirror import __version__
+async def _totals(settings: Settings) -> dict[str, Any]:
+    from mirror.service.open import Mode, open_mirror  # not needed when a mirror answers
     from mirror.telemetry.metrics import Metrics
     from mirror.telemetry.statistics import Statistics
 
-    async with catalog_in(path) as catalog:
+    async with open_mirror(settings, Mode.READ_ONLY) as opened:
+        catalog = opened.catalog
         files, size = await catalog.files.totals()
         projects = sum((await catalog.pages.totals()).values())
         saved = await Statistics(catalog, Metrics(__version__)).totals()
         return {"projects": projects, "files": files, "bytes": size, **saved}
+
+
+def _print_status(status: MirrorStatus) -> None:
+    if sys.stdout.isatty():
+        _print_table(status)
+        return
+    for name, value in _rows(status):
+        click.echo(f"{name}: {value}")
+    for upstream in status.upstreams:
+        click.echo(f"upstream {upstream.name}: {_upstream_text(upstream)}")
+    for one in status.following:
+        click.echo(f"following {one.name}: {_following_text(one)}")
+
+
+def _rows(status: MirrorStatus) -> list[tuple[str, str]]:
+    rows = [] if status.running else [("state", "not running, read from the catalog")]
+    rows += [
+        ("projects", f"{status.projects:,}"),
+        ("files", f"{status.files:,}"),
+        ("bytes held", decimal(status.bytes)),
+        ("bytes served", decimal(status.bytes_served)),
+        ("bytes saved", decimal(status.bytes_saved)),
+    ]
+    answers = sum(status.hits.values())
+    return rows + [(word, f"{count:,} ({count / answers:.0%})") for word, count in status.hits.items() if count]
+
+
+def _upstream_text(upstream: UpstreamStatus) -> str:
+    return f"{upstream.state}: {upstream.last_error}" if upstream.last_error else upstream.state
+
+
+def _following_text(one: FollowingStatus) -> str:
+    behind = "not known how far behind" if one.behind is None else f"{one.behind:.0f} s behind"
+    return f"serial {one.serial} of {one.newest}, {behind}" + (f", {one.failed:,} failed" if one.failed else "")
+
+
+def _print_table(status: MirrorStatus) -> None:
+    from rich.console import Console  # only for a terminal
+    from rich.table import Table
+
+    table = Table(box=None, show_header=False, pad_edge=False)
+    table.add_column(style="bold", no_wrap=True)
+    table.add_column()
+    for row in _rows(status):
+        table.add_row(*row)
+    for upstream in status.upstreams:
+        style = "green" if upstream.state == "ok" else "red"
+        table.add_row(f"upstream {upstream.name}", _upstream_text(upstream), style=style)
+    for one in status.following:
+        style = "green" if one.behind is not None else "red"
+        table.add_row(f"following {one.name}", _following_text(one), style=style)
+    Console(markup=False, highlight=False).print(table)
+
+
+# mirror report
+
+
+@click.group("report")
+def report_command() -> None:
+    """List what upstream has removed, and who has fetched it since."""
+
+
+@report_command.command("removed")
+@click.option("--json", "as_json", is_flag=True, help="Print it as JSON.")
+@settings_options
+def removed_command(as_json: bool, options: SettingsOptions) -> int:
+    """List the files that are held here and that upstream no longer lists, and who has fetched them since."""
+    settings = options.load()
+    found = asyncio.run(_removed_files(settings)) if settings.catalog_file.exists() else []
+    if as_json:
+        click.echo(json.dumps(msgspec.to_builtins(found), indent=2))
+        return 0
+    for one in found:
+        why = REMOVED_WHY[one.file.why]
+        click.echo(f"{one.file.filename}: {why}, noticed {_time_text(one.file.since)} ({one.file.source})")
+        for fetch in one.fetches:
+            times = "once" if fetch.fetches == 1 else f"{fetch.fetches} times"
+            click.echo(f"  fetched since by {fetch.who} from {fetch.client}, {times}, last {_time_text(fetch.last)}")
+        if not one.fetches:
+            click.echo("  not fetched since")
+    if not found:
+        click.echo("Nothing that is held here has been removed upstream.")
+    return 0
+
+
+async def _removed_files(settings: Settings) -> "list[Removed]":
+    from mirror.service.open import Mode, open_mirror
+
+    async with open_mirror(settings, Mode.READ_ONLY) as opened:
+        return await opened.catalog.removed.report()
+
+
+def _time_text(moment: float) -> str:
+    return datetime.fromtimestamp(moment, UTC).strftime("%Y-%m-%d %H:%M UTC")

@@ -1,142 +1,221 @@
-"""`mirror sync`: fetch what locks, requirements and names need, ahead of demand.
+"""`mirror sync`: fetch what lock files, requirements and names need. `mirror check`: would it install offline?
 
-Beside a running mirror this is a client of it (see `mirror.cli.through`); otherwise it serves itself for as long as it
-takes, on a free port of this machine, because uv and bundler ask the mirror which versions there are.
+Beside a running mirror a sync is a client of it (see `mirror.cli.remote`); otherwise it serves for as long as it takes,
+on a free port of this machine, because uv and bundler ask the mirror which versions there are.
+
+A check reads the store itself, whether a mirror runs or not, and changes nothing. Versions that are still open are
+decided as they would be offline: by uv and bundler, which ask a temporary mirror with a copy of the catalog and the
+same files.
 """
 
+import asyncio
+import sqlite3
+import tempfile
 from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
+from rich.filesize import decimal
 
-from mirror.cli.selecting import Misuse, checked_settings, selection_options, wishes
+from mirror.airgap.lockfiles import Target, Wanted
+from mirror.airgap.sync import (
+    Fetcher,
+    Problem,
+    Resolvers,
+    SyncInput,
+    fetch,
+    lacking,
+    plan,
+    pool_size,
+    remember,
+)
+from mirror.airgap.sync.workers import WorkerPool
+from mirror.cli.options import InvalidUsage, Selection, SettingsOptions, selection_options
+from mirror.cli.progress import ProgressBar, count_files, print_plan, print_problems
+from mirror.cli.remote import beside_running
+from mirror.config import Address, Settings
+from mirror.runtime import event_loops, tune_runtime
+from mirror.service import scheduled_sync
+from mirror.service.directory import served_at
+from mirror.service.open import Mode, open_mirror
+from mirror.service.scheduled_sync import Access
+from mirror.service.services import Mirror
 
-if TYPE_CHECKING:
-    from mirror.airgap.sync import Fetcher, SyncInput
-    from mirror.airgap.sync.workers import WorkerPool
-    from mirror.config import Settings
-    from mirror.service.scheduled_sync import Access
-    from mirror.service.services import Mirror
+DEFAULT_SET = "by-hand"
+"""The set of what is synced without --set."""
 
-    Reached = AbstractAsyncContextManager[tuple[Mirror, Fetcher, Access]]
-
-BY_HAND = "by-hand"
+SyncTarget = AbstractAsyncContextManager[tuple[Mirror, Fetcher, Access]]
+"""A mirror to look into, what fetches for it, and where its clients reach it."""
 
 
-@click.command("sync", short_help="Fetch ahead of demand.")
+@click.command("sync")
 @selection_options
 @click.option(
-    "--set",
-    "name",
-    metavar="NAME",
-    help="Let this set be kept, and name exactly this; without it, what is fetched is kept besides the rest.",
-)
+    "--set", "name", metavar="NAME",
+    help="Make this the whole content of the set NAME; without it, what is fetched is added to what is kept.",
+)  # fmt: skip
 @click.option(
-    "--connections",
-    type=click.IntRange(1, 100),
-    default=16,
-    show_default=True,
+    "--connections", type=click.IntRange(1, 100), default=16, show_default=True,
     help="Files that are fetched at the same time.",
-)
-@click.option("--dry-run", is_flag=True, help="Say which files would be fetched; only pages are.")  # fmt: skip
-def command(
-    inputs: tuple[str, ...], pythons: tuple[str, ...], platforms: tuple[str, ...], sdists: bool, newest: int,
-    all_versions: bool, no_deps: bool, build: bool, chosen: tuple[str, ...], config: Path | None,
-    data_dir: Path | None, name: str | None, connections: int, dry_run: bool,
-) -> int:  # fmt: skip
+)  # fmt: skip
+@click.option("--dry-run", is_flag=True, help="List the files that would be fetched; fetch only pages.")
+def sync_command(
+    selection: Selection, options: SettingsOptions, name: str | None, connections: int, dry_run: bool
+) -> int:
     """Fetch everything that FILEs (requirements, pylock.toml, uv.lock, poetry.lock, pdm.lock, Pipfile.lock,
     Gemfile.lock) and NAMEs (requests, 'django>=4.2', 'rack:~> 3.0', gem:rack) need: pages, files, metadata.
 
-    What is held is not fetched again, so an interrupted sync goes on where it was. It works beside a running mirror.
+    What is held is not fetched again, so an interrupted sync continues where it stopped. It works beside a running
+    mirror.
 
     Exit status 0 when everything is here, 1 when something is not, 2 when the input cannot be understood.
     """
-    import asyncio
-
-    from mirror.airgap.sync import pool_size
-    from mirror.airgap.sync.workers import WorkerPool
-    from mirror.runtime import event_loops, tune_runtime
-
-    settings = checked_settings(config, data_dir)
-    wanted = wishes(
-        settings, inputs, pythons=pythons, platforms=platforms, sdists=sdists,
-        newest=None if all_versions else newest, dependencies=not no_deps, chosen=chosen,
-    )  # fmt: skip
+    settings = options.load_checked()
+    inputs = selection.sync_inputs(settings)
     if settings.offline:
-        raise Misuse("This mirror is set to be offline: nothing can be fetched. `mirror check` says what is missing.")
+        raise InvalidUsage("This mirror is offline: nothing can be fetched. `mirror check` lists what is missing.")
     tune_runtime()
-    # The workers first, as long as this process has one thread: a fork is quicker than a new interpreter.
+    # The workers first, while this process has one thread: a fork is quicker than a new interpreter.
     with WorkerPool(pool_size(connections)) as pool, asyncio.Runner(loop_factory=event_loops()) as runner:
-        reached = _reached(settings, connections, pool)
-        return runner.run(_sync(reached, wanted, name or BY_HAND, only=name is not None, build=build, dry_run=dry_run))
-
-
-async def _sync(
-    reached: "Reached", wanted: "list[SyncInput]", name: str, *, only: bool, build: bool, dry_run: bool
-) -> int:
-    from rich.filesize import decimal
-
-    from mirror.airgap.sync import Resolvers, fetch, lacking, plan, remember
-    from mirror.cli.progress import Shown, complain, files_text, listed
-    from mirror.service import scheduled_sync
-
-    async with reached as (mirror, way, access):
-        with Shown() as shown:
-            shown.looking("looking")
-            resolve, held = Resolvers(access, build=build), scheduled_sync.holdings(mirror)
-            if dry_run:
-                found = await plan(wanted, way, resolve)
-                missing = await lacking(found.files, held)
-            else:
-                result = await fetch(wanted, way, resolve, held, shown)
+        target = _sync_target(settings, connections, pool)
         if dry_run:
-            listed(missing, len(found.files) - len(missing))
-            complain(found.problems)
-            return 1 if found.problems else 0
-        await remember(mirror.catalog.sets, name, result, only=only)
+            return runner.run(_show_plan(target, inputs, build=selection.build))
+        return runner.run(_sync(target, inputs, name, build=selection.build))
+
+
+async def _show_plan(target: SyncTarget, inputs: list[SyncInput], *, build: bool) -> int:
+    async with target as (mirror, fetcher, access):
+        with ProgressBar() as bar:
+            bar.looking("looking")
+            found = await plan(inputs, fetcher, Resolvers(access, build=build))
+            missing = await lacking(found.files, scheduled_sync.holdings(mirror))
+        print_plan(missing, len(found.files) - len(missing))
+        print_problems(found.problems)
+        return 1 if found.problems else 0
+
+
+async def _sync(target: SyncTarget, inputs: list[SyncInput], name: str | None, *, build: bool) -> int:
+    async with target as (mirror, fetcher, access):
+        with ProgressBar() as bar:
+            bar.looking("looking")
+            holdings = scheduled_sync.holdings(mirror)
+            result = await fetch(inputs, fetcher, Resolvers(access, build=build), holdings, bar)
+        await remember(mirror.catalog.sets, name or DEFAULT_SET, result, only=name is not None)
     for outside in result.outside:
         click.echo(f"mirror: {outside.name}: left out, {outside.reason} ({outside.where})", err=True)
-    complain(result.problems)
+    print_problems(result.problems)
     click.echo(
-        f"{files_text(result.fetched)} fetched ({decimal(result.size)}), {result.held:,} held before"
+        f"{count_files(result.fetched)} fetched ({decimal(result.size)}), {result.held:,} held before"
         + (f", {len(result.problems):,} missing" if result.problems else "")
     )
     return 1 if result.problems else 0
 
 
 @asynccontextmanager
-async def _reached(
-    settings: "Settings", connections: int, pool: "WorkerPool"
-) -> "AsyncIterator[tuple[Mirror, Fetcher, Access]]":
-    """A mirror to look into, the way to what it serves, and where its clients reach it."""
-    from mirror.cli.through import RemoteFetcher
-    from mirror.config import Address
-    from mirror.errors import ConfigError
-    from mirror.service import scheduled_sync
-    from mirror.service.directory import served_at
-    from mirror.service.process import running
-
+async def _sync_target(
+    settings: Settings, connections: int, pool: WorkerPool
+) -> AsyncIterator[tuple[Mirror, Fetcher, Access]]:
+    """Open what a sync fetches into: the store itself, or the mirror that serves from it. Raises ConfigError."""
     async with AsyncExitStack() as stack:
         urls = served_at(settings.data_dir)
         if urls is None:
-            alone = settings.model_copy(
-                update={
-                    "listen": (Address("127.0.0.1", 0),),
-                    "sync": (),
-                    "log": settings.log.model_copy(update={"access": False}),
-                }
-            )
-            mirror, own = await stack.enter_async_context(running(alone))
-            access = await stack.enter_async_context(scheduled_sync.access(mirror, own))
+            opened = await stack.enter_async_context(open_mirror(_quiet(settings), Mode.SERVE))
+            mirror = await opened.mirror()
+            access = await stack.enter_async_context(scheduled_sync.access(mirror, opened.urls))
             yield mirror, await stack.enter_async_context(scheduled_sync.way(mirror, connections, pool)), access
             return
-        if not urls:
-            raise ConfigError("A mirror is just starting in this data directory: try again in a moment.")
-        mirror = await stack.enter_async_context(scheduled_sync.looking(settings))
-        mounts = {name: one.mount for name, one in settings.repositories.items()}
-        access = await stack.enter_async_context(scheduled_sync.access(mirror, urls))
-        way = RemoteFetcher(urls[0], mirror.repositories, mounts, connections, access.headers)
-        stack.push_async_callback(way.close)
-        yield mirror, way, access
+        mirror, fetcher, access = await stack.enter_async_context(beside_running(settings, urls, connections))
+        yield mirror, fetcher, access
+
+
+def _quiet(settings: Settings) -> Settings:
+    """Return the settings of a mirror that serves only this process: on a free port, without log and schedule."""
+    return settings.model_copy(
+        update={
+            "listen": (Address("127.0.0.1", 0),), "sync": (), "log": settings.log.model_copy(update={"access": False}),
+        }
+    )  # fmt: skip
+
+
+# mirror check
+
+
+@click.command("check")
+@selection_options
+def check_command(selection: Selection, options: SettingsOptions) -> int:
+    """Check that everything that FILEs and NAMEs need is held; they are read as by `mirror sync`.
+
+    Each file that is missing is named with the reason: not held, hidden by policy, no wheel for the target.
+
+    Exit status 0 when everything is here, 1 when something is not, 2 when the input cannot be understood.
+    """
+    settings = options.load_checked()
+    inputs = selection.sync_inputs(settings)
+    with asyncio.Runner(loop_factory=event_loops()) as runner:
+        return runner.run(_check(settings, inputs, build=selection.build))
+
+
+async def _check(settings: Settings, inputs: list[SyncInput], *, build: bool) -> int:
+    async with AsyncExitStack() as stack:
+        opened = await stack.enter_async_context(open_mirror(settings, Mode.READ_ONLY))
+        mirror = await opened.mirror()
+        found = await plan(inputs, scheduled_sync.stored(mirror), OfflineResolver(settings, stack, build=build))
+        holdings = scheduled_sync.holdings(mirror)
+        problems = list(found.problems)
+        for one in found.files:
+            if not await holdings.file(one.project, one.file):
+                problems.append(Problem(what=one.file.filename, reason="not held"))
+            elif not await holdings.sidecar(one.repository, one.project, one.file):
+                problems.append(Problem(what=one.file.filename, reason="its metadata is not held"))
+    problems += [
+        Problem(what=outside.name, reason=outside.reason, where=outside.where)
+        for outside in found.outside
+        if not outside.local
+    ]
+    for problem in problems:
+        click.echo(str(problem))
+    count = len(found.files)
+    if problems:
+        click.echo(f"no: {len(problems):,} missing, of {count_files(count)} that are needed", err=True)
+        return 1
+    click.echo(f"yes: {count_files(count)}, all held")
+    return 0
+
+
+class OfflineResolver:
+    """A Resolver that decides open versions as uv and bundler would with the network off."""
+
+    def __init__(self, settings: Settings, stack: AsyncExitStack, *, build: bool) -> None:
+        """`stack` closes the temporary mirror, which starts when the first version has to be decided."""
+        self._settings = settings
+        self._stack = stack
+        self._build = build
+        self._resolvers: Resolvers | None = None
+
+    async def __call__(self, wanted: Wanted, target: Target, repository: str) -> Wanted:
+        if self._resolvers is None:
+            self._resolvers = await self._start()
+        return await self._resolvers(wanted, target, repository)
+
+    async def _start(self) -> Resolvers:
+        directory = Path(self._stack.enter_context(tempfile.TemporaryDirectory()))
+        await asyncio.to_thread(_copy_catalog, self._settings.data_dir, self._settings.catalog_file, directory)
+        alone = _quiet(self._settings).model_copy(update={"data_dir": directory, "offline": True})
+        opened = await self._stack.enter_async_context(open_mirror(alone, Mode.SERVE))
+        access = scheduled_sync.access(await opened.mirror(), opened.urls)
+        return Resolvers(await self._stack.enter_async_context(access), build=self._build)
+
+
+def _copy_catalog(data_dir: Path, catalog: Path, directory: Path) -> None:
+    """Make a data directory with a copy of the catalog and links to the files of the real one."""
+    for name in ("blobs", "uploads"):
+        (data_dir / name).mkdir(parents=True, exist_ok=True)
+        (directory / name).symlink_to(data_dir / name)
+    source = sqlite3.connect(f"file:{catalog}?mode=ro", uri=True)
+    target = sqlite3.connect(directory / catalog.name)
+    try:
+        source.backup(target)
+    finally:
+        source.close()
+        target.close()

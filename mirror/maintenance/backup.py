@@ -1,9 +1,9 @@
-"""Backup and restore of what cannot be fetched again: the catalog, and the files of our own with their records.
+"""Backup and restore of what cannot be fetched again: the catalog, and uploaded files with their records.
 
 A backup is a directory that can be read with ordinary tools: `catalog.sqlite`, `uploads/` with one record for each
-file, and `blobs/`. It is made while the mirror serves. A further backup into the same directory copies only what is
-new, for blobs never change. The catalog is copied first and records after it, so that whatever the catalog names is
-there.
+file, and `blobs/`. It is made while the mirror serves. A further backup to the same directory copies only what is new,
+because blobs never change. The catalog is copied first and the records after it, so that everything the catalog refers
+to is there.
 """
 
 import os
@@ -21,10 +21,10 @@ CATALOG = "catalog.sqlite"
 
 
 class BackupResult(msgspec.Struct, frozen=True):
-    """What a backup or restore has done."""
+    """What a backup or restore has copied."""
 
     blobs: int
-    """Copied; those that were there before are not counted."""
+    """Blobs copied; those that were there before are not counted."""
     bytes: int
     missing: tuple[str, ...] = ()
     """Digests of blobs that should have been there."""
@@ -46,7 +46,7 @@ def back_up(data_dir: Path, target: Path, progress: Callable[[int], None] = lamb
     saved = _copy_blobs(data_dir, target, _needed(fresh), progress)
     with closing(sqlite3.connect(fresh)) as copied:
         rows = copied.execute("SELECT repository, project, filename FROM uploads").fetchall()
-    # Of what was uploaded since the catalog was copied, nothing is copied.
+    # What was uploaded after the catalog was copied is left out.
     _copy_records(data_dir / "uploads", target / "uploads", ["/".join(row) + ".json" for row in rows])
     _sync(fresh)
     fresh.replace(target / CATALOG)
@@ -55,7 +55,7 @@ def back_up(data_dir: Path, target: Path, progress: Callable[[int], None] = lamb
 
 
 def _needed(catalog: Path) -> list[str]:
-    """The digests of all that is uploaded."""
+    """Return the digests of all uploads and their sidecars."""
     with closing(sqlite3.connect(f"file:{catalog}?mode=ro", uri=True)) as reading:
         rows = reading.execute("SELECT digest, sidecar FROM uploads WHERE deleted = 0").fetchall()
     return list(dict.fromkeys(digest for row in rows for digest in row if digest))
@@ -101,11 +101,11 @@ def _copy_blobs(source: Path, target: Path, digests: Iterable[str], progress: Ca
 
 
 def _copy_records(source: Path, target: Path, names: Iterable[str]) -> None:
-    """Copy records, all anew: they are small, and a yank changes them in place."""
+    """Copy all records, also those copied before: they are small, and a yank changes them in place."""
     for name in names:
         there = target / name
         there.parent.mkdir(parents=True, exist_ok=True)
-        with suppress(FileNotFoundError):  # `mirror rebuild` says which are lost
+        with suppress(FileNotFoundError):  # `mirror rebuild` reports lost ones
             shutil.copy2(source / name, there)
 
 

@@ -1,53 +1,93 @@
-"""Lets go of blobs, while clients install and other processes write.
+"""Eviction: remove the least recently used blobs, while clients install and other processes write.
 
-A blob that goes is first moved out of the store, then everything that could have begun to need it is asked again, and
-only then is it removed, or put back. Whoever reads it keeps what it has opened; whoever asks later has it fetched anew.
+What has to go is decided from what is known of all blobs, purely (`plan`): least recently used first, and never an
+upload, a file of a sync set or one that upstream no longer has. What was used within the minimum age stays too, so that
+an installation in progress finds its files again.
+
+A blob that goes is first moved out of the store, then the catalog is asked again whether anything has begun to need it,
+and only then is it removed, or put back. A client that is reading it keeps what it has opened; a later request has it
+fetched again.
 """
 
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 
 import msgspec
 
 from mirror.blobs import BlobStore
 from mirror.catalog import Catalog, HeldFile
 from mirror.errors import StorageFull
-from mirror.maintenance.plan import Candidate, plan
 from mirror.model import File, Format
 
 logger = logging.getLogger(__name__)
 
-ORPHANED = 3600.0
-"""Seconds after which a blob that nothing names is one that nobody is about to name."""
-SECOND_THOUGHTS = 2.0
-"""Seconds between moving blobs out of the store and removing them."""
-AT_ONCE = 500
-"""Blobs that go together."""
-ROOM = 8 << 20
-"""Bytes with which the catalog has enough room to write down what goes."""
-LEASE = 3600.0
-"""Seconds for which one process has the right to sweep."""
+ORPHAN_SECONDS = 3600.0
+"""Age from which a blob that nothing refers to is an orphan: before, something may be about to refer to it."""
+PAUSE_SECONDS = 2.0
+"""Time between moving blobs out of the store and removing them."""
+BATCH_BLOBS = 500
+"""How many blobs are removed together."""
+CATALOG_ROOM_BYTES = 8 << 20
+"""Free space with which the catalog can record what goes."""
+LEASE_SECONDS = 3600.0
+"""How long one process has the right to sweep."""
+
+
+class Candidate(msgspec.Struct, frozen=True, kw_only=True):
+    """One blob, with all that is held under it."""
+
+    digest: str
+    size: int
+    used: float
+    """When any of its names was last requested, in seconds since the epoch."""
+    pinned: bool = False
+    """Whether it is an upload, in a set, or no longer upstream."""
+
+
+class EvictionPlan(msgspec.Struct, frozen=True, kw_only=True):
+    """What has to go, and what the store holds before and after."""
+
+    evict: tuple[Candidate, ...] = ()
+    before: int = 0
+    """Bytes."""
+    after: int = 0
+    """Bytes; above the limit when what may go is not enough."""
+
+
+def plan(candidates: Iterable[Candidate], limit: int | None, now: float, min_age: float) -> EvictionPlan:
+    """Return what has to go for the store to hold at most `limit` bytes; nothing without a limit."""
+    known = list(candidates)
+    before = after = sum(one.size for one in known)
+    evict: list[Candidate] = []
+    if limit is not None:
+        for one in sorted(known, key=lambda one: (one.used, one.digest)):
+            if after <= limit:
+                break
+            if not one.pinned and now - one.used >= min_age:
+                evict.append(one)
+                after -= one.size
+    return EvictionPlan(evict=tuple(evict), before=before, after=after)
 
 
 class EvictionReport(msgspec.Struct, frozen=True, kw_only=True):
     """What a sweep did, or would do."""
 
     evicted: tuple[HeldFile, ...] = ()
-    """By every name that they had."""
+    """One entry for each name that a removed blob had."""
     orphans: tuple[str, ...] = ()
-    """Digests of blobs that nothing named."""
+    """Digests of blobs that nothing referred to."""
     freed: int = 0
     before: int = 0
     after: int = 0
     limit: int | None = None
     busy: bool = False
-    """Somebody else was sweeping, so nothing was done."""
+    """Whether nothing was done because another process was sweeping."""
 
 
 class Evictor:
-    """Keeps one store below its limit."""
+    """Keep one store below its limit."""
 
     def __init__(
         self,
@@ -58,7 +98,7 @@ class Evictor:
         limit: int | None,
         min_age: float,
         clock: Callable[[], float] = time.time,
-        pause: float = SECOND_THOUGHTS,
+        pause: float = PAUSE_SECONDS,
     ) -> None:
         """`formats`: source → the format of its files, for the names of sidecars. `min_age` is in seconds."""
         self._catalog = catalog
@@ -70,25 +110,25 @@ class Evictor:
         self._pause = pause
 
     async def sweep(self, *, dry_run: bool = False) -> EvictionReport:
-        """Evict what is above the limit, and remove what nothing names. Raises StorageFull when that has no room."""
+        """Evict what is above the limit, and remove orphans. Raises StorageFull when the catalog cannot record it."""
         decided = await self._decide()
         if dry_run:
             return self._report(decided)
         try:
-            mine = await self._catalog.leases.take("sweep", self._clock(), LEASE)
+            mine = await self._catalog.leases.take("sweep", self._clock(), LEASE_SECONDS)
         except StorageFull:
             await self._make_room(decided)
-            mine = await self._catalog.leases.take("sweep", self._clock(), LEASE)
+            mine = await self._catalog.leases.take("sweep", self._clock(), LEASE_SECONDS)
         if not mine:
             return EvictionReport(limit=self._limit, busy=True)
         try:
-            await self._settle(await self._blobs.withdrawn())  # what a sweep left that was killed
-            await self._let_go(decided.going, decided.orphans)
+            await self._settle(await self._blobs.withdrawn())  # left by a sweep that was killed
+            await self._remove(decided.evicted, decided.orphans)
         finally:
             await self._catalog.leases.give_back("sweep")
         return self._report(decided)
 
-    async def _decide(self) -> "_Decision":
+    async def _decide(self) -> "_Removal":
         now = self._clock()
         held = await self._catalog.files.all()
         ours = await self._catalog.uploads.blobs()
@@ -119,19 +159,19 @@ class Evictor:
             one for one, parent in parents.items() if (parent.source, parent.project, parent.filename) in following
         ]
         named = names.keys() | ours
-        return _Decision(
-            going=tuple(going),
+        return _Removal(
+            evicted=tuple(going),
             orphans=tuple(
-                digest for digest, blob in stored.items() if digest not in named and now - blob.stored >= ORPHANED
+                digest for digest, blob in stored.items() if digest not in named and now - blob.stored >= ORPHAN_SECONDS
             ),
             sizes={digest: blob.size for digest, blob in stored.items()},
         )
 
-    def _report(self, decided: "_Decision") -> EvictionReport:
+    def _report(self, decided: "_Removal") -> EvictionReport:
         before = sum(decided.sizes.values())
         freed = sum(decided.sizes.get(digest, 0) for digest in decided.digests)
         return EvictionReport(
-            evicted=decided.going,
+            evicted=decided.evicted,
             orphans=decided.orphans,
             freed=freed,
             before=before,
@@ -139,17 +179,17 @@ class Evictor:
             limit=self._limit,
         )
 
-    async def _make_room(self, decided: "_Decision") -> None:
-        """Remove some of what goes while not even that can be written down: whoever asks for it has it fetched anew."""
+    async def _make_room(self, decided: "_Removal") -> None:
+        """Remove some of what goes before the catalog can record it: a later request has it fetched again."""
         freed = 0
         for digest in decided.digests:
-            if freed >= ROOM:
+            if freed >= CATALOG_ROOM_BYTES:
                 break
             await self._blobs.delete(digest)
             freed += decided.sizes.get(digest, 0)
 
     def _parents(self, held: Sequence[HeldFile]) -> dict[HeldFile, HeldFile]:
-        """Sidecar → the file that it belongs to, for those whose file is held."""
+        """Return sidecar → the file that it belongs to, for those whose file is held."""
         sidecars: dict[tuple[str, str, str], HeldFile] = {}
         for one in held:
             if (format := self._formats.get(one.source)) is not None:
@@ -162,19 +202,19 @@ class Evictor:
             if (parent := sidecars.get((one.source, one.project, one.filename))) is not None and parent is not one
         }
 
-    async def _let_go(self, going: Sequence[HeldFile], orphans: Sequence[str]) -> None:
-        for start in range(0, len(going), AT_ONCE):
-            some = going[start : start + AT_ONCE]
+    async def _remove(self, evicted: Sequence[HeldFile], orphans: Sequence[str]) -> None:
+        for start in range(0, len(evicted), BATCH_BLOBS):
+            some = evicted[start : start + BATCH_BLOBS]
             await self._catalog.files.forget_all(some)
-            await self._remove({one.digest for one in some})
-        for start in range(0, len(orphans), AT_ONCE):
-            await self._remove(set(orphans[start : start + AT_ONCE]))
-        for source, project in {(one.source, one.project) for one in going}:
+            await self._remove_blobs({one.digest for one in some})
+        for start in range(0, len(orphans), BATCH_BLOBS):
+            await self._remove_blobs(set(orphans[start : start + BATCH_BLOBS]))
+        for source, project in {(one.source, one.project) for one in evicted}:
             if not await self._catalog.files.of_project(source, project):
-                # A page without a file helps nobody to install; it is asked for again with the next file.
+                # A page without a held file lets no one install offline; it is fetched again with the next file.
                 await self._catalog.pages.forget(source, project, before=self._clock() - self._min_age)
 
-    async def _remove(self, digests: Collection[str]) -> None:
+    async def _remove_blobs(self, digests: Collection[str]) -> None:
         withdrawn = set(digests) - await self._needed(digests)
         for digest in withdrawn:
             await self._blobs.withdraw(digest)
@@ -182,12 +222,12 @@ class Evictor:
         await self._settle(withdrawn)
 
     async def _settle(self, withdrawn: Collection[str]) -> None:
-        """Remove withdrawn blobs for good, but for those that something has begun to need."""
+        """Remove withdrawn blobs for good, or put them back if something has begun to need them."""
         needed = await self._needed(withdrawn)
         for digest in withdrawn:
             if digest in needed:
                 await self._blobs.restore(digest)
-                logger.info("the blob %s is needed again, and stays", digest)
+                logger.info("blob %s is needed again and stays", digest)
             else:
                 await self._blobs.discard(digest)
 
@@ -195,16 +235,16 @@ class Evictor:
         return await self._catalog.files.needed(digests) | await self._catalog.uploads.uses(digests)
 
 
-class _Decision(msgspec.Struct, frozen=True, kw_only=True):
-    """What is to go."""
+class _Removal(msgspec.Struct, frozen=True, kw_only=True):
+    """What a sweep removes."""
 
-    going: tuple[HeldFile, ...]
-    """In the order in which it goes."""
+    evicted: tuple[HeldFile, ...]
+    """In the order in which they go."""
     orphans: tuple[str, ...]
     sizes: dict[str, int]
-    """Of every blob that is stored."""
+    """Digest → bytes, of every stored blob."""
 
     @property
     def digests(self) -> list[str]:
-        """Of the blobs that go, each once; those first that nobody misses."""
-        return list(dict.fromkeys((*self.orphans, *(one.digest for one in self.going))))
+        """Return the digests of the blobs that go, each once; orphans first, which no one misses."""
+        return list(dict.fromkeys((*self.orphans, *(one.digest for one in self.evicted))))

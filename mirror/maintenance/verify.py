@@ -1,7 +1,7 @@
-"""Finds blobs whose bytes are no longer what their name says, and mends them.
+"""Verification: find blobs whose bytes no longer match their digest, and repair them.
 
-Disks forget. What is held is read again at a bounded rate; a bad blob is moved aside, never deleted, and fetched again
-from where it came. A file of our own cannot be fetched: it is reported, for only a backup has it.
+Disks lose data. What is held is read again at a bounded rate; a bad blob is moved aside, never deleted, and fetched
+again from its source. An uploaded file cannot be fetched: it is reported, because only a backup has it.
 """
 
 import asyncio
@@ -19,7 +19,7 @@ from mirror.errors import MirrorError, MissingBlob
 logger = logging.getLogger(__name__)
 
 Mend = Callable[[HeldFile], Awaitable[None]]
-"""Fetches a file or sidecar again. Raises MirrorError."""
+"""A function that fetches a file or sidecar again. Raises MirrorError."""
 
 
 class Fault(msgspec.Struct, frozen=True, kw_only=True):
@@ -27,36 +27,36 @@ class Fault(msgspec.Struct, frozen=True, kw_only=True):
 
     digest: str
     names: tuple[str, ...]
-    """File names; empty when nothing names it."""
+    """File names; empty when nothing refers to it."""
     missing: bool = False
     ours: bool = False
-    """It was uploaded here: only a backup has it."""
+    """Whether it was uploaded here: only a backup has it."""
     mended: bool = False
     reason: str = ""
     """Why it could not be mended."""
 
 
 class VerifyProgress(msgspec.Struct, frozen=True, kw_only=True):
-    """How far a verification is."""
+    """The progress of a verification."""
 
     blobs: int
     bytes: int
     fault: Fault | None = None
-    """What was found just now."""
+    """The fault in the blob that was read last."""
 
 
 class Verifier:
-    """Re-reads one store."""
+    """Read every blob of one store again."""
 
     def __init__(self, catalog: Catalog, blobs: BlobStore, mend: Mend, rate: float | None = None) -> None:
-        """`rate` is in bytes for each second; None for as fast as the disk goes."""
+        """`rate` is in bytes per second; None for as fast as the disk allows."""
         self._catalog = catalog
         self._blobs = blobs
         self._mend = mend
         self._rate = rate
 
     async def verify(self) -> AsyncIterator[VerifyProgress]:
-        """Read every blob, then look for the ones that should be there; yields after each."""
+        """Read every blob, then look for missing ones; yields the progress after each."""
         count = size = 0
         seen: set[str] = set()
         async for blob in self._blobs.walk():
@@ -66,24 +66,24 @@ class Verifier:
                 actual = await self._digest(blob.digest)
             except (MissingBlob, OSError):
                 actual = ""
-            if actual != blob.digest and await self._still_there(blob.digest):
+            if actual != blob.digest and await self._is_stored(blob.digest):
                 await self._blobs.set_aside(blob.digest)
                 fault = await self._fault(blob.digest, await self._catalog.files.named(blob.digest), missing=False)
             count, size = count + 1, size + blob.size
             yield VerifyProgress(blobs=count, bytes=size, fault=fault)
-        # All names before any is mended: making a sidecar anew forgets the name of a file that is missing, too.
+        # All names before any is mended: mending a sidecar also makes the catalog forget its missing file.
         for digest, held in (await self._expected()).items():
-            if digest not in seen and not await self._still_there(digest):
+            if digest not in seen and not await self._is_stored(digest):
                 yield VerifyProgress(blobs=count, bytes=size, fault=await self._fault(digest, held, missing=True))
 
     async def _expected(self) -> dict[str, list[HeldFile]]:
-        """Every blob that should be there, with the names under which it is held."""
+        """Return every blob that should be there, with the names under which it is held."""
         expected: dict[str, list[HeldFile]] = {digest: [] for digest in await self._catalog.uploads.blobs()}
         for one in await self._catalog.files.all():
             expected.setdefault(one.digest, []).append(one)
         return expected
 
-    async def _still_there(self, digest: str) -> bool:
+    async def _is_stored(self, digest: str) -> bool:
         try:
             await self._blobs.open(digest)
         except MissingBlob:
@@ -98,26 +98,26 @@ class Verifier:
         async for chunk in body.read():
             await off_loop(lambda chunk=chunk: hasher.update(chunk))  # type: ignore[misc]  # bound at once
             read += len(chunk)
-            if self._rate and (ahead := read / self._rate - (loop.time() - began)) > 0:
-                await asyncio.sleep(ahead)
+            if self._rate and (early := read / self._rate - (loop.time() - began)) > 0:
+                await asyncio.sleep(early)
         return hasher.hexdigest()
 
     async def _fault(self, digest: str, held: Sequence[HeldFile], *, missing: bool) -> Fault:
-        """Mend a blob that is gone from the store, and say how that went."""
+        """Mend a blob that is gone from the store, and return the fault with its outcome."""
         names = tuple(dict.fromkeys(one.filename for one in held))
         what = "missing" if missing else "damaged"
         if await self._catalog.uploads.uses([digest]):
-            logger.error("the blob %s of a file of our own is %s: restore it from a backup", digest, what)
+            logger.error("blob %s of an uploaded file is %s: restore it from a backup", digest, what)
             return Fault(digest=digest, names=names, missing=missing, ours=True, reason="only a backup has it")
         logger.error(
-            "the blob %s (%s) is %s; it is fetched again", digest, ", ".join(names) or "named by nothing", what
+            "blob %s (%s) is %s and is fetched again", digest, ", ".join(names) or "nothing refers to it", what
         )
-        reason = "" if held else "nothing names it"
+        reason = "" if held else "nothing refers to it"
         for one in held:
             try:
                 await self._mend(one)
             except MirrorError as error:
                 reason = str(error)
                 await self._catalog.files.forget(one.source, one.project, one.filename)
-        mended = bool(held) and await self._still_there(digest)
+        mended = bool(held) and await self._is_stored(digest)
         return Fault(digest=digest, names=names, missing=missing, mended=mended, reason="" if mended else reason)

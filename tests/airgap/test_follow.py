@@ -542,7 +542,7 @@ async def test_the_command_brings_everything_once_and_goes_on_where_it_was(tmp_p
         settings = write_settings(tmp_path / "b", of(a, follow=False))
         status, said = await follow(settings, a.url, "--once")
         assert status == 0, said
-        assert "0 s behind; 1 pages and 1 files brought" in said
+        assert "0 s behind; 1 pages and 1 files fetched" in said
         await upload(a, secret, newer := wheel("acme", "1.1"))
         await upload(a, secret, wheel("other", "1.1"))
         status, said = await follow(settings, a.url, "--once", "--repository", "pypi", "--into", "pypi")

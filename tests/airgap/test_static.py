@@ -20,7 +20,7 @@ import pytest
 from mirror.airgap.static import StaticReport, export
 from mirror.airgap.static.tree import Tree
 from mirror.cli import main
-from mirror.cli.static_tree import LAYOUTS, static_source
+from mirror.cli.export import LAYOUTS, static_source
 from mirror.config import Settings
 from mirror.errors import Conflict, Invalid
 from mirror.model import File, Project

@@ -172,7 +172,7 @@ def test_removing_a_user_removes_their_tokens(mirror: Command) -> None:
     ("kind", "verb", "unknown"),
     [
         ("user", "remove", "There is no user 'none'."),
-        ("token", "revoke", "'none' is no token: `mirror token list` names them."),
+        ("token", "revoke", "'none' is no token: `mirror token list` lists them."),
     ],
 )
 def test_each_name_that_cannot_be_removed_is_told_with_the_reason(

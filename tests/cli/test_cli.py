@@ -21,7 +21,7 @@ from mirror import __version__
 from mirror.catalog import Catalog, HeldFile
 from mirror.catalog.sqlite import SQLite
 from mirror.cli import COMMANDS, main
-from mirror.cli.hints import hints
+from mirror.cli.serve import client_hints
 from mirror.config import load
 
 STATUS = {
@@ -268,7 +268,7 @@ def test_hints_name_every_repository_for_its_clients(tmp_path: Path) -> None:
         '[repositories.team]\nformat = "pypi"\n[repositories.rubygems]\nformat = "rubygems"\n'
         'upstreams = ["https://u:hunter2@gems.example/"]\n'
     )
-    lines = hints(load(file), ["http://127.0.0.1:8484", "http+unix://%2Frun%2Fmirror"])
+    lines = client_hints(load(file), ["http://127.0.0.1:8484", "http+unix://%2Frun%2Fmirror"])
     assert "  pip install --index-url http://127.0.0.1:8484/team/simple/ NAME\n" in lines
     assert "  export UV_DEFAULT_INDEX=http://127.0.0.1:8484/team/simple/\n" in lines
     assert "  gem install --clear-sources --source http://127.0.0.1:8484/ NAME\n" in lines
@@ -277,6 +277,6 @@ def test_hints_name_every_repository_for_its_clients(tmp_path: Path) -> None:
 
 
 def test_hints_for_other_machines_name_this_one_and_trust_it() -> None:
-    lines = hints(load(), ["http://0.0.0.0:8484"])
+    lines = client_hints(load(), ["http://0.0.0.0:8484"])
     host = socket.gethostname()
     assert f"--index-url http://{host}:8484/simple/ --trusted-host {host} NAME" in lines

@@ -17,7 +17,7 @@ from mirror.catalog import SetMember
 from mirror.config import Settings
 from mirror.errors import Conflict, Invalid, NotFound
 from mirror.maintenance.backup import back_up, restore
-from mirror.maintenance.plan import Candidate, plan
+from mirror.maintenance.evict import Candidate, plan
 from mirror.service.jobs import sweeper, verifier
 from mirror.service.store import Store
 from tests.builders import Built, gem, sdist, wheel

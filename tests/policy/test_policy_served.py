@@ -506,7 +506,7 @@ async def test_the_commands_explain_and_report_with_a_server_and_without(simulat
         both = await command(data, "explain", "acme", "2.0", "--url", mirror.url)
         assert both.count("acme in ") == 2
         report = await command(data, "report", "removed")
-        assert "acme-1.0.tar.gz: upstream lists it no more" in report
+        assert "acme-1.0.tar.gz: upstream no longer lists it" in report
         assert "by anonymous from 127.0.0.1, once" in report
         assert await mirror.end() == 0
     simulator.forget()

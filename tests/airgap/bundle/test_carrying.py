@@ -188,7 +188,7 @@ async def test_a_gap_and_steps_back_are_refused(two: Two) -> None:
 
 async def test_what_the_journal_has_forgotten_is_said(two: Two) -> None:
     async with working(Settings.model_validate({"data_dir": str(two.a.data_dir)})) as mirror:
-        (third,) = (await mirror.feed.since(2))[:1]
+        (third,) = (await mirror.journal.since(2))[:1]
         await mirror.catalog.database.write(("DELETE FROM feed WHERE serial <= $1", (third.serial,)))
     said = await two.on_a("export", "-o", two.directory / "x.tar", "--since", "1", status=1)
     assert "the journal begins at 4 only" in said
@@ -267,7 +267,7 @@ async def test_both_sides_keep_their_own_uploads(two: Two) -> None:
         assert (await push(mirror, await make_token(mirror), theirs.content)).status == 200
     await two.on_b("inventory", "-o", two.directory / "held")
     said = await two.on_b("import", await two.exported("--for", two.directory / "held"))
-    assert "the list of gems of rubygems goes its own way here" in said
+    assert "the list of gems of rubygems differs from the bundle's" in said
     async with serving(two.b.data_dir, two.b.repositories, offline=True) as mirror:
         for name in ("ours-a", "ours-b", "rack"):
             info = await mirror.get(f"info/{name}")
@@ -301,7 +301,7 @@ async def test_what_upstream_took_back_goes_and_yanked_uploads_are_yanked(two: T
     await two.on_b("inventory", "-o", two.directory / "held")
     bundle = await two.exported("--for", two.directory / "held")
     said = await two.on_b("import", bundle)
-    assert "projects that upstream has no more (1): attrs" in said
+    assert "projects that upstream no longer has (1): attrs" in said
     assert f"uploads: yank (1): {OURS[0].filename}" in said
     async with serving(two.b.data_dir, two.b.repositories, offline=True) as mirror:
         assert await pages(mirror, list(wanted)) == wanted
@@ -353,7 +353,7 @@ async def test_a_bundle_that_is_announced_is_waited_for(two: Two, monkeypatch: p
     async with working(Settings.model_validate({"data_dir": str(two.directory / "c")})) as mirror:
         bundles = mirror.catalog.bundles
         await bundles.announce("a", 1.0)
-        following = asyncio.create_task(mirror.feed.follow_others(mirror.rebuild, taken_in))
+        following = asyncio.create_task(mirror.journal.follow_others(mirror.rebuild, taken_in))
         await asyncio.sleep(0.01)
         await bundles.take(Taken(bundle="x", origin="a", seen=Seen(1, 1), at=2.0, pages=0, files=0))
         await asyncio.wait_for(told.wait(), 20)

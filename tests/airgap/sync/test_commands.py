@@ -122,7 +122,7 @@ async def test_nothing_is_fetched_for_a_mirror_that_is_offline(
     simulator: Simulator, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     _, complaint = await made(simulator, tmp_path, capsys, offline=True)("sync", "six", status=2)
-    assert "set to be offline" in complaint
+    assert "This mirror is offline" in complaint
 
 
 async def test_check_names_each_missing_file_with_its_reason(
@@ -244,7 +244,7 @@ async def test_addresses_that_nobody_here_knows_are_not_guessed(
     )
     before = lock.read_bytes()
     _, complaint = await commands("lock", "rewrite", lock, "--to", simulator.simple_url, status=1)
-    assert f"Where {SIX.filename} lies" in complaint
+    assert f"The URL of {SIX.filename}" in complaint
     assert lock.read_bytes() == before
 
 

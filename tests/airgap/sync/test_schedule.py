@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from mirror.catalog.leases import Leases
-from mirror.cli.checking import check
+from mirror.cli.options import check_settings
 from mirror.config import Settings, SyncSettings
 from mirror.errors import Misconfigured
 from mirror.service.scheduled_sync import bring
@@ -120,5 +120,5 @@ def test_a_table_that_can_never_work_is_refused_with_its_place(
     tables: list[dict[str, Any]], place: tuple[str | int, ...], said: str
 ) -> None:
     with pytest.raises(Misconfigured, match=said) as caught:
-        check(Settings.model_validate({"data_dir": "/nowhere", "sync": tables}))
+        check_settings(Settings.model_validate({"data_dir": "/nowhere", "sync": tables}))
     assert caught.value.place == place

@@ -14,7 +14,7 @@ from yarl import URL
 
 from mirror import __version__
 from mirror.catalog.inspecting import Inspection, held_projects, inspect
-from mirror.cli.running import PATIENCE, ask_address, ask_url, reach_address, reach_url
+from mirror.cli.ask import get_from_address, get_from_url, json_from_address, json_from_url
 from mirror.config import RepositorySettings, Settings, UpstreamSettings
 from mirror.doctor import ExamineOptions, Finding, IndexClient, Login, Requirement, machine, open_session
 from mirror.errors import ConfigError, Invalid, MirrorError, UpstreamError
@@ -22,7 +22,7 @@ from mirror.index.ecosystem import Ecosystem
 from mirror.service.directory import served_at
 from mirror.service.ecosystems import ECOSYSTEMS
 
-_SERVES = Requirement("index/serves", "There is an index at the URL.", "everyone who is pointed at it")
+_SERVES = Requirement("index/serves", "There is an index at the URL.", "everyone whose client uses it")
 _CONFIGURATION = Requirement(
     "mirror/settings", "The settings are right.", "everyone: `mirror serve` does not start with them"
 )
@@ -33,37 +33,39 @@ _READY = Requirement(
     "everyone: uploads are refused, downloads are not kept",
 )
 _SAME = Requirement(
-    "mirror/version", "What runs is of the version that is installed.", "whoever expects what the newer one does"
+    "mirror/version",
+    "The running mirror has the version that is installed.",
+    "everyone who expects what the newer version does",
 )
-_LISTENS = Requirement("mirror/listens", "It answers at every address of `listen`.", "who was told that address")
+_LISTENS = Requirement("mirror/listens", "It answers at every address of `listen`.", "clients that use that address")
 
 
 class Section(msgspec.Struct, frozen=True):
-    """Findings about one thing."""
+    """Findings about one index, or about this mirror."""
 
     about: str
     findings: list[Finding]
 
 
-class Wanted(msgspec.Struct, frozen=True, kw_only=True):
-    """What the command line says."""
+class DoctorOptions(msgspec.Struct, frozen=True, kw_only=True):
+    """What the command line asks to be examined."""
 
     project: str | None = None
     gem: str | None = None
     upload: str | None = None
     token: str | None = None
 
-    def options(self, ecosystem: Ecosystem, held: tuple[str, ...] = ()) -> ExamineOptions:
-        """The same for one ecosystem."""
+    def for_ecosystem(self, ecosystem: Ecosystem, held: tuple[str, ...] = ()) -> ExamineOptions:
+        """Return it for one ecosystem; `held` are projects that can be looked at if none is named."""
         one = {"project": self.project, "gem": self.gem}[ecosystem.noun]
         return ExamineOptions(project=one, held=held, upload=self.upload, token=self.token)
 
 
-# --- an index at a URL -----------------------------------------------------------------------------------------------
+# An index at a URL
 
 
-async def examine_url(text: str, wanted: Wanted) -> list[Section]:
-    """Whatever kinds of index there are at a URL. Raises Invalid for what is no URL."""
+async def examine_url(text: str, wanted: DoctorOptions) -> list[Section]:
+    """Examine an index at a URL, of whatever ecosystem it is. Raises Invalid when it is no URL."""
     url = _url(text)
     async with open_session() as session:
         return await _examine(session, url, tuple(ECOSYSTEMS), wanted, {})
@@ -80,14 +82,18 @@ def _url(text: str) -> URL:
 
 
 async def _examine(
-    session: aiohttp.ClientSession, url: URL, formats: Sequence[str], wanted: Wanted, held: dict[str, tuple[str, ...]]
+    session: aiohttp.ClientSession,
+    url: URL,
+    formats: Sequence[str],
+    wanted: DoctorOptions,
+    held: dict[str, tuple[str, ...]],
 ) -> list[Section]:
     base = url.with_user(None)
     login = await _login(session, url, wanted.token)
     found: list[Section] = []
     silent = ""
     for ecosystem in map(ECOSYSTEMS.__getitem__, formats):
-        options = wanted.options(ecosystem, held.get(ecosystem.name, ()))
+        options = wanted.for_ecosystem(ecosystem, held.get(ecosystem.name, ()))
         try:
             findings = await ecosystem.examine(IndexClient(session, login), base, options)
         except UpstreamError as error:
@@ -102,7 +108,7 @@ async def _examine(
 
 
 async def _login(session: aiohttp.ClientSession, url: URL, token: str | None) -> Login | None:
-    """The credentials in the URL; without any, the token, if reading takes one."""
+    """Return the credentials in the URL; without any, the token, if reading needs one."""
     if url.user is not None:
         return Login(url.origin(), _basic(url.user, url.password or ""))
     if token is None:
@@ -110,10 +116,10 @@ async def _login(session: aiohttp.ClientSession, url: URL, token: str | None) ->
     base = url.with_path(url.path.rstrip("/") + "/")
     for place in (base / "simple" / "", base / "versions", base):
         try:
-            reply = await IndexClient(session).get(place, most=1, part=True)
+            response = await IndexClient(session).get(place, most=1, part=True)
         except MirrorError:
             continue
-        if reply.status == 401:
+        if response.status == 401:
             return Login(url.origin(), _basic("__token__", token))
     return None
 
@@ -122,24 +128,24 @@ def _basic(user: str, password: str) -> str:
     return "Basic " + base64.b64encode(f"{user}:{password}".encode()).decode()
 
 
-# --- this mirror -----------------------------------------------------------------------------------------------------
+# This mirror
 
 
-def unusable(error: ConfigError) -> list[Section]:
-    """Settings that cannot be read leave nothing else to be looked at."""
+def unusable_settings(error: ConfigError) -> list[Section]:
+    """Return what can be said when the settings are wrong: nothing else can be looked at."""
     return [Section("this mirror", [_CONFIGURATION.fails(line) for line in str(error).splitlines()])]
 
 
-async def examine_here(settings: Settings, wanted: Wanted) -> list[Section]:
-    """The mirror of these settings: the machine, and then its repositories as clients see them."""
-    running = await asyncio.to_thread(_Running, settings)
+async def examine_here(settings: Settings, wanted: DoctorOptions) -> list[Section]:
+    """Examine the mirror of these settings: the machine, and then its repositories as clients see them."""
+    running = await asyncio.to_thread(_RunningMirror, settings)
     status = running.status
     held = status.get("bytes")
     inspection, read = await _inspected(settings.catalog_file)
     asked = [(one, await _ask_upstream(one)) for one in _upstreams(settings)] if not settings.offline else []
     now = time.time()
-    times = {one.name: told - now for one, (told, _) in asked if told is not None}
-    troubles = {one.name: trouble for one, (_, trouble) in asked} | running.troubles()
+    times = {one.name: there - now for one, (there, _) in asked if there is not None}
+    troubles = {one.name: trouble for one, (_, trouble) in asked} | running.paused_upstreams()
     findings = [
         _CONFIGURATION.ok(),
         *await asyncio.to_thread(running.findings),
@@ -159,7 +165,7 @@ async def _inspected(path: Path) -> tuple[Inspection | None, Finding]:
     try:
         inspection = await asyncio.to_thread(inspect, path)
     except OSError as error:
-        return None, machine.catalog_unread(f"it cannot be open_session: {error.strerror}")
+        return None, machine.catalog_unread(f"it cannot be opened: {error.strerror}")
     return inspection, machine.catalog(inspection.damage, inspection.unfinished)
 
 
@@ -169,7 +175,7 @@ def _upstreams(settings: Settings) -> list[UpstreamSettings]:
 
 
 async def _ask_upstream(upstream: UpstreamSettings) -> tuple[float | None, str]:
-    """What time it is there, and what is the matter with it (empty: nothing), from one HEAD."""
+    """Return what time it is there, and what is wrong with it (empty: nothing), from one HEAD request."""
     try:
         trust = ssl.create_default_context(cafile=upstream.ca_file) if upstream.ca_file else True
     except OSError as error:
@@ -184,57 +190,57 @@ async def _ask_upstream(upstream: UpstreamSettings) -> tuple[float | None, str]:
     proxy = str(upstream.proxy.get_secret_value()) if upstream.proxy else None
     async with open_session(aiohttp.TCPConnector(ssl=trust), proxy) as session:
         try:
-            reply = await IndexClient(session, login).head(url, Accept="*/*")
+            response = await IndexClient(session, login).head(url, Accept="*/*")
         except MirrorError as error:
             return None, str(error)
-    return machine.time_sent(reply), machine.trouble_of(reply)
+    return machine.time_sent(response), machine.trouble_of(response)
 
 
-class _Running:
+class _RunningMirror:
     """The process that serves from the data directory, if there is one."""
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         try:
-            told = served_at(settings.data_dir)
+            urls = served_at(settings.data_dir)
         except OSError:
-            told = None  # the directory belongs to the server alone: then its addresses are tried
-        self.urls = told or [f"unix:{one.path}" if one.path else str(one.url) for one in settings.listen]
+            urls = None  # only the server may read the directory: its configured addresses are tried
+        self.urls = urls or [f"unix:{one.path}" if one.path else str(one.url) for one in settings.listen]
         self.base = next((url for url in self.urls if url.startswith(("http://", "https://"))), None)
         self.status = self._ask_status()
 
     def _ask_status(self) -> dict[str, object]:
-        answers = [ask_url(self.base, "/-/status")] if self.base and URL(self.base).scheme == "http" else []
-        if not any(answers):
-            answers = [ask_address(address, "/-/status") for address in self._settings.listen]
-        return next((answer for answer in answers if answer and "running" in answer), {})
+        responses = [json_from_url(self.base, "/-/status")] if self.base and URL(self.base).scheme == "http" else []
+        if not any(responses):
+            responses = [json_from_address(address, "/-/status") for address in self._settings.listen]
+        return next((one for one in responses if one and "running" in one), {})
 
     def findings(self) -> list[Finding]:
-        """Whether it runs, is ready and answers where it should."""
+        """Return whether it runs, is ready and answers where it should."""
         if not self.status:
-            return [_RUNNING.fails(f"nobody answers at {', '.join(self.urls)}")]
+            return [_RUNNING.fails(f"no mirror answers at {', '.join(self.urls)}")]
         version = self.status.get("version")
         degraded = str(self.status.get("degraded") or "")
         silent = [
             str(address)
             for address in self._settings.listen
-            if (address.path or address.port) and reach_address(address, "/health") is None
+            if (address.path or address.port) and get_from_address(address, "/health") is None
         ]
         return [
             _RUNNING.ok(", ".join(self.urls)),
             _READY.judge(self._ready() and not degraded, degraded or "/ready is not answered 200"),
             _SAME.judge(version == __version__, f"{version} runs, {__version__} is installed: restart it"),
-            _LISTENS.judge(not silent, f"nobody answers at {', '.join(silent)}"),
+            _LISTENS.judge(not silent, f"no mirror answers at {', '.join(silent)}"),
         ]
 
     def _ready(self) -> bool:
-        replies = [reach_url(self.base, "/ready", PATIENCE)] if self.base else []
-        if not any(replies):
-            replies = [reach_address(address, "/ready") for address in self._settings.listen]
-        return any(reply is not None and reply.status == 200 for reply in replies)
+        responses = [get_from_url(self.base, "/ready")] if self.base else []
+        if not any(responses):
+            responses = [get_from_address(address, "/ready") for address in self._settings.listen]
+        return any(response is not None and response.status == 200 for response in responses)
 
-    def troubles(self) -> dict[str, str]:
-        """Upstreams that the running mirror has given up for now."""
+    def paused_upstreams(self) -> dict[str, str]:
+        """Return upstream → why the running mirror does not ask it at present."""
         listed = self.status.get("upstreams")
         return {
             str(one.get("name")): f"the mirror has paused it: {one.get('last_error')}"
@@ -242,11 +248,11 @@ class _Running:
             if isinstance(one, dict) and one.get("state") == "down"
         }
 
-    async def repositories(self, wanted: Wanted) -> list[Section]:
-        """Each repository, as its clients see it."""
+    async def repositories(self, wanted: DoctorOptions) -> list[Section]:
+        """Examine each repository as its clients see it."""
         if not self.status:
             return []
-        root, connector = self._way()
+        root, connector = self._connection()
         found: list[Section] = []
         async with open_session(connector) as session:
             for name, repository in self._settings.repositories.items():
@@ -256,9 +262,9 @@ class _Running:
                 found += [Section(f"repository {name}: {one.about}", one.findings) for one in sections]
         return found
 
-    def _way(self) -> tuple[URL, aiohttp.BaseConnector]:
+    def _connection(self) -> tuple[URL, aiohttp.BaseConnector]:
         if self.base is not None:
-            # Its certificate bears another name than this address; it is the own mirror.
+            # Its certificate is for another name than this address; it is our own mirror.
             return URL(self.base), aiohttp.TCPConnector(ssl=ssl._create_unverified_context())
         path = next(one.path for one in self._settings.listen if one.path)
         return URL("http://localhost/"), aiohttp.UnixConnector(str(path))

@@ -1,0 +1,122 @@
+"""`mirror sweep`, `verify`, `backup` and `restore`: keeping the store small, intact and saved."""
+
+import asyncio
+import logging
+import sys
+from pathlib import Path
+
+import click
+from rich.console import Console
+from rich.filesize import decimal
+from rich.progress import Progress
+
+from mirror.cli.options import SettingsOptions, parse_size, settings_options
+from mirror.config import Settings
+from mirror.maintenance.backup import back_up, restore
+from mirror.maintenance.verify import Fault
+from mirror.service.jobs import sweeper, verifier
+from mirror.service.open import Mode, open_mirror
+
+
+@click.command("sweep")
+@settings_options
+@click.option("--limit", metavar="SIZE", help="Instead of [store] limit, this time only.")
+@click.option("--dry-run", is_flag=True, help="Only list what would be removed.")
+def sweep_command(limit: str | None, dry_run: bool, options: SettingsOptions) -> int:
+    """Bring the store below its limit: the least recently used files go first, with their sidecars and pages.
+
+    Uploads, the files of sync sets and what was requested within [store] min_age stay. A mirror may be serving from the
+    store. Exit status 1 when the store is still above its limit.
+    """
+    settings = options.load()
+    most = settings.store.limit if limit is None else parse_size("--limit", limit)
+    return asyncio.run(_sweep(settings, most, dry_run))
+
+
+async def _sweep(settings: Settings, limit: int | None, dry_run: bool) -> int:
+    async with open_mirror(settings, Mode.BESIDE) as opened:
+        report = await sweeper(settings, opened.store, limit).sweep(dry_run=dry_run)
+    if report.busy:
+        click.echo("Another process is sweeping this store.", err=True)
+        return 1
+    for held in report.evicted:
+        click.echo(f"{'would go' if dry_run else 'gone'}: {held.filename} ({decimal(held.size)})")
+    if report.orphans:
+        click.echo(f"{len(report.orphans)} blobs that nothing refers to {'would go' if dry_run else 'are gone'}")
+    within = "no limit" if limit is None else f"limit {decimal(limit)}"
+    click.echo(f"{decimal(report.before)} before, {decimal(report.after)} after, {within}")
+    if limit is None or report.after <= limit:
+        return 0
+    click.echo(
+        "Still above the limit: the rest was uploaded, is in a sync set, was removed upstream, or is in recent use.",
+        err=True,
+    )
+    return 1
+
+
+@click.command("verify")
+@settings_options
+@click.option("--rate", metavar="SIZE", help="Read at most this much per second; default: as fast as the disk allows.")
+def verify_command(rate: str | None, options: SettingsOptions) -> int:
+    """Compare every held file with its digest. Damaged files are moved to `damaged/` and fetched again.
+
+    A mirror may be serving from the store. Exit status 1 when something could not be repaired.
+    """
+    settings = options.load()
+    logging.getLogger("mirror").setLevel(logging.CRITICAL)  # each fault is printed below, with how it ended
+    return asyncio.run(_verify(settings, parse_size("--rate", rate)))
+
+
+async def _verify(settings: Settings, rate: int | None) -> int:
+    found = unmended = blobs = read = 0
+    async with open_mirror(settings, Mode.BESIDE) as opened:
+        mirror = await opened.mirror()
+        _, total = await opened.catalog.files.totals()
+        with Progress(console=Console(stderr=True), disable=not sys.stderr.isatty()) as progress:
+            task = progress.add_task("reading", total=total)
+            async for state in verifier(mirror, opened.store, rate).verify():
+                blobs, read = state.blobs, state.bytes
+                progress.update(task, completed=min(read, total))
+                if (fault := state.fault) is not None:
+                    found += 1
+                    unmended += not fault.mended and bool(fault.names or fault.ours)
+                    click.echo(_fault_text(fault))
+    click.echo(f"{blobs} blobs, {decimal(read)} read; {found} bad, {unmended} not mended")
+    return 1 if unmended else 0
+
+
+def _fault_text(fault: Fault) -> str:
+    what = "missing" if fault.missing else "damaged"
+    end = "fetched again" if fault.mended else f"not mended: {fault.reason}"
+    return f"{what}: {', '.join(fault.names) or fault.digest}: {end}"
+
+
+@click.command("backup")
+@settings_options
+@click.argument("target", type=click.Path(path_type=Path, file_okay=False))
+def backup_command(target: Path, options: SettingsOptions) -> int:
+    """Copy what cannot be fetched again to TARGET: the catalog, and uploads with their records.
+
+    A mirror may be serving meanwhile. A further backup to the same directory copies only what is new. `mirror restore`
+    makes a data directory from it. Exit status 1 when an uploaded file was missing.
+    """
+    result = back_up(options.load().data_dir, target)
+    size = decimal(result.bytes)
+    click.echo(f"backed up to {target}: the catalog, the records, and {result.blobs} new files ({size})")
+    for digest in result.missing:
+        click.echo(f"missing: {digest}; `mirror verify` lists the file it belongs to", err=True)
+    return 1 if result.missing else 0
+
+
+@click.command("restore")
+@settings_options
+@click.argument("source", type=click.Path(path_type=Path, file_okay=False, exists=True))
+def restore_command(source: Path, options: SettingsOptions) -> int:
+    """Fill the data directory, which has to be empty, from a backup. Stop the mirror first.
+
+    What came from upstreams is fetched again on request.
+    """
+    data_dir = options.load().data_dir
+    result = restore(source, data_dir)
+    click.echo(f"restored to {data_dir}: the catalog, the records, and {result.blobs} files ({decimal(result.bytes)})")
+    return 0
