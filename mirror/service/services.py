@@ -49,8 +49,8 @@ from mirror.telemetry.metrics import Metrics
 from mirror.telemetry.statistics import Statistics
 from mirror.transfer import Transfers
 from mirror.upstream import Credentials, Upstream, UpstreamOptions
-from mirror.web.browsing import BrowsableRepository, KnownNames, stored_names
-from mirror.web.routes import Pages
+from mirror.web.projects import BrowsableRepository, KnownNames, stored_names
+from mirror.web.routes import WebPages
 
 logger = logging.getLogger(__name__)
 
@@ -311,10 +311,10 @@ class Mirror:
         app.on_shutdown.append(end)
         return feed_api
 
-    def _pages_for_people(self) -> Pages:
+    def _pages_for_people(self) -> WebPages:
         auth = self.settings.auth
-        return Pages(
-            shelves={name: self._shelf(name, repository) for name, repository in self.repositories.items()},
+        return WebPages(
+            repositories={name: self._browsable(name, repository) for name, repository in self.repositories.items()},
             guard=self.guard,
             catalog=self.catalog,
             feed=self.journal,
@@ -325,7 +325,7 @@ class Mirror:
             version=__version__,
         )
 
-    def _shelf(self, name: str, repository: Repository) -> BrowsableRepository:
+    def _browsable(self, name: str, repository: Repository) -> BrowsableRepository:
         settings = self.settings.repositories[name]
         published = self.published.get(name)
         ecosystem = ECOSYSTEMS[settings.format]

@@ -1,13 +1,12 @@
 """Pages for people: server-rendered HTML that works without JavaScript and loads nothing from elsewhere.
 
 routes        URLs and handlers
-visitors      who looks, and what they may see
-browsing      projects of all repositories by name, a page at a time
-abouts        what projects say of themselves
+access        what a viewer may see
+projects      the list of projects of all repositories by name, a page at a time
+summaries     summaries of projects, read from their metadata
 descriptions  descriptions of projects, rendered by a process of its own
 markup        that process: Markdown and reStructuredText → harmless HTML
-views         pure: what a page shows, and how sizes, ages and hostile texts are written
-clients       pure: the lines to copy that point clients at this mirror
+views         pure: what a page shows, and how sizes, ages and untrusted texts are written
 plot          pure: the geometry of a plot
 html          templates, static files and the headers of every page
 

@@ -16,15 +16,15 @@ from mirror.model import DescriptionType
 
 logger = logging.getLogger(__name__)
 
-LONGEST = 400_000
+INPUT_CHARACTERS = 400_000
 """Characters of a description that are looked at; the rest is cut off."""
-LONGEST_HTML = 2_000_000
+HTML_CHARACTERS = 2_000_000
 """Characters of HTML above which a description is shown as plain text."""
-SECONDS = 10.0
+RENDER_SECONDS = 10.0
 """How long rendering may take before the process is killed."""
-AT_ONCE = 2
+PROCESSES = 2
 """Processes at the same time."""
-REMEMBERED = 8 << 20
+CACHE_CHARACTERS = 8 << 20
 """Characters of rendered descriptions that are kept."""
 
 _PROGRAM = Path(__file__).with_name("markup.py")
@@ -33,29 +33,29 @@ _PROGRAM = Path(__file__).with_name("markup.py")
 class Descriptions:
     """Renders, and remembers what it rendered."""
 
-    def __init__(self, seconds: float = SECONDS) -> None:
+    def __init__(self, seconds: float = RENDER_SECONDS) -> None:
         self._seconds = seconds
-        self._slots = asyncio.Semaphore(AT_ONCE)
-        self._memory: BoundedCache[str, str] = BoundedCache(REMEMBERED)
+        self._slots = asyncio.Semaphore(PROCESSES)
+        self._memory: BoundedCache[str, str] = BoundedCache(CACHE_CHARACTERS)
         self._flight: SingleFlight[str, str] = SingleFlight()
 
-    async def html(self, text: str, written_as: DescriptionType) -> str:
+    async def html(self, text: str, markup: DescriptionType) -> str:
         """The description as HTML. Never raises: what cannot be rendered is shown as plain text."""
-        text = text[:LONGEST]
-        if written_as == "plain":
+        text = text[:INPUT_CHARACTERS]
+        if markup == "plain":
             return plain(text)
-        key = f"{written_as} {hashlib.sha256(text.encode('utf-8', 'replace')).hexdigest()}"
+        key = f"{markup} {hashlib.sha256(text.encode('utf-8', 'replace')).hexdigest()}"
         known = self._memory.get(key)
         if known is None:
-            known, _ = await self._flight.run(key, lambda: self._render(text, written_as))
+            known, _ = await self._flight.run(key, lambda: self._render(text, markup))
             self._memory.put(key, known, len(known))
         return known
 
-    async def _render(self, text: str, written_as: DescriptionType) -> str:
+    async def _render(self, text: str, markup: DescriptionType) -> str:
         async with self._slots:
             # -P: nothing that happens to lie in the working directory is imported.
             process = await asyncio.create_subprocess_exec(
-                sys.executable, "-P", str(_PROGRAM), written_as,
+                sys.executable, "-P", str(_PROGRAM), markup,
                 stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.DEVNULL,
             )  # fmt: skip
             try:
@@ -67,8 +67,8 @@ class Descriptions:
                 if process.returncode is None:
                     process.kill()
                     await process.wait()
-        if process.returncode != 0 or not html or len(html) > LONGEST_HTML:
-            logger.info("a description in %s of %d characters is shown as plain text", written_as, len(text))
+        if process.returncode != 0 or not html or len(html) > HTML_CHARACTERS:
+            logger.info("a description in %s of %d characters is shown as plain text", markup, len(text))
             return plain(text)
         return html.decode()
 

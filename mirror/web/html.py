@@ -1,4 +1,4 @@
-"""Templates, static files, and what every page says in its headers.
+"""Templates, static files, and the headers of every page.
 
 The template engine is loaded with the first page, so that a server that only serves clients never carries it. Links are
 relative to the page, so that they are right under every host name and every prefix that a proxy puts in front.
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from jinja2 import Environment
 
 HEADERS = {
-    # Nothing runs and nothing is loaded but our own files; nothing inline, so that a hole in a page stays harmless.
+    # Only our own files are loaded and run, and nothing inline, so that a hole in a page stays harmless.
     "Content-Security-Policy": (
         "default-src 'none'; style-src 'self'; script-src 'self'; img-src 'self'; form-action 'self';"
         " base-uri 'none'; frame-ancestors 'none'"
@@ -50,7 +50,7 @@ def _environment() -> "Environment":
         auto_reload=False,
     )
     environment.filters |= {
-        "told": views.told,
+        "printable": views.printable,
         "size": views.size,
         "count": views.count,
         "counted": views.counted,
@@ -63,24 +63,24 @@ def _environment() -> "Environment":
 
 
 def asset(name: str) -> str:
-    """Where a static file is, below the root: its address changes with its content."""
+    """Return the address of a static file below the root; it changes with the content."""
     return f"-/static/{name}?{static(name)[1][:12]}"
 
 
 @cache
 def static(name: str) -> tuple[bytes, str]:
-    """A static file, and its digest."""
+    """Return the content of a static file, and its digest."""
     content = files("mirror.web").joinpath("static", name).read_bytes()
     return content, hashlib.sha256(content).hexdigest()
 
 
 def root_from(path: str) -> str:
-    """The way from the page at `path` to the root, relative."""
+    """Return the relative address of the root from the page at `path`."""
     return "../" * (path.count("/") - 1) or "./"
 
 
-def page(request: web.Request, template: str, values: Mapping[str, object], status: int = 200) -> web.Response:
-    """A page for people. `values` are what the template shows; all of it is escaped, unless it is `Markup`."""
+def render_page(request: web.Request, template: str, values: Mapping[str, object], status: int = 200) -> web.Response:
+    """Render a template; all `values` are escaped, unless they are `Markup`."""
     text = _environment().get_template(template).render(values, at=root_from(request.path))
     signed_in = "Authorization" in request.headers
     response = web.Response(
@@ -95,7 +95,7 @@ def page(request: web.Request, template: str, values: Mapping[str, object], stat
 
 
 async def static_file(request: web.Request) -> web.Response:
-    """`/-/static/…`: never changes under one address."""
+    """Serve `/-/static/…`, whose content never changes under one address."""
     name = request.match_info["name"]
     if name not in STATIC:
         raise web.HTTPNotFound

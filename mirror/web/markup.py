@@ -11,9 +11,9 @@ elsewhere.
 import re
 import sys
 
-MEMORY = 512 << 20
+MEMORY_BYTES = 512 << 20
 """Bytes that the process may use."""
-SECONDS = 10
+CPU_SECONDS = 10
 """Processor time that it may take."""
 
 _TAGS = {
@@ -44,9 +44,9 @@ _ATTRIBUTES: dict[str, set[str]] = {
 }
 
 
-def render(text: str, written_as: str) -> str:
-    """HTML that can stand inside a page below a heading of the second level. `written_as` is `markdown` or `rst`."""
-    return clean(_markdown(text) if written_as == "markdown" else _rst(text))
+def render(text: str, markup: str) -> str:
+    """HTML that can stand inside a page below a heading of the second level. `markup` is `markdown` or `rst`."""
+    return clean(_markdown(text) if markup == "markdown" else _rst(text))
 
 
 def _markdown(text: str) -> str:
@@ -103,7 +103,11 @@ def clean(html: str) -> str:
 def _bound() -> None:
     import resource
 
-    for limit, most in ((resource.RLIMIT_AS, MEMORY), (resource.RLIMIT_CPU, SECONDS), (resource.RLIMIT_CORE, 0)):
+    for limit, most in (
+        (resource.RLIMIT_AS, MEMORY_BYTES),
+        (resource.RLIMIT_CPU, CPU_SECONDS),
+        (resource.RLIMIT_CORE, 0),
+    ):
         try:
             resource.setrlimit(limit, (most, most))
         except (OSError, ValueError):  # a hardened service may not; whoever started us stops us after a time

@@ -1,4 +1,7 @@
-"""What the pages show, as plain values, and how sizes, ages and texts of strangers are written. Pure: `now` is told."""
+"""What the pages show, as plain values, and how sizes, ages and untrusted texts are written.
+
+Pure: `now` is an argument.
+"""
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from datetime import UTC, datetime
@@ -11,17 +14,17 @@ from mirror.model import Dependency, Event, File, Project, ProjectSummary
 from mirror.policy import Verdict
 
 State = Literal["visible", "hidden", "blocked"]
-VERSIONS_AT_ONCE = 100
-FILES_AT_ONCE = 300
-"""Of one version, which has a few dozen at most unless somebody means harm."""
-NEEDS_AT_ONCE = 200
+VERSIONS_PER_PAGE = 100
+FILES_SHOWN = 300
+"""Of one version, which has a few dozen at most unless it is hostile."""
+DEPENDENCIES_SHOWN = 200
 
 
 # --- Words ---------------------------------------------------------------------------------------------------------
 
 
 def size(number: int | None) -> str:
-    """Bytes for people, in powers of ten as disks are sold."""
+    """Format a number of bytes, in powers of ten as disks are sold."""
     if number is None:
         return "size unknown"
     amount, units = float(number), iter(("B", "kB", "MB", "GB", "TB"))
@@ -35,17 +38,17 @@ def size(number: int | None) -> str:
 
 
 def count(number: int) -> str:
-    """A whole number with thin spaces between its thousands, which no language takes for a decimal point."""
+    """Format a whole number with thin spaces between its thousands, which no language takes for a decimal point."""
     return f"{number:,}".replace(",", "\N{NARROW NO-BREAK SPACE}")
 
 
-def counted(number: int, word: str) -> str:
-    """`1 file`, `2 files`."""
-    return f"{count(number)} {word}" + ("" if number == 1 else "s")
+def counted(number: int, noun: str) -> str:
+    """Format a number with a noun: `1 file`, `2 files`."""
+    return f"{count(number)} {noun}" + ("" if number == 1 else "s")
 
 
 def share(part: int, whole: int) -> str:
-    """A percentage that says 100 % and 0 % only when it means them."""
+    """Format a percentage; 100 % and 0 % only when they are exact."""
     if not whole:
         return "—"
     percent = 100 * part / whole
@@ -55,7 +58,7 @@ def share(part: int, whole: int) -> str:
 
 
 def age(moment: float | None, now: float) -> str:
-    """How long ago, in the one unit that says most."""
+    """Format how long ago a moment is, in the largest unit that fits."""
     if moment is None:
         return "unknown"
     seconds = now - moment
@@ -72,17 +75,17 @@ def _duration(seconds: float) -> str:
 
 
 def moment(at: float | None) -> str:
-    """A time as RFC 3339 writes it, for `<time datetime>`; empty when it is unknown or absurd."""
+    """Format a time as in RFC 3339, for `<time datetime>`; empty when it is unknown or out of range."""
     try:
         return "" if at is None else f"{datetime.fromtimestamp(at, UTC):%Y-%m-%dT%H:%M:%SZ}"
     except (ValueError, OverflowError, OSError):
         return ""
 
 
-def told(text: object, most: int = 200) -> str:
-    """A stranger's text, fit to stand in a line: of bounded length, and what does not print shows as its escape.
+def printable(text: object, most: int = 200) -> str:
+    """Make an untrusted text fit for a line: of bounded length, with escapes for characters that do not print.
 
-    Line breaks are among that, and what turns the direction of writing, with which a name can pretend to be another.
+    These include line breaks, and characters that turn the direction of writing, by which a name can imitate another.
     """
     written = str(text)
     cut = written[:most]
@@ -97,7 +100,7 @@ def _escape(char: str) -> str:
 
 
 def web_address(url: str) -> str:
-    """The URL if it is one of the web and of sane length, else nothing."""
+    """Return the URL if it is one of the web and of reasonable length, else an empty text."""
     try:
         parts = urlsplit(url.strip())
     except ValueError:
@@ -110,7 +113,7 @@ def web_address(url: str) -> str:
 
 
 class FileRow(msgspec.Struct, frozen=True, kw_only=True):
-    """One file of the version that is shown."""
+    """A file of the version that is shown."""
 
     filename: str
     path: str
@@ -131,39 +134,39 @@ class FileRow(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class VersionRow(msgspec.Struct, frozen=True, kw_only=True):
-    """One line of the release history."""
+    """A line of the release history."""
 
     version: str
     files: int
     held: int
     size: int
     uploaded: float | None
-    """When its first file came."""
+    """When its first file was uploaded."""
     yanked: bool
-    """All of its files are."""
+    """Whether all of its files are yanked."""
     withheld: int
-    """Files that policy hides or blocks."""
+    """The number of files that policy hides or blocks."""
 
 
 class Link(msgspec.Struct, frozen=True):
-    """A name, and where it leads on the web; nowhere when that was no web address."""
+    """A name with an address on the web; the address is empty when it was none."""
 
     name: str
     url: str
 
 
 class ProjectPage(msgspec.Struct, frozen=True, kw_only=True):
-    """Everything that a project's page shows, but for the rendered description."""
+    """Everything that the page of a project shows, except for the rendered description."""
 
     name: str
     version: str
-    """The one that is shown; empty where there is none."""
+    """The version that is shown; empty where there is none."""
     newest: bool
     status: str
-    about: ProjectSummary
+    summary: ProjectSummary
     links: tuple[Link, ...]
-    needs: tuple[Dependency, ...]
-    needs_left_out: int
+    dependencies: tuple[Dependency, ...]
+    dependencies_left_out: int
     files: tuple[FileRow, ...]
     files_left_out: int
     versions: tuple[VersionRow, ...]
@@ -177,7 +180,7 @@ class ProjectPage(msgspec.Struct, frozen=True, kw_only=True):
 def project_page(
     project: Project,
     withheld: Mapping[str, Verdict],
-    about: ProjectSummary,
+    summary: ProjectSummary,
     *,
     version: str,
     newest: str,
@@ -187,17 +190,17 @@ def project_page(
     key: Callable[[str], tuple[object, ...]],
     path: Callable[[str, File], str],
 ) -> ProjectPage:
-    """The page about one version of a project.
+    """Return the page about one version of a project.
 
     `held` has the size of every held file by name, `own` the names of the sources that are our uploads; `key` sorts
-    versions; `path` says where a file is served.
+    versions; `path` returns where a file is served, below the mount.
     """
     files = [*project.files, *(verdict.file for verdict in withheld.values())]
     by_version: dict[str, list[File]] = {one: [] for one in project.versions}
     for file in files:
         by_version.setdefault(file.version, []).append(file)
     order = sorted(by_version, key=key, reverse=True)
-    pages = max(1, -(-len(order) // VERSIONS_AT_ONCE))
+    pages = max(1, -(-len(order) // VERSIONS_PER_PAGE))
     page = min(max(1, page), pages)
     shown = sorted(by_version.get(version, ()), key=lambda file: file.filename)
     return ProjectPage(
@@ -205,18 +208,17 @@ def project_page(
         version=version,
         newest=version == newest,
         status=project.status or "",
-        about=about,
-        links=tuple(Link(name, web_address(url)) for name, url in list(about.links.items())[:30]),
-        needs=about.needs[:NEEDS_AT_ONCE],
-        needs_left_out=max(0, len(about.needs) - NEEDS_AT_ONCE),
+        summary=summary,
+        links=tuple(Link(name, web_address(url)) for name, url in list(summary.links.items())[:30]),
+        dependencies=summary.needs[:DEPENDENCIES_SHOWN],
+        dependencies_left_out=max(0, len(summary.needs) - DEPENDENCIES_SHOWN),
         files=tuple(
-            _file_row(file, project.name, withheld.get(file.filename), held, own, path)
-            for file in shown[:FILES_AT_ONCE]
+            _file_row(file, project.name, withheld.get(file.filename), held, own, path) for file in shown[:FILES_SHOWN]
         ),
-        files_left_out=max(0, len(shown) - FILES_AT_ONCE),
+        files_left_out=max(0, len(shown) - FILES_SHOWN),
         versions=tuple(
             _version_row(one, by_version[one], held, own, withheld)
-            for one in order[(page - 1) * VERSIONS_AT_ONCE : page * VERSIONS_AT_ONCE]
+            for one in order[(page - 1) * VERSIONS_PER_PAGE : page * VERSIONS_PER_PAGE]
         ),
         versions_in_all=len(order),
         page=page,
@@ -273,7 +275,7 @@ def _version_row(
 
 # --- Activity ------------------------------------------------------------------------------------------------------
 
-_DOINGS = {
+_EVENT_TEXTS = {
     "page": "page changed",
     "project": "page changed",
     "names": "list of names changed",
@@ -291,28 +293,28 @@ _DOINGS = {
 }
 
 
-class Doing(msgspec.Struct, frozen=True, kw_only=True):
-    """One line of the feed."""
+class ActivityEntry(msgspec.Struct, frozen=True, kw_only=True):
+    """A line of the activity page."""
 
     serial: int
     at: float
     repository: str
-    """Where it can be seen; empty when no repository has the source any more."""
+    """The repository that shows it; empty when none has the source any more."""
     project: str
-    word: str
+    text: str
     filename: str
     ours: bool
-    """Done here, by somebody, and not learnt from an upstream."""
+    """Whether it was done here, not upstream."""
 
 
-def doing(event: Event, repository: str) -> Doing:
-    """An event of the feed, in words."""
-    return Doing(
+def activity_entry(event: Event, repository: str) -> ActivityEntry:
+    """Describe an event of the feed in words."""
+    return ActivityEntry(
         serial=event.serial,
         at=event.at,
         repository=repository,
         project=event.project,
-        word=_DOINGS.get(event.kind, event.kind),
+        text=_EVENT_TEXTS.get(event.kind, event.kind),
         filename=event.filename,
         ours=event.kind in ("upload", "yank", "unyank", "delete", "policy"),
     )

@@ -65,7 +65,7 @@ async def test_what_an_author_writes_is_shown_as_text(mirror: Serving, simulator
     shown = bounded(await look(mirror, "-/projects/pypi/six/"))
     assert "before" in shown
     if number < 6:
-        assert views.told(text, 300) in shown, "the yank's reason stands there as it was written"
+        assert views.printable(text, 300) in shown, "the yank's reason stands there as it was written"
     simulator.push(gem("rack", "1.0", summary=line, metadata={"homepage_uri": line, "x_uri": f"http://{line}"}))
     bounded(await look(mirror, "-/projects/rubygems/rack/"))
 
@@ -98,12 +98,12 @@ async def test_what_an_upstream_and_a_token_are_called_is_shown_as_text(mirror: 
     one.name = text
     one._last_error = str(UpstreamUnavailable(f"{text} does not answer"))
     moving = TransferState(filename=text, source=text, size=10, received=5, readers=1, seconds=1.0, stored=False)
-    page = html.page(
+    page = html.render_page(
         make_mocked_request("GET", "/-/state/"),
         "state.html",
         {
-            "here": "state", "title": "State", "status": await mirror.mirror.status(), "transfers": [moving],
-            "tokens": [], "called": {}, "admin": True, "who": text, "can_sign_in": False, "sees_state": True,
+            "section": "state", "title": "State", "status": await mirror.mirror.status(), "transfers": [moving],
+            "tokens": [], "source_names": {}, "admin": True, "user": text, "can_sign_in": False, "sees_state": True,
             "query": text[:100], "version": "1", "now": time.time(),
         },
     )  # fmt: skip

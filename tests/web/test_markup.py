@@ -131,8 +131,8 @@ async def test_a_text_that_grows_without_end_is_bounded() -> None:
     bomb = ".. |a| replace:: lol\n" + "".join(
         f".. |{chr(98 + n)}| replace:: {f'|{chr(97 + n)}| ' * 10}\n" for n in range(12)
     )
-    assert len(await rendering.html(f"{bomb}\n|m|\n", "rst")) <= descriptions.LONGEST_HTML
-    assert len(await rendering.html("x" * 5_000_000, "plain")) == descriptions.LONGEST + len("<pre></pre>")
+    assert len(await rendering.html(f"{bomb}\n|m|\n", "rst")) <= descriptions.HTML_CHARACTERS
+    assert len(await rendering.html("x" * 5_000_000, "plain")) == descriptions.INPUT_CHARACTERS + len("<pre></pre>")
     await rendering.close()
 
 
@@ -142,5 +142,5 @@ def test_the_process_bounds_its_own_memory_and_time(monkeypatch: pytest.MonkeyPa
     asked: dict[int, tuple[int, int]] = {}
     monkeypatch.setattr(resource, "setrlimit", lambda which, limits: asked.update({which: limits}))
     markup._bound()
-    assert asked[resource.RLIMIT_AS] == (markup.MEMORY, markup.MEMORY)
-    assert asked[resource.RLIMIT_CPU] == (markup.SECONDS, markup.SECONDS)
+    assert asked[resource.RLIMIT_AS] == (markup.MEMORY_BYTES, markup.MEMORY_BYTES)
+    assert asked[resource.RLIMIT_CPU] == (markup.CPU_SECONDS, markup.CPU_SECONDS)

@@ -9,8 +9,8 @@ from aiohttp.test_utils import make_mocked_request
 
 from mirror.auth import digest, new_token
 from mirror.server.facts import FACTS, RequestFacts
-from mirror.web.abouts import ProjectSummaries
 from mirror.web.routes import _root
+from mirror.web.summaries import ProjectSummaries
 from tests.builders import gem, sdist, wheel
 from tests.serving import Serving, repositories, serving
 from tests.simulator import Simulator, Stall, Status
@@ -205,8 +205,8 @@ async def test_an_upload_is_marked_as_ours_and_stands_in_the_journal(mirror: Ser
     listed = sound(await look(mirror, "-/projects/?q=acme"))
     assert listed.css_first(".projects li a").text() == "acme-tools"
     activity = sound(await look(mirror, "-/activity/"))
-    assert activity.css_first(".doings .ours").text() == "uploaded"
-    assert activity.css_first(".doings .file").text() == "acme_tools-1.0-py3-none-any.whl"
+    assert activity.css_first(".entries .ours").text() == "uploaded"
+    assert activity.css_first(".entries .file").text() == "acme_tools-1.0-py3-none-any.whl"
 
 
 async def test_the_journal_is_read_page_by_page_without_a_gap(mirror: Serving, simulator: Simulator) -> None:
@@ -217,7 +217,7 @@ async def test_the_journal_is_read_page_by_page_without_a_gap(mirror: Serving, s
     path = "-/activity/"
     while True:
         tree = sound(await look(mirror, path))
-        seen += [node.css_first("a").text() for node in tree.css(".doings li")]
+        seen += [node.css_first("a").text() for node in tree.css(".entries li")]
         following = tree.css_first(".pager a[rel=next]")
         if following is None:
             break
@@ -319,7 +319,7 @@ async def test_pages_work_below_the_prefix_of_a_proxy(mirror: Serving, simulator
 
 
 async def test_the_lines_to_copy_have_the_prefix_of_a_proxy(mirror: Serving) -> None:
-    (shelf, *_) = mirror.mirror.pages._shelves.values()
+    (shelf, *_) = mirror.mirror.pages._repositories.values()
     request = make_mocked_request("GET", "/", headers={"Host": "inside:1"})
     request[FACTS] = RequestFacts(origin="https://packages.example/mirror")
     assert str(_root(request, shelf)) == "https://packages.example/mirror/"
@@ -331,13 +331,13 @@ async def test_a_page_does_not_wait_for_a_slow_upstream(
     simulator.publish(wheel("six", "1.0", summary="Six."))
     await mirror.get("simple/six/")
     stalled = simulator.inject("*.metadata", Stall())
-    mirror.mirror.pages._abouts = ProjectSummaries(0.2)
+    mirror.mirror.pages._summaries = ProjectSummaries(0.2)
     tree = sound(await look(mirror, "-/projects/pypi/six/"))
     assert "slow" in tree.css_first(".notice").text()
     assert "six-1.0-py3-none-any.whl" in tree.css_first(".files").text()
     stalled.release()
     simulator.heal()
-    mirror.mirror.pages._abouts = ProjectSummaries(20)
+    mirror.mirror.pages._summaries = ProjectSummaries(20)
     assert sound(await look(mirror, "-/projects/pypi/six/")).css_first(".lead").text() == "Six."
 
 

@@ -44,10 +44,10 @@ def test_a_moment_that_no_calendar_has_is_not_written() -> None:
 
 
 def test_texts_of_strangers_are_bounded_and_show_what_does_not_print() -> None:
-    assert views.told("a" * 1000, 10) == "a" * 10 + "…"
-    assert views.told("exe\u202egpj.wheel") == "exe\\u202egpj.wheel"
-    assert views.told("a\x00b\x1b[31m\nc\u200b") == "a\\x00b\\x1b[31m c\\u200b"
-    assert views.told("naïve 漢字 🦊") == "naïve 漢字 🦊"
+    assert views.printable("a" * 1000, 10) == "a" * 10 + "…"
+    assert views.printable("exe\u202egpj.wheel") == "exe\\u202egpj.wheel"
+    assert views.printable("a\x00b\x1b[31m\nc\u200b") == "a\\x00b\\x1b[31m c\\u200b"
+    assert views.printable("naïve 漢字 🦊") == "naïve 漢字 🦊"
 
 
 @pytest.mark.parametrize(
@@ -115,9 +115,12 @@ def test_pages_of_large_projects_are_bounded() -> None:
     needs = tuple(Dependency(name=f"n{n}") for n in range(1000))
     project = Project(name="a", files=files + many)
     page = shown(project, version="2000", page=99, about=ProjectSummary(version="2000", needs=needs))
-    assert (len(page.files), page.files_left_out) == (views.FILES_AT_ONCE, 1000 - views.FILES_AT_ONCE)
+    assert (len(page.files), page.files_left_out) == (views.FILES_SHOWN, 1000 - views.FILES_SHOWN)
     assert (page.pages, page.page, len(page.versions)) == (11, 11, 1), "a page past the end is the last one"
-    assert (len(page.needs), page.needs_left_out) == (views.NEEDS_AT_ONCE, 1000 - views.NEEDS_AT_ONCE)
+    assert (len(page.dependencies), page.dependencies_left_out) == (
+        views.DEPENDENCIES_SHOWN,
+        1000 - views.DEPENDENCIES_SHOWN,
+    )
 
 
 def test_the_plot_stays_within_its_frame_and_adds_up() -> None:

@@ -14,7 +14,7 @@ from mirror.catalog.sqlite import SQLite
 from mirror.index.repository import Repository
 from mirror.model import Page, Stamp, UpstreamResponse
 from mirror.pypi import ECOSYSTEM, FORMAT
-from mirror.web.browsing import AT_ONCE, BrowsableRepository, KnownNames, ProjectList, Row
+from mirror.web.projects import PROJECTS_PER_PAGE, BrowsableRepository, KnownNames, ProjectList, ProjectRow
 
 EVERYTHING = scope(ANONYMOUS, "read", "pypi", AccessRules())
 
@@ -40,7 +40,7 @@ class Names:
         return KnownNames(self.names, str(len(self.names)))
 
 
-def shelf(name: str, names: list[str], private: tuple[str, ...] = ()) -> BrowsableRepository:
+def browsable(name: str, names: list[str], private: tuple[str, ...] = ()) -> BrowsableRepository:
     repository = SimpleNamespace(name=name, format=FORMAT, sources=[SimpleNamespace(name=f"up-{name}", local=False)])
     return BrowsableRepository(
         repository=cast(Repository, repository), mount="/", ecosystem=ECOSYSTEM, names=Names(names),
@@ -55,16 +55,16 @@ async def hold(catalog: Catalog, source: str, *names: str, filename: str = "x.wh
         )
 
 
-async def walk(browsing: ProjectList, query: str = "", scopes: dict[str, Scope] | None = None) -> list[Row]:
+async def walk(browsing: ProjectList, query: str = "", scopes: dict[str, Scope] | None = None) -> list[ProjectRow]:
     """All rows, page by page."""
-    rows: list[Row] = []
+    rows: list[ProjectRow] = []
     following: str | None = ""
     while following is not None:
         listed = await browsing.page(query, following, scopes or {"pypi": EVERYTHING, "team": EVERYTHING})
-        assert len(listed.rows) <= AT_ONCE + 2, "all that share the last name stay together"
-        assert following != listed.following
+        assert len(listed.rows) <= PROJECTS_PER_PAGE + 2, "all that share the last name stay together"
+        assert following != listed.next_position
         rows += listed.rows
-        following = listed.following
+        following = listed.next_position
     return rows
 
 
@@ -75,8 +75,8 @@ async def test_pages_follow_each_other_without_gaps_or_doubles(catalog: Catalog)
     listed = {"pypi": all_names, "team": chance.sample(all_names, 200)}
     for name, some in held.items():
         await hold(catalog, f"up-{name}", *some)
-    shelves = {name: shelf(name, listed[name]) for name in held}
-    rows = await walk(ProjectList(shelves, catalog.browse))
+    repositories = {name: browsable(name, listed[name]) for name in held}
+    rows = await walk(ProjectList(repositories, catalog.browse))
     expected = sorted((not row.held, row.name, row.repository) for row in rows)
     assert [(not row.held, row.name, row.repository) for row in rows] == expected, "held first, then by name"
     assert {(row.repository, row.name) for row in rows if row.held} == {(r, n) for r in held for n in held[r]}
@@ -86,7 +86,7 @@ async def test_pages_follow_each_other_without_gaps_or_doubles(catalog: Catalog)
 
 async def test_a_search_begins_with_names_that_begin_so(catalog: Catalog) -> None:
     await hold(catalog, "up-pypi", "django", "pytest-django", "six", "a%b")
-    browsing = ProjectList({"pypi": shelf("pypi", ["django-x", "my-django", "zope", "a_b"])}, catalog.browse)
+    browsing = ProjectList({"pypi": browsable("pypi", ["django-x", "my-django", "zope", "a_b"])}, catalog.browse)
     found = [(row.name, row.held) for row in await walk(browsing, "Django", {"pypi": EVERYTHING})]
     assert found == [("django", True), ("pytest-django", True), ("django-x", False), ("my-django", False)]
     assert [row.name for row in await walk(browsing, "%", {"pypi": EVERYTHING})] == ["a%b"], "no wildcard"
@@ -99,15 +99,15 @@ async def test_what_only_has_sidecars_or_a_page_is_known_and_not_held(catalog: C
     for name in ("six", "seen"):
         await catalog.pages.put("up-pypi", Page("project", name), stored, Stamp(1, True, "r"))
     await catalog.pages.miss("up-pypi", Page("project", "gone"), 1)
-    rows = await walk(ProjectList({"pypi": shelf("pypi", [])}, catalog.browse), "", {"pypi": EVERYTHING})
+    rows = await walk(ProjectList({"pypi": browsable("pypi", [])}, catalog.browse), "", {"pypi": EVERYTHING})
     assert [(row.name, row.held) for row in rows] == [("seen", False), ("six", False)]
 
 
 async def test_names_that_may_not_be_read_and_private_ones_of_upstreams_are_left_out(catalog: Catalog) -> None:
     await hold(catalog, "up-pypi", *(f"acme-{number}" for number in range(200)), "six")
     rules = AccessRules((AccessRule(projects=("acme-*",), holders={"read": frozenset()}),))
-    shelves = {"pypi": shelf("pypi", ["acme-squatted", "intern", "zope"], private=("intern",))}
-    rows = await walk(ProjectList(shelves, catalog.browse), "", {"pypi": scope(ANONYMOUS, "read", "pypi", rules)})
+    repositories = {"pypi": browsable("pypi", ["acme-squatted", "intern", "zope"], private=("intern",))}
+    rows = await walk(ProjectList(repositories, catalog.browse), "", {"pypi": scope(ANONYMOUS, "read", "pypi", rules)})
     assert [row.name for row in rows] == ["six", "zope"]
 
 
@@ -115,7 +115,7 @@ async def test_a_page_of_a_million_names_looks_at_few_of_them(
     catalog: Catalog, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     names = [f"n{number:06}" for number in range(300_000)]
-    browsing = ProjectList({"pypi": shelf("pypi", names)}, catalog.browse)
+    browsing = ProjectList({"pypi": browsable("pypi", names)}, catalog.browse)
     asked: list[Any] = []
     read = catalog.database.read
 
@@ -126,13 +126,13 @@ async def test_a_page_of_a_million_names_looks_at_few_of_them(
 
     monkeypatch.setattr(catalog.database, "read", counted)
     listed = await browsing.page("", "1.n150000", {"pypi": EVERYTHING})
-    assert [row.name for row in listed.rows] == names[150_001 : 150_001 + AT_ONCE]
+    assert [row.name for row in listed.rows] == names[150_001 : 150_001 + PROJECTS_PER_PAGE]
     assert len(asked) <= 8
-    assert max(asked) <= AT_ONCE
+    assert max(asked) <= PROJECTS_PER_PAGE
 
 
 async def test_a_list_of_names_is_sorted_once_for_each_state_of_it(catalog: Catalog) -> None:
-    one = shelf("pypi", ["b", "a"])
+    one = browsable("pypi", ["b", "a"])
     browsing = ProjectList({"pypi": one}, catalog.browse)
     assert [row.name for row in await walk(browsing, "", {"pypi": EVERYTHING})] == ["a", "b"]
     first = browsing._sorted["pypi"][1]
