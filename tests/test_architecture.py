@@ -185,3 +185,92 @@ def test_no_registry_is_named_outside_the_configuration() -> None:
 def test_the_public_indexes_are_named_once_in_code() -> None:
     code = "".join(path.read_text() for path in (PACKAGE / "config").glob("*.py"))
     assert [code.count(f"https://{registry}/") for registry in REGISTRIES if registry in code] == [1, 1]
+
+
+PURE = [
+    *(
+        f"{each}.{name}"
+        for each in ECOSYSTEMS
+        for name in ("names", "versions", "pages", "static", "summary", "clients")
+    ),
+    *("pypi.documents", "pypi.index", "pypi.legacy", "pypi.metadata", "rubygems.specification"),
+    *("index.merge", "index.freshness", "policy.rules", "policy.osv", "policy.verdicts", "policy.explanation"),
+    *(name for name in MODULES if name.startswith("rubygems.marshal")),
+]
+"""Modules that decide, parse and render: equal arguments, equal results. What they import is here too, or a value."""
+VALUES = ("errors", "model", "config.policy", "index.ecosystem", "rubygems.index", "rubygems.log.versions_map")
+IMPURE = {"asyncio", "aiohttp", "aiosqlite", "http", "io", "os", "random", "secrets", "socket", "subprocess", "time"}
+"""Libraries that read a clock, a file, the network or chance."""
+
+
+def imports_from_elsewhere(path: Path) -> set[str]:
+    """The first names of the libraries that a file imports."""
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name.partition(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            found.add((node.module or "").partition(".")[0])
+    return found
+
+
+@pytest.mark.parametrize("name", PURE)
+def test_a_pure_module_knows_no_store_no_server_and_no_clock(name: str) -> None:
+    path = MODULES[name]
+    for target, line in imported(path):
+        module = target if target in MODULES else target.rpartition(".")[0]
+        own = module in ECOSYSTEMS or module == "policy"  # a name out of the package itself: see its own imports
+        assert own or module in PURE or module in VALUES, f"{path}:{line}: {target} is not pure"
+    assert not imports_from_elsewhere(path) & IMPURE
+    calls = [node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call)]
+    for call in calls:
+        called = ast.unparse(call.func)
+        assert called not in {"open", "datetime.now", "datetime.utcnow", "date.today"}, f"{path}:{call.lineno}"
+
+
+def classes() -> Iterator[tuple[str, str]]:
+    """Name and module of every class of the package."""
+    for name, path in MODULES.items():
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.ClassDef):
+                yield node.name, name
+
+
+SAME_NAME = {"AuditTrail", "Document", "Dependency", "Offline", "Pages", "Requirement", "Section", "Shown"} | {
+    "Selection", "Totals", "Uploads", "UpstreamStatus", "Wanted",
+}  # fmt: skip
+"""Still to be put right."""
+
+
+def test_no_two_public_classes_have_the_same_name() -> None:
+    # The two ecosystems have the same names for the same things, as they have the same modules.
+    found: dict[str, list[str]] = {}
+    for name, module in classes():
+        if not name.startswith("_"):
+            found.setdefault(name, []).append(module)
+    for name, places in found.items():
+        if len(places) > 1 and name not in SAME_NAME:
+            assert sorted(map(entry, places)) == list(ECOSYSTEMS), f"{name} is in {' and in '.join(places)}"
+
+
+STATES = {"Blocked", "Forbidden", "Misconfigured", "NotFound", "Unauthorized", "UpstreamRefused", "AlreadyUploaded"} | {
+    "Unchanged", "Refused",
+}  # fmt: skip
+"""Errors and outcomes, which are called after what happened."""
+PARTICIPLES = {
+    "Asked", "Brought", "Chosen", "Done", "Found", "Given", "Held", "Known", "Kept", "Lost", "Made", "Meant", "Read",
+    "Said", "Seen", "Sent", "Shown", "Taken", "Told", "Wanted", "Written",
+}  # fmt: skip
+UNNAMED = {
+    "Listed", "Lost", "OnFetched", "Removed", "Seen", "Shown", "Taken", "Told", "Wanted", "_Answered", "_Found",
+    "_Held", "_Lost", "_Packed", "_Unfinished", "_Verified",
+}  # fmt: skip
+"""Still to be put right."""
+
+
+def test_no_class_is_a_past_participle() -> None:
+    # A value is called after what it is, not after what has been done to it.
+    for name, module in classes():
+        last = re.findall(r"[A-Z][a-z0-9]*", name)[-1]
+        participle = last in PARTICIPLES or (last.endswith("ed") and not last.endswith("eed"))
+        assert not participle or name in STATES | UNNAMED, f"{module}.{name}"

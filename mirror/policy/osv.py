@@ -107,11 +107,11 @@ class _Score(msgspec.Struct):
     score: str = ""
 
 
-class _Graded(msgspec.Struct):
+class _DatabaseSeverity(msgspec.Struct):
     severity: str | None = None
 
 
-class _Affected(msgspec.Struct):
+class _AffectedPackage(msgspec.Struct):
     package: _Package | None = None
     versions: tuple[str, ...] | None = None
     ranges: tuple[_Range, ...] | None = None
@@ -122,7 +122,7 @@ class _Record(msgspec.Struct):
     id: str
     aliases: tuple[str, ...] | None = None
     withdrawn: str | None = None
-    affected: tuple[_Affected, ...] | None = None
+    affected: tuple[_AffectedPackage, ...] | None = None
     severity: tuple[_Score, ...] | None = None
     database_specific: msgspec.Raw = msgspec.Raw()
 
@@ -164,12 +164,11 @@ def read_record(
         )
 
 
-def _severity(record: _Record, affected: _Affected) -> Severity:
+def _severity(record: _Record, affected: _AffectedPackage) -> Severity:
     """The database's own word, where it has one, else what the CVSS vectors come to; the highest of several."""
     try:
-        graded = (
-            msgspec.json.decode(record.database_specific, type=_Graded).severity if record.database_specific else None
-        )
+        raw = record.database_specific
+        graded = msgspec.json.decode(raw, type=_DatabaseSeverity).severity if raw else None
     except msgspec.DecodeError:
         graded = None
     if graded and (word := _SEVERITIES.get(graded.upper())):

@@ -32,11 +32,11 @@ class _Info(msgspec.Struct):
     version: str
 
 
-class _About(msgspec.Struct):
+class _LegacyDocument(msgspec.Struct):
     info: _Info
 
 
-_ABOUT = msgspec.json.Decoder(_About)
+_ABOUT = msgspec.json.Decoder(_LegacyDocument)
 _OF_ONE_VERSION = ("yanked", "yanked_reason", "requires_python", "requires_dist", "provides_extra", "dynamic")
 
 

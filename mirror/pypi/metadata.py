@@ -38,7 +38,7 @@ _CHECKED = (
 )
 
 
-class Identity(msgspec.Struct, frozen=True):
+class DistributionIdentity(msgspec.Struct, frozen=True):
     """Whose metadata it is."""
 
     project: str
@@ -50,12 +50,12 @@ class Identity(msgspec.Struct, frozen=True):
 
 
 @lru_cache(maxsize=2)  # what is made of a wheel is looked at again, as what is to be promised
-def identify(raw: bytes) -> Identity:
+def identify(raw: bytes) -> DistributionIdentity:
     """Name and version of core metadata. Raises Invalid when it has not both, once each."""
     return _identity_at_a_glance(raw) or _identity(*_fields(raw))
 
 
-def _identity_at_a_glance(raw: bytes) -> Identity | None:
+def _identity_at_a_glance(raw: bytes) -> DistributionIdentity | None:
     """The same without a parser, for metadata as tools write it; None for any other, valid or not."""
     head = _split(raw)[0].rstrip(b"\n") + b"\n"
     if len(raw) > METADATA_LIMIT or _PLAIN_HEAD.fullmatch(head) is None:
@@ -69,7 +69,7 @@ def _identity_at_a_glance(raw: bytes) -> Identity | None:
     return _identity_of(name.decode(), version.decode(), fields.get(b"requires-python", b"").decode())
 
 
-def validate(raw: bytes) -> Identity:
+def validate(raw: bytes) -> DistributionIdentity:
     """Raises Invalid unless the metadata may be uploaded: UTF-8, and valid in every field that tools act upon."""
     try:
         raw.decode()
@@ -170,7 +170,7 @@ def _split(raw: bytes) -> tuple[bytes, bytes, bytes]:
     return raw.partition(b"\n\n")
 
 
-def _identity(fields: RawMetadata, unparsed: Mapping[str, list[str]]) -> Identity:
+def _identity(fields: RawMetadata, unparsed: Mapping[str, list[str]]) -> DistributionIdentity:
     for field in _ONCE:
         if field in unparsed:
             raise Invalid(f"The metadata has the field {field!r} twice, or not as text.")
@@ -180,9 +180,9 @@ def _identity(fields: RawMetadata, unparsed: Mapping[str, list[str]]) -> Identit
     return _identity_of(name, version, fields.get("requires_python"))
 
 
-def _identity_of(name: str, version: str, requires: str | None) -> Identity:
+def _identity_of(name: str, version: str, requires: str | None) -> DistributionIdentity:
     try:
         normalised = str(Version(version[:_VALUE_LIMIT]))
     except InvalidVersion:
         raise Invalid(f"The version {version[:80]!r} in the metadata is not valid (PEP 440).") from None
-    return Identity(canonical(name), normalised, requires or None)
+    return DistributionIdentity(canonical(name), normalised, requires or None)

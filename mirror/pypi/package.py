@@ -21,9 +21,9 @@ from typing import Any, BinaryIO
 
 from mirror.errors import Invalid
 from mirror.model import File
-from mirror.pypi.metadata import METADATA_LIMIT, Identity, identify, validate
+from mirror.pypi.metadata import METADATA_LIMIT, DistributionIdentity, identify, validate
 from mirror.pypi.names import canonical, parse_filename, same_version
-from mirror.pypi.wheel import METHODS, ZIP_ERRORS, Reader, metadata_entry, read_member
+from mirror.pypi.wheel import METHODS, ZIP_ERRORS, RangeReader, metadata_entry, read_member
 
 ENTRIES_LIMIT = 50_000
 BOMB_SIZE, BOMB_RATIO = 64 << 20, 50
@@ -70,7 +70,7 @@ def inspect(filename: str, path: Path) -> File:
 def _archive(file: BinaryIO, project: str, *, wheel: bool) -> bytes:
     """METADATA of a wheel, or PKG-INFO of an sdist in a zip file, after a look at every entry. Raises Invalid."""
     size = os.fstat(file.fileno()).st_size
-    reader = Reader(size, lambda start, stop: os.pread(file.fileno(), stop - start, start))
+    reader = RangeReader(size, lambda start, stop: os.pread(file.fileno(), stop - start, start))
     try:
         with zipfile.ZipFile(reader) as archive:
             names = _check_entries(archive.infolist(), size)
@@ -90,7 +90,7 @@ def _archive(file: BinaryIO, project: str, *, wheel: bool) -> bytes:
         raise Invalid("The file is not a sound zip file.") from error
 
 
-def _check_directory(directory: str, identity: Identity) -> None:
+def _check_directory(directory: str, identity: DistributionIdentity) -> None:
     name, _, version = directory.removesuffix(".dist-info").rpartition("-")
     if canonical(name) != identity.project or not same_version(version.replace("_", "-"), identity.version):
         raise Invalid(
@@ -147,7 +147,7 @@ def _safe_path(path: str) -> str:
     return path
 
 
-class _Inflated(io.RawIOBase):
+class _GzipStream(io.RawIOBase):
     """A gzip stream as a file for `tarfile`: forwards only, and refusing to be a bomb."""
 
     def __init__(self, file: BinaryIO) -> None:
@@ -205,7 +205,7 @@ class _Inflated(io.RawIOBase):
 
 def _sdist_tar(file: BinaryIO) -> bytes:
     """PKG-INFO of an sdist, after a look at every entry. Raises Invalid."""
-    stream = _Inflated(file)
+    stream = _GzipStream(file)
     try:
         with tarfile.TarFile(fileobj=stream, mode="r") as archive:
             raw = _check_members(archive)

@@ -17,7 +17,7 @@ from mirror.pypi.names import canonical, safe_filename
 _HTML, _JSON = "index.html", "index.v1_json"
 
 
-class _Static:
+class PythonLayout:
     """A Python index as the export sees it."""
 
     roots: tuple[str, ...] = ("simple", "pypi", "packages")
@@ -112,4 +112,4 @@ def _quoted(mount: str) -> str:
     return mount.replace(".", "\\.")
 
 
-LAYOUT = _Static()
+LAYOUT = PythonLayout()

@@ -15,7 +15,7 @@ from collections.abc import Callable
 
 from mirror.errors import Invalid
 from mirror.model import Body, File
-from mirror.pypi.metadata import METADATA_LIMIT, Identity, identify
+from mirror.pypi.metadata import METADATA_LIMIT, DistributionIdentity, identify
 from mirror.pypi.names import canonical, same_version, version_of
 
 DIRECTORY_LIMIT = 8 << 20
@@ -33,13 +33,13 @@ ZIP_ERRORS = (
 )
 
 
-def wheel_identity(filename: str) -> Identity:
+def wheel_identity(filename: str) -> DistributionIdentity:
     """Whose metadata must be in the wheel of that name. Raises Invalid when the name does not say."""
     project = canonical(filename.partition("-")[0])
     version = version_of(filename, project)
     if not filename.endswith(".whl") or not version:
         raise Invalid(f"{filename[:80]!r} is not the name of a wheel.")
-    return Identity(project, version)
+    return DistributionIdentity(project, version)
 
 
 def check_identity(filename: str, content: bytes) -> None:
@@ -53,16 +53,16 @@ async def read_metadata(file: File, body: Body) -> bytes:
     """METADATA out of a wheel, by a few ranges of it: its end, its directory, the member. Raises Invalid."""
     project = wheel_identity(file.filename).project
     size = body.size
-    held = _Held()
+    held = _LoadedParts()
     tail = min(size, max(_TAIL_LEAST, min(_TAIL_MOST, size // 256)))
-    missing = _Missing(size - tail, size)
+    missing = _MissingPart(size - tail, size)
     for _ in range(_RANGES_LIMIT):
         await held.load(body, missing)
         try:
-            reader = Reader(size, held.fetch)
+            reader = RangeReader(size, held.fetch)
             small = size <= SMALL
             raw = _metadata_of(reader, project) if small else await asyncio.to_thread(_metadata_of, reader, project)
-        except _Missing as more:
+        except _MissingPart as more:
             missing = more
         else:
             check_identity(file.filename, raw)
@@ -70,27 +70,27 @@ async def read_metadata(file: File, body: Body) -> bytes:
     raise Invalid(f"The directory of {file.filename} contradicts itself.")
 
 
-class _Missing(Exception):  # not an error: it says what to fetch
+class _MissingPart(Exception):  # not an error: it says what to fetch
     def __init__(self, start: int, stop: int) -> None:
         super().__init__(start, stop)
         self.start = start
         self.stop = stop
 
 
-class _Held:
+class _LoadedParts:
     """The pieces of a file that were fetched."""
 
     def __init__(self) -> None:
         self._pieces: list[tuple[int, bytes]] = []
 
     def fetch(self, start: int, stop: int) -> bytes:
-        """The bytes [start, stop). Raises _Missing for what has to be loaded first."""
+        """The bytes [start, stop). Raises _MissingPart for what has to be loaded first."""
         for offset, piece in self._pieces:
             if offset <= start and stop <= offset + len(piece):
                 return piece[start - offset : stop - offset]
-        raise _Missing(start, stop)
+        raise _MissingPart(start, stop)
 
-    async def load(self, body: Body, missing: _Missing) -> None:
+    async def load(self, body: Body, missing: _MissingPart) -> None:
         start, stop, rest = missing.start, missing.stop, b""
         for offset, piece in self._pieces:
             if start < offset <= stop <= offset + len(piece):  # the end of it is there already
@@ -104,7 +104,7 @@ class _Held:
         self._pieces.append((start, content + rest))
 
 
-class Reader(io.RawIOBase):
+class RangeReader(io.RawIOBase):
     """A file for `zipfile` over a function that gives [start, stop), with a limit on what is read at once."""
 
     def __init__(self, size: int, fetch: Callable[[int, int], bytes]) -> None:
@@ -135,8 +135,8 @@ class Reader(io.RawIOBase):
         return self.fetch(start, stop) if stop > start else b""
 
 
-def _metadata_of(reader: Reader, project: str) -> bytes:
-    """METADATA of a wheel of that project, nothing else being looked at. Raises _Missing, Invalid."""
+def _metadata_of(reader: RangeReader, project: str) -> bytes:
+    """METADATA of a wheel of that project, nothing else being looked at. Raises _MissingPart, Invalid."""
     try:
         with zipfile.ZipFile(reader) as archive:
             return read_member(archive, reader, metadata_entry(archive, project))
@@ -162,7 +162,7 @@ def _starts_with(path: str, project: str) -> bool:
     return re.sub(r"[-_.]+", "-", path).lower().startswith(f"{project}-")
 
 
-def read_member(archive: zipfile.ZipFile, reader: Reader, entry: zipfile.ZipInfo) -> bytes:
+def read_member(archive: zipfile.ZipFile, reader: RangeReader, entry: zipfile.ZipInfo) -> bytes:
     """The content of a small member, its checksum verified."""
     if entry.compress_type not in METHODS or entry.flag_bits & 0x1:
         raise Invalid(f"{entry.filename[:200]} in the archive is encrypted or compressed in an unusual way.")
