@@ -8,7 +8,7 @@ from pathlib import Path
 
 import click
 
-from mirror.airgap.lockfiles import Wanted, kind_of, mirror_files, parse, rewrite
+from mirror.airgap.lockfiles import RequirementSet, kind_of, mirror_files, parse, rewrite
 from mirror.airgap.lockfiles.documents import without_credentials
 from mirror.cli.options import InvalidUsage, SettingsOptions, settings_options
 from mirror.config import Settings
@@ -68,7 +68,7 @@ def rewrite_command(file: Path, new: str, old: str | None, output: Path | None, 
     return 0
 
 
-def _old_index(wanted: Wanted, old: str | None) -> str:
+def _old_index(wanted: RequirementSet, old: str | None) -> str:
     """Return the index to be replaced. Raises InvalidUsage when it is not clear which."""
     known = [one for one in wanted.indexes if not old or one.rstrip("/") == old.rstrip("/")]
     if len(known) != 1:
@@ -77,7 +77,7 @@ def _old_index(wanted: Wanted, old: str | None) -> str:
     return known[0]
 
 
-def _file_urls(settings: Settings, wanted: Wanted, index: str) -> Mapping[str, str] | None:
+def _file_urls(settings: Settings, wanted: RequirementSet, index: str) -> Mapping[str, str] | None:
     """Return file name → URL, from the stored pages of an upstream; None when the index is no upstream of ours."""
     places = [
         (name, str(upstream.url))

@@ -17,7 +17,7 @@ from mirror.config.values import size
 from mirror.errors import Invalid
 
 if TYPE_CHECKING:
-    from mirror.airgap.lockfiles import Wanted
+    from mirror.airgap.lockfiles import RequirementSet
     from mirror.airgap.sync import SyncInput
 
 T = TypeVar("T")
@@ -133,7 +133,7 @@ class Selection(NamedTuple):
             targets = targets_for(self.pythons, self.platforms)
             return [
                 SyncInput(
-                    wanted=wanted, repository=repository_for(settings, wanted.ecosystem, self.repositories),
+                    requirements=wanted, repository=repository_for(settings, wanted.ecosystem, self.repositories),
                     targets=targets, sdists=self.sdists, dependencies=not self.no_deps,
                 )
                 for wanted in self._read()
@@ -141,7 +141,7 @@ class Selection(NamedTuple):
         except Invalid as error:
             raise InvalidUsage(str(error)) from None
 
-    def _read(self) -> "list[Wanted]":
+    def _read(self) -> "list[RequirementSet]":
         from mirror.airgap.lockfiles import named, read
 
         files = [one for one in self.inputs if _is_file(one)]

@@ -18,7 +18,7 @@ from pathlib import Path
 import click
 from rich.filesize import decimal
 
-from mirror.airgap.lockfiles import Target, Wanted
+from mirror.airgap.lockfiles import RequirementSet, Target
 from mirror.airgap.sync import (
     Fetcher,
     Problem,
@@ -102,8 +102,8 @@ async def _sync(target: SyncTarget, inputs: list[SyncInput], name: str | None, *
             holdings = scheduled_sync.holdings(mirror)
             result = await fetch(inputs, fetcher, Resolvers(access, build=build), holdings, bar)
         await remember(mirror.catalog.sets, name or DEFAULT_SET, result, only=name is not None)
-    for outside in result.outside:
-        click.echo(f"mirror: {outside.name}: left out, {outside.reason} ({outside.where})", err=True)
+    for external in result.external:
+        click.echo(f"mirror: {external.name}: left out, {external.reason} ({external.where})", err=True)
     print_problems(result.problems)
     click.echo(
         f"{count_files(result.fetched)} fetched ({decimal(result.size)}), {result.held:,} held before"
@@ -169,9 +169,9 @@ async def _check(settings: Settings, inputs: list[SyncInput], *, build: bool) ->
             elif not await holdings.sidecar(one.repository, one.project, one.file):
                 problems.append(Problem(what=one.file.filename, reason="its metadata is not held"))
     problems += [
-        Problem(what=outside.name, reason=outside.reason, where=outside.where)
-        for outside in found.outside
-        if not outside.local
+        Problem(what=external.name, reason=external.reason, where=external.where)
+        for external in found.external
+        if not external.local
     ]
     for problem in problems:
         click.echo(str(problem))
@@ -193,10 +193,10 @@ class OfflineResolver:
         self._build = build
         self._resolvers: Resolvers | None = None
 
-    async def __call__(self, wanted: Wanted, target: Target, repository: str) -> Wanted:
+    async def __call__(self, requirements: RequirementSet, target: Target, repository: str) -> RequirementSet:
         if self._resolvers is None:
             self._resolvers = await self._start()
-        return await self._resolvers(wanted, target, repository)
+        return await self._resolvers(requirements, target, repository)
 
     async def _start(self) -> Resolvers:
         directory = Path(self._stack.enter_context(tempfile.TemporaryDirectory()))

@@ -166,7 +166,7 @@ def wishes(settings: Settings, one: SyncSettings) -> list[SyncInput]:
     wanted = [*(read(Path(file)) for file in one.files), *(named(one.names, newest) if one.names else ())]
     return [
         SyncInput(
-            wanted=each, repository=repository_for(settings, each.ecosystem, one.repositories), targets=targets,
+            requirements=each, repository=repository_for(settings, each.ecosystem, one.repositories), targets=targets,
             sdists=one.sdists, dependencies=one.dependencies,
         )
         for each in wanted

@@ -138,7 +138,7 @@ async def _synchronise(url: str, data: Path, kind: str, pool: WorkerPool) -> flo
         }
     )  # fmt: skip
     (wanted,) = named(f"{kind}-{number}" for number in range(PROJECTS))
-    wish = SyncInput(wanted=wanted, repository="pypi", targets=(this_machine(),), sdists=True, dependencies=False)
+    wish = SyncInput(requirements=wanted, repository="pypi", targets=(this_machine(),), sdists=True, dependencies=False)
     async with AsyncExitStack() as stack:
         mirror, _ = await stack.enter_async_context(running(settings))
         began = time.perf_counter()

@@ -1,11 +1,13 @@
-"""What a lock or requirements file asks for, what of it a target needs, and the same file for another index.
+"""Lock and requirements files: what they require, which files of it a target needs, and their rewriting.
 
-`read` a file (or take `named` projects), a `Selector` for the files that the targets need, `rewrite` the addresses.
+`read` a file (or parse `named` projects) into a `RequirementSet`; a `Selector` chooses the files that the targets need;
+`rewrite` replaces the URLs of a lock for another index. One module for each format, documents (bounded parsing, errors
+with lines), requirement_set (the result), targets (Python versions and platforms), select, rewrite.
 
-Nothing here resolves (what is open comes out as a Range) or fetches. The only IO is `read`: the file that was named,
-and what a requirements file includes, bounded in size, depth and number.
+Nothing here resolves versions (an open one is a `VersionRange`) or fetches. The only IO is `read`: the named file, and
+what a requirements file includes, bounded in size, depth and number.
 
-The surprise: a lock is kept whole, with all its groups, extras and forks. Too much is harmless where the network is
+The surprise: a lock is read whole, with all its groups, extras and forks. Too much is harmless where the network is
 gone; too little is not.
 """
 
@@ -15,20 +17,43 @@ from collections.abc import Callable, Mapping
 from pathlib import Path, PurePath
 
 from mirror.airgap.lockfiles import gemfile, pdm, pipfile, poetry, pylock, requirements, uv
-from mirror.airgap.lockfiles.documents import LIMIT, Document
-from mirror.airgap.lockfiles.names import named, parse_name
+from mirror.airgap.lockfiles.documents import MAX_FILE_BYTES, LockDocument
+from mirror.airgap.lockfiles.requirement_set import (
+    ExternalRequirement,
+    Pin,
+    PinnedFile,
+    RequirementSet,
+    VersionRange,
+    needed,
+)
+from mirror.airgap.lockfiles.requirements import named, parse_name
 from mirror.airgap.lockfiles.rewrite import mirror_files, rewrite
-from mirror.airgap.lockfiles.select import Missing, Selection, Selector
+from mirror.airgap.lockfiles.select import MissingItem, Selection, Selector
 from mirror.airgap.lockfiles.targets import Target, this_machine
-from mirror.airgap.lockfiles.wanted import Outside, Pin, PinnedFile, Range, Wanted, needed
 from mirror.errors import InvalidLock
 
 __all__ = [
-    "Missing", "Outside", "Pin", "PinnedFile", "Range", "Selection", "Selector", "Target", "Wanted", "kind_of",
-    "mirror_files", "named", "needed", "parse", "parse_name", "read", "rewrite", "this_machine",
+    "ExternalRequirement",
+    "MissingItem",
+    "Pin",
+    "PinnedFile",
+    "RequirementSet",
+    "Selection",
+    "Selector",
+    "Target",
+    "VersionRange",
+    "kind_of",
+    "mirror_files",
+    "named",
+    "needed",
+    "parse",
+    "parse_name",
+    "read",
+    "rewrite",
+    "this_machine",
 ]  # fmt: skip
 
-_PARSERS: dict[str, Callable[[Document], Wanted]] = {
+_PARSERS: dict[str, Callable[[LockDocument], RequirementSet]] = {
     "pylock.toml": pylock.parse,
     "uv.lock": uv.parse,
     "poetry.lock": poetry.parse,
@@ -39,7 +64,7 @@ _PARSERS: dict[str, Callable[[Document], Wanted]] = {
 
 
 def kind_of(name: str, text: str) -> str:
-    """The format of a file: by its name, else by what stands in it; `requirements` when nothing else fits."""
+    """Return the format of a file: by its name, else by its content; `requirements` when nothing else fits."""
     base = PurePath(name).name
     if base in _PARSERS:
         return base
@@ -60,10 +85,10 @@ def kind_of(name: str, text: str) -> str:
     return "requirements"
 
 
-def read(path: Path, environ: Mapping[str, str] | None = None) -> Wanted:
-    """What the file asks for. Raises InvalidLock when it cannot be read or is not what it should be.
+def read(path: Path, environ: Mapping[str, str] | None = None) -> RequirementSet:
+    """Return what a file requires. Raises InvalidLock when it cannot be read or is invalid.
 
-    `environ` fills in `${NAME}` in requirements files; by default it is that of the process.
+    `environ` replaces `${NAME}` in requirements files; by default it is that of the process.
     """
     text = _text(path, str(path))
     return parse(
@@ -74,7 +99,7 @@ def read(path: Path, environ: Mapping[str, str] | None = None) -> Wanted:
     )
 
 
-def _nothing_else(name: str) -> str:
+def _refuse_includes(name: str) -> str:
     raise FileNotFoundError(name)
 
 
@@ -82,14 +107,14 @@ def parse(
     name: str,
     text: str,
     kind: str | None = None,
-    open_file: requirements.Opener = _nothing_else,
+    open_file: requirements.Opener = _refuse_includes,
     environ: Mapping[str, str] | None = None,
-) -> Wanted:
-    """What `text` asks for, as a file called `name` of the given (or detected) kind. Does no IO but `open_file`.
+) -> RequirementSet:
+    """Return what `text` requires, as a file called `name` of the given (or detected) kind. No IO but `open_file`.
 
     Raises InvalidLock.
     """
-    document = Document(name, text)
+    document = LockDocument(name, text)
     kind = kind or kind_of(name, text)
     if kind == "requirements":
         return requirements.parse(document, open_file, environ or {})
@@ -97,14 +122,14 @@ def parse(
 
 
 def _text(path: Path, name: str) -> str:
-    """The text of a file, at most LIMIT bytes of it. Raises InvalidLock."""
+    """Return the text of a file of at most MAX_FILE_BYTES. Raises InvalidLock."""
     try:
         with path.open("rb") as stream:
-            content = stream.read(LIMIT + 1)
+            content = stream.read(MAX_FILE_BYTES + 1)
     except OSError as error:
         raise InvalidLock(name, None, f"it cannot be read: {error.strerror}") from error
-    if len(content) > LIMIT:
-        raise InvalidLock(name, None, f"it is larger than {LIMIT >> 20} MiB")
+    if len(content) > MAX_FILE_BYTES:
+        raise InvalidLock(name, None, f"it is larger than {MAX_FILE_BYTES >> 20} MiB")
     try:
         return content.decode("utf-8-sig")
     except UnicodeDecodeError as error:

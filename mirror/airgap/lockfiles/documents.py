@@ -1,7 +1,7 @@
-"""Hostile text into typed values: bounded, and every complaint with the file and the line.
+"""Untrusted text to typed values: bounded, and every error with file and line.
 
-Reads nothing itself. The surprise: TOML and JSON readers know the place of a syntax error but not that of a
-wrong value, so the line of the latter is found again from the path in the error (`$.package[3].version`).
+Reads no file itself. The surprise: TOML and JSON parsers know the line of a syntax error but not that of a wrong value,
+so the line of the latter is found again from the path in the error (`$.package[3].version`).
 """
 
 import re
@@ -15,32 +15,32 @@ import msgspec
 from packaging.utils import InvalidName, canonicalize_name
 from packaging.version import InvalidVersion, Version
 
-from mirror.airgap.lockfiles.wanted import Outside, PinnedFile, check_marker
+from mirror.airgap.lockfiles.requirement_set import ExternalRequirement, PinnedFile, check_marker
 from mirror.errors import InvalidLock
 
 T = TypeVar("T")
 
-LIMIT = 32 << 20
-"""The largest file that is read, in bytes."""
+MAX_FILE_BYTES = 32 << 20
+"""The largest file that is read."""
 
 
-class Document:
-    """The text of one file, with its name for complaints."""
+class LockDocument:
+    """The text of one file, with its name for errors."""
 
     def __init__(self, name: str, text: str) -> None:
         self.name = name
         self.text = text
 
     def invalid(self, reason: str, line: int | None = None) -> InvalidLock:
-        """The error to raise."""
+        """Return the error for a reason, to be raised."""
         return InvalidLock(self.name, line, reason)
 
     def line(self, pattern: str) -> int | None:
-        """The line of the first match of a multi-line pattern, or None."""
+        """Return the line of the first match of a multi-line pattern, or None."""
         return next((line for _, line in self.lines(pattern)), None)
 
     def lines(self, pattern: str) -> Iterator[tuple[str, int]]:
-        """All matches of a multi-line pattern, each with its line."""
+        """Yield all matches of a multi-line pattern, each with its line."""
         line, counted = 1, 0
         for match in re.finditer(pattern, self.text, re.MULTILINE):
             line += self.text.count("\n", counted, match.start())
@@ -48,97 +48,97 @@ class Document:
             yield match[0], line
 
     def tables(self, name: str) -> Iterator[int | None]:
-        """The lines of the headings of an array of tables, one after the other, then None for ever."""
+        """Yield the lines of the headings of an array of tables, then None without end."""
         yield from (line for _, line in self.lines(rf"^\[\[{name}\]\]"))
         while True:
             yield None
 
     def where(self, line: int | None) -> str:
-        """The place of something, for reports."""
+        """Return a place in the file, for reports."""
         return self.name if line is None else f"{self.name}:{line}"
 
     def toml(self) -> dict[str, Any]:
-        """Raises InvalidLock when the text is no TOML."""
+        """Parse the text as TOML. Raises InvalidLock."""
         try:
             return tomllib.loads(self.text)
         except tomllib.TOMLDecodeError as error:
             reason, _, place = str(error).partition(" (at ")
             found = re.match(r"line (\d+)", place)
-            last = self.text.rstrip().count("\n") + 1  # without a place, the end came too soon
+            last = self.text.rstrip().count("\n") + 1  # without a place, the text ends too early
             raise self.invalid(f"it is not TOML: {reason}", int(found[1]) if found else last) from error
         except RecursionError as error:
             raise self.invalid("it is nested too deeply") from error
 
     def convert(self, value: object, shape: type[T]) -> T:
-        """`value` as a `shape`. Raises InvalidLock with the line where that can be told."""
+        """Convert a value to a type. Raises InvalidLock, with the line where that is known."""
         try:
             return msgspec.convert(value, shape)
         except msgspec.ValidationError as error:
             raise self.wrong_value(str(error)) from error
 
     def json(self, shape: type[T]) -> T:
-        """Raises InvalidLock when the text is no JSON of that shape."""
+        """Parse the text as JSON of a type. Raises InvalidLock."""
         try:
             return msgspec.json.decode(self.text, type=shape)
         except msgspec.ValidationError as error:
             raise self.wrong_value(str(error)) from error
         except (msgspec.DecodeError, RecursionError) as error:
             found = re.search(r"\(byte (\d+)\)", str(error))
-            before = self.text.rstrip().encode()[: int(found[1]) if found else None]  # without a place it ends too soon
+            before = self.text.rstrip().encode()[: int(found[1]) if found else None]  # as above
             raise self.invalid(f"it is not JSON: {error}", before.count(b"\n") + 1) from error
 
     def wrong_value(self, message: str) -> InvalidLock:
-        """The error for a message that names its place as `package[3].…`."""
+        """Return the error for a message that names its place as `package[3].…`."""
         found = re.search(r"\b(packages?)\[(\d+)\]", message)
         line = next(islice(self.tables(found[1]), int(found[2]), None)) if found else None
         return self.invalid(message, line)
 
     def name_of(self, text: str, line: int | None) -> str:
-        """A Python project's canonical name. Raises InvalidLock."""
+        """Return a Python project's canonical name. Raises InvalidLock."""
         try:
             return canonicalize_name(text, validate=True)
         except InvalidName as error:
-            raise self.invalid(f"{text!r} is no project name", line) from error
+            raise self.invalid(f"{text!r} is not a project name", line) from error
 
     def version_of(self, text: str, line: int | None) -> str:
-        """A Python version, as written. Raises InvalidLock."""
+        """Return a valid Python version, as written. Raises InvalidLock."""
         try:
             Version(text)
         except InvalidVersion as error:
-            raise self.invalid(f"{text!r} is no version", line) from error
+            raise self.invalid(f"{text!r} is not a version", line) from error
         return text
 
     def markers_of(self, texts: Iterable[str], line: int | None) -> tuple[str, ...]:
-        """Environment markers, as written. Raises InvalidLock."""
+        """Return valid environment markers, as written. Raises InvalidLock."""
         markers = tuple(text for text in texts if text)
         for text in markers:
             try:
                 check_marker(text)
             except ValueError as error:
-                raise self.invalid(f"{text!r} is no environment marker: {error}", line) from error
+                raise self.invalid(f"{text!r} is not an environment marker: {error}", line) from error
         return markers
 
     def file_of(
         self, filename: str, line: int | None, *, url: str = "", hashed: str = "", size: int | None = None
     ) -> PinnedFile:
-        """A pinned file from its name or, without one, its URL. Raises InvalidLock when that is no plain file name."""
+        """Return a pinned file from its name or, without one, its URL. Raises InvalidLock for an unsafe file name."""
         filename = filename or filename_of(url)
         if not is_plain(filename):
-            raise self.invalid(f"{filename!r} is no file name", line)
+            raise self.invalid(f"{filename!r} is not a file name", line)
         algorithm, _, digest = hashed.partition(":")
         return PinnedFile(filename=filename, url=url, digests={algorithm: digest.lower()} if digest else {}, size=size)
 
-    def outside(self, name: str, place: str, line: int | None = None) -> Outside:
-        """What no index can give: at `place`, a URL, or on the local disk when there is none."""
+    def external(self, name: str, place: str, line: int | None = None) -> ExternalRequirement:
+        """Return a requirement that no index can provide: from the URL `place`, or on the local disk without one."""
         local = not place
         reason = (
-            "it lies on the local disk" if local else f"it comes from {without_credentials(place)}, not from an index"
+            "it is on the local disk" if local else f"it comes from {without_credentials(place)}, not from an index"
         )
-        return Outside(name=without_credentials(name), reason=reason, local=local, where=self.where(line))
+        return ExternalRequirement(name=without_credentials(name), reason=reason, local=local, where=self.where(line))
 
 
 def filename_of(url: str) -> str:
-    """The file name at the end of a URL."""
+    """Return the file name at the end of a URL."""
     try:
         return unquote(urlsplit(url).path.rsplit("/", 1)[-1])
     except ValueError:
@@ -146,10 +146,10 @@ def filename_of(url: str) -> str:
 
 
 def is_plain(filename: str) -> bool:
-    """Whether a name can only be that of a file: no directory, no control character."""
+    """Return whether a name is a plain file name: no directory, no control character."""
     return bool(re.fullmatch(r"[A-Za-z0-9_][\w.+!~@=,-]{0,254}", filename, re.ASCII))
 
 
 def without_credentials(url: str) -> str:
-    """A URL that can be shown."""
+    """Return a URL that may be displayed."""
     return re.sub(r"(?<=//)[^/@\s]*@", "", url)

@@ -15,7 +15,7 @@ class GemVersion:
 
     def __init__(self, text: str) -> None:
         if not _VERSION.fullmatch(text) or len(text) > 200:
-            raise ValueError(f"{text[:80]!r} is no gem version")
+            raise ValueError(f"{text[:80]!r} is not a gem version")
         self.text = text
         # Digits beyond what Python converts quickly cannot occur within 200 characters.
         found = _SEGMENT.findall(text.replace("-", ".pre."))

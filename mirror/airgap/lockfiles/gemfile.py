@@ -1,13 +1,13 @@
-"""`Gemfile.lock`: sections in upper case, entries told apart by their indentation.
+"""`Gemfile.lock`: sections in upper case, entries distinguished by their indentation.
 
-Bundler gives the format no version number; a section that is not known is refused by its name, for what it could
-mean. `BUNDLED WITH` does not matter for what has to be fetched.
+The format has no version number; an unknown section is refused, because it could change the meaning. `BUNDLED WITH`
+does not matter for what has to be fetched.
 """
 
 import re
 
-from mirror.airgap.lockfiles.documents import Document
-from mirror.airgap.lockfiles.wanted import Outside, Pin, Wanted
+from mirror.airgap.lockfiles.documents import LockDocument
+from mirror.airgap.lockfiles.requirement_set import ExternalRequirement, Pin, RequirementSet
 
 _SOURCES = ("GEM", "GIT", "PATH", "PLUGIN SOURCE")
 _SECTIONS = (*_SOURCES, "PLATFORMS", "DEPENDENCIES", "CHECKSUMS", "RUBY VERSION", "BUNDLED WITH")
@@ -19,10 +19,10 @@ _VERSION = re.compile(r"[0-9]+(\.[0-9A-Za-z]+)*", re.ASCII)
 _PLATFORM = re.compile(r"[A-Za-z0-9._-]+", re.ASCII)
 
 
-class _Reader:
-    """The state between two lines."""
+class _GemfileParser:
+    """The parser's state between two lines."""
 
-    def __init__(self, document: Document) -> None:
+    def __init__(self, document: LockDocument) -> None:
         self.document = document
         self.section = ""
         self.remote = ""
@@ -30,7 +30,7 @@ class _Reader:
         self.remotes: dict[str, None] = {}
         self.platforms: list[str] = []
         self.specs: list[tuple[str, str, str, str, int]] = []
-        self.outside: list[Outside] = []
+        self.external: list[ExternalRequirement] = []
         self.checksums: dict[tuple[str, str], tuple[str, ...]] = {}
 
     def line(self, number: int, text: str) -> None:
@@ -60,28 +60,28 @@ class _Reader:
                     self.remotes.setdefault(self.remote)
         elif indent == 4 and self.in_specs:
             self._spec(number, text.strip())
-        elif indent != 6 or not self.in_specs:  # six spaces: what the gem above depends on, which is locked as well
+        elif indent != 6 or not self.in_specs:  # six spaces: a dependency of the gem above, which is locked as well
             raise self.document.invalid(f"{text.strip()[:80]!r} is not expected here", number)
 
     def _spec(self, number: int, text: str) -> None:
         found = _SPEC.fullmatch(text)
         if found is None or not found[2]:
-            raise self.document.invalid(f"{text[:80]!r} is no gem with its version", number)
+            raise self.document.invalid(f"{text[:80]!r} is not a gem with its version", number)
         name = self._fits(_NAME, found[1], "gem name", number)
         if self.section == "GEM":
             version, platform = self._version(found[2], number)
             self.specs.append((name, version, platform, self.remote, number))
         elif self.section == "PATH":
-            self.outside.append(self.document.outside(name, "", number))
+            self.external.append(self.document.external(name, "", number))
         else:
-            self.outside.append(self.document.outside(name, self.remote, number))
+            self.external.append(self.document.external(name, self.remote, number))
 
     def _checksum(self, number: int, text: str) -> None:
         found = _CHECKSUM.fullmatch(text.strip())
         if found is None:
-            raise self.document.invalid(f"{text.strip()[:80]!r} is no checksum", number)
+            raise self.document.invalid(f"{text.strip()[:80]!r} is not a checksum", number)
         hashes = tuple(one.replace("=", ":", 1).lower() for one in (found[3] or "").split(",") if one)
-        self.checksums[found[1], found[2]] = hashes  # a gem without one has not been fetched yet
+        self.checksums[found[1], found[2]] = hashes  # bundler has not downloaded a gem without one yet
 
     def _version(self, text: str, number: int) -> tuple[str, str]:
         version, _, platform = text.partition("-")
@@ -90,17 +90,17 @@ class _Reader:
 
     def _fits(self, pattern: re.Pattern[str], text: str, what: str, number: int) -> str:
         if pattern.fullmatch(text) is None:
-            raise self.document.invalid(f"{text[:80]!r} is no {what}", number)
+            raise self.document.invalid(f"{text[:80]!r} is not a {what}", number)
         return text
 
 
-def parse(document: Document) -> Wanted:
-    """Raises InvalidLock."""
+def parse(document: LockDocument) -> RequirementSet:
+    """Parse a Gemfile.lock. Raises InvalidLock."""
     conflict = _CONFLICT.search(document.text)
     if conflict:
         line = document.text.count("\n", 0, conflict.start()) + 1
         raise document.invalid("it has merge conflicts: resolve them first", line)
-    reader = _Reader(document)
+    reader = _GemfileParser(document)
     for number, text in enumerate(document.text.splitlines(), 1):
         reader.line(number, text.rstrip())
     pins = tuple(
@@ -114,13 +114,13 @@ def parse(document: Document) -> Wanted:
         )
         for name, version, platform, remote, number in reader.specs
     )
-    return Wanted(
+    return RequirementSet(
         name=document.name,
         kind="Gemfile.lock",
         ecosystem="rubygems",
         installer="bundler",
         pins=pins,
-        outside=tuple(reader.outside),
+        external=tuple(reader.external),
         platforms=tuple(reader.platforms),
         indexes=tuple(reader.remotes),
     )

@@ -5,8 +5,8 @@ A project with extras has an entry for each set of extras; all of them name the 
 
 import msgspec
 
-from mirror.airgap.lockfiles.documents import Document
-from mirror.airgap.lockfiles.wanted import Outside, Pin, Wanted
+from mirror.airgap.lockfiles.documents import LockDocument
+from mirror.airgap.lockfiles.requirement_set import ExternalRequirement, Pin, RequirementSet
 
 
 class _Artefact(msgspec.Struct):
@@ -44,8 +44,8 @@ class _Lock(msgspec.Struct):
     package: list[_Package] = []
 
 
-def parse(document: Document) -> Wanted:
-    """Raises InvalidLock."""
+def parse(document: LockDocument) -> RequirementSet:
+    """Parse a pdm.lock file. Raises InvalidLock."""
     table = document.toml()
     metadata = table.get("metadata")
     found = metadata.get("lock_version") if isinstance(metadata, dict) else None
@@ -53,12 +53,12 @@ def parse(document: Document) -> Wanted:
         raise document.invalid(f"pdm.lock version {found!r} is not known, only 4", document.line("lock_version"))
     lock = document.convert(table, _Lock)
     pins: dict[tuple[str, str], Pin] = {}
-    outside: dict[str, Outside] = {}
+    external: dict[str, ExternalRequirement] = {}
     for package, line in zip(lock.package, document.tables("package"), strict=False):
         name = document.name_of(package.name, line)
         elsewhere = package.git or package.hg or package.svn or package.bzr or package.url
         if elsewhere or package.path:
-            outside[name] = document.outside(name, elsewhere, line)
+            external[name] = document.external(name, elsewhere, line)
             continue
         artefacts = package.files
         if artefacts is None:
@@ -76,12 +76,12 @@ def parse(document: Document) -> Wanted:
             where=document.where(line),
         )
     targets = {target.requires_python for target in lock.metadata.targets}
-    return Wanted(
+    return RequirementSet(
         name=document.name,
         kind="pdm.lock",
         ecosystem="pypi",
         pins=tuple(pins.values()),
-        outside=tuple(outside.values()),
+        external=tuple(external.values()),
         python=targets.pop() if len(targets) == 1 else "",
         groups=tuple(lock.metadata.groups),
         extras=tuple(lock.metadata.groups),

@@ -1,15 +1,15 @@
 """`Pipfile.lock` (pipfile-spec 6): JSON, hashes without file names.
 
-An entry whose marker did not hold where the lock was made stays open (`"version": "*"`): it is a range, not a pin.
+An entry whose marker was false where the lock was made stays open (`"version": "*"`): it is a range, not a pin.
 """
 
 from collections.abc import Mapping
 
 import msgspec
 
-from mirror.airgap.lockfiles.documents import Document
+from mirror.airgap.lockfiles.documents import LockDocument
+from mirror.airgap.lockfiles.requirement_set import ExternalRequirement, Pin, RequirementSet, VersionRange
 from mirror.airgap.lockfiles.requirements import pinned_version
-from mirror.airgap.lockfiles.wanted import Outside, Pin, Range, Wanted
 
 
 class _Entry(msgspec.Struct):
@@ -45,15 +45,15 @@ class _Heading(msgspec.Struct):
     meta: _Meta = msgspec.field(name="_meta", default_factory=_Meta)
 
 
-def parse(document: Document) -> Wanted:
-    """Raises InvalidLock."""
+def parse(document: LockDocument) -> RequirementSet:
+    """Parse a Pipfile.lock file. Raises InvalidLock."""
     meta = document.json(_Heading).meta
     if meta.spec != 6:
         line = document.line('"pipfile-spec"')
         raise document.invalid(f"Pipfile.lock specification {meta.spec!r} is not known, only 6", line)
     categories = document.json(dict[str, dict[str, msgspec.Raw]])
     indexes = {source.name: source.url for source in meta.sources}
-    entries: list[Pin | Range | Outside] = []
+    entries: list[Pin | VersionRange | ExternalRequirement] = []
     lines: dict[str, int] = {}
     for match, number in document.lines(r'^[ \t]*"[^"\\\n]+"(?=\s*:\s*\{)'):
         lines.setdefault(match.strip()[1:-1], number)
@@ -61,21 +61,21 @@ def parse(document: Document) -> Wanted:
         if category != "_meta":
             entries += [_entry(document, name, raw, lines.get(name), indexes) for name, raw in written.items()]
     python = meta.requires.python_version
-    return Wanted(
+    return RequirementSet(
         name=document.name,
         kind="Pipfile.lock",
         ecosystem="pypi",
         pins=tuple(one for one in entries if isinstance(one, Pin)),
-        ranges=tuple(one for one in entries if isinstance(one, Range)),
-        outside=tuple(one for one in entries if isinstance(one, Outside)),
+        ranges=tuple(one for one in entries if isinstance(one, VersionRange)),
+        external=tuple(one for one in entries if isinstance(one, ExternalRequirement)),
         python=f"=={python}.*" if python else "",
         indexes=tuple(indexes.values()),
     )
 
 
 def _entry(
-    document: Document, written: str, raw: msgspec.Raw, line: int | None, indexes: Mapping[str, str]
-) -> Pin | Range | Outside:
+    document: LockDocument, written: str, raw: msgspec.Raw, line: int | None, indexes: Mapping[str, str]
+) -> Pin | VersionRange | ExternalRequirement:
     try:
         entry = msgspec.json.decode(raw, type=_Entry)
     except msgspec.ValidationError as error:
@@ -85,10 +85,10 @@ def _entry(
     elsewhere = entry.git or entry.hg or entry.svn or entry.bzr or entry.file
     if elsewhere or entry.path:
         remote = "://" in elsewhere or "@" in elsewhere
-        return document.outside(name, elsewhere if remote else "", line)
+        return document.external(name, elsewhere if remote else "", line)
     version = pinned_version(entry.version)
     if version is None:
-        return Range(
+        return VersionRange(
             project=name,
             specifier="" if entry.version == "*" else entry.version,
             extras=tuple(entry.extras),

@@ -1,15 +1,15 @@
 """`poetry.lock`, formats 1.x and 2.x.
 
-From 2.1 on each project carries its markers. Before that they stand only at the dependencies, and the project's own
-are in `pyproject.toml`; so everything in such a lock counts as needed on every target.
+From 2.1 on each project has its markers. Before, they stand only at the dependencies, and those of the root are in
+`pyproject.toml`; so everything in such a lock counts as needed on every target.
 """
 
 from typing import Any
 
 import msgspec
 
-from mirror.airgap.lockfiles.documents import Document
-from mirror.airgap.lockfiles.wanted import Outside, Pin, Wanted
+from mirror.airgap.lockfiles.documents import LockDocument
+from mirror.airgap.lockfiles.requirement_set import ExternalRequirement, Pin, RequirementSet
 
 
 class _Artefact(msgspec.Struct):
@@ -42,8 +42,8 @@ class _Lock(msgspec.Struct, rename="kebab"):
     extras: dict[str, Any] = {}
 
 
-def parse(document: Document) -> Wanted:
-    """Raises InvalidLock."""
+def parse(document: LockDocument) -> RequirementSet:
+    """Parse a poetry.lock file. Raises InvalidLock."""
     table = document.toml()
     metadata = table.get("metadata")
     found = metadata.get("lock-version") if isinstance(metadata, dict) else None
@@ -53,7 +53,7 @@ def parse(document: Document) -> Wanted:
         )
     lock = document.convert(table, _Lock)
     pins: list[Pin] = []
-    outside: list[Outside] = []
+    external: list[ExternalRequirement] = []
     indexes: dict[str, None] = {}
     for package, line in zip(lock.package, document.tables("package"), strict=False):
         name = document.name_of(package.name, line)
@@ -61,7 +61,7 @@ def parse(document: Document) -> Wanted:
         if package.source is not None:
             if package.source.type != "legacy":
                 local = package.source.type in ("directory", "file")
-                outside.append(document.outside(name, "" if local else package.source.url, line))
+                external.append(document.external(name, "" if local else package.source.url, line))
                 continue
             index = package.source.url
             indexes.setdefault(index)
@@ -78,12 +78,12 @@ def parse(document: Document) -> Wanted:
                 where=document.where(line),
             )
         )
-    return Wanted(
+    return RequirementSet(
         name=document.name,
         kind="poetry.lock",
         ecosystem="pypi",
         pins=tuple(pins),
-        outside=tuple(outside),
+        external=tuple(external),
         python=_specifier(lock.metadata.python_versions),
         indexes=tuple(indexes),
         extras=tuple(lock.extras),
@@ -91,6 +91,6 @@ def parse(document: Document) -> Wanted:
 
 
 def _specifier(python_versions: str) -> str:
-    # Poetry's own spellings (`^3.9`, `>=2.7 || >=3.5`) are no specifiers of the standard; they only narrow, so that
-    # leaving them out asks for too much, never for too little.
+    # Poetry's own spellings (`^3.9`, `>=2.7 || >=3.5`) are not standard specifiers; they only narrow, so that without
+    # them too much is required, never too little.
     return "" if python_versions == "*" or set("^~|") & set(python_versions.replace("~=", "")) else python_versions

@@ -1,4 +1,4 @@
-"""`pylock.toml` (PEP 751). The library checks the format; what is left here is the translation."""
+"""`pylock.toml` (PEP 751). The library `packaging` checks the format; this module only translates."""
 
 from collections.abc import Iterator
 
@@ -12,12 +12,12 @@ from packaging.pylock import (
 )
 from packaging.utils import parse_sdist_filename, parse_wheel_filename
 
-from mirror.airgap.lockfiles.documents import Document, filename_of
-from mirror.airgap.lockfiles.wanted import Outside, Pin, PinnedFile, Wanted
+from mirror.airgap.lockfiles.documents import LockDocument, filename_of
+from mirror.airgap.lockfiles.requirement_set import ExternalRequirement, Pin, PinnedFile, RequirementSet
 
 
-def parse(document: Document) -> Wanted:
-    """Raises InvalidLock."""
+def parse(document: LockDocument) -> RequirementSet:
+    """Parse a pylock.toml file. Raises InvalidLock."""
     table = document.toml()
     try:
         lock = Pylock.from_dict(table)
@@ -27,12 +27,12 @@ def parse(document: Document) -> Wanted:
     except (PylockValidationError, RecursionError) as error:
         raise document.wrong_value(str(error)) from error
     pins: list[Pin] = []
-    outside: list[Outside] = []
+    external: list[ExternalRequirement] = []
     indexes: dict[str, None] = {}
     for package, line in zip(lock.packages, document.tables("packages"), strict=False):
         if package.is_direct:
             remote = package.vcs or package.archive
-            outside.append(document.outside(package.name, (remote and remote.url) or "", line))
+            external.append(document.external(package.name, (remote and remote.url) or "", line))
             continue
         if package.index:
             indexes.setdefault(package.index)
@@ -47,12 +47,12 @@ def parse(document: Document) -> Wanted:
                 where=document.where(line),
             )
         )
-    return Wanted(
+    return RequirementSet(
         name=document.name,
         kind="pylock.toml",
         ecosystem="pypi",
         pins=tuple(pins),
-        outside=tuple(outside),
+        external=tuple(external),
         python=str(lock.requires_python or ""),
         indexes=tuple(indexes),
         extras=tuple(lock.extras or ()),
@@ -63,13 +63,13 @@ def parse(document: Document) -> Wanted:
 def _version(package: Package) -> str:
     if package.version is not None:
         return str(package.version)
-    # PEP 751 lets it out where the files tell it; their names have been checked.
+    # PEP 751 allows to omit it where file names contain it; they have been checked.
     if package.sdist is not None:
         return str(parse_sdist_filename(package.sdist.filename)[1])
     return str(parse_wheel_filename((package.wheels or ())[0].filename)[1])
 
 
-def _files(package: Package, document: Document, line: int | None) -> Iterator[PinnedFile]:
+def _files(package: Package, document: LockDocument, line: int | None) -> Iterator[PinnedFile]:
     sdists: list[PackageSdist] = [package.sdist] if package.sdist else []
     artefacts: list[PackageSdist | PackageWheel] = [*sdists, *(package.wheels or ())]
     for one in artefacts:
@@ -82,6 +82,6 @@ def _files(package: Package, document: Document, line: int | None) -> Iterator[P
 
 
 def _filename(artefact: PackageSdist | PackageWheel) -> str:
-    """The name that the index has for a file: a tool may write a normalised one beside a URL with the original."""
+    """Return the name of a file in the index: tools may write a normalised one beside a URL with the original."""
     named = filename_of(artefact.url or "")
     return named if named.endswith((".whl", ".tar.gz", ".zip")) else artefact.filename

@@ -1,17 +1,17 @@
-"""The same lock for another index: addresses replaced, every other byte as it was.
+"""Rewriting a lock for another index: URLs replaced, every other byte unchanged.
 
-Only whole addresses are replaced, where the format has them, all at once: so the way back is the same function with
-the mapping turned round, and gives the identical bytes.
+Only whole URLs are replaced, where the format has them, all at once: so the same function with the inverse mapping
+restores the identical bytes.
 
-What a lock says of *files* goes by rule only in the direction of a mirror (`mirror_files`); any other index has to be
-asked where its files lie, which the caller does (`url_for`).
+The URLs of *files* follow a rule only on a mirror (`mirror_files`); any other index has to be asked for them, which the
+caller does (`url_for`).
 """
 
 import re
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-from mirror.airgap.lockfiles.documents import Document, filename_of
+from mirror.airgap.lockfiles.documents import LockDocument, filename_of
 from mirror.errors import Invalid
 
 UrlFor = Callable[[str, str], str | None]
@@ -19,7 +19,7 @@ UrlFor = Callable[[str, str], str | None]
 
 KINDS = ("uv.lock", "poetry.lock", "pylock.toml", "Gemfile.lock")
 
-# A comment, a multi-line string, or a string on one line: what has to be told apart to find the last.
+# A comment, a multi-line string, or a string on one line: the first two are matched so that the last is recognised.
 _TOML = re.compile(
     r"""(?P<comment>\#[^\n]*)|(?P<block>\"{3}.*?\"{3}|'{3}.*?'{3})|(?P<quote>["'])(?P<text>(?:\\.|(?!(?P=quote))[^\\\n])*)(?P=quote)""",
     re.DOTALL,
@@ -28,7 +28,7 @@ _GEM_REMOTE = re.compile(r"^(  remote: )(\S+)([ \t]*)$")
 
 
 def mirror_files(index: str) -> UrlFor:
-    """Where a mirror's files lie, from the URL of its simple index: `<mount>/packages/<project>/<filename>`."""
+    """Return the rule for file URLs of a mirror, given its simple index: `<mount>/packages/<project>/<filename>`."""
     mount = index.rstrip("/").removesuffix("/simple")
 
     def url_for(project: str, filename: str) -> str:
@@ -38,10 +38,10 @@ def mirror_files(index: str) -> UrlFor:
 
 
 def rewrite(text: str, kind: str, mapping: Mapping[str, str], url_for: UrlFor | None = None, name: str = "") -> str:
-    """`text` with the indexes of `mapping` (old URL → new URL) and their files replaced.
+    """Return `text` with the indexes of `mapping` (old URL → new URL) and their files replaced.
 
     A trailing slash is kept as the lock has it. Files of an index that is not in the mapping stay; files for which
-    the lock names no index at all are left to `url_for`. Keep line ends as they are when reading and writing the file.
+    the lock names no index are left to `url_for`. Read and write the file without converting line ends.
     Raises InvalidLock when the text is not of that kind, and Invalid for a kind that cannot be rewritten and for a
     lock with file URLs when there is no `url_for`.
     """
@@ -50,7 +50,7 @@ def rewrite(text: str, kind: str, mapping: Mapping[str, str], url_for: UrlFor | 
     indexes = {old.rstrip("/"): new.rstrip("/") for old, new in mapping.items()}
     if kind == "Gemfile.lock":
         return _rewrite_gemfile(text, indexes)
-    files = dict(_file_urls(Document(name or kind, text), kind, indexes, url_for))
+    files = dict(_file_urls(LockDocument(name or kind, text), kind, indexes, url_for))
     return _TOML.sub(lambda found: _replace(found, indexes, files), text)
 
 
@@ -62,55 +62,55 @@ def _rewrite_gemfile(text: str, indexes: Mapping[str, str]) -> str:
         if bare and not bare.startswith(" "):
             section = bare.rstrip()
         found = _GEM_REMOTE.match(bare)
-        if section == "GEM" and found:  # the remotes of GIT and PATH are no indexes
-            lines[count] = found[1] + _moved(found[2], indexes) + found[3] + line[len(bare) :]
+        if section == "GEM" and found:  # the remotes of GIT and PATH are not indexes
+            lines[count] = found[1] + _new_url(found[2], indexes) + found[3] + line[len(bare) :]
     return "".join(lines)
 
 
 def _replace(found: re.Match[str], indexes: Mapping[str, str], files: Mapping[str, str]) -> str:
     if found["comment"] is not None:
-        # Tools note their command line at the top, index and all.
-        return re.sub(r"https?://[^\s'\"]+", lambda url: _moved(url[0], indexes), found[0])
+        # Tools write their command line, with the index, into a comment at the top.
+        return re.sub(r"https?://[^\s'\"]+", lambda url: _new_url(url[0], indexes), found[0])
     if found["block"] is not None:
         return found[0]
     quote, text = found["quote"], found["text"]
-    return f"{quote}{files.get(text) or _moved(text, indexes)}{quote}"
+    return f"{quote}{files.get(text) or _new_url(text, indexes)}{quote}"
 
 
-def _moved(url: str, indexes: Mapping[str, str]) -> str:
-    """An index URL in its new place, with or without the trailing slash as before; any other text as it is."""
+def _new_url(url: str, indexes: Mapping[str, str]) -> str:
+    """Return the new URL of an index, with or without the trailing slash as before; any other text unchanged."""
     bare = url.removesuffix("/")
     return indexes[bare] + url[len(bare) :] if bare in indexes else url
 
 
 def _file_urls(
-    document: Document, kind: str, indexes: Mapping[str, str], url_for: UrlFor | None
+    document: LockDocument, kind: str, indexes: Mapping[str, str], url_for: UrlFor | None
 ) -> Iterator[tuple[str, str]]:
-    """(old, new) of the file URLs that move."""
+    """Yield the old and the new URL of each file to be replaced."""
     packages = document.toml().get("packages" if kind == "pylock.toml" else "package", [])
     if not isinstance(packages, list) or not all(isinstance(package, dict) for package in packages):
-        raise document.invalid(f"it is no {kind}")
+        raise document.invalid(f"it is not a {kind} file")
     for package in packages:
         index = _index_of(package, kind)
         if index is not None and index.rstrip("/") not in indexes:
             continue
         for old in _urls(package):
             if url_for is None:
-                raise Invalid(f"{document.name} says where files lie: the new index has to be asked for its own URLs.")
+                raise Invalid(f"{document.name} contains URLs of files: the new index must be asked for its own.")
             new = url_for(str(package.get("name", "")), filename_of(old))
             if new is not None:
                 if re.search(r"[\"'\\\x00-\x20\x7f]", new):
-                    raise Invalid(f"{new[:200]!r} is no URL for a lock file.")
+                    raise Invalid(f"{new[:200]!r} is not a valid URL for a lock file.")
                 yield old, new
 
 
 def _index_of(package: Mapping[str, Any], kind: str) -> str | None:
-    """The index that a project comes from; None when the lock does not say."""
+    """Return the index of a project; None when the lock does not name it."""
     if kind == "pylock.toml":
         index = package.get("index")
     else:
         source = package.get("source")
-        # Whatever is not from a registry must not be taken for a project that names no index.
+        # What is not from a registry must not be mistaken for a project that names no index.
         index = source.get("registry", "") if isinstance(source, dict) else None
     return index if isinstance(index, str) else None
 

@@ -1,7 +1,7 @@
-"""Which files of an index the targets need, and why some of what is wanted cannot be had. Pure.
+"""The choice of the files that targets need, and the reasons why something required cannot be had. Pure.
 
-Projects come as the caller sees them: already filtered by policy or not. What a lock names and the filtered project
-has not, but the unfiltered one has, is hidden by policy; only the caller can know.
+The caller decides whether projects are filtered by policy. What a lock names and only the unfiltered project has is
+hidden by policy; only the caller can know that.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -15,8 +15,8 @@ from packaging.utils import InvalidSdistFilename, InvalidWheelFilename, parse_sd
 from packaging.version import InvalidVersion, Version
 
 from mirror.airgap.lockfiles.gem_versions import GemRequirement, GemVersion, gem_version
+from mirror.airgap.lockfiles.requirement_set import Pin, RequirementSet, VersionRange, needed
 from mirror.airgap.lockfiles.targets import ANY_MACHINE, Target
-from mirror.airgap.lockfiles.wanted import Pin, Range, Wanted, needed
 from mirror.model import File, Project
 
 Reason = Literal[
@@ -30,14 +30,14 @@ Reason = Literal[
 ]
 
 
-class Missing(msgspec.Struct, frozen=True, kw_only=True):
-    """Something wanted that the index cannot give."""
+class MissingItem(msgspec.Struct, frozen=True, kw_only=True):
+    """Something required that the index does not have."""
 
     project: str
-    """Empty when the whole lock is not for the target."""
+    """Empty when the whole lock does not support the target."""
     reason: Reason
     version: str = ""
-    """Empty when no version is to blame."""
+    """Empty when it does not depend on a version."""
     filename: str = ""
     """The file, where the lock names it."""
     target: str = ""
@@ -45,11 +45,11 @@ class Missing(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Selection(msgspec.Struct, frozen=True, kw_only=True):
-    """What is selected of one project."""
+    """The files selected of one project."""
 
     files: tuple[File, ...]
-    """What the targets need of it, in the order of its page."""
-    missing: tuple[Missing, ...]
+    """The needed files, in the order of the project's page."""
+    missing: tuple[MissingItem, ...]
 
 
 class _Wheel(msgspec.Struct, frozen=True):
@@ -58,52 +58,59 @@ class _Wheel(msgspec.Struct, frozen=True):
 
 
 class Selector:
-    """Selects the files that the targets need for what is wanted, one project after the other in any order.
+    """Selects the files that targets need of required projects, one project after the other in any order.
 
-    Of the wheels of a version the one that pip or uv would take, for each machine that a target stands for; all that
-    fit with `every_wheel`. The sdist where there is no wheel; always with `sdists`. Of a gem the best platform.
+    Of the wheels of a version it selects the one that pip or uv would, for each machine that a target stands for; with
+    `every_wheel` all that fit. The sdist where there is no wheel; with `sdists` always. Of a gem the best platform.
     """
 
     def __init__(
-        self, wanted: Wanted, targets: Sequence[Target], *, sdists: bool = False, every_wheel: bool = False
+        self,
+        requirements: RequirementSet,
+        targets: Sequence[Target],
+        *,
+        sdists: bool = False,
+        every_wheel: bool = False,
     ) -> None:
-        missing: dict[Missing, None] = {}
-        self._entries: dict[str, list[tuple[_Chooser, Pin | Range]]] = {}
-        """Project → what is wanted of it, and who chooses that for a target."""
+        missing: dict[MissingItem, None] = {}
+        self._entries: dict[str, list[tuple[_Chooser, Pin | VersionRange]]] = {}
+        """Project → what is required of it, and the chooser for a target."""
         for target in targets:
-            if wanted.python and not _allows_python(wanted.python, target):
+            if requirements.python and not _allows_python(requirements.python, target):
                 reason: Reason = "not for this version of Python"
-                missing.setdefault(Missing(project="", reason=reason, target=str(target), where=wanted.name))
+                missing.setdefault(MissingItem(project="", reason=reason, target=str(target), where=requirements.name))
                 continue
             chooser: _Chooser
-            if wanted.installer == "pip":
-                chooser = _PythonChooser(target, wanted.no_binary, sdists=sdists, every_wheel=every_wheel)
+            if requirements.installer == "pip":
+                chooser = _PythonChooser(target, requirements.no_binary, sdists=sdists, every_wheel=every_wheel)
             else:
-                chooser = _GemChooser(target, wanted)
-            pins, ranges = needed(wanted, target.environments)
-            entries: list[Pin | Range] = [*pins, *ranges]
+                chooser = _GemChooser(target, requirements)
+            pins, ranges = needed(requirements, target.environments)
+            entries: list[Pin | VersionRange] = [*pins, *ranges]
             for entry in entries:
                 self._entries.setdefault(entry.project, []).append((chooser, entry))
         self.missing = tuple(missing)
-        """What is amiss whatever the index has."""
+        """What is missing whatever the index has."""
 
     @property
     def projects(self) -> tuple[str, ...]:
-        """What the index has to be asked for, in the order of what is wanted."""
+        """The projects to look up in the index, in the order in which they are required."""
         return tuple(self._entries)
 
     def select(self, name: str, project: Project | None) -> Selection:
-        """The files of a project; None is one that the index does not have."""
+        """Return the needed files of a project; `project` is None when the index does not have it."""
         chosen: set[str] = set()
-        missing: dict[Missing, None] = {}
+        missing: dict[MissingItem, None] = {}
         for chooser, entry in self._entries[name]:
             if project is None:
                 version = entry.version if isinstance(entry, Pin) else ""
-                missing.setdefault(Missing(project=name, version=version, reason="no such project", where=entry.where))
+                missing.setdefault(
+                    MissingItem(project=name, version=version, reason="no such project", where=entry.where)
+                )
                 continue
             found = chooser.pinned(project, entry) if isinstance(entry, Pin) else chooser.open(project, entry)
             for one in found:
-                if isinstance(one, Missing):
+                if isinstance(one, MissingItem):
                     missing.setdefault(one)
                 else:
                     chosen.add(one.filename)
@@ -111,7 +118,7 @@ class Selector:
         return Selection(files=files, missing=tuple(missing))
 
 
-Found = Iterator[File | Missing]
+FoundFiles = Iterator[File | MissingItem]
 
 
 class _PythonChooser:
@@ -123,8 +130,8 @@ class _PythonChooser:
         self.sdists = sdists
         self.every_wheel = every_wheel
 
-    def pinned(self, project: Project, pin: Pin) -> Found:
-        """The files of one version."""
+    def pinned(self, project: Project, pin: Pin) -> FoundFiles:
+        """Yield the files of one version."""
         if pin.python and not _allows_python(pin.python, self.target):
             yield self._missing(pin, "not for this version of Python")
         elif pin.files:
@@ -132,8 +139,8 @@ class _PythonChooser:
         else:
             yield from self._unlocked(project, pin)
 
-    def _locked(self, project: Project, pin: Pin) -> Found:
-        # The installer chooses among what the lock names and never looks further, so neither do we.
+    def _locked(self, project: Project, pin: Pin) -> FoundFiles:
+        # The installer chooses among the files that the lock names, and so does this.
         named = [File(filename=one.filename, version=pin.version, digests=one.digests) for one in pin.files]
         picked = self._pick(project.name, named)
         if not picked:
@@ -147,7 +154,7 @@ class _PythonChooser:
             else:
                 yield listed
 
-    def _unlocked(self, project: Project, pin: Pin) -> Found:
+    def _unlocked(self, project: Project, pin: Pin) -> FoundFiles:
         files = [file for file in project.files if _same_version(file.version, pin.version)]
         if not files:
             yield self._missing(pin, "no such version")
@@ -164,12 +171,12 @@ class _PythonChooser:
         else:
             yield self._missing(pin, "no wheel for the target")
 
-    def open(self, project: Project, entry: Range) -> Found:
-        """The files of the newest (or all) versions that match and that the target can install."""
+    def open(self, project: Project, entry: VersionRange) -> FoundFiles:
+        """Yield the files of the newest (or all) matching versions that the target can install."""
         by_version: dict[Version, list[File]] = {}
         for file in project.files:
             version = _version(file.version)
-            # PEP 592: a yanked file is only for those who pin it.
+            # PEP 592: a yanked file is only for exact pins.
             usable = file.yanked is None and _hash_allowed(file, entry.hashes)
             if version is not None and usable and _allows_python(file.requires, self.target):
                 by_version.setdefault(version, []).append(file)
@@ -181,24 +188,24 @@ class _PythonChooser:
             if count == entry.newest:
                 break
         if not count:
-            yield Missing(
+            yield MissingItem(
                 project=project.name, reason="no such version", version=entry.specifier, target=str(self.target),
                 where=entry.where,
             )  # fmt: skip
 
     def _pick(self, project: str, files: Iterable[File]) -> list[File]:
-        """What of one version's files the target installs."""
+        """Return the files of one version that the target installs."""
         files = list(files)
         sources = [file for file in files if _is_sdist(file.filename)]
         sources.sort(key=lambda file: file.filename)
         source = next((file for file in sources if file.filename.endswith(".tar.gz")), next(iter(sources), None))
-        refused = project in self.no_binary or ":all:" in self.no_binary
-        wheels = [] if refused else self._wheels(files)
+        no_wheels = project in self.no_binary or ":all:" in self.no_binary
+        wheels = [] if no_wheels else self._wheels(files)
         wants_source = source is not None and (self.sdists or not wheels)
         return [*wheels, source] if source is not None and wants_source else wheels
 
     def _wheels(self, files: Iterable[File]) -> list[File]:
-        """The wheels, best first, each only if it serves a machine that none before it does."""
+        """Return the wheels, best first, each only if it fits a machine that none before it fits."""
         ranked: list[tuple[int, tuple[int, str], tuple[int, int], File]] = []
         for file in files:
             wheel = _wheel(file.filename)
@@ -213,17 +220,17 @@ class _PythonChooser:
         if self.every_wheel:
             return [file for *_, file in ranked]
         best: list[File] = []
-        served = (1 << 16, 0)
+        oldest = (1 << 16, 0)
         for _, _, level, file in ranked:
-            if level < served:
+            if level < oldest:
                 best.append(file)
-                served = level
-            if served == ANY_MACHINE:
+                oldest = level
+            if oldest == ANY_MACHINE:
                 break
         return best
 
-    def _missing(self, pin: Pin, reason: Reason, filename: str = "") -> Missing:
-        return Missing(
+    def _missing(self, pin: Pin, reason: Reason, filename: str = "") -> MissingItem:
+        return MissingItem(
             project=pin.project, version=pin.version, reason=reason, filename=filename, target=str(self.target),
             where=pin.where,
         )  # fmt: skip
@@ -232,17 +239,17 @@ class _PythonChooser:
 class _GemChooser:
     """Chooses gems for one target."""
 
-    def __init__(self, target: Target, wanted: Wanted) -> None:
+    def __init__(self, target: Target, requirements: RequirementSet) -> None:
         self.target = target
         self.locked: dict[tuple[str, str], list[str]] = {}
-        """(gem, version) → the platforms that the lock names for it."""
-        for pin in wanted.pins:
+        """(gem, version) → its platforms in the lock."""
+        for pin in requirements.pins:
             self.locked.setdefault((pin.project, pin.version), []).append(pin.platform or "ruby")
-        # With a platform of its own in the lock, a target takes exactly the gems that the lock names.
-        self.exact = any(one != "ruby" and target.gem_rank(one) is not None for one in wanted.platforms)
+        # A target whose platform is in the lock gets exactly the gems that the lock names.
+        self.exact = any(one != "ruby" and target.gem_rank(one) is not None for one in requirements.platforms)
 
-    def pinned(self, project: Project, pin: Pin) -> Found:
-        """The gem of one version and platform, when it is the one that the target installs."""
+    def pinned(self, project: Project, pin: Pin) -> FoundFiles:
+        """Yield the gem of one version and platform, when it is the one that the target installs."""
         platforms = self.locked[pin.project, pin.version]
         best = min((self._rank(one), one) for one in platforms)
         if best[0] == _NO_FIT:
@@ -256,7 +263,7 @@ class _GemChooser:
         others = [] if self.exact or platform != "ruby" else [
             file for file in files if file is not listed and self._rank(file.platform or "ruby") != _NO_FIT
         ]  # fmt: skip
-        # A lock without a platform of the target lets bundler take the index's best one instead of the generic gem.
+        # Without the target's platform in the lock, bundler installs the best gem of the index, not the generic one.
         yield from sorted(others, key=lambda file: self._rank(file.platform or "ruby"))[:1]
         if listed is None:
             if not others:
@@ -267,8 +274,8 @@ class _GemChooser:
         else:
             yield self._missing(pin, "the index lists it with another digest", listed.filename)
 
-    def open(self, project: Project, entry: Range) -> Found:
-        """The best gem of each of the newest (or all) versions that match."""
+    def open(self, project: Project, entry: VersionRange) -> FoundFiles:
+        """Yield the best gem of each of the newest (or all) matching versions."""
         requirement = GemRequirement(entry.specifier)
         by_version: dict[GemVersion, list[File]] = {}
         for file in project.files:
@@ -280,7 +287,7 @@ class _GemChooser:
         for version in versions:
             yield min(by_version[version], key=lambda file: self._rank(file.platform or "ruby"))
         if not versions:
-            yield Missing(
+            yield MissingItem(
                 project=project.name, reason="no such version", version=entry.specifier, target=str(self.target),
                 where=entry.where,
             )  # fmt: skip
@@ -296,10 +303,10 @@ class _GemChooser:
         try:
             return version is None or GemRequirement(file.requires.replace("&", ",")).allows(version)
         except ValueError:
-            return True  # what cannot be decided is not left out
+            return True  # undecidable: too much is better than too little
 
-    def _missing(self, pin: Pin, reason: Reason, filename: str = "") -> Missing:
-        return Missing(
+    def _missing(self, pin: Pin, reason: Reason, filename: str = "") -> MissingItem:
+        return MissingItem(
             project=pin.project, version=pin.version, reason=reason, filename=filename,
             target=self.target.platform, where=pin.where,
         )  # fmt: skip
@@ -319,7 +326,7 @@ def _version(text: str) -> Version | None:
 
 @lru_cache(maxsize=1 << 14)
 def _specifier(text: str) -> SpecifierSet:
-    """What a specifier allows; everything when it is none, as pip treats a broken Requires-Python."""
+    """Parse a specifier; an invalid one allows everything, as pip treats a broken Requires-Python."""
     try:
         return SpecifierSet(text)
     except InvalidSpecifier:
@@ -363,12 +370,12 @@ def _same_gem_version(one: str, other: str) -> bool:
 
 
 def _differ(one: Mapping[str, str], other: Mapping[str, str]) -> bool:
-    """Whether two sets of digests contradict each other."""
+    """Return whether two sets of digests contradict each other."""
     return any(other[algorithm] != digest for algorithm, digest in one.items() if algorithm in other)
 
 
 def _hash_allowed(file: File, hashes: Sequence[str]) -> bool:
-    """Whether a lock's hashes allow a file; where the two share no algorithm, nothing contradicts it."""
+    """Return whether a lock's hashes allow a file; without an algorithm in common they do."""
     known = [one.partition(":") for one in hashes]
     shared = [digest for algorithm, _, digest in known if algorithm in file.digests]
     return not shared or any(

@@ -1,8 +1,8 @@
-"""For whom files are chosen: a Python version on a platform, as wheel tags, marker environments and gem platforms.
+"""Targets of a selection: a Python version on a platform, as wheel tags, marker environments and gem platforms.
 
-A target may stand for many machines: `linux-x86_64` for every glibc from OLDEST_GLIBC on, `3.11` for every 3.11.x.
-So a platform tag has a `level` (how new a machine must be), and markers are asked in more than one environment.
-Whoever means one machine says so: `manylinux_2_28_x86_64`, `macosx_14_0_arm64`, `3.11.4`.
+A target may stand for many machines: `linux-x86_64` for every glibc from OLDEST_GLIBC on, `3.11` for every 3.11.x. So a
+platform tag has a `level` (how new a machine must be), and markers are evaluated in more than one environment. Exact
+targets name one machine: `manylinux_2_28_x86_64`, `macosx_14_0_arm64`, `3.11.4`.
 """
 
 import platform as machine
@@ -16,7 +16,7 @@ import msgspec
 from packaging import tags
 from packaging.tags import Tag
 
-from mirror.airgap.lockfiles.wanted import Environment
+from mirror.airgap.lockfiles.requirement_set import Environment
 from mirror.errors import Invalid
 
 Level = tuple[int, int]
@@ -40,7 +40,7 @@ _LEVEL = re.compile(r"(?:manylinux|musllinux|macosx)_(\d+)_(\d+)_")
 
 
 class _System(msgspec.Struct, frozen=True):
-    """What a platform name stands for."""
+    """The systems that a platform name stands for."""
 
     family: str
     """linux, musllinux, macos, windows"""
@@ -60,9 +60,9 @@ class Target(msgspec.Struct, frozen=True, dict=True):
     """Required Ruby versions are checked against it; None: not checked."""
 
     def __post_init__(self) -> None:
-        """Raises Invalid."""
+        """Check both names. Raises Invalid."""
         if _PYTHON.fullmatch(self.python) is None:
-            raise Invalid(f"{self.python!r} is no Python version: write it as 3.11, 3.11.4 or 3.13t.")
+            raise Invalid(f"{self.python!r} is not a Python version: write it as 3.11, 3.11.4 or 3.13t.")
         _system(self.platform)
 
     def __str__(self) -> str:
@@ -74,13 +74,13 @@ class Target(msgspec.Struct, frozen=True, dict=True):
 
     @cached_property
     def python_versions(self) -> tuple[str, ...]:
-        """The full versions that it stands for: one, or the first and the last of a series."""
+        """The full versions: one, or the first and the last of a series."""
         text = self.python.removesuffix("t")
         return (text,) if text.count(".") == 2 else (f"{text}.0", f"{text}.{LAST_MICRO}")
 
     @cached_property
     def environments(self) -> tuple[Environment, ...]:
-        """What environment markers are evaluated in; see `python_versions`."""
+        """The environments for markers, one for each of `python_versions`."""
         return tuple(_environment(self.system, version) for version in self.python_versions)
 
     @cached_property
@@ -89,12 +89,12 @@ class Target(msgspec.Struct, frozen=True, dict=True):
         return _ranks(self.python, self.platform)
 
     def level(self, tag: Tag) -> Level:
-        """How new a machine of this target must be for a tag; ANY_MACHINE when all of them will do."""
+        """Return how new a machine of this target must be for a tag; ANY_MACHINE when all are new enough."""
         level = _level(tag.platform)
         return level if level > self.system.oldest else ANY_MACHINE
 
     def gem_rank(self, platform: str) -> int | None:
-        """How well a gem's platform fits, 0 best; None when it does not fit."""
+        """Return how well a gem's platform fits, 0 best; None when it does not fit."""
         for rank, pattern in enumerate(_gem_platforms(self.platform)):
             if pattern.fullmatch(platform):
                 return rank
@@ -102,7 +102,7 @@ class Target(msgspec.Struct, frozen=True, dict=True):
 
 
 def this_machine() -> Target:
-    """The target that this process runs on."""
+    """Return the target that this process runs on."""
     python = ".".join(map(str, sys.version_info[:3])) + ("t" if sysconfig.get_config_var("Py_GIL_DISABLED") else "")
     # The first tag that names a libc or system version is the newest that this machine can use.
     found = next((tag for tag in tags.platform_tags() if _LEVEL.match(tag)), None)
@@ -114,7 +114,7 @@ def this_machine() -> Target:
 
 @lru_cache(maxsize=256)
 def _system(platform: str) -> _System:
-    """Raises Invalid for a platform that is not known."""
+    """Parse a platform name. Raises Invalid."""
     exact = _LEVEL.match(platform)
     if exact:
         level = (int(exact[1]), int(exact[2]))
@@ -166,13 +166,13 @@ def _level(platform_tag: str) -> Level:
 
 
 def _platform_tags(system: _System) -> Iterator[str]:
-    """The platform tags that the newest machine takes, the best first."""
+    """Yield the platform tags that the newest machine accepts, the best first."""
     match system.family:
         case "linux":
             yield f"linux_{system.machine}"
             for minor in range(system.newest[1], 4, -1):
                 yield f"manylinux_2_{minor}_{system.machine}"
-                if (2, minor) in _LEGACY_MANYLINUX:  # PEP 600: the old names stand right behind the new
+                if (2, minor) in _LEGACY_MANYLINUX:  # PEP 600: the old names follow the new ones
                     yield f"{_LEGACY_MANYLINUX[2, minor]}_{system.machine}"
         case "musllinux":
             yield f"linux_{system.machine}"
@@ -221,14 +221,14 @@ def _environment(system: _System, python: str) -> Environment:
 
 @lru_cache(maxsize=64)
 def _gem_platforms(platform: str) -> tuple[re.Pattern[str], ...]:
-    """The platforms of gems that fit, the best first. `ruby` is the generic one and fits everywhere."""
+    """Return the gem platforms that fit, the best first. `ruby` is the generic one and fits everywhere."""
     system = _system(platform)
     cpu = {"i686": "(?:x86|i[3-6]86)", "armv7l": "arm(?:v[67]l?)?"}.get(system.machine, system.machine)
     match system.family:
         case "linux":
             patterns = [rf"{cpu}-linux-gnu(?:eabi(?:hf)?)?", rf"{cpu}-linux(?:-eabi(?:hf)?)?"]
         case "musllinux":
-            # A gem that names no libc is taken by musl machines as well.
+            # A gem that names no libc is installed on musl machines as well.
             patterns = [rf"{cpu}-linux-musl(?:eabi(?:hf)?)?", rf"{cpu}-linux(?:-eabi(?:hf)?)?"]
         case "macos":
             patterns = [rf"{cpu}-darwin(?:-?\d+)?", r"universal-darwin(?:-?\d+)?"]

@@ -1,14 +1,14 @@
-"""`uv.lock`: a graph, in which markers stand at the dependencies.
+"""`uv.lock`: a graph whose markers stand at the dependencies.
 
-Everything the lock holds is kept, with all groups and extras. Revisions within version 1 only add keys.
+Everything in the lock is kept, with all groups and extras. Revisions within version 1 only add keys.
 """
 
 from typing import Any
 
 import msgspec
 
-from mirror.airgap.lockfiles.documents import Document
-from mirror.airgap.lockfiles.wanted import Graph, Need, Outside, Pin, Wanted
+from mirror.airgap.lockfiles.documents import LockDocument
+from mirror.airgap.lockfiles.requirement_set import DependencyGraph, ExternalRequirement, GraphEdge, Pin, RequirementSet
 
 
 class _Edge(msgspec.Struct):
@@ -49,29 +49,29 @@ class _Lock(msgspec.Struct, rename="kebab"):
     package: list[_Package] = []
 
 
-def parse(document: Document) -> Wanted:
-    """Raises InvalidLock."""
+def parse(document: LockDocument) -> RequirementSet:
+    """Parse a uv.lock file. Raises InvalidLock."""
     table = document.toml()
     if table.get("version") != 1:
         found = table.get("version")
         raise document.invalid(f"uv.lock version {found!r} is not known, only 1", document.line(r"^version\b"))
     lock = document.convert(table, _Lock)
     pins: list[Pin] = []
-    outside: list[Outside] = []
+    external: list[ExternalRequirement] = []
     indexes: dict[str, None] = {}
-    needs: dict[tuple[str, str], tuple[Need, ...]] = {}
+    edges: dict[tuple[str, str], tuple[GraphEdge, ...]] = {}
     roots = [*lock.manifest.requirements, *(e for group in lock.manifest.dependency_groups.values() for e in group)]
     members = set(lock.manifest.members)
     depended = {edge.name for package in lock.package for edge in _edges(package)}
-    starts: list[Need] = [_need(edge, document, None) for edge in roots]
+    starts: list[GraphEdge] = [_edge(edge, document, None) for edge in roots]
     for package, line in zip(lock.package, document.tables("package"), strict=False):
         name = document.name_of(package.name, line)
-        needs[name, package.version] = tuple(_need(edge, document, line) for edge in _edges(package))
+        edges[name, package.version] = tuple(_edge(edge, document, line) for edge in _edges(package))
         if package.name in members or not _from_index(package) or package.name not in depended:
-            starts.append(Need(project=name, version=package.version))
+            starts.append(GraphEdge(project=name, version=package.version))
         if not _from_index(package):
-            outside.append(
-                document.outside(name, str(package.source.get("git") or package.source.get("url") or ""), line)
+            external.append(
+                document.external(name, str(package.source.get("git") or package.source.get("url") or ""), line)
             )
             continue
         registry = str(package.source["registry"])
@@ -92,13 +92,13 @@ def parse(document: Document) -> Wanted:
                 where=document.where(line),
             )
         )
-    return Wanted(
+    return RequirementSet(
         name=document.name,
         kind="uv.lock",
         ecosystem="pypi",
         pins=tuple(pins),
-        outside=tuple(outside),
-        graph=Graph(roots=tuple(starts), needs=needs),
+        external=tuple(external),
+        graph=DependencyGraph(roots=tuple(starts), edges=edges),
         python=lock.requires_python,
         indexes=tuple(indexes),
     )
@@ -109,9 +109,9 @@ def _edges(package: _Package) -> list[_Edge]:
     return [*package.dependencies, *(edge for group in groups for edge in group)]
 
 
-def _need(edge: _Edge, document: Document, line: int | None) -> Need:
+def _edge(edge: _Edge, document: LockDocument, line: int | None) -> GraphEdge:
     document.markers_of((edge.marker,), line)
-    return Need(project=document.name_of(edge.name, line), version=edge.version, marker=edge.marker)
+    return GraphEdge(project=document.name_of(edge.name, line), version=edge.version, marker=edge.marker)
 
 
 def _from_index(package: _Package) -> bool:

@@ -59,8 +59,8 @@ def check_sets(settings: Settings) -> None:
         seen.add(one.name)
         try:
             targets_for(one.python, one.platforms)
-            for wanted in named(one.names):
-                repository_for(settings, wanted.ecosystem, one.repositories)
+            for requirements in named(one.names):
+                repository_for(settings, requirements.ecosystem, one.repositories)
             for name in one.repositories:
                 if name not in settings.repositories:
                     raise Invalid(f"There is no repository {name!r} here.")

@@ -9,7 +9,7 @@ from typing import Protocol
 
 import msgspec
 
-from mirror.airgap.lockfiles import Outside
+from mirror.airgap.lockfiles import ExternalRequirement
 from mirror.airgap.sync.fetchers import Fetcher, Holdings, reason_of
 from mirror.airgap.sync.plan import Problem, Resolver, SyncInput, SyncPlan, plan
 from mirror.airgap.sync.queue import FetchQueue, SyncFile, together
@@ -51,7 +51,7 @@ class SyncResult(msgspec.Struct, frozen=True, kw_only=True):
     """Bytes of what was fetched, as far as indexes report sizes."""
     problems: tuple[Problem, ...]
     """What cannot be had, and what could not be fetched."""
-    outside: tuple[Outside, ...]
+    external: tuple[ExternalRequirement, ...]
     """What no index can provide."""
     members: tuple[SetMember, ...]
     """Everything that is needed and held now."""
@@ -90,7 +90,7 @@ class _Sync:
             held=len(self._plan.files) - len(missing),
             size=sum(file.file.size or 0 for file in missing if file.key not in failures),
             problems=(*self._plan.problems, *failures.values()),
-            outside=self._plan.outside,
+            external=self._plan.external,
             members=tuple(
                 member
                 for file in self._plan.files

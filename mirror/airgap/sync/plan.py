@@ -10,7 +10,7 @@ from typing import Protocol
 
 import msgspec
 
-from mirror.airgap.lockfiles import Missing, Outside, Selector, Target, Wanted, needed
+from mirror.airgap.lockfiles import ExternalRequirement, MissingItem, RequirementSet, Selector, Target, needed
 from mirror.airgap.sync.fetchers import Fetcher, reason_of
 from mirror.airgap.sync.queue import SyncFile
 from mirror.errors import Invalid, MirrorError, NotFound, Offline
@@ -38,7 +38,7 @@ class SyncPlan(msgspec.Struct, frozen=True, kw_only=True):
 
     files: tuple[SyncFile, ...] = ()
     problems: tuple[Problem, ...] = ()
-    outside: tuple[Outside, ...] = ()
+    external: tuple[ExternalRequirement, ...] = ()
     """What no index can provide."""
     repositories: tuple[str, ...] = ()
     """Whose indexes are needed."""
@@ -47,7 +47,7 @@ class SyncPlan(msgspec.Struct, frozen=True, kw_only=True):
 class SyncInput(msgspec.Struct, frozen=True, kw_only=True):
     """One lock or requirements file, or names; and the targets that it is for."""
 
-    wanted: Wanted
+    requirements: RequirementSet
     repository: str
     targets: tuple[Target, ...]
     sdists: bool = False
@@ -58,7 +58,7 @@ class SyncInput(msgspec.Struct, frozen=True, kw_only=True):
 class Resolver(Protocol):
     """Decides open versions."""
 
-    async def __call__(self, wanted: Wanted, target: Target, repository: str) -> Wanted:
+    async def __call__(self, requirements: RequirementSet, target: Target, repository: str) -> RequirementSet:
         """Return the input with every version pinned. Raises Invalid, with the resolver's explanation."""
 
 
@@ -79,7 +79,7 @@ async def plan(
     """
     files: dict[tuple[str, str, str], SyncFile] = {}
     problems: dict[Problem, None] = {}
-    outside: list[Outside] = []
+    external: list[ExternalRequirement] = []
     repositories: dict[str, None] = {}
     reported: set[tuple[str, str, str]] = set()
     for each in inputs:
@@ -87,10 +87,13 @@ async def plan(
         for file in await planning.files():
             files.setdefault(file.key, file)
         problems |= dict.fromkeys(planning.problems)
-        outside += each.wanted.outside
+        external += each.requirements.external
         repositories[each.repository] = None
     return SyncPlan(
-        files=tuple(files.values()), problems=tuple(problems), outside=tuple(outside), repositories=tuple(repositories)
+        files=tuple(files.values()),
+        problems=tuple(problems),
+        external=tuple(external),
+        repositories=tuple(repositories),
     )
 
 
@@ -125,15 +128,15 @@ class _InputPlan:
         except MirrorError as error:
             what = f"the index of {self._input.repository}"
             self.problems.append(Problem(what=what, reason=reason_of(error)))
-        for wanted, targets in await self._decided():
-            selector = Selector(wanted, targets, sdists=self._input.sdists)
+        for requirements, targets in await self._decided():
+            selector = Selector(requirements, targets, sdists=self._input.sdists)
             self.problems += map(self._problem, selector.missing)
             for files, missing in await asyncio.gather(*(self._select(selector, name) for name in selector.projects)):
                 self.problems += map(self._problem, missing)
                 found += files
         return found
 
-    async def _select(self, selector: Selector, name: str) -> tuple[Sequence[SyncFile], Sequence[Missing]]:
+    async def _select(self, selector: Selector, name: str) -> tuple[Sequence[SyncFile], Sequence[MissingItem]]:
         """Return what is needed of a project, and what it lacks."""
         if name not in self._views and name not in self._unavailable:
             await self._read(name)
@@ -145,25 +148,30 @@ class _InputPlan:
         await self._on_found(new)
         return files, selection.missing
 
-    async def _decided(self) -> list[tuple[Wanted, tuple[Target, ...]]]:
+    async def _decided(self) -> list[tuple[RequirementSet, tuple[Target, ...]]]:
         """Return what is to be selected for which targets: a lock as it stands, anything else resolved."""
         given = self._input
-        if given.wanted.complete:
-            return [(given.wanted, given.targets)]
+        if given.requirements.complete:
+            return [(given.requirements, given.targets)]
         if not given.dependencies:
-            return [(given.wanted if given.wanted.kind == "names" else _newest(given.wanted), given.targets)]
+            return [
+                (
+                    given.requirements if given.requirements.kind == "names" else _newest(given.requirements),
+                    given.targets,
+                )
+            ]
         # An unknown project is reported for the line that names it; because of it a resolver would give up the rest.
-        await self._read_all(_projects(given.wanted, given.targets))
-        known = _among(given.wanted, self._views)
+        await self._read_all(_projects(given.requirements, given.targets))
+        known = _among(given.requirements, self._views)
         # Names may select several versions; the selection reports what is unknown.
-        decided = [(given.wanted, given.targets)] if given.wanted.kind == "names" else [
-            (_without(given.wanted, self._views), given.targets)
+        decided = [(given.requirements, given.targets)] if given.requirements.kind == "names" else [
+            (_without(given.requirements, self._views), given.targets)
         ]  # fmt: skip
         for target in given.targets:
             try:
                 decided.append((await self._resolve(known, target, given.repository), (target,)))
             except Invalid as error:
-                self.problems.append(Problem(what=given.wanted.name, reason=reason_of(error)))
+                self.problems.append(Problem(what=given.requirements.name, reason=reason_of(error)))
         return decided
 
     async def _read_all(self, names: Iterable[str]) -> None:
@@ -182,7 +190,7 @@ class _InputPlan:
             except MirrorError as error:
                 self._unavailable[name] = reason_of(error)
 
-    def _problem(self, missing: Missing) -> Problem:
+    def _problem(self, missing: MissingItem) -> Problem:
         version = f" {missing.version}" if missing.version else ""
         what = missing.filename or f"{missing.project}{version}" or missing.target
         if missing.project in self._unavailable:
@@ -194,7 +202,7 @@ class _InputPlan:
             what=what, reason=f"{reason}{target}" if reason == missing.reason else reason, where=missing.where
         )
 
-    def _withheld(self, missing: Missing) -> str | None:
+    def _withheld(self, missing: MissingItem) -> str | None:
         """Return the verdict of policy, where it is the reason why something is missing."""
         view = self._views.get(missing.project)
         for filename, verdict in view.withheld.items() if view else ():
@@ -203,32 +211,32 @@ class _InputPlan:
         return None
 
 
-def _projects(wanted: Wanted, targets: Sequence[Target]) -> list[str]:
+def _projects(requirements: RequirementSet, targets: Sequence[Target]) -> list[str]:
     environments = [environment for target in targets for environment in target.environments]
-    pins, ranges = needed(wanted, environments)
+    pins, ranges = needed(requirements, environments)
     return list(dict.fromkeys([*(pin.project for pin in pins), *(entry.project for entry in ranges)]))
 
 
-def _among(wanted: Wanted, known: Mapping[str, object]) -> Wanted:
+def _among(requirements: RequirementSet, known: Mapping[str, object]) -> RequirementSet:
     """Return the part that concerns known projects."""
     return msgspec.structs.replace(
-        wanted,
-        pins=tuple(pin for pin in wanted.pins if pin.project in known),
-        ranges=tuple(entry for entry in wanted.ranges if entry.project in known),
+        requirements,
+        pins=tuple(pin for pin in requirements.pins if pin.project in known),
+        ranges=tuple(entry for entry in requirements.ranges if entry.project in known),
     )
 
 
-def _without(wanted: Wanted, known: Mapping[str, object]) -> Wanted:
+def _without(requirements: RequirementSet, known: Mapping[str, object]) -> RequirementSet:
     """Return the part that concerns unknown projects."""
     return msgspec.structs.replace(
-        wanted,
-        pins=tuple(pin for pin in wanted.pins if pin.project not in known),
-        ranges=tuple(entry for entry in wanted.ranges if entry.project not in known),
+        requirements,
+        pins=tuple(pin for pin in requirements.pins if pin.project not in known),
+        ranges=tuple(entry for entry in requirements.ranges if entry.project not in known),
     )
 
 
-def _newest(wanted: Wanted) -> Wanted:
+def _newest(requirements: RequirementSet) -> RequirementSet:
     """Return the input with the newest version of everything open."""
     return msgspec.structs.replace(
-        wanted, ranges=tuple(msgspec.structs.replace(entry, newest=1) for entry in wanted.ranges)
+        requirements, ranges=tuple(msgspec.structs.replace(entry, newest=1) for entry in requirements.ranges)
     )

@@ -17,7 +17,7 @@ from pathlib import Path
 import msgspec
 from yarl import URL
 
-from mirror.airgap.lockfiles import Target, Wanted, parse, this_machine
+from mirror.airgap.lockfiles import RequirementSet, Target, parse, this_machine
 from mirror.errors import Invalid
 
 LONGEST = 600.0
@@ -58,23 +58,23 @@ class Resolvers:
         self._index = index
         self._build = build
 
-    async def __call__(self, wanted: Wanted, target: Target, repository: str) -> Wanted:
+    async def __call__(self, requirements: RequirementSet, target: Target, repository: str) -> RequirementSet:
         """Every version pinned. Raises Invalid, with what the resolver says."""
-        if not wanted.pins and not wanted.ranges:
-            return wanted
+        if not requirements.pins and not requirements.ranges:
+            return requirements
         url = self._index(repository)
-        if wanted.installer == "bundler":
-            return await _bundler(wanted, target, url)
-        return await _uv(wanted, target, url, build=self._build)
+        if requirements.installer == "bundler":
+            return await _bundler(requirements, target, url)
+        return await _uv(requirements, target, url, build=self._build)
 
 
-async def _uv(wanted: Wanted, target: Target, url: URL, *, build: bool) -> Wanted:
+async def _uv(requirements: RequirementSet, target: Target, url: URL, *, build: bool) -> RequirementSet:
     program = _found("uv", "uv decides the versions that are not locked, and is not installed here: pip install uv")
-    lines = [pin.requirement for pin in wanted.pins] + [entry.requirement for entry in wanted.ranges]
+    lines = [pin.requirement for pin in requirements.pins] + [entry.requirement for entry in requirements.ranges]
     with tempfile.TemporaryDirectory() as place:
         directory = Path(place)
         (directory / "requirements.in").write_text("\n".join(lines) + "\n")
-        (directory / "constraints.txt").write_text("".join(f"{one.requirement}\n" for one in wanted.constraints))
+        (directory / "constraints.txt").write_text("".join(f"{one.requirement}\n" for one in requirements.constraints))
         command = [
             program, "pip", "compile", "requirements.in", "--constraints", "constraints.txt",
             "--default-index", str(url), "--no-config", "--no-cache", "--no-header", "--no-annotate", "--quiet",
@@ -84,9 +84,9 @@ async def _uv(wanted: Wanted, target: Target, url: URL, *, build: bool) -> Wante
         command += [] if build else ["--no-build"]
         if url.host:  # on this machine: plain http, or a certificate for another name
             command += ["--allow-insecure-host", f"{url.host}:{url.port}"]
-        said = await _run(command, directory, {"UV_HTTP_TIMEOUT": "60"}, wanted.name, url)
-    resolved = parse(wanted.name, said, kind="requirements")
-    return msgspec.structs.replace(wanted, pins=resolved.pins, ranges=(), graph=None, kind="requirements")
+        said = await _run(command, directory, {"UV_HTTP_TIMEOUT": "60"}, requirements.name, url)
+    resolved = parse(requirements.name, said, kind="requirements")
+    return msgspec.structs.replace(requirements, pins=resolved.pins, ranges=(), graph=None, kind="requirements")
 
 
 def _uv_platform(target: Target) -> list[str]:
@@ -102,10 +102,10 @@ def _uv_platform(target: Target) -> list[str]:
     return ["--python-platform", name]
 
 
-async def _bundler(wanted: Wanted, target: Target, url: URL) -> Wanted:
+async def _bundler(requirements: RequirementSet, target: Target, url: URL) -> RequirementSet:
     program = _found("bundle", "bundler decides the versions of gems that are not locked, and is not installed here")
-    lines = [f'source "{url}"', *(_gem(entry.project, _requirements(entry.specifier)) for entry in wanted.ranges)]
-    lines += [_gem(pin.project, [f"= {pin.version}"]) for pin in wanted.pins]
+    lines = [f'source "{url}"', *(_gem(entry.project, _requirements(entry.specifier)) for entry in requirements.ranges)]
+    lines += [_gem(pin.project, [f"= {pin.version}"]) for pin in requirements.pins]
     with tempfile.TemporaryDirectory() as place:
         directory = Path(place)
         (directory / "Gemfile").write_text("\n".join(lines) + "\n")
@@ -117,10 +117,10 @@ async def _bundler(wanted: Wanted, target: Target, url: URL) -> Wanted:
             "BUNDLE_USER_HOME": f"{place}/.bundle", "BUNDLE_SILENCE_ROOT_WARNING": "1", "BUNDLE_RETRY": "1",
             "BUNDLE_SSL_VERIFY_MODE": "0",
         }  # fmt: skip
-        await _run(command, directory, environment, wanted.name, url)
+        await _run(command, directory, environment, requirements.name, url)
         text = (directory / "Gemfile.lock").read_text()
-    resolved = parse(wanted.name, text, kind="Gemfile.lock")
-    pins = tuple(msgspec.structs.replace(pin, where=wanted.name) for pin in resolved.pins)
+    resolved = parse(requirements.name, text, kind="Gemfile.lock")
+    pins = tuple(msgspec.structs.replace(pin, where=requirements.name) for pin in resolved.pins)
     return msgspec.structs.replace(resolved, pins=pins)
 
 

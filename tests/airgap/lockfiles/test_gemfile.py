@@ -61,30 +61,30 @@ BUNDLED WITH
 
 
 def test_a_lock_of_bundler_is_understood() -> None:
-    wanted = read(DATA / "gemfile-2.3.txt")
-    assert (wanted.kind, wanted.ecosystem) == ("Gemfile.lock", "rubygems")
-    assert wanted.indexes == ("https://gems.example/",)
-    assert wanted.platforms == ("arm64-darwin", "ruby", "x86_64-linux")
-    assert [f"{pin.project} {pin.version} {pin.platform}" for pin in wanted.pins][:3] == [
+    parsed = read(DATA / "gemfile-2.3.txt")
+    assert (parsed.kind, parsed.ecosystem) == ("Gemfile.lock", "rubygems")
+    assert parsed.indexes == ("https://gems.example/",)
+    assert parsed.platforms == ("arm64-darwin", "ruby", "x86_64-linux")
+    assert [f"{pin.project} {pin.version} {pin.platform}" for pin in parsed.pins][:3] == [
         "base64 0.3.0 ruby",
         "ffi 1.17.2 ruby",
         "logger 1.7.0 ruby",
     ]
-    assert len(wanted.pins) == 10
+    assert len(parsed.pins) == 10
 
 
 def test_every_section_has_its_meaning() -> None:
-    wanted = parse("Gemfile.lock", EVERYTHING)
-    assert [(pin.project, pin.version, pin.platform, pin.hashes, pin.index) for pin in wanted.pins] == [
+    parsed = parse("Gemfile.lock", EVERYTHING)
+    assert [(pin.project, pin.version, pin.platform, pin.hashes, pin.index) for pin in parsed.pins] == [
         ("ffi", "1.17.2", "ruby", ("sha256:ab",), "https://second.example/"),
         ("ffi", "1.17.2", "x86_64-linux-gnu", ("sha256:cd", "sha512:ef"), "https://second.example/"),
         ("rack", "3.1.16", "ruby", (), "https://second.example/"),
         ("private", "2.0.0.rc1", "ruby", (), "https://third.example/"),
     ]
-    assert [(one.name, one.local) for one in wanted.outside] == [("fork", False), ("shop", True)]
-    assert "secret" not in wanted.outside[0].reason
-    assert wanted.platforms == ("ruby", "x86_64-linux-gnu")
-    assert wanted.indexes == ("https://gems.example/", "https://second.example/", "https://third.example/")
+    assert [(one.name, one.local) for one in parsed.external] == [("fork", False), ("shop", True)]
+    assert "secret" not in parsed.external[0].reason
+    assert parsed.platforms == ("ruby", "x86_64-linux-gnu")
+    assert parsed.indexes == ("https://gems.example/", "https://second.example/", "https://third.example/")
 
 
 def test_windows_line_ends_make_no_difference() -> None:
@@ -96,12 +96,12 @@ def test_windows_line_ends_make_no_difference() -> None:
     [
         ("GEM\n  remote: https://gems.example/\nWAT\n", 3, "the section 'WAT' is not known"),
         ("  rack (1)\n", 1, "before the first section"),
-        ("GEM\n  specs:\n    rack\n", 3, "is no gem with its version"),
-        ("GEM\n  specs:\n    rack (../1)\n", 3, "is no gem version"),
-        ("GEM\n  specs:\n    ra/ck (1)\n", 3, "is no gem name"),
-        ("GEM\n  specs:\n    rack (1-../x)\n", 3, "is no platform"),
+        ("GEM\n  specs:\n    rack\n", 3, "is not a gem with its version"),
+        ("GEM\n  specs:\n    rack (../1)\n", 3, "is not a gem version"),
+        ("GEM\n  specs:\n    ra/ck (1)\n", 3, "is not a gem name"),
+        ("GEM\n  specs:\n    rack (1-../x)\n", 3, "is not a platform"),
         ("GEM\n    rack (1)\n", 2, "is not expected here"),
-        ("CHECKSUMS\n  rack 1\n", 2, "is no checksum"),
+        ("CHECKSUMS\n  rack 1\n", 2, "is not a checksum"),
         ("GEM\n<<<<<<< HEAD\n  specs:\n", 2, "merge conflicts"),
     ],
 )

@@ -2,7 +2,7 @@
 
 import pytest
 
-from mirror.airgap.lockfiles import Pin, Range, named, parse_name
+from mirror.airgap.lockfiles import Pin, VersionRange, named, parse_name
 from mirror.errors import Invalid
 
 
@@ -21,7 +21,7 @@ from mirror.errors import Invalid
 def test_a_name_tells_its_ecosystem(text: str, ecosystem: str, project: str, specifier: str) -> None:
     asked = parse_name(text, 3)
     assert asked.ecosystem == ecosystem
-    assert isinstance(asked.entry, Range)
+    assert isinstance(asked.entry, VersionRange)
     assert (asked.entry.project, asked.entry.specifier, asked.entry.newest) == (project, specifier, 3)
 
 

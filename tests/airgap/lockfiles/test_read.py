@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from mirror.airgap.lockfiles import Target, Wanted, kind_of, parse, read
+from mirror.airgap.lockfiles import RequirementSet, Target, kind_of, parse, read
 from mirror.airgap.lockfiles import documents as documents_module
-from mirror.airgap.lockfiles.wanted import Need, needed
+from mirror.airgap.lockfiles.requirement_set import GraphEdge, needed
 from mirror.errors import Invalid, InvalidLock
 
 DATA = Path(__file__).parent / "data"
@@ -14,12 +14,12 @@ LINUX = Target("3.11", "linux-x86_64")
 WINDOWS = Target("3.9", "windows-amd64")
 
 
-def data(name: str) -> Wanted:
+def data(name: str) -> RequirementSet:
     return read(DATA / f"{name}.txt")
 
 
-def names(wanted: Wanted, target: Target) -> list[str]:
-    return [f"{pin.project} {pin.version}" for pin in needed(wanted, target.environments)[0]]
+def names(parsed: RequirementSet, target: Target) -> list[str]:
+    return [f"{pin.project} {pin.version}" for pin in needed(parsed, target.environments)[0]]
 
 
 NEW_LINUX = ["click 8.5.1", "iniconfig 2.3.1", "markupsafe 3.0.4"]
@@ -49,19 +49,19 @@ OLD_WINDOWS = ["click 8.1.8", "colorama 0.4.6", "iniconfig 2.1.0", "markupsafe 3
 def test_each_target_needs_what_the_tool_would_install_there(
     name: str, kind: str, linux: list[str], windows: list[str]
 ) -> None:
-    wanted = data(name)
-    assert wanted.kind == kind
-    assert wanted.ecosystem == "pypi"
-    assert names(wanted, LINUX) == linux
-    assert names(wanted, WINDOWS) == windows
+    parsed = data(name)
+    assert parsed.kind == kind
+    assert parsed.ecosystem == "pypi"
+    assert names(parsed, LINUX) == linux
+    assert names(parsed, WINDOWS) == windows
 
 
 @pytest.mark.parametrize("name", ["poetry-1.1", "poetry-2.0"])
 def test_an_older_poetry_lock_has_no_markers_so_that_all_of_it_is_needed(name: str) -> None:
-    wanted = data(name)
-    assert names(wanted, LINUX) == [*OLD_WINDOWS, "pysocks 1.7.1", "tomli 2.5.0"]
-    assert names(wanted, LINUX) == names(wanted, WINDOWS)
-    assert len(wanted.pins[3].files) == len(data("poetry-2.1").pins[3].files) > 50
+    parsed = data(name)
+    assert names(parsed, LINUX) == [*OLD_WINDOWS, "pysocks 1.7.1", "tomli 2.5.0"]
+    assert names(parsed, LINUX) == names(parsed, WINDOWS)
+    assert len(parsed.pins[3].files) == len(data("poetry-2.1").pins[3].files) > 50
 
 
 def test_a_pin_knows_its_files_with_digests_sizes_and_place() -> None:
@@ -76,8 +76,8 @@ def test_a_pin_knows_its_files_with_digests_sizes_and_place() -> None:
 
 @pytest.mark.parametrize("name", ["uv-forks", "pylock-export", "poetry-2.1", "poetry-1.1", "pdm-4.5", "pdm-urls"])
 def test_all_formats_agree_on_the_files_of_a_version(name: str) -> None:
-    wanted = data(name)
-    (markupsafe,) = [pin for pin in wanted.pins if pin.project == "markupsafe"]
+    parsed = data(name)
+    (markupsafe,) = [pin for pin in parsed.pins if pin.project == "markupsafe"]
     (expected,) = [pin for pin in data("uv-forks").pins if pin.project == "markupsafe"]
     # uv leaves out the wheels of platforms that it does not know and of Pythons that the lock is not for.
     digests = {file.filename: file.digests for file in markupsafe.files}
@@ -88,22 +88,22 @@ def test_all_formats_agree_on_the_files_of_a_version(name: str) -> None:
 
 
 def test_members_of_a_workspace_are_outside_and_what_they_need_is_not() -> None:
-    wanted = data("uv-members")
-    assert [(one.name, one.local) for one in wanted.outside] == [("app", True), ("member", True)]
-    assert names(wanted, LINUX) == ["click 8.1.8", "iniconfig 2.3.1"]
+    parsed = data("uv-members")
+    assert [(one.name, one.local) for one in parsed.external] == [("app", True), ("member", True)]
+    assert names(parsed, LINUX) == ["click 8.1.8", "iniconfig 2.3.1"]
 
 
 def test_a_pipfile_lock_pins_by_hash_and_leaves_open_what_its_maker_could_not_resolve() -> None:
-    wanted = data("pipfile-6")
-    click = wanted.pins[0]
+    parsed = data("pipfile-6")
+    click = parsed.pins[0]
     assert (click.project, click.version, len(click.hashes)) == ("click", "8.5.1", 2)
     assert click.index == "https://index.example/simple"
-    assert [(one.project, one.specifier, one.marker) for one in wanted.ranges] == [
+    assert [(one.project, one.specifier, one.marker) for one in parsed.ranges] == [
         ("colorama", "", "sys_platform == 'win32'")
     ]
-    assert needed(wanted, LINUX.environments)[1] == ()
-    assert needed(wanted, Target("3.11", "windows-amd64").environments)[1] == wanted.ranges
-    assert wanted.python == "==3.11.*"
+    assert needed(parsed, LINUX.environments)[1] == ()
+    assert needed(parsed, Target("3.11", "windows-amd64").environments)[1] == parsed.ranges
+    assert parsed.python == "==3.11.*"
 
 
 def test_a_file_has_the_name_of_its_address_where_the_lock_gives_a_normalised_one_besides() -> None:
@@ -112,9 +112,9 @@ def test_a_file_has_the_name_of_its_address_where_the_lock_gives_a_normalised_on
 
 
 def test_a_pylock_of_one_resolution_has_no_index() -> None:
-    wanted = data("pylock-compile")
-    assert (wanted.indexes, wanted.python) == ((), ">=3.11.7")
-    assert [pin.index for pin in wanted.pins] == ["", ""]
+    parsed = data("pylock-compile")
+    assert (parsed.indexes, parsed.python) == ((), ">=3.11.7")
+    assert [pin.index for pin in parsed.pins] == ["", ""]
 
 
 UV = """version = 1
@@ -167,12 +167,12 @@ source = { url = "https://elsewhere.example/linked-1.tar.gz" }
 
 
 def test_what_comes_from_version_control_is_reported_without_its_password_and_its_needs_are_kept() -> None:
-    wanted = parse("uv.lock", UV)
-    assert [(one.name, one.local) for one in wanted.outside] == [("app", True), ("fetched", False), ("linked", False)]
-    assert "code.example/fetched.git" in wanted.outside[1].reason
-    assert "secret" not in wanted.outside[1].reason
-    assert "deep 1" in names(wanted, LINUX)
-    assert wanted.indexes == ("https://index.example/simple", "https://other.example/simple")
+    parsed = parse("uv.lock", UV)
+    assert [(one.name, one.local) for one in parsed.external] == [("app", True), ("fetched", False), ("linked", False)]
+    assert "code.example/fetched.git" in parsed.external[1].reason
+    assert "secret" not in parsed.external[1].reason
+    assert "deep 1" in names(parsed, LINUX)
+    assert parsed.indexes == ("https://index.example/simple", "https://other.example/simple")
 
 
 def test_a_circle_of_dependencies_ends_and_every_extra_counts_as_chosen() -> None:
@@ -187,10 +187,10 @@ def test_a_script_lock_starts_from_its_requirements() -> None:
         '[[package]]\nname = "b"\nversion = "1"\nsource = { registry = "https://index.example/simple" }\n'
         'dependencies = [{ name = "a" }]\n'
     )
-    wanted = parse("uv.lock", text)
-    assert wanted.graph is not None
-    assert wanted.graph.roots == (Need(project="a"),)
-    assert names(wanted, LINUX) == ["a 1", "b 1"]
+    parsed = parse("uv.lock", text)
+    assert parsed.graph is not None
+    assert parsed.graph.roots == (GraphEdge(project="a"),)
+    assert names(parsed, LINUX) == ["a 1", "b 1"]
 
 
 PYLOCK = """lock-version = "1.0"
@@ -221,12 +221,12 @@ requires-python = ">=3.12"
 
 
 def test_a_pylock_names_its_file_and_its_version_in_more_than_one_way() -> None:
-    wanted = parse("pylock.dev.toml", PYLOCK)
-    assert [(pin.project, pin.version, pin.python) for pin in wanted.pins] == [("a", "1.5", ""), ("d", "1", ">=3.12")]
-    assert wanted.pins[0].files[0].filename == "a-1.5-py3-none-any.whl"
-    assert wanted.pins[0].files[0].digests == {"sha256": "ab"}
-    assert [(one.name, one.local) for one in wanted.outside] == [("b", False), ("c", True)]
-    assert names(wanted, LINUX) == ["a 1.5", "d 1"]
+    parsed = parse("pylock.dev.toml", PYLOCK)
+    assert [(pin.project, pin.version, pin.python) for pin in parsed.pins] == [("a", "1.5", ""), ("d", "1", ">=3.12")]
+    assert parsed.pins[0].files[0].filename == "a-1.5-py3-none-any.whl"
+    assert parsed.pins[0].files[0].digests == {"sha256": "ab"}
+    assert [(one.name, one.local) for one in parsed.external] == [("b", False), ("c", True)]
+    assert names(parsed, LINUX) == ["a 1.5", "d 1"]
 
 
 @pytest.mark.parametrize(
@@ -253,26 +253,26 @@ def test_a_format_is_known_by_name_or_by_content(name: str, text: str, kind: str
         ("uv.lock", "# lock\nrevision = 1\n", None, "uv.lock version None is not known"),
         ("uv.lock", "version = 1\n[[package]\n", 2, "it is not TOML"),
         ("uv.lock", "version = 1\n\n[[package]]\nname = 3\nsource = {}\n", 3, "Expected `str`, got `int`"),
-        ("uv.lock", 'version = 1\n[[package]]\nname = "../a"\nversion = "1"\nsource = {}\n', 2, "no project name"),
+        ("uv.lock", 'version = 1\n[[package]]\nname = "../a"\nversion = "1"\nsource = {}\n', 2, "not a project name"),
         (
             "uv.lock",
             'version = 1\n\n[[package]]\nname = "a"\nversion = "x y"\nsource = { registry = "https://i.example" }\n',
             3,
-            "'x y' is no version",
+            "'x y' is not a version",
         ),
         (
             "uv.lock",
             'version = 1\n[[package]]\nname = "a"\nversion = "1"\nsource = { registry = "https://i.example" }\n'
             'sdist = { url = "https://i.example/..%2f..%2fetc" }\n',
             2,
-            "is no file name",
+            "is not a file name",
         ),
         (
             "uv.lock",
             'version = 1\n[[package]]\nname = "a"\nversion = "1"\nsource = { virtual = "." }\n'
             'dependencies = [{ name = "b", marker = "os ==" }]\n',
             2,
-            "is no environment marker",
+            "is not an environment marker",
         ),
         ("uv.lock", "version = 1\nx = " + "[" * 5000, None, "nested too deeply"),
         ("pylock.toml", 'lock-version = "2.0"\ncreated-by = "x"\npackages = []\n', 1, "pylock version '2.0'"),
@@ -314,11 +314,11 @@ def test_a_file_that_is_no_text_is_refused_with_its_line(tmp_path: Path) -> None
 
 
 def test_a_file_beyond_the_limit_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("mirror.airgap.lockfiles.LIMIT", 10)
+    monkeypatch.setattr("mirror.airgap.lockfiles.MAX_FILE_BYTES", 10)
     (tmp_path / "uv.lock").write_text("version = 1\n" * 2)
     with pytest.raises(InvalidLock, match="larger than"):
         read(tmp_path / "uv.lock")
-    assert documents_module.LIMIT == 32 << 20
+    assert documents_module.MAX_FILE_BYTES == 32 << 20
 
 
 def test_a_byte_order_mark_is_no_part_of_the_text(tmp_path: Path) -> None:

@@ -7,11 +7,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mirror.airgap.lockfiles import Wanted, parse, read
+from mirror.airgap.lockfiles import RequirementSet, parse, read
 from mirror.errors import InvalidLock
 
 
-def requirements(text: str, files: dict[str, str] | None = None, **environ: str) -> Wanted:
+def requirements(text: str, files: dict[str, str] | None = None, **environ: str) -> RequirementSet:
     def open_file(name: str) -> str:
         if files is None or name not in files:
             raise FileNotFoundError(name)
@@ -21,15 +21,15 @@ def requirements(text: str, files: dict[str, str] | None = None, **environ: str)
 
 
 def test_an_exact_version_is_a_pin_and_everything_else_is_open() -> None:
-    wanted = requirements("A.B==1.0\nb===2\nc\nd>=1,<2\ne==1.*\nf[x,y]~=1.2 ; python_version < '3.12'\n")
-    assert [(pin.project, pin.version) for pin in wanted.pins] == [("a-b", "1.0"), ("b", "2")]
-    assert [entry.requirement for entry in wanted.ranges] == [
+    parsed = requirements("A.B==1.0\nb===2\nc\nd>=1,<2\ne==1.*\nf[x,y]~=1.2 ; python_version < '3.12'\n")
+    assert [(pin.project, pin.version) for pin in parsed.pins] == [("a-b", "1.0"), ("b", "2")]
+    assert [entry.requirement for entry in parsed.ranges] == [
         "c",
         "d<2,>=1",
         "e==1.*",
         'f[x,y]~=1.2 ; python_version < "3.12"',
     ]
-    assert wanted.ranges[1].where == "requirements.txt:4"
+    assert parsed.ranges[1].where == "requirements.txt:4"
 
 
 def test_only_a_file_with_a_hash_on_every_line_needs_no_resolver() -> None:
@@ -46,9 +46,9 @@ def test_a_pin_can_be_asked_of_a_resolver_with_its_extras_and_marker() -> None:
 
 
 def test_hashes_and_continued_lines_belong_together() -> None:
-    wanted = requirements("a==1 \\\n    --hash=sha256:AB \\\n    --hash sha256:cd\n    # via x\nb==2 # why\n")
-    assert [(pin.project, pin.hashes) for pin in wanted.pins] == [("a", ("sha256:ab", "sha256:cd")), ("b", ())]
-    assert wanted.pins[1].where == "requirements.txt:5"
+    parsed = requirements("a==1 \\\n    --hash=sha256:AB \\\n    --hash sha256:cd\n    # via x\nb==2 # why\n")
+    assert [(pin.project, pin.hashes) for pin in parsed.pins] == [("a", ("sha256:ab", "sha256:cd")), ("b", ())]
+    assert parsed.pins[1].where == "requirements.txt:5"
 
 
 def test_a_comment_ends_a_continued_line() -> None:
@@ -56,26 +56,26 @@ def test_a_comment_ends_a_continued_line() -> None:
 
 
 def test_indexes_are_named_with_the_main_one_first() -> None:
-    wanted = requirements("--extra-index-url https://two.example/simple\n-i https://one.example/simple\n")
-    assert wanted.indexes == ("https://one.example/simple", "https://two.example/simple")
+    parsed = requirements("--extra-index-url https://two.example/simple\n-i https://one.example/simple\n")
+    assert parsed.indexes == ("https://one.example/simple", "https://two.example/simple")
 
 
 def test_variables_come_from_the_environment() -> None:
-    wanted = requirements("--index-url https://${TOKEN}@one.example/simple\n", TOKEN="t")
-    assert wanted.indexes == ("https://t@one.example/simple",)
+    parsed = requirements("--index-url https://${TOKEN}@one.example/simple\n", TOKEN="t")
+    assert parsed.indexes == ("https://t@one.example/simple",)
     with pytest.raises(InvalidLock, match="line 1: the environment variable VERSION is not set"):
         requirements("a==${VERSION}\n")
 
 
 def test_included_files_are_relative_to_the_one_that_includes_them() -> None:
     files = {"sub/base.txt": "b==1\n-r more.txt\n", "sub/more.txt": "c\n", "limits.txt": "d<2\ne==5\n"}
-    wanted = requirements("-r sub/base.txt\n--constraint=limits.txt\na\n", files)
-    assert [pin.project for pin in wanted.pins] == ["b"]
-    assert [(entry.project, entry.where) for entry in wanted.ranges] == [
+    parsed = requirements("-r sub/base.txt\n--constraint=limits.txt\na\n", files)
+    assert [pin.project for pin in parsed.pins] == ["b"]
+    assert [(entry.project, entry.where) for entry in parsed.ranges] == [
         ("c", "sub/more.txt:1"),
         ("a", "requirements.txt:3"),
     ]
-    assert [entry.requirement for entry in wanted.constraints] == ["d<2", "e==5"]
+    assert [entry.requirement for entry in parsed.constraints] == ["d<2", "e==5"]
 
 
 def test_files_are_read_from_the_disk_beside_the_named_one(tmp_path: Path) -> None:
@@ -83,9 +83,9 @@ def test_files_are_read_from_the_disk_beside_the_named_one(tmp_path: Path) -> No
     (tmp_path / "r.txt").write_text("-rsub/s.txt\n")
     (tmp_path / "sub" / "s.txt").write_text("-c c.txt\na==${V}\n")
     (tmp_path / "sub" / "c.txt").write_text("b<1\n")
-    wanted = read(tmp_path / "r.txt", {"V": "3"})
-    assert [(pin.project, pin.version) for pin in wanted.pins] == [("a", "3")]
-    assert [entry.project for entry in wanted.constraints] == ["b"]
+    parsed = read(tmp_path / "r.txt", {"V": "3"})
+    assert [(pin.project, pin.version) for pin in parsed.pins] == [("a", "3")]
+    assert [entry.project for entry in parsed.constraints] == ["b"]
 
 
 def test_a_circle_of_files_is_refused() -> None:
@@ -119,12 +119,12 @@ def test_files_that_include_without_end_are_refused() -> None:
     ],
 )
 def test_what_no_index_can_give_is_reported_with_its_line(line: str, local: bool) -> None:
-    wanted = requirements(f"b==1\n{line}\n")
-    assert [pin.project for pin in wanted.pins] == ["b"]
-    (outside,) = wanted.outside
-    assert (outside.where, outside.local) == ("requirements.txt:2", local)
-    assert "secret" not in outside.reason
-    assert "secret" not in outside.name
+    parsed = requirements(f"b==1\n{line}\n")
+    assert [pin.project for pin in parsed.pins] == ["b"]
+    (external,) = parsed.external
+    assert (external.where, external.local) == ("requirements.txt:2", local)
+    assert "secret" not in external.reason
+    assert "secret" not in external.name
 
 
 def test_projects_that_must_be_built_are_known() -> None:
@@ -135,18 +135,18 @@ def test_projects_that_must_be_built_are_known() -> None:
 @pytest.mark.parametrize(
     ("text", "line", "reason"),
     [
-        ("a==1\n\nb=1\n", 3, "'b=1' is no requirement"),
-        ("a ; python_version\n", 1, "is no requirement"),
+        ("a==1\n\nb=1\n", 3, "'b=1' is not a requirement"),
+        ("a ; python_version\n", 1, "is not a requirement"),
         ("--wat\n", 1, "the option --wat is not known"),
         ("--wat=1\n", 1, "the option --wat is not known"),
-        ("a==1 --wat\n", 1, "not known behind a requirement"),
-        ("a==1 --hash=sha256\n", 1, "is no hash"),
+        ("a==1 --wat\n", 1, "not known after a requirement"),
+        ("a==1 --hash=sha256\n", 1, "is not a hash"),
         ("-r\n", 1, "needs a value"),
         ("-r none.txt\n", 1, "'none.txt' that it includes cannot be read"),
         ("-r https://one.example/r.txt\n", 1, "remote file"),
         ("-i 'https://one.example\n", 1, "the quotes do not match"),
-        ("a" + "(" * 10_000 + "\n", 1, "is no requirement"),
-        ("a; " + "(" * 10_000 + "python_version>'3'\n", 1, "is no requirement"),
+        ("a" + "(" * 10_000 + "\n", 1, "is not a requirement"),
+        ("a; " + "(" * 10_000 + "python_version>'3'\n", 1, "is not a requirement"),
     ],
 )
 def test_a_bad_line_is_refused_with_its_number_and_the_reason(text: str, line: int, reason: str) -> None:

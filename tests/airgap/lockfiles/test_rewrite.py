@@ -146,14 +146,14 @@ def test_a_gemfile_lock_moves_its_gem_remotes_and_nothing_else(end: str) -> None
 
 
 def test_a_lock_with_file_addresses_needs_someone_who_knows_them() -> None:
-    with pytest.raises(Invalid, match="has to be asked"):
+    with pytest.raises(Invalid, match="must be asked"):
         rewrite(data("uv-forks"), "uv.lock", BACK | THERE)
     assert rewrite(data("poetry-2.1"), "poetry.lock", THERE) != data("poetry-2.1")
 
 
 @pytest.mark.parametrize("url", ['https://x.example/"', "https://x.example/\n", "https://x.example/\\"])
 def test_an_address_that_would_break_the_lock_is_refused(url: str) -> None:
-    with pytest.raises(Invalid, match="is no URL for a lock file"):
+    with pytest.raises(Invalid, match="is not a valid URL for a lock file"):
         rewrite(MIXED, "uv.lock", THERE, lambda project, filename: url)
 
 
@@ -162,7 +162,7 @@ def test_what_cannot_be_rewritten_is_refused() -> None:
         rewrite("", "requirements", THERE)
     with pytest.raises(InvalidLock, match="line 1: it is not TOML"):
         rewrite("[", "uv.lock", THERE)
-    with pytest.raises(InvalidLock, match=r"it is no uv\.lock"):
+    with pytest.raises(InvalidLock, match=r"it is not a uv\.lock"):
         rewrite("package = 1", "uv.lock", THERE)
 
 

@@ -12,7 +12,18 @@ from hypothesis import strategies as st
 from packaging.markers import Environment
 from packaging.pylock import PackageSdist, PackageWheel, Pylock
 
-from mirror.airgap.lockfiles import Missing, Pin, PinnedFile, Range, Selector, Target, Wanted, named, parse, read
+from mirror.airgap.lockfiles import (
+    MissingItem,
+    Pin,
+    PinnedFile,
+    RequirementSet,
+    Selector,
+    Target,
+    VersionRange,
+    named,
+    parse,
+    read,
+)
 from mirror.model import File, Project
 
 DATA = Path(__file__).parent / "data"
@@ -46,23 +57,23 @@ def gem(name: str, *versions: str, requires: str | None = None) -> Project:
     )
 
 
-def pinned(*pins: Pin, python: str = "") -> Wanted:
-    return Wanted(name="lock", kind="uv.lock", ecosystem="pypi", pins=pins, python=python)
+def pinned(*pins: Pin, python: str = "") -> RequirementSet:
+    return RequirementSet(name="lock", kind="uv.lock", ecosystem="pypi", pins=pins, python=python)
 
 
 class Selected(msgspec.Struct, frozen=True):
     """What is selected of all projects."""
 
     files: Mapping[str, Sequence[File]]
-    missing: tuple[Missing, ...]
+    missing: tuple[MissingItem, ...]
 
 
 def select(
-    wanted: Wanted, projects: Mapping[str, Project], targets: Sequence[Target], *, sdists: bool = False,
+    parsed: RequirementSet, projects: Mapping[str, Project], targets: Sequence[Target], *, sdists: bool = False,
     every_wheel: bool = False,
 ) -> Selected:  # fmt: skip
     """What is selected of an index that has these projects."""
-    selector = Selector(wanted, targets, sdists=sdists, every_wheel=every_wheel)
+    selector = Selector(parsed, targets, sdists=sdists, every_wheel=every_wheel)
     found = {name: selector.select(name, projects.get(name)) for name in selector.projects}
     return Selected(
         {name: one.files for name, one in found.items() if one.files},
@@ -90,19 +101,19 @@ X = (
     [(LINUX, X[0]), (Target("3.11", "musllinux-x86_64"), X[1]), (MAC, X[2]), (WINDOWS, X[4])],
 )
 def test_each_target_gets_its_best_wheel(target: Target, filename: str) -> None:
-    wanted = pinned(Pin(project="x", version="1"))
-    assert chosen(select(wanted, {"x": project("x", *X)}, [target])) == [filename]
+    parsed = pinned(Pin(project="x", version="1"))
+    assert chosen(select(parsed, {"x": project("x", *X)}, [target])) == [filename]
 
 
 def test_several_targets_get_one_list_in_the_order_of_the_page() -> None:
-    wanted = pinned(Pin(project="x", version="1.0"))
-    assert chosen(select(wanted, {"x": project("x", *X)}, [MAC, LINUX, LINUX])) == [X[0], X[2]]
+    parsed = pinned(Pin(project="x", version="1.0"))
+    assert chosen(select(parsed, {"x": project("x", *X)}, [MAC, LINUX, LINUX])) == [X[0], X[2]]
 
 
 def test_sdists_come_when_asked_for_and_every_wheel_that_fits_too() -> None:
-    wanted, projects = pinned(Pin(project="x", version="1.0")), {"x": project("x", *X)}
-    assert chosen(select(wanted, projects, [LINUX], sdists=True)) == [X[0], X[5]]
-    assert chosen(select(wanted, projects, [LINUX], every_wheel=True)) == [X[0], X[4]]
+    parsed, projects = pinned(Pin(project="x", version="1.0")), {"x": project("x", *X)}
+    assert chosen(select(parsed, projects, [LINUX], sdists=True)) == [X[0], X[5]]
+    assert chosen(select(parsed, projects, [LINUX], every_wheel=True)) == [X[0], X[4]]
 
 
 def test_the_sdist_is_what_is_left_without_a_wheel() -> None:
@@ -114,7 +125,7 @@ def test_without_a_fitting_wheel_or_an_sdist_the_target_is_named() -> None:
     projects = {"x": project("x", "x-1.0-cp311-cp311-win_amd64.whl", "x-1.0.exe")}
     selection = select(pinned(Pin(project="x", version="1.0", where="lock:3")), projects, [LINUX, WINDOWS])
     assert selection.missing == (
-        Missing(
+        MissingItem(
             project="x", version="1.0", reason="no wheel for the target", target="Python 3.11 on linux-x86_64",
             where="lock:3",
         ),
@@ -125,9 +136,9 @@ def test_without_a_fitting_wheel_or_an_sdist_the_target_is_named() -> None:
 def test_a_platform_of_many_machines_gets_a_wheel_for_the_old_and_for_the_new_ones() -> None:
     new, middle, old = (f"x-1.0-cp311-cp311-manylinux_2_{minor}_x86_64.whl" for minor in (39, 28, 17))
     projects = {"x": project("x", old, middle, new, "x-1.0-py3-none-any.whl")}
-    wanted = pinned(Pin(project="x", version="1.0"))
-    assert chosen(select(wanted, projects, [LINUX])) == [old, middle, new]
-    assert chosen(select(wanted, projects, [Target("3.11", "manylinux_2_31_x86_64")])) == [middle]
+    parsed = pinned(Pin(project="x", version="1.0"))
+    assert chosen(select(parsed, projects, [LINUX])) == [old, middle, new]
+    assert chosen(select(parsed, projects, [Target("3.11", "manylinux_2_31_x86_64")])) == [middle]
 
 
 def test_of_two_builds_the_higher_one_is_taken() -> None:
@@ -137,8 +148,8 @@ def test_of_two_builds_the_higher_one_is_taken() -> None:
 
 def test_a_lock_that_names_its_files_is_not_given_others() -> None:
     listed = project("x", *X)
-    wanted = pinned(Pin(project="x", version="1.0", files=(PinnedFile(filename=X[4]), PinnedFile(filename=X[5]))))
-    assert chosen(select(wanted, {"x": listed}, [LINUX])) == [X[4]]
+    parsed = pinned(Pin(project="x", version="1.0", files=(PinnedFile(filename=X[4]), PinnedFile(filename=X[5]))))
+    assert chosen(select(parsed, {"x": listed}, [LINUX])) == [X[4]]
 
 
 def test_a_file_of_the_lock_that_the_index_lost_is_missing_by_name() -> None:
@@ -162,23 +173,23 @@ def test_a_file_with_other_bytes_than_the_lock_promises_is_missing() -> None:
 
 def test_requires_python_is_respected() -> None:
     projects = {"x": project("x", *X, requires=">=3.12")}
-    wanted = pinned(Pin(project="x", version="1.0"))
-    assert [one.reason for one in select(wanted, projects, [LINUX]).missing] == ["not for this version of Python"]
-    assert chosen(select(wanted, projects, [Target("3.12", "linux-x86_64")])) == [X[3]]
+    parsed = pinned(Pin(project="x", version="1.0"))
+    assert [one.reason for one in select(parsed, projects, [LINUX]).missing] == ["not for this version of Python"]
+    assert chosen(select(parsed, projects, [Target("3.12", "linux-x86_64")])) == [X[3]]
     patched = {"x": project("x", *X, requires=">=3.11.4")}
-    assert chosen(select(wanted, patched, [LINUX])) == [X[0]]
-    assert select(wanted, patched, [Target("3.11.3", "linux-x86_64")]).missing
+    assert chosen(select(parsed, patched, [LINUX])) == [X[0]]
+    assert select(parsed, patched, [Target("3.11.3", "linux-x86_64")]).missing
 
 
 def test_a_lock_for_another_python_says_so_once() -> None:
-    wanted = pinned(Pin(project="x", version="1.0"), Pin(project="y", version="1"), python=">=3.12")
-    (missing,) = select(wanted, {}, [LINUX]).missing
+    parsed = pinned(Pin(project="x", version="1.0"), Pin(project="y", version="1"), python=">=3.12")
+    (missing,) = select(parsed, {}, [LINUX]).missing
     assert (missing.project, missing.reason, missing.where) == ("", "not for this version of Python", "lock")
 
 
 def test_an_unknown_project_and_an_unknown_version_are_told_apart() -> None:
-    wanted = pinned(Pin(project="x", version="2"), Pin(project="y", version="1"))
-    missing = select(wanted, {"x": project("x", *X)}, [LINUX, MAC]).missing
+    parsed = pinned(Pin(project="x", version="2"), Pin(project="y", version="1"))
+    missing = select(parsed, {"x": project("x", *X)}, [LINUX, MAC]).missing
     assert [(one.project, one.reason) for one in missing] == [
         ("x", "no such version"),
         ("x", "no such version"),
@@ -204,15 +215,15 @@ VERSIONS = ("y-1.0.tar.gz", "y-1.5.tar.gz", "y-2.0-py3-none-any.whl", "y-2.1-py3
 def test_a_name_gets_all_or_the_newest_versions_that_match(
     text: str, newest: int | None, expected: tuple[str, ...]
 ) -> None:
-    (wanted,) = named([text], newest)
-    assert tuple(chosen(select(wanted, {"y": project("y", *VERSIONS)}, [LINUX]))) == expected
+    (parsed,) = named([text], newest)
+    assert tuple(chosen(select(parsed, {"y": project("y", *VERSIONS)}, [LINUX]))) == expected
 
 
 def test_the_newest_versions_are_those_that_the_target_can_install() -> None:
-    (wanted,) = named(["z"], newest=1)
+    (parsed,) = named(["z"], newest=1)
     projects = {"z": project("z", "z-1.0-py3-none-any.whl", "z-2.0-cp311-cp311-win_amd64.whl")}
-    assert chosen(select(wanted, projects, [LINUX])) == ["z-1.0-py3-none-any.whl"]
-    assert chosen(select(wanted, projects, [WINDOWS])) == ["z-2.0-cp311-cp311-win_amd64.whl"]
+    assert chosen(select(parsed, projects, [LINUX])) == ["z-1.0-py3-none-any.whl"]
+    assert chosen(select(parsed, projects, [WINDOWS])) == ["z-2.0-cp311-cp311-win_amd64.whl"]
 
 
 def test_a_yanked_file_is_only_for_those_who_pin_it() -> None:
@@ -223,25 +234,25 @@ def test_a_yanked_file_is_only_for_those_who_pin_it() -> None:
 
 
 def test_projects_that_must_be_built_get_their_sdist() -> None:
-    wanted = parse("r.txt", "--no-binary x\nx==1.0\n", kind="requirements")
-    assert chosen(select(wanted, {"x": project("x", *X)}, [LINUX])) == [X[5]]
+    parsed = parse("r.txt", "--no-binary x\nx==1.0\n", kind="requirements")
+    assert chosen(select(parsed, {"x": project("x", *X)}, [LINUX])) == [X[5]]
 
 
 def test_a_real_lock_selects_one_wheel_for_each_target() -> None:
-    wanted = read(DATA / "uv-forks.txt")
+    parsed = read(DATA / "uv-forks.txt")
     projects = {
         pin.project: Project(
             name=pin.project,
             files=tuple(
                 File(filename=file.filename, version=one.version, digests=file.digests)
-                for one in wanted.pins
+                for one in parsed.pins
                 if one.project == pin.project
                 for file in one.files
             ),
         )
-        for pin in wanted.pins
+        for pin in parsed.pins
     }
-    selection = select(wanted, projects, [Target("3.12", "linux-x86_64"), Target("3.13", "macos-arm64")])
+    selection = select(parsed, projects, [Target("3.12", "linux-x86_64"), Target("3.13", "macos-arm64")])
     assert selection.missing == ()
     assert [file.filename for file in selection.files["markupsafe"]] == [
         "markupsafe-3.0.4-cp312-cp312-manylinux2014_x86_64.manylinux_2_17_x86_64.manylinux_2_28_x86_64.whl",
@@ -263,15 +274,15 @@ def test_a_real_lock_selects_one_wheel_for_each_target() -> None:
 )
 def test_the_choice_is_that_of_the_reference_implementation_of_the_format(target: Target) -> None:
     text = (DATA / "pylock-export.txt").read_text()
-    wanted = parse("pylock.toml", text)
+    parsed = parse("pylock.toml", text)
     files = {
-        pin.project: [file for p in wanted.pins if p.project == pin.project for file in p.files] for pin in wanted.pins
+        pin.project: [file for p in parsed.pins if p.project == pin.project for file in p.files] for pin in parsed.pins
     }
     projects = {
         name: Project(name=name, files=tuple(File(filename=file.filename, version="1") for file in of_project))
         for name, of_project in files.items()
     }
-    selection = select(wanted, projects, [target])
+    selection = select(parsed, projects, [target])
     assert selection.missing == ()
     reference = Pylock.from_dict(tomllib.loads(text)).select(
         environment=cast(Environment, target.environments[0]), tags=sorted(target.ranks, key=target.ranks.__getitem__)
@@ -287,7 +298,7 @@ def test_the_choice_is_that_of_the_reference_implementation_of_the_format(target
 FFI = ("1.17.2", "1.17.2-x86_64-linux-gnu", "1.17.2-x86_64-linux-musl", "1.17.2-arm64-darwin")
 
 
-def gemfile(specs: list[str], platforms: list[str]) -> Wanted:
+def gemfile(specs: list[str], platforms: list[str]) -> RequirementSet:
     lines = ["GEM", "  remote: https://gems.example/", "  specs:", *(f"    ffi ({spec})" for spec in specs)]
     return parse("Gemfile.lock", "\n".join([*lines, "PLATFORMS", *(f"  {one}" for one in platforms)]) + "\n")
 
@@ -302,8 +313,8 @@ def gemfile(specs: list[str], platforms: list[str]) -> Wanted:
     ],
 )
 def test_a_gemfile_lock_gives_each_target_its_platform(target: Target, expected: str) -> None:
-    wanted = gemfile(list(FFI), [one.partition("-")[2] or "ruby" for one in FFI])
-    assert chosen(select(wanted, {"ffi": gem("ffi", *FFI)}, [target])) == [expected]
+    parsed = gemfile(list(FFI), [one.partition("-")[2] or "ruby" for one in FFI])
+    assert chosen(select(parsed, {"ffi": gem("ffi", *FFI)}, [target])) == [expected]
 
 
 def test_a_generic_lock_gets_the_generic_gem_and_the_one_that_bundler_may_take_instead() -> None:
@@ -316,23 +327,23 @@ def test_a_generic_lock_gets_the_generic_gem_and_the_one_that_bundler_may_take_i
 
 
 def test_a_gem_that_is_locked_for_other_platforms_only_is_missing() -> None:
-    wanted = gemfile(["1.17.2-arm64-darwin"], ["arm64-darwin"])
-    (missing,) = select(wanted, {"ffi": gem("ffi", *FFI)}, [LINUX]).missing
+    parsed = gemfile(["1.17.2-arm64-darwin"], ["arm64-darwin"])
+    (missing,) = select(parsed, {"ffi": gem("ffi", *FFI)}, [LINUX]).missing
     assert (missing.reason, missing.target) == ("no gem for the platform", "linux-x86_64")
 
 
 def test_a_locked_gem_that_the_index_lost_is_missing_by_file() -> None:
-    wanted = gemfile(["1.17.2-x86_64-linux-gnu"], ["x86_64-linux-gnu"])
-    (missing,) = select(wanted, {"ffi": gem("ffi", "1.17.2")}, [LINUX]).missing
+    parsed = gemfile(["1.17.2-x86_64-linux-gnu"], ["x86_64-linux-gnu"])
+    (missing,) = select(parsed, {"ffi": gem("ffi", "1.17.2")}, [LINUX]).missing
     assert (missing.reason, missing.filename) == ("the index does not list it", "ffi-1.17.2-x86_64-linux-gnu.gem")
-    (unknown,) = select(wanted, {"ffi": gem("ffi", "1.0")}, [LINUX]).missing
+    (unknown,) = select(parsed, {"ffi": gem("ffi", "1.0")}, [LINUX]).missing
     assert unknown.reason == "no such version"
 
 
 def test_open_gems_get_the_best_platform_of_the_newest_versions() -> None:
     listed = gem("ffi", *FFI, "1.16.0", "1.18.0.rc1", "1.18.0.rc1-x86_64-linux-gnu", "1.17.10-java")
-    (wanted,) = named(["ffi:~> 1.0"], newest=2)
-    assert chosen(select(wanted, {"ffi": listed}, [LINUX])) == ["ffi-1.17.2-x86_64-linux-gnu.gem", "ffi-1.16.0.gem"]
+    (parsed,) = named(["ffi:~> 1.0"], newest=2)
+    assert chosen(select(parsed, {"ffi": listed}, [LINUX])) == ["ffi-1.17.2-x86_64-linux-gnu.gem", "ffi-1.16.0.gem"]
     (early,) = named(["ffi:>= 1.18.0.rc1"])
     assert chosen(select(early, {"ffi": listed}, [MAC])) == ["ffi-1.18.0.rc1.gem"]
     (none,) = named(["ffi:> 9"])
@@ -340,11 +351,11 @@ def test_open_gems_get_the_best_platform_of_the_newest_versions() -> None:
 
 
 def test_a_ruby_version_is_respected_where_the_target_has_one() -> None:
-    (wanted,) = named(["gem:ffi"])
+    (parsed,) = named(["gem:ffi"])
     listed = {"ffi": gem("ffi", "1.0", requires=">= 3.0&< 3.5.dev")}
-    assert chosen(select(wanted, listed, [Target("3.11", "linux-x86_64", "3.3.0")])) == ["ffi-1.0.gem"]
-    assert select(wanted, listed, [Target("3.11", "linux-x86_64", "2.7.0")]).missing
-    assert chosen(select(wanted, listed, [LINUX])) == ["ffi-1.0.gem"]
+    assert chosen(select(parsed, listed, [Target("3.11", "linux-x86_64", "3.3.0")])) == ["ffi-1.0.gem"]
+    assert select(parsed, listed, [Target("3.11", "linux-x86_64", "2.7.0")]).missing
+    assert chosen(select(parsed, listed, [LINUX])) == ["ffi-1.0.gem"]
 
 
 TAGS = st.sampled_from(
@@ -364,9 +375,9 @@ def test_a_selection_is_a_part_of_the_page_and_empty_only_with_a_reason(
     tags: list[str], source: bool, sdists: bool, every_wheel: bool
 ) -> None:
     listed = project("x", *(f"x-1.0-{tag}.whl" for tag in tags), *(["x-1.0.tar.gz"] if source else []))
-    wanted = Wanted(name="w", kind="names", ecosystem="pypi", ranges=(Range(project="x"),))
+    parsed = RequirementSet(name="w", kind="names", ecosystem="pypi", ranges=(VersionRange(project="x"),))
     for target in (LINUX, MAC, WINDOWS):
-        selection = select(wanted, {"x": listed}, [target], sdists=sdists, every_wheel=every_wheel)
+        selection = select(parsed, {"x": listed}, [target], sdists=sdists, every_wheel=every_wheel)
         got = selection.files.get("x", ())
         assert all(file in listed.files for file in got)
         assert bool(got) != bool(selection.missing)

@@ -105,7 +105,7 @@ async def test_a_file_that_cannot_be_understood_is_refused_with_its_place(
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["six", "--python", "three"], "is no Python version"),
+        (["six", "--python", "three"], "is not a Python version"),
         (["six", "--platform", "amiga"], "The platform 'amiga' is not known"),
         (["six", "--repository", "none"], "There is no repository 'none' here, only pypi, rubygems."),
         (["six", "--repository", "rubygems"], "No chosen repository here is of the format pypi."),

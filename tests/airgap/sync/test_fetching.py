@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from mirror.airgap.lockfiles import Target, Wanted, named, parse
+from mirror.airgap.lockfiles import RequirementSet, Target, named, parse
 from mirror.airgap.sync import SyncFile, SyncInput, SyncResult, fetch, remember
 from mirror.airgap.sync.bulk import MIN_BATCH_FILES, SMALL_FILE_BYTES
 from mirror.catalog import SetMember
@@ -40,13 +40,13 @@ class RecordedProgress:
         self.reasons[file.file.filename] = reason
 
 
-async def unresolved(wanted: Wanted, target: Target, repository: str) -> Wanted:
+async def unresolved(parsed: RequirementSet, target: Target, repository: str) -> RequirementSet:
     raise AssertionError("nothing here has to be resolved")
 
 
 def needs(*names: str, repository: str = "pypi", newest: int | None = None) -> SyncInput:
-    (wanted,) = named(names, newest)
-    return SyncInput(wanted=wanted, repository=repository, targets=(LINUX,), dependencies=False)
+    (parsed,) = named(names, newest)
+    return SyncInput(requirements=parsed, repository=repository, targets=(LINUX,), dependencies=False)
 
 
 async def synced(mirror: Serving, *inputs: SyncInput, progress: RecordedProgress | None = None) -> SyncResult:
@@ -235,10 +235,10 @@ async def test_a_lock_is_taken_at_its_word(simulator: Simulator, tmp_path: Path)
             ("unknown", "unknown-1.0-py3-none-any.whl", "1" * 64),
         )
     )
-    wanted = parse("pylock.toml", text)
+    parsed = parse("pylock.toml", text)
     published = (linux, other, wheel("altered", "1.0"), wheel("only-windows", "1.0", tags="py3-none-win_amd64"))
     async with filled(simulator, tmp_path, *published) as mirror:
-        result = await synced(mirror, SyncInput(wanted=wanted, repository="pypi", targets=(LINUX,)))
+        result = await synced(mirror, SyncInput(requirements=parsed, repository="pypi", targets=(LINUX,)))
         assert result.fetched == 1
         assert {str(problem) for problem in result.problems} == {
             "only-windows 1.0: no wheel for the target (Python 3.11 on manylinux_2_36_x86_64) (pylock.toml:7)",

@@ -110,7 +110,7 @@ async def test_an_offline_mirror_keeps_no_sets(simulator: Simulator, tmp_path: P
     ("tables", "place", "said"),
     [
         ([{"name": "a", "names": ["!"]}], ("sync", 0), "is neither a project"),
-        ([{"name": "a", "python": ["2"]}], ("sync", 0), "is no Python version"),
+        ([{"name": "a", "python": ["2"]}], ("sync", 0), "is not a Python version"),
         ([{"name": "a", "platforms": ["amiga"]}], ("sync", 0), "is not known"),
         ([{"name": "a", "repositories": ["none"]}], ("sync", 0), "There is no repository 'none' here."),
         ([{"name": "a"}, {"name": "a"}], ("sync", 1, "name"), "another set is called 'a' too"),

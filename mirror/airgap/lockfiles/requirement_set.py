@@ -1,7 +1,7 @@
-"""What a lock or requirements file asks for, whatever its format: the values that all readers make.
+"""What a lock or requirements file requires, whatever its format: the values that all parsers return. Pure.
 
-A reader keeps everything the file could ask for, on any machine: all extras, groups and forks, each under its marker.
-Which of that one target needs is decided later, by `needed`. Nothing here touches a clock, a file or the network.
+A parser keeps everything that the file could require on any machine: all extras, groups and forks, each with its
+marker. What one target needs of that is decided later, by `needed`.
 """
 
 import re
@@ -21,7 +21,7 @@ class PinnedFile(msgspec.Struct, frozen=True, kw_only=True):
 
     filename: str
     url: str = ""
-    """Where the lock says it lies; empty when it does not say."""
+    """Where the lock locates it; empty when it does not."""
     digests: Mapping[str, str] = {}
     size: int | None = None
 
@@ -33,29 +33,29 @@ class Pin(msgspec.Struct, frozen=True, kw_only=True):
     """Canonical."""
     version: str
     files: tuple[PinnedFile, ...] = ()
-    """The files that may be installed; empty when the lock leaves that to the index."""
+    """The files that may be installed; empty when the index decides."""
     hashes: tuple[str, ...] = ()
-    """`algorithm:hex` of the files that may be installed, where the lock gives hashes without file names."""
+    """`algorithm:hex` of the files that may be installed, where the lock has hashes without file names."""
     platform: str | None = None
     """A gem's platform, `ruby` when generic; None for Python."""
     markers: tuple[str, ...] = ()
-    """Environment markers, of which one must hold; empty: needed everywhere."""
+    """Environment markers of which one must be true; empty: needed everywhere."""
     python: str = ""
-    """The Python versions that the lock says it works on."""
+    """The Python versions that the lock limits it to."""
     index: str = ""
     """The URL of the index that the lock names for it."""
     extras: tuple[str, ...] = ()
-    """Only where what they bring in is not locked as well."""
+    """Only where the dependencies that they add are not locked as well."""
     where: str = ""
 
     @property
     def requirement(self) -> str:
-        """The line that asks a Python resolver for it (PEP 508)."""
+        """The line for a Python resolver (PEP 508)."""
         marker = " or ".join(f"({one})" for one in self.markers)
         return _requirement(self.project, self.extras, f"=={self.version}", marker)
 
 
-class Range(msgspec.Struct, frozen=True, kw_only=True):
+class VersionRange(msgspec.Struct, frozen=True, kw_only=True):
     """A project whose version is still open."""
 
     project: str
@@ -71,7 +71,7 @@ class Range(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def requirement(self) -> str:
-        """The line that asks a Python resolver for it (PEP 508)."""
+        """The line for a Python resolver (PEP 508)."""
         return _requirement(self.project, self.extras, self.specifier, self.marker)
 
 
@@ -79,18 +79,18 @@ def _requirement(project: str, extras: Sequence[str], specifier: str, marker: st
     return project + (f"[{','.join(extras)}]" if extras else "") + specifier + (f" ; {marker}" if marker else "")
 
 
-class Outside(msgspec.Struct, frozen=True, kw_only=True):
-    """Something the file asks for that no index can give."""
+class ExternalRequirement(msgspec.Struct, frozen=True, kw_only=True):
+    """A requirement that no index can provide."""
 
     name: str
-    """The project where it is known, else what is written there. Never holds credentials."""
+    """The project where it is known, else what is written there, without credentials."""
     reason: str
     local: bool
-    """Whether it lies on the disk of the one who installs; else the network is needed for it."""
+    """Whether it is on the disk of the machine that installs; else the network is needed for it."""
     where: str = ""
 
 
-class Need(msgspec.Struct, frozen=True, kw_only=True):
+class GraphEdge(msgspec.Struct, frozen=True, kw_only=True):
     """An edge of a lock's dependency graph."""
 
     project: str
@@ -99,37 +99,37 @@ class Need(msgspec.Struct, frozen=True, kw_only=True):
     marker: str = ""
 
 
-class Graph(msgspec.Struct, frozen=True, kw_only=True):
-    """Who needs whom, for locks that write markers at the dependency and not at the project (uv.lock)."""
+class DependencyGraph(msgspec.Struct, frozen=True, kw_only=True):
+    """The dependencies, for locks whose markers stand at the dependency and not at the project (uv.lock)."""
 
-    roots: tuple[Need, ...]
-    needs: Mapping[tuple[str, str], tuple[Need, ...]]
-    """(project, version) → what that one needs; holds every project of the lock."""
+    roots: tuple[GraphEdge, ...]
+    edges: Mapping[tuple[str, str], tuple[GraphEdge, ...]]
+    """(project, version) → its dependencies; has every project of the lock."""
 
 
-class Wanted(msgspec.Struct, frozen=True, kw_only=True):
-    """What one file (or the command line) asks for, of one ecosystem."""
+class RequirementSet(msgspec.Struct, frozen=True, kw_only=True):
+    """What one file (or the command line) requires, of one ecosystem."""
 
     name: str
-    """The file, as whoever named it wrote it."""
+    """The file, as it was named."""
     kind: str
     """The format: `requirements`, `pylock.toml`, `uv.lock`, …"""
     ecosystem: Ecosystem
     installer: Installer = "pip"
-    """Whose rules choose versions and files."""
+    """The installer whose rules choose versions and files."""
     pins: tuple[Pin, ...] = ()
-    ranges: tuple[Range, ...] = ()
-    """Not locked: they have to be resolved first."""
-    constraints: tuple[Range, ...] = ()
-    """Asked for by nobody, but what is resolved has to fit them."""
-    outside: tuple[Outside, ...] = ()
-    graph: Graph | None = None
+    ranges: tuple[VersionRange, ...] = ()
+    """Not locked: they are resolved first."""
+    constraints: tuple[VersionRange, ...] = ()
+    """Not required themselves, but limits for what is resolved."""
+    external: tuple[ExternalRequirement, ...] = ()
+    graph: DependencyGraph | None = None
     python: str = ""
-    """The Python versions that the whole lock is for."""
+    """The Python versions that the whole lock is limited to."""
     platforms: tuple[str, ...] = ()
     """The gem platforms that the lock is for."""
     indexes: tuple[str, ...] = ()
-    """The index URLs that it names, the main one first. May hold credentials: not for display."""
+    """The index URLs that it names, the main one first. May contain credentials: not for display."""
     extras: tuple[str, ...] = ()
     groups: tuple[str, ...] = ()
     no_binary: tuple[str, ...] = ()
@@ -139,7 +139,7 @@ class Wanted(msgspec.Struct, frozen=True, kw_only=True):
     def complete(self) -> bool:
         """Whether the pins are all that an installation needs; else `pins` and `ranges` are resolved first.
 
-        A requirements file is complete when every line has a hash: pip then takes nothing that is not listed.
+        A requirements file is complete when every line has a hash: pip then installs nothing that is not listed.
         """
         if self.ranges or self.kind == "names":
             return False
@@ -148,62 +148,66 @@ class Wanted(msgspec.Struct, frozen=True, kw_only=True):
 
 Environment = Mapping[str, str]
 
-_CHOSEN_EXTRA = re.compile(r"""extra\s*[!=]=\s*(?:'[^']*'|"[^"]*")|(?:'[^']*'|"[^"]*")\s*[!=]=\s*extra(?!\w)""")
+_EXTRA_CONDITION = re.compile(r"""extra\s*[!=]=\s*(?:'[^']*'|"[^"]*")|(?:'[^']*'|"[^"]*")\s*[!=]=\s*extra(?!\w)""")
 
 
 @lru_cache(maxsize=4096)
 def _marker(text: str) -> Marker:
-    # Any extra may be chosen when the lock is installed, so a condition on one always holds here.
-    return Marker(_CHOSEN_EXTRA.sub("python_version >= '0'", text))
+    # Any extra may be chosen when the lock is installed, so a condition on one is always true here.
+    return Marker(_EXTRA_CONDITION.sub("python_version >= '0'", text))
 
 
 def check_marker(text: str) -> None:
-    """Raises ValueError with the reason when `text` is no environment marker."""
+    """Raise ValueError with the reason unless `text` is an environment marker."""
     try:
         _marker(text)
     except (InvalidMarker, RecursionError) as error:
         raise ValueError(str(error).splitlines()[0] or "the marker is nested too deeply") from error
 
 
-def holds(
+def is_true(
     marker: str, environments: Iterable[Environment], extras: Sequence[str] = (), groups: Sequence[str] = ()
 ) -> bool:
-    """Whether a marker holds in any of the environments, with all extras and groups chosen."""
+    """Return whether a marker is true in any of the environments, with all extras and groups chosen."""
     if not marker:
         return True
     chosen = {"extras": frozenset(extras), "dependency_groups": frozenset(groups)}
     try:
         return any(_marker(marker).evaluate({**env, **chosen}, context="lock_file") for env in environments)
     except (UndefinedComparison, UndefinedEnvironmentName):
-        return True  # what cannot be decided is fetched: too much is better than too little
+        return True  # undecidable: too much is better than too little
 
 
-def needed(wanted: Wanted, environments: Sequence[Environment]) -> tuple[tuple[Pin, ...], tuple[Range, ...]]:
+def needed(
+    requirements: RequirementSet, environments: Sequence[Environment]
+) -> tuple[tuple[Pin, ...], tuple[VersionRange, ...]]:
     """The pins and ranges that any of the environments needs."""
 
     def applies(*markers: str) -> bool:
-        return not markers or any(holds(one, environments, wanted.extras, wanted.groups) for one in markers)
+        return not markers or any(
+            is_true(one, environments, requirements.extras, requirements.groups) for one in markers
+        )
 
-    pins = tuple(pin for pin in wanted.pins if applies(*pin.markers))
-    if wanted.graph is not None:
-        reached = _reached(wanted.graph, environments)
+    pins = tuple(pin for pin in requirements.pins if applies(*pin.markers))
+    if requirements.graph is not None:
+        reached = _reachable(requirements.graph, environments)
         pins = tuple(pin for pin in pins if (pin.project, pin.version) in reached)
-    return pins, tuple(entry for entry in wanted.ranges if applies(entry.marker))
+    return pins, tuple(entry for entry in requirements.ranges if applies(entry.marker))
 
 
-def _reached(graph: Graph, environments: Sequence[Environment]) -> set[tuple[str, str]]:
+def _reachable(graph: DependencyGraph, environments: Sequence[Environment]) -> set[tuple[str, str]]:
     versions: dict[str, list[str]] = {}
-    for project, version in graph.needs:
+    for project, version in graph.edges:
         versions.setdefault(project, []).append(version)
     reached: set[tuple[str, str]] = set()
-    open_needs = list(graph.roots)
-    while open_needs:
-        need = open_needs.pop()
-        if not holds(need.marker, environments):
+    waiting = list(graph.roots)
+    while waiting:
+        edge = waiting.pop()
+        if not is_true(edge.marker, environments):
             continue
-        for version in versions.get(need.project, ()) if need.version is None else (need.version,):
-            key = (need.project, version)
+        for version in versions.get(edge.project, ()) if edge.version is None else (edge.version,):
+            key = (edge.project, version)
             if key not in reached:
                 reached.add(key)
-                open_needs += graph.needs.get(key, ())
+                waiting += graph.edges.get(key, ())
     return reached
