@@ -1,17 +1,17 @@
 """Every error that the mirror raises on purpose, sorted by whose fault it is.
 
-A message is one clear sentence, fit to be shown to the person at the other end: it never holds a secret,
-a path of this machine or a traceback. Facts that code needs stand in fields, never only in the text.
-What status each becomes on the wire is decided in one table, in `mirror.server.middleware`.
+A message is one clear sentence, fit to be shown to the person at the other end: it never contains a secret, a path of
+this machine or a traceback. Facts that code needs are fields, never only text. One table, in
+`mirror.server.middleware`, gives each its HTTP status.
 """
 
 
 class MirrorError(Exception):
-    """Anything the mirror raises on purpose."""
+    """Base class of every error that the mirror raises on purpose."""
 
 
 class NotFound(MirrorError):
-    """What was asked for does not exist."""
+    """The requested thing does not exist."""
 
 
 class UnknownProject(NotFound):
@@ -23,7 +23,7 @@ class UnknownProject(NotFound):
 
 
 class UnknownFile(NotFound):
-    """The project exists, but it has no such file."""
+    """The project exists, but has no such file."""
 
     def __init__(self, project: str, filename: str) -> None:
         super().__init__(f"The project {project!r} has no file {filename!r}.")
@@ -40,7 +40,7 @@ class TooLarge(Invalid):
 
 
 class InvalidLock(Invalid):
-    """A lock or requirements file that cannot be used: which, where (None: the file as a whole) and why."""
+    """A lock or requirements file that cannot be used; `line` is None where the whole file is at fault."""
 
     def __init__(self, file: str, line: int | None, reason: str) -> None:
         place = file if line is None else f"{file}, line {line}"
@@ -51,19 +51,19 @@ class InvalidLock(Invalid):
 
 
 class Conflict(MirrorError):
-    """What the client asks for contradicts what is stored; stored files are never overwritten."""
+    """The request contradicts what is stored; stored files are never overwritten."""
 
 
 class Unauthorized(MirrorError):
-    """The client has not said who it is, or its credentials are wrong."""
+    """The request has no credentials, or wrong ones."""
 
 
 class Forbidden(MirrorError):
-    """The client is known, but has not the right."""
+    """The client is known, but does not have the right."""
 
 
 class Blocked(MirrorError):
-    """Policy refuses the file; `rule` names the rule and `reason` says why."""
+    """Policy refuses the file; `rule` and `reason` are those of the settings."""
 
     def __init__(self, filename: str, rule: str, reason: str) -> None:
         super().__init__(f"{filename} is blocked here by the rule {rule!r}: {reason}")
@@ -73,11 +73,11 @@ class Blocked(MirrorError):
 
 
 class StorageFull(MirrorError):
-    """The store has no room left for what has to be kept."""
+    """The store has no room for what has to be kept."""
 
 
 class Unavailable(MirrorError):
-    """The answer exists or may exist, but cannot be had at this moment. `retry_after` is in seconds."""
+    """The answer may exist, but cannot be given at this moment. `retry_after` is in seconds."""
 
     def __init__(self, message: str, retry_after: float = 30.0) -> None:
         super().__init__(message)
@@ -85,11 +85,11 @@ class Unavailable(MirrorError):
 
 
 class Offline(Unavailable):
-    """What was asked for is not held, and this mirror is set never to ask upstream."""
+    """The requested thing is not held, and the settings forbid asking an upstream."""
 
 
 class UpstreamError(MirrorError):
-    """An upstream did not give what we asked it for."""
+    """An upstream did not give what was requested."""
 
     cause = "other"
     """One word for the metrics: connect, timeout, status, paused, refused, protocol, digest."""
@@ -101,23 +101,23 @@ class UpstreamUnavailable(UpstreamError, Unavailable):
     cause = "connect"
 
     last_known_missing = False
-    """Whether the last thing that the upstream did say was that it has no such project."""
+    """Whether the upstream's last usable response was that it has no such project."""
 
 
 class UpstreamRefused(UpstreamError):
-    """The upstream answered 401 or 403: our credentials are missing, wrong or not enough."""
+    """The upstream answered 401 or 403: the credentials in the settings are missing, wrong or not enough."""
 
     cause = "refused"
 
 
 class UpstreamProtocolError(UpstreamError):
-    """The upstream answered something that does not parse, is too large, or contradicts its index."""
+    """The upstream's response does not parse, is too large, or contradicts its index."""
 
     cause = "protocol"
 
 
 class DigestMismatch(UpstreamProtocolError):
-    """The bytes that arrived are not the bytes that the index promised."""
+    """The received bytes are not those that the index promises."""
 
     cause = "digest"
 
@@ -142,7 +142,7 @@ class ConfigError(MirrorError):
 
 
 class Misconfigured(ConfigError):
-    """A setting that turned out to be wrong only when it was used: `place` says which, as steps from the top."""
+    """A setting that is wrong in the light of others; `place` is the path to it from the top."""
 
     def __init__(self, place: tuple[str | int, ...], sentence: str) -> None:
         super().__init__(sentence)

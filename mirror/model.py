@@ -1,7 +1,7 @@
-"""The values that everything else is about, and the one seam between the core and an ecosystem.
+"""The values that two packages or more share, and `Format`, which is all that the core knows of an ecosystem.
 
-All of them are frozen: what acts makes new ones with `msgspec.structs.replace`. Nothing here reads a clock,
-a file or the network.
+Every value is frozen: a changed one is a new one, made by `msgspec.structs.replace`. Nothing here reads a clock, a file
+or the network.
 """
 
 from collections.abc import AsyncIterator, Mapping
@@ -13,14 +13,14 @@ import msgspec
 from yarl import URL
 
 Outcome = Literal["hit", "miss", "joined", "stale", "offline"]
-"""How an answer came about; the word of the header X-Mirror-Cache."""
+"""How a response came about; the value of the header X-Mirror-Cache."""
 
 Right = Literal["read", "upload", "yank", "admin"]
-"""What somebody may do to a project. Any of them lets one read it; `admin` is all of them, deleting and owners too."""
+"""What a user may do to a project. Each implies read; `admin` is all of them, and deleting and changing owners."""
 
 
 class Grant(msgspec.Struct, frozen=True, kw_only=True):
-    """Rights on some projects of some repositories: what a token is limited to, or what somebody has been given."""
+    """Rights on some projects of some repositories: the limits of a token, or what a user has been given."""
 
     rights: frozenset[Right]
     repositories: tuple[str, ...] = ("*",)
@@ -39,19 +39,19 @@ class File(msgspec.Struct, frozen=True, kw_only=True):
     url: str = ""
     """Absolute URL at the upstream; empty for a file of our own."""
     size: int | None = None
-    """Bytes, when the index says so."""
+    """Bytes; None where the index does not list it."""
     uploaded: datetime | None = None
     """Always with a time zone."""
     yanked: str | None = None
     """The author's reason (which may be empty) when yanked, else None."""
     platform: str | None = None
-    """A gem's platform (`ruby` when generic); None for Python files, whose tags stand in the file name."""
+    """A gem's platform (`ruby` when generic); None for Python files, which have their tags in the file name."""
     requires: str | None = None
     """Requires-Python, or a gem's required Ruby version."""
     source: str = ""
     """The name of the source that lists it; set by the source."""
     extra: Mapping[str, Any] = {}
-    """Private to the format, carried from parse to render."""
+    """Private to the format: carried from parsing to rendering."""
 
     @property
     def sha256(self) -> str | None:
@@ -59,21 +59,21 @@ class File(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Project(msgspec.Struct, frozen=True, kw_only=True):
-    """One named thing (a PyPI project, a gem) with its files, as one source or the merged repository shows it."""
+    """A PyPI project or a gem with its files, as one source or the merged repository lists it."""
 
     name: str
     """Canonical."""
     files: tuple[File, ...] = ()
     versions: tuple[str, ...] = ()
-    """Every version, also those without files (PEP 700)."""
+    """Every version, including those without files (PEP 700)."""
     serial: int | None = None
     status: str | None = None
-    """PEP 792: active, archived, quarantined, deprecated; None where the index does not say."""
+    """PEP 792: active, archived, quarantined, deprecated; None where the index does not tell."""
     extra: Mapping[str, Any] = {}
-    """Private to the format, carried from parse to render."""
+    """Private to the format: carried from parsing to rendering."""
 
     def file(self, filename: str) -> File | None:
-        """The file of that name, or None."""
+        """Return the file of that name, or None."""
         return next((file for file in self.files if file.filename == filename), None)
 
 
@@ -81,13 +81,13 @@ class Dependency(msgspec.Struct, frozen=True, kw_only=True):
     """One dependency, for people to read."""
 
     name: str
-    """As it is written."""
+    """The name as its author writes it."""
     project: str = ""
-    """Canonical; empty where what is written names no project."""
+    """The canonical name; empty where `name` cannot be one."""
     wants: str = ""
-    """The versions."""
+    """The versions that satisfy it, as the ecosystem writes them."""
     when: str = ""
-    """The condition under which it is needed; empty: always."""
+    """The condition under which it is needed; empty for always."""
     optional: bool = False
 
 
@@ -95,7 +95,7 @@ DescriptionType = Literal["markdown", "rst", "plain"]
 
 
 class ProjectSummary(msgspec.Struct, frozen=True, kw_only=True):
-    """What a project says of itself to people, in one version. All of it is as hostile as its author."""
+    """The description of one version of a project, for people. All of it is as hostile as its author."""
 
     version: str
     summary: str = ""
@@ -104,26 +104,27 @@ class ProjectSummary(msgspec.Struct, frozen=True, kw_only=True):
     license: str = ""
     authors: str = ""
     requires: str = ""
-    """The versions of the language."""
+    """The versions of the language that it needs."""
     links: Mapping[str, str] = {}
     """Name → URL, of any scheme."""
     needs: tuple[Dependency, ...] = ()
 
 
 class Names(msgspec.Struct, frozen=True, kw_only=True):
-    """All project names of a source or repository: canonical name → serial, or None where there is none."""
+    """All project names of a source or a repository."""
 
     serials: Mapping[str, int | None] = {}
+    """Canonical name → serial, None where there is none."""
     display: Mapping[str, str] = {}
     """Canonical name → the name as its author writes it, only where the two differ."""
     serial: int | None = None
 
 
 class Page(msgspec.Struct, frozen=True):
-    """The address of an index document within one source: what is asked for, not what it holds.
+    """The address of an index document within one source.
 
-    `kind` is one that the format knows. Every format has `project` (the files of one project) and `names`
-    (all projects); the rest (`legacy`, `provenance`, …) are passed through by that format's own routes.
+    Every format has the kinds `project` (the files of one project) and `names` (all projects); each has more
+    (`legacy`, `provenance`, …), which only its own routes use.
     """
 
     kind: str
@@ -131,41 +132,41 @@ class Page(msgspec.Struct, frozen=True):
 
 
 class Stamp(msgspec.Struct, frozen=True):
-    """What the store knows of a page."""
+    """When a stored page was last confirmed, and what it was."""
 
     checked: float
-    """When upstream last confirmed it."""
+    """Seconds since the epoch at which the upstream last confirmed it."""
     found: bool
-    """False: upstream said that there is none."""
+    """False where the upstream has no such page."""
     revision: str = ""
 
 
 class UpstreamRequest(msgspec.Struct, frozen=True, kw_only=True):
-    """What to request from an upstream for a page."""
+    """The request to an upstream for one page."""
 
     url: URL
     accept: str = "*/*"
     limit: int = 64 << 20
-    """The largest body, in bytes after decompression, that is accepted."""
+    """The largest body that is accepted, in bytes after decompression."""
     timeout: float | None = None
-    """Seconds for the whole answer, where that is more than a page usually has."""
+    """Seconds for the whole response; None for the timeout of the settings."""
 
 
 class UpstreamResponse(msgspec.Struct, frozen=True, kw_only=True):
-    """An upstream's successful answer to an Ask: the raw body, with the headers that matter."""
+    """An upstream's successful response to an `UpstreamRequest`: the raw body, with the headers that matter."""
 
     url: str
-    """The final URL, after redirects: relative links in the body refer to it."""
+    """The final URL, after redirects; relative links in the body are relative to it."""
     content_type: str
     body: bytes
     etag: str | None = None
     last_modified: str | None = None
     serial: int | None = None
-    """X-PyPI-Last-Serial, where given."""
+    """The header X-PyPI-Last-Serial."""
 
 
 class Event(msgspec.Struct, frozen=True, kw_only=True):
-    """One line of the feed."""
+    """One change, as the feed lists it."""
 
     serial: int
     at: float
@@ -173,95 +174,95 @@ class Event(msgspec.Struct, frozen=True, kw_only=True):
     source: str
     project: str
     kind: str
-    """page, removed, file, upload, yank, unyank, delete, policy, importing, import."""
+    """One of page, removed, file, upload, yank, unyank, delete, policy, importing, import."""
     filename: str = ""
     detail: Mapping[str, Any] = {}
 
 
 class Body(Protocol):
-    """Bytes that can be read from any place: a local blob, an object in a bucket, a transfer in progress.
+    """Bytes that can be read from any position: a local blob, or a transfer in progress.
 
-    One interface, so that Range, HEAD and 304 exist once.
+    One interface, so that Range, HEAD and 304 are written once.
     """
 
     @property
     def size(self) -> int:
-        """Bytes in all."""
+        """The number of bytes."""
 
     @property
     def digest(self) -> str:
-        """SHA-256 in lower-case hex: known before the first byte is read."""
+        """The SHA-256 in lower-case hex, known before the first byte is read."""
 
     @property
     def modified(self) -> str | None:
-        """An HTTP date for Last-Modified that is the same on a miss and on a hit, or None."""
+        """The HTTP date for Last-Modified, the same on a miss and on a hit; None where there is none."""
 
     @property
     def path(self) -> Path | None:
-        """Where the bytes lie, when they lie whole and verified in one local file."""
+        """The local file that has all of the bytes, verified; None where there is none."""
 
     def read(self, start: int = 0, stop: int | None = None) -> AsyncIterator[bytes]:
-        """Yield the bytes [start, stop). Raises UpstreamError when the rest cannot be had."""
+        """Yield the bytes [start, stop). Raises UpstreamError when the rest cannot be fetched."""
 
 
 class AcceptedUpload(msgspec.Struct, frozen=True, kw_only=True):
-    """What is kept of a file of our own, besides its bytes."""
+    """What is stored of an uploaded file, besides its bytes."""
 
     project: str
     """Canonical."""
     file: File
-    """As pages need it."""
+    """What pages show of it."""
     sidecar: bytes
-    """What it says of itself, as its ecosystem writes it: METADATA, PKG-INFO, gemspec.rz."""
+    """Its own metadata, in the form of its ecosystem: METADATA, PKG-INFO, gemspec.rz."""
 
 
 class Format(Protocol):
-    """What the core has to know of an ecosystem: pure, stateless. `pypi.FORMAT` and `rubygems.FORMAT`."""
+    """Documents and files of one ecosystem, for the core: pure and stateless. `pypi.FORMAT` and `rubygems.FORMAT`."""
 
     name: str
-    """As the configuration spells it."""
+    """The name in the settings: `pypi`, `rubygems`."""
     sidecar_kind: str
-    """The one kind of sidecar that the ecosystem's files have: `metadata`, `gemspec`."""
+    """The kind of sidecar that files have: `metadata`, `gemspec`."""
 
     def canonical(self, name: str) -> str:
-        """The canonical form of a project name. Raises Invalid when it cannot be one."""
+        """Return the canonical form of a project name. Raises Invalid when it cannot be one."""
 
-    def ask(self, base: URL, page: Page) -> UpstreamRequest:
-        """What to request for a page from an upstream whose index is at `base`."""
+    def request_for(self, base: URL, page: Page) -> UpstreamRequest:
+        """Return the request for a page of the upstream whose index is at `base`."""
 
-    def parse(self, page: Page, answer: UpstreamResponse) -> Project:
-        """The project of a `project` page. Raises UpstreamProtocolError when the body is not one.
+    def parse(self, page: Page, response: UpstreamResponse) -> Project:
+        """Parse a `project` page. Raises UpstreamProtocolError when the body is not one.
 
-        File URLs come out absolute, http or https only; names come out canonical; entries that are absurd are
-        left out; unknown keys are kept in `extra`.
+        File URLs become absolute, http or https only; names become canonical; absurd entries are left out; unknown
+        keys are kept in `extra`.
         """
 
-    def parse_names(self, answer: UpstreamResponse) -> Names:
-        """The names of a `names` page. Raises UpstreamProtocolError when the body is not one."""
+    def parse_names(self, response: UpstreamResponse) -> Names:
+        """Parse a `names` page. Raises UpstreamProtocolError when the body is not one."""
 
     def revision(self, body: bytes) -> str:
-        """What identifies a page's body: equal bodies, equal revisions."""
+        """Return the identity of a page's body: equal bodies have equal revisions."""
 
     def has_sidecar(self, file: File) -> bool:
-        """Whether a file can have a sidecar at all (a wheel has, an sdist has not)."""
+        """Return whether a file can have a sidecar (a wheel can, an sdist cannot)."""
 
     def sidecar_name(self, file: File) -> str:
-        """The file name under which a file's sidecar is held."""
+        """Return the file name under which a file's sidecar is held."""
 
-    def sidecar_ask(self, base: URL, file: File) -> UpstreamRequest | None:
-        """What to request for the sidecar, or None when the upstream does not offer it."""
+    def request_for_sidecar(self, base: URL, file: File) -> UpstreamRequest | None:
+        """Return the request for a file's sidecar, or None when the upstream does not offer it."""
 
-    def sidecar_check(self, file: File, content: bytes) -> None:
-        """Raises UpstreamProtocolError (or DigestMismatch) unless `content` can be this file's sidecar."""
+    def check_sidecar(self, file: File, content: bytes) -> None:
+        """Check that `content` can be the file's sidecar. Raises UpstreamProtocolError, or DigestMismatch."""
 
-    async def sidecar_make(self, file: File, body: Body) -> bytes:
-        """The sidecar made from the file itself, reading as little of `body` as possible. Raises Invalid."""
+    async def make_sidecar(self, file: File, body: Body) -> bytes:
+        """Build the sidecar out of the file itself, reading as little of `body` as possible. Raises Invalid."""
 
     def inspect(self, filename: str, path: Path) -> File:
-        """What a file on disk says of itself: version, requirements, platform, and in `extra` its metadata.
+        """Read a file on disk: its version, requirements and platform, and its metadata in `extra`.
 
         Blocking: call it in a thread. Raises Invalid, in bounded memory and time, for anything hostile.
         """
 
-    def keep(self, inspected: File, attested: bool) -> AcceptedUpload:
-        """What to keep of a file that was inspected; `attested`: whether it came with attestations."""
+    def accept(self, inspected: File, attested: bool) -> AcceptedUpload:
+        """Return what to store of an inspected file; `attested` when it was uploaded with attestations."""

@@ -101,7 +101,7 @@ class Publisher:
         """Look into a file that is to be added. Raises Invalid for anything that must not be published."""
         async with self._inspecting:
             inspected = await asyncio.to_thread(self.format.inspect, filename, path)
-        return self.format.keep(inspected, attested)
+        return self.format.accept(inspected, attested)
 
     async def add(self, path: Path, kept: AcceptedUpload, *, by: str, origin: str, attestations: str = "") -> Change:
         """Make the inspected file at `path` ours, taking it away from there. The same bytes again change nothing.

@@ -137,7 +137,7 @@ class UpstreamFiles:
             content = await self._fetch_sidecar(file)
         if content is None:
             try:
-                content = await self._format.sidecar_make(file, held or await self._readable(project, file))
+                content = await self._format.make_sidecar(file, held or await self._readable(project, file))
             except Invalid as error:
                 logger.warning("%s has no sidecar: %s", file.filename, error)
                 raise UnknownFile(project, name) from error
@@ -152,20 +152,20 @@ class UpstreamFiles:
     async def _made(self, file: File, held: Body) -> bytes | None:
         """The sidecar made from the file that is held, when it is what the index promises."""
         try:
-            content = await self._format.sidecar_make(file, held)
-            self._format.sidecar_check(file, content)
+            content = await self._format.make_sidecar(file, held)
+            self._format.check_sidecar(file, content)
         except (Invalid, UpstreamProtocolError):
             return None
         return content
 
     async def _fetch_sidecar(self, file: File) -> bytes | None:
-        ask = self._format.sidecar_ask(self._upstream.url, file)
+        ask = self._format.request_for_sidecar(self._upstream.url, file)
         if ask is None or self._offline:
             return None
         try:
             answer = await self._upstream.get(ask)
             assert answer is not None, "an unconditional question has an answer"
-            self._format.sidecar_check(file, answer.body)
+            self._format.check_sidecar(file, answer.body)
         except (NotFound, UpstreamError) as error:
             logger.warning("%s; it is made from %s itself", error, file.filename)
             return None

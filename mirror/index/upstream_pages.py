@@ -172,7 +172,7 @@ class UpstreamPages:
 
     async def _ask(self, page: Page, row: PageRow | None) -> PageRow:
         """Ask upstream, conditionally, and store what it says: only an answer that parses replaces an older one."""
-        ask = self._format.ask(self._upstream.url, page)
+        ask = self._format.request_for(self._upstream.url, page)
         ask = msgspec.structs.replace(ask, limit=min(ask.limit, self._limit))
         known = row if row and row.stamp.found else None
         try:

@@ -33,14 +33,14 @@ class _PyPI:
     def canonical(self, name: str) -> str:
         return names.canonical(name)
 
-    def ask(self, base: URL, page: Page) -> UpstreamRequest:
-        return pages.ask(base, page)
+    def request_for(self, base: URL, page: Page) -> UpstreamRequest:
+        return pages.request_for(base, page)
 
-    def parse(self, page: Page, answer: UpstreamResponse) -> Project:
-        return pages.parse_simple(answer, page.name)
+    def parse(self, page: Page, response: UpstreamResponse) -> Project:
+        return pages.parse_simple(response, page.name)
 
-    def parse_names(self, answer: UpstreamResponse) -> Names:
-        return index.parse_names(answer)
+    def parse_names(self, response: UpstreamResponse) -> Names:
+        return index.parse_names(response)
 
     def revision(self, body: bytes) -> str:
         return hashlib.sha256(body).hexdigest()
@@ -51,7 +51,7 @@ class _PyPI:
     def sidecar_name(self, file: File) -> str:
         return f"{file.filename}.metadata"
 
-    def sidecar_ask(self, base: URL, file: File) -> UpstreamRequest | None:
+    def request_for_sidecar(self, base: URL, file: File) -> UpstreamRequest | None:
         from mirror.pypi.metadata import METADATA_LIMIT  # only here and below: email parsing is not needed to serve
 
         if not file.extra.get("core-metadata") or not file.url:
@@ -59,7 +59,7 @@ class _PyPI:
         path, question, query = file.url.partition("?")
         return UpstreamRequest(url=URL(f"{path}.metadata{question}{query}"), limit=METADATA_LIMIT)  # PEP 658
 
-    def sidecar_check(self, file: File, content: bytes) -> None:
+    def check_sidecar(self, file: File, content: bytes) -> None:
         from mirror.pypi import wheel
 
         promised = file.extra.get("core-metadata")
@@ -72,7 +72,7 @@ class _PyPI:
         except Invalid as error:
             raise UpstreamProtocolError(f"{self.sidecar_name(file)} cannot be right: {error}") from error
 
-    async def sidecar_make(self, file: File, body: Body) -> bytes:
+    async def make_sidecar(self, file: File, body: Body) -> bytes:
         from mirror.pypi import wheel
 
         return await wheel.read_metadata(file, body)
@@ -82,7 +82,7 @@ class _PyPI:
 
         return package.inspect(filename, path)
 
-    def keep(self, inspected: File, attested: bool) -> AcceptedUpload:
+    def accept(self, inspected: File, attested: bool) -> AcceptedUpload:
         extra = {key: value for key, value in inspected.extra.items() if key != "metadata"}
         # Simple pages show SHA-256 alone: pip gives up at the name of an algorithm that hashlib does not know.
         extra["digests"] = {name: digest for name, digest in inspected.digests.items() if name != "sha256"}

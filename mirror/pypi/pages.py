@@ -52,7 +52,7 @@ _SERIAL_COMMENT = re.compile(r"<!--SERIAL (\d{1,18})-->\s*\Z")
 _ASKS_SOMETHING = re.compile(r"<(?:form|script|input|iframe)[\s>]", re.IGNORECASE)
 
 
-def ask(base: URL, page: Page) -> UpstreamRequest:
+def request_for(base: URL, page: Page) -> UpstreamRequest:
     """What to request for a page; `base` is the URL of the simple index. Raises Invalid for a kind that is not known.
 
     The JSON API lives beside the simple index, as on the public one and on those that imitate it.

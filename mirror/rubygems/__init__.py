@@ -33,14 +33,14 @@ class _RubyGems:
     def canonical(self, name: str) -> str:
         return names.canonical(name)
 
-    def ask(self, base: URL, page: Page) -> UpstreamRequest:
-        return pages.ask(base, page)
+    def request_for(self, base: URL, page: Page) -> UpstreamRequest:
+        return pages.request_for(base, page)
 
-    def parse(self, page: Page, answer: UpstreamResponse) -> Project:
-        return pages.parse(page, answer)
+    def parse(self, page: Page, response: UpstreamResponse) -> Project:
+        return pages.parse(page, response)
 
-    def parse_names(self, answer: UpstreamResponse) -> Names:
-        return pages.parse_names(answer)
+    def parse_names(self, response: UpstreamResponse) -> Names:
+        return pages.parse_names(response)
 
     def revision(self, body: bytes) -> str:
         return pages.revision(body)
@@ -51,10 +51,10 @@ class _RubyGems:
     def sidecar_name(self, file: File) -> str:
         return f"{file.filename.removesuffix('.gem')}.gemspec.rz"
 
-    def sidecar_ask(self, base: URL, file: File) -> UpstreamRequest | None:
+    def request_for_sidecar(self, base: URL, file: File) -> UpstreamRequest | None:
         return UpstreamRequest(url=base / "quick/Marshal.4.8" / self.sidecar_name(file), limit=_SIDECAR_LIMIT)
 
-    def sidecar_check(self, file: File, content: bytes) -> None:
+    def check_sidecar(self, file: File, content: bytes) -> None:
         try:
             spec = read_gemspec_rz(content)
         except Invalid as error:
@@ -63,7 +63,7 @@ class _RubyGems:
         if file.filename not in {names.FullName(spec.name, spec.version, each).filename for each in platforms}:
             raise UpstreamProtocolError(f"The gemspec.rz of {file.filename} is the one of {spec.name} {spec.version}.")
 
-    async def sidecar_make(self, file: File, body: Body) -> bytes:
+    async def make_sidecar(self, file: File, body: Body) -> bytes:
         from mirror.rubygems import package  # only here and below: YAML is not needed to serve
 
         return await package.make_sidecar(file, body)
@@ -73,7 +73,7 @@ class _RubyGems:
 
         return package.inspect(filename, path)
 
-    def keep(self, inspected: File, attested: bool) -> AcceptedUpload:
+    def accept(self, inspected: File, attested: bool) -> AcceptedUpload:
         spec = pages.spec_of(inspected)
         assert spec is not None, "a gem that was inspected has a specification"
         return AcceptedUpload(project=spec.name, file=inspected, sidecar=gemspec_rz(spec))

@@ -39,7 +39,7 @@ _LONGEST_LINE = 64 << 10
 _SHA256 = re.compile(r"[0-9a-fA-F]{64}", re.ASCII)
 
 
-def ask(base: URL, page: Page) -> UpstreamRequest:
+def request_for(base: URL, page: Page) -> UpstreamRequest:
     """What to request for a page; `version_json` has NAME/VERSION[/PLATFORM] as its name. Raises Invalid."""
     match page.kind, page.name.split("/"):
         case "project", [name]:

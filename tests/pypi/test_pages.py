@@ -448,9 +448,9 @@ def test_format_asks_for_each_page_beside_the_simple_index() -> None:
         Page("provenance", "https://index.example/p"): "https://index.example/p",
     }
     for page, url in urls.items():
-        assert str(FORMAT.ask(base, page).url) == url
-    assert FORMAT.ask(URL("https://index.example/root/simple"), Page("project", "foo")).url == base / "foo" / ""
-    assert FORMAT.ask(base, Page("project", "foo")).accept.startswith(f"{JSON}, ")
+        assert str(FORMAT.request_for(base, page).url) == url
+    assert FORMAT.request_for(URL("https://index.example/root/simple"), Page("project", "foo")).url == base / "foo" / ""
+    assert FORMAT.request_for(base, Page("project", "foo")).accept.startswith(f"{JSON}, ")
 
 
 def test_format_asks_for_the_metadata_only_where_it_is_offered() -> None:
@@ -458,9 +458,9 @@ def test_format_asks_for_the_metadata_only_where_it_is_offered() -> None:
     file = one(filename="foo-1.0-py3-none-any.whl")
     assert FORMAT.has_sidecar(file)
     assert not FORMAT.has_sidecar(one())
-    assert FORMAT.sidecar_ask(base, file) is None
+    assert FORMAT.request_for_sidecar(base, file) is None
     offered = msgspec.structs.replace(file, extra={"core-metadata": True}, url=file.url + "?token=1")
-    ask = FORMAT.sidecar_ask(base, offered)
+    ask = FORMAT.request_for_sidecar(base, offered)
     assert ask is not None
     assert str(ask.url) == "https://files.example/foo-1.0-py3-none-any.whl.metadata?token=1"
 

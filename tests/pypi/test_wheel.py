@@ -82,7 +82,7 @@ def wheel(
 
 async def make(content: bytes) -> Remote:
     remote = Remote(content)
-    assert await FORMAT.sidecar_make(FILE, remote) == METADATA
+    assert await FORMAT.make_sidecar(FILE, remote) == METADATA
     return remote
 
 
@@ -181,7 +181,7 @@ def contradiction(kind: str) -> bytes:
 async def test_a_wheel_that_contradicts_itself_is_refused(kind: str) -> None:
     remote = Remote(contradiction(kind))
     with pytest.raises(Invalid):
-        await FORMAT.sidecar_make(FILE, remote)
+        await FORMAT.make_sidecar(FILE, remote)
     assert len(remote.ranges) <= 5
 
 
@@ -192,7 +192,7 @@ async def test_a_wheel_with_flipped_bytes_gives_its_metadata_or_is_refused(flips
     for at, value in flips:
         content[-1 - at % len(content)] = value
     with contextlib.suppress(Invalid):
-        assert await FORMAT.sidecar_make(FILE, Remote(bytes(content))) == METADATA
+        assert await FORMAT.make_sidecar(FILE, Remote(bytes(content))) == METADATA
 
 
 def test_a_sidecar_must_have_the_promised_digest() -> None:
@@ -201,15 +201,15 @@ def test_a_sidecar_must_have_the_promised_digest() -> None:
         version="1.0",
         extra={"core-metadata": {"sha256": hashlib.sha256(METADATA).hexdigest()}},
     )
-    FORMAT.sidecar_check(good, METADATA)
+    FORMAT.check_sidecar(good, METADATA)
     with pytest.raises(DigestMismatch):
-        FORMAT.sidecar_check(good, METADATA + b"\n")
+        FORMAT.check_sidecar(good, METADATA + b"\n")
 
 
 @pytest.mark.parametrize(
     "content", [b"", b"<html>Not found</html>", METADATA.replace(b"1.0", b"1.1"), METADATA.replace(b"Foo", b"Fou")]
 )
 def test_a_sidecar_without_promised_digest_must_be_metadata_of_its_file(content: bytes) -> None:
-    FORMAT.sidecar_check(FILE, METADATA)
+    FORMAT.check_sidecar(FILE, METADATA)
     with pytest.raises(UpstreamProtocolError):
-        FORMAT.sidecar_check(FILE, content)
+        FORMAT.check_sidecar(FILE, content)

@@ -111,17 +111,17 @@ class Counted:
 async def test_a_sidecar_is_made_from_a_few_ranges(path):
     file = inspect(path.name, path)
     body = Counted(path.read_bytes())
-    content = await FORMAT.sidecar_make(file, body)
+    content = await FORMAT.make_sidecar(file, body)
     assert content == gemspec_rz(spec_of(file))
     assert body.read_bytes < 16_000
-    FORMAT.sidecar_check(file, content)
+    FORMAT.check_sidecar(file, content)
 
 
 async def test_the_data_of_a_gem_is_not_read_for_its_sidecar(tmp_path):
     gem = builders.gem("acme", "1.0", size=3 << 20)
     members = unpack(gem.content)
     body = Counted(pack({"data.tar.gz": members["data.tar.gz"], "metadata.gz": members["metadata.gz"]}))
-    await FORMAT.sidecar_make(File(filename=gem.filename, version="1.0"), body)
+    await FORMAT.make_sidecar(File(filename=gem.filename, version="1.0"), body)
     assert body.read_bytes < 4000
 
 
@@ -132,19 +132,19 @@ async def test_the_data_of_a_gem_is_not_read_for_its_sidecar(tmp_path):
 )
 def test_what_is_no_sidecar_is_refused(content):
     with pytest.raises(UpstreamProtocolError):
-        FORMAT.sidecar_check(File(filename="rack-3.1.16.gem", version="3.1.16"), content)
+        FORMAT.check_sidecar(File(filename="rack-3.1.16.gem", version="3.1.16"), content)
 
 
 def test_the_sidecar_of_another_gem_is_refused():
     content = gemspec_rz(spec_of(inspect(GENUINE[0].name, GENUINE[0])))
     with pytest.raises(UpstreamProtocolError, match="is the one of"):
-        FORMAT.sidecar_check(File(filename="rack-3.1.16.gem", version="3.1.16"), content)
+        FORMAT.check_sidecar(File(filename="rack-3.1.16.gem", version="3.1.16"), content)
     assert read_gemspec_rz(content).name == "base64"
 
 
 def test_sidecars_are_asked_for_in_the_quick_index():
     file = File(filename="ffi-1.0-x86_64-linux.gem", version="1.0", platform="x86_64-linux")
-    asked = FORMAT.sidecar_ask(URL("https://gems.example/x/"), file)
+    asked = FORMAT.request_for_sidecar(URL("https://gems.example/x/"), file)
     assert str(asked.url) == "https://gems.example/x/quick/Marshal.4.8/ffi-1.0-x86_64-linux.gemspec.rz"
 
 
@@ -393,4 +393,4 @@ def test_a_gem_under_another_name_is_refused(filename, tmp_path):
 async def test_a_hostile_body_gives_no_sidecar():
     for content in (b"", b"x" * 5000, bytes(5000), pack({"metadata.gz": b"x"}), GOOD[:700]):
         with pytest.raises(Invalid):
-            await FORMAT.sidecar_make(File(filename="acme-1.0.gem", version="1.0"), Counted(content))
+            await FORMAT.make_sidecar(File(filename="acme-1.0.gem", version="1.0"), Counted(content))

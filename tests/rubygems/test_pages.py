@@ -277,13 +277,13 @@ def test_any_bytes_are_a_page_that_comes_back_or_are_refused(data):
     ],
 )
 def test_pages_have_their_addresses(page, url):
-    assert str(FORMAT.ask(URL("https://gems.example/x"), page).url) == url
-    assert str(FORMAT.ask(URL("https://gems.example/x/"), page).url) == url
+    assert str(FORMAT.request_for(URL("https://gems.example/x"), page).url) == url
+    assert str(FORMAT.request_for(URL("https://gems.example/x/"), page).url) == url
 
 
 def test_a_nonsense_name_is_never_asked_for():
     with pytest.raises(Invalid):
-        FORMAT.ask(BASE, Page("project", "..%2f"))
+        FORMAT.request_for(BASE, Page("project", "..%2f"))
 
 
 def test_names_are_read_and_absurd_ones_left_out():

@@ -68,8 +68,8 @@ class HeldContent:
             except MissingBlob:
                 pass  # it is made again below
         try:
-            content = await format.sidecar_make(file, body)
-            format.sidecar_check(file, content)
+            content = await format.make_sidecar(file, body)
+            format.check_sidecar(file, content)
         except MirrorError as error:
             logger.info("%s: %s", file.filename, error)
             return None

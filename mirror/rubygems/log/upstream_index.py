@@ -130,7 +130,7 @@ class UpstreamIndex:
         return await self._refresh_legacy()
 
     async def _follow(self, copy: UpstreamCopy | None) -> bool:
-        request = pages.ask(self._upstream.url, Page("versions"))
+        request = pages.request_for(self._upstream.url, Page("versions"))
         response = await self._upstream.range_get(request, copy.request_headers() if copy else {})
         result = await asyncio.to_thread(follow, copy, response.status, response.headers, response.body)
         match result:
@@ -190,7 +190,7 @@ class UpstreamIndex:
         specs = []
         for kind, old in zip_longest(("specs", "prerelease_specs"), self._specs):
             answer = await self._upstream.get(
-                pages.ask(self._upstream.url, Page(kind)),
+                pages.request_for(self._upstream.url, Page(kind)),
                 etag=old.etag if old else None,
                 last_modified=old.last_modified if old else None,
             )

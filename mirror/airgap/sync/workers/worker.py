@@ -104,8 +104,8 @@ def _imported(path: str) -> object:
 async def _sidecar(format: Format, file: File, part: Part) -> Part | None:
     """Make the sidecar from the file; return None where that fails or the index promises another one."""
     try:
-        content = await format.sidecar_make(file, MemoryBody(part.content, part.digest))
-        format.sidecar_check(file, content)
+        content = await format.make_sidecar(file, MemoryBody(part.content, part.digest))
+        format.check_sidecar(file, content)
     except (Invalid, UpstreamProtocolError):
         return None
     return Part(content=content, digest=MemoryBody.of(content).digest)
