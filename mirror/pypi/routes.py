@@ -28,13 +28,13 @@ from mirror.index.repository import Repository, View, worst
 from mirror.index.source import Document
 from mirror.model import File, Page, Project
 from mirror.policy import as_of
+from mirror.policy import moment as parse_moment
 from mirror.pypi import index, legacy, pages, versions
 from mirror.pypi.names import canonical, safe_filename
 from mirror.server.facts import facts_of, public_url
 from mirror.server.negotiate import negotiate
-from mirror.server.opened import moment_of, note_kind, note_removed, repeatable, send_opened
 from mirror.server.pages import PageCache, PageInput
-from mirror.server.respond import retry_if_evicted
+from mirror.server.respond import respond_file, retry_if_evicted
 
 JSON = "application/vnd.pypi.simple.v1+json"
 HTML = "application/vnd.pypi.simple.v1+html"
@@ -81,7 +81,8 @@ class Routes:
 
     async def names(self, request: web.Request) -> web.StreamResponse:
         """The list of all projects (PEP 503, PEP 691)."""
-        note_kind(request, self._repository, "index")
+        facts = facts_of(request)
+        facts.repository, facts.kind = self._repository.name, "index"
         readable = await self._reading.scope(request)
         media_type = self._media_type(request)
         demand = facts_of(request).freshness
@@ -105,7 +106,8 @@ class Routes:
 
     async def project(self, request: web.Request) -> web.StreamResponse:
         """The files of one project."""
-        note_kind(request, self._repository, "page")
+        facts = facts_of(request)
+        facts.repository, facts.kind = self._repository.name, "page"
         written = request.match_info["project"]
         name = canonical(written)
         if written != name or not request.path.endswith("/"):
@@ -115,7 +117,8 @@ class Routes:
         await self._reading.check(request, name)
         media_type = self._media_type(request)
         demand = facts_of(request).freshness
-        moment = moment_of(request)
+        date = request.match_info.get("date")
+        moment = parse_moment(date) if date is not None else None
         render = pages.render_json if media_type == JSON else pages.render_html
 
         async def get(demand: Freshness) -> PageInput:
@@ -132,7 +135,8 @@ class Routes:
 
     async def legacy(self, request: web.Request) -> web.StreamResponse:
         """`/pypi/<project>/json` and `/pypi/<project>/<version>/json`: read by bandersnatch and pip-audit."""
-        note_kind(request, self._repository, "page")
+        facts = facts_of(request)
+        facts.repository, facts.kind = self._repository.name, "page"
         written = request.match_info["project"]
         version = request.match_info.get("version")
         name = canonical(written)
@@ -142,7 +146,8 @@ class Routes:
         await self._reading.check(request, name)
         demand = facts_of(request).freshness
         base = public_url(request) + self._root(request)
-        moment = moment_of(request)
+        date = request.match_info.get("date")
+        moment = parse_moment(date) if date is not None else None
 
         async def get(demand: Freshness) -> PageInput:
             view = await self._view(name, demand, moment)
@@ -230,29 +235,32 @@ class Routes:
     async def file(self, request: web.Request) -> web.StreamResponse:
         """A file, or with `.metadata` at the end its core metadata (PEP 658)."""
         project, filename = request.match_info["project"], request.match_info["filename"]
-        note_kind(request, self._repository, "file")
+        facts = facts_of(request)
+        facts.repository, facts.kind = self._repository.name, "file"
         if not safe_filename(filename) or project != canonical(project):
             raise UnknownFile(project[:100], filename[:100])
         await self._reading.check(request, project)
-        of, removed = filename.removesuffix(".metadata"), False
+        of = filename.removesuffix(".metadata")
         if of != filename:
-            note_kind(request, self._repository, "sidecar")
+            facts.kind = "sidecar"
             file, opened = await self._repository.sidecar(project, of)
         else:
             file, opened = await self._repository.open(project, filename)
-            removed = note_removed(request, self._repository, project, file)
-        return await send_opened(
+        return await respond_file(
             request,
+            self._repository,
+            project,
+            file,
             opened,
-            content_type=_FILE_TYPES.get(filename[filename.rfind(".") :], "application/octet-stream"),
+            media_type=_FILE_TYPES.get(filename[filename.rfind(".") :], "application/octet-stream"),
+            public=self._reading.open,
             uploaded=file.uploaded,
-            validity=repeatable(self._repository, project, opened, removed),
-            shared=self._reading.open,
         )
 
     async def provenance(self, request: web.Request) -> web.StreamResponse:
         """The provenance of a file (PEP 740), as its source has it."""
-        note_kind(request, self._repository, "page")
+        facts = facts_of(request)
+        facts.repository, facts.kind = self._repository.name, "page"
         name, filename = canonical(request.match_info["project"]), request.match_info["filename"]
         await self._reading.check(request, name)
         file = await self._repository.file(name, filename)

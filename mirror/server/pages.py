@@ -11,6 +11,7 @@ import sys
 import time
 import zlib
 from collections.abc import Awaitable, Callable, Hashable, Sequence
+from functools import partial
 from weakref import WeakSet
 
 import msgspec
@@ -21,8 +22,7 @@ from mirror.index.flight import Changes, SingleFlight
 from mirror.index.freshness import Freshness
 from mirror.model import Outcome
 from mirror.server.facts import facts_of
-from mirror.server.negotiate import choose_encoding
-from mirror.server.respond import PreparedResponse, make_head, matches
+from mirror.server.respond import PAGE, Chunk, Representation, ResponseRules, respond
 
 if sys.version_info >= (3, 14):
     from compression import zstd
@@ -35,7 +35,6 @@ TRIES = 5
 """How often a page is made anew because it changed while it was being made."""
 IN_LOOP = 32 << 10
 """Bytes up to which compressing is quicker than the hop to a thread."""
-CODINGS = ("zstd", "gzip")
 
 Key = tuple[Hashable, ...]
 
@@ -56,9 +55,11 @@ class PageInput(msgspec.Struct, frozen=True):
     """False where the bytes of the request do not say all that the page depends on."""
     etag: Callable[[bytes], str] | None = None
     """For clients that want a certain ETag, the same for all encodings."""
+    modified: str | None = None
+    """The Last-Modified date, where clients want one."""
 
 
-class RenderedPage:
+class RenderedPage(Representation):
     """One rendered page in all its encodings."""
 
     def __init__(self, content: PageInput, body: bytes) -> None:
@@ -70,45 +71,39 @@ class RenderedPage:
         self.bodies = {"identity": body}
         self.sha256 = hashlib.sha256(body).digest()
         self.etag = content.etag(body) if content.etag else self.sha256.hex()[:32]
-        self._content = content
-        self._heads: dict[tuple[str, int, Outcome], bytes] = {}
+        self.media_type = content.media_type
+        self.modified = content.modified
+        self.headers = content.headers
+        self.size = len(body)
+        self.compressible = self.size >= SMALL
+        self.heads = {}
+        self.grown: Callable[[RenderedPage], None] = lambda page: None
+        """Called when the page takes more memory than before."""
+        self._one_etag = content.etag is not None
 
     @property
     def weight(self) -> int:
         """Bytes that it takes in memory, roughly."""
         return 1024 + 2 * sum(map(len, self.bodies.values()))
 
-    def etag_of(self, coding: str) -> str:
-        """A strong ETag names one representation, and so one encoding (RFC 9110 section 8.8.3.3)."""
-        return self.etag if coding == "identity" or self._content.etag else f"{self.etag}-{coding}"
+    def etag_of(self, encoding: str) -> str:
+        """Return the ETag; a strong one names one encoding (RFC 9110 section 8.8.3.3)."""
+        return self.etag if encoding == "identity" or self._one_etag else f"{self.etag}-{encoding}"
 
-    def packed(self, coding: str) -> bytes:
-        """The body in an encoding, compressed once. Blocking."""
-        body = self.bodies.get(coding)
-        if body is None:
-            body = self.bodies[coding] = compress(self.bodies["identity"], coding)
-        return body
+    async def encode(self, encoding: str) -> int:
+        """Compress the page, once, and return its size."""
+        if encoding not in self.bodies:
+            body = self.bodies["identity"]
+            if self.size <= IN_LOOP:
+                self.bodies[encoding] = compress(body, encoding)
+            else:
+                self.bodies[encoding] = await asyncio.to_thread(compress, body, encoding)
+            self.grown(self)
+        return len(self.bodies[encoding])
 
-    def head(self, coding: str, status: int, outcome: Outcome) -> bytes:
-        """The head of a 200 or a 304, made once."""
-        head = self._heads.get((coding, status, outcome))
-        if head is None:
-            headers = [
-                *self._content.headers,
-                ("ETag", f'"{self.etag_of(coding)}"'),
-                ("Cache-Control", "max-age=600"),
-                ("Vary", "Accept, Accept-Encoding"),
-                ("X-Mirror-Cache", outcome),
-            ]
-            if status == 200:
-                headers += [
-                    ("Content-Type", self._content.media_type),
-                    ("Content-Length", str(len(self.bodies[coding]))),
-                ]
-                if coding != "identity":
-                    headers.append(("Content-Encoding", coding))
-            head = self._heads[coding, status, outcome] = make_head(status, headers)
-        return head
+    def chunks(self, encoding: str, start: int, stop: int) -> Sequence[Chunk]:
+        body = self.bodies[encoding]
+        return (body,) if stop - start == len(body) else (memoryview(body)[start:stop],)
 
 
 class PageCache:
@@ -122,11 +117,18 @@ class PageCache:
         self._changes: Changes[tuple[str, str]] = Changes()
 
     async def respond(
-        self, request: web.Request, key: Key, demand: Freshness, get: Callable[[Freshness], Awaitable[PageInput]]
+        self,
+        request: web.Request,
+        key: Key,
+        demand: Freshness,
+        get: Callable[[Freshness], Awaitable[PageInput]],
+        rules: ResponseRules = PAGE,
     ) -> web.StreamResponse:
-        """Answer a GET or HEAD with the page under `key`; see `obtain`."""
-        answer, outcome = await self.obtain(key, demand, get)
-        return await self._send(request, key, answer, outcome, demand)
+        """Respond to a GET or HEAD with the page under `key`; see `obtain`."""
+        page, outcome = await self.obtain(key, demand, get)
+        facts_of(request).outcome = outcome
+        replayable = outcome == "hit" and demand is Freshness.USUAL and page.repeatable
+        return await respond(request, page, rules, page.validity if replayable else None)
 
     async def obtain(
         self, key: Key, demand: Freshness, get: Callable[[Freshness], Awaitable[PageInput]]
@@ -187,6 +189,7 @@ class PageCache:
             answer.validity.until = content.until
             return
         answer.validity = Validity(content.until)
+        answer.grown = partial(self._grown, key)
         self._memory.put(key, answer, answer.weight)
         self._watch(_owner(key), answer.validity)
 
@@ -196,33 +199,9 @@ class PageCache:
         if len(self._of) > 2 * len(self._memory) + 1024:
             self._of = {owner: watched for owner, watched in self._of.items() if watched}
 
-    async def _send(
-        self, request: web.Request, key: Key, answer: RenderedPage, outcome: Outcome, demand: Freshness
-    ) -> web.StreamResponse:
-        facts_of(request).outcome = outcome
-        coding = choose_encoding(request.headers.get("Accept-Encoding", ""), CODINGS)
-        if coding != "identity" and coding not in answer.bodies:
-            coding = await self._compress(key, answer, coding)
-        repeatable = outcome == "hit" and demand is Freshness.USUAL and answer.repeatable
-        validity = answer.validity if repeatable else None
-        condition = request.headers.get("If-None-Match")
-        if condition is not None and matches(condition, answer.etag_of(coding)):
-            return PreparedResponse(304, answer.head(coding, 304, outcome), b"", validity)
-        head = answer.head(coding, 200, outcome)
-        return PreparedResponse(200, head, b"" if request.method == "HEAD" else answer.bodies[coding], validity)
-
-    async def _compress(self, key: Key, answer: RenderedPage, coding: str) -> str:
-        """Make the compressed form, once; `identity` where the page is too small to gain."""
-        body = answer.bodies["identity"]
-        if len(body) < SMALL:
-            return "identity"
-        if len(body) <= IN_LOOP:
-            answer.packed(coding)
-        else:
-            await asyncio.to_thread(answer.packed, coding)
-        if self._memory.peek(key) is answer:
-            self._memory.put(key, answer, answer.weight)  # it weighs more now
-        return coding
+    def _grown(self, key: Key, page: RenderedPage) -> None:
+        if self._memory.peek(key) is page:
+            self._memory.put(key, page, page.weight)
 
 
 def _owner(key: Key) -> tuple[str, str]:

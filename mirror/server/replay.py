@@ -10,6 +10,8 @@ import time
 from collections.abc import Callable
 from email.utils import formatdate
 
+from aiohttp import web
+
 from mirror.index.cache import Validity
 from mirror.server.facts import RequestFacts
 
@@ -116,3 +118,8 @@ def date_line() -> bytes:
     if _date[0] != now:
         _date = now, b"\r\nDate: " + formatdate(now, usegmt=True).encode() + b"\r\n\r\n"
     return _date[1]
+
+
+def finish_head(head: bytes, request: web.BaseRequest) -> bytes:
+    """Return a head with what depends on the moment and the connection."""
+    return head + date_line() if request.keep_alive else head + b"\r\nConnection: close" + date_line()

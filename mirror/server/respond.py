@@ -1,55 +1,50 @@
-"""Sending bytes: ranges, conditions and HEAD for every kind of body, once.
+"""Responding: conditions, ranges, encodings and cache headers, once for everything that is served.
 
-A body that lies whole in a local file leaves by `sendfile`, in pieces and in a thread, so that neither a cold disk nor
-a fast client holds up the event loop. Any other body is written as it can be read; when it breaks off, the connection
-is aborted, so that no client takes a part for the whole.
+A handler passes a `Representation` (a file, a page, a log) to `respond` with the `ResponseRules` of its kind. Responses
+from memory are one write; how other bodies are sent stands in `sendfile.py`.
 """
 
 import asyncio
+import base64
 import contextlib
 import functools
-import logging
-import os
 import re
-import socket
-from collections.abc import Awaitable, Callable, Iterable
-from datetime import UTC, datetime
-from email.utils import format_datetime, parsedate_to_datetime
-from functools import partial
-from pathlib import Path
-from typing import TypeVar
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from datetime import datetime
+from email.utils import parsedate_to_datetime
+from typing import Protocol, TypeVar
 
+import msgspec
 from aiohttp import web
 
-from mirror.blobs.local import off_loop
-from mirror.errors import MirrorError, MissingBlob
+from mirror.blobs import http_date
+from mirror.errors import MissingBlob
 from mirror.index.cache import Validity
-from mirror.model import Body
+from mirror.index.repository import Repository
+from mirror.index.source import OpenFile
+from mirror.model import Body, File
 from mirror.server.connection import connection_of
 from mirror.server.facts import facts_of
-from mirror.server.replay import Replay, date_line
+from mirror.server.negotiate import choose_encoding
+from mirror.server.replay import Replay, finish_head
+from mirror.server.sendfile import sendfile, stream
 
-logger = logging.getLogger(__name__)
-
-SENDFILE_FROM = 256 << 10
+SENDFILE_BYTES = 256 << 10
 """Bytes from which a file leaves by sendfile; below, one read and one write cost less."""
-REMEMBERED = 64 << 10
-"""Bytes up to which a file's answer stays in memory while it is asked for."""
-AT_ONCE = 256 << 10
-"""Bytes that are handed over for one client before it has taken some of them."""
-TRIES = 4
-"""How often a request is handled whose file goes away each time …"""
-PAUSE = 0.02
-"""… and seconds longer each time before that: a transfer whose file has gone again needs a moment to end."""
-STALL = 120
-"""Seconds for which a client may take nothing before its connection is given up."""
-PIECE = 1 << 20
-"""Bytes of one sendfile call: short enough that small answers get their turn."""
+REPLAY_COPY_BYTES = 64 << 10
+"""Bytes up to which a copy of a body stays in memory for replays."""
+WRITE_BYTES = 256 << 10
+"""Bytes that are buffered for one client before it has taken some of them."""
+EVICTED_ATTEMPTS = 4
+"""How often a request is handled whose file is evicted each time."""
+EVICTED_PAUSE_SECONDS = 0.02
+"""Seconds by which the pause before each further attempt is longer: a transfer needs a moment to end."""
 
+Chunk = bytes | memoryview
 R = TypeVar("R")
 Handler = Callable[[R, web.Request], Awaitable[web.StreamResponse]]
 
-_RANGE = re.compile(r"bytes=(\d*)-(\d*)")
+_RANGE = re.compile(r"bytes=(\d*)-(\d*)", re.ASCII)
 _REASONS = {
     200: "OK",
     206: "Partial Content",
@@ -58,20 +53,113 @@ _REASONS = {
 }
 
 
-class PreparedResponse(web.StreamResponse):
-    """An answer whose head is already bytes: what is served from memory costs one write."""
+class ResponseRules(msgspec.Struct, frozen=True, kw_only=True):
+    """What differs between the kinds of responses."""
 
-    def __init__(self, status: int, head: bytes, body: bytes = b"", validity: Validity | None = None) -> None:
-        """With a `validity`, the same bytes answer the same request for as long as that holds."""
+    cache_control: str
+    vary: str = ""
+    encodings: tuple[str, ...] = ()
+    """Content codings, in our order of preference; never with a Range header where that counts (rule 3)."""
+    ranges: bool = False
+    """Whether a Range header counts."""
+    suffix_ranges: bool = True
+    """Whether a range may count from the end."""
+    unsatisfiable: int = 416
+    """The status for a range past the end; with 200, the whole is sent (rule 2)."""
+    digests: bool = False
+    """Whether the digests of the whole are sent, also with a part (rule 1)."""
+    heals: bool = False
+    """Whether a client whose range shows that its copy is damaged gets the whole instead of a 304 (rule 10)."""
+    same_date: bool = False
+    """Whether If-Modified-Since has to be the very date that was sent, not only a later one."""
+
+
+FILE = ResponseRules(cache_control="public, max-age=31536000, immutable", ranges=True)
+"""Files, which never change."""
+PRIVATE_FILE = msgspec.structs.replace(FILE, cache_control="private, max-age=31536000, immutable")
+"""Files that not everyone may read: no cache between us and the client may keep them."""
+PAGE = ResponseRules(cache_control="max-age=600", vary="Accept, Accept-Encoding", encodings=("zstd", "gzip"))
+"""Pages, each encoding of which has an ETag of its own."""
+COMPACT = ResponseRules(
+    cache_control="max-age=60",
+    vary="Accept-Encoding",
+    encodings=("gzip",),
+    ranges=True,
+    suffix_ranges=False,
+    unsatisfiable=200,
+    digests=True,
+    heals=True,
+)
+"""The compact index of RubyGems, of which clients fetch the tail; `mirror.rubygems.routes` explains the rules."""
+
+
+class Representation(Protocol):
+    """What a URL stands for at one moment, in one media type (RFC 9110 section 3.2)."""
+
+    media_type: str
+    modified: str | None = None
+    """The Last-Modified date."""
+    headers: Iterable[tuple[str, str]] = ()
+    """Headers of its own, sent with every status."""
+    size: int
+    """Bytes, not encoded."""
+    compressible: bool = False
+    """Whether it is offered in content codings."""
+    file: Body | None = None
+    """What has to be read from elsewhere; None when all bytes are in memory."""
+    sha256: bytes = b""
+    """The digest of all bytes, not encoded, where the rules ask for it."""
+    heads: dict[tuple[int, str, str], bytes]
+    """Heads of responses that were made for it, by status, encoding and outcome."""
+
+    def etag_of(self, encoding: str) -> str:
+        """Return the ETag in an encoding, without quotes."""
+
+    async def encode(self, encoding: str) -> int:
+        """Make it available in an encoding, and return its size in bytes."""
+
+    def chunks(self, encoding: str, start: int, stop: int) -> Sequence[Chunk]:
+        """Return the bytes [start, stop) in an encoding; not called when there is a `file`."""
+
+
+class FileRepresentation(Representation):
+    """A file or sidecar, whose ETag is its SHA-256."""
+
+    def __init__(self, body: Body, media_type: str, modified: str | None = None) -> None:
+        """`modified` stands in for the body's own date."""
+        self.file = body
+        self.media_type = media_type
+        self.modified = modified or body.modified
+        self.size = body.size
+        self.heads = {}
+
+    def etag_of(self, encoding: str) -> str:
+        assert self.file is not None
+        return self.file.digest
+
+    async def encode(self, encoding: str) -> int:
+        return self.size
+
+    def chunks(self, encoding: str, start: int, stop: int) -> Sequence[Chunk]:
+        return ()
+
+
+class PreparedResponse(web.StreamResponse):
+    """A response whose head is already bytes: what is served from memory costs one write."""
+
+    def __init__(
+        self, status: int, head: bytes, chunks: Sequence[Chunk] = (), validity: Validity | None = None
+    ) -> None:
+        """With a `validity`, the response is replayed for as long as that holds, if its body is one bytes object."""
         super().__init__(status=status)
         self._validity = validity
         self._head = head
-        self._content = body
+        self._chunks = chunks
         self._sent = False
 
     @property
     def body_length(self) -> int:
-        return len(self._content)
+        return sum(map(len, self._chunks))
 
     async def prepare(self, request: web.BaseRequest) -> None:
         """Write everything. Called by aiohttp after the handler has returned."""
@@ -79,105 +167,95 @@ class PreparedResponse(web.StreamResponse):
             return
         self._sent = True
         self._keep_alive = request.keep_alive
-        if self._validity is not None and request.keep_alive and (connection := connection_of(request)) is not None:
-            connection.remember(Replay(self._validity, self.status, self._head, self._content, facts_of(request)))
+        if self._validity is not None and request.keep_alive and len(self._chunks) <= 1:
+            self._remember(self._validity, request)
         head = finish_head(self._head, request)
-        if len(self._content) <= AT_ONCE:
-            await request.writer.write(b"".join((head, self._content)))
+        if self.body_length <= WRITE_BYTES:
+            await request.writer.write(b"".join((head, *self._chunks)))
             return
-        # In pieces, as the client takes them: a hundred slow readers of a large page must not each hold a copy.
+        # In steps, as the client takes them: a hundred slow readers of a large page must not each hold a copy.
         await request.writer.write(head)
-        content = memoryview(self._content)
-        for start in range(0, len(content), AT_ONCE):
-            await request.writer.write(content[start : start + AT_ONCE])
+        for chunk in self._chunks:
+            content = memoryview(chunk)
+            for start in range(0, len(content), WRITE_BYTES):
+                await request.writer.write(content[start : start + WRITE_BYTES])
+
+    def _remember(self, validity: Validity, request: web.BaseRequest) -> None:
+        body = self._chunks[0] if self._chunks else b""
+        if isinstance(body, bytes) and (connection := connection_of(request)) is not None:
+            connection.remember(Replay(validity, self.status, self._head, body, facts_of(request)))
 
     async def write_eof(self, data: bytes = b"") -> None:
         """Nothing is left to write."""
 
 
-class SentResponse(PreparedResponse):
-    """What a handler returns that has written its answer already."""
+async def respond(
+    request: web.BaseRequest, representation: Representation, rules: ResponseRules, validity: Validity | None = None
+) -> web.StreamResponse:
+    """Respond to a GET or HEAD with a representation, or the part of it that the client asks for.
 
-    def __init__(self, status: int, length: int, keep_alive: bool) -> None:
-        super().__init__(status, b"")
-        self._sent = True
-        self._length = length
-        self._keep_alive = keep_alive
-
-    @property
-    def body_length(self) -> int:
-        return self._length
-
-
-def make_head(status: int, headers: Iterable[tuple[str, str]]) -> bytes:
-    """Status line and header lines, without Date and the empty line at the end."""
-    lines = [f"HTTP/1.1 {status} {_REASONS[status]}"]
-    for name, value in headers:
-        if "\r" in value or "\n" in value:
-            raise ValueError(f"a line break in the header {name}")
-        lines.append(f"{name}: {value}")
-    return "\r\n".join(lines).encode("latin-1", "replace")
-
-
-def http_date(moment: datetime) -> str:
-    """A moment as Last-Modified spells it (RFC 9110 section 5.6.7)."""
-    return format_datetime(moment.astimezone(UTC), usegmt=True)
-
-
-def finish_head(head: bytes, request: web.BaseRequest) -> bytes:
-    """A head with what depends on the moment and the connection."""
-    return head + date_line() if request.keep_alive else head + b"\r\nConnection: close" + date_line()
-
-
-def parse_range(header: str, size: int) -> tuple[int, int] | None:
-    """The bytes [start, stop) that a Range header asks for; None when it is to be ignored (RFC 9110 section 14.2).
-
-    A range that no byte satisfies is (size, size). Several ranges at once are ignored: no client here sends them.
+    The outcome among the request's facts goes into X-Mirror-Cache. The response is replayed while `validity` holds.
+    Raises what reading the first byte of a file raises.
     """
-    match = _RANGE.fullmatch(header.replace(" ", "").lower())
-    if not match or match[1] == match[2] == "":
-        return None
-    first, last = match[1], match[2]
-    if len(first) > 19 or len(last) > 19:
-        return None
-    if first == "":  # the last N bytes
-        count = int(last)
-        return (max(0, size - count), size) if count else (size, size)
-    start = int(first)
-    if last and int(last) < start:
-        return None
-    stop = min(size, int(last) + 1) if last else size
-    return (start, stop) if start < size else (size, size)
+    wanted = request.headers.get("Range") if rules.ranges else None
+    encoding = "identity"
+    if rules.encodings and wanted is None and representation.compressible:
+        encoding = choose_encoding(request.headers.get("Accept-Encoding", ""), rules.encodings)
+    outcome = facts_of(request).outcome
+    etag = f'"{representation.etag_of(encoding)}"'
+    part = None
+    if wanted is not None and _range_applies(request.headers, etag, representation.modified):
+        part = parse_range(wanted, representation.size, rules.suffix_ranges)
+    if _unmodified(request.headers, etag, representation.modified, rules.same_date):
+        # 304 wins over Range (rule 4), unless the range does not begin at the last byte that the client must have.
+        if part is None or not rules.heals or part[0] == max(0, representation.size - 1):
+            return PreparedResponse(304, _head(representation, rules, 304, encoding, outcome), (), validity)
+        part = None
+    if part is not None and part[0] >= representation.size:
+        if rules.unsatisfiable == 416:
+            return PreparedResponse(416, _part_head(representation, rules, outcome, None))
+        part = None
+    if part is None:
+        start, stop, status = 0, await representation.encode(encoding), 200
+        head = _head(representation, rules, 200, encoding, outcome, stop)
+    else:
+        (start, stop), status = part, 206
+        head = _part_head(representation, rules, outcome, part)
+    if request.method == "HEAD" or start == stop:
+        return PreparedResponse(status, head, (), validity)
+    if representation.file is not None:
+        return await _send_file(request, status, head, representation.file, (start, stop), validity)
+    chunks = representation.chunks(encoding, start, stop)
+    if stop - start <= WRITE_BYTES and (len(chunks) > 1 or not isinstance(chunks[0], bytes)):
+        chunks = (b"".join(chunks),)  # a copy, which nothing else keeps
+        validity = validity if stop - start <= REPLAY_COPY_BYTES else None
+    return PreparedResponse(status, head, chunks, validity)
 
 
-def matches(header: str, etag: str) -> bool:
-    """Whether an If-None-Match header names this ETag (given with its quotes); weak comparison.
+async def respond_file(
+    request: web.BaseRequest,
+    repository: Repository,
+    project: str,
+    file: File,
+    opened: OpenFile,
+    *,
+    media_type: str,
+    public: bool,
+    uploaded: datetime | None = None,
+) -> web.StreamResponse:
+    """Respond with a file of a project that was just opened, or with its sidecar.
 
-    A bare value without quotes counts too: bundler 2.5.0 to 2.5.4 send it so.
+    `public` says whether everyone may read it; `uploaded` stands in for the body's own date.
     """
-    if header.strip() == "*":
-        return True
-    bare = etag.strip('"')
-    return any(part.strip().removeprefix("W/").strip('"') == bare for part in header.split(","))
-
-
-def _range_applies(request: web.BaseRequest, etag: str, modified: str | None) -> bool:
-    """Whether If-Range lets the Range header count: only for the very same bytes (RFC 9110 section 13.1.5)."""
-    condition = request.headers.get("If-Range")
-    return condition is None or condition == etag or (modified is not None and condition == modified)
-
-
-def _unmodified(request: web.BaseRequest, etag: str, modified: str | None) -> bool:
-    condition = request.headers.get("If-None-Match")
-    if condition is not None:
-        return matches(condition, etag)
-    since = request.headers.get("If-Modified-Since")
-    if since is None or modified is None:
-        return False
-    try:
-        return parsedate_to_datetime(modified) <= parsedate_to_datetime(since)
-    except (TypeError, ValueError):
-        return False
+    facts = facts_of(request)
+    facts.outcome = opened.outcome
+    if facts.kind == "file" and repository.removed(project, file.filename):
+        facts.removed = file.source, project, file.filename
+    # A removed file is never replayed: each client that fetches it is recorded.
+    held = opened.outcome in ("hit", "offline") and facts.removed is None
+    representation = FileRepresentation(opened.body, media_type, http_date(uploaded.timestamp()) if uploaded else None)
+    validity = repository.validity(project) if held else None
+    return await respond(request, representation, FILE if public else PRIVATE_FILE, validity)
 
 
 def retry_if_evicted(handler: Handler[R]) -> Handler[R]:
@@ -189,150 +267,153 @@ def retry_if_evicted(handler: Handler[R]) -> Handler[R]:
 
     @functools.wraps(handler)
     async def handle(routes: R, request: web.Request) -> web.StreamResponse:
-        for number in range(TRIES - 1):
+        for number in range(EVICTED_ATTEMPTS - 1):
             with contextlib.suppress(MissingBlob):
                 return await handler(routes, request)
-            await asyncio.sleep(number * PAUSE)
+            await asyncio.sleep(number * EVICTED_PAUSE_SECONDS)
         return await handler(routes, request)
 
     return handle
 
 
-async def send(
-    request: web.BaseRequest,
-    body: Body,
-    *,
-    content_type: str,
-    headers: Iterable[tuple[str, str]] = (),
-    modified: str | None = None,
-    shared: bool = True,
-    validity: Validity | None = None,
-) -> web.StreamResponse:
-    """Answer a GET or HEAD with a body, or the part of it that is asked for.
+# Conditions and ranges
 
-    The ETag is the SHA-256; `modified` stands in for the body's own Last-Modified. Unless `shared`, no cache between
-    us and the client may keep it: it is not for everyone. A small body is remembered for as long as `validity` holds.
+
+def matches(header: str, etag: str) -> bool:
+    """Return whether an If-None-Match header names this ETag (given with its quotes); weak comparison.
+
+    A bare value without quotes counts too: bundler 2.5.0 to 2.5.4 send it so (rule 4).
     """
-    etag = f'"{body.digest}"'
-    modified = modified or body.modified
-    common = [
-        ("ETag", etag),
-        ("Accept-Ranges", "bytes"),
-        ("Cache-Control", f"{'public' if shared else 'private'}, max-age=31536000, immutable"),
-        *([("Last-Modified", modified)] if modified else []),
-        *headers,
+    if header.strip() == "*":
+        return True
+    bare = etag.strip('"')
+    return any(part.strip().removeprefix("W/").strip('"') == bare for part in header.split(","))
+
+
+def _unmodified(headers: Mapping[str, str], etag: str, modified: str | None, same_date: bool) -> bool:
+    condition = headers.get("If-None-Match")
+    if condition is not None:
+        return matches(condition, etag)
+    since = headers.get("If-Modified-Since")
+    if since is None or modified is None:
+        return False
+    if same_date:
+        return since == modified
+    try:
+        return parsedate_to_datetime(modified) <= parsedate_to_datetime(since)
+    except (TypeError, ValueError):
+        return False
+
+
+def _range_applies(headers: Mapping[str, str], etag: str, modified: str | None) -> bool:
+    """Return whether If-Range lets the Range header count: only for the same bytes (RFC 9110 section 13.1.5)."""
+    condition = headers.get("If-Range")
+    return condition is None or condition.strip() == etag or (modified is not None and condition == modified)
+
+
+def parse_range(header: str, size: int, suffixes: bool = True) -> tuple[int, int] | None:
+    """Return the bytes [start, stop) that a Range header asks for; None when it is to be ignored.
+
+    A range that no byte satisfies is (size, size). Several ranges at once are ignored: no client here sends them. So is
+    one that counts from the end, without `suffixes`. After RFC 9110 section 14.2.
+    """
+    match = _RANGE.fullmatch(header.replace(" ", "").lower())
+    if not match or match[1] == match[2] == "":
+        return None
+    first, last = match[1], match[2]
+    if len(first) > 19 or len(last) > 19:
+        return None
+    if first == "":  # the last N bytes
+        count = int(last)
+        if not suffixes:
+            return None
+        return (max(0, size - count), size) if count else (size, size)
+    start = int(first)
+    if last and int(last) < start:
+        return None
+    stop = min(size, int(last) + 1) if last else size
+    return (start, stop) if start < size else (size, size)
+
+
+# Heads
+
+
+def _head(
+    representation: Representation, rules: ResponseRules, status: int, encoding: str, outcome: str, length: int = 0
+) -> bytes:
+    """Return the head of a 200, whose body has `length` bytes, or of a 304; made once for each representation."""
+    head = representation.heads.get((status, encoding, outcome))
+    if head is None:
+        headers = _headers(representation, rules, encoding, outcome)
+        if status == 200:
+            headers += [("Content-Type", representation.media_type), ("Content-Length", str(length))]
+            if encoding != "identity":
+                headers.append(("Content-Encoding", encoding))
+        head = representation.heads[status, encoding, outcome] = make_head(status, headers)
+    return head
+
+
+def _part_head(
+    representation: Representation, rules: ResponseRules, outcome: str, part: tuple[int, int] | None
+) -> bytes:
+    """Return the head of a 206, or of a 416 without a part."""
+    headers = _headers(representation, rules, "identity", outcome)
+    if part is None:
+        headers += [("Content-Range", f"bytes */{representation.size}"), ("Content-Length", "0")]
+        return make_head(416, headers)
+    start, stop = part
+    headers += [
+        ("Content-Type", representation.media_type),
+        ("Content-Length", str(stop - start)),
+        ("Content-Range", f"bytes {start}-{stop - 1}/{representation.size}"),
     ]
-    if _unmodified(request, etag, modified):
-        return PreparedResponse(304, make_head(304, common))
-    start, stop, status = 0, body.size, 200
-    wanted = request.headers.get("Range")
-    if wanted is not None and _range_applies(request, etag, modified):
-        part = parse_range(wanted, body.size)
-        if part is not None:
-            (start, stop), status = part, 206
-            if start >= body.size:
-                common.append(("Content-Range", f"bytes */{body.size}"))
-                return PreparedResponse(416, make_head(416, [*common, ("Content-Length", "0")]))
-            common.append(("Content-Range", f"bytes {start}-{stop - 1}/{body.size}"))
-    head = make_head(status, [("Content-Type", content_type), ("Content-Length", str(stop - start)), *common])
-    if request.method == "HEAD" or start == stop:
-        return PreparedResponse(status, head)
-    if body.path is not None and stop - start < SENDFILE_FROM:
+    return make_head(206, headers)
+
+
+def _headers(
+    representation: Representation, rules: ResponseRules, encoding: str, outcome: str
+) -> list[tuple[str, str]]:
+    """Return the headers that are sent with every status."""
+    headers = [*representation.headers, ("ETag", f'"{representation.etag_of(encoding)}"')]
+    if rules.digests:
+        headers += digest_headers(representation.sha256).items()
+    if rules.ranges:
+        headers.append(("Accept-Ranges", "bytes"))
+    headers.append(("Cache-Control", rules.cache_control))
+    if rules.vary:
+        headers.append(("Vary", rules.vary))
+    if representation.modified:
+        headers.append(("Last-Modified", representation.modified))
+    if outcome:
+        headers.append(("X-Mirror-Cache", outcome))
+    return headers
+
+
+def digest_headers(sha256: bytes) -> dict[str, str]:
+    """Return both digest headers of an identity body, RFC 9530 and the older RFC 3230, from its raw SHA-256."""
+    text = base64.b64encode(sha256).decode()
+    return {"Repr-Digest": f"sha-256=:{text}:", "Digest": f"sha-256={text}"}
+
+
+def make_head(status: int, headers: Iterable[tuple[str, str]]) -> bytes:
+    """Return status line and header lines, without Date and the empty line at the end."""
+    lines = [f"HTTP/1.1 {status} {_REASONS[status]}"]
+    for name, value in headers:
+        if "\r" in value or "\n" in value:
+            raise ValueError(f"a line break in the header {name}")
+        lines.append(f"{name}: {value}")
+    return "\r\n".join(lines).encode("latin-1", "replace")
+
+
+async def _send_file(
+    request: web.BaseRequest, status: int, head: bytes, body: Body, part: tuple[int, int], validity: Validity | None
+) -> web.StreamResponse:
+    start, stop = part
+    if body.path is not None and stop - start < SENDFILE_BYTES:
         content = b"".join([chunk async for chunk in body.read(start, stop)])
-        return PreparedResponse(status, head, content, validity if len(content) <= REMEMBERED else None)
+        return PreparedResponse(status, head, (content,), validity if len(content) <= REPLAY_COPY_BYTES else None)
     if body.path is not None and request.transport is not None and not request.secure:
         # A transfer that has just ended can still read a file which has gone again; a held blob cannot.
         with contextlib.suppress(FileNotFoundError):
-            return await _sendfile(request, status, head, body.path, start, stop)
-    return await _stream(request, status, head, body, start, stop)
-
-
-async def _stream(
-    request: web.BaseRequest, status: int, head: bytes, body: Body, start: int, stop: int
-) -> web.StreamResponse:
-    chunks = body.read(start, stop)
-    # The head waits for the first chunk, so that what fails before it is still an error with a status.
-    first = await anext(chunks, b"")
-    sent = 0
-    try:
-        await request.writer.write(finish_head(head, request) + first)
-        sent = len(first)
-        async for chunk in chunks:
-            await request.writer.write(chunk)
-            sent += len(chunk)
-    except (MirrorError, ConnectionError):
-        pass  # what broke off is logged where it did; a client that left is no news
-    finally:
-        await chunks.aclose()  # type: ignore[attr-defined]  # every body reads by a generator
-    return _ended(request, status, sent, stop - start)
-
-
-async def _sendfile(
-    request: web.BaseRequest, status: int, head: bytes, path: Path, start: int, stop: int
-) -> web.StreamResponse:
-    transport = request.transport
-    assert transport is not None
-    while transport.get_write_buffer_size():  # noqa: ASYNC110  # rare: an earlier answer still on its way out
-        await asyncio.sleep(0.001)
-    file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    # A duplicate of the socket: the event loop lets nobody wait on a descriptor that its transport owns.
-    sock = socket.socket(fileno=os.dup(transport.get_extra_info("socket").fileno()))
-    sock.setblocking(False)
-    position = start
-    try:
-        await _send_bytes(sock, finish_head(head, request))
-        while position < stop:
-            wanted = min(PIECE, stop - position)
-            try:
-                count = await off_loop(partial(os.sendfile, sock.fileno(), file, position, wanted))
-            except BlockingIOError:
-                await _writable(sock)
-                continue
-            if count == 0:
-                logger.error("the stored file %s is shorter than it was", path.name)
-                break
-            position += count
-            if count < wanted:  # the socket is full: to ask a thread once more would only say so
-                await _writable(sock)
-    except ConnectionError:
-        pass  # the client has left
-    except BaseException:
-        _abort(request)
-        raise
-    finally:
-        os.close(file)
-        sock.close()
-    return _ended(request, status, position - start, stop - start)
-
-
-async def _send_bytes(sock: socket.socket, content: bytes) -> None:
-    while content:
-        try:
-            content = content[sock.send(content, socket.MSG_MORE) :]
-        except BlockingIOError:
-            await _writable(sock)
-
-
-async def _writable(sock: socket.socket) -> None:
-    loop = asyncio.get_running_loop()
-    ready = asyncio.Event()
-    loop.add_writer(sock.fileno(), ready.set)
-    try:
-        await asyncio.wait_for(ready.wait(), STALL)
-    except TimeoutError:
-        raise ConnectionResetError("the client has stopped reading") from None
-    finally:
-        loop.remove_writer(sock.fileno())
-
-
-def _ended(request: web.BaseRequest, status: int, sent: int, wanted: int) -> SentResponse:
-    """What to return once writing has ended; where bytes are missing, the connection is aborted."""
-    if sent == wanted:
-        return SentResponse(status, sent, request.keep_alive)
-    _abort(request)
-    return SentResponse(status, sent, False)
-
-
-def _abort(request: web.BaseRequest) -> None:
-    if request.transport is not None:
-        request.transport.abort()
+            return await sendfile(request, status, head, body.path, start, stop)
+    return await stream(request, status, head, body, start, stop)

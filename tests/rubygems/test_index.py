@@ -15,12 +15,13 @@ from hypothesis import strategies as st
 
 from mirror.errors import UpstreamProtocolError
 from mirror.rubygems.index import info_from_gemspecs, map_from_specs, render_names, specs
-from mirror.rubygems.log.published_log import PublishedLog, digest_headers
+from mirror.rubygems.log.published_log import PublishedLog
 from mirror.rubygems.log.upstream_copy import Append, Refetch, Refused, Replace, Unchanged, UpstreamCopy, follow
 from mirror.rubygems.log.versions_map import EMPTY_MD5, VersionsMap, diff, parse_versions, render_versions
 from mirror.rubygems.marshal import Dependency, Gemspec, Requirement
 from mirror.rubygems.marshal.writing import dump
 from mirror.rubygems.names import version_key
+from mirror.server.respond import digest_headers
 
 DATA = Path(__file__).parent / "data"
 HEADERS = json.loads((DATA / "info-headers.json").read_text())

@@ -33,7 +33,7 @@ class Site:
         self.handled += 1
         body = b"%d" % self.handled
         head = make_head(200, [("Content-Length", str(len(body))), ("X-Mirror-Cache", "hit")])
-        return PreparedResponse(200, head, body, self.validity)
+        return PreparedResponse(200, head, (body,), self.validity)
 
     async def talk(self, *parts: bytes) -> list[bytes]:
         """Send each part on one connection and wait for the body of one answer after each."""

@@ -15,7 +15,7 @@ from mirror.blobs.local import LocalBlobs
 from mirror.errors import UpstreamUnavailable
 from mirror.model import Body
 from mirror.server.facts import FACTS, RequestFacts
-from mirror.server.respond import make_head, parse_range, send
+from mirror.server.respond import FILE, FileRepresentation, make_head, parse_range, respond
 
 Fetch = Callable[..., "asyncio.Future[tuple[int, Mapping[str, str], bytes]]"]
 
@@ -93,7 +93,7 @@ async def fetch(tmp_path: Path, content: bytes) -> AsyncIterator[Fetch]:
     async def handle(request: web.BaseRequest) -> web.StreamResponse:
         request[FACTS] = RequestFacts()
         try:
-            return await send(request, bodies[request.path], content_type="application/zip")
+            return await respond(request, FileRepresentation(bodies[request.path], "application/zip"), FILE)
         except UpstreamUnavailable:
             return web.Response(status=503)
 

@@ -10,9 +10,9 @@ from mirror.doctor.client import gunzip
 from mirror.doctor.files import ExpectedFile, FileRequirements
 from mirror.errors import MirrorError, TooLarge
 from mirror.rubygems.doctor.index import Subject
-from mirror.rubygems.log.published_log import digest_headers
 from mirror.rubygems.marshal.reading import load_specs, read_gemspec_rz
 from mirror.rubygems.names import GENERIC, full_name, is_prerelease
+from mirror.server.respond import digest_headers
 
 _UNKNOWN = "no-such-gem-of-the-doctor"
 _NAMES_LIMIT = 32 << 20

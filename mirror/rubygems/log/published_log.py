@@ -1,6 +1,5 @@
 """Our own log: the append-only `/versions` that is served, with everything about it that clients ask for."""
 
-import base64
 import hashlib
 import zlib
 from collections.abc import Iterator
@@ -80,10 +79,6 @@ class PublishedLog:
         gzip = self._gzip or _Gzip().grown(self.slice())
         return PublishedLog(chunks=self.chunks, md5=self._md5, sha256=self._sha256, gzip=gzip, versions=self.map)
 
-    def digest_headers(self) -> dict[str, str]:
-        """Repr-Digest and Digest, in the spelling of each."""
-        return digest_headers(self._sha256.digest())
-
     def pieces(self, start: int = 0, stop: int | None = None) -> Iterator[memoryview]:
         """The identity bytes [start, stop), without copying."""
         at = 0
@@ -147,9 +142,3 @@ class _Gzip:
 def _joined(chunks: tuple[bytes, ...]) -> tuple[bytes, ...]:
     """The same bytes in few chunks: the first, the large one, is left alone."""
     return (chunks[0], b"".join(chunks[1:])) if len(chunks) > 64 else chunks
-
-
-def digest_headers(sha256: bytes) -> dict[str, str]:
-    """Both digest headers of an identity body, RFC 9530 and the older RFC 3230, from its raw SHA-256."""
-    text = base64.b64encode(sha256).decode()
-    return {"Repr-Digest": f"sha-256=:{text}:", "Digest": f"sha-256={text}"}

@@ -3,7 +3,6 @@
 whole     the index as a whole, made of the published log
 gems      one gem: its page, its specifications, its files
 told      what is told as JSON
-compact   how answers of the compact index go out
 
 Below `/at/DATE` there is the compact index once more, where `/info` shows what had been pushed by then. `/versions`
 stays the one of today, as nobody can say what it was: clients see there that `/info` is another one than they know, ask

@@ -9,14 +9,14 @@ from mirror.errors import UnknownProject, UpstreamError
 from mirror.index.freshness import Freshness
 from mirror.index.repository import Repository
 from mirror.policy import as_of
+from mirror.policy import moment as parse_moment
 from mirror.rubygems import pages, versions
 from mirror.rubygems.log.published_index import PublishedIndex
 from mirror.rubygems.names import canonical, parse_gem_filename, split_full_name
-from mirror.rubygems.routes.compact import BINARY, TEXT, send_page
+from mirror.rubygems.routes.index import BINARY, TEXT
 from mirror.server.facts import facts_of
-from mirror.server.opened import moment_of, note_kind, note_removed, repeatable, send_opened
 from mirror.server.pages import PageCache, PageInput
-from mirror.server.respond import retry_if_evicted
+from mirror.server.respond import COMPACT, respond_file, retry_if_evicted
 
 
 class GemRoutes:
@@ -32,10 +32,12 @@ class GemRoutes:
 
     async def info(self, request: web.Request) -> web.StreamResponse:
         """The versions of one gem."""
-        note_kind(request, self._repository, "page")
+        facts = facts_of(request)
+        facts.repository, facts.kind = self._repository.name, "page"
         name = canonical(request.match_info["gem"])
         await self._reading.check(request, name)
-        moment = moment_of(request)
+        date = request.match_info.get("date")
+        moment = parse_moment(date) if date is not None else None
 
         async def get(demand: Freshness) -> PageInput:
             try:
@@ -49,44 +51,49 @@ class GemRoutes:
             def render() -> bytes:
                 return body if moment is None else pages.render_info(as_of(view.project, moment, versions))
 
-            return PageInput(view.revision, view.until, view.outcome, render, TEXT, etag=pages.revision)
+            return PageInput(
+                view.revision,
+                view.until,
+                view.outcome,
+                render,
+                TEXT,
+                etag=pages.revision,
+                repeatable=self._reading.open,
+            )
 
         key = (self._repository.name, name, "info", moment)
-        return await send_page(
-            request, *await self._answers.obtain(key, facts_of(request).freshness, get), self._reading
-        )
+        return await self._answers.respond(request, key, facts.freshness, get, COMPACT)
 
     @retry_if_evicted
     async def gemspec(self, request: web.Request) -> web.StreamResponse:
         """The specification of one version, as zlib of Ruby Marshal."""
-        note_kind(request, self._repository, "sidecar")
+        facts = facts_of(request)
+        facts.repository, facts.kind = self._repository.name, "sidecar"
         wanted = split_full_name(request.match_info["full"], await self._known())
         await self._reading.check(request, wanted.name)
-        _, opened = await self._repository.sidecar(wanted.name, wanted.filename)
-        return await send_opened(
-            request,
-            opened,
-            content_type=BINARY,
-            validity=repeatable(self._repository, wanted.name, opened),
-            shared=self._reading.open,
+        file, opened = await self._repository.sidecar(wanted.name, wanted.filename)
+        return await respond_file(
+            request, self._repository, wanted.name, file, opened, media_type=BINARY, public=self._reading.open
         )
 
     @retry_if_evicted
     async def file(self, request: web.Request) -> web.StreamResponse:
         """A gem."""
-        note_kind(request, self._repository, "file")
+        facts = facts_of(request)
+        facts.repository, facts.kind = self._repository.name, "file"
         filename = request.match_info["filename"]
         wanted = parse_gem_filename(filename, await self._known())
         await self._reading.check(request, wanted.name)
         file, opened = await self._repository.open(wanted.name, filename)
-        removed = note_removed(request, self._repository, wanted.name, file)
-        return await send_opened(
+        return await respond_file(
             request,
+            self._repository,
+            wanted.name,
+            file,
             opened,
-            content_type=BINARY,
+            media_type=BINARY,
+            public=self._reading.open,
             uploaded=file.uploaded,
-            validity=repeatable(self._repository, wanted.name, opened, removed),
-            shared=self._reading.open,
         )
 
     async def _known(self) -> Callable[[str], bool]:

@@ -1,28 +1,56 @@
 """The index as a whole: `/versions`, `/names`, and the legacy index; all made of the published log."""
 
 import zlib
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Sequence
 from datetime import UTC, datetime
 from typing import get_args
 
 from aiohttp import web
 
 from mirror.auth import ReadAccess, Scope
+from mirror.blobs import http_date
 from mirror.index.freshness import Freshness
 from mirror.index.repository import Repository
-from mirror.model import Outcome
 from mirror.rubygems import pages
 from mirror.rubygems.index import Which, render_names, specs
 from mirror.rubygems.log.published_index import PublishedIndex
 from mirror.rubygems.log.published_log import PublishedLog
 from mirror.rubygems.log.versions_map import VersionsMap, render_versions
-from mirror.rubygems.routes.compact import BINARY, repeatable, send_log, send_page
 from mirror.server.facts import facts_of
-from mirror.server.opened import note_kind
-from mirror.server.pages import PageCache, PageInput, RenderedPage
-from mirror.server.respond import PreparedResponse, http_date, make_head, matches
+from mirror.server.pages import Key, PageCache, PageInput
+from mirror.server.respond import COMPACT, Chunk, Representation, ResponseRules, respond
+
+TEXT = "text/plain; charset=utf-8"
+BINARY = "application/octet-stream"
+SPECS = ResponseRules(cache_control="max-age=60", same_date=True)
+"""The legacy index: its clients ask with the date that they were given, and never for a part."""
 
 _EPOCH = datetime.fromtimestamp(0, UTC)
+
+
+class LogRepresentation(Representation):
+    """The published log as `/versions`."""
+
+    media_type = TEXT
+
+    def __init__(self, log: PublishedLog) -> None:
+        self._log = log
+        self.size = log.size
+        self.compressible = bool(log.gzip_chunks)
+        self.sha256 = bytes.fromhex(log.sha256)
+        self.heads = {}
+
+    def etag_of(self, encoding: str) -> str:
+        """Return the MD5 of the log, in every encoding (rule 1)."""
+        return self._log.etag
+
+    async def encode(self, encoding: str) -> int:
+        return self.size if encoding == "identity" else sum(map(len, self._log.gzip_chunks))
+
+    def chunks(self, encoding: str, start: int, stop: int) -> Sequence[Chunk]:
+        if encoding != "identity":
+            return self._log.gzip_chunks
+        return self._log.chunks if stop - start == self.size else tuple(self._log.pieces(start, stop))
 
 
 class IndexRoutes:
@@ -38,74 +66,63 @@ class IndexRoutes:
 
     async def root(self, request: web.Request) -> web.StreamResponse:
         """`gem install` asks for it to see whether anybody is there (rule 7)."""
-        note_kind(request, self._repository, "index")
+        facts = facts_of(request)
+        facts.repository, facts.kind = self._repository.name, "index"
         return web.Response()
 
     # The compact index
 
     async def versions(self, request: web.Request) -> web.StreamResponse:
         """The whole index, append-only."""
-        note_kind(request, self._repository, "index")
+        facts = facts_of(request)
+        facts.repository, facts.kind = self._repository.name, "index"
         readable = await self._reading.scope(request)
-        log = await self._published.current(facts_of(request).freshness)
+        log = await self._published.current(facts.freshness)
         if readable.everything:
-            validity = self._published.validity() if repeatable(request, self._reading) else None
-            return await send_log(request, log, self._published.outcome, validity)
-        # Who may read only some gems gets a log made for that, which grows nowhere but is rewritten.
-        made = await self._derived(request, "versions", log, readable, lambda known: render_versions(known, _EPOCH))
-        return await send_page(request, *made, self._reading)
+            facts.outcome = self._published.outcome
+            replayable = self._reading.open and facts.freshness is Freshness.USUAL
+            validity = self._published.validity() if replayable else None
+            return await respond(request, LogRepresentation(log), COMPACT, validity)
+        # A client that may read only some gems gets a log made for that, which does not grow but is rewritten.
+        content = self._content(log, readable, lambda versions: render_versions(versions, _EPOCH), TEXT)
+        return await self._answers.respond(request, self._key("versions", readable), facts.freshness, content, COMPACT)
 
     async def names(self, request: web.Request) -> web.StreamResponse:
         """The names of all gems."""
-        note_kind(request, self._repository, "index")
+        facts = facts_of(request)
+        facts.repository, facts.kind = self._repository.name, "index"
         readable = await self._reading.scope(request)
-        log = await self._published.current(facts_of(request).freshness)
-        made = await self._derived(request, "names", log, readable, render_names)
-        return await send_page(request, *made, self._reading)
+        log = await self._published.current(facts.freshness)
+        content = self._content(log, readable, render_names, TEXT)
+        return await self._answers.respond(request, self._key("names", readable), facts.freshness, content, COMPACT)
 
     # The legacy index
 
     async def specs(self, request: web.Request) -> web.StreamResponse:
         """All versions as Ruby Marshal; what `gem list -r`, `search` and `outdated` read up to gem 4.0."""
-        note_kind(request, self._repository, "index")
+        facts = facts_of(request)
+        facts.repository, facts.kind = self._repository.name, "index"
         readable = await self._reading.scope(request)
         which = next(word for word in get_args(Which) if word == request.match_info["which"])
-        log = await self._published.current(facts_of(request).freshness)
-        gz, outcome = await self._derived(request, which, log, readable, lambda known: specs(known, which))
-        if request.match_info["gz"]:
-            return self._binary(request, gz, outcome)
-        packed = gz.bodies["identity"]
-        plain = await self._derived(request, f"{which} plain", log, readable, lambda _: zlib.decompress(packed, 31))
-        return self._binary(request, *plain)
-
-    def _binary(self, request: web.Request, answer: RenderedPage, outcome: Outcome) -> web.StreamResponse:
-        facts_of(request).outcome = outcome
-        body = answer.bodies["identity"]
-        modified = http_date(datetime.fromtimestamp(int(self._published.changed_at), UTC))
-        headers = [
-            ("ETag", f'"{answer.etag}"'),
-            ("Last-Modified", modified),
-            ("Cache-Control", "max-age=60"),
-            ("X-Mirror-Cache", outcome),
-        ]
-        condition = request.headers.get("If-None-Match")
-        since = request.headers.get("If-Modified-Since")
-        if (condition is not None and matches(condition, answer.etag)) or (condition is None and since == modified):
-            return PreparedResponse(304, make_head(304, headers))
-        headers += [("Content-Type", BINARY), ("Content-Length", str(len(body)))]
-        return PreparedResponse(200, make_head(200, headers), b"" if request.method == "HEAD" else body)
+        log = await self._published.current(facts.freshness)
+        content = self._content(log, readable, lambda versions: specs(versions, which), BINARY)
+        key = self._key(which, readable)
+        if not request.match_info["gz"]:
+            page, _ = await self._answers.obtain(key, facts.freshness, content)
+            compressed = page.bodies["identity"]
+            content = self._content(log, readable, lambda _: zlib.decompress(compressed, 31), BINARY)
+            key = self._key(f"{which} plain", readable)
+        return await self._answers.respond(request, key, facts.freshness, content, SPECS)
 
     # What they share
 
-    async def _derived(
-        self,
-        request: web.Request,
-        kind: str,
-        log: PublishedLog,
-        readable: Scope,
-        render: Callable[[VersionsMap], bytes],
-    ) -> tuple[RenderedPage, Outcome]:
-        """Something made from all that may be read: made once for each state of the log, in a thread."""
+    def _key(self, kind: str, readable: Scope) -> Key:
+        return (self._repository.name, "", kind, readable)
+
+    def _content(
+        self, log: PublishedLog, readable: Scope, render: Callable[[VersionsMap], bytes], media_type: str
+    ) -> Callable[[Freshness], Awaitable[PageInput]]:
+        """Return what is rendered from all gems that may be read: once for each state of the log, in a thread."""
 
         def rendered() -> bytes:
             if readable.everything:
@@ -113,6 +130,9 @@ class IndexRoutes:
             return render(log.map.only([name for name in log.map if readable.allows(name)]))
 
         async def get(_: Freshness) -> PageInput:
-            return PageInput(log.etag, 0, self._published.outcome, rendered, BINARY, heavy=True, etag=pages.revision)
+            return PageInput(
+                log.etag, 0, self._published.outcome, rendered, media_type, heavy=True, etag=pages.revision,
+                modified=http_date(self._published.changed_at),
+            )  # fmt: skip
 
-        return await self._answers.obtain((self._repository.name, "", kind, readable), facts_of(request).freshness, get)
+        return get

@@ -16,7 +16,6 @@ from mirror.rubygems.log.versions_map import VersionsMap
 from mirror.rubygems.names import GENERIC, FullName, canonical
 from mirror.rubygems.pages import Links
 from mirror.server.facts import facts_of, public_url
-from mirror.server.opened import note_kind
 from mirror.server.pages import PageCache, PageInput
 
 JSON = "application/json"
@@ -80,7 +79,8 @@ class JsonApi:
         address: str = "",
     ) -> web.StreamResponse:
         """What is told of one gem."""
-        note_kind(request, self._repository, "page")
+        facts = facts_of(request)
+        facts.repository, facts.kind = self._repository.name, "page"
         name = canonical(request.match_info["gem"])
         await self._reading.check(request, name)
 
@@ -104,7 +104,8 @@ class JsonApi:
 
     async def search(self, request: web.Request) -> web.StreamResponse:
         """`/api/v1/search.json`: by name; those that are the word first, then those that begin with it."""
-        note_kind(request, self._repository, "page")
+        facts = facts_of(request)
+        facts.repository, facts.kind = self._repository.name, "page"
         word = request.query.get("query", "").strip().lower()
         if not word or len(word) > 200:
             raise Invalid("Say what to search for: /api/v1/search.json?query=WORD.")
