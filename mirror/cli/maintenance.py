@@ -14,7 +14,7 @@ from mirror.cli.options import SettingsOptions, parse_size, settings_options
 from mirror.config import Settings
 from mirror.maintenance.backup import back_up, restore
 from mirror.maintenance.verify import Fault
-from mirror.service.jobs import sweeper, verifier
+from mirror.service.jobs import evictor, verifier
 from mirror.service.open import Mode, open_mirror
 
 
@@ -35,7 +35,7 @@ def sweep_command(limit: str | None, dry_run: bool, options: SettingsOptions) ->
 
 async def _sweep(settings: Settings, limit: int | None, dry_run: bool) -> int:
     async with open_mirror(settings, Mode.BESIDE) as opened:
-        report = await sweeper(settings, opened.store, limit).sweep(dry_run=dry_run)
+        report = await evictor(settings, opened.store, limit).sweep(dry_run=dry_run)
     if report.busy:
         click.echo("Another process is sweeping this store.", err=True)
         return 1

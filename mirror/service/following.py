@@ -1,7 +1,5 @@
 """Followers in the process that serves: one for each upstream of a repository that the settings say to follow."""
 
-import asyncio
-import logging
 from collections.abc import Sequence
 
 from yarl import URL
@@ -16,14 +14,12 @@ from mirror.service.ecosystems import ECOSYSTEMS
 from mirror.service.scheduled_sync import holdings
 from mirror.service.services import Mirror
 
-logger = logging.getLogger(__name__)
-
-TRIES = 3
-"""How often a page is asked for again because somebody else had asked for it a moment before the change."""
+PAGE_TRIES = 3
+"""How often a page is fetched again because a fetch was joined that began before the change."""
 
 
 class LocalApplier:
-    """What is done in the process that owns the store: as for its clients, so that both join one download."""
+    """Applies changes in the process that owns the store, as for its clients, so that both join one download."""
 
     def __init__(self, mirror: Mirror, repository: str, upstream: URL) -> None:
         self._repository = mirror.repositories[repository]
@@ -36,7 +32,7 @@ class LocalApplier:
             await self._published.catch_up(self._upstream)
 
     async def page(self, project: str) -> None:
-        for _ in range(TRIES):
+        for _ in range(PAGE_TRIES):
             view = await self._repository.project(project, Freshness.NOW)
             if view.outcome == "stale":
                 raise UpstreamUnavailable(f"The page of {project} cannot be had as it is now.")
@@ -61,7 +57,7 @@ class LocalApplier:
 
 
 def followed(mirror: Mirror) -> list[tuple[str, CachedUpstream, UpstreamSettings]]:
-    """Repository and upstream of all that the settings say to follow."""
+    """List repository and upstream of all that the settings say to follow."""
     return [
         (name, source, settings)
         for name, repository in mirror.settings.repositories.items()
@@ -71,39 +67,27 @@ def followed(mirror: Mirror) -> list[tuple[str, CachedUpstream, UpstreamSettings
 
 
 def follower(
-    mirror: Mirror, repository: str, source: CachedUpstream, reach: Applier, only: Sequence[str], remote: RemoteMirror
+    mirror: Mirror, repository: str, source: CachedUpstream, applier: Applier, only: Sequence[str], remote: RemoteMirror
 ) -> Follower:
-    """What follows an upstream of a repository; `only` as in the settings."""
+    """Make what follows an upstream of a repository; `only` as in the settings."""
     versions = ECOSYSTEMS[mirror.settings.repositories[repository].format].versions
     patterns = tuple(sorted(versions.pattern(pattern) for pattern in only))
-    # The cursor is one for each selection: who follows more from now on has not seen the past of what is new.
+    # One cursor for each selection: with a larger selection, the past of what is new in it has not been seen.
     return Follower(
-        " ".join((repository, source.name, *patterns)), remote, reach, mirror.catalog.cursors,
+        " ".join((repository, source.name, *patterns)), remote, applier, mirror.catalog.cursors,
         lambda: mirror.catalog.pages.known(source.name, "project"), only=patterns, clock=mirror.clock,
     )  # fmt: skip
 
 
 def remote_of(mirror: Mirror, repository: str, source: CachedUpstream) -> RemoteMirror:
-    """The journal of an upstream."""
+    """Make what reads the journal of an upstream."""
     ecosystem = ECOSYSTEMS[mirror.settings.repositories[repository].format]
     return RemoteMirror(source.upstream, ecosystem.index_path, ecosystem.format.canonical)
 
 
-def scheduled(mirror: Mirror) -> list[asyncio.Task[None]]:
-    """Follow all that the settings say: to be cancelled in the end. Nobody, for a mirror that is offline."""
-    return [
-        asyncio.create_task(_follow(mirror, name, source, settings), name=f"following {source.name}")
-        for name, source, settings in ([] if mirror.settings.offline else followed(mirror))
-    ]
-
-
-async def _follow(mirror: Mirror, name: str, source: CachedUpstream, settings: UpstreamSettings) -> None:
-    while True:
-        try:
-            reach = LocalApplier(mirror, name, source.upstream.url)
-            one = follower(mirror, name, source, reach, settings.follow_only, remote_of(mirror, name, source))
-            mirror.state.following[f"{name} {source.upstream.name}"] = one.state
-            await one.run()
-        except Exception:
-            logger.exception("following %s has failed; it begins again", source.upstream.name)
-            await asyncio.sleep(60)
+async def follow(mirror: Mirror, name: str, source: CachedUpstream, only: Sequence[str]) -> None:
+    """Follow an upstream of a repository until cancelled; its state is shown by the mirror's status."""
+    applier = LocalApplier(mirror, name, source.upstream.url)
+    one = follower(mirror, name, source, applier, only, remote_of(mirror, name, source))
+    mirror.state.following[f"{name} {source.upstream.name}"] = one.state
+    await one.run()

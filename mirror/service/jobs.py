@@ -1,29 +1,175 @@
-"""Keeping the store in order while the mirror serves: what is swept, verified and trimmed at the settings' pace."""
+"""The background jobs: the one list of what a serving process does besides answering, and the one place that runs it.
+
+A job of the process goes on over reloads; a job of a mirror ends when another mirror takes over. A job that raises is
+logged and started again after a pause, so that nothing stops silently.
+"""
 
 import asyncio
 import logging
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from contextlib import suppress
+from functools import partial
+from typing import TYPE_CHECKING, NamedTuple
 
 from mirror.api.state import EvictionSummary
 from mirror.config import Settings
 from mirror.errors import MirrorError, StorageFull
+from mirror.index.journal import LOOK
 from mirror.index.source import name_of
 from mirror.maintenance.evict import Evictor
 from mirror.maintenance.verify import Verifier
+from mirror.server.connection import CHECK_SECONDS
+from mirror.service import following, scheduled_sync
+from mirror.service.listening import CERTIFICATE_SECONDS
 from mirror.service.ecosystems import ECOSYSTEMS
 from mirror.service.services import Mirror
 from mirror.service.store import Store
+from mirror.telemetry.statistics import EVERY
+
+if TYPE_CHECKING:
+    from mirror.service.process import Service
 
 logger = logging.getLogger(__name__)
 
-AGAIN = 10.0
-"""Seconds between two looks whether there is room again for what waits in memory."""
-LEASE = 3600.0
-"""Seconds for which one process has the right to verify the store; renewed while it does."""
+RETRY_SECONDS = 60.0
+"""Pause after which a job that failed is started again, unless it is due sooner."""
+FLUSH_SECONDS = 10.0
+"""Time between two attempts to write what waits in memory because the disk was full."""
+TRIM_SECONDS = 600.0
+"""Time between two looks whether the journal is longer than it should be; half of what is kept where that is less."""
+VERIFY_SECONDS = 3600.0
+"""Time for which one process has the right to verify the store, renewed while it does, and pause after each pass."""
+RENEW_BLOBS = 100
+"""Blobs that are verified between two renewals of that right."""
+SYNC_RETRY_SECONDS = 300.0
+"""Pause after which a sync set that is not complete is tried again."""
 
 
-def sweeper(settings: Settings, store: Store, limit: int | None) -> Evictor:
-    """What keeps the store at `limit` bytes."""
+class Job(NamedTuple):
+    """Something that is done in the background."""
+
+    name: str
+    purpose: str
+    work: Callable[[], Awaitable[bool | None]]
+    """Do it once, or without a period for ever; False when it shall be tried again after `retry_seconds`."""
+    every: float | None = None
+    """Seconds between the end of one run and the next; None for work that goes on until it is cancelled."""
+    lease: str = ""
+    """The lease that the work takes, so that one of several processes over the same store does it; empty: each does."""
+    retry_seconds: float = RETRY_SECONDS
+
+
+class Supervisor:
+    """Runs jobs until it is stopped."""
+
+    def __init__(self) -> None:
+        self._tasks: dict[str, asyncio.Task[None]] = {}
+
+    @property
+    def running(self) -> tuple[str, ...]:
+        """The names of the jobs that have not ended by themselves."""
+        return tuple(name for name, task in self._tasks.items() if not task.done())
+
+    def start(self, jobs: Iterable[Job]) -> None:
+        """Run these jobs from now on."""
+        for job in jobs:
+            self._tasks[job.name] = asyncio.create_task(_run(job), name=f"job {job.name}")
+
+    async def stop(self) -> None:
+        """Cancel all jobs and wait for their end."""
+        for task in self._tasks.values():
+            task.cancel()
+        await asyncio.gather(*self._tasks.values(), return_exceptions=True)
+        self._tasks.clear()
+
+
+async def _run(job: Job) -> None:
+    pause = job.retry_seconds if job.every is None else min(job.retry_seconds, job.every)
+    while True:
+        try:
+            done = await job.work()
+        except (MirrorError, OSError) as error:
+            logger.warning("%s: failed, and is tried again in %.0f s: %s", job.name, pause, error)
+            done = False
+        except Exception:
+            logger.exception("%s: failed, and is tried again in %.0f s", job.name, pause)
+            done = False
+        if done is not False and job.every is None:
+            return
+        await asyncio.sleep(pause if done is False or job.every is None else job.every)
+
+
+# The list
+
+
+def process_jobs(service: "Service") -> list[Job]:
+    """List the jobs of the process, which go on whatever its settings become."""
+    store, activity = service.store, service.activity
+    return [
+        Job("statistics", "add what was counted to the totals in the catalog", activity.statistics.flush, EVERY),
+        Job("event loop lag", "measure how late the event loop wakes a task", activity.metrics.sample_loop_lag),
+        Job(
+            "journal", f"notice, every {LOOK:.0f} s, what other processes have changed",
+            partial(store.journal.follow_others, service.rebuild, service.take_in_import),
+        ),
+        Job("slow clients", "close their connections", _plain(service.connections.close_slow), CHECK_SECONDS),
+        Job("certificate", "use the files of [tls] anew when they change", _plain(service.look_at_certificate),
+            CERTIFICATE_SECONDS),
+        Job("heartbeat", "note that the event loop turns", _plain(service.heartbeat.beat), 1.0),
+        Job("watchdog", "tell systemd twice in its time that the service is well",
+            partial(service.notifier.keep_alive, service.heartbeat.healthy)),
+    ]  # fmt: skip
+
+
+def mirror_jobs(mirror: Mirror, store: Store, urls: Sequence[str]) -> list[Job]:
+    """List the jobs of a mirror that answers at these URLs, as its settings say."""
+    settings = mirror.settings
+    jobs = [
+        Job("policies", "read folders of OSV records anew when they change", mirror.policies.look,
+            settings.policies.records_every),
+        Job("flush", "write what waits in memory because the disk was full", partial(_flush, store), FLUSH_SECONDS),
+    ]  # fmt: skip
+    if (keep := settings.feed.keep) < float("inf"):
+        jobs.append(
+            Job("trim", "shorten the journal to [feed] keep", partial(_trim, store, keep), min(TRIM_SECONDS, keep / 2))
+        )
+    if (limit := settings.store.limit) is not None:
+        jobs.append(
+            Job("sweep", "keep the store below [store] limit", partial(_sweep, mirror, evictor(settings, store, limit)),
+                settings.store.sweep_every, "sweep")
+        )  # fmt: skip
+    if rate := settings.store.verify_rate:
+        jobs.append(
+            Job("verify", "read what is held again, and mend it",
+                partial(_verify, store, verifier(mirror, store, rate)), VERIFY_SECONDS, "verify", VERIFY_SECONDS)
+        )  # fmt: skip
+    if settings.offline:
+        return jobs
+    jobs += [
+        Job(f"sync {one.name}", "have what a set names before a client needs it",
+            partial(scheduled_sync.sync_set, mirror, urls, one), one.every, f"sync {one.name}", SYNC_RETRY_SECONDS)
+        for one in settings.sync
+    ]  # fmt: skip
+    jobs += [
+        Job(f"follow {source.name} into {name}", "have what changes at another mirror at once",
+            partial(following.follow, mirror, name, source, upstream.follow_only))
+        for name, source, upstream in following.followed(mirror)
+    ]  # fmt: skip
+    return jobs
+
+
+def _plain(function: Callable[[], object]) -> Callable[[], Awaitable[None]]:
+    async def work() -> None:
+        function()
+
+    return work
+
+
+# The work
+
+
+def evictor(settings: Settings, store: Store, limit: int | None) -> Evictor:
+    """Make what keeps the store at `limit` bytes."""
     formats = {
         name_of(upstream.url, upstream.username): ECOSYSTEMS[repository.format].format
         for repository in settings.repositories.values()
@@ -33,69 +179,36 @@ def sweeper(settings: Settings, store: Store, limit: int | None) -> Evictor:
 
 
 def verifier(mirror: Mirror, store: Store, rate: int | None) -> Verifier:
-    """What reads the store again, and fetches what is damaged through the mirror's repositories."""
+    """Make what reads the store again, and fetches what is damaged through the mirror's repositories."""
     return Verifier(store.catalog, store.blobs, mirror.mend, rate)
 
 
-TRIM = 600.0
-"""Seconds between two looks whether the journal is longer than it should be; oftener where that is short."""
-
-
-async def keep_in_order(mirror: Mirror, store: Store) -> None:
-    """Sweep, verify and shorten the journal now and then, until cancelled."""
-    wanted = mirror.settings.store
-    async with asyncio.TaskGroup() as group:
-        group.create_task(_write_down(store))
-        group.create_task(_trim(store, mirror.settings.feed.keep))
-        if wanted.limit is not None:
-            group.create_task(_sweep(mirror, store, sweeper(mirror.settings, store, wanted.limit), wanted.sweep_every))
-        if wanted.verify_rate:
-            group.create_task(_verify(verifier(mirror, store, wanted.verify_rate), store))
+async def _flush(store: Store) -> None:
+    with suppress(StorageFull):  # it stays in memory
+        await store.catalog.logs.flush()
 
 
 async def _trim(store: Store, keep: float) -> None:
-    while keep < float("inf"):
-        try:
-            await store.journal.trim(store.clock() - keep)
-        except StorageFull as error:
-            logger.warning("the journal could not be shortened: %s", error)
-        await asyncio.sleep(min(TRIM, keep / 2))
+    await store.journal.trim(store.clock() - keep)
 
 
-async def _write_down(store: Store) -> None:
-    """Try again to write what there was no room for."""
-    while True:
-        await asyncio.sleep(AGAIN)
-        with suppress(StorageFull):
-            await store.catalog.logs.flush()
+async def _sweep(mirror: Mirror, evictor: Evictor) -> None:
+    report = await evictor.sweep()
+    if not report.busy:
+        mirror.metrics.evicted(len(report.evicted), report.freed)
+        mirror.state.swept = EvictionSummary(
+            at=mirror.clock(), files=len(report.evicted), orphans=len(report.orphans), freed=report.freed
+        )
+    if report.evicted or report.orphans:
+        logger.info(
+            "swept: %d files and %d orphans went, %d bytes in all",
+            len(report.evicted), len(report.orphans), report.freed,
+        )  # fmt: skip
 
 
-async def _sweep(mirror: Mirror, store: Store, sweeper: Evictor, every: float) -> None:
-    while True:
-        try:
-            report = await sweeper.sweep()
-            if not report.busy:
-                mirror.metrics.evicted(len(report.evicted), report.freed)
-                mirror.state.swept = EvictionSummary(
-                    at=store.clock(), files=len(report.evicted), orphans=len(report.orphans), freed=report.freed
-                )
-            if report.evicted or report.orphans:
-                logger.info(
-                    "swept: %d files and %d orphans went, %d bytes in all",
-                    len(report.evicted), len(report.orphans), report.freed,
-                )  # fmt: skip
-        except (MirrorError, OSError) as error:
-            logger.warning("the store could not be swept: %s", error)
-        await asyncio.sleep(every)
-
-
-async def _verify(verifier: Verifier, store: Store) -> None:
-    while True:
-        try:
-            if await store.catalog.leases.take("verify", store.clock(), LEASE):
-                async for state in verifier.verify():
-                    if state.blobs % 100 == 0:
-                        await store.catalog.leases.take("verify", store.clock(), LEASE)
-        except (MirrorError, OSError) as error:
-            logger.warning("the store could not be verified to its end: %s", error)
-        await asyncio.sleep(LEASE)
+async def _verify(store: Store, verifier: Verifier) -> None:
+    leases = store.catalog.leases
+    if await leases.take("verify", store.clock(), VERIFY_SECONDS):
+        async for progress in verifier.verify():
+            if progress.blobs % RENEW_BLOBS == 0:
+                await leases.take("verify", store.clock(), VERIFY_SECONDS)

@@ -24,8 +24,8 @@ BACKLOG = 4096
 """Connections that wait to be taken; the kernel's own limit is lower in most places."""
 HANDSHAKE = 15.0
 """Seconds for a TLS handshake."""
-LOOK = 5.0
-"""Seconds between two looks at the certificate's files."""
+CERTIFICATE_SECONDS = 5.0
+"""Time between two looks at the certificate's files."""
 
 Connect = Callable[[], asyncio.BaseProtocol]
 """Makes the protocol of a new connection."""

@@ -1,6 +1,6 @@
-"""Sets that are kept ahead of demand, put together for one mirror: by the command and, on a schedule, while it serves.
+"""What a sync needs of one mirror, put together for the command and for the sets that are kept while it serves.
 
-What a sync needs of a mirror is said here once; how it goes is in `mirror.airgap.sync`.
+How a sync goes is in `mirror.airgap.sync`.
 """
 
 import asyncio
@@ -41,24 +41,22 @@ from mirror.service.services import Mirror
 
 logger = logging.getLogger(__name__)
 
-GOOD_FOR = 24 * 3600.0
-"""Seconds after which a token that a sync makes for itself is worthless, should it ever be left behind."""
-LEASE = 900.0
-"""Seconds after which others may bring in a set that a node was at when it died; two at once would do work twice."""
-AGAIN = 300.0
-"""Seconds after which a set that failed is tried again."""
+TOKEN_SECONDS = 24 * 3600.0
+"""Time for which a token that a sync makes for itself is valid, should it ever be left behind."""
+LEASE_SECONDS = 900.0
+"""Time after which others may fetch a set that a node was at when it died; two at once would do work twice."""
 
 
 def holdings(mirror: Mirror) -> Holdings:
-    """What a mirror holds."""
+    """Return what answers whether a mirror holds a file."""
     return Holdings(mirror.repositories, mirror.catalog, mirror.blobs)
 
 
 @asynccontextmanager
-async def way(
+async def local_fetcher(
     mirror: Mirror, connections: int = CONNECTIONS, pool: WorkerPool | None = None
 ) -> AsyncIterator[LocalFetcher]:
-    """How a sync in the process of a mirror reaches it, for the length of the block. `pool`: see `BulkFetcher`."""
+    """A fetcher for a sync in the process of a mirror, for the length of the block. `pool`: see `BulkFetcher`."""
     slots = asyncio.Semaphore(connections)
     bulk = BulkFetcher(
         mirror.repositories, worker_config(mirror), mirror.catalog.files, mirror.journal, slots, connections,
@@ -90,14 +88,14 @@ def worker_config(mirror: Mirror) -> WorkerConfig:
     )
 
 
-def stored(mirror: Mirror) -> ReadOnlyFetcher:
-    """The way of who only looks into the store of a mirror that is offline."""
+def read_only_fetcher(mirror: Mirror) -> ReadOnlyFetcher:
+    """Return the fetcher of a mirror that is offline: what is not stored is reported as missing."""
     indexes = {name: partial(_list_is_held, mirror, name) for name in mirror.published}
     return ReadOnlyFetcher(mirror.repositories, indexes)
 
 
 async def _list_is_held(mirror: Mirror, repository: str) -> None:
-    """Raises Offline when no upstream's list of gems is stored, without which clients see no gem at all."""
+    """Raise Offline when no upstream's list of gems is stored, without which clients see no gem at all."""
     followed = mirror.published[repository].upstreams
     for one in followed:
         await one.open()
@@ -106,7 +104,7 @@ async def _list_is_held(mirror: Mirror, repository: str) -> None:
 
 
 class Access:
-    """Where the clients of a mirror's repositories reach it, and what they show where not everyone may read."""
+    """Where clients reach a mirror's repositories, with a token where not everyone may read."""
 
     def __init__(self, mirror: Mirror, urls: Sequence[str], secret: str) -> None:
         """An empty secret where none is needed."""
@@ -115,7 +113,7 @@ class Access:
         self._secret = secret
 
     def __call__(self, repository: str) -> URL:
-        """The index of a repository, as its clients are told it. Raises Invalid when there is only a Unix socket."""
+        """Return the index of a repository, as clients name it. Raises Invalid when there is only a Unix socket."""
         root = next((URL(url) for url in self._urls if url.startswith(("http:", "https:"))), None)
         if root is None:
             raise Invalid("uv and bundler need an address to ask the mirror at: listen at one besides the Unix socket.")
@@ -124,19 +122,19 @@ class Access:
 
     @property
     def headers(self) -> dict[str, str]:
-        """What a request of our own shows."""
+        """The headers of a request to the mirror."""
         return {"Authorization": f"Bearer {self._secret}"} if self._secret else {}
 
 
 @asynccontextmanager
 async def access(mirror: Mirror, urls: Sequence[str]) -> AsyncIterator[Access]:
-    """Access to a mirror that listens at these URLs; where it is needed, by a token for the length of the block."""
+    """Access to a mirror at these URLs; where one is needed, with a token that is valid for the length of the block."""
     if all(mirror.guard.reading(one).open for one in mirror.settings.repositories):
         yield Access(mirror, urls, "")
         return
     name, secret, now = f"sync-{secrets.token_hex(4)}", new_token(), time.time()
     grants = (Grant(rights=frozenset({"read"})),)
-    token = Token(name=name, sha256=digest(secret), grants=grants, created=now, expires=now + GOOD_FOR)
+    token = Token(name=name, sha256=digest(secret), grants=grants, created=now, expires=now + TOKEN_SECONDS)
     await mirror.catalog.accounts.add_token(token)
     try:
         yield Access(mirror, urls, secret)
@@ -145,22 +143,22 @@ async def access(mirror: Mirror, urls: Sequence[str]) -> AsyncIterator[Access]:
 
 
 def reachable(root: URL) -> URL:
-    """Where a mirror is reached on its own machine that listens at all addresses."""
+    """Return the URL for clients on the same machine of a mirror that may listen at all addresses."""
     host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(root.host or "")
     return root.with_host(host) if host else root
 
 
 def index_url(root: URL, repository: RepositorySettings) -> URL:
-    """What is given to clients as the index: for PyPI the simple index, for RubyGems the mount."""
+    """Return what clients take as the index: for PyPI the simple index, for RubyGems the mount."""
     at = reachable(root).with_path(f"{repository.mount.rstrip('/')}/")
     return at.join(URL(ECOSYSTEMS[repository.format].index_path))
 
 
-# On a schedule
+# Sets on a schedule
 
 
-def wishes(settings: Settings, one: SyncSettings) -> list[SyncInput]:
-    """What a [[sync]] table asks for, its files read now. Raises Invalid."""
+def sync_inputs(settings: Settings, one: SyncSettings) -> list[SyncInput]:
+    """Read what a [[sync]] table names, its files as they are now. Raises Invalid."""
     newest = None if one.newest == 0 else one.newest
     targets = targets_for(one.python, one.platforms)
     wanted = [*(read(Path(file)) for file in one.files), *(named(one.names, newest) if one.names else ())]
@@ -173,34 +171,18 @@ def wishes(settings: Settings, one: SyncSettings) -> list[SyncInput]:
     ]  # fmt: skip
 
 
-def scheduled(mirror: Mirror, urls: Sequence[str]) -> list[asyncio.Task[None]]:
-    """Keep all sets of the settings ahead of demand: to be cancelled in the end. None for a mirror that is offline."""
-    sets = () if mirror.settings.offline else mirror.settings.sync
-    return [asyncio.create_task(keep(mirror, urls, one), name=f"the set {one.name}") for one in sets]
-
-
-async def keep(mirror: Mirror, urls: Sequence[str], one: SyncSettings) -> None:
-    """Keep one set ahead of demand, until cancelled. What fails is logged, and tried again."""
-    while True:
-        done = await bring(mirror, urls, one)
-        await asyncio.sleep(one.every if done else min(AGAIN, one.every))
-
-
-async def bring(mirror: Mirror, urls: Sequence[str], one: SyncSettings) -> bool:
-    """Bring in one set now, unless another node is at it; whether all of it is here."""
+async def sync_set(mirror: Mirror, urls: Sequence[str], one: SyncSettings) -> bool:
+    """Fetch what one set lacks, unless another node is at it; return whether all of it is here."""
     try:
-        async with mirror.catalog.leases.held(f"sync {one.name}", mirror.clock, LEASE) as mine:
+        async with mirror.catalog.leases.held(f"sync {one.name}", mirror.clock, LEASE_SECONDS) as mine:
             if not mine:
                 return False
-            wanted = wishes(mirror.settings, one)
-            async with access(mirror, urls) as index, way(mirror) as reaching:
-                result = await fetch(wanted, reaching, Resolvers(index), holdings(mirror), NoProgress())
+            wanted = sync_inputs(mirror.settings, one)
+            async with access(mirror, urls) as index, local_fetcher(mirror) as fetcher:
+                result = await fetch(wanted, fetcher, Resolvers(index), holdings(mirror), NoProgress())
             await remember(mirror.catalog.sets, one.name, result, only=True)
     except MirrorError as error:
         logger.error("the set %s is not brought in: %s", one.name, error)
-        return False
-    except Exception:
-        logger.exception("the set %s is not brought in", one.name)
         return False
     for problem in result.problems:
         logger.warning("the set %s lacks %s", one.name, problem)

@@ -26,6 +26,8 @@ _log = logging.getLogger(__name__)
 _FIRST_FD = 3  # SD_LISTEN_FDS_START
 _MOST_FDS = 64
 _SEND_TIMEOUT = 1.0
+LATE_SECONDS = 10.0
+"""Time that the event loop may be late before the watchdog is no longer put off."""
 
 Environment = MutableMapping[str, str]
 
@@ -99,6 +101,21 @@ class Notifier:
                 channel.sendall("\n".join(lines).encode())
         except OSError as error:
             _log.warning("systemd could not be told %s: %s", lines[0], error)
+
+
+class Heartbeat:
+    """Whether the event loop keeps up; asked on the loop itself, so that one that hangs does not even answer."""
+
+    def __init__(self) -> None:
+        self._beat = 0.0
+
+    def beat(self) -> None:
+        """Note that the event loop turns; to be called about once a second."""
+        self._beat = time.monotonic()
+
+    def healthy(self) -> bool:
+        """Return whether the last beat is recent; True before the first."""
+        return not self._beat or time.monotonic() - self._beat < LATE_SECONDS
 
 
 def _status(text: str) -> str:

@@ -142,7 +142,7 @@ async def _synchronise(url: str, data: Path, kind: str, pool: WorkerPool) -> flo
     async with AsyncExitStack() as stack:
         mirror, _ = await stack.enter_async_context(running(settings))
         began = time.perf_counter()
-        way = await stack.enter_async_context(scheduled_sync.way(mirror, CONNECTIONS, pool))
+        way = await stack.enter_async_context(scheduled_sync.local_fetcher(mirror, CONNECTIONS, pool))
         resolve = Resolvers(lambda repository: URL())
         result = await fetch([wish], way, resolve, scheduled_sync.holdings(mirror), NoProgress())
         await remember(mirror.catalog.sets, "all", result, only=True)

@@ -18,7 +18,7 @@ from mirror.config import Settings
 from mirror.errors import Conflict, Invalid, NotFound
 from mirror.maintenance.backup import back_up, restore
 from mirror.maintenance.evict import Candidate, plan
-from mirror.service.jobs import sweeper, verifier
+from mirror.service.jobs import evictor, verifier
 from mirror.service.store import Store
 from tests.builders import Built, gem, sdist, wheel
 from tests.serving import Serving, repositories, serving, spawned
@@ -92,7 +92,7 @@ async def swept(mirror: Serving, limit: int | None, **options: Any) -> Any:
     store = store_of(mirror)
     await store.database.open()
     try:
-        one = sweeper(settings(mirror), store, limit)
+        one = evictor(settings(mirror), store, limit)
         one._pause = 0.05
         return await one.sweep(**options)
     finally:

@@ -50,7 +50,7 @@ def needs(*names: str, repository: str = "pypi", newest: int | None = None) -> S
 
 
 async def synced(mirror: Serving, *inputs: SyncInput, progress: RecordedProgress | None = None) -> SyncResult:
-    async with scheduled_sync.way(mirror.mirror) as fetcher:
+    async with scheduled_sync.local_fetcher(mirror.mirror) as fetcher:
         return await fetch(
             inputs, fetcher, unresolved, scheduled_sync.holdings(mirror.mirror), progress or RecordedProgress()
         )

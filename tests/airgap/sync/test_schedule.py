@@ -12,7 +12,7 @@ from mirror.catalog.leases import Leases
 from mirror.cli.options import check_settings
 from mirror.config import Settings, SyncSettings
 from mirror.errors import Misconfigured
-from mirror.service.scheduled_sync import bring
+from mirror.service.scheduled_sync import sync_set
 from tests.builders import wheel
 from tests.serving import Serving, repositories, serving
 from tests.simulator import Simulator
@@ -50,10 +50,10 @@ async def test_a_set_is_left_to_the_node_that_is_at_it(simulator: Simulator, tmp
         catalog = mirror.mirror.catalog
         other = Leases(catalog.leases._database)
         assert await other.take("sync six", mirror.mirror.clock(), 60)
-        assert not await bring(mirror.mirror, [], one)
+        assert not await sync_set(mirror.mirror, [], one)
         assert simulator.requests == []
         await other.give_back("sync six")
-        assert await bring(mirror.mirror, [], one)
+        assert await sync_set(mirror.mirror, [], one)
         assert await catalog.sets.names() == {"six": 2}
         assert await other.take("sync six", mirror.mirror.clock(), 60)
 

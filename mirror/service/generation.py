@@ -1,0 +1,98 @@
+"""One mirror at work, with the server of its connections: what a reload replaces."""
+
+import asyncio
+import sys
+from collections.abc import Sequence
+from contextlib import AsyncExitStack
+from typing import BinaryIO
+
+from mirror.config import Settings
+from mirror.server.connection import ConnectionGroup, ConnectionProtocol, Connections
+from mirror.server.drain import ConnectionRunner
+from mirror.server.replay import ReplayCache
+from mirror.service.jobs import Supervisor, mirror_jobs
+from mirror.service.services import Activity, Mirror
+from mirror.service.store import Store
+from mirror.telemetry import log
+from mirror.telemetry.observer import Observer
+
+
+class Generation:
+    """A mirror, its jobs and its connections."""
+
+    def __init__(self, settings: Settings, store: Store, activity: Activity, connections: Connections) -> None:
+        """Raises Misconfigured."""
+        self.mirror = Mirror(settings, store, activity)
+        self.jobs = Supervisor()
+        self._store = store
+        self._grace = settings.limits.shutdown_grace
+        self._access = _access_log(settings)
+        self._observer = Observer(self._access, activity.metrics)
+        self._group = ConnectionGroup(connections, ReplayCache(store.clock), settings.limits.idle, self._observer.hit)
+        self._runner: ConnectionRunner | None = None
+        self._open = AsyncExitStack()
+        self.mirror.state.connections = lambda: len(connections)
+        if (access := self._access) is not None:
+            self.mirror.state.lines_dropped = lambda: access.dropped
+
+    async def open(self) -> None:
+        """Make everything, writing nothing and answering no one yet. Raises ConfigError."""
+        if self._access is not None:
+            self._open.push_async_callback(asyncio.to_thread, self._access.close)
+        self._open.push_async_callback(self.mirror.close)
+        await self.mirror.open()
+
+    async def start(self) -> None:
+        """Begin to write and be able to answer."""
+        await self.mirror.start()
+        runner = ConnectionRunner(
+            self.mirror.application(),
+            self._group,
+            shutdown_timeout=self._grace,
+            access_log_class=self._observer.logger(),
+            max_line_size=32_768,  # so that nonsense of some length is still answered by us
+            max_field_size=16_384,
+            auto_decompress=False,
+            keepalive_timeout=self.mirror.settings.limits.idle,
+        )
+        self._open.push_async_callback(runner.cleanup)
+        await runner.setup()
+        self._runner = runner
+        self._open.push_async_callback(self.jobs.stop)
+
+    def start_jobs(self, urls: Sequence[str]) -> None:
+        """Begin the jobs, once clients can reach the mirror at these URLs."""
+        self.jobs.start(mirror_jobs(self.mirror, self._store, urls))
+
+    @property
+    def runner(self) -> ConnectionRunner:
+        """The server of the connections, once started."""
+        assert self._runner is not None
+        return self._runner
+
+    def connect(self) -> ConnectionProtocol:
+        """Return the protocol of a new connection."""
+        return self.runner.connect()
+
+    async def retire(self) -> None:
+        """Finish what has begun, however long that takes, and end: another generation has taken over."""
+        await self.runner.retire()
+        await self.mirror.transfers.ended(list(self.mirror.upstreams.values()))
+        await self.close()
+
+    async def finish(self, politely: bool) -> None:
+        """Let answers finish for the configured time; `politely`: with a notice on connections in use."""
+        if politely:
+            await self.runner.drain()
+        await self.runner.cleanup()
+
+    async def close(self) -> None:
+        """Close all of it but the store."""
+        await self._open.aclose()
+
+
+def _access_log(settings: Settings) -> log.AccessLog | None:
+    if not settings.log.access:
+        return None
+    stream: BinaryIO = sys.stdout.buffer
+    return log.AccessLog(stream, json=log.wants_json(settings.log.format, sys.stdout))
