@@ -20,7 +20,7 @@ import aiohttp
 from yarl import URL
 
 from mirror.config import Settings
-from mirror.service.process import running
+from mirror.service.open import Mode, open_mirror
 from mirror.service.services import Mirror
 from tests.simulator import Simulator
 
@@ -121,8 +121,9 @@ async def serving(
     """A mirror in this process, until the end of the block; `clock` says what time it is for it."""
     table = {"log": {"access": False}, "limits": {"shutdown_grace": 2}} | settings
     table |= {"listen": ["127.0.0.1:0"], "data_dir": str(data_dir), "repositories": repositories}
-    async with running(Settings.model_validate(table), clock) as (mirror, urls), _session() as session:
-        yield Serving(urls[0], session, mirror)
+    validated = Settings.model_validate(table)
+    async with open_mirror(validated, Mode.SERVE, clock=clock) as opened, _session() as session:
+        yield Serving(opened.urls[0], session, await opened.mirror())
 
 
 @asynccontextmanager

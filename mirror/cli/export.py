@@ -129,7 +129,9 @@ async def _select(settings: Settings, inputs: list[SyncInput], *, build: bool) -
     async with AsyncExitStack() as stack:
         opened = await stack.enter_async_context(open_mirror(settings, Mode.READ_ONLY))
         mirror = await opened.mirror()
-        found = await plan(inputs, scheduled_sync.read_only_fetcher(mirror), OfflineResolver(settings, stack, build=build))
+        found = await plan(
+            inputs, scheduled_sync.read_only_fetcher(mirror), OfflineResolver(settings, stack, build=build)
+        )
         holdings = scheduled_sync.holdings(mirror)
         missing = [one for one in found.files if not await holdings.file(one.project, one.file)]
     return ExportSelection(

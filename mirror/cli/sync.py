@@ -123,7 +123,11 @@ async def _sync_target(
             opened = await stack.enter_async_context(open_mirror(_quiet(settings), Mode.SERVE))
             mirror = await opened.mirror()
             access = await stack.enter_async_context(scheduled_sync.access(mirror, opened.urls))
-            yield mirror, await stack.enter_async_context(scheduled_sync.local_fetcher(mirror, connections, pool)), access
+            yield (
+                mirror,
+                await stack.enter_async_context(scheduled_sync.local_fetcher(mirror, connections, pool)),
+                access,
+            )
             return
         mirror, fetcher, access = await stack.enter_async_context(beside_running(settings, urls, connections))
         yield mirror, fetcher, access
@@ -160,7 +164,9 @@ async def _check(settings: Settings, inputs: list[SyncInput], *, build: bool) ->
     async with AsyncExitStack() as stack:
         opened = await stack.enter_async_context(open_mirror(settings, Mode.READ_ONLY))
         mirror = await opened.mirror()
-        found = await plan(inputs, scheduled_sync.read_only_fetcher(mirror), OfflineResolver(settings, stack, build=build))
+        found = await plan(
+            inputs, scheduled_sync.read_only_fetcher(mirror), OfflineResolver(settings, stack, build=build)
+        )
         holdings = scheduled_sync.holdings(mirror)
         problems = list(found.problems)
         for one in found.files:

@@ -62,12 +62,6 @@ class Policies:
         """Return the policy of a repository."""
         return self._policies[repository]
 
-    async def run(self) -> None:
-        """Check the folders at the interval of the settings, until cancelled."""
-        while folders(self._rules):
-            await asyncio.sleep(self._settings.policies.records_every)
-            await self.check_folders()
-
     async def check_folders(self) -> None:
         """Check once whether a folder has changed, and report the policies that change with it."""
         for folder in folders(self._rules):

@@ -28,7 +28,9 @@ class Generation:
         self._grace = settings.limits.shutdown_grace
         self._access = _access_log(settings)
         self._observer = Observer(self._access, activity.metrics)
-        self._group = ConnectionGroup(connections, ReplayCache(store.clock), settings.limits.idle, self._observer.hit)
+        self._group = ConnectionGroup(
+            connections, ReplayCache(store.clock), settings.limits.idle, self._observer.record_replay
+        )
         self._runner: ConnectionRunner | None = None
         self._open = AsyncExitStack()
         self.mirror.state.connections = lambda: len(connections)

@@ -20,8 +20,8 @@ from mirror.maintenance.evict import Evictor
 from mirror.maintenance.verify import Verifier
 from mirror.server.connection import CHECK_SECONDS
 from mirror.service import following, scheduled_sync
-from mirror.service.listening import CERTIFICATE_SECONDS
 from mirror.service.ecosystems import ECOSYSTEMS
+from mirror.service.listening import CERTIFICATE_SECONDS
 from mirror.service.services import Mirror
 from mirror.service.store import Store
 from mirror.telemetry.statistics import EVERY
@@ -45,7 +45,7 @@ SYNC_RETRY_SECONDS = 300.0
 """Pause after which a sync set that is not complete is tried again."""
 
 
-class Job(NamedTuple):
+class BackgroundJob(NamedTuple):
     """Something that is done in the background."""
 
     name: str
@@ -70,7 +70,7 @@ class Supervisor:
         """The names of the jobs that have not ended by themselves."""
         return tuple(name for name, task in self._tasks.items() if not task.done())
 
-    def start(self, jobs: Iterable[Job]) -> None:
+    def start(self, jobs: Iterable[BackgroundJob]) -> None:
         """Run these jobs from now on."""
         for job in jobs:
             self._tasks[job.name] = asyncio.create_task(_run(job), name=f"job {job.name}")
@@ -83,7 +83,7 @@ class Supervisor:
         self._tasks.clear()
 
 
-async def _run(job: Job) -> None:
+async def _run(job: BackgroundJob) -> None:
     pause = job.retry_seconds if job.every is None else min(job.retry_seconds, job.every)
     while True:
         try:
@@ -102,56 +102,56 @@ async def _run(job: Job) -> None:
 # The list
 
 
-def process_jobs(service: "Service") -> list[Job]:
+def process_jobs(service: "Service") -> list[BackgroundJob]:
     """List the jobs of the process, which go on whatever its settings become."""
     store, activity = service.store, service.activity
     return [
-        Job("statistics", "add what was counted to the totals in the catalog", activity.statistics.flush, EVERY),
-        Job("event loop lag", "measure how late the event loop wakes a task", activity.metrics.sample_loop_lag),
-        Job(
+        BackgroundJob("statistics", "add what was counted to the totals in the catalog", activity.statistics.flush, EVERY),
+        BackgroundJob("event loop lag", "measure how late the event loop wakes a task", activity.metrics.sample_loop_lag),
+        BackgroundJob(
             "journal", f"notice, every {LOOK:.0f} s, what other processes have changed",
             partial(store.journal.follow_others, service.rebuild, service.take_in_import),
         ),
-        Job("slow clients", "close their connections", _plain(service.connections.close_slow), CHECK_SECONDS),
-        Job("certificate", "use the files of [tls] anew when they change", _plain(service.look_at_certificate),
+        BackgroundJob("slow clients", "close their connections", _plain(service.connections.close_slow), CHECK_SECONDS),
+        BackgroundJob("certificate", "use the files of [tls] anew when they change", _plain(service.look_at_certificate),
             CERTIFICATE_SECONDS),
-        Job("heartbeat", "note that the event loop turns", _plain(service.heartbeat.beat), 1.0),
-        Job("watchdog", "tell systemd twice in its time that the service is well",
+        BackgroundJob("heartbeat", "note that the event loop turns", _plain(service.heartbeat.beat), 1.0),
+        BackgroundJob("watchdog", "tell systemd twice in its time that the service is well",
             partial(service.notifier.keep_alive, service.heartbeat.healthy)),
     ]  # fmt: skip
 
 
-def mirror_jobs(mirror: Mirror, store: Store, urls: Sequence[str]) -> list[Job]:
+def mirror_jobs(mirror: Mirror, store: Store, urls: Sequence[str]) -> list[BackgroundJob]:
     """List the jobs of a mirror that answers at these URLs, as its settings say."""
     settings = mirror.settings
     jobs = [
-        Job("policies", "read folders of OSV records anew when they change", mirror.policies.look,
+        BackgroundJob("policies", "read folders of OSV records anew when they change", mirror.policies.check_folders,
             settings.policies.records_every),
-        Job("flush", "write what waits in memory because the disk was full", partial(_flush, store), FLUSH_SECONDS),
+        BackgroundJob("flush", "write what waits in memory because the disk was full", partial(_flush, store), FLUSH_SECONDS),
     ]  # fmt: skip
     if (keep := settings.feed.keep) < float("inf"):
         jobs.append(
-            Job("trim", "shorten the journal to [feed] keep", partial(_trim, store, keep), min(TRIM_SECONDS, keep / 2))
+            BackgroundJob("trim", "shorten the journal to [feed] keep", partial(_trim, store, keep), min(TRIM_SECONDS, keep / 2))
         )
     if (limit := settings.store.limit) is not None:
         jobs.append(
-            Job("sweep", "keep the store below [store] limit", partial(_sweep, mirror, evictor(settings, store, limit)),
+            BackgroundJob("sweep", "keep the store below [store] limit", partial(_sweep, mirror, evictor(settings, store, limit)),
                 settings.store.sweep_every, "sweep")
         )  # fmt: skip
     if rate := settings.store.verify_rate:
         jobs.append(
-            Job("verify", "read what is held again, and mend it",
+            BackgroundJob("verify", "read what is held again, and mend it",
                 partial(_verify, store, verifier(mirror, store, rate)), VERIFY_SECONDS, "verify", VERIFY_SECONDS)
         )  # fmt: skip
     if settings.offline:
         return jobs
     jobs += [
-        Job(f"sync {one.name}", "have what a set names before a client needs it",
+        BackgroundJob(f"sync {one.name}", "have what a set names before a client needs it",
             partial(scheduled_sync.sync_set, mirror, urls, one), one.every, f"sync {one.name}", SYNC_RETRY_SECONDS)
         for one in settings.sync
     ]  # fmt: skip
     jobs += [
-        Job(f"follow {source.name} into {name}", "have what changes at another mirror at once",
+        BackgroundJob(f"follow {source.name} into {name}", "have what changes at another mirror at once",
             partial(following.follow, mirror, name, source, upstream.follow_only))
         for name, source, upstream in following.followed(mirror)
     ]  # fmt: skip

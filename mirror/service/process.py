@@ -167,11 +167,11 @@ class Service:
         self.connections.limits = self._limits(settings.limits)
         await self._listening.use(bound, tls)
         publish_urls(self._lock, self.urls)
-        await old.jobs.stop()
-        new.start_jobs(self.urls)
         task = asyncio.create_task(old.retire())
         self._retiring.add(task)
         task.add_done_callback(self._retired)
+        await old.jobs.stop()
+        new.start_jobs(self.urls)
 
     def _retired(self, task: asyncio.Task[None]) -> None:
         self._retiring.discard(task)

@@ -188,12 +188,3 @@ async def sync_set(mirror: Mirror, urls: Sequence[str], one: SyncSettings) -> bo
         logger.warning("the set %s lacks %s", one.name, problem)
     logger.info("the set %s: %d files fetched, %d held before", one.name, result.fetched, result.held)
     return not result.problems
-
-
-@asynccontextmanager
-async def looking(settings: Settings) -> AsyncIterator[Mirror]:
-    """Superseded by `open_mirror`."""
-    from mirror.service.open import Mode, open_mirror
-
-    async with open_mirror(settings, Mode.READ_ONLY) as opened:
-        yield await opened.mirror()

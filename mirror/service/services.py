@@ -6,9 +6,7 @@ process, are in `mirror.service.process`.
 
 import asyncio
 import logging
-import time
-from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Coroutine, Sequence
 from typing import Self
 
 from aiohttp import web
@@ -409,15 +407,6 @@ def publishers(settings: Settings, store: Store) -> dict[str, Publisher]:
         )
         for name, one in settings.repositories.items()
     }
-
-
-@asynccontextmanager
-async def working(settings: Settings, clock: Callable[[], float] = time.time) -> AsyncIterator[Mirror]:
-    """Superseded by `open_mirror`."""
-    from mirror.service.open import Mode, open_mirror
-
-    async with open_mirror(settings, Mode.ALONE, clock=clock) as opened:
-        yield await opened.mirror()
 
 
 def ages(settings: AgesSettings) -> Ages:

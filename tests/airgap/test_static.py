@@ -9,6 +9,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from datetime import datetime
@@ -25,7 +26,6 @@ from mirror.config import Settings
 from mirror.errors import Conflict, Invalid
 from mirror.model import File, Project
 from mirror.rubygems.log.versions_map import parse_versions
-from mirror.service import scheduled_sync
 from mirror.service.open import Mode, open_mirror
 from mirror.service.services import Mirror
 from tests.builders import gem, sdist, wheel
@@ -44,7 +44,7 @@ async def exported(
     tmp_path: Path, both: Mapping[str, Any], more: Mapping[str, Any] | None = None, **how: Any
 ) -> StaticReport:
     """Export the store below a path into the `tree` beside it, as a command would."""
-    async with scheduled_sync.looking(settings(tmp_path / "data", both, **(more or {}))) as mirror:
+    async with looking_at(settings(tmp_path / "data", both, **(more or {}))) as mirror:
         return await export(static_source(mirror), tmp_path / "tree", LAYOUTS, **how)
 
 
@@ -206,7 +206,7 @@ async def test_changed_after_one_new_gem_writes_fewer_than_ten_files(tmp_path: P
 
 async def test_what_is_no_longer_held_goes_with_its_pages(tmp_path: Path, both: dict[str, Any]) -> None:
     await exported(tmp_path, both)
-    async with scheduled_sync.looking(settings(tmp_path / "data", both)) as mirror:
+    async with looking_at(settings(tmp_path / "data", both)) as mirror:
         gone = [held for held in await mirror.catalog.files.all() if held.project == "beta"]
         await mirror.catalog.files.forget_all(gone)
     (tmp_path / "data/blobs" / BETA.sha256[:2] / BETA.sha256).unlink()
@@ -248,13 +248,13 @@ async def test_changed_notices_that_a_cooldown_is_over(tmp_path: Path, both: dic
 
 
 async def _page_of(tmp_path: Path, both: dict[str, Any], project: str) -> bytes:
-    async with scheduled_sync.looking(settings(tmp_path / "data", both)) as mirror:
+    async with looking_at(settings(tmp_path / "data", both)) as mirror:
         await export(static_source(mirror), tmp_path / "shown", LAYOUTS)
     return (tmp_path / f"shown/simple/{project}/index.v1_json").read_bytes()
 
 
 @asynccontextmanager
-async def looking_at(held: Settings, clock: Callable[[], float]) -> AsyncIterator[Mirror]:
+async def looking_at(held: Settings, clock: Callable[[], float] = time.time) -> AsyncIterator[Mirror]:
     """A mirror that only looks, at a moment of our choice."""
     async with open_mirror(held, Mode.READ_ONLY, clock=clock) as opened:
         yield await opened.mirror()
@@ -314,7 +314,7 @@ async def test_one_that_was_killed_leaves_a_working_tree_and_the_next_one_mends_
     tmp_path: Path, both: dict[str, Any]
 ) -> None:
     whole = tmp_path / "whole"
-    async with scheduled_sync.looking(settings(tmp_path / "data", both)) as mirror:
+    async with looking_at(settings(tmp_path / "data", both)) as mirror:
         await export(static_source(mirror), whole, LAYOUTS)
     wanted, file = tree(whole), write_settings(tmp_path / "data", both)
     for left in (0, 3, 9, 15, 22, 27):

@@ -36,7 +36,7 @@ from mirror.airgap.sync.workers import WorkerPool
 from mirror.config import Settings
 from mirror.runtime import event_loops, tune_runtime
 from mirror.service import scheduled_sync
-from mirror.service.process import running
+from mirror.service.open import Mode, open_mirror
 from tests.benchmarks import content
 from tests.benchmarks.nginx import Nginx, free_port, index_of, listening, nginx
 from tests.builders import sdist, wheel
@@ -140,7 +140,7 @@ async def _synchronise(url: str, data: Path, kind: str, pool: WorkerPool) -> flo
     (wanted,) = named(f"{kind}-{number}" for number in range(PROJECTS))
     wish = SyncInput(requirements=wanted, repository="pypi", targets=(this_machine(),), sdists=True, dependencies=False)
     async with AsyncExitStack() as stack:
-        mirror, _ = await stack.enter_async_context(running(settings))
+        mirror = await (await stack.enter_async_context(open_mirror(settings, Mode.SERVE))).mirror()
         began = time.perf_counter()
         way = await stack.enter_async_context(scheduled_sync.local_fetcher(mirror, CONNECTIONS, pool))
         resolve = Resolvers(lambda repository: URL())

@@ -474,7 +474,9 @@ async def test_many_reloads_leave_nothing_behind(service: Service, tmp_path: Pat
     await settled()
     assert len(service.mirror.journal._listeners) == listeners
     assert open_files() <= files + 2
-    assert len(asyncio.all_tasks()) <= tasks + 2
+    assert len(asyncio.all_tasks()) <= tasks + 2, [
+        task.get_name() + repr(task.get_coro()) for task in asyncio.all_tasks()
+    ]
 
 
 async def test_monitors_learn_no_name_that_is_not_for_everyone(tmp_path: Path, simulator: Simulator) -> None:

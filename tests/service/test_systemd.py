@@ -20,7 +20,7 @@ from mirror.errors import ConfigError
 from mirror.service.systemd import Notifier, credentials_directory, listen_fds
 
 ROOT = Path(__file__).parents[2]
-UNITS = sorted((ROOT / "systemd").iterdir())
+UNITS = sorted(path for path in (ROOT / "systemd").iterdir() if path.suffix != ".md")
 SERVICES = [unit for unit in UNITS if unit.suffix == ".service"]
 
 needs_systemd = pytest.mark.skipif(

@@ -12,7 +12,7 @@ import pytest
 
 from mirror.catalog.bundles import Seen, Taken
 from mirror.config import Settings
-from mirror.service.services import working
+from mirror.service.open import Mode, open_mirror
 from tests.airgap.bundle.nodes import Node, pages, trusting
 from tests.builders import Built, gem, wheel
 from tests.serving import Client, serving
@@ -187,9 +187,9 @@ async def test_a_gap_and_steps_back_are_refused(two: Two) -> None:
 
 
 async def test_what_the_journal_has_forgotten_is_said(two: Two) -> None:
-    async with working(Settings.model_validate({"data_dir": str(two.a.data_dir)})) as mirror:
-        (third,) = (await mirror.journal.since(2))[:1]
-        await mirror.catalog.database.write(("DELETE FROM feed WHERE serial <= $1", (third.serial,)))
+    async with open_mirror(Settings.model_validate({"data_dir": str(two.a.data_dir)}), Mode.ALONE) as opened:
+        (third,) = (await opened.journal.since(2))[:1]
+        await opened.catalog.database.write(("DELETE FROM feed WHERE serial <= $1", (third.serial,)))
     said = await two.on_a("export", "-o", two.directory / "x.tar", "--since", "1", status=1)
     assert "the journal begins at 4 only" in said
     assert "nothing has happened here after" in await two.on_a("export", "-o", "x", "--since", "9999", status=1)
@@ -350,10 +350,11 @@ async def test_a_bundle_that_is_announced_is_waited_for(two: Two, monkeypatch: p
     async def taken_in() -> None:
         told.set()
 
-    async with working(Settings.model_validate({"data_dir": str(two.directory / "c")})) as mirror:
+    async with open_mirror(Settings.model_validate({"data_dir": str(two.directory / "c")}), Mode.ALONE) as opened:
+        mirror = await opened.mirror()
         bundles = mirror.catalog.bundles
         await bundles.announce("a", 1.0)
-        following = asyncio.create_task(mirror.journal.follow_others(mirror.rebuild, taken_in))
+        following = asyncio.create_task(opened.journal.follow_others(mirror.rebuild, taken_in))
         await asyncio.sleep(0.01)
         await bundles.take(Taken(bundle="x", origin="a", seen=Seen(1, 1), at=2.0, pages=0, files=0))
         await asyncio.wait_for(told.wait(), 20)
