@@ -99,73 +99,113 @@ async def _run(job: BackgroundJob) -> None:
         await asyncio.sleep(pause if done is False or job.every is None else job.every)
 
 
-# The list
+# The list of jobs
 
 
 def process_jobs(service: "Service") -> list[BackgroundJob]:
     """List the jobs of the process, which go on whatever its settings become."""
     store, activity = service.store, service.activity
     return [
-        BackgroundJob("statistics", "add what was counted to the totals in the catalog", activity.statistics.flush, EVERY),
-        BackgroundJob("event loop lag", "measure how late the event loop wakes a task", activity.metrics.sample_loop_lag),
         BackgroundJob(
-            "journal", f"notice, every {LOOK:.0f} s, what other processes have changed",
+            "statistics", "add what was counted to the totals in the catalog", activity.statistics.flush, EVERY
+        ),
+        BackgroundJob(
+            "event loop lag", "measure how late the event loop wakes a task", activity.metrics.sample_loop_lag
+        ),
+        BackgroundJob(
+            "journal",
+            f"notice, every {LOOK:.0f} s, what other processes have changed",
             partial(store.journal.follow_others, service.rebuild, service.take_in_import),
         ),
-        BackgroundJob("slow clients", "close their connections", _plain(service.connections.close_slow), CHECK_SECONDS),
-        BackgroundJob("certificate", "use the files of [tls] anew when they change", _plain(service.look_at_certificate),
-            CERTIFICATE_SECONDS),
-        BackgroundJob("heartbeat", "note that the event loop turns", _plain(service.heartbeat.beat), 1.0),
-        BackgroundJob("watchdog", "tell systemd twice in its time that the service is well",
-            partial(service.notifier.keep_alive, service.heartbeat.healthy)),
-    ]  # fmt: skip
+        BackgroundJob("slow clients", "close their connections", _call(service.connections.close_slow), CHECK_SECONDS),
+        BackgroundJob(
+            "certificate",
+            "use the files of [tls] anew when they change",
+            _call(service.look_at_certificate),
+            CERTIFICATE_SECONDS,
+        ),
+        BackgroundJob("heartbeat", "note that the event loop turns", _call(service.heartbeat.beat), 1.0),
+        BackgroundJob(
+            "watchdog",
+            "tell systemd twice in its time that the service is well",
+            partial(service.notifier.keep_alive, service.heartbeat.healthy),
+        ),
+    ]
 
 
 def mirror_jobs(mirror: Mirror, store: Store, urls: Sequence[str]) -> list[BackgroundJob]:
     """List the jobs of a mirror that answers at these URLs, as its settings say."""
     settings = mirror.settings
     jobs = [
-        BackgroundJob("policies", "read folders of OSV records anew when they change", mirror.policies.check_folders,
-            settings.policies.records_every),
-        BackgroundJob("flush", "write what waits in memory because the disk was full", partial(_flush, store), FLUSH_SECONDS),
-    ]  # fmt: skip
+        BackgroundJob(
+            "policies",
+            "read folders of OSV records anew when they change",
+            mirror.policies.check_folders,
+            settings.policies.records_every,
+        ),
+        BackgroundJob(
+            "flush", "write what waits in memory because the disk was full", partial(_flush, store), FLUSH_SECONDS
+        ),
+    ]
     if (keep := settings.feed.keep) < float("inf"):
         jobs.append(
-            BackgroundJob("trim", "shorten the journal to [feed] keep", partial(_trim, store, keep), min(TRIM_SECONDS, keep / 2))
+            BackgroundJob(
+                "trim", "shorten the journal to [feed] keep", partial(_trim, store, keep), min(TRIM_SECONDS, keep / 2)
+            )
         )
     if (limit := settings.store.limit) is not None:
         jobs.append(
-            BackgroundJob("sweep", "keep the store below [store] limit", partial(_sweep, mirror, evictor(settings, store, limit)),
-                settings.store.sweep_every, "sweep")
-        )  # fmt: skip
+            BackgroundJob(
+                "sweep",
+                "keep the store below [store] limit",
+                partial(_sweep, mirror, evictor(settings, store, limit)),
+                settings.store.sweep_every,
+                "sweep",
+            )
+        )
     if rate := settings.store.verify_rate:
         jobs.append(
-            BackgroundJob("verify", "read what is held again, and mend it",
-                partial(_verify, store, verifier(mirror, store, rate)), VERIFY_SECONDS, "verify", VERIFY_SECONDS)
-        )  # fmt: skip
+            BackgroundJob(
+                "verify",
+                "read what is held again, and mend it",
+                partial(_verify, store, verifier(mirror, store, rate)),
+                VERIFY_SECONDS,
+                "verify",
+                VERIFY_SECONDS,
+            )
+        )
     if settings.offline:
         return jobs
     jobs += [
-        BackgroundJob(f"sync {one.name}", "have what a set names before a client needs it",
-            partial(scheduled_sync.sync_set, mirror, urls, one), one.every, f"sync {one.name}", SYNC_RETRY_SECONDS)
+        BackgroundJob(
+            f"sync {one.name}",
+            "have what a set names before a client needs it",
+            partial(scheduled_sync.sync_set, mirror, urls, one),
+            one.every,
+            f"sync {one.name}",
+            SYNC_RETRY_SECONDS,
+        )
         for one in settings.sync
-    ]  # fmt: skip
+    ]
     jobs += [
-        BackgroundJob(f"follow {source.name} into {name}", "have what changes at another mirror at once",
-            partial(following.follow, mirror, name, source, upstream.follow_only))
+        BackgroundJob(
+            f"follow {source.name} into {name}",
+            "have what changes at another mirror at once",
+            partial(following.follow, mirror, name, source, upstream.follow_only),
+        )
         for name, source, upstream in following.followed(mirror)
-    ]  # fmt: skip
+    ]
     return jobs
 
 
-def _plain(function: Callable[[], object]) -> Callable[[], Awaitable[None]]:
+def _call(function: Callable[[], object]) -> Callable[[], Awaitable[None]]:
     async def work() -> None:
         function()
 
     return work
 
 
-# The work
+# What they do
 
 
 def evictor(settings: Settings, store: Store, limit: int | None) -> Evictor:
