@@ -1,8 +1,13 @@
 """Typed settings: one TOML file, the environment over it, the command line over both.
 
-`load` is the only function that reads anything; `Settings` and the sections in it are frozen values that are
-passed to what needs them, never looked up. An unknown key, a wrong type or an unreachable directory is a ConfigError
-with one line that names the place. What surprises: this is also the one place that knows the public indexes.
+values (types of single settings), settings (a class for each section), repositories, auth and policy (the sections
+with most keys), loading (`load`, the only function that reads the file and the environment), reference (every setting
+as data).
+
+Settings are frozen values that are passed to what needs them, never looked up. An unknown key, a wrong type or an
+unusable directory is a ConfigError with one line that names the place.
+
+The surprise: this is also the one package that knows the public indexes.
 """
 
 from mirror.config.auth import AuthSettings, user_name

@@ -1,6 +1,6 @@
 """[auth]: people, tokens and rules, for systems that are managed as text.
 
-Users and tokens that commands make are in the catalog instead, and both work side by side; rules are only here.
+Users and tokens that commands create are in the catalog instead; both work side by side. Rules are only here.
 """
 
 import re
@@ -14,24 +14,24 @@ from mirror.config.values import Patterns, Section, listed
 
 NAME = r"[A-Za-z0-9][A-Za-z0-9._+@-]{0,99}"
 """The name of a user, a group or a token."""
-MEANT_OTHERWISE = frozenset({"everyone", "authenticated", "anonymous", "unknown", "__token__"})
-"""Names that mean something, and so nobody's."""
+RESERVED_NAMES = frozenset({"everyone", "authenticated", "anonymous", "unknown", "__token__"})
+"""Names with a meaning of their own, which no user can have."""
 
 RightName = Literal["read", "upload", "yank", "admin"]
 
 
 def user_name(value: str) -> str:
-    """The name of a user or a token. Raises ValueError."""
+    """Return the name of a user or a token. Raises ValueError."""
     if not re.fullmatch(NAME, value):
         raise ValueError("should be a name of letters, digits and . _ + @ -, which begins with a letter or digit")
-    if value in MEANT_OTHERWISE:
-        raise ValueError(f"may not be called {value!r}, which has a meaning of its own")
+    if value in RESERVED_NAMES:
+        raise ValueError(f"may not be {value!r}, which has a meaning of its own")
     return value
 
 
 def _password_hash(value: SecretStr) -> SecretStr:
     if not value.get_secret_value().startswith("$argon2id$"):
-        raise ValueError("should be what `mirror user hash` prints; passwords themselves are kept nowhere")
+        raise ValueError("should be what `mirror user hash` prints; passwords themselves are never stored")
     return value
 
 
@@ -47,8 +47,8 @@ Holders = Annotated[tuple[Holder, ...] | None, NoDecode, BeforeValidator(listed)
 RightNames = Annotated[tuple[RightName, ...], NoDecode, BeforeValidator(listed)]
 
 
-class ReachSettings(Section):
-    """Where rights hold."""
+class ScopeSettings(Section):
+    """The repositories and projects to which rights apply."""
 
     repositories: Patterns = ("*",)
     """In which repositories; names or patterns."""
@@ -56,46 +56,46 @@ class ReachSettings(Section):
     """On which projects; names or patterns."""
 
 
-class UserSettings(ReachSettings):
-    """[auth.users.NAME]: somebody with a password."""
+class UserSettings(ScopeSettings):
+    """[auth.users.NAME]: a user with a password."""
 
     password_hash: Annotated[SecretStr, AfterValidator(_password_hash)]
     """What `mirror user hash` prints."""
     groups: Groups = ()
-    """The groups that the user is in; rules name them with `@` in front."""
+    """The user's groups; rules name them with `@` in front."""
     rights: RightNames = ()
-    """What the user has been given, beyond what the rules say: "read", "upload", "yank", "admin"."""
+    """The user's rights besides those of the rules: "read", "upload", "yank", "admin"."""
 
 
-class TokenSettings(ReachSettings):
-    """[auth.tokens.NAME]: a secret that `mirror token create --for-file` makes."""
+class TokenSettings(ScopeSettings):
+    """[auth.tokens.NAME]: a secret that `mirror token create --for-file` creates."""
 
     sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
-    """The digest of the token. The token itself is kept nowhere."""
+    """The digest of the token. The token itself is never stored."""
     user: Name | Literal[""] = ""
-    """The user that it acts for, at most with that user's rights; without one it has the rights below."""
+    """The user for whom it acts, at most with that user's rights; without one it has the rights below."""
     rights: RightNames = ("read", "upload")
-    """What it is limited to: "read", "upload", "yank", "admin"."""
+    """The rights to which it is limited: "read", "upload", "yank", "admin"."""
     expires: Annotated[datetime, AfterValidator(_with_zone)] | None = None
-    """When it stops to work: a date, or a date with a time; UTC unless it says otherwise."""
+    """When it expires: a date, or a date with a time; UTC unless it has a zone."""
 
 
-class AccessRuleSettings(ReachSettings):
-    """[[auth.rules]]: who has which rights on some projects. For each right, the first rule that fits decides."""
+class AccessRuleSettings(ScopeSettings):
+    """[[auth.rules]]: who has which rights on some projects. For each right, the first rule that matches decides."""
 
     read: Holders = None
-    """Who may read: names of users, of groups with `@` in front, "authenticated", "everyone". Empty: nobody."""
+    """Who may read: names of users, of groups with `@` in front, "authenticated", "everyone". Empty: no one."""
     upload: Holders = None
-    """Who may upload new files, and so read."""
+    """Who may upload new files; implies read."""
     yank: Holders = None
-    """Who may yank and un-yank, and so read."""
+    """Who may yank and un-yank; implies read."""
     admin: Holders = None
-    """Who may do everything: all of the above, delete, and change owners."""
+    """Who may do everything: all of the above, deleting, and changing owners."""
 
     @model_validator(mode="after")
-    def _says_something(self) -> Self:
+    def _grants_something(self) -> Self:
         if self.read is self.upload is self.yank is self.admin is None:
-            raise ValueError("should say who may read, upload, yank or admin")
+            raise ValueError("should name who may read, upload, yank or admin")
         return self
 
 
@@ -107,9 +107,9 @@ class AuthSettings(Section):
     tokens: dict[Name, TokenSettings] = Field(default_factory=dict)
     """[auth.tokens.NAME]: tokens kept in the file."""
     rules: tuple[AccessRuleSettings, ...] = ()
-    """[[auth.rules]]: looked at in this order; for each right the first that fits and speaks of it decides."""
+    """[[auth.rules]]: tried in this order; for each right the first rule that matches and has the right decides."""
 
     def repositories(self) -> set[str]:
-        """Every name and pattern of repositories that stands anywhere in here."""
-        tables: tuple[ReachSettings, ...] = (*self.rules, *self.users.values(), *self.tokens.values())
+        """Return every name and pattern of repositories in these settings."""
+        tables: tuple[ScopeSettings, ...] = (*self.rules, *self.users.values(), *self.tokens.values())
         return {pattern for table in tables for pattern in table.repositories}

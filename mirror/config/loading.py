@@ -1,8 +1,9 @@
 """Read the settings: the file, then the environment over it, then the command line over both.
 
-Every fault becomes one line with its place: the file with the line, the variable, or the command line. What
-surprises: variables are all text, so they are marked as `Text`, which may stand for a number; `retries = "3"` is a
-fault in a file while MIRROR_NETWORK__RETRIES=3 is not.
+Every fault becomes one line with its place: the file with the line, the variable, or the command line.
+
+The surprise: variables are always text, so they are marked as `Text`, which may stand for a number; `retries = "3"` is
+a fault in a file, while MIRROR_NETWORK__RETRIES=3 is not.
 """
 
 import difflib
@@ -24,17 +25,17 @@ from mirror.errors import ConfigError, Misconfigured
 
 PREFIX = "MIRROR_"
 NOT_SETTINGS = {"MIRROR_CONFIG"}
-"""Variables of ours that are no settings."""
+"""Variables with the prefix that are not settings."""
 
 TABLES_BY_NAME: "tuple[Place, ...]" = (("repositories",), ("auth", "users"), ("auth", "tokens"))
-"""Where the next step is a name that the operator chose."""
+"""The tables whose keys are names that the operator chooses."""
 
 Place = tuple[str | int, ...]
 Table = dict[str, Any]
 
 
 class _Variables(Settings, BaseSettings):
-    """The settings as the environment source wants to see them; never instantiated."""
+    """The settings in the form that the environment source reads; never instantiated."""
 
     model_config = SettingsConfigDict(
         env_prefix=PREFIX, env_nested_delimiter="__", env_ignore_empty=True, defer_build=True
@@ -46,9 +47,9 @@ def load(
     overrides: Mapping[str, Any] | None = None,
     check: Callable[[Settings], object] = lambda settings: None,
 ) -> Settings:
-    """The settings from a file (else the one that MIRROR_CONFIG names, else none), the environment and `overrides`.
+    """Read the settings: a file (else the one of MIRROR_CONFIG, else none), the environment, and `overrides`.
 
-    `overrides` has the shape of the file and wins over everything. `check` may find more faults, and raises
+    `overrides` has the structure of the file and wins over everything. `check` may find more faults, and raises
     Misconfigured. Raises ConfigError, whose message has one line for each fault, with its place. Creates nothing.
     """
     named = path or (Path(os.environ["MIRROR_CONFIG"]) if os.environ.get("MIRROR_CONFIG") else None)
@@ -57,7 +58,7 @@ def load(
     variables = _environment()
     given = dict(overrides or {})
     # A variable such as MIRROR_REPOSITORIES__PYPI__PRIVATE adds to the default repositories when no file names any.
-    merged = _over({"repositories": DEFAULT_REPOSITORIES} | file, variables, given)
+    merged = _merged({"repositories": DEFAULT_REPOSITORIES} | file, variables, given)
     try:
         settings = Settings.model_validate(merged)
     except ValidationError as error:
@@ -91,7 +92,7 @@ def _parse(path: Path, text: str) -> Table:
 
 
 def _environment() -> Table:
-    """What the environment sets, in the shape of the file. Raises ConfigError for a variable that sets nothing."""
+    """Return the settings of the environment, in the structure of the file. Raises ConfigError."""
     for name in sorted(os.environ):
         key = name.removeprefix(PREFIX).split("__")[0].lower()
         if name.startswith(PREFIX) and name not in NOT_SETTINGS and key not in Settings.model_fields:
@@ -110,18 +111,18 @@ def _marked(value: object) -> object:
     return Text(value) if isinstance(value, str) else value
 
 
-def _over(*layers: Mapping[str, Any]) -> Table:
-    """The layers merged table by table, a later one over an earlier one; everything that is no table is replaced."""
+def _merged(*layers: Mapping[str, Any]) -> Table:
+    """Merge the layers table by table, a later one over an earlier one; what is not a table is replaced."""
     merged: Table = {}
     for layer in layers:
         for key, value in layer.items():
             below = merged.get(key)
-            merged[key] = _over(below, value) if isinstance(below, Mapping) and isinstance(value, Mapping) else value
+            merged[key] = _merged(below, value) if isinstance(below, Mapping) and isinstance(value, Mapping) else value
     return merged
 
 
 def _unusable(directory: Path) -> str | None:
-    """Why we could not keep data there, or None. It need not exist yet, but it must be possible to make it."""
+    """Return why data cannot be stored there, or None. It need not exist yet, but it must be possible to create it."""
     existing = next(path for path in (directory, *directory.parents) if os.path.lexists(path))
     if not existing.is_dir():
         return f"cannot be used: {existing} is not a directory"
@@ -135,7 +136,7 @@ def _lines(faults: Iterable[ErrorDetails], path: Path | None, text: str, variabl
 
 
 def _sentence(fault: ErrorDetails) -> str:
-    """What is the matter, in our words. The input is never repeated: it may be a secret."""
+    """Return the fault in the words of these settings. The input is never repeated: it may be a secret."""
     match fault["type"]:
         case "extra_forbidden":
             return f"is not a setting{_like(str(fault['loc'][-1]), _keys_beside(fault['loc']))}"
@@ -155,7 +156,7 @@ def _sentence(fault: ErrorDetails) -> str:
 
 
 def _keys_beside(place: Place) -> set[str]:
-    """The keys that are known where a place has its last step."""
+    """Return the known keys of the table that a place is in."""
     steps = ["NAME" if place[:at] in TABLES_BY_NAME else step for at, step in enumerate(place[:-1])]
     parent = "".join("[]" if isinstance(step, int) else f".{step}" for step in steps)
     names = [f".{setting.name}" for setting in describe()]
@@ -172,7 +173,7 @@ def _like(word: str, known: Iterable[str]) -> str:
 
 
 def _place(place: Place, path: Path | None, text: str, variables: Table, overrides: Table) -> str:
-    """Where the value at `place` comes from, ready to be followed by a sentence."""
+    """Return where the value at `place` comes from, to be followed by a sentence."""
     if _depth(overrides, place):
         return f"command line: {_dotted(place)}: "
     depth = _depth(variables, place)
@@ -188,7 +189,7 @@ def _place(place: Place, path: Path | None, text: str, variables: Table, overrid
 
 
 def _depth(value: object, place: Place) -> int:
-    """How many steps of `place` can be walked into `value`."""
+    """Return how many steps of `place` exist in `value`."""
     for taken, step in enumerate(place):
         match value, step:
             case dict(), _ if step in value:
@@ -201,10 +202,10 @@ def _depth(value: object, place: Place) -> int:
 
 
 def line_of(text: str, place: Place) -> int | None:
-    """The line of a TOML text on which the statement begins that sets `place`, or what is nearest above it.
+    """Return the line of a TOML text on which the statement begins that sets `place`, or the nearest table above it.
 
-    The parser itself gives no lines, so ever longer beginnings of the text are parsed: the statement that first makes
-    the place exist is the one. None when nothing of it stands in the text, or when the text is very long.
+    The parser gives no lines, so ever longer beginnings of the text are parsed: the statement that first makes the
+    place exist is the one. None when no part of it is in the text, or when the text is very long.
     """
     lines = text.splitlines()
     if len(lines) > 2000:

@@ -46,7 +46,7 @@ class ExemptionSettings(Section):
     versions: str | None = None
     """A version specifier; without it, every version."""
     until: Annotated[datetime, AfterValidator(with_zone)] | None = None
-    """When the exemption ends: a date, or a date with a time; UTC unless it says otherwise. Without it, never."""
+    """When the exemption ends: a date, or a date with a time; UTC unless it has a zone. Without it, never."""
 
 
 class RuleSettings(Section):

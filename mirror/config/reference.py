@@ -1,4 +1,4 @@
-"""What can be set, as data: for the test that compares it with the documents, and for suggestions in errors."""
+"""Every setting as data: for the test that compares it with the documents, and for suggestions in errors."""
 
 import ast
 import functools
@@ -15,12 +15,12 @@ from mirror.config.settings import Settings
 
 
 class Setting(NamedTuple):
-    """One setting, as the reference shows it."""
+    """One setting of the reference."""
 
     name: str
     """Dotted, with NAME for the name of a table and [] for an item of a list: repositories.NAME.upstreams[].url."""
     default: Any
-    """As the program holds it: durations in seconds, sizes in bytes; None also where there is none."""
+    """The value in the program: durations in seconds, sizes in bytes; None also where there is no default."""
     required: bool
     text: str
     """The docstring of the field."""
@@ -28,11 +28,11 @@ class Setting(NamedTuple):
 
 @functools.cache
 def describe() -> tuple[Setting, ...]:
-    """Every setting with its default and its docstring, in the order of the classes. Tables themselves are left out."""
-    return tuple(_of(Settings, ""))
+    """Return every setting with its default and its docstring, in the order of the classes, without the tables."""
+    return tuple(_settings(Settings, ""))
 
 
-def _of(model: type[BaseModel], prefix: str) -> list[Setting]:
+def _settings(model: type[BaseModel], prefix: str) -> list[Setting]:
     texts = _docstrings(model)
     settings: list[Setting] = []
     for key, field in model.model_fields.items():
@@ -41,12 +41,12 @@ def _of(model: type[BaseModel], prefix: str) -> list[Setting]:
         if inner is None or suffix == "[].":
             settings.append(Setting(name, _default(field), field.is_required(), texts.get(key, "")))
         if inner is not None:
-            settings += _of(inner, name + suffix)
+            settings += _settings(inner, name + suffix)
     return settings
 
 
 def _section(field: FieldInfo) -> tuple[type[BaseModel] | None, str]:
-    """The section that a field holds, with how its settings are reached; None for a field of a single value."""
+    """Return the section of a field and the suffix of its settings' names; None for a field of a single value."""
     kind: Any = field.annotation
     origin, arguments = typing.get_origin(kind), typing.get_args(kind)
     if origin is dict:
@@ -63,7 +63,7 @@ def _default(field: FieldInfo) -> Any:
 
 
 def _docstrings(model: type[BaseModel]) -> dict[str, str]:
-    """Field → the string that follows it in the source, of this class and those it builds on."""
+    """Return field → the string that follows it in the source, for the class and its bases."""
     found: dict[str, str] = {}
     for cls in reversed(model.__mro__):
         if issubclass(cls, BaseModel) and cls.__module__.startswith("mirror."):

@@ -35,26 +35,26 @@ class UpstreamSettings(Section):
     name: str = Field(default="", max_length=200)
     """What logs, metrics and `mirror status` call it; without it, the host and path of its URL."""
     username: str = ""
-    """Who we are, where the upstream asks for a login."""
+    """The user name, where the upstream requires a login."""
     password: SecretStr | None = None
-    """The password or token. Better kept in a file of its own: see the next two."""
+    """The password or token. It is better kept in a file of its own: see the next two."""
     password_file: ReadableFile | None = None
-    """A file that holds the password and nothing else."""
+    """A file that contains the password and nothing else."""
     credential: str | None = Field(default=None, pattern=r"^[A-Za-z0-9_][A-Za-z0-9._-]*$")
-    """The name of a systemd credential (LoadCredential=) that holds the password."""
+    """The name of a systemd credential (LoadCredential=) that contains the password."""
     ca_file: ReadableFile | None = None
-    """Certificates (PEM) to trust instead of the system's, for an upstream with a certificate of its own."""
+    """Certificates (PEM) to trust instead of the system's, for an upstream with a private certificate."""
     proxy: ProxyUrl | None = None
-    """An HTTP proxy on the way to it; may hold user:password@."""
+    """An HTTP proxy for requests to it; may contain user:password@."""
     follow: Flag = False
-    """It is a mirror like this one: have at once what changes there, and hold what it holds."""
+    """Whether to keep a replica of it, which has to be a mirror like this one: changes there arrive at once."""
     follow_only: Patterns = ()
-    """Follow only these names, or patterns such as "acme-*"; the rest comes when it is asked for, as always."""
+    """Follow only these names, or patterns such as "acme-*"; the rest is fetched when a client asks for it."""
 
     @model_validator(mode="before")
     @classmethod
     def _spelled_out(cls, given: object) -> object:
-        """A string becomes a table; a login inside the URL moves to its own fields, so that no URL is a secret."""
+        """Make a table of a string, and move a login inside the URL to its own fields, so that no URL is a secret."""
         if isinstance(given, UpstreamSettings):
             return given
         table: dict[str, object] = {"url": given} if isinstance(given, str) else {}
@@ -65,7 +65,7 @@ class UpstreamSettings(Section):
         try:
             url = index_url(table.get("url"))
         except ValueError:
-            return table  # the field says so itself, with its place
+            return table  # the field reports it itself, with its place
         if url.user:
             table |= {"username": url.user} | ({"password": url.password} if url.password else {})
             url = url.with_user(None)
@@ -81,7 +81,7 @@ class UpstreamSettings(Section):
         return self
 
     def secret(self) -> SecretStr | None:
-        """The password, from wherever it is kept; it is read anew on each call. Raises ValueError."""
+        """Return the password, read from where it is kept at each call. Raises ValueError."""
         if self.credential is not None:
             directory = os.environ.get("CREDENTIALS_DIRECTORY")
             if not directory:
@@ -104,17 +104,17 @@ def _content(path: Path, what: str) -> SecretStr:
 
 
 class AgesSettings(Section):
-    """How long a page is good for. A page changes; a file never does, and so has no age."""
+    """How old a page may be. A page changes; a file never does, and so has no age."""
 
     fresh: Duration = 600
-    """How long a page is served without asking upstream. The public Python index tells its own clients 10 minutes."""
+    """How long a page is served without asking upstream. The public Python index lets clients keep it 10 minutes."""
     stale_while_revalidate: Duration = 300
-    """For so long after that, the stored page is served at once and refreshed behind; later, a client waits."""
+    """How long after that a stored page is served at once and refreshed in the background; later, a client waits."""
     stale_if_error: Duration = float("inf")
-    """For how long a stored page is served while the upstream fails. No limit by default: a mirror exists to survive
+    """How long a stored page is served while the upstream fails. No limit by default: a mirror exists to survive
     outages, and a page of last month still installs, where an error stops the build."""
     negative: Duration = 60
-    """How long we remember that a project does not exist upstream; short, so that a new project appears soon."""
+    """How long a project is known not to exist upstream; short, so that a new project appears soon."""
 
 
 class PagesSettings(AgesSettings):
@@ -130,14 +130,14 @@ class RepositorySettings(Section):
     """[repositories.NAME]: one index that is served. Names are lower-case letters, digits, `_` and `-`."""
 
     format: Literal["pypi", "rubygems"]
-    """Which clients it is for: "pypi" or "rubygems"."""
+    """The clients that it serves: "pypi" or "rubygems"."""
     mount: Mount = "/"
     """Where it is served: at "/", the index is /simple/; at "/team", it is /team/simple/. Without it, a repository
-    named like its format is at "/" and any other at /NAME."""
+    that is named like its format is at "/" and any other at /NAME."""
     upstreams: Annotated[tuple[UpstreamSettings, ...], NoDecode, BeforeValidator(listed)] = ()
-    """Where its projects come from, asked in this order. The first that has a project is the only one asked for it."""
+    """Where its projects come from, asked in this order. Only the first that has a project is asked for it."""
     private: Patterns = ()
-    """Names, or patterns such as "acme-*", that are never asked upstream."""
+    """Names, or patterns such as "acme-*", for which no upstream is ever asked."""
     union: PatternsOrTrue = ()
     """Names or patterns whose files are merged from all sources by file name, the earlier source winning; true: all."""
     pages: AgesSettings = AgesSettings()

@@ -43,57 +43,57 @@ Texts = Annotated[tuple[Text, ...], NoDecode, BeforeValidator(listed)]
 
 
 class NetworkSettings(Section):
-    """[network]: how upstreams are asked."""
+    """[network]: requests to upstreams."""
 
     connect_timeout: Duration = 3
-    """How long a connection may take to open. Short: it is all that an unreachable upstream costs a client."""
+    """How long a connection may take to open. Short, as every client of an unreachable upstream waits so long."""
     read_timeout: Duration = 20
-    """How long an upstream may be silent in the middle of an answer."""
+    """How long an upstream may be silent in the middle of a response."""
     page_timeout: Duration = 30
-    """How long a page may take in all, retries included. Files have no such limit, as long as bytes arrive."""
+    """How long a page may take in all, with its retries. Files have no such limit, as long as bytes arrive."""
     retries: Whole = Field(default=3, ge=0, le=20)
-    """How often a request that may be repeated is repeated, with growing pauses."""
+    """How often a request that may be repeated is tried again, with growing pauses."""
     connections: Whole = Field(default=100, ge=1, le=10_000)
-    """The most connections that are open to one upstream at once."""
+    """The most connections to one upstream at once."""
     breaker_failures: Whole = Field(default=5, ge=1)
-    """After so many failures in a row an upstream is not asked for a while; what is stored is served at once."""
+    """After how many failures in a row an upstream is paused; meanwhile what is stored is served at once."""
     breaker_seconds: Duration = 30
-    """How long that while is; then one request tries whether it is back."""
+    """How long an upstream is paused; then one request finds out whether it is back."""
     user_agent: str = Field(default="", max_length=200, pattern=r"^[\x20-\x7e]*$")
-    """Added to the User-Agent `mirror/<version>`: a team or an address, so that upstreams know whom to write to."""
+    """Added to the User-Agent `mirror/<version>`: a team or an address to which upstreams can write."""
 
 
 class LimitsSettings(Section):
-    """[limits]: what a client may ask of us."""
+    """[limits]: the limits of what clients may send and keep open."""
 
     upload: Size = 4_000_000_000
     """The largest upload."""
     form: Size = 8_000_000
-    """The most that the fields of an upload form may take in all, without the file."""
+    """The largest upload form in all, without the file."""
     form_fields: Whole = Field(default=4096, ge=1)
     """The most fields that an upload form may have."""
     headers: Size = 65_536
-    """The most that the headers of a request may take."""
+    """The largest headers of a request, in all."""
     connections: Whole = Field(default=20_000, ge=16)
-    """The most clients that are connected at once; the one that has been idle longest makes room. As many as the limit
-    of open files (LimitNOFILE=) bears, where that is less."""
+    """The most connections of clients at once; the one that has been idle longest is closed for a new one. The limit of
+    open files (LimitNOFILE=) lowers it, where that is less."""
     idle: Duration = Field(default=75, gt=0)
     """How long a connection may be idle."""
     head_time: Duration = Field(default=20, gt=0)
     """How long the headers of a request may take to arrive."""
     stall: Duration = Field(default=120, gt=0)
-    """How long a client may neither send what it has announced nor take what it has asked for."""
+    """How long a client may neither send what it has announced nor receive what it has requested."""
     shutdown_grace: Duration = 30
-    """How long running answers may go on after SIGTERM."""
+    """How long responses may continue after SIGTERM."""
 
 
 class TLSSettings(Section):
     """[tls]: with a certificate, every TCP address is https; Unix sockets stay plain."""
 
     certificate: ReadableFile | None = None
-    """The certificate with its chain (PEM). Replaced files are taken up within seconds, and on SIGHUP."""
+    """The certificate with its chain (PEM). A replaced file is used within seconds, and on SIGHUP."""
     key: ReadableFile | None = None
-    """Its key (PEM), where that does not stand in the same file."""
+    """Its key (PEM), where that is not in the same file."""
 
     @model_validator(mode="after")
     def _key_has_a_certificate(self) -> Self:
@@ -107,9 +107,9 @@ class ProxiesSettings(Section):
 
     trusted: Networks = ()
     """Addresses and networks whose X-Forwarded-For, -Proto, -Host and -Prefix, or Forwarded, are believed; "unix" is
-    whoever comes over a Unix socket. From everybody else these headers mean nothing."""
+    every client of a Unix socket. From all others these headers are ignored."""
     standard: Flag = False
-    """The proxy sets Forwarded (RFC 7239): then X-Forwarded-* mean nothing, from nobody."""
+    """Whether proxies set Forwarded (RFC 7239): then X-Forwarded-* are ignored, whoever sends them."""
 
 
 class LogSettings(Section):
@@ -118,61 +118,61 @@ class LogSettings(Section):
     format: Literal["auto", "text", "json"] = "auto"
     """"text" or "json"; "auto" is text on a terminal and JSON elsewhere."""
     access: Flag = True
-    """One line for each request, with hit, miss, joined, stale or offline."""
+    """Whether each request gets a line, with hit, miss, joined, stale or offline."""
     level: Literal["debug", "info", "warning", "error"] = "info"
     """The least serious messages that are written."""
 
 
 class StoreSettings(Section):
-    """[store]: how much is kept on disk, and how it is looked after."""
+    """[store]: how much is kept on disk, and how it is verified."""
 
     limit: Size | None = None
-    """The most that the files may take; above it the least recently used go. What was uploaded, what a sync set names
-    and what upstream no longer has never goes. Without a limit everything stays."""
+    """The most that files may take; above it the least recently used are evicted. Uploads, files of a sync set and
+    files that upstream no longer has are never evicted. Without a limit everything is kept."""
     min_age: Duration = 86_400
-    """What was asked for within this time does not go, even when the limit is exceeded by it."""
+    """A file that was requested within this time is not evicted, even when the limit is exceeded."""
     sweep_every: Duration = 600
-    """How often `serve` looks whether anything has to go, when there is a limit."""
+    """How often `serve` checks whether files have to be evicted, when there is a limit."""
     verify_rate: Size = 0
-    """So many bytes a second `serve` reads again of what is held, to find what the disk has forgotten; 0: none."""
+    """How many bytes a second `serve` reads again of what is held, to find damage on the disk; 0 for none."""
 
 
 class FeedSettings(Section):
-    """[feed]: the journal of what changed here, which other mirrors follow."""
+    """[feed]: the journal of changes, which other mirrors follow."""
 
     keep: Duration = Field(default=30 * 86_400, ge=1)
-    """How long its events are kept. Who has not asked for longer compares all that is held, and goes on from there."""
+    """How long changes are kept. A follower that has been away for longer compares everything that is held."""
 
 
 class SyncSettings(Section):
-    """One set. Its files are read again each time, and what is no longer in them is no longer kept on purpose."""
+    """[[sync]]: one set of files. Its lock files are read each time; what they no longer name may be evicted."""
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")
-    """What logs and the catalog call it."""
+    """The name of the set in logs and in the catalog."""
     files: Texts = ()
     """Lock and requirements files, by absolute path."""
     names: Texts = ()
     """Names with specifiers: "requests", "django>=4.2", "rack:~> 3.0"; "gem:rack" is a gem of any version."""
     newest: Whole = Field(default=1, ge=0)
-    """Of a name that leaves the version open, so many of its newest versions; 0: all of them."""
+    """How many of the newest versions, for a name that leaves the version open; 0 for all of them."""
     dependencies: Flag = True
-    """Whether what is not locked is resolved, by uv and bundler; else only what is named is fetched."""
+    """Whether uv and bundler resolve what is not locked; without it, only what is named is fetched."""
     python: Texts = ()
-    """For which Pythons: "3.12", "3.13t". Without it, the one that runs the mirror."""
+    """For which versions of Python: "3.12", "3.13t". Without it, the version that runs the mirror."""
     platforms: Texts = ()
     """For which platforms: "linux-x86_64", "macos-arm64", … Without it, this machine."""
     sdists: Flag = False
-    """Sources as well, not only where there is no wheel."""
+    """Whether sdists are fetched as well; without it, only where there is no wheel."""
     repositories: Texts = ()
-    """Where from; without it, from the first repository of the right format."""
+    """From which repositories; without it, from the first one of the right format."""
     every: Duration = Field(default=86400, ge=60)
-    """How long after it was brought in it is looked at again."""
+    """How long after it was fetched the set is fetched again."""
 
 
 def default_data_dir() -> Path:
-    """systemd's STATE_DIRECTORY, else `mirror` in the user's data directory (XDG). Raises ValueError."""
+    """Return systemd's STATE_DIRECTORY, else `mirror` in the user's data directory (XDG). Raises ValueError."""
     if state := os.environ.get("STATE_DIRECTORY"):
-        return Path(state.split(":")[0])  # several are possible; the first one is ours
+        return Path(state.split(":")[0])  # several are possible; the first one is used
     data = os.environ.get("XDG_DATA_HOME", "")
     try:
         # XDG Base Directory: a relative path is invalid and ignored.
@@ -182,21 +182,21 @@ def default_data_dir() -> Path:
 
 
 def default_repositories() -> dict[str, RepositorySettings]:
-    """The repositories that are served without a file: the public indexes, both at the root."""
+    """Return the repositories that are served without a file: the public indexes, both at the root."""
     return {name: RepositorySettings.model_validate(table) for name, table in DEFAULT_REPOSITORIES.items()}
 
 
 class Settings(Section):
-    """Everything that can be set. `Settings()` is the mirror without a file; `mirror.config.load` reads one."""
+    """All settings. `Settings()` is the mirror without a file; `mirror.config.load` reads one."""
 
     listen: Addresses = (Address("127.0.0.1", 8484),)
     """Where to listen: "host:port", "[::1]:port" or "unix:/path"; several are possible."""
     data_dir: FilePath = Field(default_factory=default_data_dir)
-    """Where everything is kept. By default systemd's STATE_DIRECTORY, else `mirror` in the user's data directory."""
+    """Where everything is stored. By default systemd's STATE_DIRECTORY, else `mirror` in the user's data directory."""
     socket_mode: Mode = 0o666
     """Who may connect to Unix sockets, as `chmod` writes it: "0660" is for their user and group."""
     offline: Flag = False
-    """Never ask an upstream: serve what is held, and say so about the rest."""
+    """Whether upstreams are never asked: what is held is served, and everything else is answered with an error."""
     repositories: dict[str, RepositorySettings] = Field(default_factory=default_repositories)
     """[repositories.NAME]: the indexes that are served. Without any, the public ones are mirrored."""
     pages: PagesSettings = PagesSettings()
@@ -214,13 +214,13 @@ class Settings(Section):
     auth: AuthSettings = AuthSettings()
     """[auth]"""
     sync: tuple[SyncSettings, ...] = ()
-    """[[sync]]: sets of files that are fetched ahead of demand, and kept so."""
+    """[[sync]]: sets of files that are fetched before clients ask for them."""
     store: StoreSettings = StoreSettings()
     """[store]"""
     feed: FeedSettings = FeedSettings()
     """[feed]"""
     policy: tuple[RuleSettings, ...] = ()
-    """[[policy]]: what may not come through. Of several rules the strictest counts, in whatever order they stand."""
+    """[[policy]]: what is not let through. Of several rules the strictest counts, whatever their order."""
     policies: PoliciesSettings = PoliciesSettings()
     """[policies]"""
 
@@ -234,7 +234,7 @@ class Settings(Section):
     @field_validator("repositories", mode="before")
     @classmethod
     def _mounts_by_name(cls, given: object) -> object:
-        """Fill in the mount that follows from a repository's name."""
+        """Fill in the mounts that follow from the repositories' names."""
         if not isinstance(given, dict):
             return given
         return {name: _mounted(name, table) for name, table in given.items()}
@@ -254,8 +254,8 @@ class Settings(Section):
         return repositories
 
     @model_validator(mode="after")
-    def _rights_are_on_something(self) -> Self:
-        """A rule on a repository that there is not would leave open what it was meant to close."""
+    def _patterns_match_a_repository(self) -> Self:
+        """Check that every pattern matches a repository: one that matches none leaves open what it should close."""
         used = [("auth", pattern) for pattern in self.auth.repositories()]
         used += [(f"policy {rule.name!r}", pattern) for rule in self.policy for pattern in rule.repositories]
         for where, pattern in used:
@@ -265,11 +265,11 @@ class Settings(Section):
 
     @property
     def catalog_file(self) -> Path:
-        """The database, when it is a file."""
+        """The path of the database."""
         return self.data_dir / "catalog.sqlite"
 
     def ages(self, repository: str) -> AgesSettings:
-        """The ages that hold for a repository: its own where it sets them, else those of [pages]."""
+        """Return the ages for a repository: its own where it sets them, else those of [pages]."""
         common = self.pages.model_dump(include=set(AgesSettings.model_fields))
         return AgesSettings(**common | self.repositories[repository].pages.model_dump(exclude_unset=True))
 

@@ -1,8 +1,9 @@
 """The types of single settings: durations, sizes, addresses, mounts, URLs, lists.
 
-Each is a pure function from what a file or a variable holds to the value that the program uses, and raises
-ValueError with half a sentence that says what is expected. That half sentence never repeats its input, which may
-be a secret. What surprises: lists accept one string, split at commas, since that is how variables hold them.
+Each is a pure function from what a file or a variable contains to the value that the program uses. It raises
+ValueError with half a sentence about what is expected, which never repeats the input: that may be a secret.
+
+The surprise: a list may be one string, split at commas, as environment variables have no lists.
 """
 
 import ipaddress
@@ -40,7 +41,7 @@ RESERVED = frozenset(
     {"-", ".", "..", "api", "at", "gems", "info", "integrity", "legacy", "names"}
     | {"packages", "pypi", "quick", "simple", "versions"}
 )
-"""First path segments that the protocols or our own endpoints use below a mount, so that no mount may hold them."""
+"""Path segments that the protocols or the mirror's own endpoints use, so that no mount may contain them."""
 
 
 class Section(BaseModel):
@@ -50,11 +51,11 @@ class Section(BaseModel):
 
 
 class Text(str):
-    """What an environment variable holds: the only text that may stand for a number or a truth value."""
+    """The text of an environment variable: the only text that may stand for a number or a truth value."""
 
 
 def flag(value: object) -> bool:
-    """True or false, or a variable's text for it. Raises ValueError."""
+    """Return true or false, also from the text of a variable. Raises ValueError."""
     match value:
         case bool():
             return value
@@ -66,7 +67,7 @@ def flag(value: object) -> bool:
 
 
 def whole(value: object) -> int:
-    """A whole number, or a variable's text for it. Raises ValueError."""
+    """Return a whole number, also from the text of a variable. Raises ValueError."""
     match value:
         case int() if not isinstance(value, bool):
             return value
@@ -76,7 +77,7 @@ def whole(value: object) -> int:
 
 
 def seconds(value: object) -> float:
-    """Seconds from a number, or from text such as "90", "10m", "1h", "3d" or "forever". Raises ValueError."""
+    """Return seconds from a number, or from text such as "90", "10m", "1h", "3d" or "forever". Raises ValueError."""
     match value:
         case bool():
             raise ValueError('should be a duration: seconds, or text such as "10m", "1h", "3d"')
@@ -91,7 +92,7 @@ def seconds(value: object) -> float:
 
 
 def size(value: object) -> int:
-    """Bytes from a whole number, or from "64MB" (powers of 1000) or "64MiB" (of 1024). Raises ValueError."""
+    """Return bytes from a whole number, "64MB" (powers of 1000) or "64MiB" (powers of 1024). Raises ValueError."""
     match value:
         case bool():
             raise ValueError('should be a size: bytes, or text such as "64MB", "4GiB"')
@@ -137,17 +138,17 @@ def address(value: object) -> Address:
 
 
 def mount(value: str) -> str:
-    """ "/" or "/team", with one slash in front and none at the end. Raises ValueError."""
+    """Return "/" or "/team", with one slash in front and none at the end. Raises ValueError."""
     segments = [segment for segment in value.split("/") if segment]
     if any(not re.fullmatch(r"[A-Za-z0-9._~-]{1,100}", segment) for segment in segments):
         raise ValueError("should be a path of letters, digits, '.', '_', '~' and '-'")
     if taken := RESERVED.intersection(segments):
-        raise ValueError(f"may not hold {min(taken)!r}, which the protocols use: set another mount")
+        raise ValueError(f"may not contain {min(taken)!r}, which the protocols use: set another mount")
     return "/" + "/".join(segments)
 
 
 def index_url(value: object) -> URL:
-    """An absolute http or https URL, made to end in a slash: what is joined to it lies below. Raises ValueError."""
+    """Return an absolute http or https URL, with a slash at its end so that paths can be joined. Raises ValueError."""
     try:
         url = value if isinstance(value, URL) else URL(str(value))
         sound = isinstance(value, str | URL) and url.scheme in {"http", "https"} and bool(url.host)
@@ -161,13 +162,13 @@ def index_url(value: object) -> URL:
 
 
 def proxy_url(value: SecretStr) -> SecretStr:
-    """The URL of an HTTP proxy; it may hold a password, and so is never shown. Raises ValueError."""
+    """Return the URL of an HTTP proxy; it may contain a password, and so is never shown. Raises ValueError."""
     index_url(value.get_secret_value())
     return value
 
 
 def file_path(value: Path) -> Path:
-    """An absolute path: `~` is the home directory, the rest is relative to the working directory. Raises ValueError."""
+    """Return an absolute path; `~` is the home directory. Raises ValueError."""
     try:
         return value.expanduser().absolute()
     except RuntimeError:
@@ -175,7 +176,7 @@ def file_path(value: Path) -> Path:
 
 
 def readable_file(value: Path) -> Path:
-    """As `file_path`, of a file that can be opened. Raises ValueError."""
+    """Return the absolute path of a file that can be opened. Raises ValueError."""
     value = file_path(value)
     try:
         with value.open("rb"):
@@ -197,7 +198,7 @@ def listed(value: object) -> object:
 
 
 def patterns_or_true(value: object) -> object:
-    """As `listed`; `true` stands for the pattern of all names, `false` for none."""
+    """Turn text into a list of patterns; `true` stands for the pattern of all names, `false` for none."""
     match value.strip().lower() if isinstance(value, str) else value:
         case True | "true":
             return ("*",)
@@ -207,7 +208,7 @@ def patterns_or_true(value: object) -> object:
 
 
 def network(value: str) -> str:
-    """An IP address or a network ("10.0.0.0/8"), or "unix". Raises ValueError."""
+    """Return an IP address, a network ("10.0.0.0/8") or "unix". Raises ValueError."""
     if value == "unix":
         return value
     try:
@@ -217,7 +218,7 @@ def network(value: str) -> str:
 
 
 def mode(value: object) -> int:
-    """The mode of a file, in octal digits as text: "0660". Raises ValueError."""
+    """Return the mode of a file, from octal digits as text: "0660". Raises ValueError."""
     if isinstance(value, str) and re.fullmatch(r"0?[0-7]{3}", value):
         return int(value, 8)
     raise ValueError('should be the mode of a file as text, such as "0660"')
@@ -237,7 +238,7 @@ FilePath = Annotated[Path, AfterValidator(file_path)]
 ReadableFile = Annotated[Path, AfterValidator(readable_file)]
 Pattern = Annotated[str, StringConstraints(min_length=1, max_length=200, pattern=r"^[A-Za-z0-9._*?-]+$")]
 
-# NoDecode: the environment source hands over the text as it is, and `listed` splits it.
+# NoDecode: the environment source passes the text on as it is, and `listed` splits it.
 Patterns = Annotated[tuple[Pattern, ...], NoDecode, BeforeValidator(listed)]
 PatternsOrTrue = Annotated[tuple[Pattern, ...], NoDecode, BeforeValidator(patterns_or_true)]
 ListenAddress = Annotated[Address, PlainValidator(address), PlainSerializer(str)]

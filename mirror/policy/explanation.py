@@ -1,4 +1,4 @@
-"""What policy makes of a project, in lines for people."""
+"""The verdicts on a project, in lines for people. Pure."""
 
 from collections.abc import Collection
 
@@ -15,10 +15,10 @@ def explain(
     held: Collection[str] = frozenset(),
     removed: Collection[str] = frozenset(),
 ) -> list[str]:
-    """For each file (of one version, or of all) its source, its age, whether it is held, and its verdicts in time.
+    """Return for each file (of one version, or of all) its source, its age, whether it is held, and its verdicts.
 
-    `project` is the merged one, before policy; `held` and `removed` are names of files. Text from an upstream comes
-    out with anything unprintable escaped.
+    `project` is the merged one, before policy; `held` and `removed` are names of files. What is unprintable in text
+    from an upstream is escaped.
     """
     wanted = None if version is None else policy.versions.key(version)
     files = [file for file in project.files if wanted is None or policy.versions.key(file.version) == wanted]
@@ -40,7 +40,7 @@ def explain(
 
 
 def _course(policy: Policy, project: Project, file: File, now: float, gone: bool) -> list[str]:
-    """The verdict now, and each that follows it by itself."""
+    """Return lines for the verdict now, and for each that follows it by itself."""
     found = verdict(policy, project, file, now, removed=gone)
     lines = [_line(found)]
     while found.until is not None:

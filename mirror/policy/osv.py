@@ -34,7 +34,7 @@ class Edge(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class Advisory(msgspec.Struct, frozen=True, kw_only=True):
-    """What one record says about one project."""
+    """What one record reports about one project."""
 
     id: str
     aliases: tuple[str, ...] = ()
@@ -43,7 +43,7 @@ class Advisory(msgspec.Struct, frozen=True, kw_only=True):
     ranges: tuple[tuple[Edge, ...], ...] = ()
 
     def affects(self, version: str, key: Key) -> bool:
-        """Whether the version is affected; `key` orders versions. A record without any version means all of them."""
+        """Return whether the version is affected; `key` orders versions. A record without versions is about all."""
         if not self.versions and not self.ranges:
             return True
         if version in self.versions:
@@ -55,7 +55,7 @@ class Advisory(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def _within(edges: tuple[Edge, ...], place: tuple[object, ...], key: Key) -> bool:
-    """OSV schema, "Evaluation": walk the events in the order of their versions; the last that counts decides."""
+    """Apply the events in the order of their versions; the last one decides (OSV schema, "Evaluation")."""
 
     def at(edge: Edge) -> tuple[object, ...]:
         # "0" stands before every version, also before 0.dev0
@@ -63,7 +63,7 @@ def _within(edges: tuple[Edge, ...], place: tuple[object, ...], key: Key) -> boo
         return () if edge.introduced == "0" else key(version)
 
     def order(edge: Edge) -> tuple[tuple[object, ...], int]:
-        # at one and the same version: what ends before it, what begins with it, what ends after it
+        # at one version: a range that ends before it, one that begins with it, one that ends after it
         return at(edge), 0 if edge.fixed is not None else 1 if edge.introduced is not None else 2
 
     affected = False
@@ -81,15 +81,16 @@ class OsvIndex(msgspec.Struct, frozen=True, kw_only=True):
     """The records of one folder."""
 
     digest: str = ""
-    """Of the content of all records; the same on every node that has the same records."""
+    """The digest of all records; equal on every node that has the same records."""
     stamp: str = ""
-    """What `stamp` said before they were read."""
+    """The folder's `stamp` before they were read."""
     projects: Mapping[tuple[str, str], tuple[Advisory, ...]] = {}
-    """(ecosystem, canonical name) → what is known about it."""
+    """(ecosystem, canonical name) → its advisories."""
     skipped: int = 0
-    """Files that are no records, or are not to be understood."""
+    """The number of files that are not records, or cannot be read."""
 
     def about(self, ecosystem: str, project: str) -> tuple[Advisory, ...]:
+        """Return the advisories about a project, by its canonical name."""
         return self.projects.get((ecosystem, project), ())
 
 
@@ -134,14 +135,14 @@ def read_record(
     try:
         record = msgspec.json.decode(content, type=_Record)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise Invalid(f"This is no OSV record: {error}.") from None
+        raise Invalid(f"This is not an OSV record: {error}.") from None
     if not _ID.fullmatch(record.id):
         raise Invalid("This OSV record has no usable id.")
     if record.withdrawn:
         return
     aliases = tuple(alias for alias in record.aliases or () if _ID.fullmatch(alias))
     for affected in record.affected or ():
-        # "PyPI" or, with a suffix that names a part of it, "PyPI:…"
+        # "PyPI", or with a suffix for a part of it "PyPI:…"
         ecosystem = affected.package.ecosystem.partition(":")[0] if affected.package else ""
         if affected.package is None or ecosystem not in canonical:
             continue
@@ -165,7 +166,7 @@ def read_record(
 
 
 def _severity(record: _Record, affected: _AffectedPackage) -> Severity:
-    """The database's own word, where it has one, else what the CVSS vectors come to; the highest of several."""
+    """Return the severity that the database states, else the highest of the CVSS vectors."""
     try:
         raw = record.database_specific
         graded = msgspec.json.decode(raw, type=_DatabaseSeverity).severity if raw else None
@@ -179,7 +180,7 @@ def _severity(record: _Record, affected: _AffectedPackage) -> Severity:
 
 @lru_cache(maxsize=4096)  # a collection has many records and few vectors
 def _rating(vector: str) -> Severity:
-    """CVSS v3 and v4, "Qualitative Severity Rating Scale"."""
+    """Return the severity of a vector (CVSS v3 and v4, "Qualitative Severity Rating Scale")."""
     from cvss import CVSS3, CVSS4, CVSSError  # large tables, needed only while records are read
 
     word: str

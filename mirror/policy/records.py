@@ -171,7 +171,7 @@ def _records(folder: str, depth: int = 0) -> list[tuple[str, tuple[int, int]]]:
                 status = entry.stat(follow_symlinks=False)
                 found.append((entry.path, (status.st_mtime_ns, status.st_size)))
         except OSError:
-            continue  # gone while we looked
+            continue  # removed since the folder was listed
     if len(found) > MOST_RECORDS:
         raise ConfigError(f"The OSV folder {folder!r} holds more than {MOST_RECORDS} records.")
     return found

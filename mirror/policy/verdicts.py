@@ -1,15 +1,15 @@
-"""Rules → a verdict per file, with its reason, and when the verdict next changes by itself.
+"""Rules → a verdict for each file, with its reason, and when the verdict next changes by itself. Pure.
 
-Every rule that concerns a project is asked, and the strictest answer counts: block, then hide, then visible. So the
-order in which rules are written never opens anything: it only says which of two equally strict rules is named.
+Every rule that concerns a project is applied, and the strictest result counts: block, then hide, then visible. So the
+order in which rules are written never opens anything: it only decides which of two equally strict rules is named.
 
     deny   requests <2.32          block        requests 2.31, uploaded yesterday: blocked by `deny`, as both object and
     rest   cooldown of 3 days      block        it is written first. requests 2.33, uploaded yesterday: blocked by
                                                 `rest`, and visible from the second on that it is three days old.
 
-*visible* is on the pages and served; *hidden* is off the pages, but its direct URL goes on, so that installs from a
-lock file do; *blocked* is off the pages and refused. A verdict holds from the moment it was made to just before
-`until`: at `until` itself the next one holds. Nothing here adds a file or changes one.
+*visible* is on the pages and served; *hidden* is off the pages, but its direct URL still works, so that installs from
+a lock file do; *blocked* is off the pages and refused. A verdict is valid from the moment it was made to just before
+`until`; at `until` itself the next one is. Nothing here adds a file or changes one.
 """
 
 import math
@@ -36,42 +36,42 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True):
     repository: str
     versions: Versions
     rules: tuple[RuleSettings, ...] = ()
-    """Those that concern the repository, without the allow rules."""
+    """The rules that apply to the repository, without the allow rules."""
     listed: tuple[RuleSettings, ...] = ()
-    """Together the list of what may come; empty: everything may."""
+    """The allow rules, together one list; without any, everything is let through."""
     removed: Reaction = "hide"
-    """For files that we hold and upstream lists no more."""
+    """The treatment of held files that upstream no longer lists."""
     quarantined: Reaction = "block"
-    """For projects that upstream has put in quarantine (PEP 792)."""
+    """The treatment of projects that upstream has put in quarantine (PEP 792)."""
     advisories: Mapping[str, OsvIndex] = {}
-    """The folders of the known-bad rules, read."""
+    """Folder of a known-bad rule → its records."""
     digest: str = ""
-    """Of everything that a verdict depends on, but the project and the time."""
+    """The digest of everything that a verdict depends on, except the project and the time."""
 
 
 class Verdict(msgspec.Struct, frozen=True, kw_only=True):
-    """What becomes of one file."""
+    """The treatment of one file, and why."""
 
     file: File
     state: State = "visible"
     rule: str = ""
     reason: str = ""
     until: float | None = None
-    """Seconds since the epoch: the first moment with another verdict; None: it never changes by itself."""
+    """Seconds since the epoch: the first moment with another verdict; None when it never changes by itself."""
 
 
 class FilterResult(msgspec.Struct, frozen=True, kw_only=True):
-    """A project as policy lets it be seen."""
+    """A project as policy shows it."""
 
     project: Project
-    """With its visible files only."""
+    """The project with only its visible files."""
     withheld: Mapping[str, Verdict] = {}
-    """Filename → why it is not among them."""
+    """File name → why it is not visible."""
     changes_at: float | None = None
-    """Seconds since the epoch: the first moment at which this is no longer right by itself; None: never."""
+    """Seconds since the epoch: the first moment with another result; None when it never changes by itself."""
 
     def file(self, filename: str) -> File:
-        """The file for a direct URL: a visible or a hidden one. Raises Blocked or UnknownFile."""
+        """Return the file for a direct URL, visible or hidden. Raises Blocked or UnknownFile."""
         if verdict := self.withheld.get(filename):
             if verdict.state == "blocked":
                 raise Blocked(filename, verdict.rule, verdict.reason)
@@ -90,7 +90,7 @@ def policy_for(
     removed: Reaction = "hide",
     quarantined: Reaction = "block",
 ) -> Policy:
-    """The policy of one repository, with its rules' patterns spelled and their specifiers checked for its ecosystem.
+    """Return the policy of one repository, with patterns and specifiers checked for its ecosystem.
 
     `advisories` has every folder that a known-bad rule of this repository names (see `folders`). Raises ConfigError.
     """
@@ -119,12 +119,12 @@ def policy_for(
 
 
 def concerns(policy: Policy, name: str) -> bool:
-    """Whether any rule may have something against a file of the project."""
+    """Return whether any rule may object to a file of the project."""
     return bool(_judges(policy, Project(name=name), (), -math.inf))
 
 
 def named(policy: Policy) -> frozenset[str]:
-    """The projects that rules mean by their names, or that their records report."""
+    """Return the projects that rules name without a pattern, or that their records report."""
     patterns = {pattern for rule in (*policy.rules, *policy.listed) for pattern in rule.projects}
     reported = {
         name
@@ -136,12 +136,12 @@ def named(policy: Policy) -> frozenset[str]:
 
 
 def folders(rules: Sequence[RuleSettings]) -> tuple[str, ...]:
-    """The folders of OSV records that the rules need read, each once."""
+    """Return the folders of OSV records that the rules name, each once."""
     return tuple(dict.fromkeys(str(rule.folder) for rule in rules if rule.folder is not None))
 
 
 def _spelled(rule: RuleSettings, versions: Versions) -> RuleSettings:
-    """The rule with its patterns on names as the ecosystem's canonical names are spelled."""
+    """Return the rule with its patterns in the spelling of canonical names."""
 
     def canonical(patterns: tuple[str, ...]) -> tuple[str, ...]:
         return tuple(versions.pattern(pattern) for pattern in patterns)
@@ -151,10 +151,10 @@ def _spelled(rule: RuleSettings, versions: Versions) -> RuleSettings:
 
 
 def apply(policy: Policy, project: Project, now: float, *, removed: Collection[str] = frozenset()) -> FilterResult:
-    """What of the project may be seen at `now` (seconds since the epoch).
+    """Return what of the project is visible at `now` (seconds since the epoch).
 
-    `removed` names the files of `project` that we hold and upstream lists no more. A project that no rule concerns
-    comes back as the same object.
+    `removed` names the files of `project` that are held and that upstream no longer lists. A project to which no rule
+    applies is returned as the same object.
     """
     judges = _judges(policy, project, removed, now)
     if not judges:
@@ -182,13 +182,13 @@ def apply(policy: Policy, project: Project, now: float, *, removed: Collection[s
 
 
 def verdict(policy: Policy, project: Project, file: File, now: float, *, removed: bool = False) -> Verdict:
-    """What becomes of one file of the project at `now`."""
+    """Return the verdict on one file of the project at `now`."""
     judges = _judges(policy, project, {file.filename} if removed else (), now)
     return _verdict(file, [claim for judge in judges if (claim := judge(file))], now)
 
 
 def narrowed(project: Project, files: Sequence[File], versions: Versions) -> Project:
-    """The project with only these of its files, and with only the versions that have one of them."""
+    """Return the project with only these of its files, and with only the versions that have one of them."""
     if len(files) == len(project.files):
         return project
     shown = {file.version for file in files}
@@ -196,14 +196,14 @@ def narrowed(project: Project, files: Sequence[File], versions: Versions) -> Pro
     keys = {versions.key(version) for version in shown}
 
     def stays(version: str) -> bool:
-        # the list of versions may spell one otherwise than its files do
+        # the list of versions may spell a version in another way than its files do
         return version in shown or (version not in known and versions.key(version) in keys)
 
     return msgspec.structs.replace(project, files=tuple(files), versions=tuple(filter(stays, project.versions)))
 
 
 class _Claim(NamedTuple):
-    """One rule's objection to a file, over [since, until)."""
+    """One rule's objection to a file, in force over [since, until)."""
 
     since: float
     until: float
@@ -214,11 +214,11 @@ class _Claim(NamedTuple):
 
 
 _Judge = Callable[[File], _Claim | None]
-"""Says what is claimed about a file now or later; what is over is not worth saying."""
+"""Returns the claim about a file, now or later; None where there is none, or it has ended."""
 
 
 def _judges(policy: Policy, project: Project, removed: Collection[str], now: float) -> list[_Judge]:
-    """What has to be asked about the files of a project, in the order in which equally strict ones are named."""
+    """Return the judges of a project's files; of equally strict ones the first is named."""
     judges = [
         _judge(rule, objects, project.name, policy.versions, now)
         for rule in policy.rules
@@ -228,14 +228,14 @@ def _judges(policy: Policy, project: Project, removed: Collection[str], now: flo
     if policy.listed:
         judges.append(_unlisted(policy, project.name, now))
     if project.status == "quarantined" and policy.quarantined != "keep":
-        judges.append(_upstream_says("quarantined", "The project is in quarantine upstream.", policy.quarantined))
+        judges.append(_by_upstream("quarantined", "The project is in quarantine upstream.", policy.quarantined))
     if removed and policy.removed != "keep":
-        judges.append(_upstream_says("removed", "Upstream lists the file no more.", policy.removed, removed))
+        judges.append(_by_upstream("removed", "Upstream no longer lists the file.", policy.removed, removed))
     return judges
 
 
 def _judge(rule: RuleSettings, objects: Objector, project: str, versions: Versions, now: float) -> _Judge:
-    """What the rule claims about a file, once its exemptions are heard."""
+    """Return the judge of a rule, its exemptions included."""
     exempt = [one for one in rule.exempt if matches(one.projects, project)]
     exempts_uploads = not rule.uploads
     exempt_until = by_version(
@@ -254,14 +254,14 @@ def _judge(rule: RuleSettings, objects: Objector, project: str, versions: Versio
 
 
 def _lifts(exemption: ExemptionSettings, version: str, versions: Versions) -> float:
-    """Until when the exemption lifts its rule for a version."""
+    """Return until when an exemption lifts its rule for a version."""
     if exemption.versions and not versions.matches(exemption.versions, version):
         return -math.inf
     return math.inf if exemption.until is None else exemption.until.timestamp()
 
 
 def _unlisted(policy: Policy, project: str, now: float) -> _Judge:
-    """Claims what no allow rule lets pass."""
+    """Return the judge of files that no allow rule names."""
     judges = [
         _judge(rule, objects, project, policy.versions, now)
         for rule in policy.listed
@@ -279,7 +279,7 @@ def _unlisted(policy: Policy, project: str, now: float) -> _Judge:
     return judge
 
 
-def _upstream_says(rule: str, reason: str, action: Action, filenames: Collection[str] | None = None) -> _Judge:
+def _by_upstream(rule: str, reason: str, action: Action, filenames: Collection[str] | None = None) -> _Judge:
     claim = _Claim(-math.inf, math.inf, _STATES[action], rule, reason, "")
     return lambda file: None if _own(file) or (filenames is not None and file.filename not in filenames) else claim
 
@@ -300,7 +300,7 @@ def _verdict(file: File, claims: Sequence[_Claim], now: float) -> Verdict:
 
 
 def _strictest(claims: Sequence[_Claim], moment: float) -> _Claim | None:
-    """The claim that counts at the moment: of the equally strict ones, the first."""
+    """Return the strictest claim at a moment; of equally strict ones, the first."""
     holding = [claim for claim in claims if claim.since <= moment < claim.until]
     return next((claim for claim in holding if claim.state == "blocked"), holding[0] if holding else None)
 
@@ -309,7 +309,7 @@ _LAST = datetime.max.replace(tzinfo=UTC).timestamp() - 1
 
 
 def written(moment: float) -> str:
-    """A moment for people: `2026-08-04T10:00:00Z`."""
+    """Format a moment for people: `2026-08-04T10:00:00Z`."""
     return datetime.fromtimestamp(min(moment, _LAST), UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
 
 

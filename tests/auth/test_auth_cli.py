@@ -216,7 +216,7 @@ def test_what_is_printed_for_the_file_is_right_in_the_file(
     [
         ('[auth.users.rita]\npassword_hash = "in the clear"\n', "mirror user hash"),
         ("[auth.users.everyone]\npassword_hash = '$argon2id$'\n", "everyone"),
-        ("[[auth.rules]]\nprojects = ['x']\n", "should say who"),
+        ("[[auth.rules]]\nprojects = ['x']\n", "should name who"),
         ("[[auth.rules]]\nrepositories = ['pipy']\nread = []\n", "pipy"),
         ("[[auth.rules]]\nreads = []\n", "did you mean read"),
         ("[auth.tokens.ci]\nsha256 = 'x'\n", "sha256"),

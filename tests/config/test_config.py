@@ -149,11 +149,11 @@ def test_a_numeric_password_in_a_variable_stays_text(monkeypatch: pytest.MonkeyP
         (repository("private = ['a b']"), ":3: repositories.team.private[0]: has characters that it may not have"),
         (
             repository("mount = '/a/simple'"),
-            ":3: repositories.team.mount: may not hold 'simple', which the protocols use: set another mount",
+            ":3: repositories.team.mount: may not contain 'simple', which the protocols use: set another mount",
         ),
         (
             repository("mount = '/-/x'"),
-            ":3: repositories.team.mount: may not hold '-', which the protocols use: set another mount",
+            ":3: repositories.team.mount: may not contain '-', which the protocols use: set another mount",
         ),
         (
             repository("mount = '/x'\n[repositories.other]\nformat = 'pypi'\nmount = 'x/'"),
@@ -348,5 +348,5 @@ def test_mounts_are_normalised(text: str, expected: str) -> None:
 
 @pytest.mark.parametrize("text", ["/..", "/a/../b", "/.", "/a b", "/a?b", "/ä", "/a%2fb", "/-", "/gems", "/at"])
 def test_what_is_no_mount_is_refused(text: str) -> None:
-    with pytest.raises(ValueError, match=r"should be a path|may not hold"):
+    with pytest.raises(ValueError, match=r"should be a path|may not contain"):
         mount(text)
