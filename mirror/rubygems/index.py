@@ -13,8 +13,9 @@ from mirror.rubygems.log.versions_map import VersionsMap
 from mirror.rubygems.marshal import Gemspec
 from mirror.rubygems.marshal.reading import inflate, load_specs
 from mirror.rubygems.marshal.writing import dump_specs
-from mirror.rubygems.names import GENERIC, is_prerelease, is_version, number, split_number, version_key
+from mirror.rubygems.names import GENERIC, is_new_version, number, split_number
 from mirror.rubygems.pages import EMPTY, info_line
+from mirror.rubygems.versions import is_prerelease, version_key
 
 _SPECS_LIMIT = 128 << 20
 
@@ -51,7 +52,7 @@ def _rows(versions: VersionsMap, which: Which) -> Iterator[tuple[str, str, str]]
     for name in _sorted(versions):
         listed = map(split_number, versions.versions(name))
         # A version that Gem::Version refuses would make Ruby refuse the whole file.
-        chosen = [pair for pair in listed if is_prerelease(pair[0]) is early and is_version(pair[0])]
+        chosen = [pair for pair in listed if is_prerelease(pair[0]) is early and is_new_version(pair[0])]
         if len(chosen) > 1:
             chosen.sort(key=lambda pair: (version_key(pair[0]), pair[1] != GENERIC, pair[1]))
         if which == "latest_specs":

@@ -6,7 +6,6 @@ than one way, so whoever knows the names has to choose among the `readings`.
 
 import re
 from collections.abc import Callable, Iterator
-from functools import lru_cache
 from typing import NamedTuple
 
 from mirror.errors import Invalid
@@ -17,8 +16,6 @@ GENERIC = "ruby"
 _NAME = re.compile(r"[A-Za-z0-9._-]{1,200}", re.ASCII)
 _VERSION = re.compile(r"[0-9]+(\.[0-9A-Za-z]+)*", re.ASCII)
 _PLATFORM = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._+-]*", re.ASCII)
-_SEGMENT = re.compile(r"[0-9]+|[A-Za-z]+", re.ASCII)
-_LETTER = re.compile(r"[A-Za-z-]", re.ASCII)
 _LONGEST_PART = 128
 _LONGEST_FILENAME = 255
 
@@ -46,14 +43,14 @@ def canonical(name: str) -> str:
     return name
 
 
-def is_version(text: str) -> bool:
+def is_new_version(text: str) -> bool:
     """Whether RubyGems accepts `text` as a version of a new gem."""
     return len(text) <= _LONGEST_PART and _VERSION.fullmatch(text) is not None
 
 
 def is_listed(version: str, platform: str) -> bool:
     """Whether an index may list the pair: together they make a file name."""
-    return is_version(version) and len(platform) <= _LONGEST_PART and _PLATFORM.fullmatch(platform) is not None
+    return is_new_version(version) and len(platform) <= _LONGEST_PART and _PLATFORM.fullmatch(platform) is not None
 
 
 def full_name(name: str, version: str, platform: str | None = GENERIC) -> str:
@@ -104,37 +101,6 @@ def parse_gem_filename(filename: str, known: Callable[[str], bool] | None = None
     if len(filename) > _LONGEST_FILENAME or not filename.endswith(".gem"):
         raise Invalid(f"{filename[:80]!r} is not the file name of a gem: it ends in .gem and has at most 255 letters.")
     return split_full_name(filename.removesuffix(".gem"), known)
-
-
-def is_prerelease(version: str) -> bool:
-    """Whether Gem::Version calls it a prerelease: it holds a letter (a dash is read as `.pre.`)."""
-    return _LETTER.search(version) is not None
-
-
-@lru_cache(maxsize=16_384)
-def version_key(version: str) -> bytes:
-    """A sort key in the order of Gem::Version; equal versions (`1`, `1.0`) have equal keys. Never raises.
-
-    Gem::Version reads a version as if zeros followed it for ever, and a letter is less than any number. A run
-    of zeros therefore counts by what ends it: before a letter, the longer run is greater; before a number, the
-    shorter one; and the run that never ends stands between the two.
-    """
-    segments = _SEGMENT.findall(version[:_LONGEST_PART].replace("-", ".pre."))
-    key = bytearray()
-    zeros = 0
-    in_words = False
-    for segment in segments:
-        if not segment.isdigit():
-            if not in_words:
-                in_words, zeros = True, 0  # Gem::Version drops the zeros that end the numbers before the first letter
-            key += b"\x01%c%b\0" % (zeros, segment.encode())
-        elif value := segment.lstrip("0"):
-            key += b"\x03%c%c%b" % (255 - zeros, len(value), value.encode())
-        else:
-            zeros += 1
-            continue
-        zeros = 0
-    return bytes(key) + b"\x02"
 
 
 def platform_parts(platform: str) -> tuple[str | None, str, str | None] | None:

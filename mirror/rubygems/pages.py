@@ -23,11 +23,10 @@ from mirror.rubygems.names import (
     FullName,
     canonical,
     is_listed,
-    is_prerelease,
     number,
     split_number,
-    version_key,
 )
+from mirror.rubygems.versions import is_prerelease, version_key
 
 EMPTY = b"---\n"
 """The `/info` of a gem all of whose versions are gone; `/versions` goes on listing its MD5."""

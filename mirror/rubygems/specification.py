@@ -17,13 +17,13 @@ import yaml
 from mirror.errors import Invalid
 from mirror.rubygems.marshal import SPEC_LIMIT, Dependency, Gemspec, Requirement
 from mirror.rubygems.marshal.reading import inflate
-from mirror.rubygems.names import GENERIC, canonical, is_listed, is_version
+from mirror.rubygems.names import GENERIC, canonical, is_listed, is_new_version
+from mirror.rubygems.versions import OPERATORS, is_version
 
 GZIP = 16 + zlib.MAX_WBITS
 """What zlib calls the gzip format."""
 _NODES = 150_000
 _DEEPEST = 32
-_OPERATORS = frozenset({"=", "!=", ">", "<", ">=", "<=", "~>"})
 
 Node: TypeAlias = Union[str, "list[Node]", "dict[str, Node]", None]
 
@@ -48,7 +48,7 @@ def read_spec(metadata: bytes) -> Gemspec:
     name = canonical(_text(fields.get("name")) or "")
     version = _version(fields.get("version"))
     platform = _platform(fields.get("platform"))
-    if not is_version(version) or not is_listed(version, platform):
+    if not is_new_version(version) or not is_listed(version, platform):
         raise Invalid(f"The gem's version {version[:60]!r} or platform {platform[:60]!r} is not one of RubyGems.")
     email = fields.get("email")
     metadata_hash = fields.get("metadata")
@@ -110,7 +110,7 @@ def _requirement(node: Node) -> Requirement:
                 text = _version(version)
             case _:
                 sign = text = ""
-        if sign not in _OPERATORS or not is_version(text.replace("-", ".pre.")):
+        if sign not in OPERATORS or not is_version(text):
             raise Invalid("The gem's metadata holds a version requirement that is none.")
         clauses.append((sign, text))
     return Requirement(tuple(clauses)) if clauses else Requirement()

@@ -20,7 +20,7 @@ from mirror.rubygems.log.upstream_copy import Append, Refetch, Refused, Replace,
 from mirror.rubygems.log.versions_map import EMPTY_MD5, VersionsMap, diff, parse_versions, render_versions
 from mirror.rubygems.marshal import Dependency, Gemspec, Requirement
 from mirror.rubygems.marshal.writing import dump
-from mirror.rubygems.names import version_key
+from mirror.rubygems.versions import version_key
 from mirror.server.respond import digest_headers
 
 DATA = Path(__file__).parent / "data"

@@ -11,16 +11,15 @@ from mirror.rubygems.names import (
     FullName,
     canonical,
     full_name,
-    is_prerelease,
-    is_version,
+    is_new_version,
     normal_platform,
     number,
     parse_gem_filename,
     platform_parts,
     split_full_name,
     split_number,
-    version_key,
 )
+from mirror.rubygems.versions import is_prerelease, version_key
 
 VERSIONS = [
     "0",
@@ -181,13 +180,13 @@ def test_prereleases_are_those_of_ruby(ruby):
 def test_ruby_accepts_what_is_called_a_version(ruby):
     odd = ["1", "1.0", "", "a", "1.", ".1", "1..2", "1.a", "1 2", "1\n", "1.0+x", "1/2", "1.é", "v1"]
     theirs = ruby("answer input.map { |v| Gem::Version.correct?(v) ? true : false }", odd)
-    assert {text for text in odd if is_version(text)} <= {
+    assert {text for text in odd if is_new_version(text)} <= {
         text for text, right in zip(odd, theirs, strict=True) if right
     }
-    assert is_version("1.a")
-    assert not is_version("")
-    assert not is_version("1\n")
-    assert not is_version("1." * 100 + "0")
+    assert is_new_version("1.a")
+    assert not is_new_version("")
+    assert not is_new_version("1\n")
+    assert not is_new_version("1." * 100 + "0")
 
 
 def test_platforms_are_taken_apart_as_ruby_takes_them_apart(ruby):

@@ -1,5 +1,8 @@
 """Requirements, order and kinds of Ruby's versions and files, as policy asks for them."""
 
+import json
+from pathlib import Path
+
 import pytest
 
 from mirror.errors import Invalid
@@ -32,6 +35,34 @@ def test_a_requirement_names_versions_as_ruby_does(requirement: str, inside: lis
     versions.check(requirement)
     assert [version for version in inside if not versions.matches(requirement, version)] == []
     assert [version for version in outside if versions.matches(requirement, version)] == []
+
+
+KNOWN = json.loads((Path(__file__).parent / "data" / "gem-versions.json").read_text())
+"""What Ruby itself says."""
+
+
+def test_versions_have_the_order_that_ruby_gives_them() -> None:
+    for one, other, order in KNOWN["order"]:
+        mine, theirs = versions.version_key(one), versions.version_key(other)
+        assert (mine > theirs) - (mine < theirs) == order, (one, other)
+
+
+def test_a_requirement_allows_what_ruby_lets_it() -> None:
+    for text, names_prerelease, allowed in KNOWN["requirements"]:
+        if text:
+            assert [one for one in KNOWN["versions"] if versions.matches(text, one)] == allowed, text
+        # Pre-releases are left out by the dependency, not by the requirement, which Ruby was asked for.
+        expected = [one for one in allowed if names_prerelease or not versions.is_prerelease(one)]
+        assert [one for one in KNOWN["versions"] if versions.allows(text, one)] == expected, text
+
+
+@pytest.mark.parametrize("text", ["", "x", "1..2", "1.0/2", "1" * 300, "1\n"])
+def test_what_is_no_version_is_not_read(text: str) -> None:
+    assert not versions.is_version(text)
+
+
+def test_no_requirement_allows_all_releases() -> None:
+    assert [one for one in ("1", "2.rc1", "oops") if versions.allows(" ", one)] == ["1"]
 
 
 @pytest.mark.parametrize("requirement", ["", "==1", "3.*", ">= 2 < 4", "latest", ">= 1,", "~> " + "1" * 200])

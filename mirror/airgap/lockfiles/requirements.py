@@ -18,7 +18,6 @@ from packaging.requirements import InvalidRequirement, Requirement
 from packaging.utils import canonicalize_name
 
 from mirror.airgap.lockfiles.documents import LockDocument
-from mirror.airgap.lockfiles.gem_versions import GemRequirement
 from mirror.airgap.lockfiles.requirement_set import (
     Ecosystem,
     ExternalRequirement,
@@ -29,6 +28,7 @@ from mirror.airgap.lockfiles.requirement_set import (
     check_marker,
 )
 from mirror.errors import Invalid, InvalidLock
+from mirror.rubygems import versions as gem_versions
 
 MAX_DEPTH = 10
 """The deepest nesting of included files."""
@@ -350,10 +350,8 @@ def _gem(text: str, newest: int | None) -> NamedEntry:
     if found is None:
         raise Invalid(f"{text[:200]!r} is not a gem with a requirement, such as 'rack:~> 3.0'.")
     project, requirement = found[1], (found[2] or "").strip()
-    try:
-        GemRequirement(requirement)
-    except ValueError as error:
-        raise Invalid(f"The requirement of the gem {project}: {error}.") from error
+    if requirement:
+        gem_versions.check(requirement)
     return NamedEntry(
         "rubygems", "bundler", VersionRange(project=project, specifier=requirement, newest=newest, where=text)
     )

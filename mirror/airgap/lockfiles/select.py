@@ -14,10 +14,11 @@ from packaging.tags import Tag
 from packaging.utils import InvalidSdistFilename, InvalidWheelFilename, parse_sdist_filename, parse_wheel_filename
 from packaging.version import InvalidVersion, Version
 
-from mirror.airgap.lockfiles.gem_versions import GemRequirement, GemVersion, gem_version
 from mirror.airgap.lockfiles.requirement_set import Pin, RequirementSet, VersionRange, needed
 from mirror.airgap.lockfiles.targets import ANY_MACHINE, Target
+from mirror.errors import Invalid
 from mirror.model import File, Project
+from mirror.rubygems import versions as gem_versions
 
 Reason = Literal[
     "no such project",
@@ -276,13 +277,11 @@ class _GemChooser:
 
     def open(self, project: Project, entry: VersionRange) -> FoundFiles:
         """Yield the best gem of each of the newest (or all) matching versions."""
-        requirement = GemRequirement(entry.specifier)
-        by_version: dict[GemVersion, list[File]] = {}
+        by_version: dict[bytes, list[File]] = {}
         for file in project.files:
-            version = gem_version(file.version)
             fits = self._rank(file.platform or "ruby") != _NO_FIT and self._allows_ruby(file)
-            if version is not None and file.yanked is None and fits and requirement.allows(version):
-                by_version.setdefault(version, []).append(file)
+            if file.yanked is None and fits and gem_versions.allows(entry.specifier, file.version):
+                by_version.setdefault(gem_versions.version_key(file.version), []).append(file)
         versions = sorted(by_version, reverse=True)[: entry.newest]
         for version in versions:
             yield min(by_version[version], key=lambda file: self._rank(file.platform or "ruby"))
@@ -299,10 +298,11 @@ class _GemChooser:
     def _allows_ruby(self, file: File) -> bool:
         if self.target.ruby is None or not file.requires:
             return True
-        version = gem_version(self.target.ruby)
+        if not gem_versions.is_version(self.target.ruby):
+            return True
         try:
-            return version is None or GemRequirement(file.requires.replace("&", ",")).allows(version)
-        except ValueError:
+            return gem_versions.allows(file.requires.replace("&", ","), self.target.ruby)
+        except Invalid:
             return True  # undecidable: too much is better than too little
 
     def _missing(self, pin: Pin, reason: Reason, filename: str = "") -> MissingItem:
@@ -366,7 +366,9 @@ def _same_version(one: str, other: str) -> bool:
 
 
 def _same_gem_version(one: str, other: str) -> bool:
-    return one == other or ((version := gem_version(one)) is not None and version == gem_version(other))
+    if not (gem_versions.is_version(one) and gem_versions.is_version(other)):
+        return one == other
+    return gem_versions.version_key(one) == gem_versions.version_key(other)
 
 
 def _differ(one: Mapping[str, str], other: Mapping[str, str]) -> bool:

@@ -11,7 +11,8 @@ from mirror.doctor.files import ExpectedFile, FileRequirements
 from mirror.errors import MirrorError, TooLarge
 from mirror.rubygems.doctor.index import Subject
 from mirror.rubygems.marshal.reading import load_specs, read_gemspec_rz
-from mirror.rubygems.names import GENERIC, full_name, is_prerelease
+from mirror.rubygems.names import GENERIC, full_name
+from mirror.rubygems.versions import is_prerelease
 from mirror.server.respond import digest_headers
 
 _UNKNOWN = "no-such-gem-of-the-doctor"
