@@ -8,12 +8,15 @@ interrupted. Errors are one sentence on standard error; a traceback is a bug. To
 import importlib
 import os
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
 
 from mirror import __version__
 from mirror.errors import ConfigError, MirrorError
+
+if TYPE_CHECKING:
+    from click.shell_completion import CompletionItem
 
 
 class CommandEntry(NamedTuple):
@@ -73,6 +76,13 @@ class CommandTable(click.Group):
             rows = [(name.ljust(width), one.help) for name, one in COMMANDS.items() if one.section == section]
             with formatter.section(section):
                 formatter.write_dl(rows)
+
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> "list[CompletionItem]":
+        from click.shell_completion import CompletionItem  # only when a shell asks
+
+        names = [name for name in COMMANDS if name.startswith(incomplete)]
+        found = [CompletionItem(name, help=COMMANDS[name].help) for name in names]
+        return found + click.Command.shell_complete(self, ctx, incomplete)
 
 
 def _show_version(ctx: click.Context, _option: click.Parameter, wanted: bool) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 import click
 import msgspec
 
-from mirror.cli.examine import DoctorOptions, Section, examine_here, examine_url, unusable_settings
+from mirror.cli.examine import DoctorOptions, DoctorSection, examine_here, examine_url, unusable_settings
 from mirror.cli.options import SettingsOptions, check_settings, settings_options
 from mirror.errors import ConfigError, Invalid
 
@@ -61,7 +61,7 @@ def _read_token(path: Path) -> str:
     return content.decode("ascii")
 
 
-def _examine(url: str | None, wanted: DoctorOptions, options: SettingsOptions) -> list[Section]:
+def _examine(url: str | None, wanted: DoctorOptions, options: SettingsOptions) -> list[DoctorSection]:
     if url is not None:
         return asyncio.run(examine_url(url, wanted))
     try:
@@ -71,13 +71,13 @@ def _examine(url: str | None, wanted: DoctorOptions, options: SettingsOptions) -
     return asyncio.run(examine_here(settings, wanted))
 
 
-def _count(sections: list[Section]) -> dict[str, int]:
+def _count(sections: list[DoctorSection]) -> dict[str, int]:
     """Return verdict → number of findings."""
     found = Counter[str](one.verdict for section in sections for one in section.findings)
     return {verdict: found[verdict] for verdict in WORDS}
 
 
-def _print(sections: list[Section]) -> None:
+def _print(sections: list[DoctorSection]) -> None:
     colour = False if os.environ.get("NO_COLOR") else None  # None: only on a terminal
     for section in sections:
         click.secho(section.about, bold=True, color=colour)

@@ -40,7 +40,7 @@ _SAME = Requirement(
 _LISTENS = Requirement("mirror/listens", "It answers at every address of `listen`.", "clients that use that address")
 
 
-class Section(msgspec.Struct, frozen=True):
+class DoctorSection(msgspec.Struct, frozen=True):
     """Findings about one index, or about this mirror."""
 
     about: str
@@ -64,7 +64,7 @@ class DoctorOptions(msgspec.Struct, frozen=True, kw_only=True):
 # An index at a URL
 
 
-async def examine_url(text: str, wanted: DoctorOptions) -> list[Section]:
+async def examine_url(text: str, wanted: DoctorOptions) -> list[DoctorSection]:
     """Examine an index at a URL, of whatever ecosystem it is. Raises Invalid when it is no URL."""
     url = _url(text)
     async with open_session() as session:
@@ -87,10 +87,10 @@ async def _examine(
     formats: Sequence[str],
     wanted: DoctorOptions,
     held: dict[str, tuple[str, ...]],
-) -> list[Section]:
+) -> list[DoctorSection]:
     base = url.with_user(None)
     login = await _login(session, url, wanted.token)
-    found: list[Section] = []
+    found: list[DoctorSection] = []
     silent = ""
     for ecosystem in map(ECOSYSTEMS.__getitem__, formats):
         options = wanted.for_ecosystem(ecosystem, held.get(ecosystem.name, ()))
@@ -100,10 +100,10 @@ async def _examine(
             silent = str(error)
             continue
         if findings is not None:
-            found.append(Section(f"{ecosystem.title} index at {base}", findings))
+            found.append(DoctorSection(f"{ecosystem.title} index at {base}", findings))
     if not found:
         kinds = " or ".join(ECOSYSTEMS[format].title for format in formats)
-        found.append(Section(str(base), [_SERVES.fails(silent or f"no index of {kinds} was found there")]))
+        found.append(DoctorSection(str(base), [_SERVES.fails(silent or f"no index of {kinds} was found there")]))
     return found
 
 
@@ -131,12 +131,12 @@ def _basic(user: str, password: str) -> str:
 # This mirror
 
 
-def unusable_settings(error: ConfigError) -> list[Section]:
+def unusable_settings(error: ConfigError) -> list[DoctorSection]:
     """Return what can be said when the settings are wrong: nothing else can be looked at."""
-    return [Section("this mirror", [_CONFIGURATION.fails(line) for line in str(error).splitlines()])]
+    return [DoctorSection("this mirror", [_CONFIGURATION.fails(line) for line in str(error).splitlines()])]
 
 
-async def examine_here(settings: Settings, wanted: DoctorOptions) -> list[Section]:
+async def examine_here(settings: Settings, wanted: DoctorOptions) -> list[DoctorSection]:
     """Examine the mirror of these settings: the machine, and then its repositories as clients see them."""
     running = await asyncio.to_thread(_RunningMirror, settings)
     status = running.status
@@ -156,7 +156,7 @@ async def examine_here(settings: Settings, wanted: DoctorOptions) -> list[Sectio
         *machine.certificate(settings, datetime.now(UTC)),
         machine.versions(),
     ]
-    return [Section("this mirror", findings), *await running.repositories(wanted)]
+    return [DoctorSection("this mirror", findings), *await running.repositories(wanted)]
 
 
 async def _inspected(path: Path) -> tuple[Inspection | None, Finding]:
@@ -248,18 +248,18 @@ class _RunningMirror:
             if isinstance(one, dict) and one.get("state") == "down"
         }
 
-    async def repositories(self, wanted: DoctorOptions) -> list[Section]:
+    async def repositories(self, wanted: DoctorOptions) -> list[DoctorSection]:
         """Examine each repository as its clients see it."""
         if not self.status:
             return []
         root, connector = self._connection()
-        found: list[Section] = []
+        found: list[DoctorSection] = []
         async with open_session(connector) as session:
             for name, repository in self._settings.repositories.items():
                 url = root.with_path(f"{repository.mount.rstrip('/')}/")
                 held: dict[str, tuple[str, ...]] = {repository.format: self._held(repository)}
                 sections = await _examine(session, url, [repository.format], wanted, held)
-                found += [Section(f"repository {name}: {one.about}", one.findings) for one in sections]
+                found += [DoctorSection(f"repository {name}: {one.about}", one.findings) for one in sections]
         return found
 
     def _connection(self) -> tuple[URL, aiohttp.BaseConnector]:

@@ -17,7 +17,7 @@ from mirror.airgap.static import StaticSource
 from mirror.airgap.static import export as export_tree
 from mirror.airgap.sync import Problem, SyncInput, plan
 from mirror.cli.bundle import bundle_places
-from mirror.cli.options import InvalidUsage, Selection, SettingsOptions, parse_size, selection_options
+from mirror.cli.options import InvalidUsage, SettingsOptions, SyncSelection, parse_size, selection_options
 from mirror.cli.progress import count_files, print_problems
 from mirror.cli.sync import OfflineResolver
 from mirror.config import Settings
@@ -57,7 +57,7 @@ LAYOUTS = {name: ecosystem.layout() for name, ecosystem in ECOSYSTEMS.items()}
 def export_command(
     target: Path | None, everything: bool, since: int | None, inventory: Path | None, parts: str | None,
     unsigned: bool, static: Path | None, changed: bool, files_url: str | None, copy: bool,
-    selection: Selection, options: SettingsOptions,
+    selection: SyncSelection, options: SettingsOptions,
 ) -> int:  # fmt: skip
     """Write what is held for others who cannot reach this mirror. A mirror may be serving meanwhile.
 
@@ -96,7 +96,7 @@ def export_command(
 
 
 async def _export_bundle(
-    settings: Settings, target: Path, selection: Selection, *, since: int | None, inventory: Path | None,
+    settings: Settings, target: Path, selection: SyncSelection, *, since: int | None, inventory: Path | None,
     parts: str | None, unsigned: bool,
 ) -> int:  # fmt: skip
     """Write a bundle; return the exit status. Raises InvalidUsage, Invalid, NotFound."""

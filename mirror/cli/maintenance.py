@@ -14,7 +14,6 @@ from mirror.cli.options import SettingsOptions, parse_size, settings_options
 from mirror.config import Settings
 from mirror.maintenance.backup import back_up, restore
 from mirror.maintenance.verify import Fault
-from mirror.service.jobs import evictor, verifier
 from mirror.service.open import Mode, open_mirror
 
 
@@ -34,6 +33,8 @@ def sweep_command(limit: str | None, dry_run: bool, options: SettingsOptions) ->
 
 
 async def _sweep(settings: Settings, limit: int | None, dry_run: bool) -> int:
+    from mirror.service.jobs import evictor  # the whole mirror: a backup does without it
+
     async with open_mirror(settings, Mode.BESIDE) as opened:
         report = await evictor(settings, opened.store, limit).sweep(dry_run=dry_run)
     if report.busy:
@@ -68,6 +69,8 @@ def verify_command(rate: str | None, options: SettingsOptions) -> int:
 
 
 async def _verify(settings: Settings, rate: int | None) -> int:
+    from mirror.service.jobs import verifier
+
     found = unmended = blobs = read = 0
     async with open_mirror(settings, Mode.BESIDE) as opened:
         mirror = await opened.mirror()

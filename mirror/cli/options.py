@@ -112,7 +112,7 @@ def parse_size(option: str, text: str | None) -> int | None:
 # Selections: lock files and names
 
 
-class Selection(NamedTuple):
+class SyncSelection(NamedTuple):
     """Lock files, requirements and names from the command line, and the Pythons and platforms they are for."""
 
     inputs: tuple[str, ...]
@@ -163,7 +163,7 @@ def selection_options(command: Callable[..., T], *, required: bool = True) -> Ca
 
     @wraps(command)
     def wrapped(**values: Any) -> T:
-        selection = Selection(**{name: values.pop(name) for name in Selection._fields})
+        selection = SyncSelection(**{name: values.pop(name) for name in SyncSelection._fields})
         return command(selection=selection, **values)
 
     with_options = settings_options(wrapped)

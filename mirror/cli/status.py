@@ -32,7 +32,7 @@ REMOVED_WHY = {
 }
 
 
-class UpstreamStatus(msgspec.Struct, frozen=True):
+class UpstreamLine(msgspec.Struct, frozen=True):
     """The state of one upstream, as the running mirror sees it."""
 
     name: str
@@ -41,7 +41,7 @@ class UpstreamStatus(msgspec.Struct, frozen=True):
     last_error: str | None = None
 
 
-class FollowingStatus(msgspec.Struct, frozen=True):
+class FollowingLine(msgspec.Struct, frozen=True):
     """How far this mirror is in following another one."""
 
     name: str
@@ -52,7 +52,7 @@ class FollowingStatus(msgspec.Struct, frozen=True):
     failed: int = 0
 
 
-class MirrorStatus(msgspec.Struct, frozen=True):
+class StatusReport(msgspec.Struct, frozen=True):
     """What is shown of the answer to GET /-/status; the rest of it is for `--json`."""
 
     projects: int
@@ -64,8 +64,8 @@ class MirrorStatus(msgspec.Struct, frozen=True):
     bytes_served: int = 0
     bytes_saved: int = 0
     """Served bytes that did not have to come from upstream."""
-    upstreams: tuple[UpstreamStatus, ...] = ()
-    following: tuple[FollowingStatus, ...] = ()
+    upstreams: tuple[UpstreamLine, ...] = ()
+    following: tuple[FollowingLine, ...] = ()
 
 
 @click.command("status")
@@ -95,10 +95,10 @@ def status_command(options: SettingsOptions, url: str | None, as_json: bool) -> 
     return 0
 
 
-def _parse(content: object) -> MirrorStatus | None:
+def _parse(content: object) -> StatusReport | None:
     """Return the status in a parsed answer; None when it is not the answer of a mirror."""
     try:
-        return msgspec.convert(content, MirrorStatus)
+        return msgspec.convert(content, StatusReport)
     except msgspec.ValidationError:
         return None
 
@@ -122,7 +122,7 @@ async def _totals(settings: Settings) -> dict[str, Any]:
         return {"projects": projects, "files": files, "bytes": size, **saved}
 
 
-def _print_status(status: MirrorStatus) -> None:
+def _print_status(status: StatusReport) -> None:
     if sys.stdout.isatty():
         _print_table(status)
         return
@@ -134,7 +134,7 @@ def _print_status(status: MirrorStatus) -> None:
         click.echo(f"following {one.name}: {_following_text(one)}")
 
 
-def _rows(status: MirrorStatus) -> list[tuple[str, str]]:
+def _rows(status: StatusReport) -> list[tuple[str, str]]:
     rows = [] if status.running else [("state", "not running, read from the catalog")]
     rows += [
         ("projects", f"{status.projects:,}"),
@@ -147,16 +147,16 @@ def _rows(status: MirrorStatus) -> list[tuple[str, str]]:
     return rows + [(word, f"{count:,} ({count / answers:.0%})") for word, count in status.hits.items() if count]
 
 
-def _upstream_text(upstream: UpstreamStatus) -> str:
+def _upstream_text(upstream: UpstreamLine) -> str:
     return f"{upstream.state}: {upstream.last_error}" if upstream.last_error else upstream.state
 
 
-def _following_text(one: FollowingStatus) -> str:
+def _following_text(one: FollowingLine) -> str:
     behind = "not known how far behind" if one.behind is None else f"{one.behind:.0f} s behind"
     return f"serial {one.serial} of {one.newest}, {behind}" + (f", {one.failed:,} failed" if one.failed else "")
 
 
-def _print_table(status: MirrorStatus) -> None:
+def _print_table(status: StatusReport) -> None:
     from rich.console import Console  # only for a terminal
     from rich.table import Table
 

@@ -31,7 +31,7 @@ from mirror.airgap.sync import (
     remember,
 )
 from mirror.airgap.sync.workers import WorkerPool
-from mirror.cli.options import InvalidUsage, Selection, SettingsOptions, selection_options
+from mirror.cli.options import InvalidUsage, SettingsOptions, SyncSelection, selection_options
 from mirror.cli.progress import ProgressBar, count_files, print_plan, print_problems
 from mirror.cli.remote import beside_running
 from mirror.config import Address, Settings
@@ -61,7 +61,7 @@ SyncTarget = AbstractAsyncContextManager[tuple[Mirror, Fetcher, Access]]
 )  # fmt: skip
 @click.option("--dry-run", is_flag=True, help="List the files that would be fetched; fetch only pages.")
 def sync_command(
-    selection: Selection, options: SettingsOptions, name: str | None, connections: int, dry_run: bool
+    selection: SyncSelection, options: SettingsOptions, name: str | None, connections: int, dry_run: bool
 ) -> int:
     """Fetch everything that FILEs (requirements, pylock.toml, uv.lock, poetry.lock, pdm.lock, Pipfile.lock,
     Gemfile.lock) and NAMEs (requests, 'django>=4.2', 'rack:~> 3.0', gem:rack) need: pages, files, metadata.
@@ -147,7 +147,7 @@ def _quiet(settings: Settings) -> Settings:
 
 @click.command("check")
 @selection_options
-def check_command(selection: Selection, options: SettingsOptions) -> int:
+def check_command(selection: SyncSelection, options: SettingsOptions) -> int:
     """Check that everything that FILEs and NAMEs need is held; they are read as by `mirror sync`.
 
     Each file that is missing is named with the reason: not held, hidden by policy, no wheel for the target.

@@ -15,12 +15,13 @@ from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from urllib.request import urlopen
 
+import click
 import pytest
 
 from mirror import __version__
 from mirror.catalog import Catalog, HeldFile
 from mirror.catalog.sqlite import SQLite
-from mirror.cli import COMMANDS, main
+from mirror.cli import COMMANDS, group, main
 from mirror.cli.serve import client_hints
 from mirror.config import load
 
@@ -89,7 +90,28 @@ def test_the_help_is_light_and_names_every_command() -> None:
     code = "import sys; from mirror.cli import main; main(['--help']); print(*sys.modules, file=sys.stderr)"
     result = python("-c", code)
     assert all(re.search(rf"^  {name} ", result.stdout, re.MULTILINE) for name in COMMANDS)
-    assert {"aiohttp", "pydantic", "rich", "asyncio"} & set(result.stderr.split()) == set()
+    imported = set(result.stderr.split())
+    assert {"aiohttp", "pydantic", "rich", "asyncio"} & imported == set()
+    assert not [name for name in imported if name.startswith("mirror.cli.")], "no command is needed to name them all"
+
+
+def test_the_table_names_every_command_with_the_module_that_has_it() -> None:
+    for name, entry in COMMANDS.items():
+        command = group.get_command(click.Context(group), name)
+        assert command is not None
+        assert command.name == name
+        assert command.callback is not None
+        assert command.callback.__module__ == f"mirror.cli.{entry.module}"
+        assert entry.help.endswith(".")
+
+
+def test_a_shell_completes_commands_without_importing_them() -> None:
+    code = (
+        "import atexit, sys; atexit.register(lambda: print(*sys.modules, file=sys.stderr)); from mirror.cli import main"
+    )
+    result = python("-c", f"{code}; main([])", _MIRROR_COMPLETE="bash_complete", COMP_WORDS="mirror un", COMP_CWORD="1")
+    assert result.stdout == "plain,unyank\n"
+    assert "mirror.cli.uploads" not in result.stderr.split()
 
 
 def test_settings_are_read_without_the_server_or_the_terminal_library() -> None:
