@@ -3,7 +3,8 @@
     python -m tests.benchmarks.crowd
 
 Loopback only, under a minute. The mirror is a process of its own; what is measured is a new client's small page
-(connection and answer) without the crowd and in it, and the mirror's memory.
+(connection and response) without the crowd and in it, and the mirror's memory. The exit status is 1 when the best of
+three runs misses a bound.
 """
 
 import asyncio
@@ -27,6 +28,10 @@ from tests.simulator import Simulator
 IDLE = 10_000
 SLOW = 100
 TRIES = 150
+RUNS = 3
+SLOWDOWN = 2.0
+"""How many times longer a new client may wait in the crowd than without it."""
+MEMORY_BYTES = 500_000_000
 RESERVED = 600
 """Descriptors of this process for everything else."""
 
@@ -134,12 +139,17 @@ async def measure(directory: Path) -> Crowd:
 
 def main() -> int:
     """Print the figures."""
-    with tempfile.TemporaryDirectory() as directory:
-        crowd = asyncio.run(measure(Path(directory)))
-    print(f"{crowd.idle} idle connections, {crowd.slow} slow readers")
-    print(f"a new client's small page: {crowd.usual:.2f} ms alone, {crowd.crowded:.2f} ms in the crowd")
-    print(f"memory: {crowd.memory_before / 1e6:.0f} MB before, {crowd.memory / 1e6:.0f} MB in the crowd")
-    return 0
+    best: Crowd | None = None
+    for _ in range(RUNS):  # the machine may be busy with something else for a while
+        with tempfile.TemporaryDirectory() as directory:
+            crowd = asyncio.run(measure(Path(directory)))
+        print(f"{crowd.idle} idle connections, {crowd.slow} slow readers")
+        print(f"a new client's small page: {crowd.usual:.2f} ms alone, {crowd.crowded:.2f} ms in the crowd")
+        print(f"memory: {crowd.memory_before / 1e6:.0f} MB before, {crowd.memory / 1e6:.0f} MB in the crowd")
+        best = min(best or crowd, crowd, key=lambda one: one.ratio)
+        if best.ratio <= SLOWDOWN:
+            break
+    return 0 if best and best.ratio <= SLOWDOWN and best.memory < MEMORY_BYTES else 1
 
 
 if __name__ == "__main__":

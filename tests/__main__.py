@@ -1,0 +1,62 @@
+"""Commands for developers: `python -m tests check` runs style, types and the fast tests, without root.
+
+The fast tests are those of pure code and of single modules: no real client, no process of its own, no large files. They
+are a list here and not a mark in each test, so that a new test of a fast folder is fast by default.
+"""
+
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import click
+
+ROOT = Path(__file__).parent.parent
+FAST = [
+    *("tests/test_architecture.py", "tests/test_docs.py", "tests/test_words.py", "tests/test_paths.py"),
+    *("tests/config", "tests/catalog", "tests/blobs", "tests/server", "tests/transfer", "tests/upstream"),
+    *("tests/policy/test_policy.py", "tests/policy/test_osv.py", "tests/telemetry/test_statistics.py"),
+    *(f"tests/index/test_{name}.py" for name in ("cache", "freshness", "merge", "repository", "sources")),
+    *("tests/pypi", "tests/airgap/lockfiles", "tests/web/test_views.py", "tests/web/test_projects.py"),
+    *(f"tests/rubygems/test_{name}.py" for name in ("names", "versions", "summary", "pages")),
+]
+"""What `check` runs of pytest, as far as it exists."""
+SLOW = [
+    "tests/pypi/test_pages.py::test_html_made_to_take_hours_is_read_in_linear_time",
+    "tests/pypi/test_package.py::test_many_entries_are_refused",
+    "tests/pypi/test_index.py::test_json_gives_back_the_names_that_were_rendered",
+]
+"""What is left out of those: tests that take seconds each."""
+
+
+@click.group()
+def main() -> None:
+    """Run checks of this checkout."""
+
+
+@main.command()
+def check() -> None:
+    """Check style and types, and run the fast tests, in less than a minute."""
+    began = time.monotonic()
+    python = [sys.executable, "-m"]
+    types = subprocess.Popen([*python, "mypy"], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    fast = [path for path in FAST if (ROOT / path).exists()]
+    tests = [*python, "pytest", "-q", "-n", "auto", *fast, *(f"--deselect={name}" for name in SLOW)]
+    failed = []
+    for name, command in (
+        ("style", [*python, "ruff", "check", "."]),
+        ("format", [*python, "ruff", "format", "--check", "."]),
+        ("tests", tests),
+    ):
+        if subprocess.run(command, cwd=ROOT).returncode != 0:
+            failed.append(name)
+    report, _ = types.communicate()
+    print(report, end="")
+    if types.returncode != 0:
+        failed.append("types")
+    print(f"{time.monotonic() - began:.0f} s: {'failed: ' + ', '.join(failed) if failed else 'all is well'}")
+    sys.exit(1 if failed else 0)
+
+
+if __name__ == "__main__":
+    main()
