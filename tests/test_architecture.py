@@ -270,7 +270,7 @@ PARTICIPLES = {
     "Said", "Seen", "Sent", "Shown", "Taken", "Told", "Wanted", "Written",
 }  # fmt: skip
 UNNAMED = {
-    "Listed", "Lost", "OnFetched", "Removed", "Seen", "Shown", "Taken", "Told", "Wanted", "_Answered", "_Found",
+    "Listed", "Lost", "Removed", "Seen", "Shown", "Taken", "Told", "Wanted", "_Answered", "_Found",
     "_Held", "_Lost", "_Packed", "_Unfinished", "_Verified",
 }  # fmt: skip
 """Still to be put right."""

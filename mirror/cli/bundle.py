@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.filesize import decimal
 from rich.progress import Progress
 
-from mirror.airgap.bundle import ImportResult, Keys, Places, load, places, write_inventory
+from mirror.airgap.bundle import ImportResult, Keys, StoreLayout, layout_of, load, write_inventory
 from mirror.airgap.bundle.format import PageEntry
 from mirror.airgap.bundle.signing import parse_key
 from mirror.cli.options import SettingsOptions, audit_change, settings_options
@@ -25,9 +25,9 @@ NAMES_SHOWN = 20
 """How many names of each kind are printed."""
 
 
-def bundle_places(settings: Settings) -> Places:
+def bundle_places(settings: Settings) -> StoreLayout:
     """Return where a bundle's content stands in the store that the settings name."""
-    return places(settings, ECOSYSTEMS)
+    return layout_of(settings, ECOSYSTEMS)
 
 
 @click.command("import")

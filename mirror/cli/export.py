@@ -12,7 +12,7 @@ import click
 from rich.filesize import decimal
 
 from mirror.airgap.bundle import ExportSelection, Keys, export
-from mirror.airgap.bundle.inventory import unpack
+from mirror.airgap.bundle.contents import unpack
 from mirror.airgap.static import StaticSource
 from mirror.airgap.static import export as export_tree
 from mirror.airgap.sync import Problem, SyncInput, plan
@@ -110,7 +110,8 @@ async def _export_bundle(
     async with open_mirror(settings, Mode.BESIDE) as opened:
         done = await export(
             opened.catalog, opened.blobs, bundle_places(settings), target, now=time.time(), signer=signer,
-            choice=choice, since=since or 0, have=unpack(inventory.read_bytes()) if inventory else None, parts=largest,
+            selection=choice, since=since or 0, have=unpack(inventory.read_bytes()) if inventory else None,
+            parts=largest,
         )  # fmt: skip
     for name in done.lost:
         click.echo(f"mirror: {name}: its bytes are lost here, so it is not in the bundle", err=True)

@@ -125,7 +125,7 @@ async def _follow(
         for name, upstream in upstreams:
             source = next(one for one in mirror.cached[name] if one.upstream.url == upstream.url)
             remote = remote_of(mirror, name, source)
-            if repository is None or (await remote.place()).repository == repository:
+            if repository is None or (await remote.position()).repository == repository:
                 one = follower(mirror, name, source, applier(name, source), projects, remote)
                 one.tell = FollowProgress(f"{name} from {source.upstream.name}")
                 followers.append(one)

@@ -12,7 +12,7 @@ from contextlib import asynccontextmanager
 import aiohttp
 from yarl import URL
 
-from mirror.airgap.sync import FetchQueue, OnFetched
+from mirror.airgap.sync import FetchCallback, FetchQueue
 from mirror.catalog import Files
 from mirror.config import Settings
 from mirror.errors import (
@@ -113,7 +113,7 @@ class RemoteFetcher:
         """Return False: over HTTP all files are fetched alike."""
         return False
 
-    async def fetch_small(self, small: FetchQueue, rest: FetchQueue, on_fetched: OnFetched) -> None:
+    async def fetch_small(self, small: FetchQueue, rest: FetchQueue, on_fetched: FetchCallback) -> None:
         """Do nothing: there are no small files."""
 
     async def renew(self, repository: str, name: str = "") -> str:

@@ -14,8 +14,8 @@ from mirror.upstream.values import (
     Credentials,
     Origin,
     RawResponse,
+    UpstreamHealth,
     UpstreamOptions,
-    UpstreamStatus,
     origin,
     parse_http_date,
     parse_url,
@@ -23,6 +23,19 @@ from mirror.upstream.values import (
 )
 
 __all__ = [
-    "Breaker", "BreakerState", "Credentials", "Origin", "RangeBody", "RawResponse", "Stream", "Upstream",
-    "UpstreamOptions", "UpstreamStatus", "origin", "parse_http_date", "parse_url", "redirect_target", "retry_after",
+    "Breaker",
+    "BreakerState",
+    "Credentials",
+    "Origin",
+    "RangeBody",
+    "RawResponse",
+    "Stream",
+    "Upstream",
+    "UpstreamHealth",
+    "UpstreamOptions",
+    "origin",
+    "parse_http_date",
+    "parse_url",
+    "redirect_target",
+    "retry_after",
 ]  # fmt: skip

@@ -31,8 +31,8 @@ from mirror.upstream.values import (
     ResponseTimeout,
     ServerFailure,
     TemporaryFailure,
+    UpstreamHealth,
     UpstreamOptions,
-    UpstreamStatus,
     basic_authorization,
     checked_url,
     describe,
@@ -357,11 +357,11 @@ class Upstream:
         """Return the seconds for which requests to the URL's host would fail at once; 0 when it may be asked."""
         return self._breaker(url).wait(self._clock())
 
-    def status(self) -> UpstreamStatus:
+    def status(self) -> UpstreamHealth:
         """Return the health of the upstream, for people and metrics."""
         now = self._clock()
         worst = max(self._breakers.values(), key=lambda breaker: breaker.severity(now), default=None)
-        return UpstreamStatus(
+        return UpstreamHealth(
             name=self.name,
             url=str(self.url),
             breaker=worst.state(now) if worst else "closed",

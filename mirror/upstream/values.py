@@ -69,7 +69,7 @@ class RawResponse(msgspec.Struct, frozen=True, kw_only=True):
     body: bytes
 
 
-class UpstreamStatus(msgspec.Struct, frozen=True, kw_only=True):
+class UpstreamHealth(msgspec.Struct, frozen=True, kw_only=True):
     """The health of an upstream, for people and monitors."""
 
     name: str

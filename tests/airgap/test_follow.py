@@ -14,8 +14,8 @@ from aiohttp import web
 from yarl import URL
 
 from mirror.airgap.follow import Follower, NoFeed, RemoteMirror
-from mirror.airgap.follow.follower import TRIES
-from mirror.airgap.follow.remote import LONGEST_LINE
+from mirror.airgap.follow.follower import ATTEMPTS
+from mirror.airgap.follow.remote import MAX_LINE_BYTES
 from mirror.catalog import Cursor
 from mirror.errors import MirrorError, StorageFull, UpstreamProtocolError, UpstreamUnavailable
 from mirror.pypi import FORMAT as PYPI
@@ -221,7 +221,7 @@ async def test_beyond_the_window_it_says_so_and_compares_what_both_hold(
         async with serving(tmp_path / "b", of(a)) as b:
             await holds(b, kept, gone, new)
             await caught_up(b, a)
-            assert "no longer knows what happened after serial 2" in caplog.text
+            assert "no longer has the events after serial 2" in caplog.text
             following = b.mirror.state.following[f"pypi {URL(a.url).authority}"]
             assert (following.resynchronised, following.files, following.behind) == (1, 1, 0)
             assert await listed(b, "bygone") == {}, "what is gone there is gone here"
@@ -239,7 +239,7 @@ async def test_another_journal_at_the_same_address_is_noticed(
             await a.mirror.database.write(("UPDATE counters SET value = 77 WHERE name = 'feed id'", ()))
             await upload(a, await make_token(a), second := wheel("acme", "1.1"))
             await holds(b, first, second)
-            await until(lambda: _said(caplog, "has begun a new feed"), "it should say so")
+            await until(lambda: _said(caplog, "has started a new journal"), "it should say so")
 
 
 async def _said(caplog: pytest.LogCaptureFixture, what: str) -> bool:
@@ -391,7 +391,7 @@ def line(serial: object, project: str = "acme") -> bytes:
         line(5) + line(4),
         line(1 << 70),
         line("null"),
-        line(3, "x" * LONGEST_LINE),
+        line(3, "x" * MAX_LINE_BYTES),
         b"[" * 10_000,
         b"\xff\xfe\n",
         b"<html>",
@@ -401,21 +401,21 @@ def line(serial: object, project: str = "acme") -> bytes:
 async def test_what_no_feed_says_is_refused(body: bytes) -> None:
     async with claiming(body) as remote:
         with pytest.raises(UpstreamProtocolError):
-            await remote.news("f", 2, 0)
+            await remote.events("f", 2, 0)
 
 
 async def test_an_answer_without_an_end_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     from mirror.airgap.follow import remote as module
 
-    monkeypatch.setattr(module, "LARGEST", 1000)
+    monkeypatch.setattr(module, "MAX_ANSWER_BYTES", 1000)
     async with claiming(line(3) * 100) as remote:
         with pytest.raises(UpstreamProtocolError):
-            await remote.news("f", 2, 0)
+            await remote.events("f", 2, 0)
 
 
 async def test_holdings_that_go_round_in_circles_end() -> None:
     async with claiming(b"", X_Mirror_Next="acme") as remote:
-        with pytest.raises(UpstreamProtocolError, match="circles"):
+        with pytest.raises(UpstreamProtocolError, match="repeats"):
             _ = [part async for part in remote.holdings()]
 
 
@@ -429,7 +429,7 @@ async def test_a_name_that_cannot_be_one_is_nothing(name: str) -> None:
 async def test_an_upstream_that_is_no_mirror_has_no_feed(serial: str) -> None:
     async with claiming(b"", serial=serial) as remote:
         with pytest.raises(NoFeed):
-            await remote.place()
+            await remote.position()
 
 
 @pytest.mark.parametrize(
@@ -440,7 +440,7 @@ async def test_the_feed_is_found_from_the_index_of_any_mount(tmp_path: Path, mou
     async with serving(tmp_path / "a", table) as a:
         upstream = Upstream("a", URL(f"{a.url}{prefix}simple/"))
         try:
-            assert (await RemoteMirror(upstream, "simple/", PYPI.canonical).place()).repository == "team"
+            assert (await RemoteMirror(upstream, "simple/", PYPI.canonical).position()).repository == "team"
         finally:
             await upstream.close()
 
@@ -487,14 +487,14 @@ class Stubborn:
         return True
 
 
-async def steps(mirror: Serving, reach: Stubborn, count: int) -> list[int]:
+async def steps(mirror: Serving, applier: Stubborn, count: int) -> list[int]:
     """Where the cursor is after each of so many steps, from the beginning of a feed with one event on."""
     async with claiming(line(5) + line(5, "other")) as remote:
 
         async def nothing() -> list[str]:
             return []
 
-        one = Follower("x", remote, reach, mirror.mirror.catalog.cursors, nothing)
+        one = Follower("x", remote, applier, mirror.mirror.catalog.cursors, nothing)
         await mirror.mirror.catalog.cursors.put("x", Cursor("f", 2, 0.0))
         serials = []
         for _ in range(count):
@@ -508,15 +508,15 @@ async def steps(mirror: Serving, reach: Stubborn, count: int) -> list[int]:
 
 async def test_the_cursor_does_not_pass_a_failure(tmp_path: Path) -> None:
     async with serving(tmp_path / "a", EMPTY) as mirror:
-        reach = Stubborn(UpstreamUnavailable("Not now."), 2)
-        assert await steps(mirror, reach, 3) == [2, 2, 5]
-        assert reach.pages.count("other") == 3, "one failure does not keep the rest"
+        applier = Stubborn(UpstreamUnavailable("Not now."), 2)
+        assert await steps(mirror, applier, 3) == [2, 2, 5]
+        assert applier.pages.count("other") == 3, "one failure does not keep the rest"
 
 
 async def test_what_fails_for_ever_does_not_stop_the_rest_but_a_full_disk_does(tmp_path: Path) -> None:
     async with serving(tmp_path / "a", EMPTY) as mirror:
-        assert await steps(mirror, Stubborn(UpstreamUnavailable("Never."), 99), TRIES) == [2] * (TRIES - 1) + [5]
-        assert await steps(mirror, Stubborn(StorageFull("Full."), 99), TRIES + 2) == [2] * (TRIES + 2)
+        assert await steps(mirror, Stubborn(UpstreamUnavailable("Never."), 99), ATTEMPTS) == [2] * (ATTEMPTS - 1) + [5]
+        assert await steps(mirror, Stubborn(StorageFull("Full."), 99), ATTEMPTS + 2) == [2] * (ATTEMPTS + 2)
 
 
 # The command

@@ -1,16 +1,15 @@
-"""Bundles: files that carry content between mirrors that never meet, complete or as the difference of two of them.
+"""Bundles: files that carry content between mirrors without a connection, whole or as the difference of two mirrors.
 
-format (what a bundle looks like: pure), inventory (what a mirror holds, and what another one lacks: pure), gather (the
-same read out of a store), export, reading and load (the import), signing. A bundle is a plain tar that begins with the
-digests of all that follows and their signature, so that nothing is taken in before it is known to be right.
+format (the bytes of a bundle: pure), contents (what a mirror holds, and what another one lacks), export, reading and
+load (the import), signing. A bundle is a plain tar that begins with the digests of everything that follows and their
+signature, so that nothing is imported before it is verified.
 
-What may surprise: sources are named by their URLs, so both sides must have the same upstreams in their settings. What a
-mirror lost on purpose (by a sweep) is no change: a bundle never takes files away, only pages, and files from pages.
+The surprise: sources are named by their URLs, so both sides must have the same upstreams in their settings. What a
+mirror evicted is not a change: a bundle never removes files, only pages, and files from pages.
 """
 
+from mirror.airgap.bundle.contents import BundleContents, Inventory, StoreLayout, difference, gather, layout_of
 from mirror.airgap.bundle.export import ExportResult, ExportSelection, export, write_inventory
-from mirror.airgap.bundle.gather import BundleContents, Places, gather, places
-from mirror.airgap.bundle.inventory import Inventory, difference
 from mirror.airgap.bundle.load import ImportResult, load
 from mirror.airgap.bundle.signing import Keys, PublicKey, Signer
 
@@ -21,13 +20,13 @@ __all__ = [
     "ImportResult",
     "Inventory",
     "Keys",
-    "Places",
     "PublicKey",
     "Signer",
+    "StoreLayout",
     "difference",
     "export",
     "gather",
+    "layout_of",
     "load",
-    "places",
     "write_inventory",
 ]  # fmt: skip

@@ -1,7 +1,7 @@
 """Writing a bundle: decide what goes into it, and write it as one tar or as parts of a given size.
 
-Pages are packed twice, once for their digests (which come first) and once to be written: so memory holds only one of
-them. The same store gives the same bytes, but for the moment in the manifest.
+Pages are compressed twice, once for their digests (which come first) and once to be written, so that memory holds only
+one of them. Equal stores give equal bytes, except for the time in the manifest.
 """
 
 import gzip
@@ -15,20 +15,30 @@ from typing import Self
 
 import msgspec
 
-from mirror.airgap.bundle import format, inventory
+from mirror.airgap.bundle import format
+from mirror.airgap.bundle.contents import (
+    BundleContents,
+    Difference,
+    FileKey,
+    Inventory,
+    LogKey,
+    PageKey,
+    StoreLayout,
+    common_length,
+    difference,
+    gather,
+    pack,
+)  # fmt: skip
 from mirror.airgap.bundle.format import BundleMember, LogEntry, Manifest, PageEntry
-from mirror.airgap.bundle.gather import BundleContents, Places, gather
-from mirror.airgap.bundle.inventory import FileKey, Inventory, Lacking, LogKey, PageKey, difference
 from mirror.airgap.bundle.signing import Signer
 from mirror.blobs import BlobStore
 from mirror.catalog import Catalog
 from mirror.errors import Conflict, Invalid, MissingBlob
 from mirror.model import Page
 
-MOST_PARTS = 999
-SMALLEST_PART = 1 << 20
-AT_ONCE = 10_000
-"""Events that are read at once."""
+MAX_PARTS = 999
+MIN_PART_BYTES = 1 << 20
+EVENTS_PER_READ = 10_000
 
 
 class ExportSelection(msgspec.Struct, frozen=True, kw_only=True):
@@ -41,55 +51,57 @@ class ExportSelection(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ExportResult(msgspec.Struct, frozen=True, kw_only=True):
-    """What became of an export."""
+    """The result of an export."""
 
     paths: tuple[Path, ...]
     size: int
     """Bytes of all parts."""
     manifest: Manifest
     lost: tuple[str, ...]
-    """Names of files that should be held and are not; they are not in the bundle."""
+    """Names of files whose bytes are lost; they are not in the bundle."""
 
 
 async def export(
     catalog: Catalog,
     blobs: BlobStore,
-    where: Places,
+    layout: StoreLayout,
     target: Path,
     *,
     now: float,
     signer: Signer | None,
-    choice: ExportSelection | None = None,
+    selection: ExportSelection | None = None,
     since: int = 0,
     have: Inventory | None = None,
     parts: int | None = None,
 ) -> ExportResult:
-    """Write a bundle to `target`, or to parts of it with numbers behind the name, of at most `parts` bytes.
+    """Write a bundle to `target`, or to parts of at most `parts` bytes with numbers after its name.
 
-    With a `choice` only that; after the serial `since` only what has changed; for a mirror that holds `have` only what
-    it lacks. Raises Conflict, Invalid; then nothing is left behind.
+    It contains the `selection`, or everything; of that only what has changed after the serial `since`, or only what a
+    mirror lacks that holds `have`. Raises Conflict, Invalid; then no file is left behind.
     """
-    held = await gather(catalog, blobs, where)
+    held = await gather(catalog, blobs, layout)
     if have is not None:
-        since = 0 if choice is not None else have.imported.get(held.node, 0)
+        since = 0 if selection is not None else have.imported.get(held.node, 0)
         if since > held.serial:
-            raise Conflict("The inventory knows more of this mirror than the mirror itself does: is this an old copy?")
+            raise Conflict(
+                "The inventory has a newer state of this mirror than the mirror itself: is this an old copy?"
+            )
         lacking = difference(have, held.inventory, held.gone)
     else:
         lacking = difference(Inventory(), held.inventory)
         lacking = msgspec.structs.replace(lacking, gone=held.gone)
         if since:
             lacking = await _changed(catalog, held, lacking, since)
-    if choice is not None:
-        lacking = _chosen(lacking, where, choice)
+    if selection is not None:
+        lacking = _selected(lacking, layout, selection)
     manifest = Manifest(
         node=held.node,
         made=round(now, 3),
         since=since,
         serial=held.serial,
-        whole=choice is None,
+        whole=selection is None,
         made_for=have.node if have is not None else "",
-        repositories=where.repositories,
+        repositories=layout.repositories,
         files=tuple(held.files[key] for key in sorted(lacking.files)),
         uploads=tuple(held.uploads[key] for key in sorted(lacking.uploads)),
     )
@@ -100,36 +112,36 @@ async def export(
     manifest = msgspec.structs.replace(
         manifest, blobs={digest: held.blobs[digest] for digest in sorted(set(needed) - there)}
     )
-    with _Writing(target, parts) as out:
-        await _Bundle(catalog, blobs, held, out).write(manifest, lacking, have, signer)
+    with _PartWriter(target, parts) as out:
+        await _BundleWriter(catalog, blobs, held, out).write(manifest, lacking, have, signer)
     return ExportResult(paths=out.finished, size=out.size, manifest=out.manifest, lost=tuple(dict.fromkeys(held.lost)))
 
 
-async def write_inventory(catalog: Catalog, blobs: BlobStore, where: Places, target: Path) -> Inventory:
-    """Write the list of what a mirror holds."""
-    held = await gather(catalog, blobs, where)
-    with _Writing(target, None) as out:
-        out.write(inventory.pack(held.inventory))
+async def write_inventory(catalog: Catalog, blobs: BlobStore, layout: StoreLayout, target: Path) -> Inventory:
+    """Write the inventory of a mirror."""
+    held = await gather(catalog, blobs, layout)
+    with _PartWriter(target, None) as out:
+        out.write(pack(held.inventory))
     return held.inventory
 
 
-async def _changed(catalog: Catalog, held: BundleContents, lacking: Lacking, since: int) -> Lacking:
-    """Of everything only what the feed speaks of after a serial; logs whole, for nobody knows what the other has."""
+async def _changed(catalog: Catalog, held: BundleContents, lacking: Difference, since: int) -> Difference:
+    """Return the part with an event after a serial; and whole logs, because it is unknown what the other mirror has."""
     oldest, newest = await catalog.feed.bounds()
     if since > newest:
-        raise Invalid(f"--since {since}: nothing has happened here after {newest}.")
+        raise Invalid(f"--since {since}: the journal of this mirror ends at {newest}.")
     if oldest > since + 1:
         raise Invalid(
-            f"--since {since}: the journal begins at {oldest} only. Export everything (--all), or what an inventory"
+            f"--since {since}: the journal begins at {oldest}. Export everything (--all), or what an inventory"
             " of the other side lacks (--for)."
         )
     projects: set[tuple[str, str]] = set()
     names: set[tuple[str, str]] = set()
-    while events := await catalog.feed.since(since, AT_ONCE):
+    while events := await catalog.feed.since(since, EVENTS_PER_READ):
         projects |= {(event.source, event.project) for event in events}
         names |= {(event.source, event.filename) for event in events if event.filename}
         since = events[-1].serial
-    return Lacking(
+    return Difference(
         pages=frozenset(key for key in lacking.pages if (key[0], key[2]) in projects),
         gone=frozenset(key for key in lacking.gone if (key[0], key[2]) in projects),
         files=frozenset(key for key in lacking.files if (key[0], key[2]) in names),
@@ -138,24 +150,24 @@ async def _changed(catalog: Catalog, held: BundleContents, lacking: Lacking, sin
     )
 
 
-def _chosen(lacking: Lacking, where: Places, choice: ExportSelection) -> Lacking:
-    """Of everything only what is chosen; the lists of names, and those of gems, without which clients see no gem."""
-    sources = {name: one.sources for name, one in where.repositories.items()}
-    pages = {(source, "project", project) for name, project in choice.projects for source in sources[name]}
-    pages |= {(source, "names", "") for name, _ in choice.projects for source in sources[name]}
-    files = {(source, project, file) for name, project, file in choice.files for source in sources[name]}
-    uploads = {(name, file) for name, _, file in choice.files}
-    gems = any(("published", name) in where.logs for name, _ in choice.projects)
+def _selected(lacking: Difference, layout: StoreLayout, selection: ExportSelection) -> Difference:
+    """Return the selected part; with the lists of names, and the logs without which clients see no gem."""
+    sources = {name: one.sources for name, one in layout.repositories.items()}
+    pages = {(source, "project", project) for name, project in selection.projects for source in sources[name]}
+    pages |= {(source, "names", "") for name, _ in selection.projects for source in sources[name]}
+    files = {(source, project, file) for name, project, file in selection.files for source in sources[name]}
+    uploads = {(name, file) for name, _, file in selection.files}
+    gems = any(("published", name) in layout.logs for name, _ in selection.projects)
 
     def wanted(key: FileKey) -> bool:
         source, project, filename = key
-        if key in files or not filename.endswith(where.sidecars[source]):
+        if key in files or not filename.endswith(layout.sidecars[source]):
             return key in files
-        stem = filename.removesuffix(where.sidecars[source])
-        # The ending of a sidecar is appended to the name of a Python file, and takes the place of a gem's.
+        stem = filename.removesuffix(layout.sidecars[source])
+        # The ending of a sidecar is appended to the name of a Python file, and replaces that of a gem.
         return (source, project, stem) in files or (source, project, f"{stem}.gem") in files
 
-    return Lacking(
+    return Difference(
         pages=lacking.pages & pages,
         gone=lacking.gone & pages,
         files=frozenset(filter(wanted, lacking.files)),
@@ -164,18 +176,20 @@ def _chosen(lacking: Lacking, where: Places, choice: ExportSelection) -> Lacking
     )
 
 
-class _Bundle:
-    """A bundle while it is written."""
+class _BundleWriter:
+    """Writes one bundle."""
 
-    def __init__(self, catalog: Catalog, blobs: BlobStore, held: BundleContents, out: "_Writing") -> None:
+    def __init__(self, catalog: Catalog, blobs: BlobStore, held: BundleContents, out: "_PartWriter") -> None:
         self._catalog = catalog
         self._blobs = blobs
         self._held = held
         self._out = out
         self._bodies: dict[str, PageKey | tuple[LogKey, int]] = {}
-        """The digest of a packed page or log → what it is; of a log, from which byte on."""
+        """The digest of a compressed page or log → its key; of a log, also where its body begins."""
 
-    async def write(self, manifest: Manifest, lacking: Lacking, have: Inventory | None, signer: Signer | None) -> None:
+    async def write(
+        self, manifest: Manifest, lacking: Difference, have: Inventory | None, signer: Signer | None
+    ) -> None:
         pages = [await self._page(key) for key in sorted(lacking.pages)]
         pages += [self._held.pages[key] for key in sorted(lacking.gone)]
         logs = [self._log(key, have) for key in sorted(lacking.logs)]
@@ -192,7 +206,7 @@ class _Bundle:
         for path in paths:
             digest = format.digest_of(path)
             if path.startswith("pages/"):
-                self._small(path, await self._packed(digest), made)
+                self._small(path, await self._compressed(digest), made)
             else:
                 await self._blob(path, digest, manifest.blobs[digest])
         self._out.write(format.END)
@@ -200,7 +214,7 @@ class _Bundle:
 
     async def _page(self, key: PageKey) -> PageEntry:
         body = await self._body(key)
-        digest = hashlib.sha256(_zipped(body)).hexdigest()
+        digest = hashlib.sha256(_gzip(body)).hexdigest()
         self._bodies[digest] = key
         return msgspec.structs.replace(self._held.pages[key], body=digest, length=len(body))
 
@@ -209,32 +223,32 @@ class _Bundle:
         answer = await self._catalog.pages.answer(source, Page(kind, name))
         if answer is None:
             raise Conflict(
-                f"The stored page of {name or kind} is lost or damaged: ask the mirror for it, and export again."
+                f"The stored page of {name or kind} is lost or damaged: request it from the mirror, and export again."
             )
         return answer.body
 
     def _log(self, key: LogKey, have: Inventory | None) -> LogEntry:
         content = self._held.logs[key]
         known = have.logs.get(key) if have is not None else None
-        start = inventory.tail(content, known)
-        digest = hashlib.sha256(_zipped(content[start:])).hexdigest()
+        start = common_length(content, known)
+        digest = hashlib.sha256(_gzip(content[start:])).hexdigest()
         self._bodies[digest] = key, start
         role, name = key
         return LogEntry(
-            role=role,  # type: ignore[arg-type]  # those of `places`
+            role=role,  # type: ignore[arg-type]  # the roles of `layout_of`
             name=name, start=start, before=known.sha256 if start and known else "", body=digest,
             length=len(content) - start,
         )  # fmt: skip
 
-    async def _packed(self, digest: str) -> bytes:
+    async def _compressed(self, digest: str) -> bytes:
         match self._bodies[digest]:
             case (tuple() as key, int() as start):
-                packed = _zipped(self._held.logs[key][start:])
+                compressed = _gzip(self._held.logs[key][start:])
             case (str() as source, str() as kind, str() as name):
-                packed = _zipped(await self._body((source, kind, name)))
-        if hashlib.sha256(packed).hexdigest() != digest:
+                compressed = _gzip(await self._body((source, kind, name)))
+        if hashlib.sha256(compressed).hexdigest() != digest:
             raise Conflict("A page has changed while it was exported: export again.")
-        return packed
+        return compressed
 
     def _small(self, path: str, content: bytes, modified: int) -> None:
         member = BundleMember(path, len(content), modified)
@@ -262,19 +276,19 @@ async def _read(chunks: AsyncIterator[bytes], digest: str) -> AsyncIterator[byte
         async for chunk in chunks:
             yield chunk
     except MissingBlob:
-        raise Conflict(f"The blob {digest} went while it was exported: export again.") from None
+        raise Conflict(f"The blob {digest} was removed while it was exported: export again.") from None
 
 
-def _zipped(body: bytes) -> bytes:
+def _gzip(body: bytes) -> bytes:
     return gzip.compress(body, 6, mtime=0)
 
 
-class _Writing:
-    """One file, or several of a given size, that appear under their names when all of them are durable."""
+class _PartWriter:
+    """Writes one file, or several of a given size, which get their names when all of them are durable."""
 
     def __init__(self, target: Path, parts: int | None) -> None:
-        if parts is not None and parts < SMALLEST_PART:
-            raise Invalid(f"--parts: a part has at least {SMALLEST_PART} bytes.")
+        if parts is not None and parts < MIN_PART_BYTES:
+            raise Invalid(f"--parts: a part must have at least {MIN_PART_BYTES} bytes.")
         self.size = 0
         self.finished: tuple[Path, ...] = ()
         self.manifest: Manifest
@@ -282,7 +296,7 @@ class _Writing:
         self._parts = parts
         self._left = 0
         self._names: dict[Path, Path] = {}
-        """Passing name → name."""
+        """Temporary name → name."""
 
     def __enter__(self) -> Self:
         self._next()
@@ -291,26 +305,26 @@ class _Writing:
     def _next(self) -> None:
         if self._names:
             self._finish_part()
-        if len(self._names) == MOST_PARTS:
-            raise Invalid(f"--parts: that would be more than {MOST_PARTS} parts; make them larger.")
+        if len(self._names) == MAX_PARTS:
+            raise Invalid(f"--parts: that would be more than {MAX_PARTS} parts; make them larger.")
         number = f".{len(self._names) + 1:03}" if self._parts is not None else ""
         path = self._target.with_name(f"{self._target.name}{number}")
-        passing = path.with_name(f"{path.name}.part")
-        self._names[passing] = path
-        self._file = passing.open("wb")
+        temporary = path.with_name(f"{path.name}.part")
+        self._names[temporary] = path
+        self._file = temporary.open("wb")
         self._left = self._parts or 1 << 62
 
     def write(self, content: bytes) -> None:
-        """Append."""
+        """Append to the current part."""
         view = memoryview(content)
         self.size += len(view)
         while len(view):
             if not self._left:
                 self._next()
-            piece = view[: self._left]
-            self._file.write(piece)
-            self._left -= len(piece)
-            view = view[len(piece) :]
+            chunk = view[: self._left]
+            self._file.write(chunk)
+            self._left -= len(chunk)
+            view = view[len(chunk) :]
 
     def _finish_part(self) -> None:
         self._file.flush()
@@ -323,11 +337,11 @@ class _Writing:
         try:
             if error is None:
                 self._finish_part()
-                for passing, path in self._names.items():
-                    passing.replace(path)
+                for temporary, path in self._names.items():
+                    temporary.replace(path)
                 self.finished = tuple(self._names.values())
         finally:
             self._file.close()
-            for passing in self._names:
+            for temporary in self._names:
                 with suppress(OSError):
-                    passing.unlink()
+                    temporary.unlink()

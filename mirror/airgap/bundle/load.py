@@ -1,9 +1,9 @@
-"""Taking in a bundle: checked as it is read, staged out of sight, and made visible in one transaction.
+"""Importing a bundle: verified as it is read, staged invisibly, and made visible in one transaction.
 
-The order is what makes it safe: who signed it, what it is and whether it fits here is known before the first byte is
-kept; blobs are adopted one by one, which nobody sees; pages wait in tables of their own; then one transaction shows
-everything. Killed before that, the old state stays and the next run goes on; killed after it, only the records beside
-uploads are missing, which the next run, or the start of a mirror, writes.
+The order makes it safe: signature, manifest and whether it fits here are checked before the first byte is stored; blobs
+are adopted one by one, which no client sees; pages are staged in tables of their own; then one transaction shows
+everything. If the process is killed before, the old state stays and the next run continues; if it is killed after, only
+the records beside uploads are missing, which the next run, or the start of a mirror, writes.
 """
 
 import asyncio
@@ -19,10 +19,9 @@ from pathlib import Path
 import msgspec
 
 from mirror.airgap.bundle import format
+from mirror.airgap.bundle.contents import BundleContents, StoreLayout, gather, page_mark, unzipped, upload_mark
 from mirror.airgap.bundle.format import BundleMember, DamagedBundle, LogEntry, Manifest, PageEntry, check_facts
-from mirror.airgap.bundle.gather import BundleContents, Places, gather, page_mark, upload_mark
-from mirror.airgap.bundle.inventory import unzipped
-from mirror.airgap.bundle.reading import Head, Reader, follows, read_head
+from mirror.airgap.bundle.reading import BundleHead, BundleReader, follows, read_head
 from mirror.airgap.bundle.signing import Keys, PublicKey
 from mirror.blobs import BlobStore, storage_errors
 from mirror.catalog import Catalog, UploadRow
@@ -30,12 +29,12 @@ from mirror.catalog.bundles import ImportedLog, Seen, StagedFile, StoredPage, Ta
 from mirror.errors import Conflict, MissingBlob, StorageFull
 from mirror.index.records import Records, record_uploads
 
-ROOM = 64 << 20
-"""Bytes that stay free on the disk."""
+RESERVED_BYTES = 64 << 20
+"""Bytes of the disk that stay free."""
 
 
 class ImportResult(msgspec.Struct, frozen=True, kw_only=True):
-    """What an import has changed."""
+    """The changes by an import."""
 
     manifest: Manifest
     signed_by: PublicKey | None
@@ -47,11 +46,11 @@ class ImportResult(msgspec.Struct, frozen=True, kw_only=True):
     uploads: tuple[tuple[str, str], ...]
     """(upload, yank, unyank or delete, file name)."""
     blobs: int
-    """That were not here before this run."""
+    """The number of blobs that were not held before this run."""
     size: int
-    """Bytes of these."""
+    """Bytes of those blobs."""
     own_index: tuple[str, ...]
-    """The repositories whose list of gems goes its own way here; what the bundle changes is appended to it."""
+    """The repositories whose published log differs from the bundle's; the changes are appended to it."""
 
 
 async def load(
@@ -59,7 +58,7 @@ async def load(
     catalog: Catalog,
     blobs: BlobStore,
     records: Records,
-    where: Places,
+    layout: StoreLayout,
     data_dir: Path,
     *,
     keys: Keys,
@@ -69,57 +68,64 @@ async def load(
     notice: float = 0.0,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> ImportResult:
-    """Take in a bundle, or its parts in their order, beside a mirror that may be serving.
+    """Import a bundle, or its parts in their order, beside a mirror that may be serving.
 
-    `force` takes it in whatever its place in the sequence, and its pages even where newer ones are here.
-    `notice` are the seconds that a mirror which serves is given to hear that something is about to come. Raises
-    Damaged, Forbidden, Conflict, StorageFull; then nothing of it is visible.
+    `force` imports it whatever its place in the sequence, and its pages even where newer ones are held. `notice`: the
+    seconds between the announcement of the import to a serving mirror and the import itself. `progress` gets the bytes
+    of blobs that are done and all of them. Raises DamagedBundle, Forbidden, Conflict, StorageFull; then nothing of the
+    bundle is visible.
     """
-    with _alone(data_dir):
+    with _locked(data_dir):
         await record_uploads(catalog, records)
-        reader = Reader(parts)
+        reader = BundleReader(parts)
         try:
             head = read_head(reader, keys, unsigned=unsigned)
-            taking = _Taking(head, catalog, blobs, records, where, data_dir)
-            await taking.check(force=force)
-            await taking.read(reader, progress)
+            running = _Import(head, catalog, blobs, records, layout, data_dir)
+            await running.check(force=force)
+            await running.read(reader, progress)
         finally:
             reader.close()
-        await taking.show(now, notice)
+        await running.show(now, notice)
         await record_uploads(catalog, records)
-    return taking.imported()
+    return running.result()
 
 
-class _Taking:
-    """A bundle while it is taken in."""
+class _Import:
+    """One import while it runs."""
 
     def __init__(
-        self, head: Head, catalog: Catalog, blobs: BlobStore, records: Records, where: Places, data_dir: Path
+        self,
+        head: BundleHead,
+        catalog: Catalog,
+        blobs: BlobStore,
+        records: Records,
+        layout: StoreLayout,
+        data_dir: Path,
     ) -> None:
         self._head = head
         self._manifest = head.manifest
         self._catalog = catalog
         self._blobs = blobs
         self._records = records
-        self._where = where
+        self._layout = layout
         self._data_dir = data_dir
         self._held: BundleContents
         self._seen: Seen
         self._pages: dict[int, PageEntry] = {}
-        """Place → what differs from here."""
+        """Position in the manifest → pages that differ from the held ones."""
         self._files: list[StagedFile] = []
         self._uploads: list[tuple[str, UploadRow]] = []
         self._logs: list[ImportedLog] = []
         self._diverged: set[str] = set()
         self._bodies: dict[str, list[int]] = {}
-        """Digest of a packed page → the places of those pages."""
+        """Digest of a compressed page → the positions of the pages that have it."""
         self._log_bodies: dict[str, bytes] = {}
         self._new_blobs = self._new_bytes = 0
 
-    # What it would change
+    # What would change
 
     async def check(self, *, force: bool) -> None:
-        """Whether it fits here, and what of it is new. Raises Conflict, Invalid, StorageFull."""
+        """Check whether the bundle fits here, and find out what is new. Raises Conflict, Invalid, StorageFull."""
         manifest = self._manifest
         known = await self._catalog.bundles.seen()
         seen = known.get(manifest.node, Seen())
@@ -129,7 +135,7 @@ class _Taking:
         else:
             self._seen = follows(manifest, node, seen)
         self._check_places()
-        self._held = held = await gather(self._catalog, self._blobs, self._where)
+        self._held = held = await gather(self._catalog, self._blobs, self._layout)
         for place, page in enumerate(manifest.pages, 1):
             mine = held.pages.get((page.source, page.kind, page.name))
             if _differs(mine, page) and (force or mine is None or mine.checked <= page.checked):
@@ -148,18 +154,20 @@ class _Taking:
         await self._check_blobs()
 
     def _check_places(self) -> None:
-        """Whether everything in the bundle has a place in the settings here."""
-        mine, theirs = self._where.repositories, self._manifest.repositories
+        """Check that everything in the bundle belongs to a repository of the settings. Raises Conflict."""
+        mine, theirs = self._layout.repositories, self._manifest.repositories
         for name in {row.upload.repository for row in self._manifest.uploads}:
             if name not in mine or name not in theirs or mine[name].format != theirs[name].format:
-                raise Conflict(f"The bundle has uploads of a repository {name!r}, and there is none like it here.")
+                raise Conflict(
+                    f"The bundle has uploads of a repository {name!r}, and there is none of that name and format here."
+                )
         sources = [page.source for page in self._manifest.pages] + [file.source for file in self._manifest.files]
         sources += [log.name for log in self._manifest.logs if log.role == "upstream"]
         for source in dict.fromkeys(sources):
-            if source not in self._where.sidecars:
+            if source not in self._layout.sidecars:
                 raise Conflict(
                     f"The bundle has content from {source[:200]}, and no repository here has that upstream: add it to"
-                    " the settings (a mirror that is offline never asks it)."
+                    " the settings (an offline mirror never asks it)."
                 )
 
     def _check_upload(self, row: UploadRow, *, force: bool) -> None:
@@ -180,12 +188,12 @@ class _Taking:
                 " publish another version on one side, and delete the file on the other."
             )
         if (mine.deleted and not theirs.deleted) or (mine.changed > theirs.changed and not force):
-            return  # changed here later
+            return  # this mirror has the later change
         kind = "delete" if theirs.deleted else "unyank" if theirs.yanked is None else "yank"
         self._uploads.append((kind, row))
 
     async def _check_blobs(self) -> None:
-        """Whether all that is needed is here or comes, and there is room for it."""
+        """Check that needed blobs are held or in the bundle, and fit on the disk. Raises Conflict, StorageFull."""
         manifest = self._manifest
         needed = {one.digest: one.filename for one in self._files}
         for _, row in self._uploads:
@@ -194,27 +202,27 @@ class _Taking:
         for digest, filename in needed.items():
             if digest not in manifest.blobs and digest not in self._held.blobs:
                 raise Conflict(
-                    f"The bundle builds on {filename}, which is not held here any more: make a new inventory, and"
-                    " export for that."
+                    f"The bundle requires {filename}, which is no longer held here: make a new inventory, and"
+                    " export for it."
                 )
         lengths = [page.length for page in self._pages.values()] + [log.length for log in manifest.logs]
-        coming = [size for digest, size in manifest.blobs.items() if not await self._is_here(digest, size)]
-        wanted = sum(coming) + sum(lengths)
+        coming = [size for digest, size in manifest.blobs.items() if not await self._is_held(digest, size)]
+        required = sum(coming) + sum(lengths)
         free = shutil.disk_usage(self._data_dir).free
-        if wanted + ROOM > free:
+        if required + RESERVED_BYTES > free:
             raise StorageFull(
-                f"The bundle needs {wanted >> 20} MiB and the disk of the mirror has {max(0, free - ROOM) >> 20} MiB"
-                " for it: free some space, or move data_dir."
+                f"The bundle needs {required >> 20} MiB, and {max(0, free - RESERVED_BYTES) >> 20} MiB of the"
+                " mirror's disk are free for it: free some space, or move data_dir."
             )
 
-    # Reading the rest
+    # Reading the members
 
-    async def read(self, reader: Reader, progress: Callable[[int, int], None]) -> None:
-        """Read, compare and put aside everything else. Raises Damaged."""
+    async def read(self, reader: BundleReader, progress: Callable[[int, int], None]) -> None:
+        """Read, verify and stage everything after the manifest. Raises DamagedBundle."""
         manifest, bundle = self._manifest, self._head.id
         await self._catalog.bundles.clear(bundle)
         done = await self._catalog.bundles.staged(bundle)
-        if not done <= self._pages.keys():  # something here has changed since the last try
+        if not done <= self._pages.keys():  # the store has changed since the last run
             await self._catalog.bundles.clear()
             done = set()
         for place, page in self._pages.items():
@@ -229,9 +237,9 @@ class _Taking:
             member = reader.header()
             digest = format.digest_of(path)
             if member is None or member.name != path:
-                raise DamagedBundle(f"The bundle is cut or altered: {path} is not where it should be.")
+                raise DamagedBundle(f"The bundle is truncated or altered: {path} is missing.")
             if path.startswith("pages/"):
-                body = self._unpacked(reader, member, digest, lengths[digest])
+                body = self._decompressed(reader, member, digest, lengths[digest])
                 if digest in logs:
                     self._log_bodies[digest] = body
                 for place in self._bodies.get(digest, ()):
@@ -244,25 +252,25 @@ class _Taking:
                 at += member.size
                 progress(at, total)
         if reader.header() is not None:
-            raise DamagedBundle("The bundle is altered: something stands behind what its manifest names.")
+            raise DamagedBundle("The bundle is altered: it has more members than its manifest names.")
         await self._catalog.bundles.stage_files(bundle, self._files)
 
-    def _unpacked(self, reader: Reader, member: BundleMember, digest: str, length: int) -> bytes:
+    def _decompressed(self, reader: BundleReader, member: BundleMember, digest: str, length: int) -> bytes:
         packed = b"".join(reader.content(member))
         if hashlib.sha256(packed).hexdigest() != digest:
-            raise DamagedBundle(f"The bundle is altered: {member.name} is not what {format.SUMS} says.")
+            raise DamagedBundle(f"The bundle is altered: {member.name} does not have the digest in {format.SUMS}.")
         try:
             body = unzipped(packed, length)
         except ValueError as error:
             raise DamagedBundle(f"The bundle is altered: {member.name}: {error}.") from None
         if len(body) != length:
-            raise DamagedBundle(f"The bundle is altered: {member.name} has another length than {format.MANIFEST} says.")
+            raise DamagedBundle(f"The bundle is altered: {member.name} has another length than in {format.MANIFEST}.")
         return body
 
-    async def _blob(self, reader: Reader, member: BundleMember, digest: str) -> None:
-        """Compare a blob with its digest, and adopt it unless it is here."""
+    async def _blob(self, reader: BundleReader, member: BundleMember, digest: str) -> None:
+        """Compare a blob with its digest, and adopt it unless it is held. Raises DamagedBundle, StorageFull."""
         found = hashlib.sha256()
-        if await self._is_here(digest, member.size):
+        if await self._is_held(digest, member.size):
             for chunk in reader.content(member):
                 found.update(chunk)
             self._compare(found.hexdigest(), member)
@@ -276,14 +284,14 @@ class _Taking:
                     file.write(chunk)
             self._compare(found.hexdigest(), member)
             os.chmod(path, 0o644)
-            os.utime(path, (member.modified, member.modified))  # its Last-Modified, on both sides
+            os.utime(path, (member.modified, member.modified))  # so that both mirrors send the same Last-Modified
             await self._blobs.adopt(path, digest)
         finally:
             path.unlink(missing_ok=True)
         self._new_blobs += 1
         self._new_bytes += member.size
 
-    async def _is_here(self, digest: str, size: int) -> bool:
+    async def _is_held(self, digest: str, size: int) -> bool:
         try:
             return (await self._blobs.open(digest)).size == size
         except MissingBlob:
@@ -293,18 +301,18 @@ class _Taking:
         if digest != format.digest_of(member.name):
             raise DamagedBundle(f"The bundle is altered: {member.name} has the SHA-256 {digest}.")
 
-    # The end
+    # Making it visible
 
     async def show(self, now: float, notice: float) -> None:
-        """Make all of it visible at once."""
+        """Make everything visible in one transaction. Raises Conflict."""
         for entry in self._manifest.logs:
             if entry.role == "upstream":
-                await self._grow(entry)
-        for repository in self._where.repositories:
-            await self._publish(repository)
+                await self._import_upstream_log(entry)
+        for repository in self._layout.repositories:
+            await self._import_published_log(repository)
         for one in self._files:
-            if not await self._is_here(one.digest, one.size):  # swept, in an import that took days
-                raise Conflict("Something that the bundle brought has been swept meanwhile: import it again.")
+            if not await self._is_held(one.digest, one.size):  # evicted, in an import that took days
+                raise Conflict("A file of the bundle was evicted meanwhile: import it again.")
         if notice:
             await self._catalog.bundles.announce(self._manifest.node, now)
             await asyncio.sleep(notice)
@@ -319,25 +327,25 @@ class _Taking:
             )
         )  # fmt: skip
 
-    async def _grow(self, entry: LogEntry) -> None:
-        """Take over what an upstream lists."""
-        name = self._where.logs["upstream", entry.name]
+    async def _import_upstream_log(self, entry: LogEntry) -> None:
+        """Take over the log of an upstream. Raises Conflict."""
+        name = self._layout.logs["upstream", entry.name]
         mine, body = await self._catalog.logs.read(name), self._log_bodies[entry.body]
         if not _fits(entry, mine):
             raise Conflict(
-                f"The list of gems of {entry.name} is another one here: make a new inventory, and export for that."
+                f"The held list of gems of {entry.name} does not match: make a new inventory, and export for it."
             )
-        self._change(name, mine, entry, body)
+        self._replace_log(name, mine, entry, body)
 
-    async def _publish(self, repository: str) -> None:
-        """Take over what a repository publishes, unless it has begun to say something else here."""
+    async def _import_published_log(self, repository: str) -> None:
+        """Take over the log that a repository publishes, unless the repository publishes a different one here."""
         entries = {entry.role: entry for entry in self._manifest.logs if entry.name == repository}
         entries.pop("upstream", None)
-        if "published" not in entries or ("published", repository) not in self._where.logs:
+        if "published" not in entries or ("published", repository) not in self._layout.logs:
             return
         changes = []
         for role, entry in entries.items():
-            name = self._where.logs[role, repository]
+            name = self._layout.logs[role, repository]
             mine, body = await self._catalog.logs.read(name), self._log_bodies[entry.body]
             fits = _fits(entry, mine) and (entry.start or role == "own" or body.startswith(mine))
             if not fits:
@@ -345,14 +353,14 @@ class _Taking:
                 return
             changes.append((name, mine, entry, body))
         for change in changes:
-            self._change(*change)
+            self._replace_log(*change)
 
-    def _change(self, name: str, mine: bytes, entry: LogEntry, body: bytes) -> None:
+    def _replace_log(self, name: str, mine: bytes, entry: LogEntry, body: bytes) -> None:
         if body if entry.start else body != mine:
             self._logs.append(ImportedLog(name=name, content=body, replace=not entry.start))
 
-    def imported(self) -> ImportResult:
-        """What has changed."""
+    def result(self) -> ImportResult:
+        """Return what has changed."""
         pages = [page for page in self._pages.values() if page.found]
         known = {key for key, page in self._held.pages.items() if page.found}
         return ImportResult(
@@ -376,7 +384,7 @@ def _differs(mine: PageEntry | None, theirs: PageEntry) -> bool:
 
 
 def _fits(entry: LogEntry, mine: bytes) -> bool:
-    """Whether what a bundle has of a log goes on where ours ends; the whole of one always does."""
+    """Return whether the bundle's part of a log continues the held log; a whole log always fits."""
     if not entry.start:
         return True
     return len(mine) == entry.start and hashlib.sha256(mine).hexdigest() == entry.before
@@ -387,14 +395,14 @@ def _row(page: PageEntry) -> StoredPage:
 
 
 @contextmanager
-def _alone(data_dir: Path) -> Iterator[None]:
-    """One import at a time. Raises Conflict."""
+def _locked(data_dir: Path) -> Iterator[None]:
+    """Hold the lock of imports for the length of the block. Raises Conflict."""
     data_dir.mkdir(parents=True, exist_ok=True)
     fd = os.open(data_dir / "import.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         yield
     except BlockingIOError:
-        raise Conflict("Another import is going on: wait for its end.") from None
+        raise Conflict("Another import is running: wait for its end.") from None
     finally:
         os.close(fd)

@@ -28,7 +28,7 @@ from mirror.airgap.lockfiles.requirement_set import (
 )
 from mirror.airgap.lockfiles.requirements import named, parse_name
 from mirror.airgap.lockfiles.rewrite import mirror_files, rewrite
-from mirror.airgap.lockfiles.select import MissingItem, Selection, Selector
+from mirror.airgap.lockfiles.select import MissingItem, ProjectSelection, Selector
 from mirror.airgap.lockfiles.targets import Target, this_machine
 from mirror.errors import InvalidLock
 
@@ -37,8 +37,8 @@ __all__ = [
     "MissingItem",
     "Pin",
     "PinnedFile",
+    "ProjectSelection",
     "RequirementSet",
-    "Selection",
     "Selector",
     "Target",
     "VersionRange",

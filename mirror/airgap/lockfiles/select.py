@@ -45,7 +45,7 @@ class MissingItem(msgspec.Struct, frozen=True, kw_only=True):
     where: str = ""
 
 
-class Selection(msgspec.Struct, frozen=True, kw_only=True):
+class ProjectSelection(msgspec.Struct, frozen=True, kw_only=True):
     """The files selected of one project."""
 
     files: tuple[File, ...]
@@ -98,7 +98,7 @@ class Selector:
         """The projects to look up in the index, in the order in which they are required."""
         return tuple(self._entries)
 
-    def select(self, name: str, project: Project | None) -> Selection:
+    def select(self, name: str, project: Project | None) -> ProjectSelection:
         """Return the needed files of a project; `project` is None when the index does not have it."""
         chosen: set[str] = set()
         missing: dict[MissingItem, None] = {}
@@ -116,7 +116,7 @@ class Selector:
                 else:
                     chosen.add(one.filename)
         files = () if project is None else tuple(file for file in project.files if file.filename in chosen)
-        return Selection(files=files, missing=tuple(missing))
+        return ProjectSelection(files=files, missing=tuple(missing))
 
 
 FoundFiles = Iterator[File | MissingItem]

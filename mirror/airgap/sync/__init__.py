@@ -17,15 +17,37 @@ from mirror.airgap.sync.bulk import BulkFetcher, pool_size
 from mirror.airgap.sync.fetchers import CONNECTIONS, Fetcher, Holdings, LocalFetcher, ReadOnlyFetcher, reason_of
 from mirror.airgap.sync.fetching import NoProgress, SyncProgress, SyncResult, fetch, lacking, remember
 from mirror.airgap.sync.plan import Problem, Resolver, SyncInput, SyncPlan, plan
-from mirror.airgap.sync.queue import FetchQueue, OnFetched, SyncFile
+from mirror.airgap.sync.queue import FetchCallback, FetchQueue, SyncFile
 from mirror.airgap.sync.resolve import Resolvers
 from mirror.config import Settings
 from mirror.errors import Invalid, Misconfigured
 
 __all__ = [
-    "CONNECTIONS", "BulkFetcher", "FetchQueue", "Fetcher", "Holdings", "LocalFetcher", "NoProgress", "OnFetched",
-    "Problem", "ReadOnlyFetcher", "Resolver", "Resolvers", "SyncFile", "SyncInput", "SyncPlan", "SyncProgress",
-    "SyncResult", "check_sets", "fetch", "lacking", "plan", "pool_size", "reason_of", "remember", "repository_for",
+    "CONNECTIONS",
+    "BulkFetcher",
+    "FetchCallback",
+    "FetchQueue",
+    "Fetcher",
+    "Holdings",
+    "LocalFetcher",
+    "NoProgress",
+    "Problem",
+    "ReadOnlyFetcher",
+    "Resolver",
+    "Resolvers",
+    "SyncFile",
+    "SyncInput",
+    "SyncPlan",
+    "SyncProgress",
+    "SyncResult",
+    "check_sets",
+    "fetch",
+    "lacking",
+    "plan",
+    "pool_size",
+    "reason_of",
+    "remember",
+    "repository_for",
     "targets_for",
 ]  # fmt: skip
 

@@ -11,7 +11,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 
 import msgspec
 
-from mirror.airgap.sync.queue import FetchQueue, OnFetched, SyncFile, together
+from mirror.airgap.sync.queue import FetchCallback, FetchQueue, SyncFile, together
 from mirror.airgap.sync.workers import BATCHES_AT_ONCE, Job, JobResult, Worker, WorkerConfig, WorkerPool, working
 from mirror.catalog import Files, HeldFile
 from mirror.errors import MirrorError
@@ -71,7 +71,7 @@ class BulkFetcher:
         async with working(self._pool or WorkerPool(self._processes), self._config) as self._workers:
             yield
 
-    async def fetch(self, small: FetchQueue, rest: FetchQueue, on_fetched: OnFetched) -> None:
+    async def fetch(self, small: FetchQueue, rest: FetchQueue, on_fetched: FetchCallback) -> None:
         """Fetch files that it `takes`, with the sidecars that can be made from them, until `small` ends.
 
         Files that it could not fetch are added to `rest`. When `on_fetched` is called for a file, it is durable, in the
@@ -100,7 +100,7 @@ class BulkFetcher:
             finished.put_nowait([(file, job, result) for (file, job), result in zip(jobs, results, strict=True)])
 
     async def _record_all(
-        self, finished: "asyncio.Queue[Batch | None]", rest: FetchQueue, on_fetched: OnFetched
+        self, finished: "asyncio.Queue[Batch | None]", rest: FetchQueue, on_fetched: FetchCallback
     ) -> None:
         """Record finished batches until None arrives, in one commit those that arrived during the last commit."""
         more = True

@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from typing import Protocol
 
 from mirror.airgap.sync.bulk import BulkFetcher
-from mirror.airgap.sync.queue import FetchQueue, OnFetched
+from mirror.airgap.sync.queue import FetchCallback, FetchQueue
 from mirror.blobs import BlobStore
 from mirror.catalog import Catalog, SetMember
 from mirror.errors import MissingBlob, Offline, StorageFull
@@ -36,7 +36,7 @@ class Fetcher(Protocol):
     def is_small(self, file: File) -> bool:
         """Return whether a file is one for `fetch_small`."""
 
-    async def fetch_small(self, small: FetchQueue, rest: FetchQueue, on_fetched: OnFetched) -> None:
+    async def fetch_small(self, small: FetchQueue, rest: FetchQueue, on_fetched: FetchCallback) -> None:
         """Fetch small files, many at once, until their queue ends. Raises StorageFull.
 
         Files that could not be fetched are added to `rest`: `fetch` tries again and reports the error.
@@ -130,7 +130,7 @@ class LocalFetcher:
     def is_small(self, file: File) -> bool:
         return self._bulk.takes(file)
 
-    async def fetch_small(self, small: FetchQueue, rest: FetchQueue, on_fetched: OnFetched) -> None:
+    async def fetch_small(self, small: FetchQueue, rest: FetchQueue, on_fetched: FetchCallback) -> None:
         await self._bulk.fetch(small, rest, on_fetched)
 
     async def _fetch_file(self, repository: str, project: str, file: File) -> None:
@@ -165,7 +165,7 @@ class ReadOnlyFetcher:
     def is_small(self, file: File) -> bool:
         return False
 
-    async def fetch_small(self, small: FetchQueue, rest: FetchQueue, on_fetched: OnFetched) -> None:
+    async def fetch_small(self, small: FetchQueue, rest: FetchQueue, on_fetched: FetchCallback) -> None:
         """Do nothing: no file is small."""
 
 

@@ -22,7 +22,7 @@ class SyncFile(msgspec.Struct, frozen=True, kw_only=True):
         return self.repository, self.project, self.file.filename
 
 
-class OnFetched(Protocol):
+class FetchCallback(Protocol):
     """Called for each file: without an error when it is held now."""
 
     def __call__(self, file: SyncFile, error: Exception | None = None, /) -> None: ...

@@ -1,8 +1,8 @@
-"""Versions that are still open, decided by the clients' own resolvers, which ask the mirror itself.
+"""Open versions, decided by the clients' own resolvers with the mirror as their only index.
 
-uv decides for Python and bundler for Ruby, each as a process in a directory and an environment of its own, with nothing
-but the mirror to ask. So whatever they look at on the way is stored here, and the same question has the same answer
-offline. They run no code of a distribution, unless `build` allows uv to.
+uv decides for Python and bundler for Ruby, each as a process in a directory and an environment of its own. Every page
+that they read on the way is stored by the mirror, so that the same question has the same answer offline. They run no
+code of a distribution, unless `build` allows uv to.
 """
 
 import asyncio
@@ -20,10 +20,10 @@ from yarl import URL
 from mirror.airgap.lockfiles import RequirementSet, Target, parse, this_machine
 from mirror.errors import Invalid
 
-LONGEST = 600.0
-"""Seconds that a resolver may take."""
-SHOWN = 12
-"""Lines of a resolver's complaint that are shown."""
+RESOLVER_SECONDS = 600.0
+"""The longest time for a resolver."""
+ERROR_LINES = 12
+"""The most lines of a resolver's explanation in an error."""
 
 _UV_PLATFORMS: Mapping[tuple[str, str], str] = {
     ("linux", "x86_64"): "x86_64-manylinux_2_17",
@@ -51,15 +51,15 @@ _GEM_PLATFORMS: Mapping[tuple[str, str], str] = {
 
 
 class Resolvers:
-    """uv and bundler."""
+    """The resolvers uv and bundler."""
 
     def __init__(self, index: Callable[[str], URL], *, build: bool = False) -> None:
-        """`index`: the URL, with credentials where they are needed, at which a repository's clients reach it."""
+        """`index` returns the URL of a repository for its clients, with credentials where they are needed."""
         self._index = index
         self._build = build
 
     async def __call__(self, requirements: RequirementSet, target: Target, repository: str) -> RequirementSet:
-        """Every version pinned. Raises Invalid, with what the resolver says."""
+        """Return every version pinned. Raises Invalid, with the resolver's explanation."""
         if not requirements.pins and not requirements.ranges:
             return requirements
         url = self._index(repository)
@@ -69,10 +69,10 @@ class Resolvers:
 
 
 async def _uv(requirements: RequirementSet, target: Target, url: URL, *, build: bool) -> RequirementSet:
-    program = _found("uv", "uv decides the versions that are not locked, and is not installed here: pip install uv")
+    program = _program("uv", "uv decides the versions that are not locked, and is not installed here: pip install uv")
     lines = [pin.requirement for pin in requirements.pins] + [entry.requirement for entry in requirements.ranges]
-    with tempfile.TemporaryDirectory() as place:
-        directory = Path(place)
+    with tempfile.TemporaryDirectory() as name:
+        directory = Path(name)
         (directory / "requirements.in").write_text("\n".join(lines) + "\n")
         (directory / "constraints.txt").write_text("".join(f"{one.requirement}\n" for one in requirements.constraints))
         command = [
@@ -84,8 +84,8 @@ async def _uv(requirements: RequirementSet, target: Target, url: URL, *, build: 
         command += [] if build else ["--no-build"]
         if url.host:  # on this machine: plain http, or a certificate for another name
             command += ["--allow-insecure-host", f"{url.host}:{url.port}"]
-        said = await _run(command, directory, {"UV_HTTP_TIMEOUT": "60"}, requirements.name, url)
-    resolved = parse(requirements.name, said, kind="requirements")
+        output = await _run(command, directory, {"UV_HTTP_TIMEOUT": "60"}, requirements.name, url)
+    resolved = parse(requirements.name, output, kind="requirements")
     return msgspec.structs.replace(requirements, pins=resolved.pins, ranges=(), graph=None, kind="requirements")
 
 
@@ -95,7 +95,7 @@ def _uv_platform(target: Target) -> list[str]:
     system = target.system
     name = _UV_PLATFORMS.get((system.family, system.machine))
     if name is None:
-        raise Invalid(f"uv cannot decide versions for {target}: give a lock made there.")
+        raise Invalid(f"uv cannot decide versions for {target}: give a lock that was made there.")
     if system.family == "linux" and "manylinux" in name:
         minor = max((one for one in _UV_GLIBC if one <= system.oldest[1]), default=17)
         name = re.sub(r"2_\d+$", f"2_{minor}", name)
@@ -103,18 +103,18 @@ def _uv_platform(target: Target) -> list[str]:
 
 
 async def _bundler(requirements: RequirementSet, target: Target, url: URL) -> RequirementSet:
-    program = _found("bundle", "bundler decides the versions of gems that are not locked, and is not installed here")
+    program = _program("bundle", "bundler decides the versions of gems that are not locked, and is not installed here")
     lines = [f'source "{url}"', *(_gem(entry.project, _requirements(entry.specifier)) for entry in requirements.ranges)]
     lines += [_gem(pin.project, [f"= {pin.version}"]) for pin in requirements.pins]
-    with tempfile.TemporaryDirectory() as place:
-        directory = Path(place)
+    with tempfile.TemporaryDirectory() as name:
+        directory = Path(name)
         (directory / "Gemfile").write_text("\n".join(lines) + "\n")
         command = [program, "lock"]
         platform = _GEM_PLATFORMS.get((target.system.family, target.system.machine))
         command += ["--add-platform", platform] if platform else []
         environment = {
-            "HOME": place, "BUNDLE_GEMFILE": str(directory / "Gemfile"), "BUNDLE_APP_CONFIG": f"{place}/.bundle",
-            "BUNDLE_USER_HOME": f"{place}/.bundle", "BUNDLE_SILENCE_ROOT_WARNING": "1", "BUNDLE_RETRY": "1",
+            "HOME": name, "BUNDLE_GEMFILE": str(directory / "Gemfile"), "BUNDLE_APP_CONFIG": f"{name}/.bundle",
+            "BUNDLE_USER_HOME": f"{name}/.bundle", "BUNDLE_SILENCE_ROOT_WARNING": "1", "BUNDLE_RETRY": "1",
             "BUNDLE_SSL_VERIFY_MODE": "0",
         }  # fmt: skip
         await _run(command, directory, environment, requirements.name, url)
@@ -132,17 +132,17 @@ def _requirements(specifier: str) -> list[str]:
     return [part.strip() for part in specifier.split(",") if part.strip()]
 
 
-def _found(name: str, missing: str) -> str:
-    """The path of a resolver: beside this Python, else on the PATH. Raises Invalid."""
-    places = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)])
-    program = shutil.which(name, path=places)
+def _program(name: str, missing: str) -> str:
+    """Return the path of a resolver: beside this Python, else on the PATH. Raises Invalid."""
+    directories = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)])
+    program = shutil.which(name, path=directories)
     if program is None:
         raise Invalid(f"{missing}; or give a lock file, or take only what is named (--no-deps).")
     return program
 
 
 async def _run(command: Sequence[str], directory: Path, environment: Mapping[str, str], what: str, url: URL) -> str:
-    """What a resolver prints. Raises Invalid with its complaint when it fails or takes too long."""
+    """Return the output of a resolver. Raises Invalid with its explanation when it fails or takes too long."""
     foreign = (
         "UV_",
         "PIP_",
@@ -162,17 +162,17 @@ async def _run(command: Sequence[str], directory: Path, environment: Mapping[str
     )  # fmt: skip
     name = Path(command[0]).name
     try:
-        async with asyncio.timeout(LONGEST):
-            said, complained = await process.communicate()
+        async with asyncio.timeout(RESOLVER_SECONDS):
+            output, errors = await process.communicate()
     except TimeoutError:
-        raise Invalid(f"{name} took longer than {LONGEST:.0f} s to decide the versions for {what}.") from None
+        raise Invalid(f"{name} took longer than {RESOLVER_SECONDS:.0f} s to decide the versions for {what}.") from None
     finally:
         if process.returncode is None:
             process.kill()
             await process.wait()
     if process.returncode:
-        text = (complained or said).decode(errors="replace").replace(url.password or "\0", "…")
+        text = (errors or output).decode(errors="replace").replace(url.password or "\0", "…")
         lines = [line.strip() for line in text.splitlines() if line.strip()]
         hint = " (With --build, uv may build it, which runs its code.)" if "--no-build" in text else ""
-        raise Invalid(f"{name} finds no versions that fit: {' '.join(lines[:SHOWN])}{hint}")
-    return said.decode(errors="replace")
+        raise Invalid(f"{name} finds no versions that fit: {' '.join(lines[:ERROR_LINES])}{hint}")
+    return output.decode(errors="replace")

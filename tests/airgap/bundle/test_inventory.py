@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mirror.airgap.bundle.inventory import Inventory, Lacking, LogMark, difference, pack, tail, unpack
+from mirror.airgap.bundle.contents import Difference, Inventory, LogMark, common_length, difference, pack, unpack
 from mirror.errors import Invalid
 
 WORDS = st.sampled_from(["a", "b", "c", "ü/..", ""])
@@ -57,7 +57,7 @@ def test_it_does_not_depend_on_the_order(have: Inventory, want: Inventory) -> No
 
 @given(inventories())
 def test_who_has_everything_lacks_nothing(have: Inventory) -> None:
-    assert difference(have, have) == Lacking()
+    assert difference(have, have) == Difference()
 
 
 @given(inventories(), st.frozensets(st.tuples(WORDS, WORDS, WORDS)))
@@ -76,10 +76,10 @@ def test_packed_and_unpacked_it_is_the_same(one: Inventory) -> None:
 @given(st.binary(max_size=20), st.binary(max_size=20))
 def test_the_tail_of_a_log_is_what_somebody_lacks(before: bytes, more: bytes) -> None:
     known = LogMark(len(before), hashlib.sha256(before).hexdigest())
-    start = tail(before + more, known)
+    start = common_length(before + more, known)
     assert start == len(before)
-    assert tail(more, LogMark(len(before), "0" * 64)) == 0
-    assert tail(before, LogMark(len(before) + 1, known.sha256)) == 0
+    assert common_length(more, LogMark(len(before), "0" * 64)) == 0
+    assert common_length(before, LogMark(len(before) + 1, known.sha256)) == 0
 
 
 @pytest.mark.parametrize("content", [b"", b"nonsense", pack(Inventory())[:-3], pack(Inventory()) + b"x"])
