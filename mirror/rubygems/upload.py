@@ -1,8 +1,8 @@
-"""Writing: push, yank, un-yank, owners and keys, as `gem push`, `gem yank`, `gem owner` and `gem signin` ask for them.
+"""Writing: push, yank, un-yank, owners and keys, for `gem push`, `gem yank`, `gem owner` and `gem signin`.
 
-A push says nothing about itself: the gem does. The answers are the sentences of the public index, which the clients
-show. The one surprise: an owner is a user who has been given rights on that one gem; rights that rules give to groups
-do not show in the list.
+What is pushed is read from the gem itself. Responses are the sentences of the public index, which clients print. The
+surprise: an owner is a user who has been given rights on that one gem; rights that settings give to groups are not
+listed.
 """
 
 import asyncio
@@ -25,11 +25,11 @@ from mirror.rubygems.names import GENERIC, canonical, full_name, number, parse_g
 from mirror.server.facts import facts_of
 from mirror.server.receive import SMALL, Form, Incoming, incoming, read_body, receive_body, receive_form
 
-ATTESTATIONS_LIMIT = 256 << 10
-"""The most that the attestations of one gem may take, in bytes."""
-OWNS: frozenset[Right] = frozenset({"upload", "yank"})
+ATTESTATIONS_BYTES = 256 << 10
+"""The most that the attestations of one gem may have."""
+OWNER_RIGHTS: frozenset[Right] = frozenset({"upload", "yank"})
 """What an owner may do to the gem."""
-FIELDS = 100
+MOST_FIELDS = 100
 """The most fields of a small form."""
 
 
@@ -46,7 +46,7 @@ class UploadRoutes:
         limits: LimitsSettings,
         mount: str,
     ) -> None:
-        """`directory` is where gems are while they arrive."""
+        """Gems are in `directory` while they arrive."""
         self._writer = writer
         self._repository = repository
         self._guard = guard
@@ -56,7 +56,7 @@ class UploadRoutes:
         self._prefix = mount.rstrip("/")
 
     def table(self) -> list[web.RouteDef]:
-        """The routes, to be added to an application."""
+        """Return the routes, to be added to an application."""
         at = f"{self._prefix}/api/v1"
         return [
             web.post(f"{at}/gems", self.push),
@@ -74,7 +74,7 @@ class UploadRoutes:
     # Gems
 
     async def push(self, request: web.Request) -> web.Response:
-        """A new gem, or the same bytes again."""
+        """Accept a new gem, or the same bytes again."""
         self._note(request)
         try:
             return await self._push(request)
@@ -99,8 +99,8 @@ class UploadRoutes:
         return web.Response(text=f"Successfully registered gem: {shown}")
 
     async def _receive(self, request: web.Request, file: Incoming) -> str:
-        """Take in the gem; the attestations that came with it, as a JSON list or nothing."""
-        # Which gem it is stands inside; whoever may push none at all need not send one.
+        """Store what arrives; return the attestations that came with it, as a JSON list, or nothing."""
+        # Which gem it is stands inside it; a client that may push none at all is refused before it sends one.
         if not request.content_type.startswith("multipart/"):
             await self._may_push(request)
             await receive_body(request, file, self._limits)
@@ -128,11 +128,11 @@ class UploadRoutes:
         return await asyncio.to_thread(package.filename_of, file.path)
 
     async def yank(self, request: web.Request) -> web.Response:
-        """Take a version out of the index; its file stays, for those who have it in a lock file."""
+        """Remove a version from the index; its file stays, for those who have it in a lock file."""
         return await self._change(request, "yank")
 
     async def unyank(self, request: web.Request) -> web.Response:
-        """Put a version back."""
+        """List a yanked version again."""
         return await self._change(request, "unyank")
 
     async def _change(self, request: web.Request, what: str) -> web.Response:
@@ -155,7 +155,7 @@ class UploadRoutes:
         return web.Response(text=f"Successfully {done} gem: {name} ({number(version, platform)})")
 
     async def attestations(self, request: web.Request) -> web.Response:
-        """The attestations that came with a gem."""
+        """Respond with the attestations that came with a gem."""
         facts = facts_of(request)
         facts.kind, facts.repository = "page", self._writer.repository
         filename = f"{request.match_info['full']}.gem"
@@ -164,13 +164,13 @@ class UploadRoutes:
         view = await self._repository.project(wanted.name)
         document = await self._repository.document(view, Page("provenance", filename))
         if document is None:
-            raise NotFound(f"Nothing attests {filename} here.")
+            raise NotFound(f"No attestations of {filename} are held here.")
         return web.Response(body=document.body, content_type="application/json")
 
     # Owners
 
     async def owners(self, request: web.Request) -> web.Response:
-        """Who has been given rights on the gem."""
+        """Respond with the users who have been given rights on the gem."""
         self._note(request)
         name = canonical(request.match_info["gem"])
         await self._require(request, "yank", name)
@@ -184,21 +184,21 @@ class UploadRoutes:
         return web.Response(text=yaml.safe_dump(owners, explicit_start=True), content_type="application/yaml")
 
     async def add_owner(self, request: web.Request) -> web.Response:
-        """Give a user of this mirror the rights of an owner."""
+        """Grant a user of this mirror the rights of an owner."""
         who, name, user = await self._owner(request)
         if not _owns(user, name):
             grants = (*user.grants, self._grant(name))
-            await self._give(user, grants)
+            await self._set_grants(user, grants)
             self._audit("owner", request, who, None, name, user.name)
         return web.Response(text="Owner added successfully.")
 
     async def remove_owner(self, request: web.Request) -> web.Response:
-        """Take the rights of an owner away."""
+        """Revoke the rights of an owner."""
         who, name, user = await self._owner(request)
         grants = tuple(grant for grant in user.grants if grant != self._grant(name))
         if grants == user.grants:
             raise NotFound(f"{user.name} has not been given this gem as an owner.")
-        await self._give(user, grants)
+        await self._set_grants(user, grants)
         self._audit("owner removed", request, who, None, name, user.name)
         return web.Response(text="Owner removed successfully.")
 
@@ -212,17 +212,17 @@ class UploadRoutes:
             raise NotFound("Owner could not be found: it should be the name of a user of this mirror.")
         return who, name, user
 
-    async def _give(self, user: User, grants: tuple[Grant, ...]) -> None:
+    async def _set_grants(self, user: User, grants: tuple[Grant, ...]) -> None:
         await self._accounts.change_user(msgspec.structs.replace(user, grants=grants))
         self._guard.look_again()
 
     def _grant(self, name: str) -> Grant:
-        return Grant(rights=OWNS, repositories=(self._writer.repository,), projects=(name,))
+        return Grant(rights=OWNER_RIGHTS, repositories=(self._writer.repository,), projects=(name,))
 
     # Keys
 
     async def sign_in(self, request: web.Request) -> web.Response:
-        """A key for whoever shows a user name and a password; the body is the key."""
+        """Respond with a key to a user name and a password; the body is the key."""
         facts = facts_of(request)
         facts.kind, facts.repository = "other", self._writer.repository
         name, rights = asked(await read_body(request, SMALL))
@@ -233,10 +233,10 @@ class UploadRoutes:
         return web.Response(text=key, headers={"Cache-Control": "no-store"})
 
     async def no_key(self, request: web.Request) -> web.Response:
-        """Gone from the public index as well: a key is made by POST."""
+        """Respond that this is gone, as from the public index: a key is made by POST."""
         return web.Response(status=410, text="Update RubyGems to sign in: gem update --system.\n")
 
-    # What they share
+    # Shared by the handlers
 
     def _note(self, request: web.Request) -> None:
         facts = facts_of(request)
@@ -256,14 +256,14 @@ class UploadRoutes:
 
 
 def _owns(user: User, name: str) -> bool:
-    return any(name in grant.projects and grant.rights >= OWNS for grant in user.grants)
+    return any(name in grant.projects and grant.rights >= OWNER_RIGHTS for grant in user.grants)
 
 
 async def _fields(request: web.Request) -> Mapping[str, str]:
-    """A small form: in the body, whatever its Content-Type says, over the query."""
+    """Return the fields of a small form: those in the body, whatever Content-Type says (rule 9), before the query's."""
     body = await read_body(request, SMALL)
     try:
-        pairs = parse_qsl(body.decode(), keep_blank_values=True, max_num_fields=FIELDS)
+        pairs = parse_qsl(body.decode(), keep_blank_values=True, max_num_fields=MOST_FIELDS)
     except ValueError:
         raise Invalid("The form cannot be read.") from None
     names = [name for name, _ in pairs]
@@ -280,8 +280,8 @@ def _needed(fields: Mapping[str, str], name: str) -> str:
 
 
 def _checked_attestations(attestations: str) -> str:
-    if len(attestations) > ATTESTATIONS_LIMIT:
-        raise TooLarge(f"The attestations are larger than {ATTESTATIONS_LIMIT:,} bytes.")
+    if len(attestations) > ATTESTATIONS_BYTES:
+        raise TooLarge(f"The attestations are larger than {ATTESTATIONS_BYTES:,} bytes.")
     try:
         msgspec.json.decode(attestations, type=list[dict[str, object]])
     except (msgspec.MsgspecError, ValueError, RecursionError):

@@ -1,4 +1,7 @@
-"""One gem: its page in the compact index, the specification of a version, its files."""
+"""One gem: its page in the compact index, the specification of a version, its files.
+
+The numbered rules are those of `rubygems.routes`.
+"""
 
 from collections.abc import Callable
 
@@ -20,32 +23,32 @@ from mirror.server.respond import COMPACT, respond_file, retry_if_evicted
 
 
 class GemRoutes:
-    """The handlers of what is needed to install one gem."""
+    """The handlers for what is needed to install one gem."""
 
     def __init__(
-        self, repository: Repository, published: PublishedIndex, answers: PageCache, reading: ReadAccess
+        self, repository: Repository, published: PublishedIndex, page_cache: PageCache, access: ReadAccess
     ) -> None:
         self._repository = repository
         self._published = published
-        self._answers = answers
-        self._reading = reading
+        self._page_cache = page_cache
+        self._access = access
 
     async def info(self, request: web.Request) -> web.StreamResponse:
-        """The versions of one gem."""
+        """Respond with the versions of one gem."""
         facts = facts_of(request)
         facts.repository, facts.kind = self._repository.name, "page"
         name = canonical(request.match_info["gem"])
-        await self._reading.check(request, name)
+        await self._access.check(request, name)
         date = request.match_info.get("date")
         moment = parse_moment(date) if date is not None else None
 
-        async def get(demand: Freshness) -> PageInput:
+        async def get(freshness: Freshness) -> PageInput:
             try:
-                view, body = await self._published.page(name, demand)
+                view, body = await self._published.page(name, freshness)
             except UnknownProject:
                 if not await self._published.listed(name):
                     raise
-                # Clients that once saw the gem go on asking, and an error would cost them the whole index (rule 5).
+                # Clients that once saw the gem keep requesting it, and leave the index after an error (rule 5).
                 return PageInput("", 0, "hit", lambda: pages.EMPTY, TEXT, etag=pages.revision)
 
             def render() -> bytes:
@@ -58,32 +61,32 @@ class GemRoutes:
                 render,
                 TEXT,
                 etag=pages.revision,
-                repeatable=self._reading.open,
+                repeatable=self._access.open,
             )
 
         key = (self._repository.name, name, "info", moment)
-        return await self._answers.respond(request, key, facts.freshness, get, COMPACT)
+        return await self._page_cache.respond(request, key, facts.freshness, get, COMPACT)
 
     @retry_if_evicted
     async def gemspec(self, request: web.Request) -> web.StreamResponse:
-        """The specification of one version, as zlib of Ruby Marshal."""
+        """Respond with the specification of one version, as zlib of Ruby Marshal (rule 8)."""
         facts = facts_of(request)
         facts.repository, facts.kind = self._repository.name, "sidecar"
-        wanted = split_full_name(request.match_info["full"], await self._known())
-        await self._reading.check(request, wanted.name)
+        wanted = split_full_name(request.match_info["full"], await self._is_gem())
+        await self._access.check(request, wanted.name)
         file, opened = await self._repository.sidecar(wanted.name, wanted.filename)
         return await respond_file(
-            request, self._repository, wanted.name, file, opened, media_type=BINARY, public=self._reading.open
+            request, self._repository, wanted.name, file, opened, media_type=BINARY, public=self._access.open
         )
 
     @retry_if_evicted
     async def file(self, request: web.Request) -> web.StreamResponse:
-        """A gem."""
+        """Respond with a gem."""
         facts = facts_of(request)
         facts.repository, facts.kind = self._repository.name, "file"
         filename = request.match_info["filename"]
-        wanted = parse_gem_filename(filename, await self._known())
-        await self._reading.check(request, wanted.name)
+        wanted = parse_gem_filename(filename, await self._is_gem())
+        await self._access.check(request, wanted.name)
         file, opened = await self._repository.open(wanted.name, filename)
         return await respond_file(
             request,
@@ -92,12 +95,12 @@ class GemRoutes:
             file,
             opened,
             media_type=BINARY,
-            public=self._reading.open,
+            public=self._access.open,
             uploaded=file.uploaded,
         )
 
-    async def _known(self) -> Callable[[str], bool]:
-        """Which names are gems: `a-1-b` can be read in several ways."""
+    async def _is_gem(self) -> Callable[[str], bool]:
+        """Return whether a name is that of a gem: `a-1-b` can be read in several ways."""
         try:
             log = self._published.log or await self._published.current()
         except UpstreamError:

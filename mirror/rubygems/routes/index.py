@@ -1,4 +1,7 @@
-"""The index as a whole: `/versions`, `/names`, and the legacy index; all made of the published log."""
+"""What is about every gem at once: `/versions`, `/names` and the legacy index, all derived from the published log.
+
+The numbered rules are those of `rubygems.routes`.
+"""
 
 import zlib
 from collections.abc import Awaitable, Callable, Sequence
@@ -23,7 +26,7 @@ from mirror.server.respond import COMPACT, Chunk, Representation, ResponseRules,
 TEXT = "text/plain; charset=utf-8"
 BINARY = "application/octet-stream"
 SPECS = ResponseRules(cache_control="max-age=60", same_date=True)
-"""The legacy index: its clients ask with the date that they were given, and never for a part."""
+"""For the legacy index: its clients send the date that they were given, and never a range (rule 8)."""
 
 _EPOCH = datetime.fromtimestamp(0, UTC)
 
@@ -54,18 +57,18 @@ class LogRepresentation(Representation):
 
 
 class IndexRoutes:
-    """The handlers of all that is about every gem at once."""
+    """The handlers for what is about every gem at once."""
 
     def __init__(
-        self, repository: Repository, published: PublishedIndex, answers: PageCache, reading: ReadAccess
+        self, repository: Repository, published: PublishedIndex, page_cache: PageCache, access: ReadAccess
     ) -> None:
         self._repository = repository
         self._published = published
-        self._answers = answers
-        self._reading = reading
+        self._page_cache = page_cache
+        self._access = access
 
     async def root(self, request: web.Request) -> web.StreamResponse:
-        """`gem install` asks for it to see whether anybody is there (rule 7)."""
+        """Respond to `gem install`, which first looks whether there is a server (rule 7)."""
         facts = facts_of(request)
         facts.repository, facts.kind = self._repository.name, "index"
         return web.Response()
@@ -73,48 +76,50 @@ class IndexRoutes:
     # The compact index
 
     async def versions(self, request: web.Request) -> web.StreamResponse:
-        """The whole index, append-only."""
+        """Respond with the append-only log of all versions."""
         facts = facts_of(request)
         facts.repository, facts.kind = self._repository.name, "index"
-        readable = await self._reading.scope(request)
+        readable = await self._access.scope(request)
         log = await self._published.current(facts.freshness)
         if readable.everything:
             facts.outcome = self._published.outcome
-            replayable = self._reading.open and facts.freshness is Freshness.USUAL
+            replayable = self._access.open and facts.freshness is Freshness.USUAL
             validity = self._published.validity() if replayable else None
             return await respond(request, LogRepresentation(log), COMPACT, validity)
-        # A client that may read only some gems gets a log made for that, which does not grow but is rewritten.
+        # A client that may read only some gems gets a list of its own, which is rewritten instead of appended to.
         content = self._content(log, readable, lambda versions: render_versions(versions, _EPOCH), TEXT)
-        return await self._answers.respond(request, self._key("versions", readable), facts.freshness, content, COMPACT)
+        return await self._page_cache.respond(
+            request, self._key("versions", readable), facts.freshness, content, COMPACT
+        )
 
     async def names(self, request: web.Request) -> web.StreamResponse:
-        """The names of all gems."""
+        """Respond with the names of all gems."""
         facts = facts_of(request)
         facts.repository, facts.kind = self._repository.name, "index"
-        readable = await self._reading.scope(request)
+        readable = await self._access.scope(request)
         log = await self._published.current(facts.freshness)
         content = self._content(log, readable, render_names, TEXT)
-        return await self._answers.respond(request, self._key("names", readable), facts.freshness, content, COMPACT)
+        return await self._page_cache.respond(request, self._key("names", readable), facts.freshness, content, COMPACT)
 
     # The legacy index
 
     async def specs(self, request: web.Request) -> web.StreamResponse:
-        """All versions as Ruby Marshal; what `gem list -r`, `search` and `outdated` read up to gem 4.0."""
+        """Respond with all versions as Ruby Marshal, for clients up to gem 4.0 (rule 8)."""
         facts = facts_of(request)
         facts.repository, facts.kind = self._repository.name, "index"
-        readable = await self._reading.scope(request)
+        readable = await self._access.scope(request)
         which = next(word for word in get_args(Which) if word == request.match_info["which"])
         log = await self._published.current(facts.freshness)
         content = self._content(log, readable, lambda versions: specs(versions, which), BINARY)
         key = self._key(which, readable)
         if not request.match_info["gz"]:
-            page, _ = await self._answers.obtain(key, facts.freshness, content)
+            page, _ = await self._page_cache.obtain(key, facts.freshness, content)
             compressed = page.bodies["identity"]
             content = self._content(log, readable, lambda _: zlib.decompress(compressed, 31), BINARY)
             key = self._key(f"{which} plain", readable)
-        return await self._answers.respond(request, key, facts.freshness, content, SPECS)
+        return await self._page_cache.respond(request, key, facts.freshness, content, SPECS)
 
-    # What they share
+    # Shared by the handlers
 
     def _key(self, kind: str, readable: Scope) -> Key:
         return (self._repository.name, "", kind, readable)
@@ -122,7 +127,7 @@ class IndexRoutes:
     def _content(
         self, log: PublishedLog, readable: Scope, render: Callable[[VersionsMap], bytes], media_type: str
     ) -> Callable[[Freshness], Awaitable[PageInput]]:
-        """Return what is rendered from all gems that may be read: once for each state of the log, in a thread."""
+        """Return the input of a page about all gems that may be read, rendered once per state of the log."""
 
         def rendered() -> bytes:
             if readable.everything:

@@ -1,4 +1,4 @@
-"""What is told of gems as JSON, in their source's words where it has any, else from what is known; and search."""
+"""JSON about gems, as their upstream words it where it does, else from what is known here; and search."""
 
 import asyncio
 from collections.abc import Callable
@@ -19,53 +19,58 @@ from mirror.server.facts import facts_of, public_url
 from mirror.server.pages import PageCache, PageInput
 
 JSON = "application/json"
-FOUND_AT_ONCE = 30
-"""The most gems that a search answers with."""
+SEARCH_RESULTS = 30
+"""The gems on one page of a search."""
 
 
 class JsonApi:
     """The handlers below `/api`."""
 
     def __init__(
-        self, repository: Repository, published: PublishedIndex, answers: PageCache, reading: ReadAccess, prefix: str
+        self, repository: Repository, published: PublishedIndex, page_cache: PageCache, access: ReadAccess, prefix: str
     ) -> None:
         """`prefix`: the mount, without a slash at the end."""
         self._repository = repository
         self._published = published
-        self._answers = answers
-        self._reading = reading
+        self._page_cache = page_cache
+        self._access = access
         self._prefix = prefix
 
     async def gem(self, request: web.Request) -> web.StreamResponse:
-        """`/api/v1/gems/NAME.json`."""
+        """Respond to `/api/v1/gems/NAME.json`."""
         links = self._links(request)
         return await self._json(
-            request, "gem_json", lambda view, told: pages.gem_json(view.project, links, told), about=links.gem("")
+            request,
+            "gem_json",
+            lambda view, upstream: pages.gem_json(view.project, links, upstream),
+            about=links.gem(""),
         )
 
     async def versions(self, request: web.Request) -> web.StreamResponse:
-        """`/api/v1/versions/NAME.json`."""
-        return await self._json(request, "versions_json", lambda view, told: pages.versions_json(view.project, told))
+        """Respond to `/api/v1/versions/NAME.json`."""
+        return await self._json(
+            request, "versions_json", lambda view, upstream: pages.versions_json(view.project, upstream)
+        )
 
     async def latest(self, request: web.Request) -> web.StreamResponse:
-        """`/api/v1/versions/NAME/latest.json`: an unknown gem has an unknown version, and no error."""
+        """Respond to `/api/v1/versions/NAME/latest.json`, for an unknown gem with an unknown version."""
         try:
-            return await self._json(request, None, lambda view, told: pages.latest_json(view.project))
+            return await self._json(request, None, lambda view, _: pages.latest_json(view.project))
         except UnknownProject:
             return web.Response(body=pages.latest_json(None), content_type=JSON)
 
     async def version(self, request: web.Request) -> web.StreamResponse:
-        """`/api/v2/rubygems/NAME/versions/VERSION.json`."""
+        """Respond to `/api/v2/rubygems/NAME/versions/VERSION.json`."""
         name, version = canonical(request.match_info["gem"]), request.match_info["version"]
         platform = request.query.get("platform", GENERIC)
         filename = FullName(name, version, platform).filename
         links = self._links(request)
 
-        def render(view: View, told: bytes | None) -> bytes:
+        def render(view: View, upstream: bytes | None) -> bytes:
             file = view.project.file(filename)
             if file is None:
                 raise UnknownFile(name, filename)
-            return pages.version_json(view.project, file, links, told)
+            return pages.version_json(view.project, file, links, upstream)
 
         address = "/".join((name, version) if platform == GENERIC else (name, version, platform))
         return await self._json(request, "version_json", render, about=f"{links.gem('')} {address}", address=address)
@@ -78,16 +83,20 @@ class JsonApi:
         about: str = "",
         address: str = "",
     ) -> web.StreamResponse:
-        """What is told of one gem."""
+        """Respond with JSON about one gem.
+
+        `render` gets the gem and what its upstream has as the page `kind`, called `address` there; the body also
+        depends on `about`.
+        """
         facts = facts_of(request)
         facts.repository, facts.kind = self._repository.name, "page"
         name = canonical(request.match_info["gem"])
-        await self._reading.check(request, name)
+        await self._access.check(request, name)
 
-        async def get(demand: Freshness) -> PageInput:
-            view = await self._repository.project(name, demand)
+        async def get(freshness: Freshness) -> PageInput:
+            view = await self._repository.project(name, freshness)
             page = Page(kind, address or name) if kind else None
-            document = await self._repository.document(view, page, demand) if page else None
+            document = await self._repository.document(view, page, freshness) if page else None
             body = render(view, document.body if document else None)
             return PageInput(
                 revision=f"{view.revision}\0{pages.revision(body)}",
@@ -100,18 +109,18 @@ class JsonApi:
             )
 
         key = (self._repository.name, name, kind, about)
-        return await self._answers.respond(request, key, facts_of(request).freshness, get)
+        return await self._page_cache.respond(request, key, facts.freshness, get)
 
     async def search(self, request: web.Request) -> web.StreamResponse:
-        """`/api/v1/search.json`: by name; those that are the word first, then those that begin with it."""
+        """Respond to `/api/v1/search.json`: gems with that name first, then those whose names begin with the word."""
         facts = facts_of(request)
         facts.repository, facts.kind = self._repository.name, "page"
         word = request.query.get("query", "").strip().lower()
         if not word or len(word) > 200:
-            raise Invalid("Say what to search for: /api/v1/search.json?query=WORD.")
+            raise Invalid("Add the word to search for: /api/v1/search.json?query=WORD.")
         page = request.query.get("page", "1")
-        first = (int(page) - 1) * FOUND_AT_ONCE if page.isdigit() and 0 < int(page) < 1000 else 0
-        readable = await self._reading.scope(request)
+        first = (int(page) - 1) * SEARCH_RESULTS if page.isdigit() and 0 < int(page) < 1000 else 0
+        readable = await self._access.scope(request)
         log = await self._published.current()
         found = await asyncio.to_thread(_search, log.map, word, readable)
         slots = asyncio.Semaphore(8)
@@ -123,12 +132,12 @@ class JsonApi:
                 except NotFound:
                     return None
 
-        projects = await asyncio.gather(*(project(name) for name in found[first : first + FOUND_AT_ONCE]))
+        projects = await asyncio.gather(*(project(name) for name in found[first : first + SEARCH_RESULTS]))
         body = pages.search_json(((one, None) for one in projects if one is not None), self._links(request))
         return web.Response(body=body, content_type=JSON)
 
     async def dependencies(self, request: web.Request) -> web.StreamResponse:
-        """Gone from the public index as well; clients then use the compact index."""
+        """Respond that the dependency API is gone, as from the public index: clients then use the compact index."""
         raise NotFound("The dependency API is gone; the compact index is at /versions and /info/NAME.")
 
     def _links(self, request: web.Request) -> Links:
