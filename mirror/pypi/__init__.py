@@ -1,9 +1,11 @@
 """Python: the simple API, the JSON API, wheels and sdists.
 
-names (names, versions, file names), versions (what policy asks), pages (the simple pages of one project), legacy (the
-JSON API), index (the list of projects), documents (JSON or HTML, before it means anything), metadata (core metadata),
-wheel (metadata out of a wheel anywhere), package (inside files that are to be published). `FORMAT` is what the core
-sees of it.
+names (names, versions, file names), versions (for policy), pages (the simple pages of one project), legacy (the JSON
+API), index (the list of projects), documents (JSON or HTML before it is interpreted), metadata (core metadata), wheel
+(metadata out of a wheel anywhere), package (files that are to be published), upload and routes (HTTP), summary (for
+people), clients (paths, and lines to copy), static (a tree of files), doctor (checks of any index).
+
+`ECOSYSTEM` is everything that the rest of the mirror knows of it.
 """
 
 import hashlib
@@ -25,7 +27,7 @@ __all__ = ["ECOSYSTEM", "FORMAT"]
 
 
 class _PyPI:
-    """PyPI as the core sees it."""
+    """Python's documents and files, for the core."""
 
     name = "pypi"
     sidecar_kind = "metadata"
@@ -52,7 +54,7 @@ class _PyPI:
         return f"{file.filename}.metadata"
 
     def request_for_sidecar(self, base: URL, file: File) -> UpstreamRequest | None:
-        from mirror.pypi.metadata import METADATA_LIMIT  # only here and below: email parsing is not needed to serve
+        from mirror.pypi.metadata import METADATA_LIMIT  # imported here and below, as serving needs no email parser
 
         if not file.extra.get("core-metadata") or not file.url:
             return None
@@ -70,7 +72,7 @@ class _PyPI:
         try:
             wheel.check_identity(file.filename, content)
         except Invalid as error:
-            raise UpstreamProtocolError(f"{self.sidecar_name(file)} cannot be right: {error}") from error
+            raise UpstreamProtocolError(f"{self.sidecar_name(file)} does not fit its file: {error}") from error
 
     async def make_sidecar(self, file: File, body: Body) -> bytes:
         from mirror.pypi import wheel

@@ -1,7 +1,7 @@
-"""An upstream's documents before they mean anything: which form an answer has, its JSON object or HTML elements, links.
+"""An upstream's documents before they are interpreted: JSON or HTML, its object or its elements, and its links.
 
 The surprise: HTML never reaches the HTML parser as it is. A tree of a million open elements takes hours to build,
-so the few tags that mean something are cut out first and parsed as a flat list.
+so the few tags that matter are cut out first and parsed as a flat list.
 """
 
 import re
@@ -16,34 +16,34 @@ from selectolax.lexbor import LexborHTMLParser, LexborNode
 from mirror.errors import UpstreamProtocolError
 from mirror.model import UpstreamResponse
 
-# The start tags that mean something, with the text that follows. Quoted values may hold '>': Requires-Python does.
+# The start tags that matter, with the text after them. Quoted values may contain '>': Requires-Python does.
 _TAG = re.compile(
     r"<(?:a|base|meta)(?=[\s/])(?:[^<>\"']|\"[^\"]{0,8192}\"|'[^']{0,8192}'){0,8192}+>[^<]{0,8192}", re.IGNORECASE
 )
-_PLAIN_URL = re.compile(r"https?://[A-Za-z0-9](?:[A-Za-z0-9.-]*[A-Za-z0-9])?/[!\"$-~]*")  # nothing to resolve or doubt
+_PLAIN_URL = re.compile(r"https?://[A-Za-z0-9](?:[A-Za-z0-9.-]*[A-Za-z0-9])?/[!\"$-~]*")  # nothing to resolve
 _RELATIVE_URL = re.compile(r"(?!//)([A-Za-z0-9_./~+-]*/)([A-Za-z0-9_][A-Za-z0-9_.+!-]*)(?:#[!-~]*)?")
-"""A path whose last part stands for itself, and perhaps a fragment."""
+"""A path whose last part needs no resolving, and perhaps a fragment."""
 _URL_LIMIT = 8192
 
 
-def document_kind(answer: UpstreamResponse) -> Literal["json", "html"]:
-    """Whether an answer is JSON or HTML: by its Content-Type, else by its first byte.
+def document_kind(response: UpstreamResponse) -> Literal["json", "html"]:
+    """Return whether a response is JSON or HTML, by its Content-Type, else by its first byte.
 
     Raises UpstreamProtocolError when it can be neither.
     """
-    media_type = answer.content_type.partition(";")[0].strip().lower()
+    media_type = response.content_type.partition(";")[0].strip().lower()
     if media_type.endswith(("+json", "/json")):
         return "json"
-    first = answer.body[:512].removeprefix(b"\xef\xbb\xbf").lstrip()[:1]
+    first = response.body[:512].removeprefix(b"\xef\xbb\xbf").lstrip()[:1]
     if media_type.endswith(("+html", "/html", "+xml")) and first == b"<":
         return "html"
     if not media_type.endswith(("+html", "/html", "+xml")) and first in (b"{", b"<"):
         return "json" if first == b"{" else "html"
-    raise UpstreamProtocolError(f"The answer of type {media_type[:80] or 'unknown'!r} is not an index page.")
+    raise UpstreamProtocolError(f"The response of type {media_type[:80] or 'unknown'!r} is not an index page.")
 
 
 def decode_json(body: bytes) -> dict[str, Any]:
-    """A page's JSON object. Raises UpstreamProtocolError, also for a major API version that is not 1 (PEP 629)."""
+    """Decode a page's JSON object. Raises UpstreamProtocolError, also for an API version other than 1.x (PEP 629)."""
     try:
         document = msgspec.json.decode(body)
     except (msgspec.MsgspecError, ValueError, RecursionError) as error:
@@ -56,13 +56,13 @@ def decode_json(body: bytes) -> dict[str, Any]:
 
 
 def check_version(version: object) -> None:
-    """Raises UpstreamProtocolError for a repository version that cannot be understood (PEP 629); None is 1.0."""
+    """Check the repository version (PEP 629); None is 1.0. Raises UpstreamProtocolError unless it is 1.x."""
     if isinstance(version, str) and version.partition(".")[0] != "1":
-        raise UpstreamProtocolError(f"The index speaks version {version[:20]!r} of the simple API, not 1.")
+        raise UpstreamProtocolError(f"The index has version {version[:20]!r} of the simple API, not 1.")
 
 
 def html_tags(text: str) -> Iterator[LexborNode]:
-    """The elements a, base and meta of an HTML document, in order, parsed flat: linear in time, bounded in memory."""
+    """Yield the elements a, base and meta of an HTML document in order, in linear time and bounded memory."""
     batch: list[str] = []
     for tag in _TAG.finditer(_without_comments(text)):
         batch.append(tag[0])
@@ -86,7 +86,7 @@ def _without_comments(text: str) -> str:
 
 
 def absolute_url(base: str, url: str | None) -> str | None:
-    """The URL, absolute and without fragment, or None unless it is one of http or https with a host."""
+    """Return the absolute URL without its fragment; None unless it is an http or https URL with a host."""
     if not url or len(url) > _URL_LIMIT:
         return None
     if _PLAIN_URL.fullmatch(url):
@@ -99,7 +99,7 @@ def absolute_url(base: str, url: str | None) -> str | None:
 
 @lru_cache(maxsize=64)
 def _directory(base: str, url: str) -> str | None:
-    """A URL that ends in a slash, absolute: the files of a page lie in a few directories, as a rule."""
+    """Return the absolute URL of a directory, cached: the files of a page are in a few directories, as a rule."""
     return _resolved(base, url)
 
 

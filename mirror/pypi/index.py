@@ -1,7 +1,8 @@
 """The root list of projects (PEP 503, PEP 691): parse and render, quickly enough for a million names.
 
-Only names and serials are kept of it. The surprise: names come out of the parser canonical, so that what the
-rendering prints needs no escaping.
+Only names and serials are kept of it.
+
+The surprise: the parser makes names canonical, so that rendering needs no escaping.
 """
 
 from collections.abc import Iterable
@@ -34,22 +35,22 @@ class _Listing(msgspec.Struct):
 _DECODER = msgspec.json.Decoder(_Listing)
 
 
-def parse_names(answer: UpstreamResponse) -> Names:
-    """The names of the root list. Raises UpstreamProtocolError when the body is not one; absurd names are left out."""
-    if document_kind(answer) == "html":
-        return _parse_html(answer)
+def parse_names(response: UpstreamResponse) -> Names:
+    """Parse the root list; absurd names are left out. Raises UpstreamProtocolError when the body is not one."""
+    if document_kind(response) == "html":
+        return _parse_html(response)
     try:
-        listing = _DECODER.decode(answer.body)
+        listing = _DECODER.decode(response.body)
     except (msgspec.MsgspecError, ValueError, RecursionError) as error:
-        raise UpstreamProtocolError(f"The list of projects is not one: {error}.") from error
+        raise UpstreamProtocolError(f"The list of projects cannot be read: {error}.") from error
     check_version(listing.meta.api_version)
     serial = _serial(listing.meta.serial)
     entries = ((entry.name, entry.serial) for entry in listing.projects)
-    return _names(entries, answer.serial if serial is None else serial)
+    return _names(entries, response.serial if serial is None else serial)
 
 
-def _parse_html(answer: UpstreamResponse) -> Names:
-    text = answer.body.decode("utf-8", "replace")
+def _parse_html(response: UpstreamResponse) -> Names:
+    text = response.body.decode("utf-8", "replace")
     found: list[str] = []
     for node in html_tags(text):
         attributes = node.attributes
@@ -62,7 +63,7 @@ def _parse_html(answer: UpstreamResponse) -> Names:
             check_version(attributes.get("content"))
     if not found and "<html" not in text[:1000].lower():
         raise UpstreamProtocolError("The list of projects is not an HTML page.")
-    return _names(((name, None) for name in found), answer.serial)
+    return _names(((name, None) for name in found), response.serial)
 
 
 def _same(written: str, linked: str) -> bool:
@@ -93,7 +94,7 @@ def _serial(value: object) -> int | None:
 
 
 def render_names_json(names: Names) -> bytes:
-    """The list as `application/vnd.pypi.simple.v1+json`, with serials where they are known."""
+    """Render the list as `application/vnd.pypi.simple.v1+json`, with serials where they are known."""
     display = names.display
     meta: dict[str, Any] = {"api-version": "1.4"}
     if names.serial is not None:
@@ -105,7 +106,7 @@ def render_names_json(names: Names) -> bytes:
 
 
 def render_names_html(names: Names) -> bytes:
-    """The list as HTML (PEP 503)."""
+    """Render the list as HTML (PEP 503)."""
     display = names.display
     lines = [
         '<!DOCTYPE html>\n<html>\n<head>\n<meta name="pypi:repository-version" content="1.4">',

@@ -1,9 +1,11 @@
 """The JSON API: `/pypi/<project>/json` and `/pypi/<project>/<version>/json`.
 
-Shows exactly the files of the project it is given, so that policy holds here as on the simple page. What an upstream's
-own document says beyond files (ownership, known vulnerabilities, keys of tomorrow) is passed through; without one,
-everything is derived. The surprise: an upstream's `info` is about the newest version *there*; when that version is
-hidden here, its `info` is not shown.
+It lists exactly the files of the project that it is given, so that policy applies here as on the simple page. What an
+upstream's own document has beyond files (ownership, known vulnerabilities, keys of the future) is passed through;
+without one, everything is derived.
+
+The surprise: an upstream's `info` is about the newest version *there*; when that version is hidden here, its `info` is
+not used.
 """
 
 from collections.abc import Mapping
@@ -41,12 +43,12 @@ _OF_ONE_VERSION = ("yanked", "yanked_reason", "requires_python", "requires_dist"
 
 
 def legacy_page(project: str, version: str | None = None) -> Page:
-    """The page of the JSON API at an upstream: of a project, or of one version."""
+    """Return the page of the JSON API at an upstream: of a project, or of one version."""
     return Page("release", f"{project}/{version}") if version else Page("legacy", project)
 
 
 def latest_version(project: Project) -> str | None:
-    """The version that `info` is about: the newest final one with a file that is not yanked, or the next best."""
+    """Return the version of `info`: the newest final one with a file that is not yanked, or the next best."""
 
     def rank(version: str) -> tuple[bool, bool, tuple[bool, Version | str]]:
         key = version_key(version)
@@ -58,7 +60,7 @@ def latest_version(project: Project) -> str | None:
 
 
 def files_of(project: Project, version: str | None) -> list[File]:
-    """The files of a version, or of the one that the whole project's document is about; wheels first.
+    """Return the files of a version (None: the one of the whole project's document), wheels first.
 
     Raises NotFound when the project has no such version.
     """
@@ -68,7 +70,7 @@ def files_of(project: Project, version: str | None) -> list[File]:
 
 
 def is_about(upstream: bytes, version: str) -> bool:
-    """Whether the `info` of an upstream's document is about that version."""
+    """Return whether the `info` of an upstream's document is about that version."""
     try:
         return _same_version(_ABOUT.decode(upstream).info.version, version)
     except (msgspec.MsgspecError, ValueError, RecursionError):
@@ -78,10 +80,11 @@ def is_about(upstream: bytes, version: str) -> bool:
 def legacy(
     project: Project, upstream: bytes | None, version: str | None, link: Link, metadata: bytes | None = None
 ) -> bytes:
-    """The JSON document about a project, or about one of its versions.
+    """Render the JSON document about a project, or about one of its versions.
 
-    `upstream` is the same document from an upstream; `metadata` the core metadata of the version, used where upstream
-    says nothing about it; `link` gives the URL of a file. Raises NotFound when the project has no such version.
+    `upstream` is the same document from an upstream; `metadata` the core metadata of the version, used where the
+    upstream's document is about another version; `link` returns the URL of a file. Raises NotFound when the project has
+    no such version.
     """
     wanted = _spelled(project, version) if version is not None else latest_version(project)
     theirs = _decoded(upstream)
@@ -106,7 +109,7 @@ def legacy(
 
 
 def _spelled(project: Project, version: str) -> str:
-    """The version as the project spells it."""
+    """Return the version in the project's spelling. Raises NotFound."""
     known = dict.fromkeys((*project.versions, *(file.version for file in project.files)))
     if version in known:
         return version
@@ -121,7 +124,7 @@ def _same_version(found: object, wanted: str | None) -> bool:
 
 
 def _decoded(upstream: bytes | None) -> dict[str, Any]:
-    """The upstream's document, or nothing where it is not one: all that must be right is derived anyway."""
+    """Decode the upstream's document; an empty one where it is invalid, as all that must be right is derived."""
     try:
         document = msgspec.json.decode(upstream) if upstream else {}
     except (msgspec.MsgspecError, ValueError, RecursionError):
@@ -130,7 +133,7 @@ def _decoded(upstream: bytes | None) -> dict[str, Any]:
 
 
 def _entries(document: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """File name → what the upstream's document says about the file."""
+    """Return file name → the file's entry in the upstream's document."""
     releases = document.get("releases")
     lists = [document.get("urls"), *(releases.values() if isinstance(releases, dict) else ())]
     return {
@@ -147,7 +150,7 @@ def _entry(file: File, theirs: Mapping[str, Any] | None, link: Link) -> dict[str
     found = theirs.get("digests")
     found = found if isinstance(found, dict) else {}
     if file.sha256 is not None and found.get("sha256", file.sha256) != file.sha256:
-        theirs, found = {}, {}  # another file of that name: nothing said about it is about ours
+        theirs, found = {}, {}  # another file of that name: its entry does not describe this one
     ours = {**file.extra.get("digests", {}), **file.digests}
     digests = {"blake2b_256": None, "md5": None, "sha256": None} | found | ours
     return {
@@ -190,7 +193,7 @@ def _python_version(filename: str) -> str:
 
 
 def _info(project: Project, version: str | None, metadata: bytes | None) -> dict[str, Any]:
-    """`info` without an upstream: from the core metadata when it is of that version."""
+    """Return `info` without an upstream's: from the core metadata when that is of the version."""
     try:
         info = info_from_metadata(metadata or b"")
     except Invalid:
@@ -201,7 +204,7 @@ def _info(project: Project, version: str | None, metadata: bytes | None) -> dict
 
 
 def _yanked_and_required(info: dict[str, Any], files: list[File]) -> None:
-    """What `info` repeats from the files; a version is yanked when all of its files are."""
+    """Set what `info` repeats from the files; a version is yanked when all of its files are."""
     reasons = [file.yanked for file in files]
     info["yanked"] = bool(files) and None not in reasons
     info["yanked_reason"] = next((reason for reason in reasons if reason), None) if info["yanked"] else None

@@ -1,10 +1,10 @@
-"""Core metadata: the text of METADATA and PKG-INFO, read leniently for showing and strictly for accepting.
+"""Core metadata: the text of METADATA and PKG-INFO, parsed leniently to be shown and strictly to be accepted.
 
 The text is hostile. An email parser takes quadratic time over header names that never repeat, and recurses into
 multipart bodies, so its input is bounded and stripped first.
 
 The surprise: strict is not `Metadata.from_email(validate=True)`. That refuses what half of all files on the public
-index contain (License-File under metadata version 2.1, fields of tools of their own), and installers do not care.
+index contain (License-File under metadata version 2.1, fields of single tools), and installers accept.
 """
 
 import re
@@ -39,7 +39,7 @@ _CHECKED = (
 
 
 class DistributionIdentity(msgspec.Struct, frozen=True):
-    """Whose metadata it is."""
+    """The project and version that metadata describes."""
 
     project: str
     """Canonical."""
@@ -49,14 +49,14 @@ class DistributionIdentity(msgspec.Struct, frozen=True):
     """Requires-Python, as written."""
 
 
-@lru_cache(maxsize=2)  # what is made of a wheel is looked at again, as what is to be promised
+@lru_cache(maxsize=2)  # metadata out of a wheel is checked once more when it is advertised
 def identify(raw: bytes) -> DistributionIdentity:
-    """Name and version of core metadata. Raises Invalid when it has not both, once each."""
-    return _identity_at_a_glance(raw) or _identity(*_fields(raw))
+    """Return name and version of core metadata. Raises Invalid unless it has each exactly once."""
+    return _identity_of_plain_head(raw) or _identity(*_fields(raw))
 
 
-def _identity_at_a_glance(raw: bytes) -> DistributionIdentity | None:
-    """The same without a parser, for metadata as tools write it; None for any other, valid or not."""
+def _identity_of_plain_head(raw: bytes) -> DistributionIdentity | None:
+    """Return the identity without a parser, for metadata as tools write it; None for any other, valid or not."""
     head = _split(raw)[0].rstrip(b"\n") + b"\n"
     if len(raw) > METADATA_LIMIT or _PLAIN_HEAD.fullmatch(head) is None:
         return None
@@ -70,7 +70,7 @@ def _identity_at_a_glance(raw: bytes) -> DistributionIdentity | None:
 
 
 def validate(raw: bytes) -> DistributionIdentity:
-    """Raises Invalid unless the metadata may be uploaded: UTF-8, and valid in every field that tools act upon."""
+    """Check that metadata may be uploaded: UTF-8, and valid in every field that tools use. Raises Invalid."""
     try:
         raw.decode()
     except UnicodeDecodeError:
@@ -97,9 +97,9 @@ def validate(raw: bytes) -> DistributionIdentity:
 
 
 def info_from_metadata(raw: bytes) -> dict[str, Any]:
-    """Everything that the JSON API says in `info`, as far as the metadata says it: lenient, absent is None.
+    """Return the JSON API's `info` out of core metadata, leniently: an absent field is None.
 
-    Raises Invalid only for what is too large to be read at all.
+    Raises Invalid only for metadata that is too large to be parsed.
     """
     fields, _ = _fields(raw)
     text: Mapping[str, Any] = fields
@@ -142,7 +142,7 @@ def _list(values: Sequence[str] | None) -> list[str] | None:
 
 
 def _fields(raw: bytes) -> tuple[RawMetadata, dict[str, list[str]]]:
-    """The fields, and those that cannot be read or are there twice. Raises Invalid when there are absurdly many."""
+    """Parse into fields, and fields that are unreadable or repeated. Raises Invalid when there are absurdly many."""
     if len(raw) > METADATA_LIMIT:
         raise Invalid(f"The metadata is larger than {METADATA_LIMIT} bytes.")
     head, blank, body = _split(raw)
@@ -152,7 +152,7 @@ def _fields(raw: bytes) -> tuple[RawMetadata, dict[str, list[str]]]:
     kept, names, skipping = [], set(), False
     for line in lines:
         if not line.startswith((b" ", b"\t")):
-            skipping = _MIME.match(line) is not None  # would make the parser look for parts and encodings in the body
+            skipping = _MIME.match(line) is not None  # would make the parser search the body for parts and encodings
             names.add(line.partition(b":")[0].lower())
         if not skipping:
             kept.append(line)
@@ -165,7 +165,7 @@ def _fields(raw: bytes) -> tuple[RawMetadata, dict[str, list[str]]]:
 
 
 def _split(raw: bytes) -> tuple[bytes, bytes, bytes]:
-    """Fields, the blank line, description."""
+    """Return the fields, the blank line, and the description."""
     raw = raw.removeprefix(b"\xef\xbb\xbf").replace(b"\r\n", b"\n").replace(b"\r", b"\n")
     return raw.partition(b"\n\n")
 

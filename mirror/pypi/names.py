@@ -1,9 +1,10 @@
 """Project names, versions and file names of Python distributions.
 
-Two readings of a file name, on purpose: `parse_filename` is strict and for what is uploaded here; `version_of`
-and `kind_of` are tolerant and for what an upstream has carried for twenty years (eggs, installers, sdists with
-dashes in odd places). The surprise: a tolerant reading needs the project's name, because `a-b-1-2.tar.gz` says
-only together with it where the version begins.
+There are two parsers of file names, on purpose: `parse_filename` is strict, for uploads; `version_of` and `kind_of` are
+tolerant, for what upstreams have listed for twenty years (eggs, installers, sdists with dashes in odd places).
+
+The surprise: the tolerant one needs the project's name, because only with it is it clear where the version begins in
+`a-b-1-2.tar.gz`.
 """
 
 import re
@@ -42,8 +43,8 @@ _PLATFORM_TAIL = re.compile(
 )
 
 
-class Parts(msgspec.Struct, frozen=True):
-    """What a well-formed file name says."""
+class FilenameParts(msgspec.Struct, frozen=True):
+    """The parts of a well-formed file name."""
 
     project: str
     """Canonical."""
@@ -55,7 +56,7 @@ class Parts(msgspec.Struct, frozen=True):
 
 
 def canonical(name: str) -> str:
-    """The name as PEP 503 normalises it. Raises Invalid when PEP 508 does not allow it or it is too long."""
+    """Return the name as PEP 503 normalises it. Raises Invalid when PEP 508 does not allow it or it is too long."""
     if len(name) <= NAME_LIMIT and _CANONICAL.fullmatch(name):  # most are; a list of all projects has a million
         return name
     if len(name) > NAME_LIMIT or _NAME.fullmatch(name) is None:
@@ -67,13 +68,13 @@ def canonical(name: str) -> str:
 
 
 def safe_filename(name: str) -> bool:
-    """Whether a file name can stand in a URL path and on a disk as one ordinary, visible component."""
+    """Return whether a file name can be one ordinary, visible component of a URL path and of a path on disk."""
     return _SAFE_FILENAME.fullmatch(name) is not None and len(name.encode()) <= FILENAME_LIMIT
 
 
 @lru_cache(maxsize=8192)  # a page of thousands of files has a few hundred versions
 def canonical_version(version: str) -> str:
-    """The version as PEP 440 normalises it, or unchanged where it is not one: for comparing, and for grouping files."""
+    """Return the version as PEP 440 normalises it; unchanged where it is not a version."""
     try:
         return str(Version(version))
     except InvalidVersion:
@@ -82,17 +83,17 @@ def canonical_version(version: str) -> str:
 
 @lru_cache(maxsize=8192)
 def version_group(version: str) -> str:
-    """What all spellings of one version have in common: 1.0 and 1.0.0 are one release."""
+    """Return what all spellings of one version have in common: 1.0 and 1.0.0 are one release."""
     return canonicalize_version(version)
 
 
 def same_version(one: str, other: str) -> bool:
-    """Whether two versions are equal by PEP 440."""
+    """Return whether two versions are equal by PEP 440."""
     return version_group(one) == version_group(other)
 
 
 def kind_of(filename: str) -> Kind:
-    """What sort of file the name stands for, however old."""
+    """Return the kind of file, by its name, however old."""
     lower = filename.lower()
     if lower.endswith(".whl"):
         return "wheel"
@@ -102,12 +103,12 @@ def kind_of(filename: str) -> Kind:
 
 
 def is_distribution(filename: str) -> bool:
-    """Whether the name ends like any distribution file that an index has ever listed."""
+    """Return whether the name ends like any distribution file that an index has ever listed."""
     return filename.lower().endswith((".whl", *_SDIST_SUFFIXES, *_OTHER_SUFFIXES))
 
 
 def version_of(filename: str, project: str) -> str:
-    """The version that a file of the canonical `project` belongs to, normalised where it can be; "" where unclear."""
+    """Return the version of a file of the canonical `project`, normalised where possible; "" where unclear."""
     stem = _stem(filename)
     lower = filename.lower()
     if lower.endswith((".whl", ".egg")):  # PEP 427 and eggs escape '-' in each part: the second part is the version
@@ -123,25 +124,25 @@ def version_of(filename: str, project: str) -> str:
     return canonical_version(stem.rpartition("-")[2]) if "-" in stem else ""
 
 
-def parse_filename(filename: str) -> Parts:
-    """The parts of a name that may be uploaded: a wheel (PEP 427) or an sdist, .tar.gz or .zip (PEP 625).
+def parse_filename(filename: str) -> FilenameParts:
+    """Parse a file name that may be uploaded: a wheel (PEP 427) or an sdist, .tar.gz or .zip (PEP 625).
 
-    Raises Invalid for anything else. An sdist whose name still has dashes or dots is taken, as old tools write them.
+    An sdist whose name still has dashes or dots is accepted, as old tools write them. Raises Invalid.
     """
     if not safe_filename(filename):
         raise Invalid(f"{filename[:80]!r} is not a usable file name.")
     try:
         if filename.endswith(".whl"):
             name, version, _, tags = parse_wheel_filename(filename)
-            return Parts(canonical(name), str(version), "wheel", tags)
+            return FilenameParts(canonical(name), str(version), "wheel", tags)
         name, version = parse_sdist_filename(filename)
-        return Parts(canonical(name), str(version), "sdist")
+        return FilenameParts(canonical(name), str(version), "sdist")
     except (InvalidWheelFilename, InvalidSdistFilename) as error:
         raise Invalid(f"{filename[:80]!r} is neither a wheel's nor an sdist's file name: {error}.") from error
 
 
 def _stem(filename: str) -> str:
-    """The file name without its suffix."""
+    """Return the file name without its suffix."""
     lower = filename.lower()
     for suffix in (".whl", *_SDIST_SUFFIXES, *_OTHER_SUFFIXES):
         if lower.endswith(suffix):

@@ -1,9 +1,9 @@
-"""Inside wheels and sdists: what a file on disk says of itself, and whether it is fit to be published.
+"""Inspect wheels and sdists on disk: their metadata, and whether they may be published.
 
-Nothing is ever unpacked to a disk. Archives are hostile: how much is read, inflated and remembered is bounded before
-it happens, not noticed after. What `zipfile` and `tarfile` read goes through readers of ours that enforce this.
+Nothing is ever unpacked to a disk. Archives are hostile: how much is read, inflated and kept in memory is limited
+beforehand. `zipfile` and `tarfile` read through the classes here and in `wheel`, which enforce this.
 
-The surprise: an sdist's links are allowed, because real sdists have them, but only where no other link can lead astray.
+The surprise: an sdist may have links, because real sdists do, but none that could lead out of its directory.
 """
 
 import hashlib
@@ -35,7 +35,7 @@ _DRIVE = re.compile(r"[A-Za-z]:")
 
 
 def inspect(filename: str, path: Path) -> File:
-    """What a wheel or an sdist on disk says of itself, with its digests: sha256, md5 and blake2b_256.
+    """Inspect a wheel or an sdist on disk, with its digests: sha256, md5 and blake2b_256.
 
     `extra` has `metadata` (the core metadata's text; its fields: `metadata.info_from_metadata`) and for a wheel
     `core-metadata` (its digest, PEP 714). Blocking. Raises Invalid for anything that must not be published.
@@ -50,7 +50,7 @@ def inspect(filename: str, path: Path) -> File:
         if identity.project != parts.project or not same_version(identity.version, parts.version):
             raise Invalid(
                 f"{filename} contains {identity.project} {identity.version}, "
-                f"but its name says {parts.project} {parts.version}."
+                f"but its name is that of {parts.project} {parts.version}."
             )
         file.seek(0)
         size, digests = _digests(file)
@@ -68,7 +68,7 @@ def inspect(filename: str, path: Path) -> File:
 
 
 def _archive(file: BinaryIO, project: str, *, wheel: bool) -> bytes:
-    """METADATA of a wheel, or PKG-INFO of an sdist in a zip file, after a look at every entry. Raises Invalid."""
+    """Check every entry, and return METADATA of a wheel or PKG-INFO of a zipped sdist. Raises Invalid."""
     size = os.fstat(file.fileno()).st_size
     reader = RangeReader(size, lambda start, stop: os.pread(file.fileno(), stop - start, start))
     try:
@@ -99,13 +99,13 @@ def _check_directory(directory: str, identity: DistributionIdentity) -> None:
 
 
 def _check_entries(entries: list[zipfile.ZipInfo], size: int) -> set[str]:
-    """The names of all entries. Raises Invalid for a bomb, and for names that are unsafe or there twice."""
+    """Return the names of all entries. Raises Invalid for a bomb, and for unsafe or repeated names."""
     if len(entries) > ENTRIES_LIMIT:
         raise Invalid(f"The archive has more than {ENTRIES_LIMIT} entries.")
     names: set[str] = set()
     packed = unpacked = 0
     for entry in entries:
-        # `orig_filename` is what stands in the file: `filename` ends at a NUL.
+        # `orig_filename` is the name in the file; `filename` ends at a NUL.
         name = _safe_path(entry.orig_filename)
         if name in names:
             raise Invalid(f"The archive has the entry {name[:200]!r} twice.")
@@ -128,7 +128,7 @@ def _check_bomb(unpacked: int, size: int) -> None:
 
 
 def _safe_path(path: str) -> str:
-    """The path of an entry, below where the archive is unpacked. Raises Invalid when it leads elsewhere."""
+    """Return the path of an entry below the top of the archive. Raises Invalid when it leads elsewhere."""
     path = path.rstrip("/")
     while path.startswith("./"):
         path = path[2:]
@@ -148,7 +148,7 @@ def _safe_path(path: str) -> str:
 
 
 class _GzipStream(io.RawIOBase):
-    """A gzip stream as a file for `tarfile`: forwards only, and refusing to be a bomb."""
+    """A gzip stream as a file for `tarfile`: it is read forwards only, and a bomb is refused."""
 
     def __init__(self, file: BinaryIO) -> None:
         super().__init__()
@@ -179,10 +179,10 @@ class _GzipStream(io.RawIOBase):
         return b"".join(taken)
 
     def finish(self) -> None:
-        """Raises Invalid unless nothing but padding follows, in the archive and behind it."""
+        """Check that only padding follows, in the archive and after it. Raises Invalid."""
         while piece := self._take(_TAR_READ_LIMIT):
             if piece.strip(b"\0"):
-                raise Invalid("The archive goes on behind its end.")
+                raise Invalid("The archive continues after its end.")
         rest = self._inflate.unused_data
         while rest:
             if rest.strip(b"\0"):
@@ -190,7 +190,7 @@ class _GzipStream(io.RawIOBase):
             rest = self._file.read(_TAR_READ_LIMIT)
 
     def _take(self, size: int) -> bytes:
-        """Up to `size` bytes, at least one unless the stream has ended."""
+        """Return up to `size` bytes, at least one unless the stream has ended."""
         while not self._buffer and not self._inflate.eof:
             packed = self._inflate.unconsumed_tail or self._file.read(_TAR_READ_LIMIT)
             if not packed:
@@ -204,7 +204,7 @@ class _GzipStream(io.RawIOBase):
 
 
 def _sdist_tar(file: BinaryIO) -> bytes:
-    """PKG-INFO of an sdist, after a look at every entry. Raises Invalid."""
+    """Check every entry of an sdist, and return its PKG-INFO. Raises Invalid."""
     stream = _GzipStream(file)
     try:
         with tarfile.TarFile(fileobj=stream, mode="r") as archive:
@@ -221,7 +221,7 @@ def _check_members(archive: tarfile.TarFile) -> bytes:
     found: list[bytes] = []
     count = 0
     while (member := archive.next()) is not None:
-        archive.members = []  # type: ignore[attr-defined]  # or it remembers every one of them
+        archive.members = []  # type: ignore[attr-defined]  # else tarfile keeps every one in memory
         count += 1
         if count > ENTRIES_LIMIT:
             raise Invalid(f"The archive has more than {ENTRIES_LIMIT} entries.")
@@ -252,7 +252,7 @@ def _ancestors(path: str) -> set[str]:
 
 
 def _check_link(member: tarfile.TarInfo, name: str, top: str) -> None:
-    """Raises Invalid when a link leads out of the sdist's directory, or could with the help of another link."""
+    """Check that a link stays in the sdist's directory, also through other links. Raises Invalid."""
     target = member.linkname
     # A symbolic link is relative to its place, a hard link to the archive. `..` behind a name may cross another link.
     parts = target.split("/")

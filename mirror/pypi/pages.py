@@ -1,11 +1,11 @@
 """The simple pages of one project (PEP 503, 592, 629, 658, 691, 700, 714, 740, 792): parse and render, JSON and HTML.
 
-The JSON form is the model, and HTML is derived from it (PEP 833). What the mirror's own types have no field for
-travels in `extra`, under the key that the JSON form uses, so that what is not known today passes through untouched.
-Not passed on, on purpose: `alternate-locations` and `tracks` (they would send clients around the mirror) and an
-upstream's provenance URL, which the caller replaces.
+The JSON form is the model, and HTML is derived from it (PEP 833). Keys for which `mirror.model` has no field are kept
+in `extra`, as the JSON form spells them, so that keys of the future pass through untouched. Not passed on, on purpose:
+`alternate-locations` and `tracks` (they would send clients around the mirror) and an upstream's provenance URL, which
+the caller replaces.
 
-The surprise: a page for which policy or a merge left no file is still a page, and says so with API version 1.4.
+The surprise: a page for which policy or a merge left no file is still a page, with API version 1.4.
 """
 
 import re
@@ -33,7 +33,7 @@ _NAMES_LIMIT = 256 << 20
 _PROVENANCE_LIMIT = 4 << 20
 
 Link = Callable[[File], str]
-"""The URL to print for a file."""
+"""Returns the URL of a file, to be printed on a page."""
 
 _STATUSES = frozenset({"active", "archived", "quarantined", "deprecated"})  # PEP 792
 _HASH = re.compile(r"[0-9a-f]{8,256}")
@@ -43,7 +43,7 @@ _FRAGMENT_ORDER = ("sha256", "sha512", "sha384", "sha224", "sha1", "md5")  # the
 _FILE_HANDLED = frozenset({
     "filename", "url", "hashes", "size", "upload-time", "yanked", "requires-python",
     "core-metadata", "dist-info-metadata", "data-dist-info-metadata", "data-core-metadata", "gpg-sig", "provenance",
-    # What `inspect` and `keep` keep of a file of our own, and no page shows: its metadata's text, its other digests.
+    # Of an uploaded file, stored but on no page: its metadata's text, its other digests.
     "metadata", "digests",
 })  # fmt: skip
 _PROJECT_FIELDS = frozenset({"name", "files", "versions", "meta", "project-status", "alternate-locations"})
@@ -53,9 +53,9 @@ _ASKS_SOMETHING = re.compile(r"<(?:form|script|input|iframe)[\s>]", re.IGNORECAS
 
 
 def request_for(base: URL, page: Page) -> UpstreamRequest:
-    """What to request for a page; `base` is the URL of the simple index. Raises Invalid for a kind that is not known.
+    """Return the request for a page; `base` is the URL of the simple index. Raises Invalid for an unknown kind.
 
-    The JSON API lives beside the simple index, as on the public one and on those that imitate it.
+    The JSON API is beside the simple index, as on the public index and on those that imitate it.
     """
     root = base / "" if base.path[-1:] != "/" else base
     match page.kind:
@@ -74,32 +74,32 @@ def request_for(base: URL, page: Page) -> UpstreamRequest:
 
 
 def provenance_page(file: File) -> Page:
-    """The page that holds a file's provenance (PEP 740): its name is the URL that the simple page gave for it."""
+    """Return the page of a file's provenance (PEP 740); its name is the URL on the simple page."""
     return Page("provenance", file.extra.get("provenance", ""))
 
 
-def parse_simple(answer: UpstreamResponse, name: str) -> Project:
-    """The project on a simple page. Raises UpstreamProtocolError when the body is not one, or is about another project.
+def parse_simple(response: UpstreamResponse, name: str) -> Project:
+    """Parse a simple page. Raises UpstreamProtocolError when the body is not one, or is about another project.
 
     Entries without a safe file name or an http(s) URL are left out; a field of the wrong type is dropped, not its file.
     """
-    if document_kind(answer) == "json":
-        return _parse_json(answer, name)
-    return _parse_html(answer, name)
+    if document_kind(response) == "json":
+        return _parse_json(response, name)
+    return _parse_html(response, name)
 
 
-def _parse_json(answer: UpstreamResponse, name: str) -> Project:
-    document = decode_json(answer.body)
+def _parse_json(response: UpstreamResponse, name: str) -> Project:
+    document = decode_json(response.body)
     entries = document.get("files")
     if not isinstance(entries, list):
         raise UpstreamProtocolError(f"The index page of {name} has no list of files.")
     _check_name(document.get("name"), name)
     listed = document.get("versions")
     listed = tuple(dict.fromkeys(v for v in listed if isinstance(v, str))) if isinstance(listed, list) else ()
-    version = _Versions(name, listed)
+    version = _Spelling(name, listed)
     files: dict[str, File] = {}
     for entry in entries:
-        if isinstance(entry, dict) and (file := _json_file(entry, answer.url, version)) is not None:
+        if isinstance(entry, dict) and (file := _json_file(entry, response.url, version)) is not None:
             files.setdefault(file.filename, file)
 
     extra = {key: value for key, value in document.items() if key not in _PROJECT_FIELDS}
@@ -115,13 +115,13 @@ def _parse_json(answer: UpstreamResponse, name: str) -> Project:
         name=name,
         files=tuple(files.values()),
         versions=listed or _versions_of(files.values()),
-        serial=_natural(meta.get("_last-serial"), answer.serial),
+        serial=_natural(meta.get("_last-serial"), response.serial),
         status=status["status"] if status.get("status") in _STATUSES else None,
         extra=extra,
     )
 
 
-def _json_file(entry: dict[str, Any], base: str, version: "_Versions") -> File | None:
+def _json_file(entry: dict[str, Any], base: str, version: "_Spelling") -> File | None:
     filename, url = entry.get("filename"), entry.get("url")
     if not isinstance(filename, str) or not isinstance(url, str) or not safe_filename(filename):
         return None
@@ -129,7 +129,7 @@ def _json_file(entry: dict[str, Any], base: str, version: "_Versions") -> File |
     if absolute is None:
         return None
     extra = {key: entry[key] for key in entry.keys() - _FILE_HANDLED}
-    for key in ("core-metadata", "dist-info-metadata", "data-dist-info-metadata"):  # PEP 714: the first that is there
+    for key in ("core-metadata", "dist-info-metadata", "data-dist-info-metadata"):  # PEP 714: the first one counts
         if key in entry:
             if metadata := _core_metadata(entry[key]):
                 extra["core-metadata"] = metadata
@@ -152,12 +152,12 @@ def _json_file(entry: dict[str, Any], base: str, version: "_Versions") -> File |
     )
 
 
-def _parse_html(answer: UpstreamResponse, name: str) -> Project:
-    text = answer.body.decode("utf-8", "replace")
-    base, serial = answer.url, answer.serial
+def _parse_html(response: UpstreamResponse, name: str) -> Project:
+    text = response.body.decode("utf-8", "replace")
+    base, serial = response.url, response.serial
     if comment := _SERIAL_COMMENT.search(text[-64:]):
         serial = int(comment[1])
-    version = _Versions(name, ())
+    version = _Spelling(name, ())
     files: dict[str, File] = {}
     meta: dict[str, str] = {}
     based = False
@@ -166,12 +166,12 @@ def _parse_html(answer: UpstreamResponse, name: str) -> Project:
         if node.tag == "meta" and (key := (attributes.get("name") or "").lower()).startswith("pypi:"):
             meta.setdefault(key, attributes.get("content") or "")
         elif node.tag == "base" and not based and (href := attributes.get("href")):  # HTML: the first <base> counts
-            base, based = absolute_url(answer.url, href) or base, True
+            base, based = absolute_url(response.url, href) or base, True
         elif node.tag == "a" and (file := _html_file(node, attributes, base, version)) is not None:
             files.setdefault(file.filename, file)
     check_version(meta.get("pypi:repository-version"))
     if not files and "pypi:repository-version" not in meta and _ASKS_SOMETHING.search(text):
-        raise UpstreamProtocolError(f"What was answered for {name} is some other web page, not an index page.")
+        raise UpstreamProtocolError(f"What was answered for {name} is another kind of web page, not an index page.")
     reason, status = meta.get("pypi:project-status-reason"), meta.get("pypi:project-status")
     return Project(
         name=name,
@@ -183,7 +183,7 @@ def _parse_html(answer: UpstreamResponse, name: str) -> Project:
     )
 
 
-def _html_file(node: LexborNode, attributes: Mapping[str, str | None], base: str, version: "_Versions") -> File | None:
+def _html_file(node: LexborNode, attributes: Mapping[str, str | None], base: str, version: "_Spelling") -> File | None:
     url, _, fragment = (attributes.get("href") or "").strip().partition("#")
     absolute = absolute_url(base, url) if url else None
     if absolute is None:
@@ -216,15 +216,15 @@ def _html_file(node: LexborNode, attributes: Mapping[str, str | None], base: str
 
 
 def api_version(project: Project) -> str:
-    """The API version that the page of a project may claim: 1.4, or 1.0 where PEP 700 is not met."""
+    """Return the API version that a project's page may claim: 1.4, or 1.0 where it does not satisfy PEP 700."""
     return "1.4" if all(file.size is not None for file in project.files) else "1.0"  # PEP 700: mandatory from 1.1
 
 
 def render_json(project: Project, link: Link, provenance: Link | None = None) -> bytes:
-    """The page as `application/vnd.pypi.simple.v1+json`.
+    """Render the page as `application/vnd.pypi.simple.v1+json`.
 
-    `link` gives the URL of a file; `provenance` that of its provenance, for files that have one at their source:
-    without it no page mentions any.
+    `link` returns the URL of a file, `provenance` the URL of its provenance, for files that have one at their source.
+    Without the latter the page has none.
     """
     meta = {**project.extra.get("meta", {}), "api-version": api_version(project)}
     if project.serial is not None:
@@ -260,7 +260,7 @@ def _render_file(file: File, link: Link, provenance: Link | None) -> dict[str, A
 
 
 def render_html(project: Project, link: Link, provenance: Link | None = None) -> bytes:
-    """The page as HTML (PEP 503), with all that HTML can carry; the arguments are those of `render_json`."""
+    """Render the page as HTML (PEP 503), with everything that HTML can express; see `render_json`."""
     name = escape(project.name)
     head = [f'<meta name="pypi:repository-version" content="{api_version(project)}">']
     if project.status is not None:
@@ -298,12 +298,12 @@ def _render_anchor(file: File, link: Link, provenance: Link | None) -> str:
 
 
 def timestamp(moment: datetime) -> str:
-    """A moment as PEP 700 writes it: UTC, with a Z."""
+    """Format a moment as PEP 700 does: UTC, with a Z."""
     return moment.astimezone(UTC).isoformat().replace("+00:00", "Z")
 
 
-class _Versions:
-    """Gives each file name its version, spelled as the index spells it."""
+class _Spelling:
+    """Finds the version of a file name, in the spelling of the index."""
 
     def __init__(self, project: str, listed: tuple[str, ...]) -> None:
         self._project = project
@@ -319,7 +319,7 @@ def _versions_of(files: Iterable[File]) -> tuple[str, ...]:
 
 
 def version_key(version: str) -> tuple[bool, Version | str]:
-    """Sorts versions by PEP 440; what is not a version comes first."""
+    """Return a key that sorts versions by PEP 440; what is not a version comes first."""
     try:
         return (True, Version(version))
     except InvalidVersion:
@@ -338,10 +338,10 @@ def _check_name(found: object, name: str) -> None:
 
 
 def _digests(hashes: object) -> dict[str, str]:
-    """The digests that can be right: lower case, of the length that their algorithm has."""
+    """Return the digests that can be right: in lower case, and of the length of their algorithm."""
     if not isinstance(hashes, dict):
         return {}
-    if len(hashes) == 1 and _is_sha256(hashes.get("sha256")):  # nearly every file: worth not being taken apart
+    if len(hashes) == 1 and _is_sha256(hashes.get("sha256")):  # nearly every file, so worth a shortcut
         return hashes
     found: dict[str, str] = {}
     for algorithm, value in hashes.items():
@@ -362,7 +362,7 @@ def _is_sha256(value: object) -> bool:
 
 
 def _core_metadata(value: object) -> Literal[True] | dict[str, str] | None:
-    """PEP 714: true, or the digests of the metadata file; None where there is no such file."""
+    """Return true or the digests of the metadata file; None where there is no such file (PEP 714)."""
     if isinstance(value, dict):
         return _digests(value) or True
     return True if value is True else None
@@ -380,7 +380,7 @@ def _moment(value: object) -> datetime | None:
         moment = datetime.fromisoformat(value)
     except ValueError:
         return None
-    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)  # PEP 700: always UTC; some forget to say so
+    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)  # PEP 700: always UTC; some indexes omit the zone
 
 
 def _natural(value: object, otherwise: int | None = None) -> int | None:

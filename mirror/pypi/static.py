@@ -1,8 +1,10 @@
-"""A Python index as files: what stands where in an exported tree, and how a web server has to hand it out.
+"""A Python index as a tree of files: the path of each, and how a web server serves it.
 
-Both forms of each simple page are files of their own, and the web server chooses; one that cannot hands out the HTML,
-which every installer reads. The surprise: links are relative, also those of the JSON API, since nobody knows yet under
-which name the tree will be served.
+Both forms of each simple page are files of their own, and the web server chooses; one that cannot serves the HTML,
+which every installer reads.
+
+The surprise: links are relative, also those of the JSON API, since it is not known under which name the tree will be
+served.
 """
 
 from collections.abc import Iterator, Mapping
@@ -18,7 +20,7 @@ _HTML, _JSON = "index.html", "index.v1_json"
 
 
 class PythonLayout:
-    """A Python index as the export sees it."""
+    """The `index.ecosystem.StaticLayout` of Python."""
 
     roots: tuple[str, ...] = ("simple", "pypi", "packages")
     title = "Python projects"
@@ -30,7 +32,7 @@ class PythonLayout:
 
     def listed(self, file: File, sidecar: str | None) -> File | None:
         if not safe_filename(file.filename) or file.filename.endswith(".metadata"):
-            return None  # the second would be taken for the sidecar of another file
+            return None  # `.metadata` is the suffix of sidecars
         extra = {key: value for key, value in file.extra.items() if key != "core-metadata"}
         if sidecar is not None and file.filename.endswith(".whl"):
             extra["core-metadata"] = {"sha256": sidecar}
@@ -55,7 +57,7 @@ class PythonLayout:
         def link(file: File) -> str:
             return f"{root}packages/{name}/{quote(file.filename)}"
 
-        project = msgspec.structs.replace(project, versions=())  # only those that have files here
+        project = msgspec.structs.replace(project, versions=())  # only versions that have files in the tree
         return {
             f"simple/{name}/{_JSON}": pages.render_json(project, link),
             f"simple/{name}/{_HTML}": pages.render_html(project, link),
@@ -108,7 +110,7 @@ location {mount}/packages/ {{
 
 
 def _quoted(mount: str) -> str:
-    """A mount inside a regular expression."""
+    """Quote a mount for a regular expression."""
     return mount.replace(".", "\\.")
 
 

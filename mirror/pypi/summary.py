@@ -1,6 +1,7 @@
-"""What a Python project says of itself to people: from core metadata, or else from the JSON API.
+"""The description of a Python project for people: from core metadata, or else from the JSON API.
 
-Lenient: what is malformed is shown as it is written, or left out, never refused.
+Lenient: what is malformed is shown as it is written, or left out, never refused. This module is an
+`index.ecosystem.SummaryReader`.
 """
 
 from collections.abc import Iterator, Mapping
@@ -15,13 +16,13 @@ from mirror.pypi.legacy import latest_version, legacy_page
 from mirror.pypi.metadata import info_from_metadata
 from mirror.pypi.names import canonical, kind_of
 
-MOST = 500
-"""Requirements that are read of one version."""
+MOST_REQUIREMENTS = 500
+"""How many requirements of one version are read."""
 _TYPES: Mapping[str, DescriptionType] = {"text/markdown": "markdown", "text/x-rst": "rst", "text/plain": "plain"}
 
 
 def file_to_read(project: Project, version: str | None = None) -> File | None:
-    """The file to ask about a version (the newest when None): a wheel where there is one, since it has a sidecar."""
+    """Return the file whose metadata describes a version (None: the newest): a wheel where there is one."""
     wanted = latest_version(project) if version is None else version
     files = [file for file in project.files if file.version == wanted]
     files.sort(key=lambda file: ("wheel", "sdist", "other").index(kind_of(file.filename)))
@@ -29,22 +30,22 @@ def file_to_read(project: Project, version: str | None = None) -> File | None:
 
 
 def document(project: str, file: File) -> Page:
-    """The page that says it where no sidecar does."""
+    """Return the page of the JSON API that describes a file without a sidecar."""
     return legacy_page(project, file.version)
 
 
 def from_index(file: File) -> ProjectSummary:
-    """What the index page alone says."""
+    """Return what the index page alone tells."""
     return ProjectSummary(version=file.version, requires=file.requires or "")
 
 
 def from_sidecar(file: File, content: bytes) -> ProjectSummary:
-    """Out of the core metadata. Raises Invalid."""
-    return _about(file, info_from_metadata(content))
+    """Read core metadata. Raises Invalid."""
+    return _summary(file, info_from_metadata(content))
 
 
 def from_document(file: File, content: bytes) -> ProjectSummary:
-    """Out of the page that `document` names. Raises Invalid."""
+    """Read the page that `document` names. Raises Invalid."""
     try:
         answer = msgspec.json.decode(content)
     except (msgspec.DecodeError, RecursionError) as error:
@@ -52,10 +53,10 @@ def from_document(file: File, content: bytes) -> ProjectSummary:
     info = answer.get("info") if isinstance(answer, dict) else None
     if not isinstance(info, dict):
         raise Invalid("The document about the project has no `info`.")
-    return _about(file, info)
+    return _summary(file, info)
 
 
-def _about(file: File, info: Mapping[str, Any]) -> ProjectSummary:
+def _summary(file: File, info: Mapping[str, Any]) -> ProjectSummary:
     written = _text(info, "description_content_type").partition(";")[0].strip().lower()
     description = _text(info, "description")
     requirements = info.get("requires_dist")
@@ -70,7 +71,7 @@ def _about(file: File, info: Mapping[str, Any]) -> ProjectSummary:
         authors=_text(info, "author") or _text(info, "author_email"),
         requires=_text(info, "requires_python") or file.requires or "",
         links=dict(_links(info)),
-        needs=tuple(map(_need, lines[:MOST])),
+        needs=tuple(map(_dependency, lines[:MOST_REQUIREMENTS])),
     )
 
 
@@ -88,7 +89,7 @@ def _links(info: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
             yield name, url
 
 
-def _need(line: str) -> Dependency:
+def _dependency(line: str) -> Dependency:
     try:
         if len(line) > 2000:
             raise InvalidRequirement("too long")
@@ -102,7 +103,7 @@ def _need(line: str) -> Dependency:
         name=requirement.name + extras,
         project=name,
         wants=str(requirement.specifier),
-        # An `extra == …` can stand anywhere in a marker; such a need is optional, whatever else it says.
+        # An `extra == …` can stand anywhere in a marker; such a dependency is optional, whatever else the marker says.
         when=marker,
         optional="extra" in marker.replace("'", '"').replace('"', " ").split(),
     )

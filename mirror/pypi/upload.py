@@ -1,8 +1,9 @@
-"""The upload form: what twine, uv, poetry, pdm and flit post.
+"""The upload form of twine, uv, Poetry, PDM and Flit.
 
-Everything about a file comes from inside it; the form only has to agree with it. The surprise: attestations (PEP 740)
-are checked to be about these bytes and kept, but their signatures are not verified: that needs a transparency log,
-which a mirror may not reach, and installers verify them anyway.
+Everything about a file is read from the file; the form only has to agree with it.
+
+The surprise: attestations (PEP 740) are checked to be about these bytes and stored, but their signatures are not
+verified: that needs a transparency log, which a mirror may not reach, and installers verify them anyway.
 """
 
 import base64
@@ -26,7 +27,7 @@ from mirror.server.facts import facts_of
 from mirror.server.receive import Form, incoming, receive_form
 
 ATTESTATIONS_LIMIT = 256 << 10
-"""The most that the attestations of one file may take, in bytes."""
+"""The largest attestations of one file, in bytes."""
 _DIGESTS = {"md5_digest": "md5", "sha256_digest": "sha256", "blake2_256_digest": "blake2b_256"}
 _FILETYPES = {"bdist_wheel": "wheel", "sdist": "sdist"}
 
@@ -35,7 +36,7 @@ class UploadRoutes:
     """The handler of one repository's uploads."""
 
     def __init__(self, writer: Publisher, guard: Guard, directory: Path, limits: LimitsSettings, mount: str) -> None:
-        """`directory` is where files are while they arrive."""
+        """`directory` is for files while they are received."""
         self._writer = writer
         self._guard = guard
         self._directory = directory
@@ -43,12 +44,12 @@ class UploadRoutes:
         self._prefix = mount.rstrip("/")
 
     def table(self) -> list[web.RouteDef]:
-        """The routes. Clients refuse every redirect, so all that they may be set up with are here."""
+        """Return the routes: every URL that clients may be configured with, as they refuse redirects."""
         paths = ("/legacy/", "/legacy", "/", "/simple/", "/simple")
         return [web.post(f"{self._prefix}{path}", self.upload) for path in paths]
 
     async def upload(self, request: web.Request) -> web.Response:
-        """A new file, or the same bytes again."""
+        """Store a new file; the same bytes again are accepted too."""
         facts = facts_of(request)
         facts.kind, facts.repository = "upload", self._writer.repository
         try:
@@ -74,7 +75,7 @@ class UploadRoutes:
         async with incoming(self._directory) as file:
             form = await receive_form(request, "content", file, self._limits, agree)
             if form.filename is None:
-                # Still nobody has asked who this is: a form without a file is no way to find out about forms.
+                # The client has not been authenticated yet, and learns nothing about forms before that.
                 await require(canonical(form.needed("name")))
                 raise Invalid("The form has no file: it should be in the field 'content'.")
             who = await require(parse_filename(form.filename).project)
@@ -95,13 +96,13 @@ class UploadRoutes:
 
 
 def _refusal(reason: str) -> web.Response:
-    """A 400 that says why in its first line too: all that some clients show."""
+    """Return a 400 with the reason in its status line too, which is all that some clients show."""
     line = " ".join(reason.split())[:300].encode("latin-1", "replace").decode("latin-1")
     return web.Response(status=400, reason=line, text=f"{reason}\n")
 
 
 def check_action(form: Form) -> None:
-    """Raises Invalid unless the form is an upload as everybody sends it."""
+    """Check that the form is an upload. Raises Invalid."""
     if (action := form.one(":action")) != "file_upload":
         raise Invalid(f"The form's ':action' is {(action or '')[:40]!r}: only 'file_upload' is known here.")
     if (version := form.one("protocol_version")) not in (None, "1"):
@@ -109,7 +110,7 @@ def check_action(form: Form) -> None:
 
 
 def check_form(form: Form, kept: AcceptedUpload) -> None:
-    """Raises Invalid unless what the form says is what the file says of itself."""
+    """Check that the form agrees with the metadata in the file. Raises Invalid."""
     file = kept.file
     if canonical(name := form.needed("name")) != kept.project:
         raise Invalid(f"The form is about {name[:80]!r}, but the file is one of {kept.project!r}.")
@@ -149,7 +150,7 @@ class _Envelope(msgspec.Struct):
 
 
 class _Attestation(msgspec.Struct):
-    """PEP 740, of which only the statement is looked into."""
+    """An attestation of PEP 740, of which only the statement is read."""
 
     version: int
     verification_material: dict[str, Any]
@@ -167,7 +168,7 @@ class _Statement(msgspec.Struct):
 
 
 def provenance(attestations: str, file: File) -> str:
-    """The provenance object that is served (PEP 740) for attestations as they were sent. Raises Invalid."""
+    """Return the provenance object to serve (PEP 740) for uploaded attestations. Raises Invalid."""
     if len(attestations) > ATTESTATIONS_LIMIT:
         raise TooLarge(f"The attestations are larger than {ATTESTATIONS_LIMIT:,} bytes.")
     try:
@@ -180,7 +181,7 @@ def provenance(attestations: str, file: File) -> str:
     except (msgspec.MsgspecError, binascii.Error, ValueError, RecursionError):
         raise Invalid("The attestations are not those that PEP 740 describes.") from None
     if not found or any(one.version != 1 for one in found):
-        raise Invalid("The attestations should be at least one, of version 1.")
+        raise Invalid("There should be one attestation or more, of version 1.")
     _check_subjects(statements, file)
     bundle = {"publisher": {"kind": "mirror", "claims": None}, "attestations": raw}
     return msgspec.json.encode({"version": 1, "attestation_bundles": [bundle]}).decode()
@@ -189,4 +190,4 @@ def provenance(attestations: str, file: File) -> str:
 def _check_subjects(statements: Sequence[_Statement], file: File) -> None:
     for statement in statements:
         if [(one.name, one.digest.get("sha256")) for one in statement.subject] != [(file.filename, file.sha256)]:
-            raise Invalid(f"An attestation is about something else than {file.filename} with SHA-256 {file.sha256}.")
+            raise Invalid(f"An attestation is about another file than {file.filename} with SHA-256 {file.sha256}.")

@@ -1,7 +1,7 @@
-"""METADATA out of a wheel, wherever the wheel lies: on this disk, or at an upstream that answers ranges.
+"""METADATA out of a wheel, wherever that is: on this disk, or at an upstream that supports ranges.
 
-The surprise: there is no second reader of zip files here. The standard library's reads both; given a remote wheel, its
-file raises which bytes are missing, they are fetched, and the reading starts again.
+The surprise: there is no second reader of zip files here. The standard library's reads both; for a remote wheel, its
+file object raises which bytes are missing, they are fetched, and reading starts again.
 """
 
 import asyncio
@@ -22,8 +22,8 @@ DIRECTORY_LIMIT = 8 << 20
 """The largest central directory of a zip file, in bytes."""
 _TAIL_LEAST, _TAIL_MOST = 8 << 10, 64 << 10
 _RANGES_LIMIT = 5
-SMALL = 64 << 10
-"""Bytes of a wheel up to which looking into it is quicker than the hop to a thread."""
+SMALL_BYTES = 64 << 10
+"""Bytes of a wheel up to which reading it is quicker than the hop to a thread."""
 _LOCAL_HEADER = 30
 _LOCAL_EXTRA = 256  # more than any tool writes; a longer one costs one more range
 METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
@@ -34,7 +34,7 @@ ZIP_ERRORS = (
 
 
 def wheel_identity(filename: str) -> DistributionIdentity:
-    """Whose metadata must be in the wheel of that name. Raises Invalid when the name does not say."""
+    """Return the identity in a wheel's file name. Raises Invalid when it is not the name of a wheel."""
     project = canonical(filename.partition("-")[0])
     version = version_of(filename, project)
     if not filename.endswith(".whl") or not version:
@@ -43,14 +43,14 @@ def wheel_identity(filename: str) -> DistributionIdentity:
 
 
 def check_identity(filename: str, content: bytes) -> None:
-    """Raises Invalid unless `content` is the core metadata of the wheel of that name."""
+    """Check that `content` is the core metadata of the wheel of that name. Raises Invalid."""
     found, wanted = identify(content), wheel_identity(filename)
     if found.project != wanted.project or not same_version(found.version, wanted.version):
         raise Invalid(f"The metadata of {filename} is that of {found.project} {found.version}.")
 
 
 async def read_metadata(file: File, body: Body) -> bytes:
-    """METADATA out of a wheel, by a few ranges of it: its end, its directory, the member. Raises Invalid."""
+    """Read METADATA out of a wheel by a few ranges: its end, its directory, the member. Raises Invalid."""
     project = wheel_identity(file.filename).project
     size = body.size
     held = _LoadedParts()
@@ -60,7 +60,7 @@ async def read_metadata(file: File, body: Body) -> bytes:
         await held.load(body, missing)
         try:
             reader = RangeReader(size, held.fetch)
-            small = size <= SMALL
+            small = size <= SMALL_BYTES
             raw = _metadata_of(reader, project) if small else await asyncio.to_thread(_metadata_of, reader, project)
         except _MissingPart as more:
             missing = more
@@ -70,7 +70,9 @@ async def read_metadata(file: File, body: Body) -> bytes:
     raise Invalid(f"The directory of {file.filename} contradicts itself.")
 
 
-class _MissingPart(Exception):  # not an error: it says what to fetch
+class _MissingPart(Exception):
+    """The range of bytes that has to be fetched first; not an error."""
+
     def __init__(self, start: int, stop: int) -> None:
         super().__init__(start, stop)
         self.start = start
@@ -78,34 +80,35 @@ class _MissingPart(Exception):  # not an error: it says what to fetch
 
 
 class _LoadedParts:
-    """The pieces of a file that were fetched."""
+    """The parts of a file that have been fetched."""
 
     def __init__(self) -> None:
-        self._pieces: list[tuple[int, bytes]] = []
+        self._parts: list[tuple[int, bytes]] = []
 
     def fetch(self, start: int, stop: int) -> bytes:
-        """The bytes [start, stop). Raises _MissingPart for what has to be loaded first."""
-        for offset, piece in self._pieces:
-            if offset <= start and stop <= offset + len(piece):
-                return piece[start - offset : stop - offset]
+        """Return the bytes [start, stop). Raises _MissingPart for what has to be loaded first."""
+        for offset, part in self._parts:
+            if offset <= start and stop <= offset + len(part):
+                return part[start - offset : stop - offset]
         raise _MissingPart(start, stop)
 
     async def load(self, body: Body, missing: _MissingPart) -> None:
+        """Fetch a missing part. Raises Invalid when there are no such bytes."""
         start, stop, rest = missing.start, missing.stop, b""
-        for offset, piece in self._pieces:
-            if start < offset <= stop <= offset + len(piece):  # the end of it is there already
-                # What stands before is needed next, as a rule: a range costs more than the bytes of a short one.
-                start, stop, rest = max(0, min(start, offset - _TAIL_LEAST)), offset, piece
+        for offset, part in self._parts:
+            if start < offset <= stop <= offset + len(part):  # its end has been fetched
+                # What is before it is needed next, as a rule, and another range would cost more than a few more bytes.
+                start, stop, rest = max(0, min(start, offset - _TAIL_LEAST)), offset, part
         if not 0 <= start < stop:
             raise Invalid("The directory of the wheel leads out of it.")
         content = b"".join([chunk async for chunk in body.read(start, stop)])
         if len(content) != stop - start:
             raise Invalid("The file is shorter than it claims to be.")
-        self._pieces.append((start, content + rest))
+        self._parts.append((start, content + rest))
 
 
 class RangeReader(io.RawIOBase):
-    """A file for `zipfile` over a function that gives [start, stop), with a limit on what is read at once."""
+    """A file for `zipfile` over a function that returns the bytes [start, stop); one read is limited in size."""
 
     def __init__(self, size: int, fetch: Callable[[int, int], bytes]) -> None:
         super().__init__()
@@ -136,7 +139,7 @@ class RangeReader(io.RawIOBase):
 
 
 def _metadata_of(reader: RangeReader, project: str) -> bytes:
-    """METADATA of a wheel of that project, nothing else being looked at. Raises _MissingPart, Invalid."""
+    """Return METADATA of a wheel of that project, and check nothing else. Raises _MissingPart, Invalid."""
     try:
         with zipfile.ZipFile(reader) as archive:
             return read_member(archive, reader, metadata_entry(archive, project))
@@ -145,6 +148,7 @@ def _metadata_of(reader: RangeReader, project: str) -> bytes:
 
 
 def metadata_entry(archive: zipfile.ZipFile, project: str) -> zipfile.ZipInfo:
+    """Return the entry of METADATA. Raises Invalid unless there is exactly one of the project."""
     found = [
         entry
         for entry in archive.infolist()
@@ -158,12 +162,12 @@ def metadata_entry(archive: zipfile.ZipFile, project: str) -> zipfile.ZipInfo:
 
 
 def _starts_with(path: str, project: str) -> bool:
-    """Whether a .dist-info directory is one of the project: not every tool escapes a name in the same way."""
+    """Return whether a .dist-info directory is of the project; tools escape names in several ways."""
     return re.sub(r"[-_.]+", "-", path).lower().startswith(f"{project}-")
 
 
 def read_member(archive: zipfile.ZipFile, reader: RangeReader, entry: zipfile.ZipInfo) -> bytes:
-    """The content of a small member, its checksum verified."""
+    """Return the content of a small member, its checksum verified. Raises Invalid."""
     if entry.compress_type not in METHODS or entry.flag_bits & 0x1:
         raise Invalid(f"{entry.filename[:200]} in the archive is encrypted or compressed in an unusual way.")
     if max(entry.file_size, entry.compress_size) > METADATA_LIMIT:
@@ -174,5 +178,5 @@ def read_member(archive: zipfile.ZipFile, reader: RangeReader, entry: zipfile.Zi
     with archive.open(entry) as member:
         content = member.read(entry.file_size + 1)
     if len(content) != entry.file_size:
-        raise Invalid(f"{entry.filename[:200]} has not the size that the directory says.")
+        raise Invalid(f"{entry.filename[:200]} does not have the size that the directory of the archive states.")
     return content

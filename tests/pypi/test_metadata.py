@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mirror.errors import Invalid
-from mirror.pypi.metadata import _fields, _identity, _identity_at_a_glance, identify, info_from_metadata
+from mirror.pypi.metadata import _fields, _identity, _identity_of_plain_head, identify, info_from_metadata
 
 FULL = """\
 Metadata-Version: 2.4
@@ -119,10 +119,10 @@ LINES = [
 
 
 @given(st.lists(st.sampled_from(LINES), min_size=1, max_size=7), st.sampled_from([b"\n", b"\r\n"]))
-def test_a_glance_sees_what_the_parser_reads_or_nothing(lines: list[bytes], end: bytes) -> None:
+def test_the_identity_of_a_plain_head_is_the_parsed_one_or_none(lines: list[bytes], end: bytes) -> None:
     raw = end.join(lines)
     try:
-        seen = _identity_at_a_glance(raw)
+        seen = _identity_of_plain_head(raw)
     except Invalid as error:
         seen = None
         with pytest.raises(Invalid, match=re.escape(str(error))):

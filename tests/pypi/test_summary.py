@@ -70,7 +70,7 @@ def test_a_document_of_other_types_tells_nothing_wrong() -> None:
     assert found == ProjectSummary(version="1.0", requires=">=3.9", description_type="rst")
     many = {"info": {"requires_dist": ["six"] * 5000 + [1, None], "description": "UNKNOWN"}}
     bounded = summary.from_document(WHEEL, msgspec.json.encode(many))
-    assert len(bounded.needs) == summary.MOST
+    assert len(bounded.needs) == summary.MOST_REQUIREMENTS
     assert bounded.description == ""
 
 
