@@ -56,6 +56,35 @@ def held_projects(path: Path, sources: Sequence[str], most: int = 4) -> tuple[st
     return tuple(row[0] for row in rows)
 
 
+def copy_catalog(path: Path, target: Path) -> None:
+    """Write a consistent copy of the catalog to a new file, whatever is written meanwhile. Raises OSError."""
+    with _opened(path) as connection:
+        try:
+            connection.execute("VACUUM INTO ?", (str(target),))
+        except sqlite3.Error as error:
+            raise OSError(None, str(error), str(path)) from error
+
+
+def uploaded_blobs(path: Path) -> list[str]:
+    """Return the digests of all uploads and of their sidecars. Raises OSError when it cannot be read."""
+    rows = _select(path, "SELECT digest, sidecar FROM uploads WHERE deleted = 0")
+    return list(dict.fromkeys(digest for row in rows for digest in row if digest))
+
+
+def uploaded_names(path: Path) -> list[tuple[str, str, str]]:
+    """Return repository, project and file name of all uploads, also of deleted ones. Raises OSError."""
+    rows = _select(path, "SELECT repository, project, filename FROM uploads")
+    return [(repository, project, filename) for repository, project, filename in rows]
+
+
+def _select(path: Path, sql: str) -> list[tuple[str, ...]]:
+    with _opened(path) as connection:
+        try:
+            return connection.execute(sql).fetchall()
+        except sqlite3.Error as error:
+            raise OSError(None, str(error), str(path)) from error
+
+
 @contextmanager
 def _opened(path: Path) -> Iterator[sqlite3.Connection]:
     try:

@@ -114,7 +114,8 @@ async def _login(session: aiohttp.ClientSession, url: URL, token: str | None) ->
     if token is None:
         return None
     base = url.with_path(url.path.rstrip("/") + "/")
-    for place in (base / "simple" / "", base / "versions", base):
+    indexes = [base.join(URL(one.log_path or one.index_path)) for one in ECOSYSTEMS.values()]
+    for place in (*indexes, base):
         try:
             response = await IndexClient(session).get(place, most=1, part=True)
         except MirrorError:

@@ -8,13 +8,13 @@ to is there.
 
 import os
 import shutil
-import sqlite3
 from collections.abc import Callable, Iterable
-from contextlib import closing, suppress
+from contextlib import suppress
 from pathlib import Path
 
 import msgspec
 
+from mirror.catalog.inspecting import copy_catalog, uploaded_blobs, uploaded_names
 from mirror.errors import Conflict, Invalid, NotFound
 
 CATALOG = "catalog.sqlite"
@@ -40,25 +40,18 @@ def back_up(data_dir: Path, target: Path, progress: Callable[[int], None] = lamb
     target.mkdir(parents=True, exist_ok=True)
     fresh = target / f"{CATALOG}.new"
     fresh.unlink(missing_ok=True)
-    # VACUUM INTO writes a consistent copy, whatever others are writing meanwhile.
-    with closing(sqlite3.connect(f"file:{data_dir / CATALOG}?mode=ro", uri=True)) as source:
-        source.execute("VACUUM INTO ?", (str(fresh),))
-    saved = _copy_blobs(data_dir, target, _needed(fresh), progress)
-    with closing(sqlite3.connect(fresh)) as copied:
-        rows = copied.execute("SELECT repository, project, filename FROM uploads").fetchall()
+    copy_catalog(data_dir / CATALOG, fresh)
+    saved = _copy_blobs(data_dir, target, uploaded_blobs(fresh), progress)
     # What was uploaded after the catalog was copied is left out.
-    _copy_records(data_dir / "uploads", target / "uploads", ["/".join(row) + ".json" for row in rows])
+    _copy_records(
+        data_dir / "uploads", target / "uploads", ["/".join(name) + ".json" for name in uploaded_names(fresh)]
+    )
     _sync(fresh)
     fresh.replace(target / CATALOG)
-    deleted = set(saved.missing) - set(_needed(data_dir / CATALOG))
-    return msgspec.structs.replace(saved, missing=tuple(digest for digest in saved.missing if digest not in deleted))
-
-
-def _needed(catalog: Path) -> list[str]:
-    """Return the digests of all uploads and their sidecars."""
-    with closing(sqlite3.connect(f"file:{catalog}?mode=ro", uri=True)) as reading:
-        rows = reading.execute("SELECT digest, sidecar FROM uploads WHERE deleted = 0").fetchall()
-    return list(dict.fromkeys(digest for row in rows for digest in row if digest))
+    if saved.missing:  # unless it was deleted meanwhile
+        needed = set(uploaded_blobs(data_dir / CATALOG))
+        saved = msgspec.structs.replace(saved, missing=tuple(one for one in saved.missing if one in needed))
+    return saved
 
 
 def restore(source: Path, data_dir: Path, progress: Callable[[int], None] = lambda size: None) -> BackupResult:

@@ -75,7 +75,7 @@ class EvictionReport(msgspec.Struct, frozen=True, kw_only=True):
     """What a sweep did, or would do."""
 
     evicted: tuple[HeldFile, ...] = ()
-    """One entry for each name that a removed blob had."""
+    """Files, one for each name of a removed blob."""
     orphans: tuple[str, ...] = ()
     """Digests of blobs that nothing referred to."""
     freed: int = 0
@@ -111,33 +111,34 @@ class Evictor:
 
     async def sweep(self, *, dry_run: bool = False) -> EvictionReport:
         """Evict what is above the limit, and remove orphans. Raises StorageFull when the catalog cannot record it."""
-        decided = await self._decide()
+        decision = await self._decide()
         if dry_run:
-            return self._report(decided)
+            return self._report(decision)
         try:
-            mine = await self._catalog.leases.take("sweep", self._clock(), LEASE_SECONDS)
+            leased = await self._catalog.leases.take("sweep", self._clock(), LEASE_SECONDS)
         except StorageFull:
-            await self._make_room(decided)
-            mine = await self._catalog.leases.take("sweep", self._clock(), LEASE_SECONDS)
-        if not mine:
+            await self._make_room(decision)
+            leased = await self._catalog.leases.take("sweep", self._clock(), LEASE_SECONDS)
+        if not leased:
             return EvictionReport(limit=self._limit, busy=True)
         try:
             await self._settle(await self._blobs.withdrawn())  # left by a sweep that was killed
-            await self._remove(decided.evicted, decided.orphans)
+            await self._remove(decision.evicted, decision.orphans)
         finally:
             await self._catalog.leases.give_back("sweep")
-        return self._report(decided)
+        return self._report(decision)
 
-    async def _decide(self) -> "_Removal":
+    async def _decide(self) -> "_SweepDecision":
         now = self._clock()
         held = await self._catalog.files.all()
-        ours = await self._catalog.uploads.blobs()
-        parents = self._parents(held)
+        uploads = await self._catalog.uploads.blobs()
+        pinned = await self._catalog.sets.held() | await self._catalog.removed.held() | uploads
+        stored = {blob.digest: blob async for blob in self._blobs.walk()}
         names: dict[str, list[HeldFile]] = {}
         for one in held:
             names.setdefault(one.digest, []).append(one)
-        pinned = await self._catalog.sets.held() | await self._catalog.removed.held() | ours
-        stored = {blob.digest: blob async for blob in self._blobs.walk()}
+        # Sidecars go and stay with their files: they are no candidates, and what they take counts beforehand.
+        parents = self._parents(held)
         sidecars = {one.digest for one in parents} - {one.digest for one in parents.values()}
         candidates = [
             Candidate(
@@ -149,44 +150,42 @@ class Evictor:
             for digest, known in names.items()
             if digest in stored and digest not in sidecars
         ]
-        small = sum(stored[digest].size for digest in sidecars if digest in stored)
-        room = None if self._limit is None else max(0, self._limit - small)
-        going = [
-            one for candidate in plan(candidates, room, now, self._min_age).evict for one in names[candidate.digest]
-        ]
-        following = {(one.source, one.project, one.filename) for one in going}
-        going += [
-            one for one, parent in parents.items() if (parent.source, parent.project, parent.filename) in following
-        ]
-        named = names.keys() | ours
-        return _Removal(
-            evicted=tuple(going),
+        sidecar_bytes = sum(stored[digest].size for digest in sidecars if digest in stored)
+        limit = None if self._limit is None else max(0, self._limit - sidecar_bytes)
+        evicted = [one for blob in plan(candidates, limit, now, self._min_age).evict for one in names[blob.digest]]
+        keys = {(one.source, one.project, one.filename) for one in evicted}
+        evicted += [one for one, file in parents.items() if (file.source, file.project, file.filename) in keys]
+        known_digests = names.keys() | uploads
+        return _SweepDecision(
+            evicted=tuple(evicted),
             orphans=tuple(
-                digest for digest, blob in stored.items() if digest not in named and now - blob.stored >= ORPHAN_SECONDS
+                digest
+                for digest, blob in stored.items()
+                if digest not in known_digests and now - blob.stored >= ORPHAN_SECONDS
             ),
             sizes={digest: blob.size for digest, blob in stored.items()},
         )
 
-    def _report(self, decided: "_Removal") -> EvictionReport:
-        before = sum(decided.sizes.values())
-        freed = sum(decided.sizes.get(digest, 0) for digest in decided.digests)
+    def _report(self, decision: "_SweepDecision") -> EvictionReport:
+        before = sum(decision.sizes.values())
+        freed = sum(decision.sizes.get(digest, 0) for digest in decision.digests)
         return EvictionReport(
-            evicted=decided.evicted,
-            orphans=decided.orphans,
+            evicted=decision.evicted,
+            orphans=decision.orphans,
             freed=freed,
             before=before,
             after=before - freed,
             limit=self._limit,
         )
 
-    async def _make_room(self, decided: "_Removal") -> None:
+    async def _make_room(self, decision: "_SweepDecision") -> None:
         """Remove some of what goes before the catalog can record it: a later request has it fetched again."""
         freed = 0
-        for digest in decided.digests:
+        for digest in decision.digests:
             if freed >= CATALOG_ROOM_BYTES:
                 break
             await self._blobs.delete(digest)
-            freed += decided.sizes.get(digest, 0)
+            freed += decision.sizes.get(digest, 0)
 
     def _parents(self, held: Sequence[HeldFile]) -> dict[HeldFile, HeldFile]:
         """Return sidecar → the file that it belongs to, for those whose file is held."""
@@ -204,9 +203,9 @@ class Evictor:
 
     async def _remove(self, evicted: Sequence[HeldFile], orphans: Sequence[str]) -> None:
         for start in range(0, len(evicted), BATCH_BLOBS):
-            some = evicted[start : start + BATCH_BLOBS]
-            await self._catalog.files.forget_all(some)
-            await self._remove_blobs({one.digest for one in some})
+            batch = evicted[start : start + BATCH_BLOBS]
+            await self._catalog.files.forget_all(batch)
+            await self._remove_blobs({one.digest for one in batch})
         for start in range(0, len(orphans), BATCH_BLOBS):
             await self._remove_blobs(set(orphans[start : start + BATCH_BLOBS]))
         for source, project in {(one.source, one.project) for one in evicted}:
@@ -235,8 +234,8 @@ class Evictor:
         return await self._catalog.files.needed(digests) | await self._catalog.uploads.uses(digests)
 
 
-class _Removal(msgspec.Struct, frozen=True, kw_only=True):
-    """What a sweep removes."""
+class _SweepDecision(msgspec.Struct, frozen=True, kw_only=True):
+    """What a sweep removes, and the size of everything."""
 
     evicted: tuple[HeldFile, ...]
     """In the order in which they go."""
