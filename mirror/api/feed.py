@@ -304,7 +304,7 @@ class FeedApi:
     async def _scopes(self, request: web.Request, only: str | None) -> dict[str, Scope]:
         """What who asks may read. Raises Unauthorized where nothing is open to everyone."""
         if only is not None:
-            return {only: await self._guard.reading(only).scope(request)}
+            return {only: await self._guard.read_access(only).scope(request)}
         identity = await self._guard.identify(request)
         scopes = {name: self._guard.scope(identity, "read", name) for name in self._repositories}
         if not identity.known and all(scope.nothing for scope in scopes.values()):

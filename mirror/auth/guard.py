@@ -1,9 +1,9 @@
-"""The guard at the door: finds out who asks, and lets through who may.
+"""Authentication and authorization of requests, for all repositories.
 
-A credential that was found right is remembered for a minute under a keyed hash of its header, because argon2 is slow on
-purpose: the next request of the same client costs one look-up. Changes made by a command in another process are noticed
-within a second or so, and only when somebody shows credentials; where everyone may read, readers cost nothing and their
-credentials are not even looked at.
+A credential that was verified is kept for a minute under a keyed hash of its header, because argon2 is slow on purpose:
+the next request of the same client costs one look-up. Changes that a command makes in another process take effect
+within a second or so; they are looked for only when a client presents credentials. Where everyone may read, reading
+costs nothing, and credentials are not even verified.
 """
 
 import asyncio
@@ -19,8 +19,15 @@ import msgspec
 from aiohttp import web
 
 from mirror.auth.audit import address_of, audit
-from mirror.auth.credentials import PasswordCredential, TokenCredential, digest, is_token, new_token, parse
-from mirror.auth.passwords import Passwords
+from mirror.auth.credentials import (
+    PasswordCredential,
+    TokenCredential,
+    digest,
+    is_token,
+    new_token,
+    parse_authorization,
+)
+from mirror.auth.passwords import PasswordVerifier
 from mirror.auth.rights import ANONYMOUS, AccessRules, Identity, Scope, scope
 from mirror.auth.throttle import LoginThrottle
 from mirror.catalog import Accounts, Token, User
@@ -31,14 +38,14 @@ from mirror.model import Grant, Right
 
 logger = logging.getLogger(__name__)
 
-REMEMBERED_FOR = 60.0
-"""Seconds that a credential which was found right is not looked at again."""
-REMEMBERED = 10_000
-"""How many of them."""
-NOTICED_WITHIN = 1.0
-"""Seconds between two looks at whether accounts have changed."""
-FREE_OF_CLIENT, FREE_OF_ADDRESS = 3, 100
-"""Failed logins that cost nothing: of one name from one address, and of one address in all."""
+VERIFIED_SECONDS = 60.0
+"""Seconds for which a credential that was verified is not verified again."""
+MAX_VERIFIED = 10_000
+"""Verified credentials that are kept."""
+RECHECK_SECONDS = 1.0
+"""Seconds between two checks whether accounts have changed."""
+FREE_PER_USER, FREE_PER_ADDRESS = 3, 100
+"""Failed logins that cost nothing: of one user from one address, and from one address in all."""
 
 _VERBS: Mapping[Right, str] = {"read": "read", "upload": "upload to", "yank": "yank", "admin": "administer"}
 
@@ -49,7 +56,7 @@ class _Verified(msgspec.Struct, frozen=True):
 
 
 class Guard:
-    """Who may do what, for all repositories."""
+    """Identifies clients, and decides what they may do."""
 
     def __init__(
         self,
@@ -67,24 +74,24 @@ class Guard:
         self._tokens = {token.sha256: token for token in tokens}
         self._clock = clock
         self._key = os.urandom(32)
-        self._verified: BoundedCache[bytes, _Verified] = BoundedCache(REMEMBERED)
+        self._verified: BoundedCache[bytes, _Verified] = BoundedCache(MAX_VERIFIED)
         self._verifying: SingleFlight[bytes, Identity] = SingleFlight()
         self._scopes: BoundedCache[tuple[Identity, Right, str], Scope] = BoundedCache(4096)
         self._generation: int | None = None
-        self._looked = float("-inf")
-        self._passwords = Passwords()
-        self._of_client = LoginThrottle(FREE_OF_CLIENT, longest_pause=30.0)
-        self._of_address = LoginThrottle(FREE_OF_ADDRESS, longest_pause=1.0)
-        self._noting: set[asyncio.Task[None]] = set()
+        self._checked_at = float("-inf")
+        self._passwords = PasswordVerifier()
+        self._user_throttle = LoginThrottle(FREE_PER_USER, max_pause=30.0)
+        self._address_throttle = LoginThrottle(FREE_PER_ADDRESS, max_pause=1.0)
+        self._recording: set[asyncio.Task[None]] = set()
 
-    # Who asks
+    # Authentication
 
     async def identify(self, request: web.BaseRequest) -> Identity:
-        """Who asks; ANONYMOUS without credentials. Raises Unauthorized for wrong ones."""
+        """Return who sends a request; ANONYMOUS without credentials. Raises Unauthorized for wrong ones."""
         header = request.headers.get("Authorization")
         if header is None:
             return ANONYMOUS
-        await self._notice_changes()
+        await self._check_accounts()
         key = hashlib.blake2b(header.encode(errors="surrogateescape"), key=self._key, digest_size=16).digest()
         verified = self._verified.get(key)
         if verified is not None and self._clock() < verified.until:
@@ -92,16 +99,16 @@ class Guard:
         identity, _ = await self._verifying.run(key, lambda: self._verify(key, header, address_of(request)))
         return identity
 
-    def look_again(self) -> None:
-        """An account was changed in this process: notice it with the next request."""
-        self._looked = float("-inf")
+    def accounts_changed(self) -> None:
+        """Let a change of an account in this process take effect with the next request."""
+        self._checked_at = float("-inf")
 
-    async def _notice_changes(self) -> None:
+    async def _check_accounts(self) -> None:
         now = self._clock()
-        # The distance, not the difference: a clock that was set back must not make us blind.
-        if self._generation is not None and abs(now - self._looked) < NOTICED_WITHIN:
+        # The distance, not the difference: a clock that is set back must not stop the checks.
+        if self._generation is not None and abs(now - self._checked_at) < RECHECK_SECONDS:
             return
-        self._looked = now  # before waiting: one of many requests looks
+        self._checked_at = now  # before waiting: only one of many requests checks
         generation = await self._accounts.generation()
         if generation != self._generation:
             self._generation = generation
@@ -109,7 +116,7 @@ class Guard:
 
     async def _verify(self, key: bytes, header: str, address: str) -> Identity:
         generation = self._generation
-        match parse(header):
+        match parse_authorization(header):
             case TokenCredential(secret):
                 verified = await self._verify_token(secret)
             case PasswordCredential(user, password):
@@ -119,15 +126,15 @@ class Guard:
         return verified.identity
 
     async def _verify_token(self, secret: str) -> _Verified:
-        now, shown = self._clock(), digest(secret)
-        token = (self._tokens.get(shown) or await self._accounts.token(shown)) if is_token(secret) else None
-        if token is None or not hmac.compare_digest(token.sha256, shown):
+        now, sha256 = self._clock(), digest(secret)
+        token = (self._tokens.get(sha256) or await self._accounts.token(sha256)) if is_token(secret) else None
+        if token is None or not hmac.compare_digest(token.sha256, sha256):
             raise Unauthorized("The token is wrong or was revoked: make a new one.")
         if token.expires is not None and now >= token.expires:
             raise Unauthorized("The token has expired: make a new one.")
-        if shown not in self._tokens and now - (token.used or 0) > REMEMBERED_FOR:
-            self._note_use(token.name, now)
-        until = min(now + REMEMBERED_FOR, token.expires or float("inf"))
+        if sha256 not in self._tokens and now - (token.used or 0) > VERIFIED_SECONDS:
+            self._record_use(token.name, now)
+        until = min(now + VERIFIED_SECONDS, token.expires or float("inf"))
         if not token.owner:
             return _Verified(Identity(token=token.name, grants=token.grants, limits=token.grants), until)
         user = await self._user(token.owner)
@@ -141,42 +148,43 @@ class Guard:
         )  # fmt: skip
 
     async def _verify_password(self, name: str, password: str, address: str) -> _Verified:
-        client, now = f"{address} {name[:100]}", self._clock()
-        waits = self._of_address.claim(address, now), self._of_client.claim(client, now)
+        login, now = f"{address} {name[:100]}", self._clock()
+        waits = self._address_throttle.claim(address, now), self._user_throttle.claim(login, now)
         if waits[0] is None or waits[1] is None:
             raise Unauthorized("Too many logins have failed: wait a minute.")
         await asyncio.sleep(max(waits[0], waits[1]))
         user = await self._user(name)
-        if not await self._passwords.fit(password, user.password if user else None) or user is None:
+        if not await self._passwords.verify(password, user.password if user else None) or user is None:
             # Only names that exist are logged: people type passwords where names belong.
             audit("login", who=user.name if user else "unknown", client=address, outcome="refused")
             raise Unauthorized("The user name or the password is wrong.")
-        self._of_address.forgive(address)
-        self._of_client.forget(client)
-        return _Verified(Identity(user=user.name, groups=user.groups, grants=user.grants), now + REMEMBERED_FOR)
+        self._address_throttle.forgive(address)
+        self._user_throttle.forget(login)
+        return _Verified(Identity(user=user.name, groups=user.groups, grants=user.grants), now + VERIFIED_SECONDS)
 
     async def _user(self, name: str) -> User | None:
         return self._users.get(name) or await self._accounts.user(name)
 
-    def _note_use(self, token: str, now: float) -> None:
-        """Behind the request: no reader waits for a disk because a token was used."""
+    def _record_use(self, token: str, now: float) -> None:
+        """Record in the background that a token was used: no request waits for a disk because of that."""
 
-        async def note() -> None:
+        async def record() -> None:
             try:
                 await self._accounts.used(token, now)
             except MirrorError as error:
-                logger.warning("the use of the token %s is not noted: %s", token, error)
+                logger.warning("could not record that the token %s was used: %s", token, error)
 
-        task = asyncio.create_task(note())
-        self._noting.add(task)
-        task.add_done_callback(self._noting.discard)
+        task = asyncio.create_task(record())
+        self._recording.add(task)
+        task.add_done_callback(self._recording.discard)
 
-    # What they may
+    # Authorization
 
     async def require(self, request: web.BaseRequest, right: Right, repository: str, project: str) -> Identity:
-        """Who asks, if they have the right on the project (by its canonical name); refused writes are audited.
+        """Return who sends a request, if they have the right on the project (given by its canonical name).
 
-        Raises Unauthorized for nobody or wrong credentials, Forbidden, and UnknownProject instead when reading.
+        Refused writes are audited. Raises Unauthorized for an anonymous client or wrong credentials, Forbidden, and
+        UnknownProject instead of it when reading.
         """
         identity = ANONYMOUS
         try:
@@ -194,7 +202,7 @@ class Guard:
 
     def _refusal(self, identity: Identity, right: Right, repository: str, project: str) -> MirrorError:
         if right == "read":
-            # Where nobody reads anonymously, every name alike asks for credentials; elsewhere a 401 would tell names.
+            # Where no one may read anonymously, all names alike are a 401; elsewhere a 401 would reveal names.
             closed = not identity.known and self.scope(ANONYMOUS, right, repository).nothing
             return Unauthorized(f"Reading {repository} needs a token or a password.") if closed else (
                 UnknownProject(project)
@@ -204,7 +212,7 @@ class Guard:
         return Forbidden(f"{identity} may not {_VERBS[right]} {project!r} in {repository}.")
 
     def scope(self, identity: Identity, right: Right, repository: str) -> Scope:
-        """On which projects of a repository somebody has a right."""
+        """Return the projects of a repository on which an identity has a right."""
         key = (identity, right, repository)
         known = self._scopes.get(key)
         if known is None:
@@ -212,12 +220,12 @@ class Guard:
             self._scopes.put(key, known)
         return known
 
-    def reading(self, repository: str) -> "ReadAccess":
-        """The readers of one repository, for its routes."""
+    def read_access(self, repository: str) -> "ReadAccess":
+        """Return what the routes of one repository need to check reading."""
         return ReadAccess(self, repository)
 
-    async def reader(self, request: web.BaseRequest, repository: str) -> Scope:
-        """What who asks may read in a repository, for lists and searches. Raises Unauthorized.
+    async def readable(self, request: web.BaseRequest, repository: str) -> Scope:
+        """Return what the sender of a request may read in a repository, for lists and searches. Raises Unauthorized.
 
         Scopes are values: those of two readers that see the same are equal, and so can be part of a cache's key.
         """
@@ -230,9 +238,10 @@ class Guard:
     # Keys
 
     async def sign_in(self, request: web.BaseRequest, name: str, rights: frozenset[Right]) -> str:
-        """A new key for whoever shows a user name with its password: at most `rights`, never more than the user has.
+        """Return a new key for a client that presents a user name with its password.
 
-        `name` is how the client calls the key. Raises Unauthorized, Invalid when the user has too many.
+        It has at most `rights`, and never more than the user has; `name` is what the client calls it. Raises
+        Unauthorized, and Invalid when the user has too many.
         """
         identity = await self.identify(request)
         if not identity.user or identity.token:
@@ -250,12 +259,12 @@ class Guard:
         return secret
 
     async def close(self) -> None:
-        """Finish what is being noted; before the catalog closes."""
-        await asyncio.gather(*self._noting, return_exceptions=True)
+        """Finish what is being recorded; before the catalog closes."""
+        await asyncio.gather(*self._recording, return_exceptions=True)
 
 
 class ReadAccess:
-    """Who may read one repository: what its routes ask before they answer."""
+    """Checks whether a client may read one repository, for its routes."""
 
     def __init__(self, guard: Guard, repository: str) -> None:
         self._guard = guard
@@ -263,13 +272,13 @@ class ReadAccess:
         self.public = guard.scope(ANONYMOUS, "read", repository)
         """What everyone may read."""
         self.open = self.public.everything
-        """Whether everyone may read everything, so that nobody has to be asked."""
+        """Whether everyone may read everything, so that no client has to be checked."""
 
     async def check(self, request: web.BaseRequest, project: str) -> None:
-        """Raises UnknownProject, or Unauthorized, unless who asks may read the project, by its canonical name."""
+        """Raise UnknownProject or Unauthorized unless the client may read a project, given by its canonical name."""
         if not self.open:
             await self._guard.require(request, "read", self._repository, project)
 
     async def scope(self, request: web.BaseRequest) -> Scope:
-        """What who asks may read, for lists and searches. Raises Unauthorized."""
-        return self.public if self.open else await self._guard.reader(request, self._repository)
+        """Return what the client may read, for lists and searches. Raises Unauthorized."""
+        return self.public if self.open else await self._guard.readable(request, self._repository)

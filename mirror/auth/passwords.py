@@ -1,6 +1,6 @@
-"""Passwords: argon2id (RFC 9106), slow on purpose, and so always in a thread.
+"""Passwords: hashed with argon2id (RFC 9106), which is slow on purpose and so always runs in a thread.
 
-At most two are worked on at a time, which bounds the memory (19 MiB each) and leaves the machine to its work.
+At most two are hashed at a time, which bounds the memory (19 MiB each) and leaves the processors to other work.
 """
 
 import asyncio
@@ -12,11 +12,10 @@ from mirror.errors import Invalid
 if TYPE_CHECKING:
     from argon2 import PasswordHasher
 
-SHORTEST = 8
-LONGEST = 1000
-"""Characters of a password."""
-
-_TURNS = 2
+MIN_CHARACTERS = 8
+MAX_CHARACTERS = 1000
+MAX_AT_ONCE = 2
+"""Passwords that are verified at the same time."""
 
 
 @cache
@@ -27,39 +26,39 @@ def _hasher() -> "PasswordHasher":
 
 
 @cache
-def _nobodys() -> str:
-    """A hash that no password fits, so that an unknown user takes as long as a known one."""
+def _unmatchable() -> str:
+    """Return a hash that no password matches, so that an unknown user takes as long as a known one."""
     import secrets
 
     return _hasher().hash(secrets.token_hex())
 
 
-def hashed(password: str) -> str:
-    """What is kept of a password; blocking. Raises Invalid for one that is too short or too long."""
-    if not SHORTEST <= len(password) <= LONGEST:
-        raise Invalid(f"A password should have {SHORTEST} to {LONGEST} characters.")
+def hash_password(password: str) -> str:
+    """Return what is stored of a password. Blocking. Raises Invalid for one that is too short or too long."""
+    if not MIN_CHARACTERS <= len(password) <= MAX_CHARACTERS:
+        raise Invalid(f"A password should have {MIN_CHARACTERS} to {MAX_CHARACTERS} characters.")
     return _hasher().hash(password)
 
 
-def fits(password: str, kept: str | None) -> bool:
-    """Whether a password is the one that was kept (None: no such user); blocking, equally long for both."""
+def verify_password(password: str, stored: str | None) -> bool:
+    """Return whether a password is the stored one (None: no such user). Blocking, and equally long for both."""
     from argon2.exceptions import InvalidHashError, VerificationError
 
-    if len(password) > LONGEST:
+    if len(password) > MAX_CHARACTERS:
         return False
     try:
-        return _hasher().verify(kept or _nobodys(), password) and kept is not None
+        return _hasher().verify(stored or _unmatchable(), password) and stored is not None
     except (VerificationError, InvalidHashError):
         return False
 
 
-class Passwords:
-    """Verifies in threads, a few at a time."""
+class PasswordVerifier:
+    """Verifies passwords in threads, a few at a time."""
 
     def __init__(self) -> None:
-        self._turns = asyncio.Semaphore(_TURNS)
+        self._slots = asyncio.Semaphore(MAX_AT_ONCE)
 
-    async def fit(self, password: str, kept: str | None) -> bool:
-        """As `fits`, without blocking."""
-        async with self._turns:
-            return await asyncio.to_thread(fits, password, kept)
+    async def verify(self, password: str, stored: str | None) -> bool:
+        """Return whether a password is the stored one, without blocking the event loop; see `verify_password`."""
+        async with self._slots:
+            return await asyncio.to_thread(verify_password, password, stored)

@@ -1,10 +1,9 @@
 """Who may do what: a pure decision over rules, grants and names.
 
-What everyone may, anybody may, whatever they show; beyond that, a rule or a grant of one's own has to say so, and a
-token never reaches past its limits. For each right the first rule decides that fits the repository and the project and
-speaks of that right; where none does, everyone may read and nobody else may do anything. Whoever may change a project
-may read it. What surprises: `admin` is every right there is, and deleting is a part of it, since a name that is deleted
-is gone for ever.
+What everyone may do, any client may, whatever it presents. Beyond that, a rule or a grant has to allow it, and a token
+never exceeds its limits. For each right the first rule decides that matches the repository and the project and defines
+that right; without one, everyone may read and no one may do anything else. A right to change a project implies reading
+it. The surprise: `admin` implies every right, and deleting is a part of it, since a deleted name is gone for ever.
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -24,7 +23,7 @@ IMPLIED_BY: Mapping[Right, tuple[Right, ...]] = {
     "yank": ("yank", "admin"),
     "admin": ("admin",),
 }
-"""Right → the rights of which each includes it."""
+"""Right → the rights that imply it."""
 
 ALL = ("*",)
 
@@ -34,52 +33,52 @@ Chain = tuple[tuple[tuple[str, ...], bool], ...]
 
 
 class AccessRule(msgspec.Struct, frozen=True, kw_only=True):
-    """Who has which rights on some projects. A right that it does not speak of is left to later rules."""
+    """Who has which rights on some projects. A right that it does not define is left to later rules."""
 
     repositories: tuple[str, ...] = ALL
     projects: tuple[str, ...] = ALL
     holders: Mapping[Right, frozenset[str]]
-    """Right → user names, group names with `@` in front, `authenticated`, `everyone`; empty: nobody."""
+    """Right → user names, group names with `@` in front, `authenticated`, `everyone`; empty: no one."""
 
 
 class AccessRules(msgspec.Struct, frozen=True):
-    """All rules in their order, and how each repository's format spells a pattern of names."""
+    """All rules in their order, and how each repository's format normalises a pattern of names."""
 
     table: tuple[AccessRule, ...] = ()
     spelling: Mapping[str, Spelling] = {}
-    """Repository → what turns a pattern into one on canonical names; as it stands where nothing is said."""
+    """Repository → the function that turns a pattern into one of canonical names; without one, it is used as it is."""
 
     def spelled(self, repository: str, patterns: Iterable[str]) -> tuple[str, ...]:
-        """The patterns as they match canonical names of that repository."""
+        """Return the patterns as they match canonical names of a repository."""
         return tuple(map(self.spelling.get(repository, str), patterns))
 
 
 class Identity(msgspec.Struct, frozen=True, kw_only=True):
-    """Who asks."""
+    """Who sends a request."""
 
     user: str = ""
-    """The user's name; empty for nobody and for a token without an owner."""
+    """The user's name; empty for an anonymous client and for a token without an owner."""
     token: str = ""
-    """The name of the token that was shown, if one was."""
+    """The name of the token that was presented, if any."""
     groups: frozenset[str] = frozenset()
     grants: tuple[Grant, ...] = ()
-    """What they have been given themselves."""
+    """Rights that were granted to this user or token."""
     limits: tuple[Grant, ...] | None = None
-    """What a token is limited to."""
+    """What a token is limited to; None: it has all rights of its user."""
 
     @property
     def known(self) -> bool:
-        """Whether they have said who they are."""
+        """Whether the client has presented a credential."""
         return bool(self.user or self.token)
 
     def __str__(self) -> str:
-        """For logs and records: `alice`, `alice (token laptop)`, `token ci`, `anonymous`."""
+        """Return the identity for logs and records: `alice`, `alice (token laptop)`, `token ci`, `anonymous`."""
         if self.user:
             return f"{self.user} (token {self.token})" if self.token else self.user
         return f"token {self.token}" if self.token else "anonymous"
 
     def names(self) -> frozenset[str]:
-        """Everything by which a rule can mean them."""
+        """Return every name by which a rule can refer to this identity."""
         named = {EVERYONE}
         if self.known:
             named.add(AUTHENTICATED)
@@ -92,26 +91,27 @@ ANONYMOUS = Identity()
 
 
 class Scope(msgspec.Struct, frozen=True):
-    """On which projects of one repository somebody has one right. Equal scopes allow the same."""
+    """The projects of one repository on which an identity has one right. Equal scopes allow the same."""
 
     public: tuple[Chain, ...]
-    """Allowed to everyone: where any of them allows."""
+    """What everyone is allowed: a project that any of them allows."""
     own: tuple[Chain, ...] = ()
-    """Allowed to this one."""
+    """What rules allow this identity."""
     granted: tuple[str, ...] = ()
+    """Patterns of project names that grants allow."""
     limits: tuple[str, ...] = ALL
-    """What holds of `own` and `granted` only within these."""
+    """Patterns of project names to which `own` and `granted` are limited."""
 
     def allows(self, project: str) -> bool:
-        """Whether a project, by its canonical name, is within."""
+        """Return whether a project, given by its canonical name, is within the scope."""
         if any(_decides(chain, project) for chain in self.public):
             return True
         if not matches(self.limits, project):
             return False
         return matches(self.granted, project) or any(_decides(chain, project) for chain in self.own)
 
-    def among(self, names: Names) -> Names:
-        """Those of all names that are within."""
+    def filter(self, names: Names) -> Names:
+        """Return those of all names that are within the scope."""
         if self == EVERYTHING:
             return names
         serials = {name: serial for name, serial in names.serials.items() if self.allows(name)}
@@ -120,13 +120,13 @@ class Scope(msgspec.Struct, frozen=True):
 
     @property
     def everything(self) -> bool:
-        """Whether it surely allows every name that can be."""
+        """Whether the scope certainly allows every possible name."""
         chains = (*self.public, *(self.own if self.limits == ALL else ()))
         return ((ALL, True),) in chains or (self.limits == ALL and "*" in self.granted)
 
     @property
     def nothing(self) -> bool:
-        """Whether it surely allows no name at all."""
+        """Whether the scope certainly allows no name at all."""
         if any(allowed for chain in self.public for _, allowed in chain):
             return False
         return not self.limits or not (self.granted or any(allowed for chain in self.own for _, allowed in chain))
@@ -139,8 +139,8 @@ def _decides(chain: Chain, project: str) -> bool:
     return next((allowed for patterns, allowed in chain if matches(patterns, project)), False)
 
 
-def scope(subject: Identity, right: Right, repository: str, rules: AccessRules) -> Scope:
-    """What `may` answers for all projects at once; EVERYTHING where that is so."""
+def scope(identity: Identity, right: Right, repository: str, rules: AccessRules) -> Scope:
+    """Return the projects of a repository on which an identity has a right; EVERYTHING where it has it on all."""
     implying = IMPLIED_BY[right]
 
     def chains(names: frozenset[str]) -> tuple[Chain, ...]:
@@ -154,15 +154,15 @@ def scope(subject: Identity, right: Right, repository: str, rules: AccessRules) 
 
     public = chains(frozenset({EVERYONE}))
     found = Scope(public)
-    if subject.known:
-        limits = ALL if subject.limits is None else granted(subject.limits)
-        own = tuple(chain for chain in chains(subject.names()) if chain not in public)
-        found = Scope(public, own, granted(subject.grants), limits)
+    if identity.known:
+        limits = ALL if identity.limits is None else granted(identity.limits)
+        own = tuple(chain for chain in chains(identity.names()) if chain not in public)
+        found = Scope(public, own, granted(identity.grants), limits)
     return EVERYTHING if found.everything else found
 
 
 def _chain(names: frozenset[str], right: Right, repository: str, rules: AccessRules) -> Chain:
-    """The rules that speak of a right in a repository, up to one that holds for all names."""
+    """Return the rules that define a right in a repository, up to the first that holds for all names."""
     steps: list[tuple[tuple[str, ...], bool]] = []
     for rule in rules.table:
         if right in rule.holders and matches(rule.repositories, repository):
@@ -171,10 +171,10 @@ def _chain(names: frozenset[str], right: Right, repository: str, rules: AccessRu
             steps.append((patterns, not names.isdisjoint(rule.holders[right])))
             if everywhere:
                 return tuple(steps)
-    steps.append((ALL, right == "read"))  # the default: reading is open to everyone, the rest to nobody
+    steps.append((ALL, right == "read"))  # the default: everyone may read, no one may do the rest
     return tuple(steps)
 
 
-def may(subject: Identity, right: Right, repository: str, project: str, rules: AccessRules) -> bool:
-    """Whether somebody has a right on a project, given by its canonical name."""
-    return scope(subject, right, repository, rules).allows(project)
+def may(identity: Identity, right: Right, repository: str, project: str, rules: AccessRules) -> bool:
+    """Return whether an identity has a right on a project, given by its canonical name."""
+    return scope(identity, right, repository, rules).allows(project)

@@ -1,4 +1,4 @@
-"""Rules, users and tokens, from the settings that hold them as text."""
+"""Access rules, users and tokens as the configuration defines them."""
 
 from collections.abc import Mapping
 
@@ -9,7 +9,7 @@ from mirror.model import Grant
 
 
 def rules_of(settings: AuthSettings, spelling: Mapping[str, Spelling]) -> AccessRules:
-    """The rules, with what spells a pattern in each repository."""
+    """Return the rules of the configuration; `spelling` is what `AccessRules` needs."""
     table = tuple(
         AccessRule(
             repositories=rule.repositories,
@@ -22,7 +22,7 @@ def rules_of(settings: AuthSettings, spelling: Mapping[str, Spelling]) -> Access
 
 
 def users_of(settings: AuthSettings) -> list[User]:
-    """The users that the settings hold."""
+    """Return the users of the configuration."""
     return [
         User(
             name=name,
@@ -37,7 +37,7 @@ def users_of(settings: AuthSettings) -> list[User]:
 
 
 def tokens_of(settings: AuthSettings) -> list[Token]:
-    """The tokens that the settings hold."""
+    """Return the tokens of the configuration."""
     return [
         Token(
             name=name,

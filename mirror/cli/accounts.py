@@ -18,7 +18,7 @@ import click
 import msgspec
 
 from mirror.auth import users_of
-from mirror.auth.passwords import hashed
+from mirror.auth.passwords import hash_password
 from mirror.catalog import Accounts, User
 from mirror.cli.options import SettingsOptions, audit_change, settings_options
 from mirror.config import Settings, user_name
@@ -171,7 +171,7 @@ def add_command(name: str, groups: tuple[str, ...], granted: GrantOptions, optio
         raise Invalid("--repository and --project limit a --right: give one.")
     user = User(
         name=name,
-        password=hashed(_read_password()),
+        password=hash_password(_read_password()),
         groups=frozenset(map(checked_name, groups)),
         grants=(granted.grant(settings),) if granted.rights else (),
         created=time.time(),
@@ -188,7 +188,7 @@ def passwd_command(name: str, options: SettingsOptions) -> int:
     """Change a user's password. Tokens that act for the user continue to work."""
     settings = options.load()
     user = _existing_user(settings, name)
-    user = msgspec.structs.replace(user, password=hashed(_read_password()))
+    user = msgspec.structs.replace(user, password=hash_password(_read_password()))
     with_accounts(settings, lambda accounts: accounts.change_user(user))
     audit_change("user", action="passwd", user=name)
     return 0
@@ -260,7 +260,7 @@ def list_command(as_json: bool, options: SettingsOptions) -> int:
 @user_command.command("hash")
 def hash_command() -> int:
     """Print the hash of a password for the configuration file (auth.users.NAME.password_hash). Changes nothing."""
-    click.echo(hashed(_read_password()))
+    click.echo(hash_password(_read_password()))
     return 0
 
 

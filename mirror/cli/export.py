@@ -151,7 +151,7 @@ def static_source(mirror: Mirror) -> StaticSource:
     return StaticSource(
         repositories=mirror.repositories,
         mounts={name: one.mount for name, one in settings.repositories.items()},
-        public={name: mirror.guard.reading(name).public for name in mirror.repositories},
+        public={name: mirror.guard.read_access(name).public for name in mirror.repositories},
         settings=json.dumps((str(settings.catalog_file.absolute()), repositories), sort_keys=True),
         catalog=mirror.catalog,
         blobs=mirror.blobs,

@@ -95,7 +95,7 @@ class Routes:
                 revision=listing.revision,
                 until=listing.until,
                 outcome=listing.outcome,
-                render=lambda: render(readable.among(listing.names)),
+                render=lambda: render(readable.filter(listing.names)),
                 media_type=_content_type(media_type),
                 headers=headers,
                 heavy=True,

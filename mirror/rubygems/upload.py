@@ -13,7 +13,7 @@ from urllib.parse import parse_qsl
 import msgspec
 from aiohttp import web
 
-from mirror.auth import Guard, Identity, asked
+from mirror.auth import Guard, Identity, requested_key
 from mirror.auth.audit import address_of, audit
 from mirror.catalog import Accounts, User
 from mirror.config import LimitsSettings
@@ -214,7 +214,7 @@ class UploadRoutes:
 
     async def _set_grants(self, user: User, grants: tuple[Grant, ...]) -> None:
         await self._accounts.change_user(msgspec.structs.replace(user, grants=grants))
-        self._guard.look_again()
+        self._guard.accounts_changed()
 
     def _grant(self, name: str) -> Grant:
         return Grant(rights=OWNER_RIGHTS, repositories=(self._writer.repository,), projects=(name,))
@@ -225,7 +225,7 @@ class UploadRoutes:
         """Respond with a key to a user name and a password; the body is the key."""
         facts = facts_of(request)
         facts.kind, facts.repository = "other", self._writer.repository
-        name, rights = asked(await read_body(request, SMALL))
+        name, rights = requested_key(await read_body(request, SMALL))
         try:
             key = await self._guard.sign_in(request, name, rights)
         except Invalid as error:

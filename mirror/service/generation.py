@@ -14,7 +14,7 @@ from mirror.service.jobs import Supervisor, mirror_jobs
 from mirror.service.services import Activity, Mirror
 from mirror.service.store import Store
 from mirror.telemetry import log
-from mirror.telemetry.observer import Observer
+from mirror.telemetry.metrics import Observer
 
 
 class Generation:

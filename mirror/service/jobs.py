@@ -24,7 +24,7 @@ from mirror.service.ecosystems import ECOSYSTEMS
 from mirror.service.listening import CERTIFICATE_SECONDS
 from mirror.service.services import Mirror
 from mirror.service.store import Store
-from mirror.telemetry.statistics import EVERY
+from mirror.telemetry.statistics import RECORD_SECONDS
 
 if TYPE_CHECKING:
     from mirror.service.process import Service
@@ -107,7 +107,7 @@ def process_jobs(service: "Service") -> list[BackgroundJob]:
     store, activity = service.store, service.activity
     return [
         BackgroundJob(
-            "statistics", "add what was counted to the totals in the catalog", activity.statistics.flush, EVERY
+            "statistics", "add what was counted to the totals in the catalog", activity.statistics.flush, RECORD_SECONDS
         ),
         BackgroundJob(
             "event loop lag", "measure how late the event loop wakes a task", activity.metrics.sample_loop_lag

@@ -129,7 +129,7 @@ class Access:
 @asynccontextmanager
 async def access(mirror: Mirror, urls: Sequence[str]) -> AsyncIterator[Access]:
     """Access to a mirror at these URLs; where one is needed, with a token that is valid for the length of the block."""
-    if all(mirror.guard.reading(one).open for one in mirror.settings.repositories):
+    if all(mirror.guard.read_access(one).open for one in mirror.settings.repositories):
         yield Access(mirror, urls, "")
         return
     name, secret, now = f"sync-{secrets.token_hex(4)}", new_token(), time.time()

@@ -280,10 +280,12 @@ class Mirror:
             mount = self.settings.repositories[name].mount
             if name in self.published:
                 routes = mirror.rubygems.routes.Routes(
-                    repository, self.published[name], self.answers, self.guard.reading(name), mount
+                    repository, self.published[name], self.answers, self.guard.read_access(name), mount
                 ).table()
             else:
-                routes = mirror.pypi.routes.Routes(repository, self.answers, self.guard.reading(name), mount).table()
+                routes = mirror.pypi.routes.Routes(
+                    repository, self.answers, self.guard.read_access(name), mount
+                ).table()
             app.add_routes(routes)
             app.add_routes(self._uploading(name, mount))
         app.add_routes(UploadsApi(self.writers, self.catalog.uploads, self.guard).table())
@@ -356,7 +358,7 @@ class Mirror:
 
     async def _may_know(self, request: web.Request) -> bool:
         """Whether who asks may hear names of projects: those who may read all that is here."""
-        if all(self.guard.reading(name).open for name in self.repositories):
+        if all(self.guard.read_access(name).open for name in self.repositories):
             return True
         try:
             identity = await self.guard.identify(request)

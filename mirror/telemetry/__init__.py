@@ -1,1 +1,1 @@
-"""What is noted of the work: two logs, metrics, running totals, and what policy wants to be known."""
+"""Observability: the application log and the access log, metrics, and totals that outlive a restart."""

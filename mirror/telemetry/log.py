@@ -1,13 +1,13 @@
-"""The two logs: what the mirror has to say (standard `logging`), and one line per request.
+"""The two logs: the application log (standard `logging`), and the access log with one line per request.
 
-Both are text on a terminal and JSON lines otherwise. Both are cleaned on the way out: no credentials, and no
-character that could forge a line or move a cursor, whoever the text came from.
+Both are text on a terminal and JSON lines otherwise. Both are sanitised when they are written: no credentials, and no
+character that could forge a line or move a cursor, wherever the text came from.
 
-Not here on purpose: files and their rotation, which whoever reads the streams (journald, a container's runtime)
-does better; and structlog, which would add 60 ms and 4.6 MiB to the start for what the formatters below do.
+Not here on purpose: files and their rotation, which the readers of the streams (journald, a container's runtime) do
+better; and structlog, which would add 60 ms and 4.6 MiB to the start for what the formatters below do.
 
-The surprise: access lines are formatted and written by a thread of their own, up to 0.2 s after the answer. When
-that cannot keep up (a reader that stands still, a full disk), lines are dropped and counted; requests never wait.
+The surprise: access lines are formatted and written by a thread of their own, up to 0.2 s after the response. When
+that cannot keep up (a reader that stops, a full disk), lines are dropped and counted; requests never wait.
 """
 
 import logging
@@ -34,28 +34,28 @@ _log = logging.getLogger(__name__)
 AUDIT = "mirror.audit"
 """The logger of the audit trail, whose lines are never held back."""
 
-# What is cleaned away. Every pattern runs in linear time: a request's path is one of the texts.
+# What is removed. Every pattern runs in linear time: a request's path is one of the texts.
 _USERINFO = re.compile(r"(?<=://)[^/\s?#]*@")
 _HEADER = re.compile(
     r"""(?ix) \b (authorization|cookie|x-api-key) (["']? \s* [:=] \s* ["']?)  # as a line, or in a printed dict
         (?: (?:basic|bearer|token) \s+ )? [^\s"',]+"""
 )
 _PARAMETER = re.compile(r"([?&;])([^?&;=#\s]*)=([^?&;#\s\"']*)")
-_SECRET_WORDS = ("auth", "credential", "key", "passw", "secret", "sig", "token")
+_SECRET_NAMES = ("auth", "credential", "key", "passw", "secret", "sig", "token")
 _REDACTED = "***"
 
 _GIVEN_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 
-_LONGEST_PATH = 1024
-_LONGEST_AGENT = 256
-_ALIKE = 20  # lines of one kind within …
-_ALIKE_WITHIN = 10.0  # … so many seconds; more are counted instead of written
-_LINES_AT_ONCE = 100  # formatting holds the interpreter lock: a few hundred microseconds at a time, no more
-_BETWEEN_WARNINGS = 60.0
+_MAX_PATH_CHARACTERS = 1024
+_MAX_AGENT_CHARACTERS = 256
+_DAMPER_LINES = 20  # lines of one kind that are written …
+_DAMPER_SECONDS = 10.0  # … within so many seconds; more are only counted
+_BATCH_LINES = 100  # formatting holds the interpreter lock: a few hundred microseconds at a time, no more
+_WARNING_SECONDS = 60.0
 
 
 def redact(text: str) -> str:
-    """The text without credentials: user information in URLs, authorization headers, secret query parameters."""
+    """Return the text without credentials: user information in URLs, authorization headers, secret parameters."""
     if ":" not in text and "=" not in text:
         return text
     if "://" in text:
@@ -67,17 +67,17 @@ def redact(text: str) -> str:
 
 def _redact_parameter(found: re.Match[str]) -> str:
     name = found[2].lower()
-    return f"{found[1]}{found[2]}={_REDACTED}" if any(word in name for word in _SECRET_WORDS) else found[0]
+    return f"{found[1]}{found[2]}={_REDACTED}" if any(secret in name for secret in _SECRET_NAMES) else found[0]
 
 
 def printable(text: str) -> str:
-    """The text with line ends, escapes, direction marks and all else that cannot be seen written as escapes."""
+    """Return the text with line ends, control characters, direction marks and all else invisible as escapes."""
     if text.isprintable():
         return text
     return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
 
 
-def _clean(text: str) -> str:
+def _sanitize(text: str) -> str:
     return printable(redact(text))
 
 
@@ -90,12 +90,12 @@ _ids = _request_ids()
 
 
 def request_id(given: str = "") -> str:
-    """The id of a request: the one that a trusted proxy gave if it is harmless, otherwise a new one."""
+    """Return the identifier of a request: the one that a trusted proxy gave if it is harmless, otherwise a new one."""
     return given if given and _GIVEN_ID.fullmatch(given) else next(_ids)
 
 
 def wants_json(form: LogFormat, stream: TextIO) -> bool:
-    """Whether lines to the stream are JSON: as the setting says, or, when `auto`, unless it is a terminal."""
+    """Return whether lines to the stream are JSON: by the setting, or, when it is `auto`, unless it is a terminal."""
     return form == "json" or (form == "auto" and not stream.isatty())
 
 
@@ -115,9 +115,9 @@ def configure(form: LogFormat = "auto", level: str = "info", stream: TextIO | No
 
 
 class Damper(logging.Filter):
-    """Lets through so many lines of one kind in ten seconds, and says how many it has held back.
+    """Limits the lines of one kind in ten seconds, and reports how many were not written.
 
-    A kind is a place in the code: what a client sends makes no new ones. Audit lines always come through.
+    A kind is a line of source code, so that no client can create new ones. Audit lines are never held back.
     """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
@@ -127,27 +127,27 @@ class Damper(logging.Filter):
         self._lock = threading.Lock()
 
     def filter(self, record: logging.LogRecord) -> bool:
-        """Whether the line is written."""
+        """Return whether the line is written."""
         if record.name == AUDIT:
             return True
         if record.name == "aiohttp.server" and record.exc_info:
-            _calm(record)
+            _downgrade(record)
             if not logging.getLogger().isEnabledFor(record.levelno):
                 return False
         kind, now = (record.pathname, record.lineno), self._clock()
         with self._lock:
             since, count = self._kinds.get(kind, (now, 0))
             held_back = 0
-            if now - since >= _ALIKE_WITHIN:
-                held_back, since, count = max(0, count - _ALIKE), now, 0
+            if now - since >= _DAMPER_SECONDS:
+                held_back, since, count = max(0, count - _DAMPER_LINES), now, 0
             self._kinds[kind] = since, count + 1
         if held_back:
             record.msg, record.args = f"{record.getMessage()} ({held_back} more like it were not written)", ()
-        return count < _ALIKE
+        return count < _DAMPER_LINES
 
 
-def _calm(record: logging.LogRecord) -> None:
-    """What is no HTTP is the client's fault: a line for those who look for it, without a traceback."""
+def _downgrade(record: logging.LogRecord) -> None:
+    """Make a request that is not HTTP, which is the client's fault, one line at level INFO without a traceback."""
     error = record.exc_info[1] if record.exc_info else None
     if type(error).__module__.startswith("aiohttp.http"):
         record.levelno, record.levelname = logging.INFO, "INFO"
@@ -163,25 +163,25 @@ class JsonFormatter(logging.Formatter):
             "time": _utc(record.created),
             "level": record.levelname.lower(),
             "logger": record.name,
-            "message": _clean(record.getMessage()),
+            "message": _sanitize(record.getMessage()),
         }
         for name, fact in _facts(record).items():
-            line.setdefault(name, _clean(fact) if isinstance(fact, str) else fact)
+            line.setdefault(name, _sanitize(fact) if isinstance(fact, str) else fact)
         if record.exc_info:
-            line["exception"] = "\n".join(map(_clean, self.formatException(record.exc_info).split("\n")))
-        return msgspec.json.encode(line, enc_hook=lambda value: _clean(str(value))).decode()
+            line["exception"] = "\n".join(map(_sanitize, self.formatException(record.exc_info).split("\n")))
+        return msgspec.json.encode(line, enc_hook=lambda value: _sanitize(str(value))).decode()
 
 
 class TextFormatter(logging.Formatter):
     """One line for a person: time (local), level, logger, message, facts. A traceback follows, indented."""
 
     def format(self, record: logging.LogRecord) -> str:
-        parts = [_local(record.created), f"{record.levelname:7}", f"{record.name}:", _clean(record.getMessage())]
+        parts = [_local(record.created), f"{record.levelname:7}", f"{record.name}:", _sanitize(record.getMessage())]
         parts += [f"{name}={_quoted(fact)}" for name, fact in _facts(record).items() if fact is not None]
         line = " ".join(parts)
         if record.exc_info:
             # Indented, so that no line end inside an exception's text can begin what looks like a line of its own.
-            line += "".join(f"\n    {_clean(part)}" for part in self.formatException(record.exc_info).split("\n"))
+            line += "".join(f"\n    {_sanitize(part)}" for part in self.formatException(record.exc_info).split("\n"))
         return line
 
 
@@ -191,7 +191,7 @@ def _facts(record: logging.LogRecord) -> Mapping[str, Fact]:
 
 
 def _quoted(fact: Fact) -> str:
-    text = _clean(str(fact))
+    text = _sanitize(str(fact))
     return text if text and " " not in text and '"' not in text else '"' + text.replace('"', "'") + '"'
 
 
@@ -215,10 +215,10 @@ def _local(at: float) -> str:
     return f"{_local_second(second)}{int((at - second) * 1000):03d}"
 
 
-class _Answered(msgspec.Struct, gc=False, tag_field="logger", tag="mirror.access"):
-    """What is taken down of one answer, as its JSON line has it.
+class _AccessEntry(msgspec.Struct, gc=False, tag_field="logger", tag="mirror.access"):
+    """One response, with the fields of its JSON line.
 
-    Made for every request (a NamedTuple would cost three times as much); the writing thread makes it fit to be seen.
+    Made for every request (a NamedTuple would cost three times as much); the writing thread sanitises it.
     """
 
     time: float | str
@@ -234,35 +234,35 @@ class _Answered(msgspec.Struct, gc=False, tag_field="logger", tag="mirror.access
 
 
 _encoder = msgspec.json.Encoder()
-_clean_agent = lru_cache(maxsize=256)(_clean)  # few and long, unlike paths
+_sanitize_agent = lru_cache(maxsize=256)(_sanitize)  # few and long, unlike paths
 
 
-def _make_fit(entries: list[_Answered], stamp: Callable[[float], str]) -> None:
-    """Write times for people to read, and clean what clients sent."""
-    # One look at all paths together: nearly always nothing is wrong with any of them.
+def _prepare(entries: list[_AccessEntry], stamp: Callable[[float], str]) -> None:
+    """Format times, and sanitise what clients sent."""
+    # One check of all paths together: nearly always there is nothing to remove from any of them.
     paths = "".join([entry.path for entry in entries])
     names = "".join([entry.client + entry.method + entry.id for entry in entries])
     if ":" in paths or "=" in paths or not paths.isprintable() or not names.isprintable():
         for entry in entries:
-            entry.path = _clean(entry.path)
+            entry.path = _sanitize(entry.path)
             entry.client, entry.method, entry.id = map(printable, (entry.client, entry.method, entry.id))
     for entry in entries:
         entry.time = stamp(float(entry.time))
         entry.ms = int(entry.ms * 1000) / 1000
-        entry.agent = _clean_agent(entry.agent)
+        entry.agent = _sanitize_agent(entry.agent)
 
 
-def _json_lines(entries: list[_Answered]) -> bytes:
-    _make_fit(entries, _utc)
+def _json_lines(entries: list[_AccessEntry]) -> bytes:
+    _prepare(entries, _utc)
     return _encoder.encode_lines(entries)
 
 
-def _text_lines(entries: list[_Answered]) -> bytes:
-    _make_fit(entries, _local)
+def _text_lines(entries: list[_AccessEntry]) -> bytes:
+    _prepare(entries, _local)
     return "".join([_text_line(entry) for entry in entries]).encode()
 
 
-def _text_line(entry: _Answered) -> str:
+def _text_line(entry: _AccessEntry) -> str:
     agent = entry.agent.replace('"', "'")
     return (
         f"{entry.time} {entry.client} {entry.method} {entry.path} {entry.status} {entry.bytes} B "
@@ -271,10 +271,10 @@ def _text_line(entry: _Answered) -> str:
 
 
 class AccessLog:
-    """One line per answered request, at the cost of an append.
+    """One line per response, at the cost of an append.
 
-    Owns a daemon thread, which sleeps while nothing is asked; the stream stays the caller's. At most `limit`
-    lines wait in memory; above that they are dropped, counted in `dropped`, and a warning says so once a minute.
+    Owns a daemon thread, which sleeps while there are no requests; the stream stays the caller's. At most `limit`
+    lines wait in memory; above that they are dropped, counted in `dropped`, and a warning reports it once a minute.
     """
 
     def __init__(
@@ -284,10 +284,10 @@ class AccessLog:
         self._stream = stream
         self._format = _json_lines if json else _text_lines
         self._delay, self._batch, self._limit = delay, batch, limit
-        self._entries: deque[_Answered] = deque()
-        self._some, self._full = threading.Event(), threading.Event()
+        self._entries: deque[_AccessEntry] = deque()
+        self._waiting, self._full = threading.Event(), threading.Event()
         self._closing = False
-        self._overflowed = 0  # counted by whoever adds,
+        self._overflowed = 0  # counted by the caller of `add`,
         self._unwritten = 0  # and by the thread: each by one side only
         self._reported = 0
         self._warned = float("-inf")
@@ -311,7 +311,7 @@ class AccessLog:
         cache: Outcome | Literal[""],
         agent: str,
     ) -> None:
-        """Take down one answer: `path` with its query, `sent` bytes of body, `seconds` until the last of them.
+        """Record one response: `path` with its query, `sent` bytes of body, `seconds` until the last of them.
 
         Never blocks and never raises. Meant for one thread: the event loop's.
         """
@@ -320,31 +320,31 @@ class AccessLog:
         if waiting >= self._limit:
             self._overflowed += 1
             return
-        if len(path) > _LONGEST_PATH:
-            path = redact(path)[:_LONGEST_PATH] + "…"  # redacted first: half a credential is no longer found
-        if len(agent) > _LONGEST_AGENT:
-            agent = redact(agent)[:_LONGEST_AGENT] + "…"
+        if len(path) > _MAX_PATH_CHARACTERS:
+            path = redact(path)[:_MAX_PATH_CHARACTERS] + "…"  # redacted first: half a credential is no longer found
+        if len(agent) > _MAX_AGENT_CHARACTERS:
+            agent = redact(agent)[:_MAX_AGENT_CHARACTERS] + "…"
         entries.append(
-            _Answered(time.time(), request_id, client, method, path, status, sent, seconds * 1000, cache, agent)
+            _AccessEntry(time.time(), request_id, client, method, path, status, sent, seconds * 1000, cache, agent)
         )
-        if not self._some.is_set():
-            self._some.set()
+        if not self._waiting.is_set():
+            self._waiting.set()
         if waiting + 1 == self._batch:
             self._full.set()
 
     def close(self, timeout: float = 2.0) -> None:
         """Write what waits and end the thread; gives up after `timeout` seconds when the stream does not take it."""
         self._closing = True
-        self._some.set()
+        self._waiting.set()
         self._full.set()
         self._thread.join(timeout)
 
     def _run(self) -> None:
         while not self._closing:
-            self._some.wait()
+            self._waiting.wait()
             self._full.wait(self._delay)
             # Cleared before the lines are taken: what is added from here on sets them again.
-            self._some.clear()
+            self._waiting.clear()
             self._full.clear()
             self._write()
             self._warn()
@@ -353,7 +353,7 @@ class AccessLog:
     def _write(self) -> None:
         entries = self._entries
         while entries:
-            lines = [entries.popleft() for _ in range(min(len(entries), _LINES_AT_ONCE))]
+            lines = [entries.popleft() for _ in range(min(len(entries), _BATCH_LINES))]
             try:
                 self._stream.write(self._format(lines))
                 self._stream.flush()
@@ -362,6 +362,6 @@ class AccessLog:
 
     def _warn(self) -> None:
         dropped, now = self.dropped, time.monotonic()
-        if dropped > self._reported and now - self._warned >= _BETWEEN_WARNINGS:
+        if dropped > self._reported and now - self._warned >= _WARNING_SECONDS:
             _log.warning("The access log could not be written in time: %d lines lost.", dropped - self._reported)
             self._reported, self._warned = dropped, now

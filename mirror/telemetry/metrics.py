@@ -1,13 +1,13 @@
-"""What the mirror counts, and how Prometheus reads it.
+"""What is recorded of every response: a line in the access log and the counters that Prometheus scrapes.
 
-A request costs a dictionary look-up and four additions on plain integers; everything else (labels, cumulative
-buckets, text) is made when `/metrics` is asked. What other modules know (breakers, the store, the feed) they need
-not count here: the composition root puts it into a `Snapshot` for each scrape.
+Counting a request costs a dictionary look-up and four additions on plain integers; everything else (labels, cumulative
+buckets, text) is made for each scrape. What other modules know (breakers, the store, the feed) is not counted here:
+`mirror.api.state` puts it into a `Snapshot` for each scrape.
 
 Not here on purpose: the library's own counters and its global registry, whose locks and label look-ups cost more than
 a page from memory. `prometheus_client` itself is imported here, not later: beside aiohttp it is 10 ms and 1.1 MiB.
 
-The surprise: label values come from closed sets alone. A word that is not among them counts as "other", and so does
+The surprise: label values come from closed sets alone. A value that is not in the set counts as "other", and so does
 every repository after the hundredth, whatever a client does.
 """
 
@@ -18,13 +18,18 @@ from itertools import accumulate
 from typing import Final, Literal, get_args
 
 import msgspec
+from aiohttp import web
+from aiohttp.abc import AbstractAccessLogger
 from prometheus_client import CollectorRegistry, ProcessCollector
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector
 
 from mirror.model import Outcome
-from mirror.server.facts import RequestKind
+from mirror.server.connection import connection_of
+from mirror.server.facts import RequestFacts, RequestKind, facts_of
+from mirror.server.replay import Replay
+from mirror.telemetry.log import AccessLog, request_id
 
 Breaker = Literal["closed", "half-open", "open"]
 
@@ -33,7 +38,7 @@ LAG_BUCKETS: Final = (0.001, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 1.0, 5.0)
 
 _KINDS = frozenset(get_args(RequestKind))
 _OUTCOMES = frozenset(get_args(Outcome)) | {""}
-_MOST_REPOSITORIES = 100
+_MAX_REPOSITORIES = 100
 
 
 class UpstreamState(msgspec.Struct, frozen=True, kw_only=True):
@@ -47,11 +52,11 @@ class UpstreamState(msgspec.Struct, frozen=True, kw_only=True):
     received: int = 0
     """Bytes of bodies."""
     errors: Mapping[str, int] = {}
-    """Cause → how often. The causes are words of ours (connect, timeout, status, protocol, digest), never messages."""
+    """Cause → how often. Causes come from a fixed set (connect, timeout, status, protocol, digest)."""
 
 
 class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
-    """What is so at the moment of a scrape, outside the request path. What is None is not exported."""
+    """The state at the moment of a scrape, beyond what requests count. What is None is not exported."""
 
     upstreams: tuple[UpstreamState, ...] = ()
     transfers: int = 0
@@ -67,7 +72,7 @@ class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
     free_bytes: int | None = None
     """Free on the store's file system."""
     degraded: bool = False
-    """Nothing can be kept now (a full disk), but what is held is served."""
+    """Whether nothing can be stored now (a full disk), although what is held is served."""
     offline: bool = False
     feed_serial: int | None = None
     log_lines_dropped: int = 0
@@ -82,7 +87,7 @@ class Totals(msgspec.Struct, frozen=True):
 
 
 class _Histogram:
-    """Counts per bucket, not cumulative, with one more for what is above the last bound; and the sum."""
+    """Counts per bucket, not cumulative, with one more for values above the last bound; and the sum."""
 
     __slots__ = ("bounds", "counts", "total")
 
@@ -97,7 +102,7 @@ class _Histogram:
 
 
 class _Series:
-    """What is counted for one (repository, kind, outcome, class of status)."""
+    """The counts of one (repository, kind, outcome, class of status)."""
 
     __slots__ = ("latency", "requests", "sent")
 
@@ -121,7 +126,7 @@ class Metrics:
     def answered(
         self, repository: str, kind: RequestKind, outcome: Outcome | Literal[""], status: int, sent: int, seconds: float
     ) -> None:
-        """Count one answer: `sent` bytes of body, the last of them after `seconds`. Never raises.
+        """Count one response: `sent` bytes of body, the last of them after `seconds`. Never raises.
 
         `repository` is a name in the configuration, or empty for what belongs to none; `outcome` is empty where
         X-Mirror-Cache is not sent.
@@ -134,9 +139,9 @@ class Metrics:
         series.latency.observe(seconds)
 
     def _first(self, repository: str, kind: str, outcome: str, status_class: int) -> _Series:
-        """The series of these labels, made when they are seen for the first time."""
+        """Return the series of these labels, made when they are seen for the first time."""
         if repository not in self._repositories:
-            if len(self._repositories) < _MOST_REPOSITORIES:
+            if len(self._repositories) < _MAX_REPOSITORIES:
                 self._repositories.add(repository)
             else:
                 repository = "other"
@@ -147,15 +152,15 @@ class Metrics:
         return self._series.setdefault(key, _Series(latency))
 
     def totals(self) -> dict[str, Totals]:
-        """Requests and bytes by outcome, for people: hit rates, bytes saved."""
+        """Return requests and bytes by outcome, for hit rates and bytes saved."""
         sums: dict[str, Totals] = {}
         for (_, _, outcome, _), series in self._series.items():
-            sofar = sums.get(outcome, Totals())
-            sums[outcome] = Totals(sofar.requests + series.requests, sofar.sent + series.sent)
+            so_far = sums.get(outcome, Totals())
+            sums[outcome] = Totals(so_far.requests + series.requests, so_far.sent + series.sent)
         return sums
 
     async def sample_loop_lag(self, interval: float = 1.0) -> None:
-        """Measure, for ever, how late the event loop wakes a task: so long would a request have waited."""
+        """Measure how late the event loop wakes a task, until cancelled: as long would a request have waited."""
         loop = asyncio.get_running_loop()
         while True:
             due = loop.time() + interval
@@ -163,12 +168,12 @@ class Metrics:
             self._lag.observe(max(0.0, loop.time() - due))
 
     def render(self, snapshot: Snapshot, accept: str = "") -> tuple[bytes, str]:
-        """The exposition and its Content-Type, in the format that the `Accept` header asks for (text by default).
+        """Return the exposition and its Content-Type, in the format that the `Accept` header asks for (else text).
 
         Takes some 10 ms when much was counted: call it in a thread, while counting goes on.
         """
         registry = CollectorRegistry()
-        registry.register(_Exposition([*self._requests(), *self._sweeps(), *self._loop(), *_state(snapshot)]))
+        registry.register(_Exposition([*self._requests(), *self._evictions(), *self._loop(), *_state(snapshot)]))
         ProcessCollector(registry=registry)
         encode, content_type = choose_encoder(accept)
         return encode(registry), content_type
@@ -177,7 +182,7 @@ class Metrics:
         by_status = ["repository", "kind", "outcome", "status"]
         requests = CounterMetricFamily("mirror_requests_total", "Requests answered.", labels=by_status)
         sent = CounterMetricFamily("mirror_sent_bytes_total", "Bytes of bodies sent to clients.", labels=by_status)
-        for (repository, kind, outcome, status), series in list(self._series.items()):  # at once: others count on
+        for (repository, kind, outcome, status), series in list(self._series.items()):  # a copy: counting goes on
             labels = [repository, kind, outcome or "none", f"{status}xx" if status else "other"]
             requests.add_metric(labels, series.requests)
             sent.add_metric(labels, series.sent)
@@ -194,7 +199,7 @@ class Metrics:
         """Count files that were evicted, and their bytes."""
         self._evicted = self._evicted[0] + files, self._evicted[1] + size
 
-    def _sweeps(self) -> Iterator[Metric]:
+    def _evictions(self) -> Iterator[Metric]:
         files, size = self._evicted
         yield CounterMetricFamily("mirror_evicted_files_total", "Files evicted to keep the store's limit.", files)
         yield CounterMetricFamily("mirror_evicted_bytes_total", "Bytes of what was evicted.", size)
@@ -210,8 +215,51 @@ class Metrics:
         yield build
 
 
+class Observer:
+    """Records responses, from aiohttp and from replays alike."""
+
+    def __init__(self, access: AccessLog | None, metrics: Metrics) -> None:
+        self._access = access
+        self._metrics = metrics
+
+    def record(self, facts: RequestFacts, client: str, status: int, sent: int, seconds: float) -> None:
+        """Record one response: `sent` bytes of body, the last of them after `seconds`."""
+        self._metrics.answered(facts.repository, facts.kind, facts.outcome, status, sent, seconds)
+        if self._access is not None:
+            self._access.add(
+                request_id(facts.request_id), client, facts.method, facts.path, status, sent, seconds, facts.outcome,
+                facts.agent,
+            )  # fmt: skip
+
+    def record_replay(self, replay: Replay, client: str) -> None:
+        """Record one replay, sent to the client at an address."""
+        self.record(replay.facts, client, replay.status, len(replay.body), 0.0)
+
+    def logger(self) -> type[AbstractAccessLogger]:
+        """Return the class whose instance aiohttp calls for each response once its last byte is written."""
+        observer = self
+
+        class Logger(AbstractAccessLogger):
+            enabled = True
+
+            def log(self, request: web.BaseRequest, response: web.StreamResponse, time: float) -> None:
+                if (connection := connection_of(request)) is not None:
+                    connection.response_finished()
+                facts = facts_of(request)
+                observer.record(facts, facts.client, response.status, _sent(request, response), time)
+
+        return Logger
+
+
+def _sent(request: web.BaseRequest, response: web.StreamResponse) -> int:
+    """Return the bytes of the body that were sent; aiohttp counts the head of its own responses among them."""
+    if isinstance(response, web.Response):
+        return 0 if request.method == "HEAD" else response.content_length or 0
+    return response.body_length
+
+
 class _Exposition(Collector):
-    """Metrics that are already made, as the library wants to be handed them."""
+    """Metrics that are already made, in the form that the library expects."""
 
     def __init__(self, metrics: Sequence[Metric]) -> None:
         self._metrics = metrics
@@ -221,13 +269,13 @@ class _Exposition(Collector):
 
 
 def _cumulative(histogram: _Histogram) -> list[tuple[str, float]]:
-    """(upper bound, observations up to it), as Prometheus defines histograms: cumulative, with +Inf at the end."""
+    """Return (upper bound, observations up to it), as Prometheus defines histograms: cumulative, with +Inf last."""
     bounds = [*map(str, histogram.bounds), "+Inf"]
     return list(zip(bounds, map(float, accumulate(histogram.counts)), strict=True))
 
 
 def _state(now: Snapshot) -> Iterator[Metric]:
-    """The families of what a snapshot holds."""
+    """Return the families of what a snapshot holds."""
     yield from _upstreams(now.upstreams)
     pages = GaugeMetricFamily("mirror_pages", "Pages stored, by state.", labels=["state"])
     for state, number in now.pages.items():

@@ -1,4 +1,4 @@
-"""Running totals that outlive a restart: what was asked, how it was answered, and what that saved."""
+"""Totals that outlive a restart: requests by outcome, and the bytes that they saved."""
 
 import asyncio
 import logging
@@ -13,36 +13,34 @@ from mirror.telemetry.metrics import Metrics
 
 logger = logging.getLogger(__name__)
 
-EVERY = 30
-"""Seconds between two times that the totals are written down."""
-
-
+RECORD_SECONDS = 30
+"""Seconds between two times that the totals are recorded."""
 HOUR = 3600
 OUTCOMES = ("hit", "miss", "joined", "stale", "offline")
 
 
 class Span(msgspec.Struct, frozen=True, kw_only=True):
-    """What was answered in a span of time."""
+    """The requests of a span of time."""
 
     start: float
     """Seconds since the epoch."""
     requests: int = 0
     hits: int = 0
-    """Those that were answered without asking upstream for them alone."""
+    """Those that did not cause a request to an upstream."""
     saved: int = 0
-    """Bytes that did not have to come from upstream for this request."""
+    """Bytes that did not have to come from an upstream."""
     fetched: int = 0
-    """Bytes that had to."""
+    """Bytes that had to come from an upstream."""
 
 
 class Statistics:
-    """Adds the counts of this process to those of all before it."""
+    """Adds the counts of this process to those of all before it, in the catalog."""
 
     def __init__(self, catalog: Catalog, metrics: Metrics, clock: Callable[[], float] = time.time) -> None:
         self._catalog = catalog
         self._metrics = metrics
         self._clock = clock
-        self._written: dict[str, int] = {}
+        self._recorded: dict[str, int] = {}
 
     def _counted(self) -> dict[str, int]:
         counted: dict[str, int] = {}
@@ -53,31 +51,31 @@ class Statistics:
         return counted
 
     async def flush(self) -> None:
-        """Write down what has been counted since the last time, and which files were used."""
+        """Record what has been counted since the last time, and which files were used."""
         try:
             await self._catalog.files.flush_uses()
         except StorageFull as error:
-            logger.warning("the uses of files are not written: %s", error)
+            logger.warning("could not record which files were used: %s", error)
         counted = self._counted()
-        news = {name: now - self._written.get(name, 0) for name, now in counted.items()}
-        news = {name: amount for name, amount in news.items() if amount}
-        if not news:
+        added = {name: now - self._recorded.get(name, 0) for name, now in counted.items()}
+        added = {name: amount for name, amount in added.items() if amount}
+        if not added:
             return
         try:
-            await self._catalog.counters.add(news, int(self._clock() // HOUR))
+            await self._catalog.counters.add(added, int(self._clock() // HOUR))
         except StorageFull as error:
-            logger.warning("statistics are not written: %s", error)
+            logger.warning("could not record statistics: %s", error)
             return
-        self._written = counted
+        self._recorded = counted
 
     async def run(self) -> None:
-        """Flush now and then, until cancelled."""
+        """Flush at intervals, until cancelled."""
         while True:
-            await asyncio.sleep(EVERY)
+            await asyncio.sleep(RECORD_SECONDS)
             await self.flush()
 
     async def totals(self) -> dict[str, object]:
-        """Requests by outcome, and the bytes that clients got with and without upstream."""
+        """Return requests by outcome, and the bytes that clients got in all and without an upstream."""
         await self.flush()
         totals = await self._catalog.counters.all()
         sent = {outcome: totals.get(f"bytes.{outcome}", 0) for outcome in OUTCOMES}
@@ -87,17 +85,17 @@ class Statistics:
             "bytes_saved": sum(sent.values()) - sent["miss"],
         }
 
-    async def course(self, spans: int, hours: int) -> list[Span]:
-        """The last `spans` spans of `hours` hours each, oldest first, the current one last."""
+    async def history(self, spans: int, hours: int) -> list[Span]:
+        """Return the last `spans` spans of `hours` hours each, oldest first, the current one last."""
         await self.flush()
         last = int(self._clock() // HOUR) // hours
         first = last - spans + 1
         counted = {number: dict.fromkeys(OUTCOMES, (0, 0)) for number in range(first, last + 1)}
         for number, name, value in await self._catalog.counters.spans(first * hours, hours):
-            what, _, outcome = name.partition(".")
+            counter, _, outcome = name.partition(".")
             if number in counted and outcome in counted[number]:
                 requests, sent = counted[number][outcome]
-                counted[number][outcome] = (value, sent) if what == "requests" else (requests, value)
+                counted[number][outcome] = (value, sent) if counter == "requests" else (requests, value)
         return [_span(number * hours * HOUR, counts) for number, counts in counted.items()]
 
 

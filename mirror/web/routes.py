@@ -50,7 +50,7 @@ class UsageStatistics(Protocol):
     async def totals(self) -> Mapping[str, object]:
         """Return `hits` by outcome, `bytes_served` and `bytes_saved`."""
 
-    async def course(self, spans: int, hours: int) -> Sequence[Span]:
+    async def history(self, spans: int, hours: int) -> Sequence[Span]:
         """Return the last `spans` spans of `hours` hours each, oldest first."""
 
 
@@ -177,10 +177,14 @@ class WebPages:
     async def _totals(self) -> tuple[Mapping[str, object], Sequence[Span], int]:
         """Return the totals, and the spans of the plot with the hours of each."""
         status = await self._status()
-        spans = await self._statistics.course(30, 24)
+        spans = await self._statistics.history(30, 24)
         if any(span.requests for span in spans[:-2]):
             return status, spans, 24
-        return status, await self._statistics.course(48, 1), 1  # the mirror is young: its hours show more than its days
+        return (
+            status,
+            await self._statistics.history(48, 1),
+            1,
+        )  # a young mirror: hours show more than days
 
     @_errors_as_pages
     async def projects(self, request: web.Request) -> web.StreamResponse:

@@ -10,12 +10,23 @@ import pytest
 from aiohttp import web
 from aiohttp.test_utils import make_mocked_request
 
-from mirror.auth import ANONYMOUS, AccessRule, AccessRules, Guard, Identity, asked, digest, may, new_token, scope
-from mirror.auth.credentials import PasswordCredential, TokenCredential, is_token, parse
-from mirror.auth.guard import NOTICED_WITHIN, REMEMBERED_FOR
-from mirror.auth.passwords import fits, hashed
+from mirror.auth import (
+    ANONYMOUS,
+    AccessRule,
+    AccessRules,
+    Guard,
+    Identity,
+    digest,
+    may,
+    new_token,
+    requested_key,
+    scope,
+)
+from mirror.auth.credentials import PasswordCredential, TokenCredential, is_token, parse_authorization
+from mirror.auth.guard import RECHECK_SECONDS, VERIFIED_SECONDS
+from mirror.auth.passwords import hash_password, verify_password
 from mirror.auth.rights import EVERYTHING, RIGHTS
-from mirror.auth.throttle import FORGOTTEN_AFTER, LONGEST_WAIT, LoginThrottle
+from mirror.auth.throttle import FORGET_SECONDS, MAX_WAIT_SECONDS, LoginThrottle
 from mirror.catalog import Accounts, Token, User
 from mirror.catalog.sqlite import SQLite
 from mirror.errors import Conflict, Forbidden, Invalid, MirrorError, Unauthorized, UnknownProject
@@ -27,7 +38,7 @@ from tests.serving import repositories, serving
 from tests.simulator import Simulator
 
 PASSWORD = "correct horse battery"
-HASH = hashed(PASSWORD)
+HASH = hash_password(PASSWORD)
 
 
 def grant(*rights: Right, projects: tuple[str, ...] = ("*",), repositories: tuple[str, ...] = ("*",)) -> Grant:
@@ -158,9 +169,9 @@ def test_those_who_see_the_same_have_equal_scopes() -> None:
 def test_a_list_of_names_holds_those_that_may_be_read() -> None:
     names = Names(serials={"secret-a": 1, "b": 2}, display={"secret-a": "Secret.A", "b": "B"}, serial=7)
     rules = AccessRules((rule("secret-*", read=[]),))
-    seen = scope(ANONYMOUS, "read", "pypi", rules).among(names)
+    seen = scope(ANONYMOUS, "read", "pypi", rules).filter(names)
     assert seen == Names(serials={"b": 2}, display={"b": "B"}, serial=7)
-    assert EVERYTHING.among(names) is names
+    assert EVERYTHING.filter(names) is names
 
 
 # Credentials
@@ -190,7 +201,7 @@ TOKEN = f"mirror_{'0123456789abcdef' * 4}"
     ],
 )
 def test_credentials_are_found_where_clients_put_them(header: str, expected: object) -> None:
-    assert parse(header) == expected
+    assert parse_authorization(header) == expected
 
 
 @pytest.mark.parametrize(
@@ -199,7 +210,7 @@ def test_credentials_are_found_where_clients_put_them(header: str, expected: obj
 )  # fmt: skip
 def test_what_is_no_credential_is_refused(header: str) -> None:
     with pytest.raises(Unauthorized):
-        parse(header)
+        parse_authorization(header)
 
 
 def test_a_token_is_recognised_and_never_printed() -> None:
@@ -214,48 +225,48 @@ def test_a_token_is_recognised_and_never_printed() -> None:
 @pytest.mark.parametrize("password", ["short", "x" * 1001])
 def test_a_password_has_a_sensible_length(password: str) -> None:
     with pytest.raises(Invalid):
-        hashed(password)
+        hash_password(password)
 
 
 def test_only_the_right_password_fits() -> None:
-    assert fits(PASSWORD, HASH)
-    assert not fits(PASSWORD + ".", HASH)
-    assert not fits(PASSWORD, None)
-    assert not fits(PASSWORD, "no hash")
-    assert not fits("x" * 5000, HASH)
+    assert verify_password(PASSWORD, HASH)
+    assert not verify_password(PASSWORD + ".", HASH)
+    assert not verify_password(PASSWORD, None)
+    assert not verify_password(PASSWORD, "no hash")
+    assert not verify_password("x" * 5000, HASH)
 
 
 # Patience
 
 
 def test_failed_logins_wait_ever_longer_one_after_the_other() -> None:
-    patience = LoginThrottle(free=3, longest_pause=4.0)
+    patience = LoginThrottle(free=3, max_pause=4.0)
     waits = [patience.claim("a", 0.0) for _ in range(7)]
     assert waits == [0, 0, 0, 0, 0.25, 0.75, 1.75]
     assert patience.claim("b", 0.0) == 0, "others are not kept waiting"
 
 
 def test_who_would_have_to_wait_too_long_is_refused_at_once() -> None:
-    patience = LoginThrottle(free=0, longest_pause=LONGEST_WAIT)
+    patience = LoginThrottle(free=0, max_pause=MAX_WAIT_SECONDS)
     waits = [patience.claim("a", 0.0) for _ in range(50)]
     assert waits[-1] is None
-    assert max(wait for wait in waits if wait is not None) <= LONGEST_WAIT
+    assert max(wait for wait in waits if wait is not None) <= MAX_WAIT_SECONDS
     assert patience.claim("a", 100.0) == 0, "later the next one is looked at"
 
 
 def test_a_right_password_and_a_quiet_while_end_the_waiting() -> None:
-    patience = LoginThrottle(free=1, longest_pause=4.0)
+    patience = LoginThrottle(free=1, max_pause=4.0)
     for _ in range(3):
         patience.claim("a", 0.0)
     patience.forget("a")
     assert [patience.claim("a", 0.0) for _ in range(2)] == [0, 0]
     for _ in range(3):
         patience.claim("b", 0.0)
-    assert [patience.claim("b", FORGOTTEN_AFTER + 10) for _ in range(2)] == [0, 0]
+    assert [patience.claim("b", FORGET_SECONDS + 10) for _ in range(2)] == [0, 0]
 
 
 def test_right_logins_of_an_address_are_no_failures() -> None:
-    patience = LoginThrottle(free=2, longest_pause=4.0)
+    patience = LoginThrottle(free=2, max_pause=4.0)
     for _ in range(20):
         assert patience.claim("a", 0.0) == 0
         patience.forgive("a")
@@ -363,14 +374,14 @@ async def test_a_hidden_project_looks_like_an_unknown_one(made: Callable[..., Gu
     with pytest.raises(UnknownProject) as refusal:
         await guard.require(request(), "read", "pypi", "secret-a")
     assert str(refusal.value) == str(UnknownProject("secret-a"))
-    reading = guard.reading("pypi")
+    reading = guard.read_access("pypi")
     assert not reading.open
     await reading.check(request(), "other")
     assert not (await reading.scope(request())).allows("secret-a")
 
 
 async def test_where_everyone_reads_credentials_are_not_looked_at(made: Callable[..., Guard]) -> None:
-    reading = made().reading("pypi")
+    reading = made().read_access("pypi")
     assert reading.open
     await reading.check(request("Basic nonsense"), "x")
     assert await reading.scope(request("Basic nonsense")) is EVERYTHING
@@ -384,16 +395,16 @@ async def test_a_right_credential_is_verified_once_a_minute(
 
     def counted(password: str, kept: str | None) -> bool:
         verified.append(password)
-        return fits(password, kept)
+        return verify_password(password, kept)
 
-    monkeypatch.setattr("mirror.auth.passwords.fits", counted)
+    monkeypatch.setattr("mirror.auth.passwords.verify_password", counted)
     guard, shown = made(), basic("rita", PASSWORD)
     identities = await asyncio.gather(*(guard.identify(request(shown)) for _ in range(20)))
     assert {identity.user for identity in identities} == {"rita"}
     assert len(verified) == 1, "twenty at once are verified once"
     await guard.identify(request(shown))
     assert len(verified) == 1
-    clock.now += REMEMBERED_FOR + 1
+    clock.now += VERIFIED_SECONDS + 1
     await guard.identify(request(shown))
     assert len(verified) == 2
 
@@ -410,7 +421,7 @@ async def test_a_change_by_another_process_is_noticed(
     await elsewhere.add_token(Token(name="ci", sha256=digest(TOKEN), grants=(grant("upload"),)))
     assert (await guard.identify(request(shown))).token == "ci", "a wrong credential is not remembered"
     await elsewhere.remove_token("ci")
-    clock.now += NOTICED_WITHIN + 0.1
+    clock.now += RECHECK_SECONDS + 0.1
     with pytest.raises(Unauthorized):
         await guard.identify(request(shown))
     await guard.close()
@@ -435,7 +446,7 @@ async def test_a_verification_that_a_change_overtakes_is_not_remembered(
     verifying = asyncio.create_task(guard.identify(request(shown)))
     await started.wait()
     await accounts.remove_user("rita")
-    clock.now += NOTICED_WITHIN + 0.1
+    clock.now += RECHECK_SECONDS + 0.1
     with pytest.raises(Unauthorized):
         await guard.identify(request(f"Bearer {TOKEN}"))  # somebody else: the change is noticed
     go_on.set()
@@ -459,7 +470,7 @@ async def test_the_use_of_a_token_is_noted_about_once_a_minute(
 ) -> None:
     await accounts.add_token(Token(name="ci", sha256=digest(TOKEN)))
     guard = made()
-    for step in (0.0, 5.0, REMEMBERED_FOR + 1):
+    for step in (0.0, 5.0, VERIFIED_SECONDS + 1):
         clock.now += step
         await guard.identify(request(TOKEN))
         await guard.close()
@@ -475,7 +486,7 @@ async def test_a_users_token_ends_with_the_user(accounts: Accounts, made: Callab
     identity = await guard.identify(request(TOKEN))
     assert str(identity) == "rita (token laptop)"
     await accounts.remove_user("rita")
-    clock.now += NOTICED_WITHIN + 0.1
+    clock.now += RECHECK_SECONDS + 0.1
     with pytest.raises(Unauthorized):
         await guard.identify(request(TOKEN))
     assert await accounts.tokens() == []
@@ -485,7 +496,7 @@ async def test_a_users_token_ends_with_the_user(accounts: Accounts, made: Callab
 async def test_users_and_tokens_of_the_file_hide_those_of_the_catalog(
     accounts: Accounts, made: Callable[..., Guard]
 ) -> None:
-    await accounts.add_user(User(name="rita", password=hashed("another password")))
+    await accounts.add_user(User(name="rita", password=hash_password("another password")))
     guard = made(users=[User(name="rita", password=HASH)], tokens=[Token(name="ci", sha256=digest(TOKEN))])
     assert (await guard.identify(request(basic("rita", PASSWORD)))).user == "rita"
     assert (await guard.identify(request(TOKEN))).token == "ci"
@@ -503,7 +514,7 @@ async def test_guessing_is_slowed_down_and_others_are_not(
         await sleep(0)
 
     monkeypatch.setattr("mirror.auth.guard.asyncio.sleep", no_time)
-    monkeypatch.setattr("mirror.auth.passwords.fits", lambda password, kept: password == PASSWORD)
+    monkeypatch.setattr("mirror.auth.passwords.verify_password", lambda password, kept: password == PASSWORD)
     guard = made()
     refusals = []
     for guess in range(12):
@@ -513,7 +524,7 @@ async def test_guessing_is_slowed_down_and_others_are_not(
     assert slept[:4] == [0, 0, 0, 0]
     assert slept[4:] == sorted(slept[4:])
     assert slept[4] > 0
-    assert max(slept) <= LONGEST_WAIT
+    assert max(slept) <= MAX_WAIT_SECONDS
     assert "wait" in refusals[-1], "in the end they are refused unseen"
     assert len(slept) < 12
     slept.clear()
@@ -556,7 +567,7 @@ async def test_signing_in_makes_a_key_with_the_rights_that_were_asked_for(
     caplog.set_level(logging.INFO)
     await accounts.add_user(User(name="ulla", password=HASH, grants=(grant("upload", "yank"),)))
     guard = made()
-    name, rights = asked(b"name=my+laptop&push_rubygem=true&yank_rubygem=false&mfa=true")
+    name, rights = requested_key(b"name=my+laptop&push_rubygem=true&yank_rubygem=false&mfa=true")
     key = await guard.sign_in(request(basic("ulla", PASSWORD)), name, rights)
     assert is_token(key)
     identity = await guard.identify(request(key))
@@ -578,11 +589,11 @@ async def test_signing_in_needs_a_password(accounts: Accounts, made: Callable[..
 
 
 def test_an_old_client_asks_for_a_key_without_a_word() -> None:
-    assert asked(b"") == ("key", frozenset(RIGHTS))
-    assert asked(b"name=%2e%2e%2fx%0a&index_rubygems=true") == ("x", frozenset({"read"}))
+    assert requested_key(b"") == ("key", frozenset(RIGHTS))
+    assert requested_key(b"name=%2e%2e%2fx%0a&index_rubygems=true") == ("x", frozenset({"read"}))
     for form in (b"x" * 20_000, b"\xff=1", b"&".join(b"a=%d" % n for n in range(200))):
         with pytest.raises(Invalid):
-            asked(form)
+            requested_key(form)
 
 
 # The catalog

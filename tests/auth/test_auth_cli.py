@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from mirror.auth.passwords import fits, hashed
+from mirror.auth.passwords import hash_password, verify_password
 from mirror.cli import main
 from mirror.config import load
 from tests.builders import wheel
@@ -179,7 +179,7 @@ def test_each_name_that_cannot_be_removed_is_told_with_the_reason(
     mirror: Command, tmp_path: Path, kind: str, verb: str, unknown: str
 ) -> None:
     file = tmp_path / "mirror.toml"
-    users = f"[auth.users.fixed]\npassword_hash = '{hashed('a long password')}'\n"
+    users = f"[auth.users.fixed]\npassword_hash = '{hash_password('a long password')}'\n"
     file.write_text(users if kind == "user" else f"[auth.tokens.fixed]\nsha256 = '{'0' * 64}'\n")
     mirror("user", "add", "kept", typed="a long password\n")
     mirror("token", "create", "--name", "kept")
@@ -205,7 +205,7 @@ def test_what_is_printed_for_the_file_is_right_in_the_file(
     file.write_text(table)
     auth = load(file).auth
     assert auth.tokens["ci"].projects == ("acme-*",)
-    assert fits("a long password", auth.users["rita"].password_hash.get_secret_value())
+    assert verify_password("a long password", auth.users["rita"].password_hash.get_secret_value())
     assert "argon2" not in repr(auth), "a hash is not shown either"
     assert main(["token", "revoke", "ci", "--config", str(file), "--data-dir", str(mirror.directory)]) == 1
     assert "remove it there" in capsys.readouterr().err

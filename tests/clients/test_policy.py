@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from mirror.server.facts import RequestFacts
-from mirror.telemetry.observer import Observer
+from mirror.telemetry.metrics import Observer
 from tests.builders import gem, sdist, wheel
 from tests.clients import require_client
 from tests.clients.ruby import Home, Ruby, rubies

@@ -12,7 +12,7 @@ import pytest
 import yaml
 from rubymarshal.reader import loads
 
-from mirror.auth.passwords import hashed
+from mirror.auth.passwords import hash_password
 from mirror.catalog import User
 from mirror.model import Grant
 from tests.builders import gem, noise, wheel
@@ -213,7 +213,7 @@ async def test_the_right_to_push_is_asked_for_the_gem_that_is_inside(mirror: Ser
 
 async def user(mirror: Serving, name: str, *grants: Grant) -> str:
     """A user whose password is their name, twice."""
-    await mirror.mirror.catalog.accounts.add_user(User(name=name, password=hashed(name * 2), grants=grants))
+    await mirror.mirror.catalog.accounts.add_user(User(name=name, password=hash_password(name * 2), grants=grants))
     return basic(name * 2, name)
 
 

@@ -13,8 +13,7 @@ from mirror.server.drain import ConnectionRunner
 from mirror.server.facts import RequestFacts
 from mirror.server.replay import Replay, ReplayCache
 from mirror.server.respond import PreparedResponse, make_head
-from mirror.telemetry.metrics import Metrics
-from mirror.telemetry.observer import Observer
+from mirror.telemetry.metrics import Metrics, Observer
 
 REQUEST = b"GET /page HTTP/1.1\r\nHost: mirror.example\r\n\r\n"
 

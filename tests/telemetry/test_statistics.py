@@ -35,14 +35,14 @@ async def test_requests_are_counted_in_the_hour_in_which_they_were_written_down(
         metrics.answered("pypi", "file", "hit", 200, 1000, 0.1)
     metrics.answered("pypi", "file", "joined", 200, 500, 0.1)
     metrics.answered("", "other", "", 200, 99, 0.1)
-    hours = await statistics.course(3, 1)
+    hours = await statistics.history(3, 1)
     assert [(span.requests, span.hits, span.saved, span.fetched) for span in hours] == [
         (0, 0, 0, 0),
         (1, 0, 0, 1000),
         (4, 4, 3500, 0),
     ]
     assert hours[-1].start == NOON - 600 + HOUR
-    (day,) = await statistics.course(1, 24)
+    (day,) = await statistics.history(1, 24)
     assert (day.requests, day.hits, day.saved, day.fetched, day.start) == (5, 4, 3500, 1000, NOON - 600 - 12 * HOUR)
 
 
@@ -51,7 +51,7 @@ async def test_the_course_outlives_a_restart_and_old_hours_are_forgotten(catalog
     await catalog.counters.add({"requests.hit": 5}, hour - KEPT_HOURS - 1)
     await catalog.counters.add({"requests.hit": 7}, hour - 24)
     restarted = Statistics(catalog, Metrics(), clock=lambda: NOON)
-    assert [span.requests for span in await restarted.course(3, 24)] == [0, 7, 0]
+    assert [span.requests for span in await restarted.history(3, 24)] == [0, 7, 0]
     await catalog.counters.add({"requests.hit": 1}, hour)
     assert sum(value for _, _, value in await catalog.counters.spans(0, 24)) == 8
     totals = await restarted.totals()
