@@ -107,7 +107,10 @@ def process_jobs(service: "Service") -> list[BackgroundJob]:
     store, activity = service.store, service.activity
     return [
         BackgroundJob(
-            "statistics", "add what was counted to the totals in the catalog", activity.statistics.flush, RECORD_SECONDS
+            "statistics",
+            "add what was counted to the totals in the catalog",
+            activity.statistics.flush,
+            every=RECORD_SECONDS,
         ),
         BackgroundJob(
             "event loop lag", "measure how late the event loop wakes a task", activity.metrics.sample_loop_lag
@@ -117,14 +120,16 @@ def process_jobs(service: "Service") -> list[BackgroundJob]:
             f"notice, every {LOOK:.0f} s, what other processes have changed",
             partial(store.journal.follow_others, service.rebuild, service.take_in_import),
         ),
-        BackgroundJob("slow clients", "close their connections", _call(service.connections.close_slow), CHECK_SECONDS),
+        BackgroundJob(
+            "slow clients", "close their connections", _call(service.connections.close_slow), every=CHECK_SECONDS
+        ),
         BackgroundJob(
             "certificate",
             "use the files of [tls] anew when they change",
             _call(service.look_at_certificate),
-            CERTIFICATE_SECONDS,
+            every=CERTIFICATE_SECONDS,
         ),
-        BackgroundJob("heartbeat", "note that the event loop turns", _call(service.heartbeat.beat), 1.0),
+        BackgroundJob("heartbeat", "note that the event loop turns", _call(service.heartbeat.beat), every=1.0),
         BackgroundJob(
             "watchdog",
             "tell systemd twice in its time that the service is well",
@@ -141,16 +146,19 @@ def mirror_jobs(mirror: Mirror, store: Store, urls: Sequence[str]) -> list[Backg
             "policies",
             "read folders of OSV records anew when they change",
             mirror.policies.check_folders,
-            settings.policies.records_every,
+            every=settings.policies.records_every,
         ),
         BackgroundJob(
-            "flush", "write what waits in memory because the disk was full", partial(_flush, store), FLUSH_SECONDS
+            "flush", "write what waits in memory because the disk was full", partial(_flush, store), every=FLUSH_SECONDS
         ),
     ]
     if (keep := settings.feed.keep) < float("inf"):
         jobs.append(
             BackgroundJob(
-                "trim", "shorten the journal to [feed] keep", partial(_trim, store, keep), min(TRIM_SECONDS, keep / 2)
+                "trim",
+                "shorten the journal to [feed] keep",
+                partial(_trim, store, keep),
+                every=min(TRIM_SECONDS, keep / 2),
             )
         )
     if (limit := settings.store.limit) is not None:
@@ -159,8 +167,8 @@ def mirror_jobs(mirror: Mirror, store: Store, urls: Sequence[str]) -> list[Backg
                 "sweep",
                 "keep the store below [store] limit",
                 partial(_sweep, mirror, evictor(settings, store, limit)),
-                settings.store.sweep_every,
-                "sweep",
+                every=settings.store.sweep_every,
+                lease="sweep",
             )
         )
     if rate := settings.store.verify_rate:
@@ -169,9 +177,9 @@ def mirror_jobs(mirror: Mirror, store: Store, urls: Sequence[str]) -> list[Backg
                 "verify",
                 "read what is held again, and mend it",
                 partial(_verify, store, verifier(mirror, store, rate)),
-                VERIFY_SECONDS,
-                "verify",
-                VERIFY_SECONDS,
+                every=VERIFY_SECONDS,
+                lease="verify",
+                retry_seconds=VERIFY_SECONDS,
             )
         )
     if settings.offline:
@@ -181,9 +189,9 @@ def mirror_jobs(mirror: Mirror, store: Store, urls: Sequence[str]) -> list[Backg
             f"sync {one.name}",
             "have what a set names before a client needs it",
             partial(scheduled_sync.sync_set, mirror, urls, one),
-            one.every,
-            f"sync {one.name}",
-            SYNC_RETRY_SECONDS,
+            every=one.every,
+            lease=f"sync {one.name}",
+            retry_seconds=SYNC_RETRY_SECONDS,
         )
         for one in settings.sync
     ]

@@ -51,9 +51,9 @@ class Service:
         self._settings = settings
         self._open_files = raise_open_files()
         self.connections = Connections(self._limits(settings.limits))
-        self._listening = Listening(lambda: self._generation.connect(), passed)
+        self._listening = Listening(lambda: self.generation.connect(), passed)
         self._tls: TLS | None = None
-        self._generation: Generation
+        self.generation: Generation
         self._retiring: set[asyncio.Task[None]] = set()
         self._open = AsyncExitStack()
         """What is open, to be closed in reverse."""
@@ -63,7 +63,7 @@ class Service:
     @property
     def mirror(self) -> Mirror:
         """What answers at this moment."""
-        return self._generation.mirror
+        return self.generation.mirror
 
     @property
     def urls(self) -> list[str]:
@@ -101,20 +101,20 @@ class Service:
         await self.store.clean()
         await self.store.journal.open()
         self.activity = await opened.enter_async_context(Activity(self.store))
-        self._generation = Generation(settings, self.store, self.activity, self.connections)
+        self.generation = Generation(settings, self.store, self.activity, self.connections)
         opened.push_async_callback(self._close_generations)
-        await self._generation.open()
+        await self.generation.open()
         bound = self._listening.bind(settings.listen, settings.socket_mode)
         opened.callback(self._listening.close)
         try:
-            await self._generation.start()
+            await self.generation.start()
         except BaseException:
             self._listening.release(bound)
             raise
         opened.push_async_callback(self._finish)
         opened.push_async_callback(self.jobs.stop)
         await self._listening.use(bound, self._tls)
-        self._generation.start_jobs(self.urls)
+        self.generation.start_jobs(self.urls)
         publish_urls(self._lock, self.urls)
         self.jobs.start(process_jobs(self))
 
@@ -128,8 +128,8 @@ class Service:
         await self._open.aclose()
 
     async def _finish(self) -> None:
-        await self._generation.jobs.stop()
-        await self._generation.finish(self._politely)
+        await self.generation.jobs.stop()
+        await self.generation.finish(self._politely)
         await self.activity.transfers.close(self._settings.limits.shutdown_grace)
 
     async def _close_generations(self) -> None:
@@ -138,7 +138,7 @@ class Service:
             for one in late:
                 one.cancel()
             await asyncio.gather(*late, return_exceptions=True)
-        await self._generation.close()
+        await self.generation.close()
 
     # Reload
 
@@ -154,7 +154,7 @@ class Service:
         except BaseException:
             await new.close()
             raise
-        old = self._generation
+        old = self.generation
         await old.mirror.retire()
         try:
             await new.start()
@@ -163,7 +163,7 @@ class Service:
             self._listening.release(bound)
             await new.close()
             raise
-        self._generation, self._settings, self._tls = new, settings, tls
+        self.generation, self._settings, self._tls = new, settings, tls
         self.connections.limits = self._limits(settings.limits)
         await self._listening.use(bound, tls)
         publish_urls(self._lock, self.urls)
