@@ -10,6 +10,6 @@ views         pure: what a page shows, and how sizes, ages and untrusted texts a
 plot          pure: the geometry of a plot
 html          templates, static files and the headers of every page
 
-Whatever is shown here was written by somebody else: templates escape everything, and the one text that is HTML, a
-description, comes out of an allow-list. Nothing here changes anything, so no page needs a form but the search.
+Everything that is shown here comes from untrusted authors: templates escape everything, and the one text that is HTML,
+a description, passes through an allow-list. Nothing here changes anything, so no page needs a form but the search.
 """

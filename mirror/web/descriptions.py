@@ -17,9 +17,9 @@ from mirror.model import DescriptionType
 logger = logging.getLogger(__name__)
 
 INPUT_CHARACTERS = 400_000
-"""Characters of a description that are looked at; the rest is cut off."""
+"""A longer description is cut off."""
 HTML_CHARACTERS = 2_000_000
-"""Characters of HTML above which a description is shown as plain text."""
+"""A description whose HTML is longer is shown as plain text."""
 RENDER_SECONDS = 10.0
 """How long rendering may take before the process is killed."""
 PROCESSES = 2
@@ -31,7 +31,7 @@ _PROGRAM = Path(__file__).with_name("markup.py")
 
 
 class Descriptions:
-    """Renders, and remembers what it rendered."""
+    """A cache of rendered descriptions."""
 
     def __init__(self, seconds: float = RENDER_SECONDS) -> None:
         self._seconds = seconds
@@ -40,7 +40,7 @@ class Descriptions:
         self._flight: SingleFlight[str, str] = SingleFlight()
 
     async def html(self, text: str, markup: DescriptionType) -> str:
-        """The description as HTML. Never raises: what cannot be rendered is shown as plain text."""
+        """Return a description as HTML; what cannot be rendered is shown as plain text. Never raises."""
         text = text[:INPUT_CHARACTERS]
         if markup == "plain":
             return plain(text)
@@ -53,7 +53,7 @@ class Descriptions:
 
     async def _render(self, text: str, markup: DescriptionType) -> str:
         async with self._slots:
-            # -P: nothing that happens to lie in the working directory is imported.
+            # -P: nothing is imported from the working directory.
             process = await asyncio.create_subprocess_exec(
                 sys.executable, "-P", str(_PROGRAM), markup,
                 stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.DEVNULL,
@@ -73,10 +73,10 @@ class Descriptions:
         return html.decode()
 
     async def close(self) -> None:
-        """Stop what is being rendered."""
+        """Stop the processes."""
         await self._flight.close()
 
 
 def plain(text: str) -> str:
-    """Text as HTML that keeps its lines."""
+    """Return HTML that shows a text with its lines."""
     return f"<pre>{escape(text)}</pre>" if text.strip() else ""

@@ -4,7 +4,7 @@ Reads the text from standard input and writes HTML. A process, not a thread, bec
 busy for ever, and only a process can be stopped; and so that the parsers never take memory in the server. It
 imports nothing of the mirror, so that it starts fast.
 
-What surprises: pictures become their alternative text. They lie on other hosts, and a page here loads nothing from
+The surprise: pictures become their alternative text. They lie on other hosts, and a page here loads nothing from
 elsewhere.
 """
 
@@ -12,9 +12,9 @@ import re
 import sys
 
 MEMORY_BYTES = 512 << 20
-"""Bytes that the process may use."""
+"""The most memory that the process may use."""
 CPU_SECONDS = 10
-"""Processor time that it may take."""
+"""The most processor time that it may take."""
 
 _TAGS = {
     *("a", "abbr", "b", "blockquote", "br", "caption", "cite", "code", "dd", "del", "details", "dfn", "div", "dl"),
@@ -36,7 +36,7 @@ _WITHOUT_CONTENT = {
     "noscript",
 }
 _ATTRIBUTES: dict[str, set[str]] = {
-    "*": set(),  # not even `title`, which is allowed unless one says so
+    "*": set(),  # not even `title`, which is allowed by default
     "a": {"href", "title"},
     "td": {"colspan", "rowspan"},
     "th": {"colspan", "rowspan"},
@@ -45,7 +45,7 @@ _ATTRIBUTES: dict[str, set[str]] = {
 
 
 def render(text: str, markup: str) -> str:
-    """HTML that can stand inside a page below a heading of the second level. `markup` is `markdown` or `rst`."""
+    """Return HTML that fits into a page below a heading of the second level. `markup` is `markdown` or `rst`."""
     return clean(_markdown(text) if markup == "markdown" else _rst(text))
 
 
@@ -75,7 +75,7 @@ def _rst(text: str) -> str:
 
 
 def clean(html: str) -> str:
-    """The same with only what is harmless: text, structure, and links to the web and to mail addresses."""
+    """Remove everything from HTML but text, structure, and links to the web and to mail addresses."""
     import nh3
     from selectolax.lexbor import LexborHTMLParser
 
@@ -110,12 +110,12 @@ def _bound() -> None:
     ):
         try:
             resource.setrlimit(limit, (most, most))
-        except (OSError, ValueError):  # a hardened service may not; whoever started us stops us after a time
+        except (OSError, ValueError):  # a hardened service may not; the parent process stops us after a time
             continue
 
 
 def main() -> None:
-    """Render standard input; the one argument says what it is written as."""
+    """Render standard input; the one argument is its markup."""
     _bound()
     text = sys.stdin.buffer.read().decode("utf-8", "replace")
     sys.stdout.buffer.write(render(text, sys.argv[1]).encode("utf-8", "replace"))

@@ -23,7 +23,7 @@ class Bar(msgspec.Struct, frozen=True, kw_only=True):
     fetched_y: float
     fetched_height: float
     label: str
-    """The span, and what was answered in it."""
+    """The span with its bytes."""
     day: str
     saved: str
     fetched: str
@@ -32,21 +32,21 @@ class Bar(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class GridLine(msgspec.Struct, frozen=True):
-    """A horizontal line, and what it stands for."""
+    """A horizontal line with its value."""
 
     y: float
     label: str
 
 
 class Tick(msgspec.Struct, frozen=True):
-    """A word below the columns."""
+    """A label below the columns."""
 
     x: float
     label: str
 
 
 class Plot(msgspec.Struct, frozen=True, kw_only=True):
-    """Everything that is drawn."""
+    """The whole plot."""
 
     bars: tuple[Bar, ...]
     rules: tuple[GridLine, ...]
@@ -59,7 +59,7 @@ class Plot(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def plot(spans: Sequence[Span], hours: int) -> Plot | None:
-    """Bytes by span, stacked; None where nothing was answered yet."""
+    """Return the plot of bytes by span; None when nothing has been served yet."""
     top = max((span.saved + span.fetched for span in spans), default=0)
     if top <= 0:
         return None
@@ -103,7 +103,7 @@ def plot(spans: Sequence[Span], hours: int) -> Plot | None:
 
 
 def _ceiling(top: int) -> float:
-    """The next round number: 1, 2 or 5 with zeros."""
+    """Return the next round number: 1, 2 or 5 with zeros."""
     power = 10 ** (len(str(top)) - 1)
     return float(next(factor * power for factor in (1, 2, 5, 10) if factor * power >= top))
 
