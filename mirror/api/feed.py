@@ -23,7 +23,7 @@ from mirror.auth import Guard, Scope
 from mirror.auth.audit import address_of
 from mirror.catalog import Contents, Position
 from mirror.errors import Forbidden, Invalid, MirrorError, NotFound, Unauthorized, Unavailable
-from mirror.index.journal import AT_ONCE, Journal
+from mirror.index.journal import EVENTS_AT_ONCE, Journal
 from mirror.index.repository import Repository
 from mirror.model import Event
 from mirror.server.facts import public_url
@@ -182,10 +182,10 @@ class FeedApi:
         read = 0
         while not lines and read < MOST_READ:
             newest = self._feed.serial
-            events = await self._feed.since(since, AT_ONCE)
-            read += AT_ONCE
+            events = await self._feed.since(since, EVENTS_AT_ONCE)
+            read += EVENTS_AT_ONCE
             lines = [line for event in events for line in self._lines(event, scopes)]
-            if len(events) < AT_ONCE:  # serials that were skipped up to `newest` were never given out
+            if len(events) < EVENTS_AT_ONCE:  # serials that were skipped up to `newest` were never given out
                 since = max(since, newest, *(event.serial for event in events))
                 await self._show(events)
                 break

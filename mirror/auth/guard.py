@@ -32,16 +32,17 @@ from mirror.auth.rights import ANONYMOUS, AccessRules, Identity, Scope, scope
 from mirror.auth.throttle import LoginThrottle
 from mirror.catalog import Accounts, Token, User
 from mirror.errors import Forbidden, MirrorError, Unauthorized, UnknownProject
-from mirror.index.cache import BoundedCache
-from mirror.index.flight import SingleFlight
+from mirror.index.cache import BoundedCache, MemoryBudget, SingleFlight
 from mirror.model import Grant, Right
 
 logger = logging.getLogger(__name__)
 
 VERIFIED_SECONDS = 60.0
 """Seconds for which a credential that was verified is not verified again."""
-MAX_VERIFIED = 10_000
-"""Verified credentials that are kept."""
+VERIFIED_BYTES = 10 << 20
+"""Memory for verified credentials, and as much again for what each may do."""
+VERIFIED_ENTRY_BYTES = 700
+"""What one of either takes."""
 RECHECK_SECONDS = 1.0
 """Seconds between two checks whether accounts have changed."""
 FREE_PER_USER, FREE_PER_ADDRESS = 3, 100
@@ -74,9 +75,9 @@ class Guard:
         self._tokens = {token.sha256: token for token in tokens}
         self._clock = clock
         self._key = os.urandom(32)
-        self._verified: BoundedCache[bytes, _Verified] = BoundedCache(MAX_VERIFIED)
+        self._verified: BoundedCache[bytes, _Verified] = BoundedCache(MemoryBudget(VERIFIED_BYTES))
         self._verifying: SingleFlight[bytes, Identity] = SingleFlight()
-        self._scopes: BoundedCache[tuple[Identity, Right, str], Scope] = BoundedCache(4096)
+        self._scopes: BoundedCache[tuple[Identity, Right, str], Scope] = BoundedCache(MemoryBudget(VERIFIED_BYTES))
         self._generation: int | None = None
         self._checked_at = float("-inf")
         self._passwords = PasswordVerifier()
@@ -122,7 +123,7 @@ class Guard:
             case PasswordCredential(user, password):
                 verified = await self._verify_password(user, password, address)
         if generation == self._generation:  # else an account has changed meanwhile, perhaps this one
-            self._verified.put(key, verified)
+            self._verified.put(key, verified, VERIFIED_ENTRY_BYTES)
         return verified.identity
 
     async def _verify_token(self, secret: str) -> _Verified:
@@ -217,7 +218,7 @@ class Guard:
         known = self._scopes.get(key)
         if known is None:
             known = scope(identity, right, repository, self._rules)
-            self._scopes.put(key, known)
+            self._scopes.put(key, known, VERIFIED_ENTRY_BYTES)
         return known
 
     def read_access(self, repository: str) -> "ReadAccess":

@@ -7,14 +7,15 @@ attempt counts as failed until it is known to be right, so that a thousand at th
 
 import msgspec
 
-from mirror.index.cache import BoundedCache
+from mirror.index.cache import BoundedCache, MemoryBudget
 
 MAX_WAIT_SECONDS = 10.0
 """Seconds that a client is kept waiting; refused beyond."""
 FORGET_SECONDS = 600.0
 """Seconds without an attempt after which failures are forgotten."""
-MAX_KEYS = 20_000
-"""Keys that are kept, those that were used last."""
+FAILURES_BYTES = 8 << 20
+"""Memory for the keys that were used last: some 20,000."""
+FAILURE_BYTES = 100
 
 
 class _Failures(msgspec.Struct):
@@ -30,14 +31,14 @@ class LoginThrottle:
         """The first `free` failures cost nothing; then pauses double from a quarter second to `max_pause`."""
         self._free = free
         self._max_pause = max_pause
-        self._failures: BoundedCache[str, _Failures] = BoundedCache(MAX_KEYS)
+        self._failures: BoundedCache[str, _Failures] = BoundedCache(MemoryBudget(FAILURES_BYTES))
 
     def claim(self, key: str, now: float) -> float | None:
         """Return the seconds that an attempt has to wait before it is verified; None: it is refused unverified."""
         failures = self._failures.get(key)
         if failures is None or now - failures.free_at > FORGET_SECONDS:
             failures = _Failures()
-            self._failures.put(key, failures)
+            self._failures.put(key, failures, FAILURE_BYTES)
         at = max(now, failures.free_at)
         if at - now > MAX_WAIT_SECONDS:
             return None

@@ -51,19 +51,19 @@ class Pages:
             )
         return None
 
-    async def answer(self, source: str, page: Page) -> UpstreamResponse | None:
-        """The stored answer with its body; None when none is stored, it cannot be read, or upstream has none."""
+    async def read(self, source: str, page: Page) -> tuple[str, UpstreamResponse] | None:
+        """Return the stored response and its revision; None when none is stored or readable, or upstream has none."""
         rows = await self._database.read(
-            "SELECT url, content_type, etag, last_modified, serial, body"
+            "SELECT revision, url, content_type, etag, last_modified, serial, body"
             " FROM pages WHERE source = $1 AND kind = $2 AND name = $3 AND found = 1",
             source, page.kind, page.name,
         )  # fmt: skip
-        for url, content_type, etag, last_modified, serial, body in rows:
+        for revision, url, content_type, etag, last_modified, serial, body in rows:
             try:
                 content = zstd.decompress(body)
             except zstd.ZstdError:
                 return None
-            return UpstreamResponse(
+            return revision, UpstreamResponse(
                 url=url,
                 content_type=content_type,
                 body=content,
@@ -72,6 +72,21 @@ class Pages:
                 serial=serial,
             )
         return None
+
+    async def answer(self, source: str, page: Page) -> UpstreamResponse | None:
+        """Return the stored response, or None; see `read`."""
+        found = await self.read(source, page)
+        return None if found is None else found[1]
+
+    async def serials(self, source: str) -> dict[str, int]:
+        """Return the serial of each stored project page that has one, by the project's name."""
+        return dict(
+            await self._database.read(
+                "SELECT name, serial FROM pages"
+                " WHERE source = $1 AND kind = 'project' AND found = 1 AND serial IS NOT NULL",
+                source,
+            )
+        )
 
     async def put(self, source: str, page: Page, answer: UpstreamResponse, stamp: Stamp) -> int | None:
         """Store an answer, and in the same transaction an event when its revision is a new one.

@@ -16,7 +16,7 @@ from mirror.airgap.bundle.format import PageEntry
 from mirror.airgap.bundle.signing import parse_key
 from mirror.cli.options import SettingsOptions, audit_change, settings_options
 from mirror.config import Settings
-from mirror.index.journal import LOOK
+from mirror.index.journal import LOOK_SECONDS
 from mirror.service.directory import served_at
 from mirror.service.ecosystems import ECOSYSTEMS
 from mirror.service.open import Mode, open_mirror
@@ -49,7 +49,7 @@ def import_command(parts: tuple[Path, ...], unsigned: bool, force: bool, options
     settings = options.load()
     if unsigned:
         click.echo("The signature is not verified: anyone may have made this bundle.", err=True)
-    notice = LOOK + 0.1 if served_at(settings.data_dir) is not None else 0.0
+    notice = LOOK_SECONDS + 0.1 if served_at(settings.data_dir) is not None else 0.0
 
     async def run() -> ImportResult:
         async with open_mirror(settings, Mode.BESIDE) as opened:

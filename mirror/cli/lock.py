@@ -100,7 +100,7 @@ async def _stored_urls(settings: Settings, repository: str, source: str, project
                 listing = await upstream.project(project)
             except (NotFound, Offline):
                 continue
-            found |= {file.filename: file.url for file in listing.project.files}
+            found |= {file.filename: file.url for file in (listing.project.files if listing.project else ())}
     return found
 
 

@@ -1,21 +1,91 @@
-"""A bounded memory: keeps what was used last, within a total weight; and how long what it keeps is right."""
+"""Caches that share one budget of memory, work that is shared while it runs, and until when a value is valid.
 
+Least recently used goes first, over all caches of a budget: a page that no one asks for makes room for a project that
+someone does. Nothing here is for threads.
+"""
+
+import asyncio
 from collections import OrderedDict
-from collections.abc import Hashable, Iterator
-from typing import Generic, TypeVar
+from collections.abc import Awaitable, Callable, Hashable, Iterator
+from typing import Any, Generic, TypeVar
 
 K = TypeVar("K", bound=Hashable)
 V = TypeVar("V")
+T = TypeVar("T")
+
+ENTRY_BYTES = 300
+"""Bytes that the place of an entry takes, besides its key and its value (measured)."""
+FILE_BYTES = 1500
+"""Bytes that the entry of one file of a parsed project takes (measured)."""
+
+
+class Validity:
+    """Until when a value is valid; `end` ends it before that moment."""
+
+    __slots__ = ("_of", "live", "until")
+
+    def __init__(self, until: float, of: "Validity | None" = None) -> None:
+        """`until` is in seconds since the epoch. With `of`, it ends with that other one, whatever moment that has."""
+        self.until = until
+        self.live = True
+        self._of = of
+
+    def holds(self, now: float) -> bool:
+        """Return whether the value is valid at this moment."""
+        return now < self.until and (self if self._of is None else self._of).live
+
+    def limited(self, until: float) -> "Validity":
+        """Return a validity that has a moment of its own, and ends with this one."""
+        return Validity(until, self)
+
+    def end(self) -> None:
+        """Let nothing that depends on it be valid any longer."""
+        self.live = False
+
+
+class MemoryBudget:
+    """Bytes that the caches made with it may take together."""
+
+    def __init__(self, limit_bytes: int) -> None:
+        self.limit_bytes = limit_bytes
+        self.weight = 0
+        """Bytes that all entries take; never above the limit."""
+        self._order: OrderedDict[_Entry, None] = OrderedDict()
+        self.touch = self._order.move_to_end
+
+    def add(self, entry: "_Entry") -> None:
+        """Take an entry in as the one used last; those that were not used for longest go when there are too many."""
+        self._order[entry] = None
+        self.weight += entry.weight
+        while self.weight > self.limit_bytes:
+            oldest = next(iter(self._order))
+            self.remove(oldest)
+            oldest.cache.evict(oldest)
+
+    def remove(self, entry: "_Entry") -> None:
+        """Let go of an entry."""
+        del self._order[entry]
+        self.weight -= entry.weight
+
+
+class _Entry:
+    __slots__ = ("cache", "key", "value", "weight")
+
+    def __init__(self, cache: "BoundedCache[Any, Any]", key: Any, value: Any, weight: int) -> None:
+        self.cache = cache
+        self.key = key
+        self.value = value
+        self.weight = weight
 
 
 class BoundedCache(Generic[K, V]):
-    """Key → value, least recently used out first. Not for threads."""
+    """Key → value, for as long as the budget has room."""
 
-    def __init__(self, limit: int) -> None:
-        self._limit = limit
-        self._entries: OrderedDict[K, tuple[V, int]] = OrderedDict()
-        self.weight = 0
-        """The sum of the weights of what is kept; never above the limit."""
+    def __init__(self, budget: MemoryBudget, evicted: Callable[[V], None] | None = None) -> None:
+        """`evicted` is called with each value that is dropped for want of room, or never kept for that reason."""
+        self._budget = budget
+        self._evicted = evicted
+        self._entries: dict[K, _Entry] = {}
 
     def __len__(self) -> int:
         return len(self._entries)
@@ -27,50 +97,160 @@ class BoundedCache(Generic[K, V]):
         return iter(self._entries)
 
     def get(self, key: K) -> V | None:
-        """The value, which then counts as just used; or None."""
+        """Return the value, which then counts as just used; or None."""
         entry = self._entries.get(key)
         if entry is None:
             return None
-        self._entries.move_to_end(key)
-        return entry[0]
+        self._budget.touch(entry)
+        value: V = entry.value
+        return value
 
     def peek(self, key: K) -> V | None:
-        """The value, which does not count as used; or None."""
+        """Return the value, which does not count as used; or None."""
         entry = self._entries.get(key)
-        return None if entry is None else entry[0]
+        return None if entry is None else entry.value
 
-    def put(self, key: K, value: V, weight: int = 1) -> None:
-        """Keep a value; one that is heavier than the limit is not kept at all."""
+    def put(self, key: K, value: V, weight: int = 0) -> None:
+        """Keep a value. `weight` is what key and value take, in bytes; what exceeds the whole budget is not kept."""
         self.forget(key)
-        if weight > self._limit:
-            return
-        self._entries[key] = value, weight
-        self.weight += weight
-        while self.weight > self._limit:
-            _, (_, lost) = self._entries.popitem(last=False)
-            self.weight -= lost
+        entry = _Entry(self, key, value, weight + ENTRY_BYTES)
+        if entry.weight <= self._budget.limit_bytes:
+            self._entries[key] = entry
+            self._budget.add(entry)
+        elif self._evicted is not None:
+            self._evicted(value)
 
     def forget(self, key: K) -> None:
         """Drop a key if it is there."""
         entry = self._entries.pop(key, None)
         if entry is not None:
-            self.weight -= entry[1]
+            self._budget.remove(entry)
 
     def clear(self) -> None:
         """Drop everything."""
-        self._entries.clear()
-        self.weight = 0
+        for key in list(self._entries):
+            self.forget(key)
+
+    def evict(self, entry: _Entry) -> None:
+        """Drop an entry that the budget has let go of."""
+        del self._entries[entry.key]
+        if self._evicted is not None:
+            self._evicted(entry.value)
 
 
-class Validity:
-    """Until when something in memory is right; `live` turns false when something changes before that."""
+class SingleFlight(Generic[K, T]):
+    """Runs work at most once per key at a time; callers that come meanwhile get the one result.
 
-    __slots__ = ("__weakref__", "live", "until")
+    The work belongs to the flight, not to the caller that started it: a caller that is cancelled (a client that hung
+    up) changes nothing for the others, nor for the work. Callers may join work that began before they came; when what
+    it is about changes, `forget` lets later callers begin anew.
+    """
 
-    def __init__(self, until: float) -> None:
-        self.until = until
-        self.live = True
+    def __init__(self) -> None:
+        self._running: dict[K, asyncio.Task[T]] = {}
+        self._tasks: set[asyncio.Task[T]] = set()
 
-    def holds(self, now: float) -> bool:
-        """Whether it still is."""
-        return self.live and now < self.until
+    def __len__(self) -> int:
+        return len(self._running)
+
+    def __contains__(self, key: K) -> bool:
+        return key in self._running
+
+    async def run(self, key: K, work: Callable[[], Awaitable[T]]) -> tuple[T, bool]:
+        """Return the result of `work()`, and whether another caller had started it. Raises what it raises."""
+        task = self._running.get(key)
+        joined = task is not None
+        if task is None:
+            task = self.start(key, work)
+        return await asyncio.shield(task), joined
+
+    def start(self, key: K, work: Callable[[], Awaitable[T]]) -> asyncio.Task[T]:
+        """Begin `work()` without waiting for it, or return the task that is running already."""
+        running = self._running.get(key)
+        if running is not None:
+            return running
+
+        async def fly() -> T:
+            return await work()
+
+        task = asyncio.create_task(fly())
+        self._running[key] = task
+        self._tasks.add(task)
+        task.add_done_callback(lambda done: self._landed(key, done))
+        return task
+
+    def forget(self, key: K) -> None:
+        """Let the work that runs under this key end for those who wait for it, but let no one else join it."""
+        self._running.pop(key, None)
+
+    def forget_all(self) -> None:
+        """Call `forget` for every key."""
+        self._running.clear()
+
+    def owns(self, key: K) -> bool:
+        """Return whether the calling work is the one that callers join now: not after `forget`."""
+        return self._running.get(key) is asyncio.current_task()
+
+    def _landed(self, key: K, task: asyncio.Task[T]) -> None:
+        self._tasks.discard(task)
+        if self._running.get(key) is task:
+            del self._running[key]
+        if not task.cancelled():
+            task.exception()  # looked at here, so that work that no one waits for does not warn
+
+    async def landed(self) -> None:
+        """Wait until what runs now has ended."""
+        if self._tasks:
+            await asyncio.wait(list(self._tasks))
+
+    async def close(self) -> None:
+        """Cancel what runs and wait until it has stopped."""
+        tasks = list(self._tasks)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+class LoadingCache(Generic[K, V]):
+    """Key → value that is loaded when it is not kept, once for all who ask meanwhile.
+
+    What is forgotten while it is loaded is not kept, and later callers load it anew: no value outlives a change that
+    was made before it was asked for.
+    """
+
+    def __init__(self, budget: MemoryBudget, weigh: Callable[[V], int]) -> None:
+        self._kept: BoundedCache[K, V] = BoundedCache(budget)
+        self._loading: SingleFlight[K, V | None] = SingleFlight()
+        self._weigh = weigh
+
+    def peek(self, key: K) -> V | None:
+        """Return the value if it is kept; it does not count as used."""
+        return self._kept.peek(key)
+
+    async def get(self, key: K, load: Callable[[], Awaitable[V | None]]) -> V | None:
+        """Return the value; `load` gives it, or None where there is none, which is not kept."""
+        value = self._kept.get(key)
+        if value is not None:
+            return value
+
+        async def fill() -> V | None:
+            loaded = await load()
+            if loaded is not None and self._loading.owns(key):
+                self._kept.put(key, loaded, self._weigh(loaded))
+            return loaded
+
+        return (await self._loading.run(key, fill))[0]
+
+    def put(self, key: K, value: V) -> None:
+        """Keep a value that is newer than whatever is being loaded."""
+        self._loading.forget(key)
+        self._kept.put(key, value, self._weigh(value))
+
+    def forget(self, key: K) -> None:
+        """Drop a key, kept or being loaded."""
+        self._loading.forget(key)
+        self._kept.forget(key)
+
+    async def close(self) -> None:
+        """Stop what is being loaded."""
+        await self._loading.close()

@@ -18,7 +18,7 @@ class Ages(msgspec.Struct, frozen=True, kw_only=True):
     fresh: float = 600
     """Served without asking upstream."""
     stale_while_revalidate: float = 300
-    """After `fresh`, for this long: served at once, and asked for again behind the client's back."""
+    """After `fresh`, for this long: served at once, and asked for again in the background."""
     stale_if_error: float | None = None
     """How long after `fresh` a page stands in for an upstream that fails; None for ever."""
     negative: float = 60
@@ -26,7 +26,7 @@ class Ages(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Freshness(Enum):
-    """How fresh an answer the asker needs."""
+    """How fresh an answer the client needs."""
 
     ANY = auto()
     """Any stored answer will do: files do not change, however old the page that lists them."""
@@ -45,19 +45,19 @@ class Decision(Enum):
 
 
 def decide(
-    stamp: Stamp | None, now: float, ages: Ages, *, listed: str | None = None, demand: Freshness = Freshness.USUAL
+    stamp: Stamp | None, now: float, ages: Ages, *, listed: str | None = None, freshness: Freshness = Freshness.USUAL
 ) -> Decision:
-    """Whether to serve the stored page, to refresh it behind, or to ask upstream first.
+    """Return whether to serve the stored page, to refresh it in the background, or to ask upstream first.
 
     `listed` is the revision that upstream's own index lists, where it has one.
     """
     if stamp is None:
         return Decision.ASK
-    if demand is Freshness.ANY and stamp.found:
+    if freshness is Freshness.ANY and stamp.found:
         return Decision.SERVE
     if listed is not None:
         return Decision.SERVE if stamp.found and stamp.revision == listed else Decision.ASK
-    if demand is Freshness.NOW:
+    if freshness is Freshness.NOW:
         return Decision.ASK
     age = now - stamp.checked
     if age < -1:
@@ -72,12 +72,12 @@ def decide(
 
 
 def stands_in(stamp: Stamp | None, now: float, ages: Ages) -> bool:
-    """Whether a stored page may be served because upstream fails (stale-if-error, RFC 5861 section 4)."""
+    """Return whether a stored page may be served because upstream fails (stale-if-error, RFC 5861 section 4)."""
     if stamp is None or not stamp.found:
         return False
     return ages.stale_if_error is None or now - stamp.checked < ages.fresh + ages.stale_if_error
 
 
 def fresh_until(stamp: Stamp, ages: Ages) -> float:
-    """The moment until which the page is served without a further thought."""
+    """Return the moment until which the page is served without asking upstream."""
     return stamp.checked + (ages.fresh if stamp.found else ages.negative)

@@ -1,31 +1,32 @@
-"""Our journal: what changed here, in order, for whoever follows: our own memory, other nodes, other mirrors.
+"""Our journal: what changed here, in order, for whoever follows: other nodes, other mirrors, and our own memory.
 
-The events themselves are written by the catalog, in the transaction of the change; this module tells who waits. What
-other processes write into the same journal (a command, another node) is noticed by looking once a second.
+The events themselves are written by the catalog, in the transaction of the change; this module wakes those who wait
+for news, and reports changes to listeners. A writer does not hear of its own change: what that outdates in its own
+memory it updates itself. What other processes (a command, another node) write into the same journal is noticed by
+looking once a second.
 """
 
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Awaitable, Callable, Collection
 
 from mirror.catalog import FeedTable, Position
 from mirror.model import Event
 
 logger = logging.getLogger(__name__)
 
-LOOK = 1.0
-"""Seconds between two looks at what other processes have written."""
-HURRIED = 0.02
-"""The same when a bundle is about to be taken in: until it is told, what is in memory and what is stored may differ."""
-ANNOUNCED = 5.0
-"""Seconds after which a bundle that was announced is no longer waited for."""
-AT_ONCE = 1000
-"""Events that are read at once."""
+LOOK_SECONDS = 1.0
+"""Between two looks at what other processes have written."""
+HURRIED_LOOK_SECONDS = 0.02
+"""The same while a bundle is about to be taken in: until that is noticed, memory and store may differ."""
+ANNOUNCED_SECONDS = 5.0
+"""After this, a bundle that was announced is no longer waited for."""
+EVENTS_AT_ONCE = 1000
+"""Events that are read with one query."""
 
 Listener = Callable[[str, str], None]
-"""Called with a source and a project."""
+"""Called with a source and a project ("" for its list of names)."""
 
 
 class Journal:
@@ -34,11 +35,10 @@ class Journal:
     def __init__(self, table: FeedTable) -> None:
         self._table = table
         self._news = asyncio.Event()
-        self._listeners: list[Listener] = []
-        self._collected: list[Listener] | None = None
-        self._followed = 0  # up to here every event was told
+        self._listeners: list[tuple[Listener, Collection[object]]] = []
+        self._followed = 0  # up to here every event was reported
         self._hurry_until = 0.0
-        self._told: set[int] | None = None  # our own events beyond that, while others are followed
+        self._own: set[int] | None = None  # serials beyond that of our own events, while others are followed
         self.serial = 0
         """The newest serial that this process has seen."""
 
@@ -47,39 +47,28 @@ class Journal:
         _, self.serial = await self._table.bounds()
         self._followed = self.serial
 
-    def listen(self, listener: Listener) -> None:
-        """Call `listener(source, project)` on each change, in this process, as soon as it is committed."""
-        self._listeners.append(listener)
-        if self._collected is not None:
-            self._collected.append(listener)
+    def listen(self, listener: Listener, own: Collection[object] = ()) -> Callable[[], None]:
+        """Call `listener` on each change as soon as it is committed, but for changes by these writers.
 
-    @contextmanager
-    def collecting(self, listeners: list[Listener]) -> Iterator[None]:
-        """Take down in `listeners` who begins to listen inside the block (which awaits nothing), for `stop_telling`."""
-        self._collected = listeners
-        try:
-            yield
-        finally:
-            self._collected = None
+        Returns a function that ends it.
+        """
+        entry = listener, own
+        self._listeners.append(entry)
+        return lambda: self._listeners.remove(entry)
 
-    def stop_telling(self, listeners: list[Listener]) -> None:
-        """Forget these listeners, and empty the list."""
-        gone = {id(listener) for listener in listeners}
-        self._listeners = [listener for listener in self._listeners if id(listener) not in gone]
-        listeners.clear()
-
-    def changed(self, serial: int | None, source: str, project: str) -> None:
-        """Say that what a project's pages show has changed; `serial` None when the journal does not hold it."""
-        for listener in self._listeners:
-            listener(source, project)
+    def changed(self, serial: int | None, source: str, project: str, writer: object = None) -> None:
+        """Report that what a source lists of a project has changed; `serial` None when the journal does not hold it."""
+        for listener, own in list(self._listeners):
+            if writer is None or writer not in own:
+                listener(source, project)
         if serial is not None:
             self.recorded(serial)
 
     def recorded(self, serial: int) -> None:
-        """Say that an event was committed, and wake who waits."""
+        """Report that an event was committed, and wake those who wait."""
         self.serial = max(self.serial, serial)
-        if self._told is not None:
-            self._told.add(serial)
+        if self._own is not None:
+            self._own.add(serial)
         self.wake()
 
     def wake(self) -> None:
@@ -88,17 +77,17 @@ class Journal:
         self._news = asyncio.Event()
 
     async def append(self, event: Event) -> int:
-        """Write one event that belongs to no other transaction, and tell."""
+        """Write one event that belongs to no other transaction, and report it."""
         serial = await self._table.append(event)
         self.changed(serial, event.source, event.project)
         return serial
 
     async def since(self, serial: int, limit: int = 1000) -> list[Event]:
-        """At most `limit` events after `serial`, oldest first."""
+        """Return at most `limit` events after `serial`, oldest first."""
         return await self._table.since(serial, limit)
 
     async def position(self) -> Position:
-        """Where the journal stands, and which one it is."""
+        """Return where the journal stands, and which one it is."""
         return await self._table.position()
 
     async def trim(self, before: float) -> None:
@@ -106,11 +95,11 @@ class Journal:
         await self._table.trim(before)
 
     async def bounds(self) -> tuple[int, int]:
-        """The oldest serial that is kept, and the newest."""
+        """Return the oldest serial that is kept, and the newest."""
         return await self._table.bounds()
 
     async def wait(self, timeout: float) -> bool:
-        """Wait for news, at most `timeout` seconds; whether there were any."""
+        """Wait for news, at most `timeout` seconds, and return whether there were any."""
         news = self._news
         try:
             await asyncio.wait_for(news.wait(), timeout)
@@ -123,47 +112,51 @@ class Journal:
     async def follow_others(
         self, replaced: Callable[[], Awaitable[None]], taken_in: Callable[[], Awaitable[None]] | None = None
     ) -> None:
-        """Tell, until cancelled, of what other processes write; `replaced` is awaited when the journal began anew.
+        """Report what other processes write, until cancelled; `replaced` is awaited when the journal began anew.
 
-        `taken_in` is awaited when a bundle was taken in, before anybody is told of anything in it.
+        `taken_in` is awaited when a bundle was taken in, before anything in it is reported.
         """
-        self._told = set()
+        self._own = set()
         while True:
             try:
                 await self.look(replaced, taken_in)
             except Exception:
                 logger.exception("the journal cannot be read; it is tried again")
-            await asyncio.sleep(HURRIED if time.monotonic() < self._hurry_until else LOOK)
+            hurried = time.monotonic() < self._hurry_until
+            await asyncio.sleep(HURRIED_LOOK_SECONDS if hurried else LOOK_SECONDS)
 
     async def look(
         self, replaced: Callable[[], Awaitable[None]], taken_in: Callable[[], Awaitable[None]] | None = None
     ) -> None:
-        """One look at what others have written. An event may be told twice, but never not at all."""
+        """Look once at what others have written. An event may be reported twice, but never not at all."""
         seen = self.serial
         _, newest = await self._table.bounds()
         if newest < seen:
             logger.error("the catalog has been replaced: it knows less than it did")
             self._followed = self.serial = newest
-            self._told = set()
+            self._own = set()
             await replaced()
             return
         while self._followed < newest:
-            events = await self._table.since(self._followed, AT_ONCE)
-            told = self._told or set()
+            events = await self._table.since(self._followed, EVENTS_AT_ONCE)
+            own = self._own or set()
             if any(event.kind == "importing" for event in events):
-                self._hurry_until = time.monotonic() + ANNOUNCED
+                self._hurry_until = time.monotonic() + ANNOUNCED_SECONDS
             if taken_in and any(event.kind == "import" for event in events):
                 self._hurry_until = 0.0
                 await taken_in()
             for event in events:
-                if event.serial not in told:
-                    for listener in self._listeners:
-                        listener(event.source, event.project)
+                if event.serial not in own:
+                    self._report(event)
             # A full batch may have more behind it; the serials up to `newest` that are missing were never given out.
             self._followed = (
-                events[-1].serial if len(events) == AT_ONCE else max(newest, *(e.serial for e in events), 0)
+                events[-1].serial if len(events) == EVENTS_AT_ONCE else max(newest, *(e.serial for e in events), 0)
             )
-            told.difference_update([serial for serial in told if serial <= self._followed])
+            own.difference_update([serial for serial in own if serial <= self._followed])
             if self._followed > self.serial:
                 self.serial = self._followed
                 self.wake()
+
+    def _report(self, event: Event) -> None:
+        for listener, _ in list(self._listeners):
+            listener(event.source, event.project)

@@ -1,6 +1,6 @@
-"""Pure: several Projects of one name → one, and who wins.
+"""Pure: several Projects of one name → one, and which source wins.
 
-By default the first source that has a project wins wholly, so that nobody upstream can slip a file beside ours
+By default the first source that has a project wins wholly, so that no upstream can slip a file beside ours
 (dependency confusion). Only for names configured as `union` are the files of all sources shown together, by file name.
 """
 
@@ -13,11 +13,11 @@ from mirror.model import File, Project
 from mirror.policy import matches
 
 _STATUSES: Mapping[str | None, int] = {None: 0, "active": 1, "deprecated": 3, "archived": 4, "quarantined": 5}
-_UNHEARD_OF = 2  # a status that PEP 792 does not know says more than `active`, and forbids nothing
+_UNKNOWN_STATUS = 2  # a status that PEP 792 does not know counts more than `active`, and forbids nothing
 
 
 class DigestConflict(msgspec.Struct, frozen=True, kw_only=True):
-    """Two sources promise different bytes under one file name: worth a line in the log."""
+    """Two sources that promise different bytes under one file name: worth a line in the log."""
 
     filename: str
     algorithm: str
@@ -29,40 +29,41 @@ class DigestConflict(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class MergeResult(msgspec.Struct, frozen=True, kw_only=True):
-    """One project made of several."""
+    """One project made of several, and where those disagree."""
 
     project: Project
-    clashes: tuple[DigestConflict, ...] = ()
+    conflicts: tuple[DigestConflict, ...] = ()
 
 
 def merge(projects: Sequence[Project], *, union: bool) -> MergeResult:
-    """One project of at least one, which are in the order of their sources.
+    """Merge at least one project, in the order of their sources.
 
-    Without `union` the first one, as it is. With it the files and versions of all, the earlier source winning a file
-    name; the largest serial; the strictest status; name and `extra` of the first, as they are private to the format.
+    Without `union` the result is the first one, as it is. With it: the files and versions of all, the earlier source
+    winning a file name; the largest serial; the strictest status; name and `extra` of the first, as they are private
+    to the format.
     """
     first = projects[0]
     if not union or len(projects) == 1:
         return MergeResult(project=first)
     files: dict[str, File] = {}
-    clashes: list[DigestConflict] = []
+    conflicts: list[DigestConflict] = []
     for project in projects:
         for file in project.files:
             kept = files.setdefault(file.filename, file)
-            if kept is not file and (clash := _clash(kept, file)):
-                clashes.append(clash)
+            if kept is not file and (conflict := _conflict(kept, file)):
+                conflicts.append(conflict)
     serials = [project.serial for project in projects if project.serial is not None]
     merged = msgspec.structs.replace(
         first,
         files=tuple(files.values()),
         versions=tuple(dict.fromkeys(version for project in projects for version in project.versions)),
         serial=max(serials, default=None),
-        status=max((project.status for project in projects), key=lambda status: _STATUSES.get(status, _UNHEARD_OF)),
+        status=max((project.status for project in projects), key=lambda status: _STATUSES.get(status, _UNKNOWN_STATUS)),
     )
-    return MergeResult(project=merged, clashes=tuple(clashes))
+    return MergeResult(project=merged, conflicts=tuple(conflicts))
 
 
-def _clash(kept: File, other: File) -> DigestConflict | None:
+def _conflict(kept: File, other: File) -> DigestConflict | None:
     """The first algorithm in which the two promise different bytes."""
     for algorithm, digest in kept.digests.items():
         if other.digests.get(algorithm, digest) != digest:
@@ -77,27 +78,36 @@ def _clash(kept: File, other: File) -> DigestConflict | None:
     return None
 
 
+class Precedence(msgspec.Struct, frozen=True, kw_only=True):
+    """Which names are not simply those of the first source that has them: patterns, spelled as canonical names are."""
+
+    private: tuple[str, ...] = ()
+    """No upstream is asked for these."""
+    union: tuple[str, ...] = ()
+    """The files of all sources are shown together."""
+
+
 class SourceChoice(msgspec.Struct, frozen=True, kw_only=True):
-    """Who may answer for a project, and the rule that says so."""
+    """Which sources may answer for a project, and by which rule."""
 
     rule: Literal["private", "union", "uploaded", "first"]
     why: str
     upstream: bool
     """Whether upstreams may be asked at all; when not, the name never leaves this machine."""
     union: bool
-    """What `merge` is to be told."""
+    """The `union` argument of `merge`."""
 
 
-def choose(name: str, *, uploaded: bool, private: tuple[str, ...], union: tuple[str, ...]) -> SourceChoice:
-    """Who may answer for the project: decided before any upstream is asked.
+def choose(name: str, precedence: Precedence, *, uploaded: bool) -> SourceChoice:
+    """Return which sources may answer for a project: decided before any upstream is asked.
 
-    `uploaded`: it has uploads here. `private`, `union`: patterns, spelled as canonical names are.
+    `uploaded`: it has uploads here.
     """
-    if matches(private, name):
+    if matches(precedence.private, name):
         return SourceChoice(
             rule="private", why="The name is declared private: only uploads count.", upstream=False, union=False
         )
-    if matches(union, name):
+    if matches(precedence.union, name):
         return SourceChoice(
             rule="union", why="The name is declared a union: the files of all sources show.", upstream=True, union=True
         )
@@ -109,6 +119,6 @@ def choose(name: str, *, uploaded: bool, private: tuple[str, ...], union: tuple[
 
 
 def chosen(choice: SourceChoice, having: Sequence[str]) -> str:
-    """The choice in a line for people; `having` are the names of the sources that have the project, in their order."""
+    """Return the choice in a line for people; `having` are the sources that have the project, in their order."""
     shown = having if choice.union else having[:1]
     return f"{choice.why} Shown: {', '.join(shown) or 'nothing, no source has it'} (rule {choice.rule!r})."

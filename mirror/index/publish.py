@@ -81,7 +81,7 @@ class Publisher:
         catalog: Catalog,
         blobs: BlobStore,
         records: Records,
-        feed: Journal,
+        journal: Journal,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self.repository = repository
@@ -92,7 +92,7 @@ class Publisher:
         self._catalog = catalog
         self._blobs = blobs
         self._records = records
-        self._feed = feed
+        self._journal = journal
         self._clock = clock
         self._writing = asyncio.Lock()
         self._inspecting = asyncio.Semaphore(INSPECTED_AT_ONCE)
@@ -201,7 +201,7 @@ class Publisher:
         upload = row.upload
         detail = {"digest": upload.digest} | ({"reason": upload.yanked} if kind == "yank" else {})
         serial = await self._catalog.uploads.put(row, kind, self._source, msgspec.json.encode(detail).decode())
-        self._feed.changed(serial, self._source, upload.project)
+        self._journal.changed(serial, self._source, upload.project, self)
         return serial
 
     async def _drop(self, digests: tuple[str, ...]) -> None:

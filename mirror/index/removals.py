@@ -1,66 +1,58 @@
-"""What an upstream has taken back: files that we hold and its pages list no more.
+"""What an upstream has taken back: files that we hold and its pages no longer list.
 
-They are noticed when a page changes, and recorded with what the page said of them, so that whoever installs from a lock
-file can go on, also offline and after a restart. What becomes of them is for policy to say. A file that we did not hold
-when it went is not here: we could not give it to anybody.
+They are noticed when a page changes, and recorded with what the page said of them, so that installs from a lock file
+go on, also offline and after a restart. What becomes of them is for policy to decide. A file that we did not hold when
+it went is not here: we could not give it to anyone.
 """
 
 import logging
+from collections.abc import Awaitable, Callable
 
 from mirror.catalog import Catalog
 from mirror.catalog.removed import Why
-from mirror.index.cache import BoundedCache
-from mirror.index.flight import Changes
+from mirror.index.cache import FILE_BYTES, LoadingCache, MemoryBudget
 from mirror.index.journal import Journal
 from mirror.model import File, Project
 
 logger = logging.getLogger(__name__)
 
-REMEMBERED = 20_000
-"""For how many projects and files what was removed stays in memory."""
-
 
 class Removals:
-    """Those of one source."""
+    """The removed files of one source."""
 
-    def __init__(self, source: str, catalog: Catalog, feed: Journal) -> None:
+    def __init__(self, source: str, catalog: Catalog, journal: Journal, memory: MemoryBudget) -> None:
         self._source = source
         self._catalog = catalog
-        self._feed = feed
-        self._known: BoundedCache[str, tuple[File, ...]] = BoundedCache(REMEMBERED)
-        self._changes: Changes[str] = Changes()
-        feed.listen(self._heard)
+        self._journal = journal
+        self._known: LoadingCache[str, tuple[File, ...]] = LoadingCache(memory, lambda files: FILE_BYTES * len(files))
 
     async def of(self, project: str) -> tuple[File, ...]:
-        """The removed files of a project."""
-        known = self._known.get(project)
-        if known is None:
-            with self._changes.watch(project) as watch:
-                known = await self._catalog.removed.of_project(self._source, project)
-            if not watch.changed:
-                self._known.put(project, known, weight=1 + len(known))
-        return known
+        """Return the removed files of a project."""
+        return await self._known.get(project, lambda: self._catalog.removed.of_project(self._source, project)) or ()
 
-    def _heard(self, source: str, project: str) -> None:
-        if source == self._source:
-            self._forget(project)
-
-    def _forget(self, project: str) -> None:
-        self._changes.tell(project)
+    def forget(self, project: str) -> None:
+        """Read them again, since someone else has changed them."""
         self._known.forget(project)
 
-    async def compare(self, name: str, before: Project | None, after: Project | None, now: float) -> None:
-        """Record what is held of a project and was listed `before`, and is not `after`; None: there is no such page.
+    async def compare(
+        self, name: str, before: Callable[[], Awaitable[Project | None]] | None, after: Project | None, now: float
+    ) -> None:
+        """Record what is held of a project and is no longer listed, and forget what is listed again.
 
-        A project that is in quarantine lists nothing, whatever its page says (PEP 792).
+        `before` returns what was listed so far, as far as it can be read; None when there was no page. `after` is what
+        is listed now; None when there is no such page. A project in quarantine lists nothing, whatever its page
+        contains (PEP 792).
         """
         known = {file.filename for file in await self.of(name)}
+        quarantined = after is not None and after.status == "quarantined"
+        listed = {file.filename: file for file in after.files} if after else {}
+        if before is None and not quarantined and not known:
+            return
         held = {held.filename for held in await self._catalog.files.of_project(self._source, name)}
         if not known and not held:
             return
-        quarantined = after is not None and after.status == "quarantined"
-        listed = {file.filename: file for file in after.files} if after else {}
-        candidates = {file.filename: file for file in before.files} if before else {}
+        old = await before() if before else None
+        candidates = {file.filename: file for file in old.files} if old else {}
         if quarantined:
             candidates |= listed
             listed = {}
@@ -74,7 +66,11 @@ class Removals:
             return
         why: Why = "quarantine" if quarantined else "file" if after else "project"
         for file in gone:
-            logger.warning("%s lists %s no more (%s), which is held here", self._source, file.filename, why)
+            logger.warning("%s no longer lists %s (%s), which is held here", self._source, file.filename, why)
         for serial in await self._catalog.removed.change(self._source, name, gone, why, back, now):
-            self._feed.recorded(serial)
-        self._forget(name)
+            self._journal.recorded(serial)
+        self._known.forget(name)
+
+    async def close(self) -> None:
+        """Stop what is being read."""
+        await self._known.close()

@@ -2,42 +2,39 @@
 
 Three questions, the same for both ecosystems: which names are there, what has this project, give me this file. A file
 is only given through the project that lists it, so that policy guards direct URLs as well as pages.
+
+A project as it is shown is a `View`. It is the only thing here with a lifetime: whatever is made of it is kept under
+its revision, and what is replayed without looking at it again is valid for as long as its `validity` holds.
 """
 
 import asyncio
 import logging
 import math
+import sys
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 
 import msgspec
 
 from mirror.errors import Blocked, NotFound, Offline, UnknownFile, UnknownProject, UpstreamUnavailable
-from mirror.index.cache import BoundedCache, Validity
-from mirror.index.flight import Changes, SingleFlight
+from mirror.index.cache import FILE_BYTES, BoundedCache, MemoryBudget, SingleFlight, Validity
 from mirror.index.freshness import Freshness
 from mirror.index.journal import Journal
-from mirror.index.merge import SourceChoice, choose, merge
+from mirror.index.merge import Precedence, SourceChoice, choose, merge
 from mirror.index.source import Document, Listing, NameListing, OpenFile, Source
 from mirror.model import File, Format, Names, Outcome, Page, Project
 from mirror.policy import Policy, Verdict, apply, matches
 
 logger = logging.getLogger(__name__)
 
-TRIES = 5
-"""How often a project is gathered anew because it changed meanwhile."""
-REMEMBERED_FILES = 200_000
-"""How many files' entries of merged projects stay in memory."""
-
-
-NOTICED = 3600.0
-"""Seconds after which who asks for a small file is noticed again, so that a sweep knows that it is in use."""
-REMEMBERED_VALIDITIES = 10_000
-"""For how many projects the answers about small files may be repeated without asking."""
+VIEW_BYTES = 3000
+"""Bytes that a view takes in memory, without its files (measured)."""
+NOTICED_SECONDS = 3600.0
+"""Time after which a request for a small file is looked at again, so that eviction knows that the file is in use."""
 
 
 class View(msgspec.Struct, frozen=True, kw_only=True):
-    """A project as this repository shows it, and until when."""
+    """A project as this repository shows it."""
 
     project: Project
     """With its visible files only."""
@@ -50,15 +47,17 @@ class View(msgspec.Struct, frozen=True, kw_only=True):
     gone: bool
     """No source has the project any more: only removed files are left."""
     sources: tuple[str, ...]
-    """The sources that contributed, the winning one first."""
+    """The sources that contributed files, the winning one first."""
+    inputs: Mapping[str, str]
+    """The sources that it was made of, in their order, and the revision of what each has."""
     choice: SourceChoice
-    """The rule that says who may answer for it."""
+    """By which rule these sources answer for it."""
     revision: str
     """Equal revisions, equal views."""
-    until: float
-    """Valid before this moment, in seconds since the epoch."""
     decided_until: float
-    """Policy has the same answer before this moment; a file's entry is good for as long, however old the page."""
+    """Policy decides the same before this moment; a file's entry is good for as long, however old the page."""
+    validity: Validity
+    """Until when no source has to be asked; it ends when the view is replaced."""
     outcome: Outcome
 
 
@@ -83,9 +82,9 @@ class Repository:
         sources: Sequence[Source],
         *,
         policy: Policy,
-        private: Sequence[str] = (),
-        union: Sequence[str] = (),
-        feed: Journal,
+        precedence: Precedence,
+        journal: Journal,
+        memory: MemoryBudget,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self.name = name
@@ -94,101 +93,61 @@ class Repository:
         self.changed: list[Callable[[str], None]] = []
         """Called with a project's name when what is shown of it may have changed ("" for the list of names)."""
         self.policy = policy
-        self._private = tuple(private)
-        self._union = tuple(union)
+        self._precedence = precedence
         self._clock = clock
         self._by_name = {source.name: source for source in sources}
-        self._views: BoundedCache[str, View] = BoundedCache(REMEMBERED_FILES)
-        self._validities: dict[str, Validity] = {}
+        self._views: BoundedCache[str, View] = BoundedCache(memory, evicted=lambda view: view.validity.end())
         self._viewing: SingleFlight[tuple[str, Freshness], View] = SingleFlight()
-        self._changes: Changes[str] = Changes()
-        feed.listen(self._heard)
+        self._names: RepositoryNames | None = None
+        self._naming: SingleFlight[Freshness, RepositoryNames] = SingleFlight()
+        for source in sources:
+            source.outdated = self._outdated
+        self._stop_listening = journal.listen(self._heard, own=self.sources)
 
     # Projects
 
-    async def project(self, name: str, demand: Freshness = Freshness.USUAL) -> View:
-        """A project by its canonical name. Raises UnknownProject, Unavailable, UpstreamError."""
-        view = await self._project(name, demand)
+    async def project(self, name: str, freshness: Freshness = Freshness.USUAL) -> View:
+        """Return a project by its canonical name. Raises UnknownProject, Unavailable, UpstreamError."""
+        view = await self._view(name, freshness)
         if view.gone and not view.project.files:
             raise UnknownProject(name)
         return view
 
-    async def _project(self, name: str, demand: Freshness) -> View:
+    async def _view(self, name: str, freshness: Freshness) -> View:
         """As `project`, and what is left of a project that is gone."""
         view = self._views.get(name)
-        if view is not None and demand is not Freshness.NOW and self._clock() < view.until:
-            return view if view.outcome in ("hit", "offline") else msgspec.structs.replace(view, outcome="hit")
-        view, joined = await self._viewing.run((name, demand), lambda: self._view(name, demand))
+        if view is not None and freshness is not Freshness.NOW and view.validity.holds(self._clock()):
+            return view
+        view, joined = await self._viewing.run((name, freshness), lambda: self._gathered(name, freshness))
         return msgspec.structs.replace(view, outcome="joined") if joined and view.outcome == "miss" else view
 
-    async def _view(self, name: str, demand: Freshness) -> View:
-        with self._changes.watch(name) as watch:
-            found = await self._gather(name, demand)
-            outcome = worst([listing.outcome for listing in found.values()])
-            for _ in range(TRIES):
-                if not watch.changed:
-                    break
-                watch.changed = False
-                found = await self._gather(name, Freshness.ANY)  # what was fetched just now is stored: nobody is asked
-        return self._merged(name, found, outcome)
-
-    def _merged(self, name: str, found: Mapping[str, Listing], outcome: Outcome) -> View:
-        """What sources say, merged and looked at through policy; kept in memory."""
-        revision = "\0".join(f"{source} {listing.revision}" for source, listing in found.items())
-        until = min(listing.until for listing in found.values())
-        now = self._clock()
-        known = self._views.get(name)
-        if known is not None and now < known.decided_until and known.revision == self._revision(revision, known):
-            view = msgspec.structs.replace(known, until=min(until, known.decided_until), outcome=outcome)
+    async def _gathered(self, name: str, freshness: Freshness) -> View:
+        """The view of what the sources have now, kept in memory."""
+        known = self._views.peek(name)
+        try:
+            listings = await self._gather(name, freshness, known.inputs if known else {})
+        except UnknownProject:
+            if known is not None:
+                self.forget(name)
+            raise
+        until = min(listing.until for listing in listings.values())
+        outcome = worst([listing.outcome for listing in listings.values()])
+        if known is not None and self._unchanged(known, listings):
+            validity = Validity(min(until, known.decided_until))
+            view = msgspec.structs.replace(known, validity=validity, outcome=outcome)
         else:
-            merged = merge([listing.project for listing in found.values()], union=len(found) > 1)
-            for clash in merged.clashes:
-                logger.warning(
-                    "%s: %s is shown from %s, and %s offers other bytes under that name",
-                    name, clash.filename, clash.source, clash.other_source,
-                )  # fmt: skip
-            removed = _removed(found.values())
-            decided = apply(self.policy, merged.project, now, removed=removed)
-            files = {file.filename: file for file in decided.project.files}
-            files |= {
-                filename: verdict.file for filename, verdict in decided.withheld.items() if verdict.state == "hidden"
-            }
-            view = View(
-                project=decided.project,
-                files=files,
-                withheld=decided.withheld,
-                removed=removed if decided.project.status != "quarantined" else frozenset(files),
-                gone=all(listing.gone for listing in found.values()),
-                sources=tuple(dict.fromkeys(file.source for file in merged.project.files)),
-                choice=self._choice(name, found),
-                revision="",
-                until=min(until, decided.changes_at or math.inf),
-                decided_until=decided.changes_at or math.inf,
-                outcome=outcome,
-            )
-            view = msgspec.structs.replace(view, revision=self._revision(revision, view))
-        if known is None or known.revision != view.revision:
-            self._end_validity(name)
-        self._views.put(name, view, weight=1 + len(view.files))
-        return view
+            view = self._merged(name, await self._complete(name, listings), until, outcome)
+        return self._keep(name, freshness, known, view)
 
-    def _end_validity(self, project: str) -> None:
-        if (validity := self._validities.pop(project, None)) is not None:
-            validity.live = False
-
-    def _revision(self, sources: str, view: View) -> str:
-        """The revision of a view: of everything that went into it."""
-        return f"{sources}\0{self.policy.digest}\0{view.decided_until}"
-
-    async def _gather(self, name: str, demand: Freshness) -> dict[str, Listing]:
-        """Source → what it says, in their order: the first that has the project, or all of them for a union."""
+    async def _gather(self, name: str, freshness: Freshness, known: Mapping[str, str]) -> dict[str, Listing]:
+        """What the sources list, in their order: the first that has the project, or all of them for a union."""
         found: dict[str, Listing] = {}
         left: dict[str, Listing] = {}
         unknown: Exception = UnknownProject(name)
-        union = matches(self._union, name)
+        union = matches(self._precedence.union, name)
         for source in self._asked(name):
             try:
-                listing = await source.project(name, demand)
+                listing = await source.project(name, freshness, known.get(source.name, ""))
             except UnknownProject:
                 continue
             except Offline as error:
@@ -208,15 +167,88 @@ class Repository:
         return found or dict([next(iter(left.items()))])
 
     def _asked(self, name: str) -> Sequence[Source]:
-        if matches(self._private, name):
+        if matches(self._precedence.private, name):
             return [source for source in self.sources if source.local]
         return self.sources
 
-    async def candidates(self, name: str, demand: Freshness = Freshness.USUAL) -> UnfilteredProject:
-        """A project before policy, and who may answer for it. Raises as `project`."""
-        found = await self._gather(name, demand)
+    def _unchanged(self, known: View, listings: Mapping[str, Listing]) -> bool:
+        inputs = {source: listing.revision for source, listing in listings.items()}
+        return (
+            self._clock() < known.decided_until
+            and list(known.inputs.items()) == list(inputs.items())
+            and known.revision == self._revision(inputs, known.decided_until)
+        )
+
+    async def _complete(self, name: str, listings: Mapping[str, Listing]) -> dict[str, Listing]:
+        """The listings with the projects of those, too, that are as they were while another one is not."""
+        complete = {}
+        for source, listing in listings.items():
+            if listing.project is None:
+                listing = await self._by_name[source].project(name, Freshness.ANY)
+            complete[source] = listing
+        return complete
+
+    def _merged(self, name: str, listings: Mapping[str, Listing], until: float, outcome: Outcome) -> View:
+        """What the sources list, merged and looked at through policy."""
+        merged = merge(_projects(listings), union=len(listings) > 1)
+        for conflict in merged.conflicts:
+            logger.warning(
+                "%s: %s is shown from %s, and %s offers other bytes under that name",
+                name, conflict.filename, conflict.source, conflict.other_source,
+            )  # fmt: skip
+        removed = _removed(listings.values())
+        decided = apply(self.policy, merged.project, self._clock(), removed=removed)
+        decided_until = decided.changes_at or math.inf
+        files = {file.filename: file for file in decided.project.files}
+        files |= {filename: verdict.file for filename, verdict in decided.withheld.items() if verdict.state == "hidden"}
+        inputs = {source: listing.revision for source, listing in listings.items()}
+        return View(
+            project=decided.project,
+            files=files,
+            withheld=decided.withheld,
+            removed=removed if decided.project.status != "quarantined" else frozenset(files),
+            gone=all(listing.gone for listing in listings.values()),
+            sources=tuple(dict.fromkeys(file.source for file in merged.project.files)),
+            inputs=inputs,
+            choice=self._choice(name, listings),
+            revision=self._revision(inputs, decided_until),
+            decided_until=decided_until,
+            validity=Validity(min(until, decided_until)),
+            outcome=outcome,
+        )
+
+    def _revision(self, inputs: Mapping[str, str], decided_until: float) -> str:
+        """The revision of everything that goes into a view."""
+        sources = "\0".join(f"{source} {revision}" for source, revision in inputs.items())
+        return f"{sources}\0{self.policy.digest}\0{decided_until}"
+
+    def _keep(self, name: str, freshness: Freshness, before: View | None, view: View) -> View:
+        """Keep a view in place of the one that was there `before` its sources were asked."""
+        known = self._views.peek(name)
+        differs = known is None or known.revision != view.revision
+        if not self._viewing.owns((name, freshness)):
+            view.validity.end()  # it has changed since the sources were asked
+            return view
+        if known is not before and differs:
+            view.validity.end()  # of two answers at the same time, neither is known to be the newer one
+            self.forget(name)
+            return view
+        if known is not None and not differs and known.validity.live:
+            known.validity.until = view.validity.until
+            view = msgspec.structs.replace(view, validity=known.validity)
+        elif known is not None:
+            known.validity.end()
+        settled: Outcome = "offline" if view.outcome == "offline" else "hit"
+        self._views.put(name, msgspec.structs.replace(view, outcome=settled), _weight(view))
+        if differs and (known is not None or view.outcome in ("miss", "joined")):
+            self._tell(name)
+        return view
+
+    async def candidates(self, name: str, freshness: Freshness = Freshness.USUAL) -> UnfilteredProject:
+        """Return a project before policy, and the sources that may answer for it. Raises as `project`."""
+        found = await self._gather(name, freshness, {})
         return UnfilteredProject(
-            project=merge([listing.project for listing in found.values()], union=len(found) > 1).project,
+            project=merge(_projects(found), union=len(found) > 1).project,
             sources=tuple(found),
             choice=self._choice(name, found),
             removed=_removed(found.values()),
@@ -224,41 +256,63 @@ class Repository:
 
     def _choice(self, name: str, found: Collection[str]) -> SourceChoice:
         uploaded = any(source.local and source.name in found for source in self.sources)
-        return choose(name, uploaded=uploaded, private=self._private, union=self._union)
+        return choose(name, self._precedence, uploaded=uploaded)
 
     # Names
 
-    async def names(self, demand: Freshness = Freshness.USUAL) -> NameListing:
-        """All names of all sources; the private ones only where they are our own. Raises Unavailable."""
-        listings = await asyncio.gather(*(source.names(demand) for source in self.sources))
+    async def names(self, freshness: Freshness = Freshness.USUAL) -> "RepositoryNames":
+        """Return all names of all sources; the private ones only where they are our own. Raises Unavailable."""
+        names = self._names
+        if names is not None and freshness is not Freshness.NOW and names.validity.holds(self._clock()):
+            return names
+        return (await self._naming.run(freshness, lambda: self._gathered_names(freshness)))[0]
+
+    async def _gathered_names(self, freshness: Freshness) -> "RepositoryNames":
+        listings = await asyncio.gather(*(source.names(freshness) for source in self.sources))
+        names = RepositoryNames(
+            revision="\0".join(listing.revision for listing in listings),
+            until=min((listing.until for listing in listings), default=math.inf),
+            outcome=worst([listing.outcome for listing in listings]),
+            load=lambda: self._load_names(listings),
+            validity=Validity(min((listing.until for listing in listings), default=math.inf)),
+        )
+        if self._naming.owns(freshness):
+            if self._names is not None:
+                self._names.validity.end()
+            settled: Outcome = "offline" if names.outcome == "offline" else "hit"
+            self._names = msgspec.structs.replace(names, outcome=settled)
+        else:
+            names.validity.end()
+        return names
+
+    async def _load_names(self, listings: Sequence[NameListing]) -> Names:
+        loaded = [await listing.load() for listing in listings]
+        return await asyncio.to_thread(self._merged_names, loaded)
+
+    def _merged_names(self, loaded: Sequence[Names]) -> Names:
         serials: dict[str, int | None] = {}
         display: dict[str, str] = {}
-        for source, listing in zip(self.sources, listings, strict=True):
-            for name, serial in listing.names.serials.items():
-                if not source.local and self._private and matches(self._private, name):
+        private = self._precedence.private
+        for source, names in zip(self.sources, loaded, strict=True):
+            for name, serial in names.serials.items():
+                if name in serials or (private and not source.local and matches(private, name)):
                     continue
-                if name not in serials:
-                    serials[name] = serial
-                    if name in listing.names.display:
-                        display[name] = listing.names.display[name]
-        known = [listing.names.serial for listing in listings if listing.names.serial is not None]
-        return NameListing(
-            Names(serials=dict(sorted(serials.items())), display=display, serial=max(known, default=None)),
-            "\0".join(listing.revision for listing in listings),
-            min((listing.until for listing in listings), default=math.inf),
-            worst([listing.outcome for listing in listings]),
-        )
+                serials[name] = serial
+                if name in names.display:
+                    display[name] = names.display[name]
+        newest = max((names.serial for names in loaded if names.serial is not None), default=None)
+        return Names(serials=dict(sorted(serials.items())), display=display, serial=newest)
 
     # Files
 
     async def file(self, project: str, filename: str) -> File:
-        """The entry of a file, however old the page that lists it. Raises NotFound, Blocked, Unavailable."""
+        """Return the entry of a file, however old the page that lists it. Raises NotFound, Blocked, Unavailable."""
         known = self._views.get(project)
         if known is not None and filename in known.files and self._clock() < known.decided_until:
             return known.files[filename]
-        view = await self._project(project, Freshness.ANY)
+        view = await self._view(project, Freshness.ANY)
         if filename not in view.files and filename not in view.withheld:
-            view = await self._project(project, Freshness.USUAL)  # it may be newer than the page
+            view = await self._view(project, Freshness.USUAL)  # it may be newer than the page
         file = view.files.get(filename)
         if file is not None:
             return file
@@ -267,48 +321,41 @@ class Repository:
         raise UnknownFile(project, filename)
 
     def validity(self, project: str) -> Validity | None:
-        """How long what was said of a project's files holds; None when that is not in memory."""
+        """Return how long a response with a project's file may be replayed; None when the view is not in memory."""
         view = self._views.peek(project)
-        if view is None:
-            return None  # and so nobody would notice its end
-        now = self._clock()
-        validity = self._validities.get(project)
-        if validity is None or not validity.holds(now):
-            self._end_validity(project)
-            if len(self._validities) >= REMEMBERED_VALIDITIES:
-                self._validities.pop(next(iter(self._validities))).live = False
-            validity = self._validities[project] = Validity(min(view.decided_until, now + NOTICED))
-        return validity
+        if view is None or not view.validity.live:
+            return None
+        return view.validity.limited(min(view.decided_until, self._clock() + NOTICED_SECONDS))
 
     def removed(self, project: str, filename: str) -> bool:
-        """Whether a file that was just opened is one that upstream has taken back."""
+        """Return whether a file that was just opened is one that upstream has taken back."""
         view = self._views.peek(project)
         return view is not None and filename in view.removed
 
     async def open(self, project: str, filename: str) -> tuple[File, OpenFile]:
-        """The bytes of a file. Raises NotFound, Blocked, Unavailable, UpstreamError."""
+        """Return a file's entry and its bytes. Raises NotFound, Blocked, Unavailable, UpstreamError."""
         file = await self.file(project, filename)
         return file, await self._by_name[file.source].open(project, file)
 
     async def sidecar(self, project: str, filename: str) -> tuple[File, OpenFile]:
-        """The sidecar of a file, and the file. Raises as `open`."""
+        """Return a file's entry and its sidecar. Raises as `open`."""
         file = await self.file(project, filename)
         if not self.format.has_sidecar(file):
             raise UnknownFile(project, self.format.sidecar_name(file))
         return file, await self._by_name[file.source].sidecar(project, file)
 
     async def document(
-        self, view: View, page: Page, demand: Freshness = Freshness.USUAL, source: str = ""
+        self, view: View, page: Page, freshness: Freshness = Freshness.USUAL, source: str = ""
     ) -> Document | None:
-        """A page of the format's own about a project, from a source that has it: the one that won it, if none is named.
+        """Return a page of the format's own about a project; None where there is none.
 
-        None when it has none.
+        It is asked of the source that won the project, if none is named.
         """
         source = source or next(iter(view.sources), "")
         if source not in self._by_name:
             return None
         try:
-            return await self._by_name[source].document(page, demand)
+            return await self._by_name[source].document(page, freshness)
         except NotFound:
             return None
 
@@ -332,37 +379,76 @@ class Repository:
     # Changes
 
     def forget(self, project: str) -> None:
-        """What is shown of a project may have changed."""
-        self._changes.tell(project)
-        self._views.forget(project)
-        self._end_validity(project)
-        for tell in self.changed:
-            tell(project)
+        """Look at a project again ("" for the list of names): what is shown of it may have changed."""
+        for freshness in Freshness:
+            self._viewing.forget((project, freshness))
+        if (view := self._views.peek(project)) is not None:
+            view.validity.end()
+            self._views.forget(project)
+        if not project:
+            self._forget_names()
+        self._tell(project)
 
-    def forget_some(self, names: Iterable[str] | None) -> None:
-        """As `forget`, for several projects; None for all."""
-        for name in list(self._views) if names is None else names:
+    def forget_some(self, names: Iterable[str]) -> None:
+        """Call `forget` for several projects."""
+        for name in names:
             self.forget(name)
 
     def set_policy(self, policy: Policy) -> None:
-        """From now on projects are looked at through another policy."""
+        """Look at projects through another policy from now on."""
         self.policy = policy
-        self._changes.tell_all()
+        self._viewing.forget_all()
+        self._end_validities()
         self._views.clear()
-        for project in list(self._validities):
-            self._end_validity(project)
+
+    def _forget_names(self) -> None:
+        self._naming.forget_all()
+        if self._names is not None:
+            self._names.validity.end()
+            self._names = None
+
+    def _end_validities(self) -> None:
+        for name in self._views:
+            if (view := self._views.peek(name)) is not None:
+                view.validity.end()
+
+    def _outdated(self, projects: Iterable[str] | None) -> None:
+        """A source of ours lists these otherwise than before, or any of its pages may be older than its names."""
+        if projects is None:
+            self._end_validities()  # they may turn out to be right still, and then stay
+        else:
+            self.forget_some(projects)
 
     def _heard(self, source: str, project: str) -> None:
-        if source in self._by_name:
+        """Someone else has changed what one of our sources lists."""
+        if (ours := self._by_name.get(source)) is not None:
+            ours.forget(project)
             self.forget(project)
-            if self._by_name[source].local:
+            if ours.local and project:
                 self.forget("")  # an upload is on the list of names before it is answered
 
+    def _tell(self, project: str) -> None:
+        for listener in self.changed:
+            listener(project)
+
     async def close(self) -> None:
-        """Stop what runs behind."""
+        """Stop what runs in the background."""
+        self._stop_listening()
         await self._viewing.close()
+        await self._naming.close()
         for source in self.sources:
             await source.close()
+
+
+class RepositoryNames(NameListing, frozen=True, kw_only=True):
+    """The names of a repository."""
+
+    validity: Validity
+    """Until when no source has to be asked; it ends when the names change."""
+
+
+def _projects(listings: Mapping[str, Listing]) -> list[Project]:
+    return [listing.project for listing in listings.values() if listing.project is not None]
 
 
 def _removed(listings: Iterable[Listing]) -> frozenset[str]:
@@ -372,11 +458,20 @@ def _removed(listings: Iterable[Listing]) -> frozenset[str]:
     if not removed or len(listings) == 1:
         return removed
     return removed.difference(
-        file.filename for one in listings for file in one.project.files if file.filename not in one.removed
+        file.filename
+        for one in listings
+        for file in (one.project.files if one.project else ())
+        if file.filename not in one.removed
     )
 
 
+def _weight(view: View) -> int:
+    """What a view takes in memory, in bytes."""
+    files = len(view.files) + sum(verdict.state != "hidden" for verdict in view.withheld.values())
+    return VIEW_BYTES + FILE_BYTES * files + sum(map(sys.getsizeof, view.project.extra.values()))
+
+
 def worst(outcomes: Sequence[Outcome]) -> Outcome:
-    """Of several outcomes the one that says most: an answer is a hit only when all of its parts were."""
+    """Return the outcome that tells most: an answer is a hit only when all of its parts were."""
     order: tuple[Outcome, ...] = ("miss", "joined", "stale", "offline", "hit")
     return min(outcomes, key=order.index, default="hit")

@@ -1,35 +1,42 @@
-"""What a source is, and what it answers with."""
+"""What a source of projects is, and what it returns."""
 
+import time
+from collections.abc import Awaitable, Callable, Iterable
 from typing import Protocol
 
 import msgspec
 from yarl import URL
 
-from mirror.index.freshness import Freshness
-from mirror.model import Body, File, Names, Outcome, Page, Project, UpstreamResponse
+from mirror.index.freshness import Ages, Freshness
+from mirror.model import Body, File, Names, Outcome, Page, Project
 
 
-class Listing(msgspec.Struct, frozen=True):
-    """What a source or repository says at a moment, and until when it need not be asked again."""
+class Listing(msgspec.Struct, frozen=True, kw_only=True):
+    """What a source lists of a project at a moment."""
 
-    project: Project
     revision: str
     """Equal revisions, equal projects."""
     until: float
+    """The source need not be asked again before this moment, in seconds since the epoch."""
     outcome: Outcome
+    project: Project | None
+    """None when the caller has it already: its revision is the one that the caller knew."""
     removed: frozenset[str] = frozenset()
-    """Names of files of the project that we hold and the source lists no more."""
+    """Names of files of the project that we hold and the source no longer lists."""
     gone: bool = False
     """The source has no such project any more: all of its files are removed ones."""
 
 
-class NameListing(msgspec.Struct, frozen=True):
-    """As `Listing`, for all names."""
+class NameListing(msgspec.Struct, frozen=True, kw_only=True):
+    """The names that a source or repository has at a moment; they are parsed only when they are needed."""
 
-    names: Names
     revision: str
+    """Equal revisions, equal names."""
     until: float
+    """The source need not be asked again before this moment, in seconds since the epoch."""
     outcome: Outcome
+    load: Callable[[], Awaitable[Names]]
+    """Returns the names. Raises Unavailable, UpstreamError."""
 
 
 class OpenFile(msgspec.Struct, frozen=True):
@@ -39,10 +46,29 @@ class OpenFile(msgspec.Struct, frozen=True):
     outcome: Outcome
 
 
-class Document(UpstreamResponse, frozen=True, kw_only=True):
-    """A page of the format's own as its source wrote it, and how it came about."""
+class Document(msgspec.Struct, frozen=True, kw_only=True):
+    """A page of the format's own as its source has it; the content is read only when it is needed."""
 
-    outcome: Outcome = "hit"
+    revision: str
+    """Equal revisions, equal contents."""
+    outcome: Outcome
+    read: Callable[[], Awaitable[bytes]]
+    """Returns the content. Raises Unavailable, UpstreamError."""
+
+
+Outdated = Callable[[Iterable[str] | None], None]
+"""Called with the projects that a source lists otherwise than before; None when any of them may be out of date."""
+
+
+class SourceOptions(msgspec.Struct, frozen=True, kw_only=True):
+    """How an upstream is treated as a source."""
+
+    ages: Ages
+    page_limit: int = 64 << 20
+    """The largest page in bytes, decompressed, that is accepted; a format may allow less."""
+    offline: bool = False
+    """Ask nothing."""
+    clock: Callable[[], float] = time.time
 
 
 class Source(Protocol):
@@ -51,26 +77,34 @@ class Source(Protocol):
     name: str
     local: bool
     """Whether its files are our own, so that it hides the same names elsewhere."""
+    outdated: Outdated
+    """Set by the repository that asks the source: called for changes that no call of `project` has returned."""
 
-    async def names(self, demand: Freshness = Freshness.USUAL) -> NameListing:
-        """All names. Raises Unavailable."""
+    async def names(self, freshness: Freshness = Freshness.USUAL) -> NameListing:
+        """Return all names. Raises Unavailable."""
 
-    async def project(self, name: str, demand: Freshness = Freshness.USUAL) -> Listing:
-        """One project, by canonical name. Raises UnknownProject, Unavailable."""
+    async def project(self, name: str, freshness: Freshness = Freshness.USUAL, known: str = "") -> Listing:
+        """Return one project, by canonical name. Raises UnknownProject, Unavailable, UpstreamError.
+
+        `known` is the revision of the project that the caller has.
+        """
 
     async def open(self, project: str, file: File) -> OpenFile:
-        """The bytes of a file that this source lists. Raises UnknownFile, Unavailable, UpstreamError."""
+        """Return the bytes of a file that this source lists. Raises UnknownFile, Unavailable, UpstreamError."""
 
     async def sidecar(self, project: str, file: File) -> OpenFile:
-        """The sidecar of a file that this source lists. Raises as `open`."""
+        """Return the sidecar of a file that this source lists. Raises as `open`."""
 
-    async def document(self, page: Page, demand: Freshness = Freshness.USUAL) -> Document | None:
-        """A page of a kind that is the format's own, as upstream wrote it; None when the source has none."""
+    async def document(self, page: Page, freshness: Freshness = Freshness.USUAL) -> Document | None:
+        """Return a page of a kind that is the format's own; None when the source has none."""
+
+    def forget(self, project: str) -> None:
+        """Drop what is in memory of a project ("" for the list of names): someone else has changed it."""
 
     async def close(self) -> None:
-        """Stop what runs behind."""
+        """Stop what runs in the background."""
 
 
 def name_of(url: URL, username: str = "") -> str:
-    """The name of an upstream as a source: whoever logs in as somebody else may see other projects at the same URL."""
+    """Return the name of an upstream as a source: another login may see other projects at the same URL."""
     return str(url.with_user(username or None))

@@ -13,22 +13,10 @@ import msgspec
 from mirror.blobs import BlobStore
 from mirror.catalog import Catalog, UploadRow
 from mirror.errors import MissingBlob, Unavailable, UnknownFile, UnknownProject
-from mirror.index.cache import BoundedCache
+from mirror.index.cache import SingleFlight
 from mirror.index.freshness import Freshness
-from mirror.index.journal import Journal
-from mirror.index.source import Document, Listing, NameListing, OpenFile
+from mirror.index.source import Document, Listing, NameListing, OpenFile, Outdated
 from mirror.model import File, Names, Page, Project
-
-REMEMBERED_FILES = 50_000
-"""How many files' entries stay in memory."""
-
-
-class _Held(msgspec.Struct, frozen=True):
-    """A project, with what its pages do not show."""
-
-    listing: Listing
-    sidecars: Mapping[str, str]
-    """File name → digest."""
 
 
 class Uploads:
@@ -36,86 +24,63 @@ class Uploads:
 
     local = True
 
-    def __init__(self, repository: str, catalog: Catalog, blobs: BlobStore, feed: Journal) -> None:
+    def __init__(self, repository: str, catalog: Catalog, blobs: BlobStore) -> None:
         self.name = source_name(repository)
         self.repository = repository
+        self.outdated: Outdated = lambda projects: None
         self._catalog = catalog
         self._blobs = blobs
-        self._names: NameListing | None = None
-        self._projects: BoundedCache[str, _Held] = BoundedCache(REMEMBERED_FILES)
-        self._changes = 0
-        feed.listen(self._heard)
+        self._changed: Mapping[str, float] | None = None
+        """Project → when it last changed, of all that have a file here: never dropped but to be read again at once."""
+        self._reading: SingleFlight[str, Mapping[str, float]] = SingleFlight()
 
-    def _heard(self, source: str, project: str) -> None:
-        if source == self.name:
-            self._changes += 1
-            self._names = None
-            self._projects.forget(project)
+    def forget(self, project: str) -> None:
+        self._changed = None
+        self._reading.forget("")
 
-    async def names(self, demand: Freshness = Freshness.USUAL) -> NameListing:
-        listing = self._names
-        while listing is None:
-            changes = self._changes
-            changed = await self._catalog.uploads.projects(self.repository)
-            serials = {name: _serial(at) for name, at in changed.items()}
-            newest = max(serials.values(), default=None)
-            listing = NameListing(Names(serials=serials, serial=newest), f"{newest} {len(serials)}", math.inf, "hit")
-            if changes == self._changes:
-                self._names = listing
-            else:
-                listing = None
-        return listing
+    async def names(self, freshness: Freshness = Freshness.USUAL) -> NameListing:
+        changed = await self._projects()
+        newest = max(map(_serial, changed.values()), default=None)
 
-    async def project(self, name: str, demand: Freshness = Freshness.USUAL) -> Listing:
-        return (await self._held(name)).listing
+        async def load() -> Names:
+            return Names(serials={name: _serial(at) for name, at in changed.items()}, serial=newest)
+
+        return NameListing(revision=f"{newest} {len(changed)}", until=math.inf, outcome="hit", load=load)
+
+    async def project(self, name: str, freshness: Freshness = Freshness.USUAL, known: str = "") -> Listing:
+        changed = (await self._projects()).get(name)
+        if changed is None:
+            raise UnknownProject(name)
+        revision = str(changed)
+        if revision == known:
+            return Listing(revision=revision, until=math.inf, outcome="hit", project=None)
+        rows = await self._catalog.uploads.of_project(self.repository, name)
+        files = tuple(_file(row, self.name) for row in rows if not row.upload.deleted)
+        if not files:
+            if (await self._projects()).get(name) != changed:
+                return await self.project(name, freshness, known)  # deleted at this very moment
+            raise Unavailable(f"The uploads of {name} are not in the catalog any more; it is being rebuilt.", 5)
+        versions = tuple(dict.fromkeys(file.version for file in files))
+        project = Project(name=name, files=files, versions=versions, serial=_serial(changed))
+        return Listing(revision=revision, until=math.inf, outcome="hit", project=project)
+
+    async def _projects(self) -> Mapping[str, float]:
+        if self._changed is None:
+            return (await self._reading.run("", self._read))[0]
+        return self._changed
+
+    async def _read(self) -> Mapping[str, float]:
+        changed = await self._catalog.uploads.projects(self.repository)
+        if self._reading.owns(""):
+            self._changed = changed
+        return changed
 
     async def open(self, project: str, file: File) -> OpenFile:
         return await self._open(project, file, file.sha256)
 
     async def sidecar(self, project: str, file: File) -> OpenFile:
-        return await self._open(project, file, (await self._held(project)).sidecars.get(file.filename))
-
-    async def document(self, page: Page, demand: Freshness = Freshness.USUAL) -> Document | None:
-        """`metadata` and `provenance` of the file that the page names: what it says of itself, and who attests it."""
-        if page.kind not in ("metadata", "provenance"):
-            return None
-        row = await self._catalog.uploads.get(self.repository, page.name)
-        if row is None or row.upload.deleted:
-            return None
-        if page.kind == "provenance":
-            body = row.upload.attestations.encode()
-        else:
-            sidecar = await self._blobs.open(row.sidecar)
-            body = b"".join([chunk async for chunk in sidecar.read()])
-        return Document(url="", content_type="", body=body) if body else None
-
-    async def _held(self, name: str) -> _Held:
-        if name not in (await self.names()).names.serials:
-            raise UnknownProject(name)
-        held = self._projects.get(name)
-        if held is not None:
-            return held
-        changes = self._changes
-        rows = await self._catalog.uploads.of_project(self.repository, name)
-        there = [row for row in rows if not row.upload.deleted]
-        if changes != self._changes:
-            return await self._held(name)
-        if not there:
-            raise Unavailable(f"The uploads of {name} are not in the catalog any more; it is being rebuilt.", 5)
-        files = tuple(_file(row, self.name) for row in there)
-        changed = max(row.upload.changed for row in rows)
-        project = Project(
-            name=name,
-            files=files,
-            versions=tuple(dict.fromkeys(file.version for file in files)),
-            serial=_serial(changed),
-        )
-        held = _Held(
-            Listing(project, f"{changed} {len(files)}", math.inf, "hit"),
-            {row.upload.filename: row.sidecar for row in there},
-        )
-        self._projects.put(name, held, weight=1 + len(files))
-        return held
+        row = await self._catalog.uploads.get(self.repository, file.filename)
+        return await self._open(project, file, row.sidecar if row and not row.upload.deleted else None)
 
     async def _open(self, project: str, file: File, digest: str | None) -> OpenFile:
         if digest is None:
@@ -125,12 +90,30 @@ class Uploads:
         except MissingBlob:
             raise Unavailable(f"The bytes of {file.filename} are lost here: restore them from a backup.") from None
 
+    async def document(self, page: Page, freshness: Freshness = Freshness.USUAL) -> Document | None:
+        """Return `metadata` or `provenance` of the file that the page names: its core metadata, its attestations."""
+        if page.kind not in ("metadata", "provenance"):
+            return None
+        row = await self._catalog.uploads.get(self.repository, page.name)
+        if row is None or row.upload.deleted:
+            return None
+        if page.kind == "provenance" and not row.upload.attestations:
+            return None
+
+        async def read() -> bytes:
+            if page.kind == "provenance":
+                return row.upload.attestations.encode()
+            sidecar = await self._blobs.open(row.sidecar)
+            return b"".join([chunk async for chunk in sidecar.read()])
+
+        return Document(revision=f"{row.upload.changed}", outcome="hit", read=read)
+
     async def close(self) -> None:
-        """Nothing runs behind."""
+        await self._reading.close()
 
 
 def source_name(repository: str) -> str:
-    """What the uploads of a repository are called where sources are named."""
+    """Return the name of a repository's uploads as a source."""
     return f"uploads:{repository}"
 
 

@@ -1,20 +1,21 @@
 """An upstream with everything that it ever answered kept, as a source."""
 
-import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable
+from functools import partial
 
 import msgspec
 
 from mirror.blobs import BlobStore
-from mirror.catalog import Catalog, PageRow
+from mirror.catalog import Catalog
 from mirror.errors import MirrorError, NotFound, Offline, UnknownProject, UpstreamUnavailable
-from mirror.index.freshness import Ages, Freshness, fresh_until
+from mirror.index.cache import MemoryBudget
+from mirror.index.freshness import Freshness, fresh_until
 from mirror.index.journal import Journal
 from mirror.index.removals import Removals
-from mirror.index.source import Document, Listing, NameListing, OpenFile, name_of
+from mirror.index.source import Document, Listing, NameListing, OpenFile, Outdated, SourceOptions, name_of
 from mirror.index.upstream_files import UpstreamFiles
-from mirror.index.upstream_pages import LAG, NAMES, UpstreamPages
-from mirror.model import File, Format, Names, Outcome, Page, Project, UpstreamRequest, UpstreamResponse
+from mirror.index.upstream_pages import LAG_SECONDS, NAMES, Fetch, PageState, UpstreamPages
+from mirror.model import File, Format, Names, Outcome, Page, Project
 from mirror.transfer import Transfers
 from mirror.upstream import Upstream
 
@@ -26,60 +27,53 @@ class CachedUpstream:
 
     def __init__(
         self,
-        *,
         format: Format,
         upstream: Upstream,
         catalog: Catalog,
         blobs: BlobStore,
         transfers: Transfers,
-        feed: Journal,
-        ages: Ages,
-        page_limit: int = 64 << 20,
-        offline: bool = False,
-        clock: Callable[[], float] = time.time,
+        journal: Journal,
+        memory: MemoryBudget,
+        options: SourceOptions,
     ) -> None:
-        """`page_limit` is the largest page in bytes, decompressed, that is accepted; a format may allow less."""
         auth = upstream.options.auth
         self.name = name_of(upstream.url, auth.username if auth else "")
         self.upstream = upstream
         self._catalog = catalog
-        self._feed = feed
-        self._ages = ages
-        self._offline = offline
-        self._clock = clock
-        self._removals = Removals(self.name, catalog, feed)
-        self._pages = UpstreamPages(
-            self.name, format, upstream, catalog, feed, self._removals,
-            ages=ages, limit=page_limit, offline=offline, clock=clock,
-        )  # fmt: skip
-        self._files = UpstreamFiles(
-            self.name, format, upstream, catalog, blobs, transfers, feed, offline=offline, clock=clock
-        )
+        self._journal = journal
+        self._options = options
+        self._clock = options.clock
+        self._removals = Removals(self.name, catalog, journal, memory)
+        self._pages = UpstreamPages(self.name, format, upstream, catalog, journal, self._removals, memory, options)
+        self._pages.writer = self
+        self._files = UpstreamFiles(self.name, format, upstream, catalog, blobs, transfers, journal, memory, options)
 
-    def guide(
-        self,
-        listed: Callable[[Page], str | None],
-        fetch: Callable[[Page, UpstreamRequest, str | None, str | None], Awaitable[UpstreamResponse | None]]
-        | None = None,
-    ) -> None:
-        """Let an index of upstream's own say which revision a page has, and how a page is got.
+    @property
+    def outdated(self) -> Outdated:
+        return self._pages.outdated
 
-        `listed` gives None for a page that the index does not list. `fetch` takes the page, the question, an ETag and a
-        Last-Modified, and gives None when the page is unmodified; without it, pages are got as from any upstream.
+    @outdated.setter
+    def outdated(self, outdated: Outdated) -> None:
+        self._pages.outdated = outdated
+
+    def guide(self, listed: Callable[[Page], str | None], fetch: Fetch | None = None) -> None:
+        """Let an index of upstream's own decide which revision a page has, and how a page is fetched.
+
+        `listed` returns None for a page that the index does not list. Without `fetch`, pages are fetched as from any
+        upstream.
         """
         self._pages.listed = listed
         self._pages.fetch = fetch or self._pages.fetch
 
-    async def project(self, name: str, demand: Freshness = Freshness.USUAL) -> Listing:
+    async def project(self, name: str, freshness: Freshness = Freshness.USUAL, known: str = "") -> Listing:
         page = Page("project", name)
-        until = self._clock() + LAG
-        outcome: Outcome = "offline" if self._offline else "stale"
+        until = self._clock() + LAG_SECONDS
+        outcome: Outcome = "offline" if self._options.offline else "stale"
         try:
-            row, outcome = await self._pages.get(page, demand)
-            until = self._pages.until(page, row, outcome)
-            if row.stamp.found:
-                project = await self._pages.project(page, row)
-                return self._listing(name, project, await self._removals.of(name), row.stamp.revision, until, outcome)
+            state = await self._pages.get(page, freshness)
+            until, outcome = self._pages.until(page, state), state.outcome
+            if state.row.stamp.found:
+                return await self._listing(page, state, until, known)
             missing: MirrorError = UnknownProject(name)
         except NotFound:
             missing = UnknownProject(name)
@@ -93,52 +87,51 @@ class CachedUpstream:
         removed = await self._removals.of(name)
         if not removed:
             raise missing
-        return self._listing(name, None, removed, "", until, outcome)
+        revision, project, left = _with_removed("", Project(name=name), [self._as_ours(file) for file in removed])
+        return Listing(revision=revision, until=until, outcome=outcome, project=project, removed=left, gone=True)
 
-    def _listing(
-        self,
-        name: str,
-        project: Project | None,
-        removed: Sequence[File],
-        revision: str,
-        until: float,
-        outcome: Outcome,
-    ) -> Listing:
-        """A project with what is left of its removed files."""
-        listed = {file.filename for file in project.files} if project and removed else set()
-        left = tuple(msgspec.structs.replace(file, source=self.name) for file in removed if file.filename not in listed)
-        whole = project or Project(name=name)
-        if left:
-            files = (*whole.files, *left)
-            versions = dict.fromkeys((*whole.versions, *(file.version for file in left)))
-            whole = msgspec.structs.replace(whole, files=files, versions=tuple(versions))
-            # The same page can leave other files behind than it did before.
-            revision = "\0".join((revision, *(file.filename for file in left)))
-        return Listing(whole, revision, until, outcome, frozenset(f.filename for f in left), project is None)
+    async def _listing(self, page: Page, state: PageState, until: float, known: str) -> Listing:
+        """A project that upstream has, with what is left of its removed files."""
+        removed = await self._removals.of(page.name)
+        if not removed and known == state.row.stamp.revision:
+            return Listing(revision=known, until=until, outcome=state.outcome, project=None)
+        revision, project = await self._pages.project(page, state)
+        revision, project, left = _with_removed(revision, project, [self._as_ours(file) for file in removed])
+        return Listing(revision=revision, until=until, outcome=state.outcome, project=project, removed=left)
 
-    async def names(self, demand: Freshness = Freshness.USUAL) -> NameListing:
+    def _as_ours(self, file: File) -> File:
+        return msgspec.structs.replace(file, source=self.name)
+
+    async def names(self, freshness: Freshness = Freshness.USUAL) -> NameListing:
         try:
-            row, outcome = await self._pages.get(NAMES, demand)
+            state = await self._pages.get(NAMES, freshness)
         except (Offline, UpstreamUnavailable):
             # Never fetched, and not to be had now: what we hold is what can be installed from here.
-            known = await self._catalog.pages.known(self.name, "project")
-            names = Names(serials=dict.fromkeys(known))
-            word: Outcome = "offline" if self._offline else "stale"
-            return NameListing(names, f"held at {self._feed.serial}", self._clock() + 10, word)
-        if not row.stamp.found:
-            return NameListing(Names(), "", fresh_until(row.stamp, self._ages), outcome)
-        names = await self._pages.names(row)
-        return NameListing(names, row.stamp.revision, self._pages.until(NAMES, row, outcome), outcome)
+            outcome: Outcome = "offline" if self._options.offline else "stale"
+            revision = f"held at {self._journal.serial}"
+            return NameListing(
+                revision=revision, until=self._clock() + 10, outcome=outcome, load=self._names_of_stored_pages
+            )
+        stamp = state.row.stamp
+        if not stamp.found:
+            until = fresh_until(stamp, self._options.ages)
+            return NameListing(revision="", until=until, outcome=state.outcome, load=_no_names)
+        until = self._pages.until(NAMES, state)
+        return NameListing(revision=stamp.revision, until=until, outcome=state.outcome, load=self._pages.names)
 
-    async def document(self, page: Page, demand: Freshness = Freshness.USUAL) -> Document | None:
-        row, outcome = await self._pages.get(page, demand)
-        if not row.stamp.found:
+    async def _names_of_stored_pages(self) -> Names:
+        return Names(serials=dict.fromkeys(await self._catalog.pages.known(self.name, "project")))
+
+    async def document(self, page: Page, freshness: Freshness = Freshness.USUAL) -> Document | None:
+        state = await self._pages.get(page, freshness)
+        if not state.row.stamp.found:
             return None
-        return Document(outcome=outcome, **msgspec.structs.asdict(await self._pages.answer(page)))
+        return Document(
+            revision=state.row.stamp.revision, outcome=state.outcome, read=partial(self._document_body, page)
+        )
 
-    async def accept(self, page: Page, answer: UpstreamResponse) -> PageRow:
-        """Store an answer to `page` as if upstream had just given it. Raises UpstreamProtocolError if it is not one."""
-        return await self._pages.accept(page, answer)
+    async def _document_body(self, page: Page) -> bytes:
+        return (await self._pages.response(page)).body
 
     async def open(self, project: str, file: File) -> OpenFile:
         return await self._files.open(project, file)
@@ -146,6 +139,27 @@ class CachedUpstream:
     async def sidecar(self, project: str, file: File) -> OpenFile:
         return await self._files.sidecar(project, file)
 
+    def forget(self, project: str) -> None:
+        self._pages.forget(project)
+        self._removals.forget(project)
+
     async def close(self) -> None:
         await self._pages.close()
+        await self._removals.close()
         await self._files.close()
+
+
+async def _no_names() -> Names:
+    return Names()
+
+
+def _with_removed(revision: str, project: Project, removed: list[File]) -> tuple[str, Project, frozenset[str]]:
+    """A project, with its revision, and those of its removed files that it does not list by now; and their names."""
+    listed = {file.filename for file in project.files} if removed else set()
+    left = [file for file in removed if file.filename not in listed]
+    if not left:
+        return revision, project, frozenset()
+    versions = dict.fromkeys((*project.versions, *(file.version for file in left)))
+    project = msgspec.structs.replace(project, files=(*project.files, *left), versions=tuple(versions))
+    # The same page can leave other files behind than it did before.
+    return "\0".join((revision, *(file.filename for file in left))), project, frozenset(f.filename for f in left)

@@ -1,7 +1,6 @@
 """Files of an upstream: held by their digest, verified on their way in; and their sidecars, fetched or made."""
 
 import logging
-from collections.abc import Callable
 from contextlib import suppress
 
 from mirror.blobs import BlobStore, MemoryBody, StoredBlob
@@ -17,15 +16,17 @@ from mirror.errors import (
     UpstreamProtocolError,
     UpstreamUnavailable,
 )
-from mirror.index.cache import BoundedCache
-from mirror.index.flight import SingleFlight
+from mirror.index.cache import BoundedCache, MemoryBudget, SingleFlight
 from mirror.index.journal import Journal
-from mirror.index.source import OpenFile
+from mirror.index.source import OpenFile, SourceOptions
 from mirror.model import Body, File, Format
 from mirror.transfer import Transfers
 from mirror.upstream import Upstream
 
 logger = logging.getLogger(__name__)
+
+HELD_BYTES = 800
+"""What is known of a held file takes so much in memory (measured)."""
 
 
 class UpstreamFiles:
@@ -39,10 +40,9 @@ class UpstreamFiles:
         catalog: Catalog,
         blobs: BlobStore,
         transfers: Transfers,
-        feed: Journal,
-        *,
-        offline: bool,
-        clock: Callable[[], float],
+        journal: Journal,
+        memory: MemoryBudget,
+        options: SourceOptions,
     ) -> None:
         """`name` is the source's."""
         self._name = name
@@ -51,10 +51,10 @@ class UpstreamFiles:
         self._catalog = catalog
         self._blobs = blobs
         self._transfers = transfers
-        self._feed = feed
-        self._offline = offline
-        self._clock = clock
-        self._held: BoundedCache[tuple[str, str], HeldFile] = BoundedCache(20_000)
+        self._journal = journal
+        self._offline = options.offline
+        self._clock = options.clock
+        self._held: BoundedCache[tuple[str, str], HeldFile] = BoundedCache(memory)
         self._opening: SingleFlight[tuple[str, str, str | None], OpenFile] = SingleFlight()
         self._making: SingleFlight[tuple[str, str], OpenFile] = SingleFlight()
 
@@ -91,7 +91,7 @@ class UpstreamFiles:
             held = self._held.get((project, filename)) or await self._catalog.files.get(self._name, project, filename)
             if held is None:
                 return None
-            self._held.put((project, filename), held)
+            self._held.put((project, filename), held, HELD_BYTES)
             digest = held.digest
         try:
             return await self._blobs.open(digest)
@@ -117,8 +117,8 @@ class UpstreamFiles:
         except StorageFull as error:
             logger.warning("%s is kept, but not entered in the catalog: %s", filename, error)
             return
-        self._held.put((project, filename), held)
-        self._feed.recorded(serial)
+        self._held.put((project, filename), held, HELD_BYTES)
+        self._journal.recorded(serial)
 
     async def sidecar(self, project: str, file: File) -> OpenFile:
         """The sidecar of a file."""

@@ -1,6 +1,6 @@
-"""Pages as an upstream answers them: kept raw, revalidated when they are due, and standing in when it fails.
+"""Pages as an upstream answers them: stored raw, revalidated when they are due, and standing in when it fails.
 
-The decisions stand in `freshness`; here is what they lead to. Only an answer that parses replaces an older one.
+`freshness` decides; here is what follows from its decisions. Only a response that parses replaces an older one.
 """
 
 import asyncio
@@ -13,27 +13,39 @@ import msgspec
 
 from mirror.catalog import Catalog, PageRow
 from mirror.errors import NotFound, Offline, StorageFull, UpstreamError, UpstreamProtocolError, UpstreamUnavailable
-from mirror.index.cache import BoundedCache
-from mirror.index.flight import SingleFlight
-from mirror.index.freshness import Ages, Decision, Freshness, decide, fresh_until, stands_in
+from mirror.index.cache import BoundedCache, LoadingCache, MemoryBudget, SingleFlight
+from mirror.index.freshness import Decision, Freshness, decide, fresh_until, stands_in
 from mirror.index.journal import Journal
 from mirror.index.removals import Removals
+from mirror.index.source import Outdated, SourceOptions
 from mirror.model import Format, Names, Outcome, Page, Project, Stamp, UpstreamRequest, UpstreamResponse
 from mirror.upstream import Upstream
 
 logger = logging.getLogger(__name__)
 
-LARGE = 256 << 10
-"""Bytes of a page above which parsing and compressing leave the event loop."""
-LAG = 30.0
-"""Seconds after which an upstream that serves an older page than it lists is asked again."""
-REMEMBERED_FILES = 100_000
-"""How many files' entries of parsed pages stay in memory."""
-UNSTORED = 64 << 20
-"""Bytes of pages that stay in memory because there was no room to store them."""
+LARGE_PAGE_BYTES = 256 << 10
+"""Bytes of a page above which parsing it leaves the event loop."""
+LAG_SECONDS = 30.0
+"""Time after which an upstream that serves an older page than it lists is asked again."""
+LISTED_SECONDS = 3600.0
+"""Time for which a page is fresh that upstream's own index lists as it is: a change announces itself there."""
+ROW_BYTES = 700
+"""What a row takes in memory, without its body (measured)."""
 NAMES = Page("names")
 
+Fetch = Callable[[Page, UpstreamRequest, str | None, str | None], Awaitable[UpstreamResponse | None]]
+"""Gets a page from upstream: page, request, ETag and Last-Modified → response, None when it is unmodified."""
+
 T = TypeVar("T", Project, Names)
+
+
+class PageState(msgspec.Struct, frozen=True):
+    """What is known of a page, and how that came about."""
+
+    row: PageRow
+    outcome: Outcome = "hit"
+    project: Project | None = None
+    """The project on it, where it was parsed just now."""
 
 
 class UpstreamPages:
@@ -45,302 +57,339 @@ class UpstreamPages:
         format: Format,
         upstream: Upstream,
         catalog: Catalog,
-        feed: Journal,
+        journal: Journal,
         removals: Removals,
-        *,
-        ages: Ages,
-        limit: int,
-        offline: bool,
-        clock: Callable[[], float],
+        memory: MemoryBudget,
+        options: SourceOptions,
     ) -> None:
-        """`name` is the source's; `limit` is the largest page in bytes, decompressed, that is accepted."""
+        """`name` is the source's."""
         self.listed: Callable[[Page], str | None] = lambda page: None
-        """What upstream's own index lists as a page's revision, where it has such an index."""
-        self.fetch: Callable[[Page, UpstreamRequest, str | None, str | None], Awaitable[UpstreamResponse | None]] = (
-            self._fetch
-        )
-        """How a page is got from upstream: page, question, ETag and Last-Modified → answer, None when unmodified."""
+        """Returns what upstream's own index lists as a page's revision, where it has such an index."""
+        self.fetch: Fetch = self._fetch
+        self.outdated: Outdated = lambda projects: None
+        self.writer: object = self
+        """Who changes these pages, for the journal."""
         self._name = name
         self._format = format
         self._upstream = upstream
         self._catalog = catalog
-        self._feed = feed
+        self._journal = journal
         self._removals = removals
-        self._ages = ages
-        self._limit = limit
-        self._offline = offline
-        self._clock = clock
-        self._rows: BoundedCache[Page, PageRow] = BoundedCache(20_000)
-        self._unstored: BoundedCache[Page, tuple[PageRow, UpstreamResponse]] = BoundedCache(UNSTORED)
+        self._options = options
+        self._clock = options.clock
+        self._rows: LoadingCache[Page, PageRow] = LoadingCache(memory, lambda row: ROW_BYTES)
+        self._unstored: BoundedCache[Page, tuple[PageRow, UpstreamResponse]] = BoundedCache(memory)
         """Newer than what is stored: the disk was full."""
-        self._projects: BoundedCache[Page, tuple[str, Project]] = BoundedCache(REMEMBERED_FILES)
-        self._names: tuple[str, Names] | None = None
-        self._lagging: BoundedCache[Page, tuple[str, float]] = BoundedCache(1000)
-        self._asking: SingleFlight[Page, PageRow] = SingleFlight()
+        self._lagging: BoundedCache[Page, tuple[str, float]] = BoundedCache(memory)
+        """Pages that upstream serves older than its own index lists them: the listed revision, and when we asked."""
+        self._asking: SingleFlight[Page, PageState] = SingleFlight()
         self._overdue: set[Page] = set()
-        """Pages that upstream has been asked for longer than a client with a stored one is let wait."""
-        feed.listen(self._heard)
+        """Pages that upstream has been asked for longer than a client with a stored one is kept waiting."""
+        self._newer: dict[str, int] = {}
+        """The serials that the list of names has for projects whose stored pages have older ones …"""
+        self._names_checked = 0.0
+        """… and when that list was last confirmed."""
 
-    def _heard(self, source: str, project: str) -> None:
-        """Read a page's state again: another process may have changed it."""
-        if source == self._name:
-            page = Page("project", project) if project else NAMES
-            self._rows.forget(page)
-            self._unstored.forget(page)
-
-    def until(self, page: Page, row: PageRow, outcome: Outcome) -> float:
-        """The moment until which the page need not be asked for again."""
-        now = self._clock()
-        if self._offline:
-            return now + 3600
-        if outcome == "stale":
-            return now  # so that the refreshed page is seen as soon as it is there
-        if (listed := self.listed(page)) is not None:
-            return now + (3600 if listed == row.stamp.revision else LAG)  # a change announces itself in the index
-        return fresh_until(row.stamp, self._ages)
-
-    async def get(self, page: Page, demand: Freshness) -> tuple[PageRow, Outcome]:
-        """The stored state of a page, after asking upstream where that is due. Raises Unavailable, UpstreamError."""
+    async def get(self, page: Page, freshness: Freshness) -> PageState:
+        """Return the state of a page, after asking upstream where that is due. Raises Unavailable, UpstreamError."""
         row = await self._row(page)
-        if self._offline:
+        if self._options.offline:
             if row is None or not row.stamp.found:
                 raise Offline(f"{page.name or 'The list of names'} is not held here, and this mirror is offline.")
-            return row, "offline"
+            return PageState(row, "offline")
         now = self._clock()
-        stamp = row.stamp if row else None
         listed = self.listed(page)
         if row and listed is not None and listed != row.stamp.revision and self._lags(page, listed, now):
-            return row, "stale"
-        if row and demand is Freshness.USUAL and self._outdated(page, row):
-            demand = Freshness.NOW
-        decision = decide(stamp, now, self._ages, listed=listed, demand=demand)
+            return PageState(row, "stale")
+        if row and freshness is Freshness.USUAL and self._outdated(page, row):
+            freshness = Freshness.NOW
+        stamp = row.stamp if row else None
+        decision = decide(stamp, now, self._options.ages, listed=listed, freshness=freshness)
         if row and decision is Decision.SERVE:
-            return row, "hit"
+            return PageState(row)
         if row and decision is Decision.SERVE_AND_REFRESH:
-            self._asking.start(page, lambda: self._ask(page, row))
-            return row, "stale"
-        stand_in = row if stands_in(stamp, now, self._ages) else None
+            self._asking.start(page, lambda: self._refresh(page, row))
+            return PageState(row, "stale")
+        state = await self._asked(page, row, now)
+        if listed is not None and state.outcome != "stale" and state.row.stamp.revision != listed:
+            self._lagging.put(page, (listed, now))
+        return state
+
+    def until(self, page: Page, state: PageState) -> float:
+        """Return the moment until which the page need not be asked for again."""
+        now = self._clock()
+        if self._options.offline:
+            return now + 3600
+        if state.outcome == "stale":
+            return now  # so that the refreshed page is seen as soon as it is there
+        if (listed := self.listed(page)) is not None:
+            return now + (LISTED_SECONDS if listed == state.row.stamp.revision else LAG_SECONDS)
+        return fresh_until(state.row.stamp, self._options.ages)
+
+    async def project(self, page: Page, state: PageState) -> tuple[str, Project]:
+        """Return the project on a stored page, with the revision of that page."""
+        if state.project is not None:
+            return state.row.stamp.revision, state.project
+        stored = await self._stored(page)
+        if stored is not None:
+            revision, response = stored
+            try:
+                project = await _off_loop(response, lambda: self._format.parse(page, response))
+            except UpstreamProtocolError:
+                pass  # it did parse once: the store, or what we take for a page, has changed
+            else:
+                return revision, self._own(project)
+        again = await self._fetch_again(page)
+        if again.project is None:
+            raise UpstreamUnavailable(f"{self._upstream.name} no longer has the page of {page.name}.")
+        return again.row.stamp.revision, again.project
+
+    async def names(self) -> Names:
+        """Return the names on the stored list of them."""
+        response = await self.response(NAMES)
+        names = await _off_loop(response, lambda: self._format.parse_names(response))
+        row = await self._row(NAMES)
+        await self._compare_serials(names, row.stamp.checked if row else 0.0)
+        return names
+
+    async def response(self, page: Page) -> UpstreamResponse:
+        """Return the stored response; fetched again when it was lost, as when a damaged catalog was replaced."""
+        stored = await self._stored(page)
+        if stored is None:
+            await self._fetch_again(page)
+            stored = await self._stored(page)
+        if stored is None:
+            raise UpstreamUnavailable(f"The page of {page.name or page.kind} cannot be kept; please ask again.", 1)
+        return stored[1]
+
+    def last_missing(self, page: Page) -> bool:
+        """Return whether upstream's last answer was that there is no such page."""
+        row = self._rows.peek(page)
+        return row is not None and not row.stamp.found
+
+    def forget(self, project: str) -> None:
+        """Read a page's state again, since someone else has changed it; "" is the list of names."""
+        page = Page("project", project) if project else NAMES
+        self._rows.forget(page)
+        self._unstored.forget(page)
+
+    async def close(self) -> None:
+        """Stop what runs in the background."""
+        await self._asking.close()
+        await self._rows.close()
+
+    # What is known
+
+    async def _row(self, page: Page) -> PageRow | None:
+        if (unstored := self._unstored.get(page)) is not None:
+            return unstored[0]
+        return await self._stored_row(page)
+
+    async def _stored_row(self, page: Page) -> PageRow | None:
+        return await self._rows.get(page, lambda: self._catalog.pages.get(self._name, page))
+
+    async def _stored(self, page: Page) -> tuple[str, UpstreamResponse] | None:
+        """The newest response that we have, with its revision."""
+        if (unstored := self._unstored.get(page)) is not None:
+            row, response = unstored
+            return row.stamp.revision, response
+        return await self._catalog.pages.read(self._name, page)
+
+    def _lags(self, page: Page, listed: str, now: float) -> bool:
+        """Whether upstream was asked just now and still has an older page than its own index lists."""
+        lagging = self._lagging.get(page)
+        return lagging is not None and lagging[0] == listed and 0 <= now - lagging[1] < LAG_SECONDS
+
+    def _outdated(self, page: Page, row: PageRow) -> bool:
+        """Whether the list of names, read later than the page, has a newer serial for it: clients compare the two."""
+        newer = self._newer.get(page.name) if page.kind == "project" else None
+        return (
+            newer is not None
+            and row.serial is not None
+            and row.serial < newer
+            and row.stamp.checked < self._names_checked
+        )
+
+    async def _compare_serials(self, names: Names, checked: float) -> None:
+        stored = await self._catalog.pages.serials(self._name)
+        self._newer = {
+            name: newer
+            for name, serial in stored.items()
+            if (newer := names.serials.get(name)) is not None and serial < newer
+        }
+        self._names_checked = checked
+
+    # Asking upstream
+
+    async def _asked(self, page: Page, row: PageRow | None, now: float) -> PageState:
+        """The page after asking for it; the stored one stands in where upstream fails or takes too long."""
+        stamp = row.stamp if row else None
+        stand_in = row if stands_in(stamp, now, self._options.ages) else None
         missing = stamp is not None and not stamp.found
+        slow = UpstreamUnavailable(f"{self._upstream.name} is taking too long to answer.", 5)
         try:
             if self._overdue and (stand_in or missing):
-                raise UpstreamUnavailable(f"{self._upstream.name} is taking too long to answer.", 5)
+                raise slow
             async with asyncio.timeout(self._upstream.options.connect_timeout if stand_in or missing else None):
-                asked, joined = await self._asking.run(page, lambda: self._ask(page, row))
+                state, joined = await self._asking.run(page, lambda: self._ask(page, row))
+                return msgspec.structs.replace(state, outcome="joined") if joined else state
         except UpstreamError as error:
             if stand_in is None:
                 raise
             logger.warning("serving the stored page of %s: %s", page.name or page.kind, error)
-            return stand_in, "stale"
         except TimeoutError:
-            # The question goes on; until it is answered, nobody else waits who has something stored.
+            # The request goes on; until it is answered, no one else waits who has something stored.
             self._overdue.add(page)
             self._asking.start(page, lambda: self._ask(page, row)).add_done_callback(
                 lambda _: self._overdue.discard(page)
             )
             if stand_in is None:
-                raise UpstreamUnavailable(f"{self._upstream.name} is taking too long to answer.", 5) from None
-            return stand_in, "stale"
-        if listed is not None and asked.stamp.revision != listed:
-            self._lagging.put(page, (listed, now))
-        return asked, "joined" if joined else "miss"
+                raise slow from None
+        return PageState(stand_in, "stale")
 
-    def _outdated(self, page: Page, row: PageRow) -> bool:
-        """Whether the list of names, read later than the page, has a newer serial for it: clients compare the two."""
-        names = self._rows.get(NAMES)
-        if names is None or self._names is None or names.stamp.checked <= row.stamp.checked:
-            return False
-        serial = self._names[1].serials.get(page.name)
-        return serial is not None and row.serial is not None and row.serial < serial
+    async def _refresh(self, page: Page, row: PageRow) -> PageState:
+        """Ask for a page while the stored one is served; the next request sees what came of it."""
+        state = await self._ask(page, row)
+        if state.row.stamp.revision != row.stamp.revision and page.kind == "project":
+            self.outdated([page.name])
+        return state
 
-    def _lags(self, page: Page, listed: str, now: float) -> bool:
-        """Whether upstream was asked just now and still has an older page than its own index lists."""
-        lagging = self._lagging.get(page)
-        return lagging is not None and lagging[0] == listed and 0 <= now - lagging[1] < LAG
-
-    async def _row(self, page: Page) -> PageRow | None:
-        if (unstored := self._unstored.get(page)) is not None:
-            return unstored[0]
-        return await self._stored(page)
-
-    async def _stored(self, page: Page) -> PageRow | None:
-        row = self._rows.get(page)
-        if row is None:
-            row = await self._catalog.pages.get(self._name, page)
-            if row is not None:
-                self._rows.put(page, row)
-        return row
-
-    async def _ask(self, page: Page, row: PageRow | None) -> PageRow:
-        """Ask upstream, conditionally, and store what it says: only an answer that parses replaces an older one."""
-        ask = self._format.request_for(self._upstream.url, page)
-        ask = msgspec.structs.replace(ask, limit=min(ask.limit, self._limit))
+    async def _ask(self, page: Page, row: PageRow | None) -> PageState:
+        """Ask upstream, conditionally, and store its answer."""
+        request = self._format.request_for(self._upstream.url, page)
+        request = msgspec.structs.replace(request, limit=min(request.limit, self._options.page_limit))
         known = row if row and row.stamp.found else None
         try:
-            answer = await self.fetch(page, ask, known.etag if known else None, known.last_modified if known else None)
+            response = await self.fetch(
+                page, request, known.etag if known else None, known.last_modified if known else None
+            )
         except NotFound:
-            return await self._gone(page, row)
+            return await self._missing(page, row)
+        if response is not None:
+            return await self._accept(page, row, response)
+        if known is None:
+            raise UpstreamUnavailable(f"{self._upstream.name} answered 304 to a request without a condition.")
+        if (unstored := self._unstored.get(page)) is not None:
+            return await self._accept(page, row, unstored[1])  # there may be room by now
         now = self._clock()
-        if answer is None and known:
-            if (unstored := self._unstored.get(page)) is not None:
-                return await self.accept(page, unstored[1])  # there may be room by now
-            stamp = msgspec.structs.replace(known.stamp, checked=now)
-            with self._room_or(f"that {page.kind} {page.name} is unchanged"):
-                await self._catalog.pages.touch(self._name, page, now)
-            return self._keep(page, msgspec.structs.replace(known, stamp=stamp))
-        if answer is None:
-            raise UpstreamUnavailable(f"{self._upstream.name} answered 304 to a question without a condition.")
-        return await self.accept(page, answer)
+        with self._room_or(f"that the {page.kind} page {page.name} is unchanged"):
+            await self._catalog.pages.touch(self._name, page, now)
+        stamp = msgspec.structs.replace(known.stamp, checked=now)
+        return self._keep(page, msgspec.structs.replace(known, stamp=stamp))
 
     async def _fetch(
-        self, page: Page, ask: UpstreamRequest, etag: str | None, last_modified: str | None
+        self, page: Page, request: UpstreamRequest, etag: str | None, last_modified: str | None
     ) -> UpstreamResponse | None:
-        return await self._upstream.get(ask, etag=etag, last_modified=last_modified)
+        return await self._upstream.get(request, etag=etag, last_modified=last_modified)
 
-    async def accept(self, page: Page, answer: UpstreamResponse) -> PageRow:
-        """Store an answer to `page` as if upstream had just given it. Raises UpstreamProtocolError if it is not one."""
-        now = self._clock()
-        stamp = Stamp(now, True, self._format.revision(answer.body))
-        if page.kind == "project":
-            project = await _off_loop(answer, lambda: self._format.parse(page, answer))
-            old = await self._stored(page)
-            if old is None or not old.stamp.found or old.stamp.revision != stamp.revision:
-                await self._compare(page, project, now)
-            self._remember(page, stamp.revision, project)
-        elif page.kind == "names":
-            names = await _off_loop(answer, lambda: self._format.parse_names(answer))
-            self._names = stamp.revision, names
-        row = PageRow(
-            stamp=stamp,
-            url=answer.url,
-            content_type=answer.content_type,
-            etag=answer.etag,
-            last_modified=answer.last_modified,
-            serial=answer.serial,
-        )
-        try:
-            serial = await self._catalog.pages.put(self._name, page, answer, stamp)
-        except StorageFull as error:
-            logger.warning("the page %s %s stays in memory: %s", page.kind, page.name, error)
-            self._keep_unstored(page, row, answer)
-        else:
-            if serial is not None:
-                self._feed.changed(serial, self._name, page.name)
-            self._keep(page, row)  # after `_heard`, which takes every change for another process's
-        if page.kind == "names":
-            for other in [other for other in self._rows if other.kind == "project"]:
-                if (known := self._rows.get(other)) and self._outdated(other, known):
-                    self._feed.changed(None, self._name, other.name)
-        return row
-
-    async def _gone(self, page: Page, row: PageRow | None) -> PageRow:
-        now = self._clock()
-        if page.kind == "project" and row and row.stamp.found:
-            await self._compare(page, None, now)
-        serial = None
-        with self._room_or(f"that there is no {page.kind} {page.name}"):
-            serial = await self._catalog.pages.miss(self._name, page, now)
-        if row and row.stamp.found:
-            logger.warning("%s no longer has the page %s %s", self._upstream.name, page.kind, page.name)
-            self._feed.changed(serial, self._name, page.name)
-        return self._keep(page, PageRow(stamp=Stamp(now, False)))
-
-    async def _compare(self, page: Page, after: Project | None, now: float) -> None:
-        with self._room_or(f"which files of {page.name} are gone"):
-            await self._removals.compare(page.name, await self._before(page), after, now)
-
-    async def _before(self, page: Page) -> Project | None:
-        """What the stored page of a project lists; None when there is none that can be read."""
-        row = await self._stored(page)
-        if row is None or not row.stamp.found:
-            return None
-        remembered = self._projects.get(page)
-        if remembered and remembered[0] == row.stamp.revision:
-            return remembered[1]
-        answer = await self._catalog.pages.answer(self._name, page)
-        try:
-            return None if answer is None else await _off_loop(answer, lambda: self._format.parse(page, answer))
-        except UpstreamProtocolError:
-            return None
-
-    def _keep(self, page: Page, row: PageRow) -> PageRow:
-        self._unstored.forget(page)
-        self._rows.put(page, row)
-        return row
-
-    def _keep_unstored(self, page: Page, row: PageRow, answer: UpstreamResponse) -> None:
-        known = self._unstored.get(page)
-        if known is None or known[0].stamp.revision != row.stamp.revision:
-            self._feed.changed(None, self._name, page.name)
-        self._unstored.put(page, (row, answer), weight=max(1, len(answer.body)))  # after `_heard`, as in `accept`
-
-    @contextmanager
-    def _room_or(self, what: str) -> Iterator[None]:
-        """Go on when the disk is full: nobody who only asks has to notice."""
-        try:
-            yield
-        except StorageFull as error:
-            logger.warning("it is not written down %s: %s", what, error)
-
-    def _remember(self, page: Page, revision: str, project: Project) -> Project:
-        files = tuple(msgspec.structs.replace(file, source=self._name) for file in project.files)
-        project = msgspec.structs.replace(project, files=files)
-        self._projects.put(page, (revision, project), weight=1 + len(files))
-        return project
-
-    async def project(self, page: Page, row: PageRow) -> Project:
-        """The project of a stored page, parsed once for each revision."""
-        remembered = self._projects.get(page)
-        if remembered and remembered[0] == row.stamp.revision:
-            return remembered[1]
-        answer = await self.answer(page)
-        try:
-            project = await _off_loop(answer, lambda: self._format.parse(page, answer))
-        except UpstreamProtocolError:  # it did parse once: the store, or what we take for a page, has changed
-            again = await self._again(page)
-            project = await _off_loop(again, lambda: self._format.parse(page, again))
-        return self._remember(page, row.stamp.revision, project)
-
-    async def names(self, row: PageRow) -> Names:
-        """The names on the stored list of them, parsed once for each revision."""
-        if self._names is None or self._names[0] != row.stamp.revision:
-            answer = await self.answer(NAMES)
-            names = await _off_loop(answer, lambda: self._format.parse_names(answer))
-            self._names = row.stamp.revision, names
-        return self._names[1]
-
-    def last_missing(self, page: Page) -> bool:
-        """Whether the last thing that upstream did say was that there is no such page."""
-        row = self._rows.get(page)
-        return row is not None and not row.stamp.found
-
-    async def answer(self, page: Page) -> UpstreamResponse:
-        """The stored answer; asked for anew when it was lost, as when a damaged catalog was replaced."""
-        return await self._known_answer(page) or await self._again(page)
-
-    async def _known_answer(self, page: Page) -> UpstreamResponse | None:
-        if (unstored := self._unstored.get(page)) is not None:
-            return unstored[1]
-        return await self._catalog.pages.answer(self._name, page)
-
-    async def _again(self, page: Page) -> UpstreamResponse:
-        """Ask for a page that cannot be read any more, without a condition."""
+    async def _fetch_again(self, page: Page) -> PageState:
+        """Fetch a page whose stored response can no longer be read, without a condition."""
         what = page.name or page.kind
         logger.error("the stored page of %s is lost or damaged; it is fetched again", what)
         self._rows.forget(page)
         self._unstored.forget(page)
-        if self._offline:
+        if self._options.offline:
             raise Offline(f"The stored page of {what} is lost or damaged, and this mirror is offline.")
-        await self._asking.run(page, lambda: self._ask(page, None))
-        answer = await self._known_answer(page)
-        if answer is None:
-            raise UpstreamUnavailable(f"The page of {what} cannot be kept; please ask again.", 1)
-        return answer
+        state, _ = await self._asking.run(page, lambda: self._ask(page, None))
+        return state
 
-    async def close(self) -> None:
-        """Stop what runs behind."""
-        await self._asking.close()
+    # Taking in an answer
+
+    async def _accept(self, page: Page, before: PageRow | None, response: UpstreamResponse) -> PageState:
+        """Store a response to the request for `page`. Raises UpstreamProtocolError if it is not one."""
+        now = self._clock()
+        stamp = Stamp(now, True, self._format.revision(response.body))
+        changed = before is None or not before.stamp.found or before.stamp.revision != stamp.revision
+        project = None
+        if page.kind == "project":
+            parsed = await _off_loop(response, lambda: self._format.parse(page, response))
+            project = self._own(parsed)
+            if changed:
+                await self._compare(page, before, parsed, now)
+        elif page.kind == "names":
+            names = await _off_loop(response, lambda: self._format.parse_names(response))
+            await self._compare_serials(names, now)
+        row = PageRow(
+            stamp=stamp,
+            url=response.url,
+            content_type=response.content_type,
+            etag=response.etag,
+            last_modified=response.last_modified,
+            serial=response.serial,
+        )
+        try:
+            serial = await self._catalog.pages.put(self._name, page, response, stamp)
+        except StorageFull as error:
+            logger.warning("the page %s %s stays in memory: %s", page.kind, page.name, error)
+            self._unstored.put(page, (row, response), weight=ROW_BYTES + len(response.body))
+            serial = None
+        else:
+            self._keep(page, row)
+        if changed:
+            self._report(page, serial)
+        elif serial is not None:
+            self._journal.recorded(serial)
+        return PageState(row, "miss", project)
+
+    async def _missing(self, page: Page, row: PageRow | None) -> PageState:
+        """Store that upstream has no such page."""
+        now = self._clock()
+        had = row is not None and row.stamp.found
+        if page.kind == "project" and had:
+            await self._compare(page, row, None, now)
+        serial = None
+        with self._room_or(f"that there is no {page.kind} page {page.name}"):
+            serial = await self._catalog.pages.miss(self._name, page, now)
+        state = self._keep(page, PageRow(stamp=Stamp(now, False)))
+        if had:
+            logger.warning("%s no longer has the page %s %s", self._upstream.name, page.kind, page.name)
+            self._report(page, serial)
+        return state
+
+    def _keep(self, page: Page, row: PageRow) -> PageState:
+        self._unstored.forget(page)
+        self._rows.put(page, row)
+        return PageState(row, "miss")
+
+    def _report(self, page: Page, serial: int | None) -> None:
+        """Let others know that a page has changed, and all pages be looked at again by a new list of names."""
+        if page.kind in ("project", "names"):
+            self._journal.changed(serial, self._name, page.name, self.writer)
+        elif serial is not None:
+            self._journal.recorded(serial)
+        if page.kind == "names":
+            self.outdated(None)
+
+    async def _compare(self, page: Page, before: PageRow | None, after: Project | None, now: float) -> None:
+        """Record which files of a project upstream no longer lists."""
+
+        async def listed_before() -> Project | None:
+            stored = await self._stored(page)
+            if stored is None:
+                return None
+            try:
+                return await _off_loop(stored[1], lambda: self._format.parse(page, stored[1]))
+            except UpstreamProtocolError:
+                return None
+
+        with self._room_or(f"which files of {page.name} are gone"):
+            known = before is not None and before.stamp.found
+            await self._removals.compare(page.name, listed_before if known else None, after, now)
+
+    @contextmanager
+    def _room_or(self, what: str) -> Iterator[None]:
+        """Go on when the disk is full: no client has to notice."""
+        try:
+            yield
+        except StorageFull as error:
+            logger.warning("could not record %s: %s", what, error)
+
+    def _own(self, project: Project) -> Project:
+        """The project with this source as the one that lists its files."""
+        files = tuple(msgspec.structs.replace(file, source=self._name) for file in project.files)
+        return msgspec.structs.replace(project, files=files)
 
 
-async def _off_loop(answer: UpstreamResponse, work: Callable[[], T]) -> T:
-    """Do work on a page, in a thread when the page is large."""
-    return work() if len(answer.body) < LARGE else await asyncio.to_thread(work)
+async def _off_loop(response: UpstreamResponse, work: Callable[[], T]) -> T:
+    """Work on a page, in a thread when the page is large."""
+    return work() if len(response.body) < LARGE_PAGE_BYTES else await asyncio.to_thread(work)

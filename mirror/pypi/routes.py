@@ -85,24 +85,20 @@ class Routes:
         facts.repository, facts.kind = self._repository.name, "index"
         readable = await self._reading.scope(request)
         media_type = self._media_type(request)
-        demand = facts_of(request).freshness
+        listing = await self._repository.names(facts_of(request).freshness)
 
-        async def get(demand: Freshness) -> PageInput:
-            listing = await self._repository.names(demand)
+        async def content() -> PageInput:
+            names = await listing.load()
             render = index.render_names_json if media_type == JSON else index.render_names_html
-            headers = () if listing.names.serial is None else (("X-PyPI-Last-Serial", str(listing.names.serial)),)
             return PageInput(
-                revision=listing.revision,
-                until=listing.until,
-                outcome=listing.outcome,
-                render=lambda: render(readable.filter(listing.names)),
+                render=lambda: render(readable.filter(names)),
                 media_type=_content_type(media_type),
-                headers=headers,
+                headers=() if names.serial is None else (("X-PyPI-Last-Serial", str(names.serial)),),
                 heavy=True,
             )
 
-        key = (self._repository.name, "", "names", media_type, readable)
-        return await self._answers.respond(request, key, demand, get)
+        key = (self._repository.name, "", "names", media_type, readable, listing.revision)
+        return await self._answers.respond(request, key, content, listing.outcome, listing.validity)
 
     async def project(self, request: web.Request) -> web.StreamResponse:
         """The files of one project."""
@@ -116,22 +112,21 @@ class Routes:
             raise web.HTTPMovedPermanently(URL(place, encoded=True))
         await self._reading.check(request, name)
         media_type = self._media_type(request)
-        demand = facts_of(request).freshness
         date = request.match_info.get("date")
         moment = parse_moment(date) if date is not None else None
-        render = pages.render_json if media_type == JSON else pages.render_html
+        view = await self._view(name, facts_of(request).freshness, moment)
 
-        async def get(demand: Freshness) -> PageInput:
-            view = await self._view(name, demand, moment)
-            return self._content(
+        async def content() -> PageInput:
+            render = pages.render_json if media_type == JSON else pages.render_html
+            return _content(
                 view,
                 _content_type(media_type),
                 # Relative links: the same page is right under every host name and mount.
                 lambda: render(advertised(view.project), _linker(f"../../packages/{name}"), _provenance_linker(name)),
             )
 
-        key = (self._repository.name, name, "simple", media_type, moment)
-        return await self._answers.respond(request, key, demand, get)
+        key = (self._repository.name, name, "simple", media_type, moment, view.revision)
+        return await self._answers.respond(request, key, content, view.outcome, view.validity)
 
     async def legacy(self, request: web.Request) -> web.StreamResponse:
         """`/pypi/<project>/json` and `/pypi/<project>/<version>/json`: read by bandersnatch and pip-audit."""
@@ -144,39 +139,34 @@ class Routes:
             tail = f"{quote(version)}/json" if version else "json"
             raise web.HTTPMovedPermanently(f"{facts_of(request).prefix}{self._root(request)}/pypi/{name}/{tail}")
         await self._reading.check(request, name)
-        demand = facts_of(request).freshness
+        freshness = facts_of(request).freshness
         base = public_url(request) + self._root(request)
         date = request.match_info.get("date")
         moment = parse_moment(date) if date is not None else None
+        view = await self._view(name, freshness, moment)
+        files = legacy.files_of(view.project, version)
+        source = next((file.source for file in files), "")
+        document = await self._legacy_document(view, legacy.legacy_page(name, version), freshness, source)
 
-        async def get(demand: Freshness) -> PageInput:
-            view = await self._view(name, demand, moment)
-            files = legacy.files_of(view.project, version)
-            source = next((file.source for file in files), "")
-            document = await self._legacy_document(view, legacy.legacy_page(name, version), demand, source)
-            told = not files or (document is not None and legacy.is_about(document.body, files[0].version))
-            metadata = None if told else await self._metadata(view, files)
-            return self._content(
+        async def content() -> PageInput:
+            body = await self._read(document) if document else None
+            described = not files or (body is not None and legacy.is_about(body, files[0].version))
+            metadata = None if described else await self._metadata(view, files)
+            return _content(
                 view,
                 "application/json",
-                lambda: legacy.legacy(
-                    view.project,
-                    document.body if document else None,
-                    version,
-                    _linker(f"{base}/packages/{name}"),
-                    metadata,
-                ),
-                document,
-                metadata,
-                repeatable=False,  # links begin with the scheme, which is not among the bytes of a request
+                lambda: legacy.legacy(view.project, body, version, _linker(f"{base}/packages/{name}"), metadata),
             )
 
-        key = (self._repository.name, name, "legacy", version, base, moment)
-        return await self._answers.respond(request, key, demand, get)
+        revision = document.revision if document else None
+        key = (self._repository.name, name, "legacy", version, base, moment, view.revision, revision)
+        outcome = worst([view.outcome, document.outcome]) if document else view.outcome
+        # Never replayed: links begin with the scheme, which is not among the bytes of a request.
+        return await self._answers.respond(request, key, content, outcome)
 
-    async def _view(self, name: str, demand: Freshness, moment: datetime | None) -> View:
+    async def _view(self, name: str, freshness: Freshness, moment: datetime | None) -> View:
         """A project, as it was at a moment where one is given. Raises as `Repository.project`."""
-        view = await self._repository.project(name, demand)
+        view = await self._repository.project(name, freshness)
         if moment is None:
             return view
         then = as_of(view.project, moment, versions)
@@ -184,11 +174,17 @@ class Routes:
             raise UnknownProject(name)
         return msgspec.structs.replace(view, project=then)
 
-    async def _legacy_document(self, view: View, page: Page, demand: Freshness, source: str) -> Document | None:
+    async def _legacy_document(self, view: View, page: Page, freshness: Freshness, source: str) -> Document | None:
         """What upstream says in the JSON API; None where that cannot be had, as it can be derived."""
         try:
-            return await self._repository.document(view, page, demand, source)
+            return await self._repository.document(view, page, freshness, source)
         except (Offline, UpstreamRefused, UpstreamProtocolError):  # but one that fails is waited for
+            return None
+
+    async def _read(self, document: Document) -> bytes | None:
+        try:
+            return await document.read()
+        except (Offline, UpstreamRefused, UpstreamProtocolError):  # its stored copy was lost
             return None
 
     async def _metadata(self, view: View, files: Sequence[File]) -> bytes | None:
@@ -203,31 +199,8 @@ class Routes:
             if not file.url:  # an sdist of our own, whose PKG-INFO is kept
                 page = Page("metadata", file.filename)
                 if document := await self._repository.document(view, page, source=file.source):
-                    return document.body
+                    return await document.read()
         return None
-
-    def _content(
-        self,
-        view: View,
-        media_type: str,
-        render: Callable[[], bytes],
-        document: Document | None = None,
-        metadata: bytes | None = None,
-        repeatable: bool = True,
-    ) -> PageInput:
-        """A page made of a view, and of what is said beside it."""
-        serial = view.project.serial
-        beside = [self._repository.format.revision(body) for body in (document and document.body, metadata) if body]
-        return PageInput(
-            revision="\0".join([view.revision, *beside]),
-            until=view.until,
-            outcome=worst([view.outcome, document.outcome]) if document else view.outcome,
-            render=render,
-            media_type=media_type,
-            headers=() if serial is None else (("X-PyPI-Last-Serial", str(serial)),),
-            heavy=len(view.project.files) >= HEAVY,
-            repeatable=repeatable,
-        )
 
     # Files
 
@@ -266,22 +239,19 @@ class Routes:
         file = await self._repository.file(name, filename)
         if file.version != request.match_info["version"] or not file.extra.get("provenance"):
             raise UnknownFile(name, f"{filename}/provenance")
-        demand = facts_of(request).freshness
+        freshness = facts_of(request).freshness
+        view = await self._repository.project(name, freshness)
+        document = await self._repository.document(view, pages.provenance_page(file), freshness, file.source)
+        if document is None:
+            raise UnknownFile(name, f"{filename}/provenance")
 
-        async def get(demand: Freshness) -> PageInput:
-            view = await self._repository.project(name, demand)
-            document = await self._repository.document(view, pages.provenance_page(file), demand, file.source)
-            if document is None:
-                raise UnknownFile(name, f"{filename}/provenance")
-            return self._content(
-                view,
-                "application/vnd.pypi.integrity.v1+json",
-                lambda: document.body,
-                document,
-            )
+        async def content() -> PageInput:
+            body = await document.read()
+            return _content(view, "application/vnd.pypi.integrity.v1+json", lambda: body)
 
-        key = (self._repository.name, name, "provenance", filename)
-        return await self._answers.respond(request, key, demand, get)
+        key = (self._repository.name, name, "provenance", filename, view.revision, document.revision)
+        outcome = worst([view.outcome, document.outcome])
+        return await self._answers.respond(request, key, content, outcome, view.validity)
 
     # What they share
 
@@ -296,6 +266,17 @@ class Routes:
             return _FORMATS[wanted]
         # PEP 691 lets a server answer 406 or something else to an Accept that matches nothing; HTML helps more.
         return _FORMATS[negotiate(request.headers.get("Accept", ""), OFFERED) or TEXT_HTML]
+
+
+def _content(view: View, media_type: str, render: Callable[[], bytes]) -> PageInput:
+    """How a page that shows a view is made."""
+    serial = view.project.serial
+    return PageInput(
+        render=render,
+        media_type=media_type,
+        headers=() if serial is None else (("X-PyPI-Last-Serial", str(serial)),),
+        heavy=len(view.project.files) >= HEAVY,
+    )
 
 
 def advertised(project: Project) -> Project:

@@ -1,27 +1,25 @@
-"""Finished pages, kept in memory: the whole of a hit.
+"""Rendered pages, kept in memory: the whole of a hit.
 
-A page is rendered once for all of its inputs and kept as bytes, plain and compressed, under an address that the routes
-choose. It is valid until the moment that its inputs named (a page grows stale, a policy changes its answer) or until
-the feed says that its project changed. A hit is a look-up and one write: no database, no parsing, no compression.
+A page is rendered once and kept as bytes, plain and compressed, under everything that it is made of: the repository,
+the project, the media type, what the URL says, and the revision of the project as it is shown. So a page under its key
+is always right, and no change has to reach this cache: what is no longer asked for makes room.
 """
 
 import asyncio
 import hashlib
 import sys
-import time
 import zlib
 from collections.abc import Awaitable, Callable, Hashable, Sequence
 from functools import partial
-from weakref import WeakSet
 
 import msgspec
 from aiohttp import web
 
-from mirror.index.cache import BoundedCache, Validity
-from mirror.index.flight import Changes, SingleFlight
+from mirror.index.cache import BoundedCache, MemoryBudget, SingleFlight, Validity
 from mirror.index.freshness import Freshness
 from mirror.model import Outcome
 from mirror.server.facts import facts_of
+from mirror.server.replay import SharedBytes
 from mirror.server.respond import PAGE, Chunk, Representation, ResponseRules, respond
 
 if sys.version_info >= (3, 14):
@@ -29,30 +27,25 @@ if sys.version_info >= (3, 14):
 else:
     from backports import zstd
 
-SMALL = 1024
+COMPRESSED_FROM_BYTES = 1024
 """Bytes below which compressing is not worth it."""
-TRIES = 5
-"""How often a page is made anew because it changed while it was being made."""
-IN_LOOP = 32 << 10
+COMPRESSED_IN_LOOP_BYTES = 32 << 10
 """Bytes up to which compressing is quicker than the hop to a thread."""
+PAGE_BYTES = 2500
+"""Bytes that a page takes in memory, without its bodies (measured)."""
 
 Key = tuple[Hashable, ...]
+"""Everything that a page is made of."""
 
 
 class PageInput(msgspec.Struct, frozen=True):
-    """What a route hands over when a page is not in memory, or no longer valid."""
+    """How a page is made when it is not in memory."""
 
-    revision: str
-    """Equal revisions under one key, equal bytes."""
-    until: float
-    outcome: Outcome
     render: Callable[[], bytes]
-    """Called once for each revision, in a thread when `heavy`."""
+    """Called once, in a thread when `heavy`."""
     media_type: str
     headers: tuple[tuple[str, str], ...] = ()
     heavy: bool = False
-    repeatable: bool = True
-    """False where the bytes of the request do not say all that the page depends on."""
     etag: Callable[[bytes], str] | None = None
     """For clients that want a certain ETag, the same for all encodings."""
     modified: str | None = None
@@ -63,19 +56,14 @@ class RenderedPage(Representation):
     """One rendered page in all its encodings."""
 
     def __init__(self, content: PageInput, body: bytes) -> None:
-        self.revision = content.revision
-        self.word: Outcome = "hit"
-        """How an answer came about that is given out of memory."""
-        self.validity = Validity(content.until)
-        self.repeatable = content.repeatable
-        self.bodies = {"identity": body}
+        self.bodies = {"identity": SharedBytes(body)}
         self.sha256 = hashlib.sha256(body).digest()
         self.etag = content.etag(body) if content.etag else self.sha256.hex()[:32]
         self.media_type = content.media_type
         self.modified = content.modified
         self.headers = content.headers
         self.size = len(body)
-        self.compressible = self.size >= SMALL
+        self.compressible = self.size >= COMPRESSED_FROM_BYTES
         self.heads = {}
         self.grown: Callable[[RenderedPage], None] = lambda page: None
         """Called when the page takes more memory than before."""
@@ -83,8 +71,13 @@ class RenderedPage(Representation):
 
     @property
     def weight(self) -> int:
-        """Bytes that it takes in memory, roughly."""
-        return 1024 + 2 * sum(map(len, self.bodies.values()))
+        """Bytes that it takes in memory."""
+        return PAGE_BYTES + sum(len(body.content) for body in self.bodies.values())
+
+    @property
+    def body(self) -> bytes:
+        """The page, not compressed."""
+        return self.bodies["identity"].content
 
     def etag_of(self, encoding: str) -> str:
         """Return the ETag; a strong one names one encoding (RFC 9110 section 8.8.3.3)."""
@@ -93,130 +86,75 @@ class RenderedPage(Representation):
     async def encode(self, encoding: str) -> int:
         """Compress the page, once, and return its size."""
         if encoding not in self.bodies:
-            body = self.bodies["identity"]
-            if self.size <= IN_LOOP:
-                self.bodies[encoding] = compress(body, encoding)
+            if self.size <= COMPRESSED_IN_LOOP_BYTES:
+                compressed = compress(self.body, encoding)
             else:
-                self.bodies[encoding] = await asyncio.to_thread(compress, body, encoding)
+                compressed = await asyncio.to_thread(compress, self.body, encoding)
+            self.bodies[encoding] = SharedBytes(compressed)
             self.grown(self)
-        return len(self.bodies[encoding])
+        return len(self.bodies[encoding].content)
 
     def chunks(self, encoding: str, start: int, stop: int) -> Sequence[Chunk]:
-        body = self.bodies[encoding]
+        body = self.bodies[encoding].content
         return (body,) if stop - start == len(body) else (memoryview(body)[start:stop],)
+
+    def shared(self, encoding: str) -> SharedBytes | None:
+        return self.bodies[encoding]
 
 
 class PageCache:
-    """The rendered pages of all repositories, within a limit of memory."""
+    """The rendered pages of all repositories."""
 
-    def __init__(self, limit: int, clock: Callable[[], float] = time.time) -> None:
-        self._memory: BoundedCache[Key, RenderedPage] = BoundedCache(limit)
-        self._of: dict[tuple[str, str], WeakSet[Validity]] = {}
-        self._flight: SingleFlight[tuple[Key, Freshness], tuple[RenderedPage, Outcome]] = SingleFlight()
-        self._clock = clock
-        self._changes: Changes[tuple[str, str]] = Changes()
+    def __init__(self, memory: MemoryBudget) -> None:
+        self._pages: BoundedCache[Key, RenderedPage] = BoundedCache(memory)
+        self._rendering: SingleFlight[Key, RenderedPage] = SingleFlight()
 
     async def respond(
         self,
         request: web.Request,
         key: Key,
-        demand: Freshness,
-        get: Callable[[Freshness], Awaitable[PageInput]],
+        content: Callable[[], Awaitable[PageInput]],
+        outcome: Outcome,
+        validity: Validity | None = None,
         rules: ResponseRules = PAGE,
     ) -> web.StreamResponse:
-        """Respond to a GET or HEAD with the page under `key`; see `obtain`."""
-        page, outcome = await self.obtain(key, demand, get)
-        facts_of(request).outcome = outcome
-        replayable = outcome == "hit" and demand is Freshness.USUAL and page.repeatable
-        return await respond(request, page, rules, page.validity if replayable else None)
+        """Respond to a GET or HEAD with the page under `key`; see `get`.
 
-    async def obtain(
-        self, key: Key, demand: Freshness, get: Callable[[Freshness], Awaitable[PageInput]]
-    ) -> tuple[RenderedPage, Outcome]:
-        """The page under `key`; `get` says what it is when memory does not know.
-
-        The first two parts of a key are the names of the repository and the project.
+        `outcome` is how what it is made of came about. The response may be replayed while `validity` holds; without
+        one, never: where the bytes of the request do not say all that the page depends on.
         """
-        answer = self._memory.get(key)
-        if answer is not None and demand is Freshness.USUAL and answer.validity.holds(self._clock()):
-            return answer, answer.word
-        (answer, outcome), joined = await self._flight.run((key, demand), lambda: self._obtain(key, demand, get))
-        return answer, "joined" if joined and outcome == "miss" else outcome
+        page = await self.get(key, content)
+        facts = facts_of(request)
+        facts.outcome = outcome
+        replayable = outcome == "hit" and facts.freshness is Freshness.USUAL
+        return await respond(request, page, rules, validity if replayable else None)
 
-    def forget(self, repository: str, project: str) -> None:
-        """What is kept of a project is no longer valid."""
-        self._changes.tell((repository, project))
-        for validity in self._of.pop((repository, project), ()):
-            validity.live = False
+    async def get(self, key: Key, content: Callable[[], Awaitable[PageInput]]) -> RenderedPage:
+        """Return the page under `key`, which names all that it is made of; `content` is called when it is not kept."""
+        page = self._pages.get(key)
+        if page is None:
+            page, _ = await self._rendering.run(key, lambda: self._render(key, content))
+        return page
 
-    def clear(self) -> None:
-        """Nothing that is kept, or is being made, is valid any more."""
-        self._changes.tell_all()
-        for repository, project in list(self._of):
-            self.forget(repository, project)
-        self._memory.clear()
+    async def _render(self, key: Key, content: Callable[[], Awaitable[PageInput]]) -> RenderedPage:
+        made = await content()
+        page = RenderedPage(made, await asyncio.to_thread(made.render) if made.heavy else made.render())
+        page.grown = partial(self._weigh, key)
+        self._pages.put(key, page, page.weight)
+        return page
 
-    async def _obtain(
-        self, key: Key, demand: Freshness, get: Callable[[Freshness], Awaitable[PageInput]]
-    ) -> tuple[RenderedPage, Outcome]:
-        with self._changes.watch(_owner(key)) as watch:
-            content = await get(demand)
-            outcome = content.outcome
-            for _ in range(TRIES):
-                if watch.changed:  # perhaps by this very question: what it fetched is stored by now
-                    watch.changed = False
-                    content = await get(Freshness.ANY)
-                answer = await self._rendered(key, content)
-                if not watch.changed:
-                    self._keep(key, answer, content)
-                    break
-            else:
-                answer.validity.live = False  # served this once, and not kept
-        return answer, outcome
+    def _weigh(self, key: Key, page: RenderedPage) -> None:
+        if self._pages.peek(key) is page:
+            self._pages.put(key, page, page.weight)
 
-    async def _rendered(self, key: Key, content: PageInput) -> RenderedPage:
-        """The content as an answer: the one in memory where that is the same."""
-        answer = self._memory.get(key)
-        if answer is not None and answer.revision == content.revision:
-            return answer
-        if content.heavy:
-            return await asyncio.to_thread(lambda: RenderedPage(content, content.render()))
-        return RenderedPage(content, content.render())
-
-    def _keep(self, key: Key, answer: RenderedPage, content: PageInput) -> None:
-        answer.word = content.outcome if content.outcome in ("offline", "stale") else "hit"
-        if answer.validity.live and self._memory.peek(key) is answer:
-            answer.validity.until = content.until
-            return
-        answer.validity = Validity(content.until)
-        answer.grown = partial(self._grown, key)
-        self._memory.put(key, answer, answer.weight)
-        self._watch(_owner(key), answer.validity)
-
-    def _watch(self, owner: tuple[str, str], validity: Validity) -> None:
-        """See to it that `forget` ends a validity, for as long as anybody goes by it."""
-        self._of.setdefault(owner, WeakSet()).add(validity)
-        if len(self._of) > 2 * len(self._memory) + 1024:
-            self._of = {owner: watched for owner, watched in self._of.items() if watched}
-
-    def _grown(self, key: Key, page: RenderedPage) -> None:
-        if self._memory.peek(key) is page:
-            self._memory.put(key, page, page.weight)
+    async def close(self) -> None:
+        """Stop what is being rendered."""
+        await self._rendering.close()
 
 
-def _owner(key: Key) -> tuple[str, str]:
-    """The repository and the project that a key belongs to."""
-    return str(key[0]), str(key[1])
-
-
-def compress(body: bytes, coding: str) -> bytes:
-    """The body in a content coding: `gzip` or `zstd`."""
-    if coding == "zstd":
+def compress(body: bytes, encoding: str) -> bytes:
+    """Return the body in a content coding: `gzip` or `zstd`."""
+    if encoding == "zstd":
         return zstd.compress(body, 6)
     packer = zlib.compressobj(6, zlib.DEFLATED, 31)
     return packer.compress(body) + packer.flush()
-
-
-def revision_of(parts: Sequence[str]) -> str:
-    """One revision for several inputs."""
-    return parts[0] if len(parts) == 1 else hashlib.sha256("\0".join(parts).encode()).hexdigest()

@@ -7,80 +7,98 @@ credentials is never replayed: whether they are still valid is checked each time
 
 import asyncio
 import time
+import weakref
 from collections.abc import Callable
 from email.utils import formatdate
 
 from aiohttp import web
 
-from mirror.index.cache import Validity
+from mirror.index.cache import BoundedCache, MemoryBudget, Validity
 from mirror.server.facts import RequestFacts
 
 REPLAY_REQUEST_BYTES = 4096
 """Bytes of a request up to which its response is kept."""
 REPLAY_BODY_BYTES = 16 << 20
 """Bytes of a response's body up to which it is kept. What waits for a slow client is no copy, but these bytes."""
-REPLAY_MEMORY_BYTES = 64 << 20
-"""Bytes of all kept requests, and of the bodies that nothing else keeps."""
+REPLAY_BYTES = 1200
+"""Bytes that a replay takes in memory, without request, head and body (measured)."""
 JOINED_WRITE_BYTES = 16 << 10
 """Bytes of a body up to which copying it behind its head costs less than a second buffer."""
+
+
+class SharedBytes:
+    """Bytes that a cache keeps and counts; replays refer to them weakly, and end when the cache lets go of them."""
+
+    __slots__ = ("__weakref__", "content")
+
+    def __init__(self, content: bytes) -> None:
+        self.content = content
 
 
 class Replay:
     """A whole response, and the facts of the request that it answered first."""
 
-    __slots__ = ("body", "facts", "head", "status", "validity")
+    __slots__ = ("_content", "_shared", "facts", "head", "size", "status", "validity")
 
-    def __init__(self, validity: Validity, status: int, head: bytes, body: bytes, facts: RequestFacts) -> None:
+    def __init__(
+        self,
+        validity: Validity,
+        status: int,
+        head: bytes,
+        body: bytes,
+        facts: RequestFacts,
+        shared: SharedBytes | None = None,
+    ) -> None:
+        """`shared` is what keeps the body, where something else does."""
         self.validity = validity
         self.status = status
         self.head = head
-        self.body = body
         self.facts = facts
+        self.size = len(body)
+        """Bytes of the body."""
+        self._content = body if shared is None else b""
+        self._shared = None if shared is None else weakref.ref(shared)
+
+    @property
+    def body(self) -> bytes | None:
+        """The body; None when the cache that kept it has let go of it."""
+        if self._shared is None:
+            return self._content
+        shared = self._shared()
+        return None if shared is None else shared.content
+
+    @property
+    def weight(self) -> int:
+        """Bytes that it takes in memory, without what others keep."""
+        return REPLAY_BYTES + len(self.head) + len(self._content)
 
 
 class ReplayCache:
     """The responses that can be replayed, by raw request."""
 
-    def __init__(self, clock: Callable[[], float] = time.time) -> None:
+    def __init__(self, memory: MemoryBudget, clock: Callable[[], float] = time.time) -> None:
         self.clock = clock
-        self._known: dict[bytes, Replay] = {}
-        self._weight = 0
+        self._replays: BoundedCache[bytes, Replay] = BoundedCache(memory)
 
     def get(self, request: bytes) -> Replay | None:
         """Return the response to a raw request, if there is one that is still valid."""
-        replay = self._known.get(request)
+        replay = self._replays.get(request)
         if replay is None:
             return None
-        if replay.validity.holds(self.clock()):
+        if replay.validity.holds(self.clock()) and replay.body is not None:
             return replay
-        self._forget(request, replay)
+        self._replays.forget(request)
         return None
 
     def put(self, request: bytes, replay: Replay) -> None:
-        """Keep a response unless it or its request is too large; drop the oldest ones when there are too many."""
-        if len(request) > REPLAY_REQUEST_BYTES or len(replay.body) > REPLAY_BODY_BYTES:
-            return
-        if (known := self._known.get(request)) is not None:
-            self._forget(request, known)
-        self._known[request] = replay
-        self._weight += _weight(request, replay)
-        while self._weight > REPLAY_MEMORY_BYTES:
-            oldest = next(iter(self._known))
-            self._forget(oldest, self._known[oldest])
-
-    def _forget(self, request: bytes, replay: Replay) -> None:
-        del self._known[request]
-        self._weight -= _weight(request, replay)
-
-
-def _weight(request: bytes, replay: Replay) -> int:
-    # Large bodies are pages, which `PageCache` keeps and counts; small ones may be files, which nothing else keeps.
-    return 512 + len(request) + (len(replay.body) if len(replay.body) <= 64 << 10 else 0)
+        """Keep a response, unless it or its request is too large."""
+        if len(request) <= REPLAY_REQUEST_BYTES and replay.size <= REPLAY_BODY_BYTES:
+            self._replays.put(request, replay, replay.weight + len(request))
 
 
 def write_replay(transport: asyncio.WriteTransport, replay: Replay) -> None:
     """Write a whole response: in one packet where that is possible, and without a copy of what is large."""
-    head, body = replay.head + date_line(), replay.body
+    head, body = replay.head + date_line(), replay.body or b""
     if len(body) <= JOINED_WRITE_BYTES:
         transport.write(head + body)
     else:

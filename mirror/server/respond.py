@@ -26,7 +26,7 @@ from mirror.model import Body, File
 from mirror.server.connection import connection_of
 from mirror.server.facts import facts_of
 from mirror.server.negotiate import choose_encoding
-from mirror.server.replay import Replay, finish_head
+from mirror.server.replay import Replay, SharedBytes, finish_head
 from mirror.server.sendfile import sendfile, stream
 
 SENDFILE_BYTES = 256 << 10
@@ -121,6 +121,10 @@ class Representation(Protocol):
     def chunks(self, encoding: str, start: int, stop: int) -> Sequence[Chunk]:
         """Return the bytes [start, stop) in an encoding; not called when there is a `file`."""
 
+    def shared(self, encoding: str) -> SharedBytes | None:
+        """Return what keeps the whole in an encoding, where that is a cache which counts it."""
+        return None
+
 
 class FileRepresentation(Representation):
     """A file or sidecar, whose ETag is its SHA-256."""
@@ -148,11 +152,20 @@ class PreparedResponse(web.StreamResponse):
     """A response whose head is already bytes: what is served from memory costs one write."""
 
     def __init__(
-        self, status: int, head: bytes, chunks: Sequence[Chunk] = (), validity: Validity | None = None
+        self,
+        status: int,
+        head: bytes,
+        chunks: Sequence[Chunk] = (),
+        validity: Validity | None = None,
+        shared: SharedBytes | None = None,
     ) -> None:
-        """With a `validity`, the response is replayed for as long as that holds, if its body is one bytes object."""
+        """With a `validity`, the response is replayed for as long as that holds, if its body is one bytes object.
+
+        `shared` is what keeps the body, where that is a cache which counts it.
+        """
         super().__init__(status=status)
         self._validity = validity
+        self._shared = shared
         self._head = head
         self._chunks = chunks
         self._sent = False
@@ -183,7 +196,7 @@ class PreparedResponse(web.StreamResponse):
     def _remember(self, validity: Validity, request: web.BaseRequest) -> None:
         body = self._chunks[0] if self._chunks else b""
         if isinstance(body, bytes) and (connection := connection_of(request)) is not None:
-            connection.remember(Replay(validity, self.status, self._head, body, facts_of(request)))
+            connection.remember(Replay(validity, self.status, self._head, body, facts_of(request), self._shared))
 
     async def write_eof(self, data: bytes = b"") -> None:
         """Nothing is left to write."""
@@ -226,10 +239,12 @@ async def respond(
     if representation.file is not None:
         return await _send_file(request, status, head, representation.file, (start, stop), validity)
     chunks = representation.chunks(encoding, start, stop)
+    shared = representation.shared(encoding) if part is None else None
     if stop - start <= WRITE_BYTES and (len(chunks) > 1 or not isinstance(chunks[0], bytes)):
-        chunks = (b"".join(chunks),)  # a copy, which nothing else keeps
-        validity = validity if stop - start <= REPLAY_COPY_BYTES else None
-    return PreparedResponse(status, head, chunks, validity)
+        chunks, shared = (b"".join(chunks),), None  # a copy, which nothing else keeps
+    if shared is None and stop - start > REPLAY_COPY_BYTES:
+        validity = None
+    return PreparedResponse(status, head, chunks, validity, shared)
 
 
 async def respond_file(

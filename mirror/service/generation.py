@@ -29,7 +29,10 @@ class Generation:
         self._access = _access_log(settings)
         self._observer = Observer(self._access, activity.metrics)
         self._group = ConnectionGroup(
-            connections, ReplayCache(store.clock), settings.limits.idle, self._observer.record_replay
+            connections,
+            ReplayCache(self.mirror.memory, store.clock),
+            settings.limits.idle,
+            self._observer.record_replay,
         )
         self._runner: ConnectionRunner | None = None
         self._open = AsyncExitStack()

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from mirror.api.state import EvictionSummary
 from mirror.config import Settings
 from mirror.errors import MirrorError, StorageFull
-from mirror.index.journal import LOOK
+from mirror.index.journal import LOOK_SECONDS
 from mirror.index.source import name_of
 from mirror.maintenance.evict import Evictor
 from mirror.maintenance.verify import Verifier
@@ -117,7 +117,7 @@ def process_jobs(service: "Service") -> list[BackgroundJob]:
         ),
         BackgroundJob(
             "journal",
-            f"notice, every {LOOK:.0f} s, what other processes have changed",
+            f"notice, every {LOOK_SECONDS:.0f} s, what other processes have changed",
             partial(store.journal.follow_others, service.rebuild, service.take_in_import),
         ),
         BackgroundJob(

@@ -6,7 +6,7 @@ process, are in `mirror.service.process`.
 
 import asyncio
 import logging
-from collections.abc import Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from typing import Self
 
 from aiohttp import web
@@ -26,11 +26,13 @@ from mirror.auth.audit import AuditTrail
 from mirror.catalog import HeldFile
 from mirror.config import AgesSettings, RepositorySettings, Settings, UpstreamSettings
 from mirror.errors import NotFound, Unauthorized
+from mirror.index.cache import MemoryBudget
 from mirror.index.freshness import Ages
-from mirror.index.journal import Listener
+from mirror.index.merge import Precedence
 from mirror.index.publish import Publisher
 from mirror.index.records import record_uploads
 from mirror.index.repository import Repository
+from mirror.index.source import SourceOptions
 from mirror.index.uploads import Uploads
 from mirror.index.upstream import CachedUpstream
 from mirror.model import Format
@@ -88,7 +90,8 @@ class Mirror:
         self.metrics = activity.metrics
         self.statistics = activity.statistics
         self.records = store.records
-        self.answers = PageCache(settings.pages.memory, store.clock)
+        self.memory = MemoryBudget(settings.pages.memory)
+        self.answers = PageCache(self.memory)
         self.upstreams: dict[str, Upstream] = {}
         self.cached: dict[str, list[CachedUpstream]] = {}
         """What each repository has from upstreams, by the repository's name."""
@@ -102,7 +105,7 @@ class Mirror:
         self.feed_api: FeedApi | None = None
         """What tells those who follow this mirror, once it answers."""
         self._running: set[asyncio.Task[None]] = set()
-        self._listening: list[Listener] = []
+        self._stop_listening: list[Callable[[], None]] = []
         self.guard = Guard(
             self.catalog.accounts,
             rules_of(
@@ -129,9 +132,8 @@ class Mirror:
         """Make the repositories. Changes nothing in the store, and listens to nothing yet. Raises ConfigError."""
         await self.policies.open()
         self.policies.changed.append(self._policy_changed)
-        with self.journal.collecting(self._listening):
-            for name, settings in self.settings.repositories.items():
-                self.repositories[name] = self._repository(name, settings)
+        for name, settings in self.settings.repositories.items():
+            self.repositories[name] = self._repository(name, settings)
         self.pages = self._pages_for_people()
 
     async def start(self) -> None:
@@ -149,7 +151,7 @@ class Mirror:
         writer, uploads = self.writers[name], self.repositories[name].sources[0]
 
         async def everything() -> None:
-            await published.show((await uploads.names()).names.serials)
+            await published.show((await (await uploads.names()).load()).serials)
 
         def heard(source: str, project: str) -> None:
             if source == uploads.name:
@@ -159,8 +161,7 @@ class Mirror:
             await published.show([project])
 
         writer.published = show
-        with self.journal.collecting(self._listening):
-            self.journal.listen(heard)
+        self._stop_listening.append(self.journal.listen(heard, own=(writer,)))
         if await published.begins_anew():
             await everything()
         else:
@@ -196,14 +197,16 @@ class Mirror:
         repository = Repository(
             name,
             format,
-            [Uploads(name, self.catalog, self.blobs, self.journal), *sources],
+            [Uploads(name, self.catalog, self.blobs), *sources],
             policy=self.policies.of(name),
-            private=tuple(versions.pattern(pattern) for pattern in settings.private),
-            union=tuple(versions.pattern(pattern) for pattern in settings.union),
-            feed=self.journal,
+            precedence=Precedence(
+                private=tuple(versions.pattern(pattern) for pattern in settings.private),
+                union=tuple(versions.pattern(pattern) for pattern in settings.union),
+            ),
+            journal=self.journal,
+            memory=self.memory,
             clock=self.clock,
         )
-        repository.changed.append(lambda project: self.answers.forget(name, project))
         if ecosystem.log_path is not None:
             self.published[name] = self._publish(repository, sources, settings)
         return repository
@@ -229,7 +232,6 @@ class Mirror:
 
     def _policy_changed(self, name: str, policy: Policy) -> None:
         self.repositories[name].set_policy(policy)
-        self.answers.clear()
         if published := self.published.get(name):
             published.policy_changed()
 
@@ -241,16 +243,19 @@ class Mirror:
         if key not in self.upstreams:
             self.upstreams[key] = Upstream(settings.name, settings.url, self._options(settings))
         return CachedUpstream(
-            format=format,
-            upstream=self.upstreams[key],
-            catalog=self.catalog,
-            blobs=self.blobs,
-            transfers=self.transfers,
-            feed=self.journal,
-            ages=ages(self.settings.ages(name)),
-            page_limit=self.settings.pages.max_size,
-            offline=self.settings.offline,
-            clock=self.clock,
+            format,
+            self.upstreams[key],
+            self.catalog,
+            self.blobs,
+            self.transfers,
+            self.journal,
+            self.memory,
+            SourceOptions(
+                ages=ages(self.settings.ages(name)),
+                page_limit=self.settings.pages.max_size,
+                offline=self.settings.offline,
+                clock=self.clock,
+            ),
         )
 
     def _options(self, settings: UpstreamSettings) -> UpstreamOptions:
@@ -333,7 +338,8 @@ class Mirror:
         async def names() -> KnownNames:
             if published is None:
                 return await stored_names(repository, self.catalog.pages)
-            return KnownNames(published.log.map, published.log.etag) if published.log else KnownNames()
+            log = published.log
+            return KnownNames.of(log.map, log.etag) if log else KnownNames.of(())
 
         return BrowsableRepository(
             repository=repository,
@@ -386,7 +392,9 @@ class Mirror:
 
     async def close(self) -> None:
         """Let go of all that is not the store's, once the transfers from these upstreams have ended."""
-        self.journal.stop_telling(self._listening)
+        for stop in self._stop_listening:
+            stop()
+        self._stop_listening.clear()
         for task in self._running:
             task.cancel()
         await asyncio.gather(*self._running, return_exceptions=True)
@@ -394,6 +402,7 @@ class Mirror:
             await published.close()
         for repository in self.repositories.values():
             await repository.close()
+        await self.answers.close()
         for upstream in self.upstreams.values():
             await upstream.close()
         if self.repositories:  # opened

@@ -233,7 +233,7 @@ class Observer:
 
     def record_replay(self, replay: Replay, client: str) -> None:
         """Record one replay, sent to the client at an address."""
-        self.record(replay.facts, client, replay.status, len(replay.body), 0.0)
+        self.record(replay.facts, client, replay.status, replay.size, 0.0)
 
     def logger(self) -> type[AbstractAccessLogger]:
         """Return the class whose instance aiohttp calls for each response once its last byte is written."""

@@ -10,8 +10,7 @@ import sys
 from html import escape
 from pathlib import Path
 
-from mirror.index.cache import BoundedCache
-from mirror.index.flight import SingleFlight
+from mirror.index.cache import BoundedCache, MemoryBudget, SingleFlight
 from mirror.model import DescriptionType
 
 logger = logging.getLogger(__name__)
@@ -36,7 +35,7 @@ class Descriptions:
     def __init__(self, seconds: float = RENDER_SECONDS) -> None:
         self._seconds = seconds
         self._slots = asyncio.Semaphore(PROCESSES)
-        self._memory: BoundedCache[str, str] = BoundedCache(CACHE_CHARACTERS)
+        self._memory: BoundedCache[str, str] = BoundedCache(MemoryBudget(CACHE_CHARACTERS))
         self._flight: SingleFlight[str, str] = SingleFlight()
 
     async def html(self, text: str, markup: DescriptionType) -> str:

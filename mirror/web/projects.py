@@ -34,9 +34,18 @@ POSITION_CHARACTERS = 500
 class KnownNames(msgspec.Struct, frozen=True):
     """Names that are known without a request upstream."""
 
-    names: Iterable[str] = ()
-    revision: str = ""
+    revision: str
     """Equal revisions, equal names."""
+    load: Callable[[], Awaitable[Iterable[str]]]
+
+    @classmethod
+    def of(cls, names: Iterable[str], revision: str = "") -> "KnownNames":
+        """Return names that are in memory already."""
+
+        async def load() -> Iterable[str]:
+            return names
+
+        return cls(revision, load)
 
 
 async def stored_names(repository: Repository, pages: Pages) -> KnownNames:
@@ -47,8 +56,11 @@ async def stored_names(repository: Repository, pages: Pages) -> KnownNames:
         if row is not None and row.stamp.found:
             with suppress(MirrorError):
                 listings.append(await source.names(Freshness.ANY))
-    names = chain.from_iterable(listing.names.serials for listing in listings)
-    return KnownNames(names, "\0".join(listing.revision for listing in listings))
+
+    async def load() -> Iterable[str]:
+        return chain.from_iterable([(await listing.load()).serials for listing in listings])
+
+    return KnownNames("\0".join(listing.revision for listing in listings), load)
 
 
 class BrowsableRepository(msgspec.Struct, frozen=True, kw_only=True):
@@ -202,7 +214,7 @@ class ProjectList:
     async def _listed_upstream(self, browsable: BrowsableRepository, query: str, prefix: bool, after: str) -> list[str]:
         known = await browsable.names()
         if browsable.name not in self._sorted or self._sorted[browsable.name][0] != known.revision:
-            self._sorted[browsable.name] = known.revision, await asyncio.to_thread(sorted, known.names)
+            self._sorted[browsable.name] = known.revision, await asyncio.to_thread(sorted, await known.load())
         return await asyncio.to_thread(_search, self._sorted[browsable.name][1], query.lower(), prefix, after)
 
 

@@ -14,7 +14,7 @@ from yarl import URL
 from mirror.auth import Guard, Scope
 from mirror.catalog import Catalog
 from mirror.errors import Invalid, MirrorError, NotFound
-from mirror.index.flight import SingleFlight
+from mirror.index.cache import SingleFlight
 from mirror.index.journal import Journal
 from mirror.index.merge import chosen
 from mirror.model import ProjectSummary

@@ -8,7 +8,7 @@ import asyncio
 from collections.abc import Callable
 
 from mirror.errors import Invalid, MirrorError, NotFound
-from mirror.index.cache import BoundedCache
+from mirror.index.cache import BoundedCache, MemoryBudget
 from mirror.index.repository import View
 from mirror.model import File, ProjectSummary
 from mirror.web import views
@@ -30,7 +30,9 @@ class ProjectSummaries:
 
     def __init__(self, wait_seconds: float = WAIT_SECONDS) -> None:
         self._wait_seconds = wait_seconds
-        self._cache: BoundedCache[tuple[str, str, str, str], ProjectSummary] = BoundedCache(CACHE_CHARACTERS)
+        self._cache: BoundedCache[tuple[str, str, str, str], ProjectSummary] = BoundedCache(
+            MemoryBudget(CACHE_CHARACTERS)
+        )
 
     async def get(self, browsable: BrowsableRepository, view: View, file: File) -> tuple[ProjectSummary, str]:
         """Return the summary of the version that a file belongs to, and the reason if it is incomplete. Never raises.
@@ -65,7 +67,7 @@ async def _read(browsable: BrowsableRepository, view: View, file: File) -> Proje
         return await _parse(summaries.from_sidecar, file, content)
     page = summaries.document(project, file)
     document = await repository.document(view, page) if page else None
-    return await _parse(summaries.from_document, file, document.body) if document else None
+    return await _parse(summaries.from_document, file, await document.read()) if document else None
 
 
 async def _parse(parse: Callable[[File, bytes], ProjectSummary], file: File, content: bytes) -> ProjectSummary:

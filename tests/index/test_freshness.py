@@ -36,19 +36,19 @@ def test_a_clock_set_back_does_not_make_pages_immortal() -> None:
 
 
 def test_a_client_that_demands_now_is_obeyed() -> None:
-    assert decide(Stamp(1000, True), 1001, AGES, demand=Freshness.NOW) is Decision.ASK
+    assert decide(Stamp(1000, True), 1001, AGES, freshness=Freshness.NOW) is Decision.ASK
 
 
 def test_any_age_will_do_for_finding_a_file_but_an_absence_will_not() -> None:
-    assert decide(Stamp(0, True), 10**9, AGES, demand=Freshness.ANY) is Decision.SERVE
-    assert decide(Stamp(0, False), 10**9, AGES, demand=Freshness.ANY) is Decision.ASK
+    assert decide(Stamp(0, True), 10**9, AGES, freshness=Freshness.ANY) is Decision.SERVE
+    assert decide(Stamp(0, False), 10**9, AGES, freshness=Freshness.ANY) is Decision.ASK
 
 
 def test_a_page_listed_by_revision_has_no_age() -> None:
     old = Stamp(0, True, "same")
     assert decide(old, 10**9, AGES, listed="same") is Decision.SERVE
     assert decide(old, 1, AGES, listed="other") is Decision.ASK
-    assert decide(old, 10**9, AGES, listed="same", demand=Freshness.NOW) is Decision.SERVE
+    assert decide(old, 10**9, AGES, listed="same", freshness=Freshness.NOW) is Decision.SERVE
 
 
 def test_a_stored_page_stands_in_for_a_failing_upstream_within_its_limit() -> None:

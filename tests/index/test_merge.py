@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mirror.index.merge import choose, chosen, merge
+from mirror.index.merge import Precedence, choose, chosen, merge
 from mirror.model import File, Project
 
 
@@ -36,14 +36,14 @@ several = st.tuples(projects("first"), projects("second"), projects("third"))
 def test_without_a_union_the_first_source_is_shown_as_it_is(parts: tuple[Project, ...]) -> None:
     merged = merge(parts, union=False)
     assert merged.project is parts[0]
-    assert merged.clashes == ()
+    assert merged.conflicts == ()
 
 
 @given(projects(), st.integers(1, 3))
 def test_merging_a_project_with_itself_changes_nothing(project: Project, times: int) -> None:
     merged = merge([project] * times, union=True)
     assert merged.project == project
-    assert merged.clashes == ()
+    assert merged.conflicts == ()
 
 
 @given(several)
@@ -70,14 +70,14 @@ def test_a_union_reports_every_file_with_other_bytes(parts: tuple[Project, ...])
     differing = [
         (one.filename, one.source) for part in parts for one in part.files if one.sha256 != shown[one.filename].sha256
     ]
-    assert [(clash.filename, clash.other_source) for clash in merged.clashes] == differing
-    for clash in merged.clashes:
-        assert (clash.source, clash.digest) == (shown[clash.filename].source, shown[clash.filename].sha256)
+    assert [(conflict.filename, conflict.other_source) for conflict in merged.conflicts] == differing
+    for conflict in merged.conflicts:
+        assert (conflict.source, conflict.digest) == (shown[conflict.filename].source, shown[conflict.filename].sha256)
 
 
 def test_digests_of_different_algorithms_are_no_clash() -> None:
     ours, theirs = file("a.whl", "uploads", sha256="1"), file("a.whl", "upstream", md5="2")
-    assert not merge([Project(name="a", files=(ours,)), Project(name="a", files=(theirs,))], union=True).clashes
+    assert not merge([Project(name="a", files=(ours,)), Project(name="a", files=(theirs,))], union=True).conflicts
 
 
 def test_a_union_has_all_versions_the_largest_serial_and_the_extra_of_the_first() -> None:
@@ -118,12 +118,12 @@ def test_a_union_has_the_strictest_status(statuses: list[str | None], strictest:
     ],
 )
 def test_who_may_answer(name: str, uploaded: bool, rule: str, upstream: bool, union: bool) -> None:
-    choice = choose(name, uploaded=uploaded, private=("acme-*",), union=("torch", "*-torch"))
+    choice = choose(name, Precedence(private=("acme-*",), union=("torch", "*-torch")), uploaded=uploaded)
     assert (choice.rule, choice.upstream, choice.union) == (rule, upstream, union)
 
 
 def test_the_choice_is_explained_with_the_sources_that_show() -> None:
-    first = choose("a", uploaded=False, private=(), union=())
+    first = choose("a", Precedence(), uploaded=False)
     assert chosen(first, ["one", "two"]).endswith("Shown: one (rule 'first').")
     assert chosen(msgspec.structs.replace(first, union=True), ["one", "two"]).endswith(
         "Shown: one, two (rule 'first')."

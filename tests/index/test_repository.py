@@ -16,36 +16,43 @@ from mirror.errors import (
     UpstreamRefused,
     UpstreamUnavailable,
 )
+from mirror.index.cache import MemoryBudget
 from mirror.index.freshness import Freshness
 from mirror.index.journal import Journal
-from mirror.index.repository import TRIES, Repository
-from mirror.index.source import Listing, NameListing, OpenFile
-from mirror.model import File, Names, Outcome, Page, Project, UpstreamResponse
+from mirror.index.merge import Precedence
+from mirror.index.repository import Repository
+from mirror.index.source import Document, Listing, NameListing, OpenFile, Outdated
+from mirror.model import File, Names, Outcome, Page, Project
 from mirror.policy import policy_for
 from mirror.pypi import FORMAT, versions
 
 
 class Fake:
-    """A source that says what it is told to."""
+    """A source that lists what a test wants it to."""
 
     def __init__(self, name: str, *filenames: str, local: bool = False) -> None:
         self.name = name
         self.local = local
+        self.outdated: Outdated = lambda projects: None
         self.filenames: tuple[str, ...] = filenames
         self.error: Exception | None = None
         self.outcome: Outcome = "hit"
         self.until = 100.0
         self.revision = ""
         self.asked: list[tuple[str, Freshness]] = []
+        self.parsed = 0
+        self.forgotten: list[str] = []
         self.paused = asyncio.Event()
         self.paused.set()
 
-    async def names(self, demand: Freshness = Freshness.USUAL) -> NameListing:
-        serials = dict.fromkeys(["six", "acme-secret"], 7)
-        return NameListing(Names(serials=serials, serial=7), self.name, self.until, self.outcome)
+    async def names(self, freshness: Freshness = Freshness.USUAL) -> NameListing:
+        async def load() -> Names:
+            return Names(serials=dict.fromkeys(["six", "acme-secret"], 7), serial=7)
 
-    async def project(self, name: str, demand: Freshness = Freshness.USUAL) -> Listing:
-        self.asked.append((name, demand))
+        return NameListing(revision=self.name, until=self.until, outcome=self.outcome, load=load)
+
+    async def project(self, name: str, freshness: Freshness = Freshness.USUAL, known: str = "") -> Listing:
+        self.asked.append((name, freshness))
         files = tuple(File(filename=one, version="1", source=self.name) for one in self.filenames)
         error = self.error
         await self.paused.wait()
@@ -54,7 +61,9 @@ class Fake:
         if not files:
             raise UnknownProject(name)
         revision = self.revision or repr(files)
-        return Listing(Project(name=name, files=files), revision, self.until, self.outcome)
+        self.parsed += revision != known
+        project = None if revision == known else Project(name=name, files=files)
+        return Listing(revision=revision, until=self.until, outcome=self.outcome, project=project)
 
     async def open(self, project: str, file: File) -> OpenFile:
         raise AssertionError("no test opens a file")
@@ -62,8 +71,11 @@ class Fake:
     async def sidecar(self, project: str, file: File) -> OpenFile:
         raise AssertionError("no test opens a sidecar")
 
-    async def document(self, page: Page, demand: Freshness = Freshness.USUAL) -> UpstreamResponse | None:
+    async def document(self, page: Page, freshness: Freshness = Freshness.USUAL) -> Document | None:
         raise NotFound("no document")
+
+    def forget(self, project: str) -> None:
+        self.forgotten.append(project)
 
     async def close(self) -> None:
         pass
@@ -76,19 +88,26 @@ class Clock:
         return self.now
 
 
+JOURNAL = Journal(Catalog(SQLite.__new__(SQLite)).feed)  # nothing is written: it only reports
+
+
 def repository(
-    *sources: Fake, private: Sequence[str] = (), union: Sequence[str] = (), clock: Clock | None = None
+    *sources: Fake,
+    private: Sequence[str] = (),
+    union: Sequence[str] = (),
+    clock: Clock | None = None,
+    memory: int = 1_000_000,
 ) -> Repository:
     """A repository of these sources without any rules."""
-    feed = Journal(Catalog(SQLite.__new__(SQLite)).feed)  # nothing is written: it only tells
     return Repository(
-        "pypi", FORMAT, sources, policy=policy_for("pypi", (), versions), private=private, union=union, feed=feed,
-        clock=clock or Clock(),
+        "pypi", FORMAT, sources, policy=policy_for("pypi", (), versions),
+        precedence=Precedence(private=tuple(private), union=tuple(union)),
+        journal=JOURNAL, memory=MemoryBudget(memory), clock=clock or Clock(),
     )  # fmt: skip
 
 
-async def names_of(repository: Repository, demand: Freshness = Freshness.USUAL) -> list[str]:
-    return [file.filename for file in (await repository.project("six", demand)).project.files]
+async def names_of(repository: Repository, freshness: Freshness = Freshness.USUAL) -> list[str]:
+    return [file.filename for file in (await repository.project("six", freshness)).project.files]
 
 
 # Who is asked
@@ -156,9 +175,9 @@ async def test_a_private_name_is_asked_of_no_upstream() -> None:
 
 async def test_private_names_of_upstreams_are_not_listed() -> None:
     listing = await repository(Fake("a"), private=["acme-*"]).names()
-    assert list(listing.names.serials) == ["six"]
+    assert list((await listing.load()).serials) == ["six"]
     ours = await repository(Fake("ours", local=True), Fake("a"), private=["acme-*"]).names()
-    assert list(ours.names.serials) == ["acme-secret", "six"]
+    assert list((await ours.load()).serials) == ["acme-secret", "six"]
 
 
 # What is remembered
@@ -204,47 +223,147 @@ async def test_a_file_that_is_not_on_the_page_may_be_newer_than_the_page() -> No
     assert (await served.file("six", "six-2.tar.gz")).filename == "six-2.tar.gz"
 
 
+async def test_a_page_that_is_confirmed_is_not_parsed_again_and_its_validity_goes_on() -> None:
+    source, clock = Fake("a", "six-1.tar.gz"), Clock()
+    served = repository(source, clock=clock)
+    before = await served.project("six")
+    clock.now, source.until = 100, 200
+    after = await served.project("six")
+    assert after.project is before.project
+    assert after.validity is before.validity
+    assert before.validity.holds(150)
+    assert source.parsed == 1
+
+
+async def test_a_union_of_which_one_source_has_changed_is_merged_anew() -> None:
+    first, second, clock = Fake("a", "six-1.tar.gz"), Fake("b", "six-2.tar.gz"), Clock()
+    served = repository(first, second, union=["six"], clock=clock)
+    before = await served.project("six")
+    clock.now, second.filenames = 100, ("six-2.tar.gz", "six-3.tar.gz")
+    assert await names_of(served) == ["six-1.tar.gz", "six-2.tar.gz", "six-3.tar.gz"]
+    assert not before.validity.live
+
+
+async def test_a_view_that_there_is_no_room_for_is_served_and_never_replayed() -> None:
+    source = Fake("a", "six-1.tar.gz")
+    served = repository(source, memory=100)
+    view = await served.project("six")
+    assert not view.validity.holds(0)
+    assert served.validity("six") is None
+
+
+async def test_what_makes_room_is_no_longer_replayed() -> None:
+    served = repository(Fake("a", "six-1.tar.gz"), memory=6000)
+    view = await served.project("six")
+    file = served.validity("six")
+    assert view.validity.holds(0)
+    await served.project("seven")
+    assert not view.validity.holds(0)
+    assert file is not None
+    assert not file.holds(0)
+
+
+async def test_a_project_that_is_gone_is_no_longer_shown() -> None:
+    source = Fake("a", "six-1.tar.gz")
+    served = repository(source)
+    view = await served.project("six")
+    source.filenames = ()
+    with pytest.raises(UnknownProject):
+        await served.project("six", Freshness.NOW)
+    assert not view.validity.live
+    with pytest.raises(UnknownProject):
+        await served.project("six")
+
+
 # Changes
 
 
-async def test_a_change_while_sources_are_asked_is_in_the_view() -> None:
+async def test_who_asks_after_a_change_never_gets_what_was_before() -> None:
     source = Fake("a", "six-1.tar.gz")
     source.paused.clear()
     served = repository(source)
-    before = asyncio.create_task(names_of(served, Freshness.NOW))
+    before = asyncio.create_task(served.project("six"))
     while not source.asked:  # noqa: ASYNC110
         await asyncio.sleep(0)
     source.filenames = ("six-1.tar.gz", "six-2.tar.gz")
-    served.forget("six")  # what the feed says, once an upload is answered
-    after = asyncio.create_task(names_of(served, Freshness.NOW))  # joins the question that began before
-    await asyncio.sleep(0)
+    served.forget("six")  # an upload is answered
+    after = asyncio.create_task(names_of(served))
+    await asyncio.sleep(0.01)
     source.paused.set()
-    assert await before == await after == ["six-1.tar.gz", "six-2.tar.gz"]
-    assert [demand for _, demand in source.asked] == [Freshness.NOW, Freshness.ANY]
+    assert await after == ["six-1.tar.gz", "six-2.tar.gz"]
+    old = await before  # who asked before the change may get what was there then, but it is not kept
+    assert not old.validity.holds(0)
     assert await names_of(served) == ["six-1.tar.gz", "six-2.tar.gz"]
+    assert len(source.asked) == 2
 
 
-async def test_what_changes_all_the_time_is_answered_all_the_same() -> None:
+async def test_of_two_answers_at_the_same_time_neither_is_kept() -> None:
+    source = Fake("a", "six-1.tar.gz")
+    source.paused.clear()
+    served = repository(source)
+    slow = asyncio.create_task(names_of(served))
+    while not source.asked:  # noqa: ASYNC110
+        await asyncio.sleep(0)
+    source.filenames = ("six-2.tar.gz",)
+    fast = asyncio.create_task(names_of(served, Freshness.NOW))
+    await asyncio.sleep(0.01)
+    source.paused.set()
+    assert [await slow, await fast] == [["six-1.tar.gz"], ["six-2.tar.gz"]]
+    assert await names_of(served) == ["six-2.tar.gz"]
+
+
+async def test_a_policy_that_changes_ends_what_was_seen_through_the_old_one() -> None:
+    served = repository(Fake("a", "six-1.tar.gz"))
+    view = await served.project("six")
+    served.set_policy(policy_for("pypi", (), versions, removed="keep"))
+    assert not view.validity.live
+    assert (await served.project("six")).revision != view.revision
+
+
+async def test_a_new_list_of_names_has_every_page_looked_at_again_and_parses_none() -> None:
     source = Fake("a", "six-1.tar.gz")
     served = repository(source)
-    ask = source.project
-
-    async def restless(name: str, demand: Freshness = Freshness.USUAL) -> Listing:
-        served.forget("six")
-        return await ask(name, demand)
-
-    source.project = restless  # type: ignore[method-assign]
+    view = await served.project("six")
+    source.outdated(None)
+    assert not view.validity.live
     assert await names_of(served) == ["six-1.tar.gz"]
-    assert len(source.asked) == 1 + TRIES
+    assert (len(source.asked), source.parsed) == (2, 1)
+
+
+async def test_a_repository_hears_of_what_others_change_and_not_of_its_own_sources() -> None:
+    source = Fake("shared", "six-1.tar.gz")
+    served = repository(source)
+    view = await served.project("six")
+    JOURNAL.changed(None, "shared", "six", source)
+    assert (source.forgotten, view.validity.live) == ([], True)
+    JOURNAL.changed(None, "other", "six", object())
+    assert (source.forgotten, view.validity.live) == ([], True)
+    JOURNAL.changed(None, "shared", "six", object())
+    assert (source.forgotten, view.validity.live) == (["six"], False)
+    await served.close()
+    JOURNAL.changed(None, "shared", "six", object())
+    assert source.forgotten == ["six"]
+
+
+async def test_an_upload_is_on_the_list_of_names_at_once() -> None:
+    served = repository(Fake("uploads:pypi", local=True))
+    names = await served.names()
+    assert await served.names() is not None
+    assert names.validity.live
+    JOURNAL.changed(None, "uploads:pypi", "six")
+    assert not names.validity.live
 
 
 async def test_listeners_hear_of_changes() -> None:
     heard: list[str] = []
-    served = repository(Fake("a", "six-1.tar.gz"))
+    source = Fake("a", "six-1.tar.gz")
+    served = repository(source)
     served.changed.append(heard.append)
     await served.project("six")
     served.forget("six")
     served.forget_some(["x", "y"])
     await served.project("six")
-    served.forget_some(None)
-    assert heard[:4] == ["six", "x", "y", "six"]
+    assert heard == ["six", "x", "y"]
+    source.filenames = ("six-2.tar.gz",)
+    await served.project("six", Freshness.NOW)
+    assert heard == ["six", "x", "y", "six"]

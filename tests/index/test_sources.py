@@ -1,4 +1,4 @@
-"""An upstream with everything that it ever answered kept: what is asked, what is stored, who is told."""
+"""An upstream with everything that it ever answered kept: what is asked, stored and reported."""
 
 import asyncio
 import hashlib
@@ -10,14 +10,17 @@ from yarl import URL
 
 from mirror.blobs.local import LocalBlobs
 from mirror.catalog import Catalog
+from mirror.catalog.database import Row, Value
 from mirror.catalog.files import HeldFile
 from mirror.catalog.sqlite import SQLite
 from mirror.errors import Offline, UnknownProject, UpstreamProtocolError, UpstreamUnavailable
+from mirror.index.cache import MemoryBudget
 from mirror.index.freshness import Ages, Freshness
 from mirror.index.journal import Journal
+from mirror.index.source import SourceOptions
 from mirror.index.upstream import CachedUpstream
-from mirror.index.upstream_pages import LAG
-from mirror.model import Page
+from mirror.index.upstream_pages import LAG_SECONDS
+from mirror.model import Page, Project
 from mirror.pypi import FORMAT
 from mirror.transfer import Transfers
 from mirror.upstream import Upstream, UpstreamOptions
@@ -44,8 +47,11 @@ class Desk:
         self.catalog = Catalog(SQLite(directory / "catalog.sqlite"))
         self.blobs = LocalBlobs(directory)
         self.feed = Journal(self.catalog.feed)
-        self.told: list[tuple[str, str]] = []
-        self.feed.listen(lambda source, project: self.told.append((source, project)))
+        self.reported: list[tuple[str, str]] = []
+        """What others hear from the journal."""
+        self.outdated: list[list[str] | None] = []
+        """What the repository hears from its source."""
+        self.feed.listen(lambda source, project: self.reported.append((source, project)))
         self.transfers = Transfers(self.blobs)
         self.clock = Clock()
         self.simulator = simulator
@@ -55,10 +61,11 @@ class Desk:
         """One more, with nothing in its memory."""
         options = UpstreamOptions(retries=0, breaker_failures=1000, connect_timeout=connect)
         made = CachedUpstream(
-            format=FORMAT, upstream=Upstream("upstream", URL(self.simulator.simple_url), options),
-            catalog=self.catalog, blobs=self.blobs, transfers=self.transfers, feed=self.feed, ages=AGES,
-            page_limit=limit, offline=offline, clock=self.clock,
+            FORMAT, Upstream("upstream", URL(self.simulator.simple_url), options), self.catalog, self.blobs,
+            self.transfers, self.feed, MemoryBudget(64 << 20),
+            SourceOptions(ages=AGES, page_limit=limit, offline=offline, clock=self.clock),
         )  # fmt: skip
+        made.outdated = lambda projects: self.outdated.append(None if projects is None else list(projects))
         self._made.append(made)
         return made
 
@@ -80,23 +87,30 @@ async def desk(tmp_path: Path, simulator: Simulator) -> AsyncIterator[Desk]:
     await made.close()
 
 
-async def filenames(source: CachedUpstream, demand: Freshness = Freshness.USUAL) -> list[str]:
-    return [file.filename for file in (await source.project("six", demand)).project.files]
+async def project(source: CachedUpstream, freshness: Freshness = Freshness.USUAL) -> Project:
+    listing = await source.project("six", freshness)
+    assert listing.project is not None
+    return listing.project
+
+
+async def filenames(source: CachedUpstream, freshness: Freshness = Freshness.USUAL) -> list[str]:
+    return [file.filename for file in (await project(source, freshness)).files]
 
 
 # Pages
 
 
-async def test_a_page_is_stored_as_it_came_and_told_of_once(desk: Desk) -> None:
+async def test_a_page_is_stored_as_it_came_and_reported_to_others_once(desk: Desk) -> None:
     source = desk.source()
     listing = await source.project("six")
     assert listing.outcome == "miss"
     assert listing.until == desk.clock.now + AGES.fresh
-    assert {file.source for file in listing.project.files} == {source.name}
+    assert {file.source for file in (await project(source)).files} == {source.name}
     answer = await desk.catalog.pages.answer(source.name, PAGE)
     assert answer is not None
     assert hashlib.sha256(answer.body).hexdigest() == listing.revision
-    assert desk.told == [(source.name, "six")]
+    assert desk.reported == [(source.name, "six")]
+    assert desk.outdated == [], "who has asked knows"
     events = await desk.feed.since(0)
     assert [(event.kind, event.project) for event in events] == [("project", "six")]
 
@@ -113,15 +127,16 @@ async def test_what_the_age_of_a_page_means(desk: Desk, age: float, outcome: str
     await desk.simulator.until(lambda: desk.simulator.count() == asked)
 
 
-async def test_a_confirmed_page_is_fresh_again_and_nobody_is_told(desk: Desk) -> None:
+async def test_a_confirmed_page_is_fresh_again_and_no_one_hears_of_it(desk: Desk) -> None:
     source = desk.source()
     before = await source.project("six")
     desk.clock.now += 1000
     after = await source.project("six")
     assert (after.project, after.revision) == (before.project, before.revision)
+    assert (await source.project("six", known=before.revision)).project is None
     assert after.until == desk.clock.now + AGES.fresh
     assert [request.status for request in desk.simulator.requests] == [200, 304]
-    assert len(desk.told) == 1
+    assert len(desk.reported) == 1
     assert (await desk.source().project("six")).outcome == "hit"  # the confirmation is stored too
 
 
@@ -201,7 +216,7 @@ async def test_a_page_that_does_not_parse_changes_nothing(desk: Desk) -> None:
     desk.simulator.publish(NEWER)
     desk.simulator.inject("/simple/six/", Body(b"[]"))
     assert await filenames(source) == [SIX.filename]
-    assert len(desk.told) == 1
+    assert len(desk.reported) == 1
     assert len(await desk.feed.since(0)) == 1
 
 
@@ -216,7 +231,7 @@ async def test_a_listed_revision_is_believed_more_than_any_age(desk: Desk) -> No
     assert (await source.project("six")).outcome == "miss"
     assert (await source.project("six")).outcome == "stale"  # upstream lags behind its own index
     assert desk.simulator.count() == 2
-    desk.clock.now += LAG
+    desk.clock.now += LAG_SECONDS
     assert (await source.project("six")).outcome == "miss"
 
 
@@ -244,10 +259,11 @@ async def test_a_newer_serial_in_the_list_of_names_makes_a_page_old(desk: Desk) 
     assert (await source.project("six")).outcome == "hit"
     desk.simulator.publish(NEWER)
     desk.clock.now += 10
-    desk.told.clear()
+    desk.outdated.clear()
     await source.names(Freshness.NOW)
-    assert (source.name, "six") in desk.told  # so that nobody's memory holds the old page
+    assert desk.outdated == [None]  # so that no memory holds the old page
     listing = await source.project("six")
+    assert listing.project is not None
     assert (listing.outcome, len(listing.project.files)) == ("miss", 2)
     assert (await source.project("six")).outcome == "hit"
 
@@ -257,13 +273,47 @@ async def test_without_a_list_the_names_are_those_held(desk: Desk) -> None:
     await source.project("six")
     desk.simulator.inject("/simple/", Status(500))
     before = await source.names()
-    assert (list(before.names.serials), before.outcome) == (["six"], "stale")
+    assert (list((await before.load()).serials), before.outcome) == (["six"], "stale")
     desk.simulator.publish(wheel("other", "1"))
     await source.project("other")
     desk.simulator.inject("/simple/", Status(500))
     after = await source.names()
-    assert list(after.names.serials) == ["other", "six"]
+    assert list((await after.load()).serials) == ["other", "six"]
     assert after.revision != before.revision
+
+
+async def test_a_page_that_is_refreshed_in_the_background_outdates_what_is_shown(desk: Desk) -> None:
+    source = desk.source()
+    await source.project("six")
+    desk.clock.now += AGES.fresh
+    assert (await source.project("six")).outcome == "stale"
+    await desk.simulator.until(lambda: desk.simulator.count() == 2)
+    while (await source.project("six")).outcome == "stale":  # noqa: ASYNC110
+        await asyncio.sleep(0)
+    assert desk.outdated == [], "it was confirmed"
+    desk.simulator.publish(NEWER)
+    desk.clock.now += AGES.fresh
+    assert (await source.project("six")).outcome == "stale"
+    async with asyncio.timeout(10):
+        while desk.outdated != [["six"]]:  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+    assert len(await filenames(source)) == 2
+
+
+async def test_a_cold_page_costs_two_looks_at_the_catalog(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+    read = desk.catalog.database.read
+
+    async def counted(sql: str, *values: Value) -> list[Row]:
+        asked.append(sql)
+        return await read(sql, *values)
+
+    monkeypatch.setattr(desk.catalog.database, "read", counted)
+    source = desk.source()
+    assert len(await filenames(source)) == 1
+    assert len(asked) == 2, asked  # its state, and what upstream has taken back of it
+    assert (await source.project("six")).outcome == "hit"
+    assert len(asked) == 3  # the stored page, since nothing was known
 
 
 # Files
@@ -271,7 +321,7 @@ async def test_without_a_list_the_names_are_those_held(desk: Desk) -> None:
 
 async def test_a_file_is_held_by_its_digest_whoever_brought_it(desk: Desk) -> None:
     source = desk.source()
-    file = (await source.project("six")).project.files[0]
+    file = (await project(source)).files[0]
     await desk.blobs.write(SIX.content)
     opened = await source.open("six", file)
     assert opened.outcome == "hit"
@@ -281,7 +331,7 @@ async def test_a_file_is_held_by_its_digest_whoever_brought_it(desk: Desk) -> No
 
 async def test_a_fetched_file_is_recorded_with_an_event(desk: Desk) -> None:
     source = desk.source()
-    file = (await source.project("six")).project.files[0]
+    file = (await project(source)).files[0]
     opened = await source.open("six", file)
     assert b"".join([chunk async for chunk in opened.body.read()]) == SIX.content
     held = await desk.catalog.files.get(source.name, "six", SIX.filename)
@@ -294,7 +344,7 @@ async def test_who_asks_for_a_file_at_the_same_moment_shares_the_look_ups(
     desk: Desk, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     source = desk.source()
-    file = (await source.project("six")).project.files[0]
+    file = (await project(source)).files[0]
     read, looked_up = desk.catalog.files.get, 0
 
     async def get(*words: str) -> HeldFile | None:
@@ -313,7 +363,7 @@ async def test_who_asks_for_a_file_at_the_same_moment_shares_the_look_ups(
 
 async def test_metadata_of_a_held_wheel_is_made_here_when_it_is_what_the_index_promises(desk: Desk) -> None:
     source = desk.source()
-    file = (await source.project("six")).project.files[0]
+    file = (await project(source)).files[0]
     await desk.blobs.write(SIX.content)
     opened = await source.sidecar("six", file)
     assert b"".join([chunk async for chunk in opened.body.read()]) == SIX.metadata
@@ -324,7 +374,7 @@ async def test_metadata_that_differs_from_the_promise_is_asked_for(desk: Desk) -
     other = SIX.metadata + b"Keywords: rewritten\n"
     desk.simulator.publish(SIX, metadata=other)
     source = desk.source()
-    file = (await source.project("six")).project.files[0]
+    file = (await project(source)).files[0]
     await desk.blobs.write(SIX.content)
     opened = await source.sidecar("six", file)
     assert b"".join([chunk async for chunk in opened.body.read()]) == other

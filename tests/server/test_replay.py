@@ -7,11 +7,11 @@ from email.utils import parsedate_to_datetime
 import pytest
 from aiohttp import web
 
-from mirror.index.cache import Validity
+from mirror.index.cache import ENTRY_BYTES, MemoryBudget, Validity
 from mirror.server.connection import ConnectionGroup, ConnectionLimits, Connections
 from mirror.server.drain import ConnectionRunner
 from mirror.server.facts import RequestFacts
-from mirror.server.replay import Replay, ReplayCache
+from mirror.server.replay import REPLAY_BYTES, Replay, ReplayCache, SharedBytes
 from mirror.server.respond import PreparedResponse, make_head
 from mirror.telemetry.metrics import Metrics, Observer
 
@@ -58,7 +58,7 @@ async def site() -> AsyncIterator[Site]:
     app = web.Application()
     app.router.add_route("*", "/{path:.*}", site.handle)
     connections = Connections(ConnectionLimits())
-    replays = ReplayCache(lambda: site.now)
+    replays = ReplayCache(MemoryBudget(1 << 20), lambda: site.now)
     group = ConnectionGroup(connections, replays, 75, lambda replay, client: site.hits.append(replay))
     runner = ConnectionRunner(app, group, access_log_class=Observer(None, Metrics()).logger())
     await runner.setup()
@@ -148,18 +148,34 @@ async def test_pipelined_requests_are_answered_in_order(site: Site) -> None:
     writer.close()
 
 
-def test_what_is_remembered_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("mirror.server.replay.REPLAY_MEMORY_BYTES", 10_000)
-    replays = ReplayCache(lambda: 0.0)
+def test_replays_are_bounded_by_the_budget() -> None:
+    budget = MemoryBudget(30_000)
+    replays = ReplayCache(budget, lambda: 0.0)
     for number in range(100):
         replays.put(b"%d" % number, Replay(Validity(1.0), 200, b"", b"x" * 1000, RequestFacts()))
     assert replays.get(b"0") is None
     assert replays.get(b"99") is not None
-    assert replays._weight <= 10_000
+    assert budget.weight <= 30_000
 
 
-def test_an_answer_that_is_replaced_is_counted_once() -> None:
-    replays = ReplayCache(lambda: 0.0)
+def test_a_response_that_is_replaced_is_counted_once() -> None:
+    budget = MemoryBudget(30_000)
+    replays = ReplayCache(budget, lambda: 0.0)
     for _ in range(3):
         replays.put(b"a", Replay(Validity(1.0), 200, b"", b"x" * 1000, RequestFacts()))
-    assert replays._weight == 512 + 1 + 1000
+    assert budget.weight == ENTRY_BYTES + REPLAY_BYTES + 1 + 1000
+
+
+def test_a_body_that_a_cache_keeps_is_counted_there_and_the_replay_ends_with_it() -> None:
+    budget = MemoryBudget(30_000)
+    replays = ReplayCache(budget, lambda: 0.0)
+    page = SharedBytes(b"x" * 100_000)
+    for agent in range(3):
+        replays.put(b"%d" % agent, Replay(Validity(1.0), 200, b"", page.content, RequestFacts(), page))
+    assert budget.weight == 3 * (ENTRY_BYTES + REPLAY_BYTES + 1)
+    replay = replays.get(b"0")
+    assert replay is not None
+    assert (replay.size, replay.body) == (100_000, page.content)
+    del page
+    assert [replays.get(b"0"), replays.get(b"1"), replays.get(b"2")] == [None] * 3
+    assert budget.weight == 0

@@ -37,7 +37,7 @@ class Names:
 
     async def __call__(self) -> KnownNames:
         self.asked += 1
-        return KnownNames(self.names, str(len(self.names)))
+        return KnownNames.of(self.names, str(len(self.names)))
 
 
 def browsable(name: str, names: list[str], private: tuple[str, ...] = ()) -> BrowsableRepository:

@@ -23,8 +23,7 @@ from yarl import URL
 
 from mirror.catalog import Logs
 from mirror.errors import MirrorError, NotFound, UnknownProject, UpstreamError, UpstreamUnavailable
-from mirror.index.cache import Validity
-from mirror.index.flight import SingleFlight
+from mirror.index.cache import SingleFlight, Validity
 from mirror.index.freshness import Freshness
 from mirror.index.repository import Repository, View
 from mirror.model import Outcome
@@ -142,17 +141,23 @@ class PublishedIndex:
         return writer.log
 
     async def page(self, name: str, freshness: Freshness = Freshness.USUAL) -> tuple[View, bytes]:
-        """Return a gem and the body of its info page, which the log lists from now on.
+        """Return a gem and the body of its info page; see `view` and `render`."""
+        view = await self.view(name, freshness)
+        return view, await self.render(view)
 
-        Raises UnknownProject, Unavailable, UpstreamError.
-        """
+    async def view(self, name: str, freshness: Freshness = Freshness.USUAL) -> View:
+        """Return a gem that has a page. Raises UnknownProject, Unavailable, UpstreamError."""
         view = await self._repository.project(name, freshness)
         if not view.project.files and not view.withheld:
             raise UnknownProject(name)
+        return view
+
+    async def render(self, view: View) -> bytes:
+        """Return the body of a gem's info page, which the log lists from now on."""
         body = pages.render_info(view.project)
-        listed = UpstreamMaps(tuple(one.map for one in self.upstreams), self._private).entry(name)
-        await self._list(name, entry_of(view, body, listed, self._clock()))
-        return view, body
+        listed = UpstreamMaps(tuple(one.map for one in self.upstreams), self._private).entry(view.project.name)
+        await self._list(view.project.name, entry_of(view, body, listed, self._clock()))
+        return body
 
     async def listed(self, name: str) -> bool:
         """Return whether the log has ever listed a gem, perhaps to remove it again."""

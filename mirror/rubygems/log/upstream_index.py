@@ -16,7 +16,7 @@ from yarl import URL
 
 from mirror.catalog import Logs
 from mirror.errors import Invalid, NotFound, UpstreamProtocolError
-from mirror.index.flight import SingleFlight
+from mirror.index.cache import SingleFlight
 from mirror.index.upstream import CachedUpstream
 from mirror.model import Page, UpstreamRequest, UpstreamResponse
 from mirror.rubygems import pages

@@ -9,7 +9,6 @@ from aiohttp import web
 
 from mirror.auth import ReadAccess
 from mirror.errors import UnknownProject, UpstreamError
-from mirror.index.freshness import Freshness
 from mirror.index.repository import Repository
 from mirror.policy import as_of
 from mirror.policy import moment as parse_moment
@@ -18,8 +17,8 @@ from mirror.rubygems.log.published_index import PublishedIndex
 from mirror.rubygems.names import canonical, parse_gem_filename, split_full_name
 from mirror.rubygems.routes.index import BINARY, TEXT
 from mirror.server.facts import facts_of
-from mirror.server.pages import PageCache, PageInput
-from mirror.server.respond import COMPACT, respond_file, retry_if_evicted
+from mirror.server.pages import PageCache, PageInput, RenderedPage
+from mirror.server.respond import COMPACT, respond, respond_file, retry_if_evicted
 
 
 class GemRoutes:
@@ -42,30 +41,26 @@ class GemRoutes:
         date = request.match_info.get("date")
         moment = parse_moment(date) if date is not None else None
 
-        async def get(freshness: Freshness) -> PageInput:
-            try:
-                view, body = await self._published.page(name, freshness)
-            except UnknownProject:
-                if not await self._published.listed(name):
-                    raise
-                # Clients that once saw the gem keep requesting it, and leave the index after an error (rule 5).
-                return PageInput("", 0, "hit", lambda: pages.EMPTY, TEXT, etag=pages.revision)
-
-            def render() -> bytes:
-                return body if moment is None else pages.render_info(as_of(view.project, moment, versions))
-
-            return PageInput(
-                view.revision,
-                view.until,
-                view.outcome,
-                render,
-                TEXT,
-                etag=pages.revision,
-                repeatable=self._access.open,
+        try:
+            view = await self._published.view(name, facts.freshness)
+        except UnknownProject:
+            if not await self._published.listed(name):
+                raise
+            # Clients that once saw the gem keep requesting it, and leave the index after an error (rule 5).
+            facts.outcome = "hit"
+            return await respond(
+                request, RenderedPage(PageInput(bytes, TEXT, etag=pages.revision), pages.EMPTY), COMPACT
             )
 
-        key = (self._repository.name, name, "info", moment)
-        return await self._page_cache.respond(request, key, facts.freshness, get, COMPACT)
+        async def content() -> PageInput:
+            body = await self._published.render(view)
+            if moment is not None:
+                body = pages.render_info(as_of(view.project, moment, versions))
+            return PageInput(lambda: body, TEXT, etag=pages.revision)
+
+        key = (self._repository.name, name, "info", moment, view.revision)
+        validity = view.validity if self._access.open else None
+        return await self._page_cache.respond(request, key, content, view.outcome, validity, COMPACT)
 
     @retry_if_evicted
     async def gemspec(self, request: web.Request) -> web.StreamResponse:

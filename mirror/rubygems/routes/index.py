@@ -88,9 +88,7 @@ class IndexRoutes:
             return await respond(request, LogRepresentation(log), COMPACT, validity)
         # A client that may read only some gems gets a list of its own, which is rewritten instead of appended to.
         content = self._content(log, readable, lambda versions: render_versions(versions, _EPOCH), TEXT)
-        return await self._page_cache.respond(
-            request, self._key("versions", readable), facts.freshness, content, COMPACT
-        )
+        return await self._respond(request, self._key("versions", log, readable), content, COMPACT)
 
     async def names(self, request: web.Request) -> web.StreamResponse:
         """Respond with the names of all gems."""
@@ -99,7 +97,7 @@ class IndexRoutes:
         readable = await self._access.scope(request)
         log = await self._published.current(facts.freshness)
         content = self._content(log, readable, render_names, TEXT)
-        return await self._page_cache.respond(request, self._key("names", readable), facts.freshness, content, COMPACT)
+        return await self._respond(request, self._key("names", log, readable), content, COMPACT)
 
     # The legacy index
 
@@ -111,22 +109,26 @@ class IndexRoutes:
         which = next(word for word in get_args(Which) if word == request.match_info["which"])
         log = await self._published.current(facts.freshness)
         content = self._content(log, readable, lambda versions: specs(versions, which), BINARY)
-        key = self._key(which, readable)
+        key = self._key(which, log, readable)
         if not request.match_info["gz"]:
-            page, _ = await self._page_cache.obtain(key, facts.freshness, content)
-            compressed = page.bodies["identity"]
-            content = self._content(log, readable, lambda _: zlib.decompress(compressed, 31), BINARY)
-            key = self._key(f"{which} plain", readable)
-        return await self._page_cache.respond(request, key, facts.freshness, content, SPECS)
+            page = await self._page_cache.get(key, content)
+            content = self._content(log, readable, lambda _: zlib.decompress(page.body, 31), BINARY)
+            key = self._key(f"{which} plain", log, readable)
+        return await self._respond(request, key, content, SPECS)
 
     # Shared by the handlers
 
-    def _key(self, kind: str, readable: Scope) -> Key:
-        return (self._repository.name, "", kind, readable)
+    def _key(self, kind: str, log: PublishedLog, readable: Scope) -> Key:
+        return (self._repository.name, "", kind, readable, log.etag)
+
+    async def _respond(
+        self, request: web.Request, key: Key, content: Callable[[], Awaitable[PageInput]], rules: ResponseRules
+    ) -> web.StreamResponse:
+        return await self._page_cache.respond(request, key, content, self._published.outcome, rules=rules)
 
     def _content(
         self, log: PublishedLog, readable: Scope, render: Callable[[VersionsMap], bytes], media_type: str
-    ) -> Callable[[Freshness], Awaitable[PageInput]]:
+    ) -> Callable[[], Awaitable[PageInput]]:
         """Return the input of a page about all gems that may be read, rendered once per state of the log."""
 
         def rendered() -> bytes:
@@ -134,10 +136,8 @@ class IndexRoutes:
                 return render(log.map)
             return render(log.map.only([name for name in log.map if readable.allows(name)]))
 
-        async def get(_: Freshness) -> PageInput:
-            return PageInput(
-                log.etag, 0, self._published.outcome, rendered, media_type, heavy=True, etag=pages.revision,
-                modified=http_date(self._published.changed_at),
-            )  # fmt: skip
+        async def page() -> PageInput:
+            modified = http_date(self._published.changed_at)
+            return PageInput(rendered, media_type, heavy=True, etag=pages.revision, modified=modified)
 
-        return get
+        return page

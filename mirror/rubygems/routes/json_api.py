@@ -7,7 +7,6 @@ from aiohttp import web
 
 from mirror.auth import ReadAccess, Scope
 from mirror.errors import Invalid, NotFound, UnknownFile, UnknownProject
-from mirror.index.freshness import Freshness
 from mirror.index.repository import Repository, View
 from mirror.model import Page, Project
 from mirror.rubygems import pages
@@ -93,23 +92,18 @@ class JsonApi:
         name = canonical(request.match_info["gem"])
         await self._access.check(request, name)
 
-        async def get(freshness: Freshness) -> PageInput:
-            view = await self._repository.project(name, freshness)
-            page = Page(kind, address or name) if kind else None
-            document = await self._repository.document(view, page, freshness) if page else None
-            body = render(view, document.body if document else None)
-            return PageInput(
-                revision=f"{view.revision}\0{pages.revision(body)}",
-                until=view.until,
-                outcome=view.outcome,
-                render=lambda: body,
-                media_type=JSON,
-                etag=pages.revision,
-                repeatable=False,  # links begin with the scheme, which is not among the bytes of a request
-            )
+        freshness = facts_of(request).freshness
+        view = await self._repository.project(name, freshness)
+        page = Page(kind, address or name) if kind else None
+        document = await self._repository.document(view, page, freshness) if page else None
 
-        key = (self._repository.name, name, kind, about)
-        return await self._page_cache.respond(request, key, facts.freshness, get)
+        async def content() -> PageInput:
+            body = render(view, await document.read() if document else None)
+            return PageInput(lambda: body, JSON, etag=pages.revision)
+
+        key = (self._repository.name, name, kind, about, view.revision, document.revision if document else None)
+        # Never replayed: links begin with the scheme, which is not among the bytes of a request.
+        return await self._page_cache.respond(request, key, content, view.outcome)
 
     async def search(self, request: web.Request) -> web.StreamResponse:
         """Respond to `/api/v1/search.json`: gems with that name first, then those whose names begin with the word."""
