@@ -83,7 +83,7 @@ def _print(sections: list[DoctorSection]) -> None:
         click.secho(section.about, bold=True, color=colour)
         for one in section.findings:
             word = click.style(WORDS[one.verdict], fg=COLOURS[one.verdict])
-            click.echo(f"  {word}  {one.name}: {one.demand}", color=colour)
+            click.echo(f"  {word}  {one.name}: {one.requirement}", color=colour)
             if one.seen:
                 click.echo(f"      {'seen: ' if one.verdict == 'fails' else ''}{one.seen}")
             if one.verdict == "fails":

@@ -1,9 +1,10 @@
-"""What `mirror doctor` knows of every index: how to ask it, and how to say what was found.
+"""What `mirror doctor` needs for any index: a client for it, and findings about it.
 
-findings (demands and what became of them), client (an HTTP client that bounds everything), conduct (what both
-ecosystems ask of any answer), machine (this mirror's own disk, clock, certificate and catalog). What Python and Ruby
-clients demand stands in `pypi.doctor` and `rubygems.doctor`. Not done, on purpose: crawling; one project and one gem
-stand for all of an index.
+client (an HTTP client that limits everything), findings (requirements, and whether they are met), files (requirements
+on files that both ecosystems share), machine (this mirror's own disk, clock, certificate and catalog). The requirements
+of Python and Ruby clients are in `pypi.doctor` and `rubygems.doctor`.
+
+Not done, on purpose: crawling. One project and one gem stand for all of an index.
 """
 
 from mirror.doctor.client import IndexClient, Login, WireResponse, open_session

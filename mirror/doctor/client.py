@@ -1,7 +1,8 @@
-"""An HTTP client that sees answers as they are: nothing is followed, decompressed or retried, and all is bounded.
+"""An HTTP client that shows responses as they are: nothing is followed, decompressed or retried, and all is limited.
 
-Credentials go to the host that they were given for and to no other. The surprise: no header is sent that was not asked
-for, so that "no Accept" and "no Accept-Encoding" can be tried.
+Credentials are sent to the host for which they were given and to no other.
+
+The surprise: no header is sent that the caller does not set, so that "no Accept" and "no Accept-Encoding" can be tried.
 """
 
 import time
@@ -18,24 +19,24 @@ from yarl import URL
 from mirror import __version__
 from mirror.errors import TooLarge, UpstreamProtocolError, UpstreamUnavailable
 
-PATIENCE = 120.0
-"""Seconds for a whole answer."""
-LONGEST = 600.0
-"""Seconds for one examination."""
-SILENCE = 15.0
-"""Seconds without a byte after which pip gives up, and so does the doctor."""
-MOST = 32 << 20
-"""The longest answer that is read, in bytes, unless a caller says another."""
-REQUESTS = 300
-"""Of one examination; no index is worth more."""
-REDIRECTS = 5
+RESPONSE_SECONDS = 120.0
+"""Time for a whole response."""
+EXAMINE_SECONDS = 600.0
+"""Time for one examination."""
+SILENCE_SECONDS = 15.0
+"""Time without a byte after which pip gives up, and so does the doctor."""
+BODY_BYTES = 32 << 20
+"""The longest body that is read, unless the caller sets another limit."""
+MOST_REQUESTS = 300
+"""The most requests of one examination."""
+MOST_REDIRECTS = 5
 
 Method = Literal["GET", "HEAD", "POST"]
 Data = aiohttp.FormData | bytes | None
 
 
 class WireResponse(msgspec.Struct, frozen=True, kw_only=True):
-    """An answer as it came over the wire."""
+    """A response as it was received."""
 
     url: URL
     status: int
@@ -43,115 +44,116 @@ class WireResponse(msgspec.Struct, frozen=True, kw_only=True):
     headers: CIMultiDictProxy[str]
     body: bytes
     cut: bool = False
-    """Whether there was more that was left unread."""
+    """Whether the rest of the body was left unread."""
 
     def header(self, name: str) -> str:
-        """The header's value; empty where there is none."""
+        """Return the header's value; empty where there is none."""
         return self.headers.get(name, "")
 
     def display(self, name: str) -> str:
-        """The same for people."""
+        """Return the header's value for people; `absent` where there is none."""
         return self.headers.get(name) or "absent"
 
     @property
     def media_type(self) -> str:
+        """The media type of Content-Type, in lower case; empty where there is none."""
         return self.header("Content-Type").partition(";")[0].strip().lower()
 
     @property
     def length(self) -> int | None:
-        """Content-Length, where it is a number."""
+        """Content-Length; None where it is not a number."""
         text = self.header("Content-Length")
         return int(text) if text.isascii() and text.isdigit() and len(text) < 19 else None
 
     @property
     def phrase(self) -> str:
-        """The status line, for people."""
+        """The status and its reason phrase, for people."""
         return f"{self.status} {self.reason}".strip()
 
     @property
     def excerpt(self) -> str:
-        """The same with how the body begins."""
+        """The status with the beginning of the body, for people."""
         return f"{self.phrase}: {self.body[:200].decode('utf-8', 'replace').strip()}"
 
-    def identity(self, most: int = MOST) -> bytes:
-        """The body without gzip. Raises UpstreamProtocolError when it is not what Content-Encoding says, TooLarge."""
+    def identity(self, most: int = BODY_BYTES) -> bytes:
+        """Return the body, unpacked where it is gzip. Raises UpstreamProtocolError, or TooLarge above `most` bytes."""
         if self.header("Content-Encoding").lower() != "gzip":
             return self.body
         return gunzip(self.body, most)
 
 
-def gunzip(body: bytes, most: int = MOST) -> bytes:
-    """What a gzip stream holds. Raises UpstreamProtocolError when it is none, TooLarge above `most` bytes."""
+def gunzip(body: bytes, most: int = BODY_BYTES) -> bytes:
+    """Return the content of a gzip stream. Raises UpstreamProtocolError, or TooLarge above `most` bytes."""
     unpack = zlib.decompressobj(wbits=31)
     try:
         content = unpack.decompress(body, most + 1)
     except zlib.error as error:
-        raise UpstreamProtocolError("An answer that should be gzip is not.") from error
+        raise UpstreamProtocolError("A response with the encoding gzip is not gzip.") from error
     if len(content) > most:
-        raise TooLarge(f"An answer unpacks to more than {most} bytes, too many to look at.")
+        raise TooLarge(f"A response unpacks to more than {most} bytes, too many to be examined.")
     if not unpack.eof:
-        raise UpstreamProtocolError("An answer in gzip ends too early.")
+        raise UpstreamProtocolError("A response in gzip ends too early.")
     return content
 
 
 class Login(msgspec.Struct, frozen=True):
-    """Credentials, and the one place that may see them."""
+    """Credentials, and the one origin to which they may be sent."""
 
     origin: URL
     authorization: str
-    """The value of the header."""
+    """The value of the header Authorization."""
 
 
 class IndexClient:
-    """Asks one index."""
+    """Sends requests to one index, within the limits of one examination."""
 
     def __init__(self, session: aiohttp.ClientSession, login: Login | None = None) -> None:
         self._session = session
         self._login = login
-        self._left = REQUESTS
-        self._end = time.monotonic() + LONGEST
+        self._left = MOST_REQUESTS
+        self._end = time.monotonic() + EXAMINE_SECONDS
 
     @property
     def has_login(self) -> bool:
-        """Whether requests carry credentials."""
+        """Whether requests have credentials."""
         return self._login is not None
 
-    async def get(self, url: URL, *, most: int = MOST, part: bool = False, **headers: str) -> WireResponse:
-        """GET; header names are written with `_` for `-`. With `part`, what goes beyond `most` is left unread.
+    async def get(self, url: URL, *, most: int = BODY_BYTES, part: bool = False, **headers: str) -> WireResponse:
+        """Send a GET; header names are written with `_` for `-`. With `part`, bytes beyond `most` are left unread.
 
-        Raises UpstreamUnavailable, UpstreamProtocolError (an answer that ends too early), TooLarge.
+        Raises UpstreamUnavailable, UpstreamProtocolError (a response that ends too early), TooLarge.
         """
-        return await self.ask("GET", url, _named(headers), most=most, part=part)
+        return await self.send("GET", url, _named(headers), most=most, part=part)
 
     async def head(self, url: URL, **headers: str) -> WireResponse:
-        """HEAD; the same."""
-        return await self.ask("HEAD", url, _named(headers))
+        """Send a HEAD; see `get`."""
+        return await self.send("HEAD", url, _named(headers))
 
-    async def follow(self, url: URL, *, most: int = MOST, part: bool = False, **headers: str) -> WireResponse:
-        """GET that goes where redirects lead, as every client does; `url` of the reply is the last one."""
+    async def follow(self, url: URL, *, most: int = BODY_BYTES, part: bool = False, **headers: str) -> WireResponse:
+        """Send a GET and follow redirects, as every client does; the response has the last URL."""
         reply = await self.get(url, most=most, part=part, **headers)
-        for _ in range(REDIRECTS):
+        for _ in range(MOST_REDIRECTS):
             target = redirect_target(reply)
             if target is None:
                 break
             reply = await self.get(target, most=most, part=part, **headers)
         return reply
 
-    async def ask(
+    async def send(
         self,
         method: Method,
         url: URL,
         headers: Mapping[str, str],
         data: Data = None,
         *,
-        most: int = MOST,
+        most: int = BODY_BYTES,
         part: bool = False,
     ) -> WireResponse:
-        """One request. An `Authorization` among the headers takes the place of the login; an empty one means none."""
+        """Send one request. An `Authorization` among the headers replaces the login; an empty one removes it."""
         if self._left <= 0:
-            raise TooLarge(f"The index would need more than {REQUESTS} requests to be looked at.")
+            raise TooLarge(f"The index needs more than {MOST_REQUESTS} requests to be examined.")
         if time.monotonic() > self._end:
-            raise UpstreamUnavailable(f"The index is too slow to be looked at in {LONGEST / 60:.0f} minutes.")
+            raise UpstreamUnavailable(f"The index is too slow to be examined in {EXAMINE_SECONDS / 60:.0f} minutes.")
         self._left -= 1
         sent = CIMultiDict(headers)
         if "Authorization" not in sent and self._login is not None and url.origin() == self._login.origin:
@@ -161,20 +163,20 @@ class IndexClient:
         sent.setdefault("User-Agent", f"mirror-doctor/{__version__}")
         what = f"{method} {url.with_user(None)}"
         try:
-            async with self._session.request(method, url, headers=sent, data=data, allow_redirects=False) as answer:
-                body, cut = await _read(answer, most, part, what)
+            async with self._session.request(method, url, headers=sent, data=data, allow_redirects=False) as response:
+                body, cut = await _read(response, most, part, what)
                 if cut:
-                    answer.close()
+                    response.close()
                 return WireResponse(
                     url=url,
-                    status=answer.status,
-                    reason=answer.reason or "",
-                    headers=answer.headers,
+                    status=response.status,
+                    reason=response.reason or "",
+                    headers=response.headers,
                     body=body,
                     cut=cut,
                 )
         except aiohttp.ClientPayloadError as error:
-            raise UpstreamProtocolError(f"The answer to {what} ends too early.") from error
+            raise UpstreamProtocolError(f"The response to {what} ends too early.") from error
         except TimeoutError as error:
             raise UpstreamUnavailable(f"{what} was not answered in time.") from error
         except (aiohttp.ClientError, OSError, ValueError) as error:
@@ -182,17 +184,17 @@ class IndexClient:
 
 
 def url_of(text: str) -> URL:
-    """A URL that an index has written, as it stands. Raises UpstreamProtocolError when it is none."""
+    """Parse a URL of an index, without any normalisation. Raises UpstreamProtocolError."""
     try:
         url = URL(text, encoded=True)
         url.origin()
     except ValueError as error:
-        raise UpstreamProtocolError(f"{text[:200]!r} is no URL of a file.") from error
+        raise UpstreamProtocolError(f"{text[:200]!r} is not the URL of a file.") from error
     return url
 
 
 def redirect_target(reply: WireResponse) -> URL | None:
-    """Where a redirect leads, or None when it is none that a client would follow."""
+    """Return the target of a redirect, or None when it is not one that a client would follow."""
     location = reply.header("Location")
     if reply.status not in {301, 302, 303, 307, 308} or not location or len(location) > 8192:
         return None
@@ -203,15 +205,15 @@ def redirect_target(reply: WireResponse) -> URL | None:
     return target if target.scheme in {"http", "https"} and target.host else None
 
 
-async def _read(answer: aiohttp.ClientResponse, most: int, part: bool, what: str) -> tuple[bytes, bool]:
+async def _read(response: aiohttp.ClientResponse, most: int, part: bool, what: str) -> tuple[bytes, bool]:
     chunks: list[bytes] = []
     size = 0
-    async for chunk in answer.content.iter_any():
+    async for chunk in response.content.iter_any():
         chunks.append(chunk)
         size += len(chunk)
         if size > most:
             if not part:
-                raise TooLarge(f"The answer to {what} is longer than {most} bytes, too long to look at.")
+                raise TooLarge(f"The response to {what} is longer than {most} bytes, too long to be examined.")
             return b"".join(chunks)[:most], True
     return b"".join(chunks), False
 
@@ -224,8 +226,8 @@ def _named(headers: Mapping[str, str]) -> dict[str, str]:
 async def open_session(
     connector: aiohttp.BaseConnector | None = None, proxy: str | None = None
 ) -> AsyncIterator[aiohttp.ClientSession]:
-    """A session for `IndexClient`; with a `connector`, the proxies of the environment do not count."""
-    timeout = aiohttp.ClientTimeout(total=PATIENCE, sock_connect=10, sock_read=SILENCE)
+    """Open a session for `IndexClient`; with a `connector`, proxies of the environment are not used."""
+    timeout = aiohttp.ClientTimeout(total=RESPONSE_SECONDS, sock_connect=10, sock_read=SILENCE_SECONDS)
     async with aiohttp.ClientSession(
         connector=connector,
         timeout=timeout,

@@ -1,4 +1,4 @@
-"""What both ecosystems demand of a file: that it is whole, and can be had in parts (RFC 9110, section 14)."""
+"""What clients of both ecosystems require of a file: that it is whole, and served in parts (RFC 9110, section 14)."""
 
 import hashlib
 
@@ -9,12 +9,12 @@ from mirror.doctor.client import IndexClient, WireResponse
 from mirror.doctor.findings import Finding, Requirement
 from mirror.errors import TooLarge
 
-PIECE = 64
-"""Bytes of a range that is tried."""
+RANGE_BYTES = 64
+"""The length of a range that is tried."""
 
 
 class ExpectedFile(msgspec.Struct, frozen=True, kw_only=True):
-    """A file, and what its index says of it."""
+    """A file, with the digest and size that its index promises."""
 
     url: URL
     algorithm: str = ""
@@ -24,49 +24,51 @@ class ExpectedFile(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class FileRequirements:
-    """The demands on files, in an ecosystem's name and for its clients."""
+    """The requirements on files, for the clients of one ecosystem."""
 
     def __init__(self, area: str, resumes: str, parts: str) -> None:
-        """`resumes`: who goes on with a download that was cut; `parts`: who reads a part of a file."""
+        """`resumes`: the clients that resume a download; `parts`: those that read parts of a file."""
 
-        def demand(name: str, text: str, hurts: str) -> Requirement:
+        def requirement(name: str, text: str, hurts: str) -> Requirement:
             return Requirement(f"{area}/file-{name}", text, hurts)
 
-        self.digest = demand(
+        self.digest = requirement(
             "digest",
             "A file has the digest and the size that its index promises.",
-            "every installer: it throws the file away and stops; one that does not compare installs what nobody made",
+            "every installer: it throws the file away and stops; one that does not compare installs a damaged file",
         )
-        self.length = demand(
+        self.length = requirement(
             "length",
-            "A file says how long it is (Content-Length).",
-            "progress bars, and every client that has to notice a cut",
+            "A file has its length in Content-Length.",
+            "progress bars, and every client that has to notice a download that was cut",
         )
-        self.encoding = demand(
+        self.encoding = requirement(
             "encoding",
-            "A file is sent as it is, without Content-Encoding, also to who would take gzip.",
+            "A file is sent as it is, without Content-Encoding, also to clients that accept gzip.",
             "installers that compare the digest of what they receive; ranges of two encodings do not fit together",
         )
-        self.head = demand("head", "HEAD of a file says what GET says.", parts)
-        self.accepts = demand("accept-ranges", "A file says that it can be had in parts (Accept-Ranges: bytes).", parts)
-        self.range = demand("range", "bytes=A-B gives exactly these bytes, with the right Content-Range.", parts)
-        self.rest = demand("range-open", "bytes=A- gives the rest of the file.", resumes)
-        self.suffix = demand("range-suffix", "bytes=-N gives the last N bytes.", parts)
-        self.beyond = demand("range-beyond", "A range behind the end is 416, with the size in Content-Range.", resumes)
-        self.if_range = demand(
+        self.head = requirement("head", "HEAD of a file has the headers of GET.", parts)
+        self.accepts = requirement("accept-ranges", "A file has Accept-Ranges: bytes.", parts)
+        self.range = requirement("range", "bytes=A-B returns exactly these bytes, with the right Content-Range.", parts)
+        self.rest = requirement("range-open", "bytes=A- returns the rest of the file.", resumes)
+        self.suffix = requirement("range-suffix", "bytes=-N returns the last N bytes.", parts)
+        self.beyond = requirement(
+            "range-beyond", "A range beyond the end is answered 416, with the size in Content-Range.", resumes
+        )
+        self.if_range = requirement(
             "if-range",
-            "A range is given while If-Range names the file's ETag, the whole file when it names another.",
+            "A range is returned when If-Range has the file's ETag, the whole file when it has another.",
             resumes,
         )
-        self.etag = demand("etag", "A file has a strong ETag, and answers 304 to it.", resumes)
-        self.immutable = demand(
+        self.etag = requirement("etag", "A file has a strong ETag, and is answered 304 for it.", resumes)
+        self.immutable = requirement(
             "cache-control",
             "A file may be kept for at least a day (Cache-Control: max-age).",
-            "pip's and uv's caches and every proxy in between: they ask again for what never changes",
+            "pip's and uv's caches and every proxy in between: they request again what never changes",
         )
 
     async def check(self, client: IndexClient, expected: ExpectedFile) -> list[Finding]:
-        """Everything about one file, by a dozen requests; a file that is too long is not read in whole."""
+        """Check one file by a dozen requests; a file that is too long is not read as a whole."""
         url = expected.url
         head = await client.head(url, Accept_Encoding="gzip")
         try:
@@ -120,11 +122,11 @@ class FileRequirements:
         return self.etag.judge(again.status == 304, f"the same ETag is answered {again.phrase}")
 
     async def parts(self, client: IndexClient, url: URL, known: WireResponse, content: bytes | None) -> list[Finding]:
-        """Ranges of a file of which `known` gives the headers, and `content` the bytes, where they were read."""
+        """Check ranges of a file; `known` has its headers, `content` its bytes, where they were read."""
         size = len(content) if content is not None else known.length
         if not size:
             return [self.range.unknown("the size of the file is not known")]
-        stop = min(size, PIECE)
+        stop = min(size, RANGE_BYTES)
         beyond = await client.get(url, Range=f"bytes={size + 10}-", most=1, part=True)
         refused = beyond.status == 416 and beyond.header("Content-Range").replace(" ", "") == f"bytes*/{size}"
         accepts = known.header("Accept-Ranges")
@@ -140,26 +142,26 @@ class FileRequirements:
     async def _part(
         self,
         client: IndexClient,
-        demand: Requirement,
+        requirement: Requirement,
         url: URL,
         wanted: str,
         place: tuple[int, int, int],
         content: bytes | None,
     ) -> Finding:
         start, stop, size = place
-        reply = await client.get(url, Range=wanted, most=PIECE + 1, part=True)
+        reply = await client.get(url, Range=wanted, most=RANGE_BYTES + 1, part=True)
         if reply.status != 206:
-            return demand.fails(f"{wanted} is answered {reply.phrase}")
+            return requirement.fails(f"{wanted} is answered {reply.phrase}")
         if reply.header("Content-Range") != f"bytes {start}-{stop - 1}/{size}":
-            return demand.fails(f"{wanted} is answered with Content-Range: {reply.display('Content-Range')}")
+            return requirement.fails(f"{wanted} is answered with Content-Range: {reply.display('Content-Range')}")
         right = reply.body == content[start:stop] if content is not None else len(reply.body) == stop - start
-        return demand.judge(right, f"{wanted} gives other bytes than the whole file has there")
+        return requirement.judge(right, f"{wanted} returns other bytes than the whole file has there")
 
     async def _if_range(self, client: IndexClient, url: URL, etag: str, stop: int) -> Finding:
         if not etag:
-            return self.if_range.fails("there is no ETag to name")
-        piece = f"bytes=0-{stop - 1}"
-        same = await client.get(url, Range=piece, If_Range=etag, most=PIECE, part=True)
-        other = await client.get(url, Range=piece, If_Range='"another"', most=PIECE, part=True)
+            return self.if_range.fails("there is no ETag to send")
+        wanted = f"bytes=0-{stop - 1}"
+        same = await client.get(url, Range=wanted, If_Range=etag, most=RANGE_BYTES, part=True)
+        other = await client.get(url, Range=wanted, If_Range='"another"', most=RANGE_BYTES, part=True)
         seen = f"with the same ETag {same.phrase}, with another {other.phrase}"
         return self.if_range.judge((same.status, other.status) == (206, 200), seen)

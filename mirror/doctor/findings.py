@@ -1,6 +1,6 @@
-"""Demands, and what was found of each: met, not met, or not to be known.
+"""Requirements, and whether an index meets them: met, not met, or impossible to find out.
 
-A demand is written down once, beside the check that judges it, together with who suffers when it is not met.
+A requirement is written once, beside the check that judges it, with the clients that suffer when it is not met.
 """
 
 from collections.abc import Awaitable, Callable, Iterable
@@ -10,77 +10,79 @@ import msgspec
 
 from mirror.errors import MirrorError, UpstreamError
 
-Verdict = Literal["ok", "fails", "unknown"]
+Result = Literal["ok", "fails", "unknown"]
 
-SHOWN = 300
-"""Characters of what was seen that are shown: an index may answer anything."""
+SEEN_CHARACTERS = 300
+"""How much of what was seen is shown: an index may answer anything."""
 
 
 class Finding(msgspec.Struct, frozen=True, kw_only=True):
-    """What became of one demand."""
+    """Whether one requirement is met."""
 
     name: str
-    """Short and stable, for scripts: `pypi/etag`."""
-    verdict: Verdict
-    demand: str
-    """What should be so."""
+    """A short and stable name, for scripts: `pypi/etag`."""
+    verdict: Result
+    requirement: str = msgspec.field(name="demand")  # the key in the output of --json
+    """What is required, in a sentence."""
     hurts: str
-    """Which clients a failure hurts, and why."""
+    """The clients that a failure hurts, and why."""
     seen: str = ""
-    """What was found instead, or why it cannot be known."""
+    """What was found instead, or why it cannot be found out."""
 
 
 class Requirement(msgspec.Struct, frozen=True):
     """Something that clients need of an index, or a mirror of its machine."""
 
     name: str
-    demand: str
+    text: str
     hurts: str
 
     def ok(self, seen: str = "") -> Finding:
+        """Return that it is met."""
         return self._found("ok", seen)
 
     def fails(self, seen: str) -> Finding:
+        """Return that it is not met, and what was seen instead."""
         return self._found("fails", seen)
 
     def unknown(self, why: str) -> Finding:
-        """It cannot be checked."""
+        """Return that it cannot be checked, and why."""
         return self._found("unknown", why)
 
     def judge(self, met: bool, seen: str) -> Finding:
-        """Met, or else what was seen instead."""
+        """Return whether it is met; if not, with what was seen instead."""
         return self.ok() if met else self.fails(seen)
 
     def after(self, error: MirrorError, hint: str = "") -> Finding:
-        """Not met where the index is at fault, else not to be known; `hint` says what to try then."""
+        """Return not met where the index is at fault, else unknown, with a hint what to try."""
         if isinstance(error, UpstreamError):
             return self.fails(str(error))
         return self.unknown(f"{error} {hint}" if hint else str(error))
 
-    def _found(self, verdict: Verdict, seen: str) -> Finding:
-        printable = "".join(letter if letter.isprintable() else "·" for letter in seen[: SHOWN + 1])
-        shown = printable if len(printable) <= SHOWN else printable[:SHOWN] + "…"
-        return Finding(name=self.name, verdict=verdict, demand=self.demand, hurts=self.hurts, seen=shown)
+    def _found(self, verdict: Result, seen: str) -> Finding:
+        printable = "".join(letter if letter.isprintable() else "·" for letter in seen[: SEEN_CHARACTERS + 1])
+        shown = printable if len(printable) <= SEEN_CHARACTERS else printable[:SEEN_CHARACTERS] + "…"
+        return Finding(name=self.name, verdict=verdict, requirement=self.text, hurts=self.hurts, seen=shown)
 
 
 class ExamineOptions(msgspec.Struct, frozen=True, kw_only=True):
-    """What is to be looked at, where the caller has an opinion."""
+    """What to examine, where the caller chooses."""
 
     project: str | None = None
-    """The one project; None: the smallest among a few."""
+    """The project to examine; None for the smallest of a few."""
     held: tuple[str, ...] = ()
-    """Projects that are cheap to look at, to choose from."""
+    """Projects that are held, and so cheap to examine, to choose from."""
     upload: str | None = None
-    """The project that may be created, to try uploading."""
+    """The project that may be created to try uploading; None to try nothing."""
     token: str | None = None
-    """What uploading it takes."""
+    """The token for uploading."""
 
 
 Check = Callable[[], Awaitable[list[Finding]]]
 
 
 async def run(area: str, checks: Iterable[Check]) -> list[Finding]:
-    """Every check in turn. One that got no usable answer counts as a failure of the index, not of the doctor."""
+    """Run every check in turn. One without a usable response is a failure of the index, not of the doctor."""
     answers = Requirement(
         f"{area}/answers",
         "Every request is answered, whole and in time.",

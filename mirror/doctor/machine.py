@@ -1,7 +1,8 @@
 """This mirror itself: its disk, its catalog, its clock, its certificate, its upstreams.
 
-Facts are gathered in one place and judged in another, so that a full disk or a wrong clock can be judged without one.
-What surprises: it may run as another user than the server, and then says so rather than that all is well.
+Facts are gathered in one place and judged in another, so that tests need no full disk and no wrong clock.
+
+The surprise: the doctor may run as another user than the server, and then reports that it cannot find out.
 """
 
 import os
@@ -21,13 +22,13 @@ from mirror.config import Settings
 from mirror.doctor.client import WireResponse
 from mirror.doctor.findings import Finding, Requirement
 
-LEAST_FREE = 200 << 20
+LEAST_FREE_BYTES = 200 << 20
 """Bytes free below which a download of usual size may fail."""
 LEAST_INODES = 10_000
-DRIFT = 60.0
-"""Seconds by which clocks may differ."""
+DRIFT_SECONDS = 60.0
+"""How far clocks may differ."""
 NOTICE = timedelta(days=14)
-"""How long before its end a certificate has to be replaced."""
+"""How long before it expires a certificate has to be replaced."""
 LIBRARIES = ("aiohttp", "aiosqlite", "msgspec", "packaging", "pydantic-settings", "uvloop", "yarl")
 
 _PLACE = Requirement(
@@ -37,7 +38,7 @@ _PLACE = Requirement(
 )
 _SPACE = Requirement(
     "mirror/space",
-    f"At least {LEAST_FREE >> 20} MiB are free where the store lies.",
+    f"At least {LEAST_FREE_BYTES >> 20} MiB are free where the store is.",
     "everyone: with a full disk nothing is kept, and uploads are refused with 507",
 )
 _LIMIT = Requirement(
@@ -46,19 +47,19 @@ _LIMIT = Requirement(
     "everyone: the disk is full before the sweep begins",
 )
 _INODES = Requirement(
-    "mirror/inodes", "There is room for more files where the store lies.", "everyone, as when the disk is full"
+    "mirror/inodes", "There is room for more files where the store is.", "everyone, as when the disk is full"
 )
 _SAME = Requirement(
     "mirror/one-file-system",
-    "incoming/ and blobs/ lie on one file system.",
-    "every download: it is finished by a rename, which does not go across file systems",
+    "incoming/ and blobs/ are on one file system.",
+    "every download: its last step is a rename, which cannot cross file systems",
 )
 _CATALOG = Requirement(
-    "mirror/catalog", "The catalog is sound.", "everyone: what is held is not found, and uploads may be lost"
+    "mirror/catalog", "The catalog is sound.", "every client: what is held is not found, and uploads may be lost"
 )
 _CLOCK = Requirement(
     "mirror/clock",
-    f"The clock agrees with that of the upstreams, within {DRIFT:.0f} seconds.",
+    f"The clock agrees with that of the upstreams, within {DRIFT_SECONDS:.0f} seconds.",
     "TLS, tokens that end, cooldowns of new releases, and the age of every page",
 )
 _BACK = Requirement(
@@ -69,16 +70,14 @@ _BACK = Requirement(
 _UPSTREAM = Requirement(
     "mirror/upstream",
     "Every upstream answers.",
-    "who asks for what is not held: 503, after the configured patience",
+    "clients that request what is not held: 503, after the configured timeout",
 )
 _TLS = Requirement(
     "mirror/certificate",
     f"The certificate is readable, and holds for {NOTICE.days} more days.",
     "every client: pip, uv, gem and bundler refuse an expired certificate",
 )
-_VERSIONS = Requirement(
-    "mirror/versions", "Python and the libraries are there, in versions that are known.", "the mirror itself"
-)
+_VERSIONS = Requirement("mirror/versions", "Python and the libraries are installed.", "the mirror itself")
 
 
 class Disk(msgspec.Struct, frozen=True, kw_only=True):
@@ -87,15 +86,15 @@ class Disk(msgspec.Struct, frozen=True, kw_only=True):
     free: int
     total: int
     held: int = 0
-    """Bytes that the store has already."""
+    """Bytes that the store already takes."""
     inodes_free: int = 0
     inodes: int = 0
-    """0: the file system does not count them."""
+    """0 where the file system does not count them."""
 
 
 def room(disk: Disk, limit: int | None) -> list[Finding]:
-    """Whether there is enough of it; `limit` is store.limit."""
-    found = [_SPACE.judge(disk.free >= LEAST_FREE, f"{disk.free >> 20} MiB of {disk.total >> 20} MiB are free")]
+    """Judge the free space; `limit` is store.limit."""
+    found = [_SPACE.judge(disk.free >= LEAST_FREE_BYTES, f"{disk.free >> 20} MiB of {disk.total >> 20} MiB are free")]
     if limit is not None:
         possible = disk.free + disk.held
         found.append(_LIMIT.judge(limit <= possible, f"{limit >> 20} MiB, there is room for {possible >> 20} MiB"))
@@ -105,22 +104,22 @@ def room(disk: Disk, limit: int | None) -> list[Finding]:
 
 
 def storage(settings: Settings, held: int = 0) -> list[Finding]:
-    """The data directory, as it is; `held` is what the store holds in bytes, where that is known."""
+    """Check the data directory; `held` is the size of the store in bytes, where that is known."""
     place = settings.data_dir
     if not place.is_dir():
-        return [_PLACE.fails(f"{place} is no directory; `mirror serve` makes it")]
+        return [_PLACE.fails(f"{place} is not a directory; `mirror serve` creates it")]
     try:
-        told = os.statvfs(place)
+        status = os.statvfs(place)
         found = [_writable(place)]
         found.append(_one_file_system([place / "incoming", place / "blobs"]))
     except OSError as error:
         return [_PLACE.fails(f"{place}: {error.strerror}")]
     disk = Disk(
-        free=told.f_bavail * told.f_frsize,
-        total=told.f_blocks * told.f_frsize,
+        free=status.f_bavail * status.f_frsize,
+        total=status.f_blocks * status.f_frsize,
         held=held,
-        inodes_free=told.f_favail,
-        inodes=told.f_files,
+        inodes_free=status.f_favail,
+        inodes=status.f_files,
     )
     return found + room(disk, settings.store.limit)
 
@@ -134,7 +133,7 @@ def _writable(place: Path) -> Finding:
             os.fsync(file.fileno())
     except PermissionError as error:
         mine = place.stat().st_uid == os.geteuid()
-        who = f"{place} belongs to another user than who asks"
+        who = f"{place} belongs to another user than the one who runs the doctor"
         return _PLACE.fails(f"{place}: {error.strerror}") if mine else _PLACE.unknown(who)
     except OSError as error:
         return _PLACE.fails(f"{place}: {error.strerror}")
@@ -147,33 +146,33 @@ def _one_file_system(directories: Sequence[Path]) -> Finding:
 
 
 def catalog(damage: str | None, unfinished: bool = False) -> Finding:
-    """What an inspection of the catalog means."""
+    """Judge an inspection of the catalog."""
     if damage is None and unfinished:
-        return _CATALOG.unknown("it is too large to be looked through in a minute")
+        return _CATALOG.unknown("it is too large to be inspected in a minute")
     return _CATALOG.judge(
         damage is None, f"{damage}: `mirror restore` a backup, or let it be made anew and `mirror rebuild`"
     )
 
 
 def catalog_unread(why: str) -> Finding:
-    """The catalog could not be looked at."""
+    """Return that the catalog cannot be inspected, and why."""
     return _CATALOG.unknown(why)
 
 
 def clock(now: float, dates: Mapping[str, float], newest: float | None) -> list[Finding]:
-    """`dates`: upstream → its time less ours in seconds; `newest`: when the catalog changed last."""
-    wrong = {name: difference for name, difference in dates.items() if abs(difference) > DRIFT}
-    # One upstream with a wrong clock is its own affair; when most say so, it is ours.
+    """Judge the clock; `dates`: upstream → its time minus this machine's; `newest`: the last change of the catalog."""
+    wrong = {name: difference for name, difference in dates.items() if abs(difference) > DRIFT_SECONDS}
+    # If one upstream differs, its clock is wrong; if most do, this machine's is.
     ours = len(wrong) * 2 > len(dates)
-    told = ", ".join(f"{name} is {difference:+.0f} s from here" for name, difference in wrong.items())
-    found = [_CLOCK.judge(not ours, told) if dates else _CLOCK.unknown("no upstream has told the time")]
+    seen = ", ".join(f"{name} is {difference:+.0f} s from here" for name, difference in wrong.items())
+    found = [_CLOCK.judge(not ours, seen) if dates else _CLOCK.unknown("no upstream has reported its time")]
     if newest is not None:
-        found.append(_BACK.judge(newest <= now + DRIFT, f"the catalog changed {newest - now:.0f} s in the future"))
+        found.append(_BACK.judge(newest <= now + DRIFT_SECONDS, f"it changed {newest - now:.0f} s in the future"))
     return found
 
 
 def time_sent(reply: WireResponse) -> float | None:
-    """The moment at which an answer was sent, in seconds since the epoch, as far as its headers say."""
+    """Return when a response was sent, in seconds since the epoch; None where its headers do not tell."""
     try:
         made = parsedate_to_datetime(reply.header("Date"))
         aged = int(reply.header("Age") or 0)  # RFC 9111: a cache keeps the Date of what it keeps
@@ -183,9 +182,9 @@ def time_sent(reply: WireResponse) -> float | None:
 
 
 def upstreams(troubles: Mapping[str, str], offline: bool) -> Finding:
-    """`troubles`: upstream → what is the matter, empty when it answers."""
+    """Judge the upstreams; `troubles`: upstream → its error, empty when it answers."""
     if offline:
-        return _UPSTREAM.unknown("the mirror is set to be offline")
+        return _UPSTREAM.unknown("the mirror is offline")
     if not troubles:
         return _UPSTREAM.unknown("there is none")
     down = [f"{name}: {trouble}" for name, trouble in troubles.items() if trouble]
@@ -193,14 +192,14 @@ def upstreams(troubles: Mapping[str, str], offline: bool) -> Finding:
 
 
 def trouble_of(reply: WireResponse) -> str:
-    """What an upstream's answer to HEAD says against it; empty when nothing."""
+    """Return the error in an upstream's response to HEAD; empty when there is none."""
     if reply.status in {401, 403, 407}:
-        return f"it answers {reply.phrase}: our credentials are missing, wrong or not enough"
+        return f"it answers {reply.phrase}: the credentials are missing, wrong or not enough"
     return f"it answers {reply.phrase}" if reply.status >= 500 else ""
 
 
 def certificate(settings: Settings, now: datetime) -> list[Finding]:
-    """The certificate of [tls], where there is one."""
+    """Check the certificate of [tls], where there is one."""
     path, key = settings.tls.certificate, settings.tls.key
     if path is None:
         return []
@@ -221,7 +220,7 @@ def certificate(settings: Settings, now: datetime) -> list[Finding]:
 
 
 def versions() -> Finding:
-    """What this process is made of."""
+    """Check the installed libraries."""
     found, missing = [f"mirror {__version__}", f"Python {platform.python_version()}"], []
     for name in LIBRARIES:
         try:

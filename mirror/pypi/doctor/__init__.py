@@ -15,12 +15,15 @@ from mirror.pypi.doctor.index import Subject, choose, find
 _READABLE = Requirement(
     "pypi/page",
     "The page of a project can be read.",
-    "pip and uv pass over the project, or end",
+    "pip and uv ignore the project, or stop",
 )
 
 
 async def examine(client: IndexClient, url: URL, options: ExamineOptions) -> list[Finding] | None:
-    """Every finding about the index at a URL; None where there is none. Raises UpstreamError when nothing answers."""
+    """Return every finding about the index at a URL; None where there is none.
+
+    Raises UpstreamError when nothing answers.
+    """
     index = await find(client, url, options.project)
     if index is None:
         return None

@@ -26,13 +26,13 @@ from mirror.pypi.wheel import read_metadata
 
 _FILE = FileRequirements(
     "pypi",
-    resumes="pip, which goes on with a download that was cut by Range and If-Range",
-    parts="uv and pip's fast-deps, which read a wheel's metadata out of it; Poetry asks for the last bytes",
+    resumes="pip, which resumes a download by Range and If-Range",
+    parts="uv and pip's fast-deps, which read metadata out of a wheel; Poetry requests the last bytes",
 )
 _SIDECAR = Requirement(
     "pypi/metadata",
-    "Where a page promises metadata, URL.metadata is there, with the digest that is promised.",
-    "pip: a 404 there, or another digest, ends the installation; uv reads the wheel instead",
+    "Where a page promises metadata, URL.metadata exists, with the promised digest.",
+    "pip: a 404, or another digest, ends the installation; uv reads the wheel instead",
 )
 _AGREES = Requirement(
     "pypi/metadata-agrees",
@@ -58,13 +58,13 @@ _OTHER = Requirement(
 )
 _VISIBLE = Requirement(
     "pypi/upload-visible",
-    "What was uploaded is on the project's page at once, with its digest.",
+    "An uploaded file is on the project's page at once, with its digest.",
     "uv publish --check-url, which reads it back",
 )
-_NOBODY = Requirement(
+_LOGIN = Requirement(
     "pypi/upload-login",
-    "An upload without credentials is 401, and says how to log in.",
-    "twine and uv, which then ask for a password; and everyone, if anybody may upload",
+    "An upload without credentials is answered 401, with WWW-Authenticate.",
+    "twine and uv, which then ask for a password; and every user, if anyone may upload",
 )
 _UNSLASHED = Requirement(
     "pypi/upload-slash",
@@ -74,7 +74,7 @@ _UNSLASHED = Requirement(
 
 
 async def file(subject: Subject) -> list[Finding]:
-    """One file, by every way in which clients read it."""
+    """Check one file, in every way in which clients read it."""
     chosen = subject.file
     if chosen is None:
         return [_FILE.digest.unknown("the project has no files; name another with --project")]
@@ -92,12 +92,12 @@ async def _expected(client: IndexClient, chosen: File) -> ExpectedFile:
 
 
 async def _final(client: IndexClient, url: str) -> URL:
-    """Where the file lies, behind redirects."""
+    """Return the URL of the file after redirects."""
     return (await client.follow(url_of(url), most=1, part=True)).url
 
 
 async def metadata(subject: Subject) -> list[Finding]:
-    """The metadata beside the wheel, if there is any."""
+    """Check the metadata beside the wheel, if there is any."""
     chosen = subject.file
     promised = chosen.extra.get("core-metadata") if chosen else None
     if chosen is None or not promised:
@@ -114,7 +114,7 @@ async def metadata(subject: Subject) -> list[Finding]:
 
 async def _agrees(client: IndexClient, chosen: File, content: bytes) -> Finding:
     if not chosen.filename.endswith(".whl"):
-        return _AGREES.unknown("the file is no wheel")
+        return _AGREES.unknown("the file is not a wheel")
     url = await _final(client, chosen.url)
     head = await client.head(url)
     size = head.length if head.status == 200 else chosen.size
@@ -130,7 +130,7 @@ async def _agrees(client: IndexClient, chosen: File, content: bytes) -> Finding:
 
 
 class _Ranges:
-    """A Body whose bytes are asked for range by range, as uv does."""
+    """A Body that requests its bytes range by range, as uv does."""
 
     digest = ""
     modified: str | None = None
@@ -150,9 +150,9 @@ class _Ranges:
 
 
 def uploads(index: Index, project: str, token: str) -> list[Check]:
-    """The check that uploads `project` 0.0.1, a wheel with nothing in it, and the same wheel again in the next run.
+    """Return the check that uploads `project` 0.0.1, an empty wheel; the next run uploads the same wheel again.
 
-    Raises Invalid for a name that is none.
+    Raises Invalid for a wrong name.
     """
     canonical(project)
     return [partial(_upload, index, project, token)]
@@ -161,12 +161,12 @@ def uploads(index: Index, project: str, token: str) -> list[Check]:
 async def _upload(index: Index, project: str, token: str) -> list[Finding]:
     url = index.root / "legacy" / ""
     wheel, other = wheel_of(project, "1"), wheel_of(project, "2")
-    nobody = await _send(index.client, url, None, project, wheel)
+    anonymous = await _send(index.client, url, None, project, wheel)
     bare = await _send(index.client, url.with_path(url.path.rstrip("/")), None, project, wheel)
     first = await _send(index.client, url, token, project, wheel)
     found = [
-        _NOBODY.judge(nobody.status == 401 and bool(nobody.header("WWW-Authenticate")), nobody.phrase),
-        _UNSLASHED.judge(bare.status == nobody.status, f"{bare.phrase}, with the slash {nobody.phrase}"),
+        _LOGIN.judge(anonymous.status == 401 and bool(anonymous.header("WWW-Authenticate")), anonymous.phrase),
+        _UNSLASHED.judge(bare.status == anonymous.status, f"{bare.phrase}, with the slash {anonymous.phrase}"),
         _ACCEPTED.judge(first.status // 100 == 2, first.excerpt),
     ]
     if first.status // 100 != 2:
@@ -199,9 +199,9 @@ async def _visible(index: Index, project: str, wheel: bytes) -> Finding:
 
 
 async def _send(client: IndexClient, url: URL, token: str | None, project: str, wheel: bytes) -> WireResponse:
-    """One upload, as twine sends it; without a token, without any credentials."""
+    """Upload as twine does; without a token, without any credentials."""
     form = aiohttp.FormData(default_to_multipart=True)
-    said = {
+    fields = {
         ":action": "file_upload",
         "protocol_version": "1",
         "metadata_version": "2.1",
@@ -211,21 +211,21 @@ async def _send(client: IndexClient, url: URL, token: str | None, project: str, 
         "pyversion": "py3",
         "sha256_digest": hashlib.sha256(wheel).hexdigest(),
     }
-    for key, value in said.items():
+    for key, value in fields.items():
         form.add_field(key, value)
     filename = filename_of(project)
     form.add_field("content", io.BytesIO(wheel), filename=filename, content_type="application/octet-stream")
     login = "Basic " + base64.b64encode(f"__token__:{token}".encode()).decode() if token else ""
-    return await client.ask("POST", url, {"Authorization": login}, form, most=65536, part=True)
+    return await client.send("POST", url, {"Authorization": login}, form, most=65536, part=True)
 
 
 def filename_of(project: str) -> str:
-    """The name of the wheel that is uploaded."""
+    """Return the name of the wheel that is uploaded."""
     return f"{canonical(project).replace('-', '_')}-{_VERSION}-py3-none-any.whl"
 
 
 def wheel_of(project: str, words: str) -> bytes:
-    """A wheel that installs nothing; equal arguments, equal bytes, so that a second run finds the same file."""
+    """Build an empty wheel; equal arguments give equal bytes, so that a second run uploads the same file."""
     stem = f"{canonical(project).replace('-', '_')}-{_VERSION}.dist-info"
     members = {
         f"{stem}/METADATA": f"Metadata-Version: 2.1\nName: {project}\nVersion: {_VERSION}\nSummary: Check {words}\n",

@@ -16,10 +16,10 @@ from mirror.pypi.pages import HTML_TYPE, JSON_TYPE, parse_simple
 
 ANY = f"{JSON_TYPE}, {HTML_TYPE};q=0.2, text/html;q=0.01"
 _HEAD = 256 << 10
-"""Bytes of the list of projects that are looked at: the public one has forty million."""
+"""How much of the list of projects is read, in bytes: the public one has forty million."""
 _PAGE = 8 << 20
 _TRIED = 4
-"""Projects among those listed first, of which the smallest is chosen."""
+"""How many of the projects that are listed first are tried; the smallest is chosen."""
 _JSON_NAME = re.compile(r'"name"\s*:\s*"([^"\\]{1,200})"')
 _HTML_NAME = re.compile(r"<a\s[^>]{0,500}>([^<>]{1,200})</a>", re.IGNORECASE)
 
@@ -29,25 +29,25 @@ class Index(msgspec.Struct, frozen=True, kw_only=True):
 
     client: IndexClient
     simple: URL
-    """Of the list of projects; ends in a slash."""
+    """The URL of the list of projects, which ends in a slash."""
     names: tuple[str, ...]
     """Canonical names of the projects that it lists first."""
 
     @property
     def root(self) -> URL:
-        """What `simple/`, `pypi/` and `legacy/` lie below."""
+        """The URL below which `simple/`, `pypi/` and `legacy/` are."""
         return self.simple.parent.parent / ""
 
 
 class Subject(msgspec.Struct, frozen=True, kw_only=True):
-    """An index with the project that is looked at."""
+    """An index, and the project that is examined."""
 
     index: Index
     project: Project
     page: WireResponse
-    """As JSON where the index can, else HTML."""
+    """The project's page, in JSON where the index has that, else in HTML."""
     document: dict[str, Any] | None
-    """The JSON page, None for HTML."""
+    """The decoded JSON page; None for HTML."""
 
     @property
     def client(self) -> IndexClient:
@@ -55,18 +55,18 @@ class Subject(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def url(self) -> URL:
-        """Of the project's page."""
+        """The URL of the project's page."""
         return self.index.simple / self.project.name / ""
 
     @property
     def entries(self) -> list[dict[str, Any]]:
-        """The files as the JSON page writes them."""
+        """The entries of files on the JSON page."""
         files = (self.document or {}).get("files")
         return [entry for entry in files if isinstance(entry, dict)] if isinstance(files, list) else []
 
     @property
     def file(self) -> File | None:
-        """The file that is looked at: the smallest, a wheel with metadata beside it where there is one."""
+        """The file that is examined: the smallest, a wheel with metadata beside it where there is one."""
 
         def order(file: File) -> tuple[bool, bool, int]:
             return not file.extra.get("core-metadata"), not file.filename.endswith(".whl"), file.size or 1 << 40
@@ -75,10 +75,10 @@ class Subject(msgspec.Struct, frozen=True, kw_only=True):
 
 
 async def find(client: IndexClient, url: URL, project: str | None = None) -> Index | None:
-    """The Python index at a URL, be it of its list of projects or of what that lies below; None where there is none.
+    """Find the Python index at the URL of its list of projects, or above that; None where there is none.
 
-    With `project`, an index that cannot list its projects is found by that page. Raises UpstreamError when nothing
-    answers, Invalid for a name that is none.
+    With `project`, an index that does not list its projects is found by that page. Raises UpstreamError when nothing
+    answers, Invalid for a wrong name.
     """
     base = url.with_path(url.path.rstrip("/") + "/", keep_query=False)
     candidates = (
@@ -106,7 +106,7 @@ async def find(client: IndexClient, url: URL, project: str | None = None) -> Ind
 
 
 def _is_index(reply: WireResponse, sure: bool) -> bool:
-    """Whether it can be a list of projects; `sure`: asked for at /simple/, where a page without a type is one, too."""
+    """Return whether it can be a list of projects; `sure` at /simple/, where a page without a type is one too."""
     if reply.media_type in {JSON_TYPE, HTML_TYPE}:
         return True
     if b"pypi:repository-version" in reply.body[:4096]:
@@ -127,14 +127,14 @@ def _names(reply: WireResponse) -> tuple[str, ...]:
 
 
 async def choose(index: Index, project: str | None = None, held: Sequence[str] = ()) -> Subject:
-    """The project of that name; else the smallest that is held, or of those listed first, that has a file.
+    """Choose the project of that name; else the smallest that is held, or of those listed first, that has a file.
 
     Raises Invalid when there is none, UpstreamError when none can be read.
     """
     if project is not None:
         return await _subject(index, canonical(project))
     found: list[Subject] = []
-    trouble: MirrorError = Invalid("It lists none.")
+    trouble: MirrorError = Invalid("The index lists no project.")
     for name in (held or index.names)[:_TRIED]:
         try:
             found.append(await _subject(index, name))
@@ -153,7 +153,7 @@ async def _subject(index: Index, name: str) -> Subject:
     if reply.status != 200:
         raise UpstreamUnavailable(f"The page of {name} is answered {reply.phrase}.")
     json_page = reply.media_type.endswith("json") or reply.body.lstrip().startswith(b"{")
-    # What the type says is judged elsewhere: here the page is to be understood at any price.
+    # The Content-Type is judged elsewhere; here the page is read whatever it is.
     answer = UpstreamResponse(url=str(reply.url), content_type=JSON_TYPE if json_page else "text/html", body=reply.body)
     project = parse_simple(answer, name)
     return Subject(index=index, project=project, page=reply, document=decode_json(reply.body) if json_page else None)

@@ -1,4 +1,4 @@
-"""What Python clients demand of the simple pages (PEP 503, 592, 629, 691, 700, 714) and of the JSON API."""
+"""What Python clients require of the simple pages (PEP 503, 592, 629, 691, 700, 714) and of the JSON API."""
 
 import json
 import re
@@ -14,44 +14,46 @@ from mirror.pypi.doctor.index import ANY, Subject
 from mirror.pypi.pages import HTML_TYPE, JSON_TYPE
 
 _UNKNOWN = "no-such-project-of-the-doctor"
-_WORTH_PACKING = 4096
+_COMPRESS_BYTES = 4096
 """Bytes from which a page is worth compressing."""
 
 _JSON = Requirement(
     "pypi/json",
-    "A page comes as JSON for who asks for it (PEP 691).",
+    "A page is served as JSON to clients that ask for it (PEP 691).",
     "pip and uv fall back to HTML, which has neither sizes nor upload times",
 )
 _HTML = Requirement(
-    "pypi/html", "A page comes as HTML for who takes nothing else.", "pip before 22.2 and every older tool"
+    "pypi/html",
+    "A page is served as HTML to clients that accept nothing else.",
+    "pip before 22.2 and every older tool",
 )
 _PLAIN = Requirement(
-    "pypi/no-accept", "A page comes for who says no Accept at all, and for */*.", "curl, scripts and bandersnatch"
+    "pypi/no-accept", "A page is served to a client without Accept, and for */*.", "curl, scripts and bandersnatch"
 )
 _TYPE = Requirement(
     "pypi/content-type",
-    "A page has the Content-Type of what it is.",
-    "uv refuses a page without one, pip passes over it as if it were not there",
+    "A page has the right Content-Type.",
+    "uv refuses a page without one, pip ignores it",
 )
 _SPELLING = Requirement(
     "pypi/normalised-name",
-    "A name in another spelling leads to the page of the canonical one (PEP 503).",
-    "old tools and people who ask for the name as its author writes it",
+    "A name in another spelling redirects to the page of the canonical one (PEP 503).",
+    "old tools, and people who use the name as its author writes it",
 )
 _SLASH = Requirement(
     "pypi/slash",
-    "The address of a page without its last slash leads to it.",
+    "The URL of a page without its last slash redirects to it.",
     "scripts, and bandersnatch, which asks for /simple",
 )
 _ETAG = Requirement(
     "pypi/etag",
-    "A page has an ETag of its own for each form, and answers 304 to it.",
-    "pip and uv ask for a page in each run: without it they load all of it each time",
+    "Each form of a page has its own ETag, and is answered 304 for it.",
+    "pip and uv request a page in each run: without it they load all of it each time",
 )
 _GZIP = Requirement(
     "pypi/gzip",
-    "A long page comes compressed for who asks for it, and unpacks to the same.",
-    "everyone on a slow line: pages compress tenfold",
+    "A long page is compressed for a client that accepts it, and unpacks to the same.",
+    "every client on a slow line: pages compress tenfold",
 )
 _VARY = Requirement(
     "pypi/vary",
@@ -60,8 +62,8 @@ _VARY = Requirement(
 )
 _CACHE = Requirement(
     "pypi/cache-control",
-    "A page says how long it may be kept.",
-    "uv and pip from 26.2, which ask again each time, or keep it for as long as they guess",
+    "A page has a Cache-Control with its lifetime.",
+    "uv and pip from 26.2, which request it each time, or guess how long to keep it",
 )
 _VERSION = Requirement(
     "pypi/api-version",
@@ -71,11 +73,11 @@ _VERSION = Requirement(
 _HASHES = Requirement(
     "pypi/hashes",
     "Every file has the key hashes, which may be empty.",
-    "uv: it gives up the whole page for one file without it",
+    "uv: it refuses the whole page for one file without it",
 )
 _DIGESTS = Requirement(
     "pypi/digests",
-    "Every file has a digest that is worth something (SHA-256 or better).",
+    "Every file has a secure digest (SHA-256 or better).",
     "pip --require-hashes, uv.lock, poetry.lock: nothing can be locked, and a damaged file is not noticed",
 )
 _URLS = Requirement(
@@ -85,12 +87,12 @@ _URLS = Requirement(
 )
 _ROOT = Requirement(
     "pypi/file-host",
-    "Where one has to log in, files lie on the same host as the pages.",
+    "Where a login is required, files are on the same host as the pages.",
     "uv and pip: they send a password to the host that it was given for, so that each file is refused",
 )
 _TIMES = Requirement(
     "pypi/upload-time",
-    "Every file says when it was uploaded (PEP 700).",
+    "Every file has its upload time (PEP 700).",
     "uv --exclude-newer and pip --uploaded-prior-to: they hide or refuse files without it",
 )
 _OBJECT = Requirement(
@@ -100,8 +102,8 @@ _OBJECT = Requirement(
 )
 _MISSING = Requirement(
     "pypi/unknown-project",
-    "A project that does not exist is 404.",
-    "everyone: an empty page or an error in place of it keeps pip and uv from client their next index, or ends them",
+    "A project that does not exist is answered 404.",
+    "every client: an empty page or an error instead keeps pip and uv from trying their next index, or ends them",
 )
 _LEGACY = Requirement(
     "pypi/json-api",
@@ -109,12 +111,12 @@ _LEGACY = Requirement(
     "bandersnatch (which also wants file URLs below /packages), pip-audit, renovate, pipenv",
 )
 _SERIALS = Requirement(
-    "pypi/serials", "The list of projects gives each its _last-serial.", "bandersnatch: it passes over projects without"
+    "pypi/serials", "The list of projects has each one's _last-serial.", "bandersnatch: it skips projects without"
 )
 
 
 async def negotiation(subject: Subject) -> list[Finding]:
-    """The forms of a page, and what is said about them."""
+    """Check the forms of a page and their headers."""
     client, url = subject.client, subject.url
     in_json = await client.follow(url, Accept=JSON_TYPE)
     html = await client.follow(url, Accept="text/html")
@@ -171,10 +173,10 @@ async def _packed(subject: Subject, negotiates: bool) -> list[Finding]:
             gzip = _GZIP.fails(str(error))
         else:
             gzip = _GZIP.judge(same, "it unpacks to another page")
-    elif coding or len(page.body) >= _WORTH_PACKING:
+    elif coding or len(page.body) >= _COMPRESS_BYTES:
         gzip = _GZIP.fails(f"{len(page.body)} bytes, Content-Encoding: {coding or 'absent'}")
     else:
-        gzip = _GZIP.unknown("the page is too short to be worth it; name a larger project")
+        gzip = _GZIP.unknown("the page is too short to be compressed; name a larger project")
     # RFC 9110, section 12.5.5; a cache that compresses by itself adds its own.
     named = {name.strip().lower() for name in page.header("Vary").split(",")}
     needed = ({"accept"} if negotiates else set()) | ({"accept-encoding"} if coding == "gzip" else set())
@@ -184,7 +186,7 @@ async def _packed(subject: Subject, negotiates: bool) -> list[Finding]:
 
 
 async def addresses(subject: Subject) -> list[Finding]:
-    """Names in other spellings, without a slash, and of no project."""
+    """Check names in other spellings, without a slash, and of no project."""
     client, index, name = subject.client, subject.index, subject.project.name
     other = name.replace("-", "_").upper()
     spelled = await client.follow(index.simple / other / "", Accept=ANY) if other != name else None
@@ -215,7 +217,7 @@ def _is_page(reply: WireResponse, subject: Subject) -> bool:
 
 
 async def content(subject: Subject) -> list[Finding]:
-    """What the page says of the project's files. Asks nothing."""
+    """Check the page's entries of files, without a request."""
     files = subject.project.files
     if not files:
         return [_DIGESTS.unknown("the project has no files; name another with --project")]
@@ -257,29 +259,29 @@ def _parts(version: object) -> tuple[int, int] | None:
 
 def _version(document: dict[str, Any], entries: list[dict[str, Any]]) -> Finding:
     meta = document.get("meta")
-    told = meta.get("api-version") if isinstance(meta, dict) else None
-    version = _parts(told)
+    found = meta.get("api-version") if isinstance(meta, dict) else None
+    version = _parts(found)
     if version is None or version[0] != 1:
-        return _VERSION.fails(f"api-version is {told!r}, which no client knows")
+        return _VERSION.fails(f"api-version is {found!r}, which no client knows")
     if version < (1, 1):
-        return _VERSION.ok(f"{told}: sizes and versions are not promised")
+        return _VERSION.ok(f"{found}: sizes and versions are not promised")
     if not isinstance(document.get("versions"), list):
-        return _VERSION.fails(f"{told}, and the page has no versions")
+        return _VERSION.fails(f"{found}, and the page has no versions")
     sizeless = [str(entry.get("filename")) for entry in entries if not isinstance(entry.get("size"), int)]
-    return _VERSION.judge(not sizeless, f"{told}, and there is no size on {_some(sizeless, len(entries))}")
+    return _VERSION.judge(not sizeless, f"{found}, and there is no size on {_some(sizeless, len(entries))}")
 
 
 def _html_version(subject: Subject) -> Finding:
     match = re.search(rb'name="pypi:repository-version"\s+content="([^"]{0,20})"', subject.page.body[:4096])
     if match is None:
         return _VERSION.ok("HTML without a version, which means 1.0 (PEP 629)")
-    told = match[1].decode("utf-8", "replace")
-    version = _parts(told)
-    return _VERSION.judge(version is not None and version[0] == 1, f"the version is {told!r}, which no client knows")
+    found = match[1].decode("utf-8", "replace")
+    version = _parts(found)
+    return _VERSION.judge(version is not None and version[0] == 1, f"the version is {found!r}, which no client knows")
 
 
 async def beside(subject: Subject) -> list[Finding]:
-    """The JSON API, and the serials that bandersnatch follows."""
+    """Check the JSON API, and the serials that bandersnatch follows."""
     client, index = subject.client, subject.index
     reply = await client.follow(index.root / "pypi" / subject.project.name / "json", Accept="application/json")
     head = await client.follow(index.simple, most=65536, part=True, Accept=ANY)
@@ -287,7 +289,7 @@ async def beside(subject: Subject) -> list[Finding]:
     if not start.lstrip().startswith("{"):
         serials = _SERIALS.fails("the list of projects does not come as JSON")
     elif not index.names:
-        serials = _SERIALS.unknown("the list is empty, or cannot be had")
+        serials = _SERIALS.unknown("the list is empty, or cannot be read")
     else:
         count = len(re.findall(r'"_last-serial"\s*:\s*[0-9]', start))
         serials = _SERIALS.judge(count >= min(2, len(index.names)), "projects without")

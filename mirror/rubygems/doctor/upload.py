@@ -89,7 +89,7 @@ async def _visible(index: Index, project: str, gem: bytes) -> Finding:
 
 async def _push(client: IndexClient, url: URL, token: str, gem: bytes) -> WireResponse:
     headers = {"Authorization": token, "Content-Type": "application/octet-stream"}
-    return await client.ask("POST", url, headers, gem, most=65536, part=True)
+    return await client.send("POST", url, headers, gem, most=65536, part=True)
 
 
 def gem_of(project: str, words: str) -> bytes:
