@@ -69,18 +69,18 @@ class UploadRoutes:
         async def require(project: str) -> Identity:
             return await self._guard.require(request, "upload", self._writer.repository, project)
 
-        async def agree(form: Form) -> None:
+        async def accept(form: Form) -> None:
             await require(parse_filename(form.filename or "").project)
 
         async with incoming(self._directory) as file:
-            form = await receive_form(request, "content", file, self._limits, agree)
+            form = await receive_form(request, "content", file, self._limits, accept)
             if form.filename is None:
                 # The client has not been authenticated yet, and learns nothing about forms before that.
-                await require(canonical(form.needed("name")))
+                await require(canonical(form.required("name")))
                 raise Invalid("The form has no file: it should be in the field 'content'.")
             who = await require(parse_filename(form.filename).project)
             check_action(form)
-            attestations = form.one("attestations") or ""
+            attestations = form.value("attestations") or ""
             kept = await self._writer.inspect(form.filename, file.path, bool(attestations))
             check_form(form, kept)
             document = provenance(attestations, kept.file) if attestations else ""
@@ -103,31 +103,31 @@ def _refusal(reason: str) -> web.Response:
 
 def check_action(form: Form) -> None:
     """Check that the form is an upload. Raises Invalid."""
-    if (action := form.one(":action")) != "file_upload":
+    if (action := form.value(":action")) != "file_upload":
         raise Invalid(f"The form's ':action' is {(action or '')[:40]!r}: only 'file_upload' is known here.")
-    if (version := form.one("protocol_version")) not in (None, "1"):
+    if (version := form.value("protocol_version")) not in (None, "1"):
         raise Invalid(f"The form's 'protocol_version' is {(version or '')[:20]!r}: only '1' is known here.")
 
 
 def check_form(form: Form, kept: AcceptedUpload) -> None:
     """Check that the form agrees with the metadata in the file. Raises Invalid."""
     file = kept.file
-    if canonical(name := form.needed("name")) != kept.project:
+    if canonical(name := form.required("name")) != kept.project:
         raise Invalid(f"The form is about {name[:80]!r}, but the file is one of {kept.project!r}.")
-    if canonical_version(version := form.needed("version")) != file.version:
+    if canonical_version(version := form.required("version")) != file.version:
         raise Invalid(f"The form says version {version[:80]!r}, but the file is version {file.version!r}.")
-    filetype, kind = form.needed("filetype"), kind_of(file.filename)
+    filetype, kind = form.required("filetype"), kind_of(file.filename)
     if _FILETYPES.get(filetype) != kind:
         raise Invalid(f"The form's 'filetype' is {filetype[:40]!r}, but the file is named like a {kind}.")
-    pyversion = form.one("pyversion")
+    pyversion = form.value("pyversion")
     if pyversion and (pyversion == "source") != (kind == "sdist"):
         raise Invalid(f"The form's 'pyversion' is {pyversion[:40]!r}, which no {kind} has.")
-    requires = form.one("requires_python")
+    requires = form.value("requires_python")
     if requires and not _same_specifiers(requires, file.requires or ""):
         raise Invalid(f"The form requires Python {requires[:80]!r}, but the file {(file.requires or 'any')[:80]!r}.")
     digests = {**file.extra.get("digests", {}), **file.digests}
     for field, algorithm in _DIGESTS.items():
-        promised = form.one(field)
+        promised = form.value(field)
         if promised and promised.strip().lower() != digests[algorithm]:
             raise Invalid(
                 f"The {algorithm} of the file is {digests[algorithm]}, but the form promises {promised[:128]!r}."

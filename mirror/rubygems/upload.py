@@ -23,7 +23,7 @@ from mirror.index.repository import Repository
 from mirror.model import Grant, Page, Right
 from mirror.rubygems.names import GENERIC, canonical, full_name, number, parse_gem_filename
 from mirror.server.facts import facts_of
-from mirror.server.receive import SMALL, Form, Incoming, incoming, read_body, receive_body, receive_form
+from mirror.server.receive import SMALL_FORM_BYTES, Form, IncomingFile, incoming, read_body, receive_body, receive_form
 
 ATTESTATIONS_BYTES = 256 << 10
 """The most that the attestations of one gem may have."""
@@ -98,7 +98,7 @@ class UploadRoutes:
         shown = f"{kept.project} ({number(kept.file.version, kept.file.platform)})"
         return web.Response(text=f"Successfully registered gem: {shown}")
 
-    async def _receive(self, request: web.Request, file: Incoming) -> str:
+    async def _receive(self, request: web.Request, file: IncomingFile) -> str:
         """Store what arrives; return the attestations that came with it, as a JSON list, or nothing."""
         # Which gem it is stands inside it; a client that may push none at all is refused before it sends one.
         if not request.content_type.startswith("multipart/"):
@@ -106,14 +106,14 @@ class UploadRoutes:
             await receive_body(request, file, self._limits)
             return ""
 
-        async def agree(form: Form) -> None:
+        async def accept(form: Form) -> None:
             await self._may_push(request)
 
-        form = await receive_form(request, "gem", file, self._limits, agree)
+        form = await receive_form(request, "gem", file, self._limits, accept)
         if form.filename is None:
             await self._may_push(request)
             raise Invalid("The form has no gem: it should be in the field 'gem'.")
-        attestations = form.one("attestations")
+        attestations = form.value("attestations")
         return _checked_attestations(attestations) if attestations else ""
 
     async def _may_push(self, request: web.Request) -> None:
@@ -122,7 +122,7 @@ class UploadRoutes:
         if self._guard.scope(identity, "upload", name).nothing:
             await self._guard.require(request, "upload", name, "*")
 
-    async def _named(self, file: Incoming) -> str:
+    async def _named(self, file: IncomingFile) -> str:
         from mirror.rubygems import package  # only here: YAML is not needed to serve
 
         return await asyncio.to_thread(package.filename_of, file.path)
@@ -225,7 +225,7 @@ class UploadRoutes:
         """Respond with a key to a user name and a password; the body is the key."""
         facts = facts_of(request)
         facts.kind, facts.repository = "other", self._writer.repository
-        name, rights = requested_key(await read_body(request, SMALL))
+        name, rights = requested_key(await read_body(request, SMALL_FORM_BYTES))
         try:
             key = await self._guard.sign_in(request, name, rights)
         except Invalid as error:
@@ -261,7 +261,7 @@ def _owns(user: User, name: str) -> bool:
 
 async def _fields(request: web.Request) -> Mapping[str, str]:
     """Return the fields of a small form: those in the body, whatever Content-Type says (rule 9), before the query's."""
-    body = await read_body(request, SMALL)
+    body = await read_body(request, SMALL_FORM_BYTES)
     try:
         pairs = parse_qsl(body.decode(), keep_blank_values=True, max_num_fields=MOST_FIELDS)
     except ValueError:

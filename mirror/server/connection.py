@@ -122,12 +122,6 @@ class Connections:
             self._idle[connection] = None
         return next(iter(self._idle), None)
 
-    async def watch(self, interval_seconds: float = CHECK_SECONDS) -> None:
-        """Close the connections of slow clients, until cancelled."""
-        while True:
-            await asyncio.sleep(interval_seconds)
-            self.close_slow()
-
     def close_slow(self) -> None:
         """Close the connections whose clients are too slow."""
         now = self.clock()

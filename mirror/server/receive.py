@@ -1,8 +1,8 @@
-"""Taking in what clients send: bodies and multipart forms, to disk, within limits of size and time.
+"""Receiving what clients send: bodies and multipart forms, to disk, within limits of size and time.
 
-The counterpart of `send.py`. A file is written beside the store while it arrives and never held in memory; whatever is
-not adopted by the store is gone when the block ends. What surprises: a form's file is only read after the caller has
-seen the fields before it and has agreed, so that nobody without a right makes us take gigabytes.
+A file is written beside the store while it arrives, and never held in memory; unless the store adopts it, it is deleted
+at the end of the block. The surprise: a form's file is only read after the caller has accepted the fields before it, so
+that no client without a right makes us receive gigabytes.
 """
 
 import asyncio
@@ -21,40 +21,43 @@ from mirror.blobs.room import Room
 from mirror.config import LimitsSettings
 from mirror.errors import Invalid, TooLarge
 
-STALL = 60.0
+STALL_SECONDS = 60.0
 """Seconds for which a client may send nothing."""
-SMALL = 1 << 20
+SMALL_FORM_BYTES = 1 << 20
 """Bytes of a form without a file."""
+CHUNK_BYTES = 256 << 10
+"""Bytes of a part that are read at once."""
+WRITE_BYTES = 1 << 20
+"""Bytes that are collected for one write in a thread."""
+FIELD_BYTES = 100
+"""Bytes that a form's field counts besides its value."""
 
 T = TypeVar("T")
 
-_PIECE = 256 << 10
-_PENDING = 1 << 20  # bytes that wait for one write in a thread
 
-
-class Incoming:
-    """A file on its way in."""
+class IncomingFile:
+    """A file that is being received."""
 
     def __init__(self, path: Path, fd: int) -> None:
         self.path = path
         self.size = 0
         self._fd = fd
         self._pending: list[bytes] = []
-        self._waiting = 0
+        self._pending_bytes = 0
 
     async def write(self, chunk: bytes) -> None:
-        """Take a piece of it."""
+        """Append a chunk."""
         self._pending.append(chunk)
-        self._waiting += len(chunk)
+        self._pending_bytes += len(chunk)
         self.size += len(chunk)
-        if self._waiting >= _PENDING:
+        if self._pending_bytes >= WRITE_BYTES:
             await self.flush()
 
     async def flush(self) -> None:
-        """Have it all in the file; it is the store that makes it durable."""
-        pieces, self._pending, self._waiting = self._pending, [], 0
-        if pieces:
-            await asyncio.to_thread(self._write, b"".join(pieces))
+        """Write all chunks to the file; the store makes them durable."""
+        chunks, self._pending, self._pending_bytes = self._pending, [], 0
+        if chunks:
+            await asyncio.to_thread(self._write, b"".join(chunks))
 
     def _write(self, content: bytes) -> None:
         view = memoryview(content)
@@ -64,46 +67,46 @@ class Incoming:
 
 
 @asynccontextmanager
-async def incoming(directory: Path) -> AsyncIterator[Incoming]:
-    """A new file, gone at the end of the block unless the store has taken it away by then. Raises StorageFull."""
+async def incoming(directory: Path) -> AsyncIterator[IncomingFile]:
+    """Open a new file, which is deleted at the end of the block unless the store has adopted it. Raises StorageFull."""
     Room(directory).check()
     with storage_errors():
         fd, name = tempfile.mkstemp(dir=directory, prefix="upload-")
     try:
-        yield Incoming(Path(name), fd)
+        yield IncomingFile(Path(name), fd)
     finally:
         os.close(fd)
         Path(name).unlink(missing_ok=True)
 
 
 class Form(msgspec.Struct, frozen=True):
-    """A form that was read."""
+    """The fields of a form, and the name of its file."""
 
     fields: dict[str, list[str]]
     filename: str | None
-    """As the client calls the file; None when the form has none."""
+    """The client's name of the file; None when the form has no file."""
 
-    def one(self, name: str) -> str | None:
-        """The field's value, None without the field. Raises Invalid when it is there more than once."""
+    def value(self, name: str) -> str | None:
+        """Return the value of a field; None without the field. Raises Invalid when there are several."""
         values = self.fields.get(name, [])
         if len(values) > 1:
             raise Invalid(f"The form has the field {name!r} {len(values)} times.")
         return values[0] if values else None
 
-    def needed(self, name: str) -> str:
-        """The field's value. Raises Invalid unless it is there once, with something in it."""
-        value = self.one(name)
+    def required(self, name: str) -> str:
+        """Return the value of a field. Raises Invalid when it is missing, empty, or there several times."""
+        value = self.value(name)
         if not value:
             raise Invalid(f"The form has no {name!r}.")
         return value
 
 
-Agree = Callable[[Form], Awaitable[None]]
-"""Called with the fields before a file and its name; raises what the client is refused with."""
+AcceptForm = Callable[[Form], Awaitable[None]]
+"""Called with the fields before a file and its name; raises the error with which the client is refused."""
 
 
 async def read_body(request: web.Request, limit: int) -> bytes:
-    """A small body, whole. Raises TooLarge, Invalid."""
+    """Return a small body. Raises TooLarge, Invalid."""
     _check(request, limit)
     body = bytearray()
     async for chunk in _chunks(request):
@@ -113,8 +116,8 @@ async def read_body(request: web.Request, limit: int) -> bytes:
     return bytes(body)
 
 
-async def receive_body(request: web.Request, file: Incoming, limits: LimitsSettings) -> None:
-    """The whole body as a file. Raises TooLarge, Invalid, StorageFull."""
+async def receive_body(request: web.Request, file: IncomingFile, limits: LimitsSettings) -> None:
+    """Write the whole body to a file. Raises TooLarge, Invalid, StorageFull."""
     _check(request, limits.upload)
     async for chunk in _chunks(request):
         await file.write(chunk)
@@ -124,11 +127,11 @@ async def receive_body(request: web.Request, file: Incoming, limits: LimitsSetti
 
 
 async def receive_form(
-    request: web.Request, file_field: str, file: Incoming, limits: LimitsSettings, agree: Agree
+    request: web.Request, file_field: str, file: IncomingFile, limits: LimitsSettings, accept: AcceptForm
 ) -> Form:
-    """A multipart form: the part `file_field` goes into `file`, the others are text. Raises TooLarge, Invalid, …
+    """Receive a multipart form: the part `file_field` goes into `file`, the others are text.
 
-    `agree` is awaited before the file is read.
+    `accept` is awaited before the file is read. Raises TooLarge, Invalid, StorageFull, and what `accept` raises.
     """
     _check(request, limits.upload + limits.form)
     if not request.content_type.startswith("multipart/form-data"):
@@ -149,17 +152,17 @@ async def receive_form(
                 if form.filename is not None:
                     raise Invalid(f"The form has the file {file_field!r} twice.")
                 form = Form(form.fields, part.filename or "")
-                await agree(form)
+                await accept(form)
                 await _receive_part(part, file, limits.upload)
                 continue
             value = bytearray()
-            while chunk := await _in_time(part.read_chunk(_PIECE)):
+            while chunk := await _in_time(part.read_chunk(CHUNK_BYTES)):
                 value += chunk
                 size += len(chunk)
                 if size > limits.form:
                     raise TooLarge(f"The form's fields are larger than {limits.form:,} bytes together.")
             form.fields.setdefault(part.name[:200], []).append(_text(bytes(value)))
-            size += 100  # what a field costs, however short
+            size += FIELD_BYTES
     except (ValueError, AssertionError, RuntimeError, EOFError) as error:
         raise Invalid("The form is malformed or cut off.") from error
     except (ClientError, web.RequestPayloadError, ConnectionError) as error:
@@ -168,15 +171,15 @@ async def receive_form(
     return form
 
 
-async def _receive_part(part: BodyPartReader, file: Incoming, limit: int) -> None:
-    while chunk := await _in_time(part.read_chunk(_PIECE)):
+async def _receive_part(part: BodyPartReader, file: IncomingFile, limit: int) -> None:
+    while chunk := await _in_time(part.read_chunk(CHUNK_BYTES)):
         await file.write(chunk)
         if file.size > limit:
             raise TooLarge(f"The file is larger than {limit:,} bytes, which is the limit here.")
 
 
 def _check(request: web.Request, limit: int) -> None:
-    """What can be refused before anything is read."""
+    """Raise what a request can be refused with before its body is read."""
     if request.headers.get("Sec-Fetch-Site", "none") not in ("none", "same-origin"):
         raise Invalid("Another site's page may not send anything here.")
     if request.headers.get(hdrs.CONTENT_ENCODING, "identity").lower() != "identity":
@@ -195,10 +198,10 @@ async def _chunks(request: web.Request) -> AsyncIterator[bytes]:
 
 async def _in_time(reading: Awaitable[T]) -> T:
     try:
-        async with asyncio.timeout(STALL):
+        async with asyncio.timeout(STALL_SECONDS):
             return await reading
     except TimeoutError:
-        raise Invalid(f"Nothing has arrived for {STALL:.0f} seconds.") from None
+        raise Invalid(f"Nothing has arrived for {STALL_SECONDS:.0f} seconds.") from None
 
 
 def _text(value: bytes) -> str:
