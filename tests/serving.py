@@ -127,8 +127,12 @@ async def serving(
 
 
 @asynccontextmanager
-async def spawned(data_dir: Path, repositories: Table | None, *words: str, **settings: Any) -> AsyncIterator[Spawned]:
+async def spawned(
+    data_dir: Path, repositories: Table | None, *words: str, checkout: Path | None = None, **settings: Any
+) -> AsyncIterator[Spawned]:
     """`mirror serve` with further words for its command line, until it ends or the block does.
+
+    `checkout` is where its code is, this checkout if none is given.
 
     `repositories` None are those of a mirror that is not configured. Its settings stand beside `data_dir`, what it says
     in `<data_dir>.log`.
@@ -140,7 +144,7 @@ async def spawned(data_dir: Path, repositories: Table | None, *words: str, **set
         before = said.stat().st_size
         process = await asyncio.create_subprocess_exec(
             sys.executable, "-m", "mirror", "serve", "--config", str(file), *words,
-            stdout=log, stderr=log, env=environment, cwd=Path(__file__).parent.parent,
+            stdout=log, stderr=log, env=environment, cwd=checkout or Path(__file__).parent.parent,
         )  # fmt: skip
     try:
         async with _session() as session:

@@ -5,14 +5,16 @@ import os
 import platform
 import subprocess
 import sys
+from collections.abc import AsyncIterator
 from datetime import UTC, datetime
 from pathlib import Path
 
 import click
 
+from tests.benchmarks import beside
 from tests.benchmarks.load import WRK
 from tests.benchmarks.nginx import available
-from tests.benchmarks.rows import MEASUREMENTS, site
+from tests.benchmarks.rows import MEASUREMENTS, Site, site
 from tests.benchmarks.table import Row, markdown, text
 
 
@@ -31,29 +33,43 @@ def machine() -> str:
     )
 
 
-async def measure(names: tuple[str, ...], quick: bool) -> list[Row]:
+async def all_rows(place: Site, names: tuple[str, ...], checkout: Path | None) -> AsyncIterator[Row]:
+    """The rows beside nginx, or beside another checkout."""
+    if checkout is not None:
+        async for row in beside.rows(place, checkout.resolve(), names):
+            yield row
+        return
+    for name in names or MEASUREMENTS:
+        async for row in MEASUREMENTS[name](place):
+            yield row
+
+
+async def measure(names: tuple[str, ...], quick: bool, checkout: Path | None) -> list[Row]:
     """All rows, each printed when it is there."""
     rows = []
     async with site(quick) as place:
-        for name in names or MEASUREMENTS:
-            async for row in MEASUREMENTS[name](place):
-                print(text(row), flush=True)
-                rows.append(row)
+        async for row in all_rows(place, names, checkout):
+            print(text(row), flush=True)
+            rows.append(row)
     return rows
 
 
 @click.command()
 @click.argument("names", nargs=-1, type=click.Choice(list(MEASUREMENTS)))
 @click.option("--quick", is_flag=True, help="One short round of each: to see that it works, not how fast it is.")
+@click.option(
+    "--beside", "checkout", type=click.Path(path_type=Path, exists=True, file_okay=False), metavar="DIR",
+    help="Not nginx, but the code of another checkout stands beside this one.",
+)  # fmt: skip
 @click.option("--markdown", "table", is_flag=True, help="At the end, the table as the README has it.")
-def main(names: tuple[str, ...], quick: bool, table: bool) -> None:
-    """Measure the mirror with nginx beside it."""
+def main(names: tuple[str, ...], quick: bool, table: bool, checkout: Path | None) -> None:
+    """Measure the mirror with nginx beside it, or another checkout."""
     if available() is None:
         raise click.ClickException("nginx is not installed; on Debian: apt-get install nginx-light")
     os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # an installed mirror is not compiled at each start
     where = machine()
     print(where)
-    rows = asyncio.run(measure(names, quick))
+    rows = asyncio.run(measure(names, quick, checkout))
     missed = [row.what for row in rows if row.met is False]
     if table:
         print(f"\n{where}\n\n{markdown(rows)}")

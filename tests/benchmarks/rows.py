@@ -8,10 +8,12 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
+
+import msgspec
 
 from tests.benchmarks import content
 from tests.benchmarks.load import WRK, Download, Headers, Load, Pulse, ask, download, load, percentile
@@ -84,10 +86,12 @@ async def site(quick: bool) -> AsyncIterator[Site]:
             yield Site(directory, upstream, mirror, quick)
 
 
-def mirror_of(upstream: Nginx, data: Path, **settings: Any) -> contextlib.AbstractAsyncContextManager[Spawned]:
-    """A mirror of an nginx, with all defaults: it writes its access log."""
+def mirror_of(
+    upstream: Nginx, data: Path, *, checkout: Path | None = None, **settings: Any
+) -> contextlib.AbstractAsyncContextManager[Spawned]:
+    """A mirror of an nginx, with all defaults: it writes its access log. `checkout` is where its code is."""
     table = {"pypi": {"format": "pypi", "mount": "/", "upstreams": [f"{upstream.url}/simple/"]}}
-    return spawned(data, table, log={"access": True}, **settings)
+    return spawned(data, table, checkout=checkout, log={"access": True}, **settings)
 
 
 async def in_turn(
@@ -104,69 +108,115 @@ async def in_turn(
     return mine, others, statistics.median(one / beside for one, beside in pairs)
 
 
-async def compare(
-    site: Site,
-    what: str,
-    path: str,
-    headers: Headers,
-    clients: int,
-    target: float | None,
-    *,
-    conditional: bool = False,
-    bytes_per_second: bool = False,
-) -> Row:
+class Case(msgspec.Struct, frozen=True, kw_only=True):
+    """One URL that is requested again and again."""
+
+    what: str
+    path: str
+    headers: Mapping[str, str]
+    clients: int
+    target: float | None
+    """The least part of nginx's figure."""
+    conditional: bool = False
+    """With the ETag of a first response, so that the answer is 304."""
+    bytes_per_second: bool = False
+
+    @property
+    def seconds(self) -> float:
+        return 2.0 if self.bytes_per_second else 1.0
+
+    @property
+    def unit(self) -> str:
+        return " MB/s" if self.bytes_per_second else "/s"
+
+    def figure(self, one: Load) -> float:
+        return one.received / 1e6 if self.bytes_per_second else one.requests
+
+
+HUNDRED = "/packages/hundred/hundred-1.0-py3-none-any.whl"
+"""A file of 100 MB, which `prepare` writes."""
+
+
+def _cases() -> Mapping[str, Sequence[Case]]:
+    small, large = f"/simple/{content.SMALL}/", f"/simple/{content.LARGE}/"
+    ten_kb = f"/packages/{content.TEN_KB}/{content.TEN_KB.replace('-', '_')}-1.0-py3-none-any.whl"
+    conditional = {"Accept": JSON, **PIP}
+    return {
+        "small": [
+            Case(what="small page, 32 clients", path=small, headers=conditional, clients=32, target=0.5),
+            Case(what="small page, 1 client", path=small, headers=conditional, clients=1, target=0.8),
+            # A request with a cookie or credentials is never answered by repeating an earlier answer.
+            Case(
+                what="small page, 32 clients, each request parsed",
+                path=small, headers={**PIP, "Cookie": "a=b"}, clients=32, target=None,
+            ),
+        ],
+        "large": [
+            Case(
+                what=f"5,000-file page, {name}, {form}, 8 clients",
+                path=large, headers={"Accept": accept, **headers}, clients=8, target=1.0,
+            )
+            for name, accept in (("HTML", "text/html"), ("JSON", JSON))
+            for form, headers in (("plain", {}), ("as pip asks", PIP), ("as uv asks", UV))
+        ],
+        "unmodified": [
+            Case(
+                what=f"304 of the {name} page",
+                path=path, headers=conditional, clients=32, target=0.5, conditional=True,
+            )
+            for name, path in ((content.SMALL, small), (content.LARGE, large))
+        ],
+        "files": [
+            Case(what="10 KB file, 32 clients", path=ten_kb, headers={}, clients=32, target=0.35),
+            Case(
+                what="100 MB file, 8 clients",
+                path=HUNDRED, headers={}, clients=8, target=0.9, bytes_per_second=True,
+            ),
+        ],
+    }  # fmt: skip
+
+
+CASES = _cases()
+
+
+async def prepare(site: Site, case: Case) -> None:
+    """Write what a case needs and the site does not have from the start."""
+    if case.path == HUNDRED:
+        await asyncio.to_thread(site.tree.blob, "hundred", 100 * MB)
+
+
+async def compare(site: Site, case: Case) -> Row:
     """One URL of the mirror against the same bytes from nginx."""
-    async with site.captured(path, headers) as (_, beside):
-        mine, others, status = dict(headers), dict(headers), 200
-        if conditional:
+    await prepare(site, case)
+    async with site.captured(case.path, case.headers) as (_, beside):
+        mine, others, status = dict(case.headers), dict(case.headers), 200
+        if case.conditional:
             status = 304
-            mine["If-None-Match"] = (await asked(site.mirror, path, headers)).headers["ETag"]
-            head, _ = await asyncio.to_thread(ask, beside, headers)
+            mine["If-None-Match"] = (await asked(site.mirror, case.path, case.headers)).headers["ETag"]
+            head, _ = await asyncio.to_thread(ask, beside, case.headers)
             others["If-None-Match"] = next(
                 line.partition(": ")[2] for line in head.splitlines() if line.startswith("ETag")
             )
-        seconds = 2.0 if bytes_per_second else 1.0
         ours, other, figure = await in_turn(
             site.loads,
-            lambda: load(site.url(path), clients, seconds, mine, status),
-            lambda: load(beside, clients, seconds, others, status),
-            lambda one: one.received / 1e6 if bytes_per_second else one.requests,
+            lambda: load(site.url(case.path), case.clients, case.seconds, mine, status),
+            lambda: load(beside, case.clients, case.seconds, others, status),
+            case.figure,
         )
-    unit = " MB/s" if bytes_per_second else "/s"
-    return Row(what=what, ours=f"{ours:.0f}{unit}", beside=f"{other:.0f}{unit}", figure=figure, target=target)
+    return Row(
+        what=case.what,
+        ours=f"{ours:.0f}{case.unit}", beside=f"{other:.0f}{case.unit}", figure=figure, target=case.target,
+    )  # fmt: skip
 
 
-async def small(site: Site) -> AsyncIterator[Row]:
-    """A page of ten files."""
-    path = f"/simple/{content.SMALL}/"
-    yield await compare(site, "small page, 32 clients", path, {"Accept": JSON, **PIP}, 32, 0.5)
-    yield await compare(site, "small page, 1 client", path, {"Accept": JSON, **PIP}, 1, 0.8)
-    # What has a cookie or credentials is never taken for a request that was answered before.
-    yield await compare(site, "small page, 32 clients, each request parsed", path, {**PIP, "Cookie": "a=b"}, 32, None)
+def beside_nginx(name: str) -> Callable[[Site], AsyncIterator[Row]]:
+    """Return the measurement of a group of cases."""
 
+    async def measurement(site: Site) -> AsyncIterator[Row]:
+        for case in CASES[name]:
+            yield await compare(site, case)
 
-async def large(site: Site) -> AsyncIterator[Row]:
-    """A page of 5,000 files."""
-    path = f"/simple/{content.LARGE}/"
-    for name, accept in (("HTML", "text/html"), ("JSON", JSON)):
-        for form, headers in (("plain", {}), ("as pip asks", PIP), ("as uv asks", UV)):
-            what = f"5,000-file page, {name}, {form}, 8 clients"
-            yield await compare(site, what, path, {"Accept": accept, **headers}, 8, 1.0)
-
-
-async def unmodified(site: Site) -> AsyncIterator[Row]:
-    """304 to a client that has the page."""
-    for name in (content.SMALL, content.LARGE):
-        headers = {"Accept": JSON, **PIP}
-        yield await compare(site, f"304 of the {name} page", f"/simple/{name}/", headers, 32, 0.5, conditional=True)
-
-
-async def files(site: Site) -> AsyncIterator[Row]:
-    """Files that are held."""
-    path = f"/packages/{content.TEN_KB}/{content.TEN_KB.replace('-', '_')}-1.0-py3-none-any.whl"
-    yield await compare(site, "10 KB file, 32 clients", path, {}, 32, 0.35)
-    path = await asyncio.to_thread(site.tree.blob, "hundred", 100 * MB)
-    yield await compare(site, "100 MB file, 8 clients", path, {}, 8, 0.9, bytes_per_second=True)
+    return measurement
 
 
 async def cold(site: Site) -> AsyncIterator[Row]:
@@ -214,32 +264,33 @@ def times_asked(upstream: Nginx, path: str) -> int:
 async def resolve(site: Site) -> AsyncIterator[Row]:
     """`uv pip compile` of a hundred projects, with an empty cache each time; the best of five."""
     names = await asyncio.to_thread(content.resolvable, site.tree)
-    wanted = site.directory / "requirements.in"
-    wanted.write_text("".join(f"{name}\n" for name in names))
-
-    async def compiled(index: str) -> float:
-        with tempfile.TemporaryDirectory(dir=site.directory) as cache:
-            words = ["pip", "compile", str(wanted), "--default-index", index, "--cache-dir", cache, "--no-config"]
-            began = time.perf_counter()
-            process = await asyncio.create_subprocess_exec(
-                sys.executable, "-m", "uv", *words, "--quiet", "--only-binary", ":all:", "--python", sys.executable,
-                stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
-                env={name: value for name, value in os.environ.items() if not name.startswith(("UV_", "PIP_"))},
-            )  # fmt: skip
-            out, said = await process.communicate()
-            assert process.returncode == 0, said.decode()
-            assert out.count(b"==") == len(names)
-            return time.perf_counter() - began
-
     ours, static = site.url("/simple/"), f"{site.upstream.url}/simple/"
-    await compiled(ours)
-    rounds = [(await compiled(ours), await compiled(static)) for _ in range(5)]
+    await compiled(site, names, ours)
+    rounds = [(await compiled(site, names, ours), await compiled(site, names, static)) for _ in range(5)]
     mine, beside = map(min, zip(*rounds, strict=True))
     yield Row(
         what="uv pip compile, 100 projects",
         ours=f"{mine * 1e3:.0f} ms", beside=f"{beside * 1e3:.0f} ms",
         figure=mine / beside, target=1.25, better="less",
     )  # fmt: skip
+
+
+async def compiled(site: Site, names: Sequence[str], index: str) -> float:
+    """Return the seconds that `uv pip compile` takes with that index."""
+    wanted = site.directory / "requirements.in"
+    wanted.write_text("".join(f"{name}\n" for name in names))
+    with tempfile.TemporaryDirectory(dir=site.directory) as cache:
+        words = ["pip", "compile", str(wanted), "--default-index", index, "--cache-dir", cache, "--no-config"]
+        began = time.perf_counter()
+        process = await asyncio.create_subprocess_exec(
+            sys.executable, "-m", "uv", *words, "--quiet", "--only-binary", ":all:", "--python", sys.executable,
+            stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
+            env={name: value for name, value in os.environ.items() if not name.startswith(("UV_", "PIP_"))},
+        )  # fmt: skip
+        out, said = await process.communicate()
+        assert process.returncode == 0, said.decode()
+        assert out.count(b"==") == len(names)
+        return time.perf_counter() - began
 
 
 async def memory(site: Site) -> AsyncIterator[Row]:
@@ -353,10 +404,7 @@ def _p99(what: str, ours: list[float], others: list[float] | None, target: float
 
 
 MEASUREMENTS: Mapping[str, Callable[[Site], AsyncIterator[Row]]] = {
-    "small": small,
-    "large": large,
-    "unmodified": unmodified,
-    "files": files,
+    **{name: beside_nginx(name) for name in CASES},
     "cold": cold,
     "resolve": resolve,
     "memory": memory,
