@@ -112,7 +112,7 @@ class MirrorState:
             "bytes": size,
             "store": {
                 "limit": self._settings.store.limit,
-                "free": self._transfers.room.free(),
+                "free": self._transfers.disk_space.free(),
                 "swept": None if self.swept is None else msgspec.structs.asdict(self.swept),
             },
             "serial": self._feed.serial,
@@ -153,7 +153,7 @@ class MirrorState:
             files=files,
             store_bytes=size,
             store_limit=self._settings.store.limit,
-            free_bytes=self._transfers.room.free(),
+            free_bytes=self._transfers.disk_space.free(),
             degraded=bool(self.degraded()),
             offline=self._settings.offline,
             feed_serial=self._feed.serial,
@@ -181,7 +181,7 @@ class MirrorState:
 
     def degraded(self) -> str:
         """Why nothing can be kept at this moment, in one sentence; empty when it can."""
-        if self._transfers.room.full():
+        if self._transfers.disk_space.is_full():
             return "The disk is full: what is held is served, and nothing more is kept."
         return ""
 

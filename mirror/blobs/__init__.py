@@ -1,10 +1,10 @@
-"""Immutable bytes named by their SHA-256: what every blob store promises.
+"""Immutable bytes named by their SHA-256: the interface of every blob store.
 
-A store knows nothing of projects, files or repositories: the catalog does. It never verifies what it adopts
-either; whoever puts a file into `incoming` has compared its digest first.
+A store knows nothing of projects, files or repositories: the catalog does. Nor does it verify what it adopts; the
+caller that puts a file into `incoming` has compared its digest first.
 
-The surprise: `adopt` makes the bytes durable (it syncs the file itself), so that nobody can forget to; once it
-has returned, a loss of power leaves either the whole blob or, when it never returned, none.
+The surprise: `adopt` makes the bytes durable (it syncs the file itself), so that no caller can forget to. After a loss
+of power there is either the whole blob or, when `adopt` had not returned, perhaps none.
 """
 
 import errno
@@ -18,26 +18,26 @@ from typing import Protocol
 
 import msgspec
 
-from mirror.blobs.room import Room
+from mirror.blobs.disk_space import DiskSpace
 from mirror.errors import MissingBlob, StorageFull
 from mirror.model import Body
 
 _SHA256 = re.compile(r"[0-9a-f]{64}", re.ASCII)
-_NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT})
+_DISK_FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
 
 
 class StoredBlob(msgspec.Struct, frozen=True, kw_only=True):
-    """One blob that a store has."""
+    """One blob of a store."""
 
     digest: str
     size: int
     """Bytes."""
     stored: float
-    """When the store took it, in seconds since the epoch; not the file's own date."""
+    """When it was stored, in seconds since the epoch; not the file's own date."""
 
 
 class MemoryBody(msgspec.Struct, frozen=True):
-    """Something small that there is no room to store."""
+    """A Body in memory, for small content."""
 
     content: bytes
     digest: str
@@ -46,7 +46,7 @@ class MemoryBody(msgspec.Struct, frozen=True):
 
     @classmethod
     def of(cls, content: bytes) -> "MemoryBody":
-        """These bytes as a Body."""
+        """Return bytes as a Body."""
         return cls(content, hashlib.sha256(content).hexdigest())
 
     @property
@@ -58,90 +58,90 @@ class MemoryBody(msgspec.Struct, frozen=True):
         yield self.content[start:stop]
 
 
-class Part(msgspec.Struct, frozen=True, kw_only=True):
-    """Something small to be stored."""
+class SmallBlob(msgspec.Struct, frozen=True, kw_only=True):
+    """Small content to be stored with `store_all`."""
 
     content: bytes
     digest: str
-    """Of the content; whoever hands it over has compared it."""
+    """The SHA-256 of the content, computed by the caller."""
     date: int | None = None
     """For Last-Modified, in seconds since the epoch; None: now."""
 
 
 class BlobStore(Protocol):
-    """Where the bytes of files live. All methods may be called at once, by several processes too."""
+    """Where the bytes of files are stored. All methods may be called concurrently, also by several processes."""
 
     incoming: Path
     """A local directory for files that are being written; `adopt` takes them from here."""
-    room: Room
-    """What is free where that is: asked before something large is written."""
+    disk_space: DiskSpace
+    """The free space there, checked before something large is written."""
 
     async def open(self, digest: str) -> Body:
-        """The blob of that digest. Cheap: it stands before every answer with a held file.
+        """Return the blob with a digest. Cheap: it is called for every answer with a held file.
 
-        Raises MissingBlob when it is not there, or is empty where it must not be, or `digest` is no SHA-256.
+        Raises MissingBlob when it is missing, or empty where it must not be, or `digest` is not a SHA-256.
         """
 
     async def adopt(self, path: Path, digest: str) -> StoredBlob:
-        """Make the finished file at `path` the blob of that digest: durable first, then visible at once and whole.
+        """Make the finished file at `path` the blob with a digest: durable first, then visible as a whole.
 
-        Takes the file away from `path`. Idempotent: again, or for a blob already held, changes nothing.
-        Raises StorageFull, and then leaves the file where it was; MissingBlob when there is neither file nor blob.
+        The file is moved away from `path`. Idempotent, also for a blob that is held already. Raises StorageFull, and
+        then leaves the file where it was; MissingBlob when there is neither file nor blob.
         """
 
     async def write(self, content: bytes) -> StoredBlob:
-        """Store something small that is in memory. Raises StorageFull."""
+        """Store small content. Raises StorageFull."""
 
-    async def store_all(self, parts: Sequence[Part]) -> list[StoredBlob]:
-        """Store many small things together, far cheaper than one after the other; each is durable when this returns.
+    async def store_all(self, blobs: Sequence[SmallBlob]) -> list[StoredBlob]:
+        """Store many small blobs together, far cheaper than one after the other; all are durable when this returns.
 
-        Blocks for as long as writing takes, for a process that does nothing else; only making it durable happens off
-        the event loop. Raises StorageFull or OSError, and has then stored none of them.
+        Writing blocks the event loop, for a process that does nothing else; only making the files durable does not.
+        Raises StorageFull or OSError; then none of them is stored.
         """
 
     async def delete(self, digest: str) -> None:
-        """Forget the blob; no error when it is not there. Readers that have begun may finish."""
+        """Delete a blob; no error when it is missing. Readers that have begun may finish."""
 
     async def withdraw(self, digest: str) -> None:
-        """Take a blob out of the store, so that it can be put back; no error when it is not there."""
+        """Move a blob out of the store so that it can be restored; no error when it is missing."""
 
     async def restore(self, digest: str) -> None:
-        """Put a withdrawn blob back, unless another one has taken its place."""
+        """Move a withdrawn blob back, unless the store has got it again meanwhile."""
 
     async def discard(self, digest: str) -> None:
-        """Remove a withdrawn blob for good."""
+        """Delete a withdrawn blob."""
 
     async def withdrawn(self) -> list[str]:
-        """What was withdrawn and neither restored nor discarded, perhaps by a process that was killed."""
+        """Return the digests that were neither restored nor discarded, for example by a process that was killed."""
 
     async def set_aside(self, digest: str) -> None:
-        """Move a damaged blob to where a person can look at it, and nobody is served it."""
+        """Move a damaged blob out of the store, to where an administrator can inspect it."""
 
     def walk(self) -> AsyncIterator[StoredBlob]:
-        """Every blob, in no order; one that comes or goes meanwhile may be left out."""
+        """Yield every blob, unordered; blobs that are added or deleted meanwhile may be missing."""
 
     async def clean_incoming(self) -> int:
-        """Remove what an earlier process left unfinished; says how many. Only at start, before anything is written."""
+        """Delete unfinished files of an earlier process; return their number. Only before anything is written."""
 
 
 def checked(digest: str) -> str:
-    """The digest, when it is one: nothing else may become part of a path or an object's key. Raises MissingBlob."""
+    """Return the digest: only a SHA-256 may become part of a path or an object's key. Raises MissingBlob."""
     if not _SHA256.fullmatch(digest):
         raise MissingBlob(digest[:64])
     return digest
 
 
 def http_date(seconds: float) -> str:
-    """Seconds since the epoch as the date of an HTTP header."""
+    """Return seconds since the epoch as the date of an HTTP header."""
     return formatdate(int(seconds), usegmt=True)
 
 
 @contextmanager
 def storage_errors() -> Iterator[None]:
-    """Turns the errors of a full disk or quota into StorageFull; the others pass."""
+    """Convert the errors of a full disk or quota into StorageFull."""
     try:
         yield
     except OSError as error:
-        if error.errno in _NO_ROOM:
+        if error.errno in _DISK_FULL:
             raise StorageFull("The disk of the mirror is full: free some space, or move data_dir.") from error
         raise

@@ -1,7 +1,7 @@
 """Blobs as files of a directory tree: `blobs/ab/abcdef…`, with `incoming/` beside it on the same file system.
 
-The surprise: reads try the page cache on the event loop first (`RWF_NOWAIT` never waits for a disk) and hop to a
-thread only when the disk is needed; for a warm file that is several times cheaper than a hop for each chunk.
+The surprise: reads try the page cache on the event loop first (`RWF_NOWAIT` never waits for a disk) and use a thread
+only when the disk is needed; for a warm file that is several times cheaper than a thread for each chunk.
 """
 
 import asyncio
@@ -19,38 +19,38 @@ from typing import TypeVar
 
 import msgspec
 
-from mirror.blobs import Part, StoredBlob, checked, http_date, storage_errors
-from mirror.blobs.room import Room
+from mirror.blobs import SmallBlob, StoredBlob, checked, http_date, storage_errors
+from mirror.blobs.disk_space import DiskSpace
 from mirror.errors import MissingBlob
 
-CHUNK = 256 * 1024
-"""Bytes of one read: long enough to be worth a thread, short enough that the loop stays smooth."""
+CHUNK_BYTES = 256 * 1024
+"""The size of one read: large enough to be worth a thread, small enough not to delay the event loop."""
 
-WORTH_SYNCFS = 32
-"""Files from which one sync of the whole file system is quicker than one for each of them."""
+SYNCFS_FILES = 32
+"""The number of files from which one sync of the whole file system is quicker than one for each of them."""
 
 _EMPTY = hashlib.sha256().hexdigest()
 _NOWAIT = getattr(os, "RWF_NOWAIT", None)
 _threads = ThreadPoolExecutor(max_workers=8, thread_name_prefix="blobs")
 _syncfs = getattr(ctypes.CDLL(None, use_errno=True), "syncfs", None)
-"""syncfs(2) of Linux, which os does not have."""
+"""syncfs(2) of Linux, which the module os lacks."""
 
 T = TypeVar("T")
 
 
 async def off_loop(work: Callable[[], T]) -> T:
-    """Run blocking work on files in the store's own threads, which no slow name resolution can use up."""
+    """Run blocking file operations in the store's own threads, which slow name resolution cannot occupy."""
     return await asyncio.get_running_loop().run_in_executor(_threads, work)
 
 
 async def read_at(fd: int, offset: int, size: int) -> bytes:
-    """Up to `size` bytes from `offset` of an open file; fewer only at its end (or at the end of what is cached)."""
+    """Read up to `size` bytes from `offset` of an open file; fewer only at its end (or that of the cached part)."""
     if _NOWAIT is not None:
         buffer = bytearray(size)
         try:
             count = os.preadv(fd, [buffer], offset, _NOWAIT)
         except OSError:
-            pass  # not in the page cache, or a file system that cannot tell
+            pass  # not in the page cache, or not supported by the file system
         else:
             if count:
                 del buffer[count:]
@@ -67,7 +67,7 @@ class LocalBody(msgspec.Struct, frozen=True):
     path: Path | None
 
     async def read(self, start: int = 0, stop: int | None = None) -> AsyncIterator[bytes]:
-        """Yield the bytes [start, stop). Raises MissingBlob when the blob went away or is shorter than it was."""
+        """Yield the bytes [start, stop). Raises MissingBlob when the blob was deleted or is shorter than it was."""
         stop = self.size if stop is None else min(stop, self.size)
         if start >= stop or self.path is None:
             return
@@ -77,7 +77,7 @@ class LocalBody(msgspec.Struct, frozen=True):
             raise MissingBlob(self.digest) from None
         try:
             while start < stop:
-                chunk = await read_at(fd, start, min(CHUNK, stop - start))
+                chunk = await read_at(fd, start, min(CHUNK_BYTES, stop - start))
                 if not chunk:
                     raise MissingBlob(self.digest)
                 start += len(chunk)
@@ -87,7 +87,7 @@ class LocalBody(msgspec.Struct, frozen=True):
 
 
 class LocalBlobs:
-    """A BlobStore in `data_dir`: `blobs/`, `incoming/` and `outgoing/`, made when they are not there."""
+    """A BlobStore in the directories `blobs`, `incoming` and `outgoing` of `data_dir`, which are made if missing."""
 
     def __init__(self, data_dir: Path) -> None:
         self.root = data_dir / "blobs"
@@ -97,18 +97,18 @@ class LocalBlobs:
         self.damaged = data_dir / "damaged"
         for directory in (self.root, self.incoming, self.outgoing):
             directory.mkdir(parents=True, exist_ok=True)
-        self.room = Room(data_dir)
+        self.disk_space = DiskSpace(data_dir)
         self._shards: set[str] = set()
-        """Directories below `root` that `store_all` need not make any more."""
+        """Directories below `root` that exist, so that `store_all` need not make them."""
 
     async def open(self, digest: str) -> LocalBody:
-        path = f"{self._prefix}{checked(digest)[:2]}/{digest}"  # no Path before there is something: making one is slow
+        path = f"{self._prefix}{checked(digest)[:2]}/{digest}"  # no Path before it exists: making one is slow
         try:
-            found = os.stat(path)  # on the loop: cheaper than a hop to a thread
+            found = os.stat(path)  # on the event loop: cheaper than a thread
         except (FileNotFoundError, NotADirectoryError):
             raise MissingBlob(digest) from None
         if found.st_size == 0 and digest != _EMPTY:
-            raise MissingBlob(digest)  # what some file systems leave behind when the power fails
+            raise MissingBlob(digest)  # what some file systems leave after a loss of power
         return LocalBody(found.st_size, digest, http_date(found.st_mtime), Path(path))
 
     async def adopt(self, path: Path, digest: str) -> StoredBlob:
@@ -163,14 +163,14 @@ class LocalBlobs:
                     _sync(self.root, os.O_RDONLY | os.O_DIRECTORY)
                 os.replace(path, target)
             except FileNotFoundError:
-                if not target.is_file():  # otherwise it has been adopted before
+                if not target.is_file():  # else it was adopted before
                     raise MissingBlob(digest) from None
             _sync(target.parent, os.O_RDONLY | os.O_DIRECTORY)
         found = target.stat()
         return StoredBlob(digest=digest, size=found.st_size, stored=found.st_ctime)
 
     def _write(self, content: bytes) -> StoredBlob:
-        self.room.check(len(content))
+        self.disk_space.check(len(content))
         digest = hashlib.sha256(content).hexdigest()
         with storage_errors():
             fd, name = tempfile.mkstemp(dir=self.incoming)
@@ -182,18 +182,18 @@ class LocalBlobs:
             finally:
                 path.unlink(missing_ok=True)
 
-    async def store_all(self, parts: Sequence[Part]) -> list[StoredBlob]:
-        """All are written before any is synced, and all renamed before any directory is: two syncs for many files."""
-        self.room.check(sum(len(part.content) for part in parts))
+    async def store_all(self, blobs: Sequence[SmallBlob]) -> list[StoredBlob]:
+        """See `BlobStore`. Files are written before any is synced, and renamed before directories are: two syncs."""
+        self.disk_space.check(sum(len(blob.content) for blob in blobs))
         incoming = f"{self.incoming}/{secrets.token_hex(16)}"
         moves: list[tuple[str, str]] = []
         with storage_errors():
             try:
-                for digest, part in {checked(part.digest): part for part in parts}.items():
+                for digest, blob in {checked(blob.digest): blob for blob in blobs}.items():
                     target = f"{self._prefix}{digest[:2]}/{digest}"
-                    if not _is_whole(target, len(part.content)):
+                    if not _is_whole(target, len(blob.content)):
                         moves.append((f"{incoming}-{len(moves)}.part", target))
-                        _write_new(moves[-1][0], part)
+                        _write_new(moves[-1][0], blob)
                 shards = {target[: -len("/") - 64] for _, target in moves}
                 for shard in shards - self._shards:
                     os.makedirs(shard, exist_ok=True)
@@ -207,27 +207,27 @@ class LocalBlobs:
                     Path(path).unlink(missing_ok=True)
                 raise
         now = time.time()
-        return [StoredBlob(digest=part.digest, size=len(part.content), stored=now) for part in parts]
+        return [StoredBlob(digest=blob.digest, size=len(blob.content), stored=now) for blob in blobs]
 
 
 def _is_whole(path: str, size: int) -> bool:
-    # As a rule it is not there, and to hear that as an exception costs more than all the rest.
+    # As a rule it is missing, and an exception for that costs more than everything else here.
     return os.access(path, os.F_OK) and os.stat(path).st_size == size
 
 
-def _write_new(path: str, part: Part) -> None:
+def _write_new(path: str, blob: SmallBlob) -> None:
     fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
     try:
-        write_at(fd, part.content, 0)
-        if part.date is not None:
-            os.utime(fd, (part.date, part.date))
+        write_at(fd, blob.content, 0)
+        if blob.date is not None:
+            os.utime(fd, (blob.date, blob.date))
     finally:
         os.close(fd)
 
 
 def _sync_all(paths: Sequence[str], root: Path) -> None:
     """Make files and directories durable: many with one call for the whole file system, where that exists."""
-    if _syncfs is None or len(paths) < WORTH_SYNCFS:
+    if _syncfs is None or len(paths) < SYNCFS_FILES:
         for path in paths:
             _sync(Path(path), os.O_RDONLY)
         return
@@ -241,7 +241,7 @@ def _sync_all(paths: Sequence[str], root: Path) -> None:
 
 
 def write_at(fd: int, chunk: bytes, offset: int) -> None:
-    """Write all of `chunk`; a full disk may take a part of it before it says so."""
+    """Write all of `chunk`; a full disk may take a part of it before it reports the error."""
     left = memoryview(chunk)
     while left:
         count = os.pwrite(fd, left, offset)
@@ -264,7 +264,7 @@ def _blobs_of(shard: Path) -> list[StoredBlob]:
                 try:
                     digest, stat = checked(entry.name), entry.stat(follow_symlinks=False)
                 except (MissingBlob, FileNotFoundError):
-                    continue  # not ours, or just deleted
+                    continue  # not a blob, or just deleted
                 found.append(StoredBlob(digest=digest, size=stat.st_size, stored=stat.st_ctime))
     return found
 

@@ -17,7 +17,7 @@ import msgspec
 from aiohttp import BodyPartReader, ClientError, MultipartReader, hdrs, web
 
 from mirror.blobs import storage_errors
-from mirror.blobs.room import Room
+from mirror.blobs.disk_space import DiskSpace
 from mirror.config import LimitsSettings
 from mirror.errors import Invalid, TooLarge
 
@@ -69,7 +69,7 @@ class IncomingFile:
 @asynccontextmanager
 async def incoming(directory: Path) -> AsyncIterator[IncomingFile]:
     """Open a new file, which is deleted at the end of the block unless the store has adopted it. Raises StorageFull."""
-    Room(directory).check()
+    DiskSpace(directory).check()
     with storage_errors():
         fd, name = tempfile.mkstemp(dir=directory, prefix="upload-")
     try:

@@ -1,4 +1,4 @@
-"""What a file's bytes are compared with: every digest that its index promises, computed while they come."""
+"""The digests of a file that its index promises, computed and compared while it is fetched."""
 
 import hashlib
 from collections.abc import Callable, Mapping
@@ -22,11 +22,11 @@ _ALGORITHMS: Mapping[str, Callable[[], _Hash]] = {
     "md5": partial(hashlib.md5, usedforsecurity=False),
     "blake2b_256": partial(hashlib.blake2b, digest_size=32),
 }
-"""By the names that indexes use; a promise in any other algorithm cannot be checked and counts for nothing."""
+"""By the names that indexes use; a digest of any other algorithm cannot be checked, and is ignored."""
 
 
 class Digests:
-    """SHA-256, and all that is promised, of bytes that come piece by piece."""
+    """SHA-256, and all promised digests, of bytes that arrive in chunks."""
 
     def __init__(self, promised: Mapping[str, str]) -> None:
         self._promised = promised
@@ -38,14 +38,14 @@ class Digests:
         self._hashes = {name: _ALGORITHMS[name]() for name in names}
 
     def update(self, chunk: bytes) -> None:
-        """Take the next bytes. Blocking: for a thread, one call at a time."""
-        for hashing in self._hashes.values():
-            hashing.update(chunk)
+        """Add the next bytes. Blocks: for a thread, one call at a time."""
+        for hasher in self._hashes.values():
+            hasher.update(chunk)
 
     def verified(self, filename: str) -> str:
-        """The SHA-256 of all bytes. Raises DigestMismatch unless every promise is kept."""
-        for name, hashing in self._hashes.items():
-            expected, actual = self._promised.get(name), hashing.hexdigest()
+        """Return the SHA-256 of all bytes. Raises DigestMismatch unless every promised digest matches."""
+        for name, hasher in self._hashes.items():
+            expected, actual = self._promised.get(name), hasher.hexdigest()
             if expected not in (None, actual):
                 raise DigestMismatch(filename, name, str(expected), actual)
         return self._hashes["sha256"].hexdigest()

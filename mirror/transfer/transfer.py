@@ -1,4 +1,4 @@
-"""One transfer. See the package for what it is."""
+"""One transfer: fetch a file, verify and store it, and let readers follow."""
 
 import asyncio
 import logging
@@ -15,7 +15,7 @@ from pathlib import Path
 import msgspec
 
 from mirror.blobs import BlobStore, StoredBlob, http_date, storage_errors
-from mirror.blobs.local import CHUNK, off_loop, read_at, write_at
+from mirror.blobs.local import CHUNK_BYTES, off_loop, read_at, write_at
 from mirror.errors import DigestMismatch, MirrorError, StorageFull, UpstreamProtocolError, UpstreamUnavailable
 from mirror.model import File
 from mirror.transfer.digests import Digests
@@ -24,24 +24,24 @@ from mirror.upstream import Stream, Upstream, parse_url
 OnHeld = Callable[[StoredBlob], Awaitable[None]]
 """Called once the blob is stored and before the last bytes are readable: the catalog writes its row here."""
 
-TAIL = 64 * 1024
-"""Bytes at the end of a file that nobody reads before it is verified; a file no longer than that comes in whole."""
-WINDOW = 1024 * 1024
-"""Bytes of the newest part that are kept in memory, so that readers who are up to date need no disk."""
-TRIES = 5
-"""Interruptions in a row, without a byte between them, after which a transfer is given up."""
-MOST_TRIES = 100
-"""Interruptions in all."""
-PATIENCE = 30.0
-"""Seconds that a transfer that cannot be stored waits for its slowest reader (or for any)."""
-LONGEST = 24 * 3600.0
-"""Seconds that any transfer may take: an upstream that sends a byte now and then is not waited for for ever."""
+TAIL_BYTES = 64 * 1024
+"""The end of a file that is not readable before it is verified; a file no larger than that is fetched whole first."""
+WINDOW_BYTES = 1024 * 1024
+"""The newest part, which is kept in memory so that readers that are up to date need no disk."""
+FRUITLESS_ATTEMPTS = 5
+"""Interruptions in a row, without a byte between them, after which a transfer fails."""
+ATTEMPTS = 100
+"""Interruptions in all after which a transfer fails."""
+READER_WAIT_SECONDS = 30.0
+"""The time for which a transfer that cannot be stored waits for its slowest reader (or for any)."""
+TRANSFER_SECONDS = 24 * 3600.0
+"""The longest time for a transfer, because an upstream may send a byte now and then for ever."""
 
 logger = logging.getLogger(__name__)
 
 
 class TransferState(msgspec.Struct, frozen=True, kw_only=True):
-    """A transfer as people and monitors see it."""
+    """The progress of a transfer, for people and monitors."""
 
     filename: str
     source: str
@@ -50,29 +50,29 @@ class TransferState(msgspec.Struct, frozen=True, kw_only=True):
     """Bytes so far."""
     readers: int
     seconds: float
-    """Since it began."""
+    """Since its start."""
     stored: bool
-    """False when the disk is full and the file only passes through."""
+    """False when the disk is full and the file is not stored."""
 
 
-class _Reader:
-    """How far one reader is."""
+class _Position:
+    """The offset that one reader has reached."""
 
     def __init__(self, at: int) -> None:
         self.at = at
 
 
 class Transfer:
-    """One file on its way in: a Body from the moment that `opened` returns."""
+    """One file that is being fetched: a Body from the moment that `opened` returns."""
 
     def __init__(self, file: File, upstream: Upstream, blobs: BlobStore, limit: int) -> None:
         self.file = file
         self.upstream = upstream
         self.listeners: dict[tuple[str, str], OnHeld] = {}
-        """Who wants to know that the blob is held, by source and file name."""
+        """Called once the blob is held; by source and file name."""
         self.storing = True
         """False from the moment that the disk is full."""
-        self._claimed = 0  # bytes of the disk that nobody else is given
+        self._claimed = 0  # bytes of disk space reserved for it
         self.began = time.monotonic()
         self._blobs = blobs
         self._limit = limit
@@ -86,12 +86,12 @@ class Transfer:
         self._on_disk = 0
         self._window: deque[tuple[int, bytes]] = deque()
         self._window_size = 0
-        self._readers: set[_Reader] = set()
+        self._readers: set[_Position] = set()
         self._changed = asyncio.Event()
         self._moved = asyncio.Event()
         self._date = 0
         self._validator: str | None = None
-        self._begun = self._verified = False
+        self._started = self._verified = False
         self._error: MirrorError | None = None
         self._path: Path | None = None
 
@@ -114,9 +114,9 @@ class Transfer:
         return self._path
 
     async def read(self, start: int = 0, stop: int | None = None) -> AsyncIterator[bytes]:
-        """Yield the bytes [start, stop), each as soon as it may be read. Raises what made the transfer fail."""
+        """Yield the bytes [start, stop), each as soon as it may be read. Raises the transfer's error."""
         stop = self.size if stop is None else min(stop, self.size)
-        reader = _Reader(start)
+        reader = _Position(start)
         self._readers.add(reader)
         try:
             while reader.at < stop:
@@ -136,34 +136,36 @@ class Transfer:
 
     @property
     def _readable(self) -> int:
-        return self.size if self._verified else min(self._received, self.size - TAIL)
+        return self.size if self._verified else min(self._received, self.size - TAIL_BYTES)
 
     def _recent(self, start: int, end: int) -> bytes | None:
-        """Bytes from `start` on out of the window: the same object for every reader that is up to date."""
+        """Return bytes from `start` on out of the window: the same object for every reader that is up to date."""
         for offset, chunk in reversed(self._window):
             if offset <= start:
                 return chunk[start - offset : end - offset] if start < offset + len(chunk) else None
         return None
 
     async def _from_disk(self, start: int, end: int) -> bytes:
-        wanted = min(CHUNK, end - start, self._on_disk - start)
-        chunk = await read_at(self._fd, start, wanted) if wanted > 0 else b""
-        if not chunk:  # only a transfer that is not stored forgets bytes
-            raise UpstreamUnavailable(f"{self.file.filename} could not be kept for a slow reader: the disk is full.", 5)
+        size = min(CHUNK_BYTES, end - start, self._on_disk - start)
+        chunk = await read_at(self._fd, start, size) if size > 0 else b""
+        if not chunk:  # only a transfer that is not stored loses bytes
+            raise UpstreamUnavailable(
+                f"{self.file.filename} could not be stored for a slow reader: the disk is full.", 5
+            )
         return chunk
 
-    # What the server sees
+    # For the server
 
     async def opened(self) -> None:
-        """Wait until the size and the digest are known and the first bytes are about to come. Raises what failed."""
-        while not (self._verified or (self._begun and not self._spooled and self.size > TAIL)):
+        """Wait until size and digest are known and the first bytes are about to arrive. Raises the transfer's error."""
+        while not (self._verified or (self._started and not self._spooled and self.size > TAIL_BYTES)):
             if self._error:
                 raise self._error.with_traceback(None)
             await self._changed.wait()
 
     @property
     def joinable(self) -> bool:
-        """Whether somebody who comes now can have the whole file from this transfer."""
+        """Whether a new reader can get the whole file from this transfer."""
         return self.storing and self._error is None
 
     def state(self) -> TransferState:
@@ -179,41 +181,41 @@ class Transfer:
 
     @property
     def _spooled(self) -> bool:
-        """Whether the file has to be here whole before anything can be said of it."""
+        """Whether the file must be fetched whole before it can be a Body, because its digest or size is unknown."""
         return not self.file.sha256 or self._size is None
 
-    # The way in
+    # Fetching
 
     async def run(self) -> None:
-        """Bring the file in. Never raises: what fails is raised to the readers."""
+        """Fetch the file. Never raises: readers get the error."""
         try:
             await self._create()
-            async with asyncio.timeout(LONGEST):
+            async with asyncio.timeout(TRANSFER_SECONDS):
                 await self._receive()
             await self._finish()
         except TimeoutError:
-            self._fail(UpstreamUnavailable(f"{self.file.filename} took longer than a day to arrive."))
+            self._fail(UpstreamUnavailable(f"{self.file.filename} took longer than a day to be fetched."))
         except DigestMismatch as error:
             self.upstream.note(error)
             self._fail(error)
         except MirrorError as error:
             self._fail(error)
         except Exception:
-            logger.exception("bringing in %s failed", self.file.filename)
-            self._fail(UpstreamUnavailable(f"{self.file.filename} could not be brought in.", 5))
+            logger.exception("fetching %s failed", self.file.filename)
+            self._fail(UpstreamUnavailable(f"{self.file.filename} could not be fetched.", 5))
         finally:
-            self._settle(self._claimed)
+            self._release(self._claimed)
             self._part.unlink(missing_ok=True)
-            self._tell()
+            self._notify()
 
     def abandon(self) -> None:
-        """Tell the readers that nobody brings the file in any more."""
+        """Fail for the readers, because the mirror is being stopped."""
         self._fail(UpstreamUnavailable("The mirror is being stopped.", 5))
-        self._tell()
+        self._notify()
 
     async def _receive(self) -> None:
-        """Read the upstream to the end of the file, over as many connections as that takes."""
-        stuck = tries = 0
+        """Read the upstream to the end of the file, over as many connections as necessary."""
+        fruitless = attempts = 0
         while True:
             before = self._received
             try:
@@ -224,41 +226,41 @@ class Transfer:
                     return
                 error = UpstreamUnavailable(f"{self._url.host} ended {self.file.filename} before its end.", 5)
             except UpstreamUnavailable as interruption:
-                if not self._begun:
+                if not self._started:
                     raise
                 if self._size == self._received:
                     return
                 error = interruption
-            stuck = 1 if self._received > before else stuck + 1
-            tries += 1
-            pause = max(random.uniform(0.1, 0.2) * 2**stuck, self.upstream.pause(self._url))
-            if stuck > TRIES or tries > MOST_TRIES or pause > PATIENCE:
+            fruitless = 1 if self._received > before else fruitless + 1
+            attempts += 1
+            pause = max(random.uniform(0.1, 0.2) * 2**fruitless, self.upstream.pause(self._url))
+            if fruitless > FRUITLESS_ATTEMPTS or attempts > ATTEMPTS or pause > READER_WAIT_SECONDS:
                 raise error
-            logger.info("%s goes on at byte %d: %s", self.file.filename, self._received, error)
+            logger.info("%s continues at byte %d: %s", self.file.filename, self._received, error)
             await asyncio.sleep(pause)
 
     def _begin(self, stream: Stream) -> None:
-        """Compare what the head of an answer says with what is promised, or was said before."""
+        """Compare the head of an answer with promises and earlier answers. Raises UpstreamProtocolError."""
         name = self.file.filename
         if stream.size is not None and self._size not in (None, stream.size):
             raise UpstreamProtocolError(f"{name} has {stream.size} bytes, but {self._size} are promised.")
         if (stream.size or 0) > self._limit:
             raise UpstreamProtocolError(f"{name} is larger than the {self._limit} bytes that are accepted.")
         if stream.start > self._received:
-            raise UpstreamProtocolError(f"{self._url.host} sent another part of {name} than the one asked for.")
+            raise UpstreamProtocolError(f"{self._url.host} sent another part of {name} than the requested one.")
         if stream.start < self._received and not self.file.digests:
-            self._restart()  # nothing would tell whether the two halves are of one file
-        if not self._begun or stream.start == self._received == 0:
+            self._restart()  # nothing would show whether both halves belong to one file
+        if not self._started or stream.start == self._received == 0:
             self._size = self._size if stream.size is None else stream.size
             self._validator = stream.validator
             self._date = self._dated(stream)
         elif stream.validator != self._validator and not self.file.digests:
             raise UpstreamProtocolError(f"{name} has changed at {self._url.host} while it was fetched.")
-        self._begun = True
-        self._tell()
+        self._started = True
+        self._notify()
 
     def _dated(self, stream: Stream) -> int:
-        """The file's date in seconds since the epoch; one that a file system could not keep becomes one that it can."""
+        """Return the file's date in seconds since the epoch, limited to what a file system can store."""
         now = int(time.time())
         date = int(self.file.uploaded.timestamp()) if self.file.uploaded else stream.modified
         return now if date is None else min(max(0, date), now)
@@ -275,43 +277,43 @@ class Transfer:
                 raise UpstreamProtocolError(f"{self._url.host} sends more of {self.file.filename} than is promised.")
             await self._take(fresh)
 
-    # Keeping, and not keeping
+    # Storing, or passing on without storing
 
     async def _create(self) -> None:
         try:
-            if self.file.sha256:  # else it cannot be passed on without being kept, and every byte is tried
-                self._blobs.room.claim(self.file.size or 0)
+            if self.file.sha256:  # else it cannot be passed on without being stored, so storing is tried anyway
+                self._blobs.disk_space.claim(self.file.size or 0)
                 self._claimed = self.file.size or 0
             self._fd = await off_loop(partial(_create, self._part))
         except StorageFull:
             self.storing = False
         else:
-            weakref.finalize(self, os.close, self._fd)  # open for as long as anyone can read
+            weakref.finalize(self, os.close, self._fd)  # open for as long as there may be readers
 
-    def _settle(self, size: int) -> None:
-        """So much less of the disk is still claimed."""
-        settled = min(size, self._claimed)
-        self._claimed -= settled
-        self._blobs.room.settle(settled)
+    def _release(self, size: int) -> None:
+        """Release a part of the reserved disk space."""
+        released = min(size, self._claimed)
+        self._claimed -= released
+        self._blobs.disk_space.release(released)
 
     async def _take(self, chunk: bytes) -> None:
-        """Hash, store and show one piece. One piece at a time: meanwhile the connection reads ahead."""
+        """Hash, store and show one chunk. One at a time: meanwhile the connection reads ahead."""
         stored = await off_loop(partial(self._digest_and_store, chunk))
         if stored:
             self._on_disk += len(chunk)
-            self._settle(len(chunk))
+            self._release(len(chunk))
         elif self._spooled:
             raise StorageFull("The disk of the mirror is full: free some space, or move data_dir.")
         elif self.storing:
-            logger.error("the disk is full: %s is passed on without being kept", self.file.filename)
-            self._blobs.room.refused(self._size or 0)
-            self._settle(self._claimed)
+            logger.error("the disk is full: %s is passed on without being stored", self.file.filename)
+            self._blobs.disk_space.record_refusal(self._size or 0)
+            self._release(self._claimed)
             self.storing = False
         self._window.append((self._received, chunk))
         self._window_size += len(chunk)
         self._received += len(chunk)
-        self._tell()
-        while self._window_size > WINDOW:
+        self._notify()
+        while self._window_size > WINDOW_BYTES:
             if not self.storing:
                 await self._wait_for_readers()
             self._window_size -= len(self._window.popleft()[1])
@@ -328,24 +330,24 @@ class Transfer:
         return True
 
     async def _wait_for_readers(self) -> None:
-        """Until the oldest piece in memory is read by all; who is too slow loses it. Raises StorageFull without any."""
+        """Wait until all readers have the oldest chunk; slow ones lose it. Raises StorageFull without any."""
         offset, chunk = self._window[0]
         try:
-            async with asyncio.timeout(PATIENCE):
+            async with asyncio.timeout(READER_WAIT_SECONDS):
                 while min((reader.at for reader in self._readers), default=0) < offset + len(chunk):
                     self._moved.clear()
                     await self._moved.wait()
         except TimeoutError:
             if not self._readers:
-                raise StorageFull(f"{self.file.filename} cannot be kept: the disk is full.") from None
+                raise StorageFull(f"{self.file.filename} cannot be stored: the disk is full.") from None
 
     def _restart(self) -> None:
-        assert self._spooled, "what has been read cannot be taken back"
+        assert self._spooled, "bytes that were read cannot be replaced"
         self._received = self._on_disk = self._window_size = 0
         self._window.clear()
         self._digests.restart()
 
-    # The end
+    # Finishing
 
     async def _finish(self) -> None:
         self._digest = self._digests.verified(self.file.filename)
@@ -356,31 +358,31 @@ class Transfer:
             except StorageFull as error:
                 if self._spooled:
                     raise
-                logger.error("%s is passed on without being kept: %s", self.file.filename, error)
+                logger.error("%s is passed on without being stored: %s", self.file.filename, error)
         self._verified = True
 
     async def _store(self) -> None:
         await off_loop(partial(_finish, self._fd, self._received, self._date))
         held = await self._blobs.adopt(self._part, self._digest)
-        told: set[tuple[str, str]] = set()
-        while waiting := self.listeners.keys() - told:  # more may come while one is told
+        called: set[tuple[str, str]] = set()
+        while waiting := self.listeners.keys() - called:  # more may be added while one is called
             for key in waiting:
-                told.add(key)
+                called.add(key)
                 try:
                     await self.listeners[key](held)
-                except Exception:  # the bytes are right: whoever waits for them gets them
-                    logger.exception("%s is stored, but could not be entered in the catalog", self.file.filename)
+                except Exception:  # the bytes are right: readers get them
+                    logger.exception("%s is stored, but could not be recorded in the catalog", self.file.filename)
         self._path = (await self._blobs.open(self._digest)).path
 
     def _fail(self, error: MirrorError) -> None:
         self._error = error
-        if self._begun:
+        if self._started:
             logger.warning(
-                "%s was not brought in: %s", self.file.filename, str(error)
-            )  # a kept record keeps no file open
+                "%s was not fetched: %s", self.file.filename, str(error)
+            )  # as text: a stored log record keeps no file open
 
-    def _tell(self) -> None:
-        """Wake everybody who waits for something to change."""
+    def _notify(self) -> None:
+        """Wake all that wait for a change."""
         changed, self._changed = self._changed, asyncio.Event()
         changed.set()
 

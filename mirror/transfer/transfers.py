@@ -1,4 +1,4 @@
-"""All transfers of a server: who comes second joins."""
+"""All running transfers: a second request for a file joins the first."""
 
 import asyncio
 import logging
@@ -15,12 +15,12 @@ logger = logging.getLogger(__name__)
 
 
 class Transfers:
-    """Every file on its way in: at most one transfer for each file, however many ask."""
+    """At most one transfer for each file, however many clients request it."""
 
     def __init__(self, blobs: BlobStore, *, limit: int = 32 << 30) -> None:
-        """`limit` is the largest file, in bytes, that is accepted."""
-        self.room = blobs.room
-        """Whether what comes can be kept."""
+        """`limit` is the size of the largest accepted file in bytes."""
+        self.disk_space = blobs.disk_space
+        """The free space for files."""
         self._blobs = blobs
         self._limit = limit
         self._transfers: dict[tuple[str, ...], Transfer] = {}
@@ -28,12 +28,12 @@ class Transfers:
         self._closing = False
 
     async def open(self, file: File, upstream: Upstream, on_held: OnHeld) -> tuple[Body, bool]:
-        """The file as a Body, and whether a transfer that was already running is joined.
+        """Return the file as a Body, and whether a running transfer was joined.
 
-        Returns when the upstream has begun to answer, so that what it refuses is still raised here: NotFound,
-        UpstreamUnavailable, UpstreamRefused, UpstreamProtocolError. Small files (64 KiB), and files without a
-        promised SHA-256 or any known size, are first brought in whole: then also DigestMismatch and StorageFull.
-        A blob that the store holds already is returned at once, after `on_held`.
+        Returns when the upstream has begun to answer, so that its refusal is raised here: NotFound,
+        UpstreamUnavailable, UpstreamRefused, UpstreamProtocolError. Small files (64 KiB), and files without a promised
+        SHA-256 or any known size, are first fetched whole: then also DigestMismatch and StorageFull. A blob that the
+        store holds already is returned at once, after `on_held`.
         """
         if self._closing:
             raise Unavailable("The mirror is being stopped.", 5)
@@ -53,7 +53,7 @@ class Transfers:
         return transfer, joined
 
     def runs(self, file: File) -> bool:
-        """Whether the file is on its way in, so that who opens it joins: it is not held yet."""
+        """Return whether the file is being fetched, so that `open` would join."""
         return file.sha256 is not None and self._joinable((file.sha256,)) is not None
 
     def _joinable(self, key: tuple[str, ...]) -> Transfer | None:
@@ -86,7 +86,7 @@ class Transfers:
         return transfer
 
     def active(self) -> tuple[TransferState, ...]:
-        """The transfers that run at this moment."""
+        """Return the states of all running transfers."""
         return tuple(transfer.state() for transfer in self._tasks.values())
 
     async def ended(self, upstreams: Collection[Upstream]) -> None:
@@ -95,7 +95,7 @@ class Transfers:
             await asyncio.wait(running)
 
     async def close(self, grace: float) -> None:
-        """Wait up to `grace` seconds for running transfers, then stop them; nothing unfinished stays behind."""
+        """Wait up to `grace` seconds for running transfers, then stop them; no unfinished file stays behind."""
         self._closing = True
         if self._tasks:
             _, late = await asyncio.wait(self._tasks, timeout=grace)

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from mirror.blobs import Part, StoredBlob
-from mirror.blobs.local import CHUNK, WORTH_SYNCFS, LocalBlobs
+from mirror.blobs import SmallBlob, StoredBlob
+from mirror.blobs.local import CHUNK_BYTES, SYNCFS_FILES, LocalBlobs
 from mirror.errors import MissingBlob, StorageFull
 from mirror.model import Body
 from tests.builders import noise
@@ -32,11 +32,19 @@ async def everything(blobs: LocalBlobs) -> list[StoredBlob]:
 
 
 async def test_what_is_written_is_read_back_in_any_range(blobs: LocalBlobs) -> None:
-    data = noise(CHUNK * 2 + 17)
+    data = noise(CHUNK_BYTES * 2 + 17)
     held = await blobs.write(data)
     body = await blobs.open(held.digest)
     assert (held.digest, held.size, body.size, body.digest) == (sha256(data), len(data), len(data), sha256(data))
-    ranges = [(0, None), (0, 1), (5, 5), (CHUNK - 1, CHUNK + 1), (len(data) - 1, None), (len(data), None), (9, 10**9)]
+    ranges = [
+        (0, None),
+        (0, 1),
+        (5, 5),
+        (CHUNK_BYTES - 1, CHUNK_BYTES + 1),
+        (len(data) - 1, None),
+        (len(data), None),
+        (9, 10**9),
+    ]
     for start, stop in ranges:
         assert await content(body, start, stop) == data[start:stop]
 
@@ -145,15 +153,15 @@ async def test_a_file_system_that_cannot_tell_what_is_cached_is_read_all_the_sam
     assert await content(await blobs.open(held.digest)) == b"data"
 
 
-def part(content: bytes, date: int | None = None) -> Part:
-    return Part(content=content, digest=sha256(content), date=date)
+def small(content: bytes, date: int | None = None) -> SmallBlob:
+    return SmallBlob(content=content, digest=sha256(content), date=date)
 
 
-@pytest.mark.parametrize("count", [3, WORTH_SYNCFS + 8], ids=["a few", "many"])
+@pytest.mark.parametrize("count", [3, SYNCFS_FILES + 8], ids=["a few", "many"])
 async def test_many_are_stored_at_once_and_each_is_a_blob_like_any_other(
     blobs: LocalBlobs, tmp_path: Path, count: int
 ) -> None:
-    parts = [part(noise(100 + n, str(n)), date=1_500_000_000) for n in range(count)]
+    parts = [small(noise(100 + n, str(n)), date=1_500_000_000) for n in range(count)]
     await blobs.write(parts[0].content)
     broken = tmp_path / "blobs" / parts[1].digest[:2] / parts[1].digest
     broken.parent.mkdir(exist_ok=True)
@@ -175,12 +183,12 @@ async def test_a_full_disk_leaves_nothing_of_many(blobs: LocalBlobs, monkeypatch
 
     monkeypatch.setattr(os, "replace", full)
     with pytest.raises(StorageFull):
-        await blobs.store_all([part(b"a"), part(b"b")])
+        await blobs.store_all([small(b"a"), small(b"b")])
     assert list(blobs.incoming.iterdir()) == []
     assert await everything(blobs) == []
 
 
 async def test_a_digest_that_is_none_never_becomes_a_path(blobs: LocalBlobs) -> None:
     with pytest.raises(MissingBlob):
-        await blobs.store_all([Part(content=b"a", digest="../../a")])
+        await blobs.store_all([SmallBlob(content=b"a", digest="../../a")])
     assert await everything(blobs) == []

@@ -9,7 +9,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from mirror.blobs.room import Room
+from mirror.blobs.disk_space import DiskSpace
 from mirror.errors import StorageFull
 from tests.builders import Built, gem, wheel
 from tests.serving import Client, Serving, repositories, serving, spawned
@@ -212,40 +212,40 @@ def test_a_file_without_room_says_that_the_disk_is_full_until_there_is_room_or_t
     free: list[int], tmp_path: Path
 ) -> None:
     now = [0.0]
-    room = Room(tmp_path, lambda: now[0])
-    room.check(1_500)
-    assert not room.full()
+    disk_space = DiskSpace(tmp_path, lambda: now[0])
+    disk_space.check(1_500)
+    assert not disk_space.is_full()
     free[0] = 1_000
     with pytest.raises(StorageFull):
-        room.check(700)
-    assert room.full()
+        disk_space.check(700)
+    assert disk_space.is_full()
     free[0] = 1_200
-    assert not room.full()
+    assert not disk_space.is_full()
     free[0] = 1_000
     now[0] = 601
-    assert not room.full()
+    assert not disk_space.is_full()
     free[0] = 499
-    assert room.full()
+    assert disk_space.is_full()
 
 
 def test_a_file_larger_than_a_tenth_of_the_disk_does_not_make_it_full(free: list[int], tmp_path: Path) -> None:
-    room = Room(tmp_path)
+    disk_space = DiskSpace(tmp_path)
     with pytest.raises(StorageFull):
-        room.check(10**18)
-    assert not room.full()
+        disk_space.check(10**18)
+    assert not disk_space.is_full()
 
 
 def test_what_is_on_its_way_in_has_its_room(free: list[int], tmp_path: Path) -> None:
-    room = Room(tmp_path)
-    room.claim(1_000)
+    disk_space = DiskSpace(tmp_path)
+    disk_space.claim(1_000)
     with pytest.raises(StorageFull):
-        room.claim(1_000)
-    room.settle(1_000)
-    room.claim(1_000)
+        disk_space.claim(1_000)
+    disk_space.release(1_000)
+    disk_space.claim(1_000)
 
 
 def test_where_nobody_knows_what_is_free_writing_tells(tmp_path: Path) -> None:
-    room = Room(tmp_path / "nowhere")
-    room.check(10**12)
-    assert room.free() is None
-    assert not room.full()
+    disk_space = DiskSpace(tmp_path / "nowhere")
+    disk_space.check(10**12)
+    assert disk_space.free() is None
+    assert not disk_space.is_full()

@@ -25,9 +25,9 @@ from mirror.errors import (
     UpstreamUnavailable,
 )
 from mirror.model import Body, File
-from mirror.transfer import TAIL, Transfers
+from mirror.transfer import TAIL_BYTES, Transfers
 from mirror.transfer import transfer as module
-from mirror.transfer.transfer import WINDOW
+from mirror.transfer.transfer import WINDOW_BYTES
 from mirror.upstream import Upstream, UpstreamOptions
 from tests.builders import noise
 from tests.shelf import LAST_MODIFIED, Shelf
@@ -158,7 +158,7 @@ async def test_any_range_of_a_growing_file_equals_the_slice(way: Way) -> None:
     way.shelf.inject(FILE, Drip(piece=150_000, pause=0.005))
     body, _ = await way.open(way.shelf.file(BIG))
     chance = random.Random(1)
-    edges = [0, 1, len(BIG) - TAIL - 1, len(BIG) - TAIL, len(BIG) - 1, len(BIG), WINDOW]
+    edges = [0, 1, len(BIG) - TAIL_BYTES - 1, len(BIG) - TAIL_BYTES, len(BIG) - 1, len(BIG), WINDOW_BYTES]
     ranges: list[tuple[int, int | None]] = [(start, stop) for start in edges for stop in [*edges, None]]
     ranges += [(chance.randrange(len(BIG)), chance.randrange(len(BIG) + 10)) for _ in range(100)]
 
@@ -230,7 +230,7 @@ async def test_a_catalog_that_fails_does_not_spoil_the_file(way: Way, caplog: py
 
     body, _ = await way.transfers.open(way.shelf.file(BIG), way.upstream, broken)
     assert await content(body) == BIG
-    assert "could not be entered in the catalog" in caplog.text
+    assert "could not be recorded in the catalog" in caplog.text
 
 
 # Nothing wrong
@@ -252,7 +252,7 @@ async def test_a_wrong_byte_ends_short_for_everybody_and_the_next_one_starts_ane
         seen = bytearray()
         with pytest.raises(DigestMismatch):
             await read_into(body, seen)
-        assert len(seen) <= len(BIG) - TAIL
+        assert len(seen) <= len(BIG) - TAIL_BYTES
     await expect_nothing_kept(way)
     assert await way.fetch(file) == BIG
     assert way.shelf.count() == 2
@@ -478,13 +478,13 @@ async def test_a_full_disk_holds_little_in_memory_and_waits_for_its_readers(
     await asyncio.sleep(0.3)
     (state,) = way.transfers.active()
     assert not state.stored
-    assert state.received < 4 * WINDOW
+    assert state.received < 4 * WINDOW_BYTES
     assert await _rest(reading) + 512 * 1024 >= 19_000_000
 
 
 async def test_a_full_disk_with_nobody_reading_gives_up(way: Way, monkeypatch: pytest.MonkeyPatch) -> None:
     fill_after(monkeypatch, 0)
-    monkeypatch.setattr(module, "PATIENCE", 0.3)
+    monkeypatch.setattr(module, "READER_WAIT_SECONDS", 0.3)
     body, _ = await way.open(way.shelf.file(noise(8_000_000)))
     await way.settled()
     with pytest.raises(StorageFull):

@@ -27,7 +27,7 @@ from mirror.airgap.sync.workers.messages import (
     receive,
     send,
 )
-from mirror.blobs import BlobStore, MemoryBody, Part
+from mirror.blobs import BlobStore, MemoryBody, SmallBlob
 from mirror.errors import Invalid, MirrorError, UpstreamProtocolError
 from mirror.model import File, Format
 from mirror.runtime import event_loops, tune_runtime
@@ -37,7 +37,7 @@ from mirror.upstream import parse_http_date, parse_url
 BATCH_SECONDS = 300.0
 """The longest time for one batch; files that have not come by then are left to the mirror."""
 
-VerifiedPart = tuple[str, str, Part]
+VerifiedBlob = tuple[str, str, SmallBlob]
 """File name, kind (`file` or `sidecar`) and verified bytes."""
 
 
@@ -56,7 +56,7 @@ class BatchRunner:
 
     async def run(self, jobs: Sequence[Job]) -> list[list[JobResult]]:
         """Fetch and store files; return an empty list for each job that did not succeed."""
-        fetched: list[list[VerifiedPart]] = [[] for _ in jobs]
+        fetched: list[list[VerifiedBlob]] = [[] for _ in jobs]
         waiting: Iterator[tuple[int, Job]] = iter(enumerate(jobs))
 
         async def work() -> None:
@@ -68,14 +68,14 @@ class BatchRunner:
             async with asyncio.timeout(BATCH_SECONDS):
                 await asyncio.gather(*(work() for _ in range(self._connections)))
         try:
-            await self._blobs.store_all([part for parts in fetched for _, _, part in parts])
+            await self._blobs.store_all([blob for blobs in fetched for _, _, blob in blobs])
         except (MirrorError, OSError):
             return [[] for _ in jobs]
         return [
-            [JobResult(name, kind, part.digest, len(part.content)) for name, kind, part in parts] for parts in fetched
+            [JobResult(name, kind, blob.digest, len(blob.content)) for name, kind, blob in blobs] for blobs in fetched
         ]
 
-    async def _fetch(self, job: Job) -> list[VerifiedPart]:
+    async def _fetch(self, job: Job) -> list[VerifiedBlob]:
         """Fetch a file; return it, and its sidecar where that can be made from it. Raises UpstreamError."""
         file, format = job.file, self._formats[job.format]
         response = await self._clients[file.source].get(parse_url(file.url), file.size or 0)
@@ -83,11 +83,11 @@ class BatchRunner:
             raise UpstreamProtocolError(f"{file.filename} does not have the promised {file.size} bytes.")
         digests = Digests(file.digests)
         digests.update(response.body)
-        part = Part(content=response.body, digest=digests.verified(file.filename), date=_date(file, response))
-        parts = [(file.filename, "file", part)]
-        if format.has_sidecar(file) and (sidecar := await _sidecar(format, file, part)) is not None:
-            parts.append((format.sidecar_name(file), "sidecar", sidecar))
-        return parts
+        blob = SmallBlob(content=response.body, digest=digests.verified(file.filename), date=_date(file, response))
+        blobs = [(file.filename, "file", blob)]
+        if format.has_sidecar(file) and (sidecar := await _sidecar(format, file, blob)) is not None:
+            blobs.append((format.sidecar_name(file), "sidecar", sidecar))
+        return blobs
 
     def close(self) -> None:
         """Close all connections to upstreams."""
@@ -101,14 +101,14 @@ def _imported(path: str) -> object:
     return getattr(import_module(module), name)
 
 
-async def _sidecar(format: Format, file: File, part: Part) -> Part | None:
+async def _sidecar(format: Format, file: File, blob: SmallBlob) -> SmallBlob | None:
     """Make the sidecar from the file; return None where that fails or the index promises another one."""
     try:
-        content = await format.make_sidecar(file, MemoryBody(part.content, part.digest))
+        content = await format.make_sidecar(file, MemoryBody(blob.content, blob.digest))
         format.check_sidecar(file, content)
     except (Invalid, UpstreamProtocolError):
         return None
-    return Part(content=content, digest=MemoryBody.of(content).digest)
+    return SmallBlob(content=content, digest=MemoryBody.of(content).digest)
 
 
 def _date(file: File, response: SmallFileResponse) -> int | None:
