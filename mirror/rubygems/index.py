@@ -1,4 +1,4 @@
-"""What is made from the whole map: `/names`, and the specs of the legacy index; and the map made from specs."""
+"""What is about every gem at once: `/names` and the specs of the legacy index, rendered and read."""
 
 import zlib
 from collections.abc import Iterable, Iterator
@@ -17,18 +17,18 @@ from mirror.rubygems.names import GENERIC, is_new_version, number, split_number
 from mirror.rubygems.pages import EMPTY, info_line
 from mirror.rubygems.versions import is_prerelease, version_key
 
-_SPECS_LIMIT = 128 << 20
+_SPECS_BYTES = 128 << 20
 
-Which: TypeAlias = Literal["specs", "latest_specs", "prerelease_specs"]
+SpecsKind: TypeAlias = Literal["specs", "latest_specs", "prerelease_specs"]
 
 
 def render_names(versions: VersionsMap) -> bytes:
-    """`/names`: every gem that has versions."""
+    """Return `/names`: every gem that has versions."""
     return b"---\n" + b"".join(name.encode("utf-8", "surrogateescape") + b"\n" for name in _sorted(versions))
 
 
 def _sorted(versions: VersionsMap) -> Iterator[str]:
-    """The names in order, sorted in parts: to sort all at once holds the interpreter for a tenth of a second."""
+    """Yield the names in order, sorted in parts: to sort all at once blocks the interpreter for a tenth of a second."""
     parts: dict[str, list[str]] = {}
     for name in versions:
         parts.setdefault(name[:4], []).append(name)
@@ -36,26 +36,26 @@ def _sorted(versions: VersionsMap) -> Iterator[str]:
         yield from sorted(parts[part])
 
 
-def specs(versions: VersionsMap, which: Which) -> bytes:
-    """The gzipped `specs.4.8.gz` or one of its siblings. Blocking: some seconds for two million versions.
+def specs(versions: VersionsMap, kind: SpecsKind) -> bytes:
+    """Return the gzipped `specs.4.8.gz` or one of its siblings. Blocking: some seconds for two million versions.
 
     By name, oldest version first, as the public index has it. `latest_specs` holds the newest release for each
     platform of a gem.
     """
     deflater = zlib.compressobj(LEVEL, zlib.DEFLATED, 16 + zlib.MAX_WBITS)
-    pieces = [deflater.compress(piece) for piece in dump_specs(_rows(versions, which))]
-    return b"".join([*pieces, deflater.flush()])
+    chunks = [deflater.compress(chunk) for chunk in dump_specs(_rows(versions, kind))]
+    return b"".join([*chunks, deflater.flush()])
 
 
-def _rows(versions: VersionsMap, which: Which) -> Iterator[tuple[str, str, str]]:
-    early = which == "prerelease_specs"
+def _rows(versions: VersionsMap, kind: SpecsKind) -> Iterator[tuple[str, str, str]]:
+    early = kind == "prerelease_specs"
     for name in _sorted(versions):
         listed = map(split_number, versions.versions(name))
         # A version that Gem::Version refuses would make Ruby refuse the whole file.
         chosen = [pair for pair in listed if is_prerelease(pair[0]) is early and is_new_version(pair[0])]
         if len(chosen) > 1:
             chosen.sort(key=lambda pair: (version_key(pair[0]), pair[1] != GENERIC, pair[1]))
-        if which == "latest_specs":
+        if kind == "latest_specs":
             newest = {platform: version for version, platform in chosen}
             chosen = [(version, platform) for version, platform in chosen if newest[platform] == version]
         for version, platform in chosen:
@@ -63,14 +63,14 @@ def _rows(versions: VersionsMap, which: Which) -> Iterator[tuple[str, str, str]]
 
 
 def map_from_specs(*indexes: bytes) -> VersionsMap:
-    """The map that an upstream's gzipped `specs` and `prerelease_specs` describe, without MD5s. Blocking.
+    """Return the map that an upstream's gzipped `specs` and `prerelease_specs` describe, without MD5s. Blocking.
 
     Raises UpstreamProtocolError.
     """
     found: dict[str, dict[str, None]] = {}
     for index in indexes:
         try:
-            data = inflate(index, 16 + zlib.MAX_WBITS, _SPECS_LIMIT, "The index of gems")
+            data = inflate(index, 16 + zlib.MAX_WBITS, _SPECS_BYTES, "The index of gems")
             for name, version, platform in load_specs(data):
                 found.setdefault(name, {})[number(version, platform)] = None
         except Invalid as error:
@@ -82,7 +82,7 @@ def map_from_specs(*indexes: bytes) -> VersionsMap:
 
 
 def info_from_gemspecs(gemspecs: Iterable[Gemspec]) -> bytes:
-    """An `/info` body for an upstream that has only gemspec.rz: without checksums, for those do not stand in there."""
+    """Return an `/info` body for an upstream that has only gemspec.rz, which hold no checksums."""
     lines = (info_line(_file(spec)) + b"\n" for spec in gemspecs)
     return EMPTY + b"".join(lines)
 

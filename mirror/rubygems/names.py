@@ -1,7 +1,7 @@
-"""How gems are named: names, versions, platforms, full names and file names; and the order of versions.
+"""How gems are named: names, versions, platforms, full names and file names.
 
-It decides nothing about what exists. The one surprise: a full name such as `a-1-2.0` can be read in more
-than one way, so whoever knows the names has to choose among the `readings`.
+Pure; it knows nothing of what exists. The surprise: a full name such as `a-1-2.0` can be read in more than one way, so
+that the caller, who knows which names exist, has to choose among the `readings`.
 """
 
 import re
@@ -11,7 +11,7 @@ from typing import NamedTuple
 from mirror.errors import Invalid
 
 GENERIC = "ruby"
-"""The platform of a gem that runs everywhere; it does not stand in file names."""
+"""The platform of a gem that runs everywhere; file names leave it out."""
 
 _NAME = re.compile(r"[A-Za-z0-9._-]{1,200}", re.ASCII)
 _VERSION = re.compile(r"[0-9]+(\.[0-9A-Za-z]+)*", re.ASCII)
@@ -21,7 +21,7 @@ _LONGEST_FILENAME = 255
 
 
 class FullName(NamedTuple):
-    """The three things that a full name is made of."""
+    """The three parts of a full name."""
 
     name: str
     version: str
@@ -36,7 +36,7 @@ class FullName(NamedTuple):
 
 
 def canonical(name: str) -> str:
-    """The name itself, for gem names are case-sensitive. Raises Invalid when no gem can have that name."""
+    """Return the name itself, since gem names are case-sensitive. Raises Invalid when no gem can have that name."""
     if not _NAME.fullmatch(name) or name in {".", ".."}:
         shown = name if len(name) <= 60 else name[:60] + "…"
         raise Invalid(f"{shown!r} cannot be the name of a gem: it takes letters, digits, '.', '_' and '-'.")
@@ -44,33 +44,33 @@ def canonical(name: str) -> str:
 
 
 def is_new_version(text: str) -> bool:
-    """Whether RubyGems accepts `text` as a version of a new gem."""
+    """Return whether RubyGems accepts `text` as the version of a new gem."""
     return len(text) <= _LONGEST_PART and _VERSION.fullmatch(text) is not None
 
 
 def is_listed(version: str, platform: str) -> bool:
-    """Whether an index may list the pair: together they make a file name."""
+    """Return whether an index may list the pair, which becomes part of a file name."""
     return is_new_version(version) and len(platform) <= _LONGEST_PART and _PLATFORM.fullmatch(platform) is not None
 
 
 def full_name(name: str, version: str, platform: str | None = GENERIC) -> str:
-    """`rack-3.0`, `ffi-1.17.2-java`: what files and quick index entries are named after."""
+    """Return what files and quick index entries are named after: `rack-3.0`, `ffi-1.17.2-java`."""
     return f"{name}-{number(version, platform)}"
 
 
 def number(version: str, platform: str | None = GENERIC) -> str:
-    """`3.0`, `1.17.2-java`: how an index writes a version with its platform."""
+    """Return how an index writes a version with its platform: `3.0`, `1.17.2-java`."""
     return version if platform in {None, "", GENERIC} else f"{version}-{platform}"
 
 
 def split_number(text: str) -> tuple[str, str]:
-    """The version and platform of `3.0` or `1.17.2-java`; a version never holds a dash."""
+    """Return the version and platform of `3.0` or `1.17.2-java`; a version never holds a dash."""
     version, _, platform = text.partition("-")
     return version, platform or GENERIC
 
 
 def readings(full: str) -> Iterator[FullName]:
-    """Every way to read a full name, the likeliest first: the leftmost version that has a dot, then the others."""
+    """Yield every way to read a full name, the likeliest first: the leftmost version with a dot, then the others."""
     if len(full) > _LONGEST_FILENAME:
         return
     without_dot = []
@@ -89,22 +89,22 @@ def readings(full: str) -> Iterator[FullName]:
 
 
 def split_full_name(full: str, known: Callable[[str], bool] | None = None) -> FullName:
-    """The likeliest reading whose name is `known`, else the likeliest at all. Raises Invalid when there is none."""
-    ways = list(readings(full))
-    if not ways:
+    """Return the likeliest reading whose name is `known`, else the likeliest. Raises Invalid if there is none."""
+    found = list(readings(full))
+    if not found:
         raise Invalid(f"{full[:80]!r} is not the full name of a gem: NAME-VERSION or NAME-VERSION-PLATFORM.")
-    return next((way for way in ways if known is not None and known(way.name)), ways[0])
+    return next((one for one in found if known is not None and known(one.name)), found[0])
 
 
 def parse_gem_filename(filename: str, known: Callable[[str], bool] | None = None) -> FullName:
-    """The same for `rack-3.0.gem`. Raises Invalid."""
+    """Return the likeliest reading of a file name such as `rack-3.0.gem`. Raises Invalid."""
     if len(filename) > _LONGEST_FILENAME or not filename.endswith(".gem"):
         raise Invalid(f"{filename[:80]!r} is not the file name of a gem: it ends in .gem and has at most 255 letters.")
     return split_full_name(filename.removesuffix(".gem"), known)
 
 
 def platform_parts(platform: str) -> tuple[str | None, str, str | None] | None:
-    """The cpu, operating system and version that Gem::Platform reads from the text; None for the generic platform."""
+    """Return the CPU, operating system and version that Gem::Platform reads; None for the generic platform."""
     if platform in {"", GENERIC}:
         return None
     parts = platform.split("-")
@@ -161,6 +161,6 @@ _SYSTEMS = [
 
 
 def normal_platform(platform: str) -> str:
-    """The platform as Gem::Platform writes it, which is how `gem build` names files: `i686-linux` → `x86-linux`."""
+    """Return the platform as Gem::Platform writes it, and `gem build` names files: `i686-linux` → `x86-linux`."""
     parts = platform_parts(platform)
     return GENERIC if parts is None else "-".join(part for part in parts if part is not None)

@@ -1,7 +1,7 @@
-"""Look inside a .gem: what it says of itself, whether it is whole, and the gemspec.rz made from it.
+"""Inside a .gem: its specification, whether it is complete, and the gemspec.rz made from it.
 
-A gem is a plain tar with metadata.gz, data.tar.gz and checksums.yaml.gz; nothing is extracted. The one surprise:
-`scan` asks for byte ranges instead of reading, so that one walk serves a file on disk and a Body alike.
+A gem is a plain tar with metadata.gz, data.tar.gz and checksums.yaml.gz; nothing is extracted. The surprise:
+`scan` yields the byte ranges that it needs instead of reading, so that it serves a file on disk and a Body alike.
 """
 
 import hashlib
@@ -25,7 +25,7 @@ from mirror.rubygems.specification import GZIP, read_spec, read_yaml
 _MEMBERS = 64
 _CHECKSUMS_LIMIT = 1 << 20
 _CONTENTS = 100_000
-"""Files in one gem."""
+"""The most files in one gem."""
 _ALWAYS_ALLOWED = 64 << 20
 _MOST_EXPANSION = 100
 _CONTENTS_LIMIT = 4 << 30
@@ -34,7 +34,7 @@ _CHUNK = 256 << 10
 
 
 def inspect(filename: str, path: Path) -> File:
-    """What the gem at `path` says of itself; `extra["spec"]` holds its Gemspec as plain values.
+    """Return what the gem at `path` describes itself as; `extra["spec"]` holds its Gemspec as plain values.
 
     Blocking, in bounded memory and time. Raises Invalid unless it is a whole gem whose checksums hold, whose
     contents stay inside its folder, and whose specification agrees with the file name.
@@ -53,7 +53,7 @@ def inspect(filename: str, path: Path) -> File:
 
 
 def filename_of(path: Path) -> str:
-    """The file name of the gem at `path`, from its specification, for one that has none yet. Raises Invalid."""
+    """Return the file name that the gem at `path` should have by its specification. Raises Invalid."""
     with path.open("rb") as file:
         members = _run(scan(path.stat().st_size, until="metadata.gz"), file)
         spec = read_spec(_slice(file, members["metadata.gz"]))
@@ -61,14 +61,14 @@ def filename_of(path: Path) -> str:
 
 
 def file_of(spec: Gemspec, filename: str) -> File:
-    """The File that a specification describes, without digests. Raises Invalid unless it agrees with the file name."""
+    """Return the File that a specification describes, without digests. Raises Invalid unless the file name agrees."""
     platforms = (spec.platform, normal_platform(spec.platform))
     for platform in platforms:
         if filename == f"{full_name(spec.name, spec.version, platform)}.gem":
             break
     else:
         inside = f"{full_name(spec.name, spec.version, platforms[1])}.gem"
-        raise Invalid(f"The file is named {filename[:100]!r}, but its specification says {inside!r}.")
+        raise Invalid(f"The file is named {filename[:100]!r}, but by its specification it is {inside!r}.")
     wanted = spec.required_ruby_version
     return File(
         filename=filename,
@@ -80,7 +80,7 @@ def file_of(spec: Gemspec, filename: str) -> File:
 
 
 async def make_sidecar(file: File, body: Body) -> bytes:
-    """The gemspec.rz of a gem, reading only its tar headers and its metadata. Raises Invalid."""
+    """Return the gemspec.rz of a gem, reading only its tar headers and its metadata. Raises Invalid."""
     walk = scan(body.size, until="metadata.gz")
     try:
         start, stop = next(walk)
@@ -107,7 +107,7 @@ class ArchiveMember(NamedTuple):
 
     @property
     def stop(self) -> int:
-        """Where the next header is."""
+        """The offset of the next header."""
         return self.start + -(-self.size // _BLOCK) * _BLOCK
 
 
@@ -143,7 +143,7 @@ def scan(size: int, until: str | None = None) -> Scan:
 
 
 def _header(block: bytes, start: int) -> ArchiveMember | None:
-    """The member that a tar header describes, None for the empty block at the end. Raises Invalid."""
+    """Return the member that a tar header describes, None for the empty block at the end. Raises Invalid."""
     if not any(block):
         return None
     if sum(block) - sum(block[148:156]) + 8 * 0x20 != _octal(block[148:156]):
@@ -201,7 +201,7 @@ def _chunks(file: BinaryIO, member: ArchiveMember) -> Iterator[bytes]:
 
 
 def _verify(members: Mapping[str, ArchiveMember], file: BinaryIO) -> None:
-    """Raises Invalid unless every checksum that the gem lists holds. Gems of before RubyGems 2 list none."""
+    """Check every checksum that the gem lists; gems older than RubyGems 2 list none. Raises Invalid."""
     listed = members.get("checksums.yaml.gz")
     if listed is None:
         return
@@ -222,7 +222,7 @@ def _verify(members: Mapping[str, ArchiveMember], file: BinaryIO) -> None:
 
 
 def _check_contents(file: BinaryIO, member: ArchiveMember) -> None:
-    """Raises Invalid unless data.tar.gz inflates to a sane size and all its paths stay inside. Keeps nothing."""
+    """Check that data.tar.gz inflates to a sane size and all its paths stay inside. Raises Invalid."""
     limit = min(max(_ALWAYS_ALLOWED, member.size * _MOST_EXPANSION), _CONTENTS_LIMIT)
     pending = bytearray()
     skip = entries = 0

@@ -1,8 +1,8 @@
 """The pages about one gem: `/info/NAME`, and the JSON that is made from it.
 
 Parsing keeps the raw bytes, so that a gem that nothing was hidden from is rendered byte for byte as its upstream
-wrote it: `/versions` promises the MD5 of exactly those bytes. The one surprise: what a line says beyond version,
-platform, checksum, Ruby requirement and time is read only when somebody asks (`dependencies`).
+wrote it: `/versions` promises the MD5 of exactly those bytes. The surprise: what a line holds besides version,
+platform, checksum, Ruby requirement and time is parsed only when it is needed (`dependencies`).
 """
 
 import hashlib
@@ -32,23 +32,23 @@ EMPTY = b"---\n"
 """The `/info` of a gem all of whose versions are gone; `/versions` goes on listing its MD5."""
 
 _MB = 1 << 20
-_PATIENCE = 600.0
+_LIST_SECONDS = 600.0
 """Seconds for the list of a whole registry, ten megabytes compressed: it has to come over a slow line, too."""
 _LONGEST_LINE = 64 << 10
 _SHA256 = re.compile(r"[0-9a-fA-F]{64}", re.ASCII)
 
 
 def request_for(base: URL, page: Page) -> UpstreamRequest:
-    """What to request for a page; `version_json` has NAME/VERSION[/PLATFORM] as its name. Raises Invalid."""
+    """Return the request for a page; `version_json` has NAME/VERSION[/PLATFORM] as its name. Raises Invalid."""
     match page.kind, page.name.split("/"):
         case "project", [name]:
             return UpstreamRequest(url=base / "info" / canonical(name), limit=16 * _MB)
         case "names", _:
             return UpstreamRequest(url=base / "names", limit=64 * _MB)
         case "versions", _:
-            return UpstreamRequest(url=base / "versions", limit=256 * _MB, timeout=_PATIENCE)
+            return UpstreamRequest(url=base / "versions", limit=256 * _MB, timeout=_LIST_SECONDS)
         case "specs" | "latest_specs" | "prerelease_specs", _:
-            return UpstreamRequest(url=base / f"{page.kind}.4.8.gz", limit=64 * _MB, timeout=_PATIENCE)
+            return UpstreamRequest(url=base / f"{page.kind}.4.8.gz", limit=64 * _MB, timeout=_LIST_SECONDS)
         case "gem_json", [name]:
             url = base / "api/v1/gems" / f"{canonical(name)}.json"
         case "versions_json", [name]:
@@ -65,12 +65,12 @@ def request_for(base: URL, page: Page) -> UpstreamRequest:
 
 
 def parse(page: Page, answer: UpstreamResponse) -> Project:
-    """The gem of a `project` page. Raises UpstreamProtocolError."""
+    """Return the gem of a `project` page. Raises UpstreamProtocolError."""
     return parse_info(answer.body, page.name, URL(answer.url).with_query(None).parent.parent)
 
 
 def parse_info(body: bytes, name: str, base: URL) -> Project:
-    """The gem that an `/info` body describes; its files lie below `base`. Raises UpstreamProtocolError."""
+    """Return the gem that an `/info` body describes; its files are below `base`. Raises UpstreamProtocolError."""
     name = canonical(name)
     listed = _listed(body)
     # Some indexes leave the header out; then the first line has to be a version, for an error page has none.
@@ -84,7 +84,7 @@ def parse_info(body: bytes, name: str, base: URL) -> Project:
 
 
 def _listed(body: bytes) -> dict[tuple[str, str], bytes]:
-    """The lines that describe a version, by version and platform; the last of several for one counts."""
+    """Return the lines that describe a version, by version and platform; the last of several for one counts."""
     lines = body.split(b"\n")
     if b"---" in lines:
         lines = lines[lines.index(b"---") + 1 :]
@@ -115,7 +115,7 @@ def _file(name: str, line: bytes, gems: URL) -> File:
 
 
 def _read(line: bytes) -> tuple[str, dict[str, str]]:
-    """The version with its platform, and what stands behind the bar."""
+    """Return the version with its platform, and the facts after the bar."""
     token, _, rest = line.decode("utf-8", "replace").rstrip("\r").partition(" ")
     facts = {}
     for fact in rest.partition("|")[2].split(","):
@@ -135,7 +135,7 @@ def _time(text: str | None) -> datetime | None:
 
 
 def dependencies(file: File) -> tuple[tuple[str, tuple[str, ...]], ...]:
-    """The gems that a file needs at run time, each with its requirements, in the order of the page."""
+    """Return the gems that a file needs at run time, each with its requirements, in the order of the page."""
     spec = spec_of(file)
     if spec is not None:
         return tuple((name, tuple(clauses.split("&"))) for name, clauses in _needs(spec))
@@ -146,13 +146,13 @@ def dependencies(file: File) -> tuple[tuple[str, tuple[str, ...]], ...]:
 
 
 def spec_of(file: File) -> Gemspec | None:
-    """The specification that looking inside put into a File; None for a file that only an index describes."""
+    """Return the specification that `package.inspect` put into a File; None for a file that only an index describes."""
     facts = file.extra.get("spec")
     return None if facts is None else msgspec.convert(facts, Gemspec)
 
 
 def render_info(project: Project) -> bytes:
-    """The `/info` body: the upstream's own bytes when it lists what the project holds, else line by line."""
+    """Return the `/info` body: the upstream's own bytes if they list what the project has, else line by line."""
     lines = [info_line(file) for file in project.files if file.yanked is None]
     body = project.extra.get("body")
     if body is not None and lines == list(_listed(body).values()):
@@ -161,7 +161,7 @@ def render_info(project: Project) -> bytes:
 
 
 def info_line(file: File) -> bytes:
-    """A file's line on `/info`, without its end: as the upstream wrote it, or made from the specification inside."""
+    """Return a file's line on `/info`, without its end: as upstream wrote it, or made from the specification inside."""
     raw = file.extra.get("line")
     if raw is not None:
         return bytes(raw)
@@ -186,12 +186,12 @@ def _sorted(wanted: Requirement) -> str:
 
 
 def revision(body: bytes) -> str:
-    """The MD5 that `/versions` lists for an `/info` body."""
+    """Return the MD5 that `/versions` lists for an `/info` body."""
     return hashlib.md5(body, usedforsecurity=False).hexdigest()
 
 
 def parse_names(answer: UpstreamResponse) -> Names:
-    """The names of `/names`; those that cannot be names are left out. Raises UpstreamProtocolError."""
+    """Return the names of `/names`; those that cannot be names are left out. Raises UpstreamProtocolError."""
     lines = answer.body.decode("utf-8", "replace").split("\n")
     if "---" not in lines:
         raise UpstreamProtocolError("The upstream's list of names is not one of the compact index.")
@@ -212,7 +212,7 @@ Json = dict[str, Any]
 
 
 class Links(NamedTuple):
-    """How our own URLs are made."""
+    """How to make our own URLs."""
 
     gem: Callable[[str], str]
     """Of a gem file, from its name."""
@@ -221,40 +221,40 @@ class Links(NamedTuple):
 
 
 def gem_json(project: Project, links: Links, upstream: bytes | None = None) -> bytes:
-    """`/api/v1/gems/NAME.json`: the newest visible version, in the upstream's words when they are about that one."""
+    """Return `/api/v1/gems/NAME.json`: the newest visible version, as upstream describes it where it does."""
     return msgspec.json.encode(_gem(project, links, upstream))
 
 
 def search_json(found: Iterable[tuple[Project, bytes | None]], links: Links) -> bytes:
-    """`/api/v1/search.json`: the same for each gem found, with its upstream's `gem_json` where there is one."""
+    """Return `/api/v1/search.json`: each gem found, with its upstream's `gem_json` where there is one."""
     return msgspec.json.encode([_gem(project, links, upstream) for project, upstream in found if visible(project)])
 
 
 def versions_json(project: Project, upstream: bytes | None = None) -> bytes:
-    """`/api/v1/versions/NAME.json`: the visible versions, newest first."""
-    told = _decode(upstream)
-    entries = {_key(entry): entry for entry in told if isinstance(entry, dict)} if isinstance(told, list) else {}
+    """Return `/api/v1/versions/NAME.json`: the visible versions, newest first."""
+    listed = _decode(upstream)
+    entries = {_key(entry): entry for entry in listed if isinstance(entry, dict)} if isinstance(listed, list) else {}
     return msgspec.json.encode(
         [entries.get((file.version, file.platform or GENERIC)) or _release(file) for file in visible(project)]
     )
 
 
 def latest_json(project: Project | None) -> bytes:
-    """`/api/v1/versions/NAME/latest.json`; a gem without versions has the version `unknown`."""
+    """Return `/api/v1/versions/NAME/latest.json`; a gem without versions has the version `unknown`."""
     newest = shown(project) if project else None
     return msgspec.json.encode({"version": newest.version if newest else "unknown"})
 
 
 def version_json(project: Project, file: File, links: Links, upstream: bytes | None = None) -> bytes:
-    """`/api/v2/rubygems/NAME/versions/VERSION.json` of one file."""
-    told = _decode(upstream)
-    if isinstance(told, dict) and _key(told) == (file.version, file.platform or GENERIC):
-        return msgspec.json.encode({**told, **_links(project, file, links)})
+    """Return `/api/v2/rubygems/NAME/versions/VERSION.json` of one file."""
+    described = _decode(upstream)
+    if isinstance(described, dict) and _key(described) == (file.version, file.platform or GENERIC):
+        return msgspec.json.encode({**described, **_links(project, file, links)})
     return msgspec.json.encode({**_summary(project, file, links), **_release(file)})
 
 
 def visible(project: Project) -> list[File]:
-    """The files that are not yanked, newest version first, the generic platform before the others."""
+    """Return the files that are not yanked, newest version first, the generic platform before the others."""
     files = [file for file in project.files if file.yanked is None]
     files.sort(key=lambda file: (file.platform or GENERIC) != GENERIC)
     files.sort(key=lambda file: version_key(file.version), reverse=True)
@@ -262,7 +262,7 @@ def visible(project: Project) -> list[File]:
 
 
 def shown(project: Project) -> File | None:
-    """The file that stands for the gem: its newest release, generic where it can be, else its newest prerelease."""
+    """Return the file that represents the gem: its newest release, generic if possible, else its newest prerelease."""
     files = visible(project)
     releases = [file for file in files if not is_prerelease(file.version)]
     generic = (file for file in releases if (file.platform or GENERIC) == GENERIC)
@@ -273,14 +273,14 @@ def _gem(project: Project, links: Links, upstream: bytes | None) -> Json:
     file = shown(project)
     if file is None:
         return {"name": project.name, "version": "unknown"}
-    told = _decode(upstream)
-    if isinstance(told, dict) and _key(told) == (file.version, file.platform or GENERIC):
-        return {**told, **_links(project, file, links)}
+    described = _decode(upstream)
+    if isinstance(described, dict) and _key(described) == (file.version, file.platform or GENERIC):
+        return {**described, **_links(project, file, links)}
     return _summary(project, file, links)
 
 
 def _decode(upstream: bytes | None) -> object:
-    """The upstream's words, None when there are none that can be read: then ours take their place."""
+    """Return the upstream's JSON; None if there is none that can be read, and ours takes its place."""
     try:
         return msgspec.json.decode(upstream or b"null")
     except (msgspec.DecodeError, RecursionError):
@@ -296,7 +296,7 @@ def _links(project: Project, file: File, links: Links) -> Json:
 
 
 def _summary(project: Project, file: File, links: Links) -> Json:
-    """What v1 says of a gem, from the specification inside, or from the little that an `/info` line tells."""
+    """Return what v1 has about a gem, from the specification inside, or from what an `/info` line holds."""
     spec = spec_of(file)
     release = _release(file)
     metadata = release["metadata"]
@@ -331,9 +331,9 @@ def _summary(project: Project, file: File, links: Links) -> Json:
 
 
 def _release(file: File) -> Json:
-    """What v1 says of one version."""
+    """Return what v1 has about one version."""
     spec = spec_of(file)
-    told: Json = {
+    release: Json = {
         "authors": None,
         "built_at": _stamp(file.uploaded),
         "created_at": _stamp(file.uploaded),
@@ -352,11 +352,11 @@ def _release(file: File) -> Json:
         "spec_sha": None,
     }
     if spec is None:
-        told["rubygems_version"] = (_rubygems_wanted(file) or ">= 0").replace("&", ", ")
-        return told
-    return told | {
+        release["rubygems_version"] = (_rubygems_wanted(file) or ">= 0").replace("&", ", ")
+        return release
+    return release | {
         "authors": ", ".join(author for author in spec.authors if author),
-        "built_at": _stamp(spec.date) or told["built_at"],
+        "built_at": _stamp(spec.date) or release["built_at"],
         "description": spec.description,
         "metadata": dict(spec.metadata),
         "summary": spec.summary,

@@ -1,7 +1,7 @@
 """The specification inside a gem: metadata.gz, the YAML of a Gem::Specification.
 
 No YAML object is constructed: the text is read as events into text, lists and dicts, within bounds, and tags are only
-compared with those that RubyGems writes. The one surprise: no scalar is resolved, for a version `1.0` is no number.
+compared with those that RubyGems writes. The surprise: no scalar is resolved, since a version `1.0` is no number.
 """
 
 import base64
@@ -41,7 +41,7 @@ _TAGS = frozenset(
 
 
 def read_spec(metadata: bytes) -> Gemspec:
-    """The specification in a gem's metadata.gz. Raises Invalid, also for what RubyGems would refuse as a new gem."""
+    """Return the specification in a gem's metadata.gz. Raises Invalid, also for what RubyGems refuses as a new gem."""
     fields, tag = read_yaml(inflate(metadata, GZIP, SPEC_LIMIT, "The gem's metadata.gz"))
     if tag != _SPECIFICATION or not isinstance(fields, dict):
         raise Invalid("The gem's metadata is not a gem specification.")
@@ -83,7 +83,7 @@ def _list(node: Node) -> list[Node]:
 
 
 def _texts(node: Node) -> tuple[str | None, ...]:
-    """A list of texts, as lists or single texts; old gems nest them."""
+    """Return a list of texts, given as lists or single texts; old gems nest them."""
     if isinstance(node, str):
         return (node,)
     return tuple(_text(item) for part in _list(node) for item in (part if isinstance(part, list) else [part]))
@@ -106,19 +106,19 @@ def _requirement(node: Node) -> Requirement:
             case [operator, version]:
                 sign = (
                     "=" if isinstance(operator, dict) else operator
-                )  # the operator `=`, as an old YAML library wrote it
+                )  # an old YAML library wrote the operator `=` as an object
                 text = _version(version)
             case _:
                 sign = text = ""
         if sign not in OPERATORS or not is_version(text):
-            raise Invalid("The gem's metadata holds a version requirement that is none.")
+            raise Invalid("The gem's metadata holds an invalid version requirement.")
         clauses.append((sign, text))
     return Requirement(tuple(clauses)) if clauses else Requirement()
 
 
 def _dependency(node: Node) -> Dependency:
     if not isinstance(node, dict):
-        raise Invalid("The gem's metadata holds a dependency that is none.")
+        raise Invalid("The gem's metadata holds an invalid dependency.")
     kind = (_text(node.get("type")) or "runtime").removeprefix(":")
     if kind not in {"runtime", "development"}:
         raise Invalid(f"The gem's metadata holds a dependency of the kind {kind[:40]!r}.")
@@ -133,19 +133,19 @@ _DATE = re.compile(
 
 
 def _date(text: str | None) -> datetime | None:
-    """The day in UTC, as RubyGems keeps it. Raises Invalid when it is none."""
+    """Return the day in UTC, as RubyGems keeps it. Raises Invalid for no date."""
     if text is None:
         return None
     match = _DATE.match(text)
     if match is None:
-        raise Invalid("The gem's metadata has a date that is none.")
+        raise Invalid("The gem's metadata has an invalid date.")
     year, month, day, hour, minute, second = (int(part or 0) for part in match.groups()[:6])
     sign, hours, minutes = match.groups()[6:]
     offset = timedelta(hours=int(hours or 0), minutes=int(minutes or 0)) * (-1 if sign == "-" else 1)
     try:
         at = datetime(year, month, day, hour, minute, second, tzinfo=timezone(offset)).astimezone(UTC)
     except (ValueError, OverflowError) as error:
-        raise Invalid("The gem's metadata has a date that is none.") from error
+        raise Invalid("The gem's metadata has an invalid date.") from error
     return at.replace(hour=0, minute=0, second=0)
 
 
@@ -153,10 +153,10 @@ def _date(text: str | None) -> datetime | None:
 
 
 def read_yaml(data: bytes) -> tuple[Node, str | None]:
-    """The one document as text, lists and dicts, with the tag of its root. Raises Invalid.
+    """Return the one document as text, lists and dicts, with the tag of its root. Raises Invalid.
 
     Every scalar stays the text that was written (`1.0` is a version, not a number). Aliases are followed, for old
-    gems have them, but each counts as all that it stands for.
+    gems have them, but each counts as all that it refers to.
     """
     try:
         return _compose(yaml.parse(data, Loader=_EVENTS))
@@ -236,7 +236,7 @@ def _scalar(event: yaml.ScalarEvent) -> str | None:
         try:
             return base64.b64decode(text).decode("utf-8", "replace")
         except binascii.Error as error:
-            raise Invalid("The gem's metadata holds a binary text that is none.") from error
+            raise Invalid("The gem's metadata holds an invalid binary text.") from error
     if (
         event.style in {None, ""}
         and text in {"", "~", "null", "Null", "NULL"}

@@ -15,7 +15,7 @@ from typing import get_args
 
 from mirror.model import File, Page, Project
 from mirror.rubygems import pages
-from mirror.rubygems.index import Which, render_names, specs
+from mirror.rubygems.index import SpecsKind, render_names, specs
 from mirror.rubygems.log.versions_map import VersionsMap, render_versions
 from mirror.rubygems.names import FullName, canonical, is_listed, number, split_number
 
@@ -27,7 +27,7 @@ class _Static:
     """A gem index as the export sees it."""
 
     roots: tuple[str, ...] = (
-        "versions", "names", *(f"{which}.4.8{end}" for which in get_args(Which) for end in ("", ".gz")),
+        "versions", "names", *(f"{which}.4.8{end}" for which in get_args(SpecsKind) for end in ("", ".gz")),
         "api", "info", "quick", "gems",
     )  # fmt: skip
     title = "Ruby gems"
@@ -75,7 +75,7 @@ class _Static:
             numbers, _, md5 = entry.partition(" ")
             versions.set(name, numbers.split(","), md5)
         yield "gems/index.html", _list_for_people(versions)
-        for which in get_args(Which):
+        for which in get_args(SpecsKind):
             gz = specs(versions, which)
             yield f"{which}.4.8.gz", gz
         yield "names", render_names(versions)

@@ -1,4 +1,4 @@
-"""What a gem says of itself to people: from its specification, or else from its line on `/info`."""
+"""What a gem says about itself to people: from its specification, or else from its line on `/info`."""
 
 from collections.abc import Mapping
 

@@ -26,7 +26,10 @@ _COMPACT = Requirement(
 
 
 async def examine(client: IndexClient, url: URL, options: ExamineOptions) -> list[Finding] | None:
-    """Every finding about the index at a URL; None where there is none. Raises UpstreamError when nothing answers."""
+    """Return every finding about the index at a URL; None where there is none.
+
+    Raises UpstreamError when nothing responds.
+    """
     index = await find(client, url)
     if index is None:
         return None

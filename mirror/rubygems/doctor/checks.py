@@ -137,7 +137,7 @@ _KINDS = ("specs", "latest_specs", "prerelease_specs")
 
 
 async def headers(subject: Subject) -> list[Finding]:
-    """What stands above the bodies of all three kinds of page."""
+    """Check the headers of all three kinds of page."""
     root, client = subject.index.root, subject.client
     names = await client.get(root / "names", most=_NAMES_LIMIT, Accept_Encoding="identity")
     pages = {"/versions": (subject.log, subject.body), f"/info/{subject.gem.name}": (subject.info, subject.info.body)}
@@ -164,12 +164,12 @@ async def headers(subject: Subject) -> list[Finding]:
 
 
 def etag_of(body: bytes) -> str:
-    """What the header has to be."""
+    """Return the ETag that the body has to have."""
     return f'"{hashlib.md5(body, usedforsecurity=False).hexdigest()}"'
 
 
 def wrong_digests(reply: WireResponse, body: bytes) -> str:
-    """What is wrong with the digest headers of an answer about `body`; empty when nothing is."""
+    """Return what is wrong with the digest headers of a response about `body`; empty when nothing is."""
     right = digest_headers(hashlib.sha256(body).digest())
     return ", ".join(f"{name} is {reply.display(name)}" for name, value in right.items() if reply.header(name) != value)
 
@@ -187,7 +187,7 @@ def _gzip(subject: Subject) -> Finding:
 
 
 async def updates(subject: Subject) -> list[Finding]:
-    """How a client that has a copy learns what is new: tried on /info."""
+    """Check how a client that has a copy learns what is new, on `/info`."""
     url, body, client = subject.info.url, subject.info.body, subject.client
     last = f"bytes={len(body) - 1}-"
     given = subject.info.header("ETag") or etag_of(body)
@@ -225,7 +225,7 @@ def _tail(reply: WireResponse, body: bytes) -> Finding:
 
 
 async def versions(subject: Subject) -> list[Finding]:
-    """Whether /versions and /info agree, and what is asked before all else."""
+    """Check whether `/versions` and `/info` agree, and what clients request before all else."""
     root, client, name = subject.index.root, subject.client, subject.gem.name
     heads = {url.path: await client.head(url) for url in (root, root / "versions")}
     dead = [f"HEAD {path} is answered {reply.phrase}" for path, reply in heads.items() if reply.status != 200]
@@ -250,7 +250,7 @@ async def versions(subject: Subject) -> list[Finding]:
 
 
 async def file(subject: Subject) -> list[Finding]:
-    """One gem, by every way in which clients read it."""
+    """Check one gem in every way in which clients read it."""
     chosen = subject.file
     if chosen is None:
         return [_CHECKSUM.unknown("the gem has no versions; name another with --gem")]
@@ -263,7 +263,7 @@ async def file(subject: Subject) -> list[Finding]:
 
 
 async def legacy(subject: Subject) -> list[Finding]:
-    """The legacy index, where it is not too long to be read."""
+    """Check the legacy index, where it is not too long to be read."""
     chosen = subject.file
     replies: dict[str, WireResponse] = {}
     rows: set[tuple[str, str, str]] = set()
@@ -302,7 +302,7 @@ async def _condition(client: IndexClient, reply: WireResponse) -> Finding:
 
 
 async def gemspec(subject: Subject) -> list[Finding]:
-    """The specification of the gem that is looked at."""
+    """Check the specification of the gem that is examined."""
     chosen = subject.file
     if chosen is None:
         return []

@@ -49,13 +49,13 @@ class Subject(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def file(self) -> File | None:
-        """The file that is looked at: the newest generic one, else the newest."""
+        """The file that is examined: the newest generic one, else the newest."""
         generic = tuple(file for file in self.gem.files if (file.platform or GENERIC) == GENERIC)
         return next(reversed(generic or self.gem.files), None)
 
 
 async def find(client: IndexClient, url: URL) -> Index | None:
-    """The gem index at a URL, or None where there is none. Raises UpstreamError when nothing answers."""
+    """Return the gem index at a URL, or None where there is none. Raises UpstreamError when nothing responds."""
     root = url.with_path(url.path.rstrip("/") + "/", keep_query=False)
     log = await client.get(root / "versions", most=_HEAD, part=True, Accept_Encoding="identity")
     if log.status in {401, 403}:
@@ -67,7 +67,7 @@ async def find(client: IndexClient, url: URL) -> Index | None:
 
 
 async def choose(index: Index, name: str | None = None, held: Sequence[str] = ()) -> Subject:
-    """The gem of that name; else the smallest that is held, or of those listed first.
+    """Choose the gem of that name; else the smallest that is held, or of those listed first.
 
     Raises Invalid when there is none, UpstreamError when it cannot be read, TooLarge.
     """

@@ -1,4 +1,4 @@
-"""What `gem push` demands: by pushing a gem, where somebody named one for it."""
+"""What `gem push` requires: checked by pushing a gem, where the user named one for it."""
 
 import gzip
 import hashlib
@@ -42,7 +42,7 @@ _VISIBLE = Requirement(
 
 
 def uploads(index: Index, project: str, token: str) -> list[Check]:
-    """The check that pushes `project` 0.0.1, a gem with nothing in it, and the same gem again in the next run.
+    """Return the check that pushes `project` 0.0.1, an empty gem, and the same gem again in the next run.
 
     Raises Invalid for a name that is none.
     """
@@ -93,7 +93,7 @@ async def _push(client: IndexClient, url: URL, token: str, gem: bytes) -> WireRe
 
 
 def gem_of(project: str, words: str) -> bytes:
-    """A gem that installs nothing; equal arguments, equal bytes, so that a second run finds the same gem."""
+    """Return a gem that installs nothing; equal arguments, equal bytes, so that a second run pushes the same gem."""
     data = gzip.compress(_tar({}), mtime=0)
     about = gzip.compress(_SPECIFICATION.format(name=project, version=VERSION, words=words).encode(), mtime=0)
     return _tar({"metadata.gz": about, "data.tar.gz": data})

@@ -1,4 +1,4 @@
-"""Our own log: the append-only `/versions` that is served, with everything about it that clients ask for."""
+"""Our own log: the append-only `/versions` at one moment, with its digests and its compressed form."""
 
 import hashlib
 import zlib
@@ -12,15 +12,14 @@ if TYPE_CHECKING:
     from hashlib import _Hash
 
 LEVEL = 4
-"""Of compression: a fifth of the time of level 6 on such text, for a twelfth more bytes."""
+"""Of compression: it takes a fifth of the time of level 6 on such text, for a twelfth more bytes."""
 
 
 class PublishedLog:
-    """The append-only `/versions` that we serve, at one moment: identity and gzip bytes, digests, the map it means.
+    """The append-only `/versions` at one moment: uncompressed and gzip bytes, digests, and the map that it describes.
 
-    Immutable; `updated` and `appended` make the next one and cost what the new lines cost, not what the whole is
-    worth: hashers and compressor are copied as they stand, chunks are shared. Hand a value to a request and it
-    stays what it is.
+    Immutable: a request can keep it. `updated` and `appended` return the next one, at the cost of the new lines alone:
+    hashers and compressor are copied in their current state, and chunks are shared.
     """
 
     __slots__ = ("_gzip", "_md5", "_sha256", "chunks", "map", "size")
@@ -35,17 +34,17 @@ class PublishedLog:
         versions: VersionsMap,
     ) -> None:
         self.chunks = chunks
-        """The identity bytes, in order."""
+        """The uncompressed bytes, in order."""
         self.size = sum(map(len, chunks))
         self.map = versions
-        """What clients know once they have read the log. Do not change it."""
+        """What the log lists. Do not change it."""
         self._md5 = md5
         self._sha256 = sha256
         self._gzip = gzip
 
     @classmethod
     def from_bytes(cls, body: bytes, *, packed: bool = True) -> "PublishedLog":
-        """The log that was persisted as `body`. Blocking: about two seconds for 23 MB, half of it for `packed`."""
+        """Return the log that was stored as `body`. Blocking: about two seconds for 23 MB, half of it for `packed`."""
         return cls(
             chunks=(body,),
             md5=hashlib.md5(body, usedforsecurity=False),
@@ -56,31 +55,31 @@ class PublishedLog:
 
     @classmethod
     def begin(cls, versions: VersionsMap, created_at: datetime) -> "PublishedLog":
-        """A new log that says `versions`."""
+        """Return a new log that lists `versions`."""
         return cls.from_bytes(render_versions(versions, created_at))
 
     @property
     def etag(self) -> str:
-        """MD5 of the identity bytes in hex, the only ETag that old bundlers bear."""
+        """The MD5 of the uncompressed bytes in hex, the only ETag that bundler 2.3 and 2.4 accept."""
         return self._md5.hexdigest()
 
     @property
     def sha256(self) -> str:
-        """SHA-256 of the identity bytes in hex."""
+        """The SHA-256 of the uncompressed bytes in hex."""
         return self._sha256.hexdigest()
 
     @property
     def gzip_chunks(self) -> tuple[bytes, ...]:
-        """The same as one gzip member, for Ruby reads no more than the first; nothing while it is not `packed`."""
+        """The log as one gzip member, since Ruby reads only the first; empty before it is `packed`."""
         return self._gzip.chunks if self._gzip else ()
 
     def packed(self) -> "PublishedLog":
-        """The same log with its gzip form. Blocking: about a second for 23 MB."""
+        """Return the same log with its gzip form. Blocking: about a second for 23 MB."""
         gzip = self._gzip or _Gzip().grown(self.slice())
         return PublishedLog(chunks=self.chunks, md5=self._md5, sha256=self._sha256, gzip=gzip, versions=self.map)
 
     def pieces(self, start: int = 0, stop: int | None = None) -> Iterator[memoryview]:
-        """The identity bytes [start, stop), without copying."""
+        """Yield the uncompressed bytes [start, stop), without copying."""
         at = 0
         stop = self.size if stop is None else stop
         for chunk in self.chunks:
@@ -89,13 +88,13 @@ class PublishedLog:
             at += len(chunk)
 
     def slice(self, start: int = 0, stop: int | None = None) -> bytes:
-        """The identity bytes [start, stop)."""
+        """Return the uncompressed bytes [start, stop)."""
         if len(self.chunks) == 1 and start == 0 and stop is None:
             return self.chunks[0]
         return b"".join(self.pieces(start, stop))
 
     def updated(self, wanted: VersionsMap) -> tuple["PublishedLog", bytes]:
-        """The log that says `wanted`, and the bytes by which it is longer: none when nothing changed."""
+        """Return the log that lists `wanted`, and the bytes by which it is longer: none when nothing changed."""
         lines = diff(self.map, wanted)
         if not lines:
             return self, b""
@@ -108,7 +107,7 @@ class PublishedLog:
         return self._grown(tail, versions), tail
 
     def appended(self, tail: bytes) -> "PublishedLog":
-        """The log with lines that another node wrote."""
+        """Return the log with these lines."""
         if not tail:
             return self
         return self._grown(tail, self.map.grown(tail))
@@ -127,7 +126,7 @@ class PublishedLog:
 
 
 class _Gzip:
-    """A gzip member that can still grow: what is compressed so far, and the compressor as it stands."""
+    """A gzip member that can still grow: what is compressed so far, and the state of the compressor."""
 
     def __init__(self, head: tuple[bytes, ...] = (), deflater: "zlib._Compress | None" = None) -> None:
         self._head = head
@@ -140,5 +139,5 @@ class _Gzip:
 
 
 def _joined(chunks: tuple[bytes, ...]) -> tuple[bytes, ...]:
-    """The same bytes in few chunks: the first, the large one, is left alone."""
+    """Return the same bytes in few chunks, without copying the first, which is the large one."""
     return (chunks[0], b"".join(chunks[1:])) if len(chunks) > 64 else chunks

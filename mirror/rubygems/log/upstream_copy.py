@@ -1,4 +1,4 @@
-"""Our copy of an upstream's `/versions`: what to ask for its tail with, and what to believe of the answer."""
+"""Our copy of an upstream's `/versions`: how to request its tail, and what to believe of the response."""
 
 import base64
 import hashlib
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 class UpstreamCopy(msgspec.Struct, frozen=True):
-    """What has to be known of the copy of an upstream's `/versions` to keep it up: not the bytes themselves."""
+    """What is needed to keep a copy of an upstream's `/versions` up to date: not the bytes themselves."""
 
     size: int
     sha256: "_Hash"
@@ -21,41 +21,41 @@ class UpstreamCopy(msgspec.Struct, frozen=True):
 
     @classmethod
     def of(cls, body: bytes, etag: str | None) -> "UpstreamCopy":
-        """Blocking for a large body."""
+        """Return the description of a body. Blocking for a large one."""
         return cls(len(body), hashlib.sha256(body), etag)
 
     def request_headers(self) -> dict[str, str]:
-        """What to ask for the tail with: one byte of overlap shows whether it fits."""
+        """Return the headers that request the tail: one byte of overlap shows whether it fits."""
         headers = {"Range": f"bytes={self.size - 1}-", "Accept-Encoding": "identity"}
         return headers | {"If-None-Match": self.etag} if self.etag else headers
 
 
 class Unchanged(msgspec.Struct, frozen=True):
-    """The copy is what upstream has."""
+    """The copy equals what upstream has."""
 
 
 class Append(msgspec.Struct, frozen=True):
-    """Upstream has these bytes more; `copy` describes the copy with them."""
+    """Upstream has more bytes; `copy` describes the copy with them."""
 
     tail: bytes
     copy: UpstreamCopy
 
 
 class Replace(msgspec.Struct, frozen=True):
-    """The body takes the place of the copy."""
+    """The body replaces the copy."""
 
     body: bytes
     copy: UpstreamCopy
 
 
 class Refetch(msgspec.Struct, frozen=True):
-    """The answer proves nothing: ask again for the whole, without Range and without validator."""
+    """The response proves nothing: request all of it, without Range and without validator."""
 
     reason: str
 
 
 class Refused(msgspec.Struct, frozen=True):
-    """The answer is not believed: keep the copy and ask again later."""
+    """The response is not believed: keep the copy, and ask again later."""
 
     reason: str
 
@@ -64,32 +64,32 @@ FollowResult: TypeAlias = Unchanged | Append | Replace | Refetch | Refused
 
 
 def follow(copy: UpstreamCopy | None, status: int, headers: Mapping[str, str], body: bytes) -> FollowResult:
-    """What an upstream's answer means for our copy of its `/versions`.
+    """Return what an upstream's response means for our copy of its `/versions`.
 
-    `copy` is what was asked with; None when the whole was asked for. `body` is decoded. Hashing makes it blocking for a
-    large body. The whole is asked for at most once: an answer to that is never Refetch.
+    `copy` is what the request was made from; None when it was for everything, and then the result is never Refetch.
+    `body` is decoded. Blocking for a large body, which is hashed.
     """
-    told = {key.lower(): value for key, value in headers.items()}
+    fields = {key.lower(): value for key, value in headers.items()}
     if copy is not None:
         if status == 304:
             return Unchanged()
         if status == 206:
-            return _append(copy, told, body)
+            return _append(copy, fields, body)
         if status in {400, 412, 416}:
-            return Refetch(f"The upstream answered {status} to a range.")
+            return Refetch(f"The upstream responded {status} to a range.")
     if status != 200:
-        return Refused(f"The upstream answered {status} for its list of versions.")
-    doubt = _doubt(copy, told, body)
+        return Refused(f"The upstream responded {status} for its list of versions.")
+    doubt = _doubt(copy, fields, body)
     if doubt is None:
-        return Replace(body, UpstreamCopy.of(body, told.get("etag")))
+        return Replace(body, UpstreamCopy.of(body, fields.get("etag")))
     return Refused(doubt) if copy is None else Refetch(doubt)
 
 
-def _append(copy: UpstreamCopy, told: Mapping[str, str], body: bytes) -> FollowResult:
-    span = re.fullmatch(r"bytes (\d{1,15})-(\d{1,15})/(\d{1,15}|\*)", told.get("content-range", "").strip())
+def _append(copy: UpstreamCopy, fields: Mapping[str, str], body: bytes) -> FollowResult:
+    span = re.fullmatch(r"bytes (\d{1,15})-(\d{1,15})/(\d{1,15}|\*)", fields.get("content-range", "").strip())
     if span is None or int(span[1]) != copy.size - 1 or int(span[2]) - int(span[1]) + 1 != len(body):
-        return Refetch("The upstream answered another range than was asked for.")
-    if told.get("content-encoding", "identity") != "identity":
+        return Refetch("The upstream sent another range than was requested.")
+    if fields.get("content-encoding", "identity") != "identity":
         return Refetch("The upstream compressed a range.")
     # Only complete lines are ever kept, so that the overlapping byte is the end of a line, as the last one has to be.
     if not body.startswith(b"\n") or not body.endswith(b"\n"):
@@ -97,35 +97,35 @@ def _append(copy: UpstreamCopy, told: Mapping[str, str], body: bytes) -> FollowR
     tail = body[1:]
     sha256 = copy.sha256.copy()
     sha256.update(tail)
-    if _digest(told) != sha256.digest():
+    if _digest(fields) != sha256.digest():
         return Refetch("The upstream's tail has no digest, or another one than the copy with it.")
     if not tail:
         return Unchanged()
-    return Append(tail, UpstreamCopy(copy.size + len(tail), sha256, told.get("etag")))
+    return Append(tail, UpstreamCopy(copy.size + len(tail), sha256, fields.get("etag")))
 
 
-def _doubt(copy: UpstreamCopy | None, told: Mapping[str, str], body: bytes) -> str | None:
-    """Why a whole body is not believed, None when it is."""
+def _doubt(copy: UpstreamCopy | None, fields: Mapping[str, str], body: bytes) -> str | None:
+    """Return why a complete body is not believed, None when it is."""
     if not body.endswith(b"\n") or not (body.startswith(b"---\n") or b"\n---\n" in body[:4096]):
-        return "The upstream's list of versions is cut off, or is none."
-    digest = _digest(told)
+        return "The upstream's list of versions is cut off, or is something else."
+    digest = _digest(fields)
     if digest is not None and digest != hashlib.sha256(body).digest():
-        return "The upstream's list of versions has another digest than its header says."
-    encoded = told.get("content-encoding", "identity") != "identity"
-    length = told.get("content-length", "")
+        return "The upstream's list of versions does not have the digest in its header."
+    encoded = fields.get("content-encoding", "identity") != "identity"
+    length = fields.get("content-length", "")
     if not encoded and length.isdigit() and int(length) != len(body):
-        return "The upstream's list of versions has another length than its header says."
+        return "The upstream's list of versions does not have the length in its header."
     if digest is None and not length and copy is not None and len(body) < copy.size:
-        return "The upstream's list of versions became shorter, and nothing shows that it is whole."
+        return "The upstream's list of versions became shorter, and nothing shows that it is complete."
     return None
 
 
 _SHA256 = re.compile(r"(?:^|,)\s*sha-256\s*=\s*[:\"]?([A-Za-z0-9+/]{43}=)[:\"]?\s*(?:,|$)", re.IGNORECASE)
 
 
-def _digest(told: Mapping[str, str]) -> bytes | None:
-    """The SHA-256 of the whole identity body that the headers promise: `:x:`, `"x"` and bare `x` are all in use."""
+def _digest(fields: Mapping[str, str]) -> bytes | None:
+    """Return the SHA-256 of the uncompressed body from the headers: `:x:`, `"x"` and bare `x` are all in use."""
     for header in ("repr-digest", "digest"):
-        if match := _SHA256.search(told.get(header, "")):
+        if match := _SHA256.search(fields.get(header, "")):
             return base64.b64decode(match[1])
     return None

@@ -1,7 +1,7 @@
-"""What `/versions` says: gem → its versions and the MD5 of its info page; read, written, and compared.
+"""What `/versions` lists: gem → its versions and the MD5 of its info page; parsed, rendered and compared.
 
-The one surprise: a gem that lost all its versions stays in the map, with an MD5 and nothing else, for clients that once
-saw it go on asking for its `/info`.
+The surprise: a gem that lost all its versions stays in the map, with an MD5 and nothing else, since clients that once
+saw it keep requesting its `/info`.
 """
 
 import hashlib
@@ -13,7 +13,7 @@ from mirror.rubygems.pages import EMPTY
 
 EMPTY_MD5 = hashlib.md5(EMPTY, usedforsecurity=False).hexdigest()
 """The MD5 of the `/info` of a gem without versions."""
-_UNKNOWN = b"0" * 32  # in place of an MD5 that nobody told: some clients stumble over a line without one
+_UNKNOWN = b"0" * 32  # for an unknown MD5: some clients fail on a line without one
 
 
 class VersionsMap:
@@ -31,11 +31,11 @@ class VersionsMap:
         return len(self._entries)
 
     def __contains__(self, name: object) -> bool:
-        """Whether the gem has any version."""
+        """Return whether the gem has any version."""
         return not self._entries.get(name, b" ").startswith(b" ")  # type: ignore[call-overload]
 
     def __iter__(self) -> Iterator[str]:
-        """The names of the gems that have versions, in the order of the log."""
+        """Iterate over the names of the gems that have versions, in the order of the log."""
         return (name for name, entry in self._entries.items() if not entry.startswith(b" "))
 
     def __eq__(self, other: object) -> bool:
@@ -45,22 +45,22 @@ class VersionsMap:
 
     @property
     def size(self) -> int:
-        """Bytes of the shortest log that says this, without its header."""
+        """The bytes of the shortest log that lists the same, without its header."""
         return sum(len(name) + len(entry) + 2 for name, entry in self._entries.items())
 
     def versions(self, name: str) -> tuple[str, ...]:
-        """The versions of a gem, each once; none when it is unknown."""
+        """Return the versions of a gem, each once; none when it is unknown."""
         entry = self._entries.get(name)
         return tuple(item.decode("utf-8", "surrogateescape") for item in _items(entry)) if entry else ()
 
     def md5(self, name: str) -> str | None:
-        """The MD5 of the gem's `/info`, also of a gem that lost all versions; None when unknown."""
+        """Return the MD5 of the gem's `/info`, also of a gem that lost all versions; None when unknown."""
         entry = self._entries.get(name)
         md5 = None if entry is None else entry.rpartition(b" ")[2]
         return None if md5 is None or md5 == _UNKNOWN else md5.decode("utf-8", "surrogateescape")
 
     def set(self, name: str, versions: Iterable[str], md5: str | None) -> None:
-        """Replace what the map says of a gem."""
+        """Replace the versions and the MD5 of a gem."""
         listed = ",".join(dict.fromkeys(versions)).encode("utf-8", "surrogateescape")
         self._entries[name] = listed + b" " + (md5.encode() if md5 else _UNKNOWN)
 
@@ -69,20 +69,20 @@ class VersionsMap:
         self._entries.pop(name, None)
 
     def copy(self) -> "VersionsMap":
-        """An independent map that shares the entries."""
+        """Return an independent map that shares the entries."""
         return VersionsMap(self._entries.copy())
 
     def only(self, names: Iterable[str]) -> "VersionsMap":
-        """A map of what this one says of some gems."""
+        """Return a map of some of the gems."""
         return VersionsMap({name: self._entries[name] for name in names if name in self._entries})
 
     def changed(self, before: "VersionsMap") -> frozenset[str]:
-        """The gems of which this map says anything else than an earlier one, known to it or not."""
+        """Return the gems that this map lists otherwise than an earlier one, or that only one of them has."""
         old, new = before._entries, self._entries
         return frozenset(name for name, entry in new.items() if old.get(name) != entry) | (old.keys() - new.keys())
 
     def sharing(self, other: "VersionsMap") -> "VersionsMap":
-        """The same map, of the names and entries of another where they are equal: one copy of them in memory."""
+        """Return an equal map that shares names and entries with another, so that memory holds them once."""
         theirs = {name: (name, entry) for name, entry in other._entries.items()}
         shared = {}
         for name, entry in self._entries.items():
@@ -91,13 +91,13 @@ class VersionsMap:
         return VersionsMap(shared)
 
     def grown(self, tail: bytes) -> "VersionsMap":
-        """An independent map that has followed the lines of `tail` as well."""
+        """Return an independent map to which the lines of `tail` have been applied."""
         versions = self.copy()
         versions.apply(tail.split(b"\n"))
         return versions
 
     def apply(self, lines: Iterable[bytes]) -> None:
-        """Follow the lines of a log: the last MD5 counts, `-` removes, what is no line of a gem is passed over."""
+        """Apply the lines of a log: the last MD5 counts, `-` removes, and what is no line of a gem is skipped."""
         entries = self._entries
         for line in lines:
             raw, _, rest = line.rstrip(b"\r\n").partition(b" ")
@@ -119,14 +119,14 @@ class VersionsMap:
 
 
 def _items(entry: bytes) -> list[bytes]:
-    """The versions of an entry, each once, in order."""
+    """Return the versions of an entry, each once, in order."""
     listed = entry.partition(b" ")[0]
     return list(dict.fromkeys(listed.split(b","))) if listed else []
 
 
 def parse_versions(body: bytes) -> VersionsMap:
-    """The map that a whole `/versions` describes. Blocking: about a second for the public one. Never raises."""
-    lines = io.BytesIO(body)  # line by line: splitting the whole holds the interpreter, and twice the memory
+    """Return the map that a complete `/versions` describes. Blocking: a second for the public one. Never raises."""
+    lines = io.BytesIO(body)  # line by line: splitting all at once blocks the interpreter, and takes twice the memory
     lines.seek(_header(body))
     versions = VersionsMap()
     versions.apply(lines)
@@ -134,7 +134,7 @@ def parse_versions(body: bytes) -> VersionsMap:
 
 
 def _header(body: bytes) -> int:
-    """How many bytes stand before the first line of a gem."""
+    """Return how many bytes precede the first line of a gem."""
     if body.startswith(b"---\n"):
         return 4
     mark = body.find(b"\n---\n")
@@ -142,7 +142,7 @@ def _header(body: bytes) -> int:
 
 
 def render_versions(versions: VersionsMap, created_at: datetime) -> bytes:
-    """A whole log: a header and a line for each gem that has versions."""
+    """Return a complete log: a header and a line for each gem that has versions."""
     head = f"created_at: {created_at.astimezone(UTC):%Y-%m-%dT%H:%M:%SZ}\n---\n".encode()
     return head + b"".join(
         b"%b %b\n" % (name.encode("utf-8", "surrogateescape"), versions._entries[name]) for name in versions
@@ -150,7 +150,7 @@ def render_versions(versions: VersionsMap, created_at: datetime) -> bytes:
 
 
 def diff(published: VersionsMap, wanted: VersionsMap) -> list[bytes]:
-    """The fewest and shortest lines that turn one map into the other, for every parser there is."""
+    """Return the fewest and shortest lines that turn one map into the other, for every client's parser."""
     before, after = published._entries, wanted._entries
     lines = [
         line
@@ -165,12 +165,12 @@ def diff(published: VersionsMap, wanted: VersionsMap) -> list[bytes]:
 
 
 def names_in(lines: Iterable[bytes]) -> set[str]:
-    """The gems that lines of a log are about."""
+    """Return the gems that lines of a log are about."""
     return {line.partition(b" ")[0].decode("utf-8", "surrogateescape") for line in lines if line}
 
 
 def _line(name: str, old: bytes, new: bytes) -> bytes | None:
-    """What takes a gem from one entry to another; None when clients need not be told."""
+    """Return the line that turns one entry of a gem into another; None when clients need none."""
     had, has = dict.fromkeys(_items(old)), dict.fromkeys(_items(new))
     changes = [b"-" + item for item in had if item not in has] + [item for item in has if item not in had]
     md5 = new.rpartition(b" ")[2]

@@ -24,7 +24,7 @@ _DEEPEST = 32
 
 
 def load(data: bytes, most: int = 200_000) -> Value:
-    """The value that the bytes hold. Raises Invalid unless it is made of known shapes and of at most `most` objects."""
+    """Return the value in the bytes. Raises Invalid unless it has known shapes and at most `most` objects."""
     try:
         return _Reader(data, most).document()
     except (IndexError, struct.error, UnicodeError, RecursionError, OverflowError) as error:
@@ -32,7 +32,7 @@ def load(data: bytes, most: int = 200_000) -> Value:
 
 
 def load_gemspec(data: bytes) -> Gemspec:
-    """The Gem::Specification that the bytes hold. Raises Invalid."""
+    """Return the Gem::Specification in the bytes. Raises Invalid."""
     spec = load(data)
     if not isinstance(spec, Gemspec):
         raise Invalid("The marshalled data is not a gem specification.")
@@ -40,12 +40,12 @@ def load_gemspec(data: bytes) -> Gemspec:
 
 
 def read_gemspec_rz(content: bytes) -> Gemspec:
-    """The specification in a gemspec.rz. Raises Invalid."""
+    """Return the specification in a gemspec.rz. Raises Invalid."""
     return load_gemspec(inflate(content, zlib.MAX_WBITS, SPEC_LIMIT, "The gemspec.rz"))
 
 
 def inflate(data: bytes, form: int, limit: int, what: str) -> bytes:
-    """The whole of `data`, inflated (`form` is zlib's wbits). Raises Invalid when damaged, cut off or above `limit`."""
+    """Return `data` inflated; `form` is zlib's wbits. Raises Invalid if damaged, cut off or above `limit` bytes."""
     inflater = zlib.decompressobj(form)
     try:
         inflated = inflater.decompress(data, limit + 1)
@@ -59,7 +59,7 @@ def inflate(data: bytes, form: int, limit: int, what: str) -> bytes:
 
 
 def load_specs(data: bytes, most: int = 4_000_000) -> Iterator[tuple[str, str, str]]:
-    """The `(name, version, platform)` rows of a specs index. Raises Invalid, also half-way."""
+    """Yield the `(name, version, platform)` rows of a specs index. Raises Invalid, also half-way."""
     rows = load(data, most)
     if not isinstance(rows, list):
         raise Invalid("The marshalled data is not a list of gems.")
@@ -121,7 +121,7 @@ class _Reader:
         return int.from_bytes(self._take(length), "little") - (1 << 8 * length)
 
     def _count(self) -> int:
-        """A number of elements that can still follow: each of them takes a byte at least."""
+        """Read a number of elements, no more than can follow: each of them takes a byte at least."""
         count = self._long()
         if not 0 <= count <= len(self._data) - self._at:
             raise Invalid("The marshalled data announces more than it holds.")
@@ -144,7 +144,7 @@ class _Reader:
         return index
 
     def _enter(self) -> int:
-        """A number for an object whose parts come next."""
+        """Return a number for an object whose parts come next."""
         if len(self._objects) >= self._most:
             raise Invalid(f"The marshalled data holds more than {self._most} objects.")
         self._objects.append(_UNFINISHED)
@@ -226,7 +226,7 @@ class _Reader:
         try:
             return float(text)
         except ValueError:
-            raise Invalid("The marshalled data holds a number that is none.") from None
+            raise Invalid("The marshalled data holds an invalid number.") from None
 
     def _hash(self, count: int) -> "dict[Scalar, Value]":
         table: dict[Scalar, Value] = {}
@@ -241,7 +241,7 @@ class _Reader:
         return {self._symbol(): self._value() for _ in range(self._count())}
 
     def _with_attributes(self) -> Value:
-        """A string with its encoding, or a dumped object (Time) with its time zone."""
+        """Read a string with its encoding, or a dumped object (Time) with its time zone."""
         kind = self._take(1)
         self._deeper()
         found: Value
@@ -258,7 +258,7 @@ class _Reader:
         return found
 
     def _dumped(self, name: str, data: bytes, attributes: Mapping[str, Value]) -> Value:
-        """An object with _load. It gets its number after its attributes got theirs."""
+        """Return an object with _load, which gets its number after its attributes get theirs."""
         found: Value
         if name == "Time" and len(data) == 8:
             found = _read_time(data)
@@ -289,7 +289,7 @@ def _read_time(data: bytes) -> datetime:
             tzinfo=UTC,
         )
     except ValueError:
-        raise Invalid("The marshalled data holds a time that is none.") from None
+        raise Invalid("The marshalled data holds an invalid time.") from None
 
 
 def _from_marshal(name: str, value: Value) -> Value:
@@ -331,19 +331,19 @@ def _from_attributes(name: str, attributes: Mapping[str, Value]) -> Value:
 
 def _requirement(clauses: Value) -> Requirement:
     if not isinstance(clauses, list):
-        raise Invalid("The marshalled data holds a requirement that is none.")
+        raise Invalid("The marshalled data holds an invalid requirement.")
     found = []
     for clause in clauses:
         match clause:
             case [str(operator), Version(version)] | [str(operator), str(version)]:
                 found.append((str(operator), version))
             case _:
-                raise Invalid("The marshalled data holds a requirement that is none.")
+                raise Invalid("The marshalled data holds an invalid requirement.")
     return Requirement(tuple(found)) if found else Requirement()
 
 
 def _specification(fields: Value) -> Gemspec:
-    """A Gem::Specification from the array of its _dump, 16 to 19 fields by its age."""
+    """Return a Gem::Specification from the array of its _dump, which has 16 to 19 fields by its age."""
     match fields:
         case [rubygems, specification, str(name), Version(version), date, summary, ruby, rubygems_wanted, platform,
               list(dependencies), _, email, authors, description, homepage, _, *rest]:  # fmt: skip

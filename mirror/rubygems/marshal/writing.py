@@ -11,14 +11,14 @@ from mirror.rubygems.names import GENERIC, platform_parts
 
 
 def dump(value: Value) -> bytes:
-    """The bytes that Ruby's Marshal.load turns into `value`."""
+    """Return the bytes that Ruby's Marshal.load turns into `value`."""
     writer = _Writer()
     writer.write(value)
     return HEADER + b"".join(writer.out)
 
 
 def gemspec_rz(spec: Gemspec) -> bytes:
-    """The quick index entry of a gem: its marshalled specification, deflated."""
+    """Return the quick index entry of a gem: its marshalled specification, deflated."""
     return zlib.compress(dump(spec))
 
 
@@ -97,7 +97,7 @@ class _Writer:
 
 
 def _fields(spec: Gemspec) -> list[Value]:
-    """The array of Gem::Specification#_dump, in its order."""
+    """Return the array of Gem::Specification#_dump, in its order."""
     parts = platform_parts(spec.platform)
     return [
         spec.rubygems_version,
@@ -123,42 +123,42 @@ def _fields(spec: Gemspec) -> list[Value]:
 
 
 def dump_specs(rows: Iterable[tuple[str, str, str]]) -> Iterator[bytes]:
-    """Ruby's array of `[name, Gem::Version, platform]`, in pieces; equal parts are written once and linked."""
-    pieces: list[bytes] = []
+    """Yield Ruby's array of `[name, Gem::Version, platform]` in chunks; equal parts are written once and linked."""
+    chunks: list[bytes] = []
     count = 0
     writer = _Writer()
     texts: dict[str, bytes] = {}
     versions: dict[str, bytes] = {}
     index = 1  # the array itself has the object number 0
-    piece: list[bytes] = []
+    chunk: list[bytes] = []
     for count, (name, version, platform) in enumerate(rows, 1):  # noqa: B007  how many they are stands in front
         index += 1
-        piece.append(b"[\x08")
+        chunk.append(b"[\x08")
         link = texts.get(name)
         if link is None:
             texts[name], link, index = b"@" + _long(index), writer.text(name), index + 1
-        piece.append(link)
+        chunk.append(link)
         link = versions.get(version)
         if link is None:
             # A Gem::Version takes three numbers: itself, the array that it is marshalled as, and the text in there.
             versions[version] = b"@" + _long(index)
             link = b"U" + writer.symbol("Gem::Version") + b"[\x06" + writer.text(version)
             index += 3
-        piece.append(link)
+        chunk.append(link)
         link = texts.get(platform)
         if link is None:
             texts[platform], link, index = b"@" + _long(index), writer.text(platform), index + 1
-        piece.append(link)
-        if len(piece) > 40_000:
-            pieces.append(b"".join(piece))
-            piece.clear()
+        chunk.append(link)
+        if len(chunk) > 40_000:
+            chunks.append(b"".join(chunk))
+            chunk.clear()
     yield HEADER + b"[" + _long(count)
-    yield from pieces
-    yield b"".join(piece)
+    yield from chunks
+    yield b"".join(chunk)
 
 
 def _long(value: int) -> bytes:
-    """Marshal's packed integer."""
+    """Return Marshal's packed integer."""
     if value == 0:
         return b"\0"
     if 0 < value < 123:
@@ -182,7 +182,7 @@ def _counted(data: bytes) -> bytes:
 
 
 def _time(moment: datetime) -> bytes:
-    """Time#_dump: two words of bit fields, in UTC."""
+    """Return what Time#_dump does: two words of bit fields, in UTC."""
     at = moment.astimezone(UTC)
     day = 3 << 30 | (at.year - 1900) << 14 | (at.month - 1) << 10 | at.day << 5 | at.hour
     return struct.pack("<II", day, at.minute << 26 | at.second << 20 | at.microsecond)

@@ -15,7 +15,7 @@ from mirror.blobs import http_date
 from mirror.index.freshness import Freshness
 from mirror.index.repository import Repository
 from mirror.rubygems import pages
-from mirror.rubygems.index import Which, render_names, specs
+from mirror.rubygems.index import SpecsKind, render_names, specs
 from mirror.rubygems.log.published_index import PublishedIndex
 from mirror.rubygems.log.published_log import PublishedLog
 from mirror.rubygems.log.versions_map import VersionsMap, render_versions
@@ -106,7 +106,7 @@ class IndexRoutes:
         facts = facts_of(request)
         facts.repository, facts.kind = self._repository.name, "index"
         readable = await self._access.scope(request)
-        which = next(word for word in get_args(Which) if word == request.match_info["which"])
+        which = next(word for word in get_args(SpecsKind) if word == request.match_info["which"])
         log = await self._published.current(facts.freshness)
         content = self._content(log, readable, lambda versions: specs(versions, which), BINARY)
         key = self._key(which, log, readable)
