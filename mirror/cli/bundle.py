@@ -152,7 +152,7 @@ def list_command(options: SettingsOptions) -> int:
 def trust_command(key: str, options: SettingsOptions) -> int:
     """Trust bundles that are signed by KEY: the line that `mirror key create` printed, or a file with that line.
 
-    Get it in another way than the bundles, from somebody you know.
+    Get it in another way than the bundles, from someone you know.
     """
     text = key if " " in key.strip() else Path(key).read_text()
     found = parse_key(text)

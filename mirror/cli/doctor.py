@@ -10,12 +10,11 @@ import click
 import msgspec
 
 from mirror.cli.examine import DoctorOptions, DoctorSection, examine_here, examine_url, unusable_settings
-from mirror.cli.options import SettingsOptions, check_settings, settings_options
+from mirror.cli.options import SettingsOptions, check_settings, read_token, settings_options
 from mirror.errors import ConfigError, Invalid
 
 WORDS = {"ok": "ok", "fails": "fails", "unknown": "cannot be checked"}
 COLOURS = {"ok": "green", "fails": "red", "unknown": "yellow"}
-TOKEN_BYTES = 4096
 
 
 @click.command("doctor")
@@ -43,7 +42,7 @@ def doctor_command(
     """
     if upload_project is not None and token_file is None:
         raise Invalid("Uploading needs a token: name its file with --token-file.")
-    token = _read_token(token_file) if token_file else None
+    token = read_token(token_file) if token_file else None
     wanted = DoctorOptions(project=project, gem=gem, upload=upload_project, token=token)
     sections = _examine(url, wanted, options)
     if as_json:
@@ -51,14 +50,6 @@ def doctor_command(
     else:
         _print(sections)
     return 1 if _count(sections)["fails"] else 0
-
-
-def _read_token(path: Path) -> str:
-    with path.open("rb") as file:
-        content = file.read(TOKEN_BYTES).strip()
-    if not content or not content.isascii() or not content.decode("ascii").isprintable():
-        raise Invalid(f"{path} holds no token: it should be one line of text.")
-    return content.decode("ascii")
 
 
 def _examine(url: str | None, wanted: DoctorOptions, options: SettingsOptions) -> list[DoctorSection]:

@@ -42,7 +42,7 @@ LAYOUTS = {name: ecosystem.layout() for name, ecosystem in ECOSYSTEMS.items()}
     help="What is missing on the mirror that wrote this file with `mirror inventory`.",
 )  # fmt: skip
 @click.option("--parts", metavar="SIZE", help="Split it into files of at most this size: FILE.001, FILE.002, …")
-@click.option("--unsigned", is_flag=True, help="Do not sign it: nobody can verify who made it.")
+@click.option("--unsigned", is_flag=True, help="Do not sign it: no one can verify who made it.")
 @click.option(
     "--static", "static", type=click.Path(path_type=Path), metavar="DIR",
     help="Instead of a bundle, write a tree that any web server serves as an index, into this directory.",

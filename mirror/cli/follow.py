@@ -18,11 +18,11 @@ from pydantic import SecretStr
 from mirror.airgap.follow import Applier, Follower
 from mirror.airgap.sync import CONNECTIONS
 from mirror.api.state import FollowState
-from mirror.cli.options import InvalidUsage, SettingsOptions, settings_options
+from mirror.cli.options import InvalidUsage, SettingsOptions, read_token, settings_options
 from mirror.cli.remote import RemoteApplier, beside_running
 from mirror.config import Settings, UpstreamSettings
 from mirror.config.values import index_url
-from mirror.errors import NotFound
+from mirror.errors import Invalid, NotFound
 from mirror.index.upstream import CachedUpstream
 from mirror.runtime import event_loops
 from mirror.service.directory import served_at
@@ -33,7 +33,6 @@ from mirror.service.services import Mirror
 
 LINE_SECONDS = 1.0
 """Pause between two lines of progress."""
-TOKEN_BYTES = 4096
 
 
 @click.command("follow")
@@ -63,7 +62,10 @@ def follow_command(
         raise InvalidUsage("This mirror is offline: nothing can be followed.")
     upstreams = _matching_upstreams(settings, url, into)
     if token_file:
-        token = _read_token(token_file)
+        try:
+            token = SecretStr(read_token(token_file))
+        except Invalid as error:
+            raise InvalidUsage(str(error)) from None
         upstreams = [
             (name, one if one.secret() else one.model_copy(update={"username": "__token__", "password": token}))
             for name, one in upstreams
@@ -97,13 +99,6 @@ def _matching_upstreams(settings: Settings, text: str, into: str | None) -> list
             f' upstreams of [repositories.{name}] to ["{index.with_user(None)}"], and clients get here what is there.'
         )
     return found
-
-
-def _read_token(path: Path) -> SecretStr:
-    text = path.read_text(errors="replace")[:TOKEN_BYTES].strip()
-    if not text or not text.isascii():
-        raise InvalidUsage(f"{path} holds no token.")
-    return SecretStr(text)
 
 
 def _with_upstreams(settings: Settings, upstreams: list[tuple[str, UpstreamSettings]]) -> Settings:

@@ -24,6 +24,7 @@ T = TypeVar("T")
 
 INPUT_SUFFIXES = (".txt", ".in", ".lock", ".toml", ".locked")
 """Endings of an argument that means a file, also when there is no such file."""
+TOKEN_BYTES = 4096
 
 repository_option = click.option("--repository", metavar="NAME", help="The repository; needed where several fit.")
 
@@ -107,6 +108,15 @@ def parse_size(option: str, text: str | None) -> int | None:
         return None if text is None else size(text)
     except ValueError as error:
         raise Invalid(f"{option} {text}: {error}.") from None
+
+
+def read_token(path: Path) -> str:
+    """Return the token in a file. Raises Invalid when its content cannot be one, and OSError."""
+    with path.open("rb") as file:
+        content = file.read(TOKEN_BYTES).strip()
+    if not content or not content.isascii() or not content.decode("ascii").isprintable():
+        raise Invalid(f"{path} holds no token: it should be one line of text.")
+    return content.decode("ascii")
 
 
 # Selections: lock files and names

@@ -23,7 +23,7 @@ class ProgressBar:
             TimeRemainingColumn(), TextColumn("{task.fields[files]}"),
             console=Console(stderr=True, highlight=False), disable=not self._terminal,
         )  # fmt: skip
-        self._task = self._progress.add_task("", total=None, files="")
+        self._task = self._progress.add_task("looking", total=None, files="")
         self._files = self._done = self._size = 0
 
     def __enter__(self) -> Self:
@@ -34,10 +34,6 @@ class ProgressBar:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._progress.stop()
-
-    def looking(self, what: str) -> None:
-        """Show that pages are read and versions decided."""
-        self._progress.update(self._task, description=what)
 
     def on_found(self, files: Sequence[SyncFile], held: int) -> None:
         """Show that these files are to be fetched as well."""

@@ -86,8 +86,7 @@ def sync_command(
 
 async def _show_plan(target: SyncTarget, inputs: list[SyncInput], *, build: bool) -> int:
     async with target as (mirror, fetcher, access):
-        with ProgressBar() as bar:
-            bar.looking("looking")
+        with ProgressBar():
             found = await plan(inputs, fetcher, Resolvers(access, build=build))
             missing = await lacking(found.files, scheduled_sync.holdings(mirror))
         print_plan(missing, len(found.files) - len(missing))
@@ -98,7 +97,6 @@ async def _show_plan(target: SyncTarget, inputs: list[SyncInput], *, build: bool
 async def _sync(target: SyncTarget, inputs: list[SyncInput], name: str | None, *, build: bool) -> int:
     async with target as (mirror, fetcher, access):
         with ProgressBar() as bar:
-            bar.looking("looking")
             holdings = scheduled_sync.holdings(mirror)
             result = await fetch(inputs, fetcher, Resolvers(access, build=build), holdings, bar)
         await remember(mirror.catalog.sets, name or DEFAULT_SET, result, only=name is not None)
@@ -123,11 +121,8 @@ async def _sync_target(
             opened = await stack.enter_async_context(open_mirror(_quiet(settings), Mode.SERVE))
             mirror = await opened.mirror()
             access = await stack.enter_async_context(scheduled_sync.access(mirror, opened.urls))
-            yield (
-                mirror,
-                await stack.enter_async_context(scheduled_sync.local_fetcher(mirror, connections, pool)),
-                access,
-            )
+            local = await stack.enter_async_context(scheduled_sync.local_fetcher(mirror, connections, pool))
+            yield mirror, local, access
             return
         mirror, fetcher, access = await stack.enter_async_context(beside_running(settings, urls, connections))
         yield mirror, fetcher, access

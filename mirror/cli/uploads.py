@@ -222,7 +222,7 @@ async def _find_files(
 @click.command("rebuild")
 @settings_options
 def rebuild_command(options: SettingsOptions) -> int:
-    """Read every upload and its record again, and correct what the catalog says about them.
+    """Read every upload and its record again, and correct the catalog where it differs.
 
     Needed after a catalog was lost or restored from an old copy; an empty one is filled by `mirror serve` itself. What
     came from upstreams is fetched again on request. Exit status 1 when a record or file could not be used.
