@@ -32,11 +32,11 @@ class UnknownFile(NotFound):
 
 
 class Invalid(MirrorError):
-    """What the client sent is malformed or contradicts itself."""
+    """The client sent something malformed or contradictory."""
 
 
 class TooLarge(Invalid):
-    """What the client sent is larger than the configured limit."""
+    """The client sent more than the configured limit."""
 
 
 class InvalidLock(Invalid):

@@ -132,7 +132,7 @@ class Page(msgspec.Struct, frozen=True):
 
 
 class Stamp(msgspec.Struct, frozen=True):
-    """When a stored page was last confirmed, and what it was."""
+    """The last confirmation of a stored page."""
 
     checked: float
     """Seconds since the epoch at which the upstream last confirmed it."""
@@ -206,7 +206,7 @@ class Body(Protocol):
 
 
 class AcceptedUpload(msgspec.Struct, frozen=True, kw_only=True):
-    """What is stored of an uploaded file, besides its bytes."""
+    """An uploaded file as it is stored, besides its bytes."""
 
     project: str
     """Canonical."""

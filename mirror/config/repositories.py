@@ -104,7 +104,7 @@ def _content(path: Path, what: str) -> SecretStr:
 
 
 class AgesSettings(Section):
-    """How old a page may be. A page changes; a file never does, and so has no age."""
+    """The ages of pages. A page changes; a file never does, and so has no age."""
 
     fresh: Duration = 600
     """How long a page is served without asking upstream. The public Python index lets clients keep it 10 minutes."""

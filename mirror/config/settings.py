@@ -109,7 +109,7 @@ class ProxiesSettings(Section):
     """Addresses and networks whose X-Forwarded-For, -Proto, -Host and -Prefix, or Forwarded, are believed; "unix" is
     every client of a Unix socket. From all others these headers are ignored."""
     standard: Flag = False
-    """Whether proxies set Forwarded (RFC 7239): then X-Forwarded-* are ignored, whoever sends them."""
+    """Whether proxies set Forwarded (RFC 7239): then X-Forwarded-* are always ignored."""
 
 
 class LogSettings(Section):

@@ -106,7 +106,7 @@ def size(value: object) -> int:
 
 @dataclass(frozen=True, slots=True)
 class Address:
-    """Where to listen: a TCP host and port (0: any free one), or the path of a Unix socket."""
+    """An address to listen at: a TCP host and port (0 for any free one), or the path of a Unix socket."""
 
     host: str = ""
     port: int = 0

@@ -66,7 +66,7 @@ class Requirement(msgspec.Struct, frozen=True):
 
 
 class ExamineOptions(msgspec.Struct, frozen=True, kw_only=True):
-    """What to examine, where the caller chooses."""
+    """The choices of the caller about what to examine."""
 
     project: str | None = None
     """The project to examine; None for the smallest of a few."""

@@ -34,7 +34,7 @@ class Edge(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class Advisory(msgspec.Struct, frozen=True, kw_only=True):
-    """What one record reports about one project."""
+    """The part of one record about one project."""
 
     id: str
     aliases: tuple[str, ...] = ()

@@ -30,7 +30,7 @@ LONGEST_AGE_SECONDS = 100 * 365 * 86400.0
 
 
 class Versions(Protocol):
-    """What policy has to know of an ecosystem; the modules `pypi.versions` and `rubygems.versions` are one each."""
+    """Versions and files of an ecosystem, for policy; `pypi.versions` and `rubygems.versions` are the two."""
 
     @property
     def ecosystem(self) -> str:
@@ -70,7 +70,7 @@ def matches(patterns: tuple[str, ...], name: str) -> bool:
 
 
 class Objection(NamedTuple):
-    """What one rule has against a file."""
+    """One rule's objection to a file."""
 
     until: float = math.inf
     """Seconds since the epoch at which it ends."""

@@ -79,7 +79,7 @@ def _trust(root: URL) -> str:
 
 
 def _needs_trust(url: URL) -> bool:
-    """Return whether pip has to be told to trust the host.
+    """Return whether pip has to be configured to trust the host.
 
     pip, PDM and pipenv accept plain http from this machine only; uv and Poetry accept it from anywhere.
     """

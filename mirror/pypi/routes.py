@@ -1,8 +1,10 @@
 """URLs and handlers of one PyPI repository: simple pages, files, `.metadata`, legacy JSON, provenance.
 
-Every page goes through `PageCache`, every file through `send`; what is left here is which URL is which. Uploading is in
-`upload.py`. All of it is there a second time below `/at/DATE`, where projects show what had been uploaded by then; the
-list of names is the one of today, and a file is a file.
+Every page is served by `PageCache`, every file by `respond_file`; this module maps URLs to them. Uploading is in
+`upload.py`.
+
+The surprise: every URL exists a second time below `/at/DATE`, where a project has only the files that had been uploaded
+by then. The list of names and the files themselves are those of today.
 """
 
 from collections.abc import Callable, Sequence
@@ -31,41 +33,40 @@ from mirror.policy import as_of
 from mirror.policy import moment as parse_moment
 from mirror.pypi import index, legacy, pages, versions
 from mirror.pypi.names import canonical, safe_filename
+from mirror.pypi.pages import HTML_TYPE, JSON_TYPE
 from mirror.server.facts import facts_of, public_url
 from mirror.server.negotiate import negotiate
 from mirror.server.pages import PageCache, PageInput
 from mirror.server.respond import respond_file, retry_if_evicted
 
-JSON = "application/vnd.pypi.simple.v1+json"
-HTML = "application/vnd.pypi.simple.v1+html"
 LATEST_JSON = "application/vnd.pypi.simple.latest+json"
 LATEST_HTML = "application/vnd.pypi.simple.latest+html"
 TEXT_HTML = "text/html"
-# JSON is the model and HTML is derived from it (PEP 833), but whoever does not ask for JSON by name gets HTML.
-OFFERED = (TEXT_HTML, JSON, HTML, LATEST_JSON, LATEST_HTML)
-_FORMATS = {media_type: JSON if media_type.endswith("json") else media_type for media_type in OFFERED} | {
-    LATEST_HTML: HTML
+# JSON is the model and HTML is derived from it (PEP 833), but only a client that names JSON in Accept gets it.
+OFFERED = (TEXT_HTML, JSON_TYPE, HTML_TYPE, LATEST_JSON, LATEST_HTML)
+_FORMATS = {media_type: JSON_TYPE if media_type.endswith("json") else media_type for media_type in OFFERED} | {
+    LATEST_HTML: HTML_TYPE
 }
 _FILE_TYPES = {".whl": "application/zip", ".zip": "application/zip", ".gz": "application/gzip"}
-HEAVY = 500
-"""Files of a project from which its pages are rendered in a thread."""
+HEAVY_FILES = 500
+"""How many files of a project make rendering its pages worth a thread."""
 
 
 class Routes:
     """The handlers of one repository at one mount."""
 
-    def __init__(self, repository: Repository, answers: PageCache, reading: ReadAccess, mount: str) -> None:
+    def __init__(self, repository: Repository, page_cache: PageCache, reading: ReadAccess, mount: str) -> None:
         self._repository = repository
-        self._answers = answers
+        self._page_cache = page_cache
         self._reading = reading
         self._prefix = mount.rstrip("/")
 
     def table(self) -> list[web.RouteDef]:
-        """The routes, to be added to an application."""
-        return [*self._reads(self._prefix), *self._reads(f"{self._prefix}/at/{{date}}")]
+        """Return the routes, to be added to an application."""
+        return [*self._routes_below(self._prefix), *self._routes_below(f"{self._prefix}/at/{{date}}")]
 
-    def _reads(self, at: str) -> list[web.RouteDef]:
-        """What can be read below a mount, or below the mount as of a date."""
+    def _routes_below(self, at: str) -> list[web.RouteDef]:
+        """Return the routes below a mount, or below the mount as of a date."""
         return [
             web.get(f"{at}/simple", self.names),  # bandersnatch asks for it without the slash
             web.get(f"{at}/simple/", self.names),
@@ -80,16 +81,16 @@ class Routes:
     # Pages
 
     async def names(self, request: web.Request) -> web.StreamResponse:
-        """The list of all projects (PEP 503, PEP 691)."""
+        """Serve the list of all projects (PEP 503, PEP 691)."""
         facts = facts_of(request)
         facts.repository, facts.kind = self._repository.name, "index"
         readable = await self._reading.scope(request)
         media_type = self._media_type(request)
-        listing = await self._repository.names(facts_of(request).freshness)
+        listing = await self._repository.names(facts.freshness)
 
         async def content() -> PageInput:
             names = await listing.load()
-            render = index.render_names_json if media_type == JSON else index.render_names_html
+            render = index.render_names_json if media_type == JSON_TYPE else index.render_names_html
             return PageInput(
                 render=lambda: render(readable.filter(names)),
                 media_type=_content_type(media_type),
@@ -98,26 +99,25 @@ class Routes:
             )
 
         key = (self._repository.name, "", "names", media_type, readable, listing.revision)
-        return await self._answers.respond(request, key, content, listing.outcome, listing.validity)
+        return await self._page_cache.respond(request, key, content, listing.outcome, listing.validity)
 
     async def project(self, request: web.Request) -> web.StreamResponse:
-        """The files of one project."""
+        """Serve the page of one project, or redirect to its canonical URL."""
         facts = facts_of(request)
         facts.repository, facts.kind = self._repository.name, "page"
         written = request.match_info["project"]
         name = canonical(written)
         if written != name or not request.path.endswith("/"):
             query = f"?{request.rel_url.raw_query_string}" if request.query_string else ""
-            place = f"{facts_of(request).prefix}{self._root(request)}/simple/{name}/{query}"
+            place = f"{facts.prefix}{self._root(request)}/simple/{name}/{query}"
             raise web.HTTPMovedPermanently(URL(place, encoded=True))
         await self._reading.check(request, name)
         media_type = self._media_type(request)
-        date = request.match_info.get("date")
-        moment = parse_moment(date) if date is not None else None
-        view = await self._view(name, facts_of(request).freshness, moment)
+        moment = _moment(request)
+        view = await self._view(name, facts.freshness, moment)
 
         async def content() -> PageInput:
-            render = pages.render_json if media_type == JSON else pages.render_html
+            render = pages.render_json if media_type == JSON_TYPE else pages.render_html
             return _content(
                 view,
                 _content_type(media_type),
@@ -126,10 +126,10 @@ class Routes:
             )
 
         key = (self._repository.name, name, "simple", media_type, moment, view.revision)
-        return await self._answers.respond(request, key, content, view.outcome, view.validity)
+        return await self._page_cache.respond(request, key, content, view.outcome, view.validity)
 
     async def legacy(self, request: web.Request) -> web.StreamResponse:
-        """`/pypi/<project>/json` and `/pypi/<project>/<version>/json`: read by bandersnatch and pip-audit."""
+        """Serve `/pypi/<project>/json` and `/pypi/<project>/<version>/json`, for bandersnatch and pip-audit."""
         facts = facts_of(request)
         facts.repository, facts.kind = self._repository.name, "page"
         written = request.match_info["project"]
@@ -137,16 +137,14 @@ class Routes:
         name = canonical(written)
         if written != name:
             tail = f"{quote(version)}/json" if version else "json"
-            raise web.HTTPMovedPermanently(f"{facts_of(request).prefix}{self._root(request)}/pypi/{name}/{tail}")
+            raise web.HTTPMovedPermanently(f"{facts.prefix}{self._root(request)}/pypi/{name}/{tail}")
         await self._reading.check(request, name)
-        freshness = facts_of(request).freshness
         base = public_url(request) + self._root(request)
-        date = request.match_info.get("date")
-        moment = parse_moment(date) if date is not None else None
-        view = await self._view(name, freshness, moment)
+        moment = _moment(request)
+        view = await self._view(name, facts.freshness, moment)
         files = legacy.files_of(view.project, version)
         source = next((file.source for file in files), "")
-        document = await self._legacy_document(view, legacy.legacy_page(name, version), freshness, source)
+        document = await self._legacy_document(view, legacy.legacy_page(name, version), facts.freshness, source)
 
         async def content() -> PageInput:
             body = await self._read(document) if document else None
@@ -162,10 +160,10 @@ class Routes:
         key = (self._repository.name, name, "legacy", version, base, moment, view.revision, revision)
         outcome = worst([view.outcome, document.outcome]) if document else view.outcome
         # Never replayed: links begin with the scheme, which is not among the bytes of a request.
-        return await self._answers.respond(request, key, content, outcome)
+        return await self._page_cache.respond(request, key, content, outcome)
 
     async def _view(self, name: str, freshness: Freshness, moment: datetime | None) -> View:
-        """A project, as it was at a moment where one is given. Raises as `Repository.project`."""
+        """Return a project, as it was at a moment where one is given. Raises what `Repository.project` raises."""
         view = await self._repository.project(name, freshness)
         if moment is None:
             return view
@@ -175,20 +173,21 @@ class Routes:
         return msgspec.structs.replace(view, project=then)
 
     async def _legacy_document(self, view: View, page: Page, freshness: Freshness, source: str) -> Document | None:
-        """What upstream says in the JSON API; None where that cannot be had, as it can be derived."""
+        """Return the upstream's document of the JSON API; None where it cannot be fetched, as it can be derived."""
         try:
             return await self._repository.document(view, page, freshness, source)
-        except (Offline, UpstreamRefused, UpstreamProtocolError):  # but one that fails is waited for
+        except (Offline, UpstreamRefused, UpstreamProtocolError):  # an upstream that is down raises: it may have more
             return None
 
     async def _read(self, document: Document) -> bytes | None:
+        """Return the body of a document; None where it cannot be read."""
         try:
             return await document.read()
         except (Offline, UpstreamRefused, UpstreamProtocolError):  # its stored copy was lost
             return None
 
     async def _metadata(self, view: View, files: Sequence[File]) -> bytes | None:
-        """The core metadata out of one of a version's files: for want of a legacy page."""
+        """Return core metadata out of one of a version's files, where there is no document of the JSON API."""
         for file in files:
             if self._repository.format.has_sidecar(file):
                 try:
@@ -196,7 +195,7 @@ class Routes:
                     return b"".join([chunk async for chunk in opened.body.read()])
                 except (NotFound, Invalid, Offline):
                     continue
-            if not file.url:  # an sdist of our own, whose PKG-INFO is kept
+            if not file.url:  # an uploaded sdist, whose PKG-INFO is stored
                 page = Page("metadata", file.filename)
                 if document := await self._repository.document(view, page, source=file.source):
                     return await document.read()
@@ -206,7 +205,7 @@ class Routes:
 
     @retry_if_evicted
     async def file(self, request: web.Request) -> web.StreamResponse:
-        """A file, or with `.metadata` at the end its core metadata (PEP 658)."""
+        """Serve a file, or with `.metadata` at the end its core metadata (PEP 658)."""
         project, filename = request.match_info["project"], request.match_info["filename"]
         facts = facts_of(request)
         facts.repository, facts.kind = self._repository.name, "file"
@@ -231,7 +230,7 @@ class Routes:
         )
 
     async def provenance(self, request: web.Request) -> web.StreamResponse:
-        """The provenance of a file (PEP 740), as its source has it."""
+        """Serve the provenance of a file (PEP 740), as its source has it."""
         facts = facts_of(request)
         facts.repository, facts.kind = self._repository.name, "page"
         name, filename = canonical(request.match_info["project"]), request.match_info["filename"]
@@ -239,9 +238,8 @@ class Routes:
         file = await self._repository.file(name, filename)
         if file.version != request.match_info["version"] or not file.extra.get("provenance"):
             raise UnknownFile(name, f"{filename}/provenance")
-        freshness = facts_of(request).freshness
-        view = await self._repository.project(name, freshness)
-        document = await self._repository.document(view, pages.provenance_page(file), freshness, file.source)
+        view = await self._repository.project(name, facts.freshness)
+        document = await self._repository.document(view, pages.provenance_page(file), facts.freshness, file.source)
         if document is None:
             raise UnknownFile(name, f"{filename}/provenance")
 
@@ -251,36 +249,36 @@ class Routes:
 
         key = (self._repository.name, name, "provenance", filename, view.revision, document.revision)
         outcome = worst([view.outcome, document.outcome])
-        return await self._answers.respond(request, key, content, outcome, view.validity)
+        return await self._page_cache.respond(request, key, content, outcome, view.validity)
 
-    # What they share
+    # Shared by the handlers
 
     def _root(self, request: web.Request) -> str:
-        """The path below which the client reads: the mount, or the mount as of a date."""
+        """Return the path below which the client reads: the mount, or the mount as of a date."""
         date = request.match_info.get("date")
         return self._prefix if date is None else f"{self._prefix}/at/{quote(date, safe=':')}"
 
     def _media_type(self, request: web.Request) -> str:
-        wanted = request.query.get("format", "").replace(" ", "+")  # a '+' that nobody encoded
+        wanted = request.query.get("format", "").replace(" ", "+")  # a '+' that the client did not encode
         if wanted in _FORMATS:
             return _FORMATS[wanted]
-        # PEP 691 lets a server answer 406 or something else to an Accept that matches nothing; HTML helps more.
+        # PEP 691 allows 406 for an Accept that matches nothing; HTML helps more.
         return _FORMATS[negotiate(request.headers.get("Accept", ""), OFFERED) or TEXT_HTML]
 
 
 def _content(view: View, media_type: str, render: Callable[[], bytes]) -> PageInput:
-    """How a page that shows a view is made."""
+    """Return the input of a page that shows a view."""
     serial = view.project.serial
     return PageInput(
         render=render,
         media_type=media_type,
         headers=() if serial is None else (("X-PyPI-Last-Serial", str(serial)),),
-        heavy=len(view.project.files) >= HEAVY,
+        heavy=len(view.project.files) >= HEAVY_FILES,
     )
 
 
 def advertised(project: Project) -> Project:
-    """The project with `core-metadata` on every wheel: where upstream offers none, we read it out of the wheel."""
+    """Return the project with `core-metadata` on every wheel: the mirror reads it out of those without."""
     if all(file.extra.get("core-metadata") or not file.filename.endswith(".whl") for file in project.files):
         return project
     files = tuple(
@@ -290,6 +288,12 @@ def advertised(project: Project) -> Project:
         for file in project.files
     )
     return msgspec.structs.replace(project, files=files)
+
+
+def _moment(request: web.Request) -> datetime | None:
+    """Return the moment in a URL below `/at/DATE`, else None. Raises Invalid."""
+    date = request.match_info.get("date")
+    return None if date is None else parse_moment(date)
 
 
 def _linker(directory: str) -> Callable[[File], str]:
