@@ -123,7 +123,7 @@ class Metrics:
         self._lag = _Histogram(LAG_BUCKETS)
         self._evicted = (0, 0)
 
-    def answered(
+    def count_response(
         self, repository: str, kind: RequestKind, outcome: Outcome | Literal[""], status: int, sent: int, seconds: float
     ) -> None:
         """Count one response: `sent` bytes of body, the last of them after `seconds`. Never raises.
@@ -224,7 +224,7 @@ class Observer:
 
     def record(self, facts: RequestFacts, client: str, status: int, sent: int, seconds: float) -> None:
         """Record one response: `sent` bytes of body, the last of them after `seconds`."""
-        self._metrics.answered(facts.repository, facts.kind, facts.outcome, status, sent, seconds)
+        self._metrics.count_response(facts.repository, facts.kind, facts.outcome, status, sent, seconds)
         if self._access is not None:
             self._access.add(
                 request_id(facts.request_id), client, facts.method, facts.path, status, sent, seconds, facts.outcome,

@@ -96,7 +96,7 @@ def test_everybody_may_what_they_were_given_and_no_more(
         ([rule("acme-*", upload=["ulla"]), rule(upload=["authenticated"])], READER, "upload", "other", True),
         ([rule("acme-*", upload=["ulla"]), rule(read=["ulla"])], READER, "read", "acme-x", False),
         ([rule("acme-*", yank=["ulla"]), rule(upload=["authenticated"])], READER, "upload", "acme-x", True),
-        # Holders: users, groups, whoever is known, everyone, nobody.
+        # Holders: users, groups, all who are known, everyone, no one.
         ([rule(upload=["rita"])], READER, "upload", "x", True),
         ([rule(upload=["@readers"])], READER, "upload", "x", True),
         ([rule(upload=["readers"])], READER, "upload", "x", False),
@@ -355,13 +355,13 @@ async def test_the_guard_lets_through_who_may(accounts: Accounts, made: Callable
     guard = made(CLOSED if closed else OPEN)
     rights: tuple[Right, ...] = ("read", "upload", "yank", "admin")
     found: dict[str, tuple[str, ...]] = {}
-    for who, shown in credentials.items():
+    for who, presented in credentials.items():
         if who == "wrong":  # asked once: more often, it would have to wait
-            found[who] = ("/".join([await outcome(guard, shown, "read", "x")] * 2),) * 4
+            found[who] = ("/".join([await outcome(guard, presented, "read", "x")] * 2),) * 4
             continue
         found[who] = tuple(
             [
-                f"{await outcome(guard, shown, right, 'acme-x')}/{await outcome(guard, shown, right, 'other')}"
+                f"{await outcome(guard, presented, right, 'acme-x')}/{await outcome(guard, presented, right, 'other')}"
                 for right in rights
             ]
         )
@@ -398,32 +398,32 @@ async def test_a_right_credential_is_verified_once_a_minute(
         return verify_password(password, kept)
 
     monkeypatch.setattr("mirror.auth.passwords.verify_password", counted)
-    guard, shown = made(), basic("rita", PASSWORD)
-    identities = await asyncio.gather(*(guard.identify(request(shown)) for _ in range(20)))
+    guard, presented = made(), basic("rita", PASSWORD)
+    identities = await asyncio.gather(*(guard.identify(request(presented)) for _ in range(20)))
     assert {identity.user for identity in identities} == {"rita"}
     assert len(verified) == 1, "twenty at once are verified once"
-    await guard.identify(request(shown))
+    await guard.identify(request(presented))
     assert len(verified) == 1
     clock.now += VERIFIED_SECONDS + 1
-    await guard.identify(request(shown))
+    await guard.identify(request(presented))
     assert len(verified) == 2
 
 
 async def test_a_change_by_another_process_is_noticed(
     accounts: Accounts, made: Callable[..., Guard], clock: Clock, tmp_path: Path
 ) -> None:
-    guard, shown = made(), f"Bearer {TOKEN}"
+    guard, presented = made(), f"Bearer {TOKEN}"
     with pytest.raises(Unauthorized):
-        await guard.identify(request(shown))
+        await guard.identify(request(presented))
     database = SQLite(tmp_path / "catalog.sqlite")
     await database.open()
     elsewhere = Accounts(database)
     await elsewhere.add_token(Token(name="ci", sha256=digest(TOKEN), grants=(grant("upload"),)))
-    assert (await guard.identify(request(shown))).token == "ci", "a wrong credential is not remembered"
+    assert (await guard.identify(request(presented))).token == "ci", "a wrong credential is not remembered"
     await elsewhere.remove_token("ci")
     clock.now += RECHECK_SECONDS + 0.1
     with pytest.raises(Unauthorized):
-        await guard.identify(request(shown))
+        await guard.identify(request(presented))
     await guard.close()
     await database.close()
 
@@ -432,7 +432,7 @@ async def test_a_verification_that_a_change_overtakes_is_not_remembered(
     accounts: Accounts, made: Callable[..., Guard], clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await accounts.add_user(User(name="rita", password=HASH))
-    guard, shown = made(), basic("rita", PASSWORD)
+    guard, presented = made(), basic("rita", PASSWORD)
     started, go_on = asyncio.Event(), asyncio.Event()
     known = accounts.user
 
@@ -443,16 +443,16 @@ async def test_a_verification_that_a_change_overtakes_is_not_remembered(
         return user
 
     monkeypatch.setattr(accounts, "user", slow)
-    verifying = asyncio.create_task(guard.identify(request(shown)))
+    verifying = asyncio.create_task(guard.identify(request(presented)))
     await started.wait()
     await accounts.remove_user("rita")
     clock.now += RECHECK_SECONDS + 0.1
     with pytest.raises(Unauthorized):
-        await guard.identify(request(f"Bearer {TOKEN}"))  # somebody else: the change is noticed
+        await guard.identify(request(f"Bearer {TOKEN}"))  # another client: the change is noticed
     go_on.set()
     assert (await verifying).user == "rita"
     with pytest.raises(Unauthorized):
-        await guard.identify(request(shown))
+        await guard.identify(request(presented))
 
 
 async def test_a_token_expires_to_the_second(accounts: Accounts, made: Callable[..., Guard], clock: Clock) -> None:
@@ -538,9 +538,9 @@ async def test_refused_writes_are_audited_without_secrets(
     caplog.set_level(logging.INFO)
     await accounts.add_user(User(name="rita", password=HASH))
     guard = made()
-    for shown in (None, basic("rita", "wrong password"), basic(TOKEN, "x"), TOKEN, basic("rita", PASSWORD)):
+    for presented in (None, basic("rita", "wrong password"), basic(TOKEN, "x"), TOKEN, basic("rita", PASSWORD)):
         with pytest.raises((Unauthorized, Forbidden)):
-            await guard.require(request(shown), "upload", "pypi", "acme-x")
+            await guard.require(request(presented), "upload", "pypi", "acme-x")
     facts = [getattr(record, "facts", {}) for record in caplog.records]
     refused = [fact for fact in facts if fact["what"] == "refused"]
     assert [fact["who"] for fact in refused] == ["anonymous"] * 4 + ["rita"]
@@ -582,9 +582,9 @@ async def test_signing_in_makes_a_key_with_the_rights_that_were_asked_for(
 async def test_signing_in_needs_a_password(accounts: Accounts, made: Callable[..., Guard]) -> None:
     await accounts.add_token(Token(name="ci", sha256=digest(TOKEN), grants=(grant("admin"),)))
     guard = made()
-    for shown in (None, TOKEN, basic("nobody", PASSWORD)):
+    for presented in (None, TOKEN, basic("nobody", PASSWORD)):
         with pytest.raises(Unauthorized):
-            await guard.sign_in(request(shown), "key", frozenset({"upload"}))
+            await guard.sign_in(request(presented), "key", frozenset({"upload"}))
     await guard.close()
 
 
@@ -648,8 +648,10 @@ async def test_readers_of_a_closed_project_see_it_and_others_no_sign_of_it(
         assert len(simulator.requests) == asked_before, "upstream is not asked for those who may not read"
         assert (await mirror.get("/simple/open-b/")).status == 200
         names = {
-            who: {entry["name"] for entry in (await mirror.get("/simple/", Accept=json, **shown)).json()["projects"]}
-            for who, shown in (("anonymous", {}), ("rita", {"Authorization": rita}))
+            who: {
+                entry["name"] for entry in (await mirror.get("/simple/", Accept=json, **presented)).json()["projects"]
+            }
+            for who, presented in (("anonymous", {}), ("rita", {"Authorization": rita}))
         }
         assert names == {"anonymous": {"open-b"}, "rita": {"open-b", "secret-a"}}
         wrong = await mirror.get(unknown, Authorization=basic("rita", "wrong password"))
@@ -664,9 +666,9 @@ async def test_a_closed_repository_asks_every_stranger_for_credentials(simulator
         for path in ("/simple/six/", "/simple/none/", "/simple/", "/packages/six/six-1.0-py3-none-any.whl"):
             reply = await mirror.get(path)
             assert (reply.status, reply.headers["WWW-Authenticate"]) == (401, 'Basic realm="mirror"'), path
-        for shown in (basic("__token__", TOKEN), f"Bearer {TOKEN}", TOKEN):
-            assert (await mirror.get("/simple/six/", Authorization=shown)).status == 200
-            assert (await mirror.get("/simple/none/", Authorization=shown)).status == 404
+        for presented in (basic("__token__", TOKEN), f"Bearer {TOKEN}", TOKEN):
+            assert (await mirror.get("/simple/six/", Authorization=presented)).status == 200
+            assert (await mirror.get("/simple/none/", Authorization=presented)).status == 404
 
 
 async def test_a_hidden_gem_shows_nowhere(simulator: Simulator, tmp_path: Path) -> None:
@@ -699,9 +701,9 @@ async def test_a_hidden_gem_shows_nowhere(simulator: Simulator, tmp_path: Path) 
             assert (hidden.status, missing.status) == (404, 404), path
             assert hidden.text.replace("secret-a", "secret-none") == missing.text
         for path in of_all:
-            shown = await mirror.get(path, Authorization=rita)
+            presented = await mirror.get(path, Authorization=rita)
             strangers = await mirror.get(path)
-            assert (shown.status, strangers.status) == (200, 200), path
-            assert (b"secret-a" in shown.body, b"secret-a" in strangers.body) == ("latest" not in path, False), path
+            assert (presented.status, strangers.status) == (200, 200), path
+            assert (b"secret-a" in presented.body, b"secret-a" in strangers.body) == ("latest" not in path, False), path
         unknown = await mirror.get("/api/v1/versions/secret-none/latest.json")
         assert (await mirror.get("/api/v1/versions/secret-a/latest.json")).body == unknown.body

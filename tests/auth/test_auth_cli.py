@@ -111,7 +111,7 @@ def test_a_revoked_token_is_gone_and_an_unknown_one_is_a_failure(mirror: Command
 
 
 @pytest.mark.parametrize(
-    ("words", "says"),
+    ("words", "message"),
     [
         (["token", "create", "--repository", "pipy"], "pypi"),
         (["token", "create", "--project", "a b"], "pattern"),
@@ -125,9 +125,9 @@ def test_a_revoked_token_is_gone_and_an_unknown_one_is_a_failure(mirror: Command
         (["user", "change", "nobody", "--no-rights"], "no user"),
     ],
 )
-def test_what_cannot_be_is_one_sentence(mirror: Command, words: list[str], says: str) -> None:
+def test_what_cannot_be_is_one_sentence(mirror: Command, words: list[str], message: str) -> None:
     assert mirror(*words, typed="a long password\n") == 1
-    assert says in mirror.err
+    assert message in mirror.err
     assert mirror.out == ""
     assert mirror.listed("token") == mirror.listed("user") == []
 
@@ -140,7 +140,7 @@ def test_a_name_is_given_once(mirror: Command) -> None:
 
 
 @pytest.mark.parametrize("typed", ["", "\n", "short\n", "x" * 2000 + "\n"])
-def test_a_password_that_is_none_adds_nobody(mirror: Command, typed: str) -> None:
+def test_a_password_that_is_none_adds_no_one(mirror: Command, typed: str) -> None:
     assert mirror("user", "add", "rita", typed=typed) == 1
     assert "8 to 1000 characters" in mirror.err
     assert mirror.listed("user") == []
@@ -175,7 +175,7 @@ def test_removing_a_user_removes_their_tokens(mirror: Command) -> None:
         ("token", "revoke", "'none' is no token: `mirror token list` lists them."),
     ],
 )
-def test_each_name_that_cannot_be_removed_is_told_with_the_reason(
+def test_each_name_that_cannot_be_removed_is_reported_with_the_reason(
     mirror: Command, tmp_path: Path, kind: str, verb: str, unknown: str
 ) -> None:
     file = tmp_path / "mirror.toml"
@@ -212,7 +212,7 @@ def test_what_is_printed_for_the_file_is_right_in_the_file(
 
 
 @pytest.mark.parametrize(
-    ("text", "says"),
+    ("text", "message"),
     [
         ('[auth.users.rita]\npassword_hash = "in the clear"\n', "mirror user hash"),
         ("[auth.users.everyone]\npassword_hash = '$argon2id$'\n", "everyone"),
@@ -224,13 +224,13 @@ def test_what_is_printed_for_the_file_is_right_in_the_file(
     ],
 )
 def test_a_fault_in_the_file_has_its_place(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], text: str, says: str
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], text: str, message: str
 ) -> None:
     file = tmp_path / "mirror.toml"
     file.write_text(text)
     assert main(["check-config", str(file)]) == 2
     err = capsys.readouterr().err
-    assert says in err
+    assert message in err
     assert "in the clear" not in err
 
 

@@ -33,7 +33,7 @@ TABLE: dict[tuple[str, str], dict[str, int]] = {
     ("admin", "acme-tools"): {"read": 200, "upload": 200, "yank": 200, "delete": 200},
     ("admin", "other"): {"read": 404, "upload": 403, "yank": 404, "delete": 404},
 }
-"""Where nobody reads anonymously. Where everybody reads, only the 404 and the first 401 become what PUBLIC says."""
+"""Where no one reads anonymously. Where everyone reads, only the 404 and the first 401 become what PUBLIC has."""
 
 BOTH = {name: {"format": name, "upstreams": []} for name in ("pypi", "rubygems")}
 CLOSED = {"rules": [{"read": []}]}

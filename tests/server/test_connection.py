@@ -1,4 +1,4 @@
-"""Connections: how many there may be, and how patiently slow clients are borne."""
+"""Connections: how many there may be, and when slow clients are closed."""
 
 import asyncio
 import io
@@ -16,8 +16,8 @@ from tests.simulator import Simulator
 WAIT = 30
 
 
-class One:
-    """A connection that does as it is told."""
+class FakeConnection:
+    """A connection whose state a test sets."""
 
     def __init__(self) -> None:
         self.used = False
@@ -31,54 +31,54 @@ class One:
         self.aborted = True
 
 
-def crowd(number: int, limit: int) -> tuple[Connections, list[One]]:
+def opened(number: int, limit: int) -> tuple[Connections, list[FakeConnection]]:
     connections = Connections(ConnectionLimits(connections=limit), lambda: 0.0)
-    members = [One() for _ in range(number)]
-    for member in members:
-        assert connections.add(member)
-    return connections, members
+    fakes = [FakeConnection() for _ in range(number)]
+    for fake in fakes:
+        assert connections.add(fake)
+    return connections, fakes
 
 
 def test_the_connection_that_is_idle_longest_makes_room() -> None:
-    connections, members = crowd(3, 3)
-    connections.mark_busy(members[0])
-    connections.mark_idle(members[0])  # so it has been idle for the shortest time
-    assert connections.add(One())
-    assert [member.aborted for member in members] == [False, True, False]
+    connections, fakes = opened(3, 3)
+    connections.mark_busy(fakes[0])
+    connections.mark_idle(fakes[0])  # so it has been idle for the shortest time
+    assert connections.add(FakeConnection())
+    assert [fake.aborted for fake in fakes] == [False, True, False]
     assert len(connections) == 3
 
 
-def test_one_that_was_answered_on_the_fast_lane_gets_a_second_chance() -> None:
-    connections, members = crowd(3, 3)
-    members[0].used = True
-    assert connections.add(One())
-    assert [member.aborted for member in members] == [False, True, False]
-    assert not members[0].used
+def test_one_that_was_used_for_replays_gets_a_second_chance() -> None:
+    connections, fakes = opened(3, 3)
+    fakes[0].used = True
+    assert connections.add(FakeConnection())
+    assert [fake.aborted for fake in fakes] == [False, True, False]
+    assert not fakes[0].used
 
 
-def test_nobody_who_is_being_answered_has_to_go() -> None:
-    connections, members = crowd(2, 2)
-    for member in members:
-        connections.mark_busy(member)
-    assert not connections.add(One())
-    assert not any(member.aborted for member in members)
+def test_no_connection_with_a_running_request_is_closed() -> None:
+    connections, fakes = opened(2, 2)
+    for fake in fakes:
+        connections.mark_busy(fake)
+    assert not connections.add(FakeConnection())
+    assert not any(fake.aborted for fake in fakes)
     assert connections.refused == 1
 
 
 def test_ten_thousand_new_connections_in_a_row_are_cheap_to_make_room_for() -> None:
-    connections, members = crowd(1000, 1000)
-    for member in members:
-        member.used = True
+    connections, fakes = opened(1000, 1000)
+    for fake in fakes:
+        fake.used = True
     for _ in range(10_000):
-        assert connections.add(One())
+        assert connections.add(FakeConnection())
     assert len(connections) == 1000
 
 
 def test_a_slow_client_is_closed_at_the_next_look() -> None:
-    connections, members = crowd(3, 10)
-    members[1].slow = "too slow"
+    connections, fakes = opened(3, 10)
+    fakes[1].slow = "too slow"
     connections.close_slow()
-    assert [member.aborted for member in members] == [False, True, False]
+    assert [fake.aborted for fake in fakes] == [False, True, False]
     assert len(connections) == 2
 
 
@@ -134,7 +134,7 @@ async def test_a_head_that_never_ends_is_given_up(tmp_path: Path, simulator: Sim
         dripping = asyncio.create_task(drip())
         assert await end_of(reader) == b""
         dripping.cancel()
-        # whoever sent a whole request meanwhile is none of those
+        # a client that sent a whole request meanwhile is not closed
         fast_writer.write(b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n")
         assert (await fast_reader.readline()).startswith(b"HTTP/1.1 200")
         for one in (writer, fast_writer):
@@ -154,7 +154,7 @@ async def test_a_body_that_does_not_come_is_given_up(tmp_path: Path, simulator: 
         assert list((tmp_path / "data" / "incoming").iterdir()) == []
 
 
-async def test_an_answer_that_nobody_takes_is_given_up(tmp_path: Path, simulator: Simulator) -> None:
+async def test_a_response_that_is_not_read_is_given_up(tmp_path: Path, simulator: Simulator) -> None:
     large = wheel("large", "1.0", size=8_000_000)
     simulator.publish(large)
     path = f"packages/large/{large.filename}"
@@ -170,28 +170,28 @@ async def test_an_answer_that_nobody_takes_is_given_up(tmp_path: Path, simulator
         del reader
 
 
-@pytest.mark.parametrize("how", ["one line", "many lines", "in pieces", "names"])
+@pytest.mark.parametrize("how", ["one line", "many lines", "in steps", "names"])
 async def test_headers_beyond_the_limit_are_refused(tmp_path: Path, simulator: Simulator, how: str) -> None:
     async with serving(tmp_path / "data", repositories(simulator), **limits(headers=8192)) as mirror:
         reader, writer = await connect(mirror)
         head = {
             "one line": b"X: " + b"y" * 9000 + b"\r\n",
             "many lines": b"".join(b"X-%d: %b\r\n" % (number, b"y" * 100) for number in range(100)),
-            "in pieces": b"X: " + b"y" * 9000 + b"\r\n",
+            "in steps": b"X: " + b"y" * 9000 + b"\r\n",
             "names": b"".join(b"%b-%d: y\r\n" % (b"y" * 100, number) for number in range(100)),
         }[how]
         whole = b"GET /health HTTP/1.1\r\nHost: x\r\n" + head + b"\r\n"
-        step = 1000 if how == "in pieces" else len(whole)
+        step = 1000 if how == "in steps" else len(whole)
         for start in range(0, len(whole), step):
             writer.write(whole[start : start + step])
-            await asyncio.sleep(0.01 if how == "in pieces" else 0)
+            await asyncio.sleep(0.01 if how == "in steps" else 0)
         assert (await end_of(reader)).split()[1] in (b"431", b"400")
         writer.close()
         assert (await mirror.get("health")).status == 200
 
 
 @pytest.mark.parametrize("pause", [0, 0.005], ids=["in one go", "slowly"])
-async def test_who_is_refused_while_still_sending_hears_why_and_may_ask_again(
+async def test_a_client_that_is_refused_while_still_sending_learns_why_and_may_ask_again(
     tmp_path: Path, simulator: Simulator, pause: float
 ) -> None:
     async with serving(tmp_path / "data", repositories(simulator)) as mirror:
@@ -230,15 +230,15 @@ async def test_a_flood_that_never_becomes_a_request_takes_no_memory(tmp_path: Pa
 async def test_large_bodies_are_not_taken_for_headers(tmp_path: Path, simulator: Simulator) -> None:
     async with serving(tmp_path / "data", repositories(simulator), **limits(headers=8192)) as mirror:
         for _ in range(3):
-            answer = await mirror.ask("POST", "legacy/", data=io.BytesIO(b"x" * 3_000_000))
-            assert answer.status in (400, 401), answer.text
+            response = await mirror.ask("POST", "legacy/", data=io.BytesIO(b"x" * 3_000_000))
+            assert response.status in (400, 401), response.text
         # after a body, on the same connection, heads count anew
-        answer = await mirror.get("health", X="y" * 5000)
-        assert answer.status == 200
+        response = await mirror.get("health", X="y" * 5000)
+        assert response.status == 200
 
 
 async def test_slow_readers_of_a_large_page_share_its_bytes(tmp_path: Path, simulator: Simulator) -> None:
-    """What waits for each of them is a piece, not a copy."""
+    """What is buffered for each of them is a chunk, not a copy."""
     for number in range(300):
         simulator.publish(wheel("many", f"1.{number}"))
     async with serving(tmp_path / "data", repositories(simulator)) as mirror:
@@ -252,7 +252,7 @@ async def test_slow_readers_of_a_large_page_share_its_bytes(tmp_path: Path, simu
             writer.close()
 
 
-async def test_a_connection_that_closes_tells_so_before(tmp_path: Path, simulator: Simulator) -> None:
+async def test_a_connection_that_closes_announces_it(tmp_path: Path, simulator: Simulator) -> None:
     async with serving(tmp_path / "data", repositories(simulator)) as mirror:
-        answer = await mirror.get("health", Connection="close")
-        assert answer.headers["Connection"] == "close"
+        response = await mirror.get("health", Connection="close")
+        assert response.headers["Connection"] == "close"

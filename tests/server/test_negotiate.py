@@ -109,6 +109,6 @@ def test_each_error_has_its_status(error: errors.MirrorError, status: int) -> No
     assert status_of(error) == status
 
 
-def test_an_unavailable_answer_says_when_to_come_back() -> None:
+def test_an_unavailable_response_reports_when_to_come_back() -> None:
     response = error_response(errors.UpstreamUnavailable("The upstream is down.", retry_after=12.4))
     assert (response.status, response.headers["Retry-After"], response.text) == (503, "12", "The upstream is down.\n")

@@ -122,7 +122,7 @@ FORWARDED = {
 
 
 async def links(mirror: Any, headers: Mapping[str, str]) -> list[str]:
-    """The beginning of every absolute link that answers hold."""
+    """The beginning of every absolute link that responses contain."""
     six = json.loads((await mirror.get("pypi/six/json", **headers)).body)
     rack = json.loads((await mirror.get("api/v1/gems/rack.json", **headers)).body)
     return [six["urls"][0]["url"], rack["gem_uri"]]
@@ -134,7 +134,7 @@ async def test_links_and_clients_are_those_of_the_proxy_and_forged_headers_mean_
     simulator.publish(wheel("six", "1.16.0"))
     simulator.push(gem("rack", "3.0.0"))
     async with serving(tmp_path / "trusting", repositories(simulator), proxies={"trusted": ["127.0.0.1"]}) as mirror:
-        for _ in range(3):  # whatever is remembered of the one must not be told to the other
+        for _ in range(3):  # what is kept for the one must not be sent to the other
             for link in await links(mirror, FORWARDED):
                 assert link.startswith("https://mirror.example/python/")
             for link in await links(mirror, {}):
@@ -203,7 +203,7 @@ async def test_the_nginx_configuration_in_the_guide_works(tmp_path: Path, simula
         with (tmp_path / "nginx.log").open("wb") as log:
             nginx = await asyncio.create_subprocess_exec("nginx", "-c", str(tmp_path / "nginx.conf"), stderr=log)
         try:
-            await answering(port)
+            await wait_until_open(port)
             await check_through(f"http://127.0.0.1:{port}", mirror)
         finally:
             nginx.terminate()
@@ -212,7 +212,7 @@ async def test_the_nginx_configuration_in_the_guide_works(tmp_path: Path, simula
     assert (tmp_path / "data.log").read_text().count('"client":"127.0.0.1"') > 0
 
 
-async def answering(port: int) -> None:
+async def wait_until_open(port: int) -> None:
     async with asyncio.timeout(30):
         while True:
             try:
@@ -235,8 +235,8 @@ async def check_through(base: str, mirror: Spawned) -> None:
             assert len(await file.read()) > 2_000_000
         async with session.get(url, headers={"Range": "bytes=-100"}) as part:
             assert part.status == 206
-        async with session.get(f"{base}/pypi/six/json", headers={"Forwarded": "host=evil.example"}) as answer:
-            assert (await answer.json())["urls"][0]["url"].startswith("http://mirror.example/packages/")
-        async with session.post(f"{base}/legacy/", data=io.BytesIO(b"x" * 3_000_000)) as answer:
-            assert answer.status in (400, 401)  # ours, not the proxy's 413
+        async with session.get(f"{base}/pypi/six/json", headers={"Forwarded": "host=evil.example"}) as response:
+            assert (await response.json())["urls"][0]["url"].startswith("http://mirror.example/packages/")
+        async with session.post(f"{base}/legacy/", data=io.BytesIO(b"x" * 3_000_000)) as response:
+            assert response.status in (400, 401)  # ours, not the proxy's 413
     del mirror

@@ -1,4 +1,4 @@
-"""The fast lane: repeated requests are answered without parsing, and nobody can tell the difference."""
+"""Replays: repeated requests are answered without parsing, and no client can tell the difference."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -19,7 +19,7 @@ REQUEST = b"GET /page HTTP/1.1\r\nHost: mirror.example\r\n\r\n"
 
 
 class Site:
-    """A server whose one page says how often its handler ran."""
+    """A server whose one page contains how often its handler ran."""
 
     def __init__(self) -> None:
         self.handled = 0
@@ -35,7 +35,7 @@ class Site:
         return PreparedResponse(200, head, (body,), self.validity)
 
     async def talk(self, *parts: bytes) -> list[bytes]:
-        """Send each part on one connection and wait for the body of one answer after each."""
+        """Send each part on one connection and wait for the body of one response after each."""
         reader, writer = await asyncio.open_connection("127.0.0.1", self.port)
         bodies = [await self.ask(reader, writer, part) for part in parts]
         writer.close()
@@ -71,7 +71,7 @@ async def site() -> AsyncIterator[Site]:
 async def test_a_repeated_request_does_not_reach_the_handler(site: Site) -> None:
     assert await site.talk(REQUEST, REQUEST, REQUEST) == [b"1", b"1", b"1"]
     assert site.handled == 1
-    assert [ready.facts.path for ready in site.hits] == ["/page", "/page"]
+    assert [replay.facts.path for replay in site.hits] == ["/page", "/page"]
 
 
 async def test_another_connection_joins_after_its_first_request(site: Site) -> None:
@@ -85,14 +85,14 @@ async def test_other_bytes_are_another_request(site: Site) -> None:
     assert await site.talk(REQUEST, other, REQUEST, other) == [b"1", b"2", b"1", b"2"]
 
 
-async def test_an_answer_that_is_no_longer_valid_is_made_anew(site: Site) -> None:
+async def test_a_response_that_is_no_longer_valid_is_made_again(site: Site) -> None:
     assert await site.talk(REQUEST, REQUEST) == [b"1", b"1"]
     site.validity.live = False
     site.validity = Validity(2000.0)
     assert await site.talk(REQUEST, REQUEST) == [b"2", b"2"]
 
 
-async def test_an_answer_ends_at_its_moment(site: Site) -> None:
+async def test_a_replay_ends_when_its_validity_does(site: Site) -> None:
     site.validity.until = 1010.0
     reader, writer = await asyncio.open_connection("127.0.0.1", site.port)
     assert await site.ask(reader, writer, REQUEST) == b"1"
@@ -104,12 +104,12 @@ async def test_an_answer_ends_at_its_moment(site: Site) -> None:
 
 
 @pytest.mark.parametrize("header", [b"Authorization: Basic eDp5", b"Cookie: a=b", b"Content-Length: 0"])
-async def test_credentials_and_bodies_go_the_long_way(site: Site, header: bytes) -> None:
+async def test_requests_with_credentials_or_bodies_are_always_parsed(site: Site, header: bytes) -> None:
     request = REQUEST.replace(b"Host", header + b"\r\nHost")
     assert await site.talk(request, request, REQUEST, REQUEST) == [b"1", b"2", b"3", b"4"]
 
 
-async def test_a_connection_takes_a_detour_now_and_then(site: Site) -> None:
+async def test_aiohttp_sees_a_request_of_each_connection_now_and_then(site: Site) -> None:
     site.validity.until = 10_000.0
     reader, writer = await asyncio.open_connection("127.0.0.1", site.port)
     for now, body in ((1000.0, b"1"), (1037.0, b"1"), (1038.0, b"2"), (1075.0, b"2"), (1076.0, b"3")):
@@ -118,7 +118,7 @@ async def test_a_connection_takes_a_detour_now_and_then(site: Site) -> None:
     writer.close()
 
 
-async def test_a_request_in_two_pieces_is_understood_and_ends_the_lane(site: Site) -> None:
+async def test_a_request_in_two_parts_is_understood_and_ends_replaying(site: Site) -> None:
     reader, writer = await asyncio.open_connection("127.0.0.1", site.port)
     assert await site.ask(reader, writer, REQUEST) == b"1"
     writer.write(REQUEST[:10])

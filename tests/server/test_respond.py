@@ -125,7 +125,7 @@ async def test_the_whole_is_sent_with_its_digest_as_etag(fetch: Fetch, content: 
     assert "Content-Encoding" not in headers
 
 
-async def test_one_connection_serves_several_answers(fetch: Fetch, content: bytes) -> None:
+async def test_one_connection_serves_several_responses(fetch: Fetch, content: bytes) -> None:
     for _ in range(3):
         assert (await fetch())[2] == content
         assert (await fetch({"Range": "bytes=-3"}))[2] == content[-3:]
@@ -146,7 +146,7 @@ async def test_a_part_is_sent(fetch: Fetch, content: bytes) -> None:
     assert headers["Content-Range"] == f"bytes 2-5/{len(content)}"
 
 
-async def test_a_range_past_the_end_is_416_and_says_the_size(fetch: Fetch, content: bytes) -> None:
+async def test_a_range_past_the_end_is_416_and_reports_the_size(fetch: Fetch, content: bytes) -> None:
     status, headers, body = await fetch({"Range": f"bytes={len(content)}-"})
     assert (status, body, headers["Content-Range"]) == (416, b"", f"bytes */{len(content)}")
 
@@ -177,6 +177,6 @@ async def test_a_body_that_fails_before_its_first_byte_is_still_an_error_with_a_
     assert (await fetch(path="/dead"))[0] == 503
 
 
-async def test_a_client_that_asks_to_close_gets_its_answer(fetch: Fetch, content: bytes) -> None:
+async def test_a_client_that_asks_to_close_gets_its_response(fetch: Fetch, content: bytes) -> None:
     status, headers, body = await fetch({"Connection": "close"})
     assert (status, body, headers["Connection"]) == (200, content, "close")

@@ -1,4 +1,4 @@
-"""The two logs: their lines, what is cleaned from them, and what happens when nobody reads them."""
+"""The two logs: their lines, what is removed from them, and what happens when no one reads them."""
 
 import io
 import json
@@ -55,7 +55,7 @@ def restored_logging() -> Iterator[None]:
     root.handlers[:], root.level, logging.raiseExceptions = before
 
 
-def answer(access: AccessLog, **changes: object) -> None:
+def add(access: AccessLog, **changes: object) -> None:
     facts: dict[str, object] = {
         "request_id": "ab-1",
         "client": "127.0.0.1",
@@ -73,7 +73,7 @@ def answer(access: AccessLog, **changes: object) -> None:
 def written(*, as_json: bool = True, **changes: object) -> str:
     stream = io.BytesIO()
     access = AccessLog(stream, json=as_json)
-    answer(access, **changes)
+    add(access, **changes)
     access.close()
     return stream.getvalue().decode()
 
@@ -166,10 +166,10 @@ def test_lines_of_a_reader_that_stands_still_are_dropped_and_counted_while_reque
     stream = Standstill()
     access = AccessLog(stream, json=True, batch=10, limit=100)
     for _ in range(10):
-        answer(access)
+        add(access)
     assert stream.asked.wait(30)  # these ten are on their way out
     for _ in range(150):
-        answer(access)
+        add(access)
     assert access.dropped == 50
     stream.go.set()
     access.close(30)
@@ -180,14 +180,14 @@ def test_lines_of_a_reader_that_stands_still_are_dropped_and_counted_while_reque
 def test_closing_gives_up_on_a_reader_that_stands_still() -> None:
     stream = Standstill()
     access = AccessLog(stream, json=True)
-    answer(access)
+    add(access)
     access.close(0.05)
     stream.go.set()
 
 
 def test_a_full_disk_costs_lines_and_nothing_else(caplog: pytest.LogCaptureFixture) -> None:
     access = AccessLog(FullDisk(), json=True, delay=0)
-    answer(access)
+    add(access)
     access.close(30)
     assert access.dropped == 1
 
@@ -196,7 +196,7 @@ def test_no_line_is_lost_when_many_are_added_while_others_are_written() -> None:
     stream = io.BytesIO()
     access = AccessLog(stream, json=True, delay=0.001, batch=7)
     for number in range(5000):
-        answer(access, request_id=str(number))
+        add(access, request_id=str(number))
     access.close(30)
     assert [json.loads(line)["id"] for line in stream.getvalue().splitlines()] == [str(n) for n in range(5000)]
 
@@ -205,7 +205,7 @@ def test_lines_come_out_without_more_requests_and_without_closing() -> None:
     stream = Standstill()
     stream.go.set()
     access = AccessLog(stream, json=True, delay=0.01)
-    answer(access)
+    add(access)
     assert stream.asked.wait(30)
     access.close()
 

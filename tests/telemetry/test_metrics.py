@@ -46,11 +46,11 @@ Samples = dict[tuple[str, frozenset[tuple[str, str]]], float]
 def counted() -> Metrics:
     metrics = Metrics("1.2.3")
     for _ in range(3):
-        metrics.answered("pypi", "page", "hit", 200, 100, 0.0004)
-    metrics.answered("pypi", "page", "hit", 304, 0, 0.0005)
-    metrics.answered("pypi", "page", "hit", 404, 10, 60.0)
-    metrics.answered("pypi", "file", "miss", 200, 5000, 2.0)
-    metrics.answered("", "other", "", 200, 2, 0.001)
+        metrics.count_response("pypi", "page", "hit", 200, 100, 0.0004)
+    metrics.count_response("pypi", "page", "hit", 304, 0, 0.0005)
+    metrics.count_response("pypi", "page", "hit", 404, 10, 60.0)
+    metrics.count_response("pypi", "file", "miss", 200, 5000, 2.0)
+    metrics.count_response("", "other", "", 200, 2, 0.001)
     return metrics
 
 
@@ -88,7 +88,7 @@ def test_latencies_fall_into_cumulative_buckets_that_include_their_bound() -> No
     assert value(found, f"{name}_sum", **page) == pytest.approx(60.0017)
 
 
-def test_the_snapshot_says_what_other_modules_know() -> None:
+def test_the_snapshot_exports_what_other_modules_know() -> None:
     found = samples(Metrics("1.2.3"))
     upstream = {"repository": "pypi", "upstream": "index.example"}
     assert value(found, "mirror_upstream_requests_total", **upstream) == 10
@@ -114,8 +114,8 @@ def test_what_is_not_known_is_left_out_instead_of_being_zero() -> None:
 def test_no_client_can_make_more_than_a_bounded_number_of_series() -> None:
     metrics = Metrics()
     for number in range(3000):
-        metrics.answered(f"r{number}", f"k{number}", f"o{number}", number, 1, 0.1)  # type: ignore[arg-type]
-    metrics.answered("r5000", "page", "hit", 200, 1, 0.1)
+        metrics.count_response(f"r{number}", f"k{number}", f"o{number}", number, 1, 0.1)  # type: ignore[arg-type]
+    metrics.count_response("r5000", "page", "hit", 200, 1, 0.1)
     found = samples(metrics)
     series = [labels for name, labels in found if name == "mirror_requests_total"]
     assert len(series) < 250
@@ -161,7 +161,7 @@ async def test_rendering_in_a_thread_does_not_mind_that_counting_goes_on() -> No
     number = 0
     while not rendering.done():
         number += 1
-        metrics.answered(f"r{number}", "page", "hit", 200, 1, 0.1)
+        metrics.count_response(f"r{number}", "page", "hit", 200, 1, 0.1)
         await asyncio.sleep(0)
     assert all(b"mirror_requests_total" in text for text, _ in await rendering)
 

@@ -1,4 +1,4 @@
-"""What was answered, by the hour: figures that outlive a restart, in spans of any length."""
+"""Requests by the hour: totals that outlive a restart, in spans of any length."""
 
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -28,13 +28,13 @@ async def test_requests_are_counted_in_the_hour_in_which_they_were_written_down(
     now = NOON
     metrics = Metrics()
     statistics = Statistics(catalog, metrics, clock=lambda: now)
-    metrics.answered("pypi", "file", "miss", 200, 1000, 0.1)
+    metrics.count_response("pypi", "file", "miss", 200, 1000, 0.1)
     await statistics.flush()
     now += HOUR
     for _ in range(3):
-        metrics.answered("pypi", "file", "hit", 200, 1000, 0.1)
-    metrics.answered("pypi", "file", "joined", 200, 500, 0.1)
-    metrics.answered("", "other", "", 200, 99, 0.1)
+        metrics.count_response("pypi", "file", "hit", 200, 1000, 0.1)
+    metrics.count_response("pypi", "file", "joined", 200, 500, 0.1)
+    metrics.count_response("", "other", "", 200, 99, 0.1)
     hours = await statistics.history(3, 1)
     assert [(span.requests, span.hits, span.saved, span.fetched) for span in hours] == [
         (0, 0, 0, 0),
