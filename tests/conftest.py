@@ -91,21 +91,21 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 
 
 @pytest.fixture
-def tell(record_property: Callable[[str, object], None]) -> Callable[[str], None]:
-    """For what a test that passes has to say: a figure, the versions it ran with. It is printed in the end."""
-    return lambda text: record_property("told", text)
+def report(record_property: Callable[[str, object], None]) -> Callable[[str], None]:
+    """For results of a test that passes: a figure, the versions it ran with. They are printed in the end."""
+    return lambda text: record_property("report", text)
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """Print what tests told."""
-    told = [
+    """Print what tests reported."""
+    reported = [
         (report.nodeid.rpartition("::")[2], text)
         for report in terminalreporter.stats.get("passed", [])
         if report.when == "call"
         for name, text in report.user_properties
-        if name == "told"
+        if name == "report"
     ]
-    if told:
-        terminalreporter.section("what tests tell")
-        for test, text in told:
+    if reported:
+        terminalreporter.section("reported by tests")
+        for test, text in reported:
             terminalreporter.line(f"{test}: {text}")

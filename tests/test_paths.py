@@ -181,15 +181,15 @@ async def shortest(attempts: int, attempt: Callable[[int], Awaitable[Trace]]) ->
     return min([await attempt(number) for number in range(attempts)], key=lambda trace: len(trace.files))
 
 
-def judge(name: str, trace: Trace, tell: Callable[[str], None]) -> None:
+def judge(name: str, trace: Trace, report: Callable[[str], None]) -> None:
     """Print a trace, and compare the number of its files with the limit."""
     limit = LIMITS[name]
     print(f"{name}: {trace}")
-    tell(f"{name}: {len(trace.files)} files (limit {limit.now}, goal {limit.goal}), {trace.moves} moves")
+    report(f"{name}: {len(trace.files)} files (limit {limit.now}, goal {limit.goal}), {trace.moves} moves")
     assert len(trace.files) <= limit.now, str(trace)
 
 
-async def test_a_page_and_a_file_of_python(simulator: Simulator, tmp_path: Path, tell: Callable[[str], None]) -> None:
+async def test_a_page_and_a_file_of_python(simulator: Simulator, tmp_path: Path, report: Callable[[str], None]) -> None:
     built = [wheel(f"cold{number}", "1.0", size=200_000) for number in range(ATTEMPTS)]
     for one in built:
         simulator.publish(one)
@@ -202,17 +202,17 @@ async def test_a_page_and_a_file_of_python(simulator: Simulator, tmp_path: Path,
             return await connection.send("GET", f"/packages/cold{number}/{built[number].filename}")
 
         cold = await shortest(ATTEMPTS, page)
-        judge("cold page", cold, tell)
+        judge("cold page", cold, report)
         gathers = sum(bool(re.fullmatch(r"Repository\._?gather", name)) for name in cold.entered)
-        tell(f"cold page: gathered {gathers} times, {len(cold.selects)} SELECTs")
+        report(f"cold page: gathered {gathers} times, {len(cold.selects)} SELECTs")
         assert 1 <= gathers <= GATHERS.now
         assert len(cold.selects) <= SELECTS.now, "\n".join(cold.selects)
-        judge("held page", await shortest(ATTEMPTS, page), tell)
-        judge("cold file", await shortest(ATTEMPTS, file), tell)
-        judge("held file", await shortest(ATTEMPTS, file), tell)
+        judge("held page", await shortest(ATTEMPTS, page), report)
+        judge("cold file", await shortest(ATTEMPTS, file), report)
+        judge("held file", await shortest(ATTEMPTS, file), report)
 
 
-async def test_the_compact_index_of_ruby(simulator: Simulator, tmp_path: Path, tell: Callable[[str], None]) -> None:
+async def test_the_compact_index_of_ruby(simulator: Simulator, tmp_path: Path, report: Callable[[str], None]) -> None:
     for number in range(ATTEMPTS):
         simulator.push(gem(f"cold{number}", "1.0"))
     firsts: list[Trace] = []
@@ -224,11 +224,11 @@ async def test_the_compact_index_of_ruby(simulator: Simulator, tmp_path: Path, t
                 async def info(number: int, connection: Connection = connection) -> Trace:
                     return await connection.send("GET", f"/info/cold{number}")
 
-                judge("cold /info", await shortest(ATTEMPTS, info), tell)
-    judge("first /versions", min(firsts, key=lambda trace: len(trace.files)), tell)
+                judge("cold /info", await shortest(ATTEMPTS, info), report)
+    judge("first /versions", min(firsts, key=lambda trace: len(trace.files)), report)
 
 
-async def test_an_upload(simulator: Simulator, tmp_path: Path, tell: Callable[[str], None]) -> None:
+async def test_an_upload(simulator: Simulator, tmp_path: Path, report: Callable[[str], None]) -> None:
     async with connected(simulator, tmp_path / "data") as (mirror, connection):
         token = await make_token(mirror)
 
@@ -240,4 +240,4 @@ async def test_an_upload(simulator: Simulator, tmp_path: Path, tell: Callable[[s
                 "POST", "/legacy/", body, Content_Type=payload.content_type, Authorization=basic(token)
             )
 
-        judge("upload", await shortest(ATTEMPTS, upload), tell)
+        judge("upload", await shortest(ATTEMPTS, upload), report)

@@ -14,9 +14,9 @@ import tempfile
 import time
 from pathlib import Path
 
+from tests.file_server import FileServer
 from tests.serving import Spawned, spawned
-from tests.shelf import Shelf
-from tests.simulator.wire import Thing
+from tests.simulator.wire import Representation
 
 LINES = 190_000
 SIZE = 23_000_000
@@ -31,14 +31,14 @@ PAGE = b"""<!DOCTYPE html><html><head><title>small</title></head><body>
 <a href="/files/small-1.0.tar.gz#sha256=%b">small-1.0.tar.gz</a></body></html>""" % (b"0" * 64)
 
 
-class Upstream(Shelf):
+class Upstream(FileServer):
     """An upstream that has only /versions, the page of one gem, and that of one Python project."""
 
     def __init__(self, body: bytes) -> None:
         super().__init__()
         self.info = b"---\n1.0 |checksum:" + b"0" * 64 + b"\n"
         self.body = body + b"small 1.0 %b\n" % _md5(self.info)
-        self.put("/simple/small/", Thing(PAGE, "text/html"))
+        self.put("/simple/small/", Representation(PAGE, "text/html"))
         self.offer()
 
     def append(self, lines: list[bytes]) -> None:
@@ -54,9 +54,9 @@ def _md5(body: bytes) -> bytes:
     return hashlib.md5(body).hexdigest().encode()
 
 
-def _compact(body: bytes) -> Thing:
+def _compact(body: bytes) -> Representation:
     digest = base64.b64encode(hashlib.sha256(body).digest()).decode()
-    return Thing(
+    return Representation(
         body,
         "text/plain; charset=utf-8",
         etag=f'"{_md5(body).decode()}"',

@@ -40,7 +40,7 @@ async def everything(home: Home) -> dict[str, object]:
 
 @pytest.mark.parametrize("ruby", rubies(), ids=str)
 async def test_everything_works_and_works_again_offline_with_a_new_home(
-    simulator: Simulator, tmp_path: Path, ruby: Ruby, tell: Callable[[str], None]
+    simulator: Simulator, tmp_path: Path, ruby: Ruby, report: Callable[[str], None]
 ) -> None:
     simulator.load_genuine(GEMS)
     simulator.push(gem("tiny", "1.0"))
@@ -49,7 +49,7 @@ async def test_everything_works_and_works_again_offline_with_a_new_home(
 
     async with spawned(tmp_path / "data", upstreams) as mirror:
         with ruby.home(mirror.url) as home:
-            tell(await home.versions())
+            report(await home.versions())
             first = await everything(home)
         assert await mirror.end() == 0
     assert first["used"] == "4.1.1"

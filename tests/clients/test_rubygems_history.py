@@ -73,7 +73,7 @@ class Walk:
 
 @pytest.mark.parametrize("ruby", rubies(), ids=str)
 async def test_bundler_walks_through_the_history_of_an_upstream_at_a_few_bytes_a_step(
-    simulator: Simulator, tmp_path: Path, ruby: Ruby, tell: Callable[[str], None]
+    simulator: Simulator, tmp_path: Path, ruby: Ruby, report: Callable[[str], None]
 ) -> None:
     for number in range(MANY):
         simulator.rubygems.record_info(f"gem-number-{number}", f"---\n1.0 |checksum:{number:064}\n".encode())
@@ -131,7 +131,7 @@ async def test_bundler_walks_through_the_history_of_an_upstream_at_a_few_bytes_a
         assert "tiny (1.2)" in locked
         assert sent <= 1024
 
-        tell("\n  ".join([await walk.home.versions(), *walk.printed]))
+        report("\n  ".join([await walk.home.versions(), *walk.printed]))
 
 
 FAULTS: dict[str, Fault] = {

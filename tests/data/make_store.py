@@ -34,7 +34,7 @@ from yarl import URL
 
 from tests.builders import gem, sdist, wheel
 from tests.serving import write_settings
-from tests.simulator import Answer, Request, Simulator
+from tests.simulator import Request, SimulatedResponse, Simulator
 from tests.uploading import basic, fields_of, form
 
 INDEX = "http://index.example/"
@@ -87,7 +87,7 @@ KEPT_HEADERS = ["Content-Type", "ETag", "Last-Modified", "Repr-Digest", "Digest"
 class Upstreams(Simulator):
     """The simulator as the HTTP proxy on the way to its example hosts."""
 
-    def _answer(self, request: Request) -> Answer:
+    def _answer(self, request: Request) -> SimulatedResponse:
         path = URL(request.path, encoded=True).raw_path  # absolute, since we are the proxy (RFC 9112, section 3.2.2)
         return super()._answer(dataclasses.replace(request, path=path))
 

@@ -21,7 +21,6 @@ from mirror.doctor import ExamineOptions, Finding, IndexClient, machine, open_se
 from tests.builders import gem, wheel
 from tests.serving import repositories, serving, spawned
 from tests.simulator import (
-    Answer,
     Body,
     Corrupt,
     Cut,
@@ -32,6 +31,7 @@ from tests.simulator import (
     IgnoreRange,
     RangeNotSatisfiable,
     RotateEtag,
+    SimulatedResponse,
     Simulator,
     Status,
     WrongOverlap,
@@ -74,7 +74,7 @@ class Edited(Fault):
     def __init__(self, edit: Callable[[dict[str, Any]], object]) -> None:
         self.edit = edit
 
-    def spoil(self, answer: Answer) -> None:
+    def spoil(self, answer: SimulatedResponse) -> None:
         body = bytes(answer.body)
         packed = answer.headers.get("Content-Encoding") == "gzip"
         document = gzip.decompress(body) if packed else body
@@ -91,7 +91,7 @@ class BeyondEnd(Fault):
     def hide(self, headers: CIMultiDict[str]) -> None:
         self.ranged = "Range" in headers and "If-None-Match" not in headers
 
-    def spoil(self, answer: Answer) -> None:
+    def spoil(self, answer: SimulatedResponse) -> None:
         if self.ranged and answer.status == 200:
             EmptyPartial().spoil(answer)
 

@@ -30,10 +30,9 @@ from .faults import (
 from .pypi import PyPI
 from .rubygems import RubyGems
 from .server import Simulator
-from .wire import Answer, Request
+from .wire import Request, SimulatedResponse
 
 __all__ = [
-    "Answer",
     "Body",
     "Chunked",
     "Corrupt",
@@ -50,6 +49,7 @@ __all__ = [
     "Request",
     "RotateEtag",
     "RubyGems",
+    "SimulatedResponse",
     "Simulator",
     "Stall",
     "Status",

@@ -16,7 +16,7 @@ from fnmatch import fnmatchcase
 
 from multidict import CIMultiDict
 
-from .wire import Answer, Request
+from .wire import Request, SimulatedResponse
 
 
 class Fault:
@@ -25,7 +25,7 @@ class Fault:
     def hide(self, headers: CIMultiDict[str]) -> None:
         """Edit the request's headers before the answer is made; the log keeps the true ones."""
 
-    def spoil(self, answer: Answer) -> None:
+    def spoil(self, answer: SimulatedResponse) -> None:
         """Edit the answer."""
 
 
@@ -65,7 +65,7 @@ class Stall(Fault):
 
     after: int | None = None
 
-    def spoil(self, answer: Answer) -> None:
+    def spoil(self, answer: SimulatedResponse) -> None:
         if self.after is None:
             answer.stall_before = True
         else:
@@ -82,7 +82,7 @@ class Cut(Fault):
     after: int = 0
     reset: bool = False
 
-    def spoil(self, answer: Answer) -> None:
+    def spoil(self, answer: SimulatedResponse) -> None:
         answer.cut_at = self.after
         answer.reset = self.reset
 
@@ -93,7 +93,7 @@ class Corrupt(Fault):
 
     offset: int = 0
 
-    def spoil(self, answer: Answer) -> None:
+    def spoil(self, answer: SimulatedResponse) -> None:
         place = self.offset % max(1, len(answer.whole)) - answer.start
         if 0 <= place < len(answer.body):
             body = bytearray(answer.body)
@@ -109,7 +109,7 @@ class Truncate(Fault):
     keep: int
     honest: bool = True
 
-    def spoil(self, answer: Answer) -> None:
+    def spoil(self, answer: SimulatedResponse) -> None:
         if not self.honest:
             answer.declared = len(answer.body)
         answer.body = answer.body[: self.keep]
@@ -122,7 +122,7 @@ class Status(Fault):
     status: int = 500
     retry_after: str | int | None = None
 
-    def spoil(self, answer: Answer) -> None:
+    def spoil(self, answer: SimulatedResponse) -> None:
         answer.status = self.status
         answer.headers = CIMultiDict({"Content-Type": "text/plain"})
         if self.retry_after is not None:
@@ -138,7 +138,7 @@ class Drip(Fault):
     piece: int = 1024
     pause: float = 0.01
 
-    def spoil(self, answer: Answer) -> None:
+    def spoil(self, answer: SimulatedResponse) -> None:
         answer.pace = (self.piece, self.pause)
 
 
@@ -154,7 +154,7 @@ class RotateEtag(Fault):
         if headers.popall("If-Range", None):
             headers.popall("Range", None)
 
-    def spoil(self, answer: Answer) -> None:
+    def spoil(self, answer: SimulatedResponse) -> None:
         answer.headers["ETag"] = f'"rotated-{next(self.numbers)}"'
 
 
@@ -164,7 +164,7 @@ class Headers(Fault):
 
     changes: dict[str, str | None]
 
-    def spoil(self, answer: Answer) -> None:
+    def spoil(self, answer: SimulatedResponse) -> None:
         for name, value in self.changes.items():
             answer.headers.popall(name, None)
             if value is not None:
@@ -186,7 +186,7 @@ class Body(Fault):
 
     content: bytes
 
-    def spoil(self, answer: Answer) -> None:
+    def spoil(self, answer: SimulatedResponse) -> None:
         answer.body = self.content
 
 
@@ -194,7 +194,7 @@ class Body(Fault):
 class EmptyPartial(Fault):
     """206 with no bytes in it."""
 
-    def spoil(self, answer: Answer) -> None:
+    def spoil(self, answer: SimulatedResponse) -> None:
         answer.status, answer.body = 206, b""
         size = len(answer.whole)
         answer.headers["Content-Range"] = f"bytes {size}-{size - 1}/{size}"
@@ -204,7 +204,7 @@ class EmptyPartial(Fault):
 class RangeNotSatisfiable(Fault):
     """416 for any Range; a request without one is answered as usual."""
 
-    def spoil(self, answer: Answer) -> None:
+    def spoil(self, answer: SimulatedResponse) -> None:
         if answer.status == 206:
             answer.status, answer.body = 416, b""
             answer.headers["Content-Range"] = f"bytes */{len(answer.whole)}"
@@ -214,7 +214,7 @@ class RangeNotSatisfiable(Fault):
 class WrongOverlap(Fault):
     """The first byte of a 206 is not the byte that stands there."""
 
-    def spoil(self, answer: Answer) -> None:
+    def spoil(self, answer: SimulatedResponse) -> None:
         if answer.status == 206 and answer.body:
             answer.body = bytes([answer.body[0] ^ 1]) + bytes(answer.body[1:])
 
@@ -225,7 +225,7 @@ class GzipDespiteRange(Fault):
 
     status: int = 206
 
-    def spoil(self, answer: Answer) -> None:
+    def spoil(self, answer: SimulatedResponse) -> None:
         if answer.status != 206:
             return
         compressed = gzip.compress(answer.whole, mtime=0)
@@ -252,5 +252,5 @@ class IgnoreRange(Fault):
 class Chunked(Fault):
     """No Content-Length: the length is known when the end has come."""
 
-    def spoil(self, answer: Answer) -> None:
+    def spoil(self, answer: SimulatedResponse) -> None:
         answer.chunked = True

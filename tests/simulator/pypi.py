@@ -15,7 +15,7 @@ from urllib.parse import unquote
 from tests.builders import Built
 
 from .pypi_pages import JSON, Entry, Listed, Modes, Pages, canonical, negotiate
-from .wire import Answer, Request, Thing, answer, digest_etag, plain, redirect
+from .wire import Representation, Request, SimulatedResponse, answer, digest_etag, plain, redirect
 
 
 class PyPI:
@@ -118,7 +118,7 @@ class PyPI:
 
     # Answers
 
-    def answer(self, request: Request) -> Answer | None:
+    def answer(self, request: Request) -> SimulatedResponse | None:
         """None when the path is none of ours."""
         path = unquote(request.path)
         match path.strip("/").split("/"):
@@ -136,7 +136,7 @@ class PyPI:
                 return self._file(request, path.lstrip("/"))
         return None
 
-    def _project(self, request: Request, path: str, name: str) -> Answer:
+    def _project(self, request: Request, path: str, name: str) -> SimulatedResponse:
         if path != f"/simple/{canonical(name)}/":
             return redirect(f"/simple/{canonical(name)}/", 301)
         project = self.projects.get(name)
@@ -146,7 +146,7 @@ class PyPI:
             return redirect(f"{self._pages.other_url}simple/{name}/")
         return self._page(request, project)
 
-    def _page(self, request: Request, project: Listed | None) -> Answer:
+    def _page(self, request: Request, project: Listed | None) -> SimulatedResponse:
         modes = self.modes_of(project.name) if project else self.modes
         media = negotiate(request, modes)
         if media is None:
@@ -169,7 +169,7 @@ class PyPI:
             headers["X-PyPI-Last-Serial"] = str(project.serial if project else self.serial)
         return answer(
             request,
-            Thing(
+            Representation(
                 body,
                 media if media == JSON else f"{media}; charset=utf-8",
                 etag=digest_etag(body, "md5") if modes.etag else None,
@@ -179,7 +179,7 @@ class PyPI:
             ),
         )
 
-    def _file(self, request: Request, path: str) -> Answer:
+    def _file(self, request: Request, path: str) -> SimulatedResponse:
         wants_metadata = path not in self._by_path and path.endswith(".metadata")
         found = self._by_path.get(path.removesuffix(".metadata") if wants_metadata else path)
         if found is None:
@@ -195,7 +195,7 @@ class PyPI:
         body = entry.metadata if wants_metadata else entry.built.content
         return answer(
             request,
-            Thing(
+            Representation(
                 body,
                 "application/octet-stream",
                 etag=(digest_etag(body, "md5") if wants_metadata else f'"{entry.built.md5}"')
@@ -207,16 +207,16 @@ class PyPI:
             ),
         )
 
-    def _provenance(self, request: Request, name: str, version: str, filename: str) -> Answer:
+    def _provenance(self, request: Request, name: str, version: str, filename: str) -> SimulatedResponse:
         project = self.projects.get(canonical(name))
         for entry in project.files if project else ():
             if (entry.built.version, entry.built.filename) == (version, filename) and entry.provenance is not None:
                 body = json.dumps(entry.provenance).encode()
                 media = "application/vnd.pypi.integrity.v1+json"
-                return answer(request, Thing(body, media, etag=digest_etag(body, "md5"), ranges=False))
+                return answer(request, Representation(body, media, etag=digest_etag(body, "md5"), ranges=False))
         return plain(404, '{"message":"No provenance available"}')
 
-    def _legacy(self, request: Request, name: str, version: str | None) -> Answer:
+    def _legacy(self, request: Request, name: str, version: str | None) -> SimulatedResponse:
         project = self.projects.get(canonical(name))
         if project is None or not self.modes_of(project.name).legacy_json:
             return plain(404, '{"message":"Not Found"}')
@@ -227,7 +227,9 @@ class PyPI:
         body = json.dumps(value).encode()
         headers = {"Cache-Control": "max-age=900, public", "X-PyPI-Last-Serial": str(project.serial)}
         etag = digest_etag(body, "md5")
-        return answer(request, Thing(body, "application/json", etag, headers=headers, ranges=False, gzip=modes.gzip))
+        return answer(
+            request, Representation(body, "application/json", etag, headers=headers, ranges=False, gzip=modes.gzip)
+        )
 
 
 def _attestation(built: Built) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from urllib.parse import parse_qs, unquote
 from tests.builders import Built
 
 from .gemspec import Spec, joined, marshalled_tuples, order
-from .wire import Answer, Request, Thing, answer, digest_etag, plain
+from .wire import Representation, Request, SimulatedResponse, answer, digest_etag, plain
 
 
 @dataclass(frozen=True)
@@ -192,7 +192,7 @@ class RubyGems:
 
     # Answers
 
-    def answer(self, request: Request) -> Answer | None:
+    def answer(self, request: Request) -> SimulatedResponse | None:
         """None when the path is none of ours."""
         match unquote(request.path).strip("/").split("/"):
             case [""]:
@@ -214,7 +214,7 @@ class RubyGems:
                 return self._json(request, [version, *rest])
         return None
 
-    def _compact(self, request: Request, body: bytes | None) -> Answer:
+    def _compact(self, request: Request, body: bytes | None) -> SimulatedResponse:
         if body is None or self.modes.legacy_only:
             return plain(404, "This gem could not be found\n")
         headers = {"Cache-Control": "max-age=60, public", "Vary": "Accept-Encoding"}
@@ -222,7 +222,7 @@ class RubyGems:
             value = base64.b64encode(hashlib.sha256(body).digest()).decode()
             written = {"structured": f":{value}:", "quoted": f'"{value}"', "bare": value}[self.modes.digest]
             headers |= {"Repr-Digest": f"sha-256={written}", "Digest": f"sha-256={written.strip(':')}"}
-        thing = Thing(
+        thing = Representation(
             body,
             "text/plain; charset=utf-8",
             etag=digest_etag(body, "md5") if self.modes.etag else None,
@@ -233,19 +233,19 @@ class RubyGems:
         )
         return answer(request, thing)
 
-    def _gem(self, request: Request, full_name: str) -> Answer:
+    def _gem(self, request: Request, full_name: str) -> SimulatedResponse:
         found = self.gems.get(full_name)
         if found is None or found.yanked:
             return plain(404 if found is None else 403, "No such gem.\n")
         return answer(request, self._static(found.spec.content, found.created))
 
-    def _gemspec(self, request: Request, full_name: str) -> Answer:
+    def _gemspec(self, request: Request, full_name: str) -> SimulatedResponse:
         found = self.gems.get(full_name)
         if found is None or found.yanked or not self.modes.gemspecs:
             return plain(404 if found is None or not found.yanked else 403, "No such gem.\n")
         return answer(request, self._static(found.spec.marshalled(), found.created))
 
-    def _specs(self, request: Request, filename: str) -> Answer:
+    def _specs(self, request: Request, filename: str) -> SimulatedResponse:
         kind = filename.removesuffix(".gz").removesuffix("specs.4.8").rstrip("_")
         if not self.modes.legacy_index or kind not in ("", "latest", "prerelease"):
             return plain(404, "Not found.\n")
@@ -257,8 +257,8 @@ class RubyGems:
             request, self._static(gzip.compress(body, mtime=0) if filename.endswith(".gz") else body, self._changed)
         )
 
-    def _static(self, body: bytes, modified: datetime) -> Thing:
-        return Thing(
+    def _static(self, body: bytes, modified: datetime) -> Representation:
+        return Representation(
             body,
             "application/octet-stream",
             etag=digest_etag(body, "md5") if self.modes.etag else None,
@@ -266,7 +266,7 @@ class RubyGems:
             ranges=self.modes.ranges,
         )
 
-    def _json(self, request: Request, parts: list[str]) -> Answer:
+    def _json(self, request: Request, parts: list[str]) -> SimulatedResponse:
         query = {key: values[0] for key, values in parse_qs(request.query).items()}
         value: object = None
         match parts:
@@ -289,7 +289,9 @@ class RubyGems:
         if value is None:
             return plain(404, "This rubygem could not be found.\n")
         body = json.dumps(value).encode()
-        return answer(request, Thing(body, "application/json; charset=utf-8", digest_etag(body, "md5"), ranges=False))
+        return answer(
+            request, Representation(body, "application/json; charset=utf-8", digest_etag(body, "md5"), ranges=False)
+        )
 
     def _gem_json(self, spec: Spec) -> dict[str, Any]:
         def listed(dependencies: Iterable[tuple[str, Any]]) -> list[dict[str, str]]:

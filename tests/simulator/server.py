@@ -18,9 +18,9 @@ from multidict import CIMultiDict
 from .faults import Fault, Injection
 from .pypi import PyPI
 from .rubygems import RubyGems
-from .wire import Answer, Request, plain
+from .wire import Request, SimulatedResponse, plain
 
-_PIECE = 64 * 1024
+_CHUNK_BYTES = 64 * 1024
 
 
 class Simulator:
@@ -130,7 +130,7 @@ class Simulator:
             self._gone.append(filler)
 
     async def come_back(self) -> None:
-        """Answer again, on the same port, with everything as it was."""
+        """SimulatedResponse again, on the same port, with everything as it was."""
         self._close_gone()
         self._main = await self._listen(self.port)
 
@@ -187,11 +187,11 @@ class Simulator:
         self.requests.clear()
 
     async def until(self, true: Callable[[], bool], timeout: float = 10) -> None:
-        """Wait until something in the log is true; it is asked again on each arrival, piece sent and end."""
+        """Wait until something in the log is true; it is asked again on each arrival, chunk sent and end."""
         async with asyncio.timeout(timeout), self._changed:
             await self._changed.wait_for(true)
 
-    async def _tell(self) -> None:
+    async def _notify(self) -> None:
         async with self._changed:
             self._changed.notify_all()
 
@@ -203,7 +203,7 @@ class Simulator:
         port = http.transport.get_extra_info("sockname")[1]
         request = Request(http.method, path, query, CIMultiDict(http.headers), port, time.time())
         self.requests.append(request)
-        await self._tell()
+        await self._notify()
         await http.read()
         faults = [injection for injection in self.faults if injection.takes(request)]
         understood = dataclasses.replace(request, headers=CIMultiDict(request.headers))
@@ -215,9 +215,9 @@ class Simulator:
         try:
             return await self._send(http, request, answer, [injection.released for injection in faults])
         finally:
-            await self._tell()
+            await self._notify()
 
-    def _answer(self, request: Request) -> Answer:
+    def _answer(self, request: Request) -> SimulatedResponse:
         if self._login and request.port == self.port and request.headers.get("Authorization") != self._login:
             return plain(401, "Who are you?\n", {"WWW-Authenticate": 'Basic realm="simulator"'})
         if request.method not in ("GET", "HEAD"):
@@ -226,7 +226,7 @@ class Simulator:
         return found or plain(404, "Not found.\n")
 
     async def _send(
-        self, http: web.BaseRequest, request: Request, answer: Answer, releases: list[asyncio.Event]
+        self, http: web.BaseRequest, request: Request, answer: SimulatedResponse, releases: list[asyncio.Event]
     ) -> web.StreamResponse:
         async def stalled() -> None:
             for released in releases:
@@ -285,15 +285,15 @@ class Simulator:
         pace: tuple[int, float] | None,
     ) -> int:
         """Send body[at:stop]; returns where it ended."""
-        piece, pause = pace or (_PIECE, 0)
+        chunk, pause = pace or (_CHUNK_BYTES, 0)
         while at < stop:
             if pause:
                 await asyncio.sleep(pause)
-            part = body[at : min(stop, at + piece)]
+            part = body[at : min(stop, at + chunk)]
             await response.write(part)
             at += len(part)
             request.sent += len(part)
-            await self._tell()
+            await self._notify()
         return at
 
 

@@ -1,6 +1,6 @@
 """What is asked and what is answered: conditional requests, ranges and gzip, once for both ecosystems.
 
-`answer` is what a correct server would send for a `Thing`; faults then spoil it. No socket here.
+`answer` is what a correct server would send for a `Representation`; faults then spoil it. No socket here.
 """
 
 import gzip
@@ -35,7 +35,7 @@ class Request:
 
 
 @dataclass(frozen=True)
-class Thing:
+class Representation:
     """One representation that a URL has: the identity bytes with the headers that describe them."""
 
     body: bytes
@@ -53,7 +53,7 @@ class Thing:
 
 
 @dataclass
-class Answer:
+class SimulatedResponse:
     """What will be sent, and how. Faults edit it in place."""
 
     status: int = 200
@@ -79,14 +79,14 @@ class Answer:
     """Send pieces of so many bytes with a pause of so many seconds before each."""
 
 
-def plain(status: int, text: str = "", headers: Mapping[str, str] | None = None) -> Answer:
+def plain(status: int, text: str = "", headers: Mapping[str, str] | None = None) -> SimulatedResponse:
     """A short text; an empty one for redirects and the like."""
     body = text.encode()
     combined = CIMultiDict({"Content-Type": "text/plain; charset=utf-8", **(headers or {})})
-    return Answer(status, combined, body, whole=body)
+    return SimulatedResponse(status, combined, body, whole=body)
 
 
-def redirect(location: str, status: int = 302) -> Answer:
+def redirect(location: str, status: int = 302) -> SimulatedResponse:
     return plain(status, "", {"Location": location})
 
 
@@ -94,7 +94,7 @@ def digest_etag(body: bytes, algorithm: str = "sha256") -> str:
     return f'"{hashlib.new(algorithm, body).hexdigest()}"'
 
 
-def answer(request: Request, thing: Thing) -> Answer:
+def answer(request: Request, thing: Representation) -> SimulatedResponse:
     """What a correct server sends: 200, 206, 304 or 416 (RFC 9110, sections 13 and 14)."""
     headers = CIMultiDict({"Content-Type": thing.content_type, **thing.headers})
     if thing.etag:
@@ -104,25 +104,25 @@ def answer(request: Request, thing: Thing) -> Answer:
     if thing.ranges:
         headers["Accept-Ranges"] = "bytes"
     if _not_modified(request, thing):
-        return Answer(304, headers, whole=thing.body)
+        return SimulatedResponse(304, headers, whole=thing.body)
     wanted = _range(request, thing)
     if wanted is not None:
         start, stop = wanted
         if start < stop:
             headers["Content-Range"] = f"bytes {start}-{stop - 1}/{len(thing.body)}"
-            return Answer(206, headers, memoryview(thing.body)[start:stop], start, thing.body)
+            return SimulatedResponse(206, headers, memoryview(thing.body)[start:stop], start, thing.body)
         if thing.refuse_ranges_past_end:
             headers["Content-Range"] = f"bytes */{len(thing.body)}"
-            return Answer(416, headers, whole=thing.body)
+            return SimulatedResponse(416, headers, whole=thing.body)
     if thing.gzip and "gzip" in request.headers.get("Accept-Encoding", "") and "Range" not in request.headers:
         headers["Content-Encoding"] = "gzip"
         if thing.etag:
             headers["ETag"] = f"W/{thing.etag}"
-        return Answer(200, headers, gzip.compress(thing.body, mtime=0), whole=thing.body)
-    return Answer(200, headers, thing.body, whole=thing.body)
+        return SimulatedResponse(200, headers, gzip.compress(thing.body, mtime=0), whole=thing.body)
+    return SimulatedResponse(200, headers, thing.body, whole=thing.body)
 
 
-def _not_modified(request: Request, thing: Thing) -> bool:
+def _not_modified(request: Request, thing: Representation) -> bool:
     given = request.headers.get("If-None-Match")
     if given is not None:
         bare = {tag.strip().removeprefix("W/").strip('"') for tag in given.split(",")}
@@ -133,7 +133,7 @@ def _not_modified(request: Request, thing: Thing) -> bool:
     return parsedate_to_datetime(thing.last_modified) <= parsedate_to_datetime(since)
 
 
-def _range(request: Request, thing: Thing) -> tuple[int, int] | None:
+def _range(request: Request, thing: Representation) -> tuple[int, int] | None:
     """[start, stop) as asked for, clipped to the body; None when the whole is to be sent."""
     match = re.fullmatch(r"bytes=(\d*)-(\d*)", request.headers.get("Range", ""))
     if not thing.ranges or match is None or match.groups() == ("", ""):

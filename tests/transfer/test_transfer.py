@@ -30,7 +30,7 @@ from mirror.transfer import transfer as module
 from mirror.transfer.transfer import WINDOW_BYTES
 from mirror.upstream import Upstream, UpstreamOptions
 from tests.builders import noise
-from tests.shelf import LAST_MODIFIED, Shelf
+from tests.file_server import LAST_MODIFIED, FileServer
 from tests.simulator import Chunked, Corrupt, Cut, Drip, Headers, IgnoreRange, RotateEtag, Stall, Status, Truncate
 
 FILE = "/files/it.whl"
@@ -44,11 +44,13 @@ async def until(true: Callable[[], bool]) -> None:
 
 
 class Way:
-    """The way in, from a shelf to a store, with what became held."""
+    """The way in, from a file_server to a store, with what became held."""
 
-    def __init__(self, shelf: Shelf, blobs: LocalBlobs, *, limit: int = 1 << 30, read_timeout: float = 30) -> None:
-        self.shelf, self.blobs = shelf, blobs
-        self.upstream = Upstream("s", URL(shelf.url), UpstreamOptions(read_timeout=read_timeout))
+    def __init__(
+        self, file_server: FileServer, blobs: LocalBlobs, *, limit: int = 1 << 30, read_timeout: float = 30
+    ) -> None:
+        self.file_server, self.blobs = file_server, blobs
+        self.upstream = Upstream("s", URL(file_server.url), UpstreamOptions(read_timeout=read_timeout))
         self.transfers = Transfers(blobs, limit=limit)
         self.held: list[StoredBlob] = []
 
@@ -77,14 +79,14 @@ class Way:
 
 
 @pytest.fixture
-async def shelf() -> AsyncIterator[Shelf]:
-    async with Shelf() as running:
+async def file_server() -> AsyncIterator[FileServer]:
+    async with FileServer() as running:
         yield running
 
 
 @pytest.fixture
-async def way(shelf: Shelf, tmp_path: Path) -> AsyncIterator[Way]:
-    way = Way(shelf, LocalBlobs(tmp_path))
+async def way(file_server: FileServer, tmp_path: Path) -> AsyncIterator[Way]:
+    way = Way(file_server, LocalBlobs(tmp_path))
     yield way
     await way.close()
     assert way.leftovers() == []
@@ -109,18 +111,18 @@ async def read_into(body: Body, seen: bytearray) -> None:
 
 
 async def test_twenty_clients_share_one_request(way: Way) -> None:
-    file = way.shelf.file(BIG)
+    file = way.file_server.file(BIG)
     opened = await asyncio.gather(*(way.open(file) for _ in range(20)))
     assert [joined for _, joined in opened] == [False] + [True] * 19
     assert all(data == BIG for data in await asyncio.gather(*(content(body) for body, _ in opened)))
-    assert way.shelf.count() == 1
+    assert way.file_server.count() == 1
     assert await way.stored() == [file.sha256]
     assert [(held.digest, held.size) for held in way.held] == [(file.sha256, len(BIG))]
 
 
 async def test_first_bytes_are_readable_while_the_rest_is_still_at_the_upstream(way: Way) -> None:
-    stalled = way.shelf.inject(FILE, Stall(after=1000))
-    body, _ = await way.open(way.shelf.file(BIG))
+    stalled = way.file_server.inject(FILE, Stall(after=1000))
+    body, _ = await way.open(way.file_server.file(BIG))
     reading = body.read()
     assert await anext(reading) == BIG[:1000]
     assert (body.size, body.path, way.held) == (len(BIG), None, [])
@@ -131,20 +133,20 @@ async def test_first_bytes_are_readable_while_the_rest_is_still_at_the_upstream(
 
 
 async def test_client_that_leaves_changes_nothing(way: Way) -> None:
-    stalled = way.shelf.inject(FILE, Stall(after=1_000_000))
-    file = way.shelf.file(BIG)
+    stalled = way.file_server.inject(FILE, Stall(after=1_000_000))
+    file = way.file_server.file(BIG)
     (one, _), (other, _) = await way.open(file), await way.open(file)
     killed = asyncio.create_task(read_into(one, bytearray()))
     staying = asyncio.create_task(content(other))
-    await way.shelf.until(lambda: way.shelf.bytes_sent() >= 1_000_000)
+    await way.file_server.until(lambda: way.file_server.bytes_sent() >= 1_000_000)
     killed.cancel()
     stalled.release()
     assert await staying == BIG
-    assert way.shelf.count() == 1
+    assert way.file_server.count() == 1
 
 
 async def test_download_goes_on_when_all_clients_have_left(way: Way) -> None:
-    file = way.shelf.file(BIG)
+    file = way.file_server.file(BIG)
     body, _ = await way.open(file)
     reading = body.read()
     await anext(reading)
@@ -155,8 +157,8 @@ async def test_download_goes_on_when_all_clients_have_left(way: Way) -> None:
 
 
 async def test_any_range_of_a_growing_file_equals_the_slice(way: Way) -> None:
-    way.shelf.inject(FILE, Drip(piece=150_000, pause=0.005))
-    body, _ = await way.open(way.shelf.file(BIG))
+    way.file_server.inject(FILE, Drip(piece=150_000, pause=0.005))
+    body, _ = await way.open(way.file_server.file(BIG))
     chance = random.Random(1)
     edges = [0, 1, len(BIG) - TAIL_BYTES - 1, len(BIG) - TAIL_BYTES, len(BIG) - 1, len(BIG), WINDOW_BYTES]
     ranges: list[tuple[int, int | None]] = [(start, stop) for start in edges for stop in [*edges, None]]
@@ -167,14 +169,14 @@ async def test_any_range_of_a_growing_file_equals_the_slice(way: Way) -> None:
         assert await content(body, start, stop) == BIG[start:stop]
 
     await asyncio.gather(*(compare(start, stop) for start, stop in ranges))
-    assert way.shelf.count() == 1
+    assert way.file_server.count() == 1
 
 
 async def test_a_late_reader_reads_from_the_beginning(way: Way) -> None:
-    stalled = way.shelf.inject(FILE, Stall(after=2_500_000))
-    file = way.shelf.file(BIG)
+    stalled = way.file_server.inject(FILE, Stall(after=2_500_000))
+    file = way.file_server.file(BIG)
     await way.open(file)
-    await way.shelf.until(lambda: way.shelf.bytes_sent() >= 2_500_000)
+    await way.file_server.until(lambda: way.file_server.bytes_sent() >= 2_500_000)
     body, joined = await way.open(file)
     stalled.release()
     assert joined
@@ -182,8 +184,8 @@ async def test_a_late_reader_reads_from_the_beginning(way: Way) -> None:
 
 
 async def test_dates_and_size_are_the_same_on_a_miss_and_on_a_hit(way: Way) -> None:
-    named = way.shelf.file(BIG, uploaded=datetime(2024, 2, 29, 12, 30, 15, 999, tzinfo=UTC))
-    other = way.shelf.file(noise(200_000), "other.whl")
+    named = way.file_server.file(BIG, uploaded=datetime(2024, 2, 29, 12, 30, 15, 999, tzinfo=UTC))
+    other = way.file_server.file(noise(200_000), "other.whl")
     for file, date in ((named, "Thu, 29 Feb 2024 12:30:15 GMT"), (other, LAST_MODIFIED)):
         miss, _ = await way.open(file)
         assert miss.modified == date
@@ -193,17 +195,17 @@ async def test_dates_and_size_are_the_same_on_a_miss_and_on_a_hit(way: Way) -> N
 
 
 async def test_a_blob_that_the_store_has_is_not_asked_for(way: Way) -> None:
-    file = way.shelf.file(BIG)
+    file = way.file_server.file(BIG)
     await way.blobs.write(BIG)
     body, joined = await way.open(file)
     assert not joined
     assert await content(body) == BIG
-    assert way.shelf.count() == 0
+    assert way.file_server.count() == 0
     assert [held.digest for held in way.held] == [file.sha256]
 
 
 async def test_a_damaged_blob_of_another_length_is_fetched_again(way: Way, tmp_path: Path) -> None:
-    file = way.shelf.file(BIG)
+    file = way.file_server.file(BIG)
     held = await way.blobs.write(BIG)
     os.truncate(tmp_path / "blobs" / held.digest[:2] / held.digest, 1000)
     assert await way.fetch(file) == BIG
@@ -211,8 +213,8 @@ async def test_a_damaged_blob_of_another_length_is_fetched_again(way: Way, tmp_p
 
 
 async def test_two_repositories_that_join_are_both_told(way: Way) -> None:
-    stalled = way.shelf.inject(FILE, Stall(after=1000))
-    file = way.shelf.file(BIG)
+    stalled = way.file_server.inject(FILE, Stall(after=1000))
+    file = way.file_server.file(BIG)
     other = File(filename="it.whl", version="1", digests=file.digests, url=file.url, size=file.size, source="other")
     await way.open(file)
     body, joined = await way.open(other)
@@ -228,7 +230,7 @@ async def test_a_catalog_that_fails_does_not_spoil_the_file(way: Way, caplog: py
     async def broken(held: StoredBlob) -> None:
         raise RuntimeError("no catalog")
 
-    body, _ = await way.transfers.open(way.shelf.file(BIG), way.upstream, broken)
+    body, _ = await way.transfers.open(way.file_server.file(BIG), way.upstream, broken)
     assert await content(body) == BIG
     assert "could not be recorded in the catalog" in caplog.text
 
@@ -245,8 +247,8 @@ async def expect_nothing_kept(way: Way) -> None:
 
 @pytest.mark.parametrize("offset", [0, 1_500_000, -1])
 async def test_a_wrong_byte_ends_short_for_everybody_and_the_next_one_starts_anew(way: Way, offset: int) -> None:
-    way.shelf.inject(FILE, Corrupt(offset), times=1)
-    file = way.shelf.file(BIG)
+    way.file_server.inject(FILE, Corrupt(offset), times=1)
+    file = way.file_server.file(BIG)
     opened = await asyncio.gather(*(way.open(file) for _ in range(3)))
     for body, _ in opened:
         seen = bytearray()
@@ -255,13 +257,13 @@ async def test_a_wrong_byte_ends_short_for_everybody_and_the_next_one_starts_ane
         assert len(seen) <= len(BIG) - TAIL_BYTES
     await expect_nothing_kept(way)
     assert await way.fetch(file) == BIG
-    assert way.shelf.count() == 2
+    assert way.file_server.count() == 2
 
 
 async def test_a_small_wrong_file_is_refused_before_its_first_byte(way: Way) -> None:
-    way.shelf.inject(FILE, Corrupt())
+    way.file_server.inject(FILE, Corrupt())
     with pytest.raises(DigestMismatch) as caught:
-        await way.open(way.shelf.file(b"small"))
+        await way.open(way.file_server.file(b"small"))
     assert caught.value.algorithm == "sha256"
     await expect_nothing_kept(way)
 
@@ -270,34 +272,34 @@ async def test_a_small_wrong_file_is_refused_before_its_first_byte(way: Way) -> 
 async def test_every_promised_digest_is_compared(way: Way, algorithm: str) -> None:
     digests = {"sha256": hashlib.sha256(BIG).hexdigest(), "unknown": "1234", algorithm: "00"}
     with pytest.raises(DigestMismatch) as caught:
-        await way.fetch(way.shelf.file(BIG, digests=digests))
+        await way.fetch(way.file_server.file(BIG, digests=digests))
     assert caught.value.algorithm == algorithm
     await expect_nothing_kept(way)
 
 
 async def test_a_size_that_contradicts_the_index_is_refused(way: Way) -> None:
-    way.shelf.inject(FILE, Truncate(2_000_000))
+    way.file_server.inject(FILE, Truncate(2_000_000))
     with pytest.raises(UpstreamProtocolError, match="2000000 bytes, but 3000000"):
-        await way.open(way.shelf.file(BIG))
+        await way.open(way.file_server.file(BIG))
     await expect_nothing_kept(way)
 
 
 async def test_more_than_was_promised_is_refused_while_it_comes(way: Way) -> None:
-    file = way.shelf.file(BIG)
-    way.shelf.put(FILE, BIG + noise(5_000_000))
-    way.shelf.inject(FILE, Chunked())
+    file = way.file_server.file(BIG)
+    way.file_server.put(FILE, BIG + noise(5_000_000))
+    way.file_server.inject(FILE, Chunked())
     with pytest.raises(UpstreamProtocolError, match="more"):
         await way.fetch(file)
     await expect_nothing_kept(way)
 
 
 @pytest.mark.parametrize("chunked", [True, False])
-async def test_a_file_of_unknown_size_is_limited(shelf: Shelf, tmp_path: Path, chunked: bool) -> None:
-    way = Way(shelf, LocalBlobs(tmp_path), limit=1_000_000)
+async def test_a_file_of_unknown_size_is_limited(file_server: FileServer, tmp_path: Path, chunked: bool) -> None:
+    way = Way(file_server, LocalBlobs(tmp_path), limit=1_000_000)
     if chunked:
-        shelf.inject(FILE, Chunked())
+        file_server.inject(FILE, Chunked())
     with pytest.raises(UpstreamProtocolError):
-        await way.open(shelf.file(BIG, sized=False))
+        await way.open(file_server.file(BIG, sized=False))
     await expect_nothing_kept(way)
     await way.close()
 
@@ -309,14 +311,16 @@ async def test_an_absurd_address_is_the_fault_of_the_index(way: Way, url: str) -
 
 
 async def test_what_the_upstream_refuses_is_raised_at_once(way: Way) -> None:
-    missing = File(filename="no.whl", version="1", url=way.shelf.url + "no.whl", digests={"sha256": "0" * 64}, size=9)
+    missing = File(
+        filename="no.whl", version="1", url=way.file_server.url + "no.whl", digests={"sha256": "0" * 64}, size=9
+    )
     with pytest.raises(NotFound):
         await way.open(missing)
-    file = way.shelf.file(BIG)
-    way.shelf.inject(FILE, Status(500))
+    file = way.file_server.file(BIG)
+    way.file_server.inject(FILE, Status(500))
     with pytest.raises(UpstreamUnavailable, match="500"):
         await way.open(file)
-    way.shelf.heal()
+    way.file_server.heal()
     assert await way.fetch(file) == BIG
 
 
@@ -325,7 +329,7 @@ async def test_what_the_upstream_refuses_is_raised_at_once(way: Way) -> None:
 
 @pytest.mark.parametrize("digests", [{}, {"md5": hashlib.md5(BIG).hexdigest()}])
 async def test_a_file_without_sha256_comes_in_whole_first(way: Way, digests: dict[str, str]) -> None:
-    body, _ = await way.open(way.shelf.file(BIG, digests=digests))
+    body, _ = await way.open(way.file_server.file(BIG, digests=digests))
     assert (body.digest, body.size) == (hashlib.sha256(BIG).hexdigest(), len(BIG))
     assert body.path
     assert await content(body, 10, 2_000_000) == BIG[10:2_000_000]
@@ -333,15 +337,15 @@ async def test_a_file_without_sha256_comes_in_whole_first(way: Way, digests: dic
 
 
 async def test_a_file_of_unknown_size_comes_in_whole_first(way: Way) -> None:
-    way.shelf.inject(FILE, Chunked())
-    body, _ = await way.open(way.shelf.file(BIG, sized=False))
+    way.file_server.inject(FILE, Chunked())
+    body, _ = await way.open(way.file_server.file(BIG, sized=False))
     assert body.size == len(BIG)
     assert await content(body) == BIG
 
 
 async def test_an_empty_file_is_not_answered_before_it_is_verified(way: Way) -> None:
-    way.shelf.put(FILE, b"")
-    wrong = File(filename="it.whl", version="1", digests={"sha256": "0" * 64}, url=f"{way.shelf.url}files/it.whl")
+    way.file_server.put(FILE, b"")
+    wrong = File(filename="it.whl", version="1", digests={"sha256": "0" * 64}, url=f"{way.file_server.url}files/it.whl")
     with pytest.raises(DigestMismatch):
         await way.open(wrong)
 
@@ -350,72 +354,72 @@ async def test_an_empty_file_is_not_answered_before_it_is_verified(way: Way) -> 
 
 
 async def test_a_cut_download_is_resumed_by_one_request_and_nobody_notices(way: Way) -> None:
-    way.shelf.inject(FILE, Cut(after=1_500_000), times=1)
-    file = way.shelf.file(BIG)
+    way.file_server.inject(FILE, Cut(after=1_500_000), times=1)
+    file = way.file_server.file(BIG)
     opened = await asyncio.gather(*(way.open(file) for _ in range(20)))
     assert all(data == BIG for data in await asyncio.gather(*(content(body) for body, _ in opened)))
-    first, second = way.shelf.asked()
+    first, second = way.file_server.asked()
     assert (first.status, second.status) == (200, 206)
     assert "Range" not in first.headers
     # What was sent may have been lost on the way; what was received is not asked for again.
     start = int(second.headers["Range"].removeprefix("bytes=").removesuffix("-"))
     assert 0 < start <= 1_500_000
-    assert second.headers["If-Range"] == way.shelf.things[FILE].etag  # type: ignore[union-attr]
+    assert second.headers["If-Range"] == way.file_server.things[FILE].etag  # type: ignore[union-attr]
     assert await way.stored() == [file.sha256]
 
 
-async def test_a_stall_is_an_interruption(shelf: Shelf, tmp_path: Path) -> None:
-    way = Way(shelf, LocalBlobs(tmp_path), read_timeout=0.5)
-    shelf.inject(FILE, Stall(after=1_000_000), times=1)
-    assert await way.fetch(shelf.file(BIG)) == BIG
-    assert [request.headers.get("Range") for request in shelf.asked()][:2] == [None, "bytes=1000000-"]
+async def test_a_stall_is_an_interruption(file_server: FileServer, tmp_path: Path) -> None:
+    way = Way(file_server, LocalBlobs(tmp_path), read_timeout=0.5)
+    file_server.inject(FILE, Stall(after=1_000_000), times=1)
+    assert await way.fetch(file_server.file(BIG)) == BIG
+    assert [request.headers.get("Range") for request in file_server.asked()][:2] == [None, "bytes=1000000-"]
     await way.close()
 
 
 @pytest.mark.parametrize("fault", [IgnoreRange(), RotateEtag()])
 async def test_an_upstream_that_cannot_resume_is_read_again_from_the_beginning(way: Way, fault: IgnoreRange) -> None:
-    way.shelf.inject(FILE, Cut(after=1_500_000), times=1)
-    way.shelf.inject(FILE, fault)
-    body, _ = await way.open(way.shelf.file(BIG))
+    way.file_server.inject(FILE, Cut(after=1_500_000), times=1)
+    way.file_server.inject(FILE, fault)
+    body, _ = await way.open(way.file_server.file(BIG))
     assert await content(body) == BIG
-    assert [request.status for request in way.shelf.asked()] == [200, 200]
+    assert [request.status for request in way.file_server.asked()] == [200, 200]
 
 
 async def test_a_file_without_any_digest_is_never_put_together_from_two(way: Way) -> None:
-    way.shelf.inject(FILE, Cut(after=1_500_000), times=1)
-    way.shelf.inject(FILE, RotateEtag())
-    file = way.shelf.file(BIG, digests={})
+    way.file_server.inject(FILE, Cut(after=1_500_000), times=1)
+    way.file_server.inject(FILE, RotateEtag())
+    file = way.file_server.file(BIG, digests={})
     opening = asyncio.create_task(way.open(file))
-    await way.shelf.until(lambda: way.shelf.bytes_sent() >= 1_500_000)
-    way.shelf.put(FILE, BIG[::-1])
+    await way.file_server.until(lambda: way.file_server.bytes_sent() >= 1_500_000)
+    way.file_server.put(FILE, BIG[::-1])
     body, _ = await opening
     assert await content(body) == BIG[::-1]
 
 
 async def test_a_different_file_after_a_cut_is_a_mismatch(way: Way) -> None:
-    way.shelf.inject(FILE, Cut(after=1_500_000), times=1)
-    file = way.shelf.file(BIG)
+    way.file_server.inject(FILE, Cut(after=1_500_000), times=1)
+    file = way.file_server.file(BIG)
     body, _ = await way.open(file)
-    way.shelf.put(FILE, BIG[::-1])
+    way.file_server.put(FILE, BIG[::-1])
     with pytest.raises(DigestMismatch):
         await content(body)
     await expect_nothing_kept(way)
 
 
 async def test_an_upstream_that_always_cuts_is_given_up(way: Way) -> None:
-    way.shelf.inject(FILE, Cut(after=100_000), times=1)
-    way.shelf.inject(FILE, Cut(after=0), skip=1)
-    body, _ = await way.open(way.shelf.file(BIG))
+    way.file_server.inject(FILE, Cut(after=100_000), times=1)
+    way.file_server.inject(FILE, Cut(after=0), skip=1)
+    body, _ = await way.open(way.file_server.file(BIG))
     with pytest.raises(UpstreamUnavailable):
         await content(body)
-    assert way.shelf.count() < 60
+    assert way.file_server.count() < 60
     await expect_nothing_kept(way)
 
 
 async def test_a_part_that_is_not_the_one_asked_for_is_refused(way: Way) -> None:
-    way.shelf.inject(FILE, Cut(after=1_000_000), times=1)
-    way.shelf.inject(FILE, Headers({"Content-Range": f"bytes 2000000-2999999/{len(BIG)}"}), skip=1)
-    body, _ = await way.open(way.shelf.file(BIG))
+    way.file_server.inject(FILE, Cut(after=1_000_000), times=1)
+    way.file_server.inject(FILE, Headers({"Content-Range": f"bytes 2000000-2999999/{len(BIG)}"}), skip=1)
+    body, _ = await way.open(way.file_server.file(BIG))
     with pytest.raises(UpstreamProtocolError):
         await content(body)
     await expect_nothing_kept(way)
@@ -439,8 +443,8 @@ async def test_a_full_disk_passes_the_file_on_without_keeping_it(
 ) -> None:
     fill_after(monkeypatch, room)
     content_of_it = noise(8_000_000)
-    stalled = way.shelf.inject(FILE, Stall(after=100_000), times=1)
-    file = way.shelf.file(content_of_it)
+    stalled = way.file_server.inject(FILE, Stall(after=100_000), times=1)
+    file = way.file_server.file(content_of_it)
     first = await asyncio.gather(*(way.open(file) for _ in range(3)))
     readings = [asyncio.create_task(content(body)) for body, _ in first]
     await asyncio.sleep(0.05)
@@ -453,7 +457,7 @@ async def test_who_comes_late_to_a_full_disk_gets_a_transfer_of_their_own(
     way: Way, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fill_after(monkeypatch, 0)
-    file = way.shelf.file(noise(8_000_000))
+    file = way.file_server.file(noise(8_000_000))
     early, _ = await way.open(file)
     reading = early.read()
     await anext(reading)
@@ -461,7 +465,7 @@ async def test_who_comes_late_to_a_full_disk_gets_a_transfer_of_their_own(
     assert not joined
     seen = await asyncio.gather(content(late), asyncio.create_task(_rest(reading)))
     assert len(seen[0]) == 8_000_000
-    assert way.shelf.count() == 2
+    assert way.file_server.count() == 2
 
 
 async def _rest(reading: AsyncIterator[bytes]) -> int:
@@ -472,7 +476,7 @@ async def test_a_full_disk_holds_little_in_memory_and_waits_for_its_readers(
     way: Way, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fill_after(monkeypatch, 0)
-    body, _ = await way.open(way.shelf.file(noise(20_000_000)))
+    body, _ = await way.open(way.file_server.file(noise(20_000_000)))
     reading = body.read()
     await anext(reading)
     await asyncio.sleep(0.3)
@@ -485,7 +489,7 @@ async def test_a_full_disk_holds_little_in_memory_and_waits_for_its_readers(
 async def test_a_full_disk_with_nobody_reading_gives_up(way: Way, monkeypatch: pytest.MonkeyPatch) -> None:
     fill_after(monkeypatch, 0)
     monkeypatch.setattr(module, "READER_WAIT_SECONDS", 0.3)
-    body, _ = await way.open(way.shelf.file(noise(8_000_000)))
+    body, _ = await way.open(way.file_server.file(noise(8_000_000)))
     await way.settled()
     with pytest.raises(StorageFull):
         await content(body)
@@ -495,7 +499,7 @@ async def test_a_full_disk_with_nobody_reading_gives_up(way: Way, monkeypatch: p
 async def test_a_file_without_a_digest_needs_room(way: Way, monkeypatch: pytest.MonkeyPatch) -> None:
     fill_after(monkeypatch, 600_000)
     with pytest.raises(StorageFull):
-        await way.open(way.shelf.file(BIG, digests={}))
+        await way.open(way.file_server.file(BIG, digests={}))
     await expect_nothing_kept(way)
 
 
@@ -504,7 +508,7 @@ async def test_a_disk_that_is_full_at_the_last_moment_still_answers(way: Way, mo
         raise StorageFull("full")
 
     monkeypatch.setattr(way.blobs, "adopt", adopt)
-    assert await way.fetch(way.shelf.file(BIG)) == BIG
+    assert await way.fetch(way.file_server.file(BIG)) == BIG
     await expect_nothing_kept(way)
 
 
@@ -512,8 +516,8 @@ async def test_a_disk_that_is_full_at_the_last_moment_still_answers(way: Way, mo
 
 
 async def test_what_runs_is_seen(way: Way) -> None:
-    stalled = way.shelf.inject(FILE, Stall(after=1_000_000))
-    body, _ = await way.open(way.shelf.file(BIG))
+    stalled = way.file_server.inject(FILE, Stall(after=1_000_000))
+    body, _ = await way.open(way.file_server.file(BIG))
     reading = asyncio.create_task(content(body))
     await until(lambda: way.transfers.active()[0].received >= 1_000_000)
     (state,) = way.transfers.active()
@@ -524,8 +528,8 @@ async def test_what_runs_is_seen(way: Way) -> None:
 
 
 async def test_closing_waits_for_what_is_almost_there(way: Way) -> None:
-    stalled = way.shelf.inject(FILE, Stall(after=1_000_000))
-    file = way.shelf.file(BIG)
+    stalled = way.file_server.inject(FILE, Stall(after=1_000_000))
+    file = way.file_server.file(BIG)
     body, _ = await way.open(file)
     reading = asyncio.create_task(content(body))
     closing = asyncio.create_task(way.transfers.close(10))
@@ -539,8 +543,8 @@ async def test_closing_waits_for_what_is_almost_there(way: Way) -> None:
 
 
 async def test_closing_stops_what_is_not_and_tells_its_readers(way: Way) -> None:
-    way.shelf.inject(FILE, Stall(after=1_000_000))
-    body, _ = await way.open(way.shelf.file(BIG))
+    way.file_server.inject(FILE, Stall(after=1_000_000))
+    body, _ = await way.open(way.file_server.file(BIG))
     reading = asyncio.create_task(content(body))
     await asyncio.sleep(0)
     await way.transfers.close(0)
@@ -550,10 +554,10 @@ async def test_closing_stops_what_is_not_and_tells_its_readers(way: Way) -> None
 
 
 async def test_no_file_stays_open(way: Way, tmp_path: Path) -> None:
-    assert await way.fetch(way.shelf.file(noise(100_000), "right.whl"))
-    way.shelf.inject(FILE, Corrupt())
+    assert await way.fetch(way.file_server.file(noise(100_000), "right.whl"))
+    way.file_server.inject(FILE, Corrupt())
     with pytest.raises(DigestMismatch):
-        await way.fetch(way.shelf.file(BIG))
+        await way.fetch(way.file_server.file(BIG))
     await way.settled()
     gc.collect()
     links = [os.readlink(link) for link in Path("/proc/self/fd").iterdir() if link.is_symlink()]
@@ -561,10 +565,10 @@ async def test_no_file_stays_open(way: Way, tmp_path: Path) -> None:
 
 
 async def test_a_held_file_that_was_deleted_is_fetched_again(way: Way) -> None:
-    file = way.shelf.file(BIG)
+    file = way.file_server.file(BIG)
     await way.fetch(file)
     await way.blobs.delete(file.sha256 or "")
     with pytest.raises(MissingBlob):
         await way.blobs.open(file.sha256 or "")
     assert await way.fetch(file) == BIG
-    assert way.shelf.count() == 2
+    assert way.file_server.count() == 2

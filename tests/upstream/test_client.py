@@ -29,23 +29,23 @@ from mirror.model import Body, File, UpstreamRequest, UpstreamResponse
 from mirror.upstream import Breaker, Credentials, Upstream, UpstreamOptions, retry_after
 from mirror.upstream.body import TAIL_BYTES
 from tests.builders import noise
-from tests.shelf import LAST_MODIFIED, Shelf, secure
-from tests.simulator import Answer as Raw
+from tests.file_server import LAST_MODIFIED, FileServer, secure
 from tests.simulator import Chunked, Cut, Drip, GzipDespiteRange, Headers, IgnoreRange, Stall, Status
-from tests.simulator.wire import Thing, plain, redirect
+from tests.simulator import SimulatedResponse as Raw
+from tests.simulator.wire import Representation, plain, redirect
 
 OPTIONS = UpstreamOptions(connect_timeout=30, read_timeout=30, page_timeout=60, breaker_failures=100)
 
 
 @pytest.fixture
-async def shelf() -> AsyncIterator[Shelf]:
-    async with Shelf() as running:
+async def file_server() -> AsyncIterator[FileServer]:
+    async with FileServer() as running:
         yield running
 
 
 @pytest.fixture
-async def upstream(shelf: Shelf) -> AsyncIterator[Upstream]:
-    upstream = Upstream("index", URL(shelf.url), OPTIONS)
+async def upstream(file_server: FileServer) -> AsyncIterator[Upstream]:
+    upstream = Upstream("index", URL(file_server.url), OPTIONS)
     yield upstream
     await upstream.close()
 
@@ -72,24 +72,26 @@ async def content(body: Body, start: int = 0, stop: int | None = None) -> bytes:
 # Pages
 
 
-async def test_a_page_comes_with_the_headers_that_matter(shelf: Shelf, upstream: Upstream) -> None:
-    thing = Thing(b"<p>", "text/html; charset=utf-8", '"e"', LAST_MODIFIED, {"X-PyPI-Last-Serial": "17"}, gzip=True)
-    answer = await get(upstream, shelf.put("/simple/six/", thing))
+async def test_a_page_comes_with_the_headers_that_matter(file_server: FileServer, upstream: Upstream) -> None:
+    thing = Representation(
+        b"<p>", "text/html; charset=utf-8", '"e"', LAST_MODIFIED, {"X-PyPI-Last-Serial": "17"}, gzip=True
+    )
+    answer = await get(upstream, file_server.put("/simple/six/", thing))
     assert answer == UpstreamResponse(
-        url=f"{shelf.url}simple/six/", content_type="text/html; charset=utf-8", body=b"<p>", etag='W/"e"',
+        url=f"{file_server.url}simple/six/", content_type="text/html; charset=utf-8", body=b"<p>", etag='W/"e"',
         last_modified=LAST_MODIFIED, serial=17,
     )  # fmt: skip
-    (request,) = shelf.asked("GET", "/simple/six/")
+    (request,) = file_server.asked("GET", "/simple/six/")
     assert request.headers["Accept"] == "text/html"
     assert request.headers["User-Agent"] == "mirror"
     assert "gzip" in request.headers["Accept-Encoding"]
 
 
-async def test_a_page_that_has_not_changed_is_not_sent_again(shelf: Shelf, upstream: Upstream) -> None:
-    url = shelf.put("/page", b"page")
+async def test_a_page_that_has_not_changed_is_not_sent_again(file_server: FileServer, upstream: Upstream) -> None:
+    url = file_server.put("/page", b"page")
     first = await get(upstream, url)
     assert await upstream.get(ask(url), etag=first.etag, last_modified=first.last_modified) is None
-    shelf.put("/page", b"another")
+    file_server.put("/page", b"another")
     second = await upstream.get(ask(url), etag=first.etag)
     assert second
     assert second.body == b"another"
@@ -105,49 +107,53 @@ async def test_a_page_that_has_not_changed_is_not_sent_again(shelf: Shelf, upstr
     ],
 )  # fmt: skip
 async def test_each_status_is_one_kind_of_error(
-    shelf: Shelf, upstream: Upstream, status: int, error: type[Exception]
+    file_server: FileServer, upstream: Upstream, status: int, error: type[Exception]
 ) -> None:
-    url = shelf.put("/page", plain(status))
+    url = file_server.put("/page", plain(status))
     with pytest.raises(error):
         await upstream.get(ask(url))
 
 
-async def test_connections_are_kept(shelf: Shelf, upstream: Upstream) -> None:
+async def test_connections_are_kept(file_server: FileServer, upstream: Upstream) -> None:
     for number in range(5):
-        await get(upstream, shelf.put(f"/{number}", b"page"))
-        async with upstream.fetch(URL(f"{shelf.url}{number}")) as stream:
+        await get(upstream, file_server.put(f"/{number}", b"page"))
+        async with upstream.fetch(URL(f"{file_server.url}{number}")) as stream:
             assert [chunk async for chunk in stream.chunks()] == [b"page"]
-    assert len(shelf._server.connections) == 1
+    assert len(file_server._server.connections) == 1
 
 
 @pytest.mark.parametrize("chunked", [True, False])
 async def test_a_page_that_is_too_large_is_refused_while_it_comes(
-    shelf: Shelf, upstream: Upstream, chunked: bool
+    file_server: FileServer, upstream: Upstream, chunked: bool
 ) -> None:
-    url = shelf.put("/page", noise(5_000_000))
+    url = file_server.put("/page", noise(5_000_000))
     if chunked:
-        shelf.inject("*", Chunked())
+        file_server.inject("*", Chunked())
     with pytest.raises(UpstreamProtocolError, match="larger than 10000 bytes"):
         await upstream.get(ask(url))
     assert upstream.status().bytes < 2_000_000
 
 
-async def test_the_limit_counts_after_decompression(shelf: Shelf, upstream: Upstream) -> None:
+async def test_the_limit_counts_after_decompression(file_server: FileServer, upstream: Upstream) -> None:
     bomb = gzip.compress(bytes(50_000_000))
-    url = shelf.put("/page", Raw(200, CIMultiDict({"Content-Encoding": "gzip"}), bomb))
+    url = file_server.put("/page", Raw(200, CIMultiDict({"Content-Encoding": "gzip"}), bomb))
     with pytest.raises(UpstreamError):
         await upstream.get(ask(url, limit=60_000))
 
 
 @pytest.mark.parametrize("garbage", [b"not gzip at all", gzip.compress(b"page" * 1000, mtime=0)[:-20]])
-async def test_a_body_that_does_not_decompress_is_no_page(shelf: Shelf, upstream: Upstream, garbage: bytes) -> None:
-    url = shelf.put("/page", Raw(200, CIMultiDict({"Content-Encoding": "gzip"}), garbage))
+async def test_a_body_that_does_not_decompress_is_no_page(
+    file_server: FileServer, upstream: Upstream, garbage: bytes
+) -> None:
+    url = file_server.put("/page", Raw(200, CIMultiDict({"Content-Encoding": "gzip"}), garbage))
     with pytest.raises(UpstreamError):
         await upstream.get(ask(url))
 
 
-async def test_following_a_page_by_ranges_sees_statuses_and_headers(shelf: Shelf, upstream: Upstream) -> None:
-    question = ask(shelf.put("/versions", b"0123456789"))
+async def test_following_a_page_by_ranges_sees_statuses_and_headers(
+    file_server: FileServer, upstream: Upstream
+) -> None:
+    question = ask(file_server.put("/versions", b"0123456789"))
     part = await upstream.range_get(question, {"Range": "bytes=8-", "Accept-Encoding": "identity"})
     assert (part.status, part.body, part.headers["content-range"]) == (206, b"89", "bytes 8-9/10")
     same = await upstream.range_get(question, {"Range": "bytes=8-", "If-None-Match": part.headers["etag"]})
@@ -156,65 +162,65 @@ async def test_following_a_page_by_ranges_sees_statuses_and_headers(shelf: Shelf
     whole = await upstream.range_get(question, {})
     assert (whole.status, whole.body) == (200, b"0123456789")
     with pytest.raises(NotFound):
-        await upstream.range_get(ask(shelf.url + "nothing"), {})
+        await upstream.range_get(ask(file_server.url + "nothing"), {})
 
 
 # Retries
 
 
 @pytest.mark.parametrize("status", [429, 502, 503, 504])
-async def test_what_may_pass_is_tried_again(shelf: Shelf, upstream: Upstream, status: int) -> None:
-    url = shelf.put("/page", b"page")
-    shelf.inject("*", Status(status), times=2)
+async def test_what_may_pass_is_tried_again(file_server: FileServer, upstream: Upstream, status: int) -> None:
+    url = file_server.put("/page", b"page")
+    file_server.inject("*", Status(status), times=2)
     assert (await get(upstream, url)).body == b"page"
-    assert shelf.count() == 3
+    assert file_server.count() == 3
 
 
 @pytest.mark.parametrize("status", [404, 403, 500, 400])
-async def test_what_does_not_pass_is_asked_once(shelf: Shelf, upstream: Upstream, status: int) -> None:
-    url = shelf.put("/page", plain(status))
+async def test_what_does_not_pass_is_asked_once(file_server: FileServer, upstream: Upstream, status: int) -> None:
+    url = file_server.put("/page", plain(status))
     with pytest.raises((NotFound, UpstreamError)):
         await upstream.get(ask(url))
-    assert shelf.count() == 1
+    assert file_server.count() == 1
 
 
-async def test_retries_are_bounded(shelf: Shelf, upstream: Upstream) -> None:
-    url = shelf.put("/page", plain(503))
+async def test_retries_are_bounded(file_server: FileServer, upstream: Upstream) -> None:
+    url = file_server.put("/page", plain(503))
     with pytest.raises(UpstreamUnavailable, match="answered 503"):
         await upstream.get(ask(url))
-    assert shelf.count() == 1 + OPTIONS.retries
+    assert file_server.count() == 1 + OPTIONS.retries
     assert upstream.status().errors == 1
 
 
-async def test_a_page_cut_short_is_asked_for_again(shelf: Shelf, upstream: Upstream) -> None:
-    url = shelf.put("/page", noise(9000))
-    shelf.inject("*", Cut(after=4000), times=1)
+async def test_a_page_cut_short_is_asked_for_again(file_server: FileServer, upstream: Upstream) -> None:
+    url = file_server.put("/page", noise(9000))
+    file_server.inject("*", Cut(after=4000), times=1)
     assert (await get(upstream, url)).body == noise(9000)
 
 
 @pytest.mark.parametrize("after", [None, 4000])
-async def test_a_silent_upstream_is_not_waited_for(shelf: Shelf, after: int | None) -> None:
-    upstream = Upstream("index", URL(shelf.url), msgspec.structs.replace(OPTIONS, read_timeout=0.3))
-    url = shelf.put("/page", noise(9000))
-    shelf.inject("*", Stall(after))
+async def test_a_silent_upstream_is_not_waited_for(file_server: FileServer, after: int | None) -> None:
+    upstream = Upstream("index", URL(file_server.url), msgspec.structs.replace(OPTIONS, read_timeout=0.3))
+    url = file_server.put("/page", noise(9000))
+    file_server.inject("*", Stall(after))
     with pytest.raises(UpstreamUnavailable, match="took too long"):
         await upstream.get(ask(url))
-    assert shelf.count() == 1
+    assert file_server.count() == 1
     await upstream.close()
 
 
-async def test_a_page_that_trickles_is_not_waited_for(shelf: Shelf) -> None:
-    upstream = Upstream("index", URL(shelf.url), msgspec.structs.replace(OPTIONS, page_timeout=0.3))
-    shelf.inject("*", Stall())
+async def test_a_page_that_trickles_is_not_waited_for(file_server: FileServer) -> None:
+    upstream = Upstream("index", URL(file_server.url), msgspec.structs.replace(OPTIONS, page_timeout=0.3))
+    file_server.inject("*", Stall())
     with pytest.raises(UpstreamUnavailable, match="took too long"):
-        await upstream.get(ask(shelf.put("/page", b"page")))
+        await upstream.get(ask(file_server.put("/page", b"page")))
     await upstream.close()
 
 
-async def test_a_page_that_is_known_to_be_large_has_time_of_its_own(shelf: Shelf) -> None:
-    url = URL(shelf.put("/slow", b"x" * 3000))
-    shelf.inject("/slow", Drip(piece=1000, pause=0.3))
-    upstream = Upstream("index", URL(shelf.url), msgspec.structs.replace(OPTIONS, page_timeout=0.3, retries=0))
+async def test_a_page_that_is_known_to_be_large_has_time_of_its_own(file_server: FileServer) -> None:
+    url = URL(file_server.put("/slow", b"x" * 3000))
+    file_server.inject("/slow", Drip(piece=1000, pause=0.3))
+    upstream = Upstream("index", URL(file_server.url), msgspec.structs.replace(OPTIONS, page_timeout=0.3, retries=0))
     with pytest.raises(UpstreamUnavailable):
         await upstream.get(UpstreamRequest(url=url))
     answer = await upstream.get(UpstreamRequest(url=url, timeout=60))
@@ -224,25 +230,25 @@ async def test_a_page_that_is_known_to_be_large_has_time_of_its_own(shelf: Shelf
 
 
 @pytest.mark.parametrize("date", [True, False])
-async def test_retry_after_is_obeyed(shelf: Shelf, upstream: Upstream, date: bool) -> None:
-    url = shelf.put("/page", b"page")
-    shelf.inject("*", Status(429, retry_after=formatdate(time.time() + 2, usegmt=True) if date else 1), times=1)
+async def test_retry_after_is_obeyed(file_server: FileServer, upstream: Upstream, date: bool) -> None:
+    url = file_server.put("/page", b"page")
+    file_server.inject("*", Status(429, retry_after=formatdate(time.time() + 2, usegmt=True) if date else 1), times=1)
     assert (await get(upstream, url)).body == b"page"
-    first, second = shelf.requests
+    first, second = file_server.requests
     assert second.at - first.at >= 0.9
 
 
-async def test_an_upstream_that_asks_for_more_than_we_may_wait_is_left_alone(shelf: Shelf) -> None:
+async def test_an_upstream_that_asks_for_more_than_we_may_wait_is_left_alone(file_server: FileServer) -> None:
     now = 1000.0
-    upstream = Upstream("index", URL(shelf.url), OPTIONS, clock=lambda: now)
-    url = shelf.put("/page", b"page")
-    shelf.inject("*", Status(503, retry_after=600), times=1)
+    upstream = Upstream("index", URL(file_server.url), OPTIONS, clock=lambda: now)
+    url = file_server.put("/page", b"page")
+    file_server.inject("*", Status(503, retry_after=600), times=1)
     with pytest.raises(UpstreamUnavailable) as caught:
         await upstream.get(ask(url))
     assert caught.value.retry_after == 600
     with pytest.raises(UpstreamUnavailable, match="asked us to come back later; trying again in 600 s"):
         await upstream.get(ask(url))
-    assert shelf.count() == 1
+    assert file_server.count() == 1
     assert upstream.pause(URL(url)) == 600
     now += 601
     assert (await get(upstream, url)).body == b"page"
@@ -302,12 +308,12 @@ def test_one_silence_opens_the_breaker() -> None:
     assert breaker.state(1) == "open"
 
 
-async def test_a_dead_upstream_costs_nothing_once_it_is_known(shelf: Shelf) -> None:
+async def test_a_dead_upstream_costs_nothing_once_it_is_known(file_server: FileServer) -> None:
     now = 0.0
     options = msgspec.structs.replace(OPTIONS, breaker_failures=3)
-    upstream = Upstream("index", URL(shelf.url), options, clock=lambda: now)
-    url = shelf.put("/page", b"page")
-    await shelf.go_down("refused")
+    upstream = Upstream("index", URL(file_server.url), options, clock=lambda: now)
+    url = file_server.put("/page", b"page")
+    await file_server.go_down("refused")
     with pytest.raises(UpstreamUnavailable, match="cannot be reached"):
         await upstream.get(ask(url))
     before = upstream.status().requests
@@ -317,7 +323,7 @@ async def test_a_dead_upstream_costs_nothing_once_it_is_known(shelf: Shelf) -> N
         assert caught.value.retry_after == 30
     assert upstream.status().requests == before
     assert (upstream.status().breaker, upstream.status().retry_in) == ("open", 30)
-    await shelf.come_back()
+    await file_server.come_back()
     now = 31
     assert (await get(upstream, url)).body == b"page"
     assert upstream.status().breaker == "closed"
@@ -325,11 +331,11 @@ async def test_a_dead_upstream_costs_nothing_once_it_is_known(shelf: Shelf) -> N
 
 
 @pytest.mark.parametrize("how", ["silent", "hanging"])
-async def test_a_hanging_upstream_costs_one_timeout(shelf: Shelf, how: str) -> None:
+async def test_a_hanging_upstream_costs_one_timeout(file_server: FileServer, how: str) -> None:
     options = UpstreamOptions(connect_timeout=0.3, read_timeout=0.3)
-    upstream = Upstream("index", URL(shelf.url), options, clock=lambda: 0.0)
-    url = shelf.put("/page", b"page")
-    await shelf.go_down(how)
+    upstream = Upstream("index", URL(file_server.url), options, clock=lambda: 0.0)
+    url = file_server.put("/page", b"page")
+    await file_server.go_down(how)
     with pytest.raises(UpstreamUnavailable, match="took too long"):
         await upstream.get(ask(url))
     with pytest.raises(UpstreamUnavailable, match="is not answering"):
@@ -338,66 +344,66 @@ async def test_a_hanging_upstream_costs_one_timeout(shelf: Shelf, how: str) -> N
     await upstream.close()
 
 
-async def test_a_dead_file_host_does_not_close_the_index(shelf: Shelf) -> None:
-    upstream = Upstream("index", URL(shelf.url), msgspec.structs.replace(OPTIONS, breaker_failures=1))
+async def test_a_dead_file_host_does_not_close_the_index(file_server: FileServer) -> None:
+    upstream = Upstream("index", URL(file_server.url), msgspec.structs.replace(OPTIONS, breaker_failures=1))
     with pytest.raises(UpstreamUnavailable):
         async with upstream.fetch(URL("http://127.0.0.2:9/it.whl")):
             pass
     assert upstream.status().breaker == "open"
-    assert (await get(upstream, shelf.put("/page", b"page"))).body == b"page"
+    assert (await get(upstream, file_server.put("/page", b"page"))).body == b"page"
     await upstream.close()
 
 
 # Secrets
 
 
-async def test_credentials_go_to_the_own_origin_only(shelf: Shelf) -> None:
-    shelf.require_login("me", "secret")
-    url = shelf.put("/page", b"page")
-    shelf.put("/away", redirect(f"{shelf.other_url}page"))
-    shelf.put("/back", redirect("/page"))
-    upstream = Upstream("index", URL(shelf.url).with_user("me").with_password("secret"), OPTIONS)
+async def test_credentials_go_to_the_own_origin_only(file_server: FileServer) -> None:
+    file_server.require_login("me", "secret")
+    url = file_server.put("/page", b"page")
+    file_server.put("/away", redirect(f"{file_server.other_url}page"))
+    file_server.put("/back", redirect("/page"))
+    upstream = Upstream("index", URL(file_server.url).with_user("me").with_password("secret"), OPTIONS)
     for path in ("page", "away", "back"):
-        assert (await get(upstream, f"{shelf.url}{path}")).body == b"page"
-    async with upstream.fetch(URL(f"{shelf.other_url}page")):
+        assert (await get(upstream, f"{file_server.url}{path}")).body == b"page"
+    async with upstream.fetch(URL(f"{file_server.other_url}page")):
         pass
     own = base64.b64encode(b"me:secret").decode()
-    for request in shelf.requests:
-        expected = f"Basic {own}" if request.port == shelf.port else None
+    for request in file_server.requests:
+        expected = f"Basic {own}" if request.port == file_server.port else None
         assert request.headers.get("Authorization") == expected
-    assert [request.port for request in shelf.requests].count(shelf.other_port) == 2
+    assert [request.port for request in file_server.requests].count(file_server.other_port) == 2
     assert "secret" not in f"{upstream.status()}{upstream.url}{url}"
     await upstream.close()
 
 
-async def test_credentials_in_the_links_of_a_page_are_not_used(shelf: Shelf, upstream: Upstream) -> None:
-    shelf.put("/page", b"page")
-    shelf.put("/away", redirect(f"http://evil:login@127.0.0.1:{shelf.other_port}/page"))
-    await get(upstream, shelf.url.replace("127", "someone:else@127") + "page")
-    await get(upstream, f"{shelf.url}away")
-    assert all("Authorization" not in request.headers for request in shelf.requests)
+async def test_credentials_in_the_links_of_a_page_are_not_used(file_server: FileServer, upstream: Upstream) -> None:
+    file_server.put("/page", b"page")
+    file_server.put("/away", redirect(f"http://evil:login@127.0.0.1:{file_server.other_port}/page"))
+    await get(upstream, file_server.url.replace("127", "someone:else@127") + "page")
+    await get(upstream, f"{file_server.url}away")
+    assert all("Authorization" not in request.headers for request in file_server.requests)
 
 
-async def test_wrong_credentials_are_named_without_being_shown(shelf: Shelf) -> None:
-    shelf.require_login("me", "secret")
+async def test_wrong_credentials_are_named_without_being_shown(file_server: FileServer) -> None:
+    file_server.require_login("me", "secret")
     options = msgspec.structs.replace(OPTIONS, auth=Credentials("me", "hunter2"))
-    upstream = Upstream("index", URL(shelf.url), options)
+    upstream = Upstream("index", URL(file_server.url), options)
     with pytest.raises(UpstreamRefused, match="check the credentials set for index") as caught:
-        await upstream.get(ask(f"{shelf.url}page?token=t0ken"))
+        await upstream.get(ask(f"{file_server.url}page?token=t0ken"))
     for text in (str(caught.value), repr(options), str(upstream.status())):
         assert "hunter2" not in text
         assert "t0ken" not in text
     await upstream.close()
 
 
-async def test_a_proxy_is_used_and_told_its_password(shelf: Shelf) -> None:
-    shelf.put("http://index.example/simple/", b"through the proxy")
-    proxy = f"http://me:secret@127.0.0.1:{shelf.port}"
+async def test_a_proxy_is_used_and_told_its_password(file_server: FileServer) -> None:
+    file_server.put("http://index.example/simple/", b"through the proxy")
+    proxy = f"http://me:secret@127.0.0.1:{file_server.port}"
     upstream = Upstream("index", URL("http://index.example/"), msgspec.structs.replace(OPTIONS, proxy=proxy))
     assert (await get(upstream, "http://index.example/simple/")).body == b"through the proxy"
-    (request,) = shelf.requests
+    (request,) = file_server.requests
     assert request.headers["Proxy-Authorization"] == "Basic " + base64.b64encode(b"me:secret").decode()
-    await shelf.go_down()
+    await file_server.go_down()
     with pytest.raises(UpstreamUnavailable) as caught:
         await upstream.get(ask("http://index.example/simple/"))
     assert "secret" not in f"{caught.value}{upstream.status()}"
@@ -409,46 +415,48 @@ async def test_a_proxy_is_used_and_told_its_password(shelf: Shelf) -> None:
 
 @pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
 async def test_redirects_are_followed_and_links_refer_to_the_final_address(
-    shelf: Shelf, upstream: Upstream, status: int
+    file_server: FileServer, upstream: Upstream, status: int
 ) -> None:
-    shelf.put("/end/", b"page")
-    shelf.put("/middle", redirect("end/", status))
-    answer = await get(upstream, shelf.put("/start", redirect(f"{shelf.other_url}middle", status)))
-    assert (answer.url, answer.body) == (f"{shelf.other_url}end/", b"page")
+    file_server.put("/end/", b"page")
+    file_server.put("/middle", redirect("end/", status))
+    answer = await get(upstream, file_server.put("/start", redirect(f"{file_server.other_url}middle", status)))
+    assert (answer.url, answer.body) == (f"{file_server.other_url}end/", b"page")
 
 
 @pytest.mark.parametrize(
     "location",
     ["/loop", "file:///etc/passwd", "ftp://127.0.0.1/x", "http://", "http://[", "http://h:99999/", "data:,x"],
 )
-async def test_bad_redirects_are_refused(shelf: Shelf, upstream: Upstream, location: str) -> None:
-    url = shelf.put("/loop", redirect(location))
+async def test_bad_redirects_are_refused(file_server: FileServer, upstream: Upstream, location: str) -> None:
+    url = file_server.put("/loop", redirect(location))
     with pytest.raises(UpstreamProtocolError):
         await upstream.get(ask(url))
-    assert shelf.count() <= 1 + OPTIONS.redirects
+    assert file_server.count() <= 1 + OPTIONS.redirects
 
 
-async def test_a_redirect_to_nowhere_is_refused(shelf: Shelf, upstream: Upstream) -> None:
+async def test_a_redirect_to_nowhere_is_refused(file_server: FileServer, upstream: Upstream) -> None:
     with pytest.raises(UpstreamProtocolError, match="nowhere"):
-        await upstream.get(ask(shelf.put("/page", plain(302))))
+        await upstream.get(ask(file_server.put("/page", plain(302))))
 
 
-async def test_https_is_never_left_by_a_redirect_and_ca_file_is_trusted(shelf: Shelf, tmp_path: Path) -> None:
+async def test_https_is_never_left_by_a_redirect_and_ca_file_is_trusted(
+    file_server: FileServer, tmp_path: Path
+) -> None:
     async def handle(request: web.BaseRequest) -> web.Response:
         if request.path == "/page":
             return web.Response(text="safe")
-        return web.Response(status=302, headers={"Location": f"{shelf.url}page"})
+        return web.Response(status=302, headers={"Location": f"{file_server.url}page"})
 
     authority = trustme.CA()
     authority.cert_pem.write_to_path(tmp_path / "ca.pem")
-    shelf.put("/page", b"unsafe")
+    file_server.put("/page", b"unsafe")
     async with secure(authority, handle) as base:
         trusting = Upstream("index", URL(base), msgspec.structs.replace(OPTIONS, ca_file=tmp_path / "ca.pem"))
         assert (await get(trusting, f"{base}page")).body == b"safe"
         with pytest.raises(UpstreamProtocolError, match="from https to http"):
             await trusting.get(ask(f"{base}away"))
-        assert (await get(trusting, shelf.put("/up", redirect(f"{base}page")))).body == b"safe"
-        assert shelf.count(path="/page") == 0
+        assert (await get(trusting, file_server.put("/up", redirect(f"{base}page")))).body == b"safe"
+        assert file_server.count(path="/page") == 0
         strange = Upstream("index", URL(base), OPTIONS)
         with pytest.raises(UpstreamUnavailable, match="ca_file"):
             await strange.get(ask(f"{base}page"))
@@ -456,10 +464,12 @@ async def test_https_is_never_left_by_a_redirect_and_ca_file_is_trusted(shelf: S
             await upstream.close()
 
 
-async def test_a_ca_file_that_cannot_be_read_is_a_mistake_of_the_configuration(shelf: Shelf, tmp_path: Path) -> None:
-    upstream = Upstream("index", URL(shelf.url), UpstreamOptions(ca_file=tmp_path / "nothing.pem"))
+async def test_a_ca_file_that_cannot_be_read_is_a_mistake_of_the_configuration(
+    file_server: FileServer, tmp_path: Path
+) -> None:
+    upstream = Upstream("index", URL(file_server.url), UpstreamOptions(ca_file=tmp_path / "nothing.pem"))
     with pytest.raises(ConfigError, match="ca_file of index"):
-        await upstream.get(ask(shelf.url))
+        await upstream.get(ask(file_server.url))
 
 
 @pytest.mark.parametrize("url", ["file:///etc/passwd", "ftp://h/x", "it.whl", "", "data:,x"])
@@ -472,19 +482,19 @@ async def test_only_web_addresses_are_asked(upstream: Upstream, url: str) -> Non
 # Files and their parts
 
 
-async def test_a_file_is_streamed_as_it_lies_there(shelf: Shelf, upstream: Upstream) -> None:
+async def test_a_file_is_streamed_as_it_lies_there(file_server: FileServer, upstream: Upstream) -> None:
     packed = gzip.compress(b"sdist")
     headers = CIMultiDict({"Content-Encoding": "gzip", "ETag": '"e"', "Last-Modified": LAST_MODIFIED})
-    url = shelf.put("/it.tar.gz", Raw(200, headers, packed))
+    url = file_server.put("/it.tar.gz", Raw(200, headers, packed))
     async with upstream.fetch(URL(url)) as stream:
         assert (stream.status, stream.start, stream.size, stream.validator) == (200, 0, len(packed), '"e"')
         assert stream.modified == 1777975200
         assert b"".join([chunk async for chunk in stream.chunks()]) == packed
-    assert shelf.requests[0].headers["Accept-Encoding"] == "identity"
+    assert file_server.requests[0].headers["Accept-Encoding"] == "identity"
 
 
-async def test_a_file_is_opened_from_the_middle(shelf: Shelf, upstream: Upstream) -> None:
-    url = URL(shelf.put("/it.whl", b"0123456789"))
+async def test_a_file_is_opened_from_the_middle(file_server: FileServer, upstream: Upstream) -> None:
+    url = URL(file_server.put("/it.whl", b"0123456789"))
     async with upstream.fetch(url, start=7) as stream:
         assert (stream.status, stream.start, stream.size) == (206, 7, 10)
         assert [chunk async for chunk in stream.chunks()] == [b"789"]
@@ -497,40 +507,40 @@ async def test_a_file_is_opened_from_the_middle(shelf: Shelf, upstream: Upstream
             pass
 
 
-async def test_a_weak_etag_is_no_validator_for_a_range(shelf: Shelf, upstream: Upstream) -> None:
-    url = shelf.put("/it.whl", b"0123456789")
-    shelf.inject("*", Headers({"ETag": 'W/"weak"'}))
+async def test_a_weak_etag_is_no_validator_for_a_range(file_server: FileServer, upstream: Upstream) -> None:
+    url = file_server.put("/it.whl", b"0123456789")
+    file_server.inject("*", Headers({"ETag": 'W/"weak"'}))
     async with upstream.fetch(URL(url)) as stream:
         assert stream.validator == LAST_MODIFIED
 
 
-async def test_a_part_that_does_not_say_which_is_refused(shelf: Shelf, upstream: Upstream) -> None:
-    url = shelf.put("/it.whl", b"0123456789")
+async def test_a_part_that_does_not_say_which_is_refused(file_server: FileServer, upstream: Upstream) -> None:
+    url = file_server.put("/it.whl", b"0123456789")
     for value in (None, "bytes */10", "bytes 1-x/10", "10 pages"):
-        shelf.inject("*", Headers({"Content-Range": value}), times=1)
+        file_server.inject("*", Headers({"Content-Range": value}), times=1)
         with pytest.raises(UpstreamProtocolError):
             async with upstream.fetch(URL(url), start=5):
                 pass
 
 
-async def test_a_file_waits_for_its_turn_and_pages_do_not_wait_behind_it(shelf: Shelf) -> None:
-    upstream = Upstream("index", URL(shelf.url), msgspec.structs.replace(OPTIONS, connections=1))
-    url = URL(shelf.put("/it.whl", noise(2_000_000)))
+async def test_a_file_waits_for_its_turn_and_pages_do_not_wait_behind_it(file_server: FileServer) -> None:
+    upstream = Upstream("index", URL(file_server.url), msgspec.structs.replace(OPTIONS, connections=1))
+    url = URL(file_server.put("/it.whl", noise(2_000_000)))
     async with upstream.fetch(url):
         with pytest.raises(TimeoutError):
             async with asyncio.timeout(0.05), upstream.fetch(url):
                 pass
-        assert (await get(upstream, shelf.put("/page", b"page"))).body == b"page"
-        assert await content(await upstream.open_ranges(shelf.file(noise(100_000))), 0, 9) == noise(100_000)[:9]
+        assert (await get(upstream, file_server.put("/page", b"page"))).body == b"page"
+        assert await content(await upstream.open_ranges(file_server.file(noise(100_000))), 0, 9) == noise(100_000)[:9]
     async with upstream.fetch(url):
         pass
     await upstream.close()
 
 
 @pytest.mark.parametrize("sized", [True, False])
-async def test_a_remote_file_is_read_by_ranges(shelf: Shelf, upstream: Upstream, sized: bool) -> None:
+async def test_a_remote_file_is_read_by_ranges(file_server: FileServer, upstream: Upstream, sized: bool) -> None:
     data = noise(5_000_000)
-    body = await upstream.open_ranges(shelf.file(data, sized=sized))
+    body = await upstream.open_ranges(file_server.file(data, sized=sized))
     assert body.size == len(data)
     size = len(data)
     spans = [
@@ -543,56 +553,60 @@ async def test_a_remote_file_is_read_by_ranges(shelf: Shelf, upstream: Upstream,
     ]
     for start, stop in spans:
         assert await content(body, start, stop) == data[start:stop]
-    assert shelf.bytes_sent() < 2 * TAIL_BYTES
-    assert shelf.count() == 4
+    assert file_server.bytes_sent() < 2 * TAIL_BYTES
+    assert file_server.count() == 4
 
 
-async def test_a_small_remote_file_is_one_request(shelf: Shelf, upstream: Upstream) -> None:
-    body = await upstream.open_ranges(shelf.file(b"tiny", sized=False))
+async def test_a_small_remote_file_is_one_request(file_server: FileServer, upstream: Upstream) -> None:
+    body = await upstream.open_ranges(file_server.file(b"tiny", sized=False))
     assert await content(body) == b"tiny"
     assert await content(body, 1, 3) == b"in"
-    assert shelf.count() == 1
+    assert file_server.count() == 1
 
 
 @pytest.mark.parametrize(
     "fault", [IgnoreRange(), GzipDespiteRange(status=200), Headers({"Content-Range": "bytes 0-9/*"})]
 )
 async def test_an_upstream_without_ranges_is_not_downloaded_for_them(
-    shelf: Shelf, upstream: Upstream, fault: IgnoreRange
+    file_server: FileServer, upstream: Upstream, fault: IgnoreRange
 ) -> None:
-    file = shelf.file(noise(20_000_000))
-    shelf.inject("*", fault)
+    file = file_server.file(noise(20_000_000))
+    file_server.inject("*", fault)
     with pytest.raises(UpstreamError):
         await upstream.open_ranges(file)
     assert upstream.status().bytes < 1_000_000
-    assert shelf.bytes_sent() < 15_000_000
+    assert file_server.bytes_sent() < 15_000_000
 
 
-async def test_a_remote_file_that_changes_while_it_is_read_is_an_error(shelf: Shelf, upstream: Upstream) -> None:
-    file = shelf.file(noise(1_000_000))
+async def test_a_remote_file_that_changes_while_it_is_read_is_an_error(
+    file_server: FileServer, upstream: Upstream
+) -> None:
+    file = file_server.file(noise(1_000_000))
     body = await upstream.open_ranges(file)
-    shelf.file(noise(1_000_000, "other"))
+    file_server.file(noise(1_000_000, "other"))
     with pytest.raises(UpstreamProtocolError, match="changed"):
         await content(body, 0, 100)
 
 
-async def test_a_remote_file_of_another_size_than_promised_is_an_error(shelf: Shelf, upstream: Upstream) -> None:
-    file = shelf.file(noise(1_000_000))
-    shelf.file(noise(1_000_001))
+async def test_a_remote_file_of_another_size_than_promised_is_an_error(
+    file_server: FileServer, upstream: Upstream
+) -> None:
+    file = file_server.file(noise(1_000_000))
+    file_server.file(noise(1_000_001))
     with pytest.raises(UpstreamProtocolError):
         await upstream.open_ranges(file)
 
 
-async def test_a_remote_file_that_is_not_there_is_not_found(upstream: Upstream, shelf: Shelf) -> None:
+async def test_a_remote_file_that_is_not_there_is_not_found(upstream: Upstream, file_server: FileServer) -> None:
     with pytest.raises(NotFound):
-        await upstream.open_ranges(File(filename="no.whl", version="1", url=f"{shelf.url}no.whl"))
+        await upstream.open_ranges(File(filename="no.whl", version="1", url=f"{file_server.url}no.whl"))
 
 
-async def test_state_counts_what_was_asked_and_came(shelf: Shelf, upstream: Upstream) -> None:
-    await get(upstream, shelf.put("/page", b"12345"))
+async def test_state_counts_what_was_asked_and_came(file_server: FileServer, upstream: Upstream) -> None:
+    await get(upstream, file_server.put("/page", b"12345"))
     with pytest.raises(UpstreamUnavailable):
-        await upstream.get(ask(shelf.put("/bad", plain(500))))
+        await upstream.get(ask(file_server.put("/bad", plain(500))))
     state = upstream.status()
-    assert (state.name, state.url, state.requests, state.errors, state.bytes) == ("index", shelf.url, 2, 1, 5)
+    assert (state.name, state.url, state.requests, state.errors, state.bytes) == ("index", file_server.url, 2, 1, 5)
     assert state.last_error == "127.0.0.1 answered 500."
     assert state.seconds > 0

@@ -344,7 +344,7 @@ async def test_what_was_never_asked_for_turns_over_once_and_for_all(two: Two) ->
 
 
 async def test_a_bundle_that_is_announced_is_waited_for(two: Two, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("mirror.index.journal.LOOK", 3600)
+    monkeypatch.setattr("mirror.index.journal.LOOK_SECONDS", 3600)
     told = asyncio.Event()
 
     async def taken_in() -> None:

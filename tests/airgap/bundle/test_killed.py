@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from mirror.index.journal import LOOK
+from mirror.index.journal import LOOK_SECONDS
 from tests.airgap.bundle.nodes import Node, pages, trusting
 from tests.builders import gem, wheel
 from tests.serving import Client, serving, spawned
@@ -57,7 +57,7 @@ async def test_killed_ten_times_it_leaves_the_old_state_until_the_new_one_is_who
             while blobs(b) < before + moment and process.returncode is None:  # noqa: ASYNC110
                 await asyncio.sleep(0.001)
             if moment == coming:
-                await asyncio.sleep(LOOK + 0.01 * killed)  # just about when it makes everything visible
+                await asyncio.sleep(LOOK_SECONDS + 0.01 * killed)  # just about when it makes everything visible
             if process.returncode is None:
                 process.send_signal(signal.SIGKILL)
             await process.wait()

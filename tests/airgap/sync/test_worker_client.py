@@ -17,7 +17,7 @@ from mirror.airgap.sync.workers.client import FAILURES_IN_A_ROW, SmallFileClient
 from mirror.airgap.sync.workers.messages import WorkerUpstream
 from mirror.errors import UpstreamProtocolError, UpstreamUnavailable
 from mirror.runtime import event_loops
-from tests.shelf import LAST_MODIFIED, Shelf, secure
+from tests.file_server import LAST_MODIFIED, FileServer, secure
 from tests.simulator import Chunked, Cut, Status
 from tests.simulator.wire import redirect
 
@@ -93,8 +93,8 @@ def whole(body: bytes, head: str = "") -> bytes:
 
 
 @pytest.fixture
-async def shelf() -> AsyncIterator[Shelf]:
-    async with Shelf() as running:
+async def file_server() -> AsyncIterator[FileServer]:
+    async with FileServer() as running:
         yield running
 
 
@@ -141,10 +141,10 @@ async def test_answers_are_read_as_http_allows_them(answer: bytes, body: bytes) 
         assert served.connections == 1
 
 
-async def test_an_answer_in_several_packets_is_put_together(shelf: Shelf) -> None:
-    url = shelf.put("/files/it", b"x" * 50_000)
-    shelf.inject("/files/it", Chunked())
-    client = reaching(shelf.url)
+async def test_an_answer_in_several_packets_is_put_together(file_server: FileServer) -> None:
+    url = file_server.put("/files/it", b"x" * 50_000)
+    file_server.inject("/files/it", Chunked())
+    client = reaching(file_server.url)
     assert await fetched(client, url, 50_000) == b"x" * 50_000
     client.close()
 
@@ -241,38 +241,38 @@ async def test_a_head_without_end_is_not_read_to_its_end() -> None:
             await fetched(client, url)
 
 
-async def test_statuses_other_than_200_are_errors(shelf: Shelf) -> None:
-    url = shelf.put("/files/it", b"it")
-    client = reaching(shelf.url)
+async def test_statuses_other_than_200_are_errors(file_server: FileServer) -> None:
+    url = file_server.put("/files/it", b"it")
+    client = reaching(file_server.url)
     for _ in range(FAILURES_IN_A_ROW + 1):
         with pytest.raises(UpstreamUnavailable, match="answered 404"):
-            await fetched(client, f"{shelf.url}nothing")
+            await fetched(client, f"{file_server.url}nothing")
     assert await fetched(client, url) == b"it"
-    shelf.inject("/files/it", Status(503))
-    shelf.forget()
+    file_server.inject("/files/it", Status(503))
+    file_server.forget()
     for _ in range(FAILURES_IN_A_ROW + 1):
         with pytest.raises(UpstreamUnavailable):
             await fetched(client, url)
-    assert shelf.count() == FAILURES_IN_A_ROW
+    assert file_server.count() == FAILURES_IN_A_ROW
     client.close()
 
 
-async def test_redirects_are_followed(shelf: Shelf) -> None:
-    shelf.put("/there", b"it")
-    url = shelf.put("/files/it", redirect(f"{shelf.url}there"))
-    around = shelf.put("/around", redirect(f"{shelf.url}around"))
-    client = reaching(shelf.url)
+async def test_redirects_are_followed(file_server: FileServer) -> None:
+    file_server.put("/there", b"it")
+    url = file_server.put("/files/it", redirect(f"{file_server.url}there"))
+    around = file_server.put("/around", redirect(f"{file_server.url}around"))
+    client = reaching(file_server.url)
     assert await fetched(client, url, 2) == b"it"
-    assert shelf.count() == 2
+    assert file_server.count() == 2
     with pytest.raises(UpstreamProtocolError, match="too often"):
         await fetched(client, around)
     client.close()
 
 
-async def test_a_file_that_is_cut_is_an_error(shelf: Shelf) -> None:
-    url = shelf.put("/files/it", b"x" * 5000)
-    shelf.inject("/files/it", Cut(100), times=1)
-    client = reaching(shelf.url)
+async def test_a_file_that_is_cut_is_an_error(file_server: FileServer) -> None:
+    url = file_server.put("/files/it", b"x" * 5000)
+    file_server.inject("/files/it", Cut(100), times=1)
+    client = reaching(file_server.url)
     with pytest.raises(UpstreamUnavailable):
         await fetched(client, url)
     assert await fetched(client, url) == b"x" * 5000
@@ -304,16 +304,16 @@ async def test_a_caller_that_is_cancelled_leaves_no_answer_to_the_next() -> None
         assert await fetched(client, url) == b"1"
 
 
-async def test_credentials_are_for_the_origin_of_the_index_alone(shelf: Shelf) -> None:
-    url = shelf.put("/files/it", b"it")
+async def test_credentials_are_for_the_origin_of_the_index_alone(file_server: FileServer) -> None:
+    url = file_server.put("/files/it", b"it")
     async with wire(lambda connection, asked: whole(b"ab")) as (served, _, elsewhere):
-        client = reaching(shelf.url, authorization="Basic secret")
-        away = shelf.put("/files/away", redirect(str(elsewhere)))
+        client = reaching(file_server.url, authorization="Basic secret")
+        away = file_server.put("/files/away", redirect(str(elsewhere)))
         assert await fetched(client, url) == b"it"
         assert await fetched(client, away) == b"ab"
         assert await fetched(client, elsewhere.with_user("ann").with_password("known")) == b"ab"
         client.close()
-        assert [request.headers["Authorization"] for request in shelf.requests] == ["Basic secret"] * 2
+        assert [request.headers["Authorization"] for request in file_server.requests] == ["Basic secret"] * 2
         assert b"uthorization" not in b"".join(served.requests)
         assert b"known" not in b"".join(served.requests)
 

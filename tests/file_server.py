@@ -1,4 +1,4 @@
-"""An upstream of any things under any paths, with all faults of the simulator: for code that knows no format."""
+"""An upstream that serves any files at any paths, with all faults of the simulator: for code that knows no format."""
 
 import hashlib
 import ssl
@@ -10,24 +10,24 @@ import trustme
 from aiohttp import web
 
 from mirror.model import File
-from tests.simulator import Answer, Request, Simulator
-from tests.simulator.wire import Thing, answer, plain
+from tests.simulator import Request, SimulatedResponse, Simulator
+from tests.simulator.wire import Representation, answer, plain
 
 LAST_MODIFIED = "Tue, 05 May 2026 10:00:00 GMT"
 
 
-class Shelf(Simulator):
+class FileServer(Simulator):
     """`put` things and fixed answers; everything else is 404."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.things: dict[str, Thing | Answer] = {}
+        self.things: dict[str, Representation | SimulatedResponse] = {}
 
-    def put(self, path: str, thing: bytes | Thing | Answer) -> str:
+    def put(self, path: str, thing: bytes | Representation | SimulatedResponse) -> str:
         """Serve it there (bytes get a strong ETag and a date); returns its URL."""
         if isinstance(thing, bytes):
             etag = f'"{hashlib.md5(thing).hexdigest()}"'
-            thing = Thing(thing, "application/octet-stream", etag=etag, last_modified=LAST_MODIFIED)
+            thing = Representation(thing, "application/octet-stream", etag=etag, last_modified=LAST_MODIFIED)
         self.things[path] = thing
         return self.url + path.removeprefix("/")
 
@@ -42,15 +42,15 @@ class Shelf(Simulator):
         size = len(content) if sized else None
         return File(filename=filename, version="1", digests=digests, url=url, size=size, uploaded=uploaded, source="s")
 
-    def _answer(self, request: Request) -> Answer:
+    def _answer(self, request: Request) -> SimulatedResponse:
         refused = super()._answer(request)
         if refused.status in (401, 405):
             return refused
         thing = self.things.get(request.path)
         if thing is None:
             return plain(404, "Not found.\n")
-        if isinstance(thing, Answer):
-            return Answer(thing.status, thing.headers.copy(), thing.body, whole=thing.whole)
+        if isinstance(thing, SimulatedResponse):
+            return SimulatedResponse(thing.status, thing.headers.copy(), thing.body, whole=thing.whole)
         return answer(request, thing)
 
 
