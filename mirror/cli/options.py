@@ -12,7 +12,8 @@ from typing import IO, TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import click
 
-from mirror.config import Settings, load
+from mirror.config import Settings
+from mirror.config import load as load_settings
 from mirror.config.values import size
 from mirror.errors import Invalid
 
@@ -25,6 +26,7 @@ T = TypeVar("T")
 INPUT_SUFFIXES = (".txt", ".in", ".lock", ".toml", ".locked")
 """Endings of an argument that means a file, also when there is no such file."""
 TOKEN_BYTES = 4096
+"""How much of a token file is read."""
 
 repository_option = click.option("--repository", metavar="NAME", help="The repository; needed where several fit.")
 
@@ -50,7 +52,7 @@ class SettingsOptions(NamedTuple):
 
     def read(self, check: Callable[[Settings], object] = lambda settings: None) -> Settings:
         """Return the settings. Raises ConfigError."""
-        return load(self.config, {"data_dir": self.data_dir} if self.data_dir else None, check)
+        return load_settings(self.config, {"data_dir": self.data_dir} if self.data_dir else None, check)
 
     def load(self) -> Settings:
         """Return the settings, and log as they say. Raises ConfigError."""
