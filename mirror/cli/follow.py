@@ -118,7 +118,7 @@ async def _follow(
     followers: list[Follower] = []
     async with _follow_target(settings) as (mirror, applier):
         for name, upstream in upstreams:
-            source = next(one for one in mirror.cached[name] if one.upstream.url == upstream.url)
+            source = next(one for one in mirror.cached_upstreams[name] if one.upstream.url == upstream.url)
             remote = remote_of(mirror, name, source)
             if repository is None or (await remote.position()).repository == repository:
                 one = follower(mirror, name, source, applier(name, source), projects, remote)

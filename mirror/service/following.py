@@ -23,7 +23,7 @@ class LocalApplier:
 
     def __init__(self, mirror: Mirror, repository: str, upstream: URL) -> None:
         self._repository = mirror.repositories[repository]
-        self._published = mirror.published.get(repository)
+        self._published = mirror.published_indexes.get(repository)
         self._holdings = holdings(mirror)
         self._upstream = upstream
 
@@ -61,7 +61,7 @@ def followed(mirror: Mirror) -> list[tuple[str, CachedUpstream, UpstreamSettings
     return [
         (name, source, settings)
         for name, repository in mirror.settings.repositories.items()
-        for source, settings in zip(mirror.cached[name], repository.upstreams, strict=True)
+        for source, settings in zip(mirror.cached_upstreams[name], repository.upstreams, strict=True)
         if settings.follow
     ]
 

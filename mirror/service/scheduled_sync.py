@@ -62,7 +62,7 @@ async def local_fetcher(
         mirror.repositories, worker_config(mirror), mirror.catalog.files, mirror.journal, slots, connections,
         mirror.clock, pool,
     )  # fmt: skip
-    indexes = {name: partial(published.current, Freshness.NOW) for name, published in mirror.published.items()}
+    indexes = {name: partial(published.current, Freshness.NOW) for name, published in mirror.published_indexes.items()}
     async with bulk.open():
         yield LocalFetcher(mirror.repositories, indexes, holdings(mirror), bulk, slots)
 
@@ -90,13 +90,13 @@ def worker_config(mirror: Mirror) -> WorkerConfig:
 
 def read_only_fetcher(mirror: Mirror) -> ReadOnlyFetcher:
     """Return the fetcher of a mirror that is offline: what is not stored is reported as missing."""
-    indexes = {name: partial(_list_is_held, mirror, name) for name in mirror.published}
+    indexes = {name: partial(_list_is_held, mirror, name) for name in mirror.published_indexes}
     return ReadOnlyFetcher(mirror.repositories, indexes)
 
 
 async def _list_is_held(mirror: Mirror, repository: str) -> None:
     """Raise Offline when no upstream's list of gems is stored, without which clients see no gem at all."""
-    followed = mirror.published[repository].upstreams
+    followed = mirror.published_indexes[repository].upstreams
     for one in followed:
         await one.open()
     if followed and all(one.map is None for one in followed):

@@ -1,13 +1,12 @@
 """The composition root: the only module that names the concrete classes together.
 
-`Mirror.open` makes everything from the settings. Listening, and the life of the
-process, are in `mirror.service.process`.
+`Mirror.open` makes everything from the settings. Listening and the life of the process are in `mirror.service.process`.
 """
 
 import asyncio
 import logging
-from collections.abc import Callable, Coroutine, Sequence
-from typing import Self
+from collections.abc import Coroutine, Sequence
+from contextlib import AsyncExitStack
 
 from aiohttp import web
 
@@ -43,11 +42,9 @@ from mirror.rubygems.log.upstream_index import UpstreamIndex
 from mirror.server.middleware import request_middleware
 from mirror.server.pages import PageCache
 from mirror.server.proxies import TrustedProxies
+from mirror.service.activity import Activity
 from mirror.service.ecosystems import ECOSYSTEMS
 from mirror.service.store import Store
-from mirror.telemetry.metrics import Metrics
-from mirror.telemetry.statistics import Statistics
-from mirror.transfer import Transfers
 from mirror.upstream import Credentials, Upstream, UpstreamOptions
 from mirror.web.projects import BrowsableRepository, KnownNames, stored_names
 from mirror.web.routes import WebPages
@@ -55,23 +52,8 @@ from mirror.web.routes import WebPages
 logger = logging.getLogger(__name__)
 
 
-class Activity:
-    """What this process does and has counted, whatever its settings become: transfers, metrics and statistics."""
-
-    def __init__(self, store: Store) -> None:
-        self.transfers = Transfers(store.blobs)
-        self.metrics = Metrics(__version__)
-        self.statistics = Statistics(store.catalog, self.metrics)
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(self, *exc: object) -> None:
-        await self.statistics.flush()
-
-
 class Mirror:
-    """Everything that is made from the settings, over a store. Another one may follow it, with other settings."""
+    """Everything that is made from the settings, over a store. Another one may replace it, with other settings."""
 
     def __init__(self, settings: Settings, store: Store, activity: Activity) -> None:
         """Raises Misconfigured."""
@@ -91,21 +73,22 @@ class Mirror:
         self.statistics = activity.statistics
         self.records = store.records
         self.memory = MemoryBudget(settings.pages.memory)
-        self.answers = PageCache(self.memory)
+        self.page_cache = PageCache(self.memory)
         self.upstreams: dict[str, Upstream] = {}
-        self.cached: dict[str, list[CachedUpstream]] = {}
-        """What each repository has from upstreams, by the repository's name."""
+        self.cached_upstreams: dict[str, list[CachedUpstream]] = {}
+        """The upstreams of each repository with what they answered, by the repository's name."""
         self.repositories: dict[str, Repository] = {}
-        self.writers = publishers(settings, store)
+        self.publishers = publishers(settings, store)
         """What changes the uploads of a repository, by the repository's name."""
-        self.published: dict[str, PublishedIndex] = {}
+        self.published_indexes: dict[str, PublishedIndex] = {}
         """The gem index that a repository publishes, by the repository's name."""
-        self.followed: dict[str, UpstreamIndex] = {}
+        self.upstream_indexes: dict[str, UpstreamIndex] = {}
         """What each RubyGems upstream lists, once for all repositories."""
         self.feed_api: FeedApi | None = None
-        """What tells those who follow this mirror, once it answers."""
-        self._running: set[asyncio.Task[None]] = set()
-        self._stop_listening: list[Callable[[], None]] = []
+        """What reports to the mirrors that follow this one, once it answers."""
+        self._open = AsyncExitStack()
+        """What is open, to be closed in reverse."""
+        self._tasks: set[asyncio.Task[None]] = set()
         self.guard = Guard(
             self.catalog.accounts,
             rules_of(
@@ -115,6 +98,8 @@ class Mirror:
             users=users_of(settings.auth),
             tokens=tokens_of(settings.auth),
         )
+        self._open.push_async_callback(self.guard.close)
+        self._open.push_async_callback(self.page_cache.close)
         self.audit = AuditTrail(self.guard.identify, self.catalog.removed, store.clock)
         self.proxies = TrustedProxies(settings.proxies.trusted, settings.proxies.standard)
         self.state = MirrorState(
@@ -124,58 +109,60 @@ class Mirror:
             self.transfers,
             self.statistics,
             self.metrics,
-            self.cached,
+            self.cached_upstreams,
             store.clock,
         )
 
     async def open(self) -> None:
-        """Make the repositories. Changes nothing in the store, and listens to nothing yet. Raises ConfigError."""
+        """Make the repositories, changing nothing in the store. Raises ConfigError."""
         await self.policies.open()
         self.policies.changed.append(self._policy_changed)
         for name, settings in self.settings.repositories.items():
             self.repositories[name] = self._repository(name, settings)
-        self.pages = self._pages_for_people()
+        self.pages = self._web_pages()
+        self._open.push_async_callback(self.pages.close)
 
     async def start(self) -> None:
-        """Begin to work: from here on this mirror, and no other one over the same store, writes."""
+        """Begin to write; no other mirror of this process does from here on."""
+        self._open.push_async_callback(self._cancel_tasks)
         await record_uploads(self.catalog, self.records)
-        for writer in self.writers.values():
+        for writer in self.publishers.values():
             if self.database.renewed or await writer.lost():
                 await writer.rebuild()
-        for name, published in self.published.items():
+        for name, published in self.published_indexes.items():
             published.open()
             await self._show_uploads(name, published)
 
     async def _show_uploads(self, name: str, published: PublishedIndex) -> None:
-        """Let a gem index say what is uploaded: before a push is answered, and soon for what another process does."""
-        writer, uploads = self.writers[name], self.repositories[name].sources[0]
+        """Let a gem index list uploads: before a push is answered, and soon after another process has changed them."""
+        writer, uploads = self.publishers[name], self.repositories[name].sources[0]
 
-        async def everything() -> None:
+        async def show_all() -> None:
             await published.show((await (await uploads.names()).load()).serials)
 
-        def heard(source: str, project: str) -> None:
+        def changed(source: str, project: str) -> None:
             if source == uploads.name:
-                self._behind(published.show([project]))
+                self._start(published.show([project]))
 
         async def show(project: str) -> None:
             await published.show([project])
 
         writer.published = show
-        self._stop_listening.append(self.journal.listen(heard, own=(writer,)))
+        self._open.callback(self.journal.listen(changed, own=(writer,)))
         if await published.begins_anew():
-            await everything()
+            await show_all()
         else:
-            self._behind(everything())  # a crash may have come between an upload and the index
+            self._start(show_all())  # a crash may have come between an upload and the index
 
-    def _behind(self, work: Coroutine[None, None, None]) -> None:
+    def _start(self, work: Coroutine[None, None, None]) -> None:
         task = asyncio.create_task(work)
-        self._running.add(task)
+        self._tasks.add(task)
         task.add_done_callback(self._ended)
 
     def _ended(self, task: asyncio.Task[None]) -> None:
-        self._running.discard(task)
+        self._tasks.discard(task)
         if not task.cancelled() and (error := task.exception()):
-            logger.error("work behind the requests failed: %s", error, exc_info=error)
+            logger.error("uploads could not be shown in the gem index: %s", error, exc_info=error)
 
     async def mend(self, held: HeldFile) -> None:
         """Fetch a held file or sidecar again, from where it came. Raises MirrorError."""
@@ -187,13 +174,15 @@ class Mirror:
 
     async def rebuild(self) -> None:
         """Make the uploads again in a catalog that has been replaced."""
-        for writer in self.writers.values():
+        for writer in self.publishers.values():
             await writer.rebuild()
 
     def _repository(self, name: str, settings: RepositorySettings) -> Repository:
         ecosystem = ECOSYSTEMS[settings.format]
         format, versions = ecosystem.format, ecosystem.versions
-        sources = self.cached[name] = [self._source(format, name, upstream) for upstream in settings.upstreams]
+        sources = self.cached_upstreams[name] = [
+            self._source(format, name, upstream) for upstream in settings.upstreams
+        ]
         repository = Repository(
             name,
             format,
@@ -207,17 +196,21 @@ class Mirror:
             memory=self.memory,
             clock=self.clock,
         )
+        self._open.push_async_callback(repository.close)
         if ecosystem.log_path is not None:
-            self.published[name] = self._publish(repository, sources, settings)
+            published = self.published_indexes[name] = self._publish(repository, sources, settings)
+            self._open.push_async_callback(published.close)
         return repository
 
     def _publish(
         self, repository: Repository, sources: Sequence[CachedUpstream], settings: RepositorySettings
     ) -> PublishedIndex:
-        followed = []
+        followed: list[UpstreamIndex] = []
         for source in sources:
             key = self._key(source.upstream)
-            one = self.followed.setdefault(key, UpstreamIndex(source.upstream, key, self.catalog.logs, self.clock))
+            one = self.upstream_indexes.setdefault(
+                key, UpstreamIndex(source.upstream, key, self.catalog.logs, self.clock)
+            )
             one.guide(source)
             followed.append(one)
         return PublishedIndex(
@@ -232,7 +225,7 @@ class Mirror:
 
     def _policy_changed(self, name: str, policy: Policy) -> None:
         self.repositories[name].set_policy(policy)
-        if published := self.published.get(name):
+        if published := self.published_indexes.get(name):
             published.policy_changed()
 
     def _key(self, upstream: Upstream) -> str:
@@ -242,6 +235,7 @@ class Mirror:
         key = f"{settings.url} {settings.username}"
         if key not in self.upstreams:
             self.upstreams[key] = Upstream(settings.name, settings.url, self._options(settings))
+            self._open.push_async_callback(self.upstreams[key].close)
         return CachedUpstream(
             format,
             self.upstreams[key],
@@ -278,23 +272,23 @@ class Mirror:
         )
 
     def application(self) -> web.Application:
-        """The routes of all repositories, and our own below `/-/`."""
+        """Return the routes of all repositories, and our own below `/-/`."""
         middlewares = [request_middleware(self.proxies, self.audit)]
         app = web.Application(middlewares=middlewares, client_max_size=1 << 20)
         for name, repository in self.repositories.items():
             mount = self.settings.repositories[name].mount
-            if name in self.published:
+            if name in self.published_indexes:
                 routes = mirror.rubygems.routes.Routes(
-                    repository, self.published[name], self.answers, self.guard.read_access(name), mount
+                    repository, self.published_indexes[name], self.page_cache, self.guard.read_access(name), mount
                 ).table()
             else:
                 routes = mirror.pypi.routes.Routes(
-                    repository, self.answers, self.guard.read_access(name), mount
+                    repository, self.page_cache, self.guard.read_access(name), mount
                 ).table()
             app.add_routes(routes)
             app.add_routes(self._uploading(name, mount))
-        app.add_routes(UploadsApi(self.writers, self.catalog.uploads, self.guard).table())
-        app.add_routes(MonitoringApi(self.state, self._may_know).table())
+        app.add_routes(UploadsApi(self.publishers, self.catalog.uploads, self.guard).table())
+        app.add_routes(MonitoringApi(self.state, self._may_read_all).table())
         app.add_routes(self._feeding(app).table())
         app.add_routes(ExplainApi(self.repositories, self.guard, self.catalog.files, self.clock).table())
         app.add_routes(self.pages.table())
@@ -304,7 +298,7 @@ class Mirror:
         feed_api = self.feed_api = FeedApi(
             self.repositories,
             {ECOSYSTEMS[one.format].index_at(one.mount): name for name, one in self.settings.repositories.items()},
-            {name: published.show for name, published in self.published.items()},
+            {name: published.show for name, published in self.published_indexes.items()},
             self.guard,
             self.journal,
             self.catalog.contents,
@@ -316,7 +310,7 @@ class Mirror:
         app.on_shutdown.append(end)
         return feed_api
 
-    def _pages_for_people(self) -> WebPages:
+    def _web_pages(self) -> WebPages:
         auth = self.settings.auth
         return WebPages(
             repositories={name: self._browsable(name, repository) for name, repository in self.repositories.items()},
@@ -332,7 +326,7 @@ class Mirror:
 
     def _browsable(self, name: str, repository: Repository) -> BrowsableRepository:
         settings = self.settings.repositories[name]
-        published = self.published.get(name)
+        published = self.published_indexes.get(name)
         ecosystem = ECOSYSTEMS[settings.format]
 
         async def names() -> KnownNames:
@@ -351,19 +345,15 @@ class Mirror:
         )
 
     def _uploading(self, name: str, mount: str) -> list[web.RouteDef]:
-        writer, directory, limits = self.writers[name], self.blobs.incoming, self.settings.limits
-        if name not in self.published:
+        writer, directory, limits = self.publishers[name], self.blobs.incoming, self.settings.limits
+        if name not in self.published_indexes:
             return mirror.pypi.upload.UploadRoutes(writer, self.guard, directory, limits, mount).table()
         return mirror.rubygems.upload.UploadRoutes(
             writer, self.repositories[name], self.guard, self.catalog.accounts, directory, limits, mount
         ).table()
 
-    async def status(self) -> dict[str, object]:
-        """What is held, what it saved, and how the upstreams do: for `mirror status`."""
-        return await self.state.status()
-
-    async def _may_know(self, request: web.Request) -> bool:
-        """Whether who asks may hear names of projects: those who may read all that is here."""
+    async def _may_read_all(self, request: web.Request) -> bool:
+        """Return whether the client may read all that is here, and so see any project's name."""
         if all(self.guard.read_access(name).open for name in self.repositories):
             return True
         try:
@@ -373,41 +363,31 @@ class Mirror:
         return all(self.guard.scope(identity, "read", name).everything for name in self.repositories)
 
     async def retire(self) -> None:
-        """Write nothing more into the logs that another mirror over the same store goes on with; serve as before."""
+        """Stop writing the logs that another mirror of this process goes on with; answer as before."""
         if self.feed_api is not None:
             self.feed_api.end()
-        for published in self.published.values():
+        for published in self.published_indexes.values():
             await published.retire()
-        for followed in self.followed.values():
+        for followed in self.upstream_indexes.values():
             await followed.retire()
 
     def resume(self) -> None:
-        """Nobody has followed after all: go on."""
+        """Write again: no other mirror has taken over after all."""
         if self.feed_api is not None:
             self.feed_api.resume()
-        for published in self.published.values():
+        for published in self.published_indexes.values():
             published.resume()
-        for followed in self.followed.values():
+        for followed in self.upstream_indexes.values():
             followed.resume()
 
     async def close(self) -> None:
-        """Let go of all that is not the store's, once the transfers from these upstreams have ended."""
-        for stop in self._stop_listening:
-            stop()
-        self._stop_listening.clear()
-        for task in self._running:
+        """Close all that is not the store's, once the transfers from these upstreams have ended."""
+        await self._open.aclose()
+
+    async def _cancel_tasks(self) -> None:
+        for task in self._tasks:
             task.cancel()
-        await asyncio.gather(*self._running, return_exceptions=True)
-        for published in self.published.values():
-            await published.close()
-        for repository in self.repositories.values():
-            await repository.close()
-        await self.answers.close()
-        for upstream in self.upstreams.values():
-            await upstream.close()
-        if self.repositories:  # opened
-            await self.pages.close()
-        await self.guard.close()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
 
 
 def publishers(settings: Settings, store: Store) -> dict[str, Publisher]:
@@ -421,7 +401,7 @@ def publishers(settings: Settings, store: Store) -> dict[str, Publisher]:
 
 
 def ages(settings: AgesSettings) -> Ages:
-    """The ages of pages, as `freshness` takes them."""
+    """Convert the ages of pages from settings."""
     forever = settings.stale_if_error == float("inf")
     return Ages(
         fresh=settings.fresh,

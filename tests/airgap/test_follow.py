@@ -135,9 +135,9 @@ async def test_yank_unyank_and_delete_reach_the_follower(tmp_path: Path) -> None
             await upload(a, secret, built)
         await holds(b, one, two)
         for act, expected in (
-            (a.mirror.writers["pypi"].yank(one.filename, "broken"), {one.filename: "broken", two.filename: False}),
-            (a.mirror.writers["pypi"].unyank(one.filename), {one.filename: False, two.filename: False}),
-            (a.mirror.writers["pypi"].delete(one.filename), {two.filename: False}),
+            (a.mirror.publishers["pypi"].yank(one.filename, "broken"), {one.filename: "broken", two.filename: False}),
+            (a.mirror.publishers["pypi"].unyank(one.filename), {one.filename: False, two.filename: False}),
+            (a.mirror.publishers["pypi"].delete(one.filename), {two.filename: False}),
         ):
             await act
             await caught_up(b, a)
@@ -215,7 +215,7 @@ async def test_beyond_the_window_it_says_so_and_compares_what_both_hold(
             await holds(b, kept, gone)
             await caught_up(b, a)
         await upload(a, secret, new)
-        await a.mirror.writers["pypi"].delete(gone.filename)
+        await a.mirror.publishers["pypi"].delete(gone.filename)
         await a.mirror.journal.trim(time.time() + 60)
         caplog.clear()
         async with serving(tmp_path / "b", of(a)) as b:

@@ -31,7 +31,7 @@ async def mirror(simulator: Simulator, tmp_path: Path) -> AsyncIterator[Serving]
 
 async def poll(mirror: Serving) -> None:
     """Let the mirror ask upstream what is new, however short ago it last did."""
-    for one in mirror.mirror.followed.values():
+    for one in mirror.mirror.upstream_indexes.values():
         one.asked_at = 0
     await mirror.get("versions", Cache_Control="no-cache")
 
@@ -233,7 +233,7 @@ async def test_who_demands_the_index_of_now_waits_for_the_answer_that_is_on_its_
 ) -> None:
     await poll(mirror)
     simulator.push(gem("newest", "1.0"))
-    for one in mirror.mirror.followed.values():
+    for one in mirror.mirror.upstream_indexes.values():
         one.asked_at = 0
     stalled = simulator.inject("/versions", Stall())
     asking = [asyncio.create_task(mirror.get("versions", Cache_Control="no-cache")) for _ in range(2)]

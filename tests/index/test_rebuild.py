@@ -41,7 +41,7 @@ def hundred() -> list[Built]:
 async def uploaded(mirror: Serving, builts: list[Built]) -> None:
     """Upload all, yank some with reasons, un-yank one, delete others."""
     secret = await make_token(mirror)
-    python, ruby = mirror.mirror.writers["pypi"], mirror.mirror.writers["rubygems"]
+    python, ruby = mirror.mirror.publishers["pypi"], mirror.mirror.publishers["rubygems"]
     for number, built in enumerate(builts):
         if built.filename.endswith(".gem"):
             reply = await push(mirror, secret, built.content)
@@ -178,7 +178,7 @@ async def test_a_rebuild_of_what_is_right_changes_nothing(tmp_path: Path) -> Non
     async with serving(tmp_path / "data", BOTH) as mirror:
         await upload(mirror, await make_token(mirror), wheel("acme", "1.0"))
         serial = mirror.mirror.journal.serial
-        assert (await mirror.mirror.writers["pypi"].rebuild()).uploads == 1
+        assert (await mirror.mirror.publishers["pypi"].rebuild()).uploads == 1
         assert mirror.mirror.journal.serial == serial
 
 
@@ -197,7 +197,7 @@ async def test_records_and_files_that_cannot_be_used_are_named_and_the_rest_is_s
     moved = json.loads((records / f"{builts[3].filename}.json").read_text())
     (records / f"{builts[3].filename}.json").write_text(json.dumps({**moved, "filename": "../../x"}))
     async with serving(data, BOTH) as mirror:
-        rebuilt = await mirror.mirror.writers["pypi"].rebuild()
+        rebuilt = await mirror.mirror.publishers["pypi"].rebuild()
         assert rebuilt.uploads == 1
         assert len(rebuilt.faults) == 4
         files = (await mirror.get("simple/acme/", Accept=JSON)).json()["files"]

@@ -106,8 +106,8 @@ async def test_when_the_last_file_is_deleted_upstreams_project_shows_again(
     simulator.push(gem("acme", "9.0"))
     async with serving(tmp_path / "data", repositories(simulator)) as mirror:
         await add(mirror, mine := wheel("acme", "1.0"), gem("acme", "1.0"))
-        await mirror.mirror.writers["pypi"].delete(mine.filename)
-        await mirror.mirror.writers["rubygems"].delete("acme-1.0.gem")
+        await mirror.mirror.publishers["pypi"].delete(mine.filename)
+        await mirror.mirror.publishers["rubygems"].delete("acme-1.0.gem")
         assert list(await files(mirror)) == [theirs.filename]
         assert await gems(mirror) == ["9.0"]
 
@@ -200,7 +200,7 @@ async def test_of_two_uploads_of_one_name_at_the_same_time_one_is_kept(tmp_path:
 async def test_a_name_taken_by_another_process_is_not_overwritten(tmp_path: Path) -> None:
     first, second = wheel("acme", "1.0"), wheel("acme", "1.0", files={"acme/more.py": b""})
     async with serving(tmp_path / "data", {"pypi": {"format": "pypi", "upstreams": []}}) as mirror:
-        writer = mirror.mirror.writers["pypi"]
+        writer = mirror.mirror.publishers["pypi"]
         await add(mirror, first)
         # As if the catalog did not know of it yet: the record is what decides.
         await mirror.mirror.database.write(("DELETE FROM uploads", ()))
@@ -217,7 +217,7 @@ async def test_a_name_taken_by_another_process_is_not_overwritten(tmp_path: Path
 
 async def test_changes_to_what_is_not_there_are_errors(tmp_path: Path) -> None:
     async with serving(tmp_path / "data", {"pypi": {"format": "pypi", "upstreams": []}}) as mirror:
-        writer = mirror.mirror.writers["pypi"]
+        writer = mirror.mirror.publishers["pypi"]
         for change in (writer.yank, writer.unyank, writer.delete):
             with pytest.raises(UnknownFile):
                 await change("acme-1.0.tar.gz")
@@ -235,7 +235,7 @@ async def test_a_file_that_upstream_has_as_well_keeps_its_bytes_when_ours_is_del
     async with serving(tmp_path / "data", repositories(simulator, pypi={"union": ["*"]})) as mirror:
         await mirror.get(f"packages/acme/{built.filename}")
         await add(mirror, built)
-        await mirror.mirror.writers["pypi"].delete(built.filename)
+        await mirror.mirror.publishers["pypi"].delete(built.filename)
         simulator.forget()
         assert (await mirror.get(f"packages/acme/{built.filename}")).body == built.content
         assert simulator.asked(path="*.whl") == []

@@ -467,7 +467,7 @@ async def test_backups_made_while_files_are_uploaded_and_deleted_are_whole(
     tmp_path: Path, simulator: Simulator
 ) -> None:
     async with serving(tmp_path / "data", repositories(simulator)) as mirror:
-        writer = mirror.mirror.writers["pypi"]
+        writer = mirror.mirror.publishers["pypi"]
 
         async def change() -> None:
             for number in range(30):
@@ -487,7 +487,7 @@ async def test_backups_made_while_files_are_uploaded_and_deleted_are_whole(
         for name in names:
             for entry in (await mirror.get(f"/simple/{name}/", Accept=JSON)).json()["files"]:
                 assert (await mirror.get(urljoin(f"/simple/{name}/", entry["url"]))).status == 200
-        assert (await mirror.mirror.writers["pypi"].rebuild()).faults == ()
+        assert (await mirror.mirror.publishers["pypi"].rebuild()).faults == ()
 
 
 async def test_a_backup_says_which_file_is_lost(tmp_path: Path, simulator: Simulator) -> None:

@@ -106,7 +106,7 @@ async def test_other_bytes_under_the_same_name_are_refused_as_twine_expects(mirr
 async def test_the_name_of_a_deleted_file_is_not_used_again(mirror: Serving, token: str) -> None:
     built = wheel("acme", "1.0")
     await upload(mirror, token, built)
-    await mirror.mirror.writers["pypi"].delete(built.filename)
+    await mirror.mirror.publishers["pypi"].delete(built.filename)
     assert await nothing_is_there(mirror)
     assert (await mirror.get(f"packages/acme/{built.filename}")).status == 404
     for again in (built, wheel("acme", "1.0", files={"acme/more.py": b""})):
@@ -118,7 +118,7 @@ async def test_the_name_of_a_deleted_file_is_not_used_again(mirror: Serving, tok
 async def test_a_yanked_file_says_so_with_its_reason_until_it_is_unyanked(mirror: Serving, token: str) -> None:
     built = wheel("acme", "1.0")
     await upload(mirror, token, built)
-    writer = mirror.mirror.writers["pypi"]
+    writer = mirror.mirror.publishers["pypi"]
     await writer.yank(built.filename, 'broken "<b>"')
     assert (await page(mirror, "acme"))["files"][0]["yanked"] == 'broken "<b>"'
     assert 'data-yanked="broken &quot;&lt;b&gt;&quot;"' in (await mirror.get("simple/acme/")).text

@@ -22,7 +22,7 @@ def upstreams(*simulators: Simulator, **more: Any) -> Mapping[str, Any]:
 
 async def log(mirror: Serving, *, poll: bool = True) -> str:
     """What the mirror publishes, after asking its upstreams."""
-    for one in mirror.mirror.followed.values() if poll else ():
+    for one in mirror.mirror.upstream_indexes.values() if poll else ():
         one.asked_at = 0
     reply = await mirror.get("versions", Cache_Control="no-cache" if poll else "max-age=60")
     assert reply.status == 200
@@ -32,7 +32,7 @@ async def log(mirror: Serving, *, poll: bool = True) -> str:
 
 async def opened(mirror: Serving) -> None:
     """Wait until what was stored has been read; before that, answers come from the stored log alone."""
-    await mirror.mirror.published["rubygems"].writer.opened
+    await mirror.mirror.published_indexes["rubygems"].writer.opened
 
 
 async def shows(index: PublishedIndex, name: str, versions: Sequence[str], page: bytes) -> bytes:
@@ -98,7 +98,7 @@ async def test_what_upstream_appended_before_a_crash_is_published_after_it(
     simulator.push(gem("rack", "3.0"))
     async with serve(tmp_path / "data", upstreams(simulator)) as mirror:
         before = await log(mirror)
-        (followed,) = mirror.mirror.followed.values()
+        (followed,) = mirror.mirror.upstream_indexes.values()
         line = f"tilt 1.0 {'0' * 31}1\n"
         await mirror.mirror.catalog.logs.append(f"upstream {followed.name}", line.encode())
     async with serve(tmp_path / "data", upstreams(simulator), offline=True) as mirror:
@@ -179,7 +179,7 @@ async def test_what_a_page_of_ours_says_is_in_the_log_and_stays_there_over_a_res
     page = b"---\n3.0 |checksum:0\n"
     async with serve(tmp_path / "data", upstreams(simulator)) as mirror:
         first = await log(mirror)
-        ours = mirror.mirror.published["rubygems"]
+        ours = mirror.mirror.published_indexes["rubygems"]
         assert await shows(ours, "rack", ["3.0"], page) == f"rack -3.1 {md5(page)}\n".encode()
         assert await shows(ours, "rack", ["3.0"], page) == b""
         assert await shows(ours, "tilt", [], b"---\n") == f"tilt -1.0 {md5(b'---' + bytes([10]))}\n".encode()
@@ -195,7 +195,7 @@ async def test_what_a_page_of_ours_says_is_in_the_log_and_stays_there_over_a_res
         await simulator.come_back()
         mirror.mirror.upstreams[next(iter(mirror.mirror.upstreams))]._breakers.clear()
         # Looked at again, the pages turn out to be those of upstream.
-        await mirror.mirror.published["rubygems"].show(["rack", "tilt"])
+        await mirror.mirror.published_indexes["rubygems"].show(["rack", "tilt"])
         healed = (await log(mirror)).removeprefix(held).splitlines()
         assert sorted(healed) == [
             f"rack 3.1 {simulator.rubygems.md5('rack')}",
@@ -210,7 +210,7 @@ async def test_a_page_of_ours_is_looked_at_again_when_upstream_changes_the_gem(
     simulator.push(gem("rack", "3.1"))
     async with serve(tmp_path / "data", upstreams(simulator)) as mirror:
         await log(mirror)
-        await shows(mirror.mirror.published["rubygems"], "rack", ["3.0"], b"---\n3.0 |checksum:0\n")
+        await shows(mirror.mirror.published_indexes["rubygems"], "rack", ["3.0"], b"---\n3.0 |checksum:0\n")
         simulator.push(gem("rack", "3.2"))
         await log(mirror)
         assert (await log(mirror)).endswith(f"\nrack 3.1,3.2 {simulator.rubygems.md5('rack')}\n")
@@ -263,7 +263,7 @@ async def test_two_repositories_follow_one_upstream_once(simulator: Simulator, t
         assert "acme-tools" not in (await mirror.get("team/versions")).text
         assert simulator.count("GET", "/versions") == 1
         simulator.push(gem("rack", "3.1"))
-        for one in mirror.mirror.followed.values():
+        for one in mirror.mirror.upstream_indexes.values():
             one.asked_at = 0
         for path in ("versions", "team/versions"):
             reply = await mirror.get(path, Cache_Control="no-cache")

@@ -102,7 +102,7 @@ async def test_unchanged_specs_are_304_by_time_and_by_etag_until_a_gem_comes(
         assert (await mirror.get("specs.4.8.gz", **headers)).status == 304
     assert (await mirror.head("specs.4.8.gz")).headers["Content-Length"] == str(len(first.body))
     simulator.push(gem("rack", "5.0"))
-    for one in mirror.mirror.followed.values():
+    for one in mirror.mirror.upstream_indexes.values():
         one.asked_at = 0
     again = await mirror.get("specs.4.8.gz", If_None_Match=first.headers["ETag"])
     assert again.status == 200

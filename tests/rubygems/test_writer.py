@@ -49,7 +49,7 @@ async def mirror(tmp_path: Path) -> AsyncIterator[Serving]:
 
 
 def index_of(mirror: Serving) -> PublishedIndex:
-    return mirror.mirror.published["rubygems"]
+    return mirror.mirror.published_indexes["rubygems"]
 
 
 def change(name: str, *versions: str) -> PageChange:

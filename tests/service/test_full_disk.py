@@ -144,7 +144,7 @@ async def test_a_gem_index_grows_on_a_full_disk_and_is_persisted_when_there_is_r
         before = (await mirror.get("/versions")).body
         ballast = fill(small_disk)
         simulator.push(second)
-        for followed in mirror.mirror.followed.values():
+        for followed in mirror.mirror.upstream_indexes.values():
             followed.asked_at = 0
         grown = (await mirror.get("/versions", Cache_Control="no-cache")).body
         assert grown.startswith(before)

@@ -314,7 +314,7 @@ async def test_a_mirror_that_cannot_begin_leaves_the_old_one_at_work(
         assert service.mirror is mirror
         assert not (tmp_path / "s").exists()
         simulator.push(gem("rack", "2.0"))
-        for one in mirror.followed.values():
+        for one in mirror.upstream_indexes.values():
             one.asked_at = 0
         async with session.get(f"{service.urls[0]}versions", headers={"Cache-Control": "no-cache"}) as answer:
             assert b"rack 2.0" in await answer.read()
@@ -332,7 +332,7 @@ async def test_the_gem_index_goes_on_growing_over_a_reload(
         after = b""
         async with asyncio.timeout(WAIT):
             while b"rack 2.0" not in after:  # it first reads what is stored
-                for one in service.mirror.followed.values():
+                for one in service.mirror.upstream_indexes.values():
                     one.asked_at = 0
                 async with session.get(f"{service.urls[0]}versions", headers={"Cache-Control": "no-cache"}) as answer:
                     after = await answer.read()

@@ -102,7 +102,7 @@ async def test_what_an_upstream_and_a_token_are_called_is_shown_as_text(mirror: 
         make_mocked_request("GET", "/-/state/"),
         "state.html",
         {
-            "section": "state", "title": "State", "status": await mirror.mirror.status(), "transfers": [moving],
+            "section": "state", "title": "State", "status": await mirror.mirror.state.status(), "transfers": [moving],
             "tokens": [], "source_names": {}, "admin": True, "user": text, "can_sign_in": False, "sees_state": True,
             "query": text[:100], "version": "1", "now": time.time(),
         },
