@@ -42,7 +42,7 @@ VERIFIED_SECONDS = 60.0
 VERIFIED_BYTES = 10 << 20
 """Memory for verified credentials, and as much again for what each may do."""
 VERIFIED_ENTRY_BYTES = 700
-"""What one of either takes."""
+"""Memory for one entry of either."""
 RECHECK_SECONDS = 1.0
 """Seconds between two checks whether accounts have changed."""
 FREE_PER_USER, FREE_PER_ADDRESS = 3, 100
@@ -51,7 +51,7 @@ FREE_PER_USER, FREE_PER_ADDRESS = 3, 100
 _VERBS: Mapping[Right, str] = {"read": "read", "upload": "upload to", "yank": "yank", "admin": "administer"}
 
 
-class _Verified(msgspec.Struct, frozen=True):
+class _VerifiedCredential(msgspec.Struct, frozen=True):
     identity: Identity
     until: float
 
@@ -75,7 +75,7 @@ class Guard:
         self._tokens = {token.sha256: token for token in tokens}
         self._clock = clock
         self._key = os.urandom(32)
-        self._verified: BoundedCache[bytes, _Verified] = BoundedCache(MemoryBudget(VERIFIED_BYTES))
+        self._verified: BoundedCache[bytes, _VerifiedCredential] = BoundedCache(MemoryBudget(VERIFIED_BYTES))
         self._verifying: SingleFlight[bytes, Identity] = SingleFlight()
         self._scopes: BoundedCache[tuple[Identity, Right, str], Scope] = BoundedCache(MemoryBudget(VERIFIED_BYTES))
         self._generation: int | None = None
@@ -126,7 +126,7 @@ class Guard:
             self._verified.put(key, verified, VERIFIED_ENTRY_BYTES)
         return verified.identity
 
-    async def _verify_token(self, secret: str) -> _Verified:
+    async def _verify_token(self, secret: str) -> _VerifiedCredential:
         now, sha256 = self._clock(), digest(secret)
         token = (self._tokens.get(sha256) or await self._accounts.token(sha256)) if is_token(secret) else None
         if token is None or not hmac.compare_digest(token.sha256, sha256):
@@ -137,18 +137,18 @@ class Guard:
             self._record_use(token.name, now)
         until = min(now + VERIFIED_SECONDS, token.expires or float("inf"))
         if not token.owner:
-            return _Verified(Identity(token=token.name, grants=token.grants, limits=token.grants), until)
+            return _VerifiedCredential(Identity(token=token.name, grants=token.grants, limits=token.grants), until)
         user = await self._user(token.owner)
         if user is None:
             raise Unauthorized("The user of this token is no longer there: make a new one.")
-        return _Verified(
+        return _VerifiedCredential(
             Identity(
                 user=user.name, token=token.name, groups=user.groups, grants=user.grants, limits=token.grants
             ),
             until,
         )  # fmt: skip
 
-    async def _verify_password(self, name: str, password: str, address: str) -> _Verified:
+    async def _verify_password(self, name: str, password: str, address: str) -> _VerifiedCredential:
         login, now = f"{address} {name[:100]}", self._clock()
         waits = self._address_throttle.claim(address, now), self._user_throttle.claim(login, now)
         if waits[0] is None or waits[1] is None:
@@ -161,7 +161,9 @@ class Guard:
             raise Unauthorized("The user name or the password is wrong.")
         self._address_throttle.forgive(address)
         self._user_throttle.forget(login)
-        return _Verified(Identity(user=user.name, groups=user.groups, grants=user.grants), now + VERIFIED_SECONDS)
+        return _VerifiedCredential(
+            Identity(user=user.name, groups=user.groups, grants=user.grants), now + VERIFIED_SECONDS
+        )
 
     async def _user(self, name: str) -> User | None:
         return self._users.get(name) or await self._accounts.user(name)
@@ -271,7 +273,7 @@ class ReadAccess:
         self._guard = guard
         self._repository = repository
         self.public = guard.scope(ANONYMOUS, "read", repository)
-        """What everyone may read."""
+        """The projects that everyone may read."""
         self.open = self.public.everything
         """Whether everyone may read everything, so that no client has to be checked."""
 

@@ -33,7 +33,7 @@ Chain = tuple[tuple[tuple[str, ...], bool], ...]
 
 
 class AccessRule(msgspec.Struct, frozen=True, kw_only=True):
-    """Who has which rights on some projects. A right that it does not define is left to later rules."""
+    """The holders of rights on some projects. A right that it does not define is left to later rules."""
 
     repositories: tuple[str, ...] = ALL
     projects: tuple[str, ...] = ALL
@@ -54,7 +54,7 @@ class AccessRules(msgspec.Struct, frozen=True):
 
 
 class Identity(msgspec.Struct, frozen=True, kw_only=True):
-    """Who sends a request."""
+    """The user or token that sends a request."""
 
     user: str = ""
     """The user's name; empty for an anonymous client and for a token without an owner."""
@@ -64,7 +64,7 @@ class Identity(msgspec.Struct, frozen=True, kw_only=True):
     grants: tuple[Grant, ...] = ()
     """Rights that were granted to this user or token."""
     limits: tuple[Grant, ...] | None = None
-    """What a token is limited to; None: it has all rights of its user."""
+    """The limits of a token; None: it has all rights of its user."""
 
     @property
     def known(self) -> bool:
@@ -94,9 +94,9 @@ class Scope(msgspec.Struct, frozen=True):
     """The projects of one repository on which an identity has one right. Equal scopes allow the same."""
 
     public: tuple[Chain, ...]
-    """What everyone is allowed: a project that any of them allows."""
+    """Rules for everyone: a project is allowed when any of them allows it."""
     own: tuple[Chain, ...] = ()
-    """What rules allow this identity."""
+    """Rules for this identity."""
     granted: tuple[str, ...] = ()
     """Patterns of project names that grants allow."""
     limits: tuple[str, ...] = ALL

@@ -9,6 +9,7 @@ by then. The list of names and the files themselves are those of today.
 
 from collections.abc import Callable, Sequence
 from datetime import datetime
+from functools import lru_cache
 from urllib.parse import quote
 
 import msgspec
@@ -50,6 +51,9 @@ _FORMATS = {media_type: JSON_TYPE if media_type.endswith("json") else media_type
 _FILE_TYPES = {".whl": "application/zip", ".zip": "application/zip", ".gz": "application/gzip"}
 HEAVY_FILES = 500
 """How many files of a project make rendering its pages worth a thread."""
+
+
+_canonical = lru_cache(maxsize=4096)(canonical)  # clients ask for the same names again and again
 
 
 class Routes:
@@ -106,12 +110,13 @@ class Routes:
         facts = facts_of(request)
         facts.repository, facts.kind = self._repository.name, "page"
         written = request.match_info["project"]
-        name = canonical(written)
+        name = _canonical(written)
         if written != name or not request.path.endswith("/"):
             query = f"?{request.rel_url.raw_query_string}" if request.query_string else ""
             place = f"{facts.prefix}{self._root(request)}/simple/{name}/{query}"
             raise web.HTTPMovedPermanently(URL(place, encoded=True))
-        await self._reading.check(request, name)
+        if not self._reading.open:
+            await self._reading.check(request, name)
         media_type = self._media_type(request)
         moment = _moment(request)
         view = await self._view(name, facts.freshness, moment)
@@ -209,9 +214,10 @@ class Routes:
         project, filename = request.match_info["project"], request.match_info["filename"]
         facts = facts_of(request)
         facts.repository, facts.kind = self._repository.name, "file"
-        if not safe_filename(filename) or project != canonical(project):
+        if not safe_filename(filename) or project != _canonical(project):
             raise UnknownFile(project[:100], filename[:100])
-        await self._reading.check(request, project)
+        if not self._reading.open:
+            await self._reading.check(request, project)
         of = filename.removesuffix(".metadata")
         if of != filename:
             facts.kind = "sidecar"

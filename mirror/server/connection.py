@@ -42,7 +42,7 @@ QUIET_SECONDS = 0.25
 
 
 class ConnectionLimits(msgspec.Struct, frozen=True, kw_only=True):
-    """What connections may take."""
+    """Limits on the number of connections, and on how slow their clients may be."""
 
     connections: int = 20_000
     headers: int = 65_536

@@ -16,7 +16,7 @@ POLL_SECONDS = 0.05
 class ConnectionRunner(web.AppRunner):
     """An AppRunner whose connections are a `ConnectionGroup`.
 
-    It needs no sites: whoever accepts connections calls `connect`.
+    It needs no sites: the listener that accepts connections calls `connect`.
     """
 
     def __init__(self, app: web.Application, group: ConnectionGroup, **options: Any) -> None:

@@ -1,4 +1,4 @@
-"""What is known about a request, beyond what it says itself, in one typed object.
+"""The facts of a request that its headers do not hold, and those that are needed often, in one typed object.
 
 `ConnectionGroup` attaches a `RequestFacts` to each request when it begins. The middleware adds what a trusted proxy
 reports, handlers add what they serve, and the access log, the metrics and the audit trail read it.
@@ -17,7 +17,7 @@ from mirror.index.freshness import Freshness
 from mirror.model import Outcome
 
 RequestKind = Literal["page", "file", "sidecar", "index", "upload", "other"]
-"""What is served: a project's page, a file, its sidecar, an index as a whole, an upload, anything else."""
+"""The kind of resource: a project's page, a file, its sidecar, an index as a whole, an upload, anything else."""
 
 HOST = re.compile(r"[A-Za-z0-9._~-]{1,253}(:\d{1,5})?|\[[0-9A-Fa-f:.]{2,45}\](:\d{1,5})?")
 
@@ -31,7 +31,7 @@ class RequestFacts(msgspec.Struct):
     agent: str = ""
     """The User-Agent header."""
     freshness: Freshness = Freshness.USUAL
-    """How fresh a page the client asks for."""
+    """The freshness that the client asks for."""
     client: str = ""
     """The client's address, which a trusted proxy may have reported; empty over a Unix socket without a proxy."""
     origin: str = ""

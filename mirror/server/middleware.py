@@ -54,8 +54,8 @@ STATUSES: tuple[tuple[type[MirrorError], int], ...] = (
 _SLASHES = re.compile("/{2,}")
 
 
-class AuditTrail(Protocol):
-    """What is reported of requests that policy wants to be recorded."""
+class RequestAuditor(Protocol):
+    """Records what an administrator may have to account for; `mirror.auth.audit` has one."""
 
     async def record_refusal(self, request: web.Request, refusal: Blocked) -> None:
         """Record that policy refused a file."""
@@ -64,7 +64,7 @@ class AuditTrail(Protocol):
         """Record that a client got a file that upstream has removed."""
 
 
-def request_middleware(proxies: TrustedProxies, audit: AuditTrail) -> Middleware:
+def request_middleware(proxies: TrustedProxies, audit: RequestAuditor) -> Middleware:
     """Return the middleware."""
 
     async def handle(request: web.Request, handler: Handler) -> web.StreamResponse:

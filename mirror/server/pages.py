@@ -39,7 +39,7 @@ Key = tuple[Hashable, ...]
 
 
 class PageInput(msgspec.Struct, frozen=True):
-    """How a page is made when it is not in memory."""
+    """The content of a page that is not in memory, and how it is rendered."""
 
     render: Callable[[], bytes]
     """Called once, in a thread when `heavy`."""

@@ -29,7 +29,7 @@ _PAIR = re.compile(r'\s*([A-Za-z-]{1,20})=(?:"((?:[^"\\]|\\.)*)"|([^\s;,"]*))\s*
 
 
 class ForwardedRequest(msgspec.Struct, frozen=True):
-    """What a proxy reports of a request that it forwards; empty where it reports nothing."""
+    """A request as the proxy that forwards it reports it; empty where it reports nothing."""
 
     client: str = ""
     """An address."""

@@ -54,7 +54,7 @@ _REASONS = {
 
 
 class ResponseRules(msgspec.Struct, frozen=True, kw_only=True):
-    """What differs between the kinds of responses."""
+    """The differences between the kinds of responses."""
 
     cache_control: str
     vary: str = ""
@@ -94,7 +94,7 @@ COMPACT = ResponseRules(
 
 
 class Representation(Protocol):
-    """What a URL stands for at one moment, in one media type (RFC 9110 section 3.2)."""
+    """The state of a resource at one moment, in one media type (RFC 9110 section 3.2)."""
 
     media_type: str
     modified: str | None = None
@@ -260,7 +260,7 @@ async def respond_file(
 ) -> web.StreamResponse:
     """Respond with a file of a project that was just opened, or with its sidecar.
 
-    `public` says whether everyone may read it; `uploaded` stands in for the body's own date.
+    `public` is whether everyone may read it; `uploaded` stands in for the body's own date.
     """
     facts = facts_of(request)
     facts.outcome = opened.outcome

@@ -108,7 +108,7 @@ async def _writable(sock: socket.socket) -> None:
 
 
 class SentResponse(web.StreamResponse):
-    """What a handler returns that has sent its response already."""
+    """A response that has been sent already, for a handler to return."""
 
     def __init__(self, status: int, length: int, keep_alive: bool) -> None:
         super().__init__(status=status)
