@@ -32,8 +32,6 @@ EMPTY = b"---\n"
 """The `/info` of a gem all of whose versions are gone; `/versions` goes on listing its MD5."""
 
 _MB = 1 << 20
-_LIST_SECONDS = 600.0
-"""Seconds for the list of a whole registry, ten megabytes compressed: it has to come over a slow line, too."""
 _LONGEST_LINE = 64 << 10
 _SHA256 = re.compile(r"[0-9a-fA-F]{64}", re.ASCII)
 
@@ -45,10 +43,6 @@ def request_for(base: URL, page: Page) -> UpstreamRequest:
             return UpstreamRequest(url=base / "info" / canonical(name), limit=16 * _MB)
         case "names", _:
             return UpstreamRequest(url=base / "names", limit=64 * _MB)
-        case "versions", _:
-            return UpstreamRequest(url=base / "versions", limit=256 * _MB, timeout=_LIST_SECONDS)
-        case "specs" | "latest_specs" | "prerelease_specs", _:
-            return UpstreamRequest(url=base / f"{page.kind}.4.8.gz", limit=64 * _MB, timeout=_LIST_SECONDS)
         case "gem_json", [name]:
             url = base / "api/v1/gems" / f"{canonical(name)}.json"
         case "versions_json", [name]:

@@ -44,14 +44,11 @@ class LocalEntries:
         """By the names of the gems; changed only here."""
         self.next_due = math.inf
         """When the next page is due, in seconds since the epoch."""
-        self._due: dict[str, float] = {}
+        self.due: dict[str, float] = {}
+        """When to check the page of each gem that has an entry, or will have one once the writer has stored it."""
         self._logs = logs
         self._log_name = f"own {repository}"
         self._on_sooner = on_sooner
-
-    def __contains__(self, name: str) -> bool:
-        """Return whether a gem has an entry, or will have one as soon as the writer has stored it."""
-        return name in self._due
 
     async def read(self) -> None:
         """Read the stored entries."""
@@ -61,7 +58,7 @@ class LocalEntries:
                 self.entries.pop(name, None)
             else:
                 self.entries[name] = entry
-        self._due = dict.fromkeys([*self._due, *self.entries], 0.0)
+        self.due = dict.fromkeys([*self.due, *self.entries], 0.0)
         self.mark_all_due()
 
     async def put(self, entries: Mapping[str, LocalEntry | None]) -> set[str]:
@@ -70,17 +67,17 @@ class LocalEntries:
         for name, entry in entries.items():
             known = self.entries.get(name)
             if entry is not None:
-                self._due.setdefault(name, entry.until)
+                self.due.setdefault(name, entry.until)
             if (entry is None and known is not None) or (entry is not None and not entry.lists_same(known)):
                 changed[name] = entry
             elif entry is None:
-                self._due.pop(name, None)
+                self.due.pop(name, None)
         if changed:
             await self._logs.append(self._log_name, b"".join(_line(name, entry) for name, entry in changed.items()))
         for name, entry in changed.items():
             if entry is None:
                 self.entries.pop(name, None)
-                self._due.pop(name, None)
+                self.due.pop(name, None)
             else:
                 self.entries[name] = entry
         return set(changed)
@@ -89,26 +86,26 @@ class LocalEntries:
 
     def expect(self, name: str, until: float) -> None:
         """Schedule the check of a page whose entry is about to be stored."""
-        self._due[name] = until
+        self.due[name] = until
         if until < self.next_due:
             self.next_due = until
             self._on_sooner()
 
     def mark_due(self, name: str, when: float = 0.0) -> None:
         """Let a page be checked now, or at a moment in seconds since the epoch; without an entry it needs no check."""
-        if name in self._due:
+        if name in self.due:
             self.expect(name, when)
 
     def mark_all_due(self) -> None:
         """Let every page be checked now."""
-        self._due = dict.fromkeys(self._due, 0.0)
-        self.next_due = 0.0 if self._due else math.inf
+        self.due = dict.fromkeys(self.due, 0.0)
+        self.next_due = 0.0 if self.due else math.inf
         self._on_sooner()
 
     def take_due(self, now: float) -> list[str]:
         """Return the gems whose pages are due by now; `next_due` is from then on that of the others."""
-        self.next_due = min((due for due in self._due.values() if due > now), default=math.inf)
-        return [name for name, due in self._due.items() if due <= now]
+        self.next_due = min((due for due in self.due.values() if due > now), default=math.inf)
+        return [name for name, due in self.due.items() if due <= now]
 
 
 def _line(name: str, entry: LocalEntry | None) -> bytes:

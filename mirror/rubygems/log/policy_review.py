@@ -32,17 +32,13 @@ class PolicyReview:
     """The gems of one repository that wait for its policy."""
 
     def __init__(self, repository: Repository, clock: Callable[[], float] = time.time) -> None:
+        self.held_back: frozenset[str] = frozenset()
+        """The gems that the log goes on listing as before."""
         self.waiting: frozenset[str] = frozenset()
-        """The gems that policy has not seen yet, and whose pages are not being fetched."""
-        self._running: frozenset[str] = frozenset()
+        """Those of them whose pages are not being fetched."""
         self._due_at = 0.0
         self._repository = repository
         self._clock = clock
-
-    @property
-    def held_back(self) -> frozenset[str]:
-        """The gems that the log goes on listing as before."""
-        return self.waiting | self._running
 
     @property
     def due(self) -> bool:
@@ -60,6 +56,7 @@ class PolicyReview:
         concerned = frozenset(name for name in names if concerns(policy, name))
         if len(concerned) <= MOST_REVIEWED:
             self.waiting |= concerned
+            self.held_back |= concerned
         else:
             logger.warning("%d gems have changed: policy sees each when a client requests it", len(concerned))
 
@@ -84,7 +81,6 @@ class PolicyReview:
 
         while names := self.waiting - failed:
             self.waiting -= names
-            self._running = names
             try:
                 await asyncio.gather(*map(review, sorted(names)))
             except BaseException:
@@ -96,5 +92,5 @@ class PolicyReview:
         """Let the log list the gems of a round as they are now; those that failed go on waiting."""
         failed = frozenset(failed)
         self.waiting |= names & failed
-        self._running -= names
+        self.held_back = self.held_back - names | self.waiting
         self._due_at = self._clock() + RETRY_SECONDS if failed else 0.0

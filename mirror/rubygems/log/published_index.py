@@ -86,7 +86,7 @@ class PublishedIndex:
         """Requests to upstreams, and checks of pages."""
         for at, one in enumerate(self.upstreams):
             one.listeners.append(partial(self._upstream_changed, at))
-        repository.changed.append(self._local.mark_due)
+        repository.changed.append(self._page_changed)
 
     # For readers
 
@@ -129,7 +129,7 @@ class PublishedIndex:
                 await self._poll(freshness)
             if now_required and not writer.idle:  # another repository has learned of the same change
                 await asyncio.wait({writer.post(Update())}, timeout=WAIT_SECONDS)
-            if self._review.due:
+            if self._review.waiting and self._review.due:
                 self._behind.start("review", self._review_changes)
         if self._clock() >= self._local.next_due:
             checks = self._behind.start("checks", self._check_due)
@@ -249,6 +249,10 @@ class PublishedIndex:
         if self.log is not None:
             self._behind.start("named", partial(self._check, self._review.named(self.log.map), Freshness.ANY))
 
+    def _page_changed(self, name: str) -> None:
+        if name in self._local.due:
+            self._local.mark_due(name)
+
     async def _check_due(self) -> None:
         # Not any copy will do: what upstream lists may have changed, and an older page would list less.
         await self._check(self._local.take_due(self._clock()), Freshness.USUAL)
@@ -274,7 +278,7 @@ class PublishedIndex:
 
     async def _list(self, name: str, entry: LocalEntry | None) -> None:
         """Let the log list a gem as its page shows it; None: as its upstream lists it."""
-        if self.writer.retired or (entry is None and name not in self._local):
+        if self.writer.retired or (entry is None and name not in self._local.due):
             return
         if entry is not None:
             self._local.expect(name, entry.until)

@@ -34,6 +34,12 @@ MOST_CHUNKS = 500
 """Appends after which the stored copy is written anew in one piece."""
 MOST_GEMSPECS = 2000
 """The most versions of a gem whose info page is made from gemspecs."""
+LIST_SECONDS = 600.0
+"""For a list of everything, ten megabytes compressed: it has to arrive over a slow line, too."""
+VERSIONS_BYTES = 256 << 20
+"""The most that an upstream's `/versions` may have."""
+SPECS_BYTES = 64 << 20
+"""The most that its `specs.4.8.gz` may have."""
 GEMSPECS_AT_ONCE = 8
 GEMSPEC_BYTES = 4 << 20
 """The most that one gemspec may have."""
@@ -130,7 +136,7 @@ class UpstreamIndex:
         return await self._refresh_legacy()
 
     async def _follow(self, copy: UpstreamCopy | None) -> bool:
-        request = pages.request_for(self._upstream.url, Page("versions"))
+        request = self._list_request("versions", VERSIONS_BYTES)
         response = await self._upstream.range_get(request, copy.request_headers() if copy else {})
         result = await asyncio.to_thread(follow, copy, response.status, response.headers, response.body)
         match result:
@@ -157,6 +163,9 @@ class UpstreamIndex:
                 return await self._follow(None)
             case Refused(reason):
                 raise UpstreamProtocolError(f"{self._upstream.name}: {reason}")
+
+    def _list_request(self, path: str, limit: int) -> UpstreamRequest:
+        return UpstreamRequest(url=self._upstream.url / path, limit=limit, timeout=LIST_SECONDS)
 
     async def _replace_all(self, listed: VersionsMap) -> bool:
         known = self.map or VersionsMap()
@@ -190,7 +199,7 @@ class UpstreamIndex:
         specs = []
         for kind, old in zip_longest(("specs", "prerelease_specs"), self._specs):
             answer = await self._upstream.get(
-                pages.request_for(self._upstream.url, Page(kind)),
+                self._list_request(f"{kind}.4.8.gz", SPECS_BYTES),
                 etag=old.etag if old else None,
                 last_modified=old.last_modified if old else None,
             )

@@ -307,7 +307,8 @@ class LogWriter:
 
     async def _write(self, entries: Mapping[str, LocalEntry | None], needed: bool) -> bytes:
         """Store entries and let the log list them; one that does not exist yet is begun only when it is `needed`."""
-        self._note(await self._local.put(entries))
+        if entries:
+            self._note(await self._local.put(entries))
         if self.log is None and not needed:
             return b""
         return await self._update()
