@@ -5,19 +5,15 @@ recorded about cached content can always be made again; uploads have their recor
 """
 
 from mirror.catalog.accounts import Accounts, Token, User
-from mirror.catalog.browse import Browse, HeldProject
 from mirror.catalog.bundles import Bundles
-from mirror.catalog.contents import Contents, HeldThing
-from mirror.catalog.counters import Counters
-from mirror.catalog.cursors import Cursor, Cursors
+from mirror.catalog.coordination import Counters, Cursor, Cursors, Leases
 from mirror.catalog.database import Database
 from mirror.catalog.feed import FeedTable, Position
 from mirror.catalog.files import Files, HeldFile
-from mirror.catalog.leases import Leases
+from mirror.catalog.holdings import Browse, Contents, HeldProject, HeldThing
 from mirror.catalog.logs import Logs
 from mirror.catalog.pages import PageRow, Pages
-from mirror.catalog.removed import Removed, RemovedFiles
-from mirror.catalog.sets import SetMember, Sets
+from mirror.catalog.retention import Removed, RemovedFiles, SetMember, Sets
 from mirror.catalog.uploads import Upload, UploadRow, Uploads
 
 __all__ = [

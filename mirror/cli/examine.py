@@ -13,7 +13,7 @@ import msgspec
 from yarl import URL
 
 from mirror import __version__
-from mirror.catalog.inspecting import Inspection, held_projects, inspect
+from mirror.catalog.inspection import Inspection, held_projects, inspect
 from mirror.cli.ask import get_from_address, get_from_url, json_from_address, json_from_url
 from mirror.config import RepositorySettings, Settings, UpstreamSettings
 from mirror.doctor import ExamineOptions, Finding, IndexClient, Login, Requirement, machine, open_session

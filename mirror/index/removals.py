@@ -9,7 +9,7 @@ import logging
 from collections.abc import Awaitable, Callable
 
 from mirror.catalog import Catalog
-from mirror.catalog.removed import Why
+from mirror.catalog.retention import Why
 from mirror.index.cache import FILE_BYTES, LoadingCache, MemoryBudget
 from mirror.index.journal import Journal
 from mirror.model import File, Project

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import msgspec
 
-from mirror.catalog.inspecting import copy_catalog, uploaded_blobs, uploaded_names
+from mirror.catalog.inspection import copy_catalog, uploaded_blobs, uploaded_names
 from mirror.errors import Conflict, Invalid, NotFound
 
 CATALOG = "catalog.sqlite"

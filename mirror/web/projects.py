@@ -16,7 +16,7 @@ from yarl import URL
 
 from mirror.auth import Scope
 from mirror.catalog import Browse, Pages
-from mirror.catalog.browse import begins, contains
+from mirror.catalog.holdings import begins, contains
 from mirror.errors import Invalid, MirrorError
 from mirror.index.ecosystem import Ecosystem
 from mirror.index.freshness import Freshness

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from mirror.catalog import Catalog
-from mirror.catalog.counters import KEPT_HOURS
+from mirror.catalog.coordination import KEPT_HOURS
 from mirror.catalog.sqlite import SQLite
 from mirror.model import Event
 from mirror.telemetry.metrics import Metrics

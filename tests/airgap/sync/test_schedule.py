@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from mirror.catalog.leases import Leases
+from mirror.catalog.coordination import Leases
 from mirror.cli.options import check_settings
 from mirror.config import Settings, SyncSettings
 from mirror.errors import Misconfigured

@@ -1,0 +1,129 @@
+"""What processes and nodes have in common: running totals, places in other journals, the right to do a thing."""
+
+import asyncio
+import os
+import secrets
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager
+
+import msgspec
+
+from mirror.catalog.database import Database, Statement
+
+KEPT_HOURS = 400 * 24
+"""How long the totals of single hours are kept."""
+
+
+class Counters:
+    """Name → total."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def add(self, amounts: Mapping[str, int], hour: int | None = None) -> None:
+        """Add to totals, and to those of an hour since the epoch; a name that is new begins at zero."""
+        statements: list[Statement] = [
+            (
+                "INSERT INTO counters (name, value) VALUES ($1, $2)"
+                " ON CONFLICT (name) DO UPDATE SET value = counters.value + excluded.value",
+                (name, amount),
+            )
+            for name, amount in amounts.items()
+        ]
+        if hour is not None:
+            statements += [
+                (
+                    "INSERT INTO hours (hour, name, value) VALUES ($1, $2, $3)"
+                    " ON CONFLICT (hour, name) DO UPDATE SET value = hours.value + excluded.value",
+                    (hour, name, amount),
+                )
+                for name, amount in amounts.items()
+            ]
+            statements.append(("DELETE FROM hours WHERE hour < $1", (hour - KEPT_HOURS,)))
+        await self._database.write(*statements)
+
+    async def spans(self, since: int, hours: int) -> list[tuple[int, str, int]]:
+        """(number of the span, name, sum) from an hour on, in spans of so many hours; empty ones are left out."""
+        rows = await self._database.read(
+            "SELECT hour / $2, name, sum(value) FROM hours WHERE hour >= $1 GROUP BY hour / $2, name", since, hours
+        )
+        return [(int(span), name, int(value)) for span, name, value in rows]
+
+    async def all(self) -> dict[str, int]:
+        """Every total."""
+        return dict(await self._database.read("SELECT name, value FROM counters"))
+
+
+class Cursor(msgspec.Struct, frozen=True):
+    """A place in a journal: everything up to it has been done here."""
+
+    feed: str
+    """The identity of the journal, which changes when the other mirror begins anew."""
+    serial: int
+    at: float
+    """When that was, in seconds since the epoch."""
+
+
+class Cursors:
+    """The table of cursors."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def get(self, name: str) -> Cursor | None:
+        """The cursor of that name, or None."""
+        rows = await self._database.read("SELECT feed, serial, at FROM cursors WHERE name = $1", name)
+        return Cursor(*rows[0]) if rows else None
+
+    async def put(self, name: str, cursor: Cursor) -> None:
+        """Move a cursor; it is durable when this returns."""
+        await self._database.write(
+            (
+                "INSERT INTO cursors (name, feed, serial, at) VALUES ($1, $2, $3, $4) ON CONFLICT (name)"
+                " DO UPDATE SET feed = excluded.feed, serial = excluded.serial, at = excluded.at",
+                (name, cursor.feed, cursor.serial, cursor.at),
+            )
+        )
+
+
+class Leases:
+    """The table of leases."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._holder = f"{os.getpid()}-{secrets.token_hex(8)}"
+
+    async def take(self, name: str, now: float, seconds: float) -> bool:
+        """Take or renew a lease, unless somebody else has it at this moment."""
+        rows = await self._database.write(
+            (
+                "INSERT INTO leases (name, holder, until) VALUES ($1, $2, $4)"
+                " ON CONFLICT (name) DO UPDATE SET holder = excluded.holder, until = excluded.until"
+                " WHERE leases.until <= $3 OR leases.holder = excluded.holder RETURNING holder",
+                (name, self._holder, now, now + seconds),
+            )
+        )
+        return bool(rows[0])
+
+    async def give_back(self, name: str) -> None:
+        """Let others take a lease that this process has."""
+        await self._database.write(("DELETE FROM leases WHERE name = $1 AND holder = $2", (name, self._holder)))
+
+    @asynccontextmanager
+    async def held(self, name: str, clock: Callable[[], float], seconds: float) -> AsyncIterator[bool]:
+        """A lease for the length of the block, renewed in time however long that is; False where another has it."""
+        if not await self.take(name, clock(), seconds):
+            yield False
+            return
+        renewing = asyncio.create_task(self._renew(name, clock, seconds))
+        try:
+            yield True
+        finally:
+            renewing.cancel()
+            await asyncio.gather(renewing, return_exceptions=True)
+            await self.give_back(name)
+
+    async def _renew(self, name: str, clock: Callable[[], float], seconds: float) -> None:
+        while True:
+            await asyncio.sleep(seconds / 3)
+            await self.take(name, clock(), seconds)
