@@ -16,7 +16,6 @@ import click
 import msgspec
 from rich.filesize import decimal
 
-from mirror import __version__
 from mirror.cli.ask import json_from_address, json_from_url
 from mirror.cli.options import SettingsOptions, settings_options
 from mirror.config import Settings
@@ -111,15 +110,13 @@ def _status_from_catalog(settings: Settings) -> dict[str, Any]:
 
 async def _totals(settings: Settings) -> dict[str, Any]:
     from mirror.service.open import Mode, open_mirror  # not needed when a mirror answers
-    from mirror.telemetry.metrics import Metrics
-    from mirror.telemetry.statistics import Statistics
+    from mirror.telemetry.statistics import totals_of
 
     async with open_mirror(settings, Mode.READ_ONLY) as opened:
         catalog = opened.catalog
         files, size = await catalog.files.totals()
         projects = sum((await catalog.pages.totals()).values())
-        saved = await Statistics(catalog, Metrics(__version__)).totals()
-        return {"projects": projects, "files": files, "bytes": size, **saved}
+        return {"projects": projects, "files": files, "bytes": size, **totals_of(await catalog.counters.all())}
 
 
 def _print_status(status: StatusReport) -> None:

@@ -3,13 +3,16 @@
 import asyncio
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING
 
 import msgspec
 
 from mirror.catalog import Catalog
 from mirror.errors import StorageFull
-from mirror.telemetry.metrics import Metrics
+
+if TYPE_CHECKING:
+    from mirror.telemetry.metrics import Metrics  # with an HTTP server, which `mirror status` does without
 
 logger = logging.getLogger(__name__)
 
@@ -33,10 +36,20 @@ class Span(msgspec.Struct, frozen=True, kw_only=True):
     """Bytes that had to come from an upstream."""
 
 
+def totals_of(counters: Mapping[str, int]) -> dict[str, object]:
+    """Return requests by outcome, and the bytes that clients got in all and without an upstream, from the counters."""
+    sent = {outcome: counters.get(f"bytes.{outcome}", 0) for outcome in OUTCOMES}
+    return {
+        "hits": {outcome: counters.get(f"requests.{outcome}", 0) for outcome in OUTCOMES},
+        "bytes_served": sum(sent.values()),
+        "bytes_saved": sum(sent.values()) - sent["miss"],
+    }
+
+
 class Statistics:
     """Adds the counts of this process to those of all before it, in the catalog."""
 
-    def __init__(self, catalog: Catalog, metrics: Metrics, clock: Callable[[], float] = time.time) -> None:
+    def __init__(self, catalog: Catalog, metrics: "Metrics", clock: Callable[[], float] = time.time) -> None:
         self._catalog = catalog
         self._metrics = metrics
         self._clock = clock
@@ -77,13 +90,7 @@ class Statistics:
     async def totals(self) -> dict[str, object]:
         """Return requests by outcome, and the bytes that clients got in all and without an upstream."""
         await self.flush()
-        totals = await self._catalog.counters.all()
-        sent = {outcome: totals.get(f"bytes.{outcome}", 0) for outcome in OUTCOMES}
-        return {
-            "hits": {outcome: totals.get(f"requests.{outcome}", 0) for outcome in OUTCOMES},
-            "bytes_served": sum(sent.values()),
-            "bytes_saved": sum(sent.values()) - sent["miss"],
-        }
+        return totals_of(await self._catalog.counters.all())
 
     async def history(self, spans: int, hours: int) -> list[Span]:
         """Return the last `spans` spans of `hours` hours each, oldest first, the current one last."""

@@ -119,6 +119,14 @@ def test_settings_are_read_without_the_server_or_the_terminal_library() -> None:
     assert {"aiohttp", "rich", "aiosqlite"} & set(python("-c", code).stderr.split()) == set()
 
 
+def test_the_status_of_a_stopped_mirror_is_read_without_the_server() -> None:
+    assert main(["token", "list"]) == 0  # makes a catalog
+    code = "import sys; from mirror.cli import main; main(['status']); print(*sys.modules, file=sys.stderr)"
+    result = python("-c", code)
+    assert "state: not running" in result.stdout
+    assert {"aiohttp", "prometheus_client"} & set(result.stderr.split()) == set()
+
+
 def test_the_module_is_the_command() -> None:
     result = python("-m", "mirror", "--version")
     assert (result.returncode, result.stdout, result.stderr) == (0, f"mirror {__version__}\n", "")
