@@ -32,7 +32,7 @@ EMPTY = {"pypi": {"format": "pypi"}, "rubygems": {"format": "rubygems"}}
 
 
 def of(mirror: Client, **more: Any) -> dict[str, dict[str, Any]]:
-    """The repositories of a mirror that follows this one."""
+    """Return the repositories of a mirror that follows this one."""
     table = {"follow": True, **more}
     return {
         "pypi": {"format": "pypi", "upstreams": [{"url": f"{mirror.url}simple/", **table}]},
@@ -41,7 +41,7 @@ def of(mirror: Client, **more: Any) -> dict[str, dict[str, Any]]:
 
 
 async def until(question: Callable[[], Awaitable[Any]], why: str) -> float:
-    """Wait until a question is answered with yes; the seconds that it took."""
+    """Wait until a check returns True; return the seconds that it took."""
     began = time.monotonic()
     while not await question():
         assert time.monotonic() - began < PATIENCE, why
@@ -50,13 +50,13 @@ async def until(question: Callable[[], Awaitable[Any]], why: str) -> float:
 
 
 async def held(mirror: Serving) -> set[str]:
-    """The names of all files that are held of upstreams, without sidecars."""
+    """Return the names of all held files of upstreams, without sidecars."""
     files = await mirror.mirror.catalog.files.all()
     return {one.filename for one in files if not one.filename.endswith((".metadata", ".gemspec.rz"))}
 
 
 async def holds(mirror: Serving, *builts: Built) -> float:
-    """Wait until these are held, and nothing else; the seconds that it took."""
+    """Wait until exactly these are held; return the seconds that it took."""
     wanted = {built.filename for built in builts}
 
     async def reached() -> bool:
@@ -66,13 +66,13 @@ async def holds(mirror: Serving, *builts: Built) -> float:
 
 
 async def listed(mirror: Client, project: str = "acme") -> dict[str, Any]:
-    """File name → yanked, on the simple page."""
+    """Return file name → yanked, of the simple page."""
     reply = await mirror.get(f"simple/{project}/", Accept=JSON)
     return {one["filename"]: one["yanked"] for one in reply.json()["files"]} if reply.status == 200 else {}
 
 
 async def caught_up(mirror: Serving, other: Serving) -> None:
-    """Wait until everything that has happened there is done here."""
+    """Wait until the follower has applied everything."""
 
     async def reached() -> bool:
         following = mirror.mirror.state.following.values()
@@ -356,7 +356,7 @@ async def _follows(mirror: Serving) -> bool:
 
 @asynccontextmanager
 async def claiming(body: bytes, serial: str = "5", **headers: str) -> AsyncIterator[RemoteMirror]:
-    """A mirror that answers every question about its feed and holdings like this."""
+    """Serve a mirror that answers every request for its journal and holdings like this."""
 
     async def answer(request: web.Request) -> web.Response:
         if request.query.get("since") == "newest":
@@ -467,8 +467,8 @@ async def test_a_mirror_that_never_lets_wait_is_not_asked_without_end(tmp_path: 
         assert sum(upstream.status().requests for upstream in b.mirror.upstreams.values()) - before < 20
 
 
-class Stubborn:
-    """A Reach that fails as often as it is told to, with the same error."""
+class FailingApplier:
+    """An Applier that fails a given number of times, with the same error."""
 
     def __init__(self, error: MirrorError, times: int) -> None:
         self.error = error
@@ -487,8 +487,8 @@ class Stubborn:
         return True
 
 
-async def steps(mirror: Serving, applier: Stubborn, count: int) -> list[int]:
-    """Where the cursor is after each of so many steps, from the beginning of a feed with one event on."""
+async def steps(mirror: Serving, applier: FailingApplier, count: int) -> list[int]:
+    """Return the cursor after each of so many steps, from the beginning of a journal with one event."""
     async with claiming(line(5) + line(5, "other")) as remote:
 
         async def nothing() -> list[str]:
@@ -508,22 +508,24 @@ async def steps(mirror: Serving, applier: Stubborn, count: int) -> list[int]:
 
 async def test_the_cursor_does_not_pass_a_failure(tmp_path: Path) -> None:
     async with serving(tmp_path / "a", EMPTY) as mirror:
-        applier = Stubborn(UpstreamUnavailable("Not now."), 2)
+        applier = FailingApplier(UpstreamUnavailable("Not now."), 2)
         assert await steps(mirror, applier, 3) == [2, 2, 5]
         assert applier.pages.count("other") == 3, "one failure does not keep the rest"
 
 
 async def test_what_fails_for_ever_does_not_stop_the_rest_but_a_full_disk_does(tmp_path: Path) -> None:
     async with serving(tmp_path / "a", EMPTY) as mirror:
-        assert await steps(mirror, Stubborn(UpstreamUnavailable("Never."), 99), ATTEMPTS) == [2] * (ATTEMPTS - 1) + [5]
-        assert await steps(mirror, Stubborn(StorageFull("Full."), 99), ATTEMPTS + 2) == [2] * (ATTEMPTS + 2)
+        assert await steps(mirror, FailingApplier(UpstreamUnavailable("Never."), 99), ATTEMPTS) == [2] * (
+            ATTEMPTS - 1
+        ) + [5]
+        assert await steps(mirror, FailingApplier(StorageFull("Full."), 99), ATTEMPTS + 2) == [2] * (ATTEMPTS + 2)
 
 
 # The command
 
 
 async def follow(settings: Path, *words: str) -> tuple[int, str]:
-    """Run `mirror follow`; its exit status and what it says."""
+    """Run `mirror follow`; return its exit status and output."""
     process = await asyncio.create_subprocess_exec(
         sys.executable, "-m", "mirror", "follow", *words, "--config", str(settings),
         stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT, cwd=Path(__file__).parents[2],

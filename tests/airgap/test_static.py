@@ -49,7 +49,7 @@ async def exported(
 
 
 def tree(directory: Path) -> dict[str, bytes]:
-    """Path → content, of what a web server would show."""
+    """Return path → content of everything that a web server would serve."""
     return {
         path.relative_to(directory).as_posix(): path.read_bytes()
         for path in directory.rglob("*")
@@ -58,7 +58,7 @@ def tree(directory: Path) -> dict[str, bytes]:
 
 
 def stamps(directory: Path) -> dict[str, tuple[int, int]]:
-    """What shows that a file was written again."""
+    """Return what shows whether a file was written again."""
     return {
         path.relative_to(directory).as_posix(): (path.stat().st_ino, path.stat().st_mtime_ns)
         for path in directory.rglob("*")
@@ -78,7 +78,7 @@ def publish(simulator: Simulator) -> None:
 
 
 async def fill(mirror: Serving) -> None:
-    """Hold some of what is published, as clients that install it would make it."""
+    """Hold some of what is published, by requests as clients send them."""
     for path in (
         "/simple/alpha/", f"/packages/alpha/{ALPHA.filename}", f"/packages/alpha/{ALPHA.filename}.metadata",
         f"/packages/alpha/{ALPHA_SDIST.filename}", f"/packages/beta/{BETA.filename}", "/simple/unused/",
@@ -255,7 +255,7 @@ async def _page_of(tmp_path: Path, both: dict[str, Any], project: str) -> bytes:
 
 @asynccontextmanager
 async def looking_at(held: Settings, clock: Callable[[], float] = time.time) -> AsyncIterator[Mirror]:
-    """A mirror that only looks, at a moment of our choice."""
+    """Open a read-only mirror with a clock of its own."""
     async with open_mirror(held, Mode.READ_ONLY, clock=clock) as opened:
         yield await opened.mirror()
 
@@ -356,7 +356,7 @@ sys.exit(main(sys.argv[1:]))
 
 
 def killed(left: int, words: Sequence[str]) -> tuple[int, str]:
-    """Run a command that kills itself after it has replaced or removed so many files; how it ended, what it said."""
+    """Run a command that kills itself after it has replaced or removed so many files; return status and output."""
     command = [sys.executable, "-c", KILLED, str(left), *words]
     done = subprocess.run(command, cwd=Path(__file__).parents[2], capture_output=True, text=True)
     return done.returncode, done.stderr
@@ -394,7 +394,7 @@ async def test_killed_while_it_brings_a_tree_up_to_date_it_leads_nowhere_either(
 
 
 def leads_nowhere(there: Mapping[str, bytes], *, settled: bool = True) -> None:
-    """Fails when a page of a tree names what is not in it; one that is `settled` is of one moment, too."""
+    """Fail when a page of a tree links to a missing file; a `settled` tree is consistent, too."""
     for path, content in there.items():
         if path.startswith("simple/") and path.endswith("v1_json"):
             document = json.loads(content)

@@ -1,4 +1,4 @@
-"""Files on their way in: followed while they grow, verified before they end, resumed, and never stored wrong."""
+"""Transfers: read while they grow, verified before they end, resumed, and never stored wrong."""
 
 import asyncio
 import errno
@@ -43,8 +43,8 @@ async def until(true: Callable[[], bool]) -> None:
             await asyncio.sleep(0.01)
 
 
-class Way:
-    """The way in, from a file_server to a store, with what became held."""
+class TransferStage:
+    """Transfers from a file server to a store, with what became held."""
 
     def __init__(
         self, file_server: FileServer, blobs: LocalBlobs, *, limit: int = 1 << 30, read_timeout: float = 30
@@ -85,16 +85,16 @@ async def file_server() -> AsyncIterator[FileServer]:
 
 
 @pytest.fixture
-async def way(file_server: FileServer, tmp_path: Path) -> AsyncIterator[Way]:
-    way = Way(file_server, LocalBlobs(tmp_path))
-    yield way
-    await way.close()
-    assert way.leftovers() == []
+async def stage(file_server: FileServer, tmp_path: Path) -> AsyncIterator[TransferStage]:
+    stage = TransferStage(file_server, LocalBlobs(tmp_path))
+    yield stage
+    await stage.close()
+    assert stage.leftovers() == []
 
 
 @pytest.fixture(autouse=True)
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nobody waits between two tries in a test."""
+    """Do not wait between two attempts."""
     monkeypatch.setattr("random.uniform", lambda low, high: 0.005)
 
 
@@ -110,55 +110,55 @@ async def read_into(body: Body, seen: bytearray) -> None:
 # Following
 
 
-async def test_twenty_clients_share_one_request(way: Way) -> None:
-    file = way.file_server.file(BIG)
-    opened = await asyncio.gather(*(way.open(file) for _ in range(20)))
+async def test_twenty_clients_share_one_request(stage: TransferStage) -> None:
+    file = stage.file_server.file(BIG)
+    opened = await asyncio.gather(*(stage.open(file) for _ in range(20)))
     assert [joined for _, joined in opened] == [False] + [True] * 19
     assert all(data == BIG for data in await asyncio.gather(*(content(body) for body, _ in opened)))
-    assert way.file_server.count() == 1
-    assert await way.stored() == [file.sha256]
-    assert [(held.digest, held.size) for held in way.held] == [(file.sha256, len(BIG))]
+    assert stage.file_server.count() == 1
+    assert await stage.stored() == [file.sha256]
+    assert [(held.digest, held.size) for held in stage.held] == [(file.sha256, len(BIG))]
 
 
-async def test_first_bytes_are_readable_while_the_rest_is_still_at_the_upstream(way: Way) -> None:
-    stalled = way.file_server.inject(FILE, Stall(after=1000))
-    body, _ = await way.open(way.file_server.file(BIG))
+async def test_first_bytes_are_readable_while_the_rest_is_still_at_the_upstream(stage: TransferStage) -> None:
+    stalled = stage.file_server.inject(FILE, Stall(after=1000))
+    body, _ = await stage.open(stage.file_server.file(BIG))
     reading = body.read()
     assert await anext(reading) == BIG[:1000]
-    assert (body.size, body.path, way.held) == (len(BIG), None, [])
+    assert (body.size, body.path, stage.held) == (len(BIG), None, [])
     stalled.release()
     assert b"".join([chunk async for chunk in reading]) == BIG[1000:]
     assert body.path
     assert body.path.read_bytes() == BIG
 
 
-async def test_client_that_leaves_changes_nothing(way: Way) -> None:
-    stalled = way.file_server.inject(FILE, Stall(after=1_000_000))
-    file = way.file_server.file(BIG)
-    (one, _), (other, _) = await way.open(file), await way.open(file)
+async def test_client_that_leaves_changes_nothing(stage: TransferStage) -> None:
+    stalled = stage.file_server.inject(FILE, Stall(after=1_000_000))
+    file = stage.file_server.file(BIG)
+    (one, _), (other, _) = await stage.open(file), await stage.open(file)
     killed = asyncio.create_task(read_into(one, bytearray()))
     staying = asyncio.create_task(content(other))
-    await way.file_server.until(lambda: way.file_server.bytes_sent() >= 1_000_000)
+    await stage.file_server.until(lambda: stage.file_server.bytes_sent() >= 1_000_000)
     killed.cancel()
     stalled.release()
     assert await staying == BIG
-    assert way.file_server.count() == 1
+    assert stage.file_server.count() == 1
 
 
-async def test_download_goes_on_when_all_clients_have_left(way: Way) -> None:
-    file = way.file_server.file(BIG)
-    body, _ = await way.open(file)
+async def test_download_goes_on_when_all_clients_have_left(stage: TransferStage) -> None:
+    file = stage.file_server.file(BIG)
+    body, _ = await stage.open(file)
     reading = body.read()
     await anext(reading)
     await reading.aclose()  # type: ignore[attr-defined]
-    await way.settled()
-    assert await way.stored() == [file.sha256]
-    assert len(way.held) == 1
+    await stage.settled()
+    assert await stage.stored() == [file.sha256]
+    assert len(stage.held) == 1
 
 
-async def test_any_range_of_a_growing_file_equals_the_slice(way: Way) -> None:
-    way.file_server.inject(FILE, Drip(piece=150_000, pause=0.005))
-    body, _ = await way.open(way.file_server.file(BIG))
+async def test_any_range_of_a_growing_file_equals_the_slice(stage: TransferStage) -> None:
+    stage.file_server.inject(FILE, Drip(piece=150_000, pause=0.005))
+    body, _ = await stage.open(stage.file_server.file(BIG))
     chance = random.Random(1)
     edges = [0, 1, len(BIG) - TAIL_BYTES - 1, len(BIG) - TAIL_BYTES, len(BIG) - 1, len(BIG), WINDOW_BYTES]
     ranges: list[tuple[int, int | None]] = [(start, stop) for start in edges for stop in [*edges, None]]
@@ -169,68 +169,70 @@ async def test_any_range_of_a_growing_file_equals_the_slice(way: Way) -> None:
         assert await content(body, start, stop) == BIG[start:stop]
 
     await asyncio.gather(*(compare(start, stop) for start, stop in ranges))
-    assert way.file_server.count() == 1
+    assert stage.file_server.count() == 1
 
 
-async def test_a_late_reader_reads_from_the_beginning(way: Way) -> None:
-    stalled = way.file_server.inject(FILE, Stall(after=2_500_000))
-    file = way.file_server.file(BIG)
-    await way.open(file)
-    await way.file_server.until(lambda: way.file_server.bytes_sent() >= 2_500_000)
-    body, joined = await way.open(file)
+async def test_a_late_reader_reads_from_the_beginning(stage: TransferStage) -> None:
+    stalled = stage.file_server.inject(FILE, Stall(after=2_500_000))
+    file = stage.file_server.file(BIG)
+    await stage.open(file)
+    await stage.file_server.until(lambda: stage.file_server.bytes_sent() >= 2_500_000)
+    body, joined = await stage.open(file)
     stalled.release()
     assert joined
     assert await content(body) == BIG
 
 
-async def test_dates_and_size_are_the_same_on_a_miss_and_on_a_hit(way: Way) -> None:
-    named = way.file_server.file(BIG, uploaded=datetime(2024, 2, 29, 12, 30, 15, 999, tzinfo=UTC))
-    other = way.file_server.file(noise(200_000), "other.whl")
+async def test_dates_and_size_are_the_same_on_a_miss_and_on_a_hit(stage: TransferStage) -> None:
+    named = stage.file_server.file(BIG, uploaded=datetime(2024, 2, 29, 12, 30, 15, 999, tzinfo=UTC))
+    other = stage.file_server.file(noise(200_000), "other.whl")
     for file, date in ((named, "Thu, 29 Feb 2024 12:30:15 GMT"), (other, LAST_MODIFIED)):
-        miss, _ = await way.open(file)
+        miss, _ = await stage.open(file)
         assert miss.modified == date
         await content(miss)
-        hit = await way.blobs.open(file.sha256 or "")
+        hit = await stage.blobs.open(file.sha256 or "")
         assert (hit.modified, hit.size, hit.digest) == (miss.modified, miss.size, miss.digest)
 
 
-async def test_a_blob_that_the_store_has_is_not_asked_for(way: Way) -> None:
-    file = way.file_server.file(BIG)
-    await way.blobs.write(BIG)
-    body, joined = await way.open(file)
+async def test_a_blob_that_the_store_has_is_not_asked_for(stage: TransferStage) -> None:
+    file = stage.file_server.file(BIG)
+    await stage.blobs.write(BIG)
+    body, joined = await stage.open(file)
     assert not joined
     assert await content(body) == BIG
-    assert way.file_server.count() == 0
-    assert [held.digest for held in way.held] == [file.sha256]
+    assert stage.file_server.count() == 0
+    assert [held.digest for held in stage.held] == [file.sha256]
 
 
-async def test_a_damaged_blob_of_another_length_is_fetched_again(way: Way, tmp_path: Path) -> None:
-    file = way.file_server.file(BIG)
-    held = await way.blobs.write(BIG)
+async def test_a_damaged_blob_of_another_length_is_fetched_again(stage: TransferStage, tmp_path: Path) -> None:
+    file = stage.file_server.file(BIG)
+    held = await stage.blobs.write(BIG)
     os.truncate(tmp_path / "blobs" / held.digest[:2] / held.digest, 1000)
-    assert await way.fetch(file) == BIG
-    assert await content(await way.blobs.open(held.digest)) == BIG
+    assert await stage.fetch(file) == BIG
+    assert await content(await stage.blobs.open(held.digest)) == BIG
 
 
-async def test_two_repositories_that_join_are_both_told(way: Way) -> None:
-    stalled = way.file_server.inject(FILE, Stall(after=1000))
-    file = way.file_server.file(BIG)
+async def test_two_repositories_that_join_are_both_told(stage: TransferStage) -> None:
+    stalled = stage.file_server.inject(FILE, Stall(after=1000))
+    file = stage.file_server.file(BIG)
     other = File(filename="it.whl", version="1", digests=file.digests, url=file.url, size=file.size, source="other")
-    await way.open(file)
-    body, joined = await way.open(other)
-    await way.open(other)
+    await stage.open(file)
+    body, joined = await stage.open(other)
+    await stage.open(other)
     stalled.release()
     assert joined
     await content(body)
-    await way.settled()
-    assert [held.digest for held in way.held] == [file.sha256] * 2
+    await stage.settled()
+    assert [held.digest for held in stage.held] == [file.sha256] * 2
 
 
-async def test_a_catalog_that_fails_does_not_spoil_the_file(way: Way, caplog: pytest.LogCaptureFixture) -> None:
+async def test_a_catalog_that_fails_does_not_spoil_the_file(
+    stage: TransferStage, caplog: pytest.LogCaptureFixture
+) -> None:
     async def broken(held: StoredBlob) -> None:
         raise RuntimeError("no catalog")
 
-    body, _ = await way.transfers.open(way.file_server.file(BIG), way.upstream, broken)
+    body, _ = await stage.transfers.open(stage.file_server.file(BIG), stage.upstream, broken)
     assert await content(body) == BIG
     assert "could not be recorded in the catalog" in caplog.text
 
@@ -238,191 +240,197 @@ async def test_a_catalog_that_fails_does_not_spoil_the_file(way: Way, caplog: py
 # Nothing wrong
 
 
-async def expect_nothing_kept(way: Way) -> None:
-    await way.settled()
-    assert await way.stored() == []
-    assert way.held == []
-    assert way.leftovers() == []
+async def expect_nothing_kept(stage: TransferStage) -> None:
+    await stage.settled()
+    assert await stage.stored() == []
+    assert stage.held == []
+    assert stage.leftovers() == []
 
 
 @pytest.mark.parametrize("offset", [0, 1_500_000, -1])
-async def test_a_wrong_byte_ends_short_for_everybody_and_the_next_one_starts_anew(way: Way, offset: int) -> None:
-    way.file_server.inject(FILE, Corrupt(offset), times=1)
-    file = way.file_server.file(BIG)
-    opened = await asyncio.gather(*(way.open(file) for _ in range(3)))
+async def test_a_wrong_byte_ends_short_for_everybody_and_the_next_one_starts_anew(
+    stage: TransferStage, offset: int
+) -> None:
+    stage.file_server.inject(FILE, Corrupt(offset), times=1)
+    file = stage.file_server.file(BIG)
+    opened = await asyncio.gather(*(stage.open(file) for _ in range(3)))
     for body, _ in opened:
         seen = bytearray()
         with pytest.raises(DigestMismatch):
             await read_into(body, seen)
         assert len(seen) <= len(BIG) - TAIL_BYTES
-    await expect_nothing_kept(way)
-    assert await way.fetch(file) == BIG
-    assert way.file_server.count() == 2
+    await expect_nothing_kept(stage)
+    assert await stage.fetch(file) == BIG
+    assert stage.file_server.count() == 2
 
 
-async def test_a_small_wrong_file_is_refused_before_its_first_byte(way: Way) -> None:
-    way.file_server.inject(FILE, Corrupt())
+async def test_a_small_wrong_file_is_refused_before_its_first_byte(stage: TransferStage) -> None:
+    stage.file_server.inject(FILE, Corrupt())
     with pytest.raises(DigestMismatch) as caught:
-        await way.open(way.file_server.file(b"small"))
+        await stage.open(stage.file_server.file(b"small"))
     assert caught.value.algorithm == "sha256"
-    await expect_nothing_kept(way)
+    await expect_nothing_kept(stage)
 
 
 @pytest.mark.parametrize("algorithm", ["md5", "sha1", "sha512", "blake2b_256"])
-async def test_every_promised_digest_is_compared(way: Way, algorithm: str) -> None:
+async def test_every_promised_digest_is_compared(stage: TransferStage, algorithm: str) -> None:
     digests = {"sha256": hashlib.sha256(BIG).hexdigest(), "unknown": "1234", algorithm: "00"}
     with pytest.raises(DigestMismatch) as caught:
-        await way.fetch(way.file_server.file(BIG, digests=digests))
+        await stage.fetch(stage.file_server.file(BIG, digests=digests))
     assert caught.value.algorithm == algorithm
-    await expect_nothing_kept(way)
+    await expect_nothing_kept(stage)
 
 
-async def test_a_size_that_contradicts_the_index_is_refused(way: Way) -> None:
-    way.file_server.inject(FILE, Truncate(2_000_000))
+async def test_a_size_that_contradicts_the_index_is_refused(stage: TransferStage) -> None:
+    stage.file_server.inject(FILE, Truncate(2_000_000))
     with pytest.raises(UpstreamProtocolError, match="2000000 bytes, but 3000000"):
-        await way.open(way.file_server.file(BIG))
-    await expect_nothing_kept(way)
+        await stage.open(stage.file_server.file(BIG))
+    await expect_nothing_kept(stage)
 
 
-async def test_more_than_was_promised_is_refused_while_it_comes(way: Way) -> None:
-    file = way.file_server.file(BIG)
-    way.file_server.put(FILE, BIG + noise(5_000_000))
-    way.file_server.inject(FILE, Chunked())
+async def test_more_than_was_promised_is_refused_while_it_comes(stage: TransferStage) -> None:
+    file = stage.file_server.file(BIG)
+    stage.file_server.put(FILE, BIG + noise(5_000_000))
+    stage.file_server.inject(FILE, Chunked())
     with pytest.raises(UpstreamProtocolError, match="more"):
-        await way.fetch(file)
-    await expect_nothing_kept(way)
+        await stage.fetch(file)
+    await expect_nothing_kept(stage)
 
 
 @pytest.mark.parametrize("chunked", [True, False])
 async def test_a_file_of_unknown_size_is_limited(file_server: FileServer, tmp_path: Path, chunked: bool) -> None:
-    way = Way(file_server, LocalBlobs(tmp_path), limit=1_000_000)
+    stage = TransferStage(file_server, LocalBlobs(tmp_path), limit=1_000_000)
     if chunked:
         file_server.inject(FILE, Chunked())
     with pytest.raises(UpstreamProtocolError):
-        await way.open(file_server.file(BIG, sized=False))
-    await expect_nothing_kept(way)
-    await way.close()
+        await stage.open(file_server.file(BIG, sized=False))
+    await expect_nothing_kept(stage)
+    await stage.close()
 
 
 @pytest.mark.parametrize("url", ["", "http://[", "file:///etc/passwd", "http://h:99999/it.whl"])
-async def test_an_absurd_address_is_the_fault_of_the_index(way: Way, url: str) -> None:
+async def test_an_absurd_address_is_the_fault_of_the_index(stage: TransferStage, url: str) -> None:
     with pytest.raises(UpstreamProtocolError, match="not a web address"):
-        await way.open(File(filename="it.whl", version="1", url=url))
+        await stage.open(File(filename="it.whl", version="1", url=url))
 
 
-async def test_what_the_upstream_refuses_is_raised_at_once(way: Way) -> None:
+async def test_what_the_upstream_refuses_is_raised_at_once(stage: TransferStage) -> None:
     missing = File(
-        filename="no.whl", version="1", url=way.file_server.url + "no.whl", digests={"sha256": "0" * 64}, size=9
+        filename="no.whl", version="1", url=stage.file_server.url + "no.whl", digests={"sha256": "0" * 64}, size=9
     )
     with pytest.raises(NotFound):
-        await way.open(missing)
-    file = way.file_server.file(BIG)
-    way.file_server.inject(FILE, Status(500))
+        await stage.open(missing)
+    file = stage.file_server.file(BIG)
+    stage.file_server.inject(FILE, Status(500))
     with pytest.raises(UpstreamUnavailable, match="500"):
-        await way.open(file)
-    way.file_server.heal()
-    assert await way.fetch(file) == BIG
+        await stage.open(file)
+    stage.file_server.heal()
+    assert await stage.fetch(file) == BIG
 
 
 # Files that cannot be shown before they are whole
 
 
 @pytest.mark.parametrize("digests", [{}, {"md5": hashlib.md5(BIG).hexdigest()}])
-async def test_a_file_without_sha256_comes_in_whole_first(way: Way, digests: dict[str, str]) -> None:
-    body, _ = await way.open(way.file_server.file(BIG, digests=digests))
+async def test_a_file_without_sha256_comes_in_whole_first(stage: TransferStage, digests: dict[str, str]) -> None:
+    body, _ = await stage.open(stage.file_server.file(BIG, digests=digests))
     assert (body.digest, body.size) == (hashlib.sha256(BIG).hexdigest(), len(BIG))
     assert body.path
     assert await content(body, 10, 2_000_000) == BIG[10:2_000_000]
-    assert [held.digest for held in way.held] == [body.digest]
+    assert [held.digest for held in stage.held] == [body.digest]
 
 
-async def test_a_file_of_unknown_size_comes_in_whole_first(way: Way) -> None:
-    way.file_server.inject(FILE, Chunked())
-    body, _ = await way.open(way.file_server.file(BIG, sized=False))
+async def test_a_file_of_unknown_size_comes_in_whole_first(stage: TransferStage) -> None:
+    stage.file_server.inject(FILE, Chunked())
+    body, _ = await stage.open(stage.file_server.file(BIG, sized=False))
     assert body.size == len(BIG)
     assert await content(body) == BIG
 
 
-async def test_an_empty_file_is_not_answered_before_it_is_verified(way: Way) -> None:
-    way.file_server.put(FILE, b"")
-    wrong = File(filename="it.whl", version="1", digests={"sha256": "0" * 64}, url=f"{way.file_server.url}files/it.whl")
+async def test_an_empty_file_is_not_answered_before_it_is_verified(stage: TransferStage) -> None:
+    stage.file_server.put(FILE, b"")
+    wrong = File(
+        filename="it.whl", version="1", digests={"sha256": "0" * 64}, url=f"{stage.file_server.url}files/it.whl"
+    )
     with pytest.raises(DigestMismatch):
-        await way.open(wrong)
+        await stage.open(wrong)
 
 
 # Cut and stalled
 
 
-async def test_a_cut_download_is_resumed_by_one_request_and_nobody_notices(way: Way) -> None:
-    way.file_server.inject(FILE, Cut(after=1_500_000), times=1)
-    file = way.file_server.file(BIG)
-    opened = await asyncio.gather(*(way.open(file) for _ in range(20)))
+async def test_a_cut_download_is_resumed_by_one_request_and_nobody_notices(stage: TransferStage) -> None:
+    stage.file_server.inject(FILE, Cut(after=1_500_000), times=1)
+    file = stage.file_server.file(BIG)
+    opened = await asyncio.gather(*(stage.open(file) for _ in range(20)))
     assert all(data == BIG for data in await asyncio.gather(*(content(body) for body, _ in opened)))
-    first, second = way.file_server.asked()
+    first, second = stage.file_server.asked()
     assert (first.status, second.status) == (200, 206)
     assert "Range" not in first.headers
     # What was sent may have been lost on the way; what was received is not asked for again.
     start = int(second.headers["Range"].removeprefix("bytes=").removesuffix("-"))
     assert 0 < start <= 1_500_000
-    assert second.headers["If-Range"] == way.file_server.things[FILE].etag  # type: ignore[union-attr]
-    assert await way.stored() == [file.sha256]
+    assert second.headers["If-Range"] == stage.file_server.things[FILE].etag  # type: ignore[union-attr]
+    assert await stage.stored() == [file.sha256]
 
 
 async def test_a_stall_is_an_interruption(file_server: FileServer, tmp_path: Path) -> None:
-    way = Way(file_server, LocalBlobs(tmp_path), read_timeout=0.5)
+    stage = TransferStage(file_server, LocalBlobs(tmp_path), read_timeout=0.5)
     file_server.inject(FILE, Stall(after=1_000_000), times=1)
-    assert await way.fetch(file_server.file(BIG)) == BIG
+    assert await stage.fetch(file_server.file(BIG)) == BIG
     assert [request.headers.get("Range") for request in file_server.asked()][:2] == [None, "bytes=1000000-"]
-    await way.close()
+    await stage.close()
 
 
 @pytest.mark.parametrize("fault", [IgnoreRange(), RotateEtag()])
-async def test_an_upstream_that_cannot_resume_is_read_again_from_the_beginning(way: Way, fault: IgnoreRange) -> None:
-    way.file_server.inject(FILE, Cut(after=1_500_000), times=1)
-    way.file_server.inject(FILE, fault)
-    body, _ = await way.open(way.file_server.file(BIG))
+async def test_an_upstream_that_cannot_resume_is_read_again_from_the_beginning(
+    stage: TransferStage, fault: IgnoreRange
+) -> None:
+    stage.file_server.inject(FILE, Cut(after=1_500_000), times=1)
+    stage.file_server.inject(FILE, fault)
+    body, _ = await stage.open(stage.file_server.file(BIG))
     assert await content(body) == BIG
-    assert [request.status for request in way.file_server.asked()] == [200, 200]
+    assert [request.status for request in stage.file_server.asked()] == [200, 200]
 
 
-async def test_a_file_without_any_digest_is_never_put_together_from_two(way: Way) -> None:
-    way.file_server.inject(FILE, Cut(after=1_500_000), times=1)
-    way.file_server.inject(FILE, RotateEtag())
-    file = way.file_server.file(BIG, digests={})
-    opening = asyncio.create_task(way.open(file))
-    await way.file_server.until(lambda: way.file_server.bytes_sent() >= 1_500_000)
-    way.file_server.put(FILE, BIG[::-1])
+async def test_a_file_without_any_digest_is_never_put_together_from_two(stage: TransferStage) -> None:
+    stage.file_server.inject(FILE, Cut(after=1_500_000), times=1)
+    stage.file_server.inject(FILE, RotateEtag())
+    file = stage.file_server.file(BIG, digests={})
+    opening = asyncio.create_task(stage.open(file))
+    await stage.file_server.until(lambda: stage.file_server.bytes_sent() >= 1_500_000)
+    stage.file_server.put(FILE, BIG[::-1])
     body, _ = await opening
     assert await content(body) == BIG[::-1]
 
 
-async def test_a_different_file_after_a_cut_is_a_mismatch(way: Way) -> None:
-    way.file_server.inject(FILE, Cut(after=1_500_000), times=1)
-    file = way.file_server.file(BIG)
-    body, _ = await way.open(file)
-    way.file_server.put(FILE, BIG[::-1])
+async def test_a_different_file_after_a_cut_is_a_mismatch(stage: TransferStage) -> None:
+    stage.file_server.inject(FILE, Cut(after=1_500_000), times=1)
+    file = stage.file_server.file(BIG)
+    body, _ = await stage.open(file)
+    stage.file_server.put(FILE, BIG[::-1])
     with pytest.raises(DigestMismatch):
         await content(body)
-    await expect_nothing_kept(way)
+    await expect_nothing_kept(stage)
 
 
-async def test_an_upstream_that_always_cuts_is_given_up(way: Way) -> None:
-    way.file_server.inject(FILE, Cut(after=100_000), times=1)
-    way.file_server.inject(FILE, Cut(after=0), skip=1)
-    body, _ = await way.open(way.file_server.file(BIG))
+async def test_an_upstream_that_always_cuts_is_given_up(stage: TransferStage) -> None:
+    stage.file_server.inject(FILE, Cut(after=100_000), times=1)
+    stage.file_server.inject(FILE, Cut(after=0), skip=1)
+    body, _ = await stage.open(stage.file_server.file(BIG))
     with pytest.raises(UpstreamUnavailable):
         await content(body)
-    assert way.file_server.count() < 60
-    await expect_nothing_kept(way)
+    assert stage.file_server.count() < 60
+    await expect_nothing_kept(stage)
 
 
-async def test_a_part_that_is_not_the_one_asked_for_is_refused(way: Way) -> None:
-    way.file_server.inject(FILE, Cut(after=1_000_000), times=1)
-    way.file_server.inject(FILE, Headers({"Content-Range": f"bytes 2000000-2999999/{len(BIG)}"}), skip=1)
-    body, _ = await way.open(way.file_server.file(BIG))
+async def test_a_part_that_is_not_the_one_asked_for_is_refused(stage: TransferStage) -> None:
+    stage.file_server.inject(FILE, Cut(after=1_000_000), times=1)
+    stage.file_server.inject(FILE, Headers({"Content-Range": f"bytes 2000000-2999999/{len(BIG)}"}), skip=1)
+    body, _ = await stage.open(stage.file_server.file(BIG))
     with pytest.raises(UpstreamProtocolError):
         await content(body)
-    await expect_nothing_kept(way)
+    await expect_nothing_kept(stage)
 
 
 # A full disk
@@ -439,33 +447,33 @@ def fill_after(monkeypatch: pytest.MonkeyPatch, room: int) -> None:
 
 @pytest.mark.parametrize("room", [0, 600_000])
 async def test_a_full_disk_passes_the_file_on_without_keeping_it(
-    way: Way, monkeypatch: pytest.MonkeyPatch, room: int
+    stage: TransferStage, monkeypatch: pytest.MonkeyPatch, room: int
 ) -> None:
     fill_after(monkeypatch, room)
     content_of_it = noise(8_000_000)
-    stalled = way.file_server.inject(FILE, Stall(after=100_000), times=1)
-    file = way.file_server.file(content_of_it)
-    first = await asyncio.gather(*(way.open(file) for _ in range(3)))
+    stalled = stage.file_server.inject(FILE, Stall(after=100_000), times=1)
+    file = stage.file_server.file(content_of_it)
+    first = await asyncio.gather(*(stage.open(file) for _ in range(3)))
     readings = [asyncio.create_task(content(body)) for body, _ in first]
     await asyncio.sleep(0.05)
     stalled.release()
     assert all(data == content_of_it for data in await asyncio.gather(*readings))
-    await expect_nothing_kept(way)
+    await expect_nothing_kept(stage)
 
 
 async def test_who_comes_late_to_a_full_disk_gets_a_transfer_of_their_own(
-    way: Way, monkeypatch: pytest.MonkeyPatch
+    stage: TransferStage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fill_after(monkeypatch, 0)
-    file = way.file_server.file(noise(8_000_000))
-    early, _ = await way.open(file)
+    file = stage.file_server.file(noise(8_000_000))
+    early, _ = await stage.open(file)
     reading = early.read()
     await anext(reading)
-    late, joined = await way.open(file)
+    late, joined = await stage.open(file)
     assert not joined
     seen = await asyncio.gather(content(late), asyncio.create_task(_rest(reading)))
     assert len(seen[0]) == 8_000_000
-    assert way.file_server.count() == 2
+    assert stage.file_server.count() == 2
 
 
 async def _rest(reading: AsyncIterator[bytes]) -> int:
@@ -473,102 +481,104 @@ async def _rest(reading: AsyncIterator[bytes]) -> int:
 
 
 async def test_a_full_disk_holds_little_in_memory_and_waits_for_its_readers(
-    way: Way, monkeypatch: pytest.MonkeyPatch
+    stage: TransferStage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fill_after(monkeypatch, 0)
-    body, _ = await way.open(way.file_server.file(noise(20_000_000)))
+    body, _ = await stage.open(stage.file_server.file(noise(20_000_000)))
     reading = body.read()
     await anext(reading)
     await asyncio.sleep(0.3)
-    (state,) = way.transfers.active()
+    (state,) = stage.transfers.active()
     assert not state.stored
     assert state.received < 4 * WINDOW_BYTES
     assert await _rest(reading) + 512 * 1024 >= 19_000_000
 
 
-async def test_a_full_disk_with_nobody_reading_gives_up(way: Way, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_full_disk_with_nobody_reading_gives_up(stage: TransferStage, monkeypatch: pytest.MonkeyPatch) -> None:
     fill_after(monkeypatch, 0)
     monkeypatch.setattr(module, "READER_WAIT_SECONDS", 0.3)
-    body, _ = await way.open(way.file_server.file(noise(8_000_000)))
-    await way.settled()
+    body, _ = await stage.open(stage.file_server.file(noise(8_000_000)))
+    await stage.settled()
     with pytest.raises(StorageFull):
         await content(body)
-    await expect_nothing_kept(way)
+    await expect_nothing_kept(stage)
 
 
-async def test_a_file_without_a_digest_needs_room(way: Way, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_file_without_a_digest_needs_room(stage: TransferStage, monkeypatch: pytest.MonkeyPatch) -> None:
     fill_after(monkeypatch, 600_000)
     with pytest.raises(StorageFull):
-        await way.open(way.file_server.file(BIG, digests={}))
-    await expect_nothing_kept(way)
+        await stage.open(stage.file_server.file(BIG, digests={}))
+    await expect_nothing_kept(stage)
 
 
-async def test_a_disk_that_is_full_at_the_last_moment_still_answers(way: Way, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_disk_that_is_full_at_the_last_moment_still_answers(
+    stage: TransferStage, monkeypatch: pytest.MonkeyPatch
+) -> None:
     async def adopt(path: Path, digest: str) -> StoredBlob:
         raise StorageFull("full")
 
-    monkeypatch.setattr(way.blobs, "adopt", adopt)
-    assert await way.fetch(way.file_server.file(BIG)) == BIG
-    await expect_nothing_kept(way)
+    monkeypatch.setattr(stage.blobs, "adopt", adopt)
+    assert await stage.fetch(stage.file_server.file(BIG)) == BIG
+    await expect_nothing_kept(stage)
 
 
 # The end of the server, and what is seen of it
 
 
-async def test_what_runs_is_seen(way: Way) -> None:
-    stalled = way.file_server.inject(FILE, Stall(after=1_000_000))
-    body, _ = await way.open(way.file_server.file(BIG))
+async def test_what_runs_is_seen(stage: TransferStage) -> None:
+    stalled = stage.file_server.inject(FILE, Stall(after=1_000_000))
+    body, _ = await stage.open(stage.file_server.file(BIG))
     reading = asyncio.create_task(content(body))
-    await until(lambda: way.transfers.active()[0].received >= 1_000_000)
-    (state,) = way.transfers.active()
+    await until(lambda: stage.transfers.active()[0].received >= 1_000_000)
+    (state,) = stage.transfers.active()
     assert (state.filename, state.source, state.size, state.readers) == ("it.whl", "s", len(BIG), 1)
     stalled.release()
     await reading
-    await way.settled()
+    await stage.settled()
 
 
-async def test_closing_waits_for_what_is_almost_there(way: Way) -> None:
-    stalled = way.file_server.inject(FILE, Stall(after=1_000_000))
-    file = way.file_server.file(BIG)
-    body, _ = await way.open(file)
+async def test_closing_waits_for_what_is_almost_there(stage: TransferStage) -> None:
+    stalled = stage.file_server.inject(FILE, Stall(after=1_000_000))
+    file = stage.file_server.file(BIG)
+    body, _ = await stage.open(file)
     reading = asyncio.create_task(content(body))
-    closing = asyncio.create_task(way.transfers.close(10))
+    closing = asyncio.create_task(stage.transfers.close(10))
     await asyncio.sleep(0.01)
     with pytest.raises(Unavailable):
-        await way.open(file)
+        await stage.open(file)
     stalled.release()
     await closing
     assert await reading == BIG
-    assert await way.stored() == [file.sha256]
+    assert await stage.stored() == [file.sha256]
 
 
-async def test_closing_stops_what_is_not_and_tells_its_readers(way: Way) -> None:
-    way.file_server.inject(FILE, Stall(after=1_000_000))
-    body, _ = await way.open(way.file_server.file(BIG))
+async def test_closing_stops_what_is_not_and_tells_its_readers(stage: TransferStage) -> None:
+    stage.file_server.inject(FILE, Stall(after=1_000_000))
+    body, _ = await stage.open(stage.file_server.file(BIG))
     reading = asyncio.create_task(content(body))
     await asyncio.sleep(0)
-    await way.transfers.close(0)
+    await stage.transfers.close(0)
     with pytest.raises(UpstreamUnavailable):
         await reading
-    await expect_nothing_kept(way)
+    await expect_nothing_kept(stage)
 
 
-async def test_no_file_stays_open(way: Way, tmp_path: Path) -> None:
-    assert await way.fetch(way.file_server.file(noise(100_000), "right.whl"))
-    way.file_server.inject(FILE, Corrupt())
+async def test_no_file_stays_open(stage: TransferStage, tmp_path: Path) -> None:
+    assert await stage.fetch(stage.file_server.file(noise(100_000), "right.whl"))
+    stage.file_server.inject(FILE, Corrupt())
     with pytest.raises(DigestMismatch):
-        await way.fetch(way.file_server.file(BIG))
-    await way.settled()
+        await stage.fetch(stage.file_server.file(BIG))
+    await stage.settled()
     gc.collect()
     links = [os.readlink(link) for link in Path("/proc/self/fd").iterdir() if link.is_symlink()]
     assert [link for link in links if link.startswith(str(tmp_path))] == []
 
 
-async def test_a_held_file_that_was_deleted_is_fetched_again(way: Way) -> None:
-    file = way.file_server.file(BIG)
-    await way.fetch(file)
-    await way.blobs.delete(file.sha256 or "")
+async def test_a_held_file_that_was_deleted_is_fetched_again(stage: TransferStage) -> None:
+    file = stage.file_server.file(BIG)
+    await stage.fetch(file)
+    await stage.blobs.delete(file.sha256 or "")
     with pytest.raises(MissingBlob):
-        await way.blobs.open(file.sha256 or "")
-    assert await way.fetch(file) == BIG
-    assert way.file_server.count() == 2
+        await stage.blobs.open(file.sha256 or "")
+    assert await stage.fetch(file) == BIG
+    assert stage.file_server.count() == 2

@@ -7,7 +7,7 @@ one of them. Equal stores give equal bytes, except for the time in the manifest.
 import gzip
 import hashlib
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
@@ -29,10 +29,10 @@ from mirror.airgap.bundle.contents import (
     gather,
     pack,
 )  # fmt: skip
-from mirror.airgap.bundle.format import BundleMember, LogEntry, Manifest, PageEntry
+from mirror.airgap.bundle.format import BundleMember, FileEntry, LogEntry, Manifest, PageEntry
 from mirror.airgap.bundle.signing import Signer
 from mirror.blobs import BlobStore
-from mirror.catalog import Catalog
+from mirror.catalog import Catalog, UploadRow
 from mirror.errors import Conflict, Invalid, MissingBlob
 from mirror.model import Page
 
@@ -94,6 +94,8 @@ async def export(
             lacking = await _changed(catalog, held, lacking, since)
     if selection is not None:
         lacking = _selected(lacking, layout, selection)
+    files = tuple(held.files[key] for key in sorted(lacking.files))
+    uploads = tuple(held.uploads[key] for key in sorted(lacking.uploads))
     manifest = Manifest(
         node=held.node,
         made=round(now, 3),
@@ -102,19 +104,20 @@ async def export(
         whole=selection is None,
         made_for=have.node if have is not None else "",
         repositories=layout.repositories,
-        files=tuple(held.files[key] for key in sorted(lacking.files)),
-        uploads=tuple(held.uploads[key] for key in sorted(lacking.uploads)),
-    )
-    needed = [file.digest for file in manifest.files]
-    for row in manifest.uploads:
-        needed += [] if row.upload.deleted else [row.upload.digest, row.sidecar]
-    there = have.blobs if have is not None else frozenset[str]()
-    manifest = msgspec.structs.replace(
-        manifest, blobs={digest: held.blobs[digest] for digest in sorted(set(needed) - there)}
+        files=files,
+        uploads=uploads,
+        blobs={digest: held.blobs[digest] for digest in _needed_blobs(files, uploads, have)},
     )
     with _PartWriter(target, parts) as out:
         await _BundleWriter(catalog, blobs, held, out).write(manifest, lacking, have, signer)
     return ExportResult(paths=out.finished, size=out.size, manifest=out.manifest, lost=tuple(dict.fromkeys(held.lost)))
+
+
+def _needed_blobs(files: Sequence[FileEntry], uploads: Sequence[UploadRow], have: Inventory | None) -> list[str]:
+    """Return the sorted digests of files and uploads that a mirror holding `have` lacks."""
+    needed = {file.digest for file in files}
+    needed |= {digest for row in uploads if not row.upload.deleted for digest in (row.upload.digest, row.sidecar)}
+    return sorted(needed - have.blobs if have is not None else needed)
 
 
 async def write_inventory(catalog: Catalog, blobs: BlobStore, layout: StoreLayout, target: Path) -> Inventory:

@@ -28,8 +28,8 @@ VERSION = 1
 SUMS = "SHA256SUMS"
 SIGNATURE = "SHA256SUMS.sig"
 MANIFEST = "manifest.json"
-BLOCK = tarfile.BLOCKSIZE
-END = bytes(2 * BLOCK)
+BLOCK_BYTES = tarfile.BLOCKSIZE
+END = bytes(2 * BLOCK_BYTES)
 """The end of a tar."""
 
 MAX_SUMS_BYTES = 512 << 20
@@ -123,7 +123,7 @@ class BundleMember(msgspec.Struct, frozen=True):
 
     @property
     def padding(self) -> int:
-        return -self.size % BLOCK
+        return -self.size % BLOCK_BYTES
 
 
 def page_path(digest: str) -> str:

@@ -53,9 +53,9 @@ class BundleReader:
 
     def header(self) -> BundleMember | None:
         """Read the next header, None at the end. The content of the member before must have been read."""
-        member = format.read_header(self._read(format.BLOCK))
+        member = format.read_header(self._read(format.BLOCK_BYTES))
         if member is None:
-            self._read(format.BLOCK)
+            self._read(format.BLOCK_BYTES)
         elif member.size > self.size:
             raise DamagedBundle(
                 f"The bundle is truncated or altered: {member.name[:100]!r} would be larger than the bundle."

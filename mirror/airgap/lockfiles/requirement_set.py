@@ -181,7 +181,7 @@ def is_true(
 def needed(
     requirements: RequirementSet, environments: Sequence[Environment]
 ) -> tuple[tuple[Pin, ...], tuple[VersionRange, ...]]:
-    """The pins and ranges that any of the environments needs."""
+    """Return the pins and ranges that any of the environments needs."""
 
     def applies(*markers: str) -> bool:
         return not markers or any(

@@ -74,24 +74,8 @@ def parse(document: LockDocument) -> RequirementSet:
                 document.external(name, str(package.source.get("git") or package.source.get("url") or ""), line)
             )
             continue
-        registry = str(package.source["registry"])
-        indexes.setdefault(registry)
-        artefacts = [*([package.sdist] if package.sdist else []), *package.wheels]
-        pins.append(
-            Pin(
-                project=name,
-                version=document.version_of(package.version, line),
-                files=tuple(
-                    document.file_of(
-                        one.filename or one.path.rsplit("/", 1)[-1], line, url=one.url, hashed=one.hash, size=one.size
-                    )
-                    for one in artefacts
-                ),
-                markers=document.markers_of(package.resolution_markers, line),
-                index=registry,
-                where=document.where(line),
-            )
-        )
+        indexes.setdefault(str(package.source["registry"]))
+        pins.append(_pin(package, document, line))
     return RequirementSet(
         name=document.name,
         kind="uv.lock",
@@ -101,6 +85,23 @@ def parse(document: LockDocument) -> RequirementSet:
         graph=DependencyGraph(roots=tuple(starts), edges=edges),
         python=lock.requires_python,
         indexes=tuple(indexes),
+    )
+
+
+def _pin(package: _Package, document: LockDocument, line: int | None) -> Pin:
+    artefacts = [*([package.sdist] if package.sdist else []), *package.wheels]
+    return Pin(
+        project=document.name_of(package.name, line),
+        version=document.version_of(package.version, line),
+        files=tuple(
+            document.file_of(
+                one.filename or one.path.rsplit("/", 1)[-1], line, url=one.url, hashed=one.hash, size=one.size
+            )
+            for one in artefacts
+        ),
+        markers=document.markers_of(package.resolution_markers, line),
+        index=str(package.source["registry"]),
+        where=document.where(line),
     )
 
 

@@ -1,4 +1,4 @@
-"""Two mirrors that never meet, and the commands that carry content from one to the other."""
+"""Two mirrors without a connection, and the commands that carry content from one to the other."""
 
 import asyncio
 import os
@@ -26,7 +26,7 @@ class Node:
         self.settings = write_settings(self.data_dir, self.repositories, **settings)
 
     async def __call__(self, capsys: pytest.CaptureFixture[str], *words: str | Path, status: int = 0) -> str:
-        """Run a command on it; what it prints, on either output."""
+        """Run a command on it; return what it prints on both outputs."""
         capsys.readouterr()
         ended = await asyncio.to_thread(main, [*map(str, words), "--config", str(self.settings)])
         said = capsys.readouterr()
@@ -43,14 +43,14 @@ class Node:
 
 
 async def trusting(a: Node, b: Node, capsys: pytest.CaptureFixture[str]) -> None:
-    """Let B take what A signs."""
+    """Let B trust the signatures of A."""
     printed = await a(capsys, "key", "create", "--name", "a")
     line = next(line for line in printed.splitlines() if line.startswith("mirror-ed25519 "))
     await b(capsys, "key", "trust", line)
 
 
 async def pages(mirror: Client, paths: Sequence[str], **headers: str) -> dict[str, tuple[int, bytes]]:
-    """Status and body of each path."""
+    """Return status and body of each path."""
     answers = {}
     for path in paths:
         reply = await mirror.get(path, **headers)

@@ -1,4 +1,4 @@
-"""From one mirror to another that it never meets: byte-identical pages, small updates, and what is refused."""
+"""From one mirror to another without a connection: byte-identical pages, small updates, and what is refused."""
 
 import asyncio
 import fcntl
@@ -28,7 +28,7 @@ INDEX = ["simple/", "versions", "names", "specs.4.8.gz", "latest_specs.4.8.gz", 
 
 
 def paths(*built: Built) -> list[str]:
-    """Everything that a client asks about these."""
+    """Return the paths of everything that a client requests about these."""
     found: dict[str, None] = dict.fromkeys(INDEX)
     for one in built:
         if one.filename.endswith(".gem"):
@@ -46,7 +46,7 @@ def publish(simulator: Simulator, *built: Built) -> None:
 
 
 async def ask_all(mirror: Client, *built: Built) -> dict[str, tuple[int, bytes]]:
-    """Every answer, also those in JSON, none of which fails."""
+    """Return every answer, also those in JSON; none of them fails."""
     answers = await pages(mirror, paths(*built), Cache_Control="no-cache")
     for path, answer in (await pages(mirror, [p for p in paths(*built) if "simple" in p], Accept=JSON)).items():
         answers[f"{path} as JSON"] = answer
@@ -90,7 +90,7 @@ class Two:
         return bundle
 
     def state_of_b(self) -> dict[str, str]:
-        """What B shows, as rows: enough to see that nothing has changed."""
+        """Return what B shows, as rows: enough to see that nothing has changed."""
         import sqlite3
 
         with closing(sqlite3.connect(self.b.data_dir / "catalog.sqlite")) as catalog:

@@ -21,7 +21,7 @@ TIMES = 10
 
 
 async def filled(simulator: Simulator, node: Node, version: str) -> dict[str, tuple[int, bytes]]:
-    """A mirror that has fetched a version of every project; what it then answers."""
+    """Fill a mirror with a version of every project; return its answers."""
     built = [wheel(name, version, size=30_000) for name in PROJECTS]
     for one in built:
         simulator.publish(one)
@@ -103,19 +103,19 @@ async def test_a_kill_between_the_catalog_and_the_records_loses_no_upload(
 
 
 def blobs(node: Node) -> int:
-    """How many blobs it has."""
+    """Return the number of its blobs."""
     return sum(1 for _ in (node.data_dir / "blobs").glob("??/*"))
 
 
 def taken(node: Node) -> bool:
-    """Whether the second bundle is visible."""
+    """Return whether the second bundle is visible."""
     with closing(sqlite3.connect(node.data_dir / "catalog.sqlite")) as catalog:
         ((count,),) = catalog.execute("SELECT count(*) FROM feed WHERE kind = 'import'")
     return int(count) > 1
 
 
 async def watch(mirror: Client, old: dict[str, tuple[int, bytes]], new: dict[str, tuple[int, bytes]]) -> bool:
-    """Ask one page after the other until all are new; whether none was old after one was new."""
+    """Request one page after the other until all are new; return whether none was old after one was new."""
     turned = False
     while True:
         answers = [(path, answer) for path in PATHS for answer in (await pages(mirror, [path])).values()]

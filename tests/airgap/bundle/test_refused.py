@@ -1,4 +1,4 @@
-"""Bundles that are altered, cut, hostile or too large: refused in one sentence, before anything is visible."""
+"""Bundles that are altered, truncated, hostile or too large: refused in one sentence, before anything is visible."""
 
 import gzip
 import hashlib
@@ -22,7 +22,7 @@ SIX = wheel("six", "1.0")
 
 
 class Stage(NamedTuple):
-    """B, which trusts who made the bundle and has nothing yet."""
+    """B, which trusts the maker of the bundle and is empty."""
 
     a: Node
     b: Node
@@ -30,7 +30,7 @@ class Stage(NamedTuple):
     capsys: pytest.CaptureFixture[str]
 
     async def refused(self, bundle: Path, *words: str) -> str:
-        """What is said of a bundle that is refused; nothing has come of it."""
+        """Return the error for a bundle that is refused; nothing of it is visible."""
         said = await self.b(self.capsys, "import", bundle, *words, status=1)
         assert "Traceback" not in said
         async with serving(self.b.data_dir, self.b.repositories, offline=True) as mirror:
@@ -58,13 +58,13 @@ Members = dict[str, bytes]
 
 
 def members(bundle: Path) -> Members:
-    """Name → content, in order."""
+    """Return name → content, in order."""
     with tarfile.open(bundle) as tar:
         return {info.name: (tar.extractfile(info) or io.BytesIO()).read() for info in tar}
 
 
 def resummed(content: Members, manifest: dict[str, Any] | None = None) -> Members:
-    """The same with sums that fit, as somebody would write them who signs nothing."""
+    """Return the members with matching sums, as an attacker without a key would write them."""
     content = dict(content)
     content.pop("SHA256SUMS.sig", None)
     if manifest is not None:

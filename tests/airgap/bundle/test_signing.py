@@ -1,4 +1,4 @@
-"""Keys: made, handed on, trusted, and who is refused."""
+"""Keys: created, passed on, trusted; and which signatures are refused."""
 
 import stat
 from pathlib import Path

@@ -24,7 +24,7 @@ def data(name: str) -> str:
 
 
 def addresses(text: str, kind: str) -> dict[tuple[str, str], str]:
-    """(project, file name) → URL, of all files in a lock: what the other index says when it is asked."""
+    """Return (project, file name) → URL for all files in a lock, as another index would report them."""
     pins = parse(kind, text, kind=kind).pins
     return {(pin.project, file.filename): file.url for pin in pins for file in pin.files}
 

@@ -33,7 +33,7 @@ WINDOWS = Target("3.11", "windows-amd64")
 
 
 def project(name: str, *filenames: str, requires: str | None = None) -> Project:
-    """A project of wheels and sdists whose versions stand second in their names."""
+    """Return a project of wheels and sdists whose versions are the second part of their names."""
     files = (
         File(filename=one, version=one.removesuffix(".tar.gz").removesuffix(".zip").split("-")[1], requires=requires)
         for one in filenames
@@ -42,7 +42,7 @@ def project(name: str, *filenames: str, requires: str | None = None) -> Project:
 
 
 def gem(name: str, *versions: str, requires: str | None = None) -> Project:
-    """A gem with versions such as `1.0` and `1.0-x86_64-linux`."""
+    """Return a gem with versions such as `1.0` and `1.0-x86_64-linux`."""
     return Project(
         name=name,
         files=tuple(
@@ -62,7 +62,7 @@ def pinned(*pins: Pin, python: str = "") -> RequirementSet:
 
 
 class Selected(msgspec.Struct, frozen=True):
-    """What is selected of all projects."""
+    """The selections of all projects."""
 
     files: Mapping[str, Sequence[File]]
     missing: tuple[MissingItem, ...]
@@ -72,7 +72,7 @@ def select(
     parsed: RequirementSet, projects: Mapping[str, Project], targets: Sequence[Target], *, sdists: bool = False,
     every_wheel: bool = False,
 ) -> Selected:  # fmt: skip
-    """What is selected of an index that has these projects."""
+    """Select from an index that has these projects."""
     selector = Selector(parsed, targets, sdists=sdists, every_wheel=every_wheel)
     found = {name: selector.select(name, projects.get(name)) for name in selector.projects}
     return Selected(

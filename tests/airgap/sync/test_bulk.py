@@ -98,7 +98,7 @@ def forking(pipe: Connection, config: WorkerConfig, jobs: Sequence[Job]) -> None
         pipe.send((children == [Path("/proc/self/cmdline").read_bytes()], asyncio.run(work(pool))))
 
 
-async def test_workers_started_before_there_are_threads_is_a_fork_and_works_like_any_other(
+async def test_workers_started_before_there_are_threads_are_forked_and_work_like_any_other(
     simulator: Simulator, tmp_path: Path
 ) -> None:
     six = sdist("six", "1.0")

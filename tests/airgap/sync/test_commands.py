@@ -22,7 +22,7 @@ class Commands:
         self._capsys = capsys
 
     async def __call__(self, *words: str | Path, status: int = 0) -> tuple[str, str]:
-        """What it prints on standard output and on standard error."""
+        """Return what a command prints on standard output and on standard error."""
         self._capsys.readouterr()
         ended = await asyncio.to_thread(main, [*map(str, words), "--config", str(self.settings)])
         said = self._capsys.readouterr()

@@ -1,4 +1,4 @@
-"""A sync in the process of the mirror: what it brings, what it skips, what goes wrong, and what it remembers."""
+"""A sync in the process of the mirror: what it fetches, skips, reports and records in sets."""
 
 import asyncio
 import hashlib
@@ -150,10 +150,10 @@ async def test_the_first_files_come_while_another_page_is_still_looked_at(simula
         result = await syncing
         assert (result.fetched, result.problems) == (MIN_BATCH_FILES + 2, ())
         members = [member.filename for member in result.members]
-        assert members.index(late.filename) < members.index(large.filename)  # as they were wished for
+        assert members.index(late.filename) < members.index(large.filename)  # in the order of the inputs
 
 
-async def test_a_file_that_is_wished_for_twice_comes_once(simulator: Simulator, tmp_path: Path) -> None:
+async def test_a_file_that_is_needed_twice_is_fetched_once(simulator: Simulator, tmp_path: Path) -> None:
     progress = RecordedProgress()
     async with filled(simulator, tmp_path, wheel("six", "1.0"), wheel("six", "2.0")) as mirror:
         result = await synced(mirror, needs("six"), needs("six==1.0"), progress=progress)
@@ -196,7 +196,7 @@ async def test_a_sidecar_that_differs_from_the_promise_is_asked_for(simulator: S
         assert b"Summary: other" in (await mirror.get(f"packages/six/{six.filename}.metadata")).body
 
 
-async def test_what_was_brought_is_in_a_set_under_all_its_names(simulator: Simulator, tmp_path: Path) -> None:
+async def test_what_was_fetched_is_in_a_set_under_all_its_names(simulator: Simulator, tmp_path: Path) -> None:
     old, new = wheel("six", "1.0"), wheel("six", "2.0")
     async with filled(simulator, tmp_path, old, new) as mirror:
         sets = mirror.mirror.catalog.sets

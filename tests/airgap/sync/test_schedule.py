@@ -25,7 +25,7 @@ async def settled(mirror: Serving, name: str, count: int) -> None:
             await asyncio.sleep(0.02)
 
 
-async def test_a_set_is_there_before_anybody_asks(simulator: Simulator, tmp_path: Path) -> None:
+async def test_a_set_is_held_before_a_client_requests_it(simulator: Simulator, tmp_path: Path) -> None:
     for built in (wheel("six", "1.0"), wheel("six", "2.0"), wheel("app", "1.0", requires=["six<2"])):
         simulator.publish(built)
     requirements = tmp_path / "requirements.txt"
