@@ -1,5 +1,6 @@
 """One served index: where projects come from, how they are merged, and what of them is shown.
 
+ecosystem       what the rest of the mirror knows of Python and of Ruby
 repository      one mounted index: names, project, file
 merge           several projects of one name to one (pure)
 freshness       when a stored page may be served (pure)
@@ -12,5 +13,5 @@ removals        what an upstream has taken back
 journal         what changed, in order, for whoever follows
 cache           bounded memory and single flight
 
-Nothing here knows an ecosystem but through its `Format`.
+Nothing here knows an ecosystem except through its `Format`.
 """

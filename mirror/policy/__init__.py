@@ -18,7 +18,7 @@ from mirror.policy.verdicts import (
     concerns,
     folders,
     moment,
-    named,
+    named_projects,
     policy_for,
     verdict,
 )
@@ -35,7 +35,7 @@ __all__ = [
     "folders",
     "matches",
     "moment",
-    "named",
+    "named_projects",
     "policy_for",
     "verdict",
 ]

@@ -3,7 +3,7 @@
 from collections.abc import Collection
 
 from mirror.model import File, Project
-from mirror.policy.verdicts import Policy, Verdict, verdict, written
+from mirror.policy.verdicts import Policy, Verdict, format_time, verdict
 
 
 def explain(
@@ -26,31 +26,31 @@ def explain(
         return [f"{project.name}: no file of version {version}." if version else f"{project.name}: no files."]
     lines: list[str] = []
     for file in files:
-        gone = file.filename in removed
+        removed_upstream = file.filename in removed
         facts = [
             f"from {file.source or 'an unnamed source'}",
             _age(file, now),
             "held" if file.filename in held else "not held",
             *(["yanked" + (f": {file.yanked}" if file.yanked else "")] if file.yanked is not None else []),
-            *(["removed upstream"] if gone else []),
+            *(["removed upstream"] if removed_upstream else []),
         ]
         lines.append(_printable(f"{file.filename}: {', '.join(facts)}"))
-        lines += [f"  {line}" for line in _course(policy, project, file, now, gone)]
+        lines += [f"  {line}" for line in _timeline(policy, project, file, now, removed_upstream)]
     return lines
 
 
-def _course(policy: Policy, project: Project, file: File, now: float, gone: bool) -> list[str]:
+def _timeline(policy: Policy, project: Project, file: File, now: float, removed_upstream: bool) -> list[str]:
     """Return lines for the verdict now, and for each that follows it by itself."""
-    found = verdict(policy, project, file, now, removed=gone)
+    found = verdict(policy, project, file, now, removed=removed_upstream)
     lines = [_line(found)]
     while found.until is not None:
-        found = verdict(policy, project, file, found.until, removed=gone)
+        found = verdict(policy, project, file, found.until, removed=removed_upstream)
         lines.append(f"then {_line(found)}")
     return lines
 
 
 def _line(found: Verdict) -> str:
-    until = f" until {written(found.until)}" if found.until is not None else ""
+    until = f" until {format_time(found.until)}" if found.until is not None else ""
     return f"{found.state}{until}" + (f" by the rule {found.rule!r}: {found.reason}" if found.rule else "")
 
 
@@ -59,9 +59,8 @@ def _age(file: File, now: float) -> str:
         return "upload time not known"
     moment = file.uploaded.timestamp()
     days, rest = divmod(max(0, int(now - moment)), 86400)
-    return (
-        f"uploaded {written(moment)} ({f'{days} days' if days > 1 else f'{(days * 86400 + rest) // 3600} hours'} ago)"
-    )
+    age = f"{days} days" if days > 1 else f"{(days * 86400 + rest) // 3600} hours"
+    return f"uploaded {format_time(moment)} ({age} ago)"
 
 
 def _printable(text: str) -> str:

@@ -94,7 +94,7 @@ def policy_for(
 
     `advisories` has every folder that a known-bad rule of this repository names (see `folders`). Raises ConfigError.
     """
-    mine = [_spelled(rule, versions) for rule in rules if matches(rule.repositories, repository)]
+    mine = [_with_canonical_patterns(rule, versions) for rule in rules if matches(rule.repositories, repository)]
     for rule in mine:
         for specifier in rule.specifiers:
             try:
@@ -123,7 +123,7 @@ def concerns(policy: Policy, name: str) -> bool:
     return bool(_judges(policy, Project(name=name), (), -math.inf))
 
 
-def named(policy: Policy) -> frozenset[str]:
+def named_projects(policy: Policy) -> frozenset[str]:
     """Return the projects that rules name without a pattern, or that their records report."""
     patterns = {pattern for rule in (*policy.rules, *policy.listed) for pattern in rule.projects}
     reported = {
@@ -140,7 +140,7 @@ def folders(rules: Sequence[RuleSettings]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(str(rule.folder) for rule in rules if rule.folder is not None))
 
 
-def _spelled(rule: RuleSettings, versions: Versions) -> RuleSettings:
+def _with_canonical_patterns(rule: RuleSettings, versions: Versions) -> RuleSettings:
     """Return the rule with its patterns in the spelling of canonical names."""
 
     def canonical(patterns: tuple[str, ...]) -> tuple[str, ...]:
@@ -175,7 +175,7 @@ def apply(policy: Policy, project: Project, now: float, *, removed: Collection[s
         if verdict.until is not None:
             changes_at = min(changes_at, verdict.until)
     return FilterResult(
-        project=narrowed(project, visible, policy.versions),
+        project=keep_files(project, visible, policy.versions),
         withheld=withheld,
         changes_at=None if changes_at == math.inf else changes_at,
     )
@@ -187,7 +187,7 @@ def verdict(policy: Policy, project: Project, file: File, now: float, *, removed
     return _verdict(file, [claim for judge in judges if (claim := judge(file))], now)
 
 
-def narrowed(project: Project, files: Sequence[File], versions: Versions) -> Project:
+def keep_files(project: Project, files: Sequence[File], versions: Versions) -> Project:
     """Return the project with only these of its files, and with only the versions that have one of them."""
     if len(files) == len(project.files):
         return project
@@ -244,7 +244,7 @@ def _judge(rule: RuleSettings, objects: Objector, project: str, versions: Versio
 
     def judge(file: File) -> _Claim | None:
         objection = objects(file)
-        if objection is None or objection.until <= now or (exempts_uploads and _own(file)):
+        if objection is None or objection.until <= now or (exempts_uploads and _uploaded(file)):
             return None
         since = exempt_until(file) if exempt else -math.inf
         state = _STATES[objection.action or rule.action]
@@ -281,10 +281,10 @@ def _unlisted(policy: Policy, project: str, now: float) -> _Judge:
 
 def _by_upstream(rule: str, reason: str, action: Action, filenames: Collection[str] | None = None) -> _Judge:
     claim = _Claim(-math.inf, math.inf, _STATES[action], rule, reason, "")
-    return lambda file: None if _own(file) or (filenames is not None and file.filename not in filenames) else claim
+    return lambda file: None if _uploaded(file) or (filenames is not None and file.filename not in filenames) else claim
 
 
-def _own(file: File) -> bool:
+def _uploaded(file: File) -> bool:
     return not file.url  # model.File: only a file of our own has no URL at an upstream
 
 
@@ -294,7 +294,7 @@ def _verdict(file: File, claims: Sequence[_Claim], now: float) -> Verdict:
     until = next((moment for moment in moments if _strictest(claims, moment) is not claim), None)
     if claim is None:
         return Verdict(file=file, until=until)
-    detail = claim.detail or ("" if claim.until == math.inf else f"until {written(claim.until)}")
+    detail = claim.detail or ("" if claim.until == math.inf else f"until {format_time(claim.until)}")
     reason = f"{claim.reason} ({detail})" if detail else claim.reason
     return Verdict(file=file, state=claim.state, rule=claim.rule, reason=reason, until=until)
 
@@ -308,7 +308,7 @@ def _strictest(claims: Sequence[_Claim], moment: float) -> _Claim | None:
 _LAST = datetime.max.replace(tzinfo=UTC).timestamp() - 1
 
 
-def written(moment: float) -> str:
+def format_time(moment: float) -> str:
     """Format a moment for people: `2026-08-04T10:00:00Z`."""
     return datetime.fromtimestamp(min(moment, _LAST), UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
 
@@ -319,7 +319,7 @@ def as_of(project: Project, moment: datetime, versions: Versions) -> Project:
     This is a filter, not a memory: what upstream has deleted since does not come back, and a file counts as yanked if
     it is yanked today. A file whose upload time is not known is left out.
     """
-    return narrowed(project, [file for file in project.files if file.uploaded and file.uploaded <= moment], versions)
+    return keep_files(project, [file for file in project.files if file.uploaded and file.uploaded <= moment], versions)
 
 
 def moment(text: str) -> datetime:

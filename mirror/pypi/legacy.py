@@ -64,7 +64,7 @@ def files_of(project: Project, version: str | None) -> list[File]:
 
     Raises NotFound when the project has no such version.
     """
-    wanted = _spelled(project, version) if version is not None else latest_version(project)
+    wanted = _project_spelling(project, version) if version is not None else latest_version(project)
     files = [file for file in project.files if file.version == wanted]
     return sorted(files, key=lambda file: kind_of(file.filename) != "wheel")
 
@@ -86,19 +86,19 @@ def legacy(
     upstream's document is about another version; `link` returns the URL of a file. Raises NotFound when the project has
     no such version.
     """
-    wanted = _spelled(project, version) if version is not None else latest_version(project)
-    theirs = _decoded(upstream)
-    entries = _entries(theirs)
-    info = theirs.get("info")
+    wanted = _project_spelling(project, version) if version is not None else latest_version(project)
+    upstream_document = _decode(upstream)
+    entries = _entries(upstream_document)
+    info = upstream_document.get("info")
     same = isinstance(info, dict) and _same_version(info.get("version"), wanted)
     urls = [_entry(file, entries.get(file.filename), link) for file in project.files if file.version == wanted]
 
-    document = {key: value for key, value in theirs.items() if key not in ("releases", "urls")}
+    document = {key: value for key, value in upstream_document.items() if key not in ("releases", "urls")}
     document["info"] = dict(info) if same and isinstance(info, dict) else _info(project, wanted, metadata)
-    _yanked_and_required(document["info"], [file for file in project.files if file.version == wanted])
-    document["last_serial"] = project.serial if project.serial is not None else theirs.get("last_serial")
+    _set_yanked_and_requires(document["info"], [file for file in project.files if file.version == wanted])
+    document["last_serial"] = project.serial if project.serial is not None else upstream_document.get("last_serial")
     document["urls"] = urls
-    document["vulnerabilities"] = theirs.get("vulnerabilities", []) if same else []
+    document["vulnerabilities"] = upstream_document.get("vulnerabilities", []) if same else []
     document.setdefault("ownership", {"organization": None, "roles": []})
     if version is None:  # the public index has no `releases` in the document of one version
         releases: dict[str, list[dict[str, Any]]] = {v: [] for v in sorted(project.versions, key=version_key)}
@@ -108,7 +108,7 @@ def legacy(
     return msgspec.json.encode(document)
 
 
-def _spelled(project: Project, version: str) -> str:
+def _project_spelling(project: Project, version: str) -> str:
     """Return the version in the project's spelling. Raises NotFound."""
     known = dict.fromkeys((*project.versions, *(file.version for file in project.files)))
     if version in known:
@@ -123,7 +123,7 @@ def _same_version(found: object, wanted: str | None) -> bool:
     return isinstance(found, str) and wanted is not None and same_version(found, wanted)
 
 
-def _decoded(upstream: bytes | None) -> dict[str, Any]:
+def _decode(upstream: bytes | None) -> dict[str, Any]:
     """Decode the upstream's document; an empty one where it is invalid, as all that must be right is derived."""
     try:
         document = msgspec.json.decode(upstream) if upstream else {}
@@ -145,30 +145,32 @@ def _entries(document: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     }
 
 
-def _entry(file: File, theirs: Mapping[str, Any] | None, link: Link) -> dict[str, Any]:
-    theirs = theirs or {}
-    found = theirs.get("digests")
+def _entry(file: File, upstream: Mapping[str, Any] | None, link: Link) -> dict[str, Any]:
+    upstream = upstream or {}
+    found = upstream.get("digests")
     found = found if isinstance(found, dict) else {}
     if file.sha256 is not None and found.get("sha256", file.sha256) != file.sha256:
-        theirs, found = {}, {}  # another file of that name: its entry does not describe this one
-    ours = {**file.extra.get("digests", {}), **file.digests}
-    digests = {"blake2b_256": None, "md5": None, "sha256": None} | found | ours
+        upstream, found = {}, {}  # another file of that name: its entry does not describe this one
+    known = {**file.extra.get("digests", {}), **file.digests}
+    digests = {"blake2b_256": None, "md5": None, "sha256": None} | found | known
     return {
         "comment_text": "",
         "downloads": -1,
         "has_sig": bool(file.extra.get("gpg-sig", False)),
         "packagetype": _packagetype(file.filename),
         "python_version": _python_version(file.filename),
-        **theirs,
+        **upstream,
         "digests": digests,
         "filename": file.filename,
         "md5_digest": digests["md5"],
         "requires_python": file.requires,
-        "size": file.size if file.size is not None else theirs.get("size"),
+        "size": file.size if file.size is not None else upstream.get("size"),
         "upload_time": (
-            file.uploaded.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S") if file.uploaded else theirs.get("upload_time")
+            file.uploaded.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S")
+            if file.uploaded
+            else upstream.get("upload_time")
         ),
-        "upload_time_iso_8601": timestamp(file.uploaded) if file.uploaded else theirs.get("upload_time_iso_8601"),
+        "upload_time_iso_8601": timestamp(file.uploaded) if file.uploaded else upstream.get("upload_time_iso_8601"),
         "url": link(file),
         "yanked": file.yanked is not None,
         "yanked_reason": file.yanked or None,
@@ -203,7 +205,7 @@ def _info(project: Project, version: str | None, metadata: bytes | None) -> dict
     return info | {"name": info["name"] or project.name, "version": version}
 
 
-def _yanked_and_required(info: dict[str, Any], files: list[File]) -> None:
+def _set_yanked_and_requires(info: dict[str, Any], files: list[File]) -> None:
     """Set what `info` repeats from the files; a version is yanked when all of its files are."""
     reasons = [file.yanked for file in files]
     info["yanked"] = bool(files) and None not in reasons

@@ -173,15 +173,15 @@ class _GzipStream(io.RawIOBase):
         if size is None or not 0 <= size <= _TAR_READ_LIMIT:
             raise Invalid(f"The archive has a header of more than {_TAR_READ_LIMIT} bytes.")
         taken: list[bytes] = []
-        while size and (piece := self._take(size)):
-            taken.append(piece)
-            size -= len(piece)
+        while size and (chunk := self._take(size)):
+            taken.append(chunk)
+            size -= len(chunk)
         return b"".join(taken)
 
     def finish(self) -> None:
         """Check that only padding follows, in the archive and after it. Raises Invalid."""
-        while piece := self._take(_TAR_READ_LIMIT):
-            if piece.strip(b"\0"):
+        while chunk := self._take(_TAR_READ_LIMIT):
+            if chunk.strip(b"\0"):
                 raise Invalid("The archive continues after its end.")
         rest = self._inflate.unused_data
         while rest:
@@ -198,9 +198,9 @@ class _GzipStream(io.RawIOBase):
             self._buffer = self._inflate.decompress(packed, 4 * _TAR_READ_LIMIT)
             self._inflated += len(self._buffer)
             _check_bomb(self._inflated, self._size)
-        piece, self._buffer = self._buffer[:size], self._buffer[size:]
-        self._position += len(piece)
-        return piece
+        chunk, self._buffer = self._buffer[:size], self._buffer[size:]
+        self._position += len(chunk)
+        return chunk
 
 
 def _sdist_tar(file: BinaryIO) -> bytes:

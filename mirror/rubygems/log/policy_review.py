@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Callable, Iterable
 
 from mirror.errors import MirrorError
 from mirror.index.repository import Repository
-from mirror.policy import concerns, named
+from mirror.policy import concerns, named_projects
 from mirror.rubygems.log.versions_map import VersionsMap
 
 logger = logging.getLogger(__name__)
@@ -66,7 +66,7 @@ class PolicyReview:
         What rules forbid in general (a cooldown of all gems) is noticed when upstream changes a gem, or when a client
         requests its page: to look at all gems of a public index would take two hundred thousand requests.
         """
-        return [name for name in sorted(named(self._repository.policy)) if name in listed][:MOST_REVIEWED]
+        return [name for name in sorted(named_projects(self._repository.policy)) if name in listed][:MOST_REVIEWED]
 
     async def run(self, look: Look, report: Report) -> None:
         """Fetch the pages that wait, in rounds, until none is left but those that cannot be fetched now."""
