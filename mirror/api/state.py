@@ -134,7 +134,7 @@ class MirrorState:
                     "errors": state.errors,
                     "bytes": state.bytes,
                 }
-                for state in (upstream.status() for upstream in self._upstreams)
+                for state in (upstream.health() for upstream in self._upstreams)
             ],
         }
 
@@ -187,7 +187,7 @@ class MirrorState:
 
 
 def _told(repository: str, upstream: Upstream) -> UpstreamState:
-    state = upstream.status()
+    state = upstream.health()
     return UpstreamState(
         repository=repository,
         upstream=state.name,

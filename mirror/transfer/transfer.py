@@ -196,7 +196,7 @@ class Transfer:
         except TimeoutError:
             self._fail(UpstreamUnavailable(f"{self.file.filename} took longer than a day to be fetched."))
         except DigestMismatch as error:
-            self.upstream.note(error)
+            self.upstream.record_error(error)
             self._fail(error)
         except MirrorError as error:
             self._fail(error)

@@ -13,13 +13,7 @@ from typing import TypeVar
 import aiohttp
 from yarl import URL
 
-from mirror.errors import (
-    ConfigError,
-    NotFound,
-    UpstreamError,
-    UpstreamProtocolError,
-    UpstreamRefused,
-)
+from mirror.errors import ConfigError, NotFound, UpstreamError, UpstreamProtocolError, UpstreamRefused
 from mirror.model import Body, File, UpstreamRequest, UpstreamResponse
 from mirror.upstream.body import TAIL_BYTES, RangeBody, Stream
 from mirror.upstream.breaker import Breaker, retry_after
@@ -98,7 +92,7 @@ class Upstream:
             headers["If-None-Match"] = etag
         if last_modified:
             headers["If-Modified-Since"] = last_modified
-        raw = await self.range_get(request, headers)
+        raw = await self.get_raw(request, headers)
         if raw.status == 304 and headers:
             return None
         if raw.status != 200 or not raw.body:
@@ -113,7 +107,7 @@ class Upstream:
             serial=int(serial) if serial.isascii() and serial.isdigit() and len(serial) < 19 else None,
         )
 
-    async def range_get(self, request: UpstreamRequest, headers: Mapping[str, str]) -> RawResponse:
+    async def get_raw(self, request: UpstreamRequest, headers: Mapping[str, str]) -> RawResponse:
         """Request a page with additional headers (Range, If-None-Match, Accept-Encoding).
 
         Return the answer where its status is 200, 206, 304 or 416. Size limit, retries and errors are those of `get`.
@@ -121,21 +115,17 @@ class Upstream:
         headers = {"Accept": request.accept, **headers}
 
         async def once() -> RawResponse:
-            return await self._once(request.url, headers, request.limit, decompress=True)
+            response = await self._begin(request.url, headers, decompress=True)
+            try:
+                body = await self._read_whole(response, request.limit)
+            finally:
+                response.close()  # after the whole body this only returns the connection to the pool
+            return RawResponse(url=str(response.url), status=response.status, headers=response.headers, body=body)
 
         async with self._page_slots:
             return await self._retrying(request.url, once, request.timeout)
 
-    async def _once(self, url: URL, headers: Mapping[str, str], limit: int, *, decompress: bool) -> RawResponse:
-        """Return an answer with its whole body, of at most `limit` bytes."""
-        response = await self._begin(url, headers, decompress=decompress)
-        try:
-            body = await self._bounded(response, limit)
-        finally:
-            response.close()  # after the whole body this only returns the connection to the pool
-        return RawResponse(url=str(response.url), status=response.status, headers=response.headers, body=body)
-
-    async def _bounded(self, response: aiohttp.ClientResponse, limit: int) -> bytes:
+    async def _read_whole(self, response: aiohttp.ClientResponse, limit: int) -> bytes:
         if (response.content_length or 0) > limit:
             raise UpstreamProtocolError(f"{describe(response.url)} is larger than {limit} bytes.")
         body = bytearray()
@@ -175,7 +165,7 @@ class Upstream:
                     raise UpstreamProtocolError(f"{describe(url)} answered {response.status} to a request for a file.")
                 yield Stream(response, lambda: self._next(response))
             except UpstreamError as error:
-                self.note(error)
+                self.record_error(error)
                 raise
             finally:
                 response.close()  # an answer of 200 to a small range is not read to its end
@@ -218,12 +208,12 @@ class Upstream:
                         await asyncio.sleep(pause)
             raise AssertionError("unreachable")
         except UpstreamError as error:
-            self.note(error)
+            self.record_error(error)
             raise
         except TimeoutError:
             self._breaker(url).failed(self._clock())
             timeout_error = ResponseTimeout(f"{url.host} took too long to answer.", self._retry_in(url))
-            self.note(timeout_error)
+            self.record_error(timeout_error)
             raise timeout_error from None
 
     async def _begin(self, url: URL, headers: Mapping[str, str], *, decompress: bool) -> aiohttp.ClientResponse:
@@ -320,8 +310,8 @@ class Upstream:
         """Return the seconds after which a client may try again."""
         return self.pause(url) or 5.0
 
-    def note(self, error: UpstreamError) -> None:
-        """Count an error, found here or by the reader of what was sent."""
+    def record_error(self, error: UpstreamError) -> None:
+        """Count an error, found here or by a reader of the answer."""
         self._causes[error.cause] += 1
         self._last_cause = error.cause
         self._last_error = str(error)
@@ -357,7 +347,7 @@ class Upstream:
         """Return the seconds for which requests to the URL's host would fail at once; 0 when it may be asked."""
         return self._breaker(url).wait(self._clock())
 
-    def status(self) -> UpstreamHealth:
+    def health(self) -> UpstreamHealth:
         """Return the health of the upstream, for people and metrics."""
         now = self._clock()
         worst = max(self._breakers.values(), key=lambda breaker: breaker.severity(now), default=None)

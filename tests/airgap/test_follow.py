@@ -461,10 +461,10 @@ async def test_a_mirror_that_never_lets_wait_is_not_asked_without_end(tmp_path: 
     async with pair(tmp_path) as (a, b):
         await caught_up(b, a)
         assert a.mirror.feed_api is not None
-        before = sum(upstream.status().requests for upstream in b.mirror.upstreams.values())
+        before = sum(upstream.health().requests for upstream in b.mirror.upstreams.values())
         a.mirror.feed_api.end()
         await asyncio.sleep(1)
-        assert sum(upstream.status().requests for upstream in b.mirror.upstreams.values()) - before < 20
+        assert sum(upstream.health().requests for upstream in b.mirror.upstreams.values()) - before < 20
 
 
 class FailingApplier:

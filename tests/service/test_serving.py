@@ -483,7 +483,7 @@ async def test_monitors_learn_no_name_that_is_not_for_everyone(tmp_path: Path, s
     rules = {"rules": [{"projects": ["acme-*"], "read": ["alice"]}], "tokens": {}, "users": {}}
     async with serving(tmp_path / "data", repositories(simulator), auth=rules) as mirror:
         upstream = next(iter(mirror.mirror.upstreams.values()))
-        upstream.note(UpstreamProtocolError("index.example/simple/acme-secret/ answered 500."))
+        upstream.record_error(UpstreamProtocolError("index.example/simple/acme-secret/ answered 500."))
         for path in ("metrics", "-/status", "health", "ready"):
             answer = await mirror.get(path)
             assert answer.status == 200

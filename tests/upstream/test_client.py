@@ -131,7 +131,7 @@ async def test_a_page_that_is_too_large_is_refused_while_it_comes(
         file_server.inject("*", Chunked())
     with pytest.raises(UpstreamProtocolError, match="larger than 10000 bytes"):
         await upstream.get(ask(url))
-    assert upstream.status().bytes < 2_000_000
+    assert upstream.health().bytes < 2_000_000
 
 
 async def test_the_limit_counts_after_decompression(file_server: FileServer, upstream: Upstream) -> None:
@@ -154,15 +154,15 @@ async def test_following_a_page_by_ranges_sees_statuses_and_headers(
     file_server: FileServer, upstream: Upstream
 ) -> None:
     question = ask(file_server.put("/versions", b"0123456789"))
-    part = await upstream.range_get(question, {"Range": "bytes=8-", "Accept-Encoding": "identity"})
+    part = await upstream.get_raw(question, {"Range": "bytes=8-", "Accept-Encoding": "identity"})
     assert (part.status, part.body, part.headers["content-range"]) == (206, b"89", "bytes 8-9/10")
-    same = await upstream.range_get(question, {"Range": "bytes=8-", "If-None-Match": part.headers["etag"]})
+    same = await upstream.get_raw(question, {"Range": "bytes=8-", "If-None-Match": part.headers["etag"]})
     assert (same.status, same.body) == (304, b"")
-    assert (await upstream.range_get(question, {"Range": "bytes=10-"})).status == 416
-    whole = await upstream.range_get(question, {})
+    assert (await upstream.get_raw(question, {"Range": "bytes=10-"})).status == 416
+    whole = await upstream.get_raw(question, {})
     assert (whole.status, whole.body) == (200, b"0123456789")
     with pytest.raises(NotFound):
-        await upstream.range_get(ask(file_server.url + "nothing"), {})
+        await upstream.get_raw(ask(file_server.url + "nothing"), {})
 
 
 # Retries
@@ -189,7 +189,7 @@ async def test_retries_are_bounded(file_server: FileServer, upstream: Upstream) 
     with pytest.raises(UpstreamUnavailable, match="answered 503"):
         await upstream.get(ask(url))
     assert file_server.count() == 1 + OPTIONS.retries
-    assert upstream.status().errors == 1
+    assert upstream.health().errors == 1
 
 
 async def test_a_page_cut_short_is_asked_for_again(file_server: FileServer, upstream: Upstream) -> None:
@@ -316,17 +316,17 @@ async def test_a_dead_upstream_costs_nothing_once_it_is_known(file_server: FileS
     await file_server.go_down("refused")
     with pytest.raises(UpstreamUnavailable, match="cannot be reached"):
         await upstream.get(ask(url))
-    before = upstream.status().requests
+    before = upstream.health().requests
     for _ in range(10):
         with pytest.raises(UpstreamUnavailable, match="is not answering; trying again in 30 s") as caught:
             await upstream.get(ask(url))
         assert caught.value.retry_after == 30
-    assert upstream.status().requests == before
-    assert (upstream.status().breaker, upstream.status().retry_in) == ("open", 30)
+    assert upstream.health().requests == before
+    assert (upstream.health().breaker, upstream.health().retry_in) == ("open", 30)
     await file_server.come_back()
     now = 31
     assert (await get(upstream, url)).body == b"page"
-    assert upstream.status().breaker == "closed"
+    assert upstream.health().breaker == "closed"
     await upstream.close()
 
 
@@ -340,7 +340,7 @@ async def test_a_hanging_upstream_costs_one_timeout(file_server: FileServer, how
         await upstream.get(ask(url))
     with pytest.raises(UpstreamUnavailable, match="is not answering"):
         await upstream.get(ask(url))
-    assert upstream.status().requests == 1
+    assert upstream.health().requests == 1
     await upstream.close()
 
 
@@ -349,7 +349,7 @@ async def test_a_dead_file_host_does_not_close_the_index(file_server: FileServer
     with pytest.raises(UpstreamUnavailable):
         async with upstream.fetch(URL("http://127.0.0.2:9/it.whl")):
             pass
-    assert upstream.status().breaker == "open"
+    assert upstream.health().breaker == "open"
     assert (await get(upstream, file_server.put("/page", b"page"))).body == b"page"
     await upstream.close()
 
@@ -372,7 +372,7 @@ async def test_credentials_go_to_the_own_origin_only(file_server: FileServer) ->
         expected = f"Basic {own}" if request.port == file_server.port else None
         assert request.headers.get("Authorization") == expected
     assert [request.port for request in file_server.requests].count(file_server.other_port) == 2
-    assert "secret" not in f"{upstream.status()}{upstream.url}{url}"
+    assert "secret" not in f"{upstream.health()}{upstream.url}{url}"
     await upstream.close()
 
 
@@ -390,7 +390,7 @@ async def test_wrong_credentials_are_named_without_being_shown(file_server: File
     upstream = Upstream("index", URL(file_server.url), options)
     with pytest.raises(UpstreamRefused, match="check the credentials set for index") as caught:
         await upstream.get(ask(f"{file_server.url}page?token=t0ken"))
-    for text in (str(caught.value), repr(options), str(upstream.status())):
+    for text in (str(caught.value), repr(options), str(upstream.health())):
         assert "hunter2" not in text
         assert "t0ken" not in text
     await upstream.close()
@@ -406,7 +406,7 @@ async def test_a_proxy_is_used_and_told_its_password(file_server: FileServer) ->
     await file_server.go_down()
     with pytest.raises(UpstreamUnavailable) as caught:
         await upstream.get(ask("http://index.example/simple/"))
-    assert "secret" not in f"{caught.value}{upstream.status()}"
+    assert "secret" not in f"{caught.value}{upstream.health()}"
     await upstream.close()
 
 
@@ -574,7 +574,7 @@ async def test_an_upstream_without_ranges_is_not_downloaded_for_them(
     file_server.inject("*", fault)
     with pytest.raises(UpstreamError):
         await upstream.open_ranges(file)
-    assert upstream.status().bytes < 1_000_000
+    assert upstream.health().bytes < 1_000_000
     assert file_server.bytes_sent() < 15_000_000
 
 
@@ -606,7 +606,7 @@ async def test_state_counts_what_was_asked_and_came(file_server: FileServer, ups
     await get(upstream, file_server.put("/page", b"12345"))
     with pytest.raises(UpstreamUnavailable):
         await upstream.get(ask(file_server.put("/bad", plain(500))))
-    state = upstream.status()
+    state = upstream.health()
     assert (state.name, state.url, state.requests, state.errors, state.bytes) == ("index", file_server.url, 2, 1, 5)
     assert state.last_error == "127.0.0.1 answered 500."
     assert state.seconds > 0

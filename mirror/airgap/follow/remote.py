@@ -155,7 +155,7 @@ class RemoteMirror:
 
     async def _ask(self, root: URL, index: str, what: str, question: dict[str, str], wait: float = 0) -> RawResponse:
         url = (root / "-" / what).with_query({"index": index, **question})
-        return await self._upstream.range_get(
+        return await self._upstream.get_raw(
             UpstreamRequest(url=url, limit=MAX_ANSWER_BYTES, timeout=wait + EXTRA_SECONDS), {}
         )
 

@@ -12,7 +12,7 @@ from typing import Literal
 import msgspec
 from packaging.markers import InvalidMarker, Marker, UndefinedComparison, UndefinedEnvironmentName
 
-Ecosystem = Literal["pypi", "rubygems"]
+EcosystemName = Literal["pypi", "rubygems"]
 Installer = Literal["pip", "bundler"]
 
 
@@ -114,7 +114,7 @@ class RequirementSet(msgspec.Struct, frozen=True, kw_only=True):
     """The file, as it was named."""
     kind: str
     """The format: `requirements`, `pylock.toml`, `uv.lock`, …"""
-    ecosystem: Ecosystem
+    ecosystem: EcosystemName
     installer: Installer = "pip"
     """The installer whose rules choose versions and files."""
     pins: tuple[Pin, ...] = ()

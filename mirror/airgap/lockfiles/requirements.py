@@ -19,7 +19,7 @@ from packaging.utils import canonicalize_name
 
 from mirror.airgap.lockfiles.documents import LockDocument
 from mirror.airgap.lockfiles.requirement_set import (
-    Ecosystem,
+    EcosystemName,
     ExternalRequirement,
     Installer,
     Pin,
@@ -281,7 +281,7 @@ _GEM = re.compile(r"([A-Za-z0-9._-]+)(?::(.*))?", re.ASCII)
 class NamedEntry(NamedTuple):
     """One name with its specifier, as a pin or a range of an ecosystem's installer."""
 
-    ecosystem: Ecosystem
+    ecosystem: EcosystemName
     installer: Installer
     entry: Pin | VersionRange
 
@@ -294,7 +294,7 @@ def named(texts: Iterable[str], newest: int | None = None) -> tuple[RequirementS
     if newest is not None and newest < 1:
         raise Invalid("The number of newest versions must be 1 or more.")
     entries = [parse_name(text, newest) for text in texts]
-    kinds: tuple[tuple[Ecosystem, Installer], ...] = (("pypi", "pip"), ("rubygems", "bundler"))
+    kinds: tuple[tuple[EcosystemName, Installer], ...] = (("pypi", "pip"), ("rubygems", "bundler"))
     return tuple(
         RequirementSet(
             name="command line",

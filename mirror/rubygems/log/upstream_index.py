@@ -137,7 +137,7 @@ class UpstreamIndex:
 
     async def _follow(self, copy: UpstreamCopy | None) -> bool:
         request = self._list_request("versions", VERSIONS_BYTES)
-        response = await self._upstream.range_get(request, copy.request_headers() if copy else {})
+        response = await self._upstream.get_raw(request, copy.request_headers() if copy else {})
         result = await asyncio.to_thread(follow, copy, response.status, response.headers, response.body)
         match result:
             case Unchanged():
