@@ -7,10 +7,10 @@ The map; each entry imports only from those above it:
     policy/                    rules → verdicts, pure
     blobs/, catalog/           stored bytes; the database, with all SQL
     upstream/, transfer/       the HTTP client of an upstream; a file on its way in, readable while it grows
+    doctor/                    whether an index is what its clients need
     index/                     one served index: sources, merge, freshness, uploads, journal
     server/                    HTTP in and out: middleware, connections, replay, negotiation, responses, request bodies
     telemetry/, auth/          metrics and logs; users, tokens, rights, the audit trail
-    doctor/                    whether an index is what its clients need
     pypi/, rubygems/           the two ecosystems, with the same file names; `rubygems/log/` holds what only Ruby has
     api/, web/                 our own endpoints below /-/; pages for people
     airgap/                    without a network: lock files, sync, bundles, following, static trees

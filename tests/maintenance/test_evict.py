@@ -1,32 +1,24 @@
-"""Keeping the store in order: what goes, in which order, and what never does; bad blobs; backups."""
+"""Eviction: what goes, in which order, and what never does."""
 
 import asyncio
 import hashlib
-import sqlite3
-import sys
 import time
 from pathlib import Path
 from typing import Any
-from urllib.parse import urljoin
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from mirror.catalog import SetMember
-from mirror.config import Settings
-from mirror.errors import Conflict, Invalid, NotFound
-from mirror.maintenance.backup import back_up, restore
 from mirror.maintenance.evict import Candidate, plan
-from mirror.service.jobs import evictor, verifier
-from mirror.service.store import Store
-from tests.builders import Built, gem, sdist, wheel
-from tests.serving import Serving, repositories, serving, spawned
+from mirror.service.jobs import evictor
+from tests.builders import gem, wheel
+from tests.maintenance.stores import settings, store_of, stored, upload
+from tests.serving import Serving, repositories, serving
 from tests.simulator import Simulator
-from tests.uploading import basic, fields_of, form, make_token
 
 DAY = 86_400.0
-JSON = "application/vnd.pypi.simple.v1+json"
 TOGETHER = 25
 """Files that clients ask for at one moment."""
 
@@ -73,21 +65,6 @@ def test_a_plan_keeps_its_promises(blobs: list[tuple[int, int, bool]], limit: in
 # Sweeping
 
 
-def settings(mirror: Serving) -> Settings:
-    return mirror.mirror.settings
-
-
-def store_of(mirror: Serving) -> Store:
-    """The store of a running mirror, as a command in another process would open it: its own connections."""
-    return Store(settings(mirror), mirror.mirror.clock)
-
-
-async def upload(mirror: Serving, built: Built) -> None:
-    token = await make_token(mirror)
-    data = form(fields_of(built).items(), built.filename, built.content)
-    assert (await mirror.ask("POST", "/legacy/", data, Authorization=basic(token))).status == 200
-
-
 async def swept(mirror: Serving, limit: int | None, **options: Any) -> Any:
     store = store_of(mirror)
     await store.database.open()
@@ -97,10 +74,6 @@ async def swept(mirror: Serving, limit: int | None, **options: Any) -> Any:
         return await one.sweep(**options)
     finally:
         await store.close()
-
-
-def stored(tmp_path: Path) -> set[str]:
-    return {path.name for path in (tmp_path / "data" / "blobs").glob("??/*")}
 
 
 async def test_a_thousand_files_are_swept_to_the_limit_in_order_while_clients_install(
@@ -328,224 +301,3 @@ async def test_a_small_file_in_use_is_known_to_be_in_use_though_memory_answers_f
         await mirror.mirror.catalog.files.flush_uses()
         report = await swept(mirror, hot.size + 10, dry_run=True)
         assert [held.filename for held in report.evicted] == [cold.filename]
-
-
-# Verifying
-
-
-async def verified(mirror: Serving) -> list[Any]:
-    store = store_of(mirror)
-    await store.database.open()
-    try:
-        return [state.fault async for state in verifier(mirror.mirror, store, None).verify() if state.fault]
-    finally:
-        await store.close()
-
-
-async def test_ten_flipped_bits_are_found_and_mended(tmp_path: Path, simulator: Simulator) -> None:
-    built = [wheel("six", f"1.{number}", size=20_000) for number in range(30)]
-    for one in built:
-        simulator.publish(one)
-    rubies = [gem("rack", f"3.{number}", size=20_000) for number in range(10)]
-    for ruby in rubies:
-        simulator.push(ruby)
-    async with serving(tmp_path / "data", repositories(simulator)) as mirror:
-        for one in built:
-            await mirror.get(f"/packages/six/{one.filename}")
-        for ruby in rubies:
-            await mirror.get(f"/gems/{ruby.filename}")
-        assert (await mirror.get(f"/packages/six/{built[0].filename}.metadata")).status == 200
-        bad = {one.sha256 for one in (*built[::4], *rubies[::5])}
-        assert len(bad) == 10
-        for digest in bad:
-            path = tmp_path / "data" / "blobs" / digest[:2] / digest
-            content = bytearray(path.read_bytes())
-            content[len(content) // 2] ^= 1
-            path.write_bytes(content)
-        faults = await verified(mirror)
-        assert {fault.digest for fault in faults} == bad
-        assert all(fault.mended for fault in faults)
-        assert {path.name for path in (tmp_path / "data" / "damaged").iterdir()} == bad
-        assert await verified(mirror) == []
-        for digest in bad:
-            content = (tmp_path / "data" / "blobs" / digest[:2] / digest).read_bytes()
-            assert hashlib.sha256(content).hexdigest() == digest
-
-
-async def test_a_missing_blob_is_fetched_again_and_a_sidecar_made_again(tmp_path: Path, simulator: Simulator) -> None:
-    built = wheel("six", "1.0", size=20_000)
-    simulator.publish(built)
-    async with serving(tmp_path / "data", repositories(simulator)) as mirror:
-        await mirror.get(f"/packages/six/{built.filename}")
-        await mirror.get(f"/packages/six/{built.filename}.metadata")
-        for digest in stored(tmp_path):
-            (tmp_path / "data" / "blobs" / digest[:2] / digest).unlink()
-        faults = await verified(mirror)
-        assert len(faults) == 2
-        assert all(fault.missing and fault.mended for fault in faults)
-        assert len(stored(tmp_path)) == 2
-
-
-async def test_a_damaged_upload_is_reported_and_never_served(tmp_path: Path, simulator: Simulator) -> None:
-    ours = sdist("ours", "1.0")
-    async with serving(tmp_path / "data", repositories(simulator)) as mirror:
-        await upload(mirror, ours)
-        path = tmp_path / "data" / "blobs" / ours.sha256[:2] / ours.sha256
-        path.write_bytes(path.read_bytes()[:-1] + b"!")
-        (fault,) = await verified(mirror)
-        assert (fault.ours, fault.mended, fault.digest) == (True, False, ours.sha256)
-        assert (await mirror.get(f"/packages/ours/{ours.filename}")).status >= 500
-
-
-async def test_a_file_that_upstream_no_longer_gives_is_reported(tmp_path: Path, simulator: Simulator) -> None:
-    built = wheel("six", "1.0", size=20_000)
-    simulator.publish(built)
-    async with serving(tmp_path / "data", repositories(simulator)) as mirror:
-        await mirror.get(f"/packages/six/{built.filename}")
-        (tmp_path / "data" / "blobs" / built.sha256[:2] / built.sha256).write_bytes(b"x" * built.size)
-        await simulator.go_down("refused")
-        (fault,) = await verified(mirror)
-        assert not fault.mended
-        assert fault.reason
-
-
-async def test_verifying_reads_no_faster_than_it_may(
-    tmp_path: Path, simulator: Simulator, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    built = wheel("six", "1.0", size=1_000_000)
-    simulator.publish(built)
-    async with serving(tmp_path / "data", repositories(simulator)) as mirror:
-        await mirror.get(f"/packages/six/{built.filename}")
-        waits: list[float] = []
-
-        async def sleep(seconds: float) -> None:
-            waits.append(seconds)
-
-        monkeypatch.setattr("mirror.maintenance.verify.asyncio.sleep", sleep)
-        async for _ in verifier(mirror.mirror, store_of(mirror), 1000).verify():
-            break
-        assert 900 < max(waits) <= built.size / 1000
-        assert len(waits) >= 4
-
-
-async def test_serve_mends_what_the_disk_forgot_by_itself(tmp_path: Path, simulator: Simulator) -> None:
-    built = wheel("six", "1.0", size=300_000)
-    simulator.publish(built)
-    async with serving(tmp_path / "data", repositories(simulator)) as mirror:
-        await mirror.get(f"/packages/six/{built.filename}")
-    path = tmp_path / "data" / "blobs" / built.sha256[:2] / built.sha256
-    path.write_bytes(built.content[:-1] + b"!")
-    async with serving(tmp_path / "data", repositories(simulator), store={"verify_rate": "100MB"}):
-        async with asyncio.timeout(30):
-            while not path.exists() or path.read_bytes() != built.content:  # noqa: ASYNC110  # nothing tells
-                await asyncio.sleep(0.02)
-        assert [aside.name for aside in (tmp_path / "data" / "damaged").iterdir()] == [built.sha256]
-
-
-# Backups
-
-
-async def test_a_backup_of_a_serving_mirror_is_restored(tmp_path: Path, simulator: Simulator) -> None:
-    async with serving(tmp_path / "data", repositories(simulator)) as mirror:
-        await upload(mirror, wheel("ours", "1.0", size=10_000))
-        assert (await asyncio.to_thread(back_up, tmp_path / "data", tmp_path / "backup")).blobs == 2
-        await upload(mirror, wheel("ours", "1.1", size=10_000))
-        saved = await asyncio.to_thread(back_up, tmp_path / "data", tmp_path / "backup")
-        assert saved.blobs == 2
-        before = (await mirror.get("/simple/ours/", Accept=JSON)).body
-    restored = await asyncio.to_thread(restore, tmp_path / "backup", tmp_path / "again")
-    assert restored.blobs == 4
-    async with serving(tmp_path / "again", repositories(simulator)) as mirror:
-        page = await mirror.get("/simple/ours/", Accept=JSON)
-        assert page.body == before
-        for entry in page.json()["files"]:
-            reply = await mirror.get(urljoin("/simple/ours/", entry["url"]))
-            assert hashlib.sha256(reply.body).hexdigest() == entry["hashes"]["sha256"]
-
-
-async def test_backups_made_while_files_are_uploaded_and_deleted_are_whole(
-    tmp_path: Path, simulator: Simulator
-) -> None:
-    async with serving(tmp_path / "data", repositories(simulator)) as mirror:
-        writer = mirror.mirror.publishers["pypi"]
-
-        async def change() -> None:
-            for number in range(30):
-                await upload(mirror, wheel(f"ours{number}", "1.0", size=20_000))
-                if number % 3 == 0:
-                    await writer.delete(wheel(f"ours{number}", "1.0").filename)
-
-        changing = asyncio.create_task(change())
-        while not changing.done():
-            saved = await asyncio.to_thread(back_up, tmp_path / "data", tmp_path / "backup")
-            assert saved.missing == ()
-        await changing
-    await asyncio.to_thread(restore, tmp_path / "backup", tmp_path / "again")
-    async with serving(tmp_path / "again", repositories(simulator)) as mirror:
-        names = [one["name"] for one in (await mirror.get("/simple/", Accept=JSON)).json()["projects"]]
-        assert names
-        for name in names:
-            for entry in (await mirror.get(f"/simple/{name}/", Accept=JSON)).json()["files"]:
-                assert (await mirror.get(urljoin(f"/simple/{name}/", entry["url"]))).status == 200
-        assert (await mirror.mirror.publishers["pypi"].rebuild()).faults == ()
-
-
-async def test_a_backup_says_which_file_is_lost(tmp_path: Path, simulator: Simulator) -> None:
-    ours = sdist("ours", "1.0")
-    async with serving(tmp_path / "data", repositories(simulator)) as mirror:
-        await upload(mirror, ours)
-        (tmp_path / "data" / "blobs" / ours.sha256[:2] / ours.sha256).unlink()
-        assert back_up(tmp_path / "data", tmp_path / "backup").missing == (ours.sha256,)
-
-
-def test_a_restore_never_overwrites(tmp_path: Path) -> None:
-    (tmp_path / "data").mkdir()
-    (tmp_path / "backup").mkdir()
-    with pytest.raises(Invalid, match="not a backup"):
-        restore(tmp_path / "backup", tmp_path / "data")
-    sqlite3.connect(tmp_path / "backup" / "catalog.sqlite").close()
-    (tmp_path / "data" / "something").touch()
-    with pytest.raises(Conflict, match="not empty"):
-        restore(tmp_path / "backup", tmp_path / "data")
-    with pytest.raises(NotFound, match="no catalog"):
-        back_up(tmp_path / "nowhere", tmp_path / "backup")
-
-
-# The commands
-
-
-async def run(*words: str | Path) -> tuple[int, str, str]:
-    process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "mirror", *words, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
-        cwd=Path(__file__).parents[2],
-    )  # fmt: skip
-    said, complained = await process.communicate()
-    assert process.returncode is not None
-    return process.returncode, said.decode(), complained.decode()
-
-
-async def test_the_commands_work_beside_a_mirror_that_serves(tmp_path: Path, simulator: Simulator) -> None:
-    data = tmp_path / "data"
-    built = [wheel("six", f"1.{number}", size=100_000) for number in range(5)]
-    for one in built:
-        simulator.publish(one)
-    async with spawned(data, repositories(simulator), store={"min_age": "0s"}) as mirror:
-        for one in built:
-            assert (await mirror.get(f"/packages/six/{one.filename}")).status == 200
-        path = data / "blobs" / built[0].sha256[:2] / built[0].sha256
-        path.write_bytes(built[0].content[:-1] + b"!")
-        config = ["--config", str(data.with_suffix(".toml"))]
-        status, said, complained = await run("verify", *config)
-        assert (status, complained) == (0, "")
-        assert said.splitlines()[0] == f"damaged: {built[0].filename}: fetched again"
-        assert path.read_bytes() == built[0].content
-        status, said, _ = await run("sweep", "--dry-run", "--limit", "250KB", *config)
-        assert (status, said.count("would go: ")) == (0, 3)
-        assert len(stored(tmp_path)) == 5
-        status, said, _ = await run("sweep", "--limit", "250KB", *config)
-        assert (status, said.count("gone: ")) == (0, 3)
-        assert len(stored(tmp_path)) == 2
-        assert (await run("backup", tmp_path / "backup", *config))[0] == 0
-        assert (await run("restore", tmp_path / "backup", "--data-dir", tmp_path / "again"))[0] == 0
-        assert (await run("restore", tmp_path / "backup", "--data-dir", tmp_path / "again"))[0] == 1
-        assert (await mirror.get(f"/packages/six/{built[0].filename}")).body == built[0].content
