@@ -28,7 +28,8 @@ ONLY_IN_PYPI = {"documents", "legacy", "metadata", "wheel"}
 ONLY_IN_RUBYGEMS = {"log", "marshal", "specification"}
 """Ruby's own serialisation, what stands inside a gem, and the one asymmetry: an index that is followed, and
 published as a growing log."""
-MAY_NAME_BOTH = {"service", "cli"}
+MAY_NAME_BOTH = {"service"}
+"""The composition root; everything else has an `Ecosystem`."""
 READS_BOTH = "airgap.lockfiles"
 """Lock files are those of both, and are read with what is `PURE`."""
 BACK_ENDS = (
@@ -98,7 +99,7 @@ def test_the_package_itself_imports_nothing_of_its_own() -> None:
 
 
 @pytest.mark.parametrize("name", [name for name in MODULES if name])
-def test_only_the_composition_root_and_the_commands_know_the_ecosystems(name: str) -> None:
+def test_only_the_composition_root_knows_the_ecosystems(name: str) -> None:
     if name.partition(".")[0] in MAY_NAME_BOTH:
         return
     own = name.partition(".")[0]
@@ -109,7 +110,7 @@ def test_only_the_composition_root_and_the_commands_know_the_ecosystems(name: st
 
 
 @pytest.mark.parametrize("name", [name for name in MODULES if name])
-def test_only_the_composition_root_and_the_commands_choose_back_ends(name: str) -> None:
+def test_only_the_composition_root_chooses_back_ends(name: str) -> None:
     if name.partition(".")[0] in MAY_NAME_BOTH:
         return
     chosen = {target for target, _ in imported(MODULES[name]) if target in BACK_ENDS}
