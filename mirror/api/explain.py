@@ -1,7 +1,8 @@
-"""Why a project looks as it does: who answers for it, and what policy makes of each of its files, now and later.
+"""Why a project looks as it does: where it comes from, and what policy decides of each file, now and later.
 
-`explained` asks the same sources as a page does. `ExplainApi` answers `GET /-/explain/REPOSITORY/PROJECT[/VERSION]`:
-lines for people, and JSON for who accepts it. Who may not read a project is told what is told of one that is unknown.
+`explain_project` reads the same sources as a page does. `ExplainApi` answers
+`GET /-/explain/REPOSITORY/PROJECT[/VERSION]`: lines for people, or JSON for clients that accept it. A client that may
+not read a project gets the same answer as for an unknown one.
 """
 
 import time
@@ -23,7 +24,7 @@ from mirror.server.negotiate import qualities
 
 
 class FileExplanation(msgspec.Struct, frozen=True, kw_only=True):
-    """One file, and what becomes of it."""
+    """One file, and what policy decides of it."""
 
     filename: str
     version: str
@@ -34,7 +35,7 @@ class FileExplanation(msgspec.Struct, frozen=True, kw_only=True):
     held: bool
     yanked: str | None
     removed: bool
-    """Upstream lists it no more."""
+    """The upstream no longer lists it."""
     state: str
     """visible, hidden or blocked."""
     rule: str
@@ -49,29 +50,31 @@ class Explanation(msgspec.Struct, frozen=True, kw_only=True):
     repository: str
     project: str
     merge: str
-    """The rule that says who may answer for it: private, union, uploaded or first."""
+    """The rule by which its sources were chosen: private, union, uploaded or first."""
     sources: tuple[str, ...]
-    """Those that have it, in the order in which they count."""
+    """Those that have it, in order of precedence."""
     files: tuple[FileExplanation, ...]
     lines: tuple[str, ...]
     """All of it for people."""
 
 
-async def explained(repository: Repository, files: Files, name: str, version: str | None, now: float) -> Explanation:
-    """A project by any spelling of its name, or one of its versions. Raises Invalid, NotFound, Unavailable."""
+async def explain_project(
+    repository: Repository, files: Files, name: str, version: str | None, now: float
+) -> Explanation:
+    """Explain a project by any spelling of its name, or one of its versions. Raises Invalid, NotFound, Unavailable."""
     name = repository.format.canonical(name)
     found = await repository.candidates(name)
     held = await _held(repository, files, found)
     key = repository.policy.versions.key
     wanted = [file for file in found.project.files if version is None or key(file.version) == key(version)]
-    told = explain(repository.policy, found.project, now, version=version, held=held, removed=found.removed)
+    lines = explain(repository.policy, found.project, now, version=version, held=held, removed=found.removed)
     return Explanation(
         repository=repository.name,
         project=name,
         merge=found.choice.rule,
         sources=found.sources,
         files=tuple(_file(repository, found, file, file.filename in held, now) for file in wanted),
-        lines=(f"{name} in {repository.name}: {chosen(found.choice, found.sources)}", *told),
+        lines=(f"{name} in {repository.name}: {chosen(found.choice, found.sources)}", *lines),
     )
 
 
@@ -103,7 +106,7 @@ async def _held(repository: Repository, files: Files, found: UnfilteredProject) 
 
 
 class ExplainApi:
-    """The handler."""
+    """The handler for all repositories."""
 
     def __init__(
         self,
@@ -118,22 +121,23 @@ class ExplainApi:
         self._clock = clock
 
     def table(self) -> list[web.RouteDef]:
-        """The routes, to be added to an application."""
+        """Return the routes, to be added to an application."""
         return [
             web.get("/-/explain/{repository}/{project}", self.explain),
             web.get("/-/explain/{repository}/{project}/{version}", self.explain),
         ]
 
     async def explain(self, request: web.Request) -> web.Response:
-        """One project, or one version of it."""
+        """Explain one project, or one version of it."""
         repository = self._repositories.get(request.match_info["repository"])
         if repository is None:
             raise NotFound("There is no repository of that name here.")
         facts_of(request).repository = repository.name
         name = repository.format.canonical(request.match_info["project"])
         await self._guard.require(request, "read", repository.name, name)
-        said = await explained(repository, self._files, name, request.match_info.get("version"), self._clock())
+        version = request.match_info.get("version")
+        explanation = await explain_project(repository, self._files, name, version, self._clock())
         headers = {"Cache-Control": "no-store", "Vary": "Accept"}
         if "application/json" in qualities(request.headers.get("Accept", "")):
-            return web.Response(body=msgspec.json.encode(said), content_type="application/json", headers=headers)
-        return web.Response(text="".join(f"{line}\n" for line in said.lines), headers=headers)
+            return web.Response(body=msgspec.json.encode(explanation), content_type="application/json", headers=headers)
+        return web.Response(text="".join(f"{line}\n" for line in explanation.lines), headers=headers)

@@ -1,11 +1,11 @@
-"""The journal and what is held, for who follows: `GET /-/feed` and `GET /-/holdings`, as JSON lines.
+"""The journal and what is held, for mirrors that follow: `GET /-/feed` and `GET /-/holdings`, as JSON lines.
 
-The journal speaks of sources, whose addresses are nobody's business; here its events are told by repository, and only
-those of projects that the asker may read. An event is told when what it says can be seen by who asks for the page, not
-before. What surprises: one event may be several lines, of one serial, where several repositories share a source.
+The journal names sources, whose addresses are not public; here its events are reported by repository, and only those of
+projects that the client may read. An event is reported once the page shows what it reports, not before. The surprise:
+one event may be several lines, of one serial, where several repositories share a source.
 
-Both endpoints say in `X-Mirror-Feed` which journal it is, and in `X-Mirror-Serial` up to where all has been told: what
-was left out because it is none of the asker's business counts as told. `X-Mirror-Newest` says where the journal stands.
+Both endpoints return in `X-Mirror-Feed` which journal it is, and in `X-Mirror-Serial` up to where all was reported:
+what was left out because the client may not read it counts as reported. `X-Mirror-Newest` is the end of the journal.
 """
 
 import asyncio
@@ -28,34 +28,34 @@ from mirror.index.repository import Repository
 from mirror.model import Event
 from mirror.server.facts import public_url
 
-LONGEST_WAIT = 60.0
-"""Seconds that a question may wait for news."""
-MOST_WAITING = 1000
-"""Those who wait at the same time, over HTTP and WebSockets."""
-MOST_OF_ONE = 100
-"""The same of one address."""
-MOST_READ = 20_000
-"""Events that one question looks at; the next one goes on where it ended."""
-STEP = 5.0
-"""Seconds between two looks whether who waits is still there."""
-PROJECTS_AT_ONCE = 200
-"""Projects in one answer about what is held."""
-WALKS = 4
-"""Such answers that are made at the same time."""
+LONGEST_WAIT_SECONDS = 60.0
+"""The longest time for which a request waits for news."""
+WAITING_CLIENTS = 1000
+"""The most requests and WebSockets that wait at the same time."""
+WAITING_PER_ADDRESS = 100
+"""The most of them from one address."""
+EVENTS_PER_REQUEST = 20_000
+"""The most events that are read for one request; the next one goes on where it ended."""
+CLIENT_CHECK_SECONDS = 5.0
+"""Time between two checks whether a client that waits is still connected."""
+PROJECTS_PER_RESPONSE = 200
+"""Projects in one response about what is held."""
+HOLDINGS_AT_ONCE = 4
+"""The most such responses that are made at the same time."""
 LINES = "application/jsonl"
 
 KINDS: Mapping[str, str] = {
     "project": "page",
     **{kind: kind for kind in ("names", "removed", "file", "sidecar", "upload", "yank", "unyank", "delete", "policy")},
 }
-"""Kind of an event → as it is told. Other documents than these are got by who asks for them, when they ask."""
+"""Kind of an event in the journal → kind of a line. Events of other kinds are not reported."""
 CHANGES = frozenset({"upload", "yank", "unyank", "delete"})
 """Kinds of events about our own files."""
 DETAILS = frozenset({"digest", "reason"})
-"""What is told of an event's details."""
+"""The details of an event that are reported."""
 
-Settle = Callable[[Sequence[str]], Awaitable[object]]
-"""Awaited with the projects of which something was uploaded: returns when the repository shows it."""
+ShowUploads = Callable[[Sequence[str]], Awaitable[object]]
+"""Makes a repository show what was uploaded to these projects, and returns when it does."""
 
 
 class Line(msgspec.Struct, frozen=True, kw_only=True):
@@ -84,15 +84,15 @@ class HeldLine(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     size: int = 0
 
 
-class Told(msgspec.Struct, frozen=True):
-    """Lines, and up to where they tell everything."""
+class FeedPart(msgspec.Struct, frozen=True):
+    """Lines, and the serial up to which they are complete."""
 
     lines: list[Line]
     serial: int
 
 
-class _Lost(MirrorError):
-    """Who asks is at a place that the journal does not know: too old (410), or of another journal (409)."""
+class _UnknownPosition(MirrorError):
+    """The client is at a place that the journal does not know: too old (410), or of another journal (409)."""
 
     def __init__(self, status: int, sentence: str, position: Position) -> None:
         super().__init__(sentence)
@@ -101,88 +101,88 @@ class _Lost(MirrorError):
 
 
 class FeedApi:
-    """The handlers."""
+    """Handlers of both endpoints, for all repositories."""
 
     def __init__(
         self,
         repositories: Mapping[str, Repository],
         indexes: Mapping[str, str],
-        settle: Mapping[str, Settle],
+        show_uploads: Mapping[str, ShowUploads],
         guard: Guard,
-        feed: Journal,
+        journal: Journal,
         contents: Contents,
     ) -> None:
-        """`indexes`: path of an index → repository; `settle`: repository → what to await until it shows an upload."""
+        """`indexes`: path of an index → repository; `show_uploads`: by repository, where that takes a moment."""
         self._repositories = repositories
         self._indexes = indexes
-        self._settle = settle
+        self._show_uploads = show_uploads
         self._guard = guard
-        self._feed = feed
+        self._journal = journal
         self._contents = contents
         self._by_source: dict[str, list[str]] = {}
         for name, repository in repositories.items():
             for source in repository.sources:
                 self._by_source.setdefault(source.name, []).append(name)
-        self._shown = feed.serial
+        self._shown = journal.serial
         self._waiting: Counter[str] = Counter()
-        self._walks = asyncio.Semaphore(WALKS)
-        self._ending = False
+        self._holdings_slots = asyncio.Semaphore(HOLDINGS_AT_ONCE)
+        self._stopped = False
 
     def table(self) -> list[web.RouteDef]:
-        """The routes, to be added to an application."""
+        """Return the routes, to be added to an application."""
         return [web.get("/-/feed", self.feed), web.get("/-/holdings", self.holdings)]
 
-    def end(self) -> None:
-        """Answer everyone who waits, and let nobody wait any more: the process ends, or another mirror goes on."""
-        self._ending = True
-        self._feed.wake()
+    def stop(self) -> None:
+        """Answer every client that waits, and let none wait from now on: this mirror ends or is replaced."""
+        self._stopped = True
+        self._journal.wake()
 
     def resume(self) -> None:
-        """Nobody went on after all."""
-        self._ending = False
+        """Let clients wait again: this mirror was not replaced after all."""
+        self._stopped = False
 
     # The feed
 
     async def feed(self, request: web.Request) -> web.StreamResponse:
-        """What happened after `since` (or `newest`: nothing, but where the journal stands); `wait` seconds for news.
+        """Report what happened after `since` (`newest`: nothing, only where the journal ends), waiting `wait` seconds.
 
-        `repository`, or `index` (the path of an index as its clients know it), tells of one repository only. `feed` is
-        the journal that `since` is a place in, as an earlier answer has called it.
+        `repository`, or `index` (the path of an index as its clients know it), limits it to one repository. `feed` is
+        the journal that `since` is a place in, as named by an earlier response.
         """
         wait = _number(request, "wait", 0.0)
-        only = self._chosen(request)
+        only = self._repository(request)
         scopes = await self._scopes(request, only)
-        position = await self._feed.position()
+        position = await self._journal.position()
         try:
             since = _since(request, position)
             if request.headers.get("Upgrade", "").lower() == "websocket":
                 return await self._socket(request, since, only)
-            told = await self._told(since, scopes)
-            if wait and not told.lines:
-                with self._place(request):
-                    told = await self._wait(request, told.serial, min(wait, LONGEST_WAIT), only)
-        except _Lost as lost:
-            return _lost(lost)
-        body = b"".join(msgspec.json.encode(line) + b"\n" for line in told.lines)
-        return web.Response(body=body, headers=_headers(position, told.serial, only), content_type=LINES)
+            part = await self._part(since, scopes)
+            if wait and not part.lines:
+                with self._waiting_place(request):
+                    part = await self._wait(request, part.serial, min(wait, LONGEST_WAIT_SECONDS), only)
+        except _UnknownPosition as error:
+            return _resynchronise(error)
+        body = b"".join(msgspec.json.encode(line) + b"\n" for line in part.lines)
+        return web.Response(body=body, headers=_headers(position, part.serial, only), content_type=LINES)
 
-    async def _wait(self, request: web.Request, since: int, seconds: float, only: str | None) -> Told:
-        until, told = time.monotonic() + seconds, Told([], since)
-        while not told.lines and not self._ending and (left := until - time.monotonic()) > 0:
-            if self._feed.serial <= told.serial:  # nothing is awaited between this look and the next line
-                await self._feed.wait(min(left, STEP))
+    async def _wait(self, request: web.Request, since: int, seconds: float, only: str | None) -> FeedPart:
+        until, part = time.monotonic() + seconds, FeedPart([], since)
+        while not part.lines and not self._stopped and (left := until - time.monotonic()) > 0:
+            if self._journal.serial <= part.serial:  # nothing is awaited between this check and the next line
+                await self._journal.wait(min(left, CLIENT_CHECK_SECONDS))
                 if request.transport is None or request.transport.is_closing():
                     break
-            told = await self._told(told.serial, await self._scopes(request, only))
-        return told
+            part = await self._part(part.serial, await self._scopes(request, only))
+        return part
 
-    async def _told(self, since: int, scopes: Mapping[str, Scope]) -> Told:
-        """The first lines after `since` of these repositories, if there are any."""
+    async def _part(self, since: int, scopes: Mapping[str, Scope]) -> FeedPart:
+        """Return the first lines after `since` of these repositories, if there are any."""
         lines: list[Line] = []
         read = 0
-        while not lines and read < MOST_READ:
-            newest = self._feed.serial
-            events = await self._feed.since(since, EVENTS_AT_ONCE)
+        while not lines and read < EVENTS_PER_REQUEST:
+            newest = self._journal.serial
+            events = await self._journal.since(since, EVENTS_AT_ONCE)
             read += EVENTS_AT_ONCE
             lines = [line for event in events for line in self._lines(event, scopes)]
             if len(events) < EVENTS_AT_ONCE:  # serials that were skipped up to `newest` were never given out
@@ -191,7 +191,7 @@ class FeedApi:
                 break
             since = events[-1].serial
             await self._show(events)
-        return Told(lines, since)
+        return FeedPart(lines, since)
 
     def _lines(self, event: Event, scopes: Mapping[str, Scope]) -> Iterator[Line]:
         kind = KINDS.get(event.kind)
@@ -206,65 +206,67 @@ class FeedApi:
             )  # fmt: skip
 
     async def _show(self, events: Sequence[Event]) -> None:
-        """See to it that what was uploaded since this process began can be seen: the first who is told waits for it."""
+        """Wait until pages show what was uploaded since this process began, before it is first reported."""
         changed: dict[str, dict[str, None]] = {}
         for event in events:
             if event.serial > self._shown and event.kind in CHANGES:
                 for name in self._by_source.get(event.source, ()):
                     changed.setdefault(name, {})[event.project] = None
         for name, projects in changed.items():
-            if settle := self._settle.get(name):
-                await settle(list(projects))
+            if show := self._show_uploads.get(name):
+                await show(list(projects))
         if events:
             self._shown = max(self._shown, events[-1].serial)
 
     # WebSockets
 
     async def _socket(self, request: web.Request, since: int, only: str | None) -> web.StreamResponse:
-        """The same lines, one in each message, until somebody ends it."""
+        """Send the same lines, one in each message, until either side closes the connection."""
         origin = request.headers.get("Origin")
-        # RFC 6455 section 10.2: a page of somebody else must not read with the login of who looks at it.
+        # RFC 6455 section 10.2: a page of another site must not read with the login of the person who looks at it.
         if origin is not None and urlsplit(origin).netloc.lower() != urlsplit(public_url(request)).netloc.lower():
             raise Forbidden("The feed is not given to pages of other sites.")
-        with self._place(request):
+        with self._waiting_place(request):
             socket = web.WebSocketResponse(heartbeat=30, max_msg_size=1024, compress=False)
             await socket.prepare(request)
-            telling = asyncio.create_task(self._tell(request, socket, since, only))
+            sending = asyncio.create_task(self._send_lines(request, socket, since, only))
             try:
                 async for message in socket:
                     if message.type in (WSMsgType.TEXT, WSMsgType.BINARY):
                         await socket.close(code=1008, message=b"nothing is expected here")
             finally:
-                telling.cancel()
-                await asyncio.gather(telling, return_exceptions=True)
+                sending.cancel()
+                await asyncio.gather(sending, return_exceptions=True)
         return socket
 
-    async def _tell(self, request: web.Request, socket: web.WebSocketResponse, since: int, only: str | None) -> None:
-        code, why = 1001, b"the mirror ends or reloads: come back"
+    async def _send_lines(
+        self, request: web.Request, socket: web.WebSocketResponse, since: int, only: str | None
+    ) -> None:
+        code, reason = 1001, b"the mirror ends or reloads: come back"
         try:
-            while not self._ending and not socket.closed:
-                told = await self._told(since, await self._scopes(request, only))
-                for line in told.lines:
+            while not self._stopped and not socket.closed:
+                part = await self._part(since, await self._scopes(request, only))
+                for line in part.lines:
                     await socket.send_str(msgspec.json.encode(line).decode())
-                since = told.serial
-                if self._feed.serial <= since:
-                    await self._feed.wait(STEP)
+                since = part.serial
+                if self._journal.serial <= since:
+                    await self._journal.wait(CLIENT_CHECK_SECONDS)
         except MirrorError as error:
-            code, why = (1008 if isinstance(error, Unauthorized) else 1011), str(error).encode()[:120]
+            code, reason = (1008 if isinstance(error, Unauthorized) else 1011), str(error).encode()[:120]
         except ConnectionError:
             return
         with contextlib.suppress(ConnectionError):
-            await socket.close(code=code, message=why)
+            await socket.close(code=code, message=reason)
 
     # What is held
 
     async def holdings(self, request: web.Request) -> web.StreamResponse:
-        """Pages, files and sidecars of one repository, project by project from `after` on; see `X-Mirror-Next`."""
-        only = self._chosen(request) or next(iter(self._repositories))
+        """List pages, files and sidecars of one repository by project, from `after` on; `X-Mirror-Next` goes on."""
+        only = self._repository(request) or next(iter(self._repositories))
         scope = (await self._scopes(request, only))[only]
         after = request.query.get("after", "")[:1000]
-        position = await self._feed.position()
-        async with self._walks:
+        position = await self._journal.position()
+        async with self._holdings_slots:
             lines, more = await self._held(only, scope, after)
         headers = _headers(position, position.newest, only)
         if more:
@@ -273,13 +275,13 @@ class FeedApi:
         return web.Response(body=body, headers=headers, content_type=LINES)
 
     async def _held(self, only: str, scope: Scope, after: str) -> tuple[list[HeldLine], bool]:
-        """What is held of the next projects that may be read, and whether there are more."""
+        """Return what is held of the next projects that the client may read, and whether there are more."""
         sources = [source.name for source in self._repositories[only].sources if not source.local]
         lines: list[HeldLine] = []
         more = True
-        while more and not lines:  # a place to go on from must not be the name of what may not be read
-            names = await self._contents.projects(sources, only, after, PROJECTS_AT_ONCE)
-            more, after = len(names) == PROJECTS_AT_ONCE, names[-1] if names else after
+        while more and not lines:  # the next place must not be the name of what the client may not read
+            names = await self._contents.projects(sources, only, after, PROJECTS_PER_RESPONSE)
+            more, after = len(names) == PROJECTS_PER_RESPONSE, names[-1] if names else after
             lines = [
                 HeldLine(
                     repository=only, project=name, kind="file" if one.filename else "page",
@@ -290,10 +292,10 @@ class FeedApi:
             ]  # fmt: skip
         return lines, more
 
-    # Who may ask, and for what
+    # Which client may read what
 
-    def _chosen(self, request: web.Request) -> str | None:
-        """The repository that is asked about; None for all. Raises NotFound."""
+    def _repository(self, request: web.Request) -> str | None:
+        """Return the name of the repository that the request is about; None for all. Raises NotFound."""
         name, index = request.query.get("repository"), request.query.get("index")
         if name is None and index is not None:
             name = self._indexes.get(index, "")
@@ -302,7 +304,7 @@ class FeedApi:
         return name
 
     async def _scopes(self, request: web.Request, only: str | None) -> dict[str, Scope]:
-        """What who asks may read. Raises Unauthorized where nothing is open to everyone."""
+        """Return what the client may read, by repository. Raises Unauthorized where nothing is open to everyone."""
         if only is not None:
             return {only: await self._guard.read_access(only).scope(request)}
         identity = await self._guard.identify(request)
@@ -312,10 +314,10 @@ class FeedApi:
         return scopes
 
     @contextmanager
-    def _place(self, request: web.Request) -> Iterator[None]:
-        """A place among those who wait. Raises Unavailable when there is none."""
+    def _waiting_place(self, request: web.Request) -> Iterator[None]:
+        """Count the client as waiting for the length of the block. Raises Unavailable when too many are."""
         address = address_of(request)
-        if self._waiting.total() >= MOST_WAITING or self._waiting[address] >= MOST_OF_ONE:
+        if self._waiting.total() >= WAITING_CLIENTS or self._waiting[address] >= WAITING_PER_ADDRESS:
             raise Unavailable("Too many are waiting for news of this mirror: ask without `wait`, or later.", 30)
         self._waiting[address] += 1
         try:
@@ -336,7 +338,7 @@ def _number(request: web.Request, name: str, default: float) -> float:
 
 
 def _since(request: web.Request, position: Position) -> int:
-    """The place from which to tell. Raises Invalid and _Lost."""
+    """Return the serial after which to report. Raises Invalid and _UnknownPosition."""
     text = request.query.get("since", "0")
     if text == "newest":
         return position.newest
@@ -344,9 +346,11 @@ def _since(request: web.Request, position: Position) -> int:
         raise Invalid("since should be a serial of this feed, or the word newest.")
     since = int(text)
     if request.query.get("feed", position.id) != position.id or since > position.newest:
-        raise _Lost(409, f"There is no serial {since} in this feed: it has begun anew, or is another one.", position)
+        raise _UnknownPosition(
+            409, f"There is no serial {since} in this feed: it has begun anew, or is another one.", position
+        )
     if since < position.forgotten:
-        raise _Lost(410, f"What came after serial {since} is no longer known here.", position)
+        raise _UnknownPosition(410, f"What came after serial {since} is no longer known here.", position)
     return since
 
 
@@ -360,11 +364,11 @@ def _headers(position: Position, serial: int, only: str | None) -> dict[str, str
     return headers | ({"X-Mirror-Repository": only} if only else {})
 
 
-def _lost(lost: _Lost) -> web.Response:
-    """What to do for who has lost track, for programs as for people."""
-    position = lost.position
-    said = {
-        "error": f"{lost} Compare what you hold with /-/holdings, and go on from the serial that it was asked at.",
+def _resynchronise(error: _UnknownPosition) -> web.Response:
+    """Tell a client how to go on whose place in the journal is not known; for programs as for people."""
+    position = error.position
+    document = {
+        "error": f"{error} Compare what you hold with /-/holdings, and go on from the serial that it was asked at.",
         "feed": position.id,
         "oldest": position.forgotten,
         "newest": position.newest,
@@ -372,5 +376,5 @@ def _lost(lost: _Lost) -> web.Response:
     }
     headers = _headers(position, position.newest, None)
     return web.Response(
-        status=lost.status, body=msgspec.json.encode(said), headers=headers, content_type="application/json"
+        status=error.status, body=msgspec.json.encode(document), headers=headers, content_type="application/json"
     )

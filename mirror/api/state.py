@@ -1,6 +1,6 @@
-"""How the mirror is at this moment: for `mirror status`, for Prometheus, and for who asks whether it is well.
+"""The state of the mirror at this moment: for `mirror status`, for Prometheus and for health checks.
 
-Nothing here names a project unless the caller may know of it: these URLs are open to everyone.
+Nothing here names a project unless the client may read everything: these URLs are open to everyone.
 """
 
 import asyncio
@@ -22,32 +22,32 @@ from mirror.upstream import Upstream
 
 logger = logging.getLogger(__name__)
 
-COUNTED_FOR = 15.0
-"""Seconds for which what has to be counted in the catalog is not counted again."""
+COUNT_SECONDS = 15.0
+"""Time for which counts of what is in the catalog are used again."""
 
 Pages = Mapping[Literal["fresh", "stale", "missing"], int]
 
 
 class FollowState(msgspec.Struct, kw_only=True):
-    """How it goes to follow another mirror."""
+    """The progress of following another mirror."""
 
     serial: int = 0
-    """All up to here is done."""
+    """Everything up to here is applied."""
     newest: int = 0
     behind: float | None = None
-    """Seconds; 0 when all is done that is known of, None before anything is known."""
+    """Age in seconds of the oldest change that is not applied; 0 when all are, None before anything is known."""
     pages: int = 0
     files: int = 0
-    """Brought in by this process."""
+    """Fetched by this process."""
     failed: int = 0
     resynchronised: int = 0
     last_error: str = ""
     comparing: str = ""
-    """The project that a comparison of all that is held has come to; empty when there is none."""
+    """The project that a comparison of all that is held has reached; empty when none runs."""
 
 
 class EvictionSummary(msgspec.Struct, frozen=True, kw_only=True):
-    """What a sweep did."""
+    """The result of a sweep."""
 
     at: float
     """Seconds since the epoch."""
@@ -58,23 +58,23 @@ class EvictionSummary(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class MirrorState:
-    """Gathers what others know."""
+    """Gathers the state of all parts."""
 
     def __init__(
         self,
         settings: Settings,
         catalog: Catalog,
-        feed: Journal,
+        journal: Journal,
         transfers: Transfers,
         statistics: Statistics,
         metrics: Metrics,
         cached: Mapping[str, Sequence[CachedUpstream]],
         clock: Callable[[], float],
     ) -> None:
-        """`cached`: what each repository has from upstreams."""
+        """`cached`: the upstreams of each repository."""
         self._settings = settings
         self._catalog = catalog
-        self._feed = feed
+        self._journal = journal
         self._transfers = transfers
         self._statistics = statistics
         self._metrics = metrics
@@ -83,21 +83,21 @@ class MirrorState:
         self._counting = asyncio.Lock()
         self._counted: tuple[float, Pages, int, int] | None = None
         self.connections: Callable[[], int | None] = lambda: None
-        """How many clients are connected; whoever listens knows."""
+        """Returns how many clients are connected; set by the process that listens."""
         self.swept: EvictionSummary | None = None
-        """The last time that the store was swept."""
+        """The result of the last sweep."""
         self.lines_dropped: Callable[[], int] = lambda: 0
-        """How many lines the access log has lost."""
+        """Returns how many lines the access log has lost."""
         self.following: dict[str, FollowState] = {}
-        """How it goes to follow other mirrors, by repository and upstream."""
+        """The progress of following other mirrors, by repository and upstream."""
 
     @property
     def _upstreams(self) -> list[Upstream]:
-        """Each once, though several repositories may share it."""
+        """All upstreams, each once, though several repositories may share it."""
         return list({id(one.upstream): one.upstream for each in self._cached.values() for one in each}.values())
 
     async def status(self, names: bool = True) -> dict[str, object]:
-        """What is held, what it saved, and how the upstreams do; without `names`, nothing that may name a project."""
+        """Return what is held, what that saved and how upstreams are; without `names`, nothing that names a project."""
         files, size = await self._catalog.files.totals()
         projects = sum((await self._catalog.pages.totals()).values())
         offline = self._settings.offline
@@ -115,7 +115,7 @@ class MirrorState:
                 "free": self._transfers.disk_space.free(),
                 "swept": None if self.swept is None else msgspec.structs.asdict(self.swept),
             },
-            "serial": self._feed.serial,
+            "serial": self._journal.serial,
             **await self._statistics.totals(),
             "transfers": len(self._transfers.active()),
             "following": [
@@ -139,14 +139,14 @@ class MirrorState:
         }
 
     async def exposition(self, accept: str) -> tuple[bytes, str]:
-        """What Prometheus reads, with its Content-Type."""
+        """Return the exposition for Prometheus, with its Content-Type."""
         snapshot = await self._snapshot()
         return await asyncio.to_thread(self._metrics.render, snapshot, accept)
 
     async def _snapshot(self) -> Snapshot:
         pages, files, size = await self._count()
         return Snapshot(
-            upstreams=tuple(_told(name, one.upstream) for name, each in self._cached.items() for one in each),
+            upstreams=tuple(_state(name, one.upstream) for name, each in self._cached.items() for one in each),
             transfers=len(self._transfers.active()),
             connections=self.connections(),
             pages=pages,
@@ -156,15 +156,15 @@ class MirrorState:
             free_bytes=self._transfers.disk_space.free(),
             degraded=bool(self.degraded()),
             offline=self._settings.offline,
-            feed_serial=self._feed.serial,
+            feed_serial=self._journal.serial,
             log_lines_dropped=self.lines_dropped(),
         )
 
     async def _count(self) -> tuple[Pages, int, int]:
-        """Pages by their state, files and their bytes; at most a few seconds old, so that scrapes cost nothing."""
+        """Return pages by state, files and their bytes, at most COUNT_SECONDS old, so that scrapes cost little."""
         async with self._counting:
             now = self._clock()
-            if self._counted is None or not 0 <= now - self._counted[0] < COUNTED_FOR:
+            if self._counted is None or not 0 <= now - self._counted[0] < COUNT_SECONDS:
                 fresh = {
                     one.name: now - self._settings.ages(name).fresh
                     for name, each in self._cached.items()
@@ -175,18 +175,18 @@ class MirrorState:
             return pages, files, size
 
     async def ready(self) -> bool:
-        """Whether the catalog answers."""
+        """Return whether the catalog answers."""
         await self._catalog.feed.bounds()
         return True
 
     def degraded(self) -> str:
-        """Why nothing can be kept at this moment, in one sentence; empty when it can."""
+        """Return why nothing can be stored at this moment, in one sentence; empty when it can."""
         if self._transfers.disk_space.is_full():
             return "The disk is full: what is held is served, and nothing more is kept."
         return ""
 
 
-def _told(repository: str, upstream: Upstream) -> UpstreamState:
+def _state(repository: str, upstream: Upstream) -> UpstreamState:
     state = upstream.health()
     return UpstreamState(
         repository=repository,

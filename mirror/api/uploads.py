@@ -1,11 +1,11 @@
-"""Yank, un-yank and delete files of our own over HTTP, for both ecosystems: what Python's clients cannot ask for.
+"""Yank, un-yank and delete uploads over HTTP, for both ecosystems: requests that Python's clients do not have.
 
     POST   /-/uploads/REPOSITORY/FILENAME/yank      with the reason as the form field `reason`
     POST   /-/uploads/REPOSITORY/FILENAME/unyank
-    DELETE /-/uploads/REPOSITORY/FILENAME           for those with the right `admin`
+    DELETE /-/uploads/REPOSITORY/FILENAME           needs the right `admin`
 
-RubyGems' own requests for the same stand in its `upload.py`. Whoever may not read a project is told what everybody is
-told about a file that there is not.
+RubyGems' own requests for the same are in its `upload.py`. A client that may not read a project gets the same answer as
+for a file that does not exist.
 """
 
 from collections.abc import Mapping
@@ -23,20 +23,20 @@ from mirror.model import Right
 from mirror.server.facts import facts_of
 from mirror.server.receive import read_body
 
-LONGEST = 10_000
-"""Bytes of a reason."""
+REASON_BYTES = 10_000
+"""The longest form with a reason."""
 
 
 class UploadsApi:
-    """The handlers, for all repositories."""
+    """Handlers for the uploads of all repositories."""
 
-    def __init__(self, writers: Mapping[str, Publisher], uploads: Uploads, guard: Guard) -> None:
-        self._writers = writers
+    def __init__(self, publishers: Mapping[str, Publisher], uploads: Uploads, guard: Guard) -> None:
+        self._publishers = publishers
         self._uploads = uploads
         self._guard = guard
 
     def table(self) -> list[web.RouteDef]:
-        """The routes, to be added to an application."""
+        """Return the routes, to be added to an application."""
         at = "/-/uploads/{repository}/{filename}"
         return [
             web.post(f"{at}/{{what:(?:yank|unyank)}}", self.yank),
@@ -44,25 +44,28 @@ class UploadsApi:
         ]
 
     async def yank(self, request: web.Request) -> web.Response:
-        """Mark a file as not to be used, or take that back."""
+        """Yank a file, or take that back."""
         what = request.match_info["what"]
         fields = await _fields(request)
-        writer, filename = await self._allowed(request, "yank")
-        change = await (writer.yank(filename, fields.get("reason", "")) if what == "yank" else writer.unyank(filename))
+        publisher, filename = await self._allowed(request, "yank")
+        if what == "yank":
+            change = await publisher.yank(filename, fields.get("reason", ""))
+        else:
+            change = await publisher.unyank(filename)
         return await self._done(request, what, change)
 
     async def delete(self, request: web.Request) -> web.Response:
-        """Remove a file, for ever."""
+        """Delete a file for ever."""
         await _fields(request)
-        writer, filename = await self._allowed(request, "admin")
-        return await self._done(request, "delete", await writer.delete(filename))
+        publisher, filename = await self._allowed(request, "admin")
+        return await self._done(request, "delete", await publisher.delete(filename))
 
     async def _allowed(self, request: web.Request, right: Right) -> tuple[Publisher, str]:
-        """What to change. Raises NotFound, Unauthorized, Forbidden."""
+        """Return the publisher and the file name. Raises NotFound, Unauthorized, Forbidden."""
         repository, filename = request.match_info["repository"], request.match_info["filename"]
         facts_of(request).kind = "upload"
         missing = NotFound(f"There is no file of our own named {filename[:100]!r} in {repository[:100]!r}.")
-        if repository not in self._writers:
+        if repository not in self._publishers:
             raise missing
         facts_of(request).repository = repository
         row = await self._uploads.get(repository, filename)
@@ -73,7 +76,7 @@ class UploadsApi:
         except UnknownProject:
             raise missing from None
         await self._guard.require(request, right, repository, row.upload.project)
-        return self._writers[repository], filename
+        return self._publishers[repository], filename
 
     async def _done(self, request: web.Request, what: str, change: Change) -> web.Response:
         upload = change.upload
@@ -83,12 +86,12 @@ class UploadsApi:
                 what, who=str(who), client=address_of(request), serial=change.serial,
                 repository=upload.repository, project=upload.project, filename=upload.filename,
             )  # fmt: skip
-        told = {"filename": upload.filename, "yanked": upload.yanked, "deleted": upload.deleted}
-        return web.Response(body=msgspec.json.encode(told), content_type="application/json")
+        document = {"filename": upload.filename, "yanked": upload.yanked, "deleted": upload.deleted}
+        return web.Response(body=msgspec.json.encode(document), content_type="application/json")
 
 
 async def _fields(request: web.Request) -> Mapping[str, str]:
-    body = await read_body(request, LONGEST)
+    body = await read_body(request, REASON_BYTES)
     try:
         return dict(parse_qsl(body.decode(), keep_blank_values=True, max_num_fields=10))
     except ValueError:

@@ -100,7 +100,7 @@ def _from_store(settings: Settings, repositories: list[str], name: str, version:
     """Return the explanations that the store alone gives."""
     import msgspec  # what follows is not needed when a mirror answers
 
-    from mirror.api.explain import explained
+    from mirror.api.explain import explain_project
     from mirror.service.open import Mode, open_mirror
 
     if not settings.catalog_file.exists():
@@ -112,7 +112,7 @@ def _from_store(settings: Settings, repositories: list[str], name: str, version:
             mirror = await opened.mirror()
             for repository in repositories:
                 try:
-                    explanation = await explained(
+                    explanation = await explain_project(
                         mirror.repositories[repository], mirror.catalog.files, name, version, mirror.clock()
                     )
                 except (NotFound, Offline, Invalid):

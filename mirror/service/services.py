@@ -305,7 +305,7 @@ class Mirror:
         )
 
         async def end(app: web.Application) -> None:
-            feed_api.end()
+            feed_api.stop()
 
         app.on_shutdown.append(end)
         return feed_api
@@ -365,7 +365,7 @@ class Mirror:
     async def retire(self) -> None:
         """Stop writing the logs that another mirror of this process goes on with; answer as before."""
         if self.feed_api is not None:
-            self.feed_api.end()
+            self.feed_api.stop()
         for published in self.published_indexes.values():
             await published.retire()
         for followed in self.upstream_indexes.values():

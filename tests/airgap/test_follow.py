@@ -462,7 +462,7 @@ async def test_a_mirror_that_never_lets_wait_is_not_asked_without_end(tmp_path: 
         await caught_up(b, a)
         assert a.mirror.feed_api is not None
         before = sum(upstream.health().requests for upstream in b.mirror.upstreams.values())
-        a.mirror.feed_api.end()
+        a.mirror.feed_api.stop()
         await asyncio.sleep(1)
         assert sum(upstream.health().requests for upstream in b.mirror.upstreams.values()) - before < 20
 

@@ -10,7 +10,7 @@ from typing import Any
 import aiohttp
 import pytest
 
-from mirror.api import feed as feeding
+from mirror.api import feed
 from mirror.config import Settings
 from mirror.model import Event
 from mirror.service.process import Service
@@ -135,7 +135,7 @@ async def test_what_concerns_others_does_not_end_the_waiting(tmp_path: Path) -> 
 
 
 async def test_only_so_many_may_wait(mirror: Serving, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(feeding, "MOST_OF_ONE", 2)
+    monkeypatch.setattr(feed, "WAITING_PER_ADDRESS", 2)
     waiting = [asyncio.create_task(mirror.get("-/feed?since=0&wait=30")) for _ in range(2)]
     await asyncio.sleep(0.2)
     reply = await mirror.get("-/feed?since=0&wait=30")
@@ -151,7 +151,7 @@ async def test_the_end_of_the_process_waits_for_nobody(tmp_path: Path) -> None:
         asking = asyncio.create_task(mirror.get("-/feed?since=0&wait=60"))
         await asyncio.sleep(0.2)
         began = time.monotonic()
-        mirror.mirror.feed_api.end()  # type: ignore[union-attr]
+        mirror.mirror.feed_api.stop()  # type: ignore[union-attr]
         assert (await asyncio.wait_for(asking, 10)).status == 200
         assert time.monotonic() - began < 10
 
@@ -243,7 +243,7 @@ async def test_a_websocket_is_closed_for_who_talks_and_at_the_end(mirror: Servin
             await socket.send_str("hello")
             assert (await socket.receive(timeout=10)).type is aiohttp.WSMsgType.CLOSE
         async with session.ws_connect(f"{mirror.url}-/feed") as socket:
-            mirror.mirror.feed_api.end()  # type: ignore[union-attr]
+            mirror.mirror.feed_api.stop()  # type: ignore[union-attr]
             message = await socket.receive(timeout=10)
             assert (message.type, message.data) == (aiohttp.WSMsgType.CLOSE, 1001)
 
@@ -293,7 +293,7 @@ async def test_a_reload_sends_those_who_wait_to_the_new_mirror(tmp_path: Path) -
 async def test_what_is_held_is_told_project_by_project(
     simulator: Simulator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(feeding, "PROJECTS_AT_ONCE", 2)
+    monkeypatch.setattr(feed, "PROJECTS_PER_RESPONSE", 2)
     builts = {name: wheel(name, "1.0") for name in ("a", "b", "c", "d")}
     for name in "abc":
         simulator.publish(builts[name])
