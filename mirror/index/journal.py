@@ -9,7 +9,8 @@ looking once a second.
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable, Collection
+from collections.abc import Awaitable, Callable, Collection, Iterable
+from typing import NamedTuple
 
 from mirror.catalog import FeedTable, Position
 from mirror.model import Event
@@ -29,13 +30,19 @@ Listener = Callable[[str, str], None]
 """Called with a source and a project ("" for its list of names)."""
 
 
+class _Subscription(NamedTuple):
+    listener: Listener
+    sources: frozenset[str]
+    own: Collection[object]
+
+
 class Journal:
     """Reads the journal, and wakes those who wait for news."""
 
     def __init__(self, table: FeedTable) -> None:
         self._table = table
         self._news = asyncio.Event()
-        self._listeners: list[tuple[Listener, Collection[object]]] = []
+        self._subscriptions: list[_Subscription] = []
         self._followed = 0  # up to here every event was reported
         self._hurry_until = 0.0
         self._own: set[int] | None = None  # serials beyond that of our own events, while others are followed
@@ -47,20 +54,18 @@ class Journal:
         _, self.serial = await self._table.bounds()
         self._followed = self.serial
 
-    def listen(self, listener: Listener, own: Collection[object] = ()) -> Callable[[], None]:
-        """Call `listener` on each change as soon as it is committed, but for changes by these writers.
+    def listen(self, listener: Listener, sources: Iterable[str], own: Collection[object] = ()) -> Callable[[], None]:
+        """Call `listener` on each change of these sources as soon as it is committed, but for changes by its `own`.
 
         Returns a function that ends it.
         """
-        entry = listener, own
-        self._listeners.append(entry)
-        return lambda: self._listeners.remove(entry)
+        subscription = _Subscription(listener, frozenset(sources), own)
+        self._subscriptions.append(subscription)
+        return lambda: self._subscriptions.remove(subscription)
 
     def changed(self, serial: int | None, source: str, project: str, writer: object = None) -> None:
         """Report that what a source lists of a project has changed; `serial` None when the journal does not hold it."""
-        for listener, own in list(self._listeners):
-            if writer is None or writer not in own:
-                listener(source, project)
+        self._report(source, project, writer)
         if serial is not None:
             self.recorded(serial)
 
@@ -147,7 +152,7 @@ class Journal:
                 await taken_in()
             for event in events:
                 if event.serial not in own:
-                    self._report(event)
+                    self._report(event.source, event.project)
             # A full batch may have more behind it; the serials up to `newest` that are missing were never given out.
             self._followed = (
                 events[-1].serial if len(events) == EVENTS_AT_ONCE else max(newest, *(e.serial for e in events), 0)
@@ -157,6 +162,7 @@ class Journal:
                 self.serial = self._followed
                 self.wake()
 
-    def _report(self, event: Event) -> None:
-        for listener, _ in list(self._listeners):
-            listener(event.source, event.project)
+    def _report(self, source: str, project: str, writer: object = None) -> None:
+        for one in list(self._subscriptions):
+            if source in one.sources and (writer is None or writer not in one.own):
+                one.listener(source, project)

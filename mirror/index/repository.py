@@ -102,7 +102,7 @@ class Repository:
         self._naming: SingleFlight[Freshness, RepositoryNames] = SingleFlight()
         for source in sources:
             source.outdated = self._outdated
-        self._stop_listening = journal.listen(self._heard, own=self.sources)
+        self._stop_listening = journal.listen(self._heard, self._by_name, own=self.sources)
 
     # Projects
 
@@ -144,7 +144,7 @@ class Repository:
         found: dict[str, Listing] = {}
         left: dict[str, Listing] = {}
         unknown: Exception = UnknownProject(name)
-        union = matches(self._precedence.union, name)
+        union = bool(self._precedence.union) and matches(self._precedence.union, name)
         for source in self._asked(name):
             try:
                 listing = await source.project(name, freshness, known.get(source.name, ""))
@@ -167,7 +167,7 @@ class Repository:
         return found or dict([next(iter(left.items()))])
 
     def _asked(self, name: str) -> Sequence[Source]:
-        if matches(self._precedence.private, name):
+        if self._precedence.private and matches(self._precedence.private, name):
             return [source for source in self.sources if source.local]
         return self.sources
 
@@ -421,11 +421,11 @@ class Repository:
 
     def _heard(self, source: str, project: str) -> None:
         """Someone else has changed what one of our sources lists."""
-        if (ours := self._by_name.get(source)) is not None:
-            ours.forget(project)
-            self.forget(project)
-            if ours.local and project:
-                self.forget("")  # an upload is on the list of names before it is answered
+        ours = self._by_name[source]
+        ours.forget(project)
+        self.forget(project)
+        if ours.local and project:
+            self.forget("")  # an upload is on the list of names before it is answered
 
     def _tell(self, project: str) -> None:
         for listener in self.changed:

@@ -12,7 +12,7 @@ from mirror.index.cache import MemoryBudget
 from mirror.index.freshness import Freshness, fresh_until
 from mirror.index.journal import Journal
 from mirror.index.removals import Removals
-from mirror.index.source import Document, Listing, NameListing, OpenFile, Outdated, SourceOptions, name_of
+from mirror.index.source import Document, Listing, NameListing, Outdated, SourceOptions, name_of
 from mirror.index.upstream_files import UpstreamFiles
 from mirror.index.upstream_pages import LAG_SECONDS, NAMES, Fetch, PageState, UpstreamPages
 from mirror.model import File, Format, Names, Outcome, Page, Project
@@ -47,6 +47,8 @@ class CachedUpstream:
         self._pages = UpstreamPages(self.name, format, upstream, catalog, journal, self._removals, memory, options)
         self._pages.writer = self
         self._files = UpstreamFiles(self.name, format, upstream, catalog, blobs, transfers, journal, memory, options)
+        self.open = self._files.open
+        self.sidecar = self._files.sidecar
 
     @property
     def outdated(self) -> Outdated:
@@ -132,12 +134,6 @@ class CachedUpstream:
 
     async def _document_body(self, page: Page) -> bytes:
         return (await self._pages.response(page)).body
-
-    async def open(self, project: str, file: File) -> OpenFile:
-        return await self._files.open(project, file)
-
-    async def sidecar(self, project: str, file: File) -> OpenFile:
-        return await self._files.sidecar(project, file)
 
     def forget(self, project: str) -> None:
         self._pages.forget(project)

@@ -62,7 +62,7 @@ class UpstreamFiles:
         """The bytes of a file, held or on their way in."""
         # In one flight also what is looked up before: a transfer that runs keeps the loop busy, and who asked with the
         # first one would wait for the catalog behind its bytes.
-        key = (project, file.filename, file.sha256)
+        key = (project, file.filename, file.digests.get("sha256"))
         opened, joined = await self._opening.run(key, lambda: self._open(project, file))
         return OpenFile(opened.body, "joined") if joined and opened.outcome == "miss" else opened
 
@@ -82,7 +82,7 @@ class UpstreamFiles:
 
     async def _held_file(self, project: str, file: File) -> Body | None:
         """The held bytes of a file; None when there are none, or not as many as there should be."""
-        body = await self._held_body(project, file.filename, file.sha256)
+        body = await self._held_body(project, file.filename, file.digests.get("sha256"))
         return body if body and file.size in (None, body.size) else None
 
     async def _held_body(self, project: str, filename: str, digest: str | None) -> Body | None:

@@ -141,14 +141,13 @@ class Mirror:
             await published.show((await (await uploads.names()).load()).serials)
 
         def changed(source: str, project: str) -> None:
-            if source == uploads.name:
-                self._start(published.show([project]))
+            self._start(published.show([project]))
 
         async def show(project: str) -> None:
             await published.show([project])
 
         writer.published = show
-        self._open.callback(self.journal.listen(changed, own=(writer,)))
+        self._open.callback(self.journal.listen(changed, [uploads.name], own=(writer,)))
         if await published.begins_anew():
             await show_all()
         else:

@@ -51,7 +51,7 @@ class Desk:
         """What others hear from the journal."""
         self.outdated: list[list[str] | None] = []
         """What the repository hears from its source."""
-        self.feed.listen(lambda source, project: self.reported.append((source, project)))
+        self.feed.listen(lambda source, project: self.reported.append((source, project)), [simulator.simple_url])
         self.transfers = Transfers(self.blobs)
         self.clock = Clock()
         self.simulator = simulator
