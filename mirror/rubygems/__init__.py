@@ -1,7 +1,13 @@
 """RubyGems: the compact index, the legacy index, and gems.
 
-names (names, versions, platforms), pages (about one gem), index (about all of them), marshal (Ruby's
-serialization), package (inside a gem). `FORMAT` is what the core sees of it.
+names, versions     how gems are named; the order of versions, and requirements
+pages, index        what is about one gem, and about all of them: parsed and rendered
+package             inside a gem; its specification is read by `specification`, and by `marshal` in Ruby's serialization
+log                 the log of all versions: followed upstream, published as our own
+routes, upload      the URLs that clients read, and those that they write to
+clients, summary, static, doctor    what people copy, what people read, exported trees, examining an index
+
+`FORMAT` is what the index knows of it, `ECOSYSTEM` what all others do.
 """
 
 from pathlib import Path
@@ -25,7 +31,7 @@ _SIDECAR_LIMIT = 4 << 20
 
 
 class _RubyGems:
-    """RubyGems as the core sees it."""
+    """The Format of RubyGems."""
 
     name = "rubygems"
     sidecar_kind = "gemspec"

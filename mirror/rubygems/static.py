@@ -1,11 +1,11 @@
-"""A gem index as files: what stands where in an exported tree, and how a web server has to hand it out.
+"""A gem index as files: which file is where in an exported tree, and how a web server has to hand it out.
 
-`/versions` lists the gems of the tree with the MD5 of the pages that stand beside it. Its last line of a name says all
-of it, for nobody appends to a file: it is another one each time. Yanked gems are not in the tree.
+`/versions` lists the gems of the tree with the MD5 of their pages in the tree, each gem in one line, since
+the file is written anew each time. Yanked gems are not in the tree.
 
-The surprise is in the lines for nginx, whose own ETag is none that bundler 2.3 and 2.4 bear: they want the MD5 of the
-body, or none at all. Without one, and without ranges (which they believe only with one), every client fetches the
-page whole and is content. An ETag of ours would have to stand in nginx's configuration, wrong until it is reloaded.
+The surprise is in the lines for nginx, whose own ETag breaks bundler 2.3 and 2.4: they need the MD5 of the body, or
+none at all. Without one, and without ranges (which they trust only with one), every client fetches the complete page,
+and works. An ETag of ours would have to be written into nginx's configuration, and be wrong until that is reloaded.
 """
 
 from collections.abc import Iterator, Mapping

@@ -8,12 +8,12 @@ from mirror.rubygems.marshal import Gemspec
 from mirror.rubygems.marshal.reading import read_gemspec_rz
 from mirror.rubygems.pages import dependencies, shown, visible
 
-MOST = 500
-"""Dependencies that are read of one version."""
+MOST_DEPENDENCIES = 500
+"""The most dependencies of one version that are shown."""
 
 
 def file_to_read(project: Project, version: str | None = None) -> File | None:
-    """The file to ask about a version (the newest when None): the generic one where there is one."""
+    """Return the file that describes a version, the newest when None: the generic one where there is one."""
     if version is None:
         return shown(project)
     files = visible(project) or list(project.files)
@@ -21,27 +21,30 @@ def file_to_read(project: Project, version: str | None = None) -> File | None:
 
 
 def document(project: str, file: File) -> Page | None:
-    """Every gem has a sidecar that says it."""
+    """Return None: every gem has a sidecar."""
     return None
 
 
 def from_index(file: File) -> ProjectSummary:
-    """What the line on `/info` alone says."""
-    needs = (Dependency(name=name, project=name, wants=", ".join(wants)) for name, wants in dependencies(file)[:MOST])
+    """Return what the line on `/info` alone holds."""
+    needs = (
+        Dependency(name=name, project=name, wants=", ".join(wants))
+        for name, wants in dependencies(file)[:MOST_DEPENDENCIES]
+    )
     return ProjectSummary(version=file.version, requires=_clauses(file.requires), needs=tuple(needs))
 
 
 def from_sidecar(file: File, content: bytes) -> ProjectSummary:
-    """Out of the `gemspec.rz`. Raises Invalid."""
-    return _about(file, read_gemspec_rz(content))
+    """Return what the `gemspec.rz` holds. Raises Invalid."""
+    return _summary(file, read_gemspec_rz(content))
 
 
 def from_document(file: File, content: bytes) -> ProjectSummary:
-    """There is no such document. Raises Invalid."""
+    """Raise Invalid, since gems have no such document."""
     raise Invalid("Gems have no document of that kind.")
 
 
-def _about(file: File, spec: Gemspec) -> ProjectSummary:
+def _summary(file: File, spec: Gemspec) -> ProjectSummary:
     return ProjectSummary(
         version=file.version,
         summary=spec.summary or "",
@@ -59,14 +62,14 @@ def _about(file: File, spec: Gemspec) -> ProjectSummary:
                 when="" if need.kind == "runtime" else need.kind,
                 optional=need.kind != "runtime",
             )
-            for need in spec.dependencies[:MOST]
+            for need in spec.dependencies[:MOST_DEPENDENCIES]
         ),
     )
 
 
 def _links(homepage: str | None, metadata: Mapping[str, str | None]) -> dict[str, str]:
-    told = {key.removesuffix("_uri"): uri for key, uri in metadata.items() if key.endswith("_uri") and uri}
-    links = {name.replace("_", " ").capitalize(): uri for name, uri in told.items()}
+    given = {key.removesuffix("_uri"): uri for key, uri in metadata.items() if key.endswith("_uri") and uri}
+    links = {name.replace("_", " ").capitalize(): uri for name, uri in given.items()}
     return ({"Homepage": homepage} if homepage else {}) | links
 
 

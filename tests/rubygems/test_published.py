@@ -6,6 +6,7 @@ from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from mirror.rubygems.log import writer
@@ -290,3 +291,23 @@ async def test_pages_of_an_upstream_with_only_the_legacy_index_are_made_once_fro
         assert (await mirror.get("info/rack")).body == page.body
         assert await log(mirror) == text
         assert simulator.count(None, "/quick/*") == 0
+
+
+async def test_a_policy_that_comes_back_is_in_the_log_again_as_a_page_is_requested(
+    simulator: Simulator, tmp_path: Path
+) -> None:
+    simulator.push(gem("rack", "3.0"))
+    simulator.push(gem("rack", "2.0"))
+    rule = {"name": "old", "kind": "deny", "versions": "< 3", "reason": "It is old."}
+    async with serve(tmp_path / "data", upstreams(simulator), policy=[rule]) as mirror:
+        await log(mirror)
+        deny = mirror.mirror.policies.of("rubygems")
+        for _ in range(2):
+            page = (await mirror.get("info/rack")).body
+            assert b"\n2.0 " not in page
+            assert (await log(mirror)).splitlines()[-1].endswith(f" {md5(page)}")
+            allow = msgspec.structs.replace(deny, rules=(), digest="none")
+            mirror.mirror._policy_changed("rubygems", allow)
+            assert (await log(mirror)).splitlines()[-1].endswith(f" {simulator.rubygems.md5('rack')}")
+            assert (await mirror.get("info/rack")).body == simulator.rubygems.info("rack")
+            mirror.mirror._policy_changed("rubygems", deny)

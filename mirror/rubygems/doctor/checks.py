@@ -38,17 +38,17 @@ _TYPE = Requirement(
 )
 _GZIP = Requirement(
     "rubygems/gzip",
-    "A long /versions comes as gzip for who asks for it.",
+    "A long /versions comes as gzip for clients that accept it.",
     "gem and bundler on a slow line: 23 MB instead of 10",
 )
 _RANGE = Requirement(
     "rubygems/range",
     "A range from the last byte on gives that byte, with the right Content-Range.",
-    "bundler: it asks so for what is new, and throws its copy away when the overlap is wrong",
+    "bundler: it requests so what is new, and discards its copy when the overlap is wrong",
 )
 _BEYOND = Requirement(
     "rubygems/never-416",
-    "A range from the end or behind it gives the whole with 200, never 416, never an empty 206.",
+    "A range from the end or behind it gives the whole body with 200, never 416, never an empty 206.",
     "bundler 2.5 to 2.7 and gem 4.1 fail on the 416; an empty 206 crashes bundler 2.5",
 )
 _IDENTITY = Requirement(
@@ -68,7 +68,7 @@ _PRECEDENCE = Requirement(
 )
 _HEAL = Requirement(
     "rubygems/self-heal",
-    "When the ETag matches but the Range does not begin at the last byte, the whole comes with 200.",
+    "When the ETag matches but the Range does not begin at the last byte, the whole body comes with 200.",
     "bundler from 2.5 on: its copy is damaged, and with a 304 it stays so for ever",
 )
 _TAIL = Requirement(
@@ -78,7 +78,7 @@ _TAIL = Requirement(
 )
 _END = Requirement(
     "rubygems/versions-never-416",
-    "/versions from behind its end is the whole with 200, never 416.",
+    "/versions from behind its end is the whole body with 200, never 416.",
     "bundler 2.5 to 2.7 and gem 4.1, after the index was rewritten and has become shorter",
 )
 _HEAD = Requirement(
@@ -92,7 +92,7 @@ _LISTED = Requirement(
 _MD5 = Requirement(
     "rubygems/info-md5",
     "The MD5 in /versions is that of the gem's /info.",
-    "bundler: it asks for /info again in each run, or keeps an old one",
+    "bundler: it requests /info again in each run, or keeps an old one",
 )
 _NAMES = Requirement("rubygems/names", "/names lists the gem.", "completion and search of gem and bundler")
 _MISSING = Requirement(
@@ -128,7 +128,7 @@ _SPECS_CONDITION = Requirement(
 _GEMSPEC = Requirement(
     "rubygems/gemspec",
     "quick/Marshal.4.8/NAME-VERSION.gemspec.rz is there, and is the specification of that version.",
-    "gem install, which asks for it of each gem that it installs",
+    "gem install, which requests it for each gem that it installs",
 )
 _KINDS = ("specs", "latest_specs", "prerelease_specs")
 
@@ -316,5 +316,5 @@ async def gemspec(subject: Subject) -> list[Finding]:
         spec = read_gemspec_rz(reply.body)
     except MirrorError as error:
         return [_GEMSPEC.fails(f"it cannot be read: {error}")]
-    told = (spec.name, str(spec.version))
-    return [_GEMSPEC.judge(told == (subject.gem.name, chosen.version), f"it is that of {' '.join(told)}")]
+    found = (spec.name, str(spec.version))
+    return [_GEMSPEC.judge(found == (subject.gem.name, chosen.version), f"it is that of {' '.join(found)}")]

@@ -29,10 +29,10 @@ _OTHER = Requirement(
     "The same version with other bytes is 409.",
     "everyone who has locked the version: where it is accepted, released gems can be replaced",
 )
-_NOBODY = Requirement(
+_LOGIN = Requirement(
     "rubygems/push-login",
     "A push without a key is 401.",
-    "everyone, if anybody may push; gem, which asks for a login on 401",
+    "everyone, if anyone may push; gem, which prompts for a login on 401",
 )
 _VISIBLE = Requirement(
     "rubygems/push-visible",
@@ -53,10 +53,10 @@ def uploads(index: Index, project: str, token: str) -> list[Check]:
 async def _check(index: Index, project: str, token: str) -> list[Finding]:
     url = index.root / "api" / "v1" / "gems"
     gem, other = gem_of(project, "1"), gem_of(project, "2")
-    nobody = await _push(index.client, url, "", gem)
+    anonymous = await _push(index.client, url, "", gem)
     first = await _push(index.client, url, token, gem)
     found = [
-        _NOBODY.judge(nobody.status == 401, nobody.phrase),
+        _LOGIN.judge(anonymous.status == 401, anonymous.phrase),
         _ACCEPTED.judge(first.status == 200, first.excerpt),
     ]
     if first.status != 200:

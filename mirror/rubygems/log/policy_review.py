@@ -1,6 +1,6 @@
 """The changes of upstreams that are held back from the published log until policy has seen them.
 
-Policy decides about the files on a page, and an upstream's list only says that a page has changed: the page is fetched
+Policy decides about the files on a page, and an upstream's list shows only that a page has changed: the page is fetched
 first. The log goes on listing a gem as before while its page cannot be fetched.
 """
 

@@ -38,7 +38,7 @@ from mirror.rubygems.names import number
 logger = logging.getLogger(__name__)
 
 POLL_SECONDS = 60.0
-"""Between two requests to an upstream: the public index asks for no more."""
+"""Between two requests to an upstream: the public index wants no more."""
 NOW_POLL_SECONDS = 2.0
 """The same for clients that require a fresh answer."""
 WAIT_SECONDS = 5.0
@@ -64,6 +64,8 @@ class PublishedIndex:
         `fresh`: seconds after which a client waits for upstream, instead of getting the log at once.
         """
         self.upstreams = tuple(upstreams)
+        self.policies = 0
+        """How many policies there have been: a page is rendered, and with it listed, again under each."""
         self._repository = repository
         self._private = tuple(private)
         self._local = LocalEntries(logs, repository.name, self._end_validity)
@@ -154,9 +156,11 @@ class PublishedIndex:
 
     async def render(self, view: View) -> bytes:
         """Return the body of a gem's info page, which the log lists from now on."""
-        body = pages.render_info(view.project)
-        listed = UpstreamMaps(tuple(one.map for one in self.upstreams), self._private).entry(view.project.name)
-        await self._list(view.project.name, entry_of(view, body, listed, self._clock()))
+        name, body, entry = view.project.name, pages.render_info(view.project), None
+        if body != view.project.extra.get("body") or view.decided_until != math.inf:
+            listed = UpstreamMaps(tuple(one.map for one in self.upstreams), self._private).entry(name)
+            entry = entry_of(view, body, listed, self._clock())
+        await self._list(name, entry)
         return body
 
     async def listed(self, name: str) -> bool:
@@ -238,6 +242,7 @@ class PublishedIndex:
 
     def policy_changed(self) -> None:
         """Check the pages with entries of their own again, and those that the new policy names."""
+        self.policies += 1
         self._local.mark_all_due()
         self._check_named()
 
@@ -285,14 +290,12 @@ class PublishedIndex:
         await self.writer.apply(PageChange(name, entry))
 
 
-def entry_of(view: View, body: bytes, listed: LocalEntry | None, now: float) -> LocalEntry | None:
-    """Return how to list a gem whose info page is `body`; None: as its upstream lists it.
+def entry_of(view: View, body: bytes, listed: LocalEntry | None, now: float) -> LocalEntry:
+    """Return how to list a gem whose info page is `body`, and is not its upstream's for ever.
 
-    `listed` is how upstream lists the gem now, in seconds since the epoch `now`.
+    `listed` is how upstream lists the gem `now`, in seconds since the epoch.
     """
     raw = view.project.extra.get("body")
-    if body == raw and view.decided_until == math.inf:
-        return None
     if body == raw and listed is not None:
         return msgspec.structs.replace(listed, until=view.decided_until)
     current = raw is None or listed is None or listed.md5 == pages.revision(raw)

@@ -217,7 +217,7 @@ class UpstreamIndex:
             return await self._upstream.get(ask, etag=etag, last_modified=last_modified)
         except NotFound:
             if page.kind == "project" and self.map is not None and page.name in self.map:
-                # No 404 to our clients for what upstream itself lists: they would give up the whole index.
+                # No 404 to our clients for what upstream itself lists: they would leave the compact index.
                 raise UpstreamProtocolError(
                     f"{self._upstream.name} lists {page.name}, but has no page of it."
                 ) from None

@@ -6,8 +6,8 @@ them before anyone can see them. Whoever posted a value may wait for its future:
 `log` as it stands; it is immutable, and `on_change` ends what was concluded from the one before.
 
 The surprise: the writer fetches nothing. Pages are fetched by those who post what the pages show, however long it
-takes, so that a push never waits for an upstream. For the same reason an upstream's list comes with the event that says
-what has changed in it: whatever the list says beyond that is not known to policy yet.
+takes, so that a push never waits for an upstream. An upstream's list comes with the event that names
+what has changed in it, since whatever else changes in the list later is not known to policy yet.
 """
 
 import asyncio
@@ -48,7 +48,7 @@ class UpstreamChange(msgspec.Struct, frozen=True):
 
 
 class PageChange(msgspec.Struct, frozen=True):
-    """A gem's page shows something: what the entry says, or, for None, what its upstream lists."""
+    """A gem's page shows what the entry lists; None: what its upstream lists."""
 
     name: str
     entry: LocalEntry | None

@@ -58,7 +58,7 @@ class GemRoutes:
                 body = pages.render_info(as_of(view.project, moment, versions))
             return PageInput(lambda: body, TEXT, etag=pages.revision)
 
-        key = (self._repository.name, name, "info", moment, view.revision)
+        key = (self._repository.name, name, "info", moment, view.revision, self._published.policies)
         validity = view.validity if self._access.open else None
         return await self._page_cache.respond(request, key, content, view.outcome, validity, COMPACT)
 
