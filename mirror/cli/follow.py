@@ -122,7 +122,7 @@ async def _follow(
             remote = remote_of(mirror, name, source)
             if repository is None or (await remote.position()).repository == repository:
                 one = follower(mirror, name, source, applier(name, source), projects, remote)
-                one.tell = FollowProgress(f"{name} from {source.upstream.name}")
+                one.on_change = FollowProgress(f"{name} from {source.upstream.name}")
                 followers.append(one)
         if not followers:
             raise NotFound(f"There is no repository {repository!r} there that is an upstream here.")

@@ -64,7 +64,7 @@ class Follower:
         """
         self.name = name
         self.state = FollowState()
-        self.tell: Callable[[FollowState], None] = lambda state: None
+        self.on_change: Callable[[FollowState], None] = lambda state: None
         """Called whenever the state has changed."""
         self._remote = remote
         self._applier = applier
@@ -90,7 +90,7 @@ class Follower:
                 if str(error) != self.state.last_error:
                     logger.warning("following %s: %s", self._remote.name, error)
                 self.state.last_error, self.state.behind = str(error), None
-                self.tell(self.state)
+                self.on_change(self.state)
                 await asyncio.sleep(pause * random.uniform(0.5, 1.0))
                 pause = min(2 * pause, MAX_PAUSE_SECONDS)
 
@@ -128,11 +128,11 @@ class Follower:
                 if (name := self._followed_project(line)) is not None:
                     held.setdefault(name, []).extend([line.filename] if line.kind == "file" else [])
             seen |= held.keys()
-            await self._work(held, held.keys(), raising=False)
+            await self._fetch_all(held, held.keys(), raising=False)
             self.state.comparing = next(reversed(held), self.state.comparing)
-            self.tell(self.state)
+            self.on_change(self.state)
         gone = [name for name in await self._known() if name not in seen and self._follows(name)]
-        await self._work({name: [] for name in gone}, gone, raising=False)
+        await self._fetch_all({name: [] for name in gone}, gone, raising=False)
         self.state.comparing = ""
         assert before is not None, "there is at least one part"
         logger.info("%s: compared; following its journal from serial %d", self._remote.name, before.serial)
@@ -154,10 +154,10 @@ class Follower:
         self._attempts += 1
         if changed:
             await self._applier.index()
-        await self._work(files, changed, raising=self._attempts < ATTEMPTS)
+        await self._fetch_all(files, changed, raising=self._attempts < ATTEMPTS)
         self._attempts = 0
 
-    async def _work(self, files: Mapping[str, list[str]], changed: Iterable[str], raising: bool) -> None:
+    async def _fetch_all(self, files: Mapping[str, list[str]], changed: Iterable[str], raising: bool) -> None:
         """Fetch files by project, and changed pages; raise the first failure at the end, or only count failures."""
         waiting, changed = iter(files.items()), set(changed)
         failures: list[MirrorError] = []
@@ -216,8 +216,8 @@ class Follower:
         self.state.serial, self.state.newest = position.serial, position.newest
         if position.serial >= position.newest:
             self.state.behind = 0.0
-        self.tell(self.state)
+        self.on_change(self.state)
 
     def _show_delay(self, since: float) -> None:
         self.state.behind = max(0.0, self._clock() - since)
-        self.tell(self.state)
+        self.on_change(self.state)

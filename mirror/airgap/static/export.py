@@ -112,7 +112,7 @@ class _Export:
         layouts: Mapping[str, StaticLayout],
         files_url: str | None,
         copy: bool,
-        restricted: bool,
+        include_restricted: bool,
         only: Mapping[str, Collection[str]] | None,
     ) -> None:
         self._source = source
@@ -120,7 +120,7 @@ class _Export:
         self._layouts = layouts
         self._files_url = files_url.rstrip("/") if files_url else ""
         self._copy = copy
-        self._restricted = restricted
+        self._include_restricted = include_restricted
         self._only = only
         self._held = HeldContent(source.catalog, source.blobs)
         self._known: Mapping[str, str] = {}
@@ -145,21 +145,21 @@ class _Export:
         state = TreeState(origin=origin, serial=serial, projects=projects, pages=pages)
         await self._tidy(state, last)
         await asyncio.to_thread(finish, self._tree, state)
-        count = self._tree.count
+        counts = self._tree.counts
         listed = [one for each in projects.values() for one in each.values() if one.paths]
         return StaticReport(
             projects=len(listed),
             files=sum(one.files for one in listed),
-            written=count.written,
-            linked=count.linked,
-            copied=count.copied,
-            removed=count.removed,
+            written=counts.written,
+            linked=counts.linked,
+            copied=counts.copied,
+            removed=counts.removed,
             problems=tuple(self._problems),
         )
 
     def _origin(self) -> str:
         """Return a digest of everything that the tree depends on besides what is held."""
-        facts = (__version__, self._source.settings, self._files_url, self._restricted)
+        facts = (__version__, self._source.settings, self._files_url, self._include_restricted)
         return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
 
     async def _touched(self, since: int, newest: int) -> set[str] | None:
@@ -192,7 +192,7 @@ class _Export:
         now = self._source.clock()
         written: dict[str, TreeProject] = {}
         for project in sorted(names | uploads.keys()):
-            if not (self._restricted or readable.allows(project)):
+            if not (self._include_restricted or readable.allows(project)):
                 continue
             if self._only is not None and project not in self._only.get(name, ()):
                 continue

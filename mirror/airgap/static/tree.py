@@ -46,7 +46,7 @@ class Tree:
         """Create the directory. Raises Invalid when it holds anything else, Conflict when another export uses it."""
         self.directory = directory
         self.own = directory / OWN
-        self.count = TreeCounts()
+        self.counts = TreeCounts()
         directory.mkdir(parents=True, exist_ok=True)
         if not self.own.is_dir() and any(directory.iterdir()):
             raise Invalid(f"{directory} is not empty and was not made by an export: name a new or an empty directory.")
@@ -77,7 +77,7 @@ class Tree:
         if _holds(target, content):
             return
         self._create(target, content)
-        self.count.written += 1
+        self.counts.written += 1
 
     def write_own(self, name: str, content: bytes) -> None:
         """Write a file below `OWN`, durable before this returns, because the record describes all other files."""
@@ -113,8 +113,8 @@ class Tree:
                 self._new.unlink(missing_ok=True)
             else:
                 self._new.unlink(missing_ok=True)  # rename(2) leaves it when both are names of one file
-                self.count.written += 1
-                self.count.linked += 1
+                self.counts.written += 1
+                self.counts.linked += 1
                 return
         if before is not None and before.st_nlink == 1 and _same(target, before, blob, found):
             return
@@ -123,8 +123,8 @@ class Tree:
             while chunk := source.read(1 << 20):
                 copied.write(chunk)
         self._publish(target)
-        self.count.written += 1
-        self.count.copied += 1
+        self.counts.written += 1
+        self.counts.copied += 1
 
     def _publish(self, target: Path) -> None:
         try:
@@ -140,7 +140,7 @@ class Tree:
             target.unlink()
         except (FileNotFoundError, NotADirectoryError):
             return
-        self.count.removed += 1
+        self.counts.removed += 1
         for parent in target.relative_to(self.directory).parents[:-1]:
             try:
                 (self.directory / parent).rmdir()

@@ -9,9 +9,13 @@ from contextlib import suppress
 from multiprocessing.connection import Connection
 from pathlib import Path
 
+import msgspec
+
 from mirror.airgap.sync.workers import Job, JobResult, WorkerConfig, WorkerPool, WorkerUpstream, working
 from mirror.model import File
+from mirror.service import scheduled_sync
 from tests.builders import Built, sdist, wheel
+from tests.serving import serving
 from tests.simulator import Corrupt, Simulator
 
 
@@ -112,3 +116,17 @@ async def test_workers_started_before_there_are_threads_are_forked_and_work_like
     assert process.exitcode == 0
     assert [[result.filename for result in one] for one in results] == [[six.filename]]
     assert forked
+
+
+async def test_workers_know_each_upstream_that_needs_no_proxy(simulator: Simulator, tmp_path: Path) -> None:
+    index = {"url": simulator.simple_url, "username": "ann", "password": "secret"}
+    proxied = {"url": "http://index.example/simple/", "proxy": "http://proxy.example:3128"}
+    both = {"pypi": {"format": "pypi", "upstreams": [index, proxied]}}
+    async with serving(tmp_path / "data", both, network={"read_timeout": 7}) as mirror:
+        config = scheduled_sync.worker_config(mirror.mirror)
+    assert list(config.upstreams) == [simulator.simple_url]
+    upstream = config.upstreams[simulator.simple_url]
+    assert upstream.read_timeout == 7
+    assert upstream.authorization == "Basic YW5uOnNlY3JldA=="
+    assert "YW5u" not in repr(upstream)
+    assert msgspec.msgpack.decode(msgspec.msgpack.encode(config), type=WorkerConfig) == config, "plain values"
