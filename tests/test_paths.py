@@ -45,13 +45,13 @@ class Limit:
 
 
 LIMITS = {
-    "cold page": Limit(now=32, goal=16),
-    "held page": Limit(now=11, goal=8),
-    "cold file": Limit(now=29, goal=14),
-    "held file": Limit(now=17, goal=8),
-    "first /versions": Limit(now=24, goal=14),
-    "cold /info": Limit(now=36, goal=16),
-    "upload": Limit(now=28, goal=18),
+    "cold page": Limit(now=30, goal=16),
+    "held page": Limit(now=9, goal=8),
+    "cold file": Limit(now=27, goal=14),
+    "held file": Limit(now=15, goal=8),
+    "first /versions": Limit(now=21, goal=14),
+    "cold /info": Limit(now=33, goal=16),
+    "upload": Limit(now=27, goal=18),
 }
 GATHERS = Limit(now=1, goal=1)
 """How often a repository collects what its sources have of a project, for one cold page."""

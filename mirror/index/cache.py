@@ -50,10 +50,10 @@ class MemoryBudget:
         self.limit_bytes = limit_bytes
         self.weight = 0
         """Bytes that all entries take; never above the limit."""
-        self._order: OrderedDict[_Entry, None] = OrderedDict()
+        self._order: OrderedDict[CacheEntry[Any], None] = OrderedDict()
         self.touch = self._order.move_to_end
 
-    def add(self, entry: "_Entry") -> None:
+    def add(self, entry: "CacheEntry[Any]") -> None:
         """Take an entry in as the one used last; those that were not used for longest go when there are too many."""
         self._order[entry] = None
         self.weight += entry.weight
@@ -62,16 +62,18 @@ class MemoryBudget:
             self.remove(oldest)
             oldest.cache.evict(oldest)
 
-    def remove(self, entry: "_Entry") -> None:
+    def remove(self, entry: "CacheEntry[Any]") -> None:
         """Let go of an entry."""
         del self._order[entry]
         self.weight -= entry.weight
 
 
-class _Entry:
+class CacheEntry(Generic[V]):
+    """A value in a cache, with its place in the budget."""
+
     __slots__ = ("cache", "key", "value", "weight")
 
-    def __init__(self, cache: "BoundedCache[Any, Any]", key: Any, value: Any, weight: int) -> None:
+    def __init__(self, cache: "BoundedCache[Any, V]", key: Any, value: V, weight: int) -> None:
         self.cache = cache
         self.key = key
         self.value = value
@@ -85,7 +87,11 @@ class BoundedCache(Generic[K, V]):
         """`evicted` is called with each value that is dropped for want of room, or never kept for that reason."""
         self._budget = budget
         self._evicted = evicted
-        self._entries: dict[K, _Entry] = {}
+        self._entries: dict[K, CacheEntry[V]] = {}
+        self.find: Callable[[K], CacheEntry[V] | None] = self._entries.get
+        """Return the entry of a key, or None. With `touch` it does what `get` does, at half the cost: for hits."""
+        self.touch: Callable[[CacheEntry[V]], None] = budget.touch
+        """Count an entry as just used."""
 
     def __len__(self) -> int:
         return len(self._entries)
@@ -101,9 +107,8 @@ class BoundedCache(Generic[K, V]):
         entry = self._entries.get(key)
         if entry is None:
             return None
-        self._budget.touch(entry)
-        value: V = entry.value
-        return value
+        self.touch(entry)
+        return entry.value
 
     def peek(self, key: K) -> V | None:
         """Return the value, which does not count as used; or None."""
@@ -113,7 +118,7 @@ class BoundedCache(Generic[K, V]):
     def put(self, key: K, value: V, weight: int = 0) -> None:
         """Keep a value. `weight` is what key and value take, in bytes; what exceeds the whole budget is not kept."""
         self.forget(key)
-        entry = _Entry(self, key, value, weight + ENTRY_BYTES)
+        entry = CacheEntry(self, key, value, weight + ENTRY_BYTES)
         if entry.weight <= self._budget.limit_bytes:
             self._entries[key] = entry
             self._budget.add(entry)
@@ -131,7 +136,7 @@ class BoundedCache(Generic[K, V]):
         for key in list(self._entries):
             self.forget(key)
 
-    def evict(self, entry: _Entry) -> None:
+    def evict(self, entry: CacheEntry[V]) -> None:
         """Drop an entry that the budget has let go of."""
         del self._entries[entry.key]
         if self._evicted is not None:

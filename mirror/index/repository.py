@@ -115,9 +115,12 @@ class Repository:
 
     async def _view(self, name: str, freshness: Freshness) -> View:
         """As `project`, and what is left of a project that is gone."""
-        view = self._views.get(name)
-        if view is not None and freshness is not Freshness.NOW and view.validity.holds(self._clock()):
-            return view
+        entry = self._views.find(name)
+        if entry is not None and freshness is not Freshness.NOW:
+            view = entry.value
+            if view.validity.live and self._clock() < view.validity.until:
+                self._views.touch(entry)
+                return view
         view, joined = await self._viewing.run((name, freshness), lambda: self._gathered(name, freshness))
         return msgspec.structs.replace(view, outcome="joined") if joined and view.outcome == "miss" else view
 

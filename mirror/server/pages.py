@@ -131,9 +131,11 @@ class PageCache:
 
     async def get(self, key: Key, content: Callable[[], Awaitable[PageInput]]) -> RenderedPage:
         """Return the page under `key`, which names all that it is made of; `content` is called when it is not kept."""
-        page = self._pages.get(key)
-        if page is None:
-            page, _ = await self._rendering.run(key, lambda: self._render(key, content))
+        entry = self._pages.find(key)
+        if entry is not None:
+            self._pages.touch(entry)
+            return entry.value
+        page, _ = await self._rendering.run(key, lambda: self._render(key, content))
         return page
 
     async def _render(self, key: Key, content: Callable[[], Awaitable[PageInput]]) -> RenderedPage:

@@ -82,10 +82,12 @@ class ReplayCache:
 
     def get(self, request: bytes) -> Replay | None:
         """Return the response to a raw request, if there is one that is still valid."""
-        replay = self._replays.get(request)
-        if replay is None:
+        entry = self._replays.find(request)
+        if entry is None:
             return None
+        replay = entry.value
         if replay.validity.holds(self.clock()) and replay.body is not None:
+            self._replays.touch(entry)
             return replay
         self._replays.forget(request)
         return None
