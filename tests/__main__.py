@@ -1,4 +1,4 @@
-"""Commands for developers: `python -m tests check` runs style, types and the fast tests, without root.
+"""Commands for developers: `check` runs style, types and the fast tests, `sizes` prints figures of size.
 
 The fast tests are those of pure code and of single modules: no real client, no process of its own, no large files. They
 are a list here and not a mark in each test, so that a new test of a fast folder is fast by default.
@@ -10,6 +10,8 @@ import time
 from pathlib import Path
 
 import click
+
+from tests.sizes import sizes
 
 ROOT = Path(__file__).parent.parent
 FAST = [
@@ -56,6 +58,15 @@ def check() -> None:
         failed.append("types")
     print(f"{time.monotonic() - began:.0f} s: {'failed: ' + ', '.join(failed) if failed else 'all is well'}")
     sys.exit(1 if failed else 0)
+
+
+@main.command("sizes")
+@click.argument("directories", nargs=-1, type=click.Path(path_type=Path, exists=True))
+def print_sizes(directories: tuple[Path, ...]) -> None:
+    """Print the figures of size of this checkout, or of others beside each other."""
+    columns = [sizes(directory) for directory in directories or (ROOT,)]
+    for name in columns[0]:
+        print(f"{name:45}", *(f"{column[name]:8}" for column in columns))
 
 
 if __name__ == "__main__":
