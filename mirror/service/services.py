@@ -84,8 +84,6 @@ class Mirror:
         """The gem index that a repository publishes, by the repository's name."""
         self.upstream_indexes: dict[str, UpstreamIndex] = {}
         """What each RubyGems upstream lists, once for all repositories."""
-        self.feed_api: FeedApi | None = None
-        """What reports to the mirrors that follow this one, once it answers."""
         self._open = AsyncExitStack()
         """What is open, to be closed in reverse."""
         self._tasks: set[asyncio.Task[None]] = set()
@@ -103,15 +101,9 @@ class Mirror:
         self.audit = AuditTrail(self.guard.identify, self.catalog.removed, store.clock)
         self.proxies = TrustedProxies(settings.proxies.trusted, settings.proxies.standard)
         self.state = MirrorState(
-            settings,
-            self.catalog,
-            self.journal,
-            self.transfers,
-            self.statistics,
-            self.metrics,
-            self.cached_upstreams,
+            settings, self.catalog, self.journal, self.transfers, self.statistics, self.metrics, self.cached_upstreams,
             store.clock,
-        )
+        )  # fmt: skip
 
     async def open(self) -> None:
         """Make the repositories, changing nothing in the store. Raises ConfigError."""
@@ -119,6 +111,7 @@ class Mirror:
         self.policies.changed.append(self._policy_changed)
         for name, settings in self.settings.repositories.items():
             self.repositories[name] = self._repository(name, settings)
+        self.feed_api = self._feed_api()
         self.pages = self._web_pages()
         self._open.push_async_callback(self.pages.close)
 
@@ -126,16 +119,16 @@ class Mirror:
         """Begin to write; no other mirror of this process does from here on."""
         self._open.push_async_callback(self._cancel_tasks)
         await record_uploads(self.catalog, self.records)
-        for writer in self.publishers.values():
-            if self.database.renewed or await writer.lost():
-                await writer.rebuild()
+        for publisher in self.publishers.values():
+            if self.database.renewed or await publisher.lost():
+                await publisher.rebuild()
         for name, published in self.published_indexes.items():
             published.open()
             await self._show_uploads(name, published)
 
     async def _show_uploads(self, name: str, published: PublishedIndex) -> None:
         """Let a gem index list uploads: before a push is answered, and soon after another process has changed them."""
-        writer, uploads = self.publishers[name], self.repositories[name].sources[0]
+        publisher, uploads = self.publishers[name], self.repositories[name].sources[0]
 
         async def show_all() -> None:
             await published.show((await (await uploads.names()).load()).serials)
@@ -143,11 +136,8 @@ class Mirror:
         def changed(source: str, project: str) -> None:
             self._start(published.show([project]))
 
-        async def show(project: str) -> None:
-            await published.show([project])
-
-        writer.published = show
-        self._open.callback(self.journal.listen(changed, [uploads.name], own=(writer,)))
+        publisher.published = lambda project: published.show([project])
+        self._open.callback(self.journal.listen(changed, [uploads.name], own=(publisher,)))
         if await published.begins_anew():
             await show_all()
         else:
@@ -173,8 +163,8 @@ class Mirror:
 
     async def rebuild(self) -> None:
         """Make the uploads again in a catalog that has been replaced."""
-        for writer in self.publishers.values():
-            await writer.rebuild()
+        for publisher in self.publishers.values():
+            await publisher.rebuild()
 
     def _repository(self, name: str, settings: RepositorySettings) -> Repository:
         ecosystem = ECOSYSTEMS[settings.format]
@@ -285,16 +275,20 @@ class Mirror:
                     repository, self.page_cache, self.guard.read_access(name), mount
                 ).table()
             app.add_routes(routes)
-            app.add_routes(self._uploading(name, mount))
+            app.add_routes(self._upload_routes(name, mount))
         app.add_routes(UploadsApi(self.publishers, self.catalog.uploads, self.guard).table())
         app.add_routes(MonitoringApi(self.state, self._may_read_all).table())
-        app.add_routes(self._feeding(app).table())
+        app.add_routes(self.feed_api.table())
         app.add_routes(ExplainApi(self.repositories, self.guard, self.catalog.files, self.clock).table())
         app.add_routes(self.pages.table())
+        app.on_shutdown.append(self._stop_feed)
         return app
 
-    def _feeding(self, app: web.Application) -> FeedApi:
-        feed_api = self.feed_api = FeedApi(
+    async def _stop_feed(self, app: web.Application) -> None:
+        self.feed_api.stop()
+
+    def _feed_api(self) -> FeedApi:
+        return FeedApi(
             self.repositories,
             {ECOSYSTEMS[one.format].index_at(one.mount): name for name, one in self.settings.repositories.items()},
             {name: published.show for name, published in self.published_indexes.items()},
@@ -302,12 +296,6 @@ class Mirror:
             self.journal,
             self.catalog.contents,
         )
-
-        async def end(app: web.Application) -> None:
-            feed_api.stop()
-
-        app.on_shutdown.append(end)
-        return feed_api
 
     def _web_pages(self) -> WebPages:
         auth = self.settings.auth
@@ -343,12 +331,12 @@ class Mirror:
             private=tuple(ecosystem.versions.pattern(pattern) for pattern in settings.private),
         )
 
-    def _uploading(self, name: str, mount: str) -> list[web.RouteDef]:
-        writer, directory, limits = self.publishers[name], self.blobs.incoming, self.settings.limits
+    def _upload_routes(self, name: str, mount: str) -> list[web.RouteDef]:
+        publisher, directory, limits = self.publishers[name], self.blobs.incoming, self.settings.limits
         if name not in self.published_indexes:
-            return mirror.pypi.upload.UploadRoutes(writer, self.guard, directory, limits, mount).table()
+            return mirror.pypi.upload.UploadRoutes(publisher, self.guard, directory, limits, mount).table()
         return mirror.rubygems.upload.UploadRoutes(
-            writer, self.repositories[name], self.guard, self.catalog.accounts, directory, limits, mount
+            publisher, self.repositories[name], self.guard, self.catalog.accounts, directory, limits, mount
         ).table()
 
     async def _may_read_all(self, request: web.Request) -> bool:
@@ -363,21 +351,19 @@ class Mirror:
 
     async def retire(self) -> None:
         """Stop writing the logs that another mirror of this process goes on with; answer as before."""
-        if self.feed_api is not None:
-            self.feed_api.stop()
+        self.feed_api.stop()
         for published in self.published_indexes.values():
             await published.retire()
-        for followed in self.upstream_indexes.values():
-            await followed.retire()
+        for upstream in self.upstream_indexes.values():
+            await upstream.retire()
 
     def resume(self) -> None:
         """Write again: no other mirror has taken over after all."""
-        if self.feed_api is not None:
-            self.feed_api.resume()
+        self.feed_api.resume()
         for published in self.published_indexes.values():
             published.resume()
-        for followed in self.upstream_indexes.values():
-            followed.resume()
+        for upstream in self.upstream_indexes.values():
+            upstream.resume()
 
     async def close(self) -> None:
         """Close all that is not the store's, once the transfers from these upstreams have ended."""
