@@ -1,8 +1,8 @@
-"""Changing our own files: add, yank, un-yank, delete; and making the catalog's table again from the records.
+"""Changing our own files: add, yank, un-yank, delete; and rebuilding the catalog's table from the records.
 
 The order is what makes an answered upload outlive a loss of power: the bytes are durable, then the record beside them,
-then the catalog with the event; only then do pages show it and the client hears of it. Files are never overwritten, and
-the name of a deleted one is never used again.
+then the catalog with the event; only then do pages show it and the client gets its answer. Files are never
+overwritten, and the name of a deleted one is never used again.
 """
 
 import asyncio
@@ -25,12 +25,12 @@ from mirror.model import AcceptedUpload, Body, Format
 
 logger = logging.getLogger(__name__)
 
-INSPECTED_AT_ONCE = 2
-"""Files that are looked into at the same time: each may take tens of megabytes."""
+INSPECTIONS_AT_ONCE = 2
+"""Files that are inspected at the same time: each may take tens of megabytes."""
 
 
 class AlreadyUploaded(Conflict):
-    """A file of that name is here already, or was: `deleted`. With the digest of it, where that is known."""
+    """Another file of that name is here, or was and is `deleted`; with its digest."""
 
     def __init__(self, filename: str, digest: str, deleted: bool) -> None:
         super().__init__(
@@ -44,16 +44,16 @@ class AlreadyUploaded(Conflict):
 
 
 class Change(msgspec.Struct, frozen=True):
-    """What a change came to."""
+    """The result of a change."""
 
     upload: Upload
-    """As it now is."""
+    """The upload after the change."""
     serial: int | None
-    """Of the event in the feed; None when nothing had to be changed."""
+    """The serial of the event in the journal; None when nothing had to be changed."""
 
 
 class RebuildResult(msgspec.Struct, frozen=True):
-    """What came of making the table again."""
+    """The result of a rebuild of the table."""
 
     uploads: int
     faults: tuple[str, ...] = ()
@@ -61,14 +61,14 @@ class RebuildResult(msgspec.Struct, frozen=True):
 
 
 class _Facts(msgspec.Struct, frozen=True):
-    """The part of a file's facts that it is looked for by."""
+    """The part of a file's facts by which `files` selects."""
 
     version: str
     platform: str | None = None
 
 
-async def _nobody(project: str) -> None:
-    """Nobody has to be told."""
+async def _do_nothing(project: str) -> None:
+    """Serve as `published` where nothing has to be made visible."""
 
 
 class Publisher:
@@ -86,8 +86,8 @@ class Publisher:
     ) -> None:
         self.repository = repository
         self.format = format
-        self.published: Callable[[str], Awaitable[None]] = _nobody
-        """Awaited with the project after each change, before anybody is answered: makes the change visible."""
+        self.published: Callable[[str], Awaitable[None]] = _do_nothing
+        """Awaited with the project after each change, before the client is answered: makes the change visible."""
         self._source = source_name(repository)
         self._catalog = catalog
         self._blobs = blobs
@@ -95,18 +95,18 @@ class Publisher:
         self._journal = journal
         self._clock = clock
         self._writing = asyncio.Lock()
-        self._inspecting = asyncio.Semaphore(INSPECTED_AT_ONCE)
+        self._inspecting = asyncio.Semaphore(INSPECTIONS_AT_ONCE)
 
     async def inspect(self, filename: str, path: Path, attested: bool = False) -> AcceptedUpload:
-        """Look into a file that is to be added. Raises Invalid for anything that must not be published."""
+        """Inspect a file that is to be added. Raises Invalid for anything that must not be published."""
         async with self._inspecting:
             inspected = await asyncio.to_thread(self.format.inspect, filename, path)
         return self.format.accept(inspected, attested)
 
     async def add(self, path: Path, kept: AcceptedUpload, *, by: str, origin: str, attestations: str = "") -> Change:
-        """Make the inspected file at `path` ours, taking it away from there. The same bytes again change nothing.
+        """Add the inspected file at `path`, which is moved away from there. The same bytes again change nothing.
 
-        Raises AlreadyThere, Invalid, StorageFull; then nothing has changed.
+        Raises AlreadyUploaded, Invalid, StorageFull; then nothing has changed.
         """
         file = kept.file
         digest, facts = _digest(kept), _facts(kept)
@@ -122,7 +122,7 @@ class Publisher:
                 )  # fmt: skip
                 upload = await asyncio.to_thread(self._records.add, wanted)
                 if upload.digest == digest and not upload.deleted:
-                    # Not always what was wanted: the record may be one that the catalog had lost.
+                    # The record may be an older one, which the catalog had lost.
                     try:
                         row = UploadRow(upload=upload, sidecar=sidecar.digest, facts=facts)
                         serial = await self._put(row, "upload")
@@ -147,7 +147,7 @@ class Publisher:
         return await self._change(filename, "yank", yanked=reason)
 
     async def unyank(self, filename: str) -> Change:
-        """Take a yank back. Raises UnknownFile."""
+        """Undo a yank. Raises UnknownFile."""
         return await self._change(filename, "unyank", yanked=None)
 
     async def delete(self, filename: str) -> Change:
@@ -155,7 +155,7 @@ class Publisher:
         return await self._change(filename, "delete", deleted=True)
 
     async def files(self, project: str, version: str = "", platform: str | None = None) -> list[str]:
-        """The names of a project's files, or of one version's. Raises NotFound when there are none.
+        """Return the names of a project's files, or of one version's. Raises NotFound when there are none.
 
         `platform` narrows it to the files of one.
         """
@@ -193,7 +193,7 @@ class Publisher:
         return change
 
     async def _moment(self, project: str) -> float:
-        """Now, to the millisecond, but later than every change of the project so far."""
+        """Return this moment, to the millisecond, but later than every change of the project so far."""
         newest = await self._catalog.uploads.newest(self.repository, project)
         return max(round(self._clock(), 3), round(newest + 0.001, 3))
 
@@ -205,21 +205,21 @@ class Publisher:
         return serial
 
     async def _drop(self, digests: tuple[str, ...]) -> None:
-        """Delete the blobs that nothing needs any more."""
+        """Delete those of these blobs that nothing needs any more."""
         needed = await self._catalog.uploads.uses(digests)
         for digest in set(digests) - needed:
             if not await self._catalog.files.named(digest):
                 await self._blobs.delete(digest)
 
-    # Made again from the records
+    # Rebuilding from the records
 
     async def lost(self) -> bool:
-        """Whether there are records, but nothing in the catalog."""
+        """Return whether there are records, but nothing in the catalog."""
         empty = await self._catalog.uploads.count(self.repository) == 0
         return empty and await asyncio.to_thread(self._records.any, self.repository)
 
     async def rebuild(self) -> RebuildResult:
-        """Make the catalog's rows again from the records and the files; those that are right stay as they are."""
+        """Rebuild the catalog's rows from the records and the files; those that are right stay as they are."""
         faults: list[str] = []
         count = 0
         async with self._writing:
@@ -268,7 +268,7 @@ def _facts(kept: AcceptedUpload) -> str:
 
 @asynccontextmanager
 async def _on_disk(body: Body, incoming: Path) -> AsyncIterator[Path]:
-    """A path at which the bytes of a blob lie; a passing copy where the store has no local files."""
+    """Provide a path with the bytes of a blob; a temporary copy where the store has no local files."""
     if body.path is not None:
         yield body.path
         return

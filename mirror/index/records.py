@@ -17,8 +17,8 @@ from mirror.blobs import storage_errors
 from mirror.catalog import Catalog, Upload
 from mirror.errors import Invalid
 
-LONGEST_NAME = 240
-"""Bytes of a file name; file systems take 255, and something is appended."""
+NAME_BYTES = 240
+"""Bytes of a file name; file systems allow 255, and a suffix is appended."""
 _SUFFIX = ".json"
 
 
@@ -33,11 +33,11 @@ class Records:
         self._root = root
 
     def check(self, upload: Upload) -> None:
-        """Raises Invalid for names under which there can be no record."""
+        """Check that there can be a record under these names. Raises Invalid."""
         self._path(upload)
 
     def add(self, upload: Upload) -> Upload:
-        """Write a new record; the one that stands afterwards, which is another one when the name was taken."""
+        """Write a new record, and return the one that is there now: another one when the name was taken."""
         path = self._path(upload)
         with storage_errors():
             _make_directory(path.parent, self._root)
@@ -52,13 +52,13 @@ class Records:
         return upload
 
     def remove(self, upload: Upload) -> None:
-        """Take back a record that was just added."""
+        """Remove a record that was just added."""
         path = self._path(upload)
         path.unlink(missing_ok=True)
         _sync_directory(path.parent)
 
     def replace(self, upload: Upload) -> None:
-        """Write a record in place of the one of that name."""
+        """Replace the record of that name."""
         path = self._path(upload)
         with storage_errors():
             _make_directory(path.parent, self._root)
@@ -66,7 +66,7 @@ class Records:
             _sync_directory(path.parent)
 
     def read(self, repository: str) -> Iterator[Upload | DamagedRecord]:
-        """Every record of a repository, by project and file name; in place of one that cannot be read, the error."""
+        """Yield every record of a repository, by project and file name; for one that cannot be read, the error."""
         for directory in sorted(self._directories(repository)):
             for path in sorted(directory.glob(f"*{_SUFFIX}")):
                 try:
@@ -80,7 +80,7 @@ class Records:
                     yield DamagedRecord(f"The record {path} is about no file: {error}")
 
     def any(self, repository: str) -> bool:
-        """Whether there is any record."""
+        """Return whether a repository has any record."""
         return any(True for directory in self._directories(repository) for _ in directory.glob(f"*{_SUFFIX}"))
 
     def _directories(self, repository: str) -> list[Path]:
@@ -90,16 +90,16 @@ class Records:
             return []
 
     def _path(self, upload: Upload) -> Path:
-        """Raises Invalid for a name that cannot be a file's: all of them come from outside."""
+        """Return where a record is. Raises Invalid for names that cannot be those of files: they come from outside."""
         parts = (upload.repository, upload.project, upload.filename)
         for part in parts:
-            if part in ("", ".", "..") or "/" in part or "\0" in part or len(part.encode()) > LONGEST_NAME:
+            if part in ("", ".", "..") or "/" in part or "\0" in part or len(part.encode()) > NAME_BYTES:
                 raise Invalid(f"{part[:80]!r} cannot be used as a name here: it is too long or not one name.")
         return self._root.joinpath(*parts[:2], f"{upload.filename}{_SUFFIX}")
 
 
 async def record_uploads(catalog: Catalog, records: Records) -> None:
-    """Write the records beside the uploads that were taken in, where a process was killed before it had."""
+    """Write the missing records of imported uploads: a process may have been killed before it wrote them."""
     missing = await catalog.bundles.unrecorded()
     for repository, filename in missing:
         row = await catalog.uploads.get(repository, filename)
@@ -116,7 +116,7 @@ def _read(path: Path) -> Upload:
 
 
 def _write(path: Path, upload: Upload) -> Path:
-    """Write a record durably under a passing name beside its place."""
+    """Write a record durably under a temporary name beside its place."""
     content = msgspec.json.format(msgspec.json.encode(upload), indent=1)
     fd, name = tempfile.mkstemp(dir=path.parent, prefix=".")
     try:
@@ -131,7 +131,7 @@ def _write(path: Path, upload: Upload) -> Path:
 
 
 def _make_directory(directory: Path, root: Path) -> None:
-    """Make a directory below `root`, durably."""
+    """Create a directory below `root`, durably."""
     if directory.is_dir():
         return
     if directory != root:

@@ -9,6 +9,7 @@ from yarl import URL
 
 from mirror.index.freshness import Ages, Freshness
 from mirror.model import Body, File, Names, Outcome, Page, Project
+from mirror.upstream import Upstream
 
 
 class Listing(msgspec.Struct, frozen=True, kw_only=True):
@@ -105,6 +106,12 @@ class Source(Protocol):
         """Stop what runs in the background."""
 
 
+def name_of_upstream(upstream: Upstream) -> str:
+    """Return the name of an upstream as a source."""
+    auth = upstream.options.auth
+    return name_of(upstream.url, auth.username if auth else "")
+
+
 def name_of(url: URL, username: str = "") -> str:
-    """Return the name of an upstream as a source: another login may see other projects at the same URL."""
+    """Return the name as a source of the upstream at a URL: another login may see other projects there."""
     return str(url.with_user(username or None))

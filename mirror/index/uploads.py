@@ -20,7 +20,7 @@ from mirror.model import File, Names, Page, Project
 
 
 class Uploads:
-    """The uploads of one repository, to be read."""
+    """The uploads of one repository, for reading."""
 
     local = True
 
@@ -31,7 +31,7 @@ class Uploads:
         self._catalog = catalog
         self._blobs = blobs
         self._changed: Mapping[str, float] | None = None
-        """Project → when it last changed, of all that have a file here: never dropped but to be read again at once."""
+        """When each project that has a file here last changed; None when that has to be read again."""
         self._reading: SingleFlight[str, Mapping[str, float]] = SingleFlight()
 
     def forget(self, project: str) -> None:
@@ -118,7 +118,7 @@ def source_name(repository: str) -> str:
 
 
 def _serial(changed: float) -> int:
-    """A serial that outlives the catalog: the moment of the last change, in milliseconds."""
+    """Return a serial that outlives the catalog: the moment of the last change, in milliseconds."""
     return round(changed * 1000)
 
 

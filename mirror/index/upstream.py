@@ -12,7 +12,7 @@ from mirror.index.cache import MemoryBudget
 from mirror.index.freshness import Freshness, fresh_until
 from mirror.index.journal import Journal
 from mirror.index.removals import Removals
-from mirror.index.source import Document, Listing, NameListing, Outdated, SourceOptions, name_of
+from mirror.index.source import Document, Listing, NameListing, Outdated, SourceOptions, name_of_upstream
 from mirror.index.upstream_files import UpstreamFiles
 from mirror.index.upstream_pages import LAG_SECONDS, NAMES, Fetch, PageState, UpstreamPages
 from mirror.model import File, Format, Names, Outcome, Page, Project
@@ -36,17 +36,16 @@ class CachedUpstream:
         memory: MemoryBudget,
         options: SourceOptions,
     ) -> None:
-        auth = upstream.options.auth
-        self.name = name_of(upstream.url, auth.username if auth else "")
+        self.name = name_of_upstream(upstream)
         self.upstream = upstream
         self._catalog = catalog
         self._journal = journal
         self._options = options
         self._clock = options.clock
         self._removals = Removals(self.name, catalog, journal, memory)
-        self._pages = UpstreamPages(self.name, format, upstream, catalog, journal, self._removals, memory, options)
+        self._pages = UpstreamPages(format, upstream, catalog, journal, self._removals, memory, options)
         self._pages.writer = self
-        self._files = UpstreamFiles(self.name, format, upstream, catalog, blobs, transfers, journal, memory, options)
+        self._files = UpstreamFiles(format, upstream, catalog, blobs, transfers, journal, memory, options)
         self.open = self._files.open
         self.sidecar = self._files.sidecar
 

@@ -18,7 +18,7 @@ from mirror.errors import (
 )
 from mirror.index.cache import BoundedCache, MemoryBudget, SingleFlight
 from mirror.index.journal import Journal
-from mirror.index.source import OpenFile, SourceOptions
+from mirror.index.source import OpenFile, SourceOptions, name_of_upstream
 from mirror.model import Body, File, Format
 from mirror.transfer import Transfers
 from mirror.upstream import Upstream
@@ -26,7 +26,7 @@ from mirror.upstream import Upstream
 logger = logging.getLogger(__name__)
 
 HELD_BYTES = 800
-"""What is known of a held file takes so much in memory (measured)."""
+"""Bytes that the row of a held file takes in memory (measured)."""
 
 
 class UpstreamFiles:
@@ -34,7 +34,6 @@ class UpstreamFiles:
 
     def __init__(
         self,
-        name: str,
         format: Format,
         upstream: Upstream,
         catalog: Catalog,
@@ -44,8 +43,7 @@ class UpstreamFiles:
         memory: MemoryBudget,
         options: SourceOptions,
     ) -> None:
-        """`name` is the source's."""
-        self._name = name
+        self._name = name_of_upstream(upstream)
         self._format = format
         self._upstream = upstream
         self._catalog = catalog
@@ -59,8 +57,8 @@ class UpstreamFiles:
         self._making: SingleFlight[tuple[str, str], OpenFile] = SingleFlight()
 
     async def open(self, project: str, file: File) -> OpenFile:
-        """The bytes of a file, held or on their way in."""
-        # In one flight also what is looked up before: a transfer that runs keeps the loop busy, and who asked with the
+        """Return the bytes of a file, held or on their way in. Raises Offline, UpstreamError."""
+        # The look-ups are part of the flight: a running transfer keeps the loop busy, and clients that came with the
         # first one would wait for the catalog behind its bytes.
         key = (project, file.filename, file.digests.get("sha256"))
         opened, joined = await self._opening.run(key, lambda: self._open(project, file))
@@ -81,12 +79,12 @@ class UpstreamFiles:
         return OpenFile(body, "joined" if joined else "miss")
 
     async def _held_file(self, project: str, file: File) -> Body | None:
-        """The held bytes of a file; None when there are none, or not as many as there should be."""
+        """Return the held bytes of a file; None when there are none, or not as many as there should be."""
         body = await self._held_body(project, file.filename, file.digests.get("sha256"))
         return body if body and file.size in (None, body.size) else None
 
     async def _held_body(self, project: str, filename: str, digest: str | None) -> Body | None:
-        """The held bytes under a name, found by digest; None when there are none (any more)."""
+        """Return the held bytes under a name, found by digest; None when there are none (any more)."""
         if digest is None:
             held = self._held.get((project, filename)) or await self._catalog.files.get(self._name, project, filename)
             if held is None:
@@ -121,7 +119,7 @@ class UpstreamFiles:
         self._journal.recorded(serial)
 
     async def sidecar(self, project: str, file: File) -> OpenFile:
-        """The sidecar of a file."""
+        """Return the sidecar of a file. Raises UnknownFile, Offline, UpstreamError."""
         name = self._format.sidecar_name(file)
         held = await self._held_body(project, name, None)
         if held:
@@ -130,7 +128,7 @@ class UpstreamFiles:
         return OpenFile(opened.body, "joined") if joined else opened
 
     async def _obtain_sidecar(self, project: str, name: str, file: File) -> OpenFile:
-        """Make the sidecar, out of a held file or one at upstream, or fetch it; and keep it."""
+        """Make the sidecar from a held file or one at upstream, or fetch it; store and return it."""
         held = await self._held_file(project, file)
         content = await self._made(file, held) if held else None
         if content is None:
@@ -150,7 +148,7 @@ class UpstreamFiles:
         return OpenFile(await self._blobs.open(blob.digest), "miss")
 
     async def _made(self, file: File, held: Body) -> bytes | None:
-        """The sidecar made from the file that is held, when it is what the index promises."""
+        """Return the sidecar made from a held file, when it is what the index promises."""
         try:
             content = await self._format.make_sidecar(file, held)
             self._format.check_sidecar(file, content)
@@ -159,20 +157,20 @@ class UpstreamFiles:
         return content
 
     async def _fetch_sidecar(self, file: File) -> bytes | None:
-        ask = self._format.request_for_sidecar(self._upstream.url, file)
-        if ask is None or self._offline:
+        request = self._format.request_for_sidecar(self._upstream.url, file)
+        if request is None or self._offline:
             return None
         try:
-            answer = await self._upstream.get(ask)
-            assert answer is not None, "an unconditional question has an answer"
-            self._format.check_sidecar(file, answer.body)
+            response = await self._upstream.get(request)
+            assert response is not None, "an unconditional request has a response"
+            self._format.check_sidecar(file, response.body)
         except (NotFound, UpstreamError) as error:
             logger.warning("%s; it is made from %s itself", error, file.filename)
             return None
-        return answer.body
+        return response.body
 
     async def _readable(self, project: str, file: File) -> Body:
-        """A file that is not held as something to read parts of: by ranges from upstream, or else fetched whole."""
+        """Return a file that is not held for reading parts of it: by ranges from upstream, or fetched whole."""
         if not self._offline:
             try:
                 return await self._upstream.open_ranges(file)
@@ -183,6 +181,6 @@ class UpstreamFiles:
         return (await self.open(project, file)).body
 
     async def close(self) -> None:
-        """Stop what runs behind."""
+        """Stop what runs in the background."""
         await self._opening.close()
         await self._making.close()

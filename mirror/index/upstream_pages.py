@@ -17,7 +17,7 @@ from mirror.index.cache import BoundedCache, LoadingCache, MemoryBudget, SingleF
 from mirror.index.freshness import Decision, Freshness, decide, fresh_until, stands_in
 from mirror.index.journal import Journal
 from mirror.index.removals import Removals
-from mirror.index.source import Outdated, SourceOptions
+from mirror.index.source import Outdated, SourceOptions, name_of_upstream
 from mirror.model import Format, Names, Outcome, Page, Project, Stamp, UpstreamRequest, UpstreamResponse
 from mirror.upstream import Upstream
 
@@ -53,7 +53,6 @@ class UpstreamPages:
 
     def __init__(
         self,
-        name: str,
         format: Format,
         upstream: Upstream,
         catalog: Catalog,
@@ -62,14 +61,13 @@ class UpstreamPages:
         memory: MemoryBudget,
         options: SourceOptions,
     ) -> None:
-        """`name` is the source's."""
         self.listed: Callable[[Page], str | None] = lambda page: None
         """Returns what upstream's own index lists as a page's revision, where it has such an index."""
         self.fetch: Fetch = self._fetch
         self.outdated: Outdated = lambda projects: None
         self.writer: object = self
         """Who changes these pages, for the journal."""
-        self._name = name
+        self._name = name_of_upstream(upstream)
         self._format = format
         self._upstream = upstream
         self._catalog = catalog
