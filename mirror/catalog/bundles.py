@@ -53,8 +53,8 @@ class StagedFile(msgspec.Struct, frozen=True, kw_only=True):
     size: int
 
 
-class Seen(msgspec.Struct, frozen=True):
-    """Up to where another node's content was taken in."""
+class ImportedSerials(msgspec.Struct, frozen=True):
+    """The serials up to which content of another mirror was imported."""
 
     whole: int = 0
     """Nothing up to this serial of its feed is lacking."""
@@ -70,12 +70,12 @@ class ImportedLog(msgspec.Struct, frozen=True, kw_only=True):
     replace: bool
 
 
-class Taken(msgspec.Struct, frozen=True, kw_only=True):
+class BundleImport(msgspec.Struct, frozen=True, kw_only=True):
     """What becomes visible together with the pages and files that are staged for a bundle."""
 
     bundle: str
     origin: str
-    seen: Seen
+    seen: ImportedSerials
     """From now on."""
     at: float
     pages: int
@@ -108,10 +108,10 @@ class Bundles:
         ((node,),) = await self._database.read("SELECT id FROM node")
         return str(node)
 
-    async def seen(self) -> dict[str, Seen]:
-        """Every node that something was taken in from."""
+    async def seen(self) -> dict[str, ImportedSerials]:
+        """Return the imported serials of every mirror from which a bundle was imported."""
         rows = await self._database.read("SELECT origin, whole, newest FROM imports")
-        return {origin: Seen(int(whole), int(newest)) for origin, whole, newest in rows}
+        return {origin: ImportedSerials(int(whole), int(newest)) for origin, whole, newest in rows}
 
     async def moment(self) -> tuple[int, int, int]:
         """What differs whenever anything that a bundle holds may have changed; the serial of the feed comes first."""
@@ -195,23 +195,23 @@ class Bundles:
             )
 
     async def announce(self, origin: str, at: float) -> None:
-        """Let a mirror that serves look more often: something is about to be taken in."""
+        """Let a serving mirror read the journal more often: an import is about to happen."""
         await self._database.write(*record(at, f"bundle:{origin}", "", "importing"))
 
-    async def take(self, taken: Taken) -> int:
+    async def take(self, change: BundleImport) -> int:
         """Make all of it visible at once; the serial of the event that says so, which is the first one."""
         statements: list[Statement] = [
-            *record(taken.at, f"bundle:{taken.origin}", "", "import"),
-            *_events("staged_pages", "staged_pages.name", "''", taken.bundle, taken.pages, taken.at),
+            *record(change.at, f"bundle:{change.origin}", "", "import"),
+            *_events("staged_pages", "staged_pages.name", "''", change.bundle, change.pages, change.at),
             (
                 f"INSERT INTO pages ({_PAGE}, body) SELECT {_PAGE}, body FROM staged_pages WHERE bundle = $1"
                 f" ON CONFLICT (source, kind, name) DO UPDATE SET {_PAGE_CHANGES}",
-                (taken.bundle,),
+                (change.bundle,),
             ),
             (
                 "DELETE FROM removed WHERE (source, project) IN"
                 " (SELECT source, name FROM staged_pages WHERE bundle = $1 AND kind = 'project')",
-                (taken.bundle,),
+                (change.bundle,),
             ),
             *(
                 (
@@ -219,28 +219,28 @@ class Bundles:
                     " VALUES ($1, $2, $3, $4, $5, $6)",
                     (source, project, row.filename, row.since, row.why, row.facts),
                 )
-                for source, project, row in taken.removed
+                for source, project, row in change.removed
             ),
-            *_events("staged_files", "project", "filename", taken.bundle, taken.files, taken.at),
+            *_events("staged_files", "project", "filename", change.bundle, change.files, change.at),
             (
                 "INSERT INTO files (source, project, filename, digest, size, stored, used, uses)"
                 " SELECT source, project, filename, digest, size, $2, $2, 0 FROM staged_files WHERE bundle = $1"
                 " ON CONFLICT (source, project, filename) DO UPDATE SET digest = excluded.digest,"
                 " size = excluded.size, stored = excluded.stored",
-                (taken.bundle, taken.at),
+                (change.bundle, change.at),
             ),
         ]
-        for kind, row in taken.uploads:
+        for kind, row in change.uploads:
             upload = row.upload
             statements += [
-                *record(taken.at, f"uploads:{upload.repository}", upload.project, kind, upload.filename),
+                *record(change.at, f"uploads:{upload.repository}", upload.project, kind, upload.filename),
                 writing(row),
                 (
                     "INSERT INTO unrecorded (repository, filename) VALUES ($1, $2) ON CONFLICT DO NOTHING",
                     (upload.repository, upload.filename),
                 ),
             ]
-        for log in taken.logs:
+        for log in change.logs:
             if log.replace:
                 statements.append(("DELETE FROM logs WHERE name = $1", (log.name,)))
             statements.append(
@@ -254,7 +254,7 @@ class Bundles:
             (
                 "INSERT INTO imports (origin, whole, newest) VALUES ($1, $2, $3)"
                 " ON CONFLICT (origin) DO UPDATE SET whole = excluded.whole, newest = excluded.newest",
-                (taken.origin, taken.seen.whole, taken.seen.newest),
+                (change.origin, change.seen.whole, change.seen.newest),
             ),
             ("DELETE FROM staged_pages", ()),
             ("DELETE FROM staged_files", ()),

@@ -15,7 +15,7 @@ import msgspec
 from mirror.airgap.bundle.format import BundleRepository, FileEntry, PageEntry
 from mirror.blobs import BlobStore
 from mirror.catalog import Catalog, UploadRow
-from mirror.catalog.bundles import Seen
+from mirror.catalog.bundles import ImportedSerials
 from mirror.config import Settings
 from mirror.errors import Invalid, MissingBlob, Unavailable
 from mirror.index.ecosystem import Ecosystem
@@ -219,7 +219,7 @@ class BundleContents(msgspec.Struct, frozen=True, kw_only=True):
     node: str
     serial: int
     """Of the newest event in the journal at that moment."""
-    seen: Mapping[str, Seen]
+    seen: Mapping[str, ImportedSerials]
     pages: Mapping[PageKey, PageEntry]
     """Also those that the upstream no longer has."""
     files: Mapping[FileKey, FileEntry]

@@ -25,7 +25,7 @@ from mirror.airgap.bundle.reading import BundleHead, BundleReader, follows, read
 from mirror.airgap.bundle.signing import Keys, PublicKey
 from mirror.blobs import BlobStore, storage_errors
 from mirror.catalog import Catalog, UploadRow
-from mirror.catalog.bundles import ImportedLog, Seen, StagedFile, StoredPage, Taken
+from mirror.catalog.bundles import BundleImport, ImportedLog, ImportedSerials, StagedFile, StoredPage
 from mirror.errors import Conflict, MissingBlob, StorageFull
 from mirror.index.records import Records, record_uploads
 
@@ -110,7 +110,7 @@ class _Import:
         self._layout = layout
         self._data_dir = data_dir
         self._held: BundleContents
-        self._seen: Seen
+        self._seen: ImportedSerials
         self._pages: dict[int, PageEntry] = {}
         """Position in the manifest → pages that differ from the held ones."""
         self._files: list[StagedFile] = []
@@ -128,10 +128,10 @@ class _Import:
         """Check whether the bundle fits here, and find out what is new. Raises Conflict, Invalid, StorageFull."""
         manifest = self._manifest
         known = await self._catalog.bundles.seen()
-        seen = known.get(manifest.node, Seen())
+        seen = known.get(manifest.node, ImportedSerials())
         node = await self._catalog.bundles.node()
         if force:
-            self._seen = Seen(max(seen.whole, manifest.serial if manifest.whole else 0), manifest.serial)
+            self._seen = ImportedSerials(max(seen.whole, manifest.serial if manifest.whole else 0), manifest.serial)
         else:
             self._seen = follows(manifest, node, seen)
         self._check_places()
@@ -318,7 +318,7 @@ class _Import:
             await asyncio.sleep(notice)
         pages = list(self._pages.values())
         await self._catalog.bundles.take(
-            Taken(
+            BundleImport(
                 bundle=self._head.id, origin=self._manifest.node, seen=self._seen, at=now, pages=len(pages),
                 files=len(self._files), uploads=self._uploads, logs=self._logs,
                 removed=[

@@ -14,7 +14,7 @@ import msgspec
 from mirror.airgap.bundle import format
 from mirror.airgap.bundle.format import BundleMember, DamagedBundle, Manifest
 from mirror.airgap.bundle.signing import Keys, PublicKey
-from mirror.catalog.bundles import Seen
+from mirror.catalog.bundles import ImportedSerials
 from mirror.errors import Conflict, Forbidden
 
 CHUNK_BYTES = 1 << 20
@@ -112,7 +112,7 @@ def read_head(reader: BundleReader, keys: Keys, *, unsigned: bool) -> BundleHead
     return BundleHead(hashlib.sha256(listed).hexdigest(), manifest, signed_by)
 
 
-def follows(manifest: Manifest, node: str, seen: Seen) -> Seen:
+def follows(manifest: Manifest, node: str, seen: ImportedSerials) -> ImportedSerials:
     """Return what mirror `node`, having `seen` the origin of a bundle, has after its import. Raises Conflict."""
     if manifest.node == node:
         raise Conflict("The bundle was made by this mirror: there is nothing to import.")
@@ -125,7 +125,7 @@ def follows(manifest: Manifest, node: str, seen: Seen) -> Seen:
             f"The bundle is older than the last one: it reaches serial {manifest.serial}, and {seen.newest} is here."
         )
     if not manifest.whole:
-        return Seen(seen.whole, manifest.serial)
+        return ImportedSerials(seen.whole, manifest.serial)
     if manifest.since > seen.whole:
         raise Conflict(
             f"There is a gap: the bundle begins after serial {manifest.since}, and everything up to {seen.whole} was"
@@ -139,4 +139,4 @@ def follows(manifest: Manifest, node: str, seen: Seen) -> Seen:
         raise Conflict(
             f"The bundle was imported before: it reaches serial {manifest.serial}, and {seen.whole} was imported."
         )
-    return Seen(manifest.serial, manifest.serial)
+    return ImportedSerials(manifest.serial, manifest.serial)

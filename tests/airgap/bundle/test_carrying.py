@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from mirror.catalog.bundles import Seen, Taken
+from mirror.catalog.bundles import BundleImport, ImportedSerials
 from mirror.config import Settings
 from mirror.service.open import Mode, open_mirror
 from tests.airgap.bundle.nodes import Node, pages, trusting
@@ -356,7 +356,7 @@ async def test_a_bundle_that_is_announced_is_waited_for(two: Two, monkeypatch: p
         await bundles.announce("a", 1.0)
         following = asyncio.create_task(opened.journal.follow_others(mirror.rebuild, taken_in))
         await asyncio.sleep(0.01)
-        await bundles.take(Taken(bundle="x", origin="a", seen=Seen(1, 1), at=2.0, pages=0, files=0))
+        await bundles.take(BundleImport(bundle="x", origin="a", seen=ImportedSerials(1, 1), at=2.0, pages=0, files=0))
         await asyncio.wait_for(told.wait(), 20)
         following.cancel()
         await asyncio.gather(following, return_exceptions=True)
