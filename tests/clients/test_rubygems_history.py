@@ -43,7 +43,7 @@ class Walk:
         self.printed: list[str] = []
 
     async def sees(self, line: str) -> None:
-        """Wait until the mirror says this last, as it finds out when somebody asks."""
+        """Wait until this is the last line of the mirror, which looks upstream when a client asks."""
         async with asyncio.timeout(20):
             while not await self._says_last(line):  # noqa: ASYNC110  the mirror is another process
                 await asyncio.sleep(0.3)

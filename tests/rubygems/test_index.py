@@ -40,7 +40,7 @@ def seen(versions: VersionsMap) -> dict[str, tuple[set[str], str | None]]:
     return {name: (set(versions.versions(name)), versions.md5(name)) for name in versions}
 
 
-def test_a_log_is_read_as_the_protocol_says():
+def test_a_log_is_read_as_the_protocol_defines():
     body = b"""created_at: 2026-08-01T00:00:00Z
 ---
 rack 1.0,2.0 11111111111111111111111111111111
@@ -173,7 +173,7 @@ def test_a_log_after_any_history_is_one_that_is_read_back(history):
 
 
 @given(maps)
-def test_a_whole_log_is_read_back(gems):
+def test_a_complete_log_is_read_back(gems):
     assert seen(parse_versions(render_versions(built(gems), NOON))) == seen(built(gems))
 
 
@@ -217,11 +217,11 @@ def test_any_slice_is_the_slice_of_the_whole(start, stop):
 
 
 def test_every_genuine_page_has_the_digest_headers_that_were_recorded():
-    for name, told in HEADERS.items():
+    for name, headers in HEADERS.items():
         sha256 = hashlib.sha256((DATA / "info" / name).read_bytes()).digest()
         ours = digest_headers(sha256)
-        assert ours["Repr-Digest"].split(":")[1] in told["repr-digest"]
-        assert ours["Digest"].removeprefix("sha-256=") in told["digest"]
+        assert ours["Repr-Digest"].split(":")[1] in headers["repr-digest"]
+        assert ours["Digest"].removeprefix("sha-256=") in headers["digest"]
 
 
 # --- following
@@ -244,7 +244,7 @@ RANGE = span(len(OLD) - 1, len(NEW), len(NEW))
 GOOD = {**RANGE, "Repr-Digest": f"sha-256=:{b64(NEW)}:", "ETag": '"new"'}
 
 
-def test_the_tail_is_asked_for_with_one_byte_of_overlap():
+def test_the_tail_is_requested_with_one_byte_of_overlap():
     assert COPY.request_headers() == {
         "Range": f"bytes={len(OLD) - 1}-",
         "Accept-Encoding": "identity",
@@ -290,7 +290,7 @@ SUSPECT = {
     "a 206 without its range": (206, {"Digest": f"sha-256={b64(NEW)}"}, b"\n" + TAIL),
     "a 206 that starts elsewhere": (206, {**GOOD, **span(0, len(NEW), len(NEW))}, NEW),
     "a 206 that starts one later": (206, {**GOOD, **span(len(OLD), len(NEW), len(NEW))}, TAIL),
-    "a 206 that says a wrong start": (206, {**GOOD, **span(len(OLD) - 2, len(NEW) - 1, len(NEW))}, b"\n" + TAIL),
+    "a 206 with a wrong start": (206, {**GOOD, **span(len(OLD) - 2, len(NEW) - 1, len(NEW))}, b"\n" + TAIL),
     "a wrong overlapping byte": (206, GOOD, b"x" + TAIL),
     "a truncated tail": (206, GOOD, b"\n" + TAIL[:-5]),
     "a tail that ends within a line": (
@@ -310,12 +310,12 @@ SUSPECT = {
 
 
 @pytest.mark.parametrize(("status", "headers", "body"), SUSPECT.values(), ids=SUSPECT)
-def test_what_proves_nothing_is_asked_for_again_as_a_whole(status, headers, body):
+def test_what_proves_nothing_is_requested_again_completely(status, headers, body):
     assert isinstance(follow(COPY, status, headers, body), Refetch)
 
 
 @pytest.mark.parametrize("case", [case for case in SUSPECT.values() if case[0] == 200 and case[1] != {}])
-def test_a_whole_that_is_not_whole_never_takes_the_place_of_a_good_copy(case):
+def test_an_incomplete_body_never_replaces_a_good_copy(case):
     assert isinstance(follow(None, *case), Refused)
 
 
@@ -326,7 +326,7 @@ def test_an_error_leaves_the_copy_alone(status):
 
 
 @pytest.mark.parametrize("status", [206, 304, 416])
-def test_an_answer_to_a_range_that_was_not_asked_for_is_refused(status):
+def test_a_response_to_a_range_that_was_not_requested_is_refused(status):
     assert isinstance(follow(None, status, GOOD, b"\n" + TAIL), Refused)
 
 
@@ -340,7 +340,7 @@ def test_an_answer_to_a_range_that_was_not_asked_for_is_refused(status):
         {},
     ],
 )
-def test_a_whole_body_replaces_the_copy(asked, headers):
+def test_a_complete_body_replaces_the_copy(asked, headers):
     verdict = follow(asked, 200, {**headers, "ETag": '"x"'}, NEW)
     assert isinstance(verdict, Replace)
     assert verdict.body == NEW

@@ -1,4 +1,4 @@
-"""Names, versions and platforms, against what Ruby says of them."""
+"""Names, versions and platforms, against what Ruby makes of them."""
 
 import random
 

@@ -28,7 +28,7 @@ from tests import builders
 DATA = Path(__file__).parent / "data"
 GENUINE = sorted((DATA / "gems").iterdir())
 
-# What Ruby says of a specification, whether it comes out of a gem or out of a gemspec.rz.
+# What Ruby reads of a specification, whether it comes out of a gem or out of a gemspec.rz.
 DESCRIBE = """
 def describe(s)
   # Where RubyGems 3 puts the licences depends on where the specification comes from.

@@ -50,9 +50,9 @@ def test_genuine_pages_are_rendered_byte_for_byte(path):
     project = FORMAT.parse(Page("project", path.name), answer(body, f"https://gems.example/info/{path.name}"))
     rendered = render_info(project)
     assert rendered == body
-    told = HEADERS[path.name]
-    assert f'"{FORMAT.revision(rendered)}"' == told["etag"]
-    assert base64.b64encode(hashlib.sha256(rendered).digest()).decode() in told["repr-digest"]
+    listed = HEADERS[path.name]
+    assert f'"{FORMAT.revision(rendered)}"' == listed["etag"]
+    assert base64.b64encode(hashlib.sha256(rendered).digest()).decode() in listed["repr-digest"]
     assert len(project.files) == len(body.splitlines()) - 1
     assert all(file.sha256 and file.url == f"https://gems.example/gems/{file.filename}" for file in project.files)
     without_body = msgspec.structs.replace(project, extra={})
@@ -76,9 +76,9 @@ def test_all_genuine_dependencies_are_those_that_rubys_parser_reads(ruby):
             platform = None if file.platform == "ruby" else file.platform
             needs = [[name, list(clauses)] for name, clauses in dependencies(file)]
             ours.append([file.version, platform, needs])
-            told = dict(facts)
-            assert [file.sha256] == told["checksum"]
-            assert (file.requires or "") == ", ".join(told.get("ruby", []))
+            listed = dict(facts)
+            assert [file.sha256] == listed["checksum"]
+            assert (file.requires or "") == ", ".join(listed.get("ruby", []))
         assert ours == [entry[:3] for entry in theirs[path.name]]
 
 
@@ -223,9 +223,9 @@ clauses = st.lists(
 ).map("&".join)
 facts = st.dictionaries(st.sampled_from(["ruby", "rubygems", "later"]), clauses, max_size=3)
 lines = st.builds(
-    lambda version, platform, needs, told, sha: (
+    lambda version, platform, needs, listed, sha: (
         f"{version}{platform} {','.join(f'{n}:{c}' for n, c in needs.items())}|"
-        + ",".join([f"checksum:{sha}", *(f"{k}:{v}" for k, v in told.items())])
+        + ",".join([f"checksum:{sha}", *(f"{k}:{v}" for k, v in listed.items())])
     ),
     st.from_regex(r"\A[0-9](\.[0-9a-z]{1,2}){0,3}\Z"),
     st.sampled_from(["", "-java", "-x86_64-linux"]),
@@ -354,14 +354,14 @@ def test_upstream_json_is_filtered_and_points_to_us():
     ).encode()
     assert [entry["number"] for entry in json.loads(versions_json(project, upstream))] == ["2.0", "1.0"]
     assert json.loads(versions_json(hidden, upstream)) == [{"number": "1.0", "platform": "ruby", "later": 1}]
-    told = json.dumps(
+    listed = json.dumps(
         {"version": "2.0", "platform": "ruby", "downloads": 9, "gem_uri": "https://gems.example/x"}
     ).encode()
-    shown_ = json.loads(gem_json(project, LINKS, told))
+    shown_ = json.loads(gem_json(project, LINKS, listed))
     assert shown_["downloads"] == 9
     assert shown_["gem_uri"] == "http://mirror.example/gems/rack-2.0.gem"
-    assert json.loads(gem_json(hidden, LINKS, told))["version"] == "1.0", "the hidden version does not show"
-    assert [entry["version"] for entry in json.loads(search_json([(project, told), (project, None)], LINKS))] == [
+    assert json.loads(gem_json(hidden, LINKS, listed))["version"] == "1.0", "the hidden version does not show"
+    assert [entry["version"] for entry in json.loads(search_json([(project, listed), (project, None)], LINKS))] == [
         "2.0",
         "2.0",
     ]

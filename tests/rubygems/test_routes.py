@@ -1,4 +1,4 @@
-"""Every endpoint through a running mirror: what is answered, what is kept, what was asked upstream."""
+"""Every endpoint through a running mirror: what is sent, what is stored, what was requested upstream."""
 
 import gzip
 import hashlib
@@ -120,7 +120,7 @@ async def test_a_gem_comes_from_upstream_once_with_its_digest_checked(mirror: Se
     assert simulator.count("GET", "/gems/*") == 1
 
 
-async def test_a_damaged_gem_never_arrives_whole_and_is_not_kept(mirror: Serving, simulator: Simulator) -> None:
+async def test_a_damaged_gem_never_arrives_complete_and_is_not_kept(mirror: Serving, simulator: Simulator) -> None:
     simulator.inject("/gems/tilt-*", Corrupt(2000), times=1)
     try:
         reply = await mirror.get("gems/tilt-2.6.1.gem")
@@ -222,7 +222,7 @@ async def test_a_repository_at_a_path_of_its_own_has_every_endpoint_below_it(
         assert about["gem_uri"] == f"{mirror.url}team/gems/rack-3.0.gem"
 
 
-async def test_offline_what_is_held_is_served_and_the_rest_says_so(simulator: Simulator, tmp_path: Path) -> None:
+async def test_offline_what_is_held_is_served_and_the_rest_is_refused(simulator: Simulator, tmp_path: Path) -> None:
     simulator.push(gem("rack", "3.0"))
     simulator.push(gem("tilt", "1.0"))
     async with serving(tmp_path / "data", upstreams(simulator)) as mirror:

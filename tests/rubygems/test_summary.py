@@ -1,4 +1,4 @@
-"""What a gem says of itself to people, from its specification or from its line on the info page."""
+"""What a gem says about itself to people, from its specification or from its line on the info page."""
 
 from pathlib import Path
 
@@ -31,9 +31,9 @@ def test_the_newest_release_stands_for_a_gem() -> None:
 def test_the_line_of_the_index_tells_what_is_needed() -> None:
     file = summary.file_to_read(project())
     assert file is not None
-    told = summary.from_index(file)
-    assert told.requires == ">= 2.7"
-    assert told.needs == (
+    found = summary.from_index(file)
+    assert found.requires == ">= 2.7"
+    assert found.needs == (
         Dependency(name="rack", project="rack", wants="< 4, >= 3"),
         Dependency(name="tilt", project="tilt", wants="~> 2.0"),
     )
@@ -49,11 +49,11 @@ def test_the_specification_tells_the_rest(tmp_path: Path) -> None:
     file = package.inspect(built.filename, path)
     spec = pages.spec_of(file)
     assert spec is not None
-    told = summary.from_sidecar(file, gemspec_rz(spec))
-    assert told.summary == "A modular web server interface"
-    assert (told.license, told.authors) == ("MIT", "Nobody")
-    assert told.links == {"Source code": "https://code.example/rack"}
-    assert [(need.project, need.wants, need.optional) for need in told.needs] == [
+    found = summary.from_sidecar(file, gemspec_rz(spec))
+    assert found.summary == "A modular web server interface"
+    assert (found.license, found.authors) == ("MIT", "Nobody")
+    assert found.links == {"Source code": "https://code.example/rack"}
+    assert [(need.project, need.wants, need.optional) for need in found.needs] == [
         ("logger", ">= 1", False),
         ("minitest", "~> 5.0", True),
     ]

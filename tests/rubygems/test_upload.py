@@ -1,4 +1,4 @@
-"""Pushing, yanking, owners and keys as the clients of RubyGems do: every answer, and what the index then says."""
+"""Pushing, yanking, owners and keys as the clients of RubyGems do: every response, and what the index then lists."""
 
 import gzip
 import hashlib
@@ -59,7 +59,7 @@ async def test_a_gem_is_in_every_index_as_soon_as_it_is_answered(mirror: Serving
     assert (await mirror.get("gems/acme-1.0.gem")).body == built.content
 
 
-async def test_the_json_apis_say_all_that_the_gem_says_of_itself(mirror: Serving, key: str) -> None:
+async def test_the_json_apis_return_all_that_the_gem_holds_about_itself(mirror: Serving, key: str) -> None:
     built = gem("acme", "1.0", dependencies={"rack": ">= 1"}, development={"rake": ">= 0"}, summary="It is")
     await push(mirror, key, built.content)
     about = (await mirror.get("api/v1/gems/acme.json")).json()
@@ -193,7 +193,7 @@ async def test_what_is_no_gem_is_refused_with_the_reason(mirror: Serving, key: s
     assert await nothing_is_there(mirror)
 
 
-async def test_the_right_to_push_is_asked_for_the_gem_that_is_inside(mirror: Serving) -> None:
+async def test_the_right_to_push_is_checked_for_the_gem_that_is_inside(mirror: Serving) -> None:
     limited = await make_token(mirror, ["upload"], ["acme-*"])
     reader = await make_token(mirror, ["read"])
     inside, outside = gem("acme-tools", "1.0").content, gem("other", "1.0").content

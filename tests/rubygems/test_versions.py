@@ -38,7 +38,7 @@ def test_a_requirement_names_versions_as_ruby_does(requirement: str, inside: lis
 
 
 KNOWN = json.loads((Path(__file__).parent / "data" / "gem-versions.json").read_text())
-"""What Ruby itself says."""
+"""What Ruby itself answers."""
 
 
 def test_versions_have_the_order_that_ruby_gives_them() -> None:

@@ -1,4 +1,4 @@
-"""The writer of a published log: one task, events from a queue, and a future for whoever waits."""
+"""The writer of a published log: one task, events from a queue, and a future for those who wait."""
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence
@@ -28,7 +28,7 @@ class Disk:
         self.appended: list[tuple[str, bytes]] = []
         self.append, self.logs.append = self.logs.append, self.append_slowly
         self.slow = asyncio.Event()
-        """Set when somebody waits for the disk."""
+        """Set when a write waits for the disk."""
 
     async def append_slowly(self, name: str, chunk: bytes) -> None:
         if not self.go_on.is_set():
@@ -94,7 +94,7 @@ async def test_what_comes_while_the_disk_is_busy_is_written_next_and_readers_do_
     assert (await mirror.get("versions")).text.endswith(f"rack 1.0 {MD5}\ntilt 1.0 {MD5}\n")
 
 
-async def test_an_event_that_fails_is_reported_to_who_waits_and_the_writer_goes_on(mirror: Serving) -> None:
+async def test_an_event_that_fails_is_reported_to_its_waiter_and_the_writer_goes_on(mirror: Serving) -> None:
     index, disk = index_of(mirror), Disk(mirror.mirror.catalog)
     disk.failing.add(b"rack")
     with pytest.raises(OSError, match="has failed"):
@@ -126,7 +126,7 @@ async def test_a_client_that_leaves_does_not_take_its_event_with_it(mirror: Serv
     assert lines(index) == [f"rack 1.0 {MD5}".encode()]
 
 
-async def test_closing_while_it_is_busy_cancels_who_waits(mirror: Serving) -> None:
+async def test_closing_while_it_is_busy_cancels_its_waiters(mirror: Serving) -> None:
     index, disk = index_of(mirror), Disk(mirror.mirror.catalog)
     disk.go_on.clear()
     busy = index.writer.post(change("rack", "1.0"))

@@ -1,4 +1,4 @@
-"""Following an upstream: only the tail travels, and nothing but a verified answer takes the place of the copy."""
+"""Following an upstream: only the tail is transferred, and only a verified response replaces the copy."""
 
 import asyncio
 from collections.abc import AsyncIterator, Collection
@@ -34,31 +34,31 @@ from tests.simulator import (
 
 
 class Following:
-    """A Followed with what it stands on, and what it told."""
+    """An UpstreamIndex with its parts, and what it reported."""
 
     def __init__(self, simulator: Simulator, catalog: Catalog) -> None:
         self.simulator = simulator
         self.catalog = catalog
         self.upstream = Upstream("gems", URL(simulator.url), UpstreamOptions(retries=0))
-        self.told: list[Collection[str]] = []
-        self.it = self.begin()
+        self.reported: list[Collection[str]] = []
+        self.index = self.begin()
 
     def begin(self) -> UpstreamIndex:
-        """Another one, as after a restart."""
-        self.it = UpstreamIndex(self.upstream, "gems", self.catalog.logs)
-        self.it.listeners.append(self.told.append)
-        return self.it
+        """Make another index, as after a restart."""
+        self.index = UpstreamIndex(self.upstream, "gems", self.catalog.logs)
+        self.index.listeners.append(self.reported.append)
+        return self.index
 
     async def stored(self) -> bytes:
-        """The copy, as a restart would read it."""
+        """Return the copy as a restart would read it."""
         return await self.catalog.logs.read("upstream gems")
 
     def agrees(self) -> bool:
-        """Whether the map is what upstream lists."""
-        return self.it.map == parse_versions(self.simulator.rubygems.versions())
+        """Return whether the map equals what upstream lists."""
+        return self.index.map == parse_versions(self.simulator.rubygems.versions())
 
-    def travelled(self) -> int:
-        """Bytes of /versions since the last question of this kind."""
+    def transferred(self) -> int:
+        """Return the bytes of /versions that were sent since the last call."""
         sent = self.simulator.bytes_sent("/versions")
         self.simulator.forget()
         return sent
@@ -73,54 +73,54 @@ async def following(simulator: Simulator, tmp_path: Path) -> AsyncIterator[Follo
     await database.open()
     one = Following(simulator, Catalog(database))
     yield one
-    await one.it.close()
+    await one.index.close()
     await one.upstream.close()
     await database.close()
 
 
-async def test_what_upstream_appends_is_all_that_travels(following: Following, simulator: Simulator) -> None:
-    assert await following.it.refresh()
+async def test_only_what_upstream_appends_is_transferred(following: Following, simulator: Simulator) -> None:
+    assert await following.index.refresh()
     assert following.agrees()
-    assert following.travelled() > 4000
+    assert following.transferred() > 4000
     simulator.push(gem("rack", "3.1"))
-    assert await following.it.refresh()
+    assert await following.index.refresh()
     assert following.agrees()
-    assert following.travelled() < 100
-    assert following.told[-1] == {"rack"}
+    assert following.transferred() < 100
+    assert following.reported[-1] == {"rack"}
     assert await following.stored() == simulator.rubygems.versions()
 
 
 async def test_nothing_new_costs_nothing_also_after_a_restart(following: Following, simulator: Simulator) -> None:
-    await following.it.refresh()
-    following.travelled()
-    assert not await following.it.refresh()
+    await following.index.refresh()
+    following.transferred()
+    assert not await following.index.refresh()
     assert simulator.asked("GET", "/versions")[0].status == 304
     restarted = following.begin()
     await restarted.open()
     assert following.agrees()
     simulator.forget()
     assert not await restarted.refresh()
-    assert following.travelled() == 1  # the overlap shows that the copy is whole
+    assert following.transferred() == 1  # the overlap shows that the copy is whole
 
 
 @pytest.mark.parametrize("change", ["rewrite", "unyank", "late"])
-async def test_what_is_no_append_is_fetched_whole_and_only_differences_are_told(
+async def test_what_is_no_append_is_fetched_completely_and_only_differences_are_reported(
     following: Following, simulator: Simulator, change: str
 ) -> None:
     simulator.push(gem("rack", "3.1"))
     simulator.yank_gem("rack", "3.1")
-    await following.it.refresh()
-    following.told.clear()
+    await following.index.refresh()
+    following.reported.clear()
     if change == "rewrite":
         simulator.rewrite()
     elif change == "unyank":
         simulator.unyank_gem("rack", "3.1")
     else:
         simulator.push(gem("tilt", "1.0"), before_last=1)
-    changed = await following.it.refresh()
+    changed = await following.index.refresh()
     assert following.agrees()
     assert await following.stored() == simulator.rubygems.versions()
-    assert (changed, list(following.told)) == {
+    assert (changed, list(following.reported)) == {
         "rewrite": (False, [frozenset()]),
         "unyank": (True, [{"rack"}]),
         "late": (True, [{"tilt"}]),
@@ -146,11 +146,11 @@ LIES: dict[str, Fault] = {
 async def test_an_answer_that_does_not_verify_is_followed_by_one_question_for_everything(
     following: Following, simulator: Simulator, lie: Fault
 ) -> None:
-    await following.it.refresh()
+    await following.index.refresh()
     simulator.push(gem("rack", "3.1"))
     simulator.inject("/versions", lie, times=1)
     simulator.forget()
-    assert await following.it.refresh()
+    assert await following.index.refresh()
     assert following.agrees()
     assert await following.stored() == simulator.rubygems.versions()
     assert 1 <= simulator.count("GET", "/versions") <= 2
@@ -160,7 +160,7 @@ REFUSED: dict[str, Fault] = {
     "500": Status(500),
     "404": Status(404),
     "cut off": Cut(300),
-    "truncated and well said": Truncate(300),
+    "truncated with matching headers": Truncate(300),
     "truncated at a line": Truncate(3127),
     "a page of errors": Body(b"<html>Sorry</html>\n"),
     "nothing": Truncate(0),
@@ -172,23 +172,23 @@ REFUSED: dict[str, Fault] = {
 async def test_a_good_copy_is_never_replaced_by_a_bad_one(
     following: Following, simulator: Simulator, fault: Fault
 ) -> None:
-    await following.it.refresh()
-    good, listed = await following.stored(), following.it.map
+    await following.index.refresh()
+    good, listed = await following.stored(), following.index.map
     simulator.rewrite()
     simulator.push(gem("rack", "3.1"))
     simulator.inject("/versions", fault)
     with pytest.raises(UpstreamError):
-        await following.it.refresh()
+        await following.index.refresh()
     assert await following.stored() == good
-    assert following.it.map is listed
+    assert following.index.map is listed
     simulator.heal()
-    assert await following.it.refresh()
+    assert await following.index.refresh()
     assert following.agrees()
 
 
 async def test_many_who_ask_at_once_ask_upstream_once(following: Following, simulator: Simulator) -> None:
 
-    await asyncio.gather(*(following.it.refresh() for _ in range(20)))
+    await asyncio.gather(*(following.index.refresh() for _ in range(20)))
     assert simulator.count("GET", "/versions") == 1
 
 
@@ -198,25 +198,25 @@ async def test_an_upstream_with_only_the_legacy_index_is_followed_through_its_sp
     simulator.rubygems.configure(legacy_only=True)
     simulator.push(gem("rack", "3.1.pre1"))
     simulator.push(gem("ffi", "1.0", platform="java"))
-    assert await following.it.refresh()
-    assert following.it.map is not None
-    assert following.it.map.versions("rack") == ("3.0", "3.1.pre1")
-    assert following.it.map.versions("ffi") == ("1.0-java",)
+    assert await following.index.refresh()
+    assert following.index.map is not None
+    assert following.index.map.versions("rack") == ("3.0", "3.1.pre1")
+    assert following.index.map.versions("ffi") == ("1.0-java",)
     simulator.forget()
-    assert not await following.it.refresh()
+    assert not await following.index.refresh()
     assert {request.status for request in simulator.asked("GET", "/*specs*")} == {304}
     simulator.push(gem("rack", "3.2"))
     simulator.rubygems._changed = simulator.rubygems._changed.replace(year=2040)
-    assert await following.it.refresh()
-    assert following.it.map.versions("rack") == ("3.0", "3.2", "3.1.pre1")
-    assert following.told[-1] == {"rack"}
+    assert await following.index.refresh()
+    assert following.index.map.versions("rack") == ("3.0", "3.2", "3.1.pre1")
+    assert following.reported[-1] == {"rack"}
 
 
 async def test_an_upstream_that_gets_a_compact_index_is_followed_by_it_from_then_on(
     following: Following, simulator: Simulator
 ) -> None:
     simulator.rubygems.configure(legacy_only=True)
-    await following.it.refresh()
+    await following.index.refresh()
     simulator.rubygems.configure(legacy_only=False)
     restarted = following.begin()
     await restarted.open()

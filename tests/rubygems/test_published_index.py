@@ -1,4 +1,4 @@
-"""Our own log: it only grows, says what our pages show, and survives restarts, rewrites and several upstreams."""
+"""Our own log: it only grows, lists what our pages show, and survives restarts, rewrites and several upstreams."""
 
 import hashlib
 from collections.abc import Mapping, Sequence
@@ -144,7 +144,7 @@ async def test_the_first_upstream_that_lists_a_gem_is_the_only_one_that_counts(
         assert (await mirror.get("info/tilt")).body == simulator.rubygems.info("tilt")
 
 
-async def test_nothing_is_said_for_an_upstream_that_was_never_reached(simulator: Simulator, tmp_path: Path) -> None:
+async def test_nothing_is_listed_for_an_upstream_that_was_never_reached(simulator: Simulator, tmp_path: Path) -> None:
     async with AsyncExitStack() as stack:
         second = await stack.enter_async_context(Simulator())
         simulator.push(gem("rack", "3.0"))
@@ -158,7 +158,7 @@ async def test_nothing_is_said_for_an_upstream_that_was_never_reached(simulator:
         assert text.splitlines()[2:3] == [f"rack 3.0 {simulator.rubygems.md5('rack')}"]
 
 
-async def test_private_names_are_neither_listed_nor_asked_for(simulator: Simulator, tmp_path: Path) -> None:
+async def test_private_names_are_neither_listed_nor_requested(simulator: Simulator, tmp_path: Path) -> None:
     simulator.push(gem("acme-secret", "1.0"))
     simulator.push(gem("rack", "3.0"))
     async with serve(tmp_path / "data", upstreams(simulator, private=["acme-*"])) as mirror:
@@ -171,7 +171,7 @@ async def test_private_names_are_neither_listed_nor_asked_for(simulator: Simulat
         assert simulator.count(None, "*acme*") == 0
 
 
-async def test_what_a_page_of_ours_says_is_in_the_log_and_stays_there_over_a_restart(
+async def test_what_a_page_of_ours_shows_is_in_the_log_and_stays_there_over_a_restart(
     simulator: Simulator, tmp_path: Path
 ) -> None:
     simulator.push(gem("rack", "3.0"))
@@ -204,7 +204,7 @@ async def test_what_a_page_of_ours_says_is_in_the_log_and_stays_there_over_a_res
         ]
 
 
-async def test_a_page_of_ours_is_looked_at_again_when_upstream_changes_the_gem(
+async def test_a_page_of_ours_is_checked_again_when_upstream_changes_the_gem(
     simulator: Simulator, tmp_path: Path
 ) -> None:
     simulator.push(gem("rack", "3.0"))
@@ -237,7 +237,7 @@ async def test_a_union_is_listed_as_its_merged_page_and_follows_both_upstreams(
         assert text.endswith(f"\nrack 3.2 {md5(page)}\n")
 
 
-async def test_an_old_copy_that_has_to_do_changes_nothing_in_the_log(simulator: Simulator, tmp_path: Path) -> None:
+async def test_an_old_copy_that_stands_in_changes_nothing_in_the_log(simulator: Simulator, tmp_path: Path) -> None:
     simulator.push(gem("rack", "3.0"))
     async with serve(tmp_path / "data", upstreams(simulator)) as mirror:
         await log(mirror)
