@@ -46,6 +46,7 @@ from mirror.service.activity import Activity
 from mirror.service.ecosystems import ECOSYSTEMS
 from mirror.service.store import Store
 from mirror.upstream import Credentials, Upstream, UpstreamOptions
+from mirror.web.access import ViewerAccess
 from mirror.web.projects import BrowsableRepository, KnownNames, stored_names
 from mirror.web.routes import WebPages
 
@@ -301,14 +302,17 @@ class Mirror:
         auth = self.settings.auth
         return WebPages(
             repositories={name: self._browsable(name, repository) for name, repository in self.repositories.items()},
-            guard=self.guard,
+            access=ViewerAccess(
+                self.guard,
+                self.catalog.accounts,
+                list(self.repositories),
+                closed=bool(auth.rules or auth.users or auth.tokens),
+            ),
             catalog=self.catalog,
             feed=self.journal,
             statistics=self.statistics,
             status=self.state.status,
             transfers=self.transfers.active,
-            closed=bool(auth.rules or auth.users or auth.tokens),
-            version=__version__,
         )
 
     def _browsable(self, name: str, repository: Repository) -> BrowsableRepository:

@@ -17,6 +17,7 @@ from mirror.web import views
 
 if TYPE_CHECKING:
     from jinja2 import Environment
+    from markupsafe import Markup
 
 HEADERS = {
     # Only our own files are loaded and run, and nothing inline, so that a hole in a page stays harmless.
@@ -92,6 +93,13 @@ def render_page(request: web.Request, template: str, values: Mapping[str, object
     if len(text) > 2000:
         response.enable_compression()
     return response
+
+
+def unescaped(html: str) -> "Markup":
+    """Mark HTML that is known to be harmless, so that a template does not escape it."""
+    from markupsafe import Markup
+
+    return Markup(html)
 
 
 async def static_file(request: web.Request) -> web.Response:

@@ -11,12 +11,14 @@ from urllib.parse import quote
 from aiohttp import web
 from yarl import URL
 
-from mirror.auth import Guard, Scope
+from mirror import __version__
+from mirror.auth import Scope
 from mirror.catalog import Catalog
 from mirror.errors import Invalid, MirrorError, NotFound
 from mirror.index.cache import SingleFlight
 from mirror.index.journal import Journal
 from mirror.index.merge import chosen
+from mirror.index.repository import View
 from mirror.model import ProjectSummary
 from mirror.server.facts import public_url
 from mirror.server.middleware import error_response
@@ -25,7 +27,7 @@ from mirror.telemetry.statistics import Span
 from mirror.web import views
 from mirror.web.access import ViewerAccess
 from mirror.web.descriptions import Descriptions
-from mirror.web.html import render_page, root_from, static_file
+from mirror.web.html import render_page, root_from, static_file, unescaped
 from mirror.web.plot import plot
 from mirror.web.projects import BrowsableRepository, ProjectList
 from mirror.web.summaries import ProjectSummaries, select_version
@@ -36,6 +38,7 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 EVENTS_PER_PAGE = 50
+PAGE_DIGITS = 6
 THREAD_FROM_FILES = 500
 """With so many files or more, the page of a project is computed in a thread."""
 NO_SUMMARY = "No file of this version is listed here, so its metadata cannot be read."
@@ -77,19 +80,16 @@ class WebPages:
         self,
         *,
         repositories: Mapping[str, BrowsableRepository],
-        guard: Guard,
+        access: ViewerAccess,
         catalog: Catalog,
         feed: Journal,
         statistics: UsageStatistics,
         status: Callable[[], Awaitable[Mapping[str, object]]],
         transfers: Callable[[], Sequence[object]],
-        closed: bool,
-        version: str,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        """`closed`: the settings have access rules, so that the state page is for administrators."""
         self._repositories = repositories
-        self._access = ViewerAccess(guard, catalog.accounts, list(repositories), closed)
+        self._access = access
         self._accounts = catalog.accounts
         self._files = catalog.files
         self._feed = feed
@@ -97,7 +97,6 @@ class WebPages:
         self._statistics = statistics
         self._status = status
         self._transfers = transfers
-        self._version = version
         self._clock = clock
         self._project_list = ProjectList(repositories, catalog.browse)
         self._descriptions = Descriptions()
@@ -230,15 +229,44 @@ class WebPages:
         if written != name:
             raise web.HTTPMovedPermanently(f"../{quote(name, safe='')}/")
         view = await browsable.repository.project(name)
-        version = request.query.get("version", "")
+        number = request.query.get("page", "1")
+        shown, summary, missing_reason = await self._project_page(
+            browsable,
+            view,
+            request.query.get("version", ""),
+            int(number) if number.isascii() and number.isdigit() and len(number) < PAGE_DIGITS else 1,
+        )
+        mount = browsable.mount.strip("/")
+        description = await self._descriptions.html(summary.description, summary.description_type)
+        version = "" if shown.newest else shown.version
+        return await self._page(
+            request,
+            "project.html",
+            section="projects",
+            title=views.printable(name, 80),
+            repository=browsable,
+            project=shown,
+            mount=f"{mount}/" if mount else "",
+            description=unescaped(description),  # it comes out of the allow-list of `markup`
+            missing_reason=missing_reason,
+            stale=view.outcome == "stale",
+            provenance=chosen(view.choice, [browsable.source_names.get(source, source) for source in view.sources]),
+            lines=browsable.ecosystem.clients.install_lines(_root(request, browsable), name, version),
+        )
+
+    async def _project_page(
+        self, browsable: BrowsableRepository, view: View, version: str, number: int
+    ) -> tuple[views.ProjectPage, ProjectSummary, str]:
+        """Return what is shown of a project, its summary, and the reason if that is incomplete."""
         # A thread for what visits every file, where there are thousands.
         run = _call if len(view.project.files) + len(view.withheld) < THREAD_FROM_FILES else asyncio.to_thread
         newest, version, file = await run(select_version, browsable, view, version)
         summary, missing_reason = (
             await self._summaries.get(browsable, view, file) if file else (ProjectSummary(version=version), NO_SUMMARY)
         )
-        held = await asyncio.gather(*(self._files.of_project(source, name) for source in browsable.sources))
-        number = request.query.get("page", "1")
+        held = await asyncio.gather(
+            *(self._files.of_project(source, view.project.name) for source in browsable.sources)
+        )
         make = partial(
             views.project_page,
             view.project,
@@ -246,31 +274,13 @@ class WebPages:
             summary,
             version=version,
             newest=newest,
-            page=int(number) if number.isascii() and number.isdigit() and len(number) < 6 else 1,
+            page=number,
             held={one.filename: one.size for files in held for one in files},
             own=[source.name for source in browsable.repository.sources if source.local],
             key=browsable.ecosystem.versions.key,
             path=browsable.ecosystem.clients.file_path,
         )
-        page = await run(make)
-        root = _root(request, browsable)
-        from markupsafe import Markup
-
-        return await self._page(
-            request,
-            "project.html",
-            section="projects",
-            title=views.printable(name, 80),
-            repository=browsable,
-            project=page,
-            mount=browsable.mount.strip("/") + "/" if browsable.mount.strip("/") else "",
-            # The one text that is not escaped: it comes out of the allow-list of `markup`.
-            description=Markup(await self._descriptions.html(summary.description, summary.description_type)),
-            missing_reason=missing_reason,
-            stale=view.outcome == "stale",
-            provenance=chosen(view.choice, [browsable.source_names.get(source, source) for source in view.sources]),
-            lines=browsable.ecosystem.clients.install_lines(root, name, "" if page.newest else version),
-        )
+        return await run(make), summary, missing_reason
 
     @_errors_as_pages
     async def activity(self, request: web.Request) -> web.StreamResponse:
@@ -358,7 +368,7 @@ class WebPages:
     # Rendering
 
     async def _page(self, request: web.Request, template: str, status: int = 200, /, **values: object) -> web.Response:
-        common = {"query": "", "version": self._version, "now": self._clock()}
+        common = {"query": "", "version": __version__, "now": self._clock()}
         return render_page(
             request, template, {**common, **await self._access.template_values(request), **values}, status
         )
