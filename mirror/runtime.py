@@ -2,8 +2,12 @@
 
 import asyncio
 import gc
+import resource
 import sys
 from collections.abc import Callable
+
+RESERVED_DESCRIPTORS = 256
+"""File descriptors that are kept for everything but clients: files, upstreams, the catalog."""
 
 
 def tune_runtime() -> None:
@@ -20,3 +24,19 @@ def event_loops() -> Callable[[], asyncio.AbstractEventLoop] | None:
     except ImportError:  # not on every platform
         return None
     return uvloop.new_event_loop
+
+
+def raise_open_files() -> int:
+    """Raise this process's limit of open files as far as it may go, and return it."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != hard:
+        try:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+        except (OSError, ValueError):  # an infinite limit that the kernel does not grant
+            return soft
+    return hard
+
+
+def affordable_connections(wanted: int, open_files: int) -> int:
+    """Return how many connections a limit of open files allows: each needs a second one while it sends a file."""
+    return max(16, min(wanted, (open_files - RESERVED_DESCRIPTORS) * 3 // 4))

@@ -13,9 +13,9 @@ Not here on purpose: how long an idle connection stays open, which aiohttp's kee
 
 import asyncio
 import logging
-import resource
 import time
 from collections.abc import Callable
+from email.utils import formatdate
 from typing import Any, Protocol, cast
 
 import msgspec
@@ -23,20 +23,20 @@ from aiohttp import web
 
 from mirror.server.facts import FACTS, RequestFacts
 from mirror.server.negotiate import requested_freshness
-from mirror.server.replay import Replay, ReplayCache, date_line, is_replayable, write_replay
+from mirror.server.replay import REPLAY_BODY_BYTES, REPLAY_BYTES, REPLAY_REQUEST_BYTES, Replay, ReplayCache
 
 logger = logging.getLogger(__name__)
 
 CHECK_SECONDS = 2.0
 """Seconds between two checks of all connections for slow clients."""
-RESERVED_DESCRIPTORS = 256
-"""File descriptors that are kept for everything but clients: files, upstreams, the catalog."""
 WARNING_SECONDS = 60.0
 """Seconds between two warnings about closed connections."""
 MAX_UNSENT_BYTES = 64 << 10
 """Bytes waiting to be written from which on a connection gets no replays, but waits in aiohttp for its client."""
 MIN_BODY_BYTES = 1024
 """Bytes of a request's body that have to arrive within `ConnectionLimits.stall` for the client to count as sending."""
+JOINED_WRITE_BYTES = 16 << 10
+"""Bytes of a body up to which copying it behind its head costs less than a second buffer."""
 QUIET_SECONDS = 0.25
 """Seconds without a request after which a connection counts as not in use."""
 
@@ -188,6 +188,7 @@ class ConnectionProtocol(asyncio.Protocol):
         self._inner = inner
         self._group = group
         self._replays = group.replays
+        self._find_replay = group.replays.find
         self._connections = group.connections
         self._transport: asyncio.Transport | None = None
         self._client = ""
@@ -220,11 +221,7 @@ class ConnectionProtocol(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         if self._all_replayable:
-            if not self._running and (replay := self._replays.get(data)) is not None and self._may_replay():
-                assert self._transport is not None, "data comes over a transport"
-                write_replay(self._transport, replay)
-                self.used = True
-                self._group.observe(replay, self._client)
+            if not self._running and self._find_replay(data) is not None and self._replay(data):
                 return
             self._all_replayable = is_replayable(data)
             self._request = data if self._all_replayable and not self._running else None
@@ -251,11 +248,22 @@ class ConnectionProtocol(asyncio.Protocol):
         self._head_bytes, self._head_end = (0, b"") if complete else (length, (self._head_end + data)[-3:])
         return True
 
-    def _may_replay(self) -> bool:
-        assert self._transport is not None, "data comes over a transport"
-        if self._group.draining or self._transport.get_write_buffer_size() > MAX_UNSENT_BYTES:
+    def _replay(self, data: bytes) -> bool:
+        """Answer a request that was answered before; return whether that is possible."""
+        transport = self._transport
+        assert transport is not None, "data comes over a transport"
+        if self._group.draining or transport.get_write_buffer_size() > MAX_UNSENT_BYTES:
             return False
-        return self._replays.clock() < self._parse_at
+        if self._replays.clock() >= self._parse_at or (replay := self._replays.get(data)) is None:
+            return False
+        head, body = replay.head + date_line(), replay.body or b""
+        if len(body) <= JOINED_WRITE_BYTES:
+            transport.write(head + body)
+        else:
+            transport.writelines((head, body))
+        self.used = True
+        self._group.observe(replay, self._client)
+        return True
 
     def _refuse(self, status: bytes, sentence: bytes) -> None:
         assert self._transport is not None, "called with a transport"
@@ -292,9 +300,11 @@ class ConnectionProtocol(asyncio.Protocol):
             self._transport.close()
 
     def remember(self, replay: Replay) -> None:
-        """Keep the response to the request that is being answered for later replays, where that is possible."""
-        if self._request is not None:
-            self._replays.put(self._request, replay)
+        """Keep the response to the request that is being answered, unless it or its request is too large."""
+        request = self._request
+        if request is not None and len(request) <= REPLAY_REQUEST_BYTES and replay.size <= REPLAY_BODY_BYTES:
+            weight = REPLAY_BYTES + len(request) + len(replay.head) + len(replay.content)
+            self._replays.put(request, replay, weight)
 
     def stall_reason(self, now: float) -> str:
         """Return why the client is too slow, as half a sentence; an empty string while it keeps up."""
@@ -363,17 +373,39 @@ def connection_of(request: web.BaseRequest) -> ConnectionProtocol | None:
     return protocol if isinstance(protocol, ConnectionProtocol) else None
 
 
-def raise_open_files() -> int:
-    """Raise this process's limit of open files as far as it may go, and return it."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft != hard:
-        try:
-            resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-        except (OSError, ValueError):  # an infinite limit that the kernel does not grant
-            return soft
-    return hard
+_NOT_REPLAYED = (
+    b"\ncontent-length",
+    b"\ntransfer-encoding",
+    b"\nupgrade",
+    b"\nexpect",
+    b"\nauthorization",
+    b"\ncookie",
+    b"\nforwarded",  # names the client
+    b"\nx-forwarded-",
+    b"\nx-request-id",
+)
 
 
-def affordable_connections(wanted: int, open_files: int) -> int:
-    """Return how many connections a limit of open files allows: each needs a second one while it sends a file."""
-    return max(16, min(wanted, (open_files - RESERVED_DESCRIPTORS) * 3 // 4))
+def is_replayable(data: bytes) -> bool:
+    """Return whether these bytes are one whole request, without a body and without credentials."""
+    if not data.startswith((b"GET /", b"HEAD /")) or data.find(b"\r\n\r\n") != len(data) - 4:
+        return False
+    head = data.lower()
+    return not any(name in head for name in _NOT_REPLAYED)
+
+
+_date = (0, b"")
+
+
+def date_line() -> bytes:
+    """Return the Date header of this second, with the end of the head."""
+    global _date
+    now = int(time.time())
+    if _date[0] != now:
+        _date = now, b"\r\nDate: " + formatdate(now, usegmt=True).encode() + b"\r\n\r\n"
+    return _date[1]
+
+
+def finish_head(head: bytes, request: web.BaseRequest) -> bytes:
+    """Return a head with what depends on the moment and the connection."""
+    return head + date_line() if request.keep_alive else head + b"\r\nConnection: close" + date_line()

@@ -9,6 +9,7 @@ import base64
 import contextlib
 import functools
 import re
+import weakref
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from datetime import datetime
 from email.utils import parsedate_to_datetime
@@ -23,10 +24,10 @@ from mirror.index.cache import Validity
 from mirror.index.repository import Repository
 from mirror.index.source import OpenFile
 from mirror.model import Body, File
-from mirror.server.connection import connection_of
+from mirror.server.connection import connection_of, finish_head
 from mirror.server.facts import facts_of
 from mirror.server.negotiate import choose_encoding
-from mirror.server.replay import Replay, SharedBytes, finish_head
+from mirror.server.replay import Replay, SharedBytes
 from mirror.server.sendfile import sendfile, stream
 
 SENDFILE_BYTES = 256 << 10
@@ -196,7 +197,9 @@ class PreparedResponse(web.StreamResponse):
     def _remember(self, validity: Validity, request: web.BaseRequest) -> None:
         body = self._chunks[0] if self._chunks else b""
         if isinstance(body, bytes) and (connection := connection_of(request)) is not None:
-            connection.remember(Replay(validity, self.status, self._head, body, facts_of(request), self._shared))
+            content, shared = (body, None) if self._shared is None else (b"", weakref.ref(self._shared))
+            facts = facts_of(request)
+            connection.remember(Replay(validity, self.status, self._head, len(body), facts, content, shared))
 
     async def write_eof(self, data: bytes = b"") -> None:
         """Nothing is left to write."""

@@ -17,7 +17,7 @@ from aiohttp import web
 from mirror.blobs.local import off_loop
 from mirror.errors import MirrorError
 from mirror.model import Body
-from mirror.server.replay import finish_head
+from mirror.server.connection import finish_head
 
 logger = logging.getLogger(__name__)
 

@@ -17,8 +17,8 @@ from contextlib import AsyncExitStack
 from mirror import __version__
 from mirror.config import LimitsSettings, Settings, TLSSettings
 from mirror.errors import ConfigError
-from mirror.runtime import event_loops, tune_runtime
-from mirror.server.connection import ConnectionLimits, Connections, affordable_connections, raise_open_files
+from mirror.runtime import affordable_connections, event_loops, raise_open_files, tune_runtime
+from mirror.server.connection import ConnectionLimits, Connections
 from mirror.service.activity import Activity
 from mirror.service.directory import lock, publish_urls
 from mirror.service.generation import Generation

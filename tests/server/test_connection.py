@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 from yarl import URL
 
-from mirror.server.connection import ConnectionLimits, Connections, affordable_connections
+from mirror.runtime import affordable_connections
+from mirror.server.connection import ConnectionLimits, Connections
 from tests.builders import wheel
 from tests.serving import Serving, repositories, serving
 from tests.simulator import Simulator

@@ -1,6 +1,7 @@
 """Replays: repeated requests are answered without parsing, and no client can tell the difference."""
 
 import asyncio
+import weakref
 from collections.abc import AsyncIterator
 from email.utils import parsedate_to_datetime
 
@@ -8,7 +9,7 @@ import pytest
 from aiohttp import web
 
 from mirror.index.cache import ENTRY_BYTES, MemoryBudget, Validity
-from mirror.server.connection import ConnectionGroup, ConnectionLimits, Connections
+from mirror.server.connection import ConnectionGroup, ConnectionLimits, ConnectionProtocol, Connections
 from mirror.server.drain import ConnectionRunner
 from mirror.server.facts import RequestFacts
 from mirror.server.replay import REPLAY_BYTES, Replay, ReplayCache, SharedBytes
@@ -148,11 +149,23 @@ async def test_pipelined_requests_are_answered_in_order(site: Site) -> None:
     writer.close()
 
 
+def response(body: bytes) -> Replay:
+    return Replay(Validity(1.0), 200, b"", len(body), RequestFacts(), body)
+
+
+def keep(replays: ReplayCache, request: bytes, replay: Replay) -> None:
+    """Keep a replay as a connection does that has seen its request."""
+    group = ConnectionGroup(Connections(ConnectionLimits()), replays, 75, lambda replay, client: None)
+    connection = ConnectionProtocol(asyncio.Protocol(), group)
+    connection._request = request
+    connection.remember(replay)
+
+
 def test_replays_are_bounded_by_the_budget() -> None:
     budget = MemoryBudget(30_000)
     replays = ReplayCache(budget, lambda: 0.0)
     for number in range(100):
-        replays.put(b"%d" % number, Replay(Validity(1.0), 200, b"", b"x" * 1000, RequestFacts()))
+        keep(replays, b"%d" % number, response(b"x" * 1000))
     assert replays.get(b"0") is None
     assert replays.get(b"99") is not None
     assert budget.weight <= 30_000
@@ -162,7 +175,7 @@ def test_a_response_that_is_replaced_is_counted_once() -> None:
     budget = MemoryBudget(30_000)
     replays = ReplayCache(budget, lambda: 0.0)
     for _ in range(3):
-        replays.put(b"a", Replay(Validity(1.0), 200, b"", b"x" * 1000, RequestFacts()))
+        keep(replays, b"a", response(b"x" * 1000))
     assert budget.weight == ENTRY_BYTES + REPLAY_BYTES + 1 + 1000
 
 
@@ -171,7 +184,8 @@ def test_a_body_that_a_cache_keeps_is_counted_there_and_the_replay_ends_with_it(
     replays = ReplayCache(budget, lambda: 0.0)
     page = SharedBytes(b"x" * 100_000)
     for agent in range(3):
-        replays.put(b"%d" % agent, Replay(Validity(1.0), 200, b"", page.content, RequestFacts(), page))
+        shared = Replay(Validity(1.0), 200, b"", 100_000, RequestFacts(), shared=weakref.ref(page))
+        keep(replays, b"%d" % agent, shared)
     assert budget.weight == 3 * (ENTRY_BYTES + REPLAY_BYTES + 1)
     replay = replays.get(b"0")
     assert replay is not None
