@@ -118,7 +118,7 @@ def process_jobs(service: "Service") -> list[BackgroundJob]:
         BackgroundJob(
             "journal",
             f"notice, every {LOOK_SECONDS:.0f} s, what other processes have changed",
-            partial(store.journal.follow_others, service.rebuild, service.take_in_import),
+            partial(store.journal.follow_others, service.rebuild, service.show_import),
         ),
         BackgroundJob(
             "slow clients", "close their connections", _call(service.connections.close_slow), every=CHECK_SECONDS
@@ -126,7 +126,7 @@ def process_jobs(service: "Service") -> list[BackgroundJob]:
         BackgroundJob(
             "certificate",
             "use the files of [tls] anew when they change",
-            _call(service.look_at_certificate),
+            _call(service.check_certificate),
             every=CERTIFICATE_SECONDS,
         ),
         BackgroundJob("heartbeat", "note that the event loop turns", _call(service.heartbeat.beat), every=1.0),

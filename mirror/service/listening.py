@@ -22,10 +22,10 @@ logger = logging.getLogger(__name__)
 
 BACKLOG = 4096
 """Connections that wait to be taken; the kernel's own limit is lower in most places."""
-HANDSHAKE = 15.0
-"""Seconds for a TLS handshake."""
+HANDSHAKE_SECONDS = 15.0
+"""The longest that a TLS handshake may take."""
 CERTIFICATE_SECONDS = 5.0
-"""Time between two looks at the certificate's files."""
+"""Time between two checks whether the certificate's files have changed."""
 
 Connect = Callable[[], asyncio.BaseProtocol]
 """Makes the protocol of a new connection."""
@@ -35,7 +35,7 @@ class TLS:
     """A certificate with its key, which may be replaced while connections are made."""
 
     def __init__(self, certificate: Path, key: Path | None) -> None:
-        """`key` None: it stands in the certificate's file. Raises ConfigError."""
+        """`key` None: it is in the certificate's file. Raises ConfigError."""
         self._certificate, self._key = certificate, key
         self._seen = self._stamps()
         self._current = self._load()
@@ -60,15 +60,15 @@ class TLS:
         found: list[tuple[int, int, int] | None] = []
         for path in filter(None, (self._certificate, self._key)):
             try:
-                about = path.stat()
+                status = path.stat()
             except OSError:
                 found.append(None)
             else:
-                found.append((about.st_mtime_ns, about.st_ino, about.st_size))
+                found.append((status.st_mtime_ns, status.st_ino, status.st_size))
         return found
 
-    def look(self) -> bool:
-        """Take up the files if they have changed; whether they were. What cannot be used is logged, once."""
+    def reload_if_changed(self) -> bool:
+        """Use the files anew if they have changed; return whether they are. Unusable files are logged, once."""
         stamps = self._stamps()
         if stamps == self._seen:
             return False
@@ -90,10 +90,10 @@ def _server_context() -> ssl.SSLContext:
 
 
 class Listener:
-    """One listening socket, and what serves it."""
+    """One listening socket, and the server on it."""
 
     def __init__(self, sock: socket.socket, address: Address | None) -> None:
-        """`address` None: the socket was handed over, and is not ours to remove."""
+        """`address` None: the socket was handed over by systemd, and is not ours to remove."""
         self.address = address
         self._sock = sock
         self._server: asyncio.Server | None = None
@@ -110,7 +110,7 @@ class Listener:
             return None
 
     def url(self, secure: bool) -> str:
-        """Where clients find it."""
+        """Return its URL for clients."""
         name = self._sock.getsockname()
         if self._sock.family == socket.AF_UNIX:
             return f"http+unix://{str(name).replace('/', '%2F')}"
@@ -119,7 +119,7 @@ class Listener:
         return f"{'https' if secure else 'http'}://{host}:{name[1]}/"
 
     async def serve(self, connect: Connect, context: ssl.SSLContext | None) -> None:
-        """Serve it, from now on so and not as before. Over a Unix socket there is no TLS."""
+        """Serve it like this from now on, in place of how it was served before. Over a Unix socket there is no TLS."""
         before = self._server
         if self._sock.family == socket.AF_UNIX:
             context = None
@@ -129,13 +129,13 @@ class Listener:
             sock=self._sock.dup(),
             backlog=BACKLOG,
             ssl=context,
-            ssl_handshake_timeout=HANDSHAKE if context else None,
+            ssl_handshake_timeout=HANDSHAKE_SECONDS if context else None,
         )
         if before is not None:
             before.close()
 
     def close(self) -> None:
-        """Take no further connections; those that are made go on."""
+        """Accept no further connections; established ones go on."""
         if self._server is not None:
             self._server.close()
         if self.address is not None and self._inode is not None and self._inode_now() == self._inode:
@@ -144,11 +144,11 @@ class Listener:
         self._sock.close()
 
 
-class Listening:
+class Listeners:
     """All listening sockets of the process."""
 
     def __init__(self, connect: Connect, passed: Iterable[socket.socket] = ()) -> None:
-        """`passed` are from systemd: with any of them, the addresses of the settings do not count."""
+        """`passed` are from systemd: with any of them, the addresses of the settings are ignored."""
         self._connect = connect
         self._passed = [Listener(sock, None) for sock in passed]
         self._own: dict[Address, Listener] = {}
@@ -157,14 +157,14 @@ class Listening:
 
     @property
     def urls(self) -> list[str]:
-        """Where clients find us."""
+        """The URLs of all of them, for clients."""
         return [listener.url(self.secure) for listener in self._all()]
 
     def _all(self) -> list[Listener]:
         return [*self._passed, *self._own.values()]
 
     def bind(self, addresses: Sequence[Address], mode: int) -> dict[Address, Listener]:
-        """What there is to be at these addresses; those that are new are bound, and nothing is served yet.
+        """Return the listeners for these addresses, binding those that are new and serving nothing yet.
 
         `mode` is that of Unix sockets. Raises ConfigError, and then nothing has changed.
         """
@@ -173,14 +173,14 @@ class Listening:
         bound: dict[Address, Listener] = {}
         try:
             for address in addresses:
-                bound[address] = self._own.get(address) or Listener(_bound(address, mode), address)
+                bound[address] = self._own.get(address) or Listener(_bind(address, mode), address)
         except ConfigError:
             self.release(bound)
             raise
         return bound
 
     def release(self, bound: dict[Address, Listener]) -> None:
-        """Let go of what was bound and shall not be used."""
+        """Close what was bound and shall not be used."""
         for listener in bound.values():
             if listener not in self._own.values():
                 listener.close()
@@ -195,21 +195,21 @@ class Listening:
             listener.close()
 
     def close(self) -> None:
-        """Take no further connections. Those that wait in a socket from systemd wait for whoever takes it next."""
+        """Accept no further connections. Those that wait in a socket from systemd are left to the next process."""
         for listener in self._all():
             listener.close()
 
 
-def _bound(address: Address, mode: int) -> socket.socket:
-    """A listening socket. Raises ConfigError."""
+def _bind(address: Address, mode: int) -> socket.socket:
+    """Return a listening socket. Raises ConfigError."""
     try:
-        return _bound_unix(address.path, mode) if address.path else _bound_tcp(address)
+        return _bind_unix(address.path, mode) if address.path else _bind_tcp(address)
     except OSError as error:
         reason = error.strerror or str(error)
         raise ConfigError(f"listen: cannot listen at {address}: {reason}.") from None
 
 
-def _bound_tcp(address: Address) -> socket.socket:
+def _bind_tcp(address: Address) -> socket.socket:
     found = socket.getaddrinfo(
         address.host, address.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE | socket.AI_ADDRCONFIG
     )
@@ -220,20 +220,20 @@ def _bound_tcp(address: Address) -> socket.socket:
         if family == socket.AF_INET6:
             sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
         sock.bind(place)
-        return _listening(sock)
+        return _listen(sock)
     except BaseException:
         sock.close()
         raise
 
 
-def _bound_unix(path: Path, mode: int) -> socket.socket:
-    """A Unix socket; one that a dead process has left behind is replaced, one that answers is not."""
+def _bind_unix(path: Path, mode: int) -> socket.socket:
+    """Return a Unix socket; one that a dead process has left behind is replaced, one that answers is not."""
     _remove_dead(path)
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
         sock.bind(str(path))
-        os.chmod(path, mode)  # before it listens: until then nobody can connect
-        return _listening(sock)
+        os.chmod(path, mode)  # before it listens: until then no one can connect
+        return _listen(sock)
     except BaseException:
         sock.close()
         raise
@@ -255,7 +255,7 @@ def _remove_dead(path: Path) -> None:
             raise ConfigError(f"listen: cannot listen at unix:{path}: another process does.")
 
 
-def _listening(sock: socket.socket) -> socket.socket:
+def _listen(sock: socket.socket) -> socket.socket:
     sock.listen(BACKLOG)
     sock.setblocking(False)
     return sock

@@ -23,7 +23,7 @@ from mirror.service.activity import Activity
 from mirror.service.directory import lock, publish_urls
 from mirror.service.generation import Generation
 from mirror.service.jobs import Supervisor, process_jobs
-from mirror.service.listening import TLS, Listening
+from mirror.service.listening import TLS, Listeners
 from mirror.service.services import Mirror
 from mirror.service.store import Store
 from mirror.service.systemd import Heartbeat, Notifier, listen_fds
@@ -52,7 +52,7 @@ class Service:
         self._settings = settings
         self._open_files = raise_open_files()
         self.connections = Connections(self._limits(settings.limits))
-        self._listening = Listening(lambda: self.generation.connect(), passed)
+        self._listeners = Listeners(lambda: self.generation.connect(), passed)
         self._tls: TLS | None = None
         self.generation: Generation
         self._retiring: set[asyncio.Task[None]] = set()
@@ -63,13 +63,13 @@ class Service:
 
     @property
     def mirror(self) -> Mirror:
-        """What answers at this moment."""
+        """The mirror that answers at this moment."""
         return self.generation.mirror
 
     @property
     def urls(self) -> list[str]:
-        """Where it listens."""
-        return self._listening.urls
+        """The URLs at which it listens."""
+        return self._listeners.urls
 
     def _limits(self, limits: LimitsSettings) -> ConnectionLimits:
         affordable = affordable_connections(limits.connections, self._open_files)
@@ -105,16 +105,16 @@ class Service:
         self.generation = Generation(settings, self.store, self.activity, self.connections)
         opened.push_async_callback(self._close_generations)
         await self.generation.open()
-        bound = self._listening.bind(settings.listen, settings.socket_mode)
-        opened.callback(self._listening.close)
+        bound = self._listeners.bind(settings.listen, settings.socket_mode)
+        opened.callback(self._listeners.close)
         try:
             await self.generation.start()
         except BaseException:
-            self._listening.release(bound)
+            self._listeners.release(bound)
             raise
         opened.push_async_callback(self._finish)
         opened.push_async_callback(self.jobs.stop)
-        await self._listening.use(bound, self._tls)
+        await self._listeners.use(bound, self._tls)
         self.generation.start_jobs(self.urls)
         publish_urls(self._lock, self.urls)
         self.jobs.start(process_jobs(self))
@@ -125,7 +125,7 @@ class Service:
         `politely`: connections in use get one more answer with the notice that it is the last, for up to a second.
         """
         self._politely = politely
-        self._listening.close()
+        self._listeners.close()
         await self._open.aclose()
 
     async def _finish(self) -> None:
@@ -151,7 +151,7 @@ class Service:
         new = Generation(settings, self.store, self.activity, self.connections)
         try:
             await new.open()
-            bound = self._listening.bind(settings.listen, settings.socket_mode)
+            bound = self._listeners.bind(settings.listen, settings.socket_mode)
         except BaseException:
             await new.close()
             raise
@@ -161,12 +161,12 @@ class Service:
             await new.start()
         except BaseException:
             old.mirror.resume()
-            self._listening.release(bound)
+            self._listeners.release(bound)
             await new.close()
             raise
         self.generation, self._settings, self._tls = new, settings, tls
         self.connections.limits = self._limits(settings.limits)
-        await self._listening.use(bound, tls)
+        await self._listeners.use(bound, tls)
         publish_urls(self._lock, self.urls)
         task = asyncio.create_task(old.retire())
         self._retiring.add(task)
@@ -177,7 +177,7 @@ class Service:
     def _retired(self, task: asyncio.Task[None]) -> None:
         self._retiring.discard(task)
         if not task.cancelled() and (error := task.exception()):
-            logger.error("what served before the reload did not end well: %s", error, exc_info=error)
+            logger.error("what served before the reload failed while it ended: %s", error, exc_info=error)
 
     # For the jobs of the process
 
@@ -185,17 +185,17 @@ class Service:
         """Make the uploads again: another process has replaced the catalog."""
         await self.mirror.rebuild()
 
-    async def take_in_import(self) -> None:
-        """Let a mirror take over that remembers nothing, and so shows all of an imported bundle at once."""
+    async def show_import(self) -> None:
+        """Let a mirror take over that has nothing cached, and so shows all of an imported bundle at once."""
         try:
             await self.reload(self._settings)
         except ConfigError as error:
-            logger.error("what was imported shows little by little: %s", error)
+            logger.error("imported projects appear one after another, not all at once: %s", error)
 
-    def look_at_certificate(self) -> None:
+    def check_certificate(self) -> None:
         """Use the files of the certificate anew if they have changed."""
         if self._tls is not None:
-            self._tls.look()
+            self._tls.reload_if_changed()
 
 
 def _tls(settings: TLSSettings) -> TLS | None:

@@ -48,7 +48,7 @@ LEASE_SECONDS = 900.0
 
 
 def holdings(mirror: Mirror) -> Holdings:
-    """Return what answers whether a mirror holds a file."""
+    """Return the queries about what a mirror holds."""
     return Holdings(mirror.repositories, mirror.catalog, mirror.blobs)
 
 
@@ -107,7 +107,7 @@ class Access:
     """Where clients reach a mirror's repositories, with a token where not everyone may read."""
 
     def __init__(self, mirror: Mirror, urls: Sequence[str], secret: str) -> None:
-        """An empty secret where none is needed."""
+        """`secret`: that of a token, or empty where none is needed."""
         self._repositories = mirror.settings.repositories
         self._urls = urls
         self._secret = secret
@@ -149,7 +149,7 @@ def reachable(root: URL) -> URL:
 
 
 def index_url(root: URL, repository: RepositorySettings) -> URL:
-    """Return what clients take as the index: for PyPI the simple index, for RubyGems the mount."""
+    """Return the URL that clients are given as the index of a repository."""
     at = reachable(root).with_path(f"{repository.mount.rstrip('/')}/")
     return at.join(URL(ECOSYSTEMS[repository.format].index_path))
 

@@ -1,4 +1,4 @@
-"""What systemd and a service say to each other: readiness, reload, stop, watchdog, listening sockets, credentials.
+"""The protocols between systemd and a service: readiness, reload, stop, watchdog, listening sockets, credentials.
 
 The protocols are a datagram of `KEY=value` lines and three environment variables, by contract stable for ever
 (sd_notify(3), sd_listen_fds(3)). Written by hand for that: the one library (sdnotify) has been without a release since
@@ -27,16 +27,16 @@ _FIRST_FD = 3  # SD_LISTEN_FDS_START
 _MOST_FDS = 64
 _SEND_TIMEOUT = 1.0
 LATE_SECONDS = 10.0
-"""Time that the event loop may be late before the watchdog is no longer put off."""
+"""Time that the event loop may be late before the watchdog is no longer reset."""
 
 Environment = MutableMapping[str, str]
 
 
 class Notifier:
-    """Tells the service manager how the service is. Does nothing when no service manager listens."""
+    """Reports the state of the service to the service manager. Does nothing when none listens."""
 
     def __init__(self, address: str = "", watchdog: float | None = None) -> None:
-        """Speak to the datagram socket at `address` (a path; `@…` is an abstract name; empty: to nobody).
+        """Speak to the datagram socket at `address` (a path; `@…` is an abstract name; empty: to none).
 
         `watchdog` is the time in seconds after which systemd takes a silent service for dead, None when it does not.
         """
@@ -45,7 +45,7 @@ class Notifier:
 
     @classmethod
     def from_environment(cls, environment: Environment = os.environ) -> "Notifier":
-        """The one for this process, as systemd set it up; takes its variables out of the environment."""
+        """Return the notifier that systemd set up for this process, taking its variables out of the environment."""
         address = environment.pop("NOTIFY_SOCKET", "")
         microseconds = environment.pop("WATCHDOG_USEC", "")
         for_us = environment.pop("WATCHDOG_PID", str(os.getpid())) == str(os.getpid())
@@ -55,28 +55,28 @@ class Notifier:
         return cls(address, watchdog)
 
     def ready(self, status: str = "") -> None:
-        """The service answers requests: after the start, and again after each `reloading`."""
+        """Report that the service answers requests: after the start, and again after each `reloading`."""
         self._send("READY=1", *([_status(status)] if status else []))
 
     def reloading(self) -> None:
-        """The configuration is being read again; `ready` has to follow, whether it was good or not."""
+        """Report that the configuration is being read again; `ready` has to follow, whether it was valid or not."""
         # MONOTONIC_USEC lets systemd tell this reload from an earlier one; CLOCK_MONOTONIC is what it compares with.
         self._send("RELOADING=1", f"MONOTONIC_USEC={time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1000}")
 
     def stopping(self, status: str = "") -> None:
-        """The service takes no new requests and finishes those it has."""
+        """Report that the service takes no new requests and finishes those it has."""
         self._send("STOPPING=1", *([_status(status)] if status else []))
 
     def status(self, text: str) -> None:
-        """One line for `systemctl status`."""
+        """Set the line that `systemctl status` shows."""
         self._send(_status(text))
 
     def alive(self) -> None:
-        """Put the watchdog off once more."""
+        """Reset the watchdog's timer."""
         self._send("WATCHDOG=1")
 
     async def keep_alive(self, healthy: Callable[[], bool] = lambda: True) -> None:
-        """Put the watchdog off twice in its time, for ever, while `healthy()`; returns at once when there is none.
+        """Reset the watchdog twice in its time, for ever, while `healthy()`; return at once without a watchdog.
 
         Runs on the event loop and only there: a loop that hangs falls silent, and systemd starts the service anew.
         """
@@ -100,11 +100,11 @@ class Notifier:
                 channel.connect(self._address)
                 channel.sendall("\n".join(lines).encode())
         except OSError as error:
-            _log.warning("systemd could not be told %s: %s", lines[0], error)
+            _log.warning("could not notify systemd of %s: %s", lines[0], error)
 
 
 class Heartbeat:
-    """Whether the event loop keeps up; asked on the loop itself, so that one that hangs does not even answer."""
+    """Notices an event loop that is late. It is asked on the loop itself: one that hangs does not even answer."""
 
     def __init__(self) -> None:
         self._beat = 0.0
@@ -123,7 +123,7 @@ def _status(text: str) -> str:
 
 
 def listen_fds(environment: Environment = os.environ) -> list[socket.socket]:
-    """The listening sockets that systemd passed to this process, in the order of the socket unit; mostly none.
+    """Return the listening sockets that systemd passed to this process, in the order of its unit; mostly none.
 
     Takes its variables out of the environment; the sockets are not inherited by children, and the caller owns them.
     Raises ConfigError when one is not a listening stream socket.
@@ -154,6 +154,6 @@ def _listening_socket(fd: int) -> socket.socket:
 
 
 def credentials_directory(environment: Environment = os.environ) -> Path | None:
-    """Where systemd put the files of LoadCredential= (readable by this service alone), or None."""
+    """Return the directory of the files of LoadCredential= (readable by this service alone), or None."""
     path = environment.get("CREDENTIALS_DIRECTORY", "")
     return Path(path) if path.startswith("/") else None

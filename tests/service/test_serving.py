@@ -437,10 +437,10 @@ async def test_https_serves_pages_files_and_a_certificate_that_is_replaced_while
 
         (tmp_path / "key.pem").write_text("half written")
         assert service._tls is not None
-        assert not service._tls.look()
+        assert not service._tls.reload_if_changed()
         assert await fetch(before, "health") == b"ok\n"
         certify(after, tmp_path)
-        assert service._tls.look()
+        assert service._tls.reload_if_changed()
         assert await fetch(after, "health") == b"ok\n"
         with pytest.raises(aiohttp.ClientConnectorCertificateError):
             await fetch(before, "health")
