@@ -45,15 +45,15 @@ PENDING: dict[str, dict[str, int]] = {
         "blobs": 1,
         "catalog": 22,
         "cli": 3,
-        "index": 18,
+        "index": 13,
         "maintenance": 4,
         "rubygems": 6,
         "runtime.py": 1,
         "service": 13,
         "upstream": 1,
     },
-    "words": {"airgap": 1, "catalog": 9, "index": 5, "rubygems": 1, "service": 4, "upstream": 1},
-    "units": {"catalog": 2, "index": 1, "rubygems": 2, "service": 1},
+    "words": {"airgap": 1, "catalog": 9, "index": 2, "rubygems": 1, "service": 4, "upstream": 1},
+    "units": {"catalog": 2, "rubygems": 2, "service": 1},
 }
 """Check → package → offences that are left."""
 

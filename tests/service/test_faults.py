@@ -285,11 +285,11 @@ async def test_status_and_health_say_how_it_goes(simulator: Simulator, tmp_path:
             subprocess.run, command, cwd=Path(__file__).parents[2], capture_output=True, text=True, timeout=60
         )
     assert ended.returncode == 0
-    said = dict(line.split(": ", 1) for line in ended.stdout.splitlines())
-    assert said["projects"] == "1"
-    assert said["files"] == "1"
-    assert said["bytes held"] == f"{thing.size / 1000:.1f} kB"
-    assert said["hit"] == "2 (67%)"
-    assert said["miss"] == "1 (33%)"
-    (upstream,) = [value for name, value in said.items() if name.startswith("upstream")]
+    report = dict(line.split(": ", 1) for line in ended.stdout.splitlines())
+    assert report["projects"] == "1"
+    assert report["files"] == "1"
+    assert report["bytes held"] == f"{thing.size / 1000:.1f} kB"
+    assert report["hit"] == "2 (67%)"
+    assert report["miss"] == "1 (33%)"
+    (upstream,) = [value for name, value in report.items() if name.startswith("upstream")]
     assert "cannot be reached" in upstream

@@ -190,9 +190,9 @@ async def test_the_command_sweep_makes_room_on_a_disk_that_is_full_to_the_last_b
             sys.executable, "-m", "mirror", "sweep", "--config", settings, "--limit", "20MB",
             stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT, cwd=Path(__file__).parents[2],
         )  # fmt: skip
-        said, _ = await process.communicate()
-        assert process.returncode == 0, said.decode()
-        assert said.count(b"gone: ") == 4
+        output, _ = await process.communicate()
+        assert process.returncode == 0, output.decode()
+        assert output.count(b"gone: ") == 4
         assert files_on(small_disk) == {one.sha256 for one in built[4:7]}
         assert await health(mirror) == "ok"
         await get_right(mirror, built[7])

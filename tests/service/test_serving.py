@@ -1,4 +1,4 @@
-"""The life of `mirror serve`: sockets, signals, settings read anew, TLS, and what systemd is told."""
+"""The life of `mirror serve`: sockets, signals, settings read anew, TLS, and notifications to systemd."""
 
 import asyncio
 import fcntl
@@ -47,7 +47,7 @@ class Manager:
         self.notify.setblocking(False)
         self.listening = socket.create_server(("127.0.0.1", 0), backlog=1024)
         self.url = f"http://127.0.0.1:{self.listening.getsockname()[1]}"
-        self.said: list[str] = []
+        self.messages: list[str] = []
         self.table: dict[str, object] = {
             "data_dir": str(directory / "data"),
             "repositories": repositories(simulator),
@@ -74,16 +74,16 @@ class Manager:
                 )  # fmt: skip
         finally:
             os.close(fd)
-        await self.hear("READY=1")
+        await self.receive("READY=1")
         return process
 
-    async def hear(self, word: str) -> str:
-        """The next message with this word; what came before it is kept in `said`."""
+    async def receive(self, word: str) -> str:
+        """Return the next message with this word; what came before it is kept in `messages`."""
         loop = asyncio.get_running_loop()
         async with asyncio.timeout(WAIT):
             while True:
                 message = (await loop.sock_recv(self.notify, 4096)).decode()
-                self.said.append(message)
+                self.messages.append(message)
                 if word in message.split("\n"):
                     return message
 
@@ -104,7 +104,7 @@ async def manager(tmp_path: Path, simulator: Simulator) -> AsyncIterator[Manager
 
 
 class Load:
-    """What clients that ask again and again have been answered."""
+    """The statuses that clients got which send one request after another."""
 
     def __init__(self) -> None:
         self.running = True
@@ -131,23 +131,23 @@ async def ended(process: asyncio.subprocess.Process) -> int:
         return await process.wait()
 
 
-async def test_a_service_tells_its_life_and_serves_the_socket_that_it_is_given(manager: Manager) -> None:
+async def test_a_service_reports_its_life_and_serves_the_socket_that_it_is_given(manager: Manager) -> None:
     manager.write(listen=["127.0.0.1:1"])  # where it may not: what systemd hands over counts instead
     process = await manager.start(watchdog="400000")
     try:
-        assert manager.url in manager.said[-1]
-        await manager.hear("WATCHDOG=1")
+        assert manager.url in manager.messages[-1]
+        await manager.receive("WATCHDOG=1")
         async with aiohttp.ClientSession() as session:
             async with session.get(f"{manager.url}/ready") as answer:
                 assert answer.status == 200
             process.send_signal(signal.SIGHUP)
-            assert "MONOTONIC_USEC=" in await manager.hear("RELOADING=1")
-            assert "STATUS=" in await manager.hear("READY=1")
-            await manager.hear("WATCHDOG=1")
+            assert "MONOTONIC_USEC=" in await manager.receive("RELOADING=1")
+            assert "STATUS=" in await manager.receive("READY=1")
+            await manager.receive("WATCHDOG=1")
             async with session.get(f"{manager.url}/ready") as answer:
                 assert answer.status == 200
         process.terminate()
-        await manager.hear("STOPPING=1")
+        await manager.receive("STOPPING=1")
         assert await ended(process) == 0
         with socket.create_connection(manager.listening.getsockname(), 5):
             pass  # it still listens: the next one will answer
@@ -211,13 +211,13 @@ async def test_a_reload_under_load_loses_no_request_and_changes_the_settings(
         for offline in (True, False, True):
             manager.write(offline=offline)
             process.send_signal(signal.SIGHUP)
-            await manager.hear("READY=1")
-            assert ("offline" in manager.said[-1]) is offline
+            await manager.receive("READY=1")
+            assert ("offline" in manager.messages[-1]) is offline
             await load.more(100)
         manager.write(nonsense=1)
         process.send_signal(signal.SIGHUP)
-        await manager.hear("READY=1")
-        assert "offline" in manager.said[-1], "nothing has changed"
+        await manager.receive("READY=1")
+        assert "offline" in manager.messages[-1], "nothing has changed"
         load.running = False
         await asyncio.gather(*clients)
         async with aiohttp.ClientSession() as session, session.get(f"{manager.url}/-/status") as answer:
@@ -522,8 +522,8 @@ async def test_promtool_finds_no_fault_in_the_metrics(tmp_path: Path, simulator:
         "promtool", "check", "metrics",
         stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT,
     )  # fmt: skip
-    said, _ = await process.communicate(body)
-    assert (process.returncode, said.decode()) == (0, "")
+    output, _ = await process.communicate(body)
+    assert (process.returncode, output.decode()) == (0, "")
     text = body.decode()
     for line in (
         'mirror_pages{state="fresh"} 1.0',

@@ -37,7 +37,7 @@ class Manager:
         self.socket.settimeout(30)
         self.environment = {"NOTIFY_SOCKET": address, "WATCHDOG_USEC": "20000", "WATCHDOG_PID": str(os.getpid())}
 
-    def heard(self) -> list[str]:
+    def received(self) -> list[str]:
         return self.socket.recv(4096).decode().split("\n")
 
     def heard_nothing(self) -> bool:
@@ -62,20 +62,20 @@ def manager(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Manager]
 def test_the_life_of_a_service_is_told_in_the_words_of_the_protocol(manager: Manager) -> None:
     notifier = Notifier.from_environment(manager.environment)
     notifier.ready("serving 2 repositories")
-    assert manager.heard() == ["READY=1", "STATUS=serving 2 repositories"]
+    assert manager.received() == ["READY=1", "STATUS=serving 2 repositories"]
     before = time.monotonic_ns() // 1000
     notifier.reloading()
-    state, moment = manager.heard()
+    state, moment = manager.received()
     assert state == "RELOADING=1"
     assert before <= int(moment.removeprefix("MONOTONIC_USEC=")) <= time.monotonic_ns() // 1000
     notifier.ready()
-    assert manager.heard() == ["READY=1"]
+    assert manager.received() == ["READY=1"]
     notifier.status("two\nREADY=1 lines")
-    assert manager.heard() == ["STATUS=two READY=1 lines"]
+    assert manager.received() == ["STATUS=two READY=1 lines"]
     notifier.alive()
-    assert manager.heard() == ["WATCHDOG=1"]
+    assert manager.received() == ["WATCHDOG=1"]
     notifier.stopping("finishing 3 answers")
-    assert manager.heard() == ["STOPPING=1", "STATUS=finishing 3 answers"]
+    assert manager.received() == ["STOPPING=1", "STATUS=finishing 3 answers"]
 
 
 def test_what_was_read_is_no_longer_there_for_children(manager: Manager) -> None:
@@ -87,30 +87,30 @@ def test_what_was_read_is_no_longer_there_for_children(manager: Manager) -> None
 async def test_the_watchdog_is_put_off_while_the_service_is_healthy_and_only_then(
     manager: Manager, caplog: pytest.LogCaptureFixture
 ) -> None:
-    healthy, asked = True, asyncio.Event()
+    healthy, checked = True, asyncio.Event()
 
     def check() -> bool:
-        asked.set()
+        checked.set()
         return healthy
 
     notifier = Notifier.from_environment(manager.environment)
     assert notifier.watchdog == 0.02
     keeping = asyncio.create_task(notifier.keep_alive(check))
     for _ in range(3):
-        assert await asyncio.to_thread(manager.heard) == ["WATCHDOG=1"]
+        assert await asyncio.to_thread(manager.received) == ["WATCHDOG=1"]
     healthy = False
     for _ in range(3):
-        asked.clear()
-        await asyncio.wait_for(asked.wait(), 30)
+        checked.clear()
+        await asyncio.wait_for(checked.wait(), 30)
     while not manager.heard_nothing():
         pass  # what was sent before
     for _ in range(3):
-        asked.clear()
-        await asyncio.wait_for(asked.wait(), 30)
+        checked.clear()
+        await asyncio.wait_for(checked.wait(), 30)
     assert manager.heard_nothing()
     assert caplog.text.count("not healthy") == 1
     healthy = True
-    assert await asyncio.to_thread(manager.heard) == ["WATCHDOG=1"]
+    assert await asyncio.to_thread(manager.received) == ["WATCHDOG=1"]
     keeping.cancel()
 
 
@@ -197,7 +197,7 @@ def test_listening_sockets_are_taken_over_in_order_with_the_connections_that_wai
     with socket.create_server(("127.0.0.1", 0)) as tcp, socket.socket(socket.AF_UNIX) as unix:
         unix.bind(path)
         unix.listen()
-        # Connected before the service runs: this is what makes a restart lose nobody.
+        # Connected before the service runs: this is what makes a restart lose no client.
         with socket.create_connection(tcp.getsockname(), 30) as first, socket.socket(socket.AF_UNIX) as second:
             second.settimeout(30)
             second.connect(path)
@@ -209,8 +209,8 @@ def test_listening_sockets_are_taken_over_in_order_with_the_connections_that_wai
 
 def test_a_socket_that_does_not_listen_is_refused_with_what_to_do() -> None:
     with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as idle, activated(REFUSE, idle) as service:
-        said, _ = service.communicate(timeout=30)
-    assert "Accept=no" in said
+        output, _ = service.communicate(timeout=30)
+    assert "Accept=no" in output
 
 
 @pytest.mark.parametrize(
@@ -243,31 +243,31 @@ def test_credentials_lie_where_systemd_says() -> None:
 
 @pytest.fixture
 def installed(tmp_path: Path) -> list[Path]:
-    """The units as installed, with a program that exists here: systemd looks whether it is there."""
+    """The units as installed, with a program that exists here: systemd checks that it is there."""
     for unit in UNITS:
         (tmp_path / unit.name).write_text(unit.read_text().replace("/usr/local/bin/mirror", "/bin/true"))
     return sorted(tmp_path.iterdir())
 
 
 @needs_systemd
-def test_systemd_has_nothing_to_say_about_the_units(installed: list[Path]) -> None:
-    said = subprocess.run(
+def test_systemd_accepts_the_units(installed: list[Path]) -> None:
+    output = subprocess.run(
         ["systemd-analyze", "verify", "--man=no", *installed], capture_output=True, text=True, timeout=60, check=False
     )
-    assert (said.returncode, said.stdout, said.stderr) == (0, "", "")
+    assert (output.returncode, output.stdout, output.stderr) == (0, "", "")
 
 
 @needs_systemd
 @pytest.mark.parametrize("unit", SERVICES, ids=lambda unit: unit.name)
 def test_every_service_is_exposed_less_than_2(unit: Path) -> None:
-    said = subprocess.run(
+    output = subprocess.run(
         ["systemd-analyze", "security", "--offline=yes", "--no-pager", unit],
         capture_output=True,
         text=True,
         timeout=60,
         check=True,
     )
-    found = re.search(r"Overall exposure level for .*: (\d+\.\d+)", said.stdout)
+    found = re.search(r"Overall exposure level for .*: (\d+\.\d+)", output.stdout)
     assert found
     assert float(found[1]) < 2.0
 
