@@ -46,7 +46,7 @@ class Limit:
 
 LIMITS = {
     "cold page": Limit(now=30, goal=16),
-    "held page": Limit(now=9, goal=8),
+    "held page": Limit(now=8, goal=8),
     "cold file": Limit(now=27, goal=14),
     "held file": Limit(now=15, goal=8),
     "first /versions": Limit(now=21, goal=14),

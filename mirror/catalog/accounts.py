@@ -1,7 +1,7 @@
-"""People and tokens: who can show who they are, and what each has been given.
+"""Users and tokens: how they prove who they are, and the rights that each was granted.
 
-No secret is kept: passwords are here as argon2 hashes, tokens as SHA-256. Every change raises the generation, which is
-how a server notices what a command in another process has changed.
+No secret is stored: passwords are argon2 hashes here, tokens SHA-256. Every change raises the generation, by which a
+server notices what a command in another process has changed.
 """
 
 from collections.abc import Sequence
@@ -12,32 +12,32 @@ from mirror.catalog.database import Database, Row, Statement, Value
 from mirror.errors import Conflict, Invalid
 from mirror.model import Grant
 
-OWNED = 100
-"""The most tokens that one user can have: signing in makes one each time."""
+TOKENS_PER_USER = 100
+"""The most tokens that one user can have: each sign-in creates one."""
 
 
 class User(msgspec.Struct, frozen=True, kw_only=True):
-    """Somebody with a password."""
+    """A user with a password."""
 
     name: str
     password: str
     """An argon2 hash."""
     groups: frozenset[str] = frozenset()
     grants: tuple[Grant, ...] = ()
-    """What they have been given themselves, beyond what the rules say."""
+    """Granted to the user, in addition to what the rules grant."""
     created: float = 0
 
 
 class Token(msgspec.Struct, frozen=True, kw_only=True):
-    """A secret that stands for a user, or for nobody but itself."""
+    """A secret that acts for a user, or has rights of its own."""
 
     name: str
     sha256: str
-    """Of the whole secret, as lower-case hex."""
+    """The digest of the whole secret, as lower-case hex."""
     owner: str = ""
-    """The user that it acts for, at most with the user's own rights; empty for a token that has what it was given."""
+    """The user that it acts for, with at most the user's rights; empty for a token that has rights of its own."""
     grants: tuple[Grant, ...] = ()
-    """With an owner its limits, without one its rights."""
+    """Its limits where it has an owner, its rights where it has none."""
     created: float = 0
     expires: float | None = None
     """Seconds since the epoch."""
@@ -83,35 +83,35 @@ class Accounts:
         self._database = database
 
     async def generation(self) -> int:
-        """A number that rises with every change."""
+        """Return a number that rises with every change."""
         ((value,),) = await self._database.read("SELECT value FROM counters WHERE name = 'accounts'")
         return int(value)
 
     # Users
 
     async def user(self, name: str) -> User | None:
-        """The user of that name, or None."""
+        """Return the user of that name, or None."""
         rows = await self._database.read(f"SELECT {_USER} FROM users WHERE name = $1", name)
         return _user(rows[0]) if rows else None
 
     async def users(self) -> list[User]:
-        """Everybody, by name."""
+        """Return all users, by name."""
         return [_user(row) for row in await self._database.read(f"SELECT {_USER} FROM users ORDER BY name")]
 
     async def add_user(self, user: User) -> None:
-        """Raises Conflict when the name is taken."""
+        """Add a user. Raises Conflict when the name is taken."""
         values = (user.name, user.password, _text(user.groups), _text(user.grants), user.created)
         sql = f"INSERT INTO users ({_USER}) VALUES ($1, $2, $3, $4, $5)"
         await self._add(sql, values, f"There is already a user {user.name!r}.")
 
     async def change_user(self, user: User) -> bool:
-        """Give a user another password, other groups and grants; False when there is no such user."""
+        """Change password, groups and grants of a user; return False when there is no such user."""
         values = (user.name, user.password, _text(user.groups), _text(user.grants))
         sql = "UPDATE users SET password = $2, member_of = $3, grants = $4 WHERE name = $1 RETURNING name"
         return bool((await self._database.write((sql, values), _CHANGED))[0])
 
     async def remove_user(self, name: str) -> bool:
-        """Remove a user with all tokens that act for them; False when there is no such user."""
+        """Remove a user with all tokens that act for them; return False when there is no such user."""
         rows = await self._database.write(
             ("DELETE FROM users WHERE name = $1 RETURNING name", (name,)),
             ("DELETE FROM tokens WHERE owner = $1", (name,)),
@@ -122,31 +122,31 @@ class Accounts:
     # Tokens
 
     async def token(self, sha256: str) -> Token | None:
-        """The token with that digest, or None."""
+        """Return the token with that digest, or None."""
         rows = await self._database.read(f"SELECT {_TOKEN} FROM tokens WHERE sha256 = $1", sha256)
         return _token(rows[0]) if rows else None
 
     async def tokens(self) -> list[Token]:
-        """All of them, by name."""
+        """Return all tokens, by name."""
         return [_token(row) for row in await self._database.read(f"SELECT {_TOKEN} FROM tokens ORDER BY name")]
 
     async def add_token(self, token: Token) -> None:
-        """Raises Conflict when the name is taken, Invalid when its owner has too many."""
+        """Add a token. Raises Conflict when the name is taken, Invalid when its owner has too many."""
         if token.owner:
             ((count,),) = await self._database.read("SELECT count(*) FROM tokens WHERE owner = $1", token.owner)
-            if count >= OWNED:
+            if count >= TOKENS_PER_USER:
                 raise Invalid(f"{token.owner} has {count} tokens already: revoke some of them.")
         values = (token.name, token.sha256, token.owner, _text(token.grants), token.created, token.expires)
         sql = f"INSERT INTO tokens ({_TOKEN}) VALUES ($1, $2, $3, $4, $5, $6, NULL)"
         await self._add(sql, values, f"There is already a token {token.name!r}.")
 
     async def remove_token(self, name: str) -> bool:
-        """Revoke a token; False when there is none of that name."""
+        """Revoke a token; return False when there is none of that name."""
         sql = "DELETE FROM tokens WHERE name = $1 RETURNING name"
         return bool((await self._database.write((sql, (name,)), _CHANGED))[0])
 
     async def used(self, name: str, at: float) -> None:
-        """A token was used. No change that anybody has to notice."""
+        """Record that a token was used. The generation stays as it is."""
         await self._database.write(("UPDATE tokens SET used = $2 WHERE name = $1", (name, at)))
 
     async def _add(self, sql: str, values: Sequence[Value], taken: str) -> None:

@@ -1,4 +1,4 @@
-"""What bundles take out of the catalog and bring into it: staged out of sight, then made visible in one transaction."""
+"""What bundles read from the catalog and write into it: staged out of sight, then made visible in one transaction."""
 
 import secrets
 import sys
@@ -17,7 +17,7 @@ else:
 
 
 class StoredPage(msgspec.Struct, frozen=True, kw_only=True):
-    """A row of the table of pages, but for its body."""
+    """A row of the table of pages, without its body."""
 
     source: str
     kind: str
@@ -33,7 +33,7 @@ class StoredPage(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class RemovedRow(msgspec.Struct, frozen=True, kw_only=True):
-    """A file that upstream lists no more, as it is recorded."""
+    """The record of a file that upstream no longer lists."""
 
     filename: str
     since: float
@@ -57,13 +57,13 @@ class ImportedSerials(msgspec.Struct, frozen=True):
     """The serials up to which content of another mirror was imported."""
 
     whole: int = 0
-    """Nothing up to this serial of its feed is lacking."""
+    """Everything up to this serial of its journal was imported."""
     newest: int = 0
     """The highest serial that any of its bundles had."""
 
 
 class ImportedLog(msgspec.Struct, frozen=True, kw_only=True):
-    """A change of a log: more at its end, or other content."""
+    """A change of a log: an addition to its end, or other content."""
 
     name: str
     content: bytes
@@ -82,7 +82,7 @@ class BundleImport(msgspec.Struct, frozen=True, kw_only=True):
     """How many are staged."""
     files: int
     removed: Sequence[tuple[str, str, RemovedRow]] = ()
-    """(source, project, row): all that there are of the projects whose pages are staged."""
+    """(source, project, row): all removed files of the projects whose pages are staged."""
     uploads: Sequence[tuple[str, UploadRow]] = ()
     """With the kind of their events."""
     logs: Sequence[ImportedLog] = ()
@@ -90,18 +90,18 @@ class BundleImport(msgspec.Struct, frozen=True, kw_only=True):
 
 _PAGE = "source, kind, name, checked, found, revision, url, content_type, etag, last_modified, serial"
 _PAGE_CHANGES = ", ".join(f"{name} = excluded.{name}" for name in (*_PAGE.split(", ")[3:], "body"))
-AT_ONCE = 200
+ROWS_PER_TRANSACTION = 200
 """Rows that are staged in one transaction."""
 
 
 class Bundles:
-    """The tables of bundles, and whole tables of others as a bundle needs them."""
+    """The tables of bundles, and the content of other tables as a bundle needs it."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
 
     async def node(self) -> str:
-        """Who this node is: made up when first asked for."""
+        """Return the identity of this node, which the first call makes up."""
         await self._database.write(
             ("INSERT INTO node (only_row, id) VALUES (1, $1) ON CONFLICT DO NOTHING", (secrets.token_hex(16),))
         )
@@ -114,7 +114,7 @@ class Bundles:
         return {origin: ImportedSerials(int(whole), int(newest)) for origin, whole, newest in rows}
 
     async def moment(self) -> tuple[int, int, int]:
-        """What differs whenever anything that a bundle holds may have changed; the serial of the feed comes first."""
+        """Return numbers that differ when a bundle's content may have changed; the first is the journal's serial."""
         ((serial, chunks, size),) = await self._database.read(
             "SELECT (SELECT value FROM counters WHERE name = 'feed'), count(*), coalesce(sum(length(body)), 0)"
             " FROM logs"
@@ -122,7 +122,7 @@ class Bundles:
         return int(serial), int(chunks), int(size)
 
     async def pages(self, source: str) -> list[StoredPage]:
-        """Every page of a source, those too that it has no more."""
+        """Return every page of a source, including those that upstream no longer has."""
         rows = await self._database.read(f"SELECT {_PAGE} FROM pages WHERE source = $1 ORDER BY kind, name", source)
         names = _PAGE.split(", ")
         return [
@@ -131,7 +131,7 @@ class Bundles:
         ]
 
     async def removed(self, source: str) -> dict[str, list[RemovedRow]]:
-        """Project → what was removed of it."""
+        """Return the removed files of a source, by project."""
         found: dict[str, list[RemovedRow]] = {}
         rows = await self._database.read(
             "SELECT project, filename, since, why, facts FROM removed WHERE source = $1 ORDER BY project, filename",
@@ -142,7 +142,7 @@ class Bundles:
         return found
 
     async def files(self, source: str) -> list[tuple[str, str, str, int]]:
-        """(project, filename, digest, size) of everything that is held from a source."""
+        """Return (project, filename, digest, size) of everything that is held from a source."""
         rows = await self._database.read(
             "SELECT project, filename, digest, size FROM files WHERE source = $1 ORDER BY project, filename", source
         )
@@ -151,19 +151,19 @@ class Bundles:
     # Taking in
 
     async def clear(self, keep: str = "") -> None:
-        """Forget what is staged for bundles, but for one."""
+        """Drop what is staged for all bundles but one."""
         await self._database.write(
             ("DELETE FROM staged_pages WHERE bundle <> $1", (keep,)),
             ("DELETE FROM staged_files WHERE bundle <> $1", (keep,)),
         )
 
     async def staged(self, bundle: str) -> set[int]:
-        """The places of the pages that are staged for a bundle, perhaps by a process that was killed."""
+        """Return the places of the pages that are staged for a bundle, perhaps by a process that was killed."""
         rows = await self._database.read("SELECT place FROM staged_pages WHERE bundle = $1", bundle)
         return {int(place) for (place,) in rows}
 
     async def stage_page(self, bundle: str, place: int, page: StoredPage, body: bytes) -> None:
-        """Stage one page; again, changes nothing."""
+        """Stage one page; one that is staged already stays."""
         event = page.kind if page.found else "removed"
         values: list[Value] = [
             page.source, page.kind, page.name, page.checked, int(page.found), page.revision, page.url,
@@ -182,7 +182,7 @@ class Bundles:
     async def stage_files(self, bundle: str, files: Sequence[StagedFile]) -> None:
         """Stage these files, and no others."""
         await self._database.write(("DELETE FROM staged_files WHERE bundle = $1", (bundle,)))
-        for start in range(0, len(files), AT_ONCE):
+        for start in range(0, len(files), ROWS_PER_TRANSACTION):
             await self._database.write(
                 *(
                     (
@@ -190,7 +190,7 @@ class Bundles:
                         " VALUES ($1, $2, $3, $4, $5, $6, $7, $8)",
                         (bundle, place, one.event, one.source, one.project, one.filename, one.digest, one.size),
                     )
-                    for place, one in enumerate(files[start : start + AT_ONCE], start + 1)
+                    for place, one in enumerate(files[start : start + ROWS_PER_TRANSACTION], start + 1)
                 )
             )
 
@@ -266,11 +266,11 @@ class Bundles:
     # Records beside the files
 
     async def unrecorded(self) -> list[tuple[str, str]]:
-        """(repository, filename) of the uploads whose records have not been written yet."""
+        """Return (repository, filename) of the uploads whose records have not been written yet."""
         return [(repository, name) for repository, name in await self._database.read("SELECT * FROM unrecorded")]
 
     async def recorded(self, uploads: Sequence[tuple[str, str]]) -> None:
-        """Their records are written."""
+        """Note that the records of these uploads were written."""
         if uploads:
             await self._database.write(
                 *(("DELETE FROM unrecorded WHERE repository = $1 AND filename = $2", one) for one in uploads)
@@ -278,7 +278,7 @@ class Bundles:
 
 
 def _events(table: str, project: str, filename: str, bundle: str, count: int, at: float) -> tuple[Statement, Statement]:
-    """The statements that append an event for each row that is staged, in the order of their places."""
+    """Return the statements that append an event for each staged row, in the order of their places."""
     return (
         ("UPDATE counters SET value = value + $1 WHERE name = 'feed'", (count,)),
         (

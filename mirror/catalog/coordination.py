@@ -1,4 +1,4 @@
-"""What processes and nodes have in common: running totals, places in other journals, the right to do a thing."""
+"""What processes and nodes share: running totals, positions in other journals, and leases."""
 
 import asyncio
 import os
@@ -11,11 +11,11 @@ import msgspec
 from mirror.catalog.database import Database, Statement
 
 KEPT_HOURS = 400 * 24
-"""How long the totals of single hours are kept."""
+"""Hours for which the totals of single hours are kept."""
 
 
 class Counters:
-    """Name → total."""
+    """The tables of running totals, by name."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
@@ -43,35 +43,35 @@ class Counters:
         await self._database.write(*statements)
 
     async def spans(self, since: int, hours: int) -> list[tuple[int, str, int]]:
-        """(number of the span, name, sum) from an hour on, in spans of so many hours; empty ones are left out."""
+        """Return (number of the span, name, sum) from an hour on, in spans of so many hours, without empty ones."""
         rows = await self._database.read(
             "SELECT hour / $2, name, sum(value) FROM hours WHERE hour >= $1 GROUP BY hour / $2, name", since, hours
         )
         return [(int(span), name, int(value)) for span, name, value in rows]
 
     async def all(self) -> dict[str, int]:
-        """Every total."""
+        """Return every total by its name."""
         return dict(await self._database.read("SELECT name, value FROM counters"))
 
 
 class Cursor(msgspec.Struct, frozen=True):
-    """A place in a journal: everything up to it has been done here."""
+    """A position in a journal: everything up to it has been applied here."""
 
     feed: str
     """The identity of the journal, which changes when the other mirror begins anew."""
     serial: int
     at: float
-    """When that was, in seconds since the epoch."""
+    """When it was applied, in seconds since the epoch."""
 
 
 class Cursors:
-    """The table of cursors."""
+    """The table of positions in the journals of other mirrors."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
 
     async def get(self, name: str) -> Cursor | None:
-        """The cursor of that name, or None."""
+        """Return the cursor of that name, or None."""
         rows = await self._database.read("SELECT feed, serial, at FROM cursors WHERE name = $1", name)
         return Cursor(*rows[0]) if rows else None
 
@@ -94,7 +94,7 @@ class Leases:
         self._holder = f"{os.getpid()}-{secrets.token_hex(8)}"
 
     async def take(self, name: str, now: float, seconds: float) -> bool:
-        """Take or renew a lease, unless somebody else has it at this moment."""
+        """Take or renew a lease; return False while another process has it."""
         rows = await self._database.write(
             (
                 "INSERT INTO leases (name, holder, until) VALUES ($1, $2, $4)"
@@ -106,12 +106,12 @@ class Leases:
         return bool(rows[0])
 
     async def give_back(self, name: str) -> None:
-        """Let others take a lease that this process has."""
+        """Release a lease that this process has."""
         await self._database.write(("DELETE FROM leases WHERE name = $1 AND holder = $2", (name, self._holder)))
 
     @asynccontextmanager
     async def held(self, name: str, clock: Callable[[], float], seconds: float) -> AsyncIterator[bool]:
-        """A lease for the length of the block, renewed in time however long that is; False where another has it."""
+        """Hold a lease for the length of the block, renewed in time; yield False while another process has it."""
         if not await self.take(name, clock(), seconds):
             yield False
             return

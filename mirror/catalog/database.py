@@ -12,28 +12,28 @@ Value = str | int | float | bytes | None
 Row = tuple[Any, ...]
 Statement = tuple[str, Sequence[Value]]
 
-AT_ONCE = 100
-"""Values that one query is asked about."""
+VALUES_PER_QUERY = 100
+"""Values in one query."""
 
 
 class Database(Protocol):
-    """One engine."""
+    """A database engine."""
 
     async def read(self, sql: str, *values: Value) -> list[Row]:
-        """The rows of one query, as last committed."""
+        """Return the rows of one query, as last committed."""
 
     async def write(self, *statements: Statement) -> list[list[Row]]:
-        """Run the statements as one transaction; durable when it returns. The rows of each, in order."""
+        """Run the statements as one transaction, durable when it returns; return the rows of each, in order."""
 
     async def close(self) -> None:
-        """Finish what is running and let go of the files or connections."""
+        """Finish what is running and close the files or connections."""
 
 
 async def among(database: Database, sql: str, digests: Collection[str]) -> set[str]:
-    """The digests that a query finds among these, some of them at a time; their places in it are `{}`."""
+    """Return the digests that a query finds among these; `{}` in the query stands for some of them at a time."""
     asked, found = list(digests), set[str]()
-    for start in range(0, len(asked), AT_ONCE):
-        some = asked[start : start + AT_ONCE]
+    for start in range(0, len(asked), VALUES_PER_QUERY):
+        some = asked[start : start + VALUES_PER_QUERY]
         places = ", ".join(f"${at}" for at in range(1, len(some) + 1))
         found.update(digest for (digest,) in await database.read(sql.format(places), *some))
     return found

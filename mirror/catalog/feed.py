@@ -1,4 +1,4 @@
-"""The journal's table, and the statements that put an event into another table's transaction."""
+"""The journal's table, and the statements that append an event in another table's transaction."""
 
 import secrets
 from collections.abc import Sequence
@@ -19,7 +19,7 @@ def record(
     detail: str = "{}",
     unless: tuple[str, Value] | None = None,
 ) -> tuple[Statement, Statement]:
-    """The two statements that append one event; the second returns its serial.
+    """Return the two statements that append one event; the second returns its serial.
 
     `unless` is a query (which may use $2 source, $3 project, $4 kind, and $7 for its one value): where it has a row,
     the event is not written, and the second statement returns no row. A serial that is skipped so is never given out.
@@ -37,7 +37,10 @@ def record(
 
 
 def record_all(events: Sequence[tuple[float, str, str, str, str]]) -> tuple[Statement, Statement]:
-    """As `record`, for several events of (at, source, project, kind, filename); the second returns all serials."""
+    """Return the two statements that append several events; the second returns all serials.
+
+    An event is (at, source, project, kind, filename).
+    """
     values: list[Value] = [value for row, event in enumerate(events, 1) for value in (row, *event)]
     return (
         ("UPDATE counters SET value = value + $1 WHERE name = 'feed'", (len(events),)),
@@ -47,7 +50,7 @@ def record_all(events: Sequence[tuple[float, str, str, str, str]]) -> tuple[Stat
 
 @lru_cache(maxsize=128)
 def _recording(count: int) -> str:
-    """The statement that appends so many events: $1 is their number, then come six values for each."""
+    """Return the statement that appends so many events: $1 is their number, then come six values for each."""
     types = ("BIGINT", "DOUBLE PRECISION", "TEXT", "TEXT", "TEXT", "TEXT")  # those of the first row are those of all
     first = ", ".join(f"CAST(${at + 2} AS {kind})" for at, kind in enumerate(types))
     rest = (", ".join(f"${6 * row + at + 2}" for at in range(6)) for row in range(1, count))
@@ -71,10 +74,10 @@ _PAST_ALL = (1 << 63) - 1
 
 
 class Position(msgspec.Struct, frozen=True, kw_only=True):
-    """Where the journal stands."""
+    """The state of the journal."""
 
     id: str
-    """Which journal it is."""
+    """The identity of the journal."""
     forgotten: int
     """The newest serial whose event is no longer kept; 0 when all are."""
     newest: int
@@ -82,13 +85,13 @@ class Position(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class FeedTable:
-    """Events, by serial."""
+    """The table of events, by serial."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
 
     async def append(self, event: Event) -> int:
-        """Write one event by itself, and return the serial it got; `event.serial` is not looked at."""
+        """Append one event in a transaction of its own and return the serial it got; `event.serial` is ignored."""
         detail = msgspec.json.encode(event.detail).decode()
         rows = await self._database.write(
             *record(event.at, event.source, event.project, event.kind, event.filename, detail)
@@ -97,7 +100,7 @@ class FeedTable:
         return serial
 
     async def since(self, serial: int, limit: int = 1000) -> list[Event]:
-        """At most `limit` events after `serial`, oldest first."""
+        """Return at most `limit` events after `serial`, oldest first."""
         rows = await self._database.read(
             "SELECT serial, at, source, project, kind, filename, detail FROM feed"
             " WHERE serial > $1 ORDER BY serial LIMIT $2",
@@ -106,7 +109,7 @@ class FeedTable:
         return [_event(row) for row in rows]
 
     async def before(self, serial: int, limit: int = 50) -> list[Event]:
-        """At most `limit` events before `serial`, newest first."""
+        """Return at most `limit` events before `serial`, newest first."""
         rows = await self._database.read(
             "SELECT serial, at, source, project, kind, filename, detail FROM feed"
             " WHERE serial < $1 ORDER BY serial DESC LIMIT $2",
@@ -115,14 +118,14 @@ class FeedTable:
         return [_event(row) for row in rows]
 
     async def bounds(self) -> tuple[int, int]:
-        """The oldest serial that is still kept (0 when none is), and the newest ever given out."""
+        """Return the oldest serial that is still kept (0 when none is), and the newest ever given out."""
         ((oldest, newest),) = await self._database.read(
             "SELECT (SELECT coalesce(min(serial), 0) FROM feed), value FROM counters WHERE name = 'feed'"
         )
         return oldest, newest
 
     async def position(self) -> Position:
-        """Where the journal stands, and which one it is."""
+        """Return the state of the journal and its identity."""
         known = await self._marks()
         if "feed id" not in known:
             # Made with the first question: a catalog that has begun anew has another journal, though its serials grow.

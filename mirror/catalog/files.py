@@ -1,4 +1,4 @@
-"""What is held: which blob stands behind a file or sidecar that a source lists, and when it was last used."""
+"""What is held: the blob of each file or sidecar that a source lists, and when it was last used."""
 
 from collections.abc import Collection, Iterable, Sequence
 from functools import lru_cache
@@ -9,7 +9,7 @@ from mirror.catalog.database import Database, Row, Statement, among
 from mirror.catalog.feed import record, record_all
 from mirror.errors import StorageFull
 
-AT_ONCE = 100
+FILES_PER_STATEMENT = 100
 """Files that one statement writes."""
 
 
@@ -37,9 +37,9 @@ def _held(row: Row) -> HeldFile:
     )  # fmt: skip
 
 
-@lru_cache(maxsize=AT_ONCE)
+@lru_cache(maxsize=FILES_PER_STATEMENT)
 def _adding(count: int) -> str:
-    """The statement that adds so many files, each with six values."""
+    """Return the statement that adds so many files, each with six values."""
     rows = (", ".join(f"${6 * row + at}" for at in (1, 2, 3, 4, 5, 6, 6)) for row in range(count))
     return (
         f"INSERT INTO files ({_COLUMNS}) VALUES {', '.join(f'({row}, 0)' for row in rows)}"
@@ -56,12 +56,12 @@ class Files:
         self._uses: dict[tuple[str, str, str], tuple[int, float]] = {}
 
     def note_use(self, source: str, project: str, filename: str, at: float) -> None:
-        """A file was asked for; written down with the next `flush_uses`. Costs a look-up."""
+        """Note that a file was requested; recorded by the next `flush_uses`. Costs a look-up."""
         key = (source, project, filename)
         self._uses[key] = self._uses.get(key, (0, 0.0))[0] + 1, at
 
     async def flush_uses(self) -> None:
-        """Write down the uses that were noted. Raises StorageFull, and then has not forgotten them."""
+        """Record the uses that were noted. Raises StorageFull, and then keeps them."""
         uses, self._uses = self._uses, {}
         try:
             if uses:
@@ -73,7 +73,7 @@ class Files:
             raise
 
     async def all(self) -> list[HeldFile]:
-        """Everything that is held, with the uses that are not written down yet."""
+        """Return everything that is held, with the uses that are not recorded yet."""
         held = [_held(row) for row in await self._database.read(f"SELECT {_COLUMNS} FROM files")]
         for at, one in enumerate(held):
             if (noted := self._uses.get((one.source, one.project, one.filename))) is not None:
@@ -81,7 +81,7 @@ class Files:
         return held
 
     async def forget_all(self, held: Iterable[HeldFile]) -> None:
-        """These are no longer held; unless they have been stored again since."""
+        """Remove these files, unless they have been stored again since."""
         await self._database.write(
             *(
                 (
@@ -93,7 +93,7 @@ class Files:
         )
 
     async def get(self, source: str, project: str, filename: str) -> HeldFile | None:
-        """What is held under a name, or None."""
+        """Return what is held under a name, or None."""
         rows = await self._database.read(
             f"SELECT {_COLUMNS} FROM files WHERE source = $1 AND project = $2 AND filename = $3",
             source, project, filename,
@@ -115,10 +115,10 @@ class Files:
         return serial
 
     async def add_all(self, many: Sequence[tuple[HeldFile, str]]) -> int:
-        """As `add`, for several files with their kinds, in one transaction; the serial of the last event."""
+        """Record several files with their kinds in one transaction, and return the serial of the last event."""
         statements: list[Statement] = []
-        for start in range(0, len(many), AT_ONCE):
-            some = many[start : start + AT_ONCE]
+        for start in range(0, len(many), FILES_PER_STATEMENT):
+            some = many[start : start + FILES_PER_STATEMENT]
             statements += record_all([(one.stored, one.source, one.project, kind, one.filename) for one, kind in some])
             values = [
                 value
@@ -131,7 +131,7 @@ class Files:
         return newest
 
     async def forget(self, source: str, project: str, filename: str) -> None:
-        """The file is no longer held."""
+        """Remove a file: it is no longer held."""
         await self._database.write(
             ("DELETE FROM files WHERE source = $1 AND project = $2 AND filename = $3", (source, project, filename))
         )
@@ -149,23 +149,23 @@ class Files:
         )
 
     async def of_project(self, source: str, project: str) -> list[HeldFile]:
-        """Everything held of one project."""
+        """Return everything held of one project."""
         rows = await self._database.read(
             f"SELECT {_COLUMNS} FROM files WHERE source = $1 AND project = $2 ORDER BY filename", source, project
         )
         return [_held(row) for row in rows]
 
     async def named(self, digest: str) -> list[HeldFile]:
-        """Every name under which a blob is held."""
+        """Return every name under which a blob is held."""
         rows = await self._database.read(f"SELECT {_COLUMNS} FROM files WHERE digest = $1", digest)
         return [_held(row) for row in rows]
 
     async def needed(self, digests: Collection[str]) -> set[str]:
-        """Which of these blobs are held under any name."""
+        """Return which of these blobs are held under any name."""
         return await among(self._database, "SELECT digest FROM files WHERE digest IN ({})", digests)
 
     async def totals(self) -> tuple[int, int]:
-        """How many blobs are held, and how many bytes they have."""
+        """Return how many blobs are held, and how many bytes they have."""
         rows = await self._database.read(
             "SELECT count(*), coalesce(sum(size), 0) FROM (SELECT DISTINCT digest, size FROM files) AS blobs"
         )

@@ -39,7 +39,7 @@ class Browse:
         sidecar: str,
         limit: int,
     ) -> list[HeldProject]:
-        """Projects held from these sources or uploaded to the repository, by name, those after the name `after`.
+        """Return projects held from these sources or uploaded to the repository, by name, those after the name `after`.
 
         `like` and `unlike` are patterns from `contains` or `begins`; an empty `unlike` excludes nothing. `sidecar` is
         the ending of sidecars' file names.
@@ -64,7 +64,7 @@ class Browse:
         return [HeldProject(name=name, files=int(files), size=int(size), used=used) for name, files, size, used in rows]
 
     async def among(self, repository: str, sources: Sequence[str], names: Sequence[str], *, sidecar: str) -> set[str]:
-        """Those of the names of which a file is held; `sidecar` as for `held`."""
+        """Return those of the names of which a file is held; `sidecar` is the ending of sidecars' file names."""
         if not names:
             return set()
         those = f"project IN ({_numbered(3, names)}) AND filename NOT LIKE $2 ESCAPE '!'"
@@ -78,7 +78,7 @@ class Browse:
     async def known(
         self, sources: Sequence[str], *, like: str = "%", unlike: str = "", after: str = "", limit: int
     ) -> list[str]:
-        """Names of projects whose pages are stored, held or not; arguments as for `held`."""
+        """Return the names of projects whose pages are stored, held or not; for the arguments see `held`."""
         parts = [
             f"SELECT name FROM pages WHERE source = ${7 + number} AND kind = 'project' AND found = 1"
             " AND name > $2 AND name LIKE $3 ESCAPE '!' AND ($4 = '' OR name NOT LIKE $4 ESCAPE '!')"
@@ -91,17 +91,17 @@ class Browse:
 
 
 def contains(text: str) -> str:
-    """The pattern of names that have `text` in them."""
+    """Return the pattern of names that have `text` in them."""
     return f"%{_literal(text)}%"
 
 
 def begins(text: str) -> str:
-    """The pattern of names that begin with `text`."""
+    """Return the pattern of names that begin with `text`."""
     return f"{_literal(text)}%"
 
 
 def _first(parts: Sequence[str], column: str) -> str:
-    """The query of the first $6 values of a column in several queries together, each of which stops after as many."""
+    """Return the query of the first $6 values of a column in several queries, each of which stops after as many."""
     each = (
         f"SELECT {column} FROM ({part} ORDER BY {column} LIMIT $6) AS part{number}" for number, part in enumerate(parts)
     )
@@ -117,7 +117,7 @@ def _literal(text: str) -> str:
 
 
 class HeldThing(msgspec.Struct, frozen=True):
-    """A page (without the rest), or a file or sidecar."""
+    """A page (then without the other fields), a file or a sidecar."""
 
     project: str
     filename: str = ""
@@ -132,7 +132,7 @@ class Contents:
         self._database = database
 
     async def projects(self, sources: Sequence[str], repository: str, after: str, limit: int) -> list[str]:
-        """At most `limit` names after `after`, sorted, of projects that have a page, a file or an upload here."""
+        """Return at most `limit` names after `after`, sorted, of projects with a page, a file or an upload here."""
         found: set[str] = set()
         questions: list[tuple[str, tuple[Value, ...]]] = [
             (
@@ -158,7 +158,7 @@ class Contents:
         return sorted(found)[:limit]
 
     async def of_project(self, sources: Sequence[str], repository: str, project: str) -> list[HeldThing]:
-        """Everything of one project that is held: its page first, if there is one to be shown."""
+        """Return everything that is held of one project: its page first, if it has one."""
         things = [
             HeldThing(*row)
             for row in await self._database.read(

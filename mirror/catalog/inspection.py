@@ -1,4 +1,4 @@
-"""Look at the embedded catalog from outside, beside a running server: nothing is written or long locked."""
+"""Reading the embedded catalog from outside, beside a running server: nothing is written or locked for long."""
 
 import sqlite3
 import threading
@@ -13,9 +13,9 @@ class Inspection(msgspec.Struct, frozen=True, kw_only=True):
     """What was found in a catalog."""
 
     damage: str | None
-    """What SQLite says is wrong with it; None when it is sound."""
+    """The fault that SQLite reports; None when it is sound."""
     unfinished: bool = False
-    """Whether it was too large to be looked through in time."""
+    """Whether it was too large to be checked in time."""
     newest: float | None = None
     """When something changed last, in seconds since the epoch."""
 

@@ -1,4 +1,4 @@
-"""Byte streams that only grow, kept in chunks: appending costs what is appended, and a restart reads back the same."""
+"""Byte streams that only grow, in chunks: appending costs what is appended, and a restart reads the same back."""
 
 import asyncio
 import logging
@@ -18,12 +18,12 @@ else:
 
 logger = logging.getLogger(__name__)
 
-LARGE = 64 << 10
+COMPRESS_IN_LOOP_BYTES = 64 << 10
 """Bytes from which (de)compressing leaves the event loop."""
 
 
 class Logs:
-    """Named streams. Chunks are compressed.
+    """The table of named streams, in compressed chunks.
 
     What the disk has no room for waits in memory, and is read like all the rest: `flush` writes it once there is.
     """
@@ -34,22 +34,22 @@ class Logs:
         self._writing: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
 
     async def read(self, name: str) -> bytes:
-        """The whole stream; empty when there is none."""
+        """Return the whole stream; empty when there is none."""
         chunks = await self._chunks(name)
-        if sum(map(len, chunks)) < LARGE:
+        if sum(map(len, chunks)) < COMPRESS_IN_LOOP_BYTES:
             return _joined(chunks)
         return await asyncio.to_thread(_joined, chunks)
 
     async def append(self, name: str, chunk: bytes) -> None:
-        """Add to the end."""
+        """Append to a stream."""
         await self._write(name, [await _packed(chunk)], anew=False)
 
     async def replace(self, name: str, chunks: Sequence[bytes]) -> None:
-        """Put other content in its place, all at once."""
+        """Replace the content of a stream, all at once."""
         await self._write(name, [await _packed(chunk) for chunk in chunks], anew=True)
 
     async def chunks(self, name: str) -> int:
-        """How many chunks the stream has."""
+        """Return how many chunks a stream has."""
         ((stored,),) = await self._database.read("SELECT count(*) FROM logs WHERE name = $1", name)
         waiting = self._waiting.get(name, _NOTHING)
         return len(waiting.chunks) + (0 if waiting.anew else int(stored))
@@ -99,11 +99,11 @@ class Logs:
 
 
 class _Waiting(msgspec.Struct, frozen=True):
-    """What is to be written of a log."""
+    """The part of a log that is still to be written."""
 
     chunks: tuple[bytes, ...] = ()
     anew: bool = False
-    """In place of what is stored, instead of behind it."""
+    """Whether it replaces what is stored, instead of following it."""
 
 
 _NOTHING = _Waiting()
@@ -114,6 +114,6 @@ def _joined(chunks: Sequence[bytes]) -> bytes:
 
 
 async def _packed(chunk: bytes) -> bytes:
-    if len(chunk) < LARGE:
+    if len(chunk) < COMPRESS_IN_LOOP_BYTES:
         return zstd.compress(chunk, 3)
     return await asyncio.to_thread(zstd.compress, chunk, 3)

@@ -17,7 +17,7 @@ else:
 
 
 class PageRow(msgspec.Struct, frozen=True, kw_only=True):
-    """What is stored of a page, but for its body."""
+    """What is stored of a page, without its body."""
 
     stamp: Stamp
     url: str = ""
@@ -34,7 +34,7 @@ class Pages:
         self._database = database
 
     async def get(self, source: str, page: Page) -> PageRow | None:
-        """What is known of a page, or None."""
+        """Return what is known of a page, or None."""
         rows = await self._database.read(
             "SELECT checked, found, revision, url, content_type, etag, last_modified, serial"
             " FROM pages WHERE source = $1 AND kind = $2 AND name = $3",
@@ -118,14 +118,14 @@ class Pages:
         return rows[1][0][0] if rows[1] else None
 
     async def touch(self, source: str, page: Page, checked: float) -> None:
-        """Upstream has confirmed the page."""
+        """Record that upstream has confirmed the page."""
         await self._database.write(
             ("UPDATE pages SET checked = $4 WHERE source = $1 AND kind = $2 AND name = $3",
              (source, page.kind, page.name, checked)),
         )  # fmt: skip
 
     async def miss(self, source: str, page: Page, checked: float) -> int | None:
-        """Upstream says that there is no such page. Returns the serial of the event when there had been one."""
+        """Record that upstream has no such page; return the serial of the event when there had been one."""
         rows = await self._database.write(
             *record(
                 checked, source, page.name, "removed" if page.kind == "project" else page.kind,
@@ -146,21 +146,24 @@ class Pages:
         return rows[1][0][0] if rows[1] else None
 
     async def forget(self, source: str, project: str, before: float) -> None:
-        """Drop the stored page of a project, unless upstream confirmed it at `before` or later."""
+        """Remove the stored page of a project, unless upstream confirmed it at `before` or later."""
         await self._database.write(
             ("DELETE FROM pages WHERE source = $1 AND kind = 'project' AND name = $2 AND checked < $3",
              (source, project, before)),
         )  # fmt: skip
 
     async def known(self, source: str, kind: str) -> list[str]:
-        """The names of all pages of one kind that are stored, sorted."""
+        """Return the names of all stored pages of one kind, sorted."""
         rows = await self._database.read(
             "SELECT name FROM pages WHERE source = $1 AND kind = $2 AND found = 1 ORDER BY name", source, kind
         )
         return [name for (name,) in rows]
 
     async def states(self, fresh: Mapping[str, float]) -> dict[Literal["fresh", "stale", "missing"], int]:
-        """How many projects' pages are in which state. `fresh`: source → since when a page must have been checked."""
+        """Return how many projects' pages are in which state.
+
+        `fresh`: source → since when a page must have been checked.
+        """
         found: dict[Literal["fresh", "stale", "missing"], int] = {"fresh": 0, "stale": 0, "missing": 0}
         for source, since in fresh.items():
             rows = await self._database.read(
@@ -172,7 +175,7 @@ class Pages:
         return found
 
     async def totals(self) -> dict[str, int]:
-        """Source → how many projects' pages are stored."""
+        """Return how many projects' pages are stored, by source."""
         rows = await self._database.read(
             "SELECT source, count(*) FROM pages WHERE kind = 'project' AND found = 1 GROUP BY source"
         )

@@ -9,7 +9,7 @@ from mirror.catalog.database import Database, Statement
 from mirror.catalog.feed import record
 from mirror.model import File
 
-AT_ONCE = 200
+ROWS_PER_STATEMENT = 200
 """Rows that one statement writes."""
 
 
@@ -28,26 +28,26 @@ class Sets:
         self._database = database
 
     async def add(self, name: str, members: Iterable[SetMember]) -> None:
-        """Let a set name these as well."""
+        """Add members to a set."""
         await self._database.write(*_inserts(name, members))
 
     async def replace(self, name: str, members: Iterable[SetMember]) -> None:
-        """Let a set name these and nothing else; without any, there is no such set."""
+        """Replace the members of a set; without any, the set ceases to exist."""
         await self._database.write(("DELETE FROM sets WHERE name = $1", (name,)), *_inserts(name, members))
 
     async def names(self) -> dict[str, int]:
-        """Every set, with how many files and sidecars it names."""
+        """Return the number of members of each set, by its name."""
         return dict(await self._database.read("SELECT name, count(*) FROM sets GROUP BY name ORDER BY name"))
 
     async def members(self, name: str) -> list[SetMember]:
-        """What a set names."""
+        """Return the members of a set."""
         rows = await self._database.read(
             "SELECT source, project, filename FROM sets WHERE name = $1 ORDER BY source, project, filename", name
         )
         return [SetMember(*row) for row in rows]
 
     async def held(self) -> set[str]:
-        """The digests of everything that is held because a set names it."""
+        """Return the digests of everything that is held because a set names it."""
         rows = await self._database.read(
             "SELECT DISTINCT files.digest FROM sets JOIN files ON files.source = sets.source"
             " AND files.project = sets.project AND files.filename = sets.filename"
@@ -55,7 +55,7 @@ class Sets:
         return {digest for (digest,) in rows}
 
     async def holding(self, member: SetMember) -> list[str]:
-        """The sets that name a file or sidecar: without any, it may be evicted."""
+        """Return the sets that name a file or sidecar: without any, it may be evicted."""
         rows = await self._database.read(
             "SELECT name FROM sets WHERE source = $1 AND project = $2 AND filename = $3 ORDER BY name",
             member.source, member.project, member.filename,
@@ -66,8 +66,8 @@ class Sets:
 def _inserts(name: str, members: Iterable[SetMember]) -> list[Statement]:
     unique = sorted(set(members))
     statements: list[Statement] = []
-    for start in range(0, len(unique), AT_ONCE):
-        some = unique[start : start + AT_ONCE]
+    for start in range(0, len(unique), ROWS_PER_STATEMENT):
+        some = unique[start : start + ROWS_PER_STATEMENT]
         places = ", ".join(f"($1, ${3 * row + 2}, ${3 * row + 3}, ${3 * row + 4})" for row in range(len(some)))
         values = [value for one in some for value in (one.source, one.project, one.filename)]
         sql = f"INSERT INTO sets (name, source, project, filename) VALUES {places} ON CONFLICT DO NOTHING"
@@ -76,11 +76,11 @@ def _inserts(name: str, members: Iterable[SetMember]) -> list[Statement]:
 
 
 Why = Literal["file", "project", "quarantine"]
-"""The file is off its page; the project is off the index; the project is in quarantine."""
+"""The file is no longer on its page; the project is no longer in the index; the project is in quarantine."""
 
 
 class RemovedFile(msgspec.Struct, frozen=True, kw_only=True):
-    """One file, as the report shows it."""
+    """A removed file in a report."""
 
     source: str
     project: str
@@ -91,19 +91,19 @@ class RemovedFile(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Fetch(msgspec.Struct, frozen=True, kw_only=True):
-    """Who has fetched a removed file, how often and when last."""
+    """The fetches of a removed file by one client: how many, and when the last was."""
 
     filename: str
     client: str
     """The address."""
     who: str
-    """As the audit log calls them."""
+    """The name in the audit log."""
     fetches: int
     last: float
 
 
 class Removed(msgspec.Struct, frozen=True):
-    """Both, of one file."""
+    """A removed file with its fetches."""
 
     file: RemovedFile
     fetches: tuple[Fetch, ...] = ()
@@ -114,20 +114,20 @@ _decode = msgspec.msgpack.Decoder(File).decode
 
 
 class RemovedFiles:
-    """The tables of removed files and their fetches."""
+    """The tables of removed files and of their fetches."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
 
     async def of_project(self, source: str, project: str) -> tuple[File, ...]:
-        """The removed files of a project, as its page listed them."""
+        """Return the removed files of a project, as its page listed them."""
         rows = await self._database.read(
             "SELECT facts FROM removed WHERE source = $1 AND project = $2 ORDER BY since, filename", source, project
         )
         return tuple(_decode(facts) for (facts,) in rows)
 
     async def held(self) -> set[str]:
-        """The digests of removed files that we hold: nobody else may have them any more."""
+        """Return the digests of removed files that we hold: no one else may have them any more."""
         rows = await self._database.read(
             "SELECT DISTINCT files.digest FROM removed JOIN files ON files.source = removed.source"
             " AND files.project = removed.project AND files.filename = removed.filename"
@@ -137,7 +137,7 @@ class RemovedFiles:
     async def change(
         self, source: str, project: str, gone: Sequence[File], why: Why, back: Collection[str], now: float
     ) -> list[int]:
-        """Record files that are gone, with an event for each, and forget those that are back; the events' serials."""
+        """Record files that are gone, with an event for each, and remove those that are back; return the serials."""
         statements: list[Statement] = [
             ("DELETE FROM removed WHERE source = $1 AND project = $2 AND filename = $3", (source, project, filename))
             for filename in back
@@ -156,7 +156,7 @@ class RemovedFiles:
         return [result[0][0] for result in rows[kept + 1 :: 3]]
 
     async def fetched(self, source: str, project: str, filename: str, client: str, who: str, now: float) -> None:
-        """Somebody has fetched the file."""
+        """Record a fetch of a removed file."""
         await self._database.write(
             (
                 "INSERT INTO removed_fetches (source, project, filename, client, who, fetches, last)"
@@ -168,7 +168,7 @@ class RemovedFiles:
         )
 
     async def report(self) -> list[Removed]:
-        """Everything that is recorded, the newest removal first."""
+        """Return everything that is recorded, the newest removal first."""
         files = await self._database.read(
             "SELECT source, project, filename, since, why FROM removed ORDER BY since DESC, source, project, filename"
         )

@@ -23,13 +23,13 @@ from mirror.errors import StorageFull
 logger = logging.getLogger(__name__)
 
 READERS = 2
-BATCH = 256
+TRANSACTIONS_PER_COMMIT = 256
 """The most transactions that share one commit."""
-CHECKED_AT_START = 64 << 20
-"""A larger file is not read through at the start; its damage shows in use."""
+CHECKED_BYTES = 64 << 20
+"""Bytes above which a file is not checked as a whole at the start; its damage shows in use."""
 
-SPARE = 256 << 10
-"""Bytes that are kept while the file is closed, so that it can be opened on a disk that others have filled since."""
+SPARE_BYTES = 256 << 10
+"""Bytes that are reserved while the file is closed, so that it can be opened on a disk that has become full since."""
 
 _Job = tuple[Sequence[Statement], asyncio.Future[list[list[Row]]]]
 
@@ -89,7 +89,7 @@ class SQLite:
     async def _work(self) -> None:
         while True:
             batch = [await self._jobs.get()]
-            while len(batch) < BATCH and not self._jobs.empty():
+            while len(batch) < TRANSACTIONS_PER_COMMIT and not self._jobs.empty():
                 batch.append(self._jobs.get_nowait())
             try:
                 await self._commit_somehow(batch)
@@ -155,7 +155,7 @@ class SQLite:
                 await _run(connection, "PRAGMA journal_mode = WAL")
                 await _run(connection, "PRAGMA synchronous = FULL")
                 if number == 0:
-                    await _migrate(connection, thorough=self._path.stat().st_size <= CHECKED_AT_START)
+                    await _migrate(connection, thorough=self._path.stat().st_size <= CHECKED_BYTES)
                 else:
                     await _run(connection, "PRAGMA query_only = ON")
         except BaseException:
@@ -173,7 +173,7 @@ class SQLite:
             for _ in range(READERS):
                 await (await self._readers.get()).close()
             with suppress(OSError):  # then there is no room, and opening it again has to do without
-                self._spare.write_bytes(bytes(SPARE))
+                self._spare.write_bytes(bytes(SPARE_BYTES))
 
     async def _renew(self, error: sqlite3.Error) -> None:
         """Set the damaged file aside and begin a new one; once, however many readers saw the damage."""

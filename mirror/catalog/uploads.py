@@ -1,4 +1,4 @@
-"""Files of our own: the table that pages are made from. The truth about them stands beside the files."""
+"""Files of our own: the table from which pages are made. The truth about them stands beside the files."""
 
 from collections.abc import Collection
 
@@ -9,7 +9,7 @@ from mirror.catalog.feed import record
 
 
 class Upload(msgspec.Struct, frozen=True, kw_only=True):
-    """Everything about one file of our own that its bytes do not say."""
+    """Everything about one file of our own that its bytes do not contain."""
 
     repository: str
     project: str
@@ -32,7 +32,7 @@ class Upload(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class UploadRow(msgspec.Struct, frozen=True, kw_only=True):
-    """An upload, with what was read out of the file."""
+    """An upload, with what was read from the file."""
 
     upload: Upload
     sidecar: str
@@ -54,7 +54,7 @@ def _row(row: Row) -> UploadRow:
 
 
 def writing(row: UploadRow) -> Statement:
-    """The statement that writes an upload as it now is."""
+    """Return the statement that writes an upload as it is now."""
     upload = row.upload
     return (
         f"INSERT INTO uploads ({_COLUMNS})"
@@ -79,14 +79,14 @@ class Uploads:
         self._database = database
 
     async def get(self, repository: str, filename: str) -> UploadRow | None:
-        """The upload of that name, deleted or not, or None."""
+        """Return the upload of that name, deleted or not, or None."""
         rows = await self._database.read(
             f"SELECT {_COLUMNS} FROM uploads WHERE repository = $1 AND filename = $2", repository, filename
         )
         return _row(rows[0]) if rows else None
 
     async def of_project(self, repository: str, project: str) -> list[UploadRow]:
-        """Every upload of a project, the deleted ones too, in the order in which they came."""
+        """Return every upload of a project, including deleted ones, in the order in which they came."""
         rows = await self._database.read(
             f"SELECT {_COLUMNS} FROM uploads WHERE repository = $1 AND project = $2 ORDER BY uploaded, filename",
             repository, project,
@@ -94,14 +94,14 @@ class Uploads:
         return [_row(row) for row in rows]
 
     async def newest(self, repository: str, project: str) -> float:
-        """When a project last changed; 0 when it never had an upload."""
+        """Return when a project last changed; 0 when it never had an upload."""
         rows = await self._database.read(
             "SELECT coalesce(max(changed), 0) FROM uploads WHERE repository = $1 AND project = $2", repository, project
         )
         return float(rows[0][0])
 
     async def projects(self, repository: str) -> dict[str, float]:
-        """Project → when it last changed, of all that have a file which is not deleted, sorted."""
+        """Return when each project last changed that has a file which is not deleted, by its name, sorted."""
         rows = await self._database.read(
             "SELECT project, max(changed) FROM uploads WHERE repository = $1"
             " GROUP BY project HAVING min(deleted) = 0 ORDER BY project",
@@ -110,7 +110,7 @@ class Uploads:
         return dict(rows)
 
     async def put(self, row: UploadRow, kind: str, source: str, detail: str = "{}") -> int:
-        """Write an upload as it now is, and in the same transaction an event of that kind; its serial."""
+        """Write an upload and an event of that kind in one transaction; return the event's serial."""
         upload = row.upload
         rows = await self._database.write(
             *record(upload.changed, source, upload.project, kind, upload.filename, detail), writing(row)
@@ -119,19 +119,19 @@ class Uploads:
         return serial
 
     async def all(self, repository: str) -> list[UploadRow]:
-        """Every upload, the deleted ones too."""
+        """Return every upload, including deleted ones."""
         rows = await self._database.read(
             f"SELECT {_COLUMNS} FROM uploads WHERE repository = $1 ORDER BY filename", repository
         )
         return [_row(row) for row in rows]
 
     async def count(self, repository: str) -> int:
-        """How many uploads are recorded, deleted ones too."""
+        """Return how many uploads are recorded, including deleted ones."""
         rows = await self._database.read("SELECT count(*) FROM uploads WHERE repository = $1", repository)
         return int(rows[0][0])
 
     async def uses(self, digests: Collection[str]) -> set[str]:
-        """Which of these blobs any upload needs, for itself or as its sidecar."""
+        """Return which of these blobs any upload needs, for itself or as its sidecar."""
         return await among(
             self._database,
             "SELECT blob FROM (SELECT digest AS blob FROM uploads WHERE deleted = 0"
@@ -140,13 +140,13 @@ class Uploads:
         )
 
     async def blobs(self) -> set[str]:
-        """Every blob that any upload needs: never to be evicted."""
+        """Return every blob that any upload needs: never to be evicted."""
         rows = await self._database.read(
             "SELECT digest FROM uploads WHERE deleted = 0 UNION SELECT sidecar FROM uploads WHERE deleted = 0"
         )
         return {digest for (digest,) in rows}
 
     async def totals(self) -> tuple[int, int]:
-        """How many files of our own there are, and how many bytes they have."""
+        """Return how many files of our own there are, and how many bytes they have."""
         rows = await self._database.read("SELECT count(*), coalesce(sum(size), 0) FROM uploads WHERE deleted = 0")
         return int(rows[0][0]), int(rows[0][1])

@@ -9,7 +9,7 @@ from typing import Literal
 
 import msgspec
 
-from mirror.model import File, Project
+from mirror.model import File, Names, Project
 from mirror.policy import matches
 
 _STATUSES: Mapping[str | None, int] = {None: 0, "active": 1, "deprecated": 3, "archived": 4, "quarantined": 5}
@@ -76,6 +76,32 @@ def _conflict(kept: File, other: File) -> DigestConflict | None:
                 other_digest=other.digests[algorithm],
             )
     return None
+
+
+def removed_everywhere(sources: Sequence[tuple[frozenset[str], Sequence[File]]]) -> frozenset[str]:
+    """Return the names of files that every source which lists them has removed.
+
+    `sources` are the removed names of each, and all files that it lists with them.
+    """
+    removed = frozenset[str]().union(*(names for names, _ in sources))
+    if not removed or len(sources) == 1:
+        return removed
+    return removed.difference(file.filename for names, files in sources for file in files if file.filename not in names)
+
+
+def merge_names(sources: Sequence[Names], private: Sequence[tuple[str, ...]]) -> Names:
+    """Merge the names of sources, in their order; `private` are patterns of names that each source may not have."""
+    serials: dict[str, int | None] = {}
+    display: dict[str, str] = {}
+    for names, patterns in zip(sources, private, strict=True):
+        for name, serial in names.serials.items():
+            if name in serials or (patterns and matches(patterns, name)):
+                continue
+            serials[name] = serial
+            if name in names.display:
+                display[name] = names.display[name]
+    newest = max((names.serial for names in sources if names.serial is not None), default=None)
+    return Names(serials=dict(sorted(serials.items())), display=display, serial=newest)
 
 
 class Precedence(msgspec.Struct, frozen=True, kw_only=True):

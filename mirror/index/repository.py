@@ -20,7 +20,7 @@ from mirror.errors import Blocked, NotFound, Offline, UnknownFile, UnknownProjec
 from mirror.index.cache import FILE_BYTES, BoundedCache, MemoryBudget, SingleFlight, Validity
 from mirror.index.freshness import Freshness
 from mirror.index.journal import Journal
-from mirror.index.merge import Precedence, SourceChoice, choose, merge
+from mirror.index.merge import Precedence, SourceChoice, choose, merge, merge_names, removed_everywhere
 from mirror.index.source import Document, Listing, NameListing, OpenFile, Source
 from mirror.model import File, Format, Names, Outcome, Page, Project
 from mirror.policy import Policy, Verdict, apply, matches
@@ -102,7 +102,7 @@ class Repository:
         self._naming: SingleFlight[Freshness, RepositoryNames] = SingleFlight()
         for source in sources:
             source.outdated = self._outdated
-        self._stop_listening = journal.listen(self._heard, self._by_name, own=self.sources)
+        self._stop_listening = journal.listen(self._source_changed, self._by_name, own=self.sources)
 
     # Projects
 
@@ -199,7 +199,7 @@ class Repository:
                 "%s: %s is shown from %s, and %s offers other bytes under that name",
                 name, conflict.filename, conflict.source, conflict.other_source,
             )  # fmt: skip
-        removed = _removed(listings.values())
+        removed = _removed_files(listings)
         decided = apply(self.policy, merged.project, self._clock(), removed=removed)
         decided_until = decided.changes_at or math.inf
         files = {file.filename: file for file in decided.project.files}
@@ -244,7 +244,7 @@ class Repository:
         settled: Outcome = "offline" if view.outcome == "offline" else "hit"
         self._views.put(name, msgspec.structs.replace(view, outcome=settled), _weight(view))
         if differs and (known is not None or view.outcome in ("miss", "joined")):
-            self._tell(name)
+            self._notify(name)
         return view
 
     async def candidates(self, name: str, freshness: Freshness = Freshness.USUAL) -> UnfilteredProject:
@@ -254,7 +254,7 @@ class Repository:
             project=merge(_projects(found), union=len(found) > 1).project,
             sources=tuple(found),
             choice=self._choice(name, found),
-            removed=_removed(found.values()),
+            removed=_removed_files(found),
         )
 
     def _choice(self, name: str, found: Collection[str]) -> SourceChoice:
@@ -290,21 +290,8 @@ class Repository:
 
     async def _load_names(self, listings: Sequence[NameListing]) -> Names:
         loaded = [await listing.load() for listing in listings]
-        return await asyncio.to_thread(self._merged_names, loaded)
-
-    def _merged_names(self, loaded: Sequence[Names]) -> Names:
-        serials: dict[str, int | None] = {}
-        display: dict[str, str] = {}
-        private = self._precedence.private
-        for source, names in zip(self.sources, loaded, strict=True):
-            for name, serial in names.serials.items():
-                if name in serials or (private and not source.local and matches(private, name)):
-                    continue
-                serials[name] = serial
-                if name in names.display:
-                    display[name] = names.display[name]
-        newest = max((names.serial for names in loaded if names.serial is not None), default=None)
-        return Names(serials=dict(sorted(serials.items())), display=display, serial=newest)
+        private = [() if source.local else self._precedence.private for source in self.sources]
+        return await asyncio.to_thread(merge_names, loaded, private)
 
     # Files
 
@@ -390,7 +377,7 @@ class Repository:
             self._views.forget(project)
         if not project:
             self._forget_names()
-        self._tell(project)
+        self._notify(project)
 
     def forget_some(self, names: Iterable[str]) -> None:
         """Call `forget` for several projects."""
@@ -422,7 +409,7 @@ class Repository:
         else:
             self.forget_some(projects)
 
-    def _heard(self, source: str, project: str) -> None:
+    def _source_changed(self, source: str, project: str) -> None:
         """Someone else has changed what one of our sources lists."""
         ours = self._by_name[source]
         ours.forget(project)
@@ -430,7 +417,7 @@ class Repository:
         if ours.local and project:
             self.forget("")  # an upload is on the list of names before it is answered
 
-    def _tell(self, project: str) -> None:
+    def _notify(self, project: str) -> None:
         for listener in self.changed:
             listener(project)
 
@@ -454,18 +441,8 @@ def _projects(listings: Mapping[str, Listing]) -> list[Project]:
     return [listing.project for listing in listings.values() if listing.project is not None]
 
 
-def _removed(listings: Iterable[Listing]) -> frozenset[str]:
-    """The files that are removed wherever they were listed."""
-    listings = list(listings)
-    removed = frozenset[str]().union(*(listing.removed for listing in listings))
-    if not removed or len(listings) == 1:
-        return removed
-    return removed.difference(
-        file.filename
-        for one in listings
-        for file in (one.project.files if one.project else ())
-        if file.filename not in one.removed
-    )
+def _removed_files(listings: Mapping[str, Listing]) -> frozenset[str]:
+    return removed_everywhere([(one.removed, one.project.files if one.project else ()) for one in listings.values()])
 
 
 def _weight(view: View) -> int:
@@ -475,6 +452,6 @@ def _weight(view: View) -> int:
 
 
 def worst(outcomes: Sequence[Outcome]) -> Outcome:
-    """Return the outcome that tells most: an answer is a hit only when all of its parts were."""
+    """Return the outcome of a whole: a hit only when all of its parts were."""
     order: tuple[Outcome, ...] = ("miss", "joined", "stale", "offline", "hit")
     return min(outcomes, key=order.index, default="hit")
