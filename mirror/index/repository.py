@@ -32,6 +32,9 @@ VIEW_BYTES = 3000
 NOTICED_SECONDS = 3600.0
 """Time after which a request for a small file is looked at again, so that eviction knows that the file is in use."""
 
+MANY_PROJECTS = 10_000
+"""Projects that change at once, above which no view is kept."""
+
 
 class View(msgspec.Struct, frozen=True, kw_only=True):
     """A project as this repository shows it."""
@@ -379,10 +382,17 @@ class Repository:
             self._forget_names()
         self._notify(project)
 
-    def forget_some(self, names: Iterable[str]) -> None:
-        """Call `forget` for several projects."""
+    def forget_some(self, names: Collection[str]) -> None:
+        """Call `forget` for several projects; when they are many, all views are dropped, which is quicker."""
+        if len(names) <= MANY_PROJECTS:
+            for name in names:
+                self.forget(name)
+            return
+        self._viewing.forget_all()
+        self._end_validities()
+        self._views.clear()
         for name in names:
-            self.forget(name)
+            self._tell(name)
 
     def set_policy(self, policy: Policy) -> None:
         """Look at projects through another policy from now on."""
@@ -402,7 +412,7 @@ class Repository:
             if (view := self._views.peek(name)) is not None:
                 view.validity.end()
 
-    def _outdated(self, projects: Iterable[str] | None) -> None:
+    def _outdated(self, projects: Collection[str] | None) -> None:
         """A source of ours lists these otherwise than before, or any of its pages may be older than its names."""
         if projects is None:
             self._end_validities()  # they may turn out to be right still, and then stay

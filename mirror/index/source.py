@@ -1,7 +1,7 @@
 """What a source of projects is, and what it returns."""
 
 import time
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Collection
 from typing import Protocol
 
 import msgspec
@@ -57,7 +57,7 @@ class Document(msgspec.Struct, frozen=True, kw_only=True):
     """Returns the content. Raises Unavailable, UpstreamError."""
 
 
-Outdated = Callable[[Iterable[str] | None], None]
+Outdated = Callable[[Collection[str] | None], None]
 """Called with the projects that a source lists otherwise than before; None when any of them may be out of date."""
 
 
