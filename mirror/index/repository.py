@@ -12,7 +12,7 @@ import logging
 import math
 import sys
 import time
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 
 import msgspec
 
@@ -392,7 +392,7 @@ class Repository:
         self._end_validities()
         self._views.clear()
         for name in names:
-            self._tell(name)
+            self._notify(name)
 
     def set_policy(self, policy: Policy) -> None:
         """Look at projects through another policy from now on."""

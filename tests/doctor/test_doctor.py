@@ -149,7 +149,7 @@ PYPI: dict[str, tuple[Spoil, set[str]]] = {
         fault(PAGE, Edited(lambda page: page["files"][0].pop("hashes"))), {"pypi/hashes", "pypi/digests"}
     ),
     "no versions": (fault(PAGE, Edited(lambda page: page.pop("versions"))), {"pypi/api-version"}),
-    "a version that nobody knows": (mode(api_version="2.0"), {"pypi/page"}),
+    "an unknown version": (mode(api_version="2.0"), {"pypi/page"}),
     "metadata under the old key": (
         fault(PAGE, Edited(lambda page: page["files"][0].update({"dist-info-metadata": {"sha256": "0" * 64}}))),
         {"pypi/metadata-key"},
@@ -446,9 +446,9 @@ async def test_an_index_cannot_make_the_report_say_more_than_it_means(
     fill(simulator)
     simulator.inject(PAGE, Headers({"Cache-Control": "\x1b[31m" + "x" * 5000}))
     found = await examine("pypi", simulator.url, ExamineOptions(project="six-x"))
-    (told,) = [one.seen for one in found if one.name == "pypi/cache-control"] or [""]
-    assert "\x1b" not in told
-    assert len(told) < 400
+    (seen,) = [one.seen for one in found if one.name == "pypi/cache-control"] or [""]
+    assert "\x1b" not in seen
+    assert len(seen) < 400
 
 
 # --- the machine -----------------------------------------------------------------------------------------------------
