@@ -121,7 +121,7 @@ class PagesSettings(AgesSettings):
     """[pages]: the index documents."""
 
     memory: Size = 64_000_000
-    """How much memory rendered pages may take, with their compressed forms."""
+    """How much memory pages may take: rendered and compressed, ready to be repeated, and as parsed projects."""
     max_size: Size = 256_000_000
     """The largest page that is accepted from an upstream, decompressed."""
 

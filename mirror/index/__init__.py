@@ -1,6 +1,6 @@
 """One served index: where projects come from, how they are merged, and what of them is shown.
 
-repository      one mounted index: names, projects, files
+repository      one mounted index: names, projects, files; a `view` is what it shows of one
 merge           several projects of one name to one (pure)
 freshness       when a stored page may be served (pure)
 source          what a source of projects is

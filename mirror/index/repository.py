@@ -22,8 +22,11 @@ from mirror.index.freshness import Freshness
 from mirror.index.journal import Journal
 from mirror.index.merge import Precedence, SourceChoice, choose, merge, merge_names, removed_everywhere
 from mirror.index.source import Document, Listing, NameListing, OpenFile, Source
+from mirror.index.view import RepositoryNames, UnfilteredProject, View
 from mirror.model import File, Format, Names, Outcome, Page, Project
-from mirror.policy import Policy, Verdict, apply, matches
+from mirror.policy import Policy, apply, matches
+
+__all__ = ["Repository", "UnfilteredProject", "View", "worst"]
 
 logger = logging.getLogger(__name__)
 
@@ -34,45 +37,6 @@ NOTICED_SECONDS = 3600.0
 
 MANY_PROJECTS = 10_000
 """Projects that change at once, above which no view is kept."""
-
-
-class View(msgspec.Struct, frozen=True, kw_only=True):
-    """A project as this repository shows it."""
-
-    project: Project
-    """With its visible files only."""
-    files: Mapping[str, File]
-    """Every file that may be fetched by its direct URL: the visible and the hidden ones, by name."""
-    withheld: Mapping[str, Verdict]
-    """File name → why it is not shown."""
-    removed: frozenset[str]
-    """Names of files that upstream has taken back; those that may be fetched are in `files`."""
-    gone: bool
-    """No source has the project any more: only removed files are left."""
-    sources: tuple[str, ...]
-    """The sources that contributed files, the winning one first."""
-    inputs: Mapping[str, str]
-    """The sources that it was made of, in their order, and the revision of what each has."""
-    choice: SourceChoice
-    """By which rule these sources answer for it."""
-    revision: str
-    """Equal revisions, equal views."""
-    decided_until: float
-    """Policy decides the same before this moment; a file's entry is good for as long, however old the page."""
-    validity: Validity
-    """Until when no source has to be asked; it ends when the view is replaced."""
-    outcome: Outcome
-
-
-class UnfilteredProject(msgspec.Struct, frozen=True, kw_only=True):
-    """A project before policy has looked at it."""
-
-    project: Project
-    sources: tuple[str, ...]
-    """Those that have it, in the order in which they count."""
-    choice: SourceChoice
-    removed: frozenset[str]
-    """Names of files that upstream has taken back."""
 
 
 class Repository:
@@ -266,14 +230,14 @@ class Repository:
 
     # Names
 
-    async def names(self, freshness: Freshness = Freshness.USUAL) -> "RepositoryNames":
+    async def names(self, freshness: Freshness = Freshness.USUAL) -> RepositoryNames:
         """Return all names of all sources; the private ones only where they are our own. Raises Unavailable."""
         names = self._names
         if names is not None and freshness is not Freshness.NOW and names.validity.holds(self._clock()):
             return names
         return (await self._naming.run(freshness, lambda: self._gathered_names(freshness)))[0]
 
-    async def _gathered_names(self, freshness: Freshness) -> "RepositoryNames":
+    async def _gathered_names(self, freshness: Freshness) -> RepositoryNames:
         listings = await asyncio.gather(*(source.names(freshness) for source in self.sources))
         names = RepositoryNames(
             revision="\0".join(listing.revision for listing in listings),
@@ -438,13 +402,6 @@ class Repository:
         await self._naming.close()
         for source in self.sources:
             await source.close()
-
-
-class RepositoryNames(NameListing, frozen=True, kw_only=True):
-    """The names of a repository."""
-
-    validity: Validity
-    """Until when no source has to be asked; it ends when the names change."""
 
 
 def _projects(listings: Mapping[str, Listing]) -> list[Project]:

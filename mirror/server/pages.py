@@ -90,7 +90,7 @@ class RenderedPage(Representation):
                 compressed = compress(self.body, encoding)
             else:
                 compressed = await asyncio.to_thread(compress, self.body, encoding)
-            self.bodies[encoding] = SharedBytes(compressed)
+            self.bodies.setdefault(encoding, SharedBytes(compressed))  # another client may have been quicker
             self.grown(self)
         return len(self.bodies[encoding].content)
 
