@@ -47,9 +47,9 @@ class Limit:
 LIMITS = {
     "cold page": Limit(now=30, goal=16),
     "held page": Limit(now=8, goal=8),
-    "cold file": Limit(now=27, goal=14),
-    "held file": Limit(now=15, goal=8),
-    "first /versions": Limit(now=21, goal=14),
+    "cold file": Limit(now=26, goal=14),
+    "held file": Limit(now=14, goal=8),
+    "first /versions": Limit(now=20, goal=14),
     "cold /info": Limit(now=33, goal=16),
     "upload": Limit(now=27, goal=18),
 }

@@ -43,17 +43,16 @@ PENDING: dict[str, dict[str, int]] = {
     "docstrings": {
         "airgap": 10,
         "blobs": 1,
-        "catalog": 22,
+        "catalog": 3,
         "cli": 3,
         "index": 13,
         "maintenance": 4,
         "rubygems": 6,
-        "runtime.py": 1,
-        "service": 13,
+        "service": 6,
         "upstream": 1,
     },
-    "words": {"airgap": 1, "catalog": 9, "index": 2, "rubygems": 1, "service": 4, "upstream": 1},
-    "units": {"catalog": 2, "rubygems": 2, "service": 1},
+    "words": {"airgap": 1, "catalog": 1, "index": 2, "rubygems": 1, "upstream": 1},
+    "units": {"rubygems": 2},
 }
 """Check → package → offences that are left."""
 

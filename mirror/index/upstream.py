@@ -57,7 +57,7 @@ class CachedUpstream:
     def outdated(self, outdated: Outdated) -> None:
         self._pages.outdated = outdated
 
-    def guide(self, listed: Callable[[Page], str | None], fetch: Fetch | None = None) -> None:
+    def use_listing(self, listed: Callable[[Page], str | None], fetch: Fetch | None = None) -> None:
         """Let an index of upstream's own decide which revision a page has, and how a page is fetched.
 
         `listed` returns None for a page that the index does not list. Without `fetch`, pages are fetched as from any

@@ -201,7 +201,7 @@ class Mirror:
             one = self.upstream_indexes.setdefault(
                 key, UpstreamIndex(source.upstream, key, self.catalog.logs, self.clock)
             )
-            one.guide(source)
+            one.attach_to(source)
             followed.append(one)
         return PublishedIndex(
             repository,

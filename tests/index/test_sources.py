@@ -223,11 +223,11 @@ async def test_a_page_that_does_not_parse_changes_nothing(desk: Desk) -> None:
 async def test_a_listed_revision_is_believed_more_than_any_age(desk: Desk) -> None:
     source = desk.source()
     listing = await source.project("six")
-    source.guide(lambda page: listing.revision)
+    source.use_listing(lambda page: listing.revision)
     desk.clock.now += 1e9
     assert (await source.project("six")).outcome == "hit"
     assert desk.simulator.count() == 1
-    source.guide(lambda page: "another")
+    source.use_listing(lambda page: "another")
     assert (await source.project("six")).outcome == "miss"
     assert (await source.project("six")).outcome == "stale"  # upstream lags behind its own index
     assert desk.simulator.count() == 2

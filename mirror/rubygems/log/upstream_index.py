@@ -73,9 +73,9 @@ class UpstreamIndex:
         self._opening: asyncio.Task[None] | None = None
         self._clock = clock
 
-    def guide(self, source: CachedUpstream) -> None:
+    def attach_to(self, source: CachedUpstream) -> None:
         """Let a source learn from our copy which of its info pages are current, and how to fetch one."""
-        source.guide(self._listed, self._fetch_page)
+        source.use_listing(self._listed, self._fetch_page)
 
     async def open(self) -> None:
         """Read the stored copy, once."""
