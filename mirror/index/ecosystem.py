@@ -14,14 +14,11 @@ import msgspec
 from yarl import URL
 
 from mirror.model import File, Format, Page, Project, ProjectSummary
-from mirror.policy import Versions
 
 if TYPE_CHECKING:
-    from mirror.doctor import (  # with an HTTP client, which settings are read without
-        ExamineOptions,
-        Finding,
-        IndexClient,
-    )
+    # Not loaded with every ecosystem: an HTTP client, and the classes of the settings.
+    from mirror.doctor import ExamineOptions, Finding, IndexClient
+    from mirror.policy import Versions
 
 
 class ClientLine(msgspec.Struct, frozen=True, kw_only=True):
@@ -156,7 +153,7 @@ class Ecosystem(msgspec.Struct, frozen=True, kw_only=True):
     """What stands between a name and a version where clients pin one: `==`. None where they have no such spelling."""
     lock_files_have_urls: bool
     """Whether lock files of its clients name the URL of each file."""
-    versions: Versions
+    versions: "Versions"
     split_version: Callable[[str], tuple[str, str | None]]
     """Split a version as a person writes it into the canonical version and the platform, None where it names none."""
     clients: ClientAccess

@@ -119,6 +119,11 @@ def test_settings_are_read_without_the_server_or_the_terminal_library() -> None:
     assert {"aiohttp", "rich", "aiosqlite"} & set(python("-c", code).stderr.split()) == set()
 
 
+def test_an_ecosystem_is_imported_without_settings_or_an_http_client() -> None:
+    code = "import sys; import mirror.pypi, mirror.rubygems; print(*sys.modules)"
+    assert {"aiohttp", "pydantic", "packaging.metadata", "yaml"} & set(python("-c", code).stdout.split()) == set()
+
+
 def test_the_status_of_a_stopped_mirror_is_read_without_the_server() -> None:
     assert main(["token", "list"]) == 0  # makes a catalog
     code = "import sys; from mirror.cli import main; main(['status']); print(*sys.modules, file=sys.stderr)"
