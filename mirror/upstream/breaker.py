@@ -55,7 +55,7 @@ class Breaker:
     def hold(self, until: float) -> None:
         """Stay open until then, because the host asked for it."""
         self._left = 0
-        self._open(until, "asked us to come back later")
+        self._open(until, "asked for requests to pause")
 
     def _open(self, until: float, reason: str) -> None:
         self._until, self._probing, self.reason = until, False, reason

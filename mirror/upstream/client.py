@@ -183,7 +183,7 @@ class Upstream:
             if stream.status != 206 or stream.size is None or stream.size - stream.start > TAIL_BYTES:
                 raise UpstreamProtocolError(f"{describe(url)} does not serve parts of files.")
             if file.size not in (None, stream.size):
-                raise UpstreamProtocolError(f"{describe(url)} has {stream.size} bytes, its index says {file.size}.")
+                raise UpstreamProtocolError(f"{describe(url)} has {stream.size} bytes, its index promises {file.size}.")
             tail = b"".join([chunk async for chunk in stream.chunks()])
             if stream.start + len(tail) != stream.size:
                 raise UpstreamProtocolError(f"{describe(url)} sent another part than the requested one.")

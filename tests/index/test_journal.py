@@ -1,4 +1,4 @@
-"""The journal for other mirrors: who is told what, waiting, WebSockets, and the window."""
+"""The journal for other mirrors: what is reported to whom, waiting, WebSockets, and the window."""
 
 import asyncio
 import json
@@ -26,7 +26,7 @@ def lines(text: str) -> list[dict[str, Any]]:
     return [json.loads(line) for line in text.splitlines()]
 
 
-async def told(mirror: Client, question: str = "since=0", **headers: str) -> list[tuple[str, str, str, str]]:
+async def reported(mirror: Client, question: str = "since=0", **headers: str) -> list[tuple[str, str, str, str]]:
     """Repository, project, kind and file name of each line."""
     reply = await mirror.get(f"-/feed?{question}", **headers)
     assert reply.status == 200, reply.text
@@ -39,7 +39,7 @@ async def mirror(tmp_path: Path) -> AsyncIterator[Serving]:
         yield mirror
 
 
-async def test_everything_that_happens_is_told_in_order_by_repository(simulator: Simulator, tmp_path: Path) -> None:
+async def test_everything_that_happens_is_reported_in_order_by_repository(simulator: Simulator, tmp_path: Path) -> None:
     simulator.publish(six := wheel("six", "1.16"))
     async with serving(tmp_path / "data", repositories(simulator)) as mirror:
         secret = await make_token(mirror)
@@ -48,30 +48,30 @@ async def test_everything_that_happens_is_told_in_order_by_repository(simulator:
         await upload(mirror, secret, mine := wheel("acme", "1.0"))
         await push(mirror, secret, gem("acme", "2.0").content)
         await mirror.ask("POST", f"-/yank/pypi/{mine.filename}", Authorization=secret)
-        found = await told(mirror)
+        found = await reported(mirror)
         assert ("pypi", "six", "page", "") in found
         assert found.index(("pypi", "six", "page", "")) < found.index(("pypi", "six", "file", six.filename))
         assert ("pypi", "acme", "upload", mine.filename) in found
         assert ("rubygems", "acme", "upload", "acme-2.0.gem") in found
-        assert {one[0] for one in await told(mirror, "since=0&repository=rubygems")} == {"rubygems"}
-        assert {one[0] for one in await told(mirror, "since=0&index=/simple/")} == {"pypi"}
+        assert {one[0] for one in await reported(mirror, "since=0&repository=rubygems")} == {"rubygems"}
+        assert {one[0] for one in await reported(mirror, "since=0&index=/simple/")} == {"pypi"}
         reply = await mirror.get("-/feed")
         serials = [one["serial"] for one in lines(reply.text)]
         assert serials == sorted(serials)
         assert reply.headers["X-Mirror-Serial"] == str(serials[-1])
-        assert await told(mirror, f"since={serials[-1]}") == []
-        assert len(await told(mirror, f"since={serials[-2]}")) == 1
-        assert simulator.url not in reply.text, "no address of an upstream is told"
+        assert await reported(mirror, f"since={serials[-1]}") == []
+        assert len(await reported(mirror, f"since={serials[-2]}")) == 1
+        assert simulator.url not in reply.text, "no address of an upstream is reported"
 
 
 async def test_documents_that_are_got_when_they_are_asked_for_are_no_news(simulator: Simulator, tmp_path: Path) -> None:
     simulator.publish(wheel("six", "1.16"))
     async with serving(tmp_path / "data", repositories(simulator)) as mirror:
         await mirror.get("pypi/six/json")
-        assert {kind for _, _, kind, _ in await told(mirror)} <= {"page", "names"}
+        assert {kind for _, _, kind, _ in await reported(mirror)} <= {"page", "names"}
 
 
-async def test_who_may_not_read_a_project_is_not_told_of_it(tmp_path: Path) -> None:
+async def test_who_may_not_read_a_project_does_not_hear_of_it(tmp_path: Path) -> None:
     auth = {"read": {"acme-secret": ["alice"]}}
     async with serving(tmp_path / "data", EMPTY, **closed(auth)) as mirror:
         secret = await make_token(mirror, ("upload",))
@@ -79,12 +79,12 @@ async def test_who_may_not_read_a_project_is_not_told_of_it(tmp_path: Path) -> N
         await upload(mirror, secret, wheel("acme-secret", "1.0"))
         await upload(mirror, secret, wheel("open", "1.0"))
         await upload(mirror, secret, wheel("acme-secret", "1.1"))
-        assert [project for _, project, _, _ in await told(mirror)] == ["open"]
-        assert [project for _, project, _, _ in await told(mirror, Authorization=f"Bearer {insider}")] == [
+        assert [project for _, project, _, _ in await reported(mirror)] == ["open"]
+        assert [project for _, project, _, _ in await reported(mirror, Authorization=f"Bearer {insider}")] == [
             "acme-secret", "open", "acme-secret",
         ]  # fmt: skip
         reply = await mirror.get("-/feed")
-        assert reply.headers["X-Mirror-Serial"] == "3", "what is none of our business counts as told"
+        assert reply.headers["X-Mirror-Serial"] == "3", "what is none of our business counts as reported"
         assert (await mirror.get("-/feed", Authorization="Bearer mirror_wrong")).status == 401
         for question in ("", "&repository=pypi"):
             held = await mirror.get(f"-/holdings?{question}")
@@ -105,7 +105,7 @@ def closed(auth: dict[str, Any]) -> dict[str, Any]:
     return {"auth": {"rules": [{"projects": [name], "read": who} for name, who in auth["read"].items()]}}
 
 
-async def test_who_waits_is_told_at_once(mirror: Serving) -> None:
+async def test_who_waits_hears_at_once(mirror: Serving) -> None:
     secret = await make_token(mirror)
     asking = asyncio.create_task(mirror.get("-/feed?since=0&wait=30"))
     await asyncio.sleep(0.2)
@@ -114,7 +114,7 @@ async def test_who_waits_is_told_at_once(mirror: Serving) -> None:
     await upload(mirror, secret, wheel("acme", "1.0"))
     reply = await asyncio.wait_for(asking, 10)
     assert [one["kind"] for one in lines(reply.text)] == ["upload"]
-    print(f"told {1000 * (time.monotonic() - began):.0f} ms after the upload was begun")
+    print(f"reported {1000 * (time.monotonic() - began):.0f} ms after the upload was begun")
 
 
 async def test_waiting_ends_without_news(mirror: Serving) -> None:
@@ -290,7 +290,7 @@ async def test_a_reload_sends_those_who_wait_to_the_new_mirror(tmp_path: Path) -
 # What is held
 
 
-async def test_what_is_held_is_told_project_by_project(
+async def test_what_is_held_is_listed_project_by_project(
     simulator: Simulator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(feed, "PROJECTS_PER_RESPONSE", 2)

@@ -246,7 +246,7 @@ async def test_an_upstream_that_asks_for_more_than_we_may_wait_is_left_alone(fil
     with pytest.raises(UpstreamUnavailable) as caught:
         await upstream.get(ask(url))
     assert caught.value.retry_after == 600
-    with pytest.raises(UpstreamUnavailable, match="asked us to come back later; trying again in 600 s"):
+    with pytest.raises(UpstreamUnavailable, match="asked for requests to pause; trying again in 600 s"):
         await upstream.get(ask(url))
     assert file_server.count() == 1
     assert upstream.pause(URL(url)) == 600
