@@ -141,6 +141,7 @@ class MirrorState:
     async def exposition(self, accept: str) -> tuple[bytes, str]:
         """Return the exposition for Prometheus, with its Content-Type."""
         snapshot = await self._snapshot()
+        self._metrics.catch_up()
         return await asyncio.to_thread(self._metrics.render, snapshot, accept)
 
     async def _snapshot(self) -> Snapshot:

@@ -35,7 +35,7 @@ class LoginThrottle:
 
     def claim(self, key: str, now: float) -> float | None:
         """Return the seconds that an attempt has to wait before it is verified; None: it is refused unverified."""
-        failures = self._failures.get(key)
+        failures = self._failures.value(key)
         if failures is None or now - failures.free_at > FORGET_SECONDS:
             failures = _Failures()
             self._failures.put(key, failures, FAILURE_BYTES)
@@ -48,7 +48,7 @@ class LoginThrottle:
 
     def forgive(self, key: str) -> None:
         """Record that an attempt was right, and so is no failure."""
-        failures = self._failures.get(key)
+        failures = self._failures.value(key)
         if failures is not None and failures.count:
             failures.count -= 1
 

@@ -1,12 +1,12 @@
 """Caches that share one budget of memory, work that is shared while it runs, and until when a value is valid.
 
-Least recently used goes first, over all caches of a budget: a page that no one asks for makes room for a project that
-someone does. Nothing here is for threads.
+What has not been used for longest goes first, over all caches of a budget: a page that no one asks for makes room for a
+project that someone does. Nothing here is for threads.
 """
 
 import asyncio
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable, Hashable, Iterator
+from collections.abc import Awaitable, Callable, Hashable
 from typing import Any, Generic, TypeVar
 
 K = TypeVar("K", bound=Hashable)
@@ -22,17 +22,18 @@ FILE_BYTES = 1500
 class Validity:
     """Until when a value is valid; `end` ends it before that moment."""
 
-    __slots__ = ("_of", "live", "until")
+    __slots__ = ("live", "of", "until")
 
     def __init__(self, until: float, of: "Validity | None" = None) -> None:
         """`until` is in seconds since the epoch. With `of`, it ends with that other one, whatever moment that has."""
         self.until = until
         self.live = True
-        self._of = of
+        self.of = of
+        """The other one, for whoever looks at the attributes: a replay is valid while `(of or self).live`."""
 
     def holds(self, now: float) -> bool:
         """Return whether the value is valid at this moment."""
-        return now < self.until and (self if self._of is None else self._of).live
+        return now < self.until and (self.of or self).live
 
     def limited(self, until: float) -> "Validity":
         """Return a validity that has a moment of its own, and ends with this one."""
@@ -50,17 +51,23 @@ class MemoryBudget:
         self.limit_bytes = limit_bytes
         self.weight = 0
         """Bytes that all entries take; never above the limit."""
-        self._order: OrderedDict[CacheEntry[Any], None] = OrderedDict()
-        self.touch = self._order.move_to_end
+        self._order: OrderedDict[CacheEntry[Any], None] = OrderedDict()  # as they were put, or had a second chance
 
     def add(self, entry: "CacheEntry[Any]") -> None:
-        """Take an entry in as the one used last; those that were not used for longest go when there are too many."""
+        """Take in an entry that is no heavier than the limit; the oldest ones that no one uses make room for it.
+
+        A hit only marks its entry as used, to cost nothing; here a marked one gets a second chance.
+        """
+        while self.weight + entry.weight > self.limit_bytes:
+            oldest = next(iter(self._order))
+            if oldest.used:
+                oldest.used = False
+                self._order.move_to_end(oldest)
+            else:
+                self.remove(oldest)
+                oldest.cache.evict(oldest)
         self._order[entry] = None
         self.weight += entry.weight
-        while self.weight > self.limit_bytes:
-            oldest = next(iter(self._order))
-            self.remove(oldest)
-            oldest.cache.evict(oldest)
 
     def remove(self, entry: "CacheEntry[Any]") -> None:
         """Let go of an entry."""
@@ -71,48 +78,43 @@ class MemoryBudget:
 class CacheEntry(Generic[V]):
     """A value in a cache, with its place in the budget."""
 
-    __slots__ = ("cache", "key", "value", "weight")
+    __slots__ = ("cache", "key", "used", "value", "weight")
 
     def __init__(self, cache: "BoundedCache[Any, V]", key: Any, value: V, weight: int) -> None:
         self.cache = cache
         self.key = key
         self.value = value
         self.weight = weight
+        self.used = False
+        """Set by whoever uses the value: it is kept longer than those that no one uses."""
 
 
-class BoundedCache(Generic[K, V]):
-    """Key → value, for as long as the budget has room."""
+class BoundedCache(dict[K, CacheEntry[V]]):
+    """Key → entry, for as long as the budget has room.
+
+    It is a dictionary so that a hit costs no call: `get` returns the entry, whose `used` the caller sets. It is changed
+    by the methods below alone.
+    """
+
+    __slots__ = ("_budget", "_evicted")
 
     def __init__(self, budget: MemoryBudget, evicted: Callable[[V], None] | None = None) -> None:
         """`evicted` is called with each value that is dropped for want of room, or never kept for that reason."""
+        super().__init__()
         self._budget = budget
         self._evicted = evicted
-        self._entries: dict[K, CacheEntry[V]] = {}
-        self.find: Callable[[K], CacheEntry[V] | None] = self._entries.get
-        """Return the entry of a key, or None. With `touch` it does what `get` does, at half the cost: for hits."""
-        self.touch: Callable[[CacheEntry[V]], None] = budget.touch
-        """Count an entry as just used."""
 
-    def __len__(self) -> int:
-        return len(self._entries)
-
-    def __contains__(self, key: K) -> bool:
-        return key in self._entries
-
-    def __iter__(self) -> Iterator[K]:
-        return iter(self._entries)
-
-    def get(self, key: K) -> V | None:
-        """Return the value, which then counts as just used; or None."""
-        entry = self._entries.get(key)
+    def value(self, key: K) -> V | None:
+        """Return the value, which then counts as used; or None."""
+        entry = self.get(key)
         if entry is None:
             return None
-        self.touch(entry)
+        entry.used = True
         return entry.value
 
     def peek(self, key: K) -> V | None:
         """Return the value, which does not count as used; or None."""
-        entry = self._entries.get(key)
+        entry = self.get(key)
         return None if entry is None else entry.value
 
     def put(self, key: K, value: V, weight: int = 0) -> None:
@@ -120,25 +122,25 @@ class BoundedCache(Generic[K, V]):
         self.forget(key)
         entry = CacheEntry(self, key, value, weight + ENTRY_BYTES)
         if entry.weight <= self._budget.limit_bytes:
-            self._entries[key] = entry
+            self[key] = entry
             self._budget.add(entry)
         elif self._evicted is not None:
             self._evicted(value)
 
     def forget(self, key: K) -> None:
         """Drop a key if it is there."""
-        entry = self._entries.pop(key, None)
+        entry = self.pop(key, None)
         if entry is not None:
             self._budget.remove(entry)
 
     def clear(self) -> None:
         """Drop everything."""
-        for key in list(self._entries):
+        for key in list(self):
             self.forget(key)
 
     def evict(self, entry: CacheEntry[V]) -> None:
         """Drop an entry that the budget has let go of."""
-        del self._entries[entry.key]
+        del self[entry.key]
         if self._evicted is not None:
             self._evicted(entry.value)
 
@@ -234,7 +236,7 @@ class LoadingCache(Generic[K, V]):
 
     async def get(self, key: K, load: Callable[[], Awaitable[V | None]]) -> V | None:
         """Return the value; `load` gives it, or None where there is none, which is not kept."""
-        value = self._kept.get(key)
+        value = self._kept.value(key)
         if value is not None:
             return value
 

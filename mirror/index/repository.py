@@ -82,11 +82,11 @@ class Repository:
 
     async def _view(self, name: str, freshness: Freshness) -> View:
         """As `project`, and what is left of a project that is gone."""
-        entry = self._views.find(name)
+        entry = self._views.get(name)
         if entry is not None and freshness is not Freshness.NOW:
             view = entry.value
             if view.validity.live and self._clock() < view.validity.until:
-                self._views.touch(entry)
+                entry.used = True
                 return view
         view, joined = await self._viewing.run((name, freshness), lambda: self._gathered(name, freshness))
         return msgspec.structs.replace(view, outcome="joined") if joined and view.outcome == "miss" else view
@@ -264,7 +264,7 @@ class Repository:
 
     async def file(self, project: str, filename: str) -> File:
         """Return the entry of a file, however old the page that lists it. Raises NotFound, Blocked, Unavailable."""
-        known = self._views.get(project)
+        known = self._views.value(project)
         if known is not None and filename in known.files and self._clock() < known.decided_until:
             return known.files[filename]
         view = await self._view(project, Freshness.ANY)

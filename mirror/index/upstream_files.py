@@ -86,7 +86,7 @@ class UpstreamFiles:
     async def _held_body(self, project: str, filename: str, digest: str | None) -> Body | None:
         """Return the held bytes under a name, found by digest; None when there are none (any more)."""
         if digest is None:
-            held = self._held.get((project, filename)) or await self._catalog.files.get(self._name, project, filename)
+            held = self._held.value((project, filename)) or await self._catalog.files.get(self._name, project, filename)
             if held is None:
                 return None
             self._held.put((project, filename), held, HELD_BYTES)

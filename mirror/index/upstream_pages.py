@@ -179,7 +179,7 @@ class UpstreamPages:
     # What is known
 
     async def _row(self, page: Page) -> PageRow | None:
-        if (unstored := self._unstored.get(page)) is not None:
+        if (unstored := self._unstored.value(page)) is not None:
             return unstored[0]
         return await self._stored_row(page)
 
@@ -188,14 +188,14 @@ class UpstreamPages:
 
     async def _stored(self, page: Page) -> tuple[str, UpstreamResponse] | None:
         """The newest response that we have, with its revision."""
-        if (unstored := self._unstored.get(page)) is not None:
+        if (unstored := self._unstored.value(page)) is not None:
             row, response = unstored
             return row.stamp.revision, response
         return await self._catalog.pages.read(self._name, page)
 
     def _lags(self, page: Page, listed: str, now: float) -> bool:
         """Whether upstream was asked just now and still has an older page than its own index lists."""
-        lagging = self._lagging.get(page)
+        lagging = self._lagging.value(page)
         return lagging is not None and lagging[0] == listed and 0 <= now - lagging[1] < LAG_SECONDS
 
     def _outdated(self, page: Page, row: PageRow) -> bool:
@@ -267,7 +267,7 @@ class UpstreamPages:
             return await self._accept(page, row, response)
         if known is None:
             raise UpstreamUnavailable(f"{self._upstream.name} answered 304 to a request without a condition.")
-        if (unstored := self._unstored.get(page)) is not None:
+        if (unstored := self._unstored.value(page)) is not None:
             return await self._accept(page, row, unstored[1])  # there may be room by now
         now = self._clock()
         with self._room_or(f"that the {page.kind} page {page.name} is unchanged"):

@@ -1,7 +1,8 @@
 """The connections of clients: how many there may be, and how each notices a client that is too slow.
 
 `ConnectionProtocol` stands between the transport and aiohttp's protocol. It answers what `replay` knows without parsing
-the request, forwards everything else to aiohttp, and records when its client last made progress. `Connections` looks at
+the request, forwards everything else to aiohttp, and records when its client last made progress. What is to be noted of
+each response is collected by its `ConnectionGroup`, and noted for many at once a moment later. `Connections` looks at
 all of them every few seconds, instead of one timer for each: idle connections cost nothing. When there are too many,
 the one that has been idle longest is closed, so that a new client is served although ten thousand others only wait.
 
@@ -14,14 +15,16 @@ Not here on purpose: how long an idle connection stays open, which aiohttp's kee
 import asyncio
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from email.utils import formatdate
 from typing import Any, Protocol, cast
 
 import msgspec
 from aiohttp import web
+from aiohttp.abc import AbstractAccessLogger
 
-from mirror.server.facts import FACTS, RequestFacts
+from mirror.index.cache import CacheEntry
+from mirror.server.facts import FACTS, RequestFacts, ResponseRecord, facts_of
 from mirror.server.negotiate import requested_freshness
 from mirror.server.replay import REPLAY_BODY_BYTES, REPLAY_BYTES, REPLAY_REQUEST_BYTES, Replay, ReplayCache
 
@@ -36,7 +39,11 @@ MAX_UNSENT_BYTES = 64 << 10
 MIN_BODY_BYTES = 1024
 """Bytes of a request's body that have to arrive within `ConnectionLimits.stall` for the client to count as sending."""
 JOINED_WRITE_BYTES = 16 << 10
-"""Bytes of a body up to which copying it behind its head costs less than a second buffer."""
+"""Bytes of a replay's body up to which copying it behind its head costs less than a second buffer."""
+RECORD_SECONDS = 0.1
+"""Seconds after which responses are recorded …"""
+RECORDS_AT_ONCE = 200
+"""… or this many of them: recording delays whatever else the event loop has to do."""
 QUIET_SECONDS = 0.25
 """Seconds without a request after which a connection counts as not in use."""
 
@@ -143,12 +150,17 @@ class ConnectionGroup:
     """The connections of one server, which are drained together, and what they share."""
 
     def __init__(
-        self, connections: Connections, replays: ReplayCache, keepalive: float, observe: Callable[[Replay, str], None]
+        self,
+        connections: Connections,
+        replays: ReplayCache,
+        keepalive: float,
+        process: Callable[[Sequence[ResponseRecord]], None],
     ) -> None:
-        """`keepalive` is aiohttp's, in seconds; `observe` is called for each replay with the client's address."""
+        """`keepalive` is aiohttp's, in seconds; `process` is called with the records of responses a moment later."""
         self.connections = connections
         self.replays = replays
-        self.observe = observe
+        self._process = process
+        self._records: list[ResponseRecord] = []
         self.parse_within = keepalive / 2
         """Seconds after which aiohttp has to see a connection's next request, to restart its keep-alive timer."""
         self.draining = False
@@ -179,6 +191,43 @@ class ConnectionGroup:
 
         return start_request
 
+    def record(self, record: ResponseRecord) -> None:
+        """Let a response be recorded a moment later."""
+        self._records.append(record)
+        if len(self._records) == 1:
+            asyncio.get_running_loop().call_later(RECORD_SECONDS, self.process_records)
+        elif len(self._records) == RECORDS_AT_ONCE:
+            asyncio.get_running_loop().call_soon(self.process_records)
+
+    def process_records(self) -> None:
+        """Record now what waits for it."""
+        records, self._records = self._records, []
+        if records:
+            self._process(records)
+
+    def access_logger(self) -> type[AbstractAccessLogger]:
+        """Return the class whose instance aiohttp calls for each response once its last byte is written."""
+        group = self
+
+        class Logger(AbstractAccessLogger):
+            enabled = True
+
+            def log(self, request: web.BaseRequest, response: web.StreamResponse, seconds: float) -> None:
+                if (connection := connection_of(request)) is not None:
+                    connection.response_finished()
+                facts = facts_of(request)
+                sent = _sent(request, response)
+                group.record(ResponseRecord(time.time(), facts, facts.client, response.status, sent, seconds))
+
+        return Logger
+
+
+def _sent(request: web.BaseRequest, response: web.StreamResponse) -> int:
+    """Return the bytes of the body that were sent; aiohttp counts the head of its own responses among them."""
+    if isinstance(response, web.Response):
+        return 0 if request.method == "HEAD" else response.content_length or 0
+    return response.body_length
+
 
 class ConnectionProtocol(asyncio.Protocol):
     """One connection: sends replays, leaves all other requests to aiohttp, and notices when its client stalls."""
@@ -188,7 +237,6 @@ class ConnectionProtocol(asyncio.Protocol):
         self._inner = inner
         self._group = group
         self._replays = group.replays
-        self._find_replay = group.replays.find
         self._connections = group.connections
         self._transport: asyncio.Transport | None = None
         self._client = ""
@@ -221,7 +269,7 @@ class ConnectionProtocol(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         if self._all_replayable:
-            if not self._running and self._find_replay(data) is not None and self._replay(data):
+            if not self._running and (entry := self._replays.get(data)) is not None and self._replay(entry):
                 return
             self._all_replayable = is_replayable(data)
             self._request = data if self._all_replayable and not self._running else None
@@ -248,21 +296,23 @@ class ConnectionProtocol(asyncio.Protocol):
         self._head_bytes, self._head_end = (0, b"") if complete else (length, (self._head_end + data)[-3:])
         return True
 
-    def _replay(self, data: bytes) -> bool:
-        """Answer a request that was answered before; return whether that is possible."""
-        transport = self._transport
+    def _replay(self, entry: CacheEntry[Replay]) -> bool:
+        """Send a replay and return True; False when it is no longer valid, or aiohttp has to see the request."""
+        transport, replay, now = self._transport, entry.value, self._replays.clock()
         assert transport is not None, "data comes over a transport"
-        if self._group.draining or transport.get_write_buffer_size() > MAX_UNSENT_BYTES:
+        validity, kept = replay.validity, None if replay.shared is None else replay.shared()
+        if now >= validity.until or not (validity.of or validity).live or (kept is None and replay.shared is not None):
+            self._replays.forget(entry.key)
             return False
-        if self._replays.clock() >= self._parse_at or (replay := self._replays.get(data)) is None:
+        if now >= self._parse_at or self._group.draining or transport.get_write_buffer_size() > MAX_UNSENT_BYTES:
             return False
-        head, body = replay.head + date_line(), replay.body or b""
-        if len(body) <= JOINED_WRITE_BYTES:
+        entry.used = self.used = True
+        head, body = replay.head + date_line(), replay.content if kept is None else kept.content
+        if replay.size <= JOINED_WRITE_BYTES:
             transport.write(head + body)
         else:
             transport.writelines((head, body))
-        self.used = True
-        self._group.observe(replay, self._client)
+        self._group.record(ResponseRecord(time.time(), replay.facts, self._client, replay.status, replay.size, 0.0))
         return True
 
     def _refuse(self, status: bytes, sentence: bytes) -> None:

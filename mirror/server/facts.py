@@ -49,6 +49,21 @@ class RequestFacts(msgspec.Struct):
     """Source, project and name of the file that is served although upstream has removed it."""
 
 
+class ResponseRecord(msgspec.Struct, frozen=True):
+    """One response that was sent, for the access log and the metrics."""
+
+    at: float
+    """Seconds since the epoch: when its last byte was written."""
+    facts: RequestFacts
+    client: str
+    """The client's address."""
+    status: int
+    sent: int
+    """Bytes of the body."""
+    seconds: float
+    """Until the last of them."""
+
+
 FACTS = web.RequestKey("facts", RequestFacts)
 
 facts_of: Callable[[web.BaseRequest], RequestFacts] = itemgetter(FACTS)

@@ -131,9 +131,9 @@ class PageCache:
 
     async def get(self, key: Key, content: Callable[[], Awaitable[PageInput]]) -> RenderedPage:
         """Return the page under `key`, which names all that it is made of; `content` is called when it is not kept."""
-        entry = self._pages.find(key)
+        entry = self._pages.get(key)
         if entry is not None:
-            self._pages.touch(entry)
+            entry.used = True
             return entry.value
         page, _ = await self._rendering.run(key, lambda: self._render(key, content))
         return page

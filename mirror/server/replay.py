@@ -3,6 +3,8 @@
 Clients repeat themselves: the same client asks for the same page with the same bytes. So a response that is in memory
 is kept under the raw request for as long as it is valid; the next one costs a look-up and a write. A request with
 credentials is never replayed: whether they are still valid is checked each time.
+
+`mirror.server.connection` looks replays up and sends them, without a call of anything here.
 """
 
 import time
@@ -43,32 +45,14 @@ class Replay(msgspec.Struct, frozen=True):
     content: bytes = b""
     """The body, unless another cache keeps it."""
     shared: weakref.ReferenceType[SharedBytes] | None = None
-    """The body in the cache that keeps it."""
-
-    @property
-    def body(self) -> bytes | None:
-        """The body; None when the cache that kept it has let go of it."""
-        if self.shared is None:
-            return self.content
-        shared = self.shared()
-        return None if shared is None else shared.content
+    """The body in the cache that keeps it; once that has let go of it, the replay ends."""
 
 
 class ReplayCache(BoundedCache[bytes, Replay]):
     """The responses that can be replayed, by raw request."""
 
+    __slots__ = ("clock",)
+
     def __init__(self, memory: MemoryBudget, clock: Callable[[], float] = time.time) -> None:
         super().__init__(memory)
         self.clock = clock
-
-    def get(self, key: bytes) -> Replay | None:
-        """Return the response to a raw request, if there is one that is still valid."""
-        entry = self.find(key)
-        if entry is None:
-            return None
-        replay = entry.value
-        if replay.validity.holds(self.clock()) and replay.body is not None:
-            self.touch(entry)
-            return replay
-        self.forget(key)
-        return None

@@ -28,12 +28,13 @@ class Generation:
         self._store = store
         self._grace = settings.limits.shutdown_grace
         self._access = _access_log(settings)
-        self._observer = Observer(self._access, activity.metrics)
+        self._metrics = activity.metrics
+        observer = Observer(self._access, activity.metrics)
         self._group = ConnectionGroup(
             connections,
             ReplayCache(self.mirror.memory, store.clock),
             settings.limits.idle,
-            self._observer.record_replay,
+            observer.process,
         )
         self._runner: ConnectionRunner | None = None
         self._open = AsyncExitStack()
@@ -45,6 +46,9 @@ class Generation:
         """Make everything, writing nothing and answering no one yet. Raises ConfigError."""
         if self._access is not None:
             self._open.push_async_callback(asyncio.to_thread, self._access.close)
+        self._open.callback(self._metrics.uncounted.remove, self._group.process_records)
+        self._open.callback(self._group.process_records)
+        self._metrics.uncounted.append(self._group.process_records)
         self._open.push_async_callback(self.mirror.close)
         await self.mirror.open()
 
@@ -55,7 +59,7 @@ class Generation:
             self.mirror.application(),
             self._group,
             shutdown_timeout=self._grace,
-            access_log_class=self._observer.logger(),
+            access_log_class=self._group.access_logger(),
             max_line_size=32_768,  # so that nonsense of some length is still answered by us
             max_field_size=16_384,
             auto_decompress=False,

@@ -310,10 +310,12 @@ class AccessLog:
         seconds: float,
         cache: Outcome | Literal[""],
         agent: str,
+        at: float | None = None,
     ) -> None:
         """Record one response: `path` with its query, `sent` bytes of body, `seconds` until the last of them.
 
-        Never blocks and never raises. Meant for one thread: the event loop's.
+        `at` is when that was, in seconds since the epoch; None for now. Never blocks and never raises. Meant for one
+        thread: the event loop's.
         """
         entries = self._entries
         waiting = len(entries)
@@ -324,9 +326,8 @@ class AccessLog:
             path = redact(path)[:_MAX_PATH_CHARACTERS] + "…"  # redacted first: half a credential is no longer found
         if len(agent) > _MAX_AGENT_CHARACTERS:
             agent = redact(agent)[:_MAX_AGENT_CHARACTERS] + "…"
-        entries.append(
-            _AccessEntry(time.time(), request_id, client, method, path, status, sent, seconds * 1000, cache, agent)
-        )
+        at = time.time() if at is None else at
+        entries.append(_AccessEntry(at, request_id, client, method, path, status, sent, seconds * 1000, cache, agent))
         if not self._waiting.is_set():
             self._waiting.set()
         if waiting + 1 == self._batch:

@@ -13,22 +13,18 @@ every repository after the hundredth, whatever a client does.
 
 import asyncio
 from bisect import bisect_left
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import accumulate
 from typing import Final, Literal, get_args
 
 import msgspec
-from aiohttp import web
-from aiohttp.abc import AbstractAccessLogger
 from prometheus_client import CollectorRegistry, ProcessCollector
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector
 
 from mirror.model import Outcome
-from mirror.server.connection import connection_of
-from mirror.server.facts import RequestFacts, RequestKind, facts_of
-from mirror.server.replay import Replay
+from mirror.server.facts import RequestKind, ResponseRecord
 from mirror.telemetry.log import AccessLog, request_id
 
 Breaker = Literal["closed", "half-open", "open"]
@@ -122,6 +118,8 @@ class Metrics:
         self._repositories: set[str] = set()
         self._lag = _Histogram(LAG_BUCKETS)
         self._evicted = (0, 0)
+        self.uncounted: list[Callable[[], None]] = []
+        """Called before counts are read, to count the responses that were recorded and wait for it."""
 
     def count_response(
         self, repository: str, kind: RequestKind, outcome: Outcome | Literal[""], status: int, sent: int, seconds: float
@@ -151,8 +149,14 @@ class Metrics:
         key = (repository, kind, outcome, status_class if 1 <= status_class <= 5 else 0)
         return self._series.setdefault(key, _Series(latency))
 
+    def catch_up(self) -> None:
+        """Count what has been recorded and not yet counted."""
+        for count in self.uncounted:
+            count()
+
     def totals(self) -> dict[str, Totals]:
         """Return requests and bytes by outcome, for hit rates and bytes saved."""
+        self.catch_up()
         sums: dict[str, Totals] = {}
         for (_, _, outcome, _), series in self._series.items():
             so_far = sums.get(outcome, Totals())
@@ -170,7 +174,7 @@ class Metrics:
     def render(self, snapshot: Snapshot, accept: str = "") -> tuple[bytes, str]:
         """Return the exposition and its Content-Type, in the format that the `Accept` header asks for (else text).
 
-        Takes some 10 ms when much was counted: call it in a thread, while counting goes on.
+        Takes some 10 ms when much was counted: call it in a thread, while counting goes on, and `catch_up` before it.
         """
         registry = CollectorRegistry()
         registry.register(_Exposition([*self._requests(), *self._evictions(), *self._loop(), *_state(snapshot)]))
@@ -216,46 +220,24 @@ class Metrics:
 
 
 class Observer:
-    """Records responses, from aiohttp and from replays alike."""
+    """Records responses, in batches."""
 
     def __init__(self, access: AccessLog | None, metrics: Metrics) -> None:
         self._access = access
         self._metrics = metrics
 
-    def record(self, facts: RequestFacts, client: str, status: int, sent: int, seconds: float) -> None:
-        """Record one response: `sent` bytes of body, the last of them after `seconds`."""
-        self._metrics.count_response(facts.repository, facts.kind, facts.outcome, status, sent, seconds)
-        if self._access is not None:
-            self._access.add(
-                request_id(facts.request_id), client, facts.method, facts.path, status, sent, seconds, facts.outcome,
-                facts.agent,
-            )  # fmt: skip
-
-    def record_replay(self, replay: Replay, client: str) -> None:
-        """Record one replay, sent to the client at an address."""
-        self.record(replay.facts, client, replay.status, replay.size, 0.0)
-
-    def logger(self) -> type[AbstractAccessLogger]:
-        """Return the class whose instance aiohttp calls for each response once its last byte is written."""
-        observer = self
-
-        class Logger(AbstractAccessLogger):
-            enabled = True
-
-            def log(self, request: web.BaseRequest, response: web.StreamResponse, time: float) -> None:
-                if (connection := connection_of(request)) is not None:
-                    connection.response_finished()
-                facts = facts_of(request)
-                observer.record(facts, facts.client, response.status, _sent(request, response), time)
-
-        return Logger
-
-
-def _sent(request: web.BaseRequest, response: web.StreamResponse) -> int:
-    """Return the bytes of the body that were sent; aiohttp counts the head of its own responses among them."""
-    if isinstance(response, web.Response):
-        return 0 if request.method == "HEAD" else response.content_length or 0
-    return response.body_length
+    def process(self, records: Sequence[ResponseRecord]) -> None:
+        """Record responses that were sent a moment ago."""
+        for record in records:
+            facts = record.facts
+            self._metrics.count_response(
+                facts.repository, facts.kind, facts.outcome, record.status, record.sent, record.seconds
+            )
+            if self._access is not None:
+                self._access.add(
+                    request_id(facts.request_id), record.client, facts.method, facts.path, record.status, record.sent,
+                    record.seconds, facts.outcome, facts.agent, record.at,
+                )  # fmt: skip
 
 
 class _Exposition(Collector):

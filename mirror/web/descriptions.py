@@ -44,7 +44,7 @@ class Descriptions:
         if markup == "plain":
             return plain(text)
         key = f"{markup} {hashlib.sha256(text.encode('utf-8', 'replace')).hexdigest()}"
-        known = self._memory.get(key)
+        known = self._memory.value(key)
         if known is None:
             known, _ = await self._flight.run(key, lambda: self._render(text, markup))
             self._memory.put(key, known, len(known))

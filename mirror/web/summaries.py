@@ -40,7 +40,7 @@ class ProjectSummaries:
         An incomplete summary holds only what the index lists about the file.
         """
         key = (browsable.name, view.project.name, file.filename, file.sha256 or "")
-        cached = self._cache.get(key)
+        cached = self._cache.value(key)
         if cached is not None:
             return cached, ""
         from_index = browsable.ecosystem.summaries().from_index

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from mirror.server.facts import RequestFacts
-from mirror.telemetry.metrics import Observer
+from mirror.server.connection import ConnectionGroup
+from mirror.server.facts import ResponseRecord
 from tests.builders import gem, sdist, wheel
 from tests.clients import require_client
 from tests.clients.ruby import Home, Ruby, rubies
@@ -142,13 +142,13 @@ async def test_ruby_clients_see_a_version_from_the_second_on_that_its_cooldown_i
 def recorded(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, int, int]]:
     """(path, status, bytes) of every answer."""
     answers: list[tuple[str, int, int]] = []
-    record = Observer.record
+    record = ConnectionGroup.record
 
-    def remembering(self: Observer, facts: RequestFacts, client: str, status: int, sent: int, seconds: float) -> None:
-        answers.append((facts.path, status, sent))
-        record(self, facts, client, status, sent, seconds)
+    def remembering(self: ConnectionGroup, response: ResponseRecord) -> None:
+        answers.append((response.facts.path, response.status, response.sent))
+        record(self, response)
 
-    monkeypatch.setattr(Observer, "record", remembering)
+    monkeypatch.setattr(ConnectionGroup, "record", remembering)
     return answers
 
 

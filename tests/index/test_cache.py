@@ -20,16 +20,16 @@ from mirror.index.cache import (
 from mirror.model import File
 
 
-def test_the_least_recently_used_goes_first_over_all_caches() -> None:
+def test_what_was_not_used_goes_first_over_all_caches() -> None:
     budget = MemoryBudget(3 * ENTRY_BYTES)
     pages: BoundedCache[str, int] = BoundedCache(budget)
     files: BoundedCache[str, int] = BoundedCache(budget)
     pages.put("a", 1)
     files.put("a", 2)
     files.put("b", 3)
-    assert pages.get("a") == 1
+    assert pages.value("a") == 1
     files.put("c", 4)
-    assert [pages.get("a"), files.get("a"), files.get("b"), files.get("c")] == [1, None, 3, 4]
+    assert [pages.peek("a"), files.peek("a"), files.peek("b"), files.peek("c")] == [1, None, 3, 4]
 
 
 def test_a_peek_is_no_use() -> None:
