@@ -1,1 +1,16 @@
-"""What runs: the store, the services made from the settings, listening, and the life of the process."""
+"""What runs: the store, the mirror made from the settings, its jobs, its sockets, and the life of the process.
+
+store           what is stored, and outlives every reload
+activity        what is counted and transferred, and outlives every reload
+ecosystems      Python and Ruby, by the names that settings give them
+services        the composition root: a mirror, made from settings over a store
+generation      a mirror at work, with its connections and jobs
+process         the service: start, reload, stop, signals
+listening       sockets and certificates
+systemd         the protocols of the service manager
+jobs            everything that runs in the background
+scheduled_sync  sync sets, for one mirror
+following       followers of other mirrors, for one mirror
+directory       the lock of the data directory, and where its mirror answers
+open            the one way for a command to open any of this
+"""

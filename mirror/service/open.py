@@ -1,10 +1,10 @@
-"""The one way to open what is stored: to serve, to work alone, to write beside a running mirror, or to look.
+"""The one way to open what is stored: to serve, to work alone, to write beside a running mirror, or to read.
 
     async with open_mirror(settings, Mode.BESIDE) as opened:
         await opened.catalog.accounts.remove_token("ci")
 
-What a command does not touch is neither imported nor made: the catalog is opened at once, the blobs' directories, the
-publishers and the whole mirror only when they are asked for.
+The surprise: only the catalog is opened at once. Publishers and the whole mirror are imported and made on first use, and
+the blobs' directories too, so that a command that changes one row starts quickly and leaves nothing else behind.
 """
 
 import os
@@ -15,16 +15,13 @@ from enum import Enum
 from functools import cached_property
 from typing import TYPE_CHECKING
 
+from mirror.blobs.local import LocalBlobs
 from mirror.config import Settings
 from mirror.service.directory import lock
 from mirror.service.store import Store
 
 if TYPE_CHECKING:
-    from mirror.blobs.local import LocalBlobs
-    from mirror.catalog import Catalog
-    from mirror.index.journal import Journal
     from mirror.index.publish import Publisher
-    from mirror.index.records import Records
     from mirror.service.services import Mirror
 
 
@@ -38,39 +35,28 @@ class Mode(Enum):
     BESIDE = "beside"
     """Write while a mirror may be running, which notices by the journal; a mirror made here may ask upstreams."""
     READ_ONLY = "read only"
-    """Look while a mirror may be running; a mirror made here is offline."""
+    """Read while a mirror may be running; a mirror made here is offline."""
 
 
 class OpenMirror:
     """What is open, for the length of the block of `open_mirror`."""
 
     def __init__(self, settings: Settings, store: Store, stack: AsyncExitStack) -> None:
+        """`stack` closes what is made later."""
         self.settings = settings
         self.store = store
+        self.catalog = store.catalog
+        self.records = store.records
+        self.journal = store.journal
         self.urls: Sequence[str] = ()
         """Where it listens: nowhere but in SERVE."""
         self._stack = stack
         self._mirror: Mirror | None = None
 
     @property
-    def catalog(self) -> "Catalog":
-        """The catalog."""
-        return self.store.catalog
-
-    @property
-    def blobs(self) -> "LocalBlobs":
-        """The bytes of files."""
+    def blobs(self) -> LocalBlobs:
+        """The bytes of files; their directories are made on first use."""
         return self.store.blobs
-
-    @property
-    def records(self) -> "Records":
-        """The records beside uploads."""
-        return self.store.records
-
-    @property
-    def journal(self) -> "Journal":
-        """What changed, in order."""
-        return self.store.journal
 
     @cached_property
     def publishers(self) -> "Mapping[str, Publisher]":
