@@ -54,7 +54,7 @@ async def beside_running(
         raise ConfigError("A mirror is just starting in this data directory: try again in a moment.")
     async with open_mirror(settings, Mode.READ_ONLY) as opened:
         mirror = await opened.mirror()
-        async with scheduled_sync.access(mirror, urls) as access:
+        async with scheduled_sync.grant_access(mirror, urls) as access:
             mounts = {name: one.mount for name, one in settings.repositories.items()}
             fetcher = RemoteFetcher(urls[0], mirror.repositories, mounts, connections, access.headers)
             try:

@@ -120,7 +120,7 @@ async def _sync_target(
         if urls is None:
             opened = await stack.enter_async_context(open_mirror(_quiet(settings), Mode.SERVE))
             mirror = await opened.mirror()
-            access = await stack.enter_async_context(scheduled_sync.access(mirror, opened.urls))
+            access = await stack.enter_async_context(scheduled_sync.grant_access(mirror, opened.urls))
             local = await stack.enter_async_context(scheduled_sync.local_fetcher(mirror, connections, pool))
             yield mirror, local, access
             return
@@ -204,7 +204,7 @@ class OfflineResolver:
         await asyncio.to_thread(_copy_catalog, self._settings.data_dir, self._settings.catalog_file, directory)
         alone = _quiet(self._settings).model_copy(update={"data_dir": directory, "offline": True})
         opened = await self._stack.enter_async_context(open_mirror(alone, Mode.SERVE))
-        access = scheduled_sync.access(await opened.mirror(), opened.urls)
+        access = scheduled_sync.grant_access(await opened.mirror(), opened.urls)
         return Resolvers(await self._stack.enter_async_context(access), build=self._build)
 
 

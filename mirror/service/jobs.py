@@ -84,10 +84,17 @@ class Supervisor:
 
 
 async def _run(job: BackgroundJob) -> None:
+    task = asyncio.current_task()
+    assert task is not None
     pause = job.retry_seconds if job.every is None else min(job.retry_seconds, job.every)
     while True:
         try:
-            done = await job.work()
+            done: bool | None = await job.work()
+        except asyncio.CancelledError:
+            if task.cancelling():
+                raise
+            logger.error("%s: what it waited for was cancelled; it is tried again in %.0f s", job.name, pause)
+            done = False
         except (MirrorError, OSError) as error:
             logger.warning("%s: failed, and is tried again in %.0f s: %s", job.name, pause, error)
             done = False

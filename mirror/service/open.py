@@ -3,8 +3,8 @@
     async with open_mirror(settings, Mode.BESIDE) as opened:
         await opened.catalog.accounts.remove_token("ci")
 
-The surprise: only the catalog is opened at once. Publishers and the whole mirror are imported and made on first use, and
-the blobs' directories too, so that a command that changes one row starts quickly and leaves nothing else behind.
+The surprise: only the catalog is opened at once. Publishers and the whole mirror are imported and made on first use, as
+are the directories of blobs, so that a command that changes one row starts quickly and leaves nothing else behind.
 """
 
 import os

@@ -49,12 +49,13 @@ class Service:
         self.jobs = Supervisor()
         """Those of the process; each generation has its own."""
         self.activity: Activity
+        self.generation: Generation
+        """The mirror that answers at this moment, with its connections and jobs."""
         self._settings = settings
         self._open_files = raise_open_files()
         self.connections = Connections(self._limits(settings.limits))
         self._listeners = Listeners(lambda: self.generation.connect(), passed)
         self._tls: TLS | None = None
-        self.generation: Generation
         self._retiring: set[asyncio.Task[None]] = set()
         self._open = AsyncExitStack()
         """What is open, to be closed in reverse."""
@@ -106,7 +107,6 @@ class Service:
         opened.push_async_callback(self._close_generations)
         await self.generation.open()
         bound = self._listeners.bind(settings.listen, settings.socket_mode)
-        opened.callback(self._listeners.close)
         try:
             await self.generation.start()
         except BaseException:

@@ -127,7 +127,7 @@ class Access:
 
 
 @asynccontextmanager
-async def access(mirror: Mirror, urls: Sequence[str]) -> AsyncIterator[Access]:
+async def grant_access(mirror: Mirror, urls: Sequence[str]) -> AsyncIterator[Access]:
     """Access to a mirror at these URLs; where one is needed, with a token that is valid for the length of the block."""
     if all(mirror.guard.read_access(one).open for one in mirror.settings.repositories):
         yield Access(mirror, urls, "")
@@ -178,11 +178,11 @@ async def sync_set(mirror: Mirror, urls: Sequence[str], one: SyncSettings) -> bo
             if not mine:
                 return False
             wanted = sync_inputs(mirror.settings, one)
-            async with access(mirror, urls) as index, local_fetcher(mirror) as fetcher:
+            async with grant_access(mirror, urls) as index, local_fetcher(mirror) as fetcher:
                 result = await fetch(wanted, fetcher, Resolvers(index), holdings(mirror), NoProgress())
             await remember(mirror.catalog.sets, one.name, result, only=True)
     except MirrorError as error:
-        logger.error("the set %s is not brought in: %s", one.name, error)
+        logger.error("the set %s could not be fetched: %s", one.name, error)
         return False
     for problem in result.problems:
         logger.warning("the set %s lacks %s", one.name, problem)

@@ -76,12 +76,12 @@ async def test_a_job_that_fails_is_logged_and_starts_again(
         await sleep(0)
 
     monkeypatch.setattr("mirror.service.jobs.asyncio.sleep", pause)
-    results = iter([OSError("no room"), RuntimeError("a defect"), False, None])
+    results = iter([OSError("no room"), RuntimeError("a defect"), asyncio.CancelledError(), False, None])
     done = asyncio.Event()
 
     async def work() -> bool | None:
         match next(results, "over"):
-            case Exception() as error:
+            case BaseException() as error:
                 raise error
             case "over":
                 done.set()
@@ -95,8 +95,9 @@ async def test_a_job_that_fails_is_logged_and_starts_again(
         supervisor.start([BackgroundJob("tidy", "keep things tidy", work, every=1000)])
         await asyncio.wait_for(done.wait(), 10)
     assert supervisor.running == ("tidy",)
-    assert pauses == [RETRY_SECONDS, RETRY_SECONDS, RETRY_SECONDS, 1000]
+    assert pauses == [RETRY_SECONDS] * 4 + [1000]
     assert "tidy: failed, and is tried again in 60 s: no room" in caplog.text
     assert "RuntimeError: a defect" in caplog.text
+    assert "tidy: what it waited for was cancelled" in caplog.text
     await supervisor.stop()
     assert supervisor.running == ()

@@ -94,7 +94,7 @@ async def test_a_set_that_fails_is_logged_and_stops_nothing(
             async with asyncio.timeout(10):
                 while caplog.text.count("the set ") < 4:  # noqa: ASYNC110  the mirror tells nobody
                     await asyncio.sleep(0.02)
-    assert "the set lost is not brought in" in caplog.text
+    assert "the set lost could not be fetched" in caplog.text
     assert "the set unknown lacks nobody-has-this: no such project" in caplog.text
 
 
