@@ -11,5 +11,6 @@ What acts on them:
 upstream_index    follows one upstream, and combines what several list
 local_entries     the gems that are listed otherwise than upstream lists them, persisted
 policy_review     the changes of upstreams that policy has not seen yet
-published_index   what clients read and what may change it; its writer is the only one that appends to the log
+writer            the one task that appends to the log: it takes events from a queue
+published_index   what clients read, and what posts those events: polling upstreams, checking pages
 """

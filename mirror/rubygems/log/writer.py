@@ -1,13 +1,13 @@
 """The one writer of a published log: a task that takes what happened from a queue, and appends what follows from it.
 
 What may change the log arrives as a value: an upstream lists something else, a page shows something else, policy has
-seen a change. The writer takes all that wait, works out what the log should list, appends the differences, and persists
-them before anyone can see them. Whoever posted a value may wait for its future: then the log lists it. Readers take
-`log` as it stands; it is immutable, and `on_change` ends what was concluded from the one before.
+seen a change. The writer takes all events that wait, works out what the log should list, and persists the differences
+before anyone can see them. Each event has a future: when it is done, the log lists what the event says. Readers take
+`log`, which is immutable; `on_change` is called when another one replaces it.
 
-The surprise: the writer fetches nothing. Pages are fetched by those who post what the pages show, however long it
-takes, so that a push never waits for an upstream. An upstream's list comes with the event that names
-what has changed in it, since whatever else changes in the list later is not known to policy yet.
+The surprise: the writer fetches nothing. Pages are fetched by those who post what the pages show, so that a push never
+waits for an upstream. And an upstream's list arrives with the event that names what has changed in it: what changes in
+the list later has not been seen by policy yet, and must not reach the log with an earlier event.
 """
 
 import asyncio
