@@ -1,6 +1,6 @@
 """The background jobs: the one list of what a serving process does besides answering, and the one place that runs it.
 
-A job of the process goes on over reloads; a job of a mirror ends when another mirror takes over. A job that raises is
+A job of the process continues over reloads; a job of a mirror ends when another mirror takes over. A job that raises is
 logged and started again after a pause, so that nothing stops silently.
 """
 
@@ -36,7 +36,7 @@ RETRY_SECONDS = 60.0
 FLUSH_SECONDS = 10.0
 """Time between two attempts to write what waits in memory because the disk was full."""
 TRIM_SECONDS = 600.0
-"""Time between two looks whether the journal is longer than it should be; half of what is kept where that is less."""
+"""Time between two checks of the journal's length; half of what is kept where that is less."""
 VERIFY_SECONDS = 3600.0
 """Time for which one process has the right to verify the store, renewed while it does, and pause after each pass."""
 RENEW_BLOBS = 100
@@ -53,7 +53,7 @@ class BackgroundJob(NamedTuple):
     work: Callable[[], Awaitable[bool | None]]
     """Do it once, or without a period for ever; False when it shall be tried again after `retry_seconds`."""
     every: float | None = None
-    """Seconds between the end of one run and the next; None for work that goes on until it is cancelled."""
+    """Seconds between the end of one run and the next; None for work that runs until it is cancelled."""
     lease: str = ""
     """The lease that the work takes, so that one of several processes over the same store does it; empty: each does."""
     retry_seconds: float = RETRY_SECONDS
@@ -132,7 +132,7 @@ def process_jobs(service: "Service") -> list[BackgroundJob]:
         ),
         BackgroundJob(
             "certificate",
-            "use the files of [tls] anew when they change",
+            "reload the files of [tls] when they change",
             _call(service.check_certificate),
             every=CERTIFICATE_SECONDS,
         ),
@@ -151,7 +151,7 @@ def mirror_jobs(mirror: Mirror, store: Store, urls: Sequence[str]) -> list[Backg
     jobs = [
         BackgroundJob(
             "policies",
-            "read folders of OSV records anew when they change",
+            "reload folders of OSV records when they change",
             mirror.policies.check_folders,
             every=settings.policies.records_every,
         ),
@@ -194,7 +194,7 @@ def mirror_jobs(mirror: Mirror, store: Store, urls: Sequence[str]) -> list[Backg
     jobs += [
         BackgroundJob(
             f"sync {one.name}",
-            "have what a set names before a client needs it",
+            "fetch what a set names before a client needs it",
             partial(scheduled_sync.sync_set, mirror, urls, one),
             every=one.every,
             lease=f"sync {one.name}",
@@ -205,7 +205,7 @@ def mirror_jobs(mirror: Mirror, store: Store, urls: Sequence[str]) -> list[Backg
     jobs += [
         BackgroundJob(
             f"follow {source.name} into {name}",
-            "have what changes at another mirror at once",
+            "apply what changes at another mirror at once",
             partial(following.follow, mirror, name, source, upstream.follow_only),
         )
         for name, source, upstream in following.followed(mirror)

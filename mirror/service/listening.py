@@ -68,7 +68,7 @@ class TLS:
         return found
 
     def reload_if_changed(self) -> bool:
-        """Use the files anew if they have changed; return whether they are. Unusable files are logged, once."""
+        """Load the files again if they have changed; return whether that was so. Unusable files are logged, once."""
         stamps = self._stamps()
         if stamps == self._seen:
             return False

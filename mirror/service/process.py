@@ -193,7 +193,7 @@ class Service:
             logger.error("imported projects appear one after another, not all at once: %s", error)
 
     def check_certificate(self) -> None:
-        """Use the files of the certificate anew if they have changed."""
+        """Reload the files of the certificate if they have changed."""
         if self._tls is not None:
             self._tls.reload_if_changed()
 
@@ -246,11 +246,11 @@ async def _reload(service: Service, load: Callable[[], Settings]) -> None:
     except ConfigError as error:
         logger.error("the settings stay as they were: %s", "; ".join(str(error).splitlines()))
         return
-    except Exception:  # whatever it is, what serves now goes on
+    except Exception:  # whatever it is, the mirror that answers stays
         logger.exception("the settings stay as they were, because of an unexpected error")
         return
     log.configure(settings.log.format, settings.log.level)
-    logger.info("the settings were read anew: %s", _status(service))
+    logger.info("the settings were reloaded: %s", _status(service))
 
 
 def _status(service: Service) -> str:

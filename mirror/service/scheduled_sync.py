@@ -68,7 +68,7 @@ async def local_fetcher(
 
 
 def worker_config(mirror: Mirror) -> WorkerConfig:
-    """Return how workers reach the upstreams and the store of a mirror; upstreams behind a proxy are not for them."""
+    """Return how workers reach the upstreams and the store of a mirror; upstreams that need a proxy are left out."""
     return WorkerConfig(
         formats={name: f"mirror.{name}:FORMAT" for name in {one.format.name for one in mirror.repositories.values()}},
         upstreams={

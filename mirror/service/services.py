@@ -354,7 +354,7 @@ class Mirror:
         return all(self.guard.scope(identity, "read", name).everything for name in self.repositories)
 
     async def retire(self) -> None:
-        """Stop writing the logs that another mirror of this process goes on with; answer as before."""
+        """Stop writing the logs, which another mirror of this process continues; answer as before."""
         self.feed_api.stop()
         for published in self.published_indexes.values():
             await published.retire()

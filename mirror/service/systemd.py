@@ -78,7 +78,7 @@ class Notifier:
     async def keep_alive(self, healthy: Callable[[], bool] = lambda: True) -> None:
         """Reset the watchdog twice in its time, for ever, while `healthy()`; return at once without a watchdog.
 
-        Runs on the event loop and only there: a loop that hangs falls silent, and systemd starts the service anew.
+        Runs on the event loop and only there: a loop that hangs falls silent, and systemd restarts the service.
         """
         if self.watchdog is None:
             return
@@ -88,7 +88,7 @@ class Notifier:
             if well:
                 self.alive()
             elif was:
-                _log.error("The service is not healthy: systemd will start it anew within %.0f s.", self.watchdog)
+                _log.error("The service is not healthy: systemd will restart it within %.0f s.", self.watchdog)
             await asyncio.sleep(self.watchdog / 2)
 
     def _send(self, *lines: str) -> None:

@@ -1,6 +1,5 @@
 """Totals that outlive a restart: requests by outcome, and the bytes that they saved."""
 
-import asyncio
 import logging
 import time
 from collections.abc import Callable, Mapping
@@ -80,12 +79,6 @@ class Statistics:
             logger.warning("could not record statistics: %s", error)
             return
         self._recorded = counted
-
-    async def run(self) -> None:
-        """Flush at intervals, until cancelled."""
-        while True:
-            await asyncio.sleep(RECORD_SECONDS)
-            await self.flush()
 
     async def totals(self) -> dict[str, object]:
         """Return requests by outcome, and the bytes that clients got in all and without an upstream."""

@@ -1,4 +1,4 @@
-"""The life of `mirror serve`: sockets, signals, settings read anew, TLS, and notifications to systemd."""
+"""The life of `mirror serve`: sockets, signals, reloads, TLS, and notifications to systemd."""
 
 import asyncio
 import fcntl

@@ -3,14 +3,14 @@
 The one asymmetry between the ecosystems. Pure values, which know no clock, store or network:
 
 versions_map      gem → its versions and the MD5 of its `/info`: parsed, rendered, compared
-upstream_copy     an upstream's log as far as it was fetched, and what to believe of the answer to a question for more
+upstream_copy     an upstream's log as far as it was fetched, and what to believe of a response
 published_log     our own log at one moment, with its digests and its compressed form
 
 What acts on them:
 
-upstream_index    follows one upstream, and combines what several list
+upstream_index    follows one upstream: requests, verifies and stores its log
 local_entries     the gems that are listed otherwise than upstream lists them, persisted
 policy_review     the changes of upstreams that policy has not seen yet
-writer            the one task that appends to the log: it takes events from a queue
+writer            the one task that appends to the log, from a queue of events; it combines what upstreams list
 published_index   what clients read, and what posts those events: polling upstreams, checking pages
 """
