@@ -189,9 +189,11 @@ def mirror_jobs(mirror: Mirror, store: Store, urls: Sequence[str]) -> list[Backg
                 retry_seconds=VERIFY_SECONDS,
             )
         )
-    if settings.offline:
-        return jobs
-    jobs += [
+    return jobs if settings.offline else [*jobs, *_upstream_jobs(mirror, urls)]
+
+
+def _upstream_jobs(mirror: Mirror, urls: Sequence[str]) -> list[BackgroundJob]:
+    sets = [
         BackgroundJob(
             f"sync {one.name}",
             "fetch what a set names before a client needs it",
@@ -200,9 +202,9 @@ def mirror_jobs(mirror: Mirror, store: Store, urls: Sequence[str]) -> list[Backg
             lease=f"sync {one.name}",
             retry_seconds=SYNC_RETRY_SECONDS,
         )
-        for one in settings.sync
+        for one in mirror.settings.sync
     ]
-    jobs += [
+    follows = [
         BackgroundJob(
             f"follow {source.name} into {name}",
             "apply what changes at another mirror at once",
@@ -210,7 +212,7 @@ def mirror_jobs(mirror: Mirror, store: Store, urls: Sequence[str]) -> list[Backg
         )
         for name, source, upstream in following.followed(mirror)
     ]
-    return jobs
+    return [*sets, *follows]
 
 
 def _call(function: Callable[[], object]) -> Callable[[], Awaitable[None]]:
