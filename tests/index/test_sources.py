@@ -25,6 +25,7 @@ from mirror.pypi import FORMAT
 from mirror.transfer import Transfers
 from mirror.upstream import Upstream, UpstreamOptions
 from tests.builders import wheel
+from tests.serving import serving
 from tests.simulator import Body, Simulator, Stall, Status
 
 SIX = wheel("six", "1.16", size=100_000)
@@ -379,3 +380,18 @@ async def test_metadata_that_differs_from_the_promise_is_asked_for(desk: Desk) -
     opened = await source.sidecar("six", file)
     assert b"".join([chunk async for chunk in opened.body.read()]) == other
     assert desk.simulator.count("GET", "*.metadata") == 1
+
+
+async def test_repositories_that_share_an_upstream_show_what_either_of_them_fetches(
+    simulator: Simulator, tmp_path: Path
+) -> None:
+    simulator.publish(SIX)
+    one = {"format": "pypi", "upstreams": [simulator.simple_url]}
+    repositories = {"one": {**one, "mount": "/one"}, "two": {**one, "mount": "/two"}}
+    async with serving(tmp_path / "data", repositories) as mirror:
+        before = [(await mirror.get(f"{mount}/simple/six/")).body for mount in ("one", "two")]
+        simulator.publish(NEWER)
+        fetched = await mirror.get("one/simple/six/", Cache_Control="no-cache")
+        shown = await mirror.get("two/simple/six/")
+        assert fetched.body == shown.body != before[0] == before[1]
+        assert simulator.count("GET", "/simple/six/") == 2
