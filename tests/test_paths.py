@@ -46,7 +46,7 @@ class Limit:
 
 LIMITS = {
     "cold page": Limit(now=29, goal=16),
-    "held page": Limit(now=8, goal=8),
+    "held page": Limit(now=7, goal=8),
     "cold file": Limit(now=25, goal=14),
     "held file": Limit(now=13, goal=8),
     "first /versions": Limit(now=19, goal=14),

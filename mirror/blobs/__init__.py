@@ -69,7 +69,7 @@ class SmallBlob(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class BlobStore(Protocol):
-    """Where the bytes of files are stored. All methods may be called concurrently, also by several processes."""
+    """The store of the bytes of files. All methods may be called concurrently, also by several processes."""
 
     incoming: Path
     """A local directory for files that are being written; `adopt` takes them from here."""

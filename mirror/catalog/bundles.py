@@ -71,7 +71,7 @@ class ImportedLog(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class BundleImport(msgspec.Struct, frozen=True, kw_only=True):
-    """What becomes visible together with the pages and files that are staged for a bundle."""
+    """The changes that become visible together with the pages and files that are staged for a bundle."""
 
     bundle: str
     origin: str

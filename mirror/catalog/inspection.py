@@ -10,7 +10,7 @@ import msgspec
 
 
 class Inspection(msgspec.Struct, frozen=True, kw_only=True):
-    """What was found in a catalog."""
+    """The result of an inspection of a catalog."""
 
     damage: str | None
     """The fault that SQLite reports; None when it is sound."""

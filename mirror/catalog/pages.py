@@ -17,7 +17,7 @@ else:
 
 
 class PageRow(msgspec.Struct, frozen=True, kw_only=True):
-    """What is stored of a page, without its body."""
+    """A stored page, without its body."""
 
     stamp: Stamp
     url: str = ""

@@ -205,7 +205,7 @@ def _fail(done: asyncio.Future[list[list[Row]]], error: sqlite3.Error) -> None:
     if done.done():
         return
     done.set_exception(StorageFull("The disk that holds the catalog is full.") if _is_full(error) else error)
-    done.exception()  # whoever wrote may have gone; that is no warning
+    done.exception()  # retrieved here, since the writer may have gone: without it asyncio logs a warning
 
 
 _NUMBERS = tuple(map(str, range(1, 1 << 15)))

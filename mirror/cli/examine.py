@@ -48,7 +48,7 @@ class DoctorSection(msgspec.Struct, frozen=True):
 
 
 class DoctorOptions(msgspec.Struct, frozen=True, kw_only=True):
-    """What the command line asks to be examined."""
+    """The options of `mirror doctor`."""
 
     project: str | None = None
     gem: str | None = None

@@ -41,7 +41,7 @@ class UpstreamLine(msgspec.Struct, frozen=True):
 
 
 class FollowingLine(msgspec.Struct, frozen=True):
-    """How far this mirror is in following another one."""
+    """The position of this mirror in following another one."""
 
     name: str
     serial: int
@@ -52,7 +52,7 @@ class FollowingLine(msgspec.Struct, frozen=True):
 
 
 class StatusReport(msgspec.Struct, frozen=True):
-    """What is shown of the answer to GET /-/status; the rest of it is for `--json`."""
+    """The part of the response to GET /-/status that is shown; the rest is for `--json`."""
 
     projects: int
     files: int

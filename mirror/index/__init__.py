@@ -8,7 +8,7 @@ upstream        an upstream with everything that it ever answered kept: `upstrea
 uploads         files of our own, as a source
 publish         adding, yanking and deleting files of our own
 records         the truth about them, beside their bytes
-journal         what changed, in order, for whoever follows
+journal         what changed, in order, for those who follow
 cache           one budget of memory, single flight, and validity
 ecosystem       what an ecosystem provides
 

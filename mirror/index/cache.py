@@ -29,7 +29,7 @@ class Validity:
         self.until = until
         self.live = True
         self.of = of
-        """The other one, for whoever looks at the attributes: a replay is valid while `(of or self).live`."""
+        """The wrapped one, for code that reads the attributes: a replay is valid while `(of or self).live`."""
 
     def holds(self, now: float) -> bool:
         """Return whether the value is valid at this moment."""
@@ -86,7 +86,7 @@ class CacheEntry(Generic[V]):
         self.value = value
         self.weight = weight
         self.used = False
-        """Set by whoever uses the value: it is kept longer than those that no one uses."""
+        """Set by the caller that uses the value: it is kept longer than those that no one uses."""
 
 
 class BoundedCache(dict[K, CacheEntry[V]]):

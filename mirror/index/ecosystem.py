@@ -31,7 +31,7 @@ class ClientLine(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ClientAccess(Protocol):
-    """How clients reach an index; the modules `pypi.clients` and `rubygems.clients`.
+    """The lines that configure clients for an index; the modules `pypi.clients` and `rubygems.clients`.
 
     Paths are relative to the repository's mount and quoted for a URL.
     """

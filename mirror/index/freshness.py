@@ -13,7 +13,7 @@ from mirror.model import Stamp
 
 
 class Ages(msgspec.Struct, frozen=True, kw_only=True):
-    """How old a page may become, in seconds."""
+    """The ages that a page may reach, in seconds."""
 
     fresh: float = 600
     """Served without asking upstream."""
@@ -26,7 +26,7 @@ class Ages(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Freshness(Enum):
-    """How fresh an answer the client needs."""
+    """The freshness that a client requires of a page."""
 
     ANY = auto()
     """Any stored answer will do: files do not change, however old the page that lists them."""
@@ -37,7 +37,7 @@ class Freshness(Enum):
 
 
 class Decision(Enum):
-    """What to do with a request for a page."""
+    """The decision on a request for a page."""
 
     SERVE = auto()
     SERVE_AND_REFRESH = auto()

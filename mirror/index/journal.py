@@ -1,4 +1,4 @@
-"""Our journal: what changed here, in order, for whoever follows: other nodes, other mirrors, and our own memory.
+"""Our journal: what changed here, in order, for those who follow: other nodes, other mirrors, and our own memory.
 
 The events themselves are written by the catalog, in the transaction of the change; this module wakes those who wait
 for news, and reports changes to listeners. A writer does not hear of its own change: what that outdates in its own

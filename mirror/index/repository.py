@@ -81,7 +81,7 @@ class Repository:
         return view
 
     async def _view(self, name: str, freshness: Freshness) -> View:
-        """As `project`, and what is left of a project that is gone."""
+        """Return a project, or what is left of one that is gone."""
         entry = self._views.get(name)
         if entry is not None and freshness is not Freshness.NOW:
             view = entry.value
@@ -110,7 +110,7 @@ class Repository:
         return self._keep(name, freshness, known, view)
 
     async def _gather(self, name: str, freshness: Freshness, known: Mapping[str, str]) -> dict[str, Listing]:
-        """What the sources list, in their order: the first that has the project, or all of them for a union."""
+        """Return the listings of the sources in order: of the first that has the project, or of all for a union."""
         found: dict[str, Listing] = {}
         left: dict[str, Listing] = {}
         unknown: Exception = UnknownProject(name)
@@ -159,7 +159,7 @@ class Repository:
         return complete
 
     def _merged(self, name: str, listings: Mapping[str, Listing], until: float, outcome: Outcome) -> View:
-        """What the sources list, merged and looked at through policy."""
+        """Merge the listings of the sources, and apply policy."""
         merged = merge(_projects(listings), union=len(listings) > 1)
         for conflict in merged.conflicts:
             logger.warning(
@@ -413,7 +413,7 @@ def _removed_files(listings: Mapping[str, Listing]) -> frozenset[str]:
 
 
 def _weight(view: View) -> int:
-    """What a view takes in memory, in bytes."""
+    """Return the estimated memory of a view, in bytes."""
     files = len(view.files) + sum(verdict.state != "hidden" for verdict in view.withheld.values())
     return VIEW_BYTES + FILE_BYTES * files + sum(map(sys.getsizeof, view.project.extra.values()))
 

@@ -13,7 +13,7 @@ from mirror.upstream import Upstream
 
 
 class Listing(msgspec.Struct, frozen=True, kw_only=True):
-    """What a source lists of a project at a moment."""
+    """The listing of a project by a source at one moment."""
 
     revision: str
     """Equal revisions, equal projects."""
@@ -62,7 +62,7 @@ Outdated = Callable[[Collection[str] | None], None]
 
 
 class SourceOptions(msgspec.Struct, frozen=True, kw_only=True):
-    """How an upstream is treated as a source."""
+    """The options of an upstream as a source."""
 
     ages: Ages
     page_limit: int = 64 << 20

@@ -40,7 +40,7 @@ T = TypeVar("T", Project, Names)
 
 
 class PageState(msgspec.Struct, frozen=True):
-    """What is known of a page, and how that came about."""
+    """The known state of a page, with its outcome."""
 
     row: PageRow
     outcome: Outcome = "hit"
@@ -194,12 +194,12 @@ class UpstreamPages:
         return await self._catalog.pages.read(self._name, page)
 
     def _lags(self, page: Page, listed: str, now: float) -> bool:
-        """Whether upstream was asked just now and still has an older page than its own index lists."""
+        """Return whether upstream was asked just now and still has an older page than its own index lists."""
         lagging = self._lagging.value(page)
         return lagging is not None and lagging[0] == listed and 0 <= now - lagging[1] < LAG_SECONDS
 
     def _outdated(self, page: Page, row: PageRow) -> bool:
-        """Whether the list of names, read later than the page, has a newer serial for it: clients compare the two."""
+        """Return whether the list of names, read after the page, has a newer serial for it: clients compare both."""
         newer = self._newer.get(page.name) if page.kind == "project" else None
         return (
             newer is not None

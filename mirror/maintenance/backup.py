@@ -21,7 +21,7 @@ CATALOG = "catalog.sqlite"
 
 
 class BackupResult(msgspec.Struct, frozen=True):
-    """What a backup or restore has copied."""
+    """The files that a backup or restore has copied."""
 
     blobs: int
     """Blobs copied; those that were there before are not counted."""

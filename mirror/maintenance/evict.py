@@ -47,7 +47,7 @@ class Candidate(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class EvictionPlan(msgspec.Struct, frozen=True, kw_only=True):
-    """What has to go, and what the store holds before and after."""
+    """The files to evict, and the size of the store before and after."""
 
     evict: tuple[Candidate, ...] = ()
     before: int = 0
@@ -72,7 +72,7 @@ def plan(candidates: Iterable[Candidate], limit: int | None, now: float, min_age
 
 
 class EvictionReport(msgspec.Struct, frozen=True, kw_only=True):
-    """What a sweep did, or would do."""
+    """The result of a sweep, or of a dry run."""
 
     evicted: tuple[HeldFile, ...] = ()
     """Files, one for each name of a removed blob."""
@@ -235,7 +235,7 @@ class Evictor:
 
 
 class _SweepDecision(msgspec.Struct, frozen=True, kw_only=True):
-    """What a sweep removes, and the size of everything."""
+    """The files that a sweep removes, and the size of everything."""
 
     evicted: tuple[HeldFile, ...]
     """In the order in which they go."""

@@ -16,7 +16,7 @@ import msgspec
 
 from mirror.errors import Invalid
 from mirror.model import Body, File
-from mirror.rubygems.marshal import SPEC_LIMIT, Gemspec, Requirement
+from mirror.rubygems.marshal import SPEC_BYTES, Gemspec, Requirement
 from mirror.rubygems.marshal.reading import inflate
 from mirror.rubygems.marshal.writing import gemspec_rz
 from mirror.rubygems.names import full_name, normal_platform
@@ -177,13 +177,13 @@ def _run(walk: Scan, file: BinaryIO) -> dict[str, ArchiveMember]:
 
 
 async def _read(body: Body, start: int, stop: int) -> bytes:
-    if stop - start > SPEC_LIMIT:
+    if stop - start > SPEC_BYTES:
         raise Invalid("The gem's metadata is too large.")
     return b"".join([chunk async for chunk in body.read(start, stop)])
 
 
 def _slice(file: BinaryIO, member: ArchiveMember) -> bytes:
-    if member.size > SPEC_LIMIT:
+    if member.size > SPEC_BYTES:
         raise Invalid(f"The gem's {member.name} is too large.")
     file.seek(member.start)
     return file.read(member.size)

@@ -206,7 +206,7 @@ Json = dict[str, Any]
 
 
 class Links(NamedTuple):
-    """How to make our own URLs."""
+    """The functions that make our own URLs."""
 
     gem: Callable[[str], str]
     """Of a gem file, from its name."""

@@ -15,7 +15,7 @@ from typing import NamedTuple, TypeAlias, Union
 import yaml
 
 from mirror.errors import Invalid
-from mirror.rubygems.marshal import SPEC_LIMIT, Dependency, Gemspec, Requirement
+from mirror.rubygems.marshal import SPEC_BYTES, Dependency, Gemspec, Requirement
 from mirror.rubygems.marshal.reading import inflate
 from mirror.rubygems.names import GENERIC, canonical, is_listed, is_new_version
 from mirror.rubygems.versions import OPERATORS, is_version
@@ -42,7 +42,7 @@ _TAGS = frozenset(
 
 def read_spec(metadata: bytes) -> Gemspec:
     """Return the specification in a gem's metadata.gz. Raises Invalid, also for what RubyGems refuses as a new gem."""
-    fields, tag = read_yaml(inflate(metadata, GZIP, SPEC_LIMIT, "The gem's metadata.gz"))
+    fields, tag = read_yaml(inflate(metadata, GZIP, SPEC_BYTES, "The gem's metadata.gz"))
     if tag != _SPECIFICATION or not isinstance(fields, dict):
         raise Invalid("The gem's metadata is not a gem specification.")
     name = canonical(_text(fields.get("name")) or "")

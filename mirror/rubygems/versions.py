@@ -19,10 +19,10 @@ ecosystem = "RubyGems"
 
 OPERATORS = ("=", "!=", ">=", "<=", "~>", ">", "<")
 
-_LONGEST = 128
+_LONGEST_CHARACTERS = 128
 """Characters of a version."""
 _VERSION = re.compile(r"[0-9]+(\.[0-9A-Za-z]+)*(-[0-9A-Za-z-]+(\.[0-9A-Za-z-]+)*)?", re.ASCII)
-_CLAUSE = re.compile(rf"\s*({'|'.join(OPERATORS)})?\s*([0-9A-Za-z.-]{{1,{_LONGEST}}})\s*", re.ASCII)
+_CLAUSE = re.compile(rf"\s*({'|'.join(OPERATORS)})?\s*([0-9A-Za-z.-]{{1,{_LONGEST_CHARACTERS}}})\s*", re.ASCII)
 _SEGMENT = re.compile(r"[0-9]+|[A-Za-z]+", re.ASCII)
 _LETTER = re.compile(r"[A-Za-z-]", re.ASCII)
 
@@ -36,7 +36,7 @@ class Clause(NamedTuple):
 
 def is_version(text: str) -> bool:
     """Return whether Gem::Version reads the text."""
-    return len(text) <= _LONGEST and _VERSION.fullmatch(text) is not None
+    return len(text) <= _LONGEST_CHARACTERS and _VERSION.fullmatch(text) is not None
 
 
 def is_prerelease(version: str) -> bool:
@@ -55,7 +55,7 @@ def version_key(version: str) -> bytes:
     key = bytearray()
     zeros = 0
     in_words = False
-    for segment in _segments(version[:_LONGEST]):
+    for segment in _segments(version[:_LONGEST_CHARACTERS]):
         if not segment.isdigit():
             if not in_words:
                 in_words, zeros = True, 0  # Gem::Version drops the zeros that end the numbers before the first letter

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 
 class Mode(Enum):
-    """What a process is going to do with what is stored."""
+    """The purpose for which a process opens the store."""
 
     SERVE = "serve"
     """Listen and answer, with all background jobs; holds the data directory's lock."""
@@ -39,7 +39,7 @@ class Mode(Enum):
 
 
 class OpenMirror:
-    """What is open, for the length of the block of `open_mirror`."""
+    """The open parts of a mirror, for the length of the block of `open_mirror`."""
 
     def __init__(self, settings: Settings, store: Store, stack: AsyncExitStack) -> None:
         """`stack` closes what is made later."""
@@ -60,7 +60,7 @@ class OpenMirror:
 
     @cached_property
     def publishers(self) -> "Mapping[str, Publisher]":
-        """What changes the uploads of each repository, by the repository's name."""
+        """The publisher of each repository's uploads, by the repository's name."""
         from mirror.service.services import publishers
 
         return publishers(self.settings, self.store)

@@ -104,7 +104,7 @@ async def _list_is_held(mirror: Mirror, repository: str) -> None:
 
 
 class Access:
-    """Where clients reach a mirror's repositories, with a token where not everyone may read."""
+    """The addresses of a mirror's repositories for clients, with a token where not everyone may read."""
 
     def __init__(self, mirror: Mirror, urls: Sequence[str], secret: str) -> None:
         """`secret`: that of a token, or empty where none is needed."""

@@ -16,7 +16,7 @@ from mirror.index.records import Records
 
 
 class Store:
-    """What a data directory holds."""
+    """The contents of a data directory."""
 
     def __init__(self, settings: Settings, clock: Callable[[], float] = time.time) -> None:
         """Name the parts, opening nothing; `clock` is the time for everything that pages and policies depend on."""

@@ -33,7 +33,7 @@ class Credentials(msgspec.Struct, frozen=True):
 
 
 class UpstreamOptions(msgspec.Struct, frozen=True, kw_only=True):
-    """How to treat one upstream. All times in seconds."""
+    """The options of one upstream. All times are in seconds."""
 
     connect_timeout: float = 3.0
     """For name resolution, connection and TLS together."""

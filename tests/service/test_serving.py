@@ -208,6 +208,7 @@ async def test_a_reload_under_load_loses_no_request_and_changes_the_settings(
 
     try:
         clients = [asyncio.create_task(client()) for _ in range(16)]
+        await load.more(16)  # the page is held before the mirror goes offline
         for offline in (True, False, True):
             manager.write(offline=offline)
             process.send_signal(signal.SIGHUP)

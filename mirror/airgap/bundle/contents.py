@@ -63,7 +63,7 @@ class Inventory(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Difference(msgspec.Struct, frozen=True, kw_only=True):
-    """What one mirror lacks of what another one holds."""
+    """The pages and files that one mirror lacks and another one holds."""
 
     pages: frozenset[PageKey] = frozenset()
     gone: frozenset[PageKey] = frozenset()

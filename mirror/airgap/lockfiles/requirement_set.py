@@ -108,7 +108,7 @@ class DependencyGraph(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class RequirementSet(msgspec.Struct, frozen=True, kw_only=True):
-    """What one file (or the command line) requires, of one ecosystem."""
+    """The requirements of one file (or of the command line), in one ecosystem."""
 
     name: str
     """The file, as it was named."""

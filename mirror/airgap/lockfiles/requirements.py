@@ -66,7 +66,7 @@ class _Line(msgspec.Struct, frozen=True):
 
 
 class _ParsedLines:
-    """What a file and all files that it includes have yielded so far."""
+    """The requirements found so far in a file and all files that it includes."""
 
     def __init__(self) -> None:
         self.pins: list[Pin] = []

@@ -37,7 +37,7 @@ _MOUNT = re.compile(r"(?:/[A-Za-z0-9._~-]+)*")
 
 
 class StaticSource(msgspec.Struct, frozen=True, kw_only=True):
-    """What an export reads: the store and the repositories of a mirror. Mappings are by repository."""
+    """The store and the repositories that an export reads. Mappings are by repository."""
 
     repositories: Mapping[str, Repository]
     mounts: Mapping[str, str]

@@ -30,7 +30,7 @@ _STATE_BYTES = 1 << 30
 
 
 class TreeCounts(msgspec.Struct):
-    """What an export did to a tree."""
+    """The numbers of files that an export wrote, linked, copied and removed."""
 
     written: int = 0
     """Pages and files that are new or changed."""
@@ -161,7 +161,7 @@ class Tree:
 
 
 class TreeProject(msgspec.Struct, frozen=True):
-    """What the tree contains of one project."""
+    """The pages and files of one project in the tree."""
 
     stamp: str
     """Identifies the inputs: with an equal stamp and no event in the journal, nothing has changed before `until`."""

@@ -22,7 +22,7 @@ CONNECTIONS = 16
 
 
 class Fetcher(Protocol):
-    """Where a sync gets pages and files from."""
+    """The source of pages and files for a sync."""
 
     async def fetch_index(self, repository: str) -> None:
         """Store the index that clients of a repository request first, where it has one. Raises MirrorError."""
@@ -44,7 +44,7 @@ class Fetcher(Protocol):
 
 
 class Holdings:
-    """What the store holds."""
+    """The contents of the store."""
 
     def __init__(self, repositories: Mapping[str, Repository], catalog: Catalog, blobs: BlobStore) -> None:
         self._repositories = repositories

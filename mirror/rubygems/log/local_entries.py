@@ -16,7 +16,7 @@ from mirror.rubygems.log.versions_map import VersionsMap
 
 
 class LocalEntry(msgspec.Struct, frozen=True):
-    """How the published log lists one gem."""
+    """The entry of a gem in the published log."""
 
     versions: tuple[str, ...]
     """None at all: the gem is hidden here."""

@@ -99,12 +99,12 @@ class PublishedIndex:
 
     @property
     def changed_at(self) -> float:
-        """When the log last grew, for the Last-Modified of what is derived from it."""
+        """The time at which the log last grew, for the Last-Modified of what is derived from it."""
         return self.writer.changed_at
 
     @property
     def outcome(self) -> Outcome:
-        """How responses come about that are made from the log."""
+        """The outcome of responses that are made from the log."""
         return "offline" if self._offline else "hit"
 
     def validity(self) -> Validity:

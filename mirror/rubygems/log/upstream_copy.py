@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 class UpstreamCopy(msgspec.Struct, frozen=True):
-    """What is needed to keep a copy of an upstream's `/versions` up to date: not the bytes themselves."""
+    """The state that keeps a copy of an upstream's `/versions` up to date, without the bytes themselves."""
 
     size: int
     sha256: "_Hash"

@@ -75,7 +75,7 @@ LogEvent: TypeAlias = UpstreamChange | PageChange | ReviewEnd | Update | Retirem
 
 
 class UpstreamMaps(msgspec.Struct, frozen=True):
-    """What the upstreams of one repository list at one moment, in their order: the first that lists a gem counts."""
+    """The listings of the upstreams of one repository at one moment, in order: the first that lists a gem counts."""
 
     maps: tuple[VersionsMap | None, ...]
     """None for an upstream whose list was never fetched."""
@@ -144,7 +144,7 @@ class LogWriter:
         self.log: PublishedLog | None = None
         """What is served; None until there is anything to list."""
         self.changed_at = clock()
-        """When the log last grew, for the Last-Modified of what is derived from it."""
+        """The time at which the log last grew, for the Last-Modified of what is derived from it."""
         self.retired = False
         self.loaded: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         """Done once the stored log has been read."""

@@ -15,8 +15,8 @@ from mirror.rubygems.names import GENERIC
 
 HEADER = b"\x04\x08"
 """Marshal 4.8."""
-SPEC_LIMIT = 10 << 20
-"""Bytes of one inflated specification; RubyGems has the same limit."""
+SPEC_BYTES = 10 << 20
+"""The largest inflated specification; RubyGems has the same limit."""
 
 
 class Symbol(str):

@@ -8,7 +8,7 @@ from datetime import UTC, datetime, timedelta
 from mirror.errors import Invalid
 from mirror.rubygems.marshal import (
     HEADER,
-    SPEC_LIMIT,
+    SPEC_BYTES,
     Dependency,
     Gemspec,
     Platform,
@@ -41,7 +41,7 @@ def load_gemspec(data: bytes) -> Gemspec:
 
 def read_gemspec_rz(content: bytes) -> Gemspec:
     """Return the specification in a gemspec.rz. Raises Invalid."""
-    return load_gemspec(inflate(content, zlib.MAX_WBITS, SPEC_LIMIT, "The gemspec.rz"))
+    return load_gemspec(inflate(content, zlib.MAX_WBITS, SPEC_BYTES, "The gemspec.rz"))
 
 
 def inflate(data: bytes, form: int, limit: int, what: str) -> bytes:

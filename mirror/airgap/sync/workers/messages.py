@@ -19,7 +19,7 @@ _LENGTH = struct.Struct(">Q")
 
 
 class WorkerUpstream(msgspec.Struct, frozen=True, kw_only=True):
-    """How workers reach one upstream. Times are in seconds."""
+    """An upstream as workers reach it. Times are in seconds."""
 
     url: str
     """Without credentials: `authorization` is sent to the origin of this URL alone."""
@@ -38,7 +38,7 @@ class WorkerUpstream(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class WorkerConfig(msgspec.Struct, frozen=True, kw_only=True):
-    """What a worker has to know before its first job. Objects are named by import paths, `package.module:NAME`."""
+    """The settings of a worker, before its first job. Objects are named by import paths, `package.module:NAME`."""
 
     formats: Mapping[str, str]
     """Name of a format → import path of a `Format`."""

@@ -86,7 +86,7 @@ def _fork(workers: list[list[int]], ours: list[socket.socket]) -> int:
             worker.main(workers)
         finally:
             os._exit(0)  # without the exit handlers of the process that was forked
-    with suppress(OSError):  # whoever of the two is first; signals of the terminal are for this process alone
+    with suppress(OSError):  # both processes try, one is first; signals of the terminal are for this process alone
         os.setpgid(pid, pid)
     return pid
 
