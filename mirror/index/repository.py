@@ -379,6 +379,7 @@ class Repository:
     def _outdated(self, projects: Collection[str] | None) -> None:
         """A source of ours lists these otherwise than before, or any of its pages may be older than its names."""
         if projects is None:
+            self._viewing.forget_all()
             self._end_validities()  # they may turn out to be right still, and then stay
         else:
             self.forget_some(projects)
