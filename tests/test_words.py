@@ -37,7 +37,7 @@ WORDS = re.compile(r"\b(nobody|anybody|somebody|who asks|whoever|told|written do
 UNITS = {"Second": "SECONDS", "Byte": "BYTES", "Character": "CHARACTERS", "Hour": "HOURS", "Day": "DAYS"}
 """The first word of a constant's docstring, in singular → what its name has to contain."""
 
-TO_BE_RENAMED = {"Removed", "_Unfinished"}
+TO_BE_RENAMED: set[str] = set()
 """Retired names and participles that are left."""
 PENDING: dict[str, dict[str, int]] = {
     "docstrings": {},

@@ -13,7 +13,7 @@ from mirror.catalog.files import Files, HeldFile
 from mirror.catalog.holdings import Browse, Contents, HeldProject, HeldThing
 from mirror.catalog.logs import Logs
 from mirror.catalog.pages import PageRow, Pages
-from mirror.catalog.retention import Removed, RemovedFiles, SetMember, Sets
+from mirror.catalog.retention import RemovalReport, RemovedFiles, SetMember, Sets
 from mirror.catalog.uploads import Upload, UploadRow, Uploads
 
 __all__ = [
@@ -36,7 +36,7 @@ __all__ = [
     "PageRow",
     "Pages",
     "Position",
-    "Removed",
+    "RemovalReport",
     "RemovedFiles",
     "SetMember",
     "Sets",

@@ -102,7 +102,7 @@ class Fetch(msgspec.Struct, frozen=True, kw_only=True):
     last: float
 
 
-class Removed(msgspec.Struct, frozen=True):
+class RemovalReport(msgspec.Struct, frozen=True):
     """A removed file with its fetches."""
 
     file: RemovedFile
@@ -167,7 +167,7 @@ class RemovedFiles:
             )
         )
 
-    async def report(self) -> list[Removed]:
+    async def report(self) -> list[RemovalReport]:
         """Return everything that is recorded, the newest removal first."""
         files = await self._database.read(
             "SELECT source, project, filename, since, why FROM removed ORDER BY since DESC, source, project, filename"
@@ -180,7 +180,7 @@ class RemovedFiles:
             fetch = Fetch(filename=filename, client=client, who=who, fetches=count, last=last)
             of.setdefault((source, project, filename), []).append(fetch)
         return [
-            Removed(
+            RemovalReport(
                 RemovedFile(source=source, project=project, filename=filename, since=since, why=why),
                 tuple(of.get((source, project, filename), ())),
             )

@@ -22,7 +22,7 @@ from mirror.config import Settings
 from mirror.errors import Unavailable
 
 if TYPE_CHECKING:
-    from mirror.catalog import Removed
+    from mirror.catalog import RemovalReport
 
 REMOVED_WHY = {
     "file": "upstream no longer lists it",
@@ -202,7 +202,7 @@ def removed_command(as_json: bool, options: SettingsOptions) -> int:
     return 0
 
 
-async def _removed_files(settings: Settings) -> "list[Removed]":
+async def _removed_files(settings: Settings) -> "list[RemovalReport]":
     from mirror.service.open import Mode, open_mirror
 
     async with open_mirror(settings, Mode.READ_ONLY) as opened:

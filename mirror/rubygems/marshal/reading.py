@@ -73,11 +73,11 @@ def load_specs(data: bytes, most: int = 4_000_000) -> Iterator[tuple[str, str, s
                 raise Invalid("The marshalled list of gems holds something that is not a gem.")
 
 
-class _Unfinished:
+class _Placeholder:
     """Holds the number of an object whose parts are still being read."""
 
 
-_UNFINISHED = _Unfinished()
+_PLACEHOLDER = _Placeholder()
 
 
 class _Reader:
@@ -87,7 +87,7 @@ class _Reader:
         self._most = most
         self._depth = 0
         self._symbols: list[Symbol] = []
-        self._objects: list[Value | _Unfinished] = []
+        self._objects: list[Value | _Placeholder] = []
 
     def document(self) -> Value:
         if self._data[:2] != HEADER:
@@ -137,7 +137,7 @@ class _Reader:
             return self._symbols[self._count_of(self._symbols)]
         raise Invalid("The marshalled data has no symbol where one has to stand.")
 
-    def _count_of(self, table: list[Symbol] | list[Value | _Unfinished]) -> int:
+    def _count_of(self, table: list[Symbol] | list[Value | _Placeholder]) -> int:
         index = self._long()
         if not 0 <= index < len(table):
             raise Invalid("The marshalled data refers to something that it does not hold.")
@@ -147,7 +147,7 @@ class _Reader:
         """Return a number for an object whose parts come next."""
         if len(self._objects) >= self._most:
             raise Invalid(f"The marshalled data holds more than {self._most} objects.")
-        self._objects.append(_UNFINISHED)
+        self._objects.append(_PLACEHOLDER)
         return len(self._objects) - 1
 
     def _value(self) -> Value:
@@ -155,7 +155,7 @@ class _Reader:
         self._at += 1
         if kind == 0x40:  # "@"
             known = self._objects[self._count_of(self._objects)]
-            if isinstance(known, _Unfinished):
+            if isinstance(known, _Placeholder):
                 raise Invalid("The marshalled data contains itself.")
             return known
         if kind == 0x5B:  # "["
