@@ -1,14 +1,15 @@
-"""The state of the mirror at this moment: for `mirror status`, for Prometheus and for health checks.
+"""The state of the mirror: for `mirror status`, Prometheus and health checks, with the endpoints that report it.
 
-Nothing here names a project unless the client may read everything: these URLs are open to everyone.
+The endpoints are open to everyone, and so name no project unless the client may read everything.
 """
 
 import asyncio
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Literal
 
 import msgspec
+from aiohttp import web
 
 from mirror import __version__
 from mirror.catalog import Catalog
@@ -24,6 +25,8 @@ logger = logging.getLogger(__name__)
 
 COUNT_SECONDS = 15.0
 """Time for which counts of what is in the catalog are used again."""
+
+NO_STORE = {"Cache-Control": "no-store"}
 
 Pages = Mapping[Literal["fresh", "stale", "missing"], int]
 
@@ -197,3 +200,44 @@ def _state(repository: str, upstream: Upstream) -> UpstreamState:
         received=state.bytes,
         errors=state.causes,
     )
+
+
+class MonitoringApi:
+    """The endpoints for monitoring, about the mirror as a whole."""
+
+    def __init__(self, state: MirrorState, may_read_all: Callable[[web.Request], Awaitable[bool]]) -> None:
+        """`may_read_all`: whether a client may read everything, and so see names of projects."""
+        self._state = state
+        self._may_read_all = may_read_all
+
+    def table(self) -> list[web.RouteDef]:
+        """Return the routes, to be added to an application."""
+        return [
+            web.get("/health", self.health),
+            web.get("/ready", self.readiness),
+            web.get("/metrics", self.metrics),
+            web.get("/-/status", self.status),
+        ]
+
+    async def health(self, request: web.Request) -> web.Response:
+        """Report that the process is alive, and whether it can store what it fetches."""
+        degraded = self._state.degraded()
+        return web.Response(text=f"degraded: {degraded}\n" if degraded else "ok\n", headers=NO_STORE)
+
+    async def readiness(self, request: web.Request) -> web.Response:
+        """Report whether the mirror can serve, which takes a working catalog."""
+        ready = await self._state.ready()
+        return web.Response(status=200 if ready else 503, text="ready\n" if ready else "not ready\n", headers=NO_STORE)
+
+    async def metrics(self, request: web.Request) -> web.Response:
+        """Return the metrics in the exposition format of Prometheus."""
+        body, content_type = await self._state.exposition(request.headers.get("Accept", ""))
+        return web.Response(body=body, headers={**NO_STORE, "Content-Type": content_type})
+
+    async def status(self, request: web.Request) -> web.Response:
+        """Return what is held and what that saved, as JSON."""
+        return web.Response(
+            body=msgspec.json.encode(await self._state.status(names=await self._may_read_all(request))),
+            content_type="application/json",
+            headers=NO_STORE,
+        )

@@ -28,9 +28,10 @@ from mirror.auth.credentials import (
     parse_authorization,
 )
 from mirror.auth.passwords import PasswordVerifier
-from mirror.auth.rights import ANONYMOUS, AccessRules, Identity, Scope, scope
+from mirror.auth.rights import ANONYMOUS, RIGHTS, AccessRule, AccessRules, Identity, Normalize, Scope, scope
 from mirror.auth.throttle import LoginThrottle
 from mirror.catalog import Accounts, Token, User
+from mirror.config import AuthSettings
 from mirror.errors import Forbidden, MirrorError, Unauthorized, UnknownProject
 from mirror.index.cache import BoundedCache, MemoryBudget, SingleFlight
 from mirror.model import Grant, Right
@@ -285,3 +286,48 @@ class ReadAccess:
     async def scope(self, request: web.BaseRequest) -> Scope:
         """Return what the client may read, for lists and searches. Raises Unauthorized."""
         return self.public if self.open else await self._guard.readable(request, self._repository)
+
+
+# What the configuration defines
+
+
+def rules_of(settings: AuthSettings, normalize: Mapping[str, Normalize]) -> AccessRules:
+    """Return the access rules; `normalize` as in `AccessRules`."""
+    rules = tuple(
+        AccessRule(
+            repositories=rule.repositories,
+            projects=rule.projects,
+            holders={right: frozenset(who) for right in RIGHTS if (who := getattr(rule, right)) is not None},
+        )
+        for rule in settings.rules
+    )
+    return AccessRules(rules, normalize)
+
+
+def users_of(settings: AuthSettings) -> list[User]:
+    """Return the users."""
+    return [
+        User(
+            name=name,
+            password=user.password_hash.get_secret_value(),
+            groups=frozenset(user.groups),
+            grants=(Grant(rights=frozenset(user.rights), repositories=user.repositories, projects=user.projects),)
+            if user.rights
+            else (),
+        )
+        for name, user in settings.users.items()
+    ]
+
+
+def tokens_of(settings: AuthSettings) -> list[Token]:
+    """Return the tokens."""
+    return [
+        Token(
+            name=name,
+            sha256=token.sha256,
+            owner=token.user,
+            grants=(Grant(rights=frozenset(token.rights), repositories=token.repositories, projects=token.projects),),
+            expires=token.expires.timestamp() if token.expires else None,
+        )
+        for name, token in settings.tokens.items()
+    ]

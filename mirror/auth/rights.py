@@ -27,7 +27,8 @@ IMPLIED_BY: Mapping[Right, tuple[Right, ...]] = {
 
 ALL = ("*",)
 
-Spelling = Callable[[str], str]
+Normalize = Callable[[str], str]
+"""Turns a pattern of project names into one that matches canonical names."""
 Chain = tuple[tuple[tuple[str, ...], bool], ...]
 """Patterns of project names, and whether they are allowed; the first that match decide."""
 
@@ -42,15 +43,15 @@ class AccessRule(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class AccessRules(msgspec.Struct, frozen=True):
-    """All rules in their order, and how each repository's format normalises a pattern of names."""
+    """All rules in their order, and how each repository normalises patterns of project names."""
 
-    table: tuple[AccessRule, ...] = ()
-    spelling: Mapping[str, Spelling] = {}
-    """Repository → the function that turns a pattern into one of canonical names; without one, it is used as it is."""
+    rules: tuple[AccessRule, ...] = ()
+    normalize: Mapping[str, Normalize] = {}
+    """By repository; patterns of others are used as they are."""
 
-    def spelled(self, repository: str, patterns: Iterable[str]) -> tuple[str, ...]:
+    def normalized(self, repository: str, patterns: Iterable[str]) -> tuple[str, ...]:
         """Return the patterns as they match canonical names of a repository."""
-        return tuple(map(self.spelling.get(repository, str), patterns))
+        return tuple(map(self.normalize.get(repository, str), patterns))
 
 
 class Identity(msgspec.Struct, frozen=True, kw_only=True):
@@ -150,7 +151,7 @@ def scope(identity: Identity, right: Right, repository: str, rules: AccessRules)
     def granted(grants: Iterable[Grant]) -> tuple[str, ...]:
         fitting = [grant for grant in grants if not grant.rights.isdisjoint(implying)]
         patterns = {p for grant in fitting if matches(grant.repositories, repository) for p in grant.projects}
-        return ALL if "*" in patterns else tuple(sorted(rules.spelled(repository, patterns)))
+        return ALL if "*" in patterns else tuple(sorted(rules.normalized(repository, patterns)))
 
     public = chains(frozenset({EVERYONE}))
     found = Scope(public)
@@ -164,10 +165,10 @@ def scope(identity: Identity, right: Right, repository: str, rules: AccessRules)
 def _chain(names: frozenset[str], right: Right, repository: str, rules: AccessRules) -> Chain:
     """Return the rules that define a right in a repository, up to the first that holds for all names."""
     steps: list[tuple[tuple[str, ...], bool]] = []
-    for rule in rules.table:
+    for rule in rules.rules:
         if right in rule.holders and matches(rule.repositories, repository):
             everywhere = "*" in rule.projects
-            patterns = ALL if everywhere else rules.spelled(repository, rule.projects)
+            patterns = ALL if everywhere else rules.normalized(repository, rule.projects)
             steps.append((patterns, not names.isdisjoint(rule.holders[right])))
             if everywhere:
                 return tuple(steps)

@@ -4,20 +4,18 @@ Users and tokens that commands create are in the catalog instead; both work side
 """
 
 import re
-from datetime import UTC, datetime
 from typing import Annotated, Literal, Self
 
 from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, StringConstraints, model_validator
 from pydantic_settings import NoDecode
 
-from mirror.config.values import Patterns, Section, listed
+from mirror.config.values import Patterns, Section, Time, listed
+from mirror.model import Right
 
 NAME = r"[A-Za-z0-9][A-Za-z0-9._+@-]{0,99}"
 """The name of a user, a group or a token."""
 RESERVED_NAMES = frozenset({"everyone", "authenticated", "anonymous", "unknown", "__token__"})
 """Names with a meaning of their own, which no user can have."""
-
-RightName = Literal["read", "upload", "yank", "admin"]
 
 
 def user_name(value: str) -> str:
@@ -35,16 +33,12 @@ def _password_hash(value: SecretStr) -> SecretStr:
     return value
 
 
-def _with_zone(value: datetime) -> datetime:
-    return value if value.tzinfo else value.replace(tzinfo=UTC)
-
-
 Name = Annotated[str, AfterValidator(user_name)]
 Group = Annotated[str, StringConstraints(pattern=rf"^{NAME}$")]
 Holder = Annotated[str, StringConstraints(pattern=rf"^@?{NAME}$")]
 Groups = Annotated[tuple[Group, ...], NoDecode, BeforeValidator(listed)]
 Holders = Annotated[tuple[Holder, ...] | None, NoDecode, BeforeValidator(listed)]
-RightNames = Annotated[tuple[RightName, ...], NoDecode, BeforeValidator(listed)]
+Rights = Annotated[tuple[Right, ...], NoDecode, BeforeValidator(listed)]
 
 
 class ScopeSettings(Section):
@@ -63,7 +57,7 @@ class UserSettings(ScopeSettings):
     """What `mirror user hash` prints."""
     groups: Groups = ()
     """The user's groups; rules name them with `@` in front."""
-    rights: RightNames = ()
+    rights: Rights = ()
     """The user's rights besides those of the rules: "read", "upload", "yank", "admin"."""
 
 
@@ -74,9 +68,9 @@ class TokenSettings(ScopeSettings):
     """The digest of the token. The token itself is never stored."""
     user: Name | Literal[""] = ""
     """The user for whom it acts, at most with that user's rights; without one it has the rights below."""
-    rights: RightNames = ("read", "upload")
+    rights: Rights = ("read", "upload")
     """The rights to which it is limited: "read", "upload", "yank", "admin"."""
-    expires: Annotated[datetime, AfterValidator(_with_zone)] | None = None
+    expires: Time | None = None
     """When it expires: a date, or a date with a time; UTC unless it has a zone."""
 
 

@@ -5,13 +5,12 @@ specifier is valid depends on the ecosystem of the repository, so `mirror.policy
 """
 
 from collections.abc import Mapping
-from datetime import UTC, datetime
 from typing import Annotated, Literal, Self
 
 from pydantic import AfterValidator, BeforeValidator, Field, StringConstraints, model_validator
 from pydantic_settings import NoDecode
 
-from mirror.config.values import Duration, FilePath, Patterns, Section, Size, listed
+from mirror.config.values import Duration, FilePath, Patterns, Section, Size, Time, listed
 
 RuleKind = Literal["allow", "deny", "cooldown", "files", "size", "known-bad"]
 Action = Literal["hide", "block"]
@@ -24,11 +23,6 @@ def _one_line(value: str) -> str:
     if not value.isprintable():
         raise ValueError("should be one line of text")
     return value
-
-
-def with_zone(value: datetime) -> datetime:
-    """Return the time with a zone; without one it is UTC."""
-    return value if value.tzinfo else value.replace(tzinfo=UTC)
 
 
 Line = Annotated[str, Field(min_length=1, max_length=500), AfterValidator(_one_line)]
@@ -45,7 +39,7 @@ class ExemptionSettings(Section):
     """Names or patterns."""
     versions: str | None = None
     """A version specifier; without it, every version."""
-    until: Annotated[datetime, AfterValidator(with_zone)] | None = None
+    until: Time | None = None
     """When the exemption ends: a date, or a date with a time; UTC unless it has a zone. Without it, never."""
 
 

@@ -11,6 +11,7 @@ import json
 import math
 import re
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated
 
@@ -207,6 +208,11 @@ def patterns_or_true(value: object) -> object:
     return listed(value)
 
 
+def with_zone(value: datetime) -> datetime:
+    """Return the time with a zone; without one it is UTC."""
+    return value if value.tzinfo else value.replace(tzinfo=UTC)
+
+
 def network(value: str) -> str:
     """Return an IP address, a network ("10.0.0.0/8") or "unix". Raises ValueError."""
     if value == "unix":
@@ -228,6 +234,7 @@ Flag = Annotated[bool, BeforeValidator(flag)]
 Mode = Annotated[int, BeforeValidator(mode)]
 Network = Annotated[str, AfterValidator(network)]
 Networks = Annotated[tuple[Network, ...], NoDecode, BeforeValidator(listed)]
+Time = Annotated[datetime, AfterValidator(with_zone)]
 Whole = Annotated[int, BeforeValidator(whole)]
 Duration = Annotated[float, BeforeValidator(seconds)]
 Size = Annotated[int, BeforeValidator(size)]

@@ -10,9 +10,8 @@ from mirror.config import Settings
 from mirror.server.connection import ConnectionGroup, ConnectionProtocol, Connections
 from mirror.server.drain import ConnectionRunner
 from mirror.server.replay import ReplayCache
-from mirror.service.activity import Activity
 from mirror.service.jobs import Supervisor, mirror_jobs
-from mirror.service.services import Mirror
+from mirror.service.services import Activity, Mirror
 from mirror.service.store import Store
 from mirror.telemetry import log
 from mirror.telemetry.metrics import Observer

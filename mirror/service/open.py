@@ -68,8 +68,7 @@ class OpenMirror:
     async def mirror(self) -> "Mirror":
         """Return the mirror of these settings over the store, made on the first call."""
         if self._mirror is None:
-            from mirror.service.activity import Activity
-            from mirror.service.services import Mirror
+            from mirror.service.services import Activity, Mirror
 
             activity = await self._stack.enter_async_context(Activity(self.store))
             await self.store.journal.open()

@@ -19,12 +19,11 @@ from mirror.config import LimitsSettings, Settings, TLSSettings
 from mirror.errors import ConfigError
 from mirror.runtime import affordable_connections, event_loops, raise_open_files, tune_runtime
 from mirror.server.connection import ConnectionLimits, Connections
-from mirror.service.activity import Activity
 from mirror.service.directory import lock, publish_urls
 from mirror.service.generation import Generation
 from mirror.service.jobs import Supervisor, process_jobs
 from mirror.service.listening import TLS, Listeners
-from mirror.service.services import Mirror
+from mirror.service.services import Activity, Mirror
 from mirror.service.store import Store
 from mirror.service.systemd import Heartbeat, Notifier, listen_fds
 from mirror.telemetry import log

@@ -7,6 +7,7 @@ import asyncio
 import logging
 from collections.abc import Coroutine, Sequence
 from contextlib import AsyncExitStack
+from typing import Self
 
 from aiohttp import web
 
@@ -17,8 +18,7 @@ import mirror.rubygems.upload
 from mirror import __version__
 from mirror.api.explain import ExplainApi
 from mirror.api.feed import FeedApi
-from mirror.api.monitoring import MonitoringApi
-from mirror.api.state import MirrorState
+from mirror.api.state import MirrorState, MonitoringApi
 from mirror.api.uploads import UploadsApi
 from mirror.auth import Guard, rules_of, tokens_of, users_of
 from mirror.auth.audit import AuditTrail
@@ -42,15 +42,32 @@ from mirror.rubygems.log.upstream_index import UpstreamIndex
 from mirror.server.middleware import request_middleware
 from mirror.server.pages import PageCache
 from mirror.server.proxies import TrustedProxies
-from mirror.service.activity import Activity
 from mirror.service.ecosystems import ECOSYSTEMS
 from mirror.service.store import Store
+from mirror.telemetry.metrics import Metrics
+from mirror.telemetry.statistics import Statistics
+from mirror.transfer import Transfers
 from mirror.upstream import Credentials, Upstream, UpstreamOptions
 from mirror.web.access import ViewerAccess
 from mirror.web.projects import BrowsableRepository, KnownNames, stored_names
 from mirror.web.routes import WebPages
 
 logger = logging.getLogger(__name__)
+
+
+class Activity:
+    """What the process does and counts: it outlives a reload of the settings, and is not stored."""
+
+    def __init__(self, store: Store) -> None:
+        self.transfers = Transfers(store.blobs)
+        self.metrics = Metrics(__version__)
+        self.statistics = Statistics(store.catalog, self.metrics)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        await self.statistics.flush()
 
 
 class Mirror:

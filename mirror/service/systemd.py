@@ -1,13 +1,11 @@
-"""The protocols between systemd and a service: readiness, reload, stop, watchdog, listening sockets, credentials.
+"""The protocols between systemd and a service: readiness, reload, stop, watchdog and listening sockets.
 
-The protocols are a datagram of `KEY=value` lines and three environment variables, by contract stable for ever
-(sd_notify(3), sd_listen_fds(3)). Written by hand for that: the one library (sdnotify) has been without a release since
-2017 and knows neither reload nor descriptors, and systemd's own binding needs a C compiler and headers.
+They are a datagram of `KEY=value` lines and a few environment variables, by contract stable for ever (sd_notify(3),
+sd_listen_fds(3)). No library is used: sdnotify has had no release since 2017 and knows neither reload nor descriptors,
+and systemd's own binding needs a C compiler and headers.
 
-Not here on purpose: credentials' contents, which the configuration reads.
-
-The surprise: everything here is done once. What is read from the environment is taken out of it, so that no child
-process (a resolver, say) speaks for the service or takes its sockets. Without systemd it all does nothing.
+The surprise: variables are removed from the environment when they are read, so that no child process (a resolver, say)
+speaks for the service or takes its sockets. Without systemd all of it does nothing.
 """
 
 import asyncio
@@ -17,17 +15,16 @@ import socket
 import stat
 import time
 from collections.abc import Callable, MutableMapping
-from pathlib import Path
 
 from mirror.errors import ConfigError
 
-_log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 _FIRST_FD = 3  # SD_LISTEN_FDS_START
 _MOST_FDS = 64
 _SEND_TIMEOUT = 1.0
 LATE_SECONDS = 10.0
-"""Time that the event loop may be late before the watchdog is no longer reset."""
+"""How late the event loop may be before the watchdog is no longer reset."""
 
 Environment = MutableMapping[str, str]
 
@@ -36,9 +33,9 @@ class Notifier:
     """Reports the state of the service to the service manager. Does nothing when none listens."""
 
     def __init__(self, address: str = "", watchdog: float | None = None) -> None:
-        """Speak to the datagram socket at `address` (a path; `@…` is an abstract name; empty: to none).
+        """Send to the datagram socket at `address`: a path, or `@…` for an abstract name; empty: send nothing.
 
-        `watchdog` is the time in seconds after which systemd takes a silent service for dead, None when it does not.
+        `watchdog` is the time in seconds after which systemd restarts a silent service; None: it does not.
         """
         self._address = "\0" + address[1:] if address.startswith("@") else address
         self.watchdog = watchdog if address else None
@@ -67,10 +64,6 @@ class Notifier:
         """Report that the service takes no new requests and finishes those it has."""
         self._send("STOPPING=1", *([_status(status)] if status else []))
 
-    def status(self, text: str) -> None:
-        """Set the line that `systemctl status` shows."""
-        self._send(_status(text))
-
     def alive(self) -> None:
         """Reset the watchdog's timer."""
         self._send("WATCHDOG=1")
@@ -78,17 +71,18 @@ class Notifier:
     async def keep_alive(self, healthy: Callable[[], bool] = lambda: True) -> None:
         """Reset the watchdog twice in its time, for ever, while `healthy()`; return at once without a watchdog.
 
-        Runs on the event loop and only there: a loop that hangs falls silent, and systemd restarts the service.
+        It runs on the event loop, so that one that hangs falls silent and systemd restarts the service.
         """
         if self.watchdog is None:
             return
-        well = True
+        was_healthy = True
         while True:
-            was, well = well, healthy()
-            if well:
+            is_healthy = healthy()
+            if is_healthy:
                 self.alive()
-            elif was:
-                _log.error("The service is not healthy: systemd will restart it within %.0f s.", self.watchdog)
+            elif was_healthy:
+                logger.error("The service is not healthy: systemd restarts it within %.0f s.", self.watchdog)
+            was_healthy = is_healthy
             await asyncio.sleep(self.watchdog / 2)
 
     def _send(self, *lines: str) -> None:
@@ -100,17 +94,17 @@ class Notifier:
                 channel.connect(self._address)
                 channel.sendall("\n".join(lines).encode())
         except OSError as error:
-            _log.warning("could not notify systemd of %s: %s", lines[0], error)
+            logger.warning("could not notify systemd of %s: %s", lines[0], error)
 
 
 class Heartbeat:
-    """Notices an event loop that is late. It is asked on the loop itself: one that hangs does not even answer."""
+    """Notices an event loop that is late; one that hangs does not even reset the watchdog."""
 
     def __init__(self) -> None:
         self._beat = 0.0
 
     def beat(self) -> None:
-        """Note that the event loop turns; to be called about once a second."""
+        """Record that the event loop runs; to be called about once a second."""
         self._beat = time.monotonic()
 
     def healthy(self) -> bool:
@@ -151,9 +145,3 @@ def _listening_socket(fd: int) -> socket.socket:
         raise ConfigError(wrong)
     passed.setblocking(False)
     return passed
-
-
-def credentials_directory(environment: Environment = os.environ) -> Path | None:
-    """Return the directory of the files of LoadCredential= (readable by this service alone), or None."""
-    path = environment.get("CREDENTIALS_DIRECTORY", "")
-    return Path(path) if path.startswith("/") else None

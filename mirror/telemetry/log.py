@@ -48,8 +48,8 @@ _GIVEN_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 
 _MAX_PATH_CHARACTERS = 1024
 _MAX_AGENT_CHARACTERS = 256
-_DAMPER_LINES = 20  # lines of one kind that are written …
-_DAMPER_SECONDS = 10.0  # … within so many seconds; more are only counted
+_REPEATED_LINES = 20  # lines of one kind that are written within …
+_REPEAT_SECONDS = 10.0  # … so many seconds; more are only counted
 _BATCH_LINES = 100  # formatting holds the interpreter lock: a few hundred microseconds at a time, no more
 _WARNING_SECONDS = 60.0
 
@@ -107,14 +107,14 @@ def configure(form: LogFormat = "auto", level: str = "info", stream: TextIO | No
     stream = sys.stderr if stream is None else stream
     handler = logging.StreamHandler(stream)
     handler.setFormatter(JsonFormatter() if wants_json(form, stream) else TextFormatter())
-    handler.addFilter(Damper())
+    handler.addFilter(RepeatFilter())
     root = logging.getLogger()
     root.setLevel(level.upper())
     root.handlers[:] = [handler]
     logging.raiseExceptions = False  # a log that cannot be written is no reason to write more
 
 
-class Damper(logging.Filter):
+class RepeatFilter(logging.Filter):
     """Limits the lines of one kind in ten seconds, and reports how many were not written.
 
     A kind is a line of source code, so that no client can create new ones. Audit lines are never held back.
@@ -138,12 +138,12 @@ class Damper(logging.Filter):
         with self._lock:
             since, count = self._kinds.get(kind, (now, 0))
             held_back = 0
-            if now - since >= _DAMPER_SECONDS:
-                held_back, since, count = max(0, count - _DAMPER_LINES), now, 0
+            if now - since >= _REPEAT_SECONDS:
+                held_back, since, count = max(0, count - _REPEATED_LINES), now, 0
             self._kinds[kind] = since, count + 1
         if held_back:
             record.msg, record.args = f"{record.getMessage()} ({held_back} more like it were not written)", ()
-        return count < _DAMPER_LINES
+        return count < _REPEATED_LINES
 
 
 def _downgrade(record: logging.LogRecord) -> None:

@@ -17,7 +17,7 @@ import pytest
 
 from mirror.config import load
 from mirror.errors import ConfigError
-from mirror.service.systemd import Notifier, credentials_directory, listen_fds
+from mirror.service.systemd import Notifier, listen_fds
 
 ROOT = Path(__file__).parents[2]
 UNITS = sorted(path for path in (ROOT / "systemd").iterdir() if path.suffix != ".md")
@@ -59,7 +59,7 @@ def manager(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Manager]
     manager.socket.close()
 
 
-def test_the_life_of_a_service_is_told_in_the_words_of_the_protocol(manager: Manager) -> None:
+def test_start_reload_and_stop_are_reported_as_the_protocol_has_it(manager: Manager) -> None:
     notifier = Notifier.from_environment(manager.environment)
     notifier.ready("serving 2 repositories")
     assert manager.received() == ["READY=1", "STATUS=serving 2 repositories"]
@@ -70,8 +70,8 @@ def test_the_life_of_a_service_is_told_in_the_words_of_the_protocol(manager: Man
     assert before <= int(moment.removeprefix("MONOTONIC_USEC=")) <= time.monotonic_ns() // 1000
     notifier.ready()
     assert manager.received() == ["READY=1"]
-    notifier.status("two\nREADY=1 lines")
-    assert manager.received() == ["STATUS=two READY=1 lines"]
+    notifier.ready("two\nREADY=1 lines")
+    assert manager.received() == ["READY=1", "STATUS=two READY=1 lines"]
     notifier.alive()
     assert manager.received() == ["WATCHDOG=1"]
     notifier.stopping("finishing 3 answers")
@@ -231,14 +231,6 @@ def test_sockets_meant_for_another_process_are_left_alone(environment: dict[str,
 def test_more_sockets_than_anyone_needs_are_refused() -> None:
     with pytest.raises(ConfigError, match="100000 sockets"):
         listen_fds({"LISTEN_PID": str(os.getpid()), "LISTEN_FDS": "100000"})
-
-
-def test_credentials_lie_where_systemd_says() -> None:
-    assert credentials_directory({"CREDENTIALS_DIRECTORY": "/run/credentials/mirror.service"}) == Path(
-        "/run/credentials/mirror.service"
-    )
-    assert credentials_directory({}) is None
-    assert credentials_directory({"CREDENTIALS_DIRECTORY": "somewhere"}) is None
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from mirror.auth.audit import audit
 from mirror.telemetry import log
-from mirror.telemetry.log import AccessLog, Damper, printable, redact, request_id
+from mirror.telemetry.log import AccessLog, RepeatFilter, printable, redact, request_id
 
 
 class Standstill(io.RawIOBase):
@@ -305,7 +305,7 @@ def test_a_flood_of_lines_of_one_kind_is_counted_instead_of_written(restored_log
     stream, now = io.StringIO(), [0.0]
     log.configure("text", "info", stream)
     (handler,) = logging.getLogger().handlers
-    handler.filters[:] = [Damper(lambda: now[0])]
+    handler.filters[:] = [RepeatFilter(lambda: now[0])]
     logger = logging.getLogger("mirror.test")
 
     def shout(number: int) -> None:
