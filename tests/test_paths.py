@@ -46,10 +46,10 @@ class Limit:
 
 LIMITS = {
     "cold page": Limit(now=29, goal=16),
-    "held page": Limit(now=7, goal=8),
+    "held page": Limit(now=8, goal=8),
     "cold file": Limit(now=25, goal=14),
     "held file": Limit(now=13, goal=8),
-    "first /versions": Limit(now=19, goal=14),
+    "first /versions": Limit(now=20, goal=14),
     "cold /info": Limit(now=32, goal=16),
     "upload": Limit(now=26, goal=18),
 }
@@ -63,9 +63,8 @@ SELECTS = Limit(now=3, goal=3)
 class Trace:
     """What one request went through."""
 
-    visited: list[str] = field(default_factory=list)
-    """`file: function`, in the order in which files were first entered."""
     files: dict[str, str] = field(default_factory=dict)
+    """File → the first function that was entered in it, in that order."""
     moves: int = 0
     """How often the next function was in another file than the last one."""
     entered: list[str] = field(default_factory=list)
@@ -216,10 +215,10 @@ async def test_the_compact_index_of_ruby(simulator: Simulator, tmp_path: Path, r
     for number in range(ATTEMPTS):
         simulator.push(gem(f"cold{number}", "1.0"))
     firsts: list[Trace] = []
-    for attempt in range(2):  # it is first once in the life of a data directory
+    for attempt in range(3):  # it is first once in the life of a data directory
         async with connected(simulator, tmp_path / f"data{attempt}") as (_, connection):
             firsts.append(await connection.send("GET", "/versions"))
-            if attempt:
+            if attempt == 0:
 
                 async def info(number: int, connection: Connection = connection) -> Trace:
                     return await connection.send("GET", f"/info/cold{number}")

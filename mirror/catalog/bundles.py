@@ -199,7 +199,7 @@ class Bundles:
         await self._database.write(*record(at, f"bundle:{origin}", "", "importing"))
 
     async def take(self, change: BundleImport) -> int:
-        """Make all of it visible at once; the serial of the event that says so, which is the first one."""
+        """Make everything staged visible at once; return the serial of the import's event, which is the first one."""
         statements: list[Statement] = [
             *record(change.at, f"bundle:{change.origin}", "", "import"),
             *_events("staged_pages", "staged_pages.name", "''", change.bundle, change.pages, change.at),
@@ -230,26 +230,8 @@ class Bundles:
                 (change.bundle, change.at),
             ),
         ]
-        for kind, row in change.uploads:
-            upload = row.upload
-            statements += [
-                *record(change.at, f"uploads:{upload.repository}", upload.project, kind, upload.filename),
-                writing(row),
-                (
-                    "INSERT INTO unrecorded (repository, filename) VALUES ($1, $2) ON CONFLICT DO NOTHING",
-                    (upload.repository, upload.filename),
-                ),
-            ]
-        for log in change.logs:
-            if log.replace:
-                statements.append(("DELETE FROM logs WHERE name = $1", (log.name,)))
-            statements.append(
-                (
-                    "INSERT INTO logs (name, seq, body)"
-                    " SELECT $1, coalesce(max(seq), 0) + 1, $2 FROM logs WHERE name = $1",
-                    (log.name, zstd.compress(log.content, 3)),
-                )
-            )
+        statements += _upload_statements(change)
+        statements += _log_statements(change)
         statements += [
             (
                 "INSERT INTO imports (origin, whole, newest) VALUES ($1, $2, $3)"
@@ -275,6 +257,37 @@ class Bundles:
             await self._database.write(
                 *(("DELETE FROM unrecorded WHERE repository = $1 AND filename = $2", one) for one in uploads)
             )
+
+
+def _upload_statements(change: BundleImport) -> list[Statement]:
+    """Return the statements that write the uploads of a bundle, with their events."""
+    statements: list[Statement] = []
+    for kind, row in change.uploads:
+        upload = row.upload
+        statements += [
+            *record(change.at, f"uploads:{upload.repository}", upload.project, kind, upload.filename),
+            writing(row),
+            (
+                "INSERT INTO unrecorded (repository, filename) VALUES ($1, $2) ON CONFLICT DO NOTHING",
+                (upload.repository, upload.filename),
+            ),
+        ]
+    return statements
+
+
+def _log_statements(change: BundleImport) -> list[Statement]:
+    """Return the statements that write the logs of a bundle."""
+    statements: list[Statement] = []
+    for log in change.logs:
+        if log.replace:
+            statements.append(("DELETE FROM logs WHERE name = $1", (log.name,)))
+        statements.append(
+            (
+                "INSERT INTO logs (name, seq, body) SELECT $1, coalesce(max(seq), 0) + 1, $2 FROM logs WHERE name = $1",
+                (log.name, zstd.compress(log.content, 3)),
+            )
+        )
+    return statements
 
 
 def _events(table: str, project: str, filename: str, bundle: str, count: int, at: float) -> tuple[Statement, Statement]:

@@ -1,9 +1,8 @@
 """What runs: the store, the mirror made from the settings, its jobs, its sockets, and the life of the process.
 
 store           what is stored, and outlives every reload
-activity        what is counted and transferred, and outlives every reload
 ecosystems      Python and Ruby, by the names that settings give them
-services        the composition root: a mirror, made from settings over a store
+services        the composition root: a mirror, made from settings over a store, and the activity of the process
 generation      a mirror at work, with its connections and jobs
 process         the service: start, reload, stop, signals
 listening       sockets and certificates

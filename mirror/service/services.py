@@ -56,7 +56,7 @@ logger = logging.getLogger(__name__)
 
 
 class Activity:
-    """What the process does and counts: it outlives a reload of the settings, and is not stored."""
+    """The work and the counters of the process: they outlive a reload of the settings, and are not stored."""
 
     def __init__(self, store: Store) -> None:
         self.transfers = Transfers(store.blobs)
