@@ -4,7 +4,7 @@ Every value is frozen: a changed one is a new one, made by `msgspec.structs.repl
 or the network.
 """
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -216,53 +216,44 @@ class AcceptedUpload(msgspec.Struct, frozen=True, kw_only=True):
     """Its own metadata, in the form of its ecosystem: METADATA, PKG-INFO, gemspec.rz."""
 
 
-class Format(Protocol):
-    """Documents and files of one ecosystem, for the core: pure and stateless. `pypi.FORMAT` and `rubygems.FORMAT`."""
+class Format(msgspec.Struct, frozen=True, kw_only=True):
+    """Documents and files of one ecosystem, for the core: pure functions. `pypi.FORMAT` and `rubygems.FORMAT`."""
 
     name: str
     """The name in the settings: `pypi`, `rubygems`."""
     sidecar_kind: str
     """The kind of sidecar that files have: `metadata`, `gemspec`."""
 
-    def canonical(self, name: str) -> str:
-        """Return the canonical form of a project name. Raises Invalid when it cannot be one."""
+    canonical: Callable[[str], str]
+    """Returns the canonical form of a project name. Raises Invalid when it cannot be one."""
+    request_for: Callable[[URL, Page], UpstreamRequest]
+    """Returns the request for a page of the upstream whose index is at a URL."""
+    parse: Callable[[Page, UpstreamResponse], Project]
+    """Parses a `project` page. Raises UpstreamProtocolError when the body is not one.
 
-    def request_for(self, base: URL, page: Page) -> UpstreamRequest:
-        """Return the request for a page of the upstream whose index is at `base`."""
+    File URLs become absolute, http or https only; names become canonical; absurd entries are left out; unknown keys are
+    kept in `extra`.
+    """
+    parse_names: Callable[[UpstreamResponse], Names]
+    """Parses a `names` page. Raises UpstreamProtocolError when the body is not one."""
+    revision: Callable[[bytes], str]
+    """Returns the identity of a page's body: equal bodies have equal revisions."""
 
-    def parse(self, page: Page, response: UpstreamResponse) -> Project:
-        """Parse a `project` page. Raises UpstreamProtocolError when the body is not one.
+    has_sidecar: Callable[[File], bool]
+    """Returns whether a file can have a sidecar (a wheel can, an sdist cannot)."""
+    sidecar_name: Callable[[File], str]
+    """Returns the file name under which a file's sidecar is held."""
+    request_for_sidecar: Callable[[URL, File], UpstreamRequest | None]
+    """Returns the request for a file's sidecar, or None when the upstream, whose URL it is, does not offer it."""
+    check_sidecar: Callable[[File, bytes], None]
+    """Checks that bytes can be the file's sidecar. Raises UpstreamProtocolError, or DigestMismatch."""
+    make_sidecar: Callable[[File, Body], Awaitable[bytes]]
+    """Builds the sidecar out of the file itself, reading as little of it as possible. Raises Invalid."""
 
-        File URLs become absolute, http or https only; names become canonical; absurd entries are left out; unknown
-        keys are kept in `extra`.
-        """
+    inspect: Callable[[str, Path], File]
+    """Reads a file on disk, by its name and path: its version, requirements and platform, and its metadata in `extra`.
 
-    def parse_names(self, response: UpstreamResponse) -> Names:
-        """Parse a `names` page. Raises UpstreamProtocolError when the body is not one."""
-
-    def revision(self, body: bytes) -> str:
-        """Return the identity of a page's body: equal bodies have equal revisions."""
-
-    def has_sidecar(self, file: File) -> bool:
-        """Return whether a file can have a sidecar (a wheel can, an sdist cannot)."""
-
-    def sidecar_name(self, file: File) -> str:
-        """Return the file name under which a file's sidecar is held."""
-
-    def request_for_sidecar(self, base: URL, file: File) -> UpstreamRequest | None:
-        """Return the request for a file's sidecar, or None when the upstream does not offer it."""
-
-    def check_sidecar(self, file: File, content: bytes) -> None:
-        """Check that `content` can be the file's sidecar. Raises UpstreamProtocolError, or DigestMismatch."""
-
-    async def make_sidecar(self, file: File, body: Body) -> bytes:
-        """Build the sidecar out of the file itself, reading as little of `body` as possible. Raises Invalid."""
-
-    def inspect(self, filename: str, path: Path) -> File:
-        """Read a file on disk: its version, requirements and platform, and its metadata in `extra`.
-
-        Blocking: call it in a thread. Raises Invalid, in bounded memory and time, for anything hostile.
-        """
-
-    def accept(self, inspected: File, attested: bool) -> AcceptedUpload:
-        """Return what to store of an inspected file; `attested` when it was uploaded with attestations."""
+    Blocking: call it in a thread. Raises Invalid, in bounded memory and time, for anything hostile.
+    """
+    accept: Callable[[File, bool], AcceptedUpload]
+    """Returns what to store of an inspected file; True when it was uploaded with attestations."""

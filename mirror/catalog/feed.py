@@ -9,31 +9,32 @@ import msgspec
 from mirror.catalog.database import Database, Row, Statement, Value
 from mirror.model import Event
 
+NEXT_SERIAL: Statement = ("UPDATE counters SET value = value + 1 WHERE name = 'feed'", ())
+"""The statement in front of each `event_sql`."""
+
+
+def event_sql(unless: str = "") -> str:
+    """Return the statement that appends an event and returns its serial, to be run behind `NEXT_SERIAL`.
+
+    Its values are the moment, source, project, kind, file name and detail. `unless` is a query over these, and one more
+    value ($7): where it has a row, the event is not written, and no row is returned. A serial that is skipped so is
+    never given out.
+    """
+    condition = f"WHERE NOT EXISTS ({unless}) AND" if unless else "WHERE"
+    return (
+        "INSERT INTO feed (serial, at, source, project, kind, filename, detail)"
+        f" SELECT value, $1, $2, $3, $4, $5, $6 FROM counters {condition} name = 'feed' RETURNING serial"
+    )
+
+
+APPEND_EVENT = event_sql()
+
 
 def record(
-    at: float,
-    source: str,
-    project: str,
-    kind: str,
-    filename: str = "",
-    detail: str = "{}",
-    unless: tuple[str, Value] | None = None,
+    at: float, source: str, project: str, kind: str, filename: str = "", detail: str = "{}"
 ) -> tuple[Statement, Statement]:
-    """Return the two statements that append one event; the second returns its serial.
-
-    `unless` is a query (which may use $2 source, $3 project, $4 kind, and $7 for its one value): where it has a row,
-    the event is not written, and the second statement returns no row. A serial that is skipped so is never given out.
-    """
-    condition, extra = (f"WHERE NOT EXISTS ({unless[0]})", (unless[1],)) if unless else ("WHERE 1 = 1", ())
-    return (
-        ("UPDATE counters SET value = value + 1 WHERE name = 'feed'", ()),
-        (
-            "INSERT INTO feed (serial, at, source, project, kind, filename, detail)"
-            " SELECT value, $1, $2, $3, $4, $5, $6 FROM counters"
-            f" {condition} AND name = 'feed' RETURNING serial",
-            (at, source, project, kind, filename, detail, *extra),
-        ),
-    )
+    """Return the two statements that append one event; the second returns its serial."""
+    return NEXT_SERIAL, (APPEND_EVENT, (at, source, project, kind, filename, detail))
 
 
 def record_all(events: Sequence[tuple[float, str, str, str, str]]) -> tuple[Statement, Statement]:

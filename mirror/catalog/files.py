@@ -6,7 +6,7 @@ from functools import lru_cache
 import msgspec
 
 from mirror.catalog.database import Database, Row, Statement, among
-from mirror.catalog.feed import record, record_all
+from mirror.catalog.feed import APPEND_EVENT, NEXT_SERIAL, record_all
 from mirror.errors import StorageFull
 
 FILES_PER_STATEMENT = 100
@@ -103,7 +103,8 @@ class Files:
     async def add(self, held: HeldFile, kind: str = "file") -> int:
         """Record that a file or sidecar is held, and return the serial of the event that says so."""
         rows = await self._database.write(
-            *record(held.stored, held.source, held.project, kind, held.filename),
+            NEXT_SERIAL,
+            (APPEND_EVENT, (held.stored, held.source, held.project, kind, held.filename, "{}")),
             (
                 f"INSERT INTO files ({_COLUMNS}) VALUES ($1, $2, $3, $4, $5, $6, $6, 0)"
                 " ON CONFLICT (source, project, filename) DO UPDATE SET digest = excluded.digest,"

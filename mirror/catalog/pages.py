@@ -7,13 +7,21 @@ from typing import Literal
 import msgspec
 
 from mirror.catalog.database import Database
-from mirror.catalog.feed import record
+from mirror.catalog.feed import NEXT_SERIAL, event_sql
 from mirror.model import Page, Stamp, UpstreamResponse
 
 if sys.version_info >= (3, 14):
     from compression import zstd
 else:
     from backports import zstd
+
+
+_CHANGED = event_sql(
+    unless="SELECT 1 FROM pages WHERE source = $2 AND kind = $4 AND name = $3 AND found = 1 AND revision = $7"
+)
+_REMOVED = event_sql(
+    unless="SELECT 1 WHERE NOT EXISTS (SELECT 1 FROM pages WHERE source = $2 AND kind = $7 AND name = $3 AND found = 1)"
+)
 
 
 class PageRow(msgspec.Struct, frozen=True, kw_only=True):
@@ -94,13 +102,8 @@ class Pages:
         Returns the event's serial, or None. The body is compressed in the caller's thread: off the loop when large.
         """
         rows = await self._database.write(
-            *record(
-                stamp.checked, source, page.name, page.kind,
-                unless=(
-                    "SELECT 1 FROM pages WHERE source = $2 AND kind = $4 AND name = $3 AND found = 1 AND revision = $7",
-                    stamp.revision,
-                ),
-            ),
+            NEXT_SERIAL,
+            (_CHANGED, (stamp.checked, source, page.name, page.kind, "", "{}", stamp.revision)),
             (
                 "INSERT INTO pages (source, kind, name, checked, found, revision,"
                 " url, content_type, etag, last_modified, serial, body)"
@@ -126,15 +129,10 @@ class Pages:
 
     async def miss(self, source: str, page: Page, checked: float) -> int | None:
         """Record that upstream has no such page; return the serial of the event when there had been one."""
+        kind = "removed" if page.kind == "project" else page.kind
         rows = await self._database.write(
-            *record(
-                checked, source, page.name, "removed" if page.kind == "project" else page.kind,
-                unless=(
-                    "SELECT 1 WHERE NOT EXISTS"
-                    " (SELECT 1 FROM pages WHERE source = $2 AND kind = $7 AND name = $3 AND found = 1)",
-                    page.kind,
-                ),
-            ),
+            NEXT_SERIAL,
+            (_REMOVED, (checked, source, page.name, kind, "", "{}", page.kind)),
             (
                 "INSERT INTO pages (source, kind, name, checked, found, revision, url, content_type, body)"
                 " VALUES ($1, $2, $3, $4, 0, '', '', '', $5)"

@@ -119,6 +119,11 @@ class RemovedFiles:
     def __init__(self, database: Database) -> None:
         self._database = database
 
+    async def projects(self, source: str) -> frozenset[str]:
+        """Return the projects of a source that have removed files."""
+        rows = await self._database.read("SELECT DISTINCT project FROM removed WHERE source = $1", source)
+        return frozenset(project for (project,) in rows)
+
     async def of_project(self, source: str, project: str) -> tuple[File, ...]:
         """Return the removed files of a project, as its page listed them."""
         rows = await self._database.read(

@@ -5,7 +5,7 @@ from collections.abc import Collection
 import msgspec
 
 from mirror.catalog.database import Database, Row, Statement, among
-from mirror.catalog.feed import record
+from mirror.catalog.feed import APPEND_EVENT, NEXT_SERIAL
 
 
 class Upload(msgspec.Struct, frozen=True, kw_only=True):
@@ -113,7 +113,9 @@ class Uploads:
         """Write an upload and an event of that kind in one transaction; return the event's serial."""
         upload = row.upload
         rows = await self._database.write(
-            *record(upload.changed, source, upload.project, kind, upload.filename, detail), writing(row)
+            NEXT_SERIAL,
+            (APPEND_EVENT, (upload.changed, source, upload.project, kind, upload.filename, detail)),
+            writing(row),
         )
         serial: int = rows[1][0][0]
         return serial

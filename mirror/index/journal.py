@@ -9,6 +9,7 @@ looking once a second.
 import asyncio
 import logging
 import time
+from collections import deque
 from collections.abc import Awaitable, Callable, Collection, Iterable
 from typing import NamedTuple
 
@@ -30,9 +31,10 @@ Listener = Callable[[str, str], None]
 """Called with a source and a project ("" for its list of names)."""
 
 
-class _Subscription(NamedTuple):
+class Subscription(NamedTuple):
+    """Someone who listens to changes of a source, but for those by writers of its own."""
+
     listener: Listener
-    sources: frozenset[str]
     own: Collection[object]
 
 
@@ -41,27 +43,46 @@ class Journal:
 
     def __init__(self, table: FeedTable) -> None:
         self._table = table
-        self._news = asyncio.Event()
-        self._subscriptions: list[_Subscription] = []
+        self.news = asyncio.Event()
+        """Set when there is something new, for those who wait."""
+        self.own_serials: deque[int] = deque()
+        """The serials of our own events, taken in when they are needed: recording one costs no call."""
+        self.subscriptions: dict[str, list[Subscription]] = {}
+        """Those who listen to changes, by source."""
         self._followed = 0  # up to here every event was reported
         self._hurry_until = 0.0
         self._own: set[int] | None = None  # serials beyond that of our own events, while others are followed
-        self.serial = 0
-        """The newest serial that this process has seen."""
+        self._serial = 0
 
     async def open(self) -> None:
         """Learn where the journal stands."""
-        _, self.serial = await self._table.bounds()
-        self._followed = self.serial
+        _, self._serial = await self._table.bounds()
+        self._followed = self._serial
+
+    @property
+    def serial(self) -> int:
+        """The newest serial that this process has seen."""
+        while self.own_serials:
+            serial = self.own_serials.popleft()
+            self._serial = max(self._serial, serial)
+            if self._own is not None:
+                self._own.add(serial)
+        return self._serial
 
     def listen(self, listener: Listener, sources: Iterable[str], own: Collection[object] = ()) -> Callable[[], None]:
         """Call `listener` on each change of these sources as soon as it is committed, but for changes by its `own`.
 
         Returns a function that ends it.
         """
-        subscription = _Subscription(listener, frozenset(sources), own)
-        self._subscriptions.append(subscription)
-        return lambda: self._subscriptions.remove(subscription)
+        subscription, sources = Subscription(listener, own), list(sources)
+        for source in sources:
+            self.subscriptions.setdefault(source, []).append(subscription)
+
+        def end() -> None:
+            for source in sources:
+                self.subscriptions[source].remove(subscription)
+
+        return end
 
     def changed(self, serial: int | None, source: str, project: str, writer: object = None) -> None:
         """Report that what a source lists of a project has changed; `serial` None when the journal does not hold it."""
@@ -71,15 +92,12 @@ class Journal:
 
     def recorded(self, serial: int) -> None:
         """Report that an event was committed, and wake those who wait."""
-        self.serial = max(self.serial, serial)
-        if self._own is not None:
-            self._own.add(serial)
-        self.wake()
+        self.own_serials.append(serial)
+        self.news.set()
 
     def wake(self) -> None:
         """Let those who wait look again."""
-        self._news.set()
-        self._news = asyncio.Event()
+        self.news.set()
 
     async def append(self, event: Event) -> int:
         """Write one event that belongs to no other transaction, and report it."""
@@ -105,9 +123,9 @@ class Journal:
 
     async def wait(self, timeout: float) -> bool:
         """Wait for news, at most `timeout` seconds, and return whether there were any."""
-        news = self._news
+        self.news.clear()  # those who wait already are woken by what was set before, as each has its own future
         try:
-            await asyncio.wait_for(news.wait(), timeout)
+            await asyncio.wait_for(self.news.wait(), timeout)
         except TimeoutError:
             return False
         return True
@@ -138,18 +156,19 @@ class Journal:
         _, newest = await self._table.bounds()
         if newest < seen:
             logger.error("the catalog has been replaced: it knows less than it did")
-            self._followed = self.serial = newest
+            self._followed = self._serial = newest
             self._own = set()
             await replaced()
             return
         while self._followed < newest:
             events = await self._table.since(self._followed, EVENTS_AT_ONCE)
-            own = self._own or set()
             if any(event.kind == "importing" for event in events):
                 self._hurry_until = time.monotonic() + ANNOUNCED_SECONDS
             if taken_in and any(event.kind == "import" for event in events):
                 self._hurry_until = 0.0
                 await taken_in()
+            seen = self.serial  # takes in our own events up to this moment
+            own = self._own or set()
             for event in events:
                 if event.serial not in own:
                     self._report(event.source, event.project)
@@ -158,11 +177,11 @@ class Journal:
                 events[-1].serial if len(events) == EVENTS_AT_ONCE else max(newest, *(e.serial for e in events), 0)
             )
             own.difference_update([serial for serial in own if serial <= self._followed])
-            if self._followed > self.serial:
-                self.serial = self._followed
+            if self._followed > seen:
+                self._serial = max(self._followed, self.serial)
                 self.wake()
 
     def _report(self, source: str, project: str, writer: object = None) -> None:
-        for one in list(self._subscriptions):
-            if source in one.sources and (writer is None or writer not in one.own):
+        for one in list(self.subscriptions.get(source, ())):
+            if writer is None or writer not in one.own:
                 one.listener(source, project)

@@ -124,6 +124,10 @@ class SourceChoice(msgspec.Struct, frozen=True, kw_only=True):
     """The `union` argument of `merge`."""
 
 
+FIRST = SourceChoice(rule="first", why="The first upstream that has it wins.", upstream=True, union=False)
+"""The choice where nothing is configured and nothing was uploaded."""
+
+
 def choose(name: str, precedence: Precedence, *, uploaded: bool) -> SourceChoice:
     """Return which sources may answer for a project: decided before any upstream is asked.
 
@@ -141,7 +145,7 @@ def choose(name: str, precedence: Precedence, *, uploaded: bool) -> SourceChoice
         return SourceChoice(
             rule="uploaded", why="It has uploads here, which hide every upstream's.", upstream=False, union=False
         )
-    return SourceChoice(rule="first", why="The first upstream that has it wins.", upstream=True, union=False)
+    return FIRST
 
 
 def chosen(choice: SourceChoice, having: Sequence[str]) -> str:

@@ -201,7 +201,11 @@ class Publisher:
         upload = row.upload
         detail = {"digest": upload.digest} | ({"reason": upload.yanked} if kind == "yank" else {})
         serial = await self._catalog.uploads.put(row, kind, self._source, msgspec.json.encode(detail).decode())
-        self._journal.changed(serial, self._source, upload.project, self)
+        for subscription in list(self._journal.subscriptions.get(self._source, ())):
+            if self not in subscription.own:
+                subscription.listener(self._source, upload.project)
+        self._journal.own_serials.append(serial)
+        self._journal.news.set()
         return serial
 
     async def _drop(self, digests: tuple[str, ...]) -> None:

@@ -6,11 +6,11 @@ it went is not here: we could not give it to anyone.
 """
 
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection
 
 from mirror.catalog import Catalog
 from mirror.catalog.retention import Why
-from mirror.index.cache import FILE_BYTES, LoadingCache, MemoryBudget
+from mirror.index.cache import FILE_BYTES, LoadingCache, MemoryBudget, SingleFlight
 from mirror.index.journal import Journal
 from mirror.model import File, Project
 
@@ -24,14 +24,30 @@ class Removals:
         self._source = source
         self._catalog = catalog
         self._journal = journal
+        self.projects: Collection[str] | None = None
+        """Those that have removed files, where that is in memory."""
+        self._reading: SingleFlight[str, Collection[str]] = SingleFlight()
         self._known: LoadingCache[str, tuple[File, ...]] = LoadingCache(memory, lambda files: FILE_BYTES * len(files))
 
     async def of(self, project: str) -> tuple[File, ...]:
         """Return the removed files of a project."""
+        projects = self.projects
+        if projects is None:
+            projects, _ = await self._reading.run("", self._read_projects)
+        if project not in projects:
+            return ()
         return await self._known.get(project, lambda: self._catalog.removed.of_project(self._source, project)) or ()
 
+    async def _read_projects(self) -> Collection[str]:
+        projects = await self._catalog.removed.projects(self._source)
+        if self._reading.owns(""):
+            self.projects = projects
+        return projects
+
     def forget(self, project: str) -> None:
-        """Read them again, since someone else has changed them."""
+        """Read them again, since they have changed."""
+        self.projects = None
+        self._reading.forget("")
         self._known.forget(project)
 
     async def compare(
@@ -69,8 +85,9 @@ class Removals:
             logger.warning("%s no longer lists %s (%s), which is held here", self._source, file.filename, why)
         for serial in await self._catalog.removed.change(self._source, name, gone, why, back, now):
             self._journal.recorded(serial)
-        self._known.forget(name)
+        self.forget(name)
 
     async def close(self) -> None:
         """Stop what is being read."""
+        await self._reading.close()
         await self._known.close()

@@ -20,11 +20,11 @@ from mirror.errors import Blocked, NotFound, Offline, UnknownFile, UnknownProjec
 from mirror.index.cache import FILE_BYTES, BoundedCache, MemoryBudget, SingleFlight, Validity
 from mirror.index.freshness import Freshness
 from mirror.index.journal import Journal
-from mirror.index.merge import Precedence, SourceChoice, choose, merge, merge_names, removed_everywhere
+from mirror.index.merge import FIRST, Precedence, SourceChoice, choose, merge, merge_names, removed_everywhere
 from mirror.index.source import Document, Listing, NameListing, OpenFile, Source
 from mirror.index.view import RepositoryNames, UnfilteredProject, View
 from mirror.model import File, Format, Names, Outcome, Page, Project
-from mirror.policy import Policy, apply, matches
+from mirror.policy import Policy, Verdict, apply, matches
 
 __all__ = ["Repository", "UnfilteredProject", "View", "worst"]
 
@@ -34,6 +34,8 @@ VIEW_BYTES = 3000
 """Bytes that a view takes in memory, without its files (measured)."""
 NOTICED_SECONDS = 3600.0
 """Time after which a request for a small file is looked at again, so that eviction knows that the file is in use."""
+
+_NONE_WITHHELD: Mapping[str, Verdict] = {}
 
 MANY_PROJECTS = 10_000
 """Projects that change at once, above which no view is kept."""
@@ -113,9 +115,11 @@ class Repository:
         """Return the listings of the sources in order: of the first that has the project, or of all for a union."""
         found: dict[str, Listing] = {}
         left: dict[str, Listing] = {}
-        unknown: Exception = UnknownProject(name)
+        unknown: Exception | None = None
         union = bool(self._precedence.union) and matches(self._precedence.union, name)
         for source in self._asked(name):
+            if source.projects is not None and name not in source.projects:
+                continue
             try:
                 listing = await source.project(name, freshness, known.get(source.name, ""))
             except UnknownProject:
@@ -133,7 +137,7 @@ class Repository:
             if found and not union:
                 break
         if not found and not left:
-            raise unknown
+            raise unknown or UnknownProject(name)
         return found or dict([next(iter(left.items()))])
 
     def _asked(self, name: str) -> Sequence[Source]:
@@ -160,25 +164,24 @@ class Repository:
 
     def _merged(self, name: str, listings: Mapping[str, Listing], until: float, outcome: Outcome) -> View:
         """Merge the listings of the sources, and apply policy."""
-        merged = merge(_projects(listings), union=len(listings) > 1)
-        for conflict in merged.conflicts:
-            logger.warning(
-                "%s: %s is shown from %s, and %s offers other bytes under that name",
-                name, conflict.filename, conflict.source, conflict.other_source,
-            )  # fmt: skip
+        merged, *others = _projects(listings)
+        if others:
+            merged = self._merged_projects(name, [merged, *others])
         removed = _removed_files(listings)
-        decided = apply(self.policy, merged.project, self._clock(), removed=removed)
-        decided_until = decided.changes_at or math.inf
-        files = {file.filename: file for file in decided.project.files}
-        files |= {filename: verdict.file for filename, verdict in decided.withheld.items() if verdict.state == "hidden"}
+        shown, withheld, decided_until = merged, _NONE_WITHHELD, math.inf
+        if self.policy.rules or self.policy.listed or removed or merged.status == "quarantined":
+            decided = apply(self.policy, merged, self._clock(), removed=removed)
+            shown, withheld, decided_until = decided.project, decided.withheld, decided.changes_at or math.inf
+        files = {file.filename: file for file in shown.files}
+        files |= {filename: verdict.file for filename, verdict in withheld.items() if verdict.state == "hidden"}
         inputs = {source: listing.revision for source, listing in listings.items()}
         return View(
-            project=decided.project,
+            project=shown,
             files=files,
-            withheld=decided.withheld,
-            removed=removed if decided.project.status != "quarantined" else frozenset(files),
+            withheld=withheld,
+            removed=removed if shown.status != "quarantined" else frozenset(files),
             gone=all(listing.gone for listing in listings.values()),
-            sources=tuple(dict.fromkeys(file.source for file in merged.project.files)),
+            sources=tuple(dict.fromkeys(file.source for file in merged.files)),
             inputs=inputs,
             choice=self._choice(name, listings),
             revision=self._revision(inputs, decided_until),
@@ -186,6 +189,16 @@ class Repository:
             validity=Validity(min(until, decided_until)),
             outcome=outcome,
         )
+
+    def _merged_projects(self, name: str, projects: Sequence[Project]) -> Project:
+        """Return what several sources list, as one project."""
+        merged = merge(projects, union=True)
+        for conflict in merged.conflicts:
+            logger.warning(
+                "%s: %s is shown from %s, and %s offers other bytes under that name",
+                name, conflict.filename, conflict.source, conflict.other_source,
+            )  # fmt: skip
+        return merged.project
 
     def _revision(self, inputs: Mapping[str, str], decided_until: float) -> str:
         """The revision of everything that goes into a view."""
@@ -226,6 +239,8 @@ class Repository:
 
     def _choice(self, name: str, found: Collection[str]) -> SourceChoice:
         uploaded = any(source.local and source.name in found for source in self.sources)
+        if not (uploaded or self._precedence.private or self._precedence.union):
+            return FIRST
         return choose(name, self._precedence, uploaded=uploaded)
 
     # Names
@@ -410,6 +425,8 @@ def _projects(listings: Mapping[str, Listing]) -> list[Project]:
 
 
 def _removed_files(listings: Mapping[str, Listing]) -> frozenset[str]:
+    if not any(listing.removed for listing in listings.values()):
+        return frozenset()
     return removed_everywhere([(one.removed, one.project.files if one.project else ()) for one in listings.values()])
 
 

@@ -1,7 +1,7 @@
 """What a source of projects is, and what it returns."""
 
 import time
-from collections.abc import Awaitable, Callable, Collection
+from collections.abc import Awaitable, Callable, Collection, Container
 from typing import Protocol
 
 import msgspec
@@ -80,6 +80,10 @@ class Source(Protocol):
     """Whether its files are our own, so that it hides the same names elsewhere."""
     outdated: Outdated
     """Set by the repository that asks the source: called for changes that no call of `project` has returned."""
+
+    @property
+    def projects(self) -> Container[str] | None:
+        """The projects that it has, where all of them are in memory: for others it need not be asked."""
 
     async def names(self, freshness: Freshness = Freshness.USUAL) -> NameListing:
         """Return all names. Raises Unavailable."""

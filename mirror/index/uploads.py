@@ -30,12 +30,12 @@ class Uploads:
         self.outdated: Outdated = lambda projects: None
         self._catalog = catalog
         self._blobs = blobs
-        self._changed: Mapping[str, float] | None = None
+        self.projects: Mapping[str, float] | None = None
         """When each project that has a file here last changed; None when that has to be read again."""
         self._reading: SingleFlight[str, Mapping[str, float]] = SingleFlight()
 
     def forget(self, project: str) -> None:
-        self._changed = None
+        self.projects = None
         self._reading.forget("")
 
     async def names(self, freshness: Freshness = Freshness.USUAL) -> NameListing:
@@ -65,14 +65,14 @@ class Uploads:
         return Listing(revision=revision, until=math.inf, outcome="hit", project=project)
 
     async def _projects(self) -> Mapping[str, float]:
-        if self._changed is None:
+        if self.projects is None:
             return (await self._reading.run("", self._read))[0]
-        return self._changed
+        return self.projects
 
     async def _read(self) -> Mapping[str, float]:
         changed = await self._catalog.uploads.projects(self.repository)
         if self._reading.owns(""):
-            self._changed = changed
+            self.projects = changed
         return changed
 
     async def open(self, project: str, file: File) -> OpenFile:

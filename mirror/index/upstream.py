@@ -24,6 +24,7 @@ class CachedUpstream:
     """One upstream: its pages are revalidated, its files are held for ever."""
 
     local = False
+    projects = None
 
     def __init__(
         self,
@@ -93,7 +94,9 @@ class CachedUpstream:
 
     async def _listing(self, page: Page, state: PageState, until: float, known: str) -> Listing:
         """A project that upstream has, with what is left of its removed files."""
-        removed = await self._removals.of(page.name)
+        removed: tuple[File, ...] = ()
+        if self._removals.projects is None or page.name in self._removals.projects:
+            removed = await self._removals.of(page.name)
         if not removed and known == state.row.stamp.revision:
             return Listing(revision=known, until=until, outcome=state.outcome, project=None)
         revision, project = await self._pages.project(page, state)

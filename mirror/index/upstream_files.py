@@ -116,7 +116,8 @@ class UpstreamFiles:
             logger.warning("%s is kept, but not entered in the catalog: %s", filename, error)
             return
         self._held.put((project, filename), held, HELD_BYTES)
-        self._journal.recorded(serial)
+        self._journal.own_serials.append(serial)
+        self._journal.news.set()
 
     async def sidecar(self, project: str, file: File) -> OpenFile:
         """Return the sidecar of a file. Raises UnknownFile, Offline, UpstreamError."""

@@ -171,6 +171,10 @@ class UpstreamPages:
         self._rows.forget(page)
         self._unstored.forget(page)
 
+    def _may_have_removed(self, project: str) -> bool:
+        """Return whether there may be removed files of a project."""
+        return self._removals.projects is None or project in self._removals.projects
+
     async def close(self) -> None:
         """Stop what runs in the background."""
         await self._asking.close()
@@ -224,10 +228,9 @@ class UpstreamPages:
         stamp = row.stamp if row else None
         stand_in = row if stands_in(stamp, now, self._options.ages) else None
         missing = stamp is not None and not stamp.found
-        slow = UpstreamUnavailable(f"{self._upstream.name} is taking too long to answer.", 5)
         try:
             if self._overdue and (stand_in or missing):
-                raise slow
+                raise self._too_slow()
             async with asyncio.timeout(self._upstream.options.connect_timeout if stand_in or missing else None):
                 state, joined = await self._asking.run(page, lambda: self._ask(page, row))
                 return msgspec.structs.replace(state, outcome="joined") if joined else state
@@ -242,8 +245,11 @@ class UpstreamPages:
                 lambda _: self._overdue.discard(page)
             )
             if stand_in is None:
-                raise slow from None
+                raise self._too_slow() from None
         return PageState(stand_in, "stale")
+
+    def _too_slow(self) -> UpstreamUnavailable:
+        return UpstreamUnavailable(f"{self._upstream.name} is taking too long to answer.", 5)
 
     async def _refresh(self, page: Page, row: PageRow) -> PageState:
         """Ask for a page while the stored one is served; the next request sees what came of it."""
@@ -302,7 +308,8 @@ class UpstreamPages:
         if page.kind == "project":
             parsed = await _off_loop(response, lambda: self._format.parse(page, response))
             project = self._own(parsed)
-            if changed:
+            listed_before = before is not None and before.stamp.found
+            if changed and (listed_before or parsed.status == "quarantined" or self._may_have_removed(page.name)):
                 await self._compare(page, before, parsed, now)
         elif page.kind == "names":
             names = await _off_loop(response, lambda: self._format.parse_names(response))
@@ -325,8 +332,8 @@ class UpstreamPages:
             self._keep(page, row)
         if changed:
             self._report(page, serial)
-        elif serial is not None:
-            self._journal.recorded(serial)
+        else:
+            self._recorded(serial)
         return PageState(row, "miss", project)
 
     async def _missing(self, page: Page, row: PageRow | None) -> PageState:
@@ -352,11 +359,18 @@ class UpstreamPages:
     def _report(self, page: Page, serial: int | None) -> None:
         """Let others know that a page has changed, and all pages be looked at again by a new list of names."""
         if page.kind in ("project", "names"):
-            self._journal.changed(serial, self._name, page.name, self.writer)
-        elif serial is not None:
-            self._journal.recorded(serial)
+            for subscription in self._journal.subscriptions.get(self._name, ()):
+                if self.writer not in subscription.own:
+                    subscription.listener(self._name, page.name)
+        self._recorded(serial)
         if page.kind == "names":
             self.outdated(None)
+
+    def _recorded(self, serial: int | None) -> None:
+        """Wake those who wait for events, after one was written."""
+        if serial is not None:
+            self._journal.own_serials.append(serial)
+            self._journal.news.set()
 
     async def _compare(self, page: Page, before: PageRow | None, after: Project | None, now: float) -> None:
         """Record which files of a project upstream no longer lists."""

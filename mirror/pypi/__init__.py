@@ -17,7 +17,7 @@ from yarl import URL
 
 from mirror.errors import DigestMismatch, Invalid, UpstreamProtocolError
 from mirror.index.ecosystem import Ecosystem, StaticLayout, SummaryReader
-from mirror.model import AcceptedUpload, Body, File, Format, Names, Page, Project, UpstreamRequest, UpstreamResponse
+from mirror.model import AcceptedUpload, Body, File, Format, UpstreamRequest
 from mirror.pypi import clients, index, names, pages, versions
 
 if TYPE_CHECKING:
@@ -26,78 +26,79 @@ if TYPE_CHECKING:
 __all__ = ["ECOSYSTEM", "FORMAT"]
 
 
-class _PyPI:
-    """Python's documents and files, for the core."""
-
-    name = "pypi"
-    sidecar_kind = "metadata"
-
-    def canonical(self, name: str) -> str:
-        return names.canonical(name)
-
-    def request_for(self, base: URL, page: Page) -> UpstreamRequest:
-        return pages.request_for(base, page)
-
-    def parse(self, page: Page, response: UpstreamResponse) -> Project:
-        return pages.parse_simple(response, page.name)
-
-    def parse_names(self, response: UpstreamResponse) -> Names:
-        return index.parse_names(response)
-
-    def revision(self, body: bytes) -> str:
-        return hashlib.sha256(body).hexdigest()
-
-    def has_sidecar(self, file: File) -> bool:
-        return file.filename.endswith(".whl")
-
-    def sidecar_name(self, file: File) -> str:
-        return f"{file.filename}.metadata"
-
-    def request_for_sidecar(self, base: URL, file: File) -> UpstreamRequest | None:
-        from mirror.pypi.metadata import METADATA_LIMIT  # imported here and below, as serving needs no email parser
-
-        if not file.extra.get("core-metadata") or not file.url:
-            return None
-        path, question, query = file.url.partition("?")
-        return UpstreamRequest(url=URL(f"{path}.metadata{question}{query}"), limit=METADATA_LIMIT)  # PEP 658
-
-    def check_sidecar(self, file: File, content: bytes) -> None:
-        from mirror.pypi import wheel
-
-        promised = file.extra.get("core-metadata")
-        if isinstance(promised, dict) and (expected := promised.get("sha256")):
-            actual = hashlib.sha256(content).hexdigest()
-            if actual != expected:
-                raise DigestMismatch(self.sidecar_name(file), "sha256", expected, actual)
-        try:
-            wheel.check_identity(file.filename, content)
-        except Invalid as error:
-            raise UpstreamProtocolError(f"{self.sidecar_name(file)} does not fit its file: {error}") from error
-
-    async def make_sidecar(self, file: File, body: Body) -> bytes:
-        from mirror.pypi import wheel
-
-        return await wheel.read_metadata(file, body)
-
-    def inspect(self, filename: str, path: Path) -> File:
-        from mirror.pypi import package
-
-        return package.inspect(filename, path)
-
-    def accept(self, inspected: File, attested: bool) -> AcceptedUpload:
-        extra = {key: value for key, value in inspected.extra.items() if key != "metadata"}
-        # Simple pages show SHA-256 alone: pip gives up at the name of an algorithm that hashlib does not know.
-        extra["digests"] = {name: digest for name, digest in inspected.digests.items() if name != "sha256"}
-        if attested:
-            extra["provenance"] = inspected.filename
-        return AcceptedUpload(
-            project=names.parse_filename(inspected.filename).project,
-            file=msgspec.structs.replace(inspected, digests={"sha256": inspected.digests["sha256"]}, extra=extra),
-            sidecar=inspected.extra["metadata"].encode(),
-        )
+def _has_sidecar(file: File) -> bool:
+    return file.filename.endswith(".whl")
 
 
-FORMAT: Format = _PyPI()
+def _sidecar_name(file: File) -> str:
+    return f"{file.filename}.metadata"
+
+
+def _request_for_sidecar(base: URL, file: File) -> UpstreamRequest | None:
+    from mirror.pypi.metadata import METADATA_LIMIT  # imported here and below, as serving needs no email parser
+
+    if not file.extra.get("core-metadata") or not file.url:
+        return None
+    path, question, query = file.url.partition("?")
+    return UpstreamRequest(url=URL(f"{path}.metadata{question}{query}"), limit=METADATA_LIMIT)  # PEP 658
+
+
+def _check_sidecar(file: File, content: bytes) -> None:
+    from mirror.pypi import wheel
+
+    promised = file.extra.get("core-metadata")
+    if isinstance(promised, dict) and (expected := promised.get("sha256")):
+        actual = hashlib.sha256(content).hexdigest()
+        if actual != expected:
+            raise DigestMismatch(_sidecar_name(file), "sha256", expected, actual)
+    try:
+        wheel.check_identity(file.filename, content)
+    except Invalid as error:
+        raise UpstreamProtocolError(f"{_sidecar_name(file)} does not fit its file: {error}") from error
+
+
+async def _make_sidecar(file: File, body: Body) -> bytes:
+    from mirror.pypi import wheel
+
+    return await wheel.read_metadata(file, body)
+
+
+def _inspect(filename: str, path: Path) -> File:
+    from mirror.pypi import package
+
+    return package.inspect(filename, path)
+
+
+def _accept(inspected: File, attested: bool) -> AcceptedUpload:
+    extra = {key: value for key, value in inspected.extra.items() if key != "metadata"}
+    # Simple pages show SHA-256 alone: pip gives up at the name of an algorithm that hashlib does not know.
+    extra["digests"] = {name: digest for name, digest in inspected.digests.items() if name != "sha256"}
+    if attested:
+        extra["provenance"] = inspected.filename
+    return AcceptedUpload(
+        project=names.parse_filename(inspected.filename).project,
+        file=msgspec.structs.replace(inspected, digests={"sha256": inspected.digests["sha256"]}, extra=extra),
+        sidecar=inspected.extra["metadata"].encode(),
+    )
+
+
+FORMAT = Format(
+    name="pypi",
+    sidecar_kind="metadata",
+    canonical=names.canonical,
+    request_for=pages.request_for,
+    parse=pages.parse_simple,
+    parse_names=index.parse_names,
+    revision=pages.revision,
+    has_sidecar=_has_sidecar,
+    sidecar_name=_sidecar_name,
+    request_for_sidecar=_request_for_sidecar,
+    check_sidecar=_check_sidecar,
+    make_sidecar=_make_sidecar,
+    inspect=_inspect,
+    accept=_accept,
+)
+"""Python's documents and files, for the core."""
 
 
 def _split_version(text: str) -> tuple[str, str | None]:

@@ -8,6 +8,7 @@ the caller replaces.
 The surprise: a page for which policy or a merge left no file is still a page, with API version 1.4.
 """
 
+import hashlib
 import re
 from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime
@@ -78,14 +79,19 @@ def provenance_page(file: File) -> Page:
     return Page("provenance", file.extra.get("provenance", ""))
 
 
-def parse_simple(response: UpstreamResponse, name: str) -> Project:
+def parse_simple(page: Page, response: UpstreamResponse) -> Project:
     """Parse a simple page. Raises UpstreamProtocolError when the body is not one, or is about another project.
 
     Entries without a safe file name or an http(s) URL are left out; a field of the wrong type is dropped, not its file.
     """
     if document_kind(response) == "json":
-        return _parse_json(response, name)
-    return _parse_html(response, name)
+        return _parse_json(response, page.name)
+    return _parse_html(response, page.name)
+
+
+def revision(body: bytes) -> str:
+    """Return the identity of a page's body."""
+    return hashlib.sha256(body).hexdigest()
 
 
 def _parse_json(response: UpstreamResponse, name: str) -> Project:
@@ -116,7 +122,7 @@ def _parse_json(response: UpstreamResponse, name: str) -> Project:
         files=tuple(files.values()),
         versions=listed or _versions_of(files.values()),
         serial=_natural(meta.get("_last-serial"), response.serial),
-        status=status["status"] if status.get("status") in _STATUSES else None,
+        status=named if (named := _text(status.get("status"))) in _STATUSES else None,
         extra=extra,
     )
 

@@ -17,7 +17,7 @@ from yarl import URL
 
 from mirror.errors import Invalid, UpstreamProtocolError
 from mirror.index.ecosystem import Ecosystem, StaticLayout, SummaryReader
-from mirror.model import AcceptedUpload, Body, File, Format, Names, Page, Project, UpstreamRequest, UpstreamResponse
+from mirror.model import AcceptedUpload, Body, File, Format, UpstreamRequest
 from mirror.rubygems import clients, names, pages, versions
 from mirror.rubygems.marshal.reading import read_gemspec_rz
 from mirror.rubygems.marshal.writing import gemspec_rz
@@ -30,62 +30,63 @@ __all__ = ["ECOSYSTEM", "FORMAT"]
 _SIDECAR_LIMIT = 4 << 20
 
 
-class _RubyGems:
-    """The Format of RubyGems."""
-
-    name = "rubygems"
-    sidecar_kind = "gemspec"
-
-    def canonical(self, name: str) -> str:
-        return names.canonical(name)
-
-    def request_for(self, base: URL, page: Page) -> UpstreamRequest:
-        return pages.request_for(base, page)
-
-    def parse(self, page: Page, response: UpstreamResponse) -> Project:
-        return pages.parse(page, response)
-
-    def parse_names(self, response: UpstreamResponse) -> Names:
-        return pages.parse_names(response)
-
-    def revision(self, body: bytes) -> str:
-        return pages.revision(body)
-
-    def has_sidecar(self, file: File) -> bool:
-        return file.filename.endswith(".gem")
-
-    def sidecar_name(self, file: File) -> str:
-        return f"{file.filename.removesuffix('.gem')}.gemspec.rz"
-
-    def request_for_sidecar(self, base: URL, file: File) -> UpstreamRequest | None:
-        return UpstreamRequest(url=base / "quick/Marshal.4.8" / self.sidecar_name(file), limit=_SIDECAR_LIMIT)
-
-    def check_sidecar(self, file: File, content: bytes) -> None:
-        try:
-            spec = read_gemspec_rz(content)
-        except Invalid as error:
-            raise UpstreamProtocolError(f"The gemspec.rz of {file.filename} is not one: {error}") from error
-        platforms = {spec.platform, names.normal_platform(spec.platform)}
-        if file.filename not in {names.FullName(spec.name, spec.version, each).filename for each in platforms}:
-            raise UpstreamProtocolError(f"The gemspec.rz of {file.filename} is the one of {spec.name} {spec.version}.")
-
-    async def make_sidecar(self, file: File, body: Body) -> bytes:
-        from mirror.rubygems import package  # only here and below: YAML is not needed to serve
-
-        return await package.make_sidecar(file, body)
-
-    def inspect(self, filename: str, path: Path) -> File:
-        from mirror.rubygems import package
-
-        return package.inspect(filename, path)
-
-    def accept(self, inspected: File, attested: bool) -> AcceptedUpload:
-        spec = pages.spec_of(inspected)
-        assert spec is not None, "a gem that was inspected has a specification"
-        return AcceptedUpload(project=spec.name, file=inspected, sidecar=gemspec_rz(spec))
+def _has_sidecar(file: File) -> bool:
+    return file.filename.endswith(".gem")
 
 
-FORMAT: Format = _RubyGems()
+def _sidecar_name(file: File) -> str:
+    return f"{file.filename.removesuffix('.gem')}.gemspec.rz"
+
+
+def _request_for_sidecar(base: URL, file: File) -> UpstreamRequest | None:
+    return UpstreamRequest(url=base / "quick/Marshal.4.8" / _sidecar_name(file), limit=_SIDECAR_LIMIT)
+
+
+def _check_sidecar(file: File, content: bytes) -> None:
+    try:
+        spec = read_gemspec_rz(content)
+    except Invalid as error:
+        raise UpstreamProtocolError(f"The gemspec.rz of {file.filename} is not one: {error}") from error
+    platforms = {spec.platform, names.normal_platform(spec.platform)}
+    if file.filename not in {names.FullName(spec.name, spec.version, each).filename for each in platforms}:
+        raise UpstreamProtocolError(f"The gemspec.rz of {file.filename} is the one of {spec.name} {spec.version}.")
+
+
+async def _make_sidecar(file: File, body: Body) -> bytes:
+    from mirror.rubygems import package  # only here and below: YAML is not needed to serve
+
+    return await package.make_sidecar(file, body)
+
+
+def _inspect(filename: str, path: Path) -> File:
+    from mirror.rubygems import package
+
+    return package.inspect(filename, path)
+
+
+def _accept(inspected: File, attested: bool) -> AcceptedUpload:
+    spec = pages.spec_of(inspected)
+    assert spec is not None, "a gem that was inspected has a specification"
+    return AcceptedUpload(project=spec.name, file=inspected, sidecar=gemspec_rz(spec))
+
+
+FORMAT = Format(
+    name="rubygems",
+    sidecar_kind="gemspec",
+    canonical=names.canonical,
+    request_for=pages.request_for,
+    parse=pages.parse,
+    parse_names=pages.parse_names,
+    revision=pages.revision,
+    has_sidecar=_has_sidecar,
+    sidecar_name=_sidecar_name,
+    request_for_sidecar=_request_for_sidecar,
+    check_sidecar=_check_sidecar,
+    make_sidecar=_make_sidecar,
+    inspect=_inspect,
+    accept=_accept,
+)
+"""Ruby's documents and files, for the core."""
 
 
 def _split_version(text: str) -> tuple[str, str | None]:

@@ -9,7 +9,7 @@ absurd URL in a page stops requests to a healthy index.
 
 from mirror.upstream.body import RangeBody, Stream
 from mirror.upstream.breaker import Breaker, BreakerState, retry_after
-from mirror.upstream.client import Upstream
+from mirror.upstream.client import Upstream, parse_url
 from mirror.upstream.values import (
     Credentials,
     Origin,
@@ -18,7 +18,6 @@ from mirror.upstream.values import (
     UpstreamOptions,
     origin,
     parse_http_date,
-    parse_url,
     redirect_target,
 )
 

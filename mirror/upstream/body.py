@@ -16,7 +16,7 @@ from yarl import URL
 
 from mirror.errors import UpstreamProtocolError
 from mirror.model import File
-from mirror.upstream.values import describe, parse_http_date, parse_url
+from mirror.upstream.values import describe, parse_http_date
 
 TAIL_BYTES = 64 * 1024
 """Bytes of a remote file's end that are fetched with its size."""
@@ -79,9 +79,11 @@ class RangeBody:
     modified: str | None = None
     path: Path | None = None
 
-    def __init__(self, upstream: RangeFetcher, file: File, size: int, validator: str | None, tail: bytes) -> None:
+    def __init__(
+        self, upstream: RangeFetcher, url: URL, file: File, size: int, validator: str | None, tail: bytes
+    ) -> None:
         self._upstream = upstream
-        self._url = parse_url(file.url)
+        self._url = url
         self._validator = validator
         self._tail = tail
         self.size = size

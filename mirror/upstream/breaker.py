@@ -21,6 +21,8 @@ class Breaker:
         self._left = self._failures = failures
         self._until = 0.0
         self._probing = False
+        self.troubled = False
+        """Whether anything has failed since the last success; only then `admit` and `succeeded` have to be called."""
         self.reason = ""
         """Why it is open, as the middle of a sentence."""
 
@@ -41,19 +43,21 @@ class Breaker:
     def succeeded(self) -> None:
         """Record an answer: the breaker is closed."""
         self._left = self._failures
-        self._probing = False
+        self._probing = self.troubled = False
 
     def failed(self, now: float, silent: bool = False) -> None:
         """Record that no answer came, or one that reports an error of the host.
 
         One failure is enough to open the breaker when the host was `silent`, which costs clients a whole timeout.
         """
+        self.troubled = True
         self._left = 0 if silent else self._left - 1
         if self._left <= 0:
             self._open(now + self._seconds, "is not answering")
 
     def hold(self, until: float) -> None:
         """Stay open until then, because the host asked for it."""
+        self.troubled = True
         self._left = 0
         self._open(until, "asked for requests to pause")
 

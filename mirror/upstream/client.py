@@ -28,11 +28,9 @@ from mirror.upstream.values import (
     UpstreamHealth,
     UpstreamOptions,
     basic_authorization,
-    checked_url,
     describe,
     failure_text,
     origin,
-    parse_url,
     redirect_target,
 )  # fmt: skip
 
@@ -42,6 +40,7 @@ _TEMPORARY = frozenset({429, 502, 503, 504})
 """Statuses that may be different a moment later."""
 _MOST_BREAKERS = 64
 """The most hosts with a breaker at once; the least recently used one goes first."""
+_SCHEMES = ("http", "https")
 _READ_AHEAD_BYTES = 256 * 1024
 """Bytes of an answer that are read ahead; a chunk has up to twice as many."""
 
@@ -187,7 +186,7 @@ class Upstream:
             tail = b"".join([chunk async for chunk in stream.chunks()])
             if stream.start + len(tail) != stream.size:
                 raise UpstreamProtocolError(f"{describe(url)} sent another part than the requested one.")
-            return RangeBody(self, file, stream.size, stream.validator, tail)
+            return RangeBody(self, url, file, stream.size, stream.validator, tail)
 
     # One request
 
@@ -232,12 +231,13 @@ class Upstream:
         raise UpstreamProtocolError(f"{describe(url)} was redirected too often.")
 
     async def _hop(self, url: URL, headers: Mapping[str, str], decompress: bool) -> aiohttp.ClientResponse:
-        if "@" in checked_url(url).raw_authority:
+        if url.scheme not in _SCHEMES or not url.host:
+            raise UpstreamProtocolError(f"{str(url)[:80]!r} is not a web address.")
+        if "@" in url.raw_authority:
             url = url.with_user(None)  # credentials in the links of a page are not sent
         breaker = self._breaker(url)
         began = self._clock()
-        wait = breaker.admit(began)
-        if wait:
+        if breaker.troubled and (wait := breaker.admit(began)):
             raise BreakerOpen(f"{url.host} {breaker.reason}; trying again in {wait:.0f} s.", wait)
         if (authorization := self._authorization_for(url)) is not None:
             headers = {**headers, "Authorization": authorization}
@@ -267,7 +267,8 @@ class Upstream:
                 failure.cause = "status"
                 raise failure
             raise ServerFailure(message, self._retry_in(url))
-        breaker.succeeded()
+        if breaker.troubled:
+            breaker.succeeded()
         if status in (404, 410):
             raise NotFound(f"{describe(url)} does not exist.")
         if status in (401, 403):
@@ -369,3 +370,14 @@ class Upstream:
         """Close all connections. Streams in use break off."""
         if self._session is not None:
             await self._session.close()
+
+
+def parse_url(text: str) -> URL:
+    """Return the URL of a file as an index gives it. Raises UpstreamProtocolError unless it is http or https."""
+    try:
+        url = URL(text)
+        if url.scheme in _SCHEMES and url.host:
+            return url
+    except ValueError:
+        pass
+    raise UpstreamProtocolError(f"{text[:80]!r} is not a web address.")

@@ -139,21 +139,6 @@ def describe(url: URL) -> str:
     return f"{url.host}{url.path[:200]}"
 
 
-def parse_url(text: str) -> URL:
-    """Return the URL of a file as an index gives it. Raises UpstreamProtocolError unless it is http or https."""
-    try:
-        return checked_url(URL(text))
-    except ValueError:
-        raise UpstreamProtocolError(f"{text[:80]!r} is not a web address.") from None
-
-
-def checked_url(url: URL) -> URL:
-    """Return the URL. Raises UpstreamProtocolError unless it is http or https with a host."""
-    if url.scheme not in ("http", "https") or not url.host:
-        raise UpstreamProtocolError(f"{str(url)[:80]!r} is not a web address.")
-    return url
-
-
 def redirect_target(url: URL, location: str | None) -> URL:
     """Return where an answer with this Location redirects to. Raises UpstreamProtocolError for a bad redirect."""
     try:

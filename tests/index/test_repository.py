@@ -1,7 +1,7 @@
 """One served index: who is asked, who wins, and that nothing old is shown after a change."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 
 import pytest
 
@@ -33,6 +33,7 @@ class Fake:
     def __init__(self, name: str, *filenames: str, local: bool = False) -> None:
         self.name = name
         self.local = local
+        self.projects: Container[str] | None = None
         self.outdated: Outdated = lambda projects: None
         self.filenames: tuple[str, ...] = filenames
         self.error: Exception | None = None

@@ -25,11 +25,15 @@ SHA = "0123456789abcdef" * 4
 
 def from_json(page: object, content_type: str = JSON, **answer: Any) -> Project:
     body = page if isinstance(page, bytes) else json.dumps(page).encode()
-    return parse_simple(UpstreamResponse(url=URL_OF_PAGE, content_type=content_type, body=body, **answer), "foo")
+    return parse_simple(
+        Page("project", "foo"), UpstreamResponse(url=URL_OF_PAGE, content_type=content_type, body=body, **answer)
+    )
 
 
 def from_html(page: str, content_type: str = HTML, url: str = URL_OF_PAGE) -> Project:
-    return parse_simple(UpstreamResponse(url=url, content_type=content_type, body=page.encode()), "foo")
+    return parse_simple(
+        Page("project", "foo"), UpstreamResponse(url=url, content_type=content_type, body=page.encode())
+    )
 
 
 def entry(**fields: Any) -> dict[str, Any]:
@@ -112,7 +116,9 @@ def test_json_gives_back_what_was_rendered(project: Project) -> None:
 @given(projects(html=True))
 def test_html_gives_back_what_was_rendered(project: Project) -> None:
     body = render_html(project, address, provenance)
-    assert parse_simple(UpstreamResponse(url=URL_OF_PAGE, content_type=HTML, body=body), "foo") == project
+    assert (
+        parse_simple(Page("project", "foo"), UpstreamResponse(url=URL_OF_PAGE, content_type=HTML, body=body)) == project
+    )
 
 
 @given(st.binary(max_size=200), st.sampled_from([JSON, HTML, "", "text/plain", "application/octet-stream"]))

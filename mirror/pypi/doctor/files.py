@@ -18,7 +18,7 @@ from mirror.doctor import Check, Finding, IndexClient, Requirement, WireResponse
 from mirror.doctor.client import url_of
 from mirror.doctor.files import ExpectedFile, FileRequirements
 from mirror.errors import Invalid, UpstreamProtocolError
-from mirror.model import File, UpstreamResponse
+from mirror.model import File, Page, UpstreamResponse
 from mirror.pypi.doctor.index import ANY, Index, Subject
 from mirror.pypi.names import canonical
 from mirror.pypi.pages import JSON_TYPE, parse_simple
@@ -190,7 +190,9 @@ async def _visible(index: Index, project: str, wheel: bytes) -> Finding:
     if page.status != 200:
         return _VISIBLE.fails(f"the page is answered {page.phrase}")
     content_type = JSON_TYPE if page.body.lstrip().startswith(b"{") else "text/html"
-    listed = parse_simple(UpstreamResponse(url=str(page.url), content_type=content_type, body=page.body), name)
+    listed = parse_simple(
+        Page("project", name), UpstreamResponse(url=str(page.url), content_type=content_type, body=page.body)
+    )
     file = listed.file(filename_of(project))
     return _VISIBLE.judge(
         file is not None and file.sha256 == hashlib.sha256(wheel).hexdigest(),

@@ -9,7 +9,7 @@ from yarl import URL
 
 from mirror.doctor import IndexClient, WireResponse
 from mirror.errors import Invalid, MirrorError, UpstreamError, UpstreamRefused, UpstreamUnavailable
-from mirror.model import File, Project, UpstreamResponse
+from mirror.model import File, Page, Project, UpstreamResponse
 from mirror.pypi.documents import decode_json
 from mirror.pypi.names import canonical
 from mirror.pypi.pages import HTML_TYPE, JSON_TYPE, parse_simple
@@ -155,5 +155,5 @@ async def _subject(index: Index, name: str) -> Subject:
     json_page = reply.media_type.endswith("json") or reply.body.lstrip().startswith(b"{")
     # The Content-Type is judged elsewhere; here the page is read whatever it is.
     answer = UpstreamResponse(url=str(reply.url), content_type=JSON_TYPE if json_page else "text/html", body=reply.body)
-    project = parse_simple(answer, name)
+    project = parse_simple(Page("project", name), answer)
     return Subject(index=index, project=project, page=reply, document=decode_json(reply.body) if json_page else None)
