@@ -150,24 +150,24 @@ async def examine_here(settings: Settings, wanted: DoctorOptions) -> list[Doctor
     findings = [
         _CONFIGURATION.ok(),
         *await asyncio.to_thread(running.findings),
-        *machine.storage(settings, held if isinstance(held, int) else 0),
+        *machine.check_storage(settings, held if isinstance(held, int) else 0),
         read,
-        machine.upstreams(troubles, settings.offline),
-        *machine.clock(now, times, inspection.newest if inspection else None),
-        *machine.certificate(settings, datetime.now(UTC)),
-        machine.versions(),
+        machine.check_upstreams(troubles, settings.offline),
+        *machine.check_clock(now, times, inspection.newest if inspection else None),
+        *machine.check_certificate(settings, datetime.now(UTC)),
+        machine.check_libraries(),
     ]
     return [DoctorSection("this mirror", findings), *await running.repositories(wanted)]
 
 
 async def _inspected(path: Path) -> tuple[Inspection | None, Finding]:
     if not path.exists():
-        return None, machine.catalog_unread("there is none yet")
+        return None, machine.catalog_not_checked("there is none yet")
     try:
         inspection = await asyncio.to_thread(inspect, path)
     except OSError as error:
-        return None, machine.catalog_unread(f"it cannot be opened: {error.strerror}")
-    return inspection, machine.catalog(inspection.damage, inspection.unfinished)
+        return None, machine.catalog_not_checked(f"it cannot be opened: {error.strerror}")
+    return inspection, machine.check_catalog(inspection.damage, inspection.unfinished)
 
 
 def _upstreams(settings: Settings) -> list[UpstreamSettings]:

@@ -105,14 +105,14 @@ class FileRequirements:
         if head.status != 200:
             return self.head.fails(f"HEAD answers {head.phrase}")
         names = ("Content-Length", "Content-Type", "ETag", "Accept-Ranges", "Last-Modified")
-        differing = [name for name in names if head.header(name) != whole.header(name)]
-        return self.head.judge(not differing, f"HEAD and GET differ in {', '.join(differing)}")
+        different = [name for name in names if head.header(name) != whole.header(name)]
+        return self.head.judge(not different, f"HEAD and GET differ in {', '.join(different)}")
 
     def _cache(self, whole: WireResponse) -> Finding:
-        said = whole.header("Cache-Control")
-        ages = [part.partition("=")[2] for part in said.replace(" ", "").split(",") if part.startswith("max-age=")]
-        lasts = bool(ages) and ages[0].isdecimal() and (len(ages[0]) > 18 or int(ages[0]) >= 86_400)
-        return self.immutable.judge(lasts, f"Cache-Control is {said or 'absent'}")
+        value = whole.header("Cache-Control")
+        ages = [part.partition("=")[2] for part in value.replace(" ", "").split(",") if part.startswith("max-age=")]
+        long_enough = bool(ages) and ages[0].isdecimal() and (len(ages[0]) > 18 or int(ages[0]) >= 86_400)
+        return self.immutable.judge(long_enough, f"Cache-Control is {value or 'absent'}")
 
     async def _etag(self, client: IndexClient, whole: WireResponse) -> Finding:
         etag = whole.header("ETag")

@@ -38,23 +38,23 @@ class Requirement(msgspec.Struct, frozen=True):
     hurts: str
 
     def ok(self, seen: str = "") -> Finding:
-        """Return that it is met."""
+        """Report that it is met."""
         return self._found("ok", seen)
 
     def fails(self, seen: str) -> Finding:
-        """Return that it is not met, and what was seen instead."""
+        """Report that it is not met, and what was seen instead."""
         return self._found("fails", seen)
 
     def unknown(self, why: str) -> Finding:
-        """Return that it cannot be checked, and why."""
+        """Report that it cannot be checked, and why."""
         return self._found("unknown", why)
 
     def judge(self, met: bool, seen: str) -> Finding:
-        """Return whether it is met; if not, with what was seen instead."""
+        """Report whether it is met; if not, with what was seen instead."""
         return self.ok() if met else self.fails(seen)
 
     def after(self, error: MirrorError, hint: str = "") -> Finding:
-        """Return not met where the index is at fault, else unknown, with a hint what to try."""
+        """Report an error of a check: not met where the index is at fault, else unknown, with a hint what to try."""
         if isinstance(error, UpstreamError):
             return self.fails(str(error))
         return self.unknown(f"{error} {hint}" if hint else str(error))
@@ -82,7 +82,7 @@ Check = Callable[[], Awaitable[list[Finding]]]
 
 
 async def run(area: str, checks: Iterable[Check]) -> list[Finding]:
-    """Run every check in turn. One without a usable response is a failure of the index, not of the doctor."""
+    """Run every check in turn. An error of one is a finding about the index, in addition to those of the others."""
     answers = Requirement(
         f"{area}/answers",
         "Every request is answered, whole and in time.",

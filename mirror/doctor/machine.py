@@ -1,6 +1,6 @@
-"""This mirror itself: its disk, its catalog, its clock, its certificate, its upstreams.
+"""Checks of this mirror itself: its disk, catalog, clock, certificate and upstreams.
 
-Facts are gathered in one place and judged in another, so that tests need no full disk and no wrong clock.
+Facts are arguments where a test could not make them: it needs no full disk and no wrong clock.
 
 The surprise: the doctor may run as another user than the server, and then reports that it cannot find out.
 """
@@ -24,14 +24,14 @@ from mirror.doctor.findings import Finding, Requirement
 
 LEAST_FREE_BYTES = 200 << 20
 """Bytes free below which a download of usual size may fail."""
-LEAST_INODES = 10_000
+LEAST_FREE_INODES = 10_000
 DRIFT_SECONDS = 60.0
 """How far clocks may differ."""
-NOTICE = timedelta(days=14)
-"""How long before it expires a certificate has to be replaced."""
+RENEW_BEFORE = timedelta(days=14)
+"""How long before it expires a certificate should be replaced."""
 LIBRARIES = ("aiohttp", "aiosqlite", "msgspec", "packaging", "pydantic-settings", "uvloop", "yarl")
 
-_PLACE = Requirement(
+_DATA_DIR = Requirement(
     "mirror/data-dir",
     "The data directory is there, and can be written to.",
     "every client that asks for what is not held yet",
@@ -49,7 +49,7 @@ _LIMIT = Requirement(
 _INODES = Requirement(
     "mirror/inodes", "There is room for more files where the store is.", "everyone, as when the disk is full"
 )
-_SAME = Requirement(
+_ONE_FILE_SYSTEM = Requirement(
     "mirror/one-file-system",
     "incoming/ and blobs/ are on one file system.",
     "every download: its last step is a rename, which cannot cross file systems",
@@ -62,7 +62,7 @@ _CLOCK = Requirement(
     f"The clock agrees with that of the upstreams, within {DRIFT_SECONDS:.0f} seconds.",
     "TLS, tokens that end, cooldowns of new releases, and the age of every page",
 )
-_BACK = Requirement(
+_CLOCK_BACK = Requirement(
     "mirror/clock-back",
     "The clock has not been set back.",
     "pages count as fresh for too long; the feed's times go backwards",
@@ -72,12 +72,12 @@ _UPSTREAM = Requirement(
     "Every upstream answers.",
     "clients that request what is not held: 503, after the configured timeout",
 )
-_TLS = Requirement(
+_CERTIFICATE = Requirement(
     "mirror/certificate",
-    f"The certificate is readable, and holds for {NOTICE.days} more days.",
+    f"The certificate is readable, and holds for {RENEW_BEFORE.days} more days.",
     "every client: pip, uv, gem and bundler refuse an expired certificate",
 )
-_VERSIONS = Requirement("mirror/versions", "Python and the libraries are installed.", "the mirror itself")
+_LIBRARIES = Requirement("mirror/versions", "Python and the libraries are installed.", "the mirror itself")
 
 
 class Disk(msgspec.Struct, frozen=True, kw_only=True):
@@ -92,28 +92,28 @@ class Disk(msgspec.Struct, frozen=True, kw_only=True):
     """0 where the file system does not count them."""
 
 
-def room(disk: Disk, limit: int | None) -> list[Finding]:
-    """Judge the free space; `limit` is store.limit."""
+def check_space(disk: Disk, limit: int | None) -> list[Finding]:
+    """Judge the free space; `limit` is that of [store]."""
     found = [_SPACE.judge(disk.free >= LEAST_FREE_BYTES, f"{disk.free >> 20} MiB of {disk.total >> 20} MiB are free")]
     if limit is not None:
         possible = disk.free + disk.held
         found.append(_LIMIT.judge(limit <= possible, f"{limit >> 20} MiB, there is room for {possible >> 20} MiB"))
     if disk.inodes:
-        found.append(_INODES.judge(disk.inodes_free >= LEAST_INODES, f"{disk.inodes_free} inodes are free"))
+        found.append(_INODES.judge(disk.inodes_free >= LEAST_FREE_INODES, f"{disk.inodes_free} inodes are free"))
     return found
 
 
-def storage(settings: Settings, held: int = 0) -> list[Finding]:
+def check_storage(settings: Settings, held: int = 0) -> list[Finding]:
     """Check the data directory; `held` is the size of the store in bytes, where that is known."""
     place = settings.data_dir
     if not place.is_dir():
-        return [_PLACE.fails(f"{place} is not a directory; `mirror serve` creates it")]
+        return [_DATA_DIR.fails(f"{place} is not a directory; `mirror serve` creates it")]
     try:
         status = os.statvfs(place)
         found = [_writable(place)]
         found.append(_one_file_system([place / "incoming", place / "blobs"]))
     except OSError as error:
-        return [_PLACE.fails(f"{place}: {error.strerror}")]
+        return [_DATA_DIR.fails(f"{place}: {error.strerror}")]
     disk = Disk(
         free=status.f_bavail * status.f_frsize,
         total=status.f_blocks * status.f_frsize,
@@ -121,7 +121,7 @@ def storage(settings: Settings, held: int = 0) -> list[Finding]:
         inodes_free=status.f_favail,
         inodes=status.f_files,
     )
-    return found + room(disk, settings.store.limit)
+    return found + check_space(disk, settings.store.limit)
 
 
 def _writable(place: Path) -> Finding:
@@ -134,18 +134,18 @@ def _writable(place: Path) -> Finding:
     except PermissionError as error:
         mine = place.stat().st_uid == os.geteuid()
         who = f"{place} belongs to another user than the one who runs the doctor"
-        return _PLACE.fails(f"{place}: {error.strerror}") if mine else _PLACE.unknown(who)
+        return _DATA_DIR.fails(f"{place}: {error.strerror}") if mine else _DATA_DIR.unknown(who)
     except OSError as error:
-        return _PLACE.fails(f"{place}: {error.strerror}")
-    return _PLACE.ok()
+        return _DATA_DIR.fails(f"{place}: {error.strerror}")
+    return _DATA_DIR.ok()
 
 
 def _one_file_system(directories: Sequence[Path]) -> Finding:
     devices = {directory.stat().st_dev for directory in directories if directory.is_dir()}
-    return _SAME.judge(len(devices) <= 1, f"{' and '.join(map(str, directories))} are not")
+    return _ONE_FILE_SYSTEM.judge(len(devices) <= 1, f"{' and '.join(map(str, directories))} are not")
 
 
-def catalog(damage: str | None, unfinished: bool = False) -> Finding:
+def check_catalog(damage: str | None, unfinished: bool = False) -> Finding:
     """Judge an inspection of the catalog."""
     if damage is None and unfinished:
         return _CATALOG.unknown("it is too large to be inspected in a minute")
@@ -154,12 +154,12 @@ def catalog(damage: str | None, unfinished: bool = False) -> Finding:
     )
 
 
-def catalog_unread(why: str) -> Finding:
-    """Return that the catalog cannot be inspected, and why."""
+def catalog_not_checked(why: str) -> Finding:
+    """Report that the catalog cannot be inspected, and why."""
     return _CATALOG.unknown(why)
 
 
-def clock(now: float, dates: Mapping[str, float], newest: float | None) -> list[Finding]:
+def check_clock(now: float, dates: Mapping[str, float], newest: float | None) -> list[Finding]:
     """Judge the clock; `dates`: upstream → its time minus this machine's; `newest`: the last change of the catalog."""
     wrong = {name: difference for name, difference in dates.items() if abs(difference) > DRIFT_SECONDS}
     # If one upstream differs, its clock is wrong; if most do, this machine's is.
@@ -167,21 +167,21 @@ def clock(now: float, dates: Mapping[str, float], newest: float | None) -> list[
     seen = ", ".join(f"{name} is {difference:+.0f} s from here" for name, difference in wrong.items())
     found = [_CLOCK.judge(not ours, seen) if dates else _CLOCK.unknown("no upstream has reported its time")]
     if newest is not None:
-        found.append(_BACK.judge(newest <= now + DRIFT_SECONDS, f"it changed {newest - now:.0f} s in the future"))
+        found.append(_CLOCK_BACK.judge(newest <= now + DRIFT_SECONDS, f"it changed {newest - now:.0f} s in the future"))
     return found
 
 
 def time_sent(reply: WireResponse) -> float | None:
-    """Return when a response was sent, in seconds since the epoch; None where its headers do not tell."""
+    """Return when a response was sent, in seconds since the epoch; None where its headers do not state it."""
     try:
-        made = parsedate_to_datetime(reply.header("Date"))
-        aged = int(reply.header("Age") or 0)  # RFC 9111: a cache keeps the Date of what it keeps
+        date = parsedate_to_datetime(reply.header("Date"))
+        age = int(reply.header("Age") or 0)  # RFC 9111: a cache leaves the Date of what it stores as it was
     except (ValueError, TypeError):
         return None
-    return (made if made.tzinfo else made.replace(tzinfo=UTC)).timestamp() + aged
+    return (date if date.tzinfo else date.replace(tzinfo=UTC)).timestamp() + age
 
 
-def upstreams(troubles: Mapping[str, str], offline: bool) -> Finding:
+def check_upstreams(troubles: Mapping[str, str], offline: bool) -> Finding:
     """Judge the upstreams; `troubles`: upstream → its error, empty when it answers."""
     if offline:
         return _UPSTREAM.unknown("the mirror is offline")
@@ -198,7 +198,7 @@ def trouble_of(reply: WireResponse) -> str:
     return f"it answers {reply.phrase}" if reply.status >= 500 else ""
 
 
-def certificate(settings: Settings, now: datetime) -> list[Finding]:
+def check_certificate(settings: Settings, now: datetime) -> list[Finding]:
     """Check the certificate of [tls], where there is one."""
     path, key = settings.tls.certificate, settings.tls.key
     if path is None:
@@ -207,19 +207,19 @@ def certificate(settings: Settings, now: datetime) -> list[Finding]:
         ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(path, key)
         content = path.read_bytes()
     except PermissionError as error:
-        return [_TLS.unknown(f"{error.filename or path}: {error.strerror}")]
+        return [_CERTIFICATE.unknown(f"{error.filename or path}: {error.strerror}")]
     except (OSError, ssl.SSLError) as error:
-        return [_TLS.fails(f"{path} with its key cannot be used: {error}")]
+        return [_CERTIFICATE.fails(f"{path} with its key cannot be used: {error}")]
     from cryptography import x509  # a large library, for this alone
 
     try:
         end = min(one.not_valid_after_utc for one in x509.load_pem_x509_certificates(content))
     except ValueError as error:
-        return [_TLS.fails(f"{path} cannot be read: {error}")]
-    return [_TLS.judge(end > now + NOTICE, f"{path} ends at {end:%Y-%m-%d %H:%M} UTC")]
+        return [_CERTIFICATE.fails(f"{path} cannot be read: {error}")]
+    return [_CERTIFICATE.judge(end > now + RENEW_BEFORE, f"{path} ends at {end:%Y-%m-%d %H:%M} UTC")]
 
 
-def versions() -> Finding:
+def check_libraries() -> Finding:
     """Check the installed libraries."""
     found, missing = [f"mirror {__version__}", f"Python {platform.python_version()}"], []
     for name in LIBRARIES:
@@ -227,4 +227,4 @@ def versions() -> Finding:
             found.append(f"{name} {version(name)}")
         except PackageNotFoundError:
             missing.append(name)
-    return _VERSIONS.fails(f"{', '.join(missing)} missing") if missing else _VERSIONS.ok(", ".join(found))
+    return _LIBRARIES.fails(f"{', '.join(missing)} missing") if missing else _LIBRARIES.ok(", ".join(found))

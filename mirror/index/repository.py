@@ -169,7 +169,7 @@ class Repository:
             merged = self._merged_projects(name, [merged, *others])
         removed = _removed_files(listings)
         shown, withheld, decided_until = merged, _NONE_WITHHELD, math.inf
-        if self.policy.rules or self.policy.listed or removed or merged.status == "quarantined":
+        if self.policy.rules or self.policy.allow_rules or removed or merged.status == "quarantined":
             decided = apply(self.policy, merged, self._clock(), removed=removed)
             shown, withheld, decided_until = decided.project, decided.withheld, decided.changes_at or math.inf
         files = {file.filename: file for file in shown.files}

@@ -1,6 +1,6 @@
 """Policy: rules → a verdict for each file, with its reason, and when the verdict next changes by itself. Pure.
 
-rules        what each kind of rule has against a file
+rules        what each kind of rule objects to
 verdicts     the rules applied to a project: `apply`
 explanation  verdicts in lines for people
 osv          what one OSV record reports
@@ -16,9 +16,9 @@ from mirror.policy.verdicts import (
     apply,
     as_of,
     concerns,
-    folders,
-    moment,
     named_projects,
+    osv_folders,
+    parse_moment,
     policy_for,
     verdict,
 )
@@ -32,10 +32,10 @@ __all__ = [
     "as_of",
     "concerns",
     "explain",
-    "folders",
     "matches",
-    "moment",
     "named_projects",
+    "osv_folders",
+    "parse_moment",
     "policy_for",
     "verdict",
 ]

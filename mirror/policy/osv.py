@@ -1,7 +1,7 @@
 """What OSV records report about versions: one record parsed, and whether a version is affected. Pure.
 
-Only what a decision needs is kept in memory. Not read: ranges of commits (`GIT`), and the `limit` event.
-See the OSV schema, version 1.7.
+Only what a decision needs is kept in memory. Ranges of commits (`GIT`) and the event `limit` are not read. See the OSV
+schema, version 1.7.
 """
 
 import re
@@ -13,7 +13,7 @@ import msgspec
 from mirror.config.policy import Severity
 from mirror.errors import Invalid
 
-Key = Callable[[str], tuple[object, ...]]
+SortKey = Callable[[str], tuple[object, ...]]
 
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:-]{0,99}")
 _SEVERITIES: dict[str, Severity] = {
@@ -25,7 +25,7 @@ _SEVERITIES: dict[str, Severity] = {
 }
 
 
-class Edge(msgspec.Struct, frozen=True, omit_defaults=True):
+class RangeEvent(msgspec.Struct, frozen=True, omit_defaults=True):
     """One event of a range: exactly one of its fields is set."""
 
     introduced: str | None = None
@@ -34,46 +34,46 @@ class Edge(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class Advisory(msgspec.Struct, frozen=True, kw_only=True):
-    """The part of one record about one project."""
+    """The part of one record that is about one project."""
 
     id: str
     aliases: tuple[str, ...] = ()
     severity: Severity = "unknown"
     versions: tuple[str, ...] = ()
-    ranges: tuple[tuple[Edge, ...], ...] = ()
+    ranges: tuple[tuple[RangeEvent, ...], ...] = ()
 
-    def affects(self, version: str, key: Key) -> bool:
-        """Return whether the version is affected; `key` orders versions. A record without versions is about all."""
+    def affects(self, version: str, key: SortKey) -> bool:
+        """Return whether the version is affected; `key` orders versions. A record without versions affects all."""
         if not self.versions and not self.ranges:
             return True
         if version in self.versions:
             return True
-        place = key(version)
-        return any(key(one) == place for one in self.versions) or any(
-            _within(edges, place, key) for edges in self.ranges
+        wanted = key(version)
+        return any(key(one) == wanted for one in self.versions) or any(
+            _is_affected(events, wanted, key) for events in self.ranges
         )
 
 
-def _within(edges: tuple[Edge, ...], place: tuple[object, ...], key: Key) -> bool:
+def _is_affected(events: tuple[RangeEvent, ...], wanted: tuple[object, ...], key: SortKey) -> bool:
     """Apply the events in the order of their versions; the last one decides (OSV schema, "Evaluation")."""
 
-    def at(edge: Edge) -> tuple[object, ...]:
+    def version(event: RangeEvent) -> tuple[object, ...]:
         # "0" stands before every version, also before 0.dev0
-        version = edge.introduced or edge.fixed or edge.last_affected or ""
-        return () if edge.introduced == "0" else key(version)
+        text = event.introduced or event.fixed or event.last_affected or ""
+        return () if event.introduced == "0" else key(text)
 
-    def order(edge: Edge) -> tuple[tuple[object, ...], int]:
+    def order(event: RangeEvent) -> tuple[tuple[object, ...], int]:
         # at one version: a range that ends before it, one that begins with it, one that ends after it
-        return at(edge), 0 if edge.fixed is not None else 1 if edge.introduced is not None else 2
+        return version(event), 0 if event.fixed is not None else 1 if event.introduced is not None else 2
 
     affected = False
-    for edge in sorted(edges, key=order):
-        if edge.introduced is not None:
-            affected = affected or place >= at(edge)
-        elif edge.fixed is not None:
-            affected = affected and place < at(edge)
+    for event in sorted(events, key=order):
+        if event.introduced is not None:
+            affected = affected or wanted >= version(event)
+        elif event.fixed is not None:
+            affected = affected and wanted < version(event)
         else:
-            affected = affected and place <= at(edge)
+            affected = affected and wanted <= version(event)
     return affected
 
 
@@ -83,7 +83,7 @@ class OsvIndex(msgspec.Struct, frozen=True, kw_only=True):
     digest: str = ""
     """The digest of all records; equal on every node that has the same records."""
     stamp: str = ""
-    """The folder's `stamp` before they were read."""
+    """The `records.stamp` of the folder before they were read."""
     projects: Mapping[tuple[str, str], tuple[Advisory, ...]] = {}
     """(ecosystem, canonical name) → its advisories."""
     skipped: int = 0
@@ -101,7 +101,7 @@ class _Package(msgspec.Struct):
 
 class _Range(msgspec.Struct):
     type: str = ""
-    events: tuple[Edge, ...] = ()
+    events: tuple[RangeEvent, ...] = ()
 
 
 class _Score(msgspec.Struct):
@@ -169,11 +169,11 @@ def _severity(record: _Record, affected: _AffectedPackage) -> Severity:
     """Return the severity that the database states, else the highest of the CVSS vectors."""
     try:
         raw = record.database_specific
-        graded = msgspec.json.decode(raw, type=_DatabaseSeverity).severity if raw else None
+        rating = msgspec.json.decode(raw, type=_DatabaseSeverity).severity if raw else None
     except msgspec.DecodeError:
-        graded = None
-    if graded and (word := _SEVERITIES.get(graded.upper())):
-        return word
+        rating = None
+    if rating and (known := _SEVERITIES.get(rating.upper())):
+        return known
     found = [_rating(one.score) for one in (*(affected.severity or ()), *(record.severity or ()))]
     return max(found, key=("unknown", "low", "medium", "high", "critical").index, default="unknown")
 

@@ -3,7 +3,7 @@
 A folder is the operator's copy of a collection of records, one JSON file each, at any depth; the mirror never fetches
 one. Many authors write such records: one that does not parse or is too large is left out and counted in `skipped`.
 
-A folder that cannot be read at the start is an error, since no client shall be served what it would have refused; one
+A folder that cannot be read at the start is an error, because without it rules would let through what they refuse. One
 that becomes unreadable later leaves the records as they were.
 """
 
@@ -19,7 +19,7 @@ from mirror.config import Settings
 from mirror.errors import ConfigError, Invalid, Misconfigured
 from mirror.policy.osv import Advisory, OsvIndex, read_record
 from mirror.policy.rules import Versions
-from mirror.policy.verdicts import Policy, folders, policy_for
+from mirror.policy.verdicts import Policy, osv_folders, policy_for
 
 logger = logging.getLogger(__name__)
 
@@ -41,7 +41,7 @@ class Policies:
         `versions`: repository → the versions of its ecosystem.
         """
         check(settings, versions)
-        self.changed: list[Callable[[str, Policy], None]] = []
+        self.listeners: list[Callable[[str, Policy], None]] = []
         """Called with a repository's name and its new policy when records have changed."""
         self._settings = settings
         self._versions = versions
@@ -52,7 +52,7 @@ class Policies:
 
     async def open(self) -> None:
         """Read the folders of records. Raises ConfigError when one of them cannot be read."""
-        for folder in folders(self._rules):
+        for folder in osv_folders(self._rules):
             self._records[folder] = await asyncio.to_thread(load, Path(folder), self._canonical)
             if skipped := self._records[folder].skipped:
                 logger.warning("%s: %d files are not OSV records and are left out", folder, skipped)
@@ -64,7 +64,7 @@ class Policies:
 
     async def check_folders(self) -> None:
         """Check once whether a folder has changed, and report the policies that change with it."""
-        for folder in folders(self._rules):
+        for folder in osv_folders(self._rules):
             try:
                 if await asyncio.to_thread(stamp, Path(folder)) != self._records[folder].stamp:
                     self._records[folder] = await asyncio.to_thread(load, Path(folder), self._canonical)
@@ -75,8 +75,8 @@ class Policies:
             if new.digest != old.digest:
                 logger.info("the policy of %s has changed with its OSV records", name)
                 self._policies[name] = new
-                for report in self.changed:
-                    report(name, new)
+                for listener in self.listeners:
+                    listener(name, new)
 
     def _policy(self, repository: str) -> Policy:
         policies = self._settings.policies
@@ -94,7 +94,7 @@ def check(settings: Settings, versions: Mapping[str, Versions]) -> None:
     """Check every rule of the settings, without reading a folder. Raises Misconfigured for the first wrong one."""
     names: set[str] = set()
     for index, rule in enumerate(settings.policy):
-        unread = {folder: OsvIndex() for folder in folders((rule,))}
+        unread = {folder: OsvIndex() for folder in osv_folders((rule,))}
         try:
             for name in _matching(rule.repositories, versions):
                 policy_for(name, (rule,), versions[name], advisories=unread)

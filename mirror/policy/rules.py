@@ -1,4 +1,4 @@
-"""What each kind of rule has against a file. Pure: the rules are settings, and `mirror.policy.verdicts` applies them.
+"""What each kind of rule objects to. Pure: the rules are settings, and `mirror.policy.verdicts` applies them.
 
     [[policy]]
     name = "rest"
@@ -70,11 +70,12 @@ def matches(patterns: tuple[str, ...], name: str) -> bool:
 
 
 class Objection(NamedTuple):
-    """One rule's objection to a file."""
+    """The objection of a rule to a file, without regard to its exemptions."""
 
     until: float = math.inf
     """Seconds since the epoch at which it ends."""
     detail: str = ""
+    """What is added to the rule's reason."""
     action: Action | None = None
     """Replaces the rule's own action."""
 
@@ -85,32 +86,32 @@ Objector = Callable[[File], Objection | None]
 def objector(
     rule: RuleSettings, project: str, versions: Versions, advisories: Mapping[str, OsvIndex]
 ) -> Objector | None:
-    """Return the function that judges files of one project; None when the rule cannot object to any of them."""
+    """Return the function that examines files of one project; None when the rule cannot object to any of them."""
     match rule.kind:
         case "deny":
-            denied = _named(rule, project, versions)
-            return lambda file: Objection() if denied(file) else None
+            names = _names(rule, project, versions)
+            return lambda file: Objection() if names(file) else None
         case "allow":
-            allowed = _named(rule, project, versions)
-            return lambda file: None if allowed(file) else Objection()
+            names = _names(rule, project, versions)
+            return lambda file: None if names(file) else Objection()
         case "cooldown":
-            return _younger(rule)
+            return _cooldown(rule)
         case "files":
-            return _other_kind(rule, versions)
+            return _files(rule, versions)
         case "size":
-            return _larger(rule)
+            return _size(rule)
         case "known-bad":
-            return _reported(rule, advisories[str(rule.folder)].about(versions.ecosystem, project), versions)
+            return _known_bad(rule, advisories[str(rule.folder)].about(versions.ecosystem, project), versions)
 
 
-def by_version(judge: Callable[[str], T]) -> Callable[[File], T]:
-    """Return a function that judges a file by its version alone, each version once."""
-    known = cache(judge)
-    return lambda file: known(file.version)
+def by_version(function: Callable[[str], T]) -> Callable[[File], T]:
+    """Make a function of files from one of versions, which is called once for each version."""
+    cached = cache(function)
+    return lambda file: cached(file.version)
 
 
-def _named(rule: RuleSettings, project: str, versions: Versions) -> Callable[[File], bool]:
-    """allow, deny: whether the rule names a file of the project."""
+def _names(rule: RuleSettings, project: str, versions: Versions) -> Callable[[File], bool]:
+    """Return whether a rule (allow, deny) names a file of the project."""
     specifier = rule.versions
     if not matches(rule.projects, project):
         return lambda file: False
@@ -119,18 +120,18 @@ def _named(rule: RuleSettings, project: str, versions: Versions) -> Callable[[Fi
     return by_version(lambda version: versions.matches(specifier, version))
 
 
-def _younger(rule: RuleSettings) -> Objector:
-    """cooldown: files younger than `age`, counted from the upload at the upstream."""
+def _cooldown(rule: RuleSettings) -> Objector:
+    """Object to files younger than `age`, counted from the upload at the upstream."""
     age = min(rule.age or 0, LONGEST_AGE_SECONDS)
     ageless = None if rule.unknown == "allow" else Objection(detail="its upload time is not known", action="hide")
     return lambda file: Objection(file.uploaded.timestamp() + age) if file.uploaded else ageless
 
 
-def _other_kind(rule: RuleSettings, versions: Versions) -> Objector:
-    """files: other kinds, and other platforms. Files that run on every platform always pass."""
+def _files(rule: RuleSettings, versions: Versions) -> Objector:
+    """Object to other kinds and other platforms than the rule lists. Files for all platforms always pass."""
     allowed_kinds, allowed_platforms = rule.kinds or (), rule.platforms or ()
 
-    def judge(file: File) -> Objection | None:
+    def examine(file: File) -> Objection | None:
         if allowed_kinds and (kind := versions.kind(file)) not in allowed_kinds:
             return Objection(detail=f"kind {kind}")
         platforms = versions.platforms(file) if allowed_platforms else ()
@@ -138,33 +139,33 @@ def _other_kind(rule: RuleSettings, versions: Versions) -> Objector:
             return Objection(detail=f"platform {', '.join(platforms)}")
         return None
 
-    return judge
+    return examine
 
 
-def _larger(rule: RuleSettings) -> Objector:
-    """size: files of more than `largest` bytes. The size of a gem is unknown until it is held."""
+def _size(rule: RuleSettings) -> Objector:
+    """Object to files of more than `largest` bytes. The size of a gem is unknown until it is held."""
     largest = rule.largest or 0
     sizeless = Objection(detail="its size is not known", action="hide") if rule.unknown == "hide" else None
 
-    def judge(file: File) -> Objection | None:
+    def examine(file: File) -> Objection | None:
         if file.size is None:
             return sizeless
         return Objection(detail=f"{file.size} bytes") if file.size > largest else None
 
-    return judge
+    return examine
 
 
-def _reported(rule: RuleSettings, advisories: tuple[Advisory, ...], versions: Versions) -> Objector | None:
-    """known-bad: versions that records report as malicious, or as vulnerable enough."""
+def _known_bad(rule: RuleSettings, advisories: tuple[Advisory, ...], versions: Versions) -> Objector | None:
+    """Object to versions that records report as malicious, or as vulnerable enough."""
     counting = [advisory for advisory in advisories if _counts(rule, advisory)]
     if not counting:
         return None
 
-    def judge(version: str) -> Objection | None:
+    def examine(version: str) -> Objection | None:
         found = sorted({advisory.id for advisory in counting if advisory.affects(version, versions.key)})
         return Objection(detail=", ".join(found[:5])) if found else None
 
-    return by_version(judge)
+    return by_version(examine)
 
 
 def _counts(rule: RuleSettings, advisory: Advisory) -> bool:

@@ -37,14 +37,14 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True):
     versions: Versions
     rules: tuple[RuleSettings, ...] = ()
     """The rules that apply to the repository, without the allow rules."""
-    listed: tuple[RuleSettings, ...] = ()
-    """The allow rules, together one list; without any, everything is let through."""
+    allow_rules: tuple[RuleSettings, ...] = ()
+    """Together they are one list; without any, everything is let through."""
     removed: Reaction = "hide"
     """The treatment of held files that upstream no longer lists."""
     quarantined: Reaction = "block"
     """The treatment of projects that upstream has put in quarantine (PEP 792)."""
     advisories: Mapping[str, OsvIndex] = {}
-    """Folder of a known-bad rule → its records."""
+    """The records of each folder that a known-bad rule names."""
     digest: str = ""
     """The digest of everything that a verdict depends on, except the project and the time."""
 
@@ -92,7 +92,7 @@ def policy_for(
 ) -> Policy:
     """Return the policy of one repository, with patterns and specifiers checked for its ecosystem.
 
-    `advisories` has every folder that a known-bad rule of this repository names (see `folders`). Raises ConfigError.
+    `advisories` has every folder that a known-bad rule of this repository names. Raises ConfigError.
     """
     mine = [_with_canonical_patterns(rule, versions) for rule in rules if matches(rule.repositories, repository)]
     for rule in mine:
@@ -101,19 +101,19 @@ def policy_for(
                 versions.check(specifier)
             except Invalid as error:
                 raise ConfigError(f"Policy rule {rule.name!r}, in repository {repository!r}: {error}") from None
-    read = {folder: index for folder, index in (advisories or {}).items() if folder in folders(mine)}
-    if missing := [folder for folder in folders(mine) if folder not in read]:
+    loaded = {folder: index for folder, index in (advisories or {}).items() if folder in osv_folders(mine)}
+    if missing := [folder for folder in osv_folders(mine) if folder not in loaded]:
         raise ConfigError(f"The OSV folder {missing[0]!r} of a policy rule has not been read.")
     facts = (versions.ecosystem, [rule.model_dump_json() for rule in mine], removed, quarantined)
-    content = {folder: index.digest for folder, index in sorted(read.items())}
+    content = {folder: index.digest for folder, index in sorted(loaded.items())}
     return Policy(
         repository=repository,
         versions=versions,
         rules=tuple(rule for rule in mine if rule.kind != "allow"),
-        listed=tuple(rule for rule in mine if rule.kind == "allow"),
+        allow_rules=tuple(rule for rule in mine if rule.kind == "allow"),
         removed=removed,
         quarantined=quarantined,
-        advisories=read,
+        advisories=loaded,
         digest=sha256(msgspec.json.encode((*facts, content))).hexdigest(),
     )
 
@@ -125,7 +125,7 @@ def concerns(policy: Policy, name: str) -> bool:
 
 def named_projects(policy: Policy) -> frozenset[str]:
     """Return the projects that rules name without a pattern, or that their records report."""
-    patterns = {pattern for rule in (*policy.rules, *policy.listed) for pattern in rule.projects}
+    patterns = {pattern for rule in (*policy.rules, *policy.allow_rules) for pattern in rule.projects}
     reported = {
         name
         for index in policy.advisories.values()
@@ -135,7 +135,7 @@ def named_projects(policy: Policy) -> frozenset[str]:
     return frozenset(reported | {pattern for pattern in patterns if not set(pattern) & set("*?[")})
 
 
-def folders(rules: Sequence[RuleSettings]) -> tuple[str, ...]:
+def osv_folders(rules: Sequence[RuleSettings]) -> tuple[str, ...]:
     """Return the folders of OSV records that the rules name, each once."""
     return tuple(dict.fromkeys(str(rule.folder) for rule in rules if rule.folder is not None))
 
@@ -203,7 +203,7 @@ def keep_files(project: Project, files: Sequence[File], versions: Versions) -> P
 
 
 class _Claim(NamedTuple):
-    """One rule's objection to a file, in force over [since, until)."""
+    """An objection to a file with the exemptions applied: in force over [since, until)."""
 
     since: float
     until: float
@@ -214,19 +214,19 @@ class _Claim(NamedTuple):
 
 
 _Judge = Callable[[File], _Claim | None]
-"""Returns the claim about a file, now or later; None where there is none, or it has ended."""
+"""Returns what one rule claims about a file now or later; None for nothing, or when it has ended."""
 
 
 def _judges(policy: Policy, project: Project, removed: Collection[str], now: float) -> list[_Judge]:
-    """Return the judges of a project's files; of equally strict ones the first is named."""
+    """Return a judge for each rule that applies to a project; of equally strict ones the first is named."""
     judges = [
         _judge(rule, objects, project.name, policy.versions, now)
         for rule in policy.rules
         if matches(rule.projects, project.name)
         and (objects := objector(rule, project.name, policy.versions, policy.advisories))
     ]
-    if policy.listed:
-        judges.append(_unlisted(policy, project.name, now))
+    if policy.allow_rules:
+        judges.append(_not_allowed(policy, project.name, now))
     if project.status == "quarantined" and policy.quarantined != "keep":
         judges.append(_by_upstream("quarantined", "The project is in quarantine upstream.", policy.quarantined))
     if removed and policy.removed != "keep":
@@ -239,7 +239,7 @@ def _judge(rule: RuleSettings, objects: Objector, project: str, versions: Versio
     exempt = [one for one in rule.exempt if matches(one.projects, project)]
     exempts_uploads = not rule.uploads
     exempt_until = by_version(
-        lambda version: max((_lifts(one, version, versions) for one in exempt), default=-math.inf)
+        lambda version: max((_exempt_until(one, version, versions) for one in exempt), default=-math.inf)
     )
 
     def judge(file: File) -> _Claim | None:
@@ -253,18 +253,18 @@ def _judge(rule: RuleSettings, objects: Objector, project: str, versions: Versio
     return judge
 
 
-def _lifts(exemption: ExemptionSettings, version: str, versions: Versions) -> float:
-    """Return until when an exemption lifts its rule for a version."""
+def _exempt_until(exemption: ExemptionSettings, version: str, versions: Versions) -> float:
+    """Return until when a version is exempt; -inf when it is not."""
     if exemption.versions and not versions.matches(exemption.versions, version):
         return -math.inf
     return math.inf if exemption.until is None else exemption.until.timestamp()
 
 
-def _unlisted(policy: Policy, project: str, now: float) -> _Judge:
+def _not_allowed(policy: Policy, project: str, now: float) -> _Judge:
     """Return the judge of files that no allow rule names."""
     judges = [
         _judge(rule, objects, project, policy.versions, now)
-        for rule in policy.listed
+        for rule in policy.allow_rules
         if (objects := objector(rule, project, policy.versions, policy.advisories))
     ]
 
@@ -280,6 +280,7 @@ def _unlisted(policy: Policy, project: str, now: float) -> _Judge:
 
 
 def _by_upstream(rule: str, reason: str, action: Action, filenames: Collection[str] | None = None) -> _Judge:
+    """Return the judge of what the upstream has done to a project, or to some of its files."""
     claim = _Claim(-math.inf, math.inf, _STATES[action], rule, reason, "")
     return lambda file: None if _uploaded(file) or (filenames is not None and file.filename not in filenames) else claim
 
@@ -322,7 +323,7 @@ def as_of(project: Project, moment: datetime, versions: Versions) -> Project:
     return keep_files(project, [file for file in project.files if file.uploaded and file.uploaded <= moment], versions)
 
 
-def moment(text: str) -> datetime:
+def parse_moment(text: str) -> datetime:
     """Parse `2026-08-01` (the end of that day, UTC) or `2026-08-01T12:00:00Z`, a time with its zone. Raises Invalid."""
     try:
         if len(text) == len("2026-08-01"):

@@ -30,8 +30,7 @@ from mirror.index.freshness import Freshness
 from mirror.index.repository import Repository, View, worst
 from mirror.index.source import Document
 from mirror.model import File, Page, Project
-from mirror.policy import as_of
-from mirror.policy import moment as parse_moment
+from mirror.policy import as_of, parse_moment
 from mirror.pypi import index, legacy, pages, versions
 from mirror.pypi.names import canonical, safe_filename
 from mirror.pypi.pages import HTML_TYPE, JSON_TYPE

@@ -126,7 +126,7 @@ class Mirror:
     async def open(self) -> None:
         """Make the repositories, changing nothing in the store. Raises ConfigError."""
         await self.policies.open()
-        self.policies.changed.append(self._policy_changed)
+        self.policies.listeners.append(self._policy_changed)
         for name, settings in self.settings.repositories.items():
             self.repositories[name] = self._repository(name, settings)
         self.feed_api = self._feed_api()

@@ -25,6 +25,7 @@ class Bar(msgspec.Struct, frozen=True, kw_only=True):
     label: str
     """The span with its bytes."""
     day: str
+    """Of its beginning; the hour where spans are hours."""
     saved: str
     fetched: str
     requests: str
@@ -49,7 +50,7 @@ class Plot(msgspec.Struct, frozen=True, kw_only=True):
     """The whole plot."""
 
     bars: tuple[Bar, ...]
-    rules: tuple[GridLine, ...]
+    grid: tuple[GridLine, ...]
     ticks: tuple[Tick, ...]
     title: str
     width: float = WIDTH
@@ -65,12 +66,12 @@ def plot(spans: Sequence[Span], hours: int) -> Plot | None:
         return None
     ceiling = _ceiling(top)
     step = (WIDTH - _LEFT) / len(spans)
-    height = HEIGHT - _BOTTOM - _TOP
+    base = HEIGHT - _BOTTOM
+    height = base - _TOP
     bars = []
     for number, span in enumerate(spans):
         saved, fetched = (height * max(0, part) / ceiling for part in (span.saved, span.fetched))
-        base = HEIGHT - _BOTTOM
-        when = _written(span.start, hours)
+        when = _label(span.start, hours)
         bars.append(
             Bar(
                 x=round(_LEFT + number * step + step * _GAP / 2, 2),
@@ -89,16 +90,17 @@ def plot(spans: Sequence[Span], hours: int) -> Plot | None:
         )
     every = max(1, len(spans) // 6)
     ticks = [
-        Tick(round(_LEFT + (number + 0.5) * step, 2), _written(spans[number].start, hours))
+        Tick(round(_LEFT + (number + 0.5) * step, 2), _label(spans[number].start, hours))
         for number in range(every // 2, len(spans), every)
     ]
-    rules = [GridLine(round(HEIGHT - _BOTTOM - height * part, 2), size(int(ceiling * part))) for part in (0.5, 1.0)]
-    total, saved_all = sum(span.saved + span.fetched for span in spans), sum(span.saved for span in spans)
+    grid = [GridLine(round(base - height * part, 2), size(int(ceiling * part))) for part in (0.5, 1.0)]
+    saved_bytes = sum(span.saved for span in spans)
+    all_bytes = saved_bytes + sum(span.fetched for span in spans)
     return Plot(
         bars=tuple(bars),
-        rules=tuple(rules),
+        grid=tuple(grid),
         ticks=tuple(ticks),
-        title=f"{size(saved_all)} of {size(total)} did not have to be fetched",
+        title=f"{size(saved_bytes)} of {size(all_bytes)} did not have to be fetched",
     )
 
 
@@ -108,6 +110,6 @@ def _ceiling(top: int) -> float:
     return float(next(factor * power for factor in (1, 2, 5, 10) if factor * power >= top))
 
 
-def _written(start: float, hours: int) -> str:
+def _label(start: float, hours: int) -> str:
     moment = datetime.fromtimestamp(start, UTC)
     return f"{moment:%H}:00" if hours < 24 else f"{moment.day} {moment:%b}"

@@ -61,14 +61,14 @@ Handler = Callable[["WebPages", web.Request], Awaitable[web.StreamResponse]]
 
 
 def _errors_as_pages(handler: Handler) -> Handler:
-    """Let a handler answer a MirrorError with a page."""
+    """Make a handler answer a MirrorError with a page."""
 
     @wraps(handler)
     async def handle(self: "WebPages", request: web.Request) -> web.StreamResponse:
         try:
             return await handler(self, request)
         except MirrorError as error:
-            return await self.failed(request, error)
+            return await self.error_page(request, error)
 
     return handle
 
@@ -112,14 +112,14 @@ class WebPages:
         mounts = sorted({browsable.mount.strip("/") for browsable in self._repositories.values()} - {""})
         return [
             web.get("/", self.start),
-            *(web.get(f"/{mount}/", self.to_start) for mount in mounts),
-            web.get("/-/projects", self.slash),
+            *(web.get(f"/{mount}/", self.redirect_to_start) for mount in mounts),
+            web.get("/-/projects", self.add_slash),
             web.get("/-/projects/", self.projects),
-            web.get("/-/projects/{repository:[^/]+}/{project:[^/]+}", self.slash),
+            web.get("/-/projects/{repository:[^/]+}/{project:[^/]+}", self.add_slash),
             web.get("/-/projects/{repository:[^/]+}/{project:[^/]+}/", self.project),
-            web.get("/-/activity", self.slash),
+            web.get("/-/activity", self.add_slash),
             web.get("/-/activity/", self.activity),
-            web.get("/-/state", self.slash),
+            web.get("/-/state", self.add_slash),
             web.get("/-/state/", self.state),
             web.get("/-/signin", self.sign_in),
             web.get("/-/static/{name}", static_file),
@@ -130,7 +130,7 @@ class WebPages:
         await self._totals_in_flight.close()
         await self._descriptions.close()
 
-    # WebPages
+    # Pages
 
     async def start(self, request: web.Request) -> web.StreamResponse:
         """Show how to configure clients, what is held and what it saved; package clients get a line of text."""
@@ -138,7 +138,7 @@ class WebPages:
             return web.Response(text=_PLAIN, headers={"Vary": "Accept", "Cache-Control": "no-cache"})
         return await self._start(request)
 
-    async def to_start(self, request: web.Request) -> web.StreamResponse:
+    async def redirect_to_start(self, request: web.Request) -> web.StreamResponse:
         """Redirect a browser from the root of a repository to the start page."""
         if wants_page(request):
             raise web.HTTPFound(root_from(request.path), headers={"Vary": "Accept"})
@@ -179,11 +179,7 @@ class WebPages:
         spans = await self._statistics.history(30, 24)
         if any(span.requests for span in spans[:-2]):
             return status, spans, 24
-        return (
-            status,
-            await self._statistics.history(48, 1),
-            1,
-        )  # a young mirror: hours show more than days
+        return status, await self._statistics.history(48, 1), 1  # of a young mirror, hours show more than days
 
     @_errors_as_pages
     async def projects(self, request: web.Request) -> web.StreamResponse:
@@ -292,11 +288,10 @@ class WebPages:
         events = await self._events.before(int(before) if before else self._feed.serial + 1, EVENTS_PER_PAGE)
         entries = []
         for event in events:
+            shown_by = self._by_source.get(event.source, [event.source])
             visible_in = [
                 name
-                for name in self._by_source.get(
-                    event.source, [event.source] if event.source in self._repositories else []
-                )
+                for name in shown_by
                 if name in scopes and (not event.project or scopes[name].allows(event.project))
             ]
             if visible_in:
@@ -337,15 +332,15 @@ class WebPages:
         try:
             await self._access.sign_in(request)
         except MirrorError as error:
-            return await self.failed(request, error)
+            return await self.error_page(request, error)
         raise web.HTTPSeeOther("projects/", headers={"Cache-Control": "no-store"})
 
-    async def slash(self, request: web.Request) -> web.StreamResponse:
+    async def add_slash(self, request: web.Request) -> web.StreamResponse:
         """Redirect to the same address with a slash at its end."""
         query = f"?{request.rel_url.raw_query_string}" if request.rel_url.raw_query_string else ""
         raise web.HTTPMovedPermanently(f"{quote(request.path.rpartition('/')[2], safe='')}/{query}")
 
-    async def failed(self, request: web.Request, error: MirrorError) -> web.StreamResponse:
+    async def error_page(self, request: web.Request, error: MirrorError) -> web.StreamResponse:
         """Return an error page, with the status and headers that package clients get."""
         plain = error_response(error)
         if plain.status >= 500:

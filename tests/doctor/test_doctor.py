@@ -465,14 +465,14 @@ async def test_an_index_cannot_make_the_report_say_more_than_it_means(
     ],
 )
 def test_what_is_short_on_the_disk_is_named(disk: machine.Disk, limit: int | None, expected: set[str]) -> None:
-    assert failing(machine.room(disk, limit)) == expected
+    assert failing(machine.check_space(disk, limit)) == expected
 
 
 def test_a_wrong_clock_is_ours_when_most_upstreams_say_so() -> None:
-    assert failing(machine.clock(1000, {"one": 1, "other": -3}, 900)) == set()
-    assert failing(machine.clock(1000, {"one": 4000, "other": 4001, "third": 0}, None)) == {"mirror/clock"}
-    assert failing(machine.clock(1000, {"one": 4000, "other": 0}, None)) == set()
-    assert failing(machine.clock(1000, {}, 5000)) == {"mirror/clock-back"}
+    assert failing(machine.check_clock(1000, {"one": 1, "other": -3}, 900)) == set()
+    assert failing(machine.check_clock(1000, {"one": 4000, "other": 4001, "third": 0}, None)) == {"mirror/clock"}
+    assert failing(machine.check_clock(1000, {"one": 4000, "other": 0}, None)) == set()
+    assert failing(machine.check_clock(1000, {}, 5000)) == {"mirror/clock-back"}
 
 
 def test_a_certificate_that_ends_soon_or_has_another_key_is_named(tmp_path: Path) -> None:
@@ -485,7 +485,7 @@ def test_a_certificate_that_ends_soon_or_has_another_key_is_named(tmp_path: Path
 
     def found(key: str, at: datetime) -> set[str]:
         tls = {"certificate": str(tmp_path / "cert.pem"), "key": str(tmp_path / key)}
-        return failing(machine.certificate(Settings.model_validate({"tls": tls}), at))
+        return failing(machine.check_certificate(Settings.model_validate({"tls": tls}), at))
 
     assert found("key.pem", now) == set()
     assert found("key.pem", now + timedelta(days=20)) == {"mirror/certificate"}
@@ -493,11 +493,11 @@ def test_a_certificate_that_ends_soon_or_has_another_key_is_named(tmp_path: Path
 
 
 def test_an_upstream_that_refuses_or_fails_is_named() -> None:
-    assert failing([machine.upstreams({"a": "", "b": ""}, False)]) == set()
-    assert failing([machine.upstreams({"a": "", "b": "it answers 503"}, False)]) == {"mirror/upstream"}
-    assert machine.upstreams({}, True).verdict == "unknown"
+    assert failing([machine.check_upstreams({"a": "", "b": ""}, False)]) == set()
+    assert failing([machine.check_upstreams({"a": "", "b": "it answers 503"}, False)]) == {"mirror/upstream"}
+    assert machine.check_upstreams({}, True).verdict == "unknown"
 
 
 def test_a_data_directory_that_is_not_there_is_named(tmp_path: Path) -> None:
     settings = Settings.model_validate({"data_dir": str(tmp_path / "absent")})
-    assert failing(machine.storage(settings)) == {"mirror/data-dir"}
+    assert failing(machine.check_storage(settings)) == {"mirror/data-dir"}

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from mirror.config import RuleSettings, load
 from mirror.errors import Blocked, ConfigError, Invalid, UnknownFile
 from mirror.model import File, Project
-from mirror.policy import apply, as_of, explain, folders, moment, osv, policy_for, records, verdict
+from mirror.policy import apply, as_of, explain, osv, osv_folders, parse_moment, policy_for, records, verdict
 from mirror.policy.verdicts import Policy
 from mirror.pypi import versions as python
 from mirror.rubygems import versions as ruby
@@ -162,7 +162,7 @@ def test_known_bad_releases_are_refused(tmp_path: Path, more: dict[str, Any], ve
     for one in written:
         (tmp_path / f"{one['id']}.json").write_text(json.dumps(one))
     rules = [rule("known-bad", folder=str(tmp_path), **more)]
-    (folder,) = folders(settings(rules))
+    (folder,) = osv_folders(settings(rules))
     advisories = {folder: records.load(Path(folder), {"PyPI": python.pattern})}
     assert state(rules, file(version=version), advisories=advisories) == expected
     assert state(rules, file(version=version), name="b", advisories=advisories) == "visible"
@@ -472,7 +472,7 @@ def test_as_of_a_moment_shows_what_was_uploaded_at_or_before_it() -> None:
     ],
 )
 def test_a_moment_is_a_day_or_a_time_with_its_zone(text: str, expected: datetime) -> None:
-    assert moment(text) == expected
+    assert parse_moment(text) == expected
 
 
 @pytest.mark.parametrize(
@@ -480,7 +480,7 @@ def test_a_moment_is_a_day_or_a_time_with_its_zone(text: str, expected: datetime
 )
 def test_anything_else_is_no_moment(text: str) -> None:
     with pytest.raises(Invalid, match="A date is written as"):
-        moment(text)
+        parse_moment(text)
 
 
 # Explaining

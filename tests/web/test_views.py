@@ -132,4 +132,4 @@ def test_the_plot_stays_within_its_frame_and_adds_up() -> None:
         assert drawn.left <= bar.x < bar.x + bar.width <= drawn.width
         assert 0 <= bar.fetched_y <= bar.saved_y <= drawn.base
         assert bar.saved_height + bar.fetched_height == pytest.approx((span.saved + span.fetched) / 500 * 150, abs=0.02)
-    assert drawn.rules[-1].label == "500 B"
+    assert drawn.grid[-1].label == "500 B"

@@ -48,7 +48,7 @@ class PolicyReview:
     @property
     def policy_applies(self) -> bool:
         """Whether the repository has any rule at all."""
-        return bool(self._repository.policy.rules + self._repository.policy.listed)
+        return bool(self._repository.policy.rules + self._repository.policy.allow_rules)
 
     def hold_back(self, names: Iterable[str]) -> None:
         """Hold back what upstream changed, as far as any rule may concern it."""

@@ -10,8 +10,7 @@ from aiohttp import web
 from mirror.auth import ReadAccess
 from mirror.errors import UnknownProject, UpstreamError
 from mirror.index.repository import Repository
-from mirror.policy import as_of
-from mirror.policy import moment as parse_moment
+from mirror.policy import as_of, parse_moment
 from mirror.rubygems import pages, versions
 from mirror.rubygems.log.published_index import PublishedIndex
 from mirror.rubygems.names import canonical, parse_gem_filename, split_full_name
