@@ -1,8 +1,4 @@
-"""[repositories.NAME] and [pages]: the indexes that are served, the upstreams that they come from, and ages of pages.
-
-Nothing here reads the environment or the network; of the file system only what a setting names (a password file,
-a certificate) is opened.
-"""
+"""[repositories.NAME] and [pages]: the indexes that are served, the upstreams that they come from, and ages of pages."""
 
 import os
 from pathlib import Path
@@ -121,7 +117,7 @@ class PagesSettings(AgesSettings):
     """[pages]: the index documents."""
 
     memory: Size = 64_000_000
-    """How much memory pages may take: rendered and compressed, ready to be repeated, and as parsed projects."""
+    """How much memory pages may take in all: parsed, rendered, compressed, and as responses that can be repeated."""
     max_size: Size = 256_000_000
     """The largest page that is accepted from an upstream, decompressed."""
 
@@ -135,9 +131,9 @@ class RepositorySettings(Section):
     """Where it is served: at "/", the index is /simple/; at "/team", it is /team/simple/. Without it, a repository
     that is named like its format is at "/" and any other at /NAME."""
     upstreams: Annotated[tuple[UpstreamSettings, ...], NoDecode, BeforeValidator(listed)] = ()
-    """Where its projects come from, asked in this order. Only the first that has a project is asked for it."""
+    """Where its projects come from, in this order: the first that has a project provides it."""
     private: Patterns = ()
-    """Names, or patterns such as "acme-*", for which no upstream is ever asked."""
+    """Names, or patterns such as "acme-*", that are never requested from an upstream."""
     union: PatternsOrTrue = ()
     """Names or patterns whose files are merged from all sources by file name, the earlier source winning; true: all."""
     pages: AgesSettings = AgesSettings()
