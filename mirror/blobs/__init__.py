@@ -7,23 +7,17 @@ The surprise: `adopt` makes the bytes durable (it syncs the file itself), so tha
 of power there is either the whole blob or, when `adopt` had not returned, perhaps none.
 """
 
-import errno
 import hashlib
-import re
-from collections.abc import AsyncIterator, Iterator, Sequence
-from contextlib import contextmanager
-from email.utils import formatdate
+from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import msgspec
 
-from mirror.blobs.disk_space import DiskSpace
-from mirror.errors import MissingBlob, StorageFull
 from mirror.model import Body
 
-_SHA256 = re.compile(r"[0-9a-f]{64}", re.ASCII)
-_DISK_FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
+if TYPE_CHECKING:
+    from mirror.blobs.local import DiskSpace
 
 
 class StoredBlob(msgspec.Struct, frozen=True, kw_only=True):
@@ -73,14 +67,17 @@ class BlobStore(Protocol):
 
     incoming: Path
     """A local directory for files that are being written; `adopt` takes them from here."""
-    disk_space: DiskSpace
+    disk_space: "DiskSpace"
     """The free space there, checked before something large is written."""
 
-    async def open(self, digest: str) -> Body:
+    async def find(self, digest: str) -> Body | None:
         """Return the blob with a digest. Cheap: it is called for every answer with a held file.
 
-        Raises MissingBlob when it is missing, or empty where it must not be, or `digest` is not a SHA-256.
+        None when it is missing, or empty where it must not be, or `digest` is not a SHA-256.
         """
+
+    async def open(self, digest: str) -> Body:
+        """Return the blob with a digest. Raises MissingBlob where `find` returns None."""
 
     async def adopt(self, path: Path, digest: str) -> StoredBlob:
         """Make the finished file at `path` the blob with a digest: durable first, then visible as a whole.
@@ -122,26 +119,3 @@ class BlobStore(Protocol):
 
     async def clean_incoming(self) -> int:
         """Delete unfinished files of an earlier process; return their number. Only before anything is written."""
-
-
-def checked(digest: str) -> str:
-    """Return the digest: only a SHA-256 may become part of a path or an object's key. Raises MissingBlob."""
-    if not _SHA256.fullmatch(digest):
-        raise MissingBlob(digest[:64])
-    return digest
-
-
-def http_date(seconds: float) -> str:
-    """Return seconds since the epoch as the date of an HTTP header."""
-    return formatdate(int(seconds), usegmt=True)
-
-
-@contextmanager
-def storage_errors() -> Iterator[None]:
-    """Convert the errors of a full disk or quota into StorageFull."""
-    try:
-        yield
-    except OSError as error:
-        if error.errno in _DISK_FULL:
-            raise StorageFull("The disk of the mirror is full: free some space, or move data_dir.") from error
-        raise

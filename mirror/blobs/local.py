@@ -6,22 +6,24 @@ only when the disk is needed; for a warm file that is several times cheaper than
 
 import asyncio
 import ctypes
+import errno
 import hashlib
 import os
+import re
 import secrets
 import tempfile
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import contextmanager, suppress
+from email.utils import formatdate
 from pathlib import Path
 from typing import TypeVar
 
 import msgspec
 
-from mirror.blobs import SmallBlob, StoredBlob, checked, http_date, storage_errors
-from mirror.blobs.disk_space import DiskSpace
-from mirror.errors import MissingBlob
+from mirror.blobs import SmallBlob, StoredBlob
+from mirror.errors import MissingBlob, StorageFull
 
 CHUNK_BYTES = 256 * 1024
 """The size of one read: large enough to be worth a thread, small enough not to delay the event loop."""
@@ -29,6 +31,13 @@ CHUNK_BYTES = 256 * 1024
 SYNCFS_FILES = 32
 """The number of files from which one sync of the whole file system is quicker than one for each of them."""
 
+RESERVED_BYTES = 64 << 20
+"""The space reserved for the catalog; on a small disk a twentieth of it."""
+REFUSAL_SECONDS = 600.0
+"""The time for which the disk counts as full for files of the size of one that was refused."""
+
+_SHA256 = re.compile(r"[0-9a-f]{64}", re.ASCII)
+_DISK_FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
 _EMPTY = hashlib.sha256().hexdigest()
 _NOWAIT = getattr(os, "RWF_NOWAIT", None)
 _threads = ThreadPoolExecutor(max_workers=8, thread_name_prefix="blobs")
@@ -56,6 +65,66 @@ async def read_at(fd: int, offset: int, size: int) -> bytes:
                 del buffer[count:]
                 return bytes(buffer)
     return await off_loop(lambda: os.pread(fd, size, offset))
+
+
+class DiskSpace:
+    """The free space on the file system of a directory.
+
+    The last part of a disk is reserved for the catalog, which needs it to work: a disk that is full to the last byte
+    can still be read, but not even be evicted properly. So files that can be passed on without being stored stop being
+    stored a little earlier. Other programs may still fill the disk: writers expect StorageFull, too.
+    """
+
+    def __init__(self, directory: Path, clock: Callable[[], float] = time.monotonic) -> None:
+        self._directory = directory
+        self._clock = clock
+        self._refused = (0, -REFUSAL_SECONDS)
+        self._claimed = 0
+
+    def check(self, size: int = 0) -> None:
+        """Raise StorageFull unless so many bytes fit."""
+        if not self._fits(size):
+            self.record_refusal(size)
+            raise StorageFull("The disk of the mirror is full: free some space, or move data_dir.")
+
+    def claim(self, size: int) -> None:
+        """Reserve space for bytes that are written little by little, until `release`. Raises StorageFull."""
+        self.check(size)
+        self._claimed += size
+
+    def release(self, size: int) -> None:
+        """End the reservation of bytes that are written, or will not be."""
+        self._claimed -= size
+
+    def record_refusal(self, size: int) -> None:
+        """Record that so many bytes could not be stored."""
+        self._refused = size, self._clock()
+
+    def is_full(self) -> bool:
+        """Return whether the disk is full, or too full for what was refused recently (at most a tenth of the disk)."""
+        size, at = self._refused
+        found = self._measure()
+        most = 0 if found is None or self._clock() - at >= REFUSAL_SECONDS else found[1] // 10
+        return not self._fits(min(size, most))
+
+    def free(self) -> int | None:
+        """Return the free bytes, None when they are unknown."""
+        found = self._measure()
+        return None if found is None else found[0]
+
+    def _fits(self, size: int) -> bool:
+        found = self._measure()
+        if found is None:
+            return True  # unknown: writing will show it
+        free, total = found
+        return free - self._claimed - size >= min(RESERVED_BYTES, total // 20)
+
+    def _measure(self) -> tuple[int, int] | None:
+        try:
+            about = os.statvfs(self._directory)
+        except OSError:
+            return None
+        return about.f_bavail * about.f_frsize, about.f_blocks * about.f_frsize
 
 
 class LocalBody(msgspec.Struct, frozen=True):
@@ -101,15 +170,23 @@ class LocalBlobs:
         self._shards: set[str] = set()
         """Directories below `root` that exist, so that `store_all` need not make them."""
 
-    async def open(self, digest: str) -> LocalBody:
-        path = f"{self._prefix}{checked(digest)[:2]}/{digest}"  # no Path before it exists: making one is slow
+    async def find(self, digest: str) -> LocalBody | None:
+        if not _SHA256.fullmatch(digest):
+            return None
+        path = f"{self._prefix}{digest[:2]}/{digest}"  # no Path before it exists: making one is slow
         try:
             found = os.stat(path)  # on the event loop: cheaper than a thread
         except (FileNotFoundError, NotADirectoryError):
-            raise MissingBlob(digest) from None
+            return None
         if found.st_size == 0 and digest != _EMPTY:
-            raise MissingBlob(digest)  # what some file systems leave after a loss of power
+            return None  # what some file systems leave after a loss of power
         return LocalBody(found.st_size, digest, http_date(found.st_mtime), Path(path))
+
+    async def open(self, digest: str) -> LocalBody:
+        body = await self.find(digest)
+        if body is None:
+            raise MissingBlob(digest[:64])
+        return body
 
     async def adopt(self, path: Path, digest: str) -> StoredBlob:
         return await off_loop(lambda: self._adopt(path, digest))
@@ -280,3 +357,26 @@ def _removed(path: Path) -> bool:
     except IsADirectoryError:
         return False
     return True
+
+
+def checked(digest: str) -> str:
+    """Return the digest: only a SHA-256 may become part of a path or an object's key. Raises MissingBlob."""
+    if not _SHA256.fullmatch(digest):
+        raise MissingBlob(digest[:64])
+    return digest
+
+
+def http_date(seconds: float) -> str:
+    """Return seconds since the epoch as the date of an HTTP header."""
+    return formatdate(int(seconds), usegmt=True)
+
+
+@contextmanager
+def storage_errors() -> Iterator[None]:
+    """Convert the errors of a full disk or quota into StorageFull."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in _DISK_FULL:
+            raise StorageFull("The disk of the mirror is full: free some space, or move data_dir.") from error
+        raise

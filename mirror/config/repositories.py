@@ -1,4 +1,4 @@
-"""[repositories.NAME] and [pages]: the indexes that are served, the upstreams that they come from, and ages of pages."""
+"""[repositories.NAME] and [pages]: the indexes that are served, their upstreams, and the ages of pages."""
 
 import os
 from pathlib import Path

@@ -9,6 +9,8 @@ from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Hashable
 from typing import Any, Generic, TypeVar
 
+import msgspec
+
 K = TypeVar("K", bound=Hashable)
 V = TypeVar("V")
 T = TypeVar("T")
@@ -19,25 +21,18 @@ FILE_BYTES = 1500
 """Bytes that the entry of one file of a parsed project takes (measured)."""
 
 
-class Validity:
+class Validity(msgspec.Struct, eq=False):
     """Until when a value is valid; `end` ends it before that moment."""
 
-    __slots__ = ("live", "of", "until")
-
-    def __init__(self, until: float, of: "Validity | None" = None) -> None:
-        """`until` is in seconds since the epoch. With `of`, it ends with that other one, whatever moment that has."""
-        self.until = until
-        self.live = True
-        self.of = of
-        """The wrapped one, for code that reads the attributes: a replay is valid while `(of or self).live`."""
+    until: float
+    """Seconds since the epoch."""
+    of: "Validity | None" = None
+    """Another one with which it ends, whatever moment that has: a value is valid while `(of or self).live`."""
+    live: bool = True
 
     def holds(self, now: float) -> bool:
         """Return whether the value is valid at this moment."""
         return now < self.until and (self.of or self).live
-
-    def limited(self, until: float) -> "Validity":
-        """Return a validity that has a moment of its own, and ends with this one."""
-        return Validity(until, self)
 
     def end(self) -> None:
         """Let nothing that depends on it be valid any longer."""

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import msgspec
 
-from mirror.blobs import storage_errors
+from mirror.blobs.local import storage_errors
 from mirror.catalog import Catalog, Upload
 from mirror.errors import Invalid
 

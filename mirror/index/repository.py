@@ -277,11 +277,19 @@ class Repository:
 
     # Files
 
+    def known_file(self, project: str, filename: str) -> File | None:
+        """Return the entry of a file that may be fetched, where its project is in memory; else None."""
+        entry = self._views.get(project)
+        if entry is None or self._clock() >= entry.value.decided_until:
+            return None
+        entry.used = True
+        return entry.value.files.get(filename)
+
     async def file(self, project: str, filename: str) -> File:
         """Return the entry of a file, however old the page that lists it. Raises NotFound, Blocked, Unavailable."""
-        known = self._views.value(project)
-        if known is not None and filename in known.files and self._clock() < known.decided_until:
-            return known.files[filename]
+        known = self.known_file(project, filename)
+        if known is not None:
+            return known
         view = await self._view(project, Freshness.ANY)
         if filename not in view.files and filename not in view.withheld:
             view = await self._view(project, Freshness.USUAL)  # it may be newer than the page
@@ -294,20 +302,25 @@ class Repository:
 
     def validity(self, project: str) -> Validity | None:
         """Return how long a response with a project's file may be replayed; None when the view is not in memory."""
-        view = self._views.peek(project)
-        if view is None or not view.validity.live:
+        entry = self._views.get(project)
+        if entry is None or not entry.value.validity.live:
             return None
-        return view.validity.limited(min(view.decided_until, self._clock() + NOTICED_SECONDS))
+        view = entry.value
+        return Validity(min(view.decided_until, self._clock() + NOTICED_SECONDS), view.validity)
 
     def removed(self, project: str, filename: str) -> bool:
         """Return whether a file that was just opened is one that upstream has taken back."""
-        view = self._views.peek(project)
-        return view is not None and filename in view.removed
+        entry = self._views.get(project)
+        return entry is not None and filename in entry.value.removed
 
     async def open(self, project: str, filename: str) -> tuple[File, OpenFile]:
         """Return a file's entry and its bytes. Raises NotFound, Blocked, Unavailable, UpstreamError."""
         file = await self.file(project, filename)
-        return file, await self._by_name[file.source].open(project, file)
+        return file, await self.open_file(project, file)
+
+    async def open_file(self, project: str, file: File) -> OpenFile:
+        """Return the bytes of a file of ours. Raises UnknownFile, Unavailable, UpstreamError."""
+        return await self._by_name[file.source].open(project, file)
 
     async def sidecar(self, project: str, filename: str) -> tuple[File, OpenFile]:
         """Return a file's entry and its sidecar. Raises as `open`."""

@@ -7,7 +7,6 @@ from mirror.blobs import BlobStore, MemoryBody, StoredBlob
 from mirror.catalog import Catalog, HeldFile
 from mirror.errors import (
     Invalid,
-    MissingBlob,
     NotFound,
     Offline,
     StorageFull,
@@ -58,9 +57,15 @@ class UpstreamFiles:
 
     async def open(self, project: str, file: File) -> OpenFile:
         """Return the bytes of a file, held or on their way in. Raises Offline, UpstreamError."""
-        # The look-ups are part of the flight: a running transfer keeps the loop busy, and clients that came with the
-        # first one would wait for the catalog behind its bytes.
-        key = (project, file.filename, file.digests.get("sha256"))
+        digest = file.digests.get("sha256")
+        if digest is not None and (digest,) not in self._transfers.running:
+            held = await self._blobs.find(digest)
+            if held is not None and file.size in (None, held.size):
+                self._catalog.files.note_use(self._name, project, file.filename, self._clock())
+                return OpenFile(held, "offline" if self._offline else "hit")
+        # The other look-ups are part of the flight: a running transfer keeps the loop busy, and clients that came with
+        # the first one would wait for the catalog behind its bytes.
+        key = (project, file.filename, digest)
         opened, joined = await self._opening.run(key, lambda: self._open(project, file))
         return OpenFile(opened.body, "joined") if joined and opened.outcome == "miss" else opened
 
@@ -91,15 +96,14 @@ class UpstreamFiles:
                 return None
             self._held.put((project, filename), held, HELD_BYTES)
             digest = held.digest
-        try:
-            return await self._blobs.open(digest)
-        except MissingBlob:
+        body = await self._blobs.find(digest)
+        if body is None:
             self._held.forget((project, filename))
             if await self._catalog.files.get(self._name, project, filename):
                 logger.error("the blob of %s has vanished from the store; it is fetched again", filename)
                 with suppress(StorageFull):  # then it stays known as one that has vanished
                     await self._catalog.files.forget(self._name, project, filename)
-            return None
+        return body
 
     async def _record(self, project: str, filename: str, blob: StoredBlob, kind: str = "file") -> None:
         held = HeldFile(

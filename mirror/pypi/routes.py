@@ -213,16 +213,19 @@ class Routes:
         project, filename = request.match_info["project"], request.match_info["filename"]
         facts = facts_of(request)
         facts.repository, facts.kind = self._repository.name, "file"
-        if not safe_filename(filename) or project != _canonical(project):
+        of = filename.removesuffix(".metadata")
+        file = self._repository.known_file(project, of)
+        if file is None and not (safe_filename(filename) and project == _canonical(project)):
             raise UnknownFile(project[:100], filename[:100])
         if not self._reading.open:
             await self._reading.check(request, project)
-        of = filename.removesuffix(".metadata")
         if of != filename:
             facts.kind = "sidecar"
             file, opened = await self._repository.sidecar(project, of)
-        else:
+        elif file is None:
             file, opened = await self._repository.open(project, filename)
+        else:
+            opened = await self._repository.open_file(project, file)
         return await respond_file(
             request,
             self._repository,

@@ -1,14 +1,17 @@
-"""Content negotiation, and what a request's headers ask of a cache: pure functions of header values.
+"""What a request's headers ask for: pure functions of header values.
 
-After RFC 9110 section 12 (Accept, Accept-Encoding) and RFC 9111 section 5 (Cache-Control, Pragma). All are cached, as
-clients send few different headers.
+After RFC 9110 sections 12 (Accept, Accept-Encoding), 13 (conditions) and 14 (ranges), and RFC 9111 section 5
+(Cache-Control, Pragma). Where clients send few different headers, results are cached.
 """
 
 import re
+from collections.abc import Mapping
+from email.utils import parsedate_to_datetime
 from functools import lru_cache
 
 from mirror.index.freshness import Freshness
 
+_RANGE = re.compile(r"bytes=(\d*)-(\d*)", re.ASCII)
 _QUALITY = re.compile(r"\s*q\s*=\s*([01](?:\.\d{0,3})?)\s*", re.IGNORECASE)
 
 
@@ -70,3 +73,60 @@ def requested_freshness(cache_control: str | None, pragma: str | None) -> Freshn
         return Freshness.NOW if pragma == "no-cache" else Freshness.USUAL
     directives = {directive.strip().lower() for directive in cache_control.split(",")}
     return Freshness.NOW if directives & {"no-cache", "max-age=0"} else Freshness.USUAL
+
+
+def matches_etag(header: str, etag: str) -> bool:
+    """Return whether an If-None-Match header names this ETag (given with its quotes); weak comparison.
+
+    A bare value without quotes counts too: bundler 2.5.0 to 2.5.4 send it so (rule 4).
+    """
+    if header.strip() == "*":
+        return True
+    bare = etag.strip('"')
+    return any(part.strip().removeprefix("W/").strip('"') == bare for part in header.split(","))
+
+
+def unmodified(headers: Mapping[str, str], etag: str, modified: str | None, same_date: bool) -> bool:
+    """Return whether the condition of a request holds that spares sending what the client has (section 13.1)."""
+    condition = headers.get("If-None-Match")
+    if condition is not None:
+        return matches_etag(condition, etag)
+    since = headers.get("If-Modified-Since")
+    if since is None or modified is None:
+        return False
+    if same_date:
+        return since == modified
+    try:
+        return parsedate_to_datetime(modified) <= parsedate_to_datetime(since)
+    except (TypeError, ValueError):
+        return False
+
+
+def range_applies(headers: Mapping[str, str], etag: str, modified: str | None) -> bool:
+    """Return whether If-Range lets the Range header count: only for the same bytes (RFC 9110 section 13.1.5)."""
+    condition = headers.get("If-Range")
+    return condition is None or condition.strip() == etag or (modified is not None and condition == modified)
+
+
+def parse_range(header: str, size: int, suffixes: bool = True) -> tuple[int, int] | None:
+    """Return the bytes [start, stop) that a Range header asks for; None when it is to be ignored.
+
+    A range that no byte satisfies is (size, size). Several ranges at once are ignored: no client here sends them. So is
+    one that counts from the end, without `suffixes`. After RFC 9110 section 14.2.
+    """
+    match = _RANGE.fullmatch(header.replace(" ", "").lower())
+    if not match or match[1] == match[2] == "":
+        return None
+    first, last = match[1], match[2]
+    if len(first) > 19 or len(last) > 19:
+        return None
+    if first == "":  # the last N bytes
+        count = int(last)
+        if not suffixes:
+            return None
+        return (max(0, size - count), size) if count else (size, size)
+    start = int(first)
+    if last and int(last) < start:
+        return None
+    stop = min(size, int(last) + 1) if last else size
+    return (start, stop) if start < size else (size, size)

@@ -16,8 +16,7 @@ from typing import TypeVar
 import msgspec
 from aiohttp import BodyPartReader, ClientError, MultipartReader, hdrs, web
 
-from mirror.blobs import storage_errors
-from mirror.blobs.disk_space import DiskSpace
+from mirror.blobs.local import DiskSpace, storage_errors
 from mirror.config import LimitsSettings
 from mirror.errors import Invalid, TooLarge
 

@@ -1,34 +1,33 @@
 """Responding: conditions, ranges, encodings and cache headers, once for everything that is served.
 
 A handler passes a `Representation` (a file, a page, a log) to `respond` with the `ResponseRules` of its kind. Responses
-from memory are one write; how other bodies are sent stands in `sendfile.py`.
+from memory are one write, and files of some size leave by `sendfile`. Any other body is written as it can be read. When
+bytes are missing at the end, the connection is aborted, so that no client takes a part for the whole.
 """
 
 import asyncio
 import base64
 import contextlib
 import functools
-import re
 import weakref
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from datetime import datetime
-from email.utils import parsedate_to_datetime
 from typing import Protocol, TypeVar
 
 import msgspec
 from aiohttp import web
 
-from mirror.blobs import http_date
-from mirror.errors import MissingBlob
+from mirror.blobs.local import http_date
+from mirror.errors import MirrorError, MissingBlob
 from mirror.index.cache import Validity
 from mirror.index.repository import Repository
 from mirror.index.source import OpenFile
 from mirror.model import Body, File
 from mirror.server.connection import connection_of, finish_head
 from mirror.server.facts import facts_of
-from mirror.server.negotiate import choose_encoding
+from mirror.server.negotiate import choose_encoding, parse_range, range_applies, unmodified
 from mirror.server.replay import Replay, SharedBytes
-from mirror.server.sendfile import sendfile, stream
+from mirror.server.sendfile import sendfile
 
 SENDFILE_BYTES = 256 << 10
 """Bytes from which a file leaves by sendfile; below, one read and one write cost less."""
@@ -45,7 +44,6 @@ Chunk = bytes | memoryview
 R = TypeVar("R")
 Handler = Callable[[R, web.Request], Awaitable[web.StreamResponse]]
 
-_RANGE = re.compile(r"bytes=(\d*)-(\d*)", re.ASCII)
 _REASONS = {
     200: "OK",
     206: "Partial Content",
@@ -220,9 +218,11 @@ async def respond(
     outcome = facts_of(request).outcome
     etag = f'"{representation.etag_of(encoding)}"'
     part = None
-    if wanted is not None and _range_applies(request.headers, etag, representation.modified):
+    headers = request.headers
+    if wanted is not None and range_applies(headers, etag, representation.modified):
         part = parse_range(wanted, representation.size, rules.suffix_ranges)
-    if _unmodified(request.headers, etag, representation.modified, rules.same_date):
+    conditional = "If-None-Match" in headers or "If-Modified-Since" in headers
+    if conditional and unmodified(headers, etag, representation.modified, rules.same_date):
         # 304 wins over Range (rule 4), unless the range does not begin at the last byte that the client must have.
         if part is None or not rules.heals or part[0] == max(0, representation.size - 1):
             return PreparedResponse(304, _head(representation, rules, 304, encoding, outcome), (), validity)
@@ -292,65 +292,6 @@ def retry_if_evicted(handler: Handler[R]) -> Handler[R]:
         return await handler(routes, request)
 
     return handle
-
-
-# Conditions and ranges
-
-
-def matches(header: str, etag: str) -> bool:
-    """Return whether an If-None-Match header names this ETag (given with its quotes); weak comparison.
-
-    A bare value without quotes counts too: bundler 2.5.0 to 2.5.4 send it so (rule 4).
-    """
-    if header.strip() == "*":
-        return True
-    bare = etag.strip('"')
-    return any(part.strip().removeprefix("W/").strip('"') == bare for part in header.split(","))
-
-
-def _unmodified(headers: Mapping[str, str], etag: str, modified: str | None, same_date: bool) -> bool:
-    condition = headers.get("If-None-Match")
-    if condition is not None:
-        return matches(condition, etag)
-    since = headers.get("If-Modified-Since")
-    if since is None or modified is None:
-        return False
-    if same_date:
-        return since == modified
-    try:
-        return parsedate_to_datetime(modified) <= parsedate_to_datetime(since)
-    except (TypeError, ValueError):
-        return False
-
-
-def _range_applies(headers: Mapping[str, str], etag: str, modified: str | None) -> bool:
-    """Return whether If-Range lets the Range header count: only for the same bytes (RFC 9110 section 13.1.5)."""
-    condition = headers.get("If-Range")
-    return condition is None or condition.strip() == etag or (modified is not None and condition == modified)
-
-
-def parse_range(header: str, size: int, suffixes: bool = True) -> tuple[int, int] | None:
-    """Return the bytes [start, stop) that a Range header asks for; None when it is to be ignored.
-
-    A range that no byte satisfies is (size, size). Several ranges at once are ignored: no client here sends them. So is
-    one that counts from the end, without `suffixes`. After RFC 9110 section 14.2.
-    """
-    match = _RANGE.fullmatch(header.replace(" ", "").lower())
-    if not match or match[1] == match[2] == "":
-        return None
-    first, last = match[1], match[2]
-    if len(first) > 19 or len(last) > 19:
-        return None
-    if first == "":  # the last N bytes
-        count = int(last)
-        if not suffixes:
-            return None
-        return (max(0, size - count), size) if count else (size, size)
-    start = int(first)
-    if last and int(last) < start:
-        return None
-    stop = min(size, int(last) + 1) if last else size
-    return (start, stop) if start < size else (size, size)
 
 
 # Heads
@@ -433,5 +374,55 @@ async def _send_file(
     if body.path is not None and request.transport is not None and not request.secure:
         # A transfer that has just ended can still read a file which has gone again; a held blob cannot.
         with contextlib.suppress(FileNotFoundError):
-            return await sendfile(request, status, head, body.path, start, stop)
-    return await stream(request, status, head, body, start, stop)
+            sent = await sendfile(request.transport, finish_head(head, request), body.path, start, stop)
+            return _ended(request, status, sent, stop - start)
+    return await _stream(request, status, head, body, start, stop)
+
+
+async def _stream(
+    request: web.BaseRequest, status: int, head: bytes, body: Body, start: int, stop: int
+) -> web.StreamResponse:
+    """Send the bytes [start, stop) of a body as they can be read. Raises what reading the first of them raises."""
+    chunks = body.read(start, stop)
+    # The head waits for the first chunk, so that what fails before it is still an error with a status.
+    first = await anext(chunks, b"")
+    sent = 0
+    try:
+        await request.writer.write(finish_head(head, request) + first)
+        sent = len(first)
+        async for chunk in chunks:
+            await request.writer.write(chunk)
+            sent += len(chunk)
+    except (MirrorError, ConnectionError):
+        pass  # what broke off is logged where it did; a client that left is no news
+    finally:
+        await chunks.aclose()  # type: ignore[attr-defined]  # every body reads by a generator
+    return _ended(request, status, sent, stop - start)
+
+
+class SentResponse(web.StreamResponse):
+    """A response that has been sent already, for a handler to return."""
+
+    def __init__(self, status: int, length: int, keep_alive: bool) -> None:
+        super().__init__(status=status)
+        self._length = length
+        self._keep_alive = keep_alive
+
+    @property
+    def body_length(self) -> int:
+        return self._length
+
+    async def prepare(self, request: web.BaseRequest) -> None:
+        """Nothing is left to write."""
+
+    async def write_eof(self, data: bytes = b"") -> None:
+        """Nothing is left to write."""
+
+
+def _ended(request: web.BaseRequest, status: int, sent: int, length: int) -> SentResponse:
+    """Return what a handler returns once writing has ended; where bytes are missing, abort the connection."""
+    if sent == length:
+        return SentResponse(status, sent, request.keep_alive)
+    if request.transport is not None:
+        request.transport.abort()
+    return SentResponse(status, sent, False)

@@ -1,6 +1,7 @@
 """One transfer: fetch a file, verify and store it, and let readers follow."""
 
 import asyncio
+import hashlib
 import logging
 import os
 import random
@@ -8,17 +9,17 @@ import secrets
 import time
 import weakref
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from functools import partial
 from pathlib import Path
+from typing import Protocol
 
 import msgspec
 
-from mirror.blobs import BlobStore, StoredBlob, http_date, storage_errors
-from mirror.blobs.local import CHUNK_BYTES, off_loop, read_at, write_at
+from mirror.blobs import BlobStore, StoredBlob
+from mirror.blobs.local import CHUNK_BYTES, http_date, off_loop, read_at, storage_errors, write_at
 from mirror.errors import DigestMismatch, MirrorError, StorageFull, UpstreamProtocolError, UpstreamUnavailable
 from mirror.model import File
-from mirror.transfer.digests import Digests
 from mirror.upstream import Stream, Upstream, parse_url
 
 OnHeld = Callable[[StoredBlob], Awaitable[None]]
@@ -38,6 +39,49 @@ TRANSFER_SECONDS = 24 * 3600.0
 """The longest time for a transfer, because an upstream may send a byte now and then for ever."""
 
 logger = logging.getLogger(__name__)
+
+
+class _Hash(Protocol):
+    def update(self, data: bytes, /) -> None: ...
+    def hexdigest(self) -> str: ...
+
+
+_ALGORITHMS: Mapping[str, Callable[[], _Hash]] = {
+    "sha256": hashlib.sha256,
+    "sha224": hashlib.sha224,
+    "sha384": hashlib.sha384,
+    "sha512": hashlib.sha512,
+    "sha1": partial(hashlib.sha1, usedforsecurity=False),
+    "md5": partial(hashlib.md5, usedforsecurity=False),
+    "blake2b_256": partial(hashlib.blake2b, digest_size=32),
+}
+"""By the names that indexes use; a digest of any other algorithm cannot be checked, and is ignored."""
+
+
+class Digests:
+    """SHA-256, and all promised digests, of bytes that arrive in chunks."""
+
+    def __init__(self, promised: Mapping[str, str]) -> None:
+        self._promised = promised
+        self.restart()
+
+    def restart(self) -> None:
+        """Forget all bytes."""
+        names = {"sha256", *self._promised} & _ALGORITHMS.keys()
+        self._hashes = {name: _ALGORITHMS[name]() for name in names}
+
+    def update(self, chunk: bytes) -> None:
+        """Add the next bytes. Blocks: for a thread, one call at a time."""
+        for hasher in self._hashes.values():
+            hasher.update(chunk)
+
+    def verified(self, filename: str) -> str:
+        """Return the SHA-256 of all bytes. Raises DigestMismatch unless every promised digest matches."""
+        for name, hasher in self._hashes.items():
+            expected, actual = self._promised.get(name), hasher.hexdigest()
+            if expected not in (None, actual):
+                raise DigestMismatch(filename, name, str(expected), actual)
+        return self._hashes["sha256"].hexdigest()
 
 
 class TransferState(msgspec.Struct, frozen=True, kw_only=True):
@@ -78,7 +122,7 @@ class Transfer:
         self._limit = limit
         self._url = parse_url(file.url)
         self._size = file.size
-        self._digest = file.sha256 or ""
+        self._digest = file.digests.get("sha256") or ""
         self._digests = Digests(file.digests)
         self._part = blobs.incoming / f"{secrets.token_hex(16)}.part"
         self._fd = -1
@@ -182,7 +226,7 @@ class Transfer:
     @property
     def _spooled(self) -> bool:
         """Whether the file must be fetched whole before it can be a Body, because its digest or size is unknown."""
-        return not self.file.sha256 or self._size is None
+        return not self.file.digests.get("sha256") or self._size is None
 
     # Fetching
 
@@ -281,7 +325,8 @@ class Transfer:
 
     async def _create(self) -> None:
         try:
-            if self.file.sha256:  # else it cannot be passed on without being stored, so storing is tried anyway
+            # Without a digest it cannot be passed on without being stored, so storing is tried anyway.
+            if self.file.digests.get("sha256"):
                 self._blobs.disk_space.claim(self.file.size or 0)
                 self._claimed = self.file.size or 0
             self._fd = await off_loop(partial(_create, self._part))

@@ -6,7 +6,7 @@ import time
 from collections.abc import Collection
 
 from mirror.blobs import BlobStore, StoredBlob
-from mirror.errors import MissingBlob, Unavailable
+from mirror.errors import Unavailable
 from mirror.model import Body, File
 from mirror.transfer.transfer import OnHeld, Transfer, TransferState
 from mirror.upstream import Upstream
@@ -23,7 +23,8 @@ class Transfers:
         """The free space for files."""
         self._blobs = blobs
         self._limit = limit
-        self._transfers: dict[tuple[str, ...], Transfer] = {}
+        self.running: dict[tuple[str, ...], Transfer] = {}
+        """By the SHA-256 of the file alone, where its index promises one."""
         self._tasks: dict[asyncio.Task[None], Transfer] = {}
         self._closing = False
 
@@ -37,10 +38,11 @@ class Transfers:
         """
         if self._closing:
             raise Unavailable("The mirror is being stopped.", 5)
-        key = (file.sha256,) if file.sha256 else (upstream.name, file.source, file.url, file.filename)
+        sha256 = file.digests.get("sha256")
+        key = (sha256,) if sha256 else (upstream.name, file.source, file.url, file.filename)
         transfer = self._joinable(key)
-        if transfer is None and file.sha256:
-            held = await self._held(file, file.sha256)
+        if transfer is None and sha256:
+            held = await self._held(file, sha256)
             if held is not None:
                 await on_held(StoredBlob(digest=held.digest, size=held.size, stored=time.time()))
                 return held, False
@@ -54,18 +56,15 @@ class Transfers:
 
     def runs(self, file: File) -> bool:
         """Return whether the file is being fetched, so that `open` would join."""
-        return file.sha256 is not None and self._joinable((file.sha256,)) is not None
+        return self._joinable((file.digests.get("sha256", ""),)) is not None
 
     def _joinable(self, key: tuple[str, ...]) -> Transfer | None:
-        transfer = self._transfers.get(key)
+        transfer = self.running.get(key)
         return transfer if transfer and transfer.joinable else None
 
     async def _held(self, file: File, digest: str) -> Body | None:
-        try:
-            body = await self._blobs.open(digest)
-        except MissingBlob:
-            return None
-        if file.size in (None, body.size):
+        body = await self._blobs.find(digest)
+        if body is None or file.size in (None, body.size):
             return body
         logger.error("the blob of %s has %d bytes, not %s: it is fetched again", file.filename, body.size, file.size)
         await self._blobs.delete(digest)
@@ -76,10 +75,10 @@ class Transfers:
             del self._tasks[task]
             if task.cancelled():
                 transfer.abandon()
-            if self._transfers.get(key) is transfer:
-                del self._transfers[key]
+            if self.running.get(key) is transfer:
+                del self.running[key]
 
-        self._transfers[key] = transfer
+        self.running[key] = transfer
         task = asyncio.create_task(transfer.run(), name=f"transfer of {transfer.file.filename}")
         self._tasks[task] = transfer
         task.add_done_callback(ended)

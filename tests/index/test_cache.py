@@ -107,7 +107,7 @@ def _file(project: int, number: int) -> File:
 
 def test_a_limited_validity_has_its_own_moment_and_ends_with_the_whole() -> None:
     page = Validity(100)
-    file = page.limited(200)
+    file = Validity(200, page)
     assert (page.holds(99), page.holds(100), file.holds(199), file.holds(200)) == (True, False, True, False)
     page.end()
     assert not page.holds(1)

@@ -15,7 +15,8 @@ from mirror.blobs.local import LocalBlobs
 from mirror.errors import UpstreamUnavailable
 from mirror.model import Body
 from mirror.server.facts import FACTS, RequestFacts
-from mirror.server.respond import FILE, FileRepresentation, make_head, parse_range, respond
+from mirror.server.negotiate import parse_range
+from mirror.server.respond import FILE, FileRepresentation, make_head, respond
 
 Fetch = Callable[..., "asyncio.Future[tuple[int, Mapping[str, str], bytes]]"]
 

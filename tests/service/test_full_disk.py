@@ -9,7 +9,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from mirror.blobs.disk_space import DiskSpace
+from mirror.blobs.local import DiskSpace
 from mirror.errors import StorageFull
 from tests.builders import Built, gem, wheel
 from tests.serving import Client, Serving, repositories, serving, spawned

@@ -23,7 +23,8 @@ from mirror.airgap.bundle.contents import BundleContents, StoreLayout, gather, p
 from mirror.airgap.bundle.format import BundleMember, DamagedBundle, LogEntry, Manifest, PageEntry, check_facts
 from mirror.airgap.bundle.reading import BundleHead, BundleReader, follows, read_head
 from mirror.airgap.bundle.signing import Keys, PublicKey
-from mirror.blobs import BlobStore, storage_errors
+from mirror.blobs import BlobStore
+from mirror.blobs.local import storage_errors
 from mirror.catalog import Catalog, UploadRow
 from mirror.catalog.bundles import BundleImport, ImportedLog, ImportedSerials, StagedFile, StoredPage
 from mirror.errors import Conflict, MissingBlob, StorageFull

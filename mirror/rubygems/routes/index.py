@@ -11,7 +11,7 @@ from typing import get_args
 from aiohttp import web
 
 from mirror.auth import ReadAccess, Scope
-from mirror.blobs import http_date
+from mirror.blobs.local import http_date
 from mirror.index.freshness import Freshness
 from mirror.index.repository import Repository
 from mirror.rubygems import pages

@@ -31,7 +31,7 @@ from mirror.blobs import BlobStore, MemoryBody, SmallBlob
 from mirror.errors import Invalid, MirrorError, UpstreamProtocolError
 from mirror.model import File, Format
 from mirror.runtime import event_loops, tune_runtime
-from mirror.transfer.digests import Digests
+from mirror.transfer import Digests
 from mirror.upstream import parse_http_date, parse_url
 
 BATCH_SECONDS = 300.0
