@@ -57,7 +57,7 @@ class LocalApplier:
 
 
 def followed(mirror: Mirror) -> list[tuple[str, CachedUpstream, UpstreamSettings]]:
-    """List repository and upstream of all that the settings say to follow."""
+    """List (repository, upstream, its settings) for each upstream that is followed."""
     return [
         (name, source, settings)
         for name, repository in mirror.settings.repositories.items()
@@ -69,10 +69,10 @@ def followed(mirror: Mirror) -> list[tuple[str, CachedUpstream, UpstreamSettings
 def follower(
     mirror: Mirror, repository: str, source: CachedUpstream, applier: Applier, only: Sequence[str], remote: RemoteMirror
 ) -> Follower:
-    """Make what follows an upstream of a repository; `only` as in the settings."""
+    """Return the follower of an upstream of a repository; `only` is `follow_only` of the settings."""
     versions = ECOSYSTEMS[mirror.settings.repositories[repository].format].versions
     patterns = tuple(sorted(versions.pattern(pattern) for pattern in only))
-    # One cursor for each selection: with a larger selection, the past of what is new in it has not been seen.
+    # One cursor for each selection: what a larger one adds has not been read from the beginning.
     return Follower(
         " ".join((repository, source.name, *patterns)), remote, applier, mirror.catalog.cursors,
         lambda: mirror.catalog.pages.known(source.name, "project"), only=patterns, clock=mirror.clock,
@@ -80,7 +80,7 @@ def follower(
 
 
 def remote_of(mirror: Mirror, repository: str, source: CachedUpstream) -> RemoteMirror:
-    """Make what reads the journal of an upstream."""
+    """Return the reader of an upstream's journal."""
     ecosystem = ECOSYSTEMS[mirror.settings.repositories[repository].format]
     return RemoteMirror(source.upstream, ecosystem.index_path, ecosystem.format.canonical)
 

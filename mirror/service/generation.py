@@ -1,4 +1,4 @@
-"""One mirror at work, with the server of its connections: what a reload replaces."""
+"""A mirror that serves, with its jobs and the server of its connections: what a reload replaces."""
 
 import asyncio
 import sys
@@ -42,7 +42,7 @@ class Generation:
             self.mirror.state.lines_dropped = lambda: access.dropped
 
     async def open(self) -> None:
-        """Make everything, writing nothing and answering no one yet. Raises ConfigError."""
+        """Make everything, without writing or answering yet. Raises ConfigError."""
         if self._access is not None:
             self._open.push_async_callback(asyncio.to_thread, self._access.close)
         self._open.callback(self._metrics.uncounted.remove, self._group.process_records)
@@ -84,7 +84,7 @@ class Generation:
         return self.runner.connect()
 
     async def retire(self) -> None:
-        """Finish what has begun, however long that takes, and end: another generation has taken over."""
+        """Finish what has begun, however long that takes, and close: another generation has taken over."""
         await self.runner.retire()
         await self.mirror.transfers.ended(list(self.mirror.upstreams.values()))
         await self.close()

@@ -51,7 +51,7 @@ class BackgroundJob(NamedTuple):
     name: str
     purpose: str
     work: Callable[[], Awaitable[bool | None]]
-    """Do it once, or without a period for ever; False when it shall be tried again after `retry_seconds`."""
+    """Called for each run. It returns False to be tried again after `retry_seconds`."""
     every: float | None = None
     """Seconds between the end of one run and the next; None for work that runs until it is cancelled."""
     lease: str = ""
@@ -136,10 +136,10 @@ def process_jobs(service: "Service") -> list[BackgroundJob]:
             _call(service.check_certificate),
             every=CERTIFICATE_SECONDS,
         ),
-        BackgroundJob("heartbeat", "note that the event loop turns", _call(service.heartbeat.beat), every=1.0),
+        BackgroundJob("heartbeat", "record that the event loop runs", _call(service.heartbeat.beat), every=1.0),
         BackgroundJob(
             "watchdog",
-            "tell systemd twice in its time that the service is well",
+            "reset the watchdog of systemd while the event loop runs",
             partial(service.notifier.keep_alive, service.heartbeat.healthy),
         ),
     ]
@@ -182,7 +182,7 @@ def mirror_jobs(mirror: Mirror, store: Store, urls: Sequence[str]) -> list[Backg
         jobs.append(
             BackgroundJob(
                 "verify",
-                "read what is held again, and mend it",
+                "compare what is held with its digests, and repair it",
                 partial(_verify, store, verifier(mirror, store, rate)),
                 every=VERIFY_SECONDS,
                 lease="verify",
@@ -222,11 +222,11 @@ def _call(function: Callable[[], object]) -> Callable[[], Awaitable[None]]:
     return work
 
 
-# What they do
+# The work
 
 
 def evictor(settings: Settings, store: Store, limit: int | None) -> Evictor:
-    """Make what keeps the store at `limit` bytes."""
+    """Return the evictor of a store; `limit` in bytes."""
     formats = {
         name_of(upstream.url, upstream.username): ECOSYSTEMS[repository.format].format
         for repository in settings.repositories.values()
@@ -236,7 +236,7 @@ def evictor(settings: Settings, store: Store, limit: int | None) -> Evictor:
 
 
 def verifier(mirror: Mirror, store: Store, rate: int | None) -> Verifier:
-    """Make what reads the store again, and fetches what is damaged through the mirror's repositories."""
+    """Return the verifier of a store, which fetches damaged files again through the mirror's repositories."""
     return Verifier(store.catalog, store.blobs, mirror.mend, rate)
 
 

@@ -119,7 +119,7 @@ class Listener:
         return f"{'https' if secure else 'http'}://{host}:{name[1]}/"
 
     async def serve(self, connect: Connect, context: ssl.SSLContext | None) -> None:
-        """Serve it like this from now on, in place of how it was served before. Over a Unix socket there is no TLS."""
+        """Begin to serve the socket, in place of the server before; with a `context`, TCP is TLS."""
         before = self._server
         if self._sock.family == socket.AF_UNIX:
             context = None
@@ -180,7 +180,7 @@ class Listeners:
         return bound
 
     def release(self, bound: dict[Address, Listener]) -> None:
-        """Close what was bound and shall not be used."""
+        """Close what was bound and is not used after all."""
         for listener in bound.values():
             if listener not in self._own.values():
                 listener.close()

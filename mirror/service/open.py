@@ -70,7 +70,8 @@ class OpenMirror:
         if self._mirror is None:
             from mirror.service.services import Activity, Mirror
 
-            activity = await self._stack.enter_async_context(Activity(self.store))
+            activity = Activity(self.store)
+            self._stack.push_async_callback(activity.statistics.flush)
             await self.store.journal.open()
             made = Mirror(self.settings, self.store, activity)
             self._stack.push_async_callback(made.close)

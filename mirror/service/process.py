@@ -101,7 +101,8 @@ class Service:
         await self.store.open()
         await self.store.clean()
         await self.store.journal.open()
-        self.activity = await opened.enter_async_context(Activity(self.store))
+        self.activity = Activity(self.store)
+        opened.push_async_callback(self.activity.statistics.flush)
         self.generation = Generation(settings, self.store, self.activity, self.connections)
         opened.push_async_callback(self._close_generations)
         await self.generation.open()
@@ -119,7 +120,7 @@ class Service:
         self.jobs.start(process_jobs(self))
 
     async def stop(self, politely: bool = True) -> None:
-        """Take no more connections, let what runs finish for the configured time, and close everything.
+        """Accept no more connections, let responses finish for the configured time, and close everything.
 
         `politely`: connections in use get one more answer with the notice that it is the last, for up to a second.
         """
@@ -143,7 +144,7 @@ class Service:
     # Reload
 
     async def reload(self, settings: Settings) -> None:
-        """Answer by other settings from now on: by all of them, or when one is wrong, by none. Raises ConfigError."""
+        """Use other settings from now on; if one of them is wrong, change nothing. Raises ConfigError."""
         if settings.data_dir != self._settings.data_dir:
             raise ConfigError("data_dir: cannot change while the mirror runs; restart it.")
         tls = _tls(settings.tls)
@@ -181,11 +182,11 @@ class Service:
     # For the jobs of the process
 
     async def rebuild(self) -> None:
-        """Make the uploads again: another process has replaced the catalog."""
+        """Read the uploads from their records again: another process has replaced the catalog."""
         await self.mirror.rebuild()
 
     async def show_import(self) -> None:
-        """Let a mirror take over that has nothing cached, and so shows all of an imported bundle at once."""
+        """Have a new generation take over: with nothing cached, it shows all of an imported bundle at once."""
         try:
             await self.reload(self._settings)
         except ConfigError as error:

@@ -1,7 +1,4 @@
-"""What a sync needs of one mirror, put together for the command and for the sets that are kept while it serves.
-
-How a sync goes is in `mirror.airgap.sync`.
-"""
+"""Syncs of one mirror: its parts in the form that `mirror.airgap.sync` takes, and sets that are kept on a schedule."""
 
 import asyncio
 import logging
@@ -42,9 +39,9 @@ from mirror.service.services import Mirror
 logger = logging.getLogger(__name__)
 
 TOKEN_SECONDS = 24 * 3600.0
-"""Time for which a token that a sync makes for itself is valid, should it ever be left behind."""
+"""Time after which the token of a sync that was killed expires."""
 LEASE_SECONDS = 900.0
-"""Time after which others may fetch a set that a node was at when it died; two at once would do work twice."""
+"""Time after which another node may fetch a set whose node has died; two at once would do the work twice."""
 
 
 def holdings(mirror: Mirror) -> Holdings:

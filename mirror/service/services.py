@@ -7,7 +7,6 @@ import asyncio
 import logging
 from collections.abc import Coroutine, Sequence
 from contextlib import AsyncExitStack
-from typing import Self
 
 from aiohttp import web
 
@@ -63,12 +62,6 @@ class Activity:
         self.metrics = Metrics(__version__)
         self.statistics = Statistics(store.catalog, self.metrics)
 
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(self, *exc: object) -> None:
-        await self.statistics.flush()
-
 
 class Mirror:
     """Everything that is made from the settings, over a store. Another one may replace it, with other settings."""
@@ -77,19 +70,18 @@ class Mirror:
         """Raises Misconfigured."""
         self.settings = settings
         self.clock = store.clock
+        self.store = store
         self.policies = Policies(
             settings,
             {name: ECOSYSTEMS[one.format].versions for name, one in settings.repositories.items()},
             {one.versions.ecosystem: one.format.canonical for one in ECOSYSTEMS.values()},
         )
-        self.database = store.database
         self.catalog = store.catalog
         self.blobs = store.blobs
         self.journal = store.journal
         self.transfers = activity.transfers
         self.metrics = activity.metrics
         self.statistics = activity.statistics
-        self.records = store.records
         self.memory = MemoryBudget(settings.pages.memory)
         self.page_cache = PageCache(self.memory)
         self.upstreams: dict[str, Upstream] = {}
@@ -116,8 +108,6 @@ class Mirror:
         )
         self._open.push_async_callback(self.guard.close)
         self._open.push_async_callback(self.page_cache.close)
-        self.audit = AuditTrail(self.guard.identify, self.catalog.removed, store.clock)
-        self.proxies = TrustedProxies(settings.proxies.trusted, settings.proxies.standard)
         self.state = MirrorState(
             settings, self.catalog, self.journal, self.transfers, self.statistics, self.metrics, self.cached_upstreams,
             store.clock,
@@ -136,16 +126,16 @@ class Mirror:
     async def start(self) -> None:
         """Begin to write; no other mirror of this process does from here on."""
         self._open.push_async_callback(self._cancel_tasks)
-        await record_uploads(self.catalog, self.records)
+        await record_uploads(self.catalog, self.store.records)
         for publisher in self.publishers.values():
-            if self.database.renewed or await publisher.lost():
+            if self.store.database.renewed or await publisher.lost():
                 await publisher.rebuild()
         for name, published in self.published_indexes.items():
             published.open()
             await self._show_uploads(name, published)
 
     async def _show_uploads(self, name: str, published: PublishedIndex) -> None:
-        """Let a gem index list uploads: before a push is answered, and soon after another process has changed them."""
+        """Have a gem index list uploads: before a push is answered, and soon after another process changed them."""
         publisher, uploads = self.publishers[name], self.repositories[name].sources[0]
 
         async def show_all() -> None:
@@ -213,8 +203,8 @@ class Mirror:
         self, repository: Repository, sources: Sequence[CachedUpstream], settings: RepositorySettings
     ) -> PublishedIndex:
         followed: list[UpstreamIndex] = []
-        for source in sources:
-            key = self._key(source.upstream)
+        for source, upstream in zip(sources, settings.upstreams, strict=True):
+            key = _key(upstream)
             one = self.upstream_indexes.setdefault(
                 key, UpstreamIndex(source.upstream, key, self.catalog.logs, self.clock)
             )
@@ -235,11 +225,8 @@ class Mirror:
         if published := self.published_indexes.get(name):
             published.policy_changed()
 
-    def _key(self, upstream: Upstream) -> str:
-        return next(key for key, one in self.upstreams.items() if one is upstream)
-
     def _source(self, format: Format, name: str, settings: UpstreamSettings) -> CachedUpstream:
-        key = f"{settings.url} {settings.username}"
+        key = _key(settings)
         if key not in self.upstreams:
             self.upstreams[key] = Upstream(settings.name, settings.url, self._options(settings))
             self._open.push_async_callback(self.upstreams[key].close)
@@ -279,21 +266,12 @@ class Mirror:
         )
 
     def application(self) -> web.Application:
-        """Return the routes of all repositories, and our own below `/-/`."""
-        middlewares = [request_middleware(self.proxies, self.audit)]
-        app = web.Application(middlewares=middlewares, client_max_size=1 << 20)
-        for name, repository in self.repositories.items():
-            mount = self.settings.repositories[name].mount
-            if name in self.published_indexes:
-                routes = mirror.rubygems.routes.Routes(
-                    repository, self.published_indexes[name], self.page_cache, self.guard.read_access(name), mount
-                ).table()
-            else:
-                routes = mirror.pypi.routes.Routes(
-                    repository, self.page_cache, self.guard.read_access(name), mount
-                ).table()
-            app.add_routes(routes)
-            app.add_routes(self._upload_routes(name, mount))
+        """Return the application: the routes of all repositories, and our own below `/-/`."""
+        proxies = TrustedProxies(self.settings.proxies.trusted, self.settings.proxies.standard)
+        audit = AuditTrail(self.guard.identify, self.catalog.removed, self.clock)
+        app = web.Application(middlewares=[request_middleware(proxies, audit)], client_max_size=1 << 20)
+        for name in self.repositories:
+            app.add_routes(self._routes(name))
         app.add_routes(UploadsApi(self.publishers, self.catalog.uploads, self.guard).table())
         app.add_routes(MonitoringApi(self.state, self._may_read_all).table())
         app.add_routes(self.feed_api.table())
@@ -301,6 +279,25 @@ class Mirror:
         app.add_routes(self.pages.table())
         app.on_shutdown.append(self._stop_feed)
         return app
+
+    def _routes(self, name: str) -> list[web.RouteDef]:
+        """Return the routes of one repository: those that are read, and those for uploads."""
+        repository, publisher, guard = self.repositories[name], self.publishers[name], self.guard
+        access, mount = guard.read_access(name), self.settings.repositories[name].mount
+        incoming, limits = self.blobs.incoming, self.settings.limits
+        published = self.published_indexes.get(name)
+        if published is None:
+            return [
+                *mirror.pypi.routes.Routes(repository, self.page_cache, access, mount).table(),
+                *mirror.pypi.upload.UploadRoutes(publisher, guard, incoming, limits, mount).table(),
+            ]
+        accounts = self.catalog.accounts
+        return [
+            *mirror.rubygems.routes.Routes(repository, published, self.page_cache, access, mount).table(),
+            *mirror.rubygems.upload.UploadRoutes(
+                publisher, repository, guard, accounts, incoming, limits, mount
+            ).table(),
+        ]
 
     async def _stop_feed(self, app: web.Application) -> None:
         self.feed_api.stop()
@@ -352,14 +349,6 @@ class Mirror:
             private=tuple(ecosystem.versions.pattern(pattern) for pattern in settings.private),
         )
 
-    def _upload_routes(self, name: str, mount: str) -> list[web.RouteDef]:
-        publisher, directory, limits = self.publishers[name], self.blobs.incoming, self.settings.limits
-        if name not in self.published_indexes:
-            return mirror.pypi.upload.UploadRoutes(publisher, self.guard, directory, limits, mount).table()
-        return mirror.rubygems.upload.UploadRoutes(
-            publisher, self.repositories[name], self.guard, self.catalog.accounts, directory, limits, mount
-        ).table()
-
     async def _may_read_all(self, request: web.Request) -> bool:
         """Return whether the client may read all that is here, and so see any project's name."""
         if all(self.guard.read_access(name).open for name in self.repositories):
@@ -394,6 +383,11 @@ class Mirror:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+
+
+def _key(settings: UpstreamSettings) -> str:
+    """Return the name of an upstream in the catalog's logs: another login may see other projects there."""
+    return f"{settings.url} {settings.username}"
 
 
 def publishers(settings: Settings, store: Store) -> dict[str, Publisher]:

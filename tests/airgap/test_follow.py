@@ -236,7 +236,7 @@ async def test_another_journal_at_the_same_address_is_noticed(
         async with serving(tmp_path / "b", of(a)) as b:
             await holds(b, first)
             await caught_up(b, a)
-            await a.mirror.database.write(("UPDATE counters SET value = 77 WHERE name = 'feed id'", ()))
+            await a.mirror.store.database.write(("UPDATE counters SET value = 77 WHERE name = 'feed id'", ()))
             await upload(a, await make_token(a), second := wheel("acme", "1.1"))
             await holds(b, first, second)
             await until(lambda: _said(caplog, "has started a new journal"), "it should say so")

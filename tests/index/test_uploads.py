@@ -203,7 +203,7 @@ async def test_a_name_taken_by_another_process_is_not_overwritten(tmp_path: Path
         writer = mirror.mirror.publishers["pypi"]
         await add(mirror, first)
         # As if the catalog did not know of it yet: the record is what decides.
-        await mirror.mirror.database.write(("DELETE FROM uploads", ()))
+        await mirror.mirror.store.database.write(("DELETE FROM uploads", ()))
         path = tmp_path / "data/incoming/second"
         path.write_bytes(second.content)
         kept = await writer.inspect(second.filename, path)
