@@ -216,6 +216,19 @@ class AcceptedUpload(msgspec.Struct, frozen=True, kw_only=True):
     """Its own metadata, in the form of its ecosystem: METADATA, PKG-INFO, gemspec.rz."""
 
 
+class PackageReader(Protocol):
+    """Reads files that are to be published: the module `package` of an ecosystem."""
+
+    def inspect(self, filename: str, path: Path) -> File:
+        """Read a file on disk: its version, requirements and platform, and its metadata in `extra`.
+
+        Blocking: call it in a thread. Raises Invalid, in bounded memory and time, for anything hostile.
+        """
+
+    def accept(self, inspected: File, attested: bool) -> AcceptedUpload:
+        """Return what to store of an inspected file; `attested` when it was uploaded with attestations."""
+
+
 class Format(msgspec.Struct, frozen=True, kw_only=True):
     """Documents and files of one ecosystem, for the core: pure functions. `pypi.FORMAT` and `rubygems.FORMAT`."""
 
@@ -250,10 +263,5 @@ class Format(msgspec.Struct, frozen=True, kw_only=True):
     make_sidecar: Callable[[File, Body], Awaitable[bytes]]
     """Builds the sidecar out of the file itself, reading as little of it as possible. Raises Invalid."""
 
-    inspect: Callable[[str, Path], File]
-    """Reads a file on disk, by its name and path: its version, requirements and platform, and its metadata in `extra`.
-
-    Blocking: call it in a thread. Raises Invalid, in bounded memory and time, for anything hostile.
-    """
-    accept: Callable[[File, bool], AcceptedUpload]
-    """Returns what to store of an inspected file; True when it was uploaded with attestations."""
+    packages: Callable[[], PackageReader]
+    """Returns what reads files that are to be published; it is imported when it is first needed."""

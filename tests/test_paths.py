@@ -45,13 +45,13 @@ class Limit:
 
 
 LIMITS = {
-    "cold page": Limit(now=17, goal=16),
+    "cold page": Limit(now=16, goal=16),
     "held page": Limit(now=8, goal=8),
     "cold file": Limit(now=14, goal=14),
     "held file": Limit(now=8, goal=8),
-    "first /versions": Limit(now=18, goal=14),
-    "cold /info": Limit(now=20, goal=16),
-    "upload": Limit(now=22, goal=18),
+    "first /versions": Limit(now=14, goal=14),
+    "cold /info": Limit(now=18, goal=16),
+    "upload": Limit(now=18, goal=18),
 }
 GATHERS = Limit(now=1, goal=1)
 """How often a repository collects what its sources have of a project, for one cold page."""

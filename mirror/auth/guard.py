@@ -95,9 +95,10 @@ class Guard:
             return ANONYMOUS
         await self._check_accounts()
         key = hashlib.blake2b(header.encode(errors="surrogateescape"), key=self._key, digest_size=16).digest()
-        verified = self._verified.value(key)
-        if verified is not None and self._clock() < verified.until:
-            return verified.identity
+        entry = self._verified.get(key)
+        if entry is not None and self._clock() < entry.value.until:
+            entry.used = True
+            return entry.value.identity
         identity, _ = await self._verifying.run(key, lambda: self._verify(key, header, address_of(request)))
         return identity
 
@@ -218,11 +219,13 @@ class Guard:
     def scope(self, identity: Identity, right: Right, repository: str) -> Scope:
         """Return the projects of a repository on which an identity has a right."""
         key = (identity, right, repository)
-        known = self._scopes.value(key)
-        if known is None:
-            known = scope(identity, right, repository, self._rules)
-            self._scopes.put(key, known, VERIFIED_ENTRY_BYTES)
-        return known
+        entry = self._scopes.get(key)
+        if entry is not None:
+            entry.used = True
+            return entry.value
+        found = scope(identity, right, repository, self._rules)
+        self._scopes.put(key, found, VERIFIED_ENTRY_BYTES)
+        return found
 
     def read_access(self, repository: str) -> "ReadAccess":
         """Return what the routes of one repository need to check reading."""

@@ -107,9 +107,9 @@ class Scope(msgspec.Struct, frozen=True):
         """Return whether a project, given by its canonical name, is within the scope."""
         if any(_decides(chain, project) for chain in self.public):
             return True
-        if not matches(self.limits, project):
+        if not _covers(self.limits, project):
             return False
-        return matches(self.granted, project) or any(_decides(chain, project) for chain in self.own)
+        return _covers(self.granted, project) or any(_decides(chain, project) for chain in self.own)
 
     def filter(self, names: Names) -> Names:
         """Return those of all names that are within the scope."""
@@ -136,8 +136,12 @@ class Scope(msgspec.Struct, frozen=True):
 EVERYTHING = Scope((((ALL, True),),))
 
 
+def _covers(patterns: tuple[str, ...], project: str) -> bool:
+    return "*" in patterns or (bool(patterns) and matches(patterns, project))
+
+
 def _decides(chain: Chain, project: str) -> bool:
-    return next((allowed for patterns, allowed in chain if matches(patterns, project)), False)
+    return next((allowed for patterns, allowed in chain if _covers(patterns, project)), False)
 
 
 def scope(identity: Identity, right: Right, repository: str, rules: AccessRules) -> Scope:

@@ -140,27 +140,23 @@ class BoundedCache(dict[K, CacheEntry[V]]):
             self._evicted(entry.value)
 
 
-class SingleFlight(Generic[K, T]):
+class SingleFlight(dict[K, "asyncio.Task[T]"]):
     """Runs work at most once per key at a time; callers that come meanwhile get the one result.
 
     The work belongs to the flight, not to the caller that started it: a caller that is cancelled (a client that hung
-    up) changes nothing for the others, nor for the work. Callers may join work that began before they came; when what
-    it is about changes, `forget` lets later callers begin anew.
+    up) changes nothing for the others, nor for the work. Callers may join work that began before they came. When what
+    it is about changes, its key is popped: those who wait get its result, and later callers begin anew.
     """
 
+    __slots__ = ("_tasks",)
+
     def __init__(self) -> None:
-        self._running: dict[K, asyncio.Task[T]] = {}
-        self._tasks: set[asyncio.Task[T]] = set()
-
-    def __len__(self) -> int:
-        return len(self._running)
-
-    def __contains__(self, key: K) -> bool:
-        return key in self._running
+        super().__init__()
+        self._tasks: set[asyncio.Task[T]] = set()  # also those whose keys were popped
 
     async def run(self, key: K, work: Callable[[], Awaitable[T]]) -> tuple[T, bool]:
         """Return the result of `work()`, and whether another caller had started it. Raises what it raises."""
-        task = self._running.get(key)
+        task = self.get(key)
         joined = task is not None
         if task is None:
             task = self.start(key, work)
@@ -168,7 +164,7 @@ class SingleFlight(Generic[K, T]):
 
     def start(self, key: K, work: Callable[[], Awaitable[T]]) -> asyncio.Task[T]:
         """Begin `work()` without waiting for it, or return the task that is running already."""
-        running = self._running.get(key)
+        running = self.get(key)
         if running is not None:
             return running
 
@@ -176,27 +172,19 @@ class SingleFlight(Generic[K, T]):
             return await work()
 
         task = asyncio.create_task(fly())
-        self._running[key] = task
+        self[key] = task
         self._tasks.add(task)
         task.add_done_callback(lambda done: self._landed(key, done))
         return task
 
-    def forget(self, key: K) -> None:
-        """Let the work that runs under this key end for those who wait for it, but let no one else join it."""
-        self._running.pop(key, None)
-
-    def forget_all(self) -> None:
-        """Call `forget` for every key."""
-        self._running.clear()
-
     def owns(self, key: K) -> bool:
-        """Return whether the calling work is the one that callers join now: not after `forget`."""
-        return self._running.get(key) is asyncio.current_task()
+        """Return whether the calling work is the one that callers join now: not after its key was popped."""
+        return self.get(key) is asyncio.current_task()
 
     def _landed(self, key: K, task: asyncio.Task[T]) -> None:
         self._tasks.discard(task)
-        if self._running.get(key) is task:
-            del self._running[key]
+        if self.get(key) is task:
+            del self[key]
         if not task.cancelled():
             task.exception()  # looked at here, so that work that no one waits for does not warn
 
@@ -245,12 +233,12 @@ class LoadingCache(Generic[K, V]):
 
     def put(self, key: K, value: V) -> None:
         """Keep a value that is newer than whatever is being loaded."""
-        self._loading.forget(key)
+        self._loading.pop(key, None)
         self._kept.put(key, value, self._weigh(value))
 
     def forget(self, key: K) -> None:
         """Drop a key, kept or being loaded."""
-        self._loading.forget(key)
+        self._loading.pop(key, None)
         self._kept.forget(key)
 
     async def close(self) -> None:

@@ -21,7 +21,7 @@ from mirror.errors import Conflict, Invalid, MissingBlob, NotFound, StorageFull,
 from mirror.index.journal import Journal
 from mirror.index.records import DamagedRecord, Records
 from mirror.index.uploads import source_name
-from mirror.model import AcceptedUpload, Body, Format
+from mirror.model import AcceptedUpload, Body, Format, PackageReader
 
 logger = logging.getLogger(__name__)
 
@@ -94,14 +94,16 @@ class Publisher:
         self._records = records
         self._journal = journal
         self._clock = clock
+        self._packages: PackageReader | None = None
         self._writing = asyncio.Lock()
         self._inspecting = asyncio.Semaphore(INSPECTIONS_AT_ONCE)
 
     async def inspect(self, filename: str, path: Path, attested: bool = False) -> AcceptedUpload:
         """Inspect a file that is to be added. Raises Invalid for anything that must not be published."""
         async with self._inspecting:
-            inspected = await asyncio.to_thread(self.format.inspect, filename, path)
-        return self.format.accept(inspected, attested)
+            reader = self._packages = self._packages or self.format.packages()
+            inspected = await asyncio.to_thread(reader.inspect, filename, path)
+        return reader.accept(inspected, attested)
 
     async def add(self, path: Path, kept: AcceptedUpload, *, by: str, origin: str, attestations: str = "") -> Change:
         """Add the inspected file at `path`, which is moved away from there. The same bytes again change nothing.
@@ -258,7 +260,7 @@ class Publisher:
 
 
 def _digest(kept: AcceptedUpload) -> str:
-    digest = kept.file.sha256
+    digest = kept.file.digests.get("sha256")
     assert digest is not None, "looking into a file gives its SHA-256"
     return digest
 

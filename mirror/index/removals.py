@@ -47,7 +47,7 @@ class Removals:
     def forget(self, project: str) -> None:
         """Read them again, since they have changed."""
         self.projects = None
-        self._reading.forget("")
+        self._reading.pop("", None)
         self._known.forget(project)
 
     async def compare(

@@ -65,8 +65,10 @@ class Repository:
         self._precedence = precedence
         self._clock = clock
         self._by_name = {source.name: source for source in sources}
-        self._views: BoundedCache[str, View] = BoundedCache(memory, evicted=lambda view: view.validity.end())
-        self._viewing: SingleFlight[tuple[str, Freshness], View] = SingleFlight()
+        self.views: BoundedCache[str, View] = BoundedCache(memory, evicted=lambda view: view.validity.end())
+        """What is in memory, by project."""
+        self.viewing: SingleFlight[tuple[str, Freshness], View] = SingleFlight()
+        """What is being made, by project and freshness."""
         self._names: RepositoryNames | None = None
         self._naming: SingleFlight[Freshness, RepositoryNames] = SingleFlight()
         for source in sources:
@@ -84,18 +86,18 @@ class Repository:
 
     async def _view(self, name: str, freshness: Freshness) -> View:
         """Return a project, or what is left of one that is gone."""
-        entry = self._views.get(name)
+        entry = self.views.get(name)
         if entry is not None and freshness is not Freshness.NOW:
             view = entry.value
             if view.validity.live and self._clock() < view.validity.until:
                 entry.used = True
                 return view
-        view, joined = await self._viewing.run((name, freshness), lambda: self._gathered(name, freshness))
+        view, joined = await self.viewing.run((name, freshness), lambda: self._gathered(name, freshness))
         return msgspec.structs.replace(view, outcome="joined") if joined and view.outcome == "miss" else view
 
     async def _gathered(self, name: str, freshness: Freshness) -> View:
         """The view of what the sources have now, kept in memory."""
-        known = self._views.peek(name)
+        known = self.views.peek(name)
         try:
             listings = await self._gather(name, freshness, known.inputs if known else {})
         except UnknownProject:
@@ -207,9 +209,9 @@ class Repository:
 
     def _keep(self, name: str, freshness: Freshness, before: View | None, view: View) -> View:
         """Keep a view in place of the one that was there `before` its sources were asked."""
-        known = self._views.peek(name)
+        known = self.views.peek(name)
         differs = known is None or known.revision != view.revision
-        if not self._viewing.owns((name, freshness)):
+        if not self.viewing.owns((name, freshness)):
             view.validity.end()  # it has changed since the sources were asked
             return view
         if known is not before and differs:
@@ -222,7 +224,7 @@ class Repository:
         elif known is not None:
             known.validity.end()
         settled: Outcome = "offline" if view.outcome == "offline" else "hit"
-        self._views.put(name, msgspec.structs.replace(view, outcome=settled), _weight(view))
+        self.views.put(name, msgspec.structs.replace(view, outcome=settled), _weight(view))
         if differs and (known is not None or view.outcome in ("miss", "joined")):
             self._notify(name)
         return view
@@ -279,7 +281,7 @@ class Repository:
 
     def known_file(self, project: str, filename: str) -> File | None:
         """Return the entry of a file that may be fetched, where its project is in memory; else None."""
-        entry = self._views.get(project)
+        entry = self.views.get(project)
         if entry is None or self._clock() >= entry.value.decided_until:
             return None
         entry.used = True
@@ -302,7 +304,7 @@ class Repository:
 
     def validity(self, project: str) -> Validity | None:
         """Return how long a response with a project's file may be replayed; None when the view is not in memory."""
-        entry = self._views.get(project)
+        entry = self.views.get(project)
         if entry is None or not entry.value.validity.live:
             return None
         view = entry.value
@@ -310,7 +312,7 @@ class Repository:
 
     def removed(self, project: str, filename: str) -> bool:
         """Return whether a file that was just opened is one that upstream has taken back."""
-        entry = self._views.get(project)
+        entry = self.views.get(project)
         return entry is not None and filename in entry.value.removed
 
     async def open(self, project: str, filename: str) -> tuple[File, OpenFile]:
@@ -366,10 +368,10 @@ class Repository:
     def forget(self, project: str) -> None:
         """Look at a project again ("" for the list of names): what is shown of it may have changed."""
         for freshness in Freshness:
-            self._viewing.forget((project, freshness))
-        if (view := self._views.peek(project)) is not None:
-            view.validity.end()
-            self._views.forget(project)
+            self.viewing.pop((project, freshness), None)
+        if (entry := self.views.get(project)) is not None:
+            entry.value.validity.end()
+            self.views.forget(project)
         if not project:
             self._forget_names()
         self._notify(project)
@@ -380,34 +382,34 @@ class Repository:
             for name in names:
                 self.forget(name)
             return
-        self._viewing.forget_all()
+        self.viewing.clear()
         self._end_validities()
-        self._views.clear()
+        self.views.clear()
         for name in names:
             self._notify(name)
 
     def set_policy(self, policy: Policy) -> None:
         """Look at projects through another policy from now on."""
         self.policy = policy
-        self._viewing.forget_all()
+        self.viewing.clear()
         self._end_validities()
-        self._views.clear()
+        self.views.clear()
 
     def _forget_names(self) -> None:
-        self._naming.forget_all()
+        self._naming.clear()
         if self._names is not None:
             self._names.validity.end()
             self._names = None
 
     def _end_validities(self) -> None:
-        for name in self._views:
-            if (view := self._views.peek(name)) is not None:
+        for name in self.views:
+            if (view := self.views.peek(name)) is not None:
                 view.validity.end()
 
     def _outdated(self, projects: Collection[str] | None) -> None:
         """A source of ours lists these otherwise than before, or any of its pages may be older than its names."""
         if projects is None:
-            self._viewing.forget_all()
+            self.viewing.clear()
             self._end_validities()  # they may turn out to be right still, and then stay
         else:
             self.forget_some(projects)
@@ -427,7 +429,7 @@ class Repository:
     async def close(self) -> None:
         """Stop what runs in the background."""
         self._stop_listening()
-        await self._viewing.close()
+        await self.viewing.close()
         await self._naming.close()
         for source in self.sources:
             await source.close()

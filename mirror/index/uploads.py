@@ -36,7 +36,7 @@ class Uploads:
 
     def forget(self, project: str) -> None:
         self.projects = None
-        self._reading.forget("")
+        self._reading.pop("", None)
 
     async def names(self, freshness: Freshness = Freshness.USUAL) -> NameListing:
         changed = await self._projects()

@@ -9,15 +9,13 @@ people), clients (paths, and lines to copy), static (a tree of files), doctor (c
 """
 
 import hashlib
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-import msgspec
 from yarl import URL
 
 from mirror.errors import DigestMismatch, Invalid, UpstreamProtocolError
 from mirror.index.ecosystem import Ecosystem, StaticLayout, SummaryReader
-from mirror.model import AcceptedUpload, Body, File, Format, UpstreamRequest
+from mirror.model import Body, File, Format, PackageReader, UpstreamRequest
 from mirror.pypi import clients, index, names, pages, versions
 
 if TYPE_CHECKING:
@@ -63,23 +61,10 @@ async def _make_sidecar(file: File, body: Body) -> bytes:
     return await wheel.read_metadata(file, body)
 
 
-def _inspect(filename: str, path: Path) -> File:
+def _packages() -> PackageReader:
     from mirror.pypi import package
 
-    return package.inspect(filename, path)
-
-
-def _accept(inspected: File, attested: bool) -> AcceptedUpload:
-    extra = {key: value for key, value in inspected.extra.items() if key != "metadata"}
-    # Simple pages show SHA-256 alone: pip gives up at the name of an algorithm that hashlib does not know.
-    extra["digests"] = {name: digest for name, digest in inspected.digests.items() if name != "sha256"}
-    if attested:
-        extra["provenance"] = inspected.filename
-    return AcceptedUpload(
-        project=names.parse_filename(inspected.filename).project,
-        file=msgspec.structs.replace(inspected, digests={"sha256": inspected.digests["sha256"]}, extra=extra),
-        sidecar=inspected.extra["metadata"].encode(),
-    )
+    return package
 
 
 FORMAT = Format(
@@ -95,8 +80,7 @@ FORMAT = Format(
     request_for_sidecar=_request_for_sidecar,
     check_sidecar=_check_sidecar,
     make_sidecar=_make_sidecar,
-    inspect=_inspect,
-    accept=_accept,
+    packages=_packages,
 )
 """Python's documents and files, for the core."""
 

@@ -19,8 +19,10 @@ import zlib
 from pathlib import Path
 from typing import Any, BinaryIO
 
+import msgspec
+
 from mirror.errors import Invalid
-from mirror.model import File
+from mirror.model import AcceptedUpload, File
 from mirror.pypi.metadata import METADATA_LIMIT, DistributionIdentity, identify, validate
 from mirror.pypi.names import canonical, parse_filename, same_version
 from mirror.pypi.wheel import METHODS, ZIP_ERRORS, RangeReader, metadata_entry, read_member
@@ -280,3 +282,17 @@ def _digests(file: BinaryIO) -> tuple[int, dict[str, str]]:
         for update in (sha256.update, md5.update, blake2b.update):
             update(chunk)
     return size, {"sha256": sha256.hexdigest(), "md5": md5.hexdigest(), "blake2b_256": blake2b.hexdigest()}
+
+
+def accept(inspected: File, attested: bool) -> AcceptedUpload:
+    """Return what to store of an inspected file."""
+    extra = {key: value for key, value in inspected.extra.items() if key != "metadata"}
+    # Simple pages show SHA-256 alone: pip gives up at the name of an algorithm that hashlib does not know.
+    extra["digests"] = {name: digest for name, digest in inspected.digests.items() if name != "sha256"}
+    if attested:
+        extra["provenance"] = inspected.filename
+    return AcceptedUpload(
+        project=parse_filename(inspected.filename).project,
+        file=msgspec.structs.replace(inspected, digests={"sha256": inspected.digests["sha256"]}, extra=extra),
+        sidecar=inspected.extra["metadata"].encode(),
+    )

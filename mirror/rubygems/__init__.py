@@ -10,17 +10,15 @@ clients, summary, static, doctor    what people copy, what people read, exported
 `FORMAT` is what the index knows of it, `ECOSYSTEM` what all others do.
 """
 
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from yarl import URL
 
 from mirror.errors import Invalid, UpstreamProtocolError
 from mirror.index.ecosystem import Ecosystem, StaticLayout, SummaryReader
-from mirror.model import AcceptedUpload, Body, File, Format, UpstreamRequest
+from mirror.model import Body, File, Format, PackageReader, UpstreamRequest
 from mirror.rubygems import clients, names, pages, versions
 from mirror.rubygems.marshal.reading import read_gemspec_rz
-from mirror.rubygems.marshal.writing import gemspec_rz
 
 if TYPE_CHECKING:
     from mirror.doctor import ExamineOptions, Finding, IndexClient
@@ -58,16 +56,10 @@ async def _make_sidecar(file: File, body: Body) -> bytes:
     return await package.make_sidecar(file, body)
 
 
-def _inspect(filename: str, path: Path) -> File:
+def _packages() -> PackageReader:
     from mirror.rubygems import package
 
-    return package.inspect(filename, path)
-
-
-def _accept(inspected: File, attested: bool) -> AcceptedUpload:
-    spec = pages.spec_of(inspected)
-    assert spec is not None, "a gem that was inspected has a specification"
-    return AcceptedUpload(project=spec.name, file=inspected, sidecar=gemspec_rz(spec))
+    return package
 
 
 FORMAT = Format(
@@ -83,8 +75,7 @@ FORMAT = Format(
     request_for_sidecar=_request_for_sidecar,
     check_sidecar=_check_sidecar,
     make_sidecar=_make_sidecar,
-    inspect=_inspect,
-    accept=_accept,
+    packages=_packages,
 )
 """Ruby's documents and files, for the core."""
 

@@ -15,7 +15,8 @@ from typing import BinaryIO, NamedTuple, TypeAlias
 import msgspec
 
 from mirror.errors import Invalid
-from mirror.model import Body, File
+from mirror.model import AcceptedUpload, Body, File
+from mirror.rubygems import pages
 from mirror.rubygems.marshal import SPEC_BYTES, Gemspec, Requirement
 from mirror.rubygems.marshal.reading import inflate
 from mirror.rubygems.marshal.writing import gemspec_rz
@@ -277,3 +278,10 @@ def _inflated(chunks: Iterator[bytes], limit: int) -> Iterator[bytes]:
         raise Invalid("The gem's data.tar.gz is damaged.") from error
     if not inflater.eof:
         raise Invalid("The gem's data.tar.gz is cut off.")
+
+
+def accept(inspected: File, attested: bool) -> AcceptedUpload:
+    """Return what to store of an inspected file."""
+    spec = pages.spec_of(inspected)
+    assert spec is not None, "a gem that was inspected has a specification"
+    return AcceptedUpload(project=spec.name, file=inspected, sidecar=gemspec_rz(spec))

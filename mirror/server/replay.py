@@ -24,13 +24,10 @@ REPLAY_BYTES = 1200
 """Bytes that a replay takes in memory, without request, head and body (measured)."""
 
 
-class SharedBytes:
+class SharedBytes(msgspec.Struct, weakref=True, eq=False):
     """Bytes that a cache keeps and counts; replays refer to them weakly, and end when the cache lets go of them."""
 
-    __slots__ = ("__weakref__", "content")
-
-    def __init__(self, content: bytes) -> None:
-        self.content = content
+    content: bytes
 
 
 class Replay(msgspec.Struct, frozen=True):

@@ -230,7 +230,7 @@ async def test_after_it_is_forgotten_work_goes_on_but_no_one_joins_it() -> None:
 
     first = asyncio.create_task(flight.run("a", lambda: work(1)))
     await asyncio.sleep(0.01)
-    flight.forget("a")
+    flight.pop("a")
     second = asyncio.create_task(flight.run("a", lambda: work(2)))
     await asyncio.sleep(0.01)
     go_on.set()

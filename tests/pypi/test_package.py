@@ -16,7 +16,7 @@ import pytest
 
 from mirror.errors import Invalid
 from mirror.model import File
-from mirror.pypi import FORMAT
+from mirror.pypi import package
 from mirror.pypi.metadata import METADATA_LIMIT
 from mirror.pypi.package import ENTRIES_LIMIT
 
@@ -74,7 +74,7 @@ PKG_INFO = member(f"{TOP}/PKG-INFO", METADATA)
 def look(tmp_path: Path, filename: str, content: bytes) -> File:
     path = tmp_path / "incoming"
     path.write_bytes(content)
-    return FORMAT.inspect(filename, path)
+    return package.inspect(filename, path)
 
 
 def test_a_wheel_says_what_it_is(tmp_path: Path) -> None:
@@ -299,7 +299,7 @@ def refused(tmp_path: Path, filename: str, make: object) -> None:
     started = time.process_time()
     try:
         with pytest.raises(Invalid):
-            FORMAT.inspect(filename, path)
+            package.inspect(filename, path)
         peak = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
@@ -316,4 +316,4 @@ def test_many_entries_are_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize("filename", ["foo_bar-1.0.egg", "../foo-1.0.tar.gz", "foo_bar-1.0.tar.bz2", ""])
 def test_other_file_names_are_refused_before_the_file_is_opened(tmp_path: Path, filename: str) -> None:
     with pytest.raises(Invalid):
-        FORMAT.inspect(filename, tmp_path / "does not exist")
+        package.inspect(filename, tmp_path / "does not exist")

@@ -231,7 +231,8 @@ class PublishedIndex:
             await asyncio.shield(self._behind.start("review", self._review_changes))
 
     def _upstream_changed(self, at: int, names: Collection[str]) -> None:
-        self._repository.forget_some(names)
+        if self._repository.views or self._repository.viewing or self._local.due:
+            self._repository.forget_some(names)  # else nothing is shown yet, as when the log begins
         self.writer.upstream_changed(at, frozenset(names))
 
     # What pages show

@@ -36,7 +36,8 @@ class GemRoutes:
         facts = facts_of(request)
         facts.repository, facts.kind = self._repository.name, "page"
         name = canonical(request.match_info["gem"])
-        await self._access.check(request, name)
+        if not self._access.open:
+            await self._access.check(request, name)
         date = request.match_info.get("date")
         moment = parse_moment(date) if date is not None else None
 
