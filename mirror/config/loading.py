@@ -12,7 +12,7 @@ import re
 import tomllib
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
@@ -27,11 +27,12 @@ PREFIX = "MIRROR_"
 NOT_SETTINGS = {"MIRROR_CONFIG"}
 """Variables with the prefix that are not settings."""
 
-TABLES_BY_NAME: "tuple[Place, ...]" = (("repositories",), ("auth", "users"), ("auth", "tokens"))
-"""The tables whose keys are names that the operator chooses."""
-
 Place = tuple[str | int, ...]
+"""The path to a setting: keys, and indexes of lists."""
 Table = dict[str, Any]
+
+TABLES_BY_NAME: tuple[Place, ...] = (("repositories",), ("auth", "users"), ("auth", "tokens"))
+"""The tables whose keys are names that the operator chooses."""
 
 
 class _Variables(Settings, BaseSettings):
@@ -47,30 +48,54 @@ def load(
     overrides: Mapping[str, Any] | None = None,
     check: Callable[[Settings], object] = lambda settings: None,
 ) -> Settings:
-    """Read the settings: a file (else the one of MIRROR_CONFIG, else none), the environment, and `overrides`.
+    """Read the settings from a file (by default that of MIRROR_CONFIG, if any), the environment, and `overrides`.
 
     `overrides` has the structure of the file and wins over everything. `check` may find more faults, and raises
     Misconfigured. Raises ConfigError, whose message has one line for each fault, with its place. Creates nothing.
     """
-    named = path or (Path(os.environ["MIRROR_CONFIG"]) if os.environ.get("MIRROR_CONFIG") else None)
-    text = _read(named) if named else ""
-    file = _parse(named, text) if named else {}
-    variables = _environment()
-    given = dict(overrides or {})
+    if path is None and os.environ.get("MIRROR_CONFIG"):
+        path = Path(os.environ["MIRROR_CONFIG"])
+    text = _read(path) if path else ""
+    file = _parse(path, text) if path else {}
+    sources = _Sources(path, text, _environment(), dict(overrides or {}))
     # A variable such as MIRROR_REPOSITORIES__PYPI__PRIVATE adds to the default repositories when no file names any.
-    merged = _merged({"repositories": DEFAULT_REPOSITORIES} | file, variables, given)
+    merged = _merged({"repositories": DEFAULT_REPOSITORIES} | file, sources.variables, sources.overrides)
     try:
         settings = Settings.model_validate(merged)
     except ValidationError as error:
-        raise ConfigError(_lines(error.errors(include_url=False), named, text, variables, given)) from None
+        faults = error.errors(include_url=False)
+        raise ConfigError("\n".join(sources.origin(fault["loc"]) + _sentence(fault) for fault in faults)) from None
     if reason := _unusable(settings.data_dir):
-        place = _place(("data_dir",), named, text, variables, given)
-        raise ConfigError(f"{place}{settings.data_dir} {reason}")
+        raise ConfigError(f"{sources.origin(('data_dir',))}{settings.data_dir} {reason}")
     try:
         check(settings)
     except Misconfigured as error:
-        raise ConfigError(f"{_place(error.place, named, text, variables, given)}{error}") from None
+        raise ConfigError(f"{sources.origin(error.place)}{error}") from None
     return settings
+
+
+class _Sources(NamedTuple):
+    """All that was read, to name the place of a fault."""
+
+    path: Path | None
+    text: str
+    variables: Table
+    overrides: Table
+
+    def origin(self, place: Place) -> str:
+        """Return where the value at `place` comes from, to be followed by a sentence."""
+        if _depth(self.overrides, place):
+            return f"command line: {_dotted(place)}: "
+        depth = _depth(self.variables, place)
+        names = [PREFIX + "__".join(str(step) for step in place[:n]).upper() for n in range(depth, 0, -1)]
+        if variable := next((name for name in names if name in os.environ), None):
+            rest = _dotted(place[names[::-1].index(variable) + 1 :])
+            return f"{variable}{rest}: " if rest.startswith("[") or not rest else f"{variable}: {rest}: "
+        if self.path is None:
+            return f"{_dotted(place)}: "
+        line = line_of(self.text, place)
+        where = f"{self.path}:{line}" if line else str(self.path)
+        return f"{where}: {_dotted(place)}: " if place else f"{where}: "
 
 
 def _read(path: Path) -> str:
@@ -97,7 +122,7 @@ def _environment() -> Table:
         key = name.removeprefix(PREFIX).split("__")[0].lower()
         if name.startswith(PREFIX) and name not in NOT_SETTINGS and key not in Settings.model_fields:
             known = [PREFIX + field.upper() for field in Settings.model_fields]
-            raise ConfigError(f"{name}: is not a setting{_like(PREFIX + key.upper(), known)}")
+            raise ConfigError(f"{name}: is not a setting{_suggestion(PREFIX + key.upper(), known)}")
     try:
         return {key: _marked(value) for key, value in EnvSettingsSource(_Variables)().items()}
     except SettingsError as error:
@@ -122,7 +147,7 @@ def _merged(*layers: Mapping[str, Any]) -> Table:
 
 
 def _unusable(directory: Path) -> str | None:
-    """Return why data cannot be stored there, or None. It need not exist yet, but it must be possible to create it."""
+    """Return why data cannot be stored in a directory, which need not exist yet; None when it can."""
     existing = next(path for path in (directory, *directory.parents) if os.path.lexists(path))
     if not existing.is_dir():
         return f"cannot be used: {existing} is not a directory"
@@ -131,15 +156,11 @@ def _unusable(directory: Path) -> str | None:
     return None
 
 
-def _lines(faults: Iterable[ErrorDetails], path: Path | None, text: str, variables: Table, overrides: Table) -> str:
-    return "\n".join(_place(fault["loc"], path, text, variables, overrides) + _sentence(fault) for fault in faults)
-
-
 def _sentence(fault: ErrorDetails) -> str:
     """Return the fault in the words of these settings. The input is never repeated: it may be a secret."""
     match fault["type"]:
         case "extra_forbidden":
-            return f"is not a setting{_like(str(fault['loc'][-1]), _keys_beside(fault['loc']))}"
+            return f"is not a setting{_suggestion(str(fault['loc'][-1]), _keys_beside(fault['loc']))}"
         case "missing":
             return "is missing"
         case "value_error":
@@ -167,25 +188,9 @@ def _dotted(place: Place) -> str:
     return "".join(f"[{step}]" if isinstance(step, int) else f".{step}" for step in place).removeprefix(".")
 
 
-def _like(word: str, known: Iterable[str]) -> str:
+def _suggestion(word: str, known: Iterable[str]) -> str:
     close = difflib.get_close_matches(word, list(known), n=1)
     return f" (did you mean {close[0]}?)" if close else ""
-
-
-def _place(place: Place, path: Path | None, text: str, variables: Table, overrides: Table) -> str:
-    """Return where the value at `place` comes from, to be followed by a sentence."""
-    if _depth(overrides, place):
-        return f"command line: {_dotted(place)}: "
-    depth = _depth(variables, place)
-    names = [PREFIX + "__".join(str(step) for step in place[:n]).upper() for n in range(depth, 0, -1)]
-    if variable := next((name for name in names if name in os.environ), None):
-        rest = _dotted(place[names[::-1].index(variable) + 1 :])
-        return f"{variable}{rest}: " if rest.startswith("[") or not rest else f"{variable}: {rest}: "
-    if path is None:
-        return f"{_dotted(place)}: "
-    line = line_of(text, place)
-    where = f"{path}:{line}" if line else str(path)
-    return f"{where}: {_dotted(place)}: " if place else f"{where}: "
 
 
 def _depth(value: object, place: Place) -> int:
