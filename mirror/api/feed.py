@@ -92,7 +92,7 @@ class FeedPart(msgspec.Struct, frozen=True):
 
 
 class _UnknownPosition(MirrorError):
-    """The client is at a place that the journal does not know: too old (410), or of another journal (409)."""
+    """The client's position is not in the journal: too old (410), or of another journal (409)."""
 
     def __init__(self, status: int, sentence: str, position: Position) -> None:
         super().__init__(sentence)
@@ -133,7 +133,7 @@ class FeedApi:
         return [web.get("/-/feed", self.feed), web.get("/-/holdings", self.holdings)]
 
     def stop(self) -> None:
-        """Answer every client that waits, and let none wait from now on: this mirror ends or is replaced."""
+        """Answer every client that waits, and have none wait from now on: this mirror ends or is replaced."""
         self._stopped = True
         self._journal.wake()
 
@@ -150,30 +150,30 @@ class FeedApi:
         the journal that `since` is a place in, as named by an earlier response.
         """
         wait = _number(request, "wait", 0.0)
-        only = self._repository(request)
-        scopes = await self._scopes(request, only)
+        repository = self._selected(request)
+        scopes = await self._scopes(request, repository)
         position = await self._journal.position()
         try:
             since = _since(request, position)
             if request.headers.get("Upgrade", "").lower() == "websocket":
-                return await self._socket(request, since, only)
+                return await self._socket(request, since, repository)
             part = await self._part(since, scopes)
             if wait and not part.lines:
-                with self._waiting_place(request):
-                    part = await self._wait(request, part.serial, min(wait, LONGEST_WAIT_SECONDS), only)
+                with self._count_waiting(request):
+                    part = await self._wait(request, part.serial, min(wait, LONGEST_WAIT_SECONDS), repository)
         except _UnknownPosition as error:
             return _resynchronise(error)
         body = b"".join(msgspec.json.encode(line) + b"\n" for line in part.lines)
-        return web.Response(body=body, headers=_headers(position, part.serial, only), content_type=LINES)
+        return web.Response(body=body, headers=_headers(position, part.serial, repository), content_type=LINES)
 
-    async def _wait(self, request: web.Request, since: int, seconds: float, only: str | None) -> FeedPart:
-        until, part = time.monotonic() + seconds, FeedPart([], since)
-        while not part.lines and not self._stopped and (left := until - time.monotonic()) > 0:
+    async def _wait(self, request: web.Request, since: int, seconds: float, repository: str | None) -> FeedPart:
+        deadline, part = time.monotonic() + seconds, FeedPart([], since)
+        while not part.lines and not self._stopped and (left := deadline - time.monotonic()) > 0:
             if self._journal.serial <= part.serial:  # nothing is awaited between this check and the next line
                 await self._journal.wait(min(left, CLIENT_CHECK_SECONDS))
                 if request.transport is None or request.transport.is_closing():
                     break
-            part = await self._part(part.serial, await self._scopes(request, only))
+            part = await self._part(part.serial, await self._scopes(request, repository))
         return part
 
     async def _part(self, since: int, scopes: Mapping[str, Scope]) -> FeedPart:
@@ -220,16 +220,16 @@ class FeedApi:
 
     # WebSockets
 
-    async def _socket(self, request: web.Request, since: int, only: str | None) -> web.StreamResponse:
+    async def _socket(self, request: web.Request, since: int, repository: str | None) -> web.StreamResponse:
         """Send the same lines, one in each message, until either side closes the connection."""
         origin = request.headers.get("Origin")
         # RFC 6455 section 10.2: a page of another site must not read with the login of the person who looks at it.
         if origin is not None and urlsplit(origin).netloc.lower() != urlsplit(public_url(request)).netloc.lower():
             raise Forbidden("The feed is not given to pages of other sites.")
-        with self._waiting_place(request):
+        with self._count_waiting(request):
             socket = web.WebSocketResponse(heartbeat=30, max_msg_size=1024, compress=False)
             await socket.prepare(request)
-            sending = asyncio.create_task(self._send_lines(request, socket, since, only))
+            sending = asyncio.create_task(self._send_lines(request, socket, since, repository))
             try:
                 async for message in socket:
                     if message.type in (WSMsgType.TEXT, WSMsgType.BINARY):
@@ -240,12 +240,12 @@ class FeedApi:
         return socket
 
     async def _send_lines(
-        self, request: web.Request, socket: web.WebSocketResponse, since: int, only: str | None
+        self, request: web.Request, socket: web.WebSocketResponse, since: int, repository: str | None
     ) -> None:
         code, reason = 1001, b"the mirror ends or reloads: come back"
         try:
             while not self._stopped and not socket.closed:
-                part = await self._part(since, await self._scopes(request, only))
+                part = await self._part(since, await self._scopes(request, repository))
                 for line in part.lines:
                     await socket.send_str(msgspec.json.encode(line).decode())
                 since = part.serial
@@ -262,39 +262,39 @@ class FeedApi:
 
     async def holdings(self, request: web.Request) -> web.StreamResponse:
         """List pages, files and sidecars of one repository by project, from `after` on; `X-Mirror-Next` goes on."""
-        only = self._repository(request) or next(iter(self._repositories))
-        scope = (await self._scopes(request, only))[only]
+        repository = self._selected(request) or next(iter(self._repositories))
+        scope = (await self._scopes(request, repository))[repository]
         after = request.query.get("after", "")[:1000]
         position = await self._journal.position()
         async with self._holdings_slots:
-            lines, more = await self._held(only, scope, after)
-        headers = _headers(position, position.newest, only)
+            lines, more = await self._held(repository, scope, after)
+        headers = _headers(position, position.newest, repository)
         if more:
             headers["X-Mirror-Next"] = lines[-1].project
         body = b"".join(msgspec.json.encode(line) + b"\n" for line in lines)
         return web.Response(body=body, headers=headers, content_type=LINES)
 
-    async def _held(self, only: str, scope: Scope, after: str) -> tuple[list[HeldLine], bool]:
+    async def _held(self, repository: str, scope: Scope, after: str) -> tuple[list[HeldLine], bool]:
         """Return what is held of the next projects that the client may read, and whether there are more."""
-        sources = [source.name for source in self._repositories[only].sources if not source.local]
+        sources = [source.name for source in self._repositories[repository].sources if not source.local]
         lines: list[HeldLine] = []
         more = True
-        while more and not lines:  # the next place must not be the name of what the client may not read
-            names = await self._contents.projects(sources, only, after, PROJECTS_PER_RESPONSE)
+        while more and not lines:  # `after` of the next request must not name what the client may not read
+            names = await self._contents.projects(sources, repository, after, PROJECTS_PER_RESPONSE)
             more, after = len(names) == PROJECTS_PER_RESPONSE, names[-1] if names else after
             lines = [
                 HeldLine(
-                    repository=only, project=name, kind="file" if one.filename else "page",
+                    repository=repository, project=name, kind="file" if one.filename else "page",
                     filename=one.filename, sha256=one.digest, size=one.size,
                 )
                 for name in names if scope.allows(name)
-                for one in await self._contents.of_project(sources, only, name)
+                for one in await self._contents.of_project(sources, repository, name)
             ]  # fmt: skip
         return lines, more
 
     # Which client may read what
 
-    def _repository(self, request: web.Request) -> str | None:
+    def _selected(self, request: web.Request) -> str | None:
         """Return the name of the repository that the request is about; None for all. Raises NotFound."""
         name, index = request.query.get("repository"), request.query.get("index")
         if name is None and index is not None:
@@ -303,10 +303,10 @@ class FeedApi:
             raise NotFound("There is no such repository here.")
         return name
 
-    async def _scopes(self, request: web.Request, only: str | None) -> dict[str, Scope]:
+    async def _scopes(self, request: web.Request, repository: str | None) -> dict[str, Scope]:
         """Return what the client may read, by repository. Raises Unauthorized where nothing is open to everyone."""
-        if only is not None:
-            return {only: await self._guard.read_access(only).scope(request)}
+        if repository is not None:
+            return {repository: await self._guard.read_access(repository).scope(request)}
         identity = await self._guard.identify(request)
         scopes = {name: self._guard.scope(identity, "read", name) for name in self._repositories}
         if not identity.known and all(scope.nothing for scope in scopes.values()):
@@ -314,7 +314,7 @@ class FeedApi:
         return scopes
 
     @contextmanager
-    def _waiting_place(self, request: web.Request) -> Iterator[None]:
+    def _count_waiting(self, request: web.Request) -> Iterator[None]:
         """Count the client as waiting for the length of the block. Raises Unavailable when too many are."""
         address = address_of(request)
         if self._waiting.total() >= WAITING_CLIENTS or self._waiting[address] >= WAITING_PER_ADDRESS:
@@ -354,18 +354,18 @@ def _since(request: web.Request, position: Position) -> int:
     return since
 
 
-def _headers(position: Position, serial: int, only: str | None) -> dict[str, str]:
+def _headers(position: Position, serial: int, repository: str | None) -> dict[str, str]:
     headers = {
         "Cache-Control": "no-store",
         "X-Mirror-Feed": position.id,
         "X-Mirror-Serial": str(serial),
         "X-Mirror-Newest": str(max(position.newest, serial)),
     }
-    return headers | ({"X-Mirror-Repository": only} if only else {})
+    return headers | ({"X-Mirror-Repository": repository} if repository else {})
 
 
 def _resynchronise(error: _UnknownPosition) -> web.Response:
-    """Tell a client how to go on whose place in the journal is not known; for programs as for people."""
+    """Return how a client can continue whose position is not in the journal, for programs as for people."""
     position = error.position
     document = {
         "error": f"{error} Compare what you hold with /-/holdings, and go on from the serial that it was asked at.",

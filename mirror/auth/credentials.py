@@ -31,7 +31,7 @@ KEY_SCOPES: Mapping[str, Right] = {
     "add_owner": "admin",
     "remove_owner": "admin",
 }
-"""The scopes for which `gem signin` can ask → the rights that they are here."""
+"""The scopes that `gem signin` can request → the rights that they are here."""
 
 _TOKEN = re.compile(r"mirror_[0-9a-f]{64}")
 
@@ -107,10 +107,10 @@ def _basic(encoded: str) -> TokenCredential | PasswordCredential:
 
 
 def requested_key(form: bytes) -> tuple[str, frozenset[Right]]:
-    """Return the name and the rights of the key for which a form of `POST /api/v1/api_key` asks.
+    """Return the name and the rights of the key that a form of `POST /api/v1/api_key` requests.
 
     All rights when it names no scope, as old clients do; a key never has more than its user. gem 4.x sends the form
-    without a Content-Type (rule 9), so the body is parsed as it is. Raises Invalid.
+    without a Content-Type (rule 9 of `mirror.rubygems.routes`), so the body is parsed as it is. Raises Invalid.
     """
     if len(form) > MAX_FORM_BYTES:
         raise Invalid("The form is too long.")

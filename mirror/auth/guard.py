@@ -43,7 +43,7 @@ VERIFIED_SECONDS = 60.0
 VERIFIED_BYTES = 10 << 20
 """Memory for verified credentials, and as much again for what each may do."""
 VERIFIED_ENTRY_BYTES = 700
-"""Memory for one entry of either."""
+"""What one entry of either is taken to need."""
 RECHECK_SECONDS = 1.0
 """Seconds between two checks whether accounts have changed."""
 FREE_PER_USER, FREE_PER_ADDRESS = 3, 100
@@ -103,7 +103,7 @@ class Guard:
         return identity
 
     def accounts_changed(self) -> None:
-        """Let a change of an account in this process take effect with the next request."""
+        """Make a change of an account in this process take effect with the next request."""
         self._checked_at = float("-inf")
 
     async def _check_accounts(self) -> None:
@@ -266,7 +266,7 @@ class Guard:
         return secret
 
     async def close(self) -> None:
-        """Finish what is being recorded; before the catalog closes."""
+        """Wait for what is being recorded; to be called before the catalog closes."""
         await asyncio.gather(*self._recording, return_exceptions=True)
 
 

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 MIN_CHARACTERS = 8
 MAX_CHARACTERS = 1000
 MAX_AT_ONCE = 2
-"""Passwords that are verified at the same time."""
+"""The most passwords that are verified at the same time."""
 
 
 @cache

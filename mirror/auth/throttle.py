@@ -1,4 +1,4 @@
-"""Throttling logins: failed ones make the next ones of the same client wait. Pure; the time is an argument.
+"""Throttle logins: failed ones make the next ones of the same client wait. Pure; the time is an argument.
 
 No one is locked out. Attempts with one key (an address with a user name, or an address) are scheduled one after the
 other, the further apart the more have failed; an attempt that would have to wait too long is refused at once. Every
@@ -10,11 +10,11 @@ import msgspec
 from mirror.index.cache import BoundedCache, MemoryBudget
 
 MAX_WAIT_SECONDS = 10.0
-"""Seconds that a client is kept waiting; refused beyond."""
+"""Seconds that an attempt may have to wait; above that it is refused."""
 FORGET_SECONDS = 600.0
 """Seconds without an attempt after which failures are forgotten."""
 FAILURES_BYTES = 8 << 20
-"""Memory for the keys that were used last: some 20,000."""
+"""Bytes of memory for failures, enough for the last 20,000 keys."""
 FAILURE_BYTES = 100
 
 

@@ -1,8 +1,8 @@
 """The settings: one frozen class for each section of the file, and `Settings`, which holds them all.
 
-To add a section, write one class here and one field in `Settings`, then the same keys in config/mirror.toml; the
-environment, the errors with their places and the reference follow by themselves. The docstring below a field is its
-text in the reference. The sections about indexes, access and policy have files of their own.
+To add a section, write a class here and a field in `Settings`, then the same keys in config/mirror.toml; environment,
+error messages and the reference follow by themselves. The docstring below a field is its text in the reference. The
+sections about indexes, access and policy have modules of their own.
 """
 
 import fnmatch
@@ -134,7 +134,7 @@ class StoreSettings(Section):
     sweep_every: Duration = 600
     """How often `serve` checks whether files have to be evicted, when there is a limit."""
     verify_rate: Size = 0
-    """How many bytes a second `serve` reads again of what is held, to find damage on the disk; 0 for none."""
+    """How many bytes of the store `serve` verifies in a second, to find damage on the disk; 0 for none."""
 
 
 class FeedSettings(Section):

@@ -152,10 +152,10 @@ def index_url(value: object) -> URL:
     """Return an absolute http or https URL, with a slash at its end so that paths can be joined. Raises ValueError."""
     try:
         url = value if isinstance(value, URL) else URL(str(value))
-        sound = isinstance(value, str | URL) and url.scheme in {"http", "https"} and bool(url.host)
+        valid = isinstance(value, str | URL) and url.scheme in {"http", "https"} and bool(url.host)
     except ValueError:
-        sound = False
-    if not sound:
+        valid = False
+    if not valid:
         raise ValueError("should be an absolute http:// or https:// URL")
     if url.query_string or url.fragment:
         raise ValueError("should be a URL without query and fragment")

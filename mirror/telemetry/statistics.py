@@ -1,4 +1,4 @@
-"""Totals that outlive a restart: requests by outcome, and the bytes that they saved."""
+"""Totals that outlive a restart: requests by outcome, and the bytes that were sent and saved."""
 
 import logging
 import time
