@@ -20,6 +20,7 @@ import aiohttp
 from yarl import URL
 
 from mirror.config import Settings
+from mirror.service.endpoints import Endpoints
 from mirror.service.open import Mode, open_mirror
 from mirror.service.services import Mirror
 from tests.simulator import Simulator
@@ -91,9 +92,10 @@ class Reply:
 class Serving(Client):
     """A mirror in this process."""
 
-    def __init__(self, url: str, session: aiohttp.ClientSession, mirror: Mirror) -> None:
+    def __init__(self, url: str, session: aiohttp.ClientSession, mirror: Mirror, endpoints: Endpoints) -> None:
         super().__init__(url, session)
         self.mirror = mirror
+        self.endpoints = endpoints
 
 
 class Spawned(Client):
@@ -123,7 +125,8 @@ async def serving(
     table |= {"listen": ["127.0.0.1:0"], "data_dir": str(data_dir), "repositories": repositories}
     validated = Settings.model_validate(table)
     async with open_mirror(validated, Mode.SERVE, clock=clock) as opened, _session() as session:
-        yield Serving(opened.urls[0], session, await opened.mirror())
+        assert opened.endpoints
+        yield Serving(opened.urls[0], session, await opened.mirror(), opened.endpoints)
 
 
 @asynccontextmanager

@@ -3,6 +3,7 @@
 store           what is stored, and outlives every reload
 ecosystems      Python and Ruby, by the names that settings give them
 services        the composition root: a mirror, made from settings over a store, and the activity of the process
+endpoints       the URLs of a mirror, and what answers there
 generation      a mirror at work, with its connections and jobs
 process         the service: start, reload, stop, signals
 listening       sockets and certificates

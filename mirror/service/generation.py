@@ -10,6 +10,7 @@ from mirror.config import Settings
 from mirror.server.connection import ConnectionGroup, ConnectionProtocol, Connections
 from mirror.server.drain import ConnectionRunner
 from mirror.server.replay import ReplayCache
+from mirror.service.endpoints import Endpoints
 from mirror.service.jobs import Supervisor, mirror_jobs
 from mirror.service.services import Activity, Mirror
 from mirror.service.store import Store
@@ -50,12 +51,14 @@ class Generation:
         self._metrics.uncounted.append(self._group.process_records)
         self._open.push_async_callback(self.mirror.close)
         await self.mirror.open()
+        self.endpoints = Endpoints(self.mirror)
+        self._open.push_async_callback(self.endpoints.close)
 
     async def start(self) -> None:
         """Begin to write and be able to answer."""
         await self.mirror.start()
         runner = ConnectionRunner(
-            self.mirror.application(),
+            self.endpoints.application(),
             self._group,
             shutdown_timeout=self._grace,
             access_log_class=self._group.access_logger(),
@@ -82,6 +85,16 @@ class Generation:
     def connect(self) -> ConnectionProtocol:
         """Return the protocol of a new connection."""
         return self.runner.connect()
+
+    async def stop_writing(self) -> None:
+        """Leave writing to another generation, and have no client wait for news; answer everything else as before."""
+        self.endpoints.feed.stop()
+        await self.mirror.stop_writing()
+
+    def resume_writing(self) -> None:
+        """Write again: no other generation has taken over after all."""
+        self.endpoints.feed.resume()
+        self.mirror.resume_writing()
 
     async def retire(self) -> None:
         """Finish what has begun, however long that takes, and close: another generation has taken over."""

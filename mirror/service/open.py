@@ -22,6 +22,7 @@ from mirror.service.store import Store
 
 if TYPE_CHECKING:
     from mirror.index.publish import Publisher
+    from mirror.service.endpoints import Endpoints
     from mirror.service.services import Mirror
 
 
@@ -50,6 +51,8 @@ class OpenMirror:
         self.journal = store.journal
         self.urls: Sequence[str] = ()
         """Where it listens: nowhere but in SERVE."""
+        self.endpoints: Endpoints | None = None
+        """What answers there."""
         self._stack = stack
         self._mirror: Mirror | None = None
 
@@ -99,6 +102,7 @@ async def open_mirror(
             stack.push_async_callback(service.stop, politely=False)
             opened = OpenMirror(settings, service.store, stack)
             opened.urls, opened._mirror = service.urls, service.mirror
+            opened.endpoints = service.generation.endpoints
             yield opened
             return
         if mode is Mode.ALONE:

@@ -156,11 +156,11 @@ class Service:
             await new.close()
             raise
         old = self.generation
-        await old.mirror.retire()
+        await old.stop_writing()
         try:
             await new.start()
         except BaseException:
-            old.mirror.resume()
+            old.resume_writing()
             self._listeners.release(bound)
             await new.close()
             raise

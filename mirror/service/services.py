@@ -1,6 +1,7 @@
 """The composition root: the only module that names the concrete classes together.
 
-`Mirror.open` makes everything from the settings. Listening and the life of the process are in `mirror.service.process`.
+`Mirror.open` makes everything from the settings. Its URLs are in `mirror.service.endpoints`, listening and the life of
+the process in `mirror.service.process`.
 """
 
 import asyncio
@@ -8,22 +9,12 @@ import logging
 from collections.abc import Coroutine, Sequence
 from contextlib import AsyncExitStack
 
-from aiohttp import web
-
-import mirror.pypi.routes
-import mirror.pypi.upload
-import mirror.rubygems.routes
-import mirror.rubygems.upload
 from mirror import __version__
-from mirror.api.explain import ExplainApi
-from mirror.api.feed import FeedApi
-from mirror.api.state import MirrorState, MonitoringApi
-from mirror.api.uploads import UploadsApi
+from mirror.api.state import MirrorState
 from mirror.auth import Guard, rules_of, tokens_of, users_of
-from mirror.auth.audit import AuditTrail
 from mirror.catalog import HeldFile
 from mirror.config import AgesSettings, RepositorySettings, Settings, UpstreamSettings
-from mirror.errors import NotFound, Unauthorized
+from mirror.errors import NotFound
 from mirror.index.cache import MemoryBudget
 from mirror.index.freshness import Ages
 from mirror.index.merge import Precedence
@@ -38,18 +29,13 @@ from mirror.policy import Policy
 from mirror.policy.records import Policies
 from mirror.rubygems.log.published_index import PublishedIndex
 from mirror.rubygems.log.upstream_index import UpstreamIndex
-from mirror.server.middleware import request_middleware
 from mirror.server.pages import PageCache
-from mirror.server.proxies import TrustedProxies
 from mirror.service.ecosystems import ECOSYSTEMS
 from mirror.service.store import Store
 from mirror.telemetry.metrics import Metrics
 from mirror.telemetry.statistics import Statistics
 from mirror.transfer import Transfers
 from mirror.upstream import Credentials, Upstream, UpstreamOptions
-from mirror.web.access import ViewerAccess
-from mirror.web.projects import BrowsableRepository, KnownNames, stored_names
-from mirror.web.routes import WebPages
 
 logger = logging.getLogger(__name__)
 
@@ -119,9 +105,6 @@ class Mirror:
         self.policies.listeners.append(self._policy_changed)
         for name, settings in self.settings.repositories.items():
             self.repositories[name] = self._repository(name, settings)
-        self.feed_api = self._feed_api()
-        self.pages = self._web_pages()
-        self._open.push_async_callback(self.pages.close)
 
     async def start(self) -> None:
         """Begin to write; no other mirror of this process does from here on."""
@@ -265,111 +248,15 @@ class Mirror:
             proxy=str(settings.proxy.get_secret_value()) if settings.proxy else None,
         )
 
-    def application(self) -> web.Application:
-        """Return the application: the routes of all repositories, and our own below `/-/`."""
-        proxies = TrustedProxies(self.settings.proxies.trusted, self.settings.proxies.standard)
-        audit = AuditTrail(self.guard.identify, self.catalog.removed, self.clock)
-        app = web.Application(middlewares=[request_middleware(proxies, audit)], client_max_size=1 << 20)
-        for name in self.repositories:
-            app.add_routes(self._routes(name))
-        app.add_routes(UploadsApi(self.publishers, self.catalog.uploads, self.guard).table())
-        app.add_routes(MonitoringApi(self.state, self._may_read_all).table())
-        app.add_routes(self.feed_api.table())
-        app.add_routes(ExplainApi(self.repositories, self.guard, self.catalog.files, self.clock).table())
-        app.add_routes(self.pages.table())
-        app.on_shutdown.append(self._stop_feed)
-        return app
-
-    def _routes(self, name: str) -> list[web.RouteDef]:
-        """Return the routes of one repository: those that are read, and those for uploads."""
-        repository, publisher, guard = self.repositories[name], self.publishers[name], self.guard
-        access, mount = guard.read_access(name), self.settings.repositories[name].mount
-        incoming, limits = self.blobs.incoming, self.settings.limits
-        published = self.published_indexes.get(name)
-        if published is None:
-            return [
-                *mirror.pypi.routes.Routes(repository, self.page_cache, access, mount).table(),
-                *mirror.pypi.upload.UploadRoutes(publisher, guard, incoming, limits, mount).table(),
-            ]
-        accounts = self.catalog.accounts
-        return [
-            *mirror.rubygems.routes.Routes(repository, published, self.page_cache, access, mount).table(),
-            *mirror.rubygems.upload.UploadRoutes(
-                publisher, repository, guard, accounts, incoming, limits, mount
-            ).table(),
-        ]
-
-    async def _stop_feed(self, app: web.Application) -> None:
-        self.feed_api.stop()
-
-    def _feed_api(self) -> FeedApi:
-        return FeedApi(
-            self.repositories,
-            {ECOSYSTEMS[one.format].index_at(one.mount): name for name, one in self.settings.repositories.items()},
-            {name: published.show for name, published in self.published_indexes.items()},
-            self.guard,
-            self.journal,
-            self.catalog.contents,
-        )
-
-    def _web_pages(self) -> WebPages:
-        auth = self.settings.auth
-        return WebPages(
-            repositories={name: self._browsable(name, repository) for name, repository in self.repositories.items()},
-            access=ViewerAccess(
-                self.guard,
-                self.catalog.accounts,
-                list(self.repositories),
-                closed=bool(auth.rules or auth.users or auth.tokens),
-            ),
-            catalog=self.catalog,
-            feed=self.journal,
-            statistics=self.statistics,
-            status=self.state.status,
-            transfers=self.transfers.active,
-        )
-
-    def _browsable(self, name: str, repository: Repository) -> BrowsableRepository:
-        settings = self.settings.repositories[name]
-        published = self.published_indexes.get(name)
-        ecosystem = ECOSYSTEMS[settings.format]
-
-        async def names() -> KnownNames:
-            if published is None:
-                return await stored_names(repository, self.catalog.pages)
-            log = published.log
-            return KnownNames.of(log.map, log.etag) if log else KnownNames.of(())
-
-        return BrowsableRepository(
-            repository=repository,
-            mount=settings.mount,
-            ecosystem=ecosystem,
-            names=names,
-            upstreams={upstream.url: upstream.name for upstream in settings.upstreams},
-            private=tuple(ecosystem.versions.pattern(pattern) for pattern in settings.private),
-        )
-
-    async def _may_read_all(self, request: web.Request) -> bool:
-        """Return whether the client may read all that is here, and so see any project's name."""
-        if all(self.guard.read_access(name).open for name in self.repositories):
-            return True
-        try:
-            identity = await self.guard.identify(request)
-        except Unauthorized:
-            return False
-        return all(self.guard.scope(identity, "read", name).everything for name in self.repositories)
-
-    async def retire(self) -> None:
+    async def stop_writing(self) -> None:
         """Stop writing the logs, which another mirror of this process continues; answer as before."""
-        self.feed_api.stop()
         for published in self.published_indexes.values():
             await published.retire()
         for upstream in self.upstream_indexes.values():
             await upstream.retire()
 
-    def resume(self) -> None:
+    def resume_writing(self) -> None:
         """Write again: no other mirror has taken over after all."""
-        self.feed_api.resume()
         for published in self.published_indexes.values():
             published.resume()
         for upstream in self.upstream_indexes.values():

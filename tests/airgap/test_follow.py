@@ -461,7 +461,7 @@ async def test_a_mirror_that_never_lets_wait_is_not_asked_without_end(tmp_path: 
     async with pair(tmp_path) as (a, b):
         await caught_up(b, a)
         before = sum(upstream.health().requests for upstream in b.mirror.upstreams.values())
-        a.mirror.feed_api.stop()
+        a.endpoints.feed.stop()
         await asyncio.sleep(1)
         assert sum(upstream.health().requests for upstream in b.mirror.upstreams.values()) - before < 20
 

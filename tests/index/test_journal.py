@@ -151,7 +151,7 @@ async def test_the_end_of_the_process_waits_for_nobody(tmp_path: Path) -> None:
         asking = asyncio.create_task(mirror.get("-/feed?since=0&wait=60"))
         await asyncio.sleep(0.2)
         began = time.monotonic()
-        mirror.mirror.feed_api.stop()
+        mirror.endpoints.feed.stop()
         assert (await asyncio.wait_for(asking, 10)).status == 200
         assert time.monotonic() - began < 10
 
@@ -243,7 +243,7 @@ async def test_a_websocket_is_closed_for_who_talks_and_at_the_end(mirror: Servin
             await socket.send_str("hello")
             assert (await socket.receive(timeout=10)).type is aiohttp.WSMsgType.CLOSE
         async with session.ws_connect(f"{mirror.url}-/feed") as socket:
-            mirror.mirror.feed_api.stop()
+            mirror.endpoints.feed.stop()
             message = await socket.receive(timeout=10)
             assert (message.type, message.data) == (aiohttp.WSMsgType.CLOSE, 1001)
 

@@ -469,11 +469,11 @@ async def test_many_reloads_leave_nothing_behind(service: Service, tmp_path: Pat
 
     await service.reload(settings_of(tmp_path, simulator))
     await settled()
-    listeners, files, tasks = len(service.mirror.journal._subscriptions), open_files(), len(asyncio.all_tasks())
+    listeners, files, tasks = len(service.mirror.journal.subscriptions), open_files(), len(asyncio.all_tasks())
     for _ in range(5):
         await service.reload(settings_of(tmp_path, simulator))
     await settled()
-    assert len(service.mirror.journal._subscriptions) == listeners
+    assert len(service.mirror.journal.subscriptions) == listeners
     assert open_files() <= files + 2
     assert len(asyncio.all_tasks()) <= tasks + 2, [
         task.get_name() + repr(task.get_coro()) for task in asyncio.all_tasks()

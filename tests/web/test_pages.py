@@ -319,7 +319,7 @@ async def test_pages_work_below_the_prefix_of_a_proxy(mirror: Serving, simulator
 
 
 async def test_the_lines_to_copy_have_the_prefix_of_a_proxy(mirror: Serving) -> None:
-    (shelf, *_) = mirror.mirror.pages._repositories.values()
+    (shelf, *_) = mirror.endpoints.pages._repositories.values()
     request = make_mocked_request("GET", "/", headers={"Host": "inside:1"})
     request[FACTS] = RequestFacts(origin="https://packages.example/mirror")
     assert str(_root(request, shelf)) == "https://packages.example/mirror/"
@@ -331,13 +331,13 @@ async def test_a_page_does_not_wait_for_a_slow_upstream(
     simulator.publish(wheel("six", "1.0", summary="Six."))
     await mirror.get("simple/six/")
     stalled = simulator.inject("*.metadata", Stall())
-    mirror.mirror.pages._summaries = ProjectSummaries(0.2)
+    mirror.endpoints.pages._summaries = ProjectSummaries(0.2)
     tree = sound(await look(mirror, "-/projects/pypi/six/"))
     assert "slow" in tree.css_first(".notice").text()
     assert "six-1.0-py3-none-any.whl" in tree.css_first(".files").text()
     stalled.release()
     simulator.heal()
-    mirror.mirror.pages._summaries = ProjectSummaries(20)
+    mirror.endpoints.pages._summaries = ProjectSummaries(20)
     assert sound(await look(mirror, "-/projects/pypi/six/")).css_first(".lead").text() == "Six."
 
 

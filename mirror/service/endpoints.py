@@ -1,0 +1,123 @@
+"""The URLs of a mirror: those of its repositories, and our own below `/-/`."""
+
+from aiohttp import web
+
+from mirror.api.explain import ExplainApi
+from mirror.api.feed import FeedApi
+from mirror.api.state import MonitoringApi
+from mirror.api.uploads import UploadsApi
+from mirror.auth.audit import AuditTrail
+from mirror.errors import Unauthorized
+from mirror.index.repository import Repository
+from mirror.pypi.routes import Routes as PythonRoutes
+from mirror.pypi.upload import UploadRoutes as PythonUploadRoutes
+from mirror.rubygems.routes import Routes as RubyRoutes
+from mirror.rubygems.upload import UploadRoutes as RubyUploadRoutes
+from mirror.server.middleware import request_middleware
+from mirror.server.proxies import TrustedProxies
+from mirror.service.ecosystems import ECOSYSTEMS
+from mirror.service.services import Mirror
+from mirror.web.access import ViewerAccess
+from mirror.web.projects import BrowsableRepository, KnownNames, stored_names
+from mirror.web.routes import WebPages
+
+
+class Endpoints:
+    """The handlers of all requests to one mirror."""
+
+    def __init__(self, mirror: Mirror) -> None:
+        self._mirror = mirror
+        self.feed = FeedApi(
+            mirror.repositories,
+            {ECOSYSTEMS[one.format].index_at(one.mount): name for name, one in mirror.settings.repositories.items()},
+            {name: published.show for name, published in mirror.published_indexes.items()},
+            mirror.guard,
+            mirror.journal,
+            mirror.catalog.contents,
+        )
+        auth = mirror.settings.auth
+        self.pages = WebPages(
+            repositories={name: self._browsable(name, repository) for name, repository in mirror.repositories.items()},
+            access=ViewerAccess(
+                mirror.guard,
+                mirror.catalog.accounts,
+                list(mirror.repositories),
+                closed=bool(auth.rules or auth.users or auth.tokens),
+            ),
+            catalog=mirror.catalog,
+            feed=mirror.journal,
+            statistics=mirror.statistics,
+            status=mirror.state.status,
+            transfers=mirror.transfers.active,
+        )
+
+    async def close(self) -> None:
+        """Cancel background work."""
+        await self.pages.close()
+
+    def application(self) -> web.Application:
+        """Return the application with all routes."""
+        mirror, proxies = self._mirror, self._mirror.settings.proxies
+        trusted = TrustedProxies(proxies.trusted, proxies.standard)
+        audit = AuditTrail(mirror.guard.identify, mirror.catalog.removed, mirror.clock)
+        app = web.Application(middlewares=[request_middleware(trusted, audit)], client_max_size=1 << 20)
+        for name in mirror.repositories:
+            app.add_routes(self._routes(name))
+        app.add_routes(UploadsApi(mirror.publishers, mirror.catalog.uploads, mirror.guard).table())
+        app.add_routes(MonitoringApi(mirror.state, self._may_read_all).table())
+        app.add_routes(self.feed.table())
+        app.add_routes(ExplainApi(mirror.repositories, mirror.guard, mirror.catalog.files, mirror.clock).table())
+        app.add_routes(self.pages.table())
+        app.on_shutdown.append(self._stop_feed)
+        return app
+
+    def _routes(self, name: str) -> list[web.RouteDef]:
+        """Return the routes of one repository: those that are read, and those for uploads."""
+        mirror, guard, pages = self._mirror, self._mirror.guard, self._mirror.page_cache
+        repository, publisher = mirror.repositories[name], mirror.publishers[name]
+        access, mount = guard.read_access(name), mirror.settings.repositories[name].mount
+        incoming, limits = mirror.blobs.incoming, mirror.settings.limits
+        published = mirror.published_indexes.get(name)
+        if published is None:
+            return [
+                *PythonRoutes(repository, pages, access, mount).table(),
+                *PythonUploadRoutes(publisher, guard, incoming, limits, mount).table(),
+            ]
+        accounts = mirror.catalog.accounts
+        return [
+            *RubyRoutes(repository, published, pages, access, mount).table(),
+            *RubyUploadRoutes(publisher, repository, guard, accounts, incoming, limits, mount).table(),
+        ]
+
+    async def _stop_feed(self, app: web.Application) -> None:
+        self.feed.stop()
+
+    def _browsable(self, name: str, repository: Repository) -> BrowsableRepository:
+        mirror, settings = self._mirror, self._mirror.settings.repositories[name]
+        published, ecosystem = mirror.published_indexes.get(name), ECOSYSTEMS[settings.format]
+
+        async def names() -> KnownNames:
+            if published is None:
+                return await stored_names(repository, mirror.catalog.pages)
+            log = published.log
+            return KnownNames.of(log.map, log.etag) if log else KnownNames.of(())
+
+        return BrowsableRepository(
+            repository=repository,
+            mount=settings.mount,
+            ecosystem=ecosystem,
+            names=names,
+            upstreams={upstream.url: upstream.name for upstream in settings.upstreams},
+            private=tuple(ecosystem.versions.pattern(pattern) for pattern in settings.private),
+        )
+
+    async def _may_read_all(self, request: web.Request) -> bool:
+        """Return whether the client may read all that is here, and so see any project's name."""
+        guard, names = self._mirror.guard, self._mirror.repositories
+        if all(guard.read_access(name).open for name in names):
+            return True
+        try:
+            identity = await guard.identify(request)
+        except Unauthorized:
+            return False
+        return all(guard.scope(identity, "read", name).everything for name in names)
