@@ -50,7 +50,7 @@ LIMITS = {
     "cold file": Limit(now=14, goal=14),
     "held file": Limit(now=8, goal=8),
     "first /versions": Limit(now=14, goal=14),
-    "cold /info": Limit(now=18, goal=16),
+    "cold /info": Limit(now=16, goal=16),
     "upload": Limit(now=18, goal=18),
 }
 GATHERS = Limit(now=1, goal=1)

@@ -6,7 +6,9 @@ it went is not here: we could not give it to anyone.
 """
 
 import logging
-from collections.abc import Awaitable, Callable, Collection
+from collections.abc import Awaitable, Callable, Collection, Sequence
+
+import msgspec
 
 from mirror.catalog import Catalog
 from mirror.catalog.retention import Why
@@ -36,7 +38,11 @@ class Removals:
             projects, _ = await self._reading.run("", self._read_projects)
         if project not in projects:
             return ()
-        return await self._known.get(project, lambda: self._catalog.removed.of_project(self._source, project)) or ()
+        return await self._known.get(project, lambda: self._read_files(project)) or ()
+
+    async def _read_files(self, project: str) -> tuple[File, ...]:
+        files = await self._catalog.removed.of_project(self._source, project)
+        return tuple(msgspec.structs.replace(file, source=self._source) for file in files)
 
     async def _read_projects(self) -> Collection[str]:
         projects = await self._catalog.removed.projects(self._source)
@@ -91,3 +97,15 @@ class Removals:
         """Stop what is being read."""
         await self._reading.close()
         await self._known.close()
+
+
+def with_removed(revision: str, project: Project, removed: Sequence[File]) -> tuple[str, Project, frozenset[str]]:
+    """Return a project with those of its removed files that it does not list by now, its revision, and their names."""
+    listed = {file.filename for file in project.files} if removed else set()
+    left = [file for file in removed if file.filename not in listed]
+    if not left:
+        return revision, project, frozenset()
+    versions = dict.fromkeys((*project.versions, *(file.version for file in left)))
+    project = msgspec.structs.replace(project, files=(*project.files, *left), versions=tuple(versions))
+    # The same page can leave other files behind than it did before.
+    return "\0".join((revision, *(file.filename for file in left))), project, frozenset(f.filename for f in left)

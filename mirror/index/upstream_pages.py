@@ -5,20 +5,29 @@
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Container, Iterator
 from contextlib import contextmanager
 from typing import TypeVar
 
 import msgspec
 
 from mirror.catalog import Catalog, PageRow
-from mirror.errors import NotFound, Offline, StorageFull, UpstreamError, UpstreamProtocolError, UpstreamUnavailable
+from mirror.errors import (
+    MirrorError,
+    NotFound,
+    Offline,
+    StorageFull,
+    UnknownProject,
+    UpstreamError,
+    UpstreamProtocolError,
+    UpstreamUnavailable,
+)
 from mirror.index.cache import BoundedCache, LoadingCache, MemoryBudget, SingleFlight
 from mirror.index.freshness import Decision, Freshness, decide, fresh_until, stands_in
 from mirror.index.journal import Journal
-from mirror.index.removals import Removals
-from mirror.index.source import Outdated, SourceOptions, name_of_upstream
-from mirror.model import Format, Names, Outcome, Page, Project, Stamp, UpstreamRequest, UpstreamResponse
+from mirror.index.removals import Removals, with_removed
+from mirror.index.source import Listing, Outdated, SourceOptions, name_of_upstream
+from mirror.model import File, Format, Names, Outcome, Page, Project, Stamp, UpstreamResponse
 from mirror.upstream import Upstream
 
 logger = logging.getLogger(__name__)
@@ -33,8 +42,17 @@ ROW_BYTES = 700
 """What a row takes in memory, without its body (measured)."""
 NAMES = Page("names")
 
-Fetch = Callable[[Page, UpstreamRequest, str | None, str | None], Awaitable[UpstreamResponse | None]]
-"""Gets a page from upstream: page, request, ETag and Last-Modified → response, None when it is unmodified."""
+
+class PageListing(msgspec.Struct, frozen=True):
+    """The entries of the pages of projects in an index of upstream's own."""
+
+    names: Container[str]
+    """The projects that it lists."""
+    revision: Callable[[str], str | None]
+    """Returns the revision of a project's page; None when the index does not tell."""
+    make: Callable[[str], Awaitable[UpstreamResponse]] | None = None
+    """Makes a project's page, where upstream has none. Raises NotFound, UpstreamError."""
+
 
 T = TypeVar("T", Project, Names)
 
@@ -61,9 +79,8 @@ class UpstreamPages:
         memory: MemoryBudget,
         options: SourceOptions,
     ) -> None:
-        self.listed: Callable[[Page], str | None] = lambda page: None
-        """Returns what upstream's own index lists as a page's revision, where it has such an index."""
-        self.fetch: Fetch = self._fetch
+        self.listing: PageListing | None = None
+        """What an index of upstream's own lists, where it has one."""
         self.outdated: Outdated = lambda projects: None
         self.writer: object = self
         """Who changes these pages, for the journal."""
@@ -88,6 +105,45 @@ class UpstreamPages:
         self._names_checked = 0.0
         """… and when that list was last confirmed."""
 
+    async def project(self, name: str, freshness: Freshness = Freshness.USUAL, known: str = "") -> Listing:
+        """Return what upstream lists of a project; see `Source.project`."""
+        page = Page("project", name)
+        until = self._clock() + LAG_SECONDS
+        outcome: Outcome = "offline" if self._options.offline else "stale"
+        try:
+            state = await self.get(page, freshness)
+            until, outcome = self.until(page, state), state.outcome
+            if state.row.stamp.found:
+                return await self._listing(page, state, until, known)
+            missing: MirrorError = UnknownProject(name)
+        except NotFound:
+            missing = UnknownProject(name)
+        except Offline as error:
+            missing = error
+        except UpstreamUnavailable as error:
+            error.last_known_missing = self._last_missing(page)
+            if not error.last_known_missing:
+                raise
+            missing = error
+        removed = await self._removals.of(name)
+        if not removed:
+            raise missing
+        revision, project, left = with_removed("", Project(name=name), removed)
+        return Listing(revision=revision, until=until, outcome=outcome, project=project, removed=left, gone=True)
+
+    async def _listing(self, page: Page, state: PageState, until: float, known: str) -> Listing:
+        """Return a project that upstream has, with what is left of its removed files."""
+        removed: tuple[File, ...] = ()
+        if self._may_have_removed(page.name):
+            removed = await self._removals.of(page.name)
+        if not removed and known == state.row.stamp.revision:
+            return Listing(revision=known, until=until, outcome=state.outcome, project=None)
+        revision, project = await self._parsed(page, state)
+        left: frozenset[str] = frozenset()
+        if removed:
+            revision, project, left = with_removed(revision, project, removed)
+        return Listing(revision=revision, until=until, outcome=state.outcome, project=project, removed=left)
+
     async def get(self, page: Page, freshness: Freshness) -> PageState:
         """Return the state of a page, after asking upstream where that is due. Raises Unavailable, UpstreamError."""
         row = await self._row(page)
@@ -96,7 +152,7 @@ class UpstreamPages:
                 raise Offline(f"{page.name or 'The list of names'} is not held here, and this mirror is offline.")
             return PageState(row, "offline")
         now = self._clock()
-        listed = self.listed(page)
+        listed = self._listed(page)
         if row and listed is not None and listed != row.stamp.revision and self._lags(page, listed, now):
             return PageState(row, "stale")
         if row and freshness is Freshness.USUAL and self._outdated(page, row):
@@ -120,11 +176,11 @@ class UpstreamPages:
             return now + 3600
         if state.outcome == "stale":
             return now  # so that the refreshed page is seen as soon as it is there
-        if (listed := self.listed(page)) is not None:
+        if (listed := self._listed(page)) is not None:
             return now + (LISTED_SECONDS if listed == state.row.stamp.revision else LAG_SECONDS)
         return fresh_until(state.row.stamp, self._options.ages)
 
-    async def project(self, page: Page, state: PageState) -> tuple[str, Project]:
+    async def _parsed(self, page: Page, state: PageState) -> tuple[str, Project]:
         """Return the project on a stored page, with the revision of that page."""
         if state.project is not None:
             return state.row.stamp.revision, state.project
@@ -160,7 +216,7 @@ class UpstreamPages:
             raise UpstreamUnavailable(f"The page of {page.name or page.kind} cannot be kept; please ask again.", 1)
         return stored[1]
 
-    def last_missing(self, page: Page) -> bool:
+    def _last_missing(self, page: Page) -> bool:
         """Return whether upstream's last answer was that there is no such page."""
         row = self._rows.peek(page)
         return row is not None and not row.stamp.found
@@ -196,6 +252,10 @@ class UpstreamPages:
             row, response = unstored
             return row.stamp.revision, response
         return await self._catalog.pages.read(self._name, page)
+
+    def _listed(self, page: Page) -> str | None:
+        """Return the revision of a page that upstream's own index lists."""
+        return self.listing.revision(page.name) if self.listing is not None and page.kind == "project" else None
 
     def _lags(self, page: Page, listed: str, now: float) -> bool:
         """Return whether upstream was asked just now and still has an older page than its own index lists."""
@@ -264,10 +324,18 @@ class UpstreamPages:
         request = msgspec.structs.replace(request, limit=min(request.limit, self._options.page_limit))
         known = row if row and row.stamp.found else None
         try:
-            response = await self.fetch(
-                page, request, known.etag if known else None, known.last_modified if known else None
+            if page.kind == "project" and self.listing is not None and self.listing.make is not None:
+                return await self._accept(page, row, await self.listing.make(page.name))
+            response = await self._upstream.get(
+                request, etag=known.etag if known else None, last_modified=known.last_modified if known else None
             )
         except NotFound:
+            listing = self.listing if page.kind == "project" else None
+            if listing is not None and listing.make is None and page.name in listing.names:
+                # No 404 to our clients for what upstream itself lists: some would leave the index for good.
+                raise UpstreamProtocolError(
+                    f"{self._upstream.name} lists {page.name}, but has no page of it."
+                ) from None
             return await self._missing(page, row)
         if response is not None:
             return await self._accept(page, row, response)
@@ -280,11 +348,6 @@ class UpstreamPages:
             await self._catalog.pages.touch(self._name, page, now)
         stamp = msgspec.structs.replace(known.stamp, checked=now)
         return self._keep(page, msgspec.structs.replace(known, stamp=stamp))
-
-    async def _fetch(
-        self, page: Page, request: UpstreamRequest, etag: str | None, last_modified: str | None
-    ) -> UpstreamResponse | None:
-        return await self._upstream.get(request, etag=etag, last_modified=last_modified)
 
     async def _fetch_again(self, page: Page) -> PageState:
         """Fetch a page whose stored response can no longer be read, without a condition."""

@@ -164,7 +164,7 @@ async def test_a_catalog_that_is_lost_in_use_never_lets_an_uploaded_name_go_upst
         inside = mirror.mirror
         await upload(mirror, await make_token(mirror), wheel("acme", "1.0"))
         page = (await mirror.get("simple/acme/")).body
-        await inside.database.write(*((sql, ()) for sql in EMPTIED))
+        await inside.store.database.write(*((sql, ()) for sql in EMPTIED))
         inside.repositories["pypi"].forget("acme")
         assert (await mirror.get("simple/acme/")).status == 503
         async with asyncio.timeout(20):

@@ -19,7 +19,7 @@ from mirror.index.freshness import Ages, Freshness
 from mirror.index.journal import Journal
 from mirror.index.source import SourceOptions
 from mirror.index.upstream import CachedUpstream
-from mirror.index.upstream_pages import LAG_SECONDS
+from mirror.index.upstream_pages import LAG_SECONDS, PageListing
 from mirror.model import Page, Project
 from mirror.pypi import FORMAT
 from mirror.transfer import Transfers
@@ -224,11 +224,11 @@ async def test_a_page_that_does_not_parse_changes_nothing(desk: Desk) -> None:
 async def test_a_listed_revision_is_believed_more_than_any_age(desk: Desk) -> None:
     source = desk.source()
     listing = await source.project("six")
-    source.use_listing(lambda page: listing.revision)
+    source.pages.listing = PageListing((), lambda name: listing.revision)
     desk.clock.now += 1e9
     assert (await source.project("six")).outcome == "hit"
     assert desk.simulator.count() == 1
-    source.use_listing(lambda page: "another")
+    source.pages.listing = PageListing((), lambda name: "another")
     assert (await source.project("six")).outcome == "miss"
     assert (await source.project("six")).outcome == "stale"  # upstream lags behind its own index
     assert desk.simulator.count() == 2
@@ -243,7 +243,7 @@ async def test_a_page_whose_body_is_lost_or_damaged_is_fetched_again(
     for damage in ("DELETE FROM pages", "UPDATE pages SET body = x'00'"):
         caplog.clear()
         source = desk.source()
-        assert await source._pages._row(PAGE) is not None  # it is known, and then it is gone
+        assert await source.pages._row(PAGE) is not None  # it is known, and then it is gone
         await desk.catalog.database.write((damage, ()))
         assert await filenames(source) == [SIX.filename]
         assert "is lost or damaged" in caplog.text

@@ -18,7 +18,8 @@ from mirror.catalog import Logs
 from mirror.errors import Invalid, NotFound, UpstreamProtocolError
 from mirror.index.cache import SingleFlight
 from mirror.index.upstream import CachedUpstream
-from mirror.model import Page, UpstreamRequest, UpstreamResponse
+from mirror.index.upstream_pages import PageListing, UpstreamPages
+from mirror.model import UpstreamRequest, UpstreamResponse
 from mirror.rubygems import pages
 from mirror.rubygems.index import info_from_gemspecs, map_from_specs
 from mirror.rubygems.log.upstream_copy import Append, Refetch, Refused, Replace, Unchanged, UpstreamCopy, follow
@@ -62,6 +63,7 @@ class UpstreamIndex:
         """When upstream was last asked, with or without success, in seconds since the epoch."""
         self.listeners: list[Callable[[Collection[str]], None]] = []
         """Called with the names of the gems that upstream lists otherwise than before."""
+        self._pages: list[UpstreamPages] = []
         self._upstream = upstream
         self._logs = logs
         self._log_name = f"upstream {name}"
@@ -74,8 +76,18 @@ class UpstreamIndex:
         self._clock = clock
 
     def attach_to(self, source: CachedUpstream) -> None:
-        """Let a source learn from our copy which of its info pages are current, and how to fetch one."""
-        source.use_listing(self._listed, self._fetch_page)
+        """Let a source learn from our copy which of its info pages are current, and how to make one."""
+        self._pages.append(source.pages)
+        self._show_map()
+
+    def _show_map(self) -> None:
+        """Let the sources know what upstream lists now."""
+        if self.map is not None:
+            listing = PageListing(self.map, self.map.md5)
+            if self._legacy:
+                listing = PageListing(self.map, self._made_revision, self._info_from_gemspecs)
+            for pages_of_source in self._pages:
+                pages_of_source.listing = listing
 
     async def open(self) -> None:
         """Read the stored copy, once."""
@@ -89,6 +101,7 @@ class UpstreamIndex:
             return
         self._legacy = stored.startswith(_LEGACY)
         self.map = await asyncio.to_thread(parse_versions, stored.removeprefix(_LEGACY))
+        self._show_map()
         if not self._legacy:
             # The ETag is not stored: the first request after a restart goes without, and returns one byte.
             self._copy = await asyncio.to_thread(UpstreamCopy.of, stored, None)
@@ -175,6 +188,7 @@ class UpstreamIndex:
 
     def _replace_map(self, listed: VersionsMap, names: Collection[str]) -> None:
         self.map = listed
+        self._show_map()
         for listener in self.listeners:
             listener(names)
 
@@ -208,21 +222,6 @@ class UpstreamIndex:
             specs.append(answer)
         return specs if [one.body for one in specs] != [one.body for one in self._specs] else None
 
-    async def _fetch_page(
-        self, page: Page, ask: UpstreamRequest, etag: str | None, last_modified: str | None
-    ) -> UpstreamResponse | None:
-        if self._legacy and page.kind == "project":
-            return await self._info_from_gemspecs(page.name)
-        try:
-            return await self._upstream.get(ask, etag=etag, last_modified=last_modified)
-        except NotFound:
-            if page.kind == "project" and self.map is not None and page.name in self.map:
-                # No 404 to our clients for what upstream itself lists: they would leave the compact index.
-                raise UpstreamProtocolError(
-                    f"{self._upstream.name} lists {page.name}, but has no page of it."
-                ) from None
-            raise
-
     async def _info_from_gemspecs(self, name: str) -> UpstreamResponse:
         numbers = self.map.versions(name) if self.map is not None else ()
         if not numbers:
@@ -255,9 +254,8 @@ class UpstreamIndex:
         await self._logs.append(self._log_name, line)
         self._replace_map(known.grown(line), [name])
 
-    def _listed(self, page: Page) -> str | None:
-        """Return the MD5 that upstream lists for an info page."""
-        if page.kind != "project" or self.map is None:
-            return None
-        md5 = self.map.md5(page.name)
-        return _NOT_MADE if md5 is None and self._legacy and page.name in self.map else md5
+    def _made_revision(self, name: str) -> str | None:
+        """Return the MD5 of an info page that is made from gemspecs."""
+        assert self.map is not None, "it is listed"
+        md5 = self.map.md5(name)
+        return _NOT_MADE if md5 is None and name in self.map else md5
