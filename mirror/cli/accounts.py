@@ -12,35 +12,35 @@ import sys
 import time
 from collections.abc import Awaitable, Callable, Container, Sequence
 from functools import wraps
-from typing import Any, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import click
-import msgspec
 
-from mirror.auth import users_of
-from mirror.auth.passwords import hash_password
-from mirror.catalog import Accounts, User
 from mirror.cli.options import SettingsOptions, audit_change, settings_options
-from mirror.config import Settings, user_name
 from mirror.errors import Conflict, Invalid
-from mirror.model import Grant, Right
-from mirror.service.open import Mode, open_mirror
+
+if TYPE_CHECKING:
+    from mirror.catalog import Accounts, User
+    from mirror.config import Settings
+    from mirror.model import Grant, Right
 
 T = TypeVar("T")
 
-RIGHTS: tuple[Right, ...] = ("read", "upload", "yank", "admin")
+RIGHTS: "tuple[Right, ...]" = ("read", "upload", "yank", "admin")
 PASSWORD_CHARACTERS = 10_000
 
 
 class GrantOptions(NamedTuple):
     """The values of --right, --repository and --project."""
 
-    rights: tuple[Right, ...]
+    rights: "tuple[Right, ...]"
     repositories: tuple[str, ...]
     projects: tuple[str, ...]
 
-    def grant(self, settings: Settings) -> Grant:
+    def grant(self, settings: "Settings") -> "Grant":
         """Return them as a grant. Raises Invalid for a repository that does not exist and for a wrong pattern."""
+        from mirror.model import Grant
+
         for pattern in self.repositories:
             if not any(fnmatch.fnmatchcase(name, pattern) for name in settings.repositories):
                 raise Invalid(f"--repository {pattern}: none of {', '.join(settings.repositories)}.")
@@ -57,7 +57,7 @@ def grant_options(command: Callable[..., T]) -> Callable[..., T]:
 
     @wraps(command)
     def wrapped(
-        *, rights: tuple[Right, ...], repositories: tuple[str, ...], projects: tuple[str, ...], **rest: Any
+        *, rights: "tuple[Right, ...]", repositories: tuple[str, ...], projects: tuple[str, ...], **rest: Any
     ) -> T:
         return command(granted=GrantOptions(rights, repositories, projects), **rest)
 
@@ -75,8 +75,9 @@ def grant_options(command: Callable[..., T]) -> Callable[..., T]:
     return right(repository(project(wrapped)))
 
 
-def with_accounts(settings: Settings, work: Callable[[Accounts], Awaitable[T]]) -> T:
-    """Return the result of `work` on the accounts of the catalog, which is made when there is none yet."""
+def with_accounts(settings: "Settings", work: "Callable[[Accounts], Awaitable[T]]") -> T:
+    """Return the result of `work` on the accounts of the catalog, which is created if there is none."""
+    from mirror.service.open import Mode, open_mirror
 
     async def run() -> T:
         async with open_mirror(settings, Mode.BESIDE) as opened:
@@ -86,14 +87,16 @@ def with_accounts(settings: Settings, work: Callable[[Accounts], Awaitable[T]]) 
 
 
 def checked_name(name: str) -> str:
-    """Return a name that a user, group or token may have. Raises Invalid."""
+    """Return the name if a user, group or token may have it. Raises Invalid."""
+    from mirror.config import user_name
+
     try:
         return user_name(name)
     except ValueError as error:
         raise Invalid(f"{name!r} {error}.") from None
 
 
-def grants_text(grants: Sequence[Grant]) -> str:
+def grants_text(grants: "Sequence[Grant]") -> str:
     """Return grants for people: `read, upload on acme-* in pypi`."""
     return "; ".join(
         ", ".join(right for right in RIGHTS if right in one.rights)
@@ -103,17 +106,29 @@ def grants_text(grants: Sequence[Grant]) -> str:
     )
 
 
-def grants_json(grants: Sequence[Grant]) -> list[dict[str, object]]:
+def grants_json(grants: "Sequence[Grant]") -> list[dict[str, object]]:
     """Return grants for JSON."""
     return [
         {"rights": sorted(one.rights), "repositories": one.repositories, "projects": one.projects} for one in grants
     ]
 
 
-def report_removal(
-    names: Sequence[str], removed: Sequence[str], in_file: Container[str], unknown: Callable[[str], str]
-) -> int:
-    """Print why names were not removed (`unknown` is the text for one that does not exist); return the exit status."""
+def remove_accounts(
+    settings: "Settings", what: str, action: str, names: Sequence[str],
+    remove: "Callable[[Accounts, str], Awaitable[bool]]", in_file: Container[str], unknown: Callable[[str], str],
+) -> int:  # fmt: skip
+    """Remove users or tokens and print why some could not be; return the exit status.
+
+    `action` is the word of the audit line, `in_file` has the names that the configuration file defines, and `unknown`
+    returns the message for a name that does not exist.
+    """
+
+    async def work(accounts: "Accounts") -> list[str]:
+        return [name for name in names if await remove(accounts, name)]
+
+    removed = with_accounts(settings, work)
+    for name in removed:
+        audit_change(what, None, action=action, **{what: name})
     for name in names:
         if name in in_file:
             click.echo(f"mirror: {name} stands in the configuration file: remove it there.", err=True)
@@ -164,6 +179,9 @@ _groups = click.option("--group", "groups", multiple=True, metavar="NAME", help=
 @settings_options
 def add_command(name: str, groups: tuple[str, ...], granted: GrantOptions, options: SettingsOptions) -> int:
     """Add a user. The password is asked for on the terminal, or read from standard input."""
+    from mirror.auth.passwords import hash_password
+    from mirror.catalog import User
+
     settings = options.load()
     if checked_name(name) in settings.auth.users:
         raise Conflict(f"The configuration file already has a user {name!r}.")
@@ -186,6 +204,10 @@ def add_command(name: str, groups: tuple[str, ...], granted: GrantOptions, optio
 @settings_options
 def passwd_command(name: str, options: SettingsOptions) -> int:
     """Change a user's password. Tokens that act for the user continue to work."""
+    import msgspec
+
+    from mirror.auth.passwords import hash_password
+
     settings = options.load()
     user = _existing_user(settings, name)
     user = msgspec.structs.replace(user, password=hash_password(_read_password()))
@@ -206,6 +228,8 @@ def change_command(
     options: SettingsOptions,
 ) -> int:  # fmt: skip
     """Change a user's groups or rights: what is given here replaces what was there."""
+    import msgspec
+
     settings = options.load()
     user = _existing_user(settings, name)
     if not (groups or granted.rights or no_groups or no_rights):
@@ -225,14 +249,10 @@ def change_command(
 def remove_command(names: tuple[str, ...], options: SettingsOptions) -> int:
     """Remove users, with the tokens that act for them. Exit status 1 when a name is unknown."""
     settings = options.load()
-
-    async def remove(accounts: Accounts) -> list[str]:
-        return [name for name in names if await accounts.remove_user(name)]
-
-    removed = with_accounts(settings, remove)
-    for name in removed:
-        audit_change("user", action="remove", user=name)
-    return report_removal(names, removed, settings.auth.users, _unknown_user)
+    return remove_accounts(
+        settings, "user", "remove", names, lambda accounts, name: accounts.remove_user(name), settings.auth.users,
+        _unknown_user,
+    )  # fmt: skip
 
 
 @user_command.command("list")
@@ -240,6 +260,8 @@ def remove_command(names: tuple[str, ...], options: SettingsOptions) -> int:
 @settings_options
 def list_command(as_json: bool, options: SettingsOptions) -> int:
     """List the users with their groups and what they were granted."""
+    from mirror.auth import users_of
+
     settings = options.load()
     in_file = users_of(settings.auth)
     users = in_file + with_accounts(settings, lambda accounts: accounts.users())
@@ -260,6 +282,8 @@ def list_command(as_json: bool, options: SettingsOptions) -> int:
 @user_command.command("hash")
 def hash_command() -> int:
     """Print the hash of a password for the configuration file (auth.users.NAME.password_hash). Changes nothing."""
+    from mirror.auth.passwords import hash_password
+
     click.echo(hash_password(_read_password()))
     return 0
 
@@ -271,7 +295,7 @@ def _read_password() -> str:
     return sys.stdin.readline(PASSWORD_CHARACTERS).rstrip("\r\n")
 
 
-def _existing_user(settings: Settings, name: str) -> User:
+def _existing_user(settings: "Settings", name: str) -> "User":
     if name in settings.auth.users:
         raise Invalid(f"{name} stands in the configuration file: change it there.")
     user = with_accounts(settings, lambda accounts: accounts.user(name))
@@ -284,12 +308,12 @@ def _unknown_user(name: str) -> str:
     return f"There is no user {name!r}."
 
 
-def _audit_user(action: str, user: User) -> None:
+def _audit_user(action: str, user: "User") -> None:
     groups = ", ".join(sorted(user.groups))
     audit_change("user", action=action, user=user.name, groups=groups or None, rights=grants_text(user.grants) or None)
 
 
-def _user_json(user: User, in_file: bool) -> dict[str, object]:
+def _user_json(user: "User", in_file: bool) -> dict[str, object]:
     return {
         "name": user.name,
         "groups": sorted(user.groups),

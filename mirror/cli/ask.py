@@ -5,11 +5,13 @@ import socket
 import ssl
 from http.client import HTTPConnection, HTTPException, HTTPSConnection
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import urlsplit
 
-from mirror.config import Address
 from mirror.errors import Invalid
+
+if TYPE_CHECKING:
+    from mirror.config import Address
 
 BODY_BYTES = 16 << 20
 """How much of an answer is read."""
@@ -37,7 +39,7 @@ class MirrorResponse(NamedTuple):
     body: bytes
 
 
-def get_from_address(address: Address, path: str, timeout: float = TIMEOUT_SECONDS) -> MirrorResponse | None:
+def get_from_address(address: "Address", path: str, timeout: float = TIMEOUT_SECONDS) -> MirrorResponse | None:
     """Send GET `path` to a mirror that listens at an address. Return its response; None when there is none."""
     if address.path is not None:
         return _get(_UnixConnection(address.path, timeout), path)
@@ -66,7 +68,7 @@ def get_from_url(url: str, path: str, timeout: float = TIMEOUT_SECONDS) -> Mirro
     return _get(kind(host, port, timeout=timeout), parts.path.rstrip("/") + path)
 
 
-def json_from_address(address: Address, path: str) -> dict[str, Any] | None:
+def json_from_address(address: "Address", path: str) -> dict[str, Any] | None:
     """Return the JSON object that a mirror at an address answers GET `path` with; None when none does."""
     return _json_object(get_from_address(address, path))
 

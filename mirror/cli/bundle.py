@@ -5,29 +5,18 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
-from rich.console import Console
-from rich.filesize import decimal
-from rich.progress import Progress
 
-from mirror.airgap.bundle import ImportResult, Keys, StoreLayout, layout_of, load, write_inventory
-from mirror.airgap.bundle.format import PageEntry
-from mirror.airgap.bundle.signing import parse_key
 from mirror.cli.options import SettingsOptions, audit_change, settings_options
-from mirror.config import Settings
-from mirror.index.journal import LOOK_SECONDS
-from mirror.service.directory import served_at
-from mirror.service.ecosystems import ECOSYSTEMS
-from mirror.service.open import Mode, open_mirror
+
+if TYPE_CHECKING:
+    from mirror.airgap.bundle import ImportResult, Keys
+    from mirror.airgap.bundle.format import PageEntry
 
 NAMES_SHOWN = 20
 """How many names of each kind are printed."""
-
-
-def bundle_places(settings: Settings) -> StoreLayout:
-    """Return where a bundle's content stands in the store that the settings name."""
-    return layout_of(settings, ECOSYSTEMS)
 
 
 @click.command("import")
@@ -46,19 +35,28 @@ def import_command(parts: tuple[Path, ...], unsigned: bool, force: bool, options
     becomes visible at once, or nothing. After an interruption, the next run continues. A mirror may be serving
     meanwhile.
     """
+    from rich.console import Console
+    from rich.progress import Progress
+
+    from mirror.airgap.bundle import Keys, layout_of, load
+    from mirror.index.journal import LOOK_SECONDS
+    from mirror.service.directory import served_at
+    from mirror.service.ecosystems import ECOSYSTEMS
+    from mirror.service.open import Mode, open_mirror
+
     settings = options.load()
     if unsigned:
         click.echo("The signature is not verified: anyone may have made this bundle.", err=True)
     notice = LOOK_SECONDS + 0.1 if served_at(settings.data_dir) is not None else 0.0
 
-    async def run() -> ImportResult:
+    async def run() -> "ImportResult":
         async with open_mirror(settings, Mode.BESIDE) as opened:
             with Progress(disable=not sys.stderr.isatty(), console=Console(stderr=True)) as bar:
                 task = bar.add_task("importing")
                 return await load(
-                    parts, opened.catalog, opened.blobs, opened.records, bundle_places(settings), settings.data_dir,
-                    keys=Keys(settings.data_dir), now=time.time(), unsigned=unsigned, force=force, notice=notice,
-                    progress=lambda done, total: bar.update(task, completed=done, total=total),
+                    parts, opened.catalog, opened.blobs, opened.records, layout_of(settings, ECOSYSTEMS),
+                    settings.data_dir, keys=Keys(settings.data_dir), now=time.time(), unsigned=unsigned, force=force,
+                    notice=notice, progress=lambda done, total: bar.update(task, completed=done, total=total),
                 )  # fmt: skip
 
     result = asyncio.run(run())
@@ -68,7 +66,9 @@ def import_command(parts: tuple[Path, ...], unsigned: bool, force: bool, options
     return 0
 
 
-def _print_result(result: ImportResult) -> None:
+def _print_result(result: "ImportResult") -> None:
+    from rich.filesize import decimal
+
     _print_names("new projects", _projects(result.new_pages))
     _print_names("changed projects", _projects(result.changed_pages))
     _print_names("projects that upstream no longer has", _projects(result.gone_pages))
@@ -84,7 +84,7 @@ def _print_result(result: ImportResult) -> None:
     )
 
 
-def _projects(pages: Sequence[PageEntry]) -> list[str]:
+def _projects(pages: "Sequence[PageEntry]") -> list[str]:
     return [page.name for page in pages if page.kind == "project"]
 
 
@@ -105,11 +105,17 @@ def inventory_command(target: Path, options: SettingsOptions) -> int:
 
     On the other side, `mirror export --for FILE` makes the smallest bundle that brings this mirror up to date.
     """
+    from rich.filesize import decimal
+
+    from mirror.airgap.bundle import layout_of, write_inventory
+    from mirror.service.ecosystems import ECOSYSTEMS
+    from mirror.service.open import Mode, open_mirror
+
     settings = options.load()
 
     async def run() -> None:
         async with open_mirror(settings, Mode.BESIDE) as opened:
-            listed = await write_inventory(opened.catalog, opened.blobs, bundle_places(settings), target)
+            listed = await write_inventory(opened.catalog, opened.blobs, layout_of(settings, ECOSYSTEMS), target)
         click.echo(
             f"{target}: {len(listed.pages):,} pages, {len(listed.files):,} files with their metadata,"
             f" {len(listed.uploads):,} uploads ({decimal(target.stat().st_size)})"
@@ -124,12 +130,18 @@ def key_command() -> None:
     """Manage the key that signs the bundles of this mirror, and the keys of other mirrors that it trusts."""
 
 
+def _keys(options: SettingsOptions) -> "Keys":
+    from mirror.airgap.bundle import Keys
+
+    return Keys(options.load().data_dir)
+
+
 @key_command.command("create")
 @click.option("--name", default="mirror", show_default=True, help="The name that other mirrors show for it.")
 @settings_options
 def create_command(name: str, options: SettingsOptions) -> int:
     """Create the key of this mirror and print its public half, to be trusted on the other side."""
-    key = Keys(options.load().data_dir).create(name)
+    key = _keys(options).create(name)
     audit_change("key created", key=key.id)
     click.echo(key.line)
     return 0
@@ -139,7 +151,7 @@ def create_command(name: str, options: SettingsOptions) -> int:
 @settings_options
 def list_command(options: SettingsOptions) -> int:
     """List the key of this mirror and those that it trusts: id, and the public half."""
-    keys = Keys(options.load().data_dir)
+    keys = _keys(options)
     own = keys.own()
     for key in keys.trusted():
         click.echo(f"{key.id}  {'own    ' if own and key == own.public else 'trusted'}  {key.line}")
@@ -154,9 +166,10 @@ def trust_command(key: str, options: SettingsOptions) -> int:
 
     Get it in another way than the bundles, from someone you know.
     """
-    text = key if " " in key.strip() else Path(key).read_text()
-    found = parse_key(text)
-    Keys(options.load().data_dir).trust(found)
+    from mirror.airgap.bundle.signing import parse_key
+
+    found = parse_key(key if " " in key.strip() else Path(key).read_text())
+    _keys(options).trust(found)
     audit_change("key trusted", key=found.id)
     click.echo(f"trusted: {found.name} ({found.id})")
     return 0
@@ -167,7 +180,7 @@ def trust_command(key: str, options: SettingsOptions) -> int:
 @settings_options
 def distrust_command(key_id: str, options: SettingsOptions) -> int:
     """Stop trusting bundles that are signed by the key with this id."""
-    Keys(options.load().data_dir).distrust(key_id)
+    _keys(options).distrust(key_id)
     audit_change("key distrusted", key=key_id)
     click.echo(f"no longer trusted: {key_id}")
     return 0

@@ -5,13 +5,15 @@ import json
 import os
 from collections import Counter
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
-import msgspec
 
-from mirror.cli.examine import DoctorOptions, DoctorSection, examine_here, examine_url, unusable_settings
 from mirror.cli.options import SettingsOptions, check_settings, read_token, settings_options
 from mirror.errors import ConfigError, Invalid
+
+if TYPE_CHECKING:
+    from mirror.cli.examine import DoctorOptions, DoctorSection
 
 WORDS = {"ok": "ok", "fails": "fails", "unknown": "cannot be checked"}
 COLOURS = {"ok": "green", "fails": "red", "unknown": "yellow"}
@@ -40,6 +42,10 @@ def doctor_command(
 
     For each failure it says which client is affected, and why. Exit status 0 when nothing fails, 1 when something does.
     """
+    import msgspec
+
+    from mirror.cli.examine import DoctorOptions
+
     if upload_project is not None and token_file is None:
         raise Invalid("Uploading needs a token: name its file with --token-file.")
     token = read_token(token_file) if token_file else None
@@ -52,7 +58,9 @@ def doctor_command(
     return 1 if _count(sections)["fails"] else 0
 
 
-def _examine(url: str | None, wanted: DoctorOptions, options: SettingsOptions) -> list[DoctorSection]:
+def _examine(url: str | None, wanted: "DoctorOptions", options: SettingsOptions) -> "list[DoctorSection]":
+    from mirror.cli.examine import examine_here, examine_url, unusable_settings
+
     if url is not None:
         return asyncio.run(examine_url(url, wanted))
     try:
@@ -62,13 +70,13 @@ def _examine(url: str | None, wanted: DoctorOptions, options: SettingsOptions) -
     return asyncio.run(examine_here(settings, wanted))
 
 
-def _count(sections: list[DoctorSection]) -> dict[str, int]:
+def _count(sections: "list[DoctorSection]") -> dict[str, int]:
     """Return verdict → number of findings."""
     found = Counter[str](one.verdict for section in sections for one in section.findings)
     return {verdict: found[verdict] for verdict in WORDS}
 
 
-def _print(sections: list[DoctorSection]) -> None:
+def _print(sections: "list[DoctorSection]") -> None:
     colour = False if os.environ.get("NO_COLOR") else None  # None: only on a terminal
     for section in sections:
         click.secho(section.about, bold=True, color=colour)

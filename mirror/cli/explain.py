@@ -5,16 +5,17 @@ The running mirror is asked; when none answers, the answer is worked out from th
 
 import asyncio
 import json
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 import click
 
 from mirror.cli.ask import MirrorResponse, get_from_address, get_from_url, json_from_url
 from mirror.cli.options import SettingsOptions, repository_option, settings_options
-from mirror.config import Settings
 from mirror.errors import Forbidden, Invalid, NotFound, Offline, Unavailable
-from mirror.service.ecosystems import ECOSYSTEMS
+
+if TYPE_CHECKING:
+    from mirror.config import Settings
 
 TIMEOUT_SECONDS = 60.0
 """How long the mirror may take: it may have to ask an upstream."""
@@ -34,6 +35,8 @@ def explain_command(
 
     NAME==VERSION asks Python repositories only; NAME VERSION asks all, unless --repository names one.
     """
+    from mirror.service.ecosystems import ECOSYSTEMS
+
     name, pinned, rest = name.partition("==")
     if pinned and (version or not rest):
         raise Invalid("Write it as NAME, NAME VERSION or NAME==VERSION.")
@@ -60,7 +63,7 @@ def explain_command(
     return 0
 
 
-def _formats(settings: Settings, url: str | None) -> dict[str, str]:
+def _formats(settings: "Settings", url: str | None) -> dict[str, str]:
     """Return repository → format of the mirror that is asked."""
     if not url:
         return {name: one.format for name, one in settings.repositories.items()}
@@ -71,7 +74,7 @@ def _formats(settings: Settings, url: str | None) -> dict[str, str]:
 
 
 def _from_mirror(
-    settings: Settings, url: str | None, repositories: list[str], name: str, version: str | None
+    settings: "Settings", url: str | None, repositories: list[str], name: str, version: str | None
 ) -> list[dict[str, Any]] | None:
     """Return the running mirror's explanation for each repository that knows the project; None when none runs."""
     found = []
@@ -89,16 +92,16 @@ def _from_mirror(
     return found
 
 
-def _get(settings: Settings, url: str | None, path: str) -> MirrorResponse | None:
+def _get(settings: "Settings", url: str | None, path: str) -> MirrorResponse | None:
     if url:
         return get_from_url(url, path, TIMEOUT_SECONDS)
     responses = (get_from_address(address, path, TIMEOUT_SECONDS) for address in settings.listen)
     return next((response for response in responses if response is not None), None)
 
 
-def _from_store(settings: Settings, repositories: list[str], name: str, version: str | None) -> list[dict[str, Any]]:
+def _from_store(settings: "Settings", repositories: list[str], name: str, version: str | None) -> list[dict[str, Any]]:
     """Return the explanations that the store alone gives."""
-    import msgspec  # what follows is not needed when a mirror answers
+    import msgspec
 
     from mirror.api.explain import explain_project
     from mirror.service.open import Mode, open_mirror

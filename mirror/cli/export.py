@@ -4,30 +4,22 @@ import asyncio
 import json
 import time
 from collections.abc import Sequence
-from contextlib import AsyncExitStack
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
-from rich.filesize import decimal
 
-from mirror.airgap.bundle import ExportSelection, Keys, export
-from mirror.airgap.bundle.contents import unpack
-from mirror.airgap.static import StaticSource
-from mirror.airgap.static import export as export_tree
-from mirror.airgap.sync import Problem, SyncInput, plan
-from mirror.cli.bundle import bundle_places
 from mirror.cli.options import InvalidUsage, SettingsOptions, SyncSelection, parse_size, selection_options
-from mirror.cli.progress import count_files, print_problems
-from mirror.cli.sync import OfflineResolver
-from mirror.config import Settings
 from mirror.errors import NotFound
-from mirror.service import scheduled_sync
-from mirror.service.ecosystems import ECOSYSTEMS
-from mirror.service.open import Mode, open_mirror
-from mirror.service.services import Mirror
 
-LAYOUTS = {name: ecosystem.layout() for name, ecosystem in ECOSYSTEMS.items()}
+if TYPE_CHECKING:
+    from mirror.airgap.bundle import ExportSelection
+    from mirror.airgap.static import StaticSource
+    from mirror.airgap.sync.inputs import SyncInput
+    from mirror.airgap.sync.plan import Problem
+    from mirror.config import Settings
+    from mirror.service.services import Mirror
 
 
 @click.command("export")
@@ -96,10 +88,18 @@ def export_command(
 
 
 async def _export_bundle(
-    settings: Settings, target: Path, selection: SyncSelection, *, since: int | None, inventory: Path | None,
+    settings: "Settings", target: Path, selection: SyncSelection, *, since: int | None, inventory: Path | None,
     parts: str | None, unsigned: bool,
 ) -> int:  # fmt: skip
     """Write a bundle; return the exit status. Raises InvalidUsage, Invalid, NotFound."""
+    from rich.filesize import decimal
+
+    from mirror.airgap.bundle import Keys, export, layout_of
+    from mirror.airgap.bundle.contents import unpack
+    from mirror.cli.progress import print_problems
+    from mirror.service.ecosystems import ECOSYSTEMS
+    from mirror.service.open import Mode, open_mirror
+
     inputs = selection.sync_inputs(settings) if selection.inputs else []
     largest = parse_size("--parts", parts)
     signer = None if unsigned else Keys(settings.data_dir).own()
@@ -109,7 +109,7 @@ async def _export_bundle(
     print_problems(problems)
     async with open_mirror(settings, Mode.BESIDE) as opened:
         done = await export(
-            opened.catalog, opened.blobs, bundle_places(settings), target, now=time.time(), signer=signer,
+            opened.catalog, opened.blobs, layout_of(settings, ECOSYSTEMS), target, now=time.time(), signer=signer,
             selection=choice, since=since or 0, have=unpack(inventory.read_bytes()) if inventory else None,
             parts=largest,
         )  # fmt: skip
@@ -125,15 +125,15 @@ async def _export_bundle(
     return 1 if problems or done.lost else 0
 
 
-async def _select(settings: Settings, inputs: list[SyncInput], *, build: bool) -> tuple[ExportSelection, list[Problem]]:
+async def _select(
+    settings: "Settings", inputs: "list[SyncInput]", *, build: bool
+) -> "tuple[ExportSelection, list[Problem]]":
     """Return the files that the inputs need, with their projects, and a problem for each that is not held."""
-    async with AsyncExitStack() as stack:
-        opened = await stack.enter_async_context(open_mirror(settings, Mode.READ_ONLY))
-        mirror = await opened.mirror()
-        found = await plan(
-            inputs, scheduled_sync.read_only_fetcher(mirror), OfflineResolver(settings, stack, build=build)
-        )
-        holdings = scheduled_sync.holdings(mirror)
+    from mirror.airgap.bundle import ExportSelection
+    from mirror.airgap.sync.plan import Problem
+    from mirror.cli.stores import plan_offline
+
+    async with plan_offline(settings, inputs, build=build) as (found, holdings):
         missing = [one for one in found.files if not await holdings.file(one.project, one.file)]
     return ExportSelection(
         files=frozenset((one.repository, one.project, one.file.filename) for one in found.files),
@@ -141,8 +141,11 @@ async def _select(settings: Settings, inputs: list[SyncInput], *, build: bool) -
     ), [*found.problems, *(Problem(what=one.file.filename, reason="not held") for one in missing)]
 
 
-def static_source(mirror: Mirror) -> StaticSource:
-    """Return what an export reads of a mirror."""
+def static_source(mirror: "Mirror") -> "StaticSource":
+    """Return what the export of a tree reads of a mirror."""
+    from mirror.airgap.static import StaticSource
+    from mirror.service.ecosystems import ECOSYSTEMS
+
     settings = mirror.settings
     repositories = {
         name: (one.format, one.mount, one.private, one.union, [str(upstream.url) for upstream in one.upstreams])
@@ -150,6 +153,7 @@ def static_source(mirror: Mirror) -> StaticSource:
     }
     return StaticSource(
         repositories=mirror.repositories,
+        layouts={name: ECOSYSTEMS[one.format].layout() for name, one in settings.repositories.items()},
         mounts={name: one.mount for name, one in settings.repositories.items()},
         public={name: mirror.guard.read_access(name).public for name in mirror.repositories},
         settings=json.dumps((str(settings.catalog_file.absolute()), repositories), sort_keys=True),
@@ -161,13 +165,17 @@ def static_source(mirror: Mirror) -> StaticSource:
 
 
 async def _export_tree(
-    settings: Settings, directory: Path, *, changed: bool, files_url: str | None, copy: bool,
+    settings: "Settings", directory: Path, *, changed: bool, files_url: str | None, copy: bool,
     repositories: Sequence[str],
 ) -> int:  # fmt: skip
     """Write a tree; return the exit status. Raises what `mirror.airgap.static.export` raises."""
+    from mirror.airgap.static import export
+    from mirror.cli.progress import count_files
+    from mirror.service.open import Mode, open_mirror
+
     async with open_mirror(settings, Mode.READ_ONLY) as opened:
-        report = await export_tree(
-            static_source(await opened.mirror()), directory, LAYOUTS,
+        report = await export(
+            static_source(await opened.mirror()), directory,
             changed=changed, files_url=files_url, copy=copy, repositories=repositories,
         )  # fmt: skip
     for problem in report.problems:

@@ -1,35 +1,23 @@
 """`mirror follow`: keep this mirror a replica of another one, or of chosen projects of it, until interrupted.
 
-The other mirror has to be an upstream here: what is followed is served as content of that upstream. Beside a running
-mirror this is a client of it (see `mirror.cli.remote`); otherwise it works in the store itself. With the settings
+The other mirror has to be an upstream here: what is followed is served as content of that upstream. With the settings
 `follow` and `follow_only` of an upstream, `mirror serve` does the same by itself.
 """
 
 import asyncio
 import sys
 import time
-from collections.abc import AsyncIterator, Callable
-from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
-from pydantic import SecretStr
 
-from mirror.airgap.follow import Applier, Follower
-from mirror.airgap.sync import CONNECTIONS
-from mirror.api.state import FollowState
 from mirror.cli.options import InvalidUsage, SettingsOptions, read_token, settings_options
-from mirror.cli.remote import RemoteApplier, beside_running
-from mirror.config import Settings, UpstreamSettings
-from mirror.config.values import index_url
 from mirror.errors import Invalid, NotFound
-from mirror.index.upstream import CachedUpstream
-from mirror.runtime import event_loops
-from mirror.service.directory import served_at
-from mirror.service.ecosystems import ECOSYSTEMS
-from mirror.service.following import LocalApplier, follower, remote_of
-from mirror.service.open import Mode, open_mirror
-from mirror.service.services import Mirror
+
+if TYPE_CHECKING:
+    from mirror.api.state import FollowState
+    from mirror.config import Settings, UpstreamSettings
 
 LINE_SECONDS = 1.0
 """Pause between two lines of progress."""
@@ -57,6 +45,10 @@ def follow_command(
 
     Exit status 0 with --once when everything is here, 1 when something is not; 130 when interrupted.
     """
+    from pydantic import SecretStr
+
+    from mirror.runtime import event_loops
+
     settings = options.load_checked()
     if settings.offline:
         raise InvalidUsage("This mirror is offline: nothing can be followed.")
@@ -75,8 +67,11 @@ def follow_command(
         return runner.run(_follow(settings, upstreams, projects, repository, once))
 
 
-def _matching_upstreams(settings: Settings, text: str, into: str | None) -> list[tuple[str, UpstreamSettings]]:
+def _matching_upstreams(settings: "Settings", text: str, into: str | None) -> "list[tuple[str, UpstreamSettings]]":
     """Return the upstreams here that are indexes of the mirror at a URL. Raises InvalidUsage."""
+    from mirror.config.values import index_url
+    from mirror.service.ecosystems import ECOSYSTEMS
+
     try:
         url = index_url(text)
     except ValueError as error:
@@ -101,7 +96,7 @@ def _matching_upstreams(settings: Settings, text: str, into: str | None) -> list
     return found
 
 
-def _with_upstreams(settings: Settings, upstreams: list[tuple[str, UpstreamSettings]]) -> Settings:
+def _with_upstreams(settings: "Settings", upstreams: "list[tuple[str, UpstreamSettings]]") -> "Settings":
     """Return the settings with these upstreams in place of those with the same URL."""
     changed = {(name, upstream.url): upstream for name, upstream in upstreams}
     repositories = {
@@ -112,11 +107,14 @@ def _with_upstreams(settings: Settings, upstreams: list[tuple[str, UpstreamSetti
 
 
 async def _follow(
-    settings: Settings, upstreams: list[tuple[str, UpstreamSettings]], projects: tuple[str, ...],
+    settings: "Settings", upstreams: "list[tuple[str, UpstreamSettings]]", projects: tuple[str, ...],
     repository: str | None, once: bool,
 ) -> int:  # fmt: skip
-    followers: list[Follower] = []
-    async with _follow_target(settings) as (mirror, applier):
+    from mirror.cli.stores import follow_target
+    from mirror.service.following import follower, remote_of
+
+    followers = []
+    async with follow_target(settings) as (mirror, applier):
         for name, upstream in upstreams:
             source = next(one for one in mirror.cached_upstreams[name] if one.upstream.url == upstream.url)
             remote = remote_of(mirror, name, source)
@@ -132,22 +130,6 @@ async def _follow(
     return 1 if any(one.state.failed for one in followers) else 0
 
 
-@asynccontextmanager
-async def _follow_target(
-    settings: Settings,
-) -> AsyncIterator[tuple[Mirror, Callable[[str, CachedUpstream], Applier]]]:
-    """Open the store, alone or beside the mirror that serves from it, with what applies changes to a repository."""
-    async with AsyncExitStack() as stack:
-        urls = served_at(settings.data_dir)
-        if urls is None:
-            opened = await stack.enter_async_context(open_mirror(settings, Mode.ALONE))
-            alone = await opened.mirror()
-            yield alone, lambda name, source: LocalApplier(alone, name, source.upstream.url)
-            return
-        mirror, fetcher, _ = await stack.enter_async_context(beside_running(settings, urls, CONNECTIONS))
-        yield mirror, lambda name, source: RemoteApplier(fetcher, name, source.name, mirror.catalog.files)
-
-
 class FollowProgress:
     """Progress for people: one line that changes on a terminal, a line now and then elsewhere."""
 
@@ -157,7 +139,7 @@ class FollowProgress:
         self._shown_at = float("-inf")
         self._terminal = sys.stderr.isatty()
 
-    def __call__(self, state: FollowState) -> None:
+    def __call__(self, state: "FollowState") -> None:
         text = f"{self._name}: {_state_text(state)}"
         now = time.monotonic()
         done = state.behind == 0 and not state.last_error
@@ -170,7 +152,7 @@ class FollowProgress:
             click.echo(text)
 
 
-def _state_text(state: FollowState) -> str:
+def _state_text(state: "FollowState") -> str:
     if state.last_error:
         return state.last_error
     done = f"{state.pages:,} pages and {state.files:,} files fetched"

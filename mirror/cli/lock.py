@@ -5,16 +5,16 @@ import os
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
-from mirror.airgap.lockfiles import RequirementSet, kind_of, mirror_files, parse, rewrite
-from mirror.airgap.lockfiles.documents import without_credentials
 from mirror.cli.options import InvalidUsage, SettingsOptions, settings_options
-from mirror.config import Settings
 from mirror.errors import Invalid, InvalidLock, NotFound, Offline
-from mirror.service.ecosystems import ECOSYSTEMS
-from mirror.service.open import Mode, open_mirror
+
+if TYPE_CHECKING:
+    from mirror.airgap.lockfiles import RequirementSet
+    from mirror.config import Settings
 
 
 @click.group("lock")
@@ -36,6 +36,8 @@ def rewrite_command(file: Path, new: str, old: str | None, output: Path | None, 
     The index is a mirror, or an upstream of this mirror: then the URLs of files come from its stored pages. Nothing
     else in the file changes; there and back gives identical bytes.
     """
+    from mirror.airgap.lockfiles import kind_of, mirror_files, parse, rewrite
+
     text = _read_text(file)
     try:
         kind = kind_of(str(file), text)
@@ -68,8 +70,10 @@ def rewrite_command(file: Path, new: str, old: str | None, output: Path | None, 
     return 0
 
 
-def _old_index(wanted: RequirementSet, old: str | None) -> str:
+def _old_index(wanted: "RequirementSet", old: str | None) -> str:
     """Return the index to be replaced. Raises InvalidUsage when it is not clear which."""
+    from mirror.airgap.lockfiles.documents import without_credentials
+
     known = [one for one in wanted.indexes if not old or one.rstrip("/") == old.rstrip("/")]
     if len(known) != 1:
         named = ", ".join(map(without_credentials, wanted.indexes)) or "none"
@@ -77,8 +81,10 @@ def _old_index(wanted: RequirementSet, old: str | None) -> str:
     return known[0]
 
 
-def _file_urls(settings: Settings, wanted: RequirementSet, index: str) -> Mapping[str, str] | None:
+def _file_urls(settings: "Settings", wanted: "RequirementSet", index: str) -> Mapping[str, str] | None:
     """Return file name → URL, from the stored pages of an upstream; None when the index is no upstream of ours."""
+    from mirror.service.ecosystems import ECOSYSTEMS
+
     places = [
         (name, str(upstream.url))
         for name, repository in settings.repositories.items()
@@ -90,7 +96,9 @@ def _file_urls(settings: Settings, wanted: RequirementSet, index: str) -> Mappin
     return asyncio.run(_stored_urls(settings, *places[0], {pin.project for pin in wanted.pins}))
 
 
-async def _stored_urls(settings: Settings, repository: str, source: str, projects: set[str]) -> Mapping[str, str]:
+async def _stored_urls(settings: "Settings", repository: str, source: str, projects: set[str]) -> Mapping[str, str]:
+    from mirror.service.open import Mode, open_mirror
+
     found: dict[str, str] = {}
     async with open_mirror(settings, Mode.READ_ONLY) as opened:
         mirror = await opened.mirror()

@@ -4,17 +4,15 @@ import asyncio
 import logging
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
-from rich.console import Console
-from rich.filesize import decimal
-from rich.progress import Progress
 
 from mirror.cli.options import SettingsOptions, parse_size, settings_options
-from mirror.config import Settings
-from mirror.maintenance.backup import back_up, restore
-from mirror.maintenance.verify import Fault
-from mirror.service.open import Mode, open_mirror
+
+if TYPE_CHECKING:
+    from mirror.config import Settings
+    from mirror.maintenance.verify import Fault
 
 
 @click.command("sweep")
@@ -32,8 +30,11 @@ def sweep_command(limit: str | None, dry_run: bool, options: SettingsOptions) ->
     return asyncio.run(_sweep(settings, most, dry_run))
 
 
-async def _sweep(settings: Settings, limit: int | None, dry_run: bool) -> int:
-    from mirror.service.jobs import evictor  # the whole mirror: a backup does without it
+async def _sweep(settings: "Settings", limit: int | None, dry_run: bool) -> int:
+    from rich.filesize import decimal
+
+    from mirror.service.jobs import evictor
+    from mirror.service.open import Mode, open_mirror
 
     async with open_mirror(settings, Mode.BESIDE) as opened:
         report = await evictor(settings, opened.store, limit).sweep(dry_run=dry_run)
@@ -68,8 +69,13 @@ def verify_command(rate: str | None, options: SettingsOptions) -> int:
     return asyncio.run(_verify(settings, parse_size("--rate", rate)))
 
 
-async def _verify(settings: Settings, rate: int | None) -> int:
+async def _verify(settings: "Settings", rate: int | None) -> int:
+    from rich.console import Console
+    from rich.filesize import decimal
+    from rich.progress import Progress
+
     from mirror.service.jobs import verifier
+    from mirror.service.open import Mode, open_mirror
 
     found = unmended = blobs = read = 0
     async with open_mirror(settings, Mode.BESIDE) as opened:
@@ -88,7 +94,7 @@ async def _verify(settings: Settings, rate: int | None) -> int:
     return 1 if unmended else 0
 
 
-def _fault_text(fault: Fault) -> str:
+def _fault_text(fault: "Fault") -> str:
     what = "missing" if fault.missing else "damaged"
     end = "fetched again" if fault.mended else f"not mended: {fault.reason}"
     return f"{what}: {', '.join(fault.names) or fault.digest}: {end}"
@@ -103,6 +109,10 @@ def backup_command(target: Path, options: SettingsOptions) -> int:
     A mirror may be serving meanwhile. A further backup to the same directory copies only what is new. `mirror restore`
     makes a data directory from it. Exit status 1 when an uploaded file was missing.
     """
+    from rich.filesize import decimal
+
+    from mirror.maintenance.backup import back_up
+
     result = back_up(options.load().data_dir, target)
     size = decimal(result.bytes)
     click.echo(f"backed up to {target}: the catalog, the records, and {result.blobs} new files ({size})")
@@ -119,6 +129,10 @@ def restore_command(source: Path, options: SettingsOptions) -> int:
 
     What came from upstreams is fetched again on request.
     """
+    from rich.filesize import decimal
+
+    from mirror.maintenance.backup import restore
+
     data_dir = options.load().data_dir
     result = restore(source, data_dir)
     click.echo(f"restored to {data_dir}: the catalog, the records, and {result.blobs} files ({decimal(result.bytes)})")

@@ -1,6 +1,7 @@
 """What commands share: options for settings and selections, one error for wrong usage, and the audit line of a change.
 
-Imported by every command, also by those that only ask a running mirror; so what is heavy is imported where it is used.
+The surprise, here and in every module of a command: its head imports nothing of the mirror that takes time to import,
+so that `--help` is immediate; each command imports what it needs when it runs.
 """
 
 import os
@@ -12,14 +13,12 @@ from typing import IO, TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import click
 
-from mirror.config import Settings
-from mirror.config import load as load_settings
-from mirror.config.values import size
 from mirror.errors import Invalid
 
 if TYPE_CHECKING:
     from mirror.airgap.lockfiles import RequirementSet
-    from mirror.airgap.sync import SyncInput
+    from mirror.airgap.sync.inputs import SyncInput
+    from mirror.config import Settings
 
 T = TypeVar("T")
 
@@ -50,24 +49,26 @@ class SettingsOptions(NamedTuple):
     config: Path | None
     data_dir: Path | None
 
-    def read(self, check: Callable[[Settings], object] = lambda settings: None) -> Settings:
+    def read(self, check: "Callable[[Settings], object]" = lambda settings: None) -> "Settings":
         """Return the settings. Raises ConfigError."""
-        return load_settings(self.config, {"data_dir": self.data_dir} if self.data_dir else None, check)
+        from mirror.config import load
 
-    def load(self) -> Settings:
+        return load(self.config, {"data_dir": self.data_dir} if self.data_dir else None, check)
+
+    def load(self) -> "Settings":
         """Return the settings, and log as they say. Raises ConfigError."""
         settings = self.read()
         _configure_log(settings, settings.log.level)
         return settings
 
-    def load_checked(self) -> Settings:
+    def load_checked(self) -> "Settings":
         """Return the settings, checked as `mirror serve` checks them, and log warnings only. Raises ConfigError."""
         settings = self.read(check_settings)
         _configure_log(settings, "warning")
         return settings
 
 
-def _configure_log(settings: Settings, level: str) -> None:
+def _configure_log(settings: "Settings", level: str) -> None:
     from mirror.telemetry import log
 
     log.configure(settings.log.format, level)
@@ -89,16 +90,13 @@ def settings_options(command: Callable[..., T]) -> Callable[..., T]:
     return config(directory(wrapped))
 
 
-def check_settings(settings: Settings) -> None:
-    """Check what needs knowledge of the ecosystems: policies and sync sets. Raises Misconfigured.
-
-    Imports neither server nor client, so that `mirror check-config` stays quick.
-    """
+def check_settings(settings: "Settings") -> None:
+    """Check what needs knowledge of the ecosystems: policies and sync sets. Raises Misconfigured."""
     from mirror.policy.records import check as check_policies
     from mirror.service.ecosystems import ECOSYSTEMS
 
     if settings.sync:
-        from mirror.airgap.sync import check_sets
+        from mirror.airgap.sync.inputs import check_sets
 
         check_sets(settings)
     check_policies(settings, {name: ECOSYSTEMS[one.format].versions for name, one in settings.repositories.items()})
@@ -106,6 +104,8 @@ def check_settings(settings: Settings) -> None:
 
 def parse_size(option: str, text: str | None) -> int | None:
     """Return the bytes that an option such as `--limit 20G` names; None without it. Raises Invalid."""
+    from mirror.config.values import size
+
     try:
         return None if text is None else size(text)
     except ValueError as error:
@@ -137,9 +137,9 @@ class SyncSelection(NamedTuple):
     build: bool
     repositories: tuple[str, ...]
 
-    def sync_inputs(self, settings: Settings) -> "list[SyncInput]":
-        """Return what is asked for. Raises InvalidUsage, with file and line where a file is at fault."""
-        from mirror.airgap.sync import SyncInput, repository_for, targets_for
+    def sync_inputs(self, settings: "Settings") -> "list[SyncInput]":
+        """Return what to fetch. Raises InvalidUsage, with file and line where a file is at fault."""
+        from mirror.airgap.sync.inputs import SyncInput, repository_for, targets_for
 
         try:
             targets = targets_for(self.pythons, self.platforms)

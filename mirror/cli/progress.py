@@ -10,7 +10,8 @@ from rich.console import Console
 from rich.filesize import decimal
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
-from mirror.airgap.sync import Problem, SyncFile
+from mirror.airgap.sync.plan import Problem
+from mirror.airgap.sync.queue import SyncFile
 
 
 class ProgressBar:

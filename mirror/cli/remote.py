@@ -12,7 +12,7 @@ from contextlib import asynccontextmanager
 import aiohttp
 from yarl import URL
 
-from mirror.airgap.sync import FetchCallback, FetchQueue
+from mirror.airgap.sync.queue import FetchCallback, FetchQueue
 from mirror.catalog import Files
 from mirror.config import Settings
 from mirror.errors import (

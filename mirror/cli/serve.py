@@ -3,14 +3,26 @@
 import socket
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
-from yarl import URL
 
 from mirror.cli.options import check_settings
-from mirror.config import Settings, load
-from mirror.service.ecosystems import ECOSYSTEMS
+
+if TYPE_CHECKING:
+    from yarl import URL
+
+    from mirror.config import Settings
+
+HINTS = {
+    ("pip", "once"),
+    ("pip", "for good"),
+    ("uv", "once"),
+    ("uv", "for good"),
+    ("gem", "once"),
+    ("Bundler", "for good"),
+}
+"""Client and purpose of the lines that are printed at the start; the mirror's pages and the README have all others."""
 
 
 @click.command("serve")
@@ -22,14 +34,15 @@ from mirror.service.ecosystems import ECOSYSTEMS
 @click.option("--offline", is_flag=True, help="Never ask an upstream: serve what is held.")
 def serve_command(config: Path | None, listen: tuple[str, ...], data_dir: Path | None, offline: bool) -> int:
     """Run the mirror. It needs no settings. It stops on SIGTERM or Ctrl-C, after finishing the answers in progress."""
-    from mirror.service.process import serve  # the server: `mirror check-config` does without it
+    from mirror.config import load
+    from mirror.service.process import serve
 
     given: dict[str, Any] = {"listen": listen, "data_dir": data_dir, "offline": offline}
 
-    def settings() -> Settings:
+    def settings() -> "Settings":
         return load(config, {key: value for key, value in given.items() if value}, check_settings)
 
-    def ready(settings: Settings, urls: Sequence[str]) -> None:
+    def ready(settings: "Settings", urls: Sequence[str]) -> None:
         # To standard error: standard output is for the access log, which other programs read.
         click.echo(client_hints(settings, urls), err=True)
 
@@ -43,6 +56,8 @@ def check_config_command(file: Path | None) -> int:
 
     Changes nothing. Exit status 0 when the settings are right, 2 when not, with one line for each fault.
     """
+    from mirror.config import load
+
     settings = load(file, check=check_settings)
     click.echo(f"{file or 'The settings'}: right")
     for name, repository in settings.repositories.items():
@@ -51,11 +66,15 @@ def check_config_command(file: Path | None) -> int:
     return 0
 
 
-def client_hints(settings: Settings, urls: Sequence[str]) -> str:
-    """Return what to print when the mirror is ready at these URLs: where it is, and how each client uses it.
+def client_hints(settings: "Settings", urls: Sequence[str]) -> str:
+    """Return what to print when the mirror is ready at these URLs: where it is, and how clients use it.
 
     The lines for clients use the first http URL: no package client can use a Unix socket.
     """
+    from yarl import URL
+
+    from mirror.service.ecosystems import ECOSYSTEMS
+
     lines = [f"The mirror is ready: {', '.join(urls)}", f"  data: {settings.data_dir}"]
     if settings.offline:
         lines.append("  offline: upstreams are never asked")
@@ -66,10 +85,11 @@ def client_hints(settings: Settings, urls: Sequence[str]) -> str:
             root = base.with_path(f"{repository.mount.rstrip('/')}/")
             lines += ["", f"{name}:"]
             upstreams = [upstream.url for upstream in repository.upstreams]
-            lines += [f"  {line.text}" for line in ECOSYSTEMS[repository.format].clients.setup_lines(root, upstreams)]
+            setup = ECOSYSTEMS[repository.format].clients.setup_lines(root, upstreams)
+            lines += [f"  {line.text}" for line in setup if (line.client, line.does) in HINTS]
     return "\n".join(lines)
 
 
-def _with_host_name(url: URL) -> URL:
+def _with_host_name(url: "URL") -> "URL":
     """Return the URL with the name of this machine when the server listens at all addresses."""
     return url.with_host(socket.gethostname()) if url.host in {"0.0.0.0", "::"} else url

@@ -14,15 +14,14 @@ from typing import TYPE_CHECKING, Any
 
 import click
 import msgspec
-from rich.filesize import decimal
 
 from mirror.cli.ask import json_from_address, json_from_url
 from mirror.cli.options import SettingsOptions, settings_options
-from mirror.config import Settings
 from mirror.errors import Unavailable
 
 if TYPE_CHECKING:
     from mirror.catalog import RemovalReport
+    from mirror.config import Settings
 
 REMOVED_WHY = {
     "file": "upstream no longer lists it",
@@ -102,14 +101,14 @@ def _parse(content: object) -> StatusReport | None:
         return None
 
 
-def _status_from_catalog(settings: Settings) -> dict[str, Any]:
+def _status_from_catalog(settings: "Settings") -> dict[str, Any]:
     """Return the status that the catalog knows; zeros when there is no catalog yet."""
     status: dict[str, Any] = {"running": False, "projects": 0, "files": 0, "bytes": 0, "hits": {}, "upstreams": []}
     return status | (asyncio.run(_totals(settings)) if settings.catalog_file.exists() else {})
 
 
-async def _totals(settings: Settings) -> dict[str, Any]:
-    from mirror.service.open import Mode, open_mirror  # not needed when a mirror answers
+async def _totals(settings: "Settings") -> dict[str, Any]:
+    from mirror.service.open import Mode, open_mirror
     from mirror.telemetry.statistics import totals_of
 
     async with open_mirror(settings, Mode.READ_ONLY) as opened:
@@ -132,6 +131,8 @@ def _print_status(status: StatusReport) -> None:
 
 
 def _rows(status: StatusReport) -> list[tuple[str, str]]:
+    from rich.filesize import decimal
+
     rows = [] if status.running else [("state", "not running, read from the catalog")]
     rows += [
         ("projects", f"{status.projects:,}"),
@@ -154,7 +155,7 @@ def _following_text(one: FollowingLine) -> str:
 
 
 def _print_table(status: StatusReport) -> None:
-    from rich.console import Console  # only for a terminal
+    from rich.console import Console
     from rich.table import Table
 
     table = Table(box=None, show_header=False, pad_edge=False)
@@ -202,7 +203,7 @@ def removed_command(as_json: bool, options: SettingsOptions) -> int:
     return 0
 
 
-async def _removed_files(settings: Settings) -> "list[RemovalReport]":
+async def _removed_files(settings: "Settings") -> "list[RemovalReport]":
     from mirror.service.open import Mode, open_mirror
 
     async with open_mirror(settings, Mode.READ_ONLY) as opened:

@@ -1,52 +1,19 @@
-"""`mirror sync`: fetch what lock files, requirements and names need. `mirror check`: would it install offline?
-
-Beside a running mirror a sync is a client of it (see `mirror.cli.remote`); otherwise it serves for as long as it takes,
-on a free port of this machine, because uv and bundler ask the mirror which versions there are.
-
-A check reads the store itself, whether a mirror runs or not, and changes nothing. Versions that are still open are
-decided as they would be offline: by uv and bundler, which ask a temporary mirror with a copy of the catalog and the
-same files.
-"""
+"""`mirror sync`: fetch what lock files, requirements and names need. `mirror check`: would it install offline?"""
 
 import asyncio
-import sqlite3
-import tempfile
-from collections.abc import AsyncIterator
-from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
-from rich.filesize import decimal
 
-from mirror.airgap.lockfiles import RequirementSet, Target
-from mirror.airgap.sync import (
-    Fetcher,
-    Problem,
-    Resolvers,
-    SyncInput,
-    fetch,
-    lacking,
-    plan,
-    pool_size,
-    remember,
-)
-from mirror.airgap.sync.workers import WorkerPool
 from mirror.cli.options import InvalidUsage, SettingsOptions, SyncSelection, selection_options
-from mirror.cli.progress import ProgressBar, count_files, print_plan, print_problems
-from mirror.cli.remote import beside_running
-from mirror.config import Address, Settings
-from mirror.runtime import event_loops, tune_runtime
-from mirror.service import scheduled_sync
-from mirror.service.directory import served_at
-from mirror.service.open import Mode, open_mirror
-from mirror.service.scheduled_sync import Access
-from mirror.service.services import Mirror
+
+if TYPE_CHECKING:
+    from mirror.airgap.sync.inputs import SyncInput
+    from mirror.airgap.sync.workers import WorkerPool
+    from mirror.config import Settings
 
 DEFAULT_SET = "by-hand"
 """The set of what is synced without --set."""
-
-SyncTarget = AbstractAsyncContextManager[tuple[Mirror, Fetcher, Access]]
-"""A mirror to look into, what fetches for it, and where its clients reach it."""
 
 
 @click.command("sync")
@@ -71,6 +38,10 @@ def sync_command(
 
     Exit status 0 when everything is here, 1 when something is not, 2 when the input cannot be understood.
     """
+    from mirror.airgap.sync.bulk import pool_size
+    from mirror.airgap.sync.workers import WorkerPool
+    from mirror.runtime import event_loops, tune_runtime
+
     settings = options.load_checked()
     inputs = selection.sync_inputs(settings)
     if settings.offline:
@@ -78,14 +49,22 @@ def sync_command(
     tune_runtime()
     # The workers first, while this process has one thread: a fork is quicker than a new interpreter.
     with WorkerPool(pool_size(connections)) as pool, asyncio.Runner(loop_factory=event_loops()) as runner:
-        target = _sync_target(settings, connections, pool)
         if dry_run:
-            return runner.run(_show_plan(target, inputs, build=selection.build))
-        return runner.run(_sync(target, inputs, name, build=selection.build))
+            return runner.run(_show_plan(settings, inputs, connections, pool, build=selection.build))
+        return runner.run(_sync(settings, inputs, name, connections, pool, build=selection.build))
 
 
-async def _show_plan(target: SyncTarget, inputs: list[SyncInput], *, build: bool) -> int:
-    async with target as (mirror, fetcher, access):
+async def _show_plan(
+    settings: "Settings", inputs: "list[SyncInput]", connections: int, pool: "WorkerPool", *, build: bool
+) -> int:
+    from mirror.airgap.sync.fetching import lacking
+    from mirror.airgap.sync.plan import plan
+    from mirror.airgap.sync.resolve import Resolvers
+    from mirror.cli.progress import ProgressBar, print_plan, print_problems
+    from mirror.cli.stores import sync_target
+    from mirror.service import scheduled_sync
+
+    async with sync_target(settings, connections, pool) as (mirror, fetcher, access):
         with ProgressBar():
             found = await plan(inputs, fetcher, Resolvers(access, build=build))
             missing = await lacking(found.files, scheduled_sync.holdings(mirror))
@@ -94,8 +73,19 @@ async def _show_plan(target: SyncTarget, inputs: list[SyncInput], *, build: bool
         return 1 if found.problems else 0
 
 
-async def _sync(target: SyncTarget, inputs: list[SyncInput], name: str | None, *, build: bool) -> int:
-    async with target as (mirror, fetcher, access):
+async def _sync(
+    settings: "Settings", inputs: "list[SyncInput]", name: str | None, connections: int, pool: "WorkerPool", *,
+    build: bool,
+) -> int:  # fmt: skip
+    from rich.filesize import decimal
+
+    from mirror.airgap.sync.fetching import fetch, remember
+    from mirror.airgap.sync.resolve import Resolvers
+    from mirror.cli.progress import ProgressBar, count_files, print_problems
+    from mirror.cli.stores import sync_target
+    from mirror.service import scheduled_sync
+
+    async with sync_target(settings, connections, pool) as (mirror, fetcher, access):
         with ProgressBar() as bar:
             holdings = scheduled_sync.holdings(mirror)
             result = await fetch(inputs, fetcher, Resolvers(access, build=build), holdings, bar)
@@ -110,33 +100,6 @@ async def _sync(target: SyncTarget, inputs: list[SyncInput], name: str | None, *
     return 1 if result.problems else 0
 
 
-@asynccontextmanager
-async def _sync_target(
-    settings: Settings, connections: int, pool: WorkerPool
-) -> AsyncIterator[tuple[Mirror, Fetcher, Access]]:
-    """Open what a sync fetches into: the store itself, or the mirror that serves from it. Raises ConfigError."""
-    async with AsyncExitStack() as stack:
-        urls = served_at(settings.data_dir)
-        if urls is None:
-            opened = await stack.enter_async_context(open_mirror(_quiet(settings), Mode.SERVE))
-            mirror = await opened.mirror()
-            access = await stack.enter_async_context(scheduled_sync.grant_access(mirror, opened.urls))
-            local = await stack.enter_async_context(scheduled_sync.local_fetcher(mirror, connections, pool))
-            yield mirror, local, access
-            return
-        mirror, fetcher, access = await stack.enter_async_context(beside_running(settings, urls, connections))
-        yield mirror, fetcher, access
-
-
-def _quiet(settings: Settings) -> Settings:
-    """Return the settings of a mirror that serves only this process: on a free port, without log and schedule."""
-    return settings.model_copy(
-        update={
-            "listen": (Address("127.0.0.1", 0),), "sync": (), "log": settings.log.model_copy(update={"access": False}),
-        }
-    )  # fmt: skip
-
-
 # mirror check
 
 
@@ -149,20 +112,20 @@ def check_command(selection: SyncSelection, options: SettingsOptions) -> int:
 
     Exit status 0 when everything is here, 1 when something is not, 2 when the input cannot be understood.
     """
+    from mirror.runtime import event_loops
+
     settings = options.load_checked()
     inputs = selection.sync_inputs(settings)
     with asyncio.Runner(loop_factory=event_loops()) as runner:
         return runner.run(_check(settings, inputs, build=selection.build))
 
 
-async def _check(settings: Settings, inputs: list[SyncInput], *, build: bool) -> int:
-    async with AsyncExitStack() as stack:
-        opened = await stack.enter_async_context(open_mirror(settings, Mode.READ_ONLY))
-        mirror = await opened.mirror()
-        found = await plan(
-            inputs, scheduled_sync.read_only_fetcher(mirror), OfflineResolver(settings, stack, build=build)
-        )
-        holdings = scheduled_sync.holdings(mirror)
+async def _check(settings: "Settings", inputs: "list[SyncInput]", *, build: bool) -> int:
+    from mirror.airgap.sync.plan import Problem
+    from mirror.cli.progress import count_files
+    from mirror.cli.stores import plan_offline
+
+    async with plan_offline(settings, inputs, build=build) as (found, holdings):
         problems = list(found.problems)
         for one in found.files:
             if not await holdings.file(one.project, one.file):
@@ -182,41 +145,3 @@ async def _check(settings: Settings, inputs: list[SyncInput], *, build: bool) ->
         return 1
     click.echo(f"yes: {count_files(count)}, all held")
     return 0
-
-
-class OfflineResolver:
-    """A Resolver that decides open versions as uv and bundler would with the network off."""
-
-    def __init__(self, settings: Settings, stack: AsyncExitStack, *, build: bool) -> None:
-        """`stack` closes the temporary mirror, which starts when the first version has to be decided."""
-        self._settings = settings
-        self._stack = stack
-        self._build = build
-        self._resolvers: Resolvers | None = None
-
-    async def __call__(self, requirements: RequirementSet, target: Target, repository: str) -> RequirementSet:
-        if self._resolvers is None:
-            self._resolvers = await self._start()
-        return await self._resolvers(requirements, target, repository)
-
-    async def _start(self) -> Resolvers:
-        directory = Path(self._stack.enter_context(tempfile.TemporaryDirectory()))
-        await asyncio.to_thread(_copy_catalog, self._settings.data_dir, self._settings.catalog_file, directory)
-        alone = _quiet(self._settings).model_copy(update={"data_dir": directory, "offline": True})
-        opened = await self._stack.enter_async_context(open_mirror(alone, Mode.SERVE))
-        access = scheduled_sync.grant_access(await opened.mirror(), opened.urls)
-        return Resolvers(await self._stack.enter_async_context(access), build=self._build)
-
-
-def _copy_catalog(data_dir: Path, catalog: Path, directory: Path) -> None:
-    """Make a data directory with a copy of the catalog and links to the files of the real one."""
-    for name in ("blobs", "uploads"):
-        (data_dir / name).mkdir(parents=True, exist_ok=True)
-        (directory / name).symlink_to(data_dir / name)
-    source = sqlite3.connect(f"file:{catalog}?mode=ro", uri=True)
-    target = sqlite3.connect(directory / catalog.name)
-    try:
-        source.backup(target)
-    finally:
-        source.close()
-        target.close()

@@ -9,11 +9,10 @@ import math
 import secrets
 import time
 from datetime import UTC, datetime
+from typing import TYPE_CHECKING
 
 import click
 
-from mirror.auth import digest, new_token, tokens_of
-from mirror.catalog import Accounts, Token
 from mirror.cli.accounts import (
     GrantOptions,
     checked_name,
@@ -22,12 +21,14 @@ from mirror.cli.accounts import (
     grants_json,
     grants_text,
     print_table,
-    report_removal,
+    remove_accounts,
     with_accounts,
 )
 from mirror.cli.options import SettingsOptions, audit_change, settings_options
-from mirror.config.values import seconds
 from mirror.errors import Invalid
+
+if TYPE_CHECKING:
+    from mirror.catalog import Accounts, Token
 
 
 @click.group("token")
@@ -50,6 +51,10 @@ def create_command(
     name: str, user: str, granted: GrantOptions, expires: str, for_file: bool, options: SettingsOptions
 ) -> int:
     """Create a token and print it, once. Without --right it may read and upload."""
+    from mirror.auth import digest, new_token
+    from mirror.catalog import Token
+    from mirror.config.values import seconds
+
     settings = options.load()
     name = checked_name(name or f"token-{secrets.token_hex(3)}")
     try:
@@ -73,7 +78,7 @@ def create_command(
         if name in settings.auth.tokens:
             raise Invalid(f"The configuration file already has a token {name!r}.")
 
-        async def add(accounts: Accounts) -> None:
+        async def add(accounts: "Accounts") -> None:
             if user and user not in settings.auth.users and await accounts.user(user) is None:
                 raise Invalid(f"There is no user {user!r}: create one with `mirror user add {user}`.")
             await accounts.add_token(token)
@@ -85,7 +90,7 @@ def create_command(
     return 0
 
 
-def _configuration(token: Token) -> str:
+def _configuration(token: "Token") -> str:
     """Return the table of the configuration file that stands for a token."""
     (limit,) = token.grants
     lines = [f'[auth.tokens."{token.name}"]', f'sha256 = "{token.sha256}"']
@@ -105,6 +110,8 @@ def _configuration(token: Token) -> str:
 @settings_options
 def list_command(as_json: bool, options: SettingsOptions) -> int:
     """List the tokens with their users, rights and expiry, and when they were last used."""
+    from mirror.auth import tokens_of
+
     settings = options.load()
     in_file = tokens_of(settings.auth)
     tokens = in_file + with_accounts(settings, lambda accounts: accounts.tokens())
@@ -119,7 +126,7 @@ def list_command(as_json: bool, options: SettingsOptions) -> int:
     return 0
 
 
-def _token_json(token: Token, in_file: bool) -> dict[str, object]:
+def _token_json(token: "Token", in_file: bool) -> dict[str, object]:
     return {
         "name": token.name,
         "user": token.owner or None,
@@ -137,14 +144,10 @@ def _token_json(token: Token, in_file: bool) -> dict[str, object]:
 def revoke_command(names: tuple[str, ...], options: SettingsOptions) -> int:
     """Revoke tokens by their names (not by the secrets). Exit status 1 when a name is unknown."""
     settings = options.load()
-
-    async def remove(accounts: Accounts) -> list[str]:
-        return [name for name in names if await accounts.remove_token(name)]
-
-    removed = with_accounts(settings, remove)
-    for name in removed:
-        audit_change("token", action="revoke", token=name)
-    return report_removal(names, removed, settings.auth.tokens, _unknown_token)
+    return remove_accounts(
+        settings, "token", "revoke", names, lambda accounts, name: accounts.remove_token(name), settings.auth.tokens,
+        _unknown_token,
+    )  # fmt: skip
 
 
 def _unknown_token(name: str) -> str:

@@ -8,29 +8,23 @@ import shutil
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from functools import wraps
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import click
 
-from mirror.cli.options import (
-    SettingsOptions,
-    audit_change,
-    caller,
-    repository_option,
-    settings_options,
-)
-from mirror.config import Settings
+from mirror.cli.options import SettingsOptions, audit_change, caller, repository_option, settings_options
 from mirror.errors import Invalid, MirrorError, NotFound, UnknownFile
-from mirror.index.publish import Change, Publisher
-from mirror.server.receive import incoming
-from mirror.service.ecosystems import ECOSYSTEMS
-from mirror.service.open import Mode, open_mirror
+
+if TYPE_CHECKING:
+    from mirror.config import Settings
+    from mirror.index.publish import Change, Publisher
 
 T = TypeVar("T")
 
 
-def _with_publishers(settings: Settings, work: Callable[[Mapping[str, Publisher]], Awaitable[T]]) -> T:
-    """Return the result of `work` on the publishers of the store that the settings name."""
+def _with_publishers(settings: "Settings", work: "Callable[[Mapping[str, Publisher]], Awaitable[T]]") -> T:
+    """Return the result of `work` on repository → what publishes in it."""
+    from mirror.service.open import Mode, open_mirror
 
     async def run() -> T:
         async with open_mirror(settings, Mode.BESIDE) as opened:
@@ -53,15 +47,15 @@ def add_command(paths: tuple[Path, ...], repository: str | None, options: Settin
     """
     settings = options.load()
 
-    async def work(publishers: Mapping[str, Publisher]) -> int:
-        failed = 0
+    async def work(publishers: "Mapping[str, Publisher]") -> int:
+        status = 0
         for path in _files(paths):
             try:
                 publisher = publishers[_repository_for(settings, path, repository)]
                 change = await _add(settings, publisher, path)
             except MirrorError as error:
                 click.echo(f"{path}: {error}", err=True)
-                failed += 1
+                status = 1
                 continue
             new = change.serial is not None
             click.echo(f"{'added' if new else 'already here'}: {path.name}")
@@ -70,7 +64,7 @@ def add_command(paths: tuple[Path, ...], repository: str | None, options: Settin
                     "upload", change.serial, repository=publisher.repository, project=change.upload.project,
                     filename=path.name,
                 )  # fmt: skip
-        return 1 if failed else 0
+        return status
 
     return _with_publishers(settings, work)
 
@@ -84,10 +78,12 @@ def _files(paths: Sequence[Path]) -> Iterator[Path]:
 
 
 def _format(path: Path) -> str | None:
+    from mirror.service.ecosystems import ECOSYSTEMS
+
     return next((name for name, one in ECOSYSTEMS.items() if path.name.endswith(one.suffixes)), None)
 
 
-def _repository_for(settings: Settings, path: Path, wanted: str | None) -> str:
+def _repository_for(settings: "Settings", path: Path, wanted: str | None) -> str:
     """Return the repository that a file goes to. Raises Invalid when that is not clear."""
     format = _format(path)
     if format is None:
@@ -106,7 +102,9 @@ def _repository_for(settings: Settings, path: Path, wanted: str | None) -> str:
     return fitting[0]
 
 
-async def _add(settings: Settings, publisher: Publisher, path: Path) -> Change:
+async def _add(settings: "Settings", publisher: "Publisher", path: Path) -> "Change":
+    from mirror.server.receive import incoming
+
     async with incoming(settings.data_dir / "incoming") as copy:
         await asyncio.to_thread(shutil.copyfile, path, copy.path)
         kept = await publisher.inspect(path.name, copy.path)
@@ -173,11 +171,11 @@ def delete_command(selection: VersionSelection, yes: bool, options: SettingsOpti
 
 def _change_files(
     options: SettingsOptions, selection: VersionSelection, what: str,
-    change: Callable[[Publisher, str], Awaitable[Change]],
+    change: "Callable[[Publisher, str], Awaitable[Change]]",
 ) -> int:  # fmt: skip
     """Apply a change to the selected files, and print what was done. Raises Invalid, NotFound."""
 
-    async def work(publishers: Mapping[str, Publisher]) -> int:
+    async def work(publishers: "Mapping[str, Publisher]") -> int:
         publisher, project, files = await _find_files(publishers, selection)
         if selection.filename is not None:
             if selection.filename not in files:
@@ -194,8 +192,11 @@ def _change_files(
 
 
 async def _find_files(
-    publishers: Mapping[str, Publisher], selection: VersionSelection
-) -> tuple[Publisher, str, Sequence[str]]:
+    publishers: "Mapping[str, Publisher]", selection: VersionSelection
+) -> "tuple[Publisher, str, Sequence[str]]":
+    """Return the publisher that has the version, its project there, and its files. Raises Invalid, NotFound."""
+    from mirror.service.ecosystems import ECOSYSTEMS
+
     chosen = [one for name, one in publishers.items() if selection.repository in (None, name)]
     if not chosen:
         raise Invalid(f"--repository {selection.repository}: none of {', '.join(publishers)}.")
@@ -228,7 +229,7 @@ def rebuild_command(options: SettingsOptions) -> int:
     came from upstreams is fetched again on request. Exit status 1 when a record or file could not be used.
     """
 
-    async def work(publishers: Mapping[str, Publisher]) -> int:
+    async def work(publishers: "Mapping[str, Publisher]") -> int:
         faults = 0
         for name, publisher in publishers.items():
             rebuilt = await publisher.rebuild()

@@ -12,20 +12,11 @@ from pathlib import Path
 from yarl import URL
 
 from mirror.airgap.lockfiles import named, read
-from mirror.airgap.sync import (
-    CONNECTIONS,
-    BulkFetcher,
-    Holdings,
-    LocalFetcher,
-    NoProgress,
-    ReadOnlyFetcher,
-    Resolvers,
-    SyncInput,
-    fetch,
-    remember,
-    repository_for,
-    targets_for,
-)
+from mirror.airgap.sync.bulk import BulkFetcher
+from mirror.airgap.sync.fetchers import CONNECTIONS, Holdings, LocalFetcher, ReadOnlyFetcher
+from mirror.airgap.sync.fetching import NoProgress, fetch, remember
+from mirror.airgap.sync.inputs import SyncInput, repository_for, targets_for
+from mirror.airgap.sync.resolve import Resolvers
 from mirror.airgap.sync.workers import WorkerConfig, WorkerPool, WorkerUpstream
 from mirror.auth.credentials import digest, new_token
 from mirror.catalog import Token

@@ -21,11 +21,12 @@ import pytest
 from mirror.airgap.static import StaticReport, export
 from mirror.airgap.static.tree import Tree
 from mirror.cli import main
-from mirror.cli.export import LAYOUTS, static_source
+from mirror.cli.export import static_source
 from mirror.config import Settings
 from mirror.errors import Conflict, Invalid
 from mirror.model import File, Project
 from mirror.rubygems.log.versions_map import parse_versions
+from mirror.service.ecosystems import ECOSYSTEMS
 from mirror.service.open import Mode, open_mirror
 from mirror.service.services import Mirror
 from tests.builders import gem, sdist, wheel
@@ -45,7 +46,7 @@ async def exported(
 ) -> StaticReport:
     """Export the store below a path into the `tree` beside it, as a command would."""
     async with looking_at(settings(tmp_path / "data", both, **(more or {}))) as mirror:
-        return await export(static_source(mirror), tmp_path / "tree", LAYOUTS, **how)
+        return await export(static_source(mirror), tmp_path / "tree", **how)
 
 
 def tree(directory: Path) -> dict[str, bytes]:
@@ -243,13 +244,13 @@ async def test_changed_notices_that_a_cooldown_is_over(tmp_path: Path, both: dic
     for seen, day in ((False, 6), (False, 6.5), (True, 8)):
         now[0] = moment + day * 86400
         async with looking_at(held, lambda: now[0]) as mirror:
-            await export(static_source(mirror), tmp_path / "tree", LAYOUTS, changed=True)
+            await export(static_source(mirror), tmp_path / "tree", changed=True)
         assert (f"packages/alpha/{ALPHA.filename}" in tree(tmp_path / "tree")) == seen
 
 
 async def _page_of(tmp_path: Path, both: dict[str, Any], project: str) -> bytes:
     async with looking_at(settings(tmp_path / "data", both)) as mirror:
-        await export(static_source(mirror), tmp_path / "shown", LAYOUTS)
+        await export(static_source(mirror), tmp_path / "shown")
     return (tmp_path / f"shown/simple/{project}/index.v1_json").read_bytes()
 
 
@@ -315,7 +316,7 @@ async def test_one_that_was_killed_leaves_a_working_tree_and_the_next_one_mends_
 ) -> None:
     whole = tmp_path / "whole"
     async with looking_at(settings(tmp_path / "data", both)) as mirror:
-        await export(static_source(mirror), whole, LAYOUTS)
+        await export(static_source(mirror), whole)
     wanted, file = tree(whole), write_settings(tmp_path / "data", both)
     for left in (0, 3, 9, 15, 22, 27):
         words = ["export", "--static", str(tmp_path / "tree"), "--changed", "--config", str(file)]
@@ -434,7 +435,7 @@ def test_no_path_leads_out_of_the_tree(tmp_path: Path, path: str) -> None:
 @pytest.mark.parametrize("name", ["../evil", "..", "a/b", ".mirror/x", "a\0b"])
 @pytest.mark.parametrize("format", ["pypi", "rubygems"])
 def test_hostile_names_have_no_place_in_either_layout(format: str, name: str) -> None:
-    layout = LAYOUTS[format]
+    layout = ECOSYSTEMS[format].layout()
     file = File(filename=f"{name}-1.whl", version="1", digests={"sha256": "0" * 64})
     project = Project(name=name, files=(file,))
     with pytest.raises(Invalid):

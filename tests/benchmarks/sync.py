@@ -31,7 +31,10 @@ from aiohttp import web
 from yarl import URL
 
 from mirror.airgap.lockfiles import named, this_machine
-from mirror.airgap.sync import NoProgress, Resolvers, SyncInput, fetch, pool_size, remember
+from mirror.airgap.sync.bulk import pool_size
+from mirror.airgap.sync.fetching import NoProgress, fetch, remember
+from mirror.airgap.sync.inputs import SyncInput
+from mirror.airgap.sync.resolve import Resolvers
 from mirror.airgap.sync.workers import WorkerPool
 from mirror.config import Settings
 from mirror.runtime import event_loops, tune_runtime

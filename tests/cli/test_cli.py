@@ -95,6 +95,20 @@ def test_the_help_is_light_and_names_every_command() -> None:
     assert not [name for name in imported if name.startswith("mirror.cli.")], "no command is needed to name them all"
 
 
+SLOW_IMPORTS = {"aiohttp", "aiosqlite", "prometheus_client", "jinja2", "cryptography", "pydantic", "rich"}
+
+
+@pytest.mark.parametrize("module", sorted({entry.module for entry in COMMANDS.values()}))
+def test_the_help_of_every_command_is_light(module: str) -> None:
+    names = [name for name, entry in COMMANDS.items() if entry.module == module]
+    code = "import sys; from mirror.cli import main; [main([name, '--help']) for name in sys.argv[1:]]"
+    result = python("-c", f"{code}; print(*sys.modules, file=sys.stderr)", *names)
+    assert all(f"Usage: mirror {name} " in result.stdout for name in names)
+    imported = set(result.stderr.split())
+    assert imported & SLOW_IMPORTS == set()
+    assert not [name for name in imported if name.startswith(("mirror.service", "mirror.config"))]
+
+
 def test_the_table_names_every_command_with_the_module_that_has_it() -> None:
     for name, entry in COMMANDS.items():
         command = group.get_command(click.Context(group), name)

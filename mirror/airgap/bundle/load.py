@@ -19,7 +19,7 @@ from pathlib import Path
 import msgspec
 
 from mirror.airgap.bundle import format
-from mirror.airgap.bundle.contents import BundleContents, StoreLayout, gather, page_mark, unzipped, upload_mark
+from mirror.airgap.bundle.contents import BundleContents, StoreLayout, gather, page_mark, upload_mark
 from mirror.airgap.bundle.format import BundleMember, DamagedBundle, LogEntry, Manifest, PageEntry, check_facts
 from mirror.airgap.bundle.reading import BundleHead, BundleReader, follows, read_head
 from mirror.airgap.bundle.signing import Keys, PublicKey
@@ -81,8 +81,12 @@ async def load(
         reader = BundleReader(parts)
         try:
             head = read_head(reader, keys, unsigned=unsigned)
-            running = _Import(head, catalog, blobs, records, layout, data_dir)
-            await running.check(force=force)
+            seen = await _check_sequence(head.manifest, catalog, force=force)
+            _check_repositories(head.manifest, layout)
+            held = await gather(catalog, blobs, layout)
+            running = _Import(head, seen, held, catalog, blobs, records, layout)
+            running.compare(force=force)
+            await running.check_blobs(data_dir)
             await running.read(reader, progress)
         finally:
             reader.close()
@@ -97,21 +101,22 @@ class _Import:
     def __init__(
         self,
         head: BundleHead,
+        seen: ImportedSerials,
+        held: BundleContents,
         catalog: Catalog,
         blobs: BlobStore,
         records: Records,
         layout: StoreLayout,
-        data_dir: Path,
     ) -> None:
+        """`seen` is what is recorded of the bundle's mirror afterwards, `held` what the store has before."""
         self._head = head
         self._manifest = head.manifest
+        self._seen = seen
+        self._held = held
         self._catalog = catalog
         self._blobs = blobs
         self._records = records
         self._layout = layout
-        self._data_dir = data_dir
-        self._held: BundleContents
-        self._seen: ImportedSerials
         self._pages: dict[int, PageEntry] = {}
         """Position in the manifest → pages that differ from the held ones."""
         self._files: list[StagedFile] = []
@@ -125,53 +130,25 @@ class _Import:
 
     # What would change
 
-    async def check(self, *, force: bool) -> None:
-        """Check whether the bundle fits here, and find out what is new. Raises Conflict, Invalid, StorageFull."""
-        manifest = self._manifest
-        known = await self._catalog.bundles.seen()
-        seen = known.get(manifest.node, ImportedSerials())
-        node = await self._catalog.bundles.node()
-        if force:
-            self._seen = ImportedSerials(max(seen.whole, manifest.serial if manifest.whole else 0), manifest.serial)
-        else:
-            self._seen = follows(manifest, node, seen)
-        self._check_places()
-        self._held = held = await gather(self._catalog, self._blobs, self._layout)
-        for place, page in enumerate(manifest.pages, 1):
-            mine = held.pages.get((page.source, page.kind, page.name))
+    def compare(self, *, force: bool) -> None:
+        """Find out what is new. Raises Conflict, Invalid."""
+        for place, page in enumerate(self._manifest.pages, 1):
+            mine = self._held.pages.get((page.source, page.kind, page.name))
             if _differs(mine, page) and (force or mine is None or mine.checked <= page.checked):
                 self._pages[place] = page
+        digests = {key: file.digest for key, file in self._held.files.items()}
         self._files = [
             StagedFile(
                 event=file.kind, source=file.source, project=file.project, filename=file.filename, digest=file.digest,
                 size=file.size,
             )
-            for file in manifest.files
-            if (mine_ := held.files.get((file.source, file.project, file.filename))) is None
-            or mine_.digest != file.digest
+            for file in self._manifest.files
+            if digests.get((file.source, file.project, file.filename)) != file.digest
         ]  # fmt: skip
-        for row in manifest.uploads:
-            self._check_upload(row, force=force)
-        await self._check_blobs()
+        for row in self._manifest.uploads:
+            self._compare_upload(row, force=force)
 
-    def _check_places(self) -> None:
-        """Check that everything in the bundle belongs to a repository of the settings. Raises Conflict."""
-        mine, theirs = self._layout.repositories, self._manifest.repositories
-        for name in {row.upload.repository for row in self._manifest.uploads}:
-            if name not in mine or name not in theirs or mine[name].format != theirs[name].format:
-                raise Conflict(
-                    f"The bundle has uploads of a repository {name!r}, and there is none of that name and format here."
-                )
-        sources = [page.source for page in self._manifest.pages] + [file.source for file in self._manifest.files]
-        sources += [log.name for log in self._manifest.logs if log.role == "upstream"]
-        for source in dict.fromkeys(sources):
-            if source not in self._layout.sidecars:
-                raise Conflict(
-                    f"The bundle has content from {source[:200]}, and no repository here has that upstream: add it to"
-                    " the settings (an offline mirror never asks it)."
-                )
-
-    def _check_upload(self, row: UploadRow, *, force: bool) -> None:
+    def _compare_upload(self, row: UploadRow, *, force: bool) -> None:
         theirs = row.upload
         self._records.check(theirs)
         if not theirs.deleted:
@@ -193,7 +170,7 @@ class _Import:
         kind = "delete" if theirs.deleted else "unyank" if theirs.yanked is None else "yank"
         self._uploads.append((kind, row))
 
-    async def _check_blobs(self) -> None:
+    async def check_blobs(self, data_dir: Path) -> None:
         """Check that needed blobs are held or in the bundle, and fit on the disk. Raises Conflict, StorageFull."""
         manifest = self._manifest
         needed = {one.digest: one.filename for one in self._files}
@@ -207,9 +184,9 @@ class _Import:
                     " export for it."
                 )
         lengths = [page.length for page in self._pages.values()] + [log.length for log in manifest.logs]
-        coming = [size for digest, size in manifest.blobs.items() if not await self._is_held(digest, size)]
-        required = sum(coming) + sum(lengths)
-        free = shutil.disk_usage(self._data_dir).free
+        new = [size for digest, size in manifest.blobs.items() if not await self._is_held(digest, size)]
+        required = sum(new) + sum(lengths)
+        free = shutil.disk_usage(data_dir).free
         if required + RESERVED_BYTES > free:
             raise StorageFull(
                 f"The bundle needs {required >> 20} MiB, and {max(0, free - RESERVED_BYTES) >> 20} MiB of the"
@@ -240,7 +217,7 @@ class _Import:
             if member is None or member.name != path:
                 raise DamagedBundle(f"The bundle is truncated or altered: {path} is missing.")
             if path.startswith("pages/"):
-                body = self._decompressed(reader, member, digest, lengths[digest])
+                body = reader.page(member, lengths[digest])
                 if digest in logs:
                     self._log_bodies[digest] = body
                 for place in self._bodies.get(digest, ()):
@@ -256,34 +233,18 @@ class _Import:
             raise DamagedBundle("The bundle is altered: it has more members than its manifest names.")
         await self._catalog.bundles.stage_files(bundle, self._files)
 
-    def _decompressed(self, reader: BundleReader, member: BundleMember, digest: str, length: int) -> bytes:
-        packed = b"".join(reader.content(member))
-        if hashlib.sha256(packed).hexdigest() != digest:
-            raise DamagedBundle(f"The bundle is altered: {member.name} does not have the digest in {format.SUMS}.")
-        try:
-            body = unzipped(packed, length)
-        except ValueError as error:
-            raise DamagedBundle(f"The bundle is altered: {member.name}: {error}.") from None
-        if len(body) != length:
-            raise DamagedBundle(f"The bundle is altered: {member.name} has another length than in {format.MANIFEST}.")
-        return body
-
     async def _blob(self, reader: BundleReader, member: BundleMember, digest: str) -> None:
         """Compare a blob with its digest, and adopt it unless it is held. Raises DamagedBundle, StorageFull."""
-        found = hashlib.sha256()
         if await self._is_held(digest, member.size):
-            for chunk in reader.content(member):
-                found.update(chunk)
-            self._compare(found.hexdigest(), member)
+            for _ in reader.verified(member):
+                pass
             return
         fd, name = tempfile.mkstemp(dir=self._blobs.incoming)
         path = Path(name)
         try:
             with storage_errors(), os.fdopen(fd, "wb") as file:
-                for chunk in reader.content(member):
-                    found.update(chunk)
+                for chunk in reader.verified(member):
                     file.write(chunk)
-            self._compare(found.hexdigest(), member)
             os.chmod(path, 0o644)
             os.utime(path, (member.modified, member.modified))  # so that both mirrors send the same Last-Modified
             await self._blobs.adopt(path, digest)
@@ -297,10 +258,6 @@ class _Import:
             return (await self._blobs.open(digest)).size == size
         except MissingBlob:
             return False
-
-    def _compare(self, digest: str, member: BundleMember) -> None:
-        if digest != format.digest_of(member.name):
-            raise DamagedBundle(f"The bundle is altered: {member.name} has the SHA-256 {digest}.")
 
     # Making it visible
 
@@ -348,8 +305,7 @@ class _Import:
         for role, entry in entries.items():
             name = self._layout.logs[role, repository]
             mine, body = await self._catalog.logs.read(name), self._log_bodies[entry.body]
-            fits = _fits(entry, mine) and (entry.start or role == "own" or body.startswith(mine))
-            if not fits:
+            if not (_fits(entry, mine) and (entry.start or role == "own" or body.startswith(mine))):
                 self._diverged.add(repository)
                 return
             changes.append((name, mine, entry, body))
@@ -376,6 +332,32 @@ class _Import:
             size=self._new_bytes,
             own_index=tuple(sorted(self._diverged)),
         )
+
+
+async def _check_sequence(manifest: Manifest, catalog: Catalog, *, force: bool) -> ImportedSerials:
+    """Return what is recorded of the bundle's mirror after the import. Raises Conflict unless it continues the last."""
+    seen = (await catalog.bundles.seen()).get(manifest.node, ImportedSerials())
+    if force:
+        return ImportedSerials(max(seen.whole, manifest.serial if manifest.whole else 0), manifest.serial)
+    return follows(manifest, await catalog.bundles.node(), seen)
+
+
+def _check_repositories(manifest: Manifest, layout: StoreLayout) -> None:
+    """Check that everything in the bundle belongs to a repository of the settings. Raises Conflict."""
+    mine, theirs = layout.repositories, manifest.repositories
+    for name in {row.upload.repository for row in manifest.uploads}:
+        if name not in mine or name not in theirs or mine[name].format != theirs[name].format:
+            raise Conflict(
+                f"The bundle has uploads of a repository {name!r}, and there is none of that name and format here."
+            )
+    sources = [page.source for page in manifest.pages] + [file.source for file in manifest.files]
+    sources += [log.name for log in manifest.logs if log.role == "upstream"]
+    for source in dict.fromkeys(sources):
+        if source not in layout.sidecars:
+            raise Conflict(
+                f"The bundle has content from {source[:200]}, and no repository here has that upstream: add it to"
+                " the settings (an offline mirror never asks it)."
+            )
 
 
 def _differs(mine: PageEntry | None, theirs: PageEntry) -> bool:

@@ -12,6 +12,7 @@ from typing import BinaryIO
 import msgspec
 
 from mirror.airgap.bundle import format
+from mirror.airgap.bundle.contents import unzipped
 from mirror.airgap.bundle.format import BundleMember, DamagedBundle, Manifest
 from mirror.airgap.bundle.signing import Keys, PublicKey
 from mirror.catalog.bundles import ImportedSerials
@@ -70,6 +71,26 @@ class BundleReader:
             left -= len(chunk)
             yield chunk
         self._read(member.padding)
+
+    def verified(self, member: BundleMember) -> Iterator[bytes]:
+        """Yield the content; at its end, raise DamagedBundle unless it has the digest in the member's path."""
+        found = hashlib.sha256()
+        for chunk in self.content(member):
+            found.update(chunk)
+            yield chunk
+        if found.hexdigest() != format.digest_of(member.name):
+            raise DamagedBundle(f"The bundle is altered: {member.name} has the SHA-256 {found.hexdigest()}.")
+
+    def page(self, member: BundleMember, length: int) -> bytes:
+        """Return a page or log of `length` bytes, decompressed and verified. Raises DamagedBundle."""
+        packed = b"".join(self.verified(member))
+        try:
+            body = unzipped(packed, length)
+        except ValueError as error:
+            raise DamagedBundle(f"The bundle is altered: {member.name}: {error}.") from None
+        if len(body) != length:
+            raise DamagedBundle(f"The bundle is altered: {member.name} has another length than in {format.MANIFEST}.")
+        return body
 
     def small(self, name: str, limit: int) -> bytes:
         """Read the whole next member, which must have that name. Raises DamagedBundle."""

@@ -9,15 +9,15 @@ import hashlib
 import json
 import logging
 import re
-from collections.abc import AsyncIterator, Callable, Collection, Mapping
+from collections.abc import AsyncIterator, Callable, Collection, Iterable, Mapping
 from contextlib import asynccontextmanager
+from html import escape
 from pathlib import Path
 
 import msgspec
 
 from mirror import __version__
 from mirror.airgap.static.content import HeldContent, bytes_of, digest_of
-from mirror.airgap.static.start_page import start_page
 from mirror.airgap.static.tree import OWN, Tree, TreeProject, TreeState, begin, finish
 from mirror.auth.rights import Scope
 from mirror.blobs import BlobStore
@@ -40,6 +40,7 @@ class StaticSource(msgspec.Struct, frozen=True, kw_only=True):
     """The store and the repositories that an export reads. Mappings are by repository."""
 
     repositories: Mapping[str, Repository]
+    layouts: Mapping[str, StaticLayout]
     mounts: Mapping[str, str]
     public: Mapping[str, Scope]
     """What everyone may read."""
@@ -71,7 +72,6 @@ class StaticReport(msgspec.Struct, frozen=True, kw_only=True):
 async def export(
     source: StaticSource,
     directory: Path,
-    layouts: Mapping[str, StaticLayout],
     *,
     changed: bool = False,
     files_url: str | None = None,
@@ -81,11 +81,11 @@ async def export(
 ) -> StaticReport:
     """Write what is held into a directory as an index that needs no mirror, without asking any upstream.
 
-    `layouts` are those of the formats, by name. With `changed`, files that the last export wrote are not compared, and
-    projects without an event since then are not even rendered; otherwise every file is compared. `files_url` is where
-    the files are, in the tree of another export or on a mirror; they are then left out of this one. `repositories`
-    names those to export whole, including what not everyone may read; without names, what everyone may read of all
-    repositories is exported. `only` selects projects: repository → canonical names.
+    With `changed`, files that the last export wrote are not compared, and projects without an event since then are not
+    even rendered; otherwise every file is compared. `files_url` is where the files are, in the tree of another export
+    or on a mirror; they are then left out of this one. `repositories` names those to export whole, including what not
+    everyone may read; without names, what everyone may read of all repositories is exported. `only` selects projects:
+    repository → canonical names.
 
     Raises Invalid for a directory that holds anything else, a bad URL or an unknown name; Conflict, OSError.
     """
@@ -96,7 +96,7 @@ async def export(
     chosen = repositories or [name for name in source.repositories if not source.public[name].nothing]
     tree = await asyncio.to_thread(Tree, directory)
     try:
-        running = _Export(source, tree, layouts, files_url, copy, bool(repositories), only)
+        running = _Export(source, tree, files_url, copy, bool(repositories), only)
         return await running.run(list(chosen), changed=changed)
     finally:
         tree.close()
@@ -109,7 +109,6 @@ class _Export:
         self,
         source: StaticSource,
         tree: Tree,
-        layouts: Mapping[str, StaticLayout],
         files_url: str | None,
         copy: bool,
         include_restricted: bool,
@@ -117,7 +116,6 @@ class _Export:
     ) -> None:
         self._source = source
         self._tree = tree
-        self._layouts = layouts
         self._files_url = files_url.rstrip("/") if files_url else ""
         self._copy = copy
         self._include_restricted = include_restricted
@@ -183,7 +181,7 @@ class _Export:
     ) -> dict[str, TreeProject]:
         """Write the projects of a repository; return them by name, in order."""
         repository = self._source.repositories[name]
-        layout = self._layout(name)
+        layout = self._source.layouts[name]
         mount = self._mount(name)
         readable = self._source.public[name]
         sources = {source.name for source in repository.sources}
@@ -303,7 +301,7 @@ class _Export:
         http: dict[str, str] = {}
         server: list[str] = []
         for name, exported in projects.items():
-            layout, mount = self._layout(name), self._mount(name)
+            layout, mount = self._source.layouts[name], self._mount(name)
             mounts.setdefault(mount, []).append(layout)
             entries = {project: one.entry for project, one in exported.items() if one.paths}
             for path, content in await asyncio.to_thread(_indexes, layout, entries):
@@ -313,7 +311,7 @@ class _Export:
         for mount, layouts in mounts.items():
             below = sorted(other.rstrip("/") for other in mounts if other) if mount == "" else []
             path = f"{mount}index.html"
-            written[path] = await self._write(path, start_page(layouts, below))
+            written[path] = await self._write(path, _start_page(layouts, below))
             server.append(f"location = /{mount} {{\n    types {{ text/html html; }}\n    try_files /{path} =404;\n}}\n")
         server.append(f"location ^~ /{OWN}/ {{\n    return 404;\n}}\n")
         for file, lines in (("nginx-http.conf", http), ("nginx-server.conf", server)):
@@ -326,7 +324,7 @@ class _Export:
         ranks = {
             self._mount(name) + root: rank
             for name in self._source.repositories
-            for rank, root in enumerate(self._layout(name).roots)
+            for rank, root in enumerate(self._source.layouts[name].roots)
         }
         if not self._known:
             for root in ranks:
@@ -363,9 +361,6 @@ class _Export:
     def _problem(self, sentence: str) -> None:
         self._problems.append(sentence)
 
-    def _layout(self, repository: str) -> StaticLayout:
-        return self._layouts[self._source.repositories[repository].format.name]
-
     def _mount(self, repository: str) -> str:
         """Return the path of a repository's mount in the tree: empty, or with a slash at its end. Raises Invalid."""
         mount = self._source.mounts[repository].rstrip("/")
@@ -381,6 +376,22 @@ class _Export:
 def _indexes(layout: StaticLayout, entries: Mapping[str, str]) -> list[tuple[str, bytes]]:
     """Render all lists of projects; blocks."""
     return list(layout.index(entries))
+
+
+def _start_page(layouts: Iterable[StaticLayout], below: Iterable[str]) -> bytes:
+    """Render the start page of a mount with these indexes; `below` are the paths of other mounts, relative to it."""
+    lines = [
+        '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">',
+        '<meta name="viewport" content="width=device-width">',
+        "<title>Package index</title>\n</head>\n<body>\n<h1>Package index</h1>",
+    ]
+    for layout in layouts:
+        lines.append(f'<h2>{escape(layout.title)}</h2>\n<p><a href="{layout.start}">All of them</a></p>')
+        lines.append(f"<p>To use it:</p>\n<pre>{escape(layout.usage('https://this-server.example/'))}</pre>")
+    if others := [f'<li><a href="{escape(path)}/">{escape(path)}</a></li>' for path in below]:
+        lines += ["<h2>More</h2>\n<ul>", *others, "</ul>"]
+    lines.append("</body>\n</html>\n")
+    return "\n".join(lines).encode()
 
 
 @asynccontextmanager

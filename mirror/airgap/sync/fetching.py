@@ -11,7 +11,8 @@ import msgspec
 
 from mirror.airgap.lockfiles import ExternalRequirement
 from mirror.airgap.sync.fetchers import Fetcher, Holdings, reason_of
-from mirror.airgap.sync.plan import Problem, Resolver, SyncInput, SyncPlan, plan
+from mirror.airgap.sync.inputs import SyncInput
+from mirror.airgap.sync.plan import Problem, Resolver, SyncPlan, plan
 from mirror.airgap.sync.queue import FetchQueue, SyncFile, together
 from mirror.catalog import SetMember, Sets
 from mirror.errors import MirrorError

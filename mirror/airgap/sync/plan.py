@@ -12,6 +12,7 @@ import msgspec
 
 from mirror.airgap.lockfiles import ExternalRequirement, MissingItem, RequirementSet, Selector, Target, needed
 from mirror.airgap.sync.fetchers import Fetcher, reason_of
+from mirror.airgap.sync.inputs import SyncInput
 from mirror.airgap.sync.queue import SyncFile
 from mirror.errors import Invalid, MirrorError, NotFound, Offline
 from mirror.index.repository import View
@@ -42,17 +43,6 @@ class SyncPlan(msgspec.Struct, frozen=True, kw_only=True):
     """What no index can provide."""
     repositories: tuple[str, ...] = ()
     """Whose indexes are needed."""
-
-
-class SyncInput(msgspec.Struct, frozen=True, kw_only=True):
-    """One lock or requirements file, or names; and the targets that it is for."""
-
-    requirements: RequirementSet
-    repository: str
-    targets: tuple[Target, ...]
-    sdists: bool = False
-    dependencies: bool = True
-    """Whether open versions are resolved; else only what is named is selected, in its newest version."""
 
 
 class Resolver(Protocol):

@@ -4,6 +4,8 @@ import asyncio
 import multiprocessing
 import os
 import signal
+import subprocess
+import sys
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from multiprocessing.connection import Connection
@@ -48,6 +50,12 @@ def children_of(parent: int) -> Iterator[int]:
         with suppress(OSError):  # others come and go meanwhile
             if entry.joinpath("stat").read_text().rpartition(")")[2].split()[1] == str(parent):
                 yield int(entry.name)
+
+
+def test_a_worker_starts_without_settings_and_lock_files() -> None:
+    code = "import sys, mirror.airgap.sync.workers.worker; print(*sys.modules)"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
+    assert {"pydantic", "packaging", "aiosqlite", "mirror.config"} & set(result.stdout.split()) == set()
 
 
 async def test_a_worker_stores_a_wheel_and_its_sidecar_and_leaves_the_rest_undone(

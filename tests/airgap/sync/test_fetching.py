@@ -10,8 +10,10 @@ from typing import Any
 import pytest
 
 from mirror.airgap.lockfiles import RequirementSet, Target, named, parse
-from mirror.airgap.sync import SyncFile, SyncInput, SyncResult, fetch, remember
 from mirror.airgap.sync.bulk import MIN_BATCH_FILES, SMALL_FILE_BYTES
+from mirror.airgap.sync.fetching import SyncResult, fetch, remember
+from mirror.airgap.sync.inputs import SyncInput
+from mirror.airgap.sync.queue import SyncFile
 from mirror.catalog import SetMember
 from mirror.errors import StorageFull
 from mirror.service import scheduled_sync

@@ -7,7 +7,7 @@ import pytest
 from yarl import URL
 
 from mirror.airgap.lockfiles import Target, named, parse, this_machine
-from mirror.airgap.sync import Resolvers
+from mirror.airgap.sync.resolve import Resolvers
 from mirror.errors import Invalid
 from tests.builders import gem, sdist, wheel
 from tests.clients import require_client
