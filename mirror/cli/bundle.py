@@ -47,6 +47,7 @@ def import_command(parts: tuple[Path, ...], unsigned: bool, force: bool, options
     settings = options.load()
     if unsigned:
         click.echo("The signature is not verified: anyone may have made this bundle.", err=True)
+    # The import is announced to a serving mirror, which looks for such news every LOOK_SECONDS.
     notice = LOOK_SECONDS + 0.1 if served_at(settings.data_dir) is not None else 0.0
 
     async def run() -> "ImportResult":

@@ -57,8 +57,8 @@ class DoctorOptions(msgspec.Struct, frozen=True, kw_only=True):
 
     def for_ecosystem(self, ecosystem: Ecosystem, held: tuple[str, ...] = ()) -> ExamineOptions:
         """Return it for one ecosystem; `held` are projects that can be looked at if none is named."""
-        one = {"project": self.project, "gem": self.gem}[ecosystem.noun]
-        return ExamineOptions(project=one, held=held, upload=self.upload, token=self.token)
+        project = {"project": self.project, "gem": self.gem}[ecosystem.noun]
+        return ExamineOptions(project=project, held=held, upload=self.upload, token=self.token)
 
 
 # An index at a URL
@@ -91,19 +91,19 @@ async def _examine(
     base = url.with_user(None)
     login = await _login(session, url, wanted.token)
     found: list[DoctorSection] = []
-    silent = ""
+    last_error = ""
     for ecosystem in map(ECOSYSTEMS.__getitem__, formats):
         options = wanted.for_ecosystem(ecosystem, held.get(ecosystem.name, ()))
         try:
             findings = await ecosystem.examine(IndexClient(session, login), base, options)
         except UpstreamError as error:
-            silent = str(error)
+            last_error = str(error)
             continue
         if findings is not None:
             found.append(DoctorSection(f"{ecosystem.title} index at {base}", findings))
     if not found:
         kinds = " or ".join(ECOSYSTEMS[format].title for format in formats)
-        found.append(DoctorSection(str(base), [_SERVES.fails(silent or f"no index of {kinds} was found there")]))
+        found.append(DoctorSection(str(base), [_SERVES.fails(last_error or f"no index of {kinds} was found there")]))
     return found
 
 
@@ -142,25 +142,25 @@ async def examine_here(settings: Settings, wanted: DoctorOptions) -> list[Doctor
     running = await asyncio.to_thread(_RunningMirror, settings)
     status = running.status
     held = status.get("bytes")
-    inspection, read = await _inspected(settings.catalog_file)
-    asked = [(one, await _ask_upstream(one)) for one in _upstreams(settings)] if not settings.offline else []
+    inspection, catalog = await _inspect_catalog(settings.catalog_file)
+    upstreams = [] if settings.offline else [(one.name, await _ask_upstream(one)) for one in _upstreams(settings)]
     now = time.time()
-    times = {one.name: there - now for one, (there, _) in asked if there is not None}
-    troubles = {one.name: trouble for one, (_, trouble) in asked} | running.paused_upstreams()
+    offsets = {name: clock - now for name, (clock, _) in upstreams if clock is not None}
+    troubles = {name: trouble for name, (_, trouble) in upstreams} | running.paused_upstreams()
     findings = [
         _CONFIGURATION.ok(),
         *await asyncio.to_thread(running.findings),
         *machine.check_storage(settings, held if isinstance(held, int) else 0),
-        read,
+        catalog,
         machine.check_upstreams(troubles, settings.offline),
-        *machine.check_clock(now, times, inspection.newest if inspection else None),
+        *machine.check_clock(now, offsets, inspection.newest if inspection else None),
         *machine.check_certificate(settings, datetime.now(UTC)),
         machine.check_libraries(),
     ]
     return [DoctorSection("this mirror", findings), *await running.repositories(wanted)]
 
 
-async def _inspected(path: Path) -> tuple[Inspection | None, Finding]:
+async def _inspect_catalog(path: Path) -> tuple[Inspection | None, Finding]:
     if not path.exists():
         return None, machine.catalog_not_checked("there is none yet")
     try:
@@ -176,7 +176,7 @@ def _upstreams(settings: Settings) -> list[UpstreamSettings]:
 
 
 async def _ask_upstream(upstream: UpstreamSettings) -> tuple[float | None, str]:
-    """Return what time it is there, and what is wrong with it (empty: nothing), from one HEAD request."""
+    """Return the time of an upstream's clock, and what is wrong with it (empty: nothing), from one HEAD request."""
     try:
         trust = ssl.create_default_context(cafile=upstream.ca_file) if upstream.ca_file else True
     except OSError as error:

@@ -37,15 +37,15 @@ def explain_command(
     """
     from mirror.service.ecosystems import ECOSYSTEMS
 
-    name, pinned, rest = name.partition("==")
-    if pinned and (version or not rest):
+    name, operator, pinned = name.partition("==")
+    if operator and (version or not pinned):
         raise Invalid("Write it as NAME, NAME VERSION or NAME==VERSION.")
-    version = rest if pinned else version
+    version = pinned or version
     settings = options.load()
     formats = _formats(settings, url)
     chosen = [
         one for one, format in formats.items()
-        if repository in (None, one) and not (pinned and ECOSYSTEMS[format].pin_operator != pinned)
+        if repository in (None, one) and not (operator and ECOSYSTEMS[format].pin_operator != operator)
     ]  # fmt: skip
     if not chosen:
         raise Invalid(f"No repository fits: there are {', '.join(formats)}.")

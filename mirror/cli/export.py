@@ -63,9 +63,9 @@ def export_command(
     Exit status 1 when something that is held, or should be, could not be exported; the rest is written all the same.
     """
     settings = options.load_checked()
-    bundle = everything or selection.inputs or since is not None or inventory is not None
+    has_content = everything or selection.inputs or since is not None or inventory is not None
     if static is not None:
-        if target is not None or bundle or parts or unsigned:
+        if target is not None or has_content or parts or unsigned:
             raise InvalidUsage("--static DIR writes everything that is held: options for a bundle do not go with it.")
         return asyncio.run(
             _export_tree(
@@ -80,7 +80,7 @@ def export_command(
         since is not None and inventory is not None
     ):
         raise InvalidUsage("Give only one of: --all, --since SERIAL, or lock files and names.")
-    if not bundle:
+    if not has_content:
         raise InvalidUsage("Name what to export: --all, --since SERIAL, --for INVENTORY, or lock files and names.")
     return asyncio.run(
         _export_bundle(settings, target, selection, since=since, inventory=inventory, parts=parts, unsigned=unsigned)

@@ -40,7 +40,7 @@ async def sync_target(
     async with AsyncExitStack() as stack:
         urls = served_at(settings.data_dir)
         if urls is None:
-            opened = await stack.enter_async_context(open_mirror(_unlisted(settings), Mode.SERVE))
+            opened = await stack.enter_async_context(open_mirror(_private(settings), Mode.SERVE))
             mirror = await opened.mirror()
             access = await stack.enter_async_context(scheduled_sync.grant_access(mirror, opened.urls))
             fetcher = await stack.enter_async_context(scheduled_sync.local_fetcher(mirror, connections, pool))
@@ -98,13 +98,13 @@ class _OfflineResolver:
     async def _start(self) -> Resolvers:
         directory = Path(self._stack.enter_context(tempfile.TemporaryDirectory()))
         await asyncio.to_thread(_link_data, self._settings.data_dir, self._settings.catalog_file, directory)
-        temporary = _unlisted(self._settings).model_copy(update={"data_dir": directory, "offline": True})
+        temporary = _private(self._settings).model_copy(update={"data_dir": directory, "offline": True})
         opened = await self._stack.enter_async_context(open_mirror(temporary, Mode.SERVE))
         access = scheduled_sync.grant_access(await opened.mirror(), opened.urls)
         return Resolvers(await self._stack.enter_async_context(access), build=self._build)
 
 
-def _unlisted(settings: Settings) -> Settings:
+def _private(settings: Settings) -> Settings:
     """Return the settings of a mirror that serves only this process: on a free port, without log and schedule."""
     log = settings.log.model_copy(update={"access": False})
     return settings.model_copy(update={"listen": (Address("127.0.0.1", 0),), "sync": (), "log": log})

@@ -8,7 +8,7 @@ to is there.
 
 import os
 import shutil
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 
@@ -30,7 +30,7 @@ class BackupResult(msgspec.Struct, frozen=True):
     """Digests of blobs that should have been there."""
 
 
-def back_up(data_dir: Path, target: Path, progress: Callable[[int], None] = lambda size: None) -> BackupResult:
+def back_up(data_dir: Path, target: Path) -> BackupResult:
     """Copy the catalog and the uploads of a mirror, which may be serving, to a directory. Blocking.
 
     Raises NotFound when there is no catalog.
@@ -41,7 +41,7 @@ def back_up(data_dir: Path, target: Path, progress: Callable[[int], None] = lamb
     fresh = target / f"{CATALOG}.new"
     fresh.unlink(missing_ok=True)
     copy_catalog(data_dir / CATALOG, fresh)
-    saved = _copy_blobs(data_dir, target, uploaded_blobs(fresh), progress)
+    saved = _copy_blobs(data_dir, target, uploaded_blobs(fresh))
     # What was uploaded after the catalog was copied is left out.
     _copy_records(
         data_dir / "uploads", target / "uploads", ["/".join(name) + ".json" for name in uploaded_names(fresh)]
@@ -54,7 +54,7 @@ def back_up(data_dir: Path, target: Path, progress: Callable[[int], None] = lamb
     return saved
 
 
-def restore(source: Path, data_dir: Path, progress: Callable[[int], None] = lambda size: None) -> BackupResult:
+def restore(source: Path, data_dir: Path) -> BackupResult:
     """Fill an empty data directory from a backup. Blocking. Raises Conflict when it is not empty, and Invalid."""
     if not (source / CATALOG).is_file():
         raise Invalid(f"{source} is not a backup: it has no {CATALOG}.")
@@ -62,7 +62,7 @@ def restore(source: Path, data_dir: Path, progress: Callable[[int], None] = lamb
         raise Conflict(f"{data_dir} is not empty: move it away first, so that nothing is lost by the restore.")
     data_dir.mkdir(parents=True, exist_ok=True)
     blobs = [path.name for path in (source / "blobs").glob("??/*")] if (source / "blobs").is_dir() else []
-    saved = _copy_blobs(source, data_dir, blobs, progress)
+    saved = _copy_blobs(source, data_dir, blobs)
     records = source / "uploads"
     names = [str(path.relative_to(records)) for path in records.rglob("*.json")] if records.is_dir() else []
     _copy_records(records, data_dir / "uploads", names)
@@ -72,7 +72,7 @@ def restore(source: Path, data_dir: Path, progress: Callable[[int], None] = lamb
     return saved
 
 
-def _copy_blobs(source: Path, target: Path, digests: Iterable[str], progress: Callable[[int], None]) -> BackupResult:
+def _copy_blobs(source: Path, target: Path, digests: Iterable[str]) -> BackupResult:
     count = size = 0
     missing: list[str] = []
     for digest in digests:
@@ -89,7 +89,6 @@ def _copy_blobs(source: Path, target: Path, digests: Iterable[str], progress: Ca
         _sync(part)
         part.replace(there)
         count, size = count + 1, size + there.stat().st_size
-        progress(size)
     return BackupResult(count, size, tuple(missing))
 
 

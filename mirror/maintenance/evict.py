@@ -46,29 +46,21 @@ class Candidate(msgspec.Struct, frozen=True, kw_only=True):
     """Whether it is an upload, in a set, or no longer upstream."""
 
 
-class EvictionPlan(msgspec.Struct, frozen=True, kw_only=True):
-    """The files to evict, and the size of the store before and after."""
+def plan(candidates: Iterable[Candidate], limit: int | None, now: float, min_age: float) -> list[Candidate]:
+    """Return what has to go for the store to hold at most `limit` bytes, in order; nothing without a limit.
 
-    evict: tuple[Candidate, ...] = ()
-    before: int = 0
-    """Bytes."""
-    after: int = 0
-    """Bytes; above the limit when what may go is not enough."""
-
-
-def plan(candidates: Iterable[Candidate], limit: int | None, now: float, min_age: float) -> EvictionPlan:
-    """Return what has to go for the store to hold at most `limit` bytes; nothing without a limit."""
-    known = list(candidates)
-    before = after = sum(one.size for one in known)
-    evict: list[Candidate] = []
-    if limit is not None:
-        for one in sorted(known, key=lambda one: (one.used, one.digest)):
-            if after <= limit:
-                break
-            if not one.pinned and now - one.used >= min_age:
-                evict.append(one)
-                after -= one.size
-    return EvictionPlan(evict=tuple(evict), before=before, after=after)
+    More than the limit is left when what may go is not enough.
+    """
+    known = sorted(candidates, key=lambda one: (one.used, one.digest))
+    size = sum(one.size for one in known)
+    evicted: list[Candidate] = []
+    for one in known:
+        if limit is None or size <= limit:
+            break
+        if not one.pinned and now - one.used >= min_age:
+            evicted.append(one)
+            size -= one.size
+    return evicted
 
 
 class EvictionReport(msgspec.Struct, frozen=True, kw_only=True):
@@ -84,6 +76,21 @@ class EvictionReport(msgspec.Struct, frozen=True, kw_only=True):
     limit: int | None = None
     busy: bool = False
     """Whether nothing was done because another process was sweeping."""
+
+
+class _SweepDecision(msgspec.Struct, frozen=True, kw_only=True):
+    """The files that a sweep removes, and the size of everything."""
+
+    evicted: tuple[HeldFile, ...]
+    """In the order in which they go."""
+    orphans: tuple[str, ...]
+    sizes: dict[str, int]
+    """Digest → bytes, of every stored blob."""
+
+    @property
+    def digests(self) -> list[str]:
+        """Return the digests of the blobs that go, each once; orphans first, which no one misses."""
+        return list(dict.fromkeys((*self.orphans, *(one.digest for one in self.evicted))))
 
 
 class Evictor:
@@ -128,7 +135,7 @@ class Evictor:
             await self._catalog.leases.give_back("sweep")
         return self._report(decision)
 
-    async def _decide(self) -> "_SweepDecision":
+    async def _decide(self) -> _SweepDecision:
         now = self._clock()
         held = await self._catalog.files.all()
         uploads = await self._catalog.uploads.blobs()
@@ -152,7 +159,7 @@ class Evictor:
         ]
         sidecar_bytes = sum(stored[digest].size for digest in sidecars if digest in stored)
         limit = None if self._limit is None else max(0, self._limit - sidecar_bytes)
-        evicted = [one for blob in plan(candidates, limit, now, self._min_age).evict for one in names[blob.digest]]
+        evicted = [one for blob in plan(candidates, limit, now, self._min_age) for one in names[blob.digest]]
         keys = {(one.source, one.project, one.filename) for one in evicted}
         evicted += [one for one, file in parents.items() if (file.source, file.project, file.filename) in keys]
         known_digests = names.keys() | uploads
@@ -166,7 +173,7 @@ class Evictor:
             sizes={digest: blob.size for digest, blob in stored.items()},
         )
 
-    def _report(self, decision: "_SweepDecision") -> EvictionReport:
+    def _report(self, decision: _SweepDecision) -> EvictionReport:
         before = sum(decision.sizes.values())
         freed = sum(decision.sizes.get(digest, 0) for digest in decision.digests)
         return EvictionReport(
@@ -178,7 +185,7 @@ class Evictor:
             limit=self._limit,
         )
 
-    async def _make_room(self, decision: "_SweepDecision") -> None:
+    async def _make_room(self, decision: _SweepDecision) -> None:
         """Remove some of what goes before the catalog can record it: a later request has it fetched again."""
         freed = 0
         for digest in decision.digests:
@@ -189,16 +196,16 @@ class Evictor:
 
     def _parents(self, held: Sequence[HeldFile]) -> dict[HeldFile, HeldFile]:
         """Return sidecar → the file that it belongs to, for those whose file is held."""
-        sidecars: dict[tuple[str, str, str], HeldFile] = {}
+        by_sidecar: dict[tuple[str, str, str], HeldFile] = {}
         for one in held:
             if (format := self._formats.get(one.source)) is not None:
                 file = File(filename=one.filename, version="")
                 if format.has_sidecar(file):
-                    sidecars[one.source, one.project, format.sidecar_name(file)] = one
+                    by_sidecar[one.source, one.project, format.sidecar_name(file)] = one
         return {
             one: parent
             for one in held
-            if (parent := sidecars.get((one.source, one.project, one.filename))) is not None and parent is not one
+            if (parent := by_sidecar.get((one.source, one.project, one.filename))) is not None and parent is not one
         }
 
     async def _remove(self, evicted: Sequence[HeldFile], orphans: Sequence[str]) -> None:
@@ -232,18 +239,3 @@ class Evictor:
 
     async def _needed(self, digests: Collection[str]) -> set[str]:
         return await self._catalog.files.needed(digests) | await self._catalog.uploads.uses(digests)
-
-
-class _SweepDecision(msgspec.Struct, frozen=True, kw_only=True):
-    """The files that a sweep removes, and the size of everything."""
-
-    evicted: tuple[HeldFile, ...]
-    """In the order in which they go."""
-    orphans: tuple[str, ...]
-    sizes: dict[str, int]
-    """Digest → bytes, of every stored blob."""
-
-    @property
-    def digests(self) -> list[str]:
-        """Return the digests of the blobs that go, each once; orphans first, which no one misses."""
-        return list(dict.fromkeys((*self.orphans, *(one.digest for one in self.evicted))))

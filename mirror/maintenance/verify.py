@@ -68,13 +68,13 @@ class Verifier:
                 actual = ""
             if actual != blob.digest and await self._is_stored(blob.digest):
                 await self._blobs.set_aside(blob.digest)
-                fault = await self._fault(blob.digest, await self._catalog.files.named(blob.digest), missing=False)
+                fault = await self._repair(blob.digest, await self._catalog.files.named(blob.digest), missing=False)
             count, size = count + 1, size + blob.size
             yield VerifyProgress(blobs=count, bytes=size, fault=fault)
         # All names before any is mended: mending a sidecar also makes the catalog forget its missing file.
         for digest, held in (await self._expected()).items():
             if digest not in seen and not await self._is_stored(digest):
-                yield VerifyProgress(blobs=count, bytes=size, fault=await self._fault(digest, held, missing=True))
+                yield VerifyProgress(blobs=count, bytes=size, fault=await self._repair(digest, held, missing=True))
 
     async def _expected(self) -> dict[str, list[HeldFile]]:
         """Return every blob that should be there, with the names under which it is held."""
@@ -102,7 +102,7 @@ class Verifier:
                 await asyncio.sleep(early)
         return hasher.hexdigest()
 
-    async def _fault(self, digest: str, held: Sequence[HeldFile], *, missing: bool) -> Fault:
+    async def _repair(self, digest: str, held: Sequence[HeldFile], *, missing: bool) -> Fault:
         """Mend a blob that is gone from the store, and return the fault with its outcome."""
         names = tuple(dict.fromkeys(one.filename for one in held))
         what = "missing" if missing else "damaged"

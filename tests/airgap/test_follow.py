@@ -76,7 +76,7 @@ async def caught_up(mirror: Serving, other: Serving) -> None:
 
     async def reached() -> bool:
         following = mirror.mirror.state.following.values()
-        # What concerns the other repository only is known to be told with the next answer, some seconds later.
+        # A follower learns with its next response, some seconds later, that changes concern the other repository only.
         done = any(one.serial >= other.mirror.journal.serial for one in following)
         return done and all(one.behind == 0 for one in following)
 
@@ -406,7 +406,7 @@ async def test_what_no_feed_says_is_refused(body: bytes) -> None:
 async def test_an_answer_without_an_end_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     from mirror.airgap.follow import remote as module
 
-    monkeypatch.setattr(module, "MAX_ANSWER_BYTES", 1000)
+    monkeypatch.setattr(module, "MAX_RESPONSE_BYTES", 1000)
     async with claiming(line(3) * 100) as remote:
         with pytest.raises(UpstreamProtocolError):
             await remote.events("f", 2, 0)

@@ -110,7 +110,7 @@ async def test_pages_list_what_is_in_the_tree_and_nothing_else(
     there = tree(tmp_path / "tree")
     assert there[f"packages/alpha/{ALPHA.filename}"] == ALPHA.content
     assert there[f"packages/alpha/{ALPHA.filename}.metadata"] == ALPHA.metadata
-    assert there[f"packages/beta/{BETA.filename}.metadata"] == BETA.metadata  # nobody has asked for it so far
+    assert there[f"packages/beta/{BETA.filename}.metadata"] == BETA.metadata  # no client has requested it so far
     page = json.loads(there["simple/alpha/index.v1_json"])
     assert [file["filename"] for file in page["files"]] == [ALPHA.filename, ALPHA_SDIST.filename]
     assert page["versions"] == ["1.0", "1.1"]

@@ -8,25 +8,9 @@ The surprise: sources are named by their URLs, so both sides must have the same 
 mirror evicted is not a change: a bundle never removes files, only pages, and files from pages.
 """
 
-from mirror.airgap.bundle.contents import BundleContents, Inventory, StoreLayout, difference, gather, layout_of
-from mirror.airgap.bundle.export import ExportResult, ExportSelection, export, write_inventory
+from mirror.airgap.bundle.contents import layout_of
+from mirror.airgap.bundle.export import ExportSelection, export, write_inventory
 from mirror.airgap.bundle.load import ImportResult, load
-from mirror.airgap.bundle.signing import Keys, PublicKey, Signer
+from mirror.airgap.bundle.signing import Keys
 
-__all__ = [
-    "BundleContents",
-    "ExportResult",
-    "ExportSelection",
-    "ImportResult",
-    "Inventory",
-    "Keys",
-    "PublicKey",
-    "Signer",
-    "StoreLayout",
-    "difference",
-    "export",
-    "gather",
-    "layout_of",
-    "load",
-    "write_inventory",
-]  # fmt: skip
+__all__ = ["ExportSelection", "ImportResult", "Keys", "export", "layout_of", "load", "write_inventory"]

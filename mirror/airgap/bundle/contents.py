@@ -115,10 +115,10 @@ def pack(inventory: Inventory) -> bytes:
         inventory=INVENTORY_VERSION,
         node=inventory.node,
         imported=dict(sorted(inventory.imported.items())),
-        pages=_nested(inventory.pages),
-        files=_nested(inventory.files),
-        uploads=_nested({("", *key): mark for key, mark in inventory.uploads.items()}).get("", {}),
-        logs=_nested({("", *key): mark for key, mark in inventory.logs.items()}).get("", {}),
+        pages=_by_first_and_second(inventory.pages),
+        files=_by_first_and_second(inventory.files),
+        uploads=_by_first(inventory.uploads),
+        logs=_by_first(inventory.logs),
         blobs=sorted(inventory.blobs - set(inventory.files.values())),
     )
     return gzip.compress(msgspec.json.encode(packed), 9, mtime=0)
@@ -158,10 +158,17 @@ def unzipped(content: bytes, limit: int) -> bytes:
     return body
 
 
-def _nested(flat: Mapping[tuple[str, str, str], Mark]) -> dict[str, dict[str, dict[str, Mark]]]:
+def _by_first(flat: Mapping[tuple[str, str], Mark]) -> dict[str, dict[str, Mark]]:
+    nested: dict[str, dict[str, Mark]] = {}
+    for first, second in sorted(flat):
+        nested.setdefault(first, {})[second] = flat[first, second]
+    return nested
+
+
+def _by_first_and_second(flat: Mapping[tuple[str, str, str], Mark]) -> dict[str, dict[str, dict[str, Mark]]]:
     nested: dict[str, dict[str, dict[str, Mark]]] = {}
-    for (first, second, third), mark in sorted(flat.items(), key=lambda item: item[0]):
-        nested.setdefault(first, {}).setdefault(second, {})[third] = mark
+    for first, second, third in sorted(flat):
+        nested.setdefault(first, {}).setdefault(second, {})[third] = flat[first, second, third]
     return nested
 
 

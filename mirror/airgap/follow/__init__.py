@@ -11,15 +11,6 @@ uploaded here stays here.
 """
 
 from mirror.airgap.follow.follower import Applier, Follower
-from mirror.airgap.follow.remote import FeedBatch, FeedLine, FeedMismatch, HeldFileLine, NoFeed, RemoteMirror
+from mirror.airgap.follow.remote import NoFeed, RemoteMirror
 
-__all__ = [
-    "Applier",
-    "FeedBatch",
-    "FeedLine",
-    "FeedMismatch",
-    "Follower",
-    "HeldFileLine",
-    "NoFeed",
-    "RemoteMirror",
-]  # fmt: skip
+__all__ = ["Applier", "Follower", "NoFeed", "RemoteMirror"]

@@ -1,4 +1,4 @@
-"""The client of another mirror's journal and holdings: answers are bounded and checked.
+"""The client of another mirror's journal and holdings: responses are bounded and checked.
 
 The root of the mirror's own endpoints is found by trying the prefixes of the index's path: a prefix may belong to a
 reverse proxy or to the mount.
@@ -14,11 +14,11 @@ from mirror.errors import Invalid, NotFound, UpstreamProtocolError
 from mirror.model import UpstreamRequest
 from mirror.upstream import RawResponse, Upstream
 
-MAX_ANSWER_BYTES = 32 << 20
+MAX_RESPONSE_BYTES = 32 << 20
 MAX_LINE_BYTES = 16 << 10
-MAX_ANSWER_LINES = 500_000
+MAX_RESPONSE_LINES = 500_000
 EXTRA_SECONDS = 15.0
-"""The time for an answer beyond the time that the request lets it wait."""
+"""The time for a response beyond the time that the request lets it wait."""
 MAX_ROOT_SEGMENTS = 8
 """The most segments of an index's path that may belong to the root."""
 
@@ -112,9 +112,9 @@ class RemoteMirror:
         if self._root is None:
             await self.position()
         assert self._root is not None, "found with the position"
-        question = {"since": str(since), "feed": feed, "wait": f"{wait:.0f}"}
+        parameters = {"since": str(since), "feed": feed, "wait": f"{wait:.0f}"}
         try:
-            answer = await self._ask(*self._root, "feed", question, wait)
+            response = await self._ask(*self._root, "feed", parameters, wait)
         except (NotFound, UpstreamProtocolError) as error:
             # 409 and 410 mean that the position is unknown; the newest position shows whether that is the reason.
             known = await self.position()
@@ -125,8 +125,8 @@ class RemoteMirror:
             if isinstance(error, NotFound):
                 raise FeedMismatch(f"{self.name} no longer has the events after serial {since}.") from None
             raise
-        position = _position(answer)
-        lines = _lines(answer.body, FeedLine, self.name)
+        position = _position(response)
+        lines = _lines(response.body, FeedLine, self.name)
         last = since
         for line in lines:
             if not max(since + 1, last) <= line.serial <= position.serial:
@@ -146,17 +146,17 @@ class RemoteMirror:
         assert self._root is not None, "found with the position"
         after: str | None = ""
         while after is not None:
-            answer = await self._ask(*self._root, "holdings", {"after": after}, EXTRA_SECONDS)
-            yield _position(answer), _lines(answer.body, HeldFileLine, self.name)
-            following = answer.headers.get("X-Mirror-Next")
+            response = await self._ask(*self._root, "holdings", {"after": after}, EXTRA_SECONDS)
+            yield _position(response), _lines(response.body, HeldFileLine, self.name)
+            following = response.headers.get("X-Mirror-Next")
             if following is not None and following <= after:
                 raise UpstreamProtocolError(f"{self.name} repeats a part of what it holds.")
             after = following
 
-    async def _ask(self, root: URL, index: str, what: str, question: dict[str, str], wait: float = 0) -> RawResponse:
-        url = (root / "-" / what).with_query({"index": index, **question})
+    async def _ask(self, root: URL, index: str, what: str, parameters: dict[str, str], wait: float = 0) -> RawResponse:
+        url = (root / "-" / what).with_query({"index": index, **parameters})
         return await self._upstream.get_raw(
-            UpstreamRequest(url=url, limit=MAX_ANSWER_BYTES, timeout=wait + EXTRA_SECONDS), {}
+            UpstreamRequest(url=url, limit=MAX_RESPONSE_BYTES, timeout=wait + EXTRA_SECONDS), {}
         )
 
     def canonical(self, name: str) -> str | None:
@@ -179,8 +179,8 @@ def _roots(index: URL, index_path: str) -> list[tuple[URL, str]]:
     return found
 
 
-def _position(answer: RawResponse) -> FeedPosition:
-    headers = answer.headers
+def _position(response: RawResponse) -> FeedPosition:
+    headers = response.headers
     feed, serial = headers.get("X-Mirror-Feed", ""), headers.get("X-Mirror-Serial", "")
     newest = headers.get("X-Mirror-Newest", serial)
     if not feed or len(feed) > 100 or not all(_is_serial(one) for one in (serial, newest)):
@@ -200,7 +200,7 @@ def _lines(body: bytes, kind: type[T], name: str) -> list[T]:
     found: list[T] = []
     decode = msgspec.json.Decoder(kind).decode
     for line in body.splitlines():
-        if len(line) > MAX_LINE_BYTES or len(found) >= MAX_ANSWER_LINES:
+        if len(line) > MAX_LINE_BYTES or len(found) >= MAX_RESPONSE_LINES:
             raise UpstreamProtocolError(f"{name} has lines in its journal that are too long, or too many.")
         try:
             found.append(decode(line))

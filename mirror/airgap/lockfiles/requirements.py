@@ -14,7 +14,7 @@ from pathlib import PurePath
 from typing import NamedTuple, Protocol
 
 import msgspec
-from packaging.requirements import InvalidRequirement, Requirement
+from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 from mirror.airgap.lockfiles.documents import LockDocument
@@ -201,10 +201,8 @@ def _requirement(document: LockDocument, line: _Line, found: _ParsedLines, *, co
         found.external.append(document.external(text, text if "://" in text else "", line.number))
         return
     try:
-        requirement = Requirement(text)
-        marker = str(requirement.marker or "")
-        check_marker(marker or "python_version >= '0'")
-    except (InvalidRequirement, ValueError, RecursionError) as error:
+        requirement, marker = _parse_requirement(text)
+    except ValueError as error:
         raise _not_a_requirement(document, line, text, error) from error
     name = canonicalize_name(requirement.name)
     where = document.where(line.number)
@@ -231,11 +229,23 @@ def _requirement(document: LockDocument, line: _Line, found: _ParsedLines, *, co
     (found.constraints if constraints else found.ranges).append(entry)
 
 
+def _parse_requirement(text: str) -> tuple[Requirement, str]:
+    """Parse a requirement of PEP 508; return it with its marker. Raises ValueError."""
+    try:
+        requirement = Requirement(text)
+        marker = str(requirement.marker or "")
+    except RecursionError as error:
+        raise ValueError("it is nested too deeply") from error
+    if marker:
+        check_marker(marker)
+    return requirement, marker
+
+
 def _not_a_requirement(document: LockDocument, line: _Line, text: str, error: Exception) -> InvalidLock:
     unset = _VARIABLE.search(text)
     if unset:
         return document.invalid(f"the environment variable {unset[1]} is not set", line.number)
-    reason = str(error).splitlines()[0] if str(error) else "it is nested too deeply"
+    reason = next(iter(str(error).splitlines()), "")
     return document.invalid(f"{text[:200]!r} is not a requirement: {reason}", line.number)
 
 
@@ -324,10 +334,8 @@ def parse_name(text: str, newest: int | None = None) -> NamedEntry:
 
 def _python(text: str, newest: int | None) -> NamedEntry:
     try:
-        requirement = Requirement(text)
-        marker = str(requirement.marker or "")
-        check_marker(marker or "python_version >= '0'")
-    except (InvalidRequirement, ValueError, RecursionError) as error:
+        requirement, marker = _parse_requirement(text)
+    except ValueError as error:
         raise Invalid(f"{text[:200]!r} is neither a project with a specifier nor a file that can be read.") from error
     if requirement.url is not None:
         raise Invalid(f"{requirement.name} at a URL cannot be mirrored: name a version instead.")

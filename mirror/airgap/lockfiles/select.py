@@ -61,18 +61,11 @@ class _Wheel(msgspec.Struct, frozen=True):
 class Selector:
     """Selects the files that targets need of required projects, one project after the other in any order.
 
-    Of the wheels of a version it selects the one that pip or uv would, for each machine that a target stands for; with
-    `every_wheel` all that fit. The sdist where there is no wheel; with `sdists` always. Of a gem the best platform.
+    Of the wheels of a version it selects the one that pip or uv would, for each machine that a target stands for. The
+    sdist where there is no wheel; with `sdists` always. Of a gem the best platform.
     """
 
-    def __init__(
-        self,
-        requirements: RequirementSet,
-        targets: Sequence[Target],
-        *,
-        sdists: bool = False,
-        every_wheel: bool = False,
-    ) -> None:
+    def __init__(self, requirements: RequirementSet, targets: Sequence[Target], *, sdists: bool = False) -> None:
         missing: dict[MissingItem, None] = {}
         self._entries: dict[str, list[tuple[_Chooser, Pin | VersionRange]]] = {}
         """Project → what is required of it, and the chooser for a target."""
@@ -83,7 +76,7 @@ class Selector:
                 continue
             chooser: _Chooser
             if requirements.installer == "pip":
-                chooser = _PythonChooser(target, requirements.no_binary, sdists=sdists, every_wheel=every_wheel)
+                chooser = _PythonChooser(target, requirements.no_binary, sdists=sdists)
             else:
                 chooser = _GemChooser(target, requirements)
             pins, ranges = needed(requirements, target.environments)
@@ -109,7 +102,7 @@ class Selector:
                     MissingItem(project=name, version=version, reason="no such project", where=entry.where)
                 )
                 continue
-            found = chooser.pinned(project, entry) if isinstance(entry, Pin) else chooser.open(project, entry)
+            found = chooser.for_pin(project, entry) if isinstance(entry, Pin) else chooser.for_range(project, entry)
             for one in found:
                 if isinstance(one, MissingItem):
                     missing.setdefault(one)
@@ -125,13 +118,12 @@ FoundFiles = Iterator[File | MissingItem]
 class _PythonChooser:
     """Chooses wheels and sdists for one target."""
 
-    def __init__(self, target: Target, no_binary: Sequence[str], *, sdists: bool, every_wheel: bool) -> None:
+    def __init__(self, target: Target, no_binary: Sequence[str], *, sdists: bool) -> None:
         self.target = target
         self.no_binary = no_binary
         self.sdists = sdists
-        self.every_wheel = every_wheel
 
-    def pinned(self, project: Project, pin: Pin) -> FoundFiles:
+    def for_pin(self, project: Project, pin: Pin) -> FoundFiles:
         """Yield the files of one version."""
         if pin.python and not _allows_python(pin.python, self.target):
             yield self._missing(pin, "not for this version of Python")
@@ -172,7 +164,7 @@ class _PythonChooser:
         else:
             yield self._missing(pin, "no wheel for the target")
 
-    def open(self, project: Project, entry: VersionRange) -> FoundFiles:
+    def for_range(self, project: Project, entry: VersionRange) -> FoundFiles:
         """Yield the files of the newest (or all) matching versions that the target can install."""
         by_version: dict[Version, list[File]] = {}
         for file in project.files:
@@ -218,8 +210,6 @@ class _PythonChooser:
                 # Of equal tags the higher build number is preferred; negated, so that one sort does both.
                 ranked.append((rank, (-number, suffix), level, file))
         ranked.sort(key=lambda one: one[:2])
-        if self.every_wheel:
-            return [file for *_, file in ranked]
         best: list[File] = []
         oldest = (1 << 16, 0)
         for _, _, level, file in ranked:
@@ -249,7 +239,7 @@ class _GemChooser:
         # A target whose platform is in the lock gets exactly the gems that the lock names.
         self.exact = any(one != "ruby" and target.gem_rank(one) is not None for one in requirements.platforms)
 
-    def pinned(self, project: Project, pin: Pin) -> FoundFiles:
+    def for_pin(self, project: Project, pin: Pin) -> FoundFiles:
         """Yield the gem of one version and platform, when it is the one that the target installs."""
         platforms = self.locked[pin.project, pin.version]
         best = min((self._rank(one), one) for one in platforms)
@@ -275,7 +265,7 @@ class _GemChooser:
         else:
             yield self._missing(pin, "the index lists it with another digest", listed.filename)
 
-    def open(self, project: Project, entry: VersionRange) -> FoundFiles:
+    def for_range(self, project: Project, entry: VersionRange) -> FoundFiles:
         """Yield the best gem of each of the newest (or all) matching versions."""
         by_version: dict[bytes, list[File]] = {}
         for file in project.files:

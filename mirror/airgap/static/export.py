@@ -210,7 +210,7 @@ class _Export:
             except UnknownProject:
                 continue  # it lists nothing
             except MirrorError as error:
-                self._problem(f"{project}: {error}")
+                self._problems.append(f"{project}: {error}")
         return written
 
     def _stamp(self, repository: Repository, project: str, uploaded: float | None) -> str:
@@ -230,7 +230,7 @@ class _Export:
                 if (listed := await self._file(repository, layout, mount, name, file, paths, sidecars)) is not None:
                     files.append(listed)
             except (Invalid, MissingBlob) as error:
-                self._problem(f"{file.filename}: {error}")
+                self._problems.append(f"{file.filename}: {error}")
         entry = ""
         if files:
             project = msgspec.structs.replace(view.project, files=tuple(files))
@@ -263,25 +263,22 @@ class _Export:
         if body is None:
             return None  # upstream lists it, and it is not held
         sidecar = await self._held.sidecar(repository, project, file, body)
-        digest = None if sidecar is None else digest_of(sidecar)
-        listed = layout.listed(file, digest)
+        listed = layout.listed(file, digest_of(sidecar) if sidecar is not None else None)
         if listed is None:
             if sidecar is None and file.yanked is None and repository.format.has_sidecar(file):
-                self._problem(f"{file.filename}: its metadata cannot be read.")
+                self._problems.append(f"{file.filename}: its metadata cannot be read.")
             return None
-        beside: dict[str, str] = {}
+        written: dict[str, str] = {}
         if not self._files_url:
-            beside[path := mount + layout.file(project, file)] = body.digest
+            written[path := mount + layout.file(project, file)] = body.digest
             await self._add(path, body)
-        if sidecar is not None and digest is not None and repository.format.has_sidecar(file):
+        if sidecar is not None:
             sidecars[file.filename] = sidecar
-            if not (self._files_url and layout.sidecars_beside_files):
-                beside[path := mount + layout.sidecar(project, file)] = digest
-                if self._known.get(path) != digest:
+            if repository.format.has_sidecar(file) and not (self._files_url and layout.sidecars_beside_files):
+                written[path := mount + layout.sidecar(project, file)] = digest_of(sidecar)
+                if self._known.get(path) != written[path]:
                     await self._write(path, await bytes_of(sidecar))
-        elif sidecar is not None:
-            sidecars[file.filename] = sidecar
-        paths |= beside
+        paths |= written
         return listed
 
     async def _document(self, repository: Repository, layout: StaticLayout, view: View) -> bytes | None:
@@ -304,7 +301,7 @@ class _Export:
             layout, mount = self._source.layouts[name], self._mount(name)
             mounts.setdefault(mount, []).append(layout)
             entries = {project: one.entry for project, one in exported.items() if one.paths}
-            for path, content in await asyncio.to_thread(_indexes, layout, entries):
+            for path, content in await asyncio.to_thread(list, layout.index(entries)):
                 written[mount + path] = await self._write(mount + path, content)
             http[layout.nginx_http()] = ""
             server.append(layout.nginx_server(f"/{mount}".rstrip("/"), self._files(mount)))
@@ -358,9 +355,6 @@ class _Export:
         async with _spooled(body, self._tree) as file:
             await asyncio.to_thread(self._tree.add, path, file, copy=True)
 
-    def _problem(self, sentence: str) -> None:
-        self._problems.append(sentence)
-
     def _mount(self, repository: str) -> str:
         """Return the path of a repository's mount in the tree: empty, or with a slash at its end. Raises Invalid."""
         mount = self._source.mounts[repository].rstrip("/")
@@ -371,11 +365,6 @@ class _Export:
     def _files(self, mount: str) -> str:
         """Return the absolute URL of a mount where the files are; empty when they are in the tree."""
         return f"{self._files_url}/{mount}" if self._files_url else ""
-
-
-def _indexes(layout: StaticLayout, entries: Mapping[str, str]) -> list[tuple[str, bytes]]:
-    """Render all lists of projects; blocks."""
-    return list(layout.index(entries))
 
 
 def _start_page(layouts: Iterable[StaticLayout], below: Iterable[str]) -> bytes:

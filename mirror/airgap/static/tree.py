@@ -67,7 +67,7 @@ class Tree:
     def resolve(self, path: str) -> Path:
         """Return the local file of a path of the tree. Raises Invalid for a path that could leave the directory."""
         parts = path.split("/")
-        if any(not _plain(part) for part in parts) or parts[0] == OWN:
+        if any(not _is_plain(part) for part in parts) or parts[0] == OWN:
             raise Invalid(f"{path[:200]!r} cannot stand in an exported tree.")
         return self.directory.joinpath(*parts)
 
@@ -101,7 +101,7 @@ class Tree:
         permissions stay as they are.
         """
         target = self.resolve(path)
-        before = _found(target)
+        before = _stat_file(target)
         found = blob.stat()
         if before is not None and not copy and (before.st_dev, before.st_ino) == (found.st_dev, found.st_ino):
             return
@@ -116,7 +116,7 @@ class Tree:
                 self.counts.written += 1
                 self.counts.linked += 1
                 return
-        if before is not None and before.st_nlink == 1 and _same(target, before, blob, found):
+        if before is not None and before.st_nlink == 1 and _same_content(target, before, blob, found):
             return
         fd = os.open(self._new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644)
         with blob.open("rb") as source, open(fd, "wb") as copied:
@@ -219,7 +219,7 @@ def _read_state(file: Path) -> TreeState | None:
     return state if state.version == STATE_VERSION else None
 
 
-def _plain(part: str) -> bool:
+def _is_plain(part: str) -> bool:
     try:
         length = len(part.encode())
     except UnicodeEncodeError:
@@ -227,7 +227,7 @@ def _plain(part: str) -> bool:
     return 0 < length <= PART_BYTES and part not in (".", "..") and part.isprintable() and "\\" not in part
 
 
-def _found(target: Path) -> os.stat_result | None:
+def _stat_file(target: Path) -> os.stat_result | None:
     """Return the status of a path that is a regular file, else None."""
     try:
         found = target.lstat()
@@ -237,11 +237,11 @@ def _found(target: Path) -> os.stat_result | None:
 
 
 def _holds(target: Path, content: bytes) -> bool:
-    found = _found(target)
+    found = _stat_file(target)
     return found is not None and found.st_size == len(content) and target.read_bytes() == content
 
 
-def _same(target: Path, found: os.stat_result, blob: Path, wanted: os.stat_result) -> bool:
+def _same_content(target: Path, found: os.stat_result, blob: Path, wanted: os.stat_result) -> bool:
     if found.st_size != wanted.st_size:
         return False
     with target.open("rb") as one, blob.open("rb") as other:

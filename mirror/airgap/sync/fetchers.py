@@ -70,7 +70,7 @@ class Holdings:
     async def sidecar(self, repository: str, project: str, file: File) -> bool:
         """Return whether a file's sidecar is held, or it has none."""
         for member in self.members(repository, project, file)[1:]:
-            known = await self._catalog.files.get(*_key(member))
+            known = await self._catalog.files.get(member.source, member.project, member.filename)
             if known is None or not await self._blob(known.digest):
                 return False
         return True
@@ -85,10 +85,6 @@ class Holdings:
         except MissingBlob:
             return False
         return True
-
-
-def _key(member: SetMember) -> tuple[str, str, str]:
-    return member.source, member.project, member.filename
 
 
 class LocalFetcher:

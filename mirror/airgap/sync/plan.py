@@ -5,7 +5,7 @@ plan serves `sync`, which fetches it while it is made, and `check`, which report
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import Protocol
 
 import msgspec
@@ -41,8 +41,6 @@ class SyncPlan(msgspec.Struct, frozen=True, kw_only=True):
     problems: tuple[Problem, ...] = ()
     external: tuple[ExternalRequirement, ...] = ()
     """What no index can provide."""
-    repositories: tuple[str, ...] = ()
-    """Whose indexes are needed."""
 
 
 class Resolver(Protocol):
@@ -70,7 +68,6 @@ async def plan(
     files: dict[tuple[str, str, str], SyncFile] = {}
     problems: dict[Problem, None] = {}
     external: list[ExternalRequirement] = []
-    repositories: dict[str, None] = {}
     reported: set[tuple[str, str, str]] = set()
     for each in inputs:
         planning = _InputPlan(each, fetcher, resolve, on_found, reported)
@@ -78,13 +75,7 @@ async def plan(
             files.setdefault(file.key, file)
         problems |= dict.fromkeys(planning.problems)
         external += each.requirements.external
-        repositories[each.repository] = None
-    return SyncPlan(
-        files=tuple(files.values()),
-        problems=tuple(problems),
-        external=tuple(external),
-        repositories=tuple(repositories),
-    )
+    return SyncPlan(files=tuple(files.values()), problems=tuple(problems), external=tuple(external))
 
 
 class _InputPlan:
@@ -140,28 +131,22 @@ class _InputPlan:
 
     async def _decided(self) -> list[tuple[RequirementSet, tuple[Target, ...]]]:
         """Return what is to be selected for which targets: a lock as it stands, anything else resolved."""
-        given = self._input
-        if given.requirements.complete:
-            return [(given.requirements, given.targets)]
-        if not given.dependencies:
-            return [
-                (
-                    given.requirements if given.requirements.kind == "names" else _newest(given.requirements),
-                    given.targets,
-                )
-            ]
+        requirements, targets = self._input.requirements, self._input.targets
+        if requirements.complete:
+            return [(requirements, targets)]
+        names = requirements.kind == "names"  # these have their own number of versions to select
+        if not self._input.dependencies:
+            return [(requirements if names else _newest(requirements), targets)]
         # An unknown project is reported for the line that names it; because of it a resolver would give up the rest.
-        await self._read_all(_projects(given.requirements, given.targets))
-        known = _among(given.requirements, self._views)
-        # Names may select several versions; the selection reports what is unknown.
-        decided = [(given.requirements, given.targets)] if given.requirements.kind == "names" else [
-            (_without(given.requirements, self._views), given.targets)
-        ]  # fmt: skip
-        for target in given.targets:
+        await self._read_all(_projects(requirements, targets))
+        unknown = requirements if names else _part(requirements, lambda project: project not in self._views)
+        decided = [(unknown, targets)]
+        known = _part(requirements, lambda project: project in self._views)
+        for target in targets:
             try:
-                decided.append((await self._resolve(known, target, given.repository), (target,)))
+                decided.append((await self._resolve(known, target, self._input.repository), (target,)))
             except Invalid as error:
-                self.problems.append(Problem(what=given.requirements.name, reason=reason_of(error)))
+                self.problems.append(Problem(what=requirements.name, reason=reason_of(error)))
         return decided
 
     async def _read_all(self, names: Iterable[str]) -> None:
@@ -207,21 +192,12 @@ def _projects(requirements: RequirementSet, targets: Sequence[Target]) -> list[s
     return list(dict.fromkeys([*(pin.project for pin in pins), *(entry.project for entry in ranges)]))
 
 
-def _among(requirements: RequirementSet, known: Mapping[str, object]) -> RequirementSet:
-    """Return the part that concerns known projects."""
+def _part(requirements: RequirementSet, wanted: Callable[[str], bool]) -> RequirementSet:
+    """Return the part that concerns some projects."""
     return msgspec.structs.replace(
         requirements,
-        pins=tuple(pin for pin in requirements.pins if pin.project in known),
-        ranges=tuple(entry for entry in requirements.ranges if entry.project in known),
-    )
-
-
-def _without(requirements: RequirementSet, known: Mapping[str, object]) -> RequirementSet:
-    """Return the part that concerns unknown projects."""
-    return msgspec.structs.replace(
-        requirements,
-        pins=tuple(pin for pin in requirements.pins if pin.project not in known),
-        ranges=tuple(entry for entry in requirements.ranges if entry.project not in known),
+        pins=tuple(pin for pin in requirements.pins if wanted(pin.project)),
+        ranges=tuple(entry for entry in requirements.ranges if wanted(entry.project)),
     )
 
 

@@ -48,6 +48,10 @@ _GEM_PLATFORMS: Mapping[tuple[str, str], str] = {
     ("macos", "arm64"): "arm64-darwin",
     ("windows", "amd64"): "x64-mingw-ucrt",
 }
+_CLIENT_VARIABLES = (
+    "UV_", "PIP_", "BUNDLE_", "GEM_", "RUBY", "PYTHON", "VIRTUAL_ENV", "HTTP_PROXY", "http_proxy", "ALL_PROXY",
+)  # fmt: skip
+"""Beginnings of the environment variables that would change what a resolver does."""
 
 
 class Resolvers:
@@ -143,19 +147,7 @@ def _program(name: str, missing: str) -> str:
 
 async def _run(command: Sequence[str], directory: Path, environment: Mapping[str, str], what: str, url: URL) -> str:
     """Return the output of a resolver. Raises Invalid with its explanation when it fails or takes too long."""
-    foreign = (
-        "UV_",
-        "PIP_",
-        "BUNDLE_",
-        "GEM_",
-        "RUBY",
-        "PYTHON",
-        "VIRTUAL_ENV",
-        "HTTP_PROXY",
-        "http_proxy",
-        "ALL_PROXY",
-    )
-    bare = {name: value for name, value in os.environ.items() if not name.startswith(foreign)}
+    bare = {name: value for name, value in os.environ.items() if not name.startswith(_CLIENT_VARIABLES)}
     process = await asyncio.create_subprocess_exec(
         *command, cwd=directory, env={**bare, **environment, "NO_PROXY": "*"},
         stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,

@@ -345,10 +345,10 @@ async def test_what_was_never_asked_for_turns_over_once_and_for_all(two: Two) ->
 
 async def test_a_bundle_that_is_announced_is_waited_for(two: Two, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("mirror.index.journal.LOOK_SECONDS", 3600)
-    told = asyncio.Event()
+    taken = asyncio.Event()
 
     async def taken_in() -> None:
-        told.set()
+        taken.set()
 
     async with open_mirror(Settings.model_validate({"data_dir": str(two.directory / "c")}), Mode.ALONE) as opened:
         mirror = await opened.mirror()
@@ -357,7 +357,7 @@ async def test_a_bundle_that_is_announced_is_waited_for(two: Two, monkeypatch: p
         following = asyncio.create_task(opened.journal.follow_others(mirror.rebuild, taken_in))
         await asyncio.sleep(0.01)
         await bundles.take(BundleImport(bundle="x", origin="a", seen=ImportedSerials(1, 1), at=2.0, pages=0, files=0))
-        await asyncio.wait_for(told.wait(), 20)
+        await asyncio.wait_for(taken.wait(), 20)
         following.cancel()
         await asyncio.gather(following, return_exceptions=True)
 

@@ -61,7 +61,7 @@ def test_who_has_everything_lacks_nothing(have: Inventory) -> None:
 
 
 @given(inventories(), st.frozensets(st.tuples(WORDS, WORDS, WORDS)))
-def test_what_is_gone_is_told_to_those_who_still_have_it(
+def test_what_is_gone_is_reported_to_those_who_still_have_it(
     have: Inventory, gone: frozenset[tuple[str, str, str]]
 ) -> None:
     assert difference(have, Inventory(), gone).gone == gone & have.pages.keys()
@@ -74,7 +74,7 @@ def test_packed_and_unpacked_it_is_the_same(one: Inventory) -> None:
 
 
 @given(st.binary(max_size=20), st.binary(max_size=20))
-def test_the_tail_of_a_log_is_what_somebody_lacks(before: bytes, more: bytes) -> None:
+def test_the_tail_of_a_log_is_what_a_mirror_lacks(before: bytes, more: bytes) -> None:
     known = LogMark(len(before), hashlib.sha256(before).hexdigest())
     start = common_length(before + more, known)
     assert start == len(before)

@@ -69,11 +69,10 @@ class Selected(msgspec.Struct, frozen=True):
 
 
 def select(
-    parsed: RequirementSet, projects: Mapping[str, Project], targets: Sequence[Target], *, sdists: bool = False,
-    every_wheel: bool = False,
-) -> Selected:  # fmt: skip
+    parsed: RequirementSet, projects: Mapping[str, Project], targets: Sequence[Target], *, sdists: bool = False
+) -> Selected:
     """Select from an index that has these projects."""
-    selector = Selector(parsed, targets, sdists=sdists, every_wheel=every_wheel)
+    selector = Selector(parsed, targets, sdists=sdists)
     found = {name: selector.select(name, projects.get(name)) for name in selector.projects}
     return Selected(
         {name: one.files for name, one in found.items() if one.files},
@@ -110,10 +109,9 @@ def test_several_targets_get_one_list_in_the_order_of_the_page() -> None:
     assert chosen(select(parsed, {"x": project("x", *X)}, [MAC, LINUX, LINUX])) == [X[0], X[2]]
 
 
-def test_sdists_come_when_asked_for_and_every_wheel_that_fits_too() -> None:
+def test_sdists_come_when_asked_for() -> None:
     parsed, projects = pinned(Pin(project="x", version="1.0")), {"x": project("x", *X)}
     assert chosen(select(parsed, projects, [LINUX], sdists=True)) == [X[0], X[5]]
-    assert chosen(select(parsed, projects, [LINUX], every_wheel=True)) == [X[0], X[4]]
 
 
 def test_the_sdist_is_what_is_left_without_a_wheel() -> None:
@@ -187,7 +185,7 @@ def test_a_lock_for_another_python_says_so_once() -> None:
     assert (missing.project, missing.reason, missing.where) == ("", "not for this version of Python", "lock")
 
 
-def test_an_unknown_project_and_an_unknown_version_are_told_apart() -> None:
+def test_an_unknown_project_and_an_unknown_version_are_distinguished() -> None:
     parsed = pinned(Pin(project="x", version="2"), Pin(project="y", version="1"))
     missing = select(parsed, {"x": project("x", *X)}, [LINUX, MAC]).missing
     assert [(one.project, one.reason) for one in missing] == [
@@ -370,14 +368,14 @@ TAGS = st.sampled_from(
 )
 
 
-@given(st.lists(TAGS, unique=True), st.booleans(), st.booleans(), st.booleans())
+@given(st.lists(TAGS, unique=True), st.booleans(), st.booleans())
 def test_a_selection_is_a_part_of_the_page_and_empty_only_with_a_reason(
-    tags: list[str], source: bool, sdists: bool, every_wheel: bool
+    tags: list[str], source: bool, sdists: bool
 ) -> None:
     listed = project("x", *(f"x-1.0-{tag}.whl" for tag in tags), *(["x-1.0.tar.gz"] if source else []))
     parsed = RequirementSet(name="w", kind="names", ecosystem="pypi", ranges=(VersionRange(project="x"),))
     for target in (LINUX, MAC, WINDOWS):
-        selection = select(parsed, {"x": listed}, [target], sdists=sdists, every_wheel=every_wheel)
+        selection = select(parsed, {"x": listed}, [target], sdists=sdists)
         got = selection.files.get("x", ())
         assert all(file in listed.files for file in got)
         assert bool(got) != bool(selection.missing)

@@ -74,9 +74,7 @@ async def test_a_worker_stores_a_wheel_and_its_sidecar_and_leaves_the_rest_undon
     assert simulator.count("GET", "*.metadata") == 0
 
 
-async def test_a_worker_shows_credentials_to_the_upstream_and_to_nobody_else(
-    simulator: Simulator, tmp_path: Path
-) -> None:
+async def test_a_worker_shows_credentials_to_the_upstream_and_to_no_other(simulator: Simulator, tmp_path: Path) -> None:
     near, far = sdist("six", "1.0"), sdist("six", "2.0")
     simulator.publish(near)
     simulator.publish(far)

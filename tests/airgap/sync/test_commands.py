@@ -235,9 +235,7 @@ async def test_a_lock_goes_to_the_mirror_and_comes_back_identical(
     assert lock.read_bytes() == before
 
 
-async def test_addresses_that_nobody_here_knows_are_not_guessed(
-    simulator: Simulator, tmp_path: Path, commands: Commands
-) -> None:
+async def test_unknown_addresses_are_not_guessed(simulator: Simulator, tmp_path: Path, commands: Commands) -> None:
     lock = tmp_path / "uv.lock"
     lock.write_text(
         LOCK.format(version=1, file="http://localhost/packages/six/six-1.16-py3-none-any.whl", digest="0" * 64)
@@ -248,7 +246,7 @@ async def test_addresses_that_nobody_here_knows_are_not_guessed(
     assert lock.read_bytes() == before
 
 
-async def test_a_lock_with_several_indexes_needs_to_be_told_which(tmp_path: Path, commands: Commands) -> None:
+async def test_a_lock_with_several_indexes_needs_the_option_from(tmp_path: Path, commands: Commands) -> None:
     lock = tmp_path / "Gemfile.lock"
     lock.write_text(
         "GEM\n  remote: https://gems.example/\n  specs:\n    rack (3.0)\n\n"

@@ -21,7 +21,7 @@ from tests.simulator import Simulator
 async def settled(mirror: Serving, name: str, count: int) -> None:
     """Wait until a set names so many files and sidecars."""
     async with asyncio.timeout(20):
-        while (await mirror.mirror.catalog.sets.names()).get(name) != count:  # noqa: ASYNC110  the mirror tells nobody
+        while (await mirror.mirror.catalog.sets.names()).get(name) != count:  # noqa: ASYNC110  the mirror has no event for it
             await asyncio.sleep(0.02)
 
 
@@ -71,7 +71,7 @@ async def test_a_lease_is_renewed_for_as_long_as_the_work_takes(simulator: Simul
         async with leases.held("long", time.time, 3) as mine:
             first = await ends()
             async with asyncio.timeout(30):
-                while await ends() == first:  # noqa: ASYNC110  a table tells nobody
+                while await ends() == first:  # noqa: ASYNC110  a table has no event for it
                     await asyncio.sleep(0.02)
             assert mine
             async with other.held("long", time.time, 3) as theirs:
@@ -92,7 +92,7 @@ async def test_a_set_that_fails_is_logged_and_stops_nothing(
         async with serving(tmp_path / "data", repositories(simulator), sync=sets) as mirror:
             await settled(mirror, "good", 2)
             async with asyncio.timeout(10):
-                while caplog.text.count("the set ") < 4:  # noqa: ASYNC110  the mirror tells nobody
+                while caplog.text.count("the set ") < 4:  # noqa: ASYNC110  the mirror has no event for it
                     await asyncio.sleep(0.02)
     assert "the set lost could not be fetched" in caplog.text
     assert "the set unknown lacks nobody-has-this: no such project" in caplog.text

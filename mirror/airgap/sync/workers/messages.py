@@ -1,4 +1,4 @@
-"""What workers and the process that employs them say to each other: plain values, as MessagePack behind a length.
+"""The messages between workers and the process that employs them: plain values, as MessagePack behind a length.
 
 The first message to a worker is a `WorkerConfig`; after that each batch of `Job`s is answered with one list of
 `JobResult`s for each job.
