@@ -84,11 +84,7 @@ class Verifier:
         return expected
 
     async def _is_stored(self, digest: str) -> bool:
-        try:
-            await self._blobs.open(digest)
-        except MissingBlob:
-            return False
-        return True
+        return await self._blobs.find(digest) is not None
 
     async def _digest(self, digest: str) -> str:
         body = await self._blobs.open(digest)

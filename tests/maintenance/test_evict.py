@@ -240,16 +240,16 @@ async def test_a_file_that_goes_between_being_found_and_being_opened_is_fetched_
         async with serving(tmp_path / f"data{size}", repositories(simulator)) as mirror:
             assert (await mirror.get(f"/packages/six/{built.filename}")).status == 200
             blobs = mirror.mirror.blobs
-            opened, gone = blobs.open, []
+            find, gone = blobs.find, []
 
-            async def open_late(digest: str) -> Any:
-                body = await opened(digest)  # noqa: B023  # called within the loop's turn
+            async def find_late(digest: str) -> Any:
+                body = await find(digest)  # noqa: B023  # called within the loop's turn
                 if not gone:  # noqa: B023
                     gone.append(digest)  # noqa: B023
                     await blobs.delete(digest)  # noqa: B023
                 return body
 
-            monkeypatch.setattr(blobs, "open", open_late)
+            monkeypatch.setattr(blobs, "find", find_late)
             simulator.forget()
             reply = await mirror.get(f"/packages/six/{built.filename}")
             assert (reply.status, reply.body) == (200, built.content)

@@ -17,7 +17,7 @@ from mirror.blobs import BlobStore
 from mirror.catalog import Catalog, UploadRow
 from mirror.catalog.bundles import ImportedSerials
 from mirror.config import Settings
-from mirror.errors import Invalid, MissingBlob, Unavailable
+from mirror.errors import Invalid, Unavailable
 from mirror.index.ecosystem import Ecosystem
 
 Mark = TypeVar("Mark")
@@ -346,9 +346,9 @@ class _StoreReader:
 
     async def _is_held(self, digest: str, filename: str) -> bool:
         if digest not in self.blobs:
-            try:
-                self.blobs[digest] = (await self._store.open(digest)).size
-            except MissingBlob:
+            body = await self._store.find(digest)
+            if body is None:
                 self.lost.append(filename)
                 return False
+            self.blobs[digest] = body.size
         return True

@@ -27,7 +27,7 @@ from mirror.blobs import BlobStore
 from mirror.blobs.local import storage_errors
 from mirror.catalog import Catalog, UploadRow
 from mirror.catalog.bundles import BundleImport, ImportedLog, ImportedSerials, StagedFile, StoredPage
-from mirror.errors import Conflict, MissingBlob, StorageFull
+from mirror.errors import Conflict, StorageFull
 from mirror.index.records import Records, record_uploads
 
 RESERVED_BYTES = 64 << 20
@@ -254,10 +254,8 @@ class _Import:
         self._new_bytes += member.size
 
     async def _is_held(self, digest: str, size: int) -> bool:
-        try:
-            return (await self._blobs.open(digest)).size == size
-        except MissingBlob:
-            return False
+        body = await self._blobs.find(digest)
+        return body is not None and body.size == size
 
     # Making it visible
 

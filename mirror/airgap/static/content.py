@@ -9,7 +9,7 @@ from collections.abc import Collection
 
 from mirror.blobs import BlobStore
 from mirror.catalog import Catalog
-from mirror.errors import MirrorError, MissingBlob
+from mirror.errors import MirrorError
 from mirror.index.repository import Repository
 from mirror.model import Body, File
 
@@ -42,13 +42,8 @@ class HeldContent:
     async def body(self, project: str, file: File) -> Body | None:
         """Return the bytes of a file; None when they are not held, or have another size than the index promises."""
         digest = file.sha256 or self._names.get((file.source, project), {}).get(file.filename)
-        if digest is None:
-            return None
-        try:
-            body = await self._blobs.open(digest)
-        except MissingBlob:
-            return None
-        return body if file.size in (None, body.size) else None
+        body = await self._blobs.find(digest) if digest is not None else None
+        return body if body is not None and file.size in (None, body.size) else None
 
     async def sidecar(self, repository: Repository, project: str, file: File, body: Body) -> Body | bytes | None:
         """Return the sidecar of a file, stored or made from the file; None where neither is possible."""
@@ -62,11 +57,9 @@ class HeldContent:
         if not format.has_sidecar(file):
             return None
         digest = self._names.get((file.source, project), {}).get(format.sidecar_name(file))
-        if digest is not None:
-            try:
-                return await self._blobs.open(digest)
-            except MissingBlob:
-                pass  # it is made again below
+        stored = await self._blobs.find(digest) if digest is not None else None
+        if stored is not None:
+            return stored
         try:
             content = await format.make_sidecar(file, body)
             format.check_sidecar(file, content)

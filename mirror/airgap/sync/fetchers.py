@@ -12,7 +12,7 @@ from mirror.airgap.sync.bulk import BulkFetcher
 from mirror.airgap.sync.queue import FetchCallback, FetchQueue
 from mirror.blobs import BlobStore
 from mirror.catalog import Catalog, SetMember
-from mirror.errors import MissingBlob, Offline, StorageFull
+from mirror.errors import Offline, StorageFull
 from mirror.index.freshness import Freshness
 from mirror.index.repository import Repository, View
 from mirror.model import File
@@ -65,26 +65,19 @@ class Holdings:
         if digest is None:
             known = await self._catalog.files.get(file.source, project, file.filename)
             digest = known.digest if known else None
-        return digest is not None and await self._blob(digest)
+        return digest is not None and await self._blobs.find(digest) is not None
 
     async def sidecar(self, repository: str, project: str, file: File) -> bool:
         """Return whether a file's sidecar is held, or it has none."""
         for member in self.members(repository, project, file)[1:]:
             known = await self._catalog.files.get(member.source, member.project, member.filename)
-            if known is None or not await self._blob(known.digest):
+            if known is None or await self._blobs.find(known.digest) is None:
                 return False
         return True
 
     async def whole(self, repository: str, project: str, file: File) -> bool:
         """Return whether a file and its sidecar are held."""
         return await self.file(project, file) and await self.sidecar(repository, project, file)
-
-    async def _blob(self, digest: str) -> bool:
-        try:
-            await self._blobs.open(digest)
-        except MissingBlob:
-            return False
-        return True
 
 
 class LocalFetcher:
