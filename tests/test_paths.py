@@ -5,13 +5,16 @@ it is entered, or a coroutine of it resumed, between the moment when the client 
 the moment when it has the last byte of the response; constructors, properties and comprehensions count like any other
 function, in all threads. Code that runs once, when a module is imported, does not count, nor does what dataclass,
 msgspec and enum generate. Each request is traced several times under new names, and the smallest number stands: a task
-of the background that happens to wake meanwhile is no part of the request.
+of the background that happens to wake meanwhile is no part of the request. So the access log and the metrics do not
+count, which take in many responses at once a moment later. Nor does the formatting of the application's log, which the
+mirror here does not configure: an upload writes one line, of the audit trail.
 
 Every request has a User-Agent of its own, so that none is answered by repeating an earlier answer without parsing.
 """
 
 import asyncio
 import itertools
+import logging
 import re
 import sqlite3
 import sys
@@ -25,6 +28,7 @@ from typing import Any
 import pytest
 from yarl import URL
 
+from mirror.server.connection import RECORD_SECONDS
 from tests.builders import gem, wheel
 from tests.serving import Serving, repositories, serving
 from tests.simulator import Simulator
@@ -35,27 +39,19 @@ pytestmark = pytest.mark.skipif(sys.version_info < (3, 12), reason="sys.monitori
 PACKAGE = str(Path(__file__).parent.parent / "mirror") + "/"
 ATTEMPTS = 4
 
-
-@dataclass(frozen=True)
-class Limit:
-    """The number of files that a request may visit now, and the number that it is meant to visit."""
-
-    now: int
-    goal: int
-
-
 LIMITS = {
-    "cold page": Limit(now=16, goal=16),
-    "held page": Limit(now=8, goal=8),
-    "cold file": Limit(now=14, goal=14),
-    "held file": Limit(now=8, goal=8),
-    "first /versions": Limit(now=14, goal=14),
-    "cold /info": Limit(now=16, goal=16),
-    "upload": Limit(now=18, goal=18),
+    "cold page": 16,
+    "held page": 8,
+    "cold file": 14,
+    "held file": 8,
+    "first /versions": 14,
+    "cold /info": 16,
+    "upload": 18,
 }
-GATHERS = Limit(now=1, goal=1)
+"""How many files a request may visit: what one may expect somebody to read at a time."""
+GATHERS = 1
 """How often a repository collects what its sources have of a project, for one cold page."""
-SELECTS = Limit(now=3, goal=3)
+SELECTS = 3
 """How many SELECT statements a cold page runs."""
 
 
@@ -116,6 +112,12 @@ def tracing() -> Iterator[Trace]:
 
 
 @pytest.fixture(autouse=True)
+def without_log(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Set aside the handlers that an earlier test in this process may have given to the application's log."""
+    monkeypatch.setattr(logging.getLogger(), "handlers", [])
+
+
+@pytest.fixture(autouse=True)
 def traced_statements(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let every SQLite connection report its statements to the trace that is running."""
     connect = sqlite3.connect
@@ -146,7 +148,7 @@ class Connection:
         lines += [f"{name.replace('_', '-')}: {value}" for name, value in headers.items()]
         lines += [f"Content-Length: {len(body)}"] if body else []
         request = "\r\n".join([*lines, "", ""]).encode() + body
-        await asyncio.sleep(0.03)  # what earlier requests left to be done
+        await asyncio.sleep(1.5 * RECORD_SECONDS)  # what earlier requests left to be done, such as their records
         with tracing() as trace:
             self._writer.write(request)
             head = (await self._reader.readuntil(b"\r\n\r\n")).decode()
@@ -184,8 +186,8 @@ def judge(name: str, trace: Trace, report: Callable[[str], None]) -> None:
     """Print a trace, and compare the number of its files with the limit."""
     limit = LIMITS[name]
     print(f"{name}: {trace}")
-    report(f"{name}: {len(trace.files)} files (limit {limit.now}, goal {limit.goal}), {trace.moves} moves")
-    assert len(trace.files) <= limit.now, str(trace)
+    report(f"{name}: {len(trace.files)} files (limit {limit}), {trace.moves} moves")
+    assert len(trace.files) <= limit, str(trace)
 
 
 async def test_a_page_and_a_file_of_python(simulator: Simulator, tmp_path: Path, report: Callable[[str], None]) -> None:
@@ -204,8 +206,8 @@ async def test_a_page_and_a_file_of_python(simulator: Simulator, tmp_path: Path,
         judge("cold page", cold, report)
         gathers = sum(bool(re.fullmatch(r"Repository\._?gather", name)) for name in cold.entered)
         report(f"cold page: gathered {gathers} times, {len(cold.selects)} SELECTs")
-        assert 1 <= gathers <= GATHERS.now
-        assert len(cold.selects) <= SELECTS.now, "\n".join(cold.selects)
+        assert gathers == GATHERS
+        assert len(cold.selects) <= SELECTS, "\n".join(cold.selects)
         judge("held page", await shortest(ATTEMPTS, page), report)
         judge("cold file", await shortest(ATTEMPTS, file), report)
         judge("held file", await shortest(ATTEMPTS, file), report)

@@ -104,7 +104,7 @@ def test_everybody_may_what_they_were_given_and_no_more(
         ([rule(read=["authenticated"])], ANONYMOUS, "read", "x", False),
         ([rule(read=["authenticated"])], READER, "read", "x", True),
         ([rule(read=[])], READER, "read", "x", False),
-        # Whoever may change a project may read it, and an admin may everything.
+        # The right to change a project implies reading it, and admin implies everything.
         ([rule(read=[], upload=["rita"])], READER, "read", "x", True),
         ([rule(read=[], admin=["rita"])], READER, "upload", "x", True),
         ([rule(read=[], admin=["rita"])], READER, "yank", "x", True),

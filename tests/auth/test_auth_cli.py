@@ -26,7 +26,7 @@ SECRET = re.compile(r"mirror_[0-9a-f]{64}")
 
 
 class Command:
-    """Runs commands on one data directory, as `main` does, and keeps what they said."""
+    """Runs commands on one data directory, as `main` does, and keeps their output."""
 
     def __init__(self, directory: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
         self.directory = directory

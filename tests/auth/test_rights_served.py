@@ -17,7 +17,7 @@ WHO: dict[str, tuple[Right, ...] | None] = {
     "yanker": ("yank",),
     "admin": ("admin",),
 }
-"""Who asks; all but anonymous have their rights on `acme-*` only."""
+"""The clients; all but anonymous have their rights on `acme-*` only."""
 
 PUBLIC = {"read": 200}
 TABLE: dict[tuple[str, str], dict[str, int]] = {

@@ -69,7 +69,7 @@ def failing(found: list[Finding]) -> set[str]:
 
 
 class Edited(Fault):
-    """A page that says something else."""
+    """A page with other content."""
 
     def __init__(self, edit: Callable[[dict[str, Any]], object]) -> None:
         self.edit = edit
@@ -112,7 +112,7 @@ def fault(pattern: str, wrong: Fault, method: str | None = None) -> Spoil:
 
 
 def listed(**changes: Any) -> Spoil:
-    """The one file of the project, listed wrongly."""
+    """The one file of the project, with a wrong digest or size."""
     return lambda simulator: simulator.publish(WHEEL, **changes)
 
 

@@ -338,7 +338,7 @@ def test_a_project_that_nothing_is_held_against_comes_back_as_the_same_object(ru
 
 
 class Counting:
-    """Python's versions, counting what is asked of them."""
+    """Python's versions, which count their calls."""
 
     ecosystem = python.ecosystem
     pattern, check = staticmethod(python.pattern), staticmethod(python.check)

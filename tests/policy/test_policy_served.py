@@ -346,7 +346,7 @@ WHEEL, SDIST = "acme-2.0-py3-none-any.whl", "acme-2.0.tar.gz"
 
 
 async def hold(mirror: Client) -> None:
-    """Have both files of 2.0, and the gem."""
+    """Fetch both files of 2.0, and the gem."""
     for filename in (WHEEL, SDIST):
         assert (await mirror.get(f"packages/acme/{filename}")).status == 200
     await mirror.get("versions")

@@ -104,7 +104,7 @@ async def manager(tmp_path: Path, simulator: Simulator) -> AsyncIterator[Manager
 
 
 class Load:
-    """The statuses that clients got which send one request after another."""
+    """The statuses that clients got, which send one request after another."""
 
     def __init__(self) -> None:
         self.running = True
@@ -428,7 +428,7 @@ async def test_https_serves_pages_files_and_a_certificate_that_is_replaced_while
         context = ssl.create_default_context()
         before.configure_trust(context)
         async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(ssl=context)) as session:
-            for _ in range(5):  # on one connection: the last ones on the fast lane
+            for _ in range(5):  # on one connection: the last ones are replayed
                 async with session.get(f"{url}simple/large/") as answer:
                     assert b"large-1.0" in await answer.read()
                 async with session.get(f"{url}packages/large/{large.filename}") as answer:

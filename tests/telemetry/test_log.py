@@ -19,7 +19,7 @@ from mirror.telemetry.log import AccessLog, RepeatFilter, printable, redact, req
 
 
 class Standstill(io.RawIOBase):
-    """A reader that takes nothing until it is let go."""
+    """A stream that blocks writers until it is released."""
 
     def __init__(self) -> None:
         self.go = threading.Event()

@@ -1,4 +1,4 @@
-"""Debian's Chromium, driven through its own protocol: opens a page as somebody sees it, and reports what is wrong.
+"""Debian's Chromium, driven through its own protocol: opens pages as a person sees them, and reports what is wrong.
 
 Nothing is downloaded: Playwright drives the browser that is installed.
 """
@@ -37,8 +37,8 @@ async def browser() -> AsyncIterator[Browser]:
                 await running.close()
 
 
-class Eyes:
-    """Somebody who looks at pages, in one colour scheme and at one width."""
+class Viewer:
+    """A browser window of one width and colour scheme."""
 
     def __init__(self, context: BrowserContext, url: str) -> None:
         self._context = context
@@ -47,31 +47,31 @@ class Eyes:
         """Console errors, failed and outside requests."""
 
     async def open(self, path: str) -> Page:
-        """A page, in a tab of its own."""
+        """Open a page in a tab of its own."""
         page = await self._context.new_page()
-        page.on("console", self._said)
+        page.on("console", self._on_console)
         page.on("pageerror", lambda error: self.faults.append(f"{page.url}: {error}"))
-        page.on("request", self._asked)
+        page.on("request", self._on_request)
         page.on("requestfailed", lambda request: self.faults.append(f"failed: {request.url}"))
         await page.goto(self.url + path, wait_until="load")
         return page
 
-    def _said(self, message: ConsoleMessage) -> None:
+    def _on_console(self, message: ConsoleMessage) -> None:
         # A page with the status 404 is one of ours; the browser mentions the status of the page itself.
         expected = "status of 404" in message.text and "/-/projects/" in str(message.location.get("url"))
         if message.type in ("error", "warning") and not expected:
             self.faults.append(f"{message.location}: {message.text}")
 
-    def _asked(self, request: Request) -> None:
+    def _on_request(self, request: Request) -> None:
         if not request.url.startswith(self.url):
             self.faults.append(f"asked elsewhere: {request.url}")
 
 
 @asynccontextmanager
-async def eyes(
+async def open_viewer(
     running: Browser, url: str, *, scheme: Scheme = "light", size: tuple[int, int] = DESK, script: bool = True
-) -> AsyncIterator[Eyes]:
-    """Somebody who looks."""
+) -> AsyncIterator[Viewer]:
+    """A browser window, for the length of the block."""
     context = await running.new_context(
         color_scheme=scheme,
         viewport={"width": size[0], "height": size[1]},
@@ -80,7 +80,7 @@ async def eyes(
     )
     context.set_default_timeout(20_000)
     try:
-        yield Eyes(context, url)
+        yield Viewer(context, url)
     finally:
         await context.close()
 
@@ -100,9 +100,9 @@ async def shots(url: str, directory: Path, paths: list[str]) -> None:
     async with browser() as running:
         for scheme in ("light", "dark"):
             for word, size in (("phone", PHONE), ("desk", DESK)):
-                async with eyes(running, url, scheme=scheme, size=size) as somebody:  # type: ignore[arg-type]
+                async with open_viewer(running, url, scheme=scheme, size=size) as viewer:  # type: ignore[arg-type]
                     for path in paths:
-                        page = await somebody.open(path)
+                        page = await viewer.open(path)
                         name = path.replace("/", "_").replace("?", "_") or "start"
                         await page.screenshot(path=directory / f"{name}-{word}-{scheme}.png", full_page=True)
-                    print(somebody.faults)
+                    print(viewer.faults)

@@ -1,4 +1,4 @@
-"""Pages as a reader that trusts nothing: parsed, and looked through for anything that is not ours."""
+"""Read pages without trust: parsed, and searched for anything that is not ours."""
 
 from selectolax.lexbor import LexborHTMLParser
 
@@ -22,12 +22,12 @@ ATTRIBUTES = frozenset(_ATTRIBUTE_NAMES.split())
 
 
 async def look(mirror: Serving, path: str, **headers: str) -> Reply:
-    """A page, as a browser asks for it."""
+    """Request a page as a browser does."""
     return await mirror.get(path, **{"Accept": BROWSER, "Accept_Encoding": "identity", **headers})
 
 
 def sound(reply: Reply) -> LexborHTMLParser:
-    """The tree of a page that holds nothing but what our templates put there."""
+    """Check that a page holds nothing but what our templates put there; its tree."""
     assert reply.headers["Content-Type"] == "text/html; charset=utf-8"
     policy = reply.headers["Content-Security-Policy"]
     assert policy.startswith("default-src 'none';")

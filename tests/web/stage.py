@@ -64,7 +64,7 @@ def described(kind: str, text: str, *lines: str) -> list[str]:
 
 
 def publish(simulator: Simulator) -> None:
-    """Fill both indexes."""
+    """Fill both indexes of the simulator."""
     now = datetime.now(UTC).replace(microsecond=0)
     about = (
         "License-Expression: BSD-3-Clause",
@@ -83,17 +83,17 @@ def publish(simulator: Simulator) -> None:
         ["2.2.5", "2.3.0", "2.3.1", "2.3.2", "3.0.0", "3.0.1", "3.0.3", "3.1.0rc1", "3.1.0"]
     ):
         then = now - timedelta(days=900 - 100 * number, hours=5)
-        told = {
+        metadata = {
             "requires": needs,
             "requires_python": ">=3.9",
             "summary": "A simple framework for building complex web applications.",
             "extra_metadata": described("text/markdown", MARKDOWN, *about),
         }
-        pypi.publish(wheel("flask", version, size=90_000 + 3000 * number, **told), uploaded=then)  # type: ignore[arg-type]
-        pypi.publish(sdist("flask", version, size=600_000, **told), uploaded=then)  # type: ignore[arg-type]
+        pypi.publish(wheel("flask", version, size=90_000 + 3000 * number, **metadata), uploaded=then)  # type: ignore[arg-type]
+        pypi.publish(sdist("flask", version, size=600_000, **metadata), uploaded=then)  # type: ignore[arg-type]
     pypi.yank("flask", "2.3.1", "Broke session cookies; use 2.3.2.")
-    told_six = {"extra_metadata": described("text/x-rst", RST), "summary": "Python 2 and 3 compatibility utilities"}
-    pypi.publish(wheel("six", "1.17.0", **told_six), uploaded=now - timedelta(days=700))  # type: ignore[arg-type]
+    six_metadata = {"extra_metadata": described("text/x-rst", RST), "summary": "Python 2 and 3 compatibility utilities"}
+    pypi.publish(wheel("six", "1.17.0", **six_metadata), uploaded=now - timedelta(days=700))  # type: ignore[arg-type]
     for name in (
         "werkzeug",
         "jinja2",
@@ -109,9 +109,9 @@ def publish(simulator: Simulator) -> None:
     for platform in ("manylinux_2_28_x86_64", "manylinux_2_28_aarch64", "macosx_14_0_arm64", "win_amd64"):
         pypi.publish(wheel("numpy", "2.3.1", tags=f"cp313-cp313-{platform}", size=70_000), uploaded=now)
     for version in ("3.0.9", "3.1.0", "3.1.16"):
-        told_rack = {"homepage_uri": "https://rack.example", "changelog_uri": "https://rack.example/changes"}
+        rack_metadata = {"homepage_uri": "https://rack.example", "changelog_uri": "https://rack.example/changes"}
         gems.push(
-            gem("rack", version, development={"minitest": "~> 5.0"}, required_ruby=">= 2.4.0", metadata=told_rack),
+            gem("rack", version, development={"minitest": "~> 5.0"}, required_ruby=">= 2.4.0", metadata=rack_metadata),
             created=now - timedelta(days=60),
         )
     needs_of_sinatra = {"rack": [">= 3.0.0", "< 4"], "mustermann": "~> 3.0", "tilt": "~> 2.0"}
@@ -123,7 +123,7 @@ def publish(simulator: Simulator) -> None:
 
 
 async def use(mirror: Serving) -> None:
-    """Install through it, as clients do."""
+    """Install through the mirror, as clients do."""
     for name in ("flask", "six", "werkzeug", "jinja2", "click", "itsdangerous", "blinker"):
         await mirror.get(f"simple/{name}/")
         view = await mirror.mirror.repositories["pypi"].project(name)
@@ -137,7 +137,7 @@ async def use(mirror: Serving) -> None:
 
 
 async def month(mirror: Serving) -> None:
-    """Thirty days of figures behind it."""
+    """Record thirty days of figures."""
     hour = int(time.time() // 3600)
     for day in range(1, 30):
         busy = 1.0 + 0.35 * math.sin(day * 1.7) - (0.55 if day % 7 in (2, 3) else 0)
@@ -154,7 +154,7 @@ async def month(mirror: Serving) -> None:
 
 
 async def events(mirror: Serving) -> None:
-    """What people did."""
+    """Record what people did."""
     feed = mirror.mirror.journal
     source = mirror.mirror.repositories["pypi"].sources[0].name
     for kind, project, filename in (

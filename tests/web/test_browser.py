@@ -12,7 +12,7 @@ from tests.serving import Serving, repositories, serving
 from tests.simulator import Simulator
 from tests.uploading import make_token, upload
 from tests.web import stage
-from tests.web.look import DESK, PHONE, Scheme, browser, eyes, serious
+from tests.web.look import DESK, PHONE, Scheme, browser, open_viewer, serious
 
 pytestmark = [pytest.mark.clients, pytest.mark.timeout(300)]
 
@@ -37,8 +37,8 @@ PAGES = [
 async def mirror(simulator: Simulator, tmp_path: Path) -> AsyncIterator[Serving]:
     stage.publish(simulator)
     hostile = "<script>alert(1)</script><img src=x onerror=alert(1)>" * 5
-    told = stage.described("text/markdown", f"{hostile}\n\n{'x' * 500}\n\n| {'y' * 300} | z |\n|---|---|\n| 1 | 2 |")
-    simulator.publish(wheel("hostile", "1.0", summary=hostile, extra_metadata=told), yanked=hostile)
+    extra = stage.described("text/markdown", f"{hostile}\n\n{'x' * 500}\n\n| {'y' * 300} | z |\n|---|---|\n| 1 | 2 |")
+    simulator.publish(wheel("hostile", "1.0", summary=hostile, extra_metadata=extra), yanked=hostile)
     rule = {"name": "no old flask", "kind": "deny", "reason": "Too old.", "projects": ["flask"], "versions": "<2.3"}
     async with serving(tmp_path / "data", repositories(simulator), policy=[rule | {"action": "hide"}]) as running:
         await stage.use(running)
@@ -62,20 +62,20 @@ async def test_every_page_is_sound_readable_and_fits(
     mirror: Serving, chromium: Browser, scheme: Scheme, size: tuple[int, int]
 ) -> None:
     axe = Axe()
-    async with eyes(chromium, mirror.url, scheme=scheme, size=size) as somebody:
+    async with open_viewer(chromium, mirror.url, scheme=scheme, size=size) as viewer:
         for path in PAGES:
-            page = await somebody.open(path)
+            page = await viewer.open(path)
             assert await page.evaluate("document.documentElement.scrollWidth <= innerWidth"), f"{path} is too wide"
             background = await page.evaluate("getComputedStyle(document.body).backgroundColor")
             assert (background == "rgb(19, 22, 24)") == (scheme == "dark"), background
             assert serious((await axe.run(page)).response) == [], path
             await page.close()
-        assert somebody.faults == []
+        assert viewer.faults == []
 
 
 async def test_the_search_is_followed_to_a_project_and_its_dependency(mirror: Serving, chromium: Browser) -> None:
-    async with eyes(chromium, mirror.url) as somebody:
-        page = await somebody.open("")
+    async with open_viewer(chromium, mirror.url) as viewer:
+        page = await viewer.open("")
         await page.fill("#q", "flask")
         await page.press("#q", "Enter")
         await page.wait_for_url("**/-/projects/?q=flask")
@@ -86,12 +86,12 @@ async def test_the_search_is_followed_to_a_project_and_its_dependency(mirror: Se
         await page.wait_for_url("**/-/projects/pypi/jinja2/")
         await page.click("nav >> text=Activity")
         await page.wait_for_url("**/-/activity/")
-        assert somebody.faults == []
+        assert viewer.faults == []
 
 
 async def test_a_line_is_copied_and_said_to_be(mirror: Serving, chromium: Browser) -> None:
-    async with eyes(chromium, mirror.url) as somebody:
-        page = await somebody.open("")
+    async with open_viewer(chromium, mirror.url) as viewer:
+        page = await viewer.open("")
         await page.context.grant_permissions(["clipboard-read", "clipboard-write"])
         await page.click(".copy")
         await page.wait_for_selector(".copy >> text=Copied")
@@ -101,8 +101,8 @@ async def test_a_line_is_copied_and_said_to_be(mirror: Serving, chromium: Browse
 
 
 async def test_pages_work_without_script_and_by_keyboard(mirror: Serving, chromium: Browser) -> None:
-    async with eyes(chromium, mirror.url, script=False) as somebody:
-        page = await somebody.open("")
+    async with open_viewer(chromium, mirror.url, script=False) as viewer:
+        page = await viewer.open("")
         assert await page.locator(".copy").count() == 0, "no button that does nothing"
         await page.locator("summary").first.click()
         assert await page.locator("text=twine upload").first.is_visible()
@@ -110,8 +110,8 @@ async def test_pages_work_without_script_and_by_keyboard(mirror: Serving, chromi
         await page.click("text=Search >> nth=-1")
         await page.wait_for_url("**/?q=rack")
         assert await page.locator(".projects a").count() == 1
-    async with eyes(chromium, mirror.url) as somebody:
-        page = await somebody.open("-/projects/pypi/flask/")
+    async with open_viewer(chromium, mirror.url) as viewer:
+        page = await viewer.open("-/projects/pypi/flask/")
         await page.keyboard.press("Tab")
         assert await page.evaluate("document.activeElement.textContent") == "Skip to content"
         await page.keyboard.press("Enter")
@@ -124,10 +124,10 @@ async def test_pages_work_without_script_and_by_keyboard(mirror: Serving, chromi
 
 
 async def test_nothing_that_an_author_wrote_runs(mirror: Serving, chromium: Browser) -> None:
-    async with eyes(chromium, mirror.url) as somebody:
+    async with open_viewer(chromium, mirror.url) as viewer:
         for path in ("-/projects/pypi/hostile/", "-/projects/?q=%3Cscript%3Ealert(1)%3C/script%3E"):
-            page = await somebody.open(path)
-            page.on("dialog", lambda dialog: somebody.faults.append(dialog.message))
+            page = await viewer.open(path)
+            page.on("dialog", lambda dialog: viewer.faults.append(dialog.message))
             assert await page.locator("script").count() == 1
             assert await page.locator("img").count() == 0
-        assert somebody.faults == []
+        assert viewer.faults == []

@@ -71,7 +71,7 @@ async def test_what_an_author_writes_is_shown_as_text(mirror: Serving, simulator
 
 
 @pytest.mark.parametrize("text", HOSTILE, ids=lambda text: text[:24])
-async def test_what_somebody_asks_for_is_shown_as_text(mirror: Serving, text: str) -> None:
+async def test_what_is_searched_for_is_shown_as_text(mirror: Serving, text: str) -> None:
     asked = quote(text[:1500], safe="")
     for path in (
         *(f"-/projects/?q={asked}", f"-/projects/?from=0.{asked}", f"-/projects/?q=a&from={asked}"),

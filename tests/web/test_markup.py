@@ -46,7 +46,7 @@ MAY_HAVE = {"a": {"href", "title", "rel"}, "td": {"colspan", "rowspan"}, "th": {
 
 
 def checked(html: str) -> LexborHTMLParser:
-    """The tree, after a look at each element of it."""
+    """Check each element of a rendered text; the tree."""
     tree = LexborHTMLParser(html)
     assert tree.body is not None
     for node in tree.body.css("*"):

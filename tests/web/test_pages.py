@@ -129,8 +129,8 @@ async def test_a_gem_is_shown_like_a_python_project(mirror: Serving, simulator: 
 
 
 async def test_an_sdist_is_described_by_the_json_api(mirror: Serving, simulator: Simulator) -> None:
-    told = stage.described("text/markdown", "Only *source*.", "License: MIT")
-    simulator.publish(sdist("only-source", "1.0", requires=["six"], extra_metadata=told))
+    metadata = stage.described("text/markdown", "Only *source*.", "License: MIT")
+    simulator.publish(sdist("only-source", "1.0", requires=["six"], extra_metadata=metadata))
     tree = sound(await look(mirror, "-/projects/pypi/only-source/"))
     page = tree.css_first("main").text()
     assert "MIT" in page
@@ -319,10 +319,10 @@ async def test_pages_work_below_the_prefix_of_a_proxy(mirror: Serving, simulator
 
 
 async def test_the_lines_to_copy_have_the_prefix_of_a_proxy(mirror: Serving) -> None:
-    (shelf, *_) = mirror.endpoints.pages._repositories.values()
+    (browsable, *_) = mirror.endpoints.pages._repositories.values()
     request = make_mocked_request("GET", "/", headers={"Host": "inside:1"})
     request[FACTS] = RequestFacts(origin="https://packages.example/mirror")
-    assert str(_root(request, shelf)) == "https://packages.example/mirror/"
+    assert str(_root(request, browsable)) == "https://packages.example/mirror/"
 
 
 async def test_a_page_does_not_wait_for_a_slow_upstream(

@@ -29,7 +29,7 @@ async def catalog(tmp_path: Path) -> AsyncIterator[Catalog]:
 
 
 class Names:
-    """What a list of names knows, and how often it was asked for."""
+    """A list of names that counts how often it is read."""
 
     def __init__(self, names: list[str]) -> None:
         self.names = names
