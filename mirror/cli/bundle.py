@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
+from rich.filesize import decimal
 
 from mirror.cli.options import SettingsOptions, audit_change, settings_options
 
@@ -68,7 +69,6 @@ def import_command(parts: tuple[Path, ...], unsigned: bool, force: bool, options
 
 
 def _print_result(result: "ImportResult") -> None:
-    from rich.filesize import decimal
 
     _print_names("new projects", _projects(result.new_pages))
     _print_names("changed projects", _projects(result.changed_pages))
@@ -106,8 +106,6 @@ def inventory_command(target: Path, options: SettingsOptions) -> int:
 
     On the other side, `mirror export --for FILE` makes the smallest bundle that brings this mirror up to date.
     """
-    from rich.filesize import decimal
-
     from mirror.airgap.bundle import layout_of, write_inventory
     from mirror.service.ecosystems import ECOSYSTEMS
     from mirror.service.open import Mode, open_mirror

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
+from rich.filesize import decimal
 
 from mirror.cli.options import InvalidUsage, SettingsOptions, SyncSelection, parse_size, selection_options
 from mirror.errors import NotFound
@@ -92,8 +93,6 @@ async def _export_bundle(
     parts: str | None, unsigned: bool,
 ) -> int:  # fmt: skip
     """Write a bundle; return the exit status. Raises InvalidUsage, Invalid, NotFound."""
-    from rich.filesize import decimal
-
     from mirror.airgap.bundle import Keys, export, layout_of
     from mirror.airgap.bundle.contents import unpack
     from mirror.cli.progress import print_problems

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
+from rich.filesize import decimal
 
 from mirror.cli.options import SettingsOptions, parse_size, settings_options
 
@@ -31,8 +32,6 @@ def sweep_command(limit: str | None, dry_run: bool, options: SettingsOptions) ->
 
 
 async def _sweep(settings: "Settings", limit: int | None, dry_run: bool) -> int:
-    from rich.filesize import decimal
-
     from mirror.service.jobs import evictor
     from mirror.service.open import Mode, open_mirror
 
@@ -71,7 +70,6 @@ def verify_command(rate: str | None, options: SettingsOptions) -> int:
 
 async def _verify(settings: "Settings", rate: int | None) -> int:
     from rich.console import Console
-    from rich.filesize import decimal
     from rich.progress import Progress
 
     from mirror.service.jobs import verifier
@@ -109,8 +107,6 @@ def backup_command(target: Path, options: SettingsOptions) -> int:
     A mirror may be serving meanwhile. A further backup to the same directory copies only what is new. `mirror restore`
     makes a data directory from it. Exit status 1 when an uploaded file was missing.
     """
-    from rich.filesize import decimal
-
     from mirror.maintenance.backup import back_up
 
     result = back_up(options.load().data_dir, target)
@@ -129,8 +125,6 @@ def restore_command(source: Path, options: SettingsOptions) -> int:
 
     What came from upstreams is fetched again on request.
     """
-    from rich.filesize import decimal
-
     from mirror.maintenance.backup import restore
 
     data_dir = options.load().data_dir

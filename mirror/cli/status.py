@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 import msgspec
+from rich.filesize import decimal
 
 from mirror.cli.ask import json_from_address, json_from_url
 from mirror.cli.options import SettingsOptions, settings_options
@@ -131,8 +132,6 @@ def _print_status(status: StatusReport) -> None:
 
 
 def _rows(status: StatusReport) -> list[tuple[str, str]]:
-    from rich.filesize import decimal
-
     rows = [] if status.running else [("state", "not running, read from the catalog")]
     rows += [
         ("projects", f"{status.projects:,}"),

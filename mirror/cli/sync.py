@@ -4,6 +4,7 @@ import asyncio
 from typing import TYPE_CHECKING
 
 import click
+from rich.filesize import decimal
 
 from mirror.cli.options import InvalidUsage, SettingsOptions, SyncSelection, selection_options
 
@@ -77,8 +78,6 @@ async def _sync(
     settings: "Settings", inputs: "list[SyncInput]", name: str | None, connections: int, pool: "WorkerPool", *,
     build: bool,
 ) -> int:  # fmt: skip
-    from rich.filesize import decimal
-
     from mirror.airgap.sync.fetching import fetch, remember
     from mirror.airgap.sync.resolve import Resolvers
     from mirror.cli.progress import ProgressBar, count_files, print_problems

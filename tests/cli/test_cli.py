@@ -95,7 +95,7 @@ def test_the_help_is_light_and_names_every_command() -> None:
     assert not [name for name in imported if name.startswith("mirror.cli.")], "no command is needed to name them all"
 
 
-SLOW_IMPORTS = {"aiohttp", "aiosqlite", "prometheus_client", "jinja2", "cryptography", "pydantic", "rich"}
+SLOW_IMPORTS = {"aiohttp", "aiosqlite", "prometheus_client", "jinja2", "cryptography", "pydantic", "rich.console"}
 
 
 @pytest.mark.parametrize("module", sorted({entry.module for entry in COMMANDS.values()}))
