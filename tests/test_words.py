@@ -105,11 +105,7 @@ def test_a_public_class_has_a_name_of_its_own() -> None:
             if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
                 places[node.name].append(path.relative_to(PACKAGE))
     twice = {name: found for name, found in places.items() if len(found) > 1 and name not in BOTH_ECOSYSTEMS}
-    assert set(twice) <= NAMED_TWICE, twice
-
-
-NAMED_TWICE: set[str] = {"Uploads", "Dependency", "Requirement"}
-"""Public names that two classes still have."""
+    assert twice == {}
 
 
 @pytest.mark.parametrize("package", PACKAGES)

@@ -19,7 +19,7 @@ from mirror.index.source import Document, Listing, NameListing, OpenFile, Outdat
 from mirror.model import File, Names, Page, Project
 
 
-class Uploads:
+class UploadSource:
     """The uploads of one repository, for reading."""
 
     local = True

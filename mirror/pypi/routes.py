@@ -58,10 +58,10 @@ _canonical = lru_cache(maxsize=4096)(canonical)  # clients ask for the same name
 class Routes:
     """The handlers of one repository at one mount."""
 
-    def __init__(self, repository: Repository, page_cache: PageCache, reading: ReadAccess, mount: str) -> None:
+    def __init__(self, repository: Repository, page_cache: PageCache, access: ReadAccess, mount: str) -> None:
         self._repository = repository
         self._page_cache = page_cache
-        self._reading = reading
+        self._access = access
         self._prefix = mount.rstrip("/")
 
     def table(self) -> list[web.RouteDef]:
@@ -87,7 +87,7 @@ class Routes:
         """Serve the list of all projects (PEP 503, PEP 691)."""
         facts = facts_of(request)
         facts.repository, facts.kind = self._repository.name, "index"
-        readable = await self._reading.scope(request)
+        readable = await self._access.scope(request)
         media_type = self._media_type(request)
         listing = await self._repository.names(facts.freshness)
 
@@ -114,8 +114,8 @@ class Routes:
             query = f"?{request.rel_url.raw_query_string}" if request.query_string else ""
             place = f"{facts.prefix}{self._root(request)}/simple/{name}/{query}"
             raise web.HTTPMovedPermanently(URL(place, encoded=True))
-        if not self._reading.open:
-            await self._reading.check(request, name)
+        if not self._access.open:
+            await self._access.check(request, name)
         media_type = self._media_type(request)
         moment = _moment(request)
         view = await self._view(name, facts.freshness, moment)
@@ -142,7 +142,7 @@ class Routes:
         if written != name:
             tail = f"{quote(version)}/json" if version else "json"
             raise web.HTTPMovedPermanently(f"{facts.prefix}{self._root(request)}/pypi/{name}/{tail}")
-        await self._reading.check(request, name)
+        await self._access.check(request, name)
         base = public_url(request) + self._root(request)
         moment = _moment(request)
         view = await self._view(name, facts.freshness, moment)
@@ -217,8 +217,8 @@ class Routes:
         file = self._repository.known_file(project, of)
         if file is None and not (safe_filename(filename) and project == _canonical(project)):
             raise UnknownFile(project[:100], filename[:100])
-        if not self._reading.open:
-            await self._reading.check(request, project)
+        if not self._access.open:
+            await self._access.check(request, project)
         if of != filename:
             facts.kind = "sidecar"
             file, opened = await self._repository.sidecar(project, of)
@@ -233,7 +233,7 @@ class Routes:
             file,
             opened,
             media_type=_FILE_TYPES.get(filename[filename.rfind(".") :], "application/octet-stream"),
-            public=self._reading.open,
+            public=self._access.open,
             uploaded=file.uploaded,
         )
 
@@ -242,7 +242,7 @@ class Routes:
         facts = facts_of(request)
         facts.repository, facts.kind = self._repository.name, "page"
         name, filename = canonical(request.match_info["project"]), request.match_info["filename"]
-        await self._reading.check(request, name)
+        await self._access.check(request, name)
         file = await self._repository.file(name, filename)
         if file.version != request.match_info["version"] or not file.extra.get("provenance"):
             raise UnknownFile(name, f"{filename}/provenance")

@@ -17,7 +17,7 @@ import msgspec
 from mirror.errors import Invalid
 from mirror.model import AcceptedUpload, Body, File
 from mirror.rubygems import pages
-from mirror.rubygems.marshal import SPEC_BYTES, Gemspec, Requirement
+from mirror.rubygems.marshal import SPEC_BYTES, GemRequirement, Gemspec
 from mirror.rubygems.marshal.reading import inflate
 from mirror.rubygems.marshal.writing import gemspec_rz
 from mirror.rubygems.names import full_name, normal_platform
@@ -75,7 +75,7 @@ def file_of(spec: Gemspec, filename: str) -> File:
         filename=filename,
         version=spec.version,
         platform=platform,
-        requires=None if wanted == Requirement() else str(wanted),
+        requires=None if wanted == GemRequirement() else str(wanted),
         extra={"spec": msgspec.to_builtins(spec)},
     )
 

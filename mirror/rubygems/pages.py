@@ -16,7 +16,7 @@ from yarl import URL
 
 from mirror.errors import Invalid, UpstreamProtocolError
 from mirror.model import File, Names, Page, Project, UpstreamRequest, UpstreamResponse
-from mirror.rubygems.marshal import Gemspec, Requirement
+from mirror.rubygems.marshal import GemRequirement, Gemspec
 from mirror.rubygems.marshal.writing import gemspec_rz
 from mirror.rubygems.names import (
     GENERIC,
@@ -163,7 +163,7 @@ def info_line(file: File) -> bytes:
     facts = [f"checksum:{file.sha256}"] if file.sha256 else []
     if spec is not None:
         for key, wanted in (("ruby", spec.required_ruby_version), ("rubygems", spec.required_rubygems_version)):
-            if wanted != Requirement():
+            if wanted != GemRequirement():
                 facts.append(f"{key}:{_sorted(wanted)}")
     if file.uploaded is not None:
         facts.append(f"created_at:{file.uploaded.astimezone(UTC):%Y-%m-%dT%H:%M:%SZ}")
@@ -175,7 +175,7 @@ def _needs(spec: Gemspec) -> list[tuple[str, str]]:
     return sorted((need.name, _sorted(need.requirement)) for need in spec.dependencies if need.kind == "runtime")
 
 
-def _sorted(wanted: Requirement) -> str:
+def _sorted(wanted: GemRequirement) -> str:
     return "&".join(sorted(f"{operator} {version}" for operator, version in wanted.clauses))
 
 

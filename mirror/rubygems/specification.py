@@ -15,7 +15,7 @@ from typing import NamedTuple, TypeAlias, Union
 import yaml
 
 from mirror.errors import Invalid
-from mirror.rubygems.marshal import SPEC_BYTES, Dependency, Gemspec, Requirement
+from mirror.rubygems.marshal import SPEC_BYTES, GemDependency, GemRequirement, Gemspec
 from mirror.rubygems.marshal.reading import inflate
 from mirror.rubygems.names import GENERIC, canonical, is_listed, is_new_version
 from mirror.rubygems.versions import OPERATORS, is_version
@@ -99,7 +99,7 @@ def _platform(node: Node) -> str:
     return _text(node) or GENERIC
 
 
-def _requirement(node: Node) -> Requirement:
+def _requirement(node: Node) -> GemRequirement:
     clauses = []
     for clause in _list(node.get("requirements") if isinstance(node, dict) else None):
         match clause:
@@ -113,10 +113,10 @@ def _requirement(node: Node) -> Requirement:
         if sign not in OPERATORS or not is_version(text):
             raise Invalid("The gem's metadata holds an invalid version requirement.")
         clauses.append((sign, text))
-    return Requirement(tuple(clauses)) if clauses else Requirement()
+    return GemRequirement(tuple(clauses)) if clauses else GemRequirement()
 
 
-def _dependency(node: Node) -> Dependency:
+def _dependency(node: Node) -> GemDependency:
     if not isinstance(node, dict):
         raise Invalid("The gem's metadata holds an invalid dependency.")
     kind = (_text(node.get("type")) or "runtime").removeprefix(":")
@@ -124,7 +124,7 @@ def _dependency(node: Node) -> Dependency:
         raise Invalid(f"The gem's metadata holds a dependency of the kind {kind[:40]!r}.")
     wanted = node.get("requirement") or node.get("version_requirements")
     prerelease = node.get("prerelease") == "true"
-    return Dependency(canonical(_text(node.get("name")) or ""), _requirement(wanted), kind, prerelease)
+    return GemDependency(canonical(_text(node.get("name")) or ""), _requirement(wanted), kind, prerelease)
 
 
 _DATE = re.compile(

@@ -22,7 +22,7 @@ from mirror.index.publish import Publisher
 from mirror.index.records import record_uploads
 from mirror.index.repository import Repository
 from mirror.index.source import SourceOptions
-from mirror.index.uploads import Uploads
+from mirror.index.uploads import UploadSource
 from mirror.index.upstream import CachedUpstream
 from mirror.model import Format
 from mirror.policy import Policy
@@ -166,7 +166,7 @@ class Mirror:
         repository = Repository(
             name,
             format,
-            [Uploads(name, self.catalog, self.blobs), *sources],
+            [UploadSource(name, self.catalog, self.blobs), *sources],
             policy=self.policies.of(name),
             precedence=Precedence(
                 private=tuple(versions.pattern(pattern) for pattern in settings.private),

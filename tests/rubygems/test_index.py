@@ -18,7 +18,7 @@ from mirror.rubygems.index import info_from_gemspecs, map_from_specs, render_nam
 from mirror.rubygems.log.published_log import PublishedLog
 from mirror.rubygems.log.upstream_copy import Append, Refetch, Refused, Replace, Unchanged, UpstreamCopy, follow
 from mirror.rubygems.log.versions_map import EMPTY_MD5, VersionsMap, diff, parse_versions, render_versions
-from mirror.rubygems.marshal import Dependency, Gemspec, Requirement
+from mirror.rubygems.marshal import GemDependency, GemRequirement, Gemspec
 from mirror.rubygems.marshal.writing import dump
 from mirror.rubygems.versions import version_key
 from mirror.server.respond import digest_headers
@@ -477,10 +477,13 @@ def test_a_page_is_made_from_gemspecs():
     spec = Gemspec(
         name="a",
         version="1.0",
-        dependencies=(Dependency("b", Requirement(((">=", "1"), ("<", "2")))), Dependency("c", kind="development")),
-        required_ruby_version=Requirement(((">=", "2.5"),)),
+        dependencies=(
+            GemDependency("b", GemRequirement(((">=", "1"), ("<", "2")))),
+            GemDependency("c", kind="development"),
+        ),
+        required_ruby_version=GemRequirement(((">=", "2.5"),)),
     )
-    java = msgspec.structs.replace(spec, platform="java", dependencies=(), required_ruby_version=Requirement())
+    java = msgspec.structs.replace(spec, platform="java", dependencies=(), required_ruby_version=GemRequirement())
     assert info_from_gemspecs([spec, java]) == b"---\n1.0 b:< 2&>= 1|ruby:>= 2.5\n1.0-java |\n"
     assert hashlib.md5(info_from_gemspecs([])).hexdigest() == EMPTY_MD5
 

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mirror.errors import Invalid
-from mirror.rubygems.marshal import Dependency, Gemspec, Platform, Requirement, Symbol, Version
+from mirror.rubygems.marshal import GemDependency, GemRequirement, Gemspec, Platform, Symbol, Version
 from mirror.rubygems.marshal.reading import load, load_gemspec, load_specs, read_gemspec_rz
 from mirror.rubygems.marshal.writing import dump, dump_specs, gemspec_rz
 
@@ -35,11 +35,11 @@ SPEC = Gemspec(
     metadata={"k": "v", "bug_tracker_uri": "https://b.example"},
     date=datetime(2026, 8, 1, tzinfo=UTC),
     dependencies=(
-        Dependency("rack", Requirement(((">=", "2"), ("<", "4")))),
-        Dependency("rake", Requirement(), "development"),
+        GemDependency("rack", GemRequirement(((">=", "2"), ("<", "4")))),
+        GemDependency("rake", GemRequirement(), "development"),
     ),
-    required_ruby_version=Requirement(((">=", "2.5"), ("<", "5.dev"))),
-    required_rubygems_version=Requirement(((">", "1.3.1"),)),
+    required_ruby_version=GemRequirement(((">=", "2.5"), ("<", "5.dev"))),
+    required_rubygems_version=GemRequirement(((">", "1.3.1"),)),
     rubygems_version="3.6.2",
 )
 
@@ -128,7 +128,13 @@ def test_plain_values_are_the_same_to_ruby(ruby):
 
 
 def test_gem_objects_come_back():
-    for value in (Version("1.0"), Requirement((("~>", "1.0"),)), Dependency("a"), Platform("x86", "linux", None), SPEC):
+    for value in (
+        Version("1.0"),
+        GemRequirement((("~>", "1.0"),)),
+        GemDependency("a"),
+        Platform("x86", "linux", None),
+        SPEC,
+    ):
         assert load(dump(value)) == value
         assert load(dump([value, value])) == [value, value]
 
@@ -209,7 +215,7 @@ def test_shapes_of_old_rubies_are_understood():
         + equal
         + version
     )
-    assert load(b"\x04\b" + old) == Requirement((("=", "2.0"),))
+    assert load(b"\x04\b" + old) == GemRequirement((("=", "2.0"),))
 
 
 HOSTILE = {

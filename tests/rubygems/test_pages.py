@@ -15,7 +15,7 @@ from yarl import URL
 from mirror.errors import Invalid, UpstreamProtocolError
 from mirror.model import File, Page, Project, UpstreamResponse
 from mirror.rubygems import FORMAT
-from mirror.rubygems.marshal import Dependency, Gemspec, Requirement
+from mirror.rubygems.marshal import GemDependency, GemRequirement, Gemspec
 from mirror.rubygems.pages import (
     EMPTY,
     Links,
@@ -161,12 +161,12 @@ SPEC = Gemspec(
     metadata={"source_code_uri": "https://code.example"},
     date=datetime(2026, 1, 1, tzinfo=UTC),
     dependencies=(
-        Dependency("zeta", Requirement(((">=", "2"), ("<", "4")))),
-        Dependency("alpha"),
-        Dependency("rake", Requirement(), "development"),
+        GemDependency("zeta", GemRequirement(((">=", "2"), ("<", "4")))),
+        GemDependency("alpha"),
+        GemDependency("rake", GemRequirement(), "development"),
     ),
-    required_ruby_version=Requirement(((">=", "2.5"), ("<", "5"))),
-    required_rubygems_version=Requirement(),
+    required_ruby_version=GemRequirement(((">=", "2.5"), ("<", "5"))),
+    required_rubygems_version=GemRequirement(),
 )
 
 
@@ -189,8 +189,8 @@ def test_the_line_of_our_own_gem_is_the_public_format():
     with_rubygems = msgspec.structs.replace(
         SPEC,
         dependencies=(),
-        required_ruby_version=Requirement(),
-        required_rubygems_version=Requirement(((">", "1.3.1"),)),
+        required_ruby_version=GemRequirement(),
+        required_rubygems_version=GemRequirement(((">", "1.3.1"),)),
     )
     line = info_line(msgspec.structs.replace(own(with_rubygems), uploaded=None))
     assert line == f"2.0-java |checksum:{SUM},rubygems:> 1.3.1".encode()

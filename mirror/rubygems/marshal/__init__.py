@@ -31,7 +31,7 @@ class Version(msgspec.Struct, frozen=True):
     text: str
 
 
-class Requirement(msgspec.Struct, frozen=True):
+class GemRequirement(msgspec.Struct, frozen=True):
     """Gem::Requirement: clauses of operator and version."""
 
     clauses: tuple[tuple[str, str], ...] = ((">=", "0"),)
@@ -40,11 +40,11 @@ class Requirement(msgspec.Struct, frozen=True):
         return ", ".join(f"{operator} {version}" for operator, version in self.clauses)
 
 
-class Dependency(msgspec.Struct, frozen=True):
+class GemDependency(msgspec.Struct, frozen=True):
     """Gem::Dependency; `kind` is runtime or development."""
 
     name: str
-    requirement: Requirement = Requirement()
+    requirement: GemRequirement = GemRequirement()
     kind: str = "runtime"
     prerelease: bool = False
 
@@ -73,9 +73,9 @@ class Gemspec(msgspec.Struct, frozen=True, kw_only=True):
     metadata: Mapping[str, str | None] = {}
     date: datetime | None = None
     """With a time zone; RubyGems keeps the day only."""
-    dependencies: tuple[Dependency, ...] = ()
-    required_ruby_version: Requirement = Requirement()
-    required_rubygems_version: Requirement = Requirement()
+    dependencies: tuple[GemDependency, ...] = ()
+    required_ruby_version: GemRequirement = GemRequirement()
+    required_rubygems_version: GemRequirement = GemRequirement()
     rubygems_version: str | None = None
     specification_version: int = 4
     requirements: tuple[str | None, ...] = ()
@@ -87,8 +87,8 @@ Value: TypeAlias = Union[
     Scalar,
     datetime,
     Version,
-    Requirement,
-    Dependency,
+    GemRequirement,
+    GemDependency,
     Platform,
     Gemspec,
     "list[Value]",

@@ -9,10 +9,10 @@ from mirror.errors import Invalid
 from mirror.rubygems.marshal import (
     HEADER,
     SPEC_BYTES,
-    Dependency,
+    GemDependency,
+    GemRequirement,
     Gemspec,
     Platform,
-    Requirement,
     Scalar,
     Symbol,
     Value,
@@ -313,11 +313,11 @@ def _from_attributes(name: str, attributes: Mapping[str, Value]) -> Value:
             return Platform(*(None if part is None else str(part) for part in parts))
         case "Gem::Dependency":
             wanted = attributes.get("@requirement")
-            if not isinstance(wanted, Requirement):
+            if not isinstance(wanted, GemRequirement):
                 wanted = attributes.get("@version_requirements")
-            return Dependency(
+            return GemDependency(
                 _need_text(attributes.get("@name")),
-                wanted if isinstance(wanted, Requirement) else Requirement(),
+                wanted if isinstance(wanted, GemRequirement) else GemRequirement(),
                 str(attributes.get("@type") or "runtime"),
                 attributes.get("@prerelease") is True,
             )
@@ -329,7 +329,7 @@ def _from_attributes(name: str, attributes: Mapping[str, Value]) -> Value:
             raise Invalid(f"The marshalled data holds a {name[:60]!r}, which no gem index has.")
 
 
-def _requirement(clauses: Value) -> Requirement:
+def _requirement(clauses: Value) -> GemRequirement:
     if not isinstance(clauses, list):
         raise Invalid("The marshalled data holds an invalid requirement.")
     found = []
@@ -339,7 +339,7 @@ def _requirement(clauses: Value) -> Requirement:
                 found.append((str(operator), version))
             case _:
                 raise Invalid("The marshalled data holds an invalid requirement.")
-    return Requirement(tuple(found)) if found else Requirement()
+    return GemRequirement(tuple(found)) if found else GemRequirement()
 
 
 def _specification(fields: Value) -> Gemspec:
@@ -365,9 +365,9 @@ def _specification(fields: Value) -> Gemspec:
         licenses=_texts(licenses),
         metadata={str(key): _text(item) for key, item in metadata.items()} if isinstance(metadata, dict) else {},
         date=date if isinstance(date, datetime) else None,
-        dependencies=tuple(item for item in dependencies if isinstance(item, Dependency)),
-        required_ruby_version=ruby if isinstance(ruby, Requirement) else Requirement(),
-        required_rubygems_version=rubygems_wanted if isinstance(rubygems_wanted, Requirement) else Requirement(),
+        dependencies=tuple(item for item in dependencies if isinstance(item, GemDependency)),
+        required_ruby_version=ruby if isinstance(ruby, GemRequirement) else GemRequirement(),
+        required_rubygems_version=rubygems_wanted if isinstance(rubygems_wanted, GemRequirement) else GemRequirement(),
         rubygems_version=rubygems.text if isinstance(rubygems, Version) else _text(rubygems),
         specification_version=specification if type(specification) is int else 4,
     )

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from datetime import UTC, datetime
 
 from mirror.errors import Invalid
-from mirror.rubygems.marshal import HEADER, Dependency, Gemspec, Platform, Requirement, Symbol, Value, Version
+from mirror.rubygems.marshal import HEADER, GemDependency, GemRequirement, Gemspec, Platform, Symbol, Value, Version
 from mirror.rubygems.names import GENERIC, platform_parts
 
 
@@ -70,10 +70,10 @@ class _Writer:
             case Version(text):
                 out.append(b"U" + self.symbol("Gem::Version") + b"[\x06")
                 self.write(text)
-            case Requirement(clauses):
+            case GemRequirement(clauses):
                 out.append(b"U" + self.symbol("Gem::Requirement") + b"[\x06")
                 self.write([[operator, Version(version)] for operator, version in clauses])
-            case Dependency(name, requirement, kind, prerelease):
+            case GemDependency(name, requirement, kind, prerelease):
                 self._object(
                     "Gem::Dependency",
                     {
