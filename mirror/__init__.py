@@ -15,7 +15,7 @@ The map; each entry imports only from those above it:
     api/, web/                 our own endpoints below /-/; pages for people
     airgap/                    without a network: lock files, sync, bundles, following, static trees
     maintenance/               eviction, verification, backup
-    service/                   what runs: store, services, jobs, listening
+    service/                   what runs: the store, the mirror with its URLs and jobs, sockets, the process
     cli/                       the commands
 
 The way of a page: `server` → `pypi.routes` → `index.repository` → `index.upstream_pages` → `upstream.client`, and back

@@ -1,7 +1,7 @@
-"""The composition root: the only module that names the concrete classes together.
+"""The composition root: the parts of a mirror, made from the settings.
 
-`Mirror.open` makes everything from the settings. Its URLs are in `mirror.service.endpoints`, listening and the life of
-the process in `mirror.service.process`.
+Only this module and `mirror.service.endpoints`, which has its URLs, name the concrete classes together. Listening and
+the life of the process are in `mirror.service.process`.
 """
 
 import asyncio
