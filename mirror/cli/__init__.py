@@ -2,7 +2,7 @@
 
 Exit statuses of all commands: 0 done; 1 it failed, or the answer is no; 2 wrong usage or configuration; 130
 interrupted. Errors are one sentence on standard error; a traceback is a bug. To add a command, write it as
-`NAME_command` in the module of its family and enter it in `COMMANDS`.
+`NAME_command` in the module of its family, import what is slow to import inside of it, and enter it in `COMMANDS`.
 """
 
 import importlib
