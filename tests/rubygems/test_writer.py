@@ -1,6 +1,8 @@
 """The writer of a published log: one task, events from a queue, and a future for those who wait."""
 
 import asyncio
+import hashlib
+import time
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 
@@ -8,10 +10,13 @@ import pytest
 
 from mirror.catalog import Catalog
 from mirror.catalog.sqlite import SQLite
+from mirror.errors import UpstreamUnavailable
 from mirror.rubygems.log.local_entries import LocalEntry
 from mirror.rubygems.log.published_index import PublishedIndex
 from mirror.rubygems.log.writer import PageChange, Retirement, Update
+from tests.builders import gem
 from tests.serving import Serving, serving
+from tests.uploading import make_token, push
 
 MD5 = "1" * 32
 
@@ -185,3 +190,60 @@ async def test_nothing_is_written_over_a_log_that_cannot_be_read(
     monkeypatch.undo()
     assert await catalog.logs.read("published rubygems") == b"damaged"
     await database.close()
+
+
+async def do_nothing(project: str) -> None:
+    """List no upload."""
+
+
+async def test_an_event_that_is_posted_after_the_end_does_not_wait_for_ever(mirror: Serving) -> None:
+    index = index_of(mirror)
+    await index.close()
+    assert index.writer.post(change("rack", "1.0")).cancelled()
+
+
+async def test_a_page_that_was_made_before_a_push_does_not_take_it_off_the_log(mirror: Serving) -> None:
+    index, key = index_of(mirror), await make_token(mirror)
+    await push(mirror, key, gem("acme", "1.0").content)
+    old = await index.view("acme")
+    await push(mirror, key, gem("acme", "1.1").content)
+    await index.render(old)
+    versions, page = await mirror.get("versions"), await mirror.get("info/acme")
+    assert versions.text.splitlines()[-1].endswith(f"1.1 {hashlib.md5(page.body).hexdigest()}")
+
+
+async def test_a_push_whose_page_cannot_be_made_at_once_is_listed_later(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = time.time()
+    settings = {"rubygems": {"format": "rubygems", "upstreams": []}}
+    async with serving(tmp_path / "data", settings, clock=lambda: now) as mirror:
+        await mirror.get("versions")
+        key = await make_token(mirror)
+
+        async def fail(*arguments: object) -> None:
+            raise UpstreamUnavailable("The upstream that has other versions of it does not answer.")
+
+        with monkeypatch.context() as patched:
+            patched.setattr(mirror.mirror.repositories["rubygems"], "project", fail)
+            assert (await push(mirror, key, gem("acme", "1.0").content)).status == 200
+        now += 61
+        assert "acme 1.0 " in (await mirror.get("versions")).text
+
+
+async def test_a_gem_that_cannot_be_stored_does_not_keep_others_off_the_log(tmp_path: Path) -> None:
+    now = time.time()
+    settings = {"rubygems": {"format": "rubygems", "upstreams": []}}
+    async with serving(tmp_path / "data", settings, clock=lambda: now) as mirror:
+        await mirror.get("versions")
+        key, index, disk = await make_token(mirror), index_of(mirror), Disk(mirror.mirror.catalog)
+        mirror.mirror.publishers["rubygems"].published = do_nothing
+        for name in ("rack", "tilt"):
+            await push(mirror, key, gem(name, "1.0").content)
+        disk.failing.add(b"rack")
+        with pytest.raises(OSError, match="has failed"):
+            await index.show(["rack", "tilt"])
+        disk.failing.clear()
+        now += 61
+        listed = (await mirror.get("versions")).text.splitlines()[2:]
+        assert sorted(line.split()[0] for line in listed) == ["rack", "tilt"]

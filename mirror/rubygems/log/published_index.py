@@ -160,7 +160,10 @@ class PublishedIndex:
         if body != view.project.extra.get("body") or view.decided_until != math.inf:
             listed = UpstreamMaps(tuple(one.map for one in self.upstreams), self._private).entry(name)
             entry = entry_of(view, body, listed, self._clock())
+        current = view.validity.live
         await self._list(name, entry)
+        if not current:  # what replaced the view may have been listed before
+            self._local.expect(name, 0.0)
         return body
 
     async def listed(self, name: str) -> bool:
@@ -239,6 +242,9 @@ class PublishedIndex:
 
     async def show(self, names: Iterable[str]) -> None:
         """Check the pages of these gems; when this returns, the log lists what they show, or they are checked later."""
+        names = tuple(names)
+        for name in names:
+            self._local.expect(name, self._clock() + POLL_SECONDS)
         await self._check(names, Freshness.ANY)
 
     def policy_changed(self) -> None:
@@ -263,11 +269,18 @@ class PublishedIndex:
         # Not any copy will do: what upstream lists may have changed, and an older page would list less.
         await self._check(self._local.take_due(self._clock()), Freshness.USUAL)
 
-    async def _check(self, names: Iterable[str], freshness: Freshness) -> None:
-        for name in names:
-            if error := await self._look(name, freshness):
-                logger.info("the page of %s is checked again later: %s", name, error)
-                self._local.mark_due(name, self._clock() + POLL_SECONDS)
+    async def _check(self, names: Collection[str], freshness: Freshness) -> None:
+        """Check pages, and again later those that cannot be fetched; all of them where the log cannot be stored."""
+        again = self._clock() + POLL_SECONDS
+        try:
+            for name in names:
+                if error := await self._look(name, freshness):
+                    logger.info("the page of %s is checked again later: %s", name, error)
+                    self._local.mark_due(name, again)
+        except Exception:
+            for name in names:
+                self._local.mark_due(name, again)
+            raise
 
     async def _review_changes(self) -> None:
         await self._review.run(self._look, self.writer.end_review)

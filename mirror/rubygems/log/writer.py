@@ -158,6 +158,7 @@ class LogWriter:
         self._queue: asyncio.Queue[tuple[LogEvent, asyncio.Future[bytes]]] = asyncio.Queue()
         self._batch: list[tuple[LogEvent, asyncio.Future[bytes]]] = []
         self._task: asyncio.Task[None] | None = None
+        self._closed = False
         self._logs = logs
         self._log_name = f"published {repository}"
         self._local = local
@@ -173,10 +174,13 @@ class LogWriter:
         return self._queue.empty() and not self._batch
 
     def post(self, event: LogEvent) -> asyncio.Future[bytes]:
-        """Queue an event; the future has the bytes by which the log grew, or what went wrong."""
+        """Queue an event; the future has the bytes by which the log grew, or what went wrong; cancelled once closed."""
         done: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
         done.add_done_callback(_retrieve)
-        self._queue.put_nowait((event, done))
+        if self._closed:
+            done.cancel()
+        else:
+            self._queue.put_nowait((event, done))
         return done
 
     async def apply(self, event: LogEvent) -> bytes:
@@ -201,6 +205,7 @@ class LogWriter:
 
     async def close(self) -> None:
         """Stop, and cancel what waits for the log."""
+        self._closed = True
         if self._task is not None:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
