@@ -9,7 +9,7 @@ a bad file always ends short, whatever its readers have got of it. And a full di
 without storing the file, with a small window in memory and at the pace of its slowest reader.
 """
 
-from mirror.transfer.transfer import TAIL_BYTES, Digests, OnHeld, Transfer, TransferState
+from mirror.transfer.transfer import TAIL_BYTES, OnHeld, Transfer, TransferState
 from mirror.transfer.transfers import Transfers
 
-__all__ = ["TAIL_BYTES", "Digests", "OnHeld", "Transfer", "TransferState", "Transfers"]
+__all__ = ["TAIL_BYTES", "OnHeld", "Transfer", "TransferState", "Transfers"]

@@ -1,7 +1,6 @@
 """One transfer: fetch a file, verify and store it, and let readers follow."""
 
 import asyncio
-import hashlib
 import logging
 import os
 import random
@@ -9,10 +8,9 @@ import secrets
 import time
 import weakref
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable
 from functools import partial
 from pathlib import Path
-from typing import Protocol
 
 import msgspec
 
@@ -20,7 +18,7 @@ from mirror.blobs import BlobStore, StoredBlob
 from mirror.blobs.local import CHUNK_BYTES, http_date, off_loop, read_at, storage_errors, write_at
 from mirror.errors import DigestMismatch, MirrorError, StorageFull, UpstreamProtocolError, UpstreamUnavailable
 from mirror.model import File
-from mirror.upstream import Stream, Upstream, parse_url
+from mirror.upstream import Digests, Stream, Upstream, parse_url
 
 OnHeld = Callable[[StoredBlob], Awaitable[None]]
 """Called once the blob is stored and before the last bytes are readable: the catalog writes its row here."""
@@ -41,49 +39,6 @@ TRANSFER_SECONDS = 24 * 3600.0
 logger = logging.getLogger(__name__)
 
 
-class _Hash(Protocol):
-    def update(self, data: bytes, /) -> None: ...
-    def hexdigest(self) -> str: ...
-
-
-_ALGORITHMS: Mapping[str, Callable[[], _Hash]] = {
-    "sha256": hashlib.sha256,
-    "sha224": hashlib.sha224,
-    "sha384": hashlib.sha384,
-    "sha512": hashlib.sha512,
-    "sha1": partial(hashlib.sha1, usedforsecurity=False),
-    "md5": partial(hashlib.md5, usedforsecurity=False),
-    "blake2b_256": partial(hashlib.blake2b, digest_size=32),
-}
-"""By the names that indexes use; a digest of any other algorithm cannot be checked, and is ignored."""
-
-
-class Digests:
-    """SHA-256, and all promised digests, of bytes that arrive in chunks."""
-
-    def __init__(self, promised: Mapping[str, str]) -> None:
-        self._promised = promised
-        self.restart()
-
-    def restart(self) -> None:
-        """Forget all bytes."""
-        names = {"sha256", *self._promised} & _ALGORITHMS.keys()
-        self._hashes = {name: _ALGORITHMS[name]() for name in names}
-
-    def update(self, chunk: bytes) -> None:
-        """Add the next bytes. Blocks: for a thread, one call at a time."""
-        for hasher in self._hashes.values():
-            hasher.update(chunk)
-
-    def verified(self, filename: str) -> str:
-        """Return the SHA-256 of all bytes. Raises DigestMismatch unless every promised digest matches."""
-        for name, hasher in self._hashes.items():
-            expected, actual = self._promised.get(name), hasher.hexdigest()
-            if expected not in (None, actual):
-                raise DigestMismatch(filename, name, str(expected), actual)
-        return self._hashes["sha256"].hexdigest()
-
-
 class TransferState(msgspec.Struct, frozen=True, kw_only=True):
     """The progress of a transfer, for people and monitors."""
 
@@ -99,15 +54,8 @@ class TransferState(msgspec.Struct, frozen=True, kw_only=True):
     """False when the disk is full and the file is not stored."""
 
 
-class _Position:
-    """The offset that one reader has reached."""
-
-    def __init__(self, at: int) -> None:
-        self.at = at
-
-
 class Transfer:
-    """One file that is being fetched: a Body from the moment that `opened` returns."""
+    """One file that is being fetched: a Body once `wait_open` has returned."""
 
     def __init__(self, file: File, upstream: Upstream, blobs: BlobStore, limit: int) -> None:
         self.file = file
@@ -122,7 +70,9 @@ class Transfer:
         self._limit = limit
         self._url = parse_url(file.url)
         self._size = file.size
-        self._digest = file.digests.get("sha256") or ""
+        self.digest = file.digests.get("sha256") or ""
+        self.modified: str | None = None
+        self.path: Path | None = None
         self._digests = Digests(file.digests)
         self._part = blobs.incoming / f"{secrets.token_hex(16)}.part"
         self._fd = -1
@@ -130,59 +80,47 @@ class Transfer:
         self._on_disk = 0
         self._window: deque[tuple[int, bytes]] = deque()
         self._window_size = 0
-        self._readers: set[_Position] = set()
+        self._readers: dict[object, int] = {}  # reader → the offset that it has reached
         self._changed = asyncio.Event()
-        self._moved = asyncio.Event()
+        self._reader_moved = asyncio.Event()
         self._date = 0
         self._validator: str | None = None
         self._started = self._verified = False
         self._error: MirrorError | None = None
-        self._path: Path | None = None
 
     # The Body
 
     @property
     def size(self) -> int:
-        return self._size or 0  # known once `opened` has returned
-
-    @property
-    def digest(self) -> str:
-        return self._digest
-
-    @property
-    def modified(self) -> str | None:
-        return http_date(self._date)
-
-    @property
-    def path(self) -> Path | None:
-        return self._path
+        return self._size or 0  # known once `wait_open` has returned
 
     async def read(self, start: int = 0, stop: int | None = None) -> AsyncIterator[bytes]:
         """Yield the bytes [start, stop), each as soon as it may be read. Raises the transfer's error."""
         stop = self.size if stop is None else min(stop, self.size)
-        reader = _Position(start)
-        self._readers.add(reader)
+        reader = object()
+        self._readers[reader] = start
         try:
-            while reader.at < stop:
+            while start < stop:
                 if self._error:
                     raise self._error.with_traceback(None)
-                end = min(stop, self._readable)
-                if reader.at >= end:
+                end = min(stop, self._readable_end)
+                if start >= end:
                     await self._changed.wait()
                     continue
-                chunk = self._recent(reader.at, end) or await self._from_disk(reader.at, end)
-                reader.at += len(chunk)
-                self._moved.set()
+                chunk = self._from_window(start, end) or await self._from_disk(start, end)
+                start += len(chunk)
+                self._readers[reader] = start
+                self._reader_moved.set()
                 yield chunk
         finally:
-            self._readers.discard(reader)
-            self._moved.set()
+            del self._readers[reader]
+            self._reader_moved.set()
 
     @property
-    def _readable(self) -> int:
+    def _readable_end(self) -> int:
         return self.size if self._verified else min(self._received, self.size - TAIL_BYTES)
 
-    def _recent(self, start: int, end: int) -> bytes | None:
+    def _from_window(self, start: int, end: int) -> bytes | None:
         """Return bytes from `start` on out of the window: the same object for every reader that is up to date."""
         for offset, chunk in reversed(self._window):
             if offset <= start:
@@ -200,7 +138,7 @@ class Transfer:
 
     # For the server
 
-    async def opened(self) -> None:
+    async def wait_open(self) -> None:
         """Wait until size and digest are known and the first bytes are about to arrive. Raises the transfer's error."""
         while not (self._verified or (self._started and not self._spooled and self.size > TAIL_BYTES)):
             if self._error:
@@ -265,7 +203,7 @@ class Transfer:
             try:
                 async with self.upstream.fetch(self._url, start=before, if_range=self._validator) as stream:
                     self._begin(stream)
-                    await self._drain(stream)
+                    await self._read_stream(stream)
                 if self._size in (None, self._received):
                     return
                 error = UpstreamUnavailable(f"{self._url.host} ended {self.file.filename} before its end.", 5)
@@ -298,6 +236,7 @@ class Transfer:
             self._size = self._size if stream.size is None else stream.size
             self._validator = stream.validator
             self._date = self._dated(stream)
+            self.modified = http_date(self._date)
         elif stream.validator != self._validator and not self.file.digests:
             raise UpstreamProtocolError(f"{name} has changed at {self._url.host} while it was fetched.")
         self._started = True
@@ -309,7 +248,7 @@ class Transfer:
         date = int(self.file.uploaded.timestamp()) if self.file.uploaded else stream.modified
         return now if date is None else min(max(0, date), now)
 
-    async def _drain(self, stream: Stream) -> None:
+    async def _read_stream(self, stream: Stream) -> None:
         skip = self._received - stream.start
         async for chunk in stream.chunks():
             if skip >= len(chunk):
@@ -319,7 +258,7 @@ class Transfer:
             skip = 0
             if self._received + len(fresh) > (self._limit if self._size is None else self._size):
                 raise UpstreamProtocolError(f"{self._url.host} sends more of {self.file.filename} than is promised.")
-            await self._take(fresh)
+            await self._add(fresh)
 
     # Storing, or passing on without storing
 
@@ -341,7 +280,7 @@ class Transfer:
         self._claimed -= released
         self._blobs.disk_space.release(released)
 
-    async def _take(self, chunk: bytes) -> None:
+    async def _add(self, chunk: bytes) -> None:
         """Hash, store and show one chunk. One at a time: meanwhile the connection reads ahead."""
         stored = await off_loop(partial(self._digest_and_store, chunk))
         if stored:
@@ -379,9 +318,9 @@ class Transfer:
         offset, chunk = self._window[0]
         try:
             async with asyncio.timeout(READER_WAIT_SECONDS):
-                while min((reader.at for reader in self._readers), default=0) < offset + len(chunk):
-                    self._moved.clear()
-                    await self._moved.wait()
+                while min(self._readers.values(), default=0) < offset + len(chunk):
+                    self._reader_moved.clear()
+                    await self._reader_moved.wait()
         except TimeoutError:
             if not self._readers:
                 raise StorageFull(f"{self.file.filename} cannot be stored: the disk is full.") from None
@@ -395,7 +334,7 @@ class Transfer:
     # Finishing
 
     async def _finish(self) -> None:
-        self._digest = self._digests.verified(self.file.filename)
+        self.digest = self._digests.verified(self.file.filename)
         self._size = self._received
         if self.storing:
             try:
@@ -408,7 +347,7 @@ class Transfer:
 
     async def _store(self) -> None:
         await off_loop(partial(_finish, self._fd, self._received, self._date))
-        held = await self._blobs.adopt(self._part, self._digest)
+        held = await self._blobs.adopt(self._part, self.digest)
         called: set[tuple[str, str]] = set()
         while waiting := self.listeners.keys() - called:  # more may be added while one is called
             for key in waiting:
@@ -417,14 +356,13 @@ class Transfer:
                     await self.listeners[key](held)
                 except Exception:  # the bytes are right: readers get them
                     logger.exception("%s is stored, but could not be recorded in the catalog", self.file.filename)
-        self._path = (await self._blobs.open(self._digest)).path
+        self.path = (await self._blobs.open(self.digest)).path
 
     def _fail(self, error: MirrorError) -> None:
         self._error = error
         if self._started:
-            logger.warning(
-                "%s was not fetched: %s", self.file.filename, str(error)
-            )  # as text: a stored log record keeps no file open
+            # As text: a stored log record keeps no file open.
+            logger.warning("%s was not fetched: %s", self.file.filename, str(error))
 
     def _notify(self) -> None:
         """Wake all that wait for a change."""

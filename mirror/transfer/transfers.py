@@ -51,7 +51,7 @@ class Transfers:
         if transfer is None:
             transfer = self._start(key, Transfer(file, upstream, self._blobs, self._limit))
         transfer.listeners.setdefault((file.source, file.filename), on_held)
-        await transfer.opened()
+        await transfer.wait_open()
         return transfer, joined
 
     def runs(self, file: File) -> bool:

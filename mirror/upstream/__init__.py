@@ -1,13 +1,13 @@
 """The HTTP client of one upstream: conditional GET, streams, ranges, retries, limits and a circuit breaker.
 
-It knows no format: pages are bytes to it. It does not cache, it does not verify digests, and it never resumes
-a file; `mirror.transfer` does. client (requests), body (what arrives), breaker, values (options, errors, URLs).
+It knows no format: pages are bytes to it. It does not cache, and it neither resumes nor verifies files, as
+`mirror.transfer` does. client (requests), body (what arrives, its digests), breaker, values (options, errors, URLs).
 
 The surprise: there is one breaker for each host that the upstream links to, so that neither a dead file host nor one
 absurd URL in a page stops requests to a healthy index.
 """
 
-from mirror.upstream.body import RangeBody, Stream
+from mirror.upstream.body import Digests, RangeBody, Stream
 from mirror.upstream.breaker import Breaker, BreakerState, retry_after
 from mirror.upstream.client import Upstream, parse_url
 from mirror.upstream.values import (
@@ -25,6 +25,7 @@ __all__ = [
     "Breaker",
     "BreakerState",
     "Credentials",
+    "Digests",
     "Origin",
     "RangeBody",
     "RawResponse",

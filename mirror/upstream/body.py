@@ -1,20 +1,22 @@
-"""What comes from an upstream as bytes: a file as it arrives (`Stream`), and a remote file that is read by ranges.
+"""What comes from an upstream as bytes: files as they arrive (`Stream`), their digests, and files read by ranges.
 
 The surprise: `RangeBody`, a remote file as a Body for the metadata of a file that is not held, gets the end of the file
 with its size in the first request, and keeps it in memory: that is where archives have their directory, so that a
 member of a wheel costs two requests in all.
 """
 
+import hashlib
 import re
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AbstractAsyncContextManager
+from functools import partial
 from pathlib import Path
 from typing import Protocol
 
 import aiohttp
 from yarl import URL
 
-from mirror.errors import UpstreamProtocolError
+from mirror.errors import DigestMismatch, UpstreamProtocolError
 from mirror.model import File
 from mirror.upstream.values import describe, parse_http_date
 
@@ -60,6 +62,49 @@ class Stream:
         """Yield bytes as they arrive. Raises UpstreamUnavailable when the upstream stalls or hangs up."""
         while chunk := await self._read():
             yield chunk
+
+
+class _Hash(Protocol):
+    def update(self, data: bytes, /) -> None: ...
+    def hexdigest(self) -> str: ...
+
+
+_ALGORITHMS: Mapping[str, Callable[[], _Hash]] = {
+    "sha256": hashlib.sha256,
+    "sha224": hashlib.sha224,
+    "sha384": hashlib.sha384,
+    "sha512": hashlib.sha512,
+    "sha1": partial(hashlib.sha1, usedforsecurity=False),
+    "md5": partial(hashlib.md5, usedforsecurity=False),
+    "blake2b_256": partial(hashlib.blake2b, digest_size=32),
+}
+"""By the names that indexes use; a digest of any other algorithm cannot be checked, and is ignored."""
+
+
+class Digests:
+    """SHA-256, and all promised digests, of bytes that arrive in chunks."""
+
+    def __init__(self, promised: Mapping[str, str]) -> None:
+        self._promised = promised
+        self.restart()
+
+    def restart(self) -> None:
+        """Forget all bytes."""
+        names = {"sha256", *self._promised} & _ALGORITHMS.keys()
+        self._hashes = {name: _ALGORITHMS[name]() for name in names}
+
+    def update(self, chunk: bytes) -> None:
+        """Add the next bytes. Blocks: for a thread, one call at a time."""
+        for hasher in self._hashes.values():
+            hasher.update(chunk)
+
+    def verified(self, filename: str) -> str:
+        """Return the SHA-256 of all bytes. Raises DigestMismatch unless every promised digest matches."""
+        for name, hasher in self._hashes.items():
+            expected, actual = self._promised.get(name), hasher.hexdigest()
+            if expected not in (None, actual):
+                raise DigestMismatch(filename, name, str(expected), actual)
+        return self._hashes["sha256"].hexdigest()
 
 
 class RangeFetcher(Protocol):

@@ -31,8 +31,7 @@ from mirror.blobs import BlobStore, MemoryBody, SmallBlob
 from mirror.errors import Invalid, MirrorError, UpstreamProtocolError
 from mirror.model import File, Format
 from mirror.runtime import event_loops, tune_runtime
-from mirror.transfer import Digests
-from mirror.upstream import parse_http_date, parse_url
+from mirror.upstream import Digests, parse_http_date, parse_url
 
 BATCH_SECONDS = 300.0
 """The longest time for one batch; files that have not come by then are left to the mirror."""
