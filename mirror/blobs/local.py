@@ -199,14 +199,14 @@ class LocalBlobs:
         await off_loop(lambda: path.unlink(missing_ok=True))
 
     async def withdraw(self, digest: str) -> None:
-        await off_loop(lambda: _moved(self._path(digest), self.outgoing / checked(digest)))
+        await off_loop(lambda: _move_if_there(self._path(digest), self.outgoing / check_digest(digest)))
 
     async def restore(self, digest: str) -> None:
-        path, target = self.outgoing / checked(digest), self._path(digest)
-        await off_loop(lambda: path.unlink(missing_ok=True) if target.exists() else _moved(path, target))
+        path, target = self.outgoing / check_digest(digest), self._path(digest)
+        await off_loop(lambda: path.unlink(missing_ok=True) if target.exists() else _move_if_there(path, target))
 
     async def discard(self, digest: str) -> None:
-        path = self.outgoing / checked(digest)
+        path = self.outgoing / check_digest(digest)
         await off_loop(lambda: path.unlink(missing_ok=True))
 
     async def withdrawn(self) -> list[str]:
@@ -215,7 +215,7 @@ class LocalBlobs:
     async def set_aside(self, digest: str) -> None:
         def move() -> None:
             self.damaged.mkdir(exist_ok=True)
-            _moved(self._path(digest), self.damaged / checked(digest))
+            _move_if_there(self._path(digest), self.damaged / check_digest(digest))
 
         await off_loop(move)
 
@@ -225,10 +225,10 @@ class LocalBlobs:
                 yield held
 
     async def clean_incoming(self) -> int:
-        return await off_loop(lambda: sum(_removed(path) for path in self.incoming.iterdir()))
+        return await off_loop(lambda: sum(_remove(path) for path in self.incoming.iterdir()))
 
     def _path(self, digest: str) -> Path:
-        return self.root / checked(digest)[:2] / digest
+        return self.root / check_digest(digest)[:2] / digest
 
     def _adopt(self, path: Path, digest: str) -> StoredBlob:
         target = self._path(digest)
@@ -266,7 +266,7 @@ class LocalBlobs:
         moves: list[tuple[str, str]] = []
         with storage_errors():
             try:
-                for digest, blob in {checked(blob.digest): blob for blob in blobs}.items():
+                for digest, blob in {check_digest(blob.digest): blob for blob in blobs}.items():
                     target = f"{self._prefix}{digest[:2]}/{digest}"
                     if not _is_whole(target, len(blob.content)):
                         moves.append((f"{incoming}-{len(moves)}.part", target))
@@ -339,19 +339,19 @@ def _blobs_of(shard: Path) -> list[StoredBlob]:
         with os.scandir(shard) as entries:
             for entry in entries:
                 try:
-                    digest, stat = checked(entry.name), entry.stat(follow_symlinks=False)
+                    digest, stat = check_digest(entry.name), entry.stat(follow_symlinks=False)
                 except (MissingBlob, FileNotFoundError):
                     continue  # not a blob, or just deleted
                 found.append(StoredBlob(digest=digest, size=stat.st_size, stored=stat.st_ctime))
     return found
 
 
-def _moved(path: Path, target: Path) -> None:
+def _move_if_there(path: Path, target: Path) -> None:
     with suppress(FileNotFoundError):
         path.rename(target)
 
 
-def _removed(path: Path) -> bool:
+def _remove(path: Path) -> bool:
     try:
         path.unlink(missing_ok=True)
     except IsADirectoryError:
@@ -359,8 +359,8 @@ def _removed(path: Path) -> bool:
     return True
 
 
-def checked(digest: str) -> str:
-    """Return the digest: only a SHA-256 may become part of a path or an object's key. Raises MissingBlob."""
+def check_digest(digest: str) -> str:
+    """Return the digest if it is a SHA-256, since it becomes part of a path. Raises MissingBlob."""
     if not _SHA256.fullmatch(digest):
         raise MissingBlob(digest[:64])
     return digest

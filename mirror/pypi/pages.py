@@ -50,7 +50,7 @@ _FILE_HANDLED = frozenset({
 _PROJECT_FIELDS = frozenset({"name", "files", "versions", "meta", "project-status", "alternate-locations"})
 _META_FIELDS = frozenset({"api-version", "_last-serial", "tracks"})
 _SERIAL_COMMENT = re.compile(r"<!--SERIAL (\d{1,18})-->\s*\Z")
-_ASKS_SOMETHING = re.compile(r"<(?:form|script|input|iframe)[\s>]", re.IGNORECASE)
+_INTERACTIVE = re.compile(r"<(?:form|script|input|iframe)[\s>]", re.IGNORECASE)
 
 
 def request_for(base: URL, page: Page) -> UpstreamRequest:
@@ -176,7 +176,7 @@ def _parse_html(response: UpstreamResponse, name: str) -> Project:
         elif node.tag == "a" and (file := _html_file(node, attributes, base, version)) is not None:
             files.setdefault(file.filename, file)
     check_version(meta.get("pypi:repository-version"))
-    if not files and "pypi:repository-version" not in meta and _ASKS_SOMETHING.search(text):
+    if not files and "pypi:repository-version" not in meta and _INTERACTIVE.search(text):
         raise UpstreamProtocolError(f"What was answered for {name} is another kind of web page, not an index page.")
     reason, status = meta.get("pypi:project-status-reason"), meta.get("pypi:project-status")
     return Project(

@@ -122,7 +122,7 @@ class Routes:
 
         async def content() -> PageInput:
             render = pages.render_json if media_type == JSON_TYPE else pages.render_html
-            return _content(
+            return _page_input(
                 view,
                 _content_type(media_type),
                 # Relative links: the same page is right under every host name and mount.
@@ -154,7 +154,7 @@ class Routes:
             body = await self._read(document) if document else None
             described = not files or (body is not None and legacy.is_about(body, files[0].version))
             metadata = None if described else await self._metadata(view, files)
-            return _content(
+            return _page_input(
                 view,
                 "application/json",
                 lambda: legacy.legacy(view.project, body, version, _linker(f"{base}/packages/{name}"), metadata),
@@ -213,15 +213,15 @@ class Routes:
         project, filename = request.match_info["project"], request.match_info["filename"]
         facts = facts_of(request)
         facts.repository, facts.kind = self._repository.name, "file"
-        of = filename.removesuffix(".metadata")
-        file = self._repository.known_file(project, of)
+        described = filename.removesuffix(".metadata")
+        file = self._repository.known_file(project, described)
         if file is None and not (safe_filename(filename) and project == _canonical(project)):
             raise UnknownFile(project[:100], filename[:100])
         if not self._access.open:
             await self._access.check(request, project)
-        if of != filename:
+        if described != filename:
             facts.kind = "sidecar"
-            file, opened = await self._repository.sidecar(project, of)
+            file, opened = await self._repository.sidecar(project, described)
         elif file is None:
             file, opened = await self._repository.open(project, filename)
         else:
@@ -253,7 +253,7 @@ class Routes:
 
         async def content() -> PageInput:
             body = await document.read()
-            return _content(view, "application/vnd.pypi.integrity.v1+json", lambda: body)
+            return _page_input(view, "application/vnd.pypi.integrity.v1+json", lambda: body)
 
         key = (self._repository.name, name, "provenance", filename, view.revision, document.revision)
         outcome = worst([view.outcome, document.outcome])
@@ -274,7 +274,7 @@ class Routes:
         return _FORMATS[negotiate(request.headers.get("Accept", ""), OFFERED) or TEXT_HTML]
 
 
-def _content(view: View, media_type: str, render: Callable[[], bytes]) -> PageInput:
+def _page_input(view: View, media_type: str, render: Callable[[], bytes]) -> PageInput:
     """Return the input of a page that shows a view."""
     serial = view.project.serial
     return PageInput(

@@ -35,9 +35,9 @@ _FILETYPES = {"bdist_wheel": "wheel", "sdist": "sdist"}
 class UploadRoutes:
     """The handler of one repository's uploads."""
 
-    def __init__(self, writer: Publisher, guard: Guard, directory: Path, limits: LimitsSettings, mount: str) -> None:
+    def __init__(self, publisher: Publisher, guard: Guard, directory: Path, limits: LimitsSettings, mount: str) -> None:
         """`directory` is for files while they are received."""
-        self._writer = writer
+        self._publisher = publisher
         self._guard = guard
         self._directory = directory
         self._limits = limits
@@ -51,7 +51,7 @@ class UploadRoutes:
     async def upload(self, request: web.Request) -> web.Response:
         """Store a new file; the same bytes again are accepted too."""
         facts = facts_of(request)
-        facts.kind, facts.repository = "upload", self._writer.repository
+        facts.kind, facts.repository = "upload", self._publisher.repository
         try:
             change = await self._upload(request)
         except AlreadyUploaded as error:
@@ -67,7 +67,7 @@ class UploadRoutes:
 
     async def _upload(self, request: web.Request) -> Change:
         async def require(project: str) -> Identity:
-            return await self._guard.require(request, "upload", self._writer.repository, project)
+            return await self._guard.require(request, "upload", self._publisher.repository, project)
 
         async def accept(form: Form) -> None:
             await require(parse_filename(form.filename or "").project)
@@ -81,16 +81,16 @@ class UploadRoutes:
             who = await require(parse_filename(form.filename).project)
             check_action(form)
             attestations = form.value("attestations") or ""
-            kept = await self._writer.inspect(form.filename, file.path, bool(attestations))
-            check_form(form, kept)
-            document = provenance(attestations, kept.file) if attestations else ""
-            change = await self._writer.add(
-                file.path, kept, by=str(who), origin=address_of(request), attestations=document
+            accepted = await self._publisher.inspect(form.filename, file.path, bool(attestations))
+            check_form(form, accepted)
+            document = provenance(attestations, accepted.file) if attestations else ""
+            change = await self._publisher.add(
+                file.path, accepted, by=str(who), origin=address_of(request), attestations=document
             )
         if change.serial is not None:
             audit(
                 "upload", who=str(who), client=address_of(request), serial=change.serial,
-                repository=self._writer.repository, project=kept.project, filename=form.filename,
+                repository=self._publisher.repository, project=accepted.project, filename=form.filename,
             )  # fmt: skip
         return change
 
@@ -109,11 +109,11 @@ def check_action(form: Form) -> None:
         raise Invalid(f"The form's 'protocol_version' is {(version or '')[:20]!r}: only '1' is known here.")
 
 
-def check_form(form: Form, kept: AcceptedUpload) -> None:
+def check_form(form: Form, accepted: AcceptedUpload) -> None:
     """Check that the form agrees with the metadata in the file. Raises Invalid."""
-    file = kept.file
-    if canonical(name := form.required("name")) != kept.project:
-        raise Invalid(f"The form is about {name[:80]!r}, but the file is one of {kept.project!r}.")
+    file = accepted.file
+    if canonical(name := form.required("name")) != accepted.project:
+        raise Invalid(f"The form is about {name[:80]!r}, but the file is one of {accepted.project!r}.")
     if canonical_version(version := form.required("version")) != file.version:
         raise Invalid(f"The form says version {version[:80]!r}, but the file is version {file.version!r}.")
     filetype, kind = form.required("filetype"), kind_of(file.filename)

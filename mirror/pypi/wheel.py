@@ -53,13 +53,13 @@ async def read_metadata(file: File, body: Body) -> bytes:
     """Read METADATA out of a wheel by a few ranges: its end, its directory, the member. Raises Invalid."""
     project = wheel_identity(file.filename).project
     size = body.size
-    held = _LoadedParts()
+    loaded = _LoadedParts()
     tail = min(size, max(_TAIL_LEAST, min(_TAIL_MOST, size // 256)))
     missing = _MissingPart(size - tail, size)
     for _ in range(_RANGES_LIMIT):
-        await held.load(body, missing)
+        await loaded.load(body, missing)
         try:
-            reader = RangeReader(size, held.fetch)
+            reader = RangeReader(size, loaded.fetch)
             small = size <= SMALL_BYTES
             raw = _metadata_of(reader, project) if small else await asyncio.to_thread(_metadata_of, reader, project)
         except _MissingPart as more:

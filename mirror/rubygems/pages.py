@@ -58,9 +58,9 @@ def request_for(base: URL, page: Page) -> UpstreamRequest:
 # --- /info -----------------------------------------------------------------------------------------------------
 
 
-def parse(page: Page, answer: UpstreamResponse) -> Project:
+def parse(page: Page, response: UpstreamResponse) -> Project:
     """Return the gem of a `project` page. Raises UpstreamProtocolError."""
-    return parse_info(answer.body, page.name, URL(answer.url).with_query(None).parent.parent)
+    return parse_info(response.body, page.name, URL(response.url).with_query(None).parent.parent)
 
 
 def parse_info(body: bytes, name: str, base: URL) -> Project:
@@ -184,9 +184,9 @@ def revision(body: bytes) -> str:
     return hashlib.md5(body, usedforsecurity=False).hexdigest()
 
 
-def parse_names(answer: UpstreamResponse) -> Names:
+def parse_names(response: UpstreamResponse) -> Names:
     """Return the names of `/names`; those that cannot be names are left out. Raises UpstreamProtocolError."""
-    lines = answer.body.decode("utf-8", "replace").split("\n")
+    lines = response.body.decode("utf-8", "replace").split("\n")
     if "---" not in lines:
         raise UpstreamProtocolError("The upstream's list of names is not one of the compact index.")
     return Names(serials=dict.fromkeys(_canonical_names(lines[lines.index("---") + 1 :])))
@@ -296,7 +296,7 @@ def _summary(project: Project, file: File, links: Links) -> Json:
     metadata = release["metadata"]
     wanted: dict[str, list[Json]] = {"development": [], "runtime": []}
     if spec is None:
-        wanted["runtime"] = [{"name": name, "requirements": ", ".join(all_)} for name, all_ in dependencies(file)]
+        wanted["runtime"] = [{"name": name, "requirements": ", ".join(clauses)} for name, clauses in dependencies(file)]
     else:
         for need in spec.dependencies:
             wanted[need.kind].append({"name": need.name, "requirements": str(need.requirement)})

@@ -104,9 +104,8 @@ def _requirement(node: Node) -> GemRequirement:
     for clause in _list(node.get("requirements") if isinstance(node, dict) else None):
         match clause:
             case [operator, version]:
-                sign = (
-                    "=" if isinstance(operator, dict) else operator
-                )  # an old YAML library wrote the operator `=` as an object
+                # An old YAML library wrote the operator `=` as an object.
+                sign = "=" if isinstance(operator, dict) else operator
                 text = _version(version)
             case _:
                 sign = text = ""

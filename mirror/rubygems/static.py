@@ -23,8 +23,8 @@ _BEGINNING = datetime.fromtimestamp(0, UTC)
 """The date of every `/versions`: with the day of the export, it would differ though nothing has changed."""
 
 
-class _Static:
-    """A gem index as the export sees it."""
+class RubyLayout:
+    """The `index.ecosystem.StaticLayout` of Ruby."""
 
     roots: tuple[str, ...] = (
         "versions", "names", *(f"{which}.4.8{end}" for which in get_args(SpecsKind) for end in ("", ".gz")),
@@ -152,4 +152,4 @@ def _list_for_people(versions: VersionsMap) -> bytes:
     return "\n".join(lines).encode()
 
 
-LAYOUT = _Static()
+LAYOUT = RubyLayout()

@@ -38,7 +38,7 @@ class UploadRoutes:
 
     def __init__(
         self,
-        writer: Publisher,
+        publisher: Publisher,
         repository: Repository,
         guard: Guard,
         accounts: Accounts,
@@ -47,7 +47,7 @@ class UploadRoutes:
         mount: str,
     ) -> None:
         """Gems are in `directory` while they arrive."""
-        self._writer = writer
+        self._publisher = publisher
         self._repository = repository
         self._guard = guard
         self._accounts = accounts
@@ -75,7 +75,7 @@ class UploadRoutes:
 
     async def push(self, request: web.Request) -> web.Response:
         """Accept a new gem, or the same bytes again."""
-        self._note(request)
+        self._set_facts(request)
         try:
             return await self._push(request)
         except TooLarge:
@@ -87,16 +87,16 @@ class UploadRoutes:
         async with incoming(self._directory) as file:
             attestations = await self._receive(request, file)
             filename = await self._named(file)
-            kept = await self._writer.inspect(filename, file.path, bool(attestations))
-            who = await self._require(request, "upload", kept.project)
-            change = await self._writer.add(
-                file.path, kept, by=str(who), origin=address_of(request), attestations=attestations
+            accepted = await self._publisher.inspect(filename, file.path, bool(attestations))
+            who = await self._require(request, "upload", accepted.project)
+            change = await self._publisher.add(
+                file.path, accepted, by=str(who), origin=address_of(request), attestations=attestations
             )
         if change.upload.yanked is not None:
             raise Conflict(f"{filename} was yanked here: un-yank it, or publish another version.")
-        self._audit("upload", request, who, change.serial, kept.project, filename)
-        shown = f"{kept.project} ({number(kept.file.version, kept.file.platform)})"
-        return web.Response(text=f"Successfully registered gem: {shown}")
+        self._audit("upload", request, who, change.serial, accepted.project, filename)
+        gem = f"{accepted.project} ({number(accepted.file.version, accepted.file.platform)})"
+        return web.Response(text=f"Successfully registered gem: {gem}")
 
     async def _receive(self, request: web.Request, file: IncomingFile) -> str:
         """Store what arrives; return the attestations that came with it, as a JSON list, or nothing."""
@@ -117,7 +117,7 @@ class UploadRoutes:
         return _checked_attestations(attestations) if attestations else ""
 
     async def _may_push(self, request: web.Request) -> None:
-        name = self._writer.repository
+        name = self._publisher.repository
         identity = await self._guard.identify(request)
         if self._guard.scope(identity, "upload", name).nothing:
             await self._guard.require(request, "upload", name, "*")
@@ -135,32 +135,32 @@ class UploadRoutes:
         """List a yanked version again."""
         return await self._change(request, "unyank")
 
-    async def _change(self, request: web.Request, what: str) -> web.Response:
-        self._note(request)
+    async def _change(self, request: web.Request, kind: str) -> web.Response:
+        self._set_facts(request)
         fields = await _fields(request)
         name, version = canonical(_needed(fields, "gem_name")), _needed(fields, "version")
         who = await self._require(request, "yank", name)
         platform = fields.get("platform") or GENERIC
         try:
-            (filename,) = await self._writer.files(name, version, platform)
+            (filename,) = await self._publisher.files(name, version, platform)
         except NotFound:
             full = full_name(name, version, platform)
             raise NotFound(f"This gem could not be found: {full[:200]} was not pushed here.") from None
-        if what == "yank":
-            change = await self._writer.yank(filename, fields.get("reason", ""))
+        if kind == "yank":
+            change = await self._publisher.yank(filename, fields.get("reason", ""))
         else:
-            change = await self._writer.unyank(filename)
-        self._audit(what, request, who, change.serial, name, filename)
-        done = "deleted" if what == "yank" else "restored"
+            change = await self._publisher.unyank(filename)
+        self._audit(kind, request, who, change.serial, name, filename)
+        done = "deleted" if kind == "yank" else "restored"
         return web.Response(text=f"Successfully {done} gem: {name} ({number(version, platform)})")
 
     async def attestations(self, request: web.Request) -> web.Response:
         """Respond with the attestations that came with a gem."""
         facts = facts_of(request)
-        facts.kind, facts.repository = "page", self._writer.repository
+        facts.kind, facts.repository = "page", self._publisher.repository
         filename = f"{request.match_info['full']}.gem"
         wanted = parse_gem_filename(filename)
-        await self._guard.require(request, "read", self._writer.repository, wanted.name)
+        await self._guard.require(request, "read", self._publisher.repository, wanted.name)
         view = await self._repository.project(wanted.name)
         document = await self._repository.document(view, Page("provenance", filename))
         if document is None:
@@ -171,7 +171,7 @@ class UploadRoutes:
 
     async def owners(self, request: web.Request) -> web.Response:
         """Respond with the users who have been given rights on the gem."""
-        self._note(request)
+        self._set_facts(request)
         name = canonical(request.match_info["gem"])
         await self._require(request, "yank", name)
         owners = [
@@ -203,7 +203,7 @@ class UploadRoutes:
         return web.Response(text="Owner removed successfully.")
 
     async def _owner(self, request: web.Request) -> tuple[Identity, str, User]:
-        self._note(request)
+        self._set_facts(request)
         name = canonical(request.match_info["gem"])
         fields = await _fields(request)
         who = await self._require(request, "admin", name)
@@ -217,14 +217,14 @@ class UploadRoutes:
         self._guard.accounts_changed()
 
     def _grant(self, name: str) -> Grant:
-        return Grant(rights=OWNER_RIGHTS, repositories=(self._writer.repository,), projects=(name,))
+        return Grant(rights=OWNER_RIGHTS, repositories=(self._publisher.repository,), projects=(name,))
 
     # Keys
 
     async def sign_in(self, request: web.Request) -> web.Response:
         """Respond with a key to a user name and a password; the body is the key."""
         facts = facts_of(request)
-        facts.kind, facts.repository = "other", self._writer.repository
+        facts.kind, facts.repository = "other", self._publisher.repository
         name, rights = requested_key(await read_body(request, SMALL_FORM_BYTES))
         try:
             key = await self._guard.sign_in(request, name, rights)
@@ -238,12 +238,12 @@ class UploadRoutes:
 
     # Shared by the handlers
 
-    def _note(self, request: web.Request) -> None:
+    def _set_facts(self, request: web.Request) -> None:
         facts = facts_of(request)
-        facts.kind, facts.repository = "upload", self._writer.repository
+        facts.kind, facts.repository = "upload", self._publisher.repository
 
     async def _require(self, request: web.Request, right: Right, name: str) -> Identity:
-        return await self._guard.require(request, right, self._writer.repository, name)
+        return await self._guard.require(request, right, self._publisher.repository, name)
 
     def _audit(
         self, what: str, request: web.Request, who: Identity, serial: int | None, project: str, about: str
@@ -251,7 +251,7 @@ class UploadRoutes:
         if serial is not None or what.startswith("owner"):
             audit(
                 what, who=str(who), client=address_of(request), serial=serial,
-                repository=self._writer.repository, project=project, filename=about,
+                repository=self._publisher.repository, project=project, filename=about,
             )  # fmt: skip
 
 

@@ -202,7 +202,7 @@ class Transfer:
             before = self._received
             try:
                 async with self.upstream.fetch(self._url, start=before, if_range=self._validator) as stream:
-                    self._begin(stream)
+                    self._check_head(stream)
                     await self._read_stream(stream)
                 if self._size in (None, self._received):
                     return
@@ -221,8 +221,8 @@ class Transfer:
             logger.info("%s continues at byte %d: %s", self.file.filename, self._received, error)
             await asyncio.sleep(pause)
 
-    def _begin(self, stream: Stream) -> None:
-        """Compare the head of an answer with promises and earlier answers. Raises UpstreamProtocolError."""
+    def _check_head(self, stream: Stream) -> None:
+        """Take size, date and validator from the head of a response. Raises UpstreamProtocolError."""
         name = self.file.filename
         if stream.size is not None and self._size not in (None, stream.size):
             raise UpstreamProtocolError(f"{name} has {stream.size} bytes, but {self._size} are promised.")

@@ -1,4 +1,4 @@
-"""When not to ask a host: a circuit breaker, and the header Retry-After. Pure: `now` is an argument."""
+"""When not to ask a host: a circuit breaker, and the header Retry-After. Pure: the time is an argument."""
 
 import email.utils
 from datetime import UTC
@@ -15,7 +15,7 @@ _MAX_WAIT_SECONDS = 3600.0
 class Breaker(msgspec.Struct):
     """Whether a host may be asked: closed (yes), open (no, fail at once), half-open (one request is finding out).
 
-    Pure: `now` is an argument, in seconds of any clock that never goes back.
+    `now` is in seconds of any clock that never goes back.
     """
 
     failures: int

@@ -114,7 +114,7 @@ class Upstream:
         headers = {"Accept": request.accept, **headers}
 
         async def once() -> RawResponse:
-            response = await self._begin(request.url, headers, decompress=True)
+            response = await self._request(request.url, headers, decompress=True)
             try:
                 body = await self._read_whole(response, request.limit)
             finally:
@@ -128,7 +128,7 @@ class Upstream:
         if (response.content_length or 0) > limit:
             raise UpstreamProtocolError(f"{describe(response.url)} is larger than {limit} bytes.")
         body = bytearray()
-        while chunk := await self._next(response):
+        while chunk := await self._read_chunk(response):
             body += chunk
             if len(body) > limit:
                 raise UpstreamProtocolError(f"{describe(response.url)} is larger than {limit} bytes.")
@@ -158,11 +158,11 @@ class Upstream:
             if if_range:
                 headers["If-Range"] = if_range
         async with slots:
-            response = await self._retrying(url, lambda: self._begin(url, headers, decompress=False))
+            response = await self._retrying(url, lambda: self._request(url, headers, decompress=False))
             try:
                 if response.status not in (200, 206):
                     raise UpstreamProtocolError(f"{describe(url)} answered {response.status} to a request for a file.")
-                yield Stream(response, lambda: self._next(response))
+                yield Stream(response, lambda: self._read_chunk(response))
             except UpstreamError as error:
                 self.record_error(error)
                 raise
@@ -172,7 +172,6 @@ class Upstream:
     async def open_ranges(self, file: File) -> Body:
         """Return a remote file as a Body that requests only what is read, plus its tail (64 KiB, kept in memory).
 
-        Its digest is what the index promises (empty when it promises none), and is not verified.
         Raises UpstreamError when the upstream does not serve ranges, and like `get`.
         """
         url = parse_url(file.url)
@@ -215,10 +214,10 @@ class Upstream:
             self.record_error(timeout_error)
             raise timeout_error from None
 
-    async def _begin(self, url: URL, headers: Mapping[str, str], *, decompress: bool) -> aiohttp.ClientResponse:
+    async def _request(self, url: URL, headers: Mapping[str, str], *, decompress: bool) -> aiohttp.ClientResponse:
         """Return the final answer once its head is here; its status is 200, 206, 304 or 416. The caller closes it."""
         for _ in range(self.options.redirects + 1):
-            response = await self._hop(url, headers, decompress)
+            response = await self._send(url, headers, decompress)
             try:
                 if response.status not in _REDIRECTS:
                     self._check_status(response.status, response.url, response.headers)
@@ -230,7 +229,7 @@ class Upstream:
             response.close()
         raise UpstreamProtocolError(f"{describe(url)} was redirected too often.")
 
-    async def _hop(self, url: URL, headers: Mapping[str, str], decompress: bool) -> aiohttp.ClientResponse:
+    async def _send(self, url: URL, headers: Mapping[str, str], decompress: bool) -> aiohttp.ClientResponse:
         if url.scheme not in _SCHEMES or not url.host:
             raise UpstreamProtocolError(f"{str(url)[:80]!r} is not a web address.")
         if "@" in url.raw_authority:
@@ -276,7 +275,7 @@ class Upstream:
         if status not in (200, 206, 304, 416):
             raise UpstreamProtocolError(f"{describe(url)} answered {status}.")
 
-    async def _next(self, response: aiohttp.ClientResponse) -> bytes:
+    async def _read_chunk(self, response: aiohttp.ClientResponse) -> bytes:
         """Return what has arrived of the body, empty at its end."""
         try:
             chunk = await response.content.readany()

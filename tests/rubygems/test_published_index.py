@@ -39,7 +39,7 @@ async def opened(mirror: Serving) -> None:
 async def shows(index: PublishedIndex, name: str, versions: Sequence[str], page: bytes) -> bytes:
     """Let a gem's page show something of our own; return the bytes by which the log grew."""
     entry = LocalEntry(tuple(versions), md5(page))
-    index._local.expect(name, entry.until)
+    index._local.schedule(name, entry.until)
     return await index.writer.apply(writer.PageChange(name, entry))
 
 

@@ -84,26 +84,26 @@ class LocalEntries:
 
     # When to check pages again
 
-    def expect(self, name: str, until: float) -> None:
-        """Schedule the check of a page whose entry is about to be stored."""
+    def schedule(self, name: str, until: float) -> None:
+        """Have a page checked at a moment, in seconds since the epoch, whether or not it has an entry yet."""
         self.due[name] = until
         if until < self.next_due:
             self.next_due = until
             self._on_sooner()
 
     def mark_due(self, name: str, when: float = 0.0) -> None:
-        """Let a page be checked now, or at a moment in seconds since the epoch; without an entry it needs no check."""
+        """Have a page checked now, or at a moment, if its check is scheduled at all."""
         if name in self.due:
-            self.expect(name, when)
+            self.schedule(name, when)
 
     def mark_all_due(self) -> None:
-        """Let every page be checked now."""
+        """Have every page checked now."""
         self.due = dict.fromkeys(self.due, 0.0)
         self.next_due = 0.0 if self.due else math.inf
         self._on_sooner()
 
     def take_due(self, now: float) -> list[str]:
-        """Return the gems whose pages are due by now; `next_due` is from then on that of the others."""
+        """Return the gems whose pages are due by now. They stay due, but `next_due` does not count them any more."""
         self.next_due = min((due for due in self.due.values() if due > now), default=math.inf)
         return [name for name, due in self.due.items() if due <= now]
 

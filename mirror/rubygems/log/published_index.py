@@ -1,6 +1,6 @@
 """The index that one repository publishes: our own append-only `/versions`, and the info pages that it lists.
 
-The one asymmetry between the ecosystems. `/versions` holds the MD5 of each info page, so whatever changes a page (an
+`/versions` holds the MD5 of each info page, so whatever changes a page (an
 upload, a policy, another winner among the sources) has to change the log; clients follow it by Range, so it may only
 grow. What changes is appended and persisted; a restart serves the same bytes, and an upstream that rewrites its own log
 costs our clients nothing. The log is written in `writer`; here is what clients read, and what leads to changes of it.
@@ -65,7 +65,7 @@ class PublishedIndex:
         """
         self.upstreams = tuple(upstreams)
         self.policies = 0
-        """How many policies there have been: a page is rendered, and with it listed, again under each."""
+        """How often the policy changed: a page is rendered, and with it listed, again under each."""
         self._repository = repository
         self._private = tuple(private)
         self._local = LocalEntries(logs, repository.name, self._end_validity)
@@ -84,7 +84,7 @@ class PublishedIndex:
         self._fresh = max(fresh, POLL_SECONDS)
         self._clock = clock
         self._validity = Validity(0)
-        self._behind: SingleFlight[str, object] = SingleFlight()
+        self._background: SingleFlight[str, object] = SingleFlight()
         """Requests to upstreams, and checks of pages."""
         for at, one in enumerate(self.upstreams):
             one.listeners.append(partial(self._upstream_changed, at))
@@ -132,9 +132,9 @@ class PublishedIndex:
             if now_required and not writer.idle:  # another repository has learned of the same change
                 await asyncio.wait({writer.post(Update())}, timeout=WAIT_SECONDS)
             if self._review.waiting and self._review.due:
-                self._behind.start("review", self._review_changes)
+                self._background.start("review", self._review_changes)
         if self._clock() >= self._local.next_due:
-            checks = self._behind.start("checks", self._check_due)
+            checks = self._background.start("checks", self._check_due)
             await asyncio.wait({checks}, timeout=WAIT_SECONDS)
         if writer.log is None:
             await writer.apply(Update())
@@ -163,7 +163,7 @@ class PublishedIndex:
         current = view.validity.live
         await self._list(name, entry)
         if not current:  # what replaced the view may have been listed before
-            self._local.expect(name, 0.0)
+            self._local.schedule(name, 0.0)
         return body
 
     async def listed(self, name: str) -> bool:
@@ -195,25 +195,25 @@ class PublishedIndex:
 
     async def close(self) -> None:
         """Stop what runs in the background."""
-        await self._behind.close()
+        await self._background.close()
         await self.writer.close()
 
     # What upstreams list
 
     async def _poll(self, freshness: Freshness) -> None:
-        """Ask the upstreams that were not asked for long: waiting where the log is old, else in the background."""
+        """Ask the upstreams that are due: waiting where the log is old, else in the background."""
         now, now_required = self._clock(), freshness is Freshness.NOW
-        for one in self.upstreams:
-            age = now - one.asked_at
-            never = one.map is None and self.log is None
-            running = now_required and one.name in self._behind  # its answer is the one that is required
+        for upstream in self.upstreams:
+            age = now - upstream.asked_at
+            nothing_to_serve = upstream.map is None and self.log is None
+            running = now_required and upstream.name in self._background  # its response is the one that is required
             recent = 0 <= age <= (NOW_POLL_SECONDS if now_required else POLL_SECONDS)
-            if recent and not never and not running:
+            if recent and not nothing_to_serve and not running:
                 continue
-            task = self._behind.start(one.name, partial(self._refresh, one))
-            if never or now_required or not 0 <= age <= self._fresh:
-                await asyncio.wait({task}, timeout=None if never else WAIT_SECONDS)
-            if never and task.done() and (error := task.exception()):
+            task = self._background.start(upstream.name, partial(self._refresh, upstream))
+            if nothing_to_serve or now_required or not 0 <= age <= self._fresh:
+                await asyncio.wait({task}, timeout=None if nothing_to_serve else WAIT_SECONDS)
+            if nothing_to_serve and task.done() and (error := task.exception()):
                 raise error
 
     async def catch_up(self, upstream: URL) -> None:
@@ -223,15 +223,15 @@ class PublishedIndex:
             if one.url == upstream and not self._offline:
                 await self._refresh(one, anew=True)
 
-    async def _refresh(self, one: UpstreamIndex, anew: bool = False) -> None:
+    async def _refresh(self, upstream: UpstreamIndex, anew: bool = False) -> None:
         try:
-            await one.refresh(anew)
+            await upstream.refresh(anew)
         except UpstreamError as error:
             logger.warning("the list of versions stays as it is: %s", error)
             raise
         await self.writer.apply(Update())
         if self._review.waiting:
-            await asyncio.shield(self._behind.start("review", self._review_changes))
+            await asyncio.shield(self._background.start("review", self._review_changes))
 
     def _upstream_changed(self, at: int, names: Collection[str]) -> None:
         if self._repository.views or self._repository.viewing or self._local.due:
@@ -244,7 +244,7 @@ class PublishedIndex:
         """Check the pages of these gems; when this returns, the log lists what they show, or they are checked later."""
         names = tuple(names)
         for name in names:
-            self._local.expect(name, self._clock() + POLL_SECONDS)
+            self._local.schedule(name, self._clock() + POLL_SECONDS)
         await self._check(names, Freshness.ANY)
 
     def policy_changed(self) -> None:
@@ -259,14 +259,14 @@ class PublishedIndex:
 
     def _check_named(self) -> None:
         if self.log is not None:
-            self._behind.start("named", partial(self._check, self._review.named(self.log.map), Freshness.ANY))
+            self._background.start("named", partial(self._check, self._review.named(self.log.map), Freshness.ANY))
 
     def _page_changed(self, name: str) -> None:
         if name in self._local.due:
             self._local.mark_due(name)
 
     async def _check_due(self) -> None:
-        # Not any copy will do: what upstream lists may have changed, and an older page would list less.
+        # Not `ANY`: upstream may list more than a stored page shows.
         await self._check(self._local.take_due(self._clock()), Freshness.USUAL)
 
     async def _check(self, names: Collection[str], freshness: Freshness) -> None:
@@ -274,7 +274,7 @@ class PublishedIndex:
         again = self._clock() + POLL_SECONDS
         try:
             for name in names:
-                if error := await self._look(name, freshness):
+                if error := await self._list_page(name, freshness):
                     logger.info("the page of %s is checked again later: %s", name, error)
                     self._local.mark_due(name, again)
         except Exception:
@@ -283,9 +283,9 @@ class PublishedIndex:
             raise
 
     async def _review_changes(self) -> None:
-        await self._review.run(self._look, self.writer.end_review)
+        await self._review.run(self._list_page, self.writer.end_review)
 
-    async def _look(self, name: str, freshness: Freshness = Freshness.USUAL) -> MirrorError | None:
+    async def _list_page(self, name: str, freshness: Freshness = Freshness.USUAL) -> MirrorError | None:
         """Let the log list what a gem's page shows now; return the error if the page cannot be fetched."""
         try:
             await self.page(name, freshness)
@@ -300,7 +300,7 @@ class PublishedIndex:
         if self.writer.retired or (entry is None and name not in self._local.due):
             return
         if entry is not None:
-            self._local.expect(name, entry.until)
+            self._local.schedule(name, entry.until)
         await self.writer.apply(PageChange(name, entry))
 
 

@@ -2,7 +2,7 @@
 
 What may change the log arrives as a value: an upstream lists something else, a page shows something else, policy has
 seen a change. The writer takes all events that wait, works out what the log should list, and persists the differences
-before anyone can see them. Each event has a future: when it is done, the log lists what the event says. Readers take
+before anyone can see them. Each event has a future, which is done when the log lists the event. Readers take
 `log`, which is immutable; `on_change` is called when another one replaces it.
 
 The surprise: the writer fetches nothing. Pages are fetched by those who post what the pages show, so that a push never
@@ -236,7 +236,7 @@ class LogWriter:
             try:
                 if failure is not None:
                     raise failure
-                tail = await self._take([event for event, _ in self._batch])
+                tail = await self._apply_all([event for event, _ in self._batch])
             except Exception as error:
                 self._changed = None  # how much of it was done is not known: the next time, all is compared
                 self._finish(lambda done, error=error: done.set_exception(error))  # type: ignore[misc]
@@ -273,8 +273,8 @@ class LogWriter:
             wanted = await asyncio.to_thread(wanted_map, maps, self._maps.private, dict(self._local.entries))
             self._review.hold_back(names_in(await asyncio.to_thread(diff, log.map, wanted)))
 
-    async def _take(self, events: Sequence[LogEvent]) -> bytes:
-        """Let the log list what all the events say; return the bytes by which it grew."""
+    async def _apply_all(self, events: Sequence[LogEvent]) -> bytes:
+        """Apply all events to the log; return the bytes by which it grew."""
         entries: dict[str, LocalEntry | None] = {}
         needed = False
         before = b""
@@ -288,11 +288,11 @@ class LogWriter:
                     self._maps = UpstreamMaps(maps, self._maps.private)
                     if self.log is not None:
                         self._review.hold_back(names)
-                    self._note(names)
+                    self._add_changed(names)
                     needed = True
                 case ReviewEnd(names, failed):
                     self._review.end(names, failed)
-                    self._note(names - failed)
+                    self._add_changed(names - failed)
                     needed = True
                 case Update():
                     needed = True
@@ -306,14 +306,14 @@ class LogWriter:
         listed = self._maps.entry(name)
         return None if entry is not None and entry.until == math.inf and entry.lists_same(listed) else entry
 
-    def _note(self, names: set[str] | frozenset[str]) -> None:
+    def _add_changed(self, names: set[str] | frozenset[str]) -> None:
         if self._changed is not None:
             self._changed |= names
 
     async def _write(self, entries: Mapping[str, LocalEntry | None], needed: bool) -> bytes:
         """Store entries and let the log list them; one that does not exist yet is begun only when it is `needed`."""
         if entries:
-            self._note(await self._local.put(entries))
+            self._add_changed(await self._local.put(entries))
         if self.log is None and not needed:
             return b""
         return await self._update()

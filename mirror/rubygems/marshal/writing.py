@@ -23,7 +23,7 @@ def gemspec_rz(spec: Gemspec) -> bytes:
 
 
 class _Writer:
-    """Writes without object links, except between the tuples of `dump_specs`: Ruby accepts both."""
+    """The bytes of values, and the symbols among them."""
 
     def __init__(self) -> None:
         self.out: list[bytes] = []
@@ -131,7 +131,7 @@ def dump_specs(rows: Iterable[tuple[str, str, str]]) -> Iterator[bytes]:
     versions: dict[str, bytes] = {}
     index = 1  # the array itself has the object number 0
     chunk: list[bytes] = []
-    for count, (name, version, platform) in enumerate(rows, 1):  # noqa: B007  how many they are stands in front
+    for count, (name, version, platform) in enumerate(rows, 1):  # noqa: B007  the number of rows precedes them
         index += 1
         chunk.append(b"[\x08")
         link = texts.get(name)
