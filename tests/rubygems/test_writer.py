@@ -13,7 +13,8 @@ from mirror.catalog.sqlite import SQLite
 from mirror.errors import UpstreamUnavailable
 from mirror.rubygems.log.local_entries import LocalEntry
 from mirror.rubygems.log.published_index import PublishedIndex
-from mirror.rubygems.log.writer import PageChange, Retirement, Update
+from mirror.rubygems.log.versions_map import VersionsMap
+from mirror.rubygems.log.writer import PageChange, Retirement, Update, UpstreamChange
 from tests.builders import gem
 from tests.serving import Serving, serving
 from tests.uploading import make_token, push
@@ -247,3 +248,14 @@ async def test_a_gem_that_cannot_be_stored_does_not_keep_others_off_the_log(tmp_
         now += 61
         listed = (await mirror.get("versions")).text.splitlines()[2:]
         assert sorted(line.split()[0] for line in listed) == ["rack", "tilt"]
+
+
+async def test_a_retirement_that_fails_takes_no_change_of_an_upstream_with_it(mirror: Serving) -> None:
+    index, disk, listed = index_of(mirror), Disk(mirror.mirror.catalog), VersionsMap()
+    listed.set("tilt", ["1.0"], MD5)
+    disk.failing.add(b"rack")
+    events = [change("rack", "1.0"), Retirement(True), UpstreamChange(0, listed, frozenset({"tilt"}))]
+    await asyncio.gather(*map(index.writer.post, events), return_exceptions=True)
+    disk.failing.clear()
+    await index.writer.apply(Update())
+    assert lines(index) == [f"tilt 1.0 {MD5}".encode()]

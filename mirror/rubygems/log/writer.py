@@ -231,7 +231,7 @@ class LogWriter:
                     future.set_exception(error)
         while True:
             self._batch = [await self._queue.get()]
-            while not self._queue.empty():
+            while not self._queue.empty() and not isinstance(self._batch[-1][0], Retirement):
                 self._batch.append(self._queue.get_nowait())
             try:
                 if failure is not None:
@@ -274,10 +274,10 @@ class LogWriter:
             self._review.hold_back(names_in(await asyncio.to_thread(diff, log.map, wanted)))
 
     async def _apply_all(self, events: Sequence[LogEvent]) -> bytes:
-        """Apply all events to the log; return the bytes by which it grew."""
+        """Apply all events to the log; return the bytes by which it grew. Nothing comes behind a Retirement."""
         entries: dict[str, LocalEntry | None] = {}
         needed = False
-        before = b""
+        retirement: bool | None = None
         for event in events:
             match event:
                 case PageChange(name, entry):
@@ -297,9 +297,12 @@ class LogWriter:
                 case Update():
                     needed = True
                 case Retirement(retired):
-                    before += await self._write(entries, needed)
-                    entries, self.retired, needed = {}, retired, True
-        return before + await self._write(entries, needed)
+                    retirement = retired
+        tail = await self._write(entries, needed)
+        if retirement is not None:
+            self.retired = retirement
+            tail += await self._update()
+        return tail
 
     def _if_different(self, name: str, entry: LocalEntry | None) -> LocalEntry | None:
         """Return the entry of a page, or None where it lists for ever what upstream lists."""
