@@ -32,6 +32,17 @@ def test_what_was_not_used_goes_first_over_all_caches() -> None:
     assert [pages.peek("a"), files.peek("a"), files.peek("b"), files.peek("c")] == [1, None, 3, 4]
 
 
+def test_a_new_entry_is_kept_although_all_others_are_used() -> None:
+    cache: BoundedCache[str, int] = BoundedCache(MemoryBudget(2 * ENTRY_BYTES))
+    for number, key in enumerate("ab"):
+        cache.put(key, number)
+        cache[key].used = True
+    cache.put("c", 2)
+    assert list(cache) == ["b", "c"]
+    cache.put("d", 3)
+    assert list(cache) == ["c", "d"], "a mark counts once"
+
+
 def test_a_peek_is_no_use() -> None:
     cache: BoundedCache[str, int] = BoundedCache(MemoryBudget(2 * ENTRY_BYTES))
     cache.put("a", 1)

@@ -124,6 +124,15 @@ async def test_the_next_source_is_asked_for_what_the_first_has_not() -> None:
     assert await names_of(repository(Fake("a"), Fake("b", "six-9.tar.gz"))) == ["six-9.tar.gz"]
 
 
+async def test_a_source_whose_projects_are_in_memory_is_asked_for_those_alone() -> None:
+    uploads, upstream = Fake("a", "six-1.tar.gz", local=True), Fake("b", "six-9.tar.gz")
+    uploads.projects = {"acme"}
+    assert await names_of(repository(uploads, upstream)) == ["six-9.tar.gz"]
+    assert uploads.asked == []
+    uploads.projects = {"six"}
+    assert await names_of(repository(uploads, upstream)) == ["six-1.tar.gz"]
+
+
 @pytest.mark.parametrize(
     "error", [UpstreamUnavailable("down"), UpstreamRefused("who?"), UpstreamProtocolError("nonsense")]
 )

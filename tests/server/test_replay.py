@@ -14,6 +14,7 @@ from mirror.server.drain import ConnectionRunner
 from mirror.server.facts import RequestFacts, ResponseRecord
 from mirror.server.replay import REPLAY_BYTES, Replay, ReplayCache, SharedBytes
 from mirror.server.respond import PreparedResponse, make_head
+from mirror.telemetry.metrics import Metrics, Observer
 
 REQUEST = b"GET /page HTTP/1.1\r\nHost: mirror.example\r\n\r\n"
 
@@ -75,6 +76,25 @@ async def test_a_repeated_request_does_not_reach_the_handler(site: Site) -> None
     assert site.handled == 1
     site.group.process_records()
     assert [(record.facts.path, record.sent) for record in site.records] == [("/page", 1)] * 3
+
+
+async def test_responses_are_recorded_in_batches(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mirror.server.connection.RECORD_SECONDS", 60.0)
+    monkeypatch.setattr("mirror.server.connection.RECORDS_AT_ONCE", 3)
+    await site.talk(REQUEST, REQUEST)
+    await asyncio.sleep(0.05)
+    assert site.records == []
+    await site.talk(REQUEST)
+    await asyncio.sleep(0.05)
+    assert len(site.records) == 3
+
+
+async def test_counts_are_read_with_what_waits_to_be_counted(site: Site) -> None:
+    metrics = Metrics()
+    site.group._process = Observer(None, metrics).process
+    metrics.uncounted.append(site.group.process_records)
+    await site.talk(REQUEST, REQUEST)
+    assert metrics.totals()[""].requests == 2
 
 
 async def test_another_connection_joins_after_its_first_request(site: Site) -> None:
