@@ -4,7 +4,8 @@ repository      one mounted index: names, projects, files; a `view` is what it s
 merge           several projects of one name to one (pure)
 freshness       when a stored page may be served (pure)
 source          what a source of projects is
-upstream        an upstream with everything that it ever answered kept: `upstream_pages`, `upstream_files`, `removals`
+upstream        an upstream with everything that it ever answered kept: `upstream_pages`, `upstream_files`, `removals`,
+                `serials`
 uploads         files of our own, as a source
 publish         adding, yanking and deleting files of our own
 records         the truth about them, beside their bytes

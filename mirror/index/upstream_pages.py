@@ -26,6 +26,7 @@ from mirror.index.cache import BoundedCache, LoadingCache, MemoryBudget, SingleF
 from mirror.index.freshness import Decision, Freshness, decide, fresh_until, stands_in
 from mirror.index.journal import Journal
 from mirror.index.removals import Removals, with_removed
+from mirror.index.serials import NewerSerials
 from mirror.index.source import Listing, Outdated, SourceOptions, name_of_upstream
 from mirror.model import File, Format, Names, Outcome, Page, Project, Stamp, UpstreamResponse
 from mirror.upstream import Upstream
@@ -100,10 +101,7 @@ class UpstreamPages:
         self._asking: SingleFlight[Page, PageState] = SingleFlight()
         self._overdue: set[Page] = set()
         """Pages that upstream has been asked for longer than a client with a stored one is kept waiting."""
-        self._newer: dict[str, int] = {}
-        """The serials that the list of names has for projects whose stored pages have older ones …"""
-        self._names_checked = 0.0
-        """… and when that list was last confirmed."""
+        self._serials = NewerSerials(self._name, catalog)
 
     async def project(self, name: str, freshness: Freshness = Freshness.USUAL, known: str = "") -> Listing:
         """Return what upstream lists of a project; see `Source.project`."""
@@ -155,7 +153,7 @@ class UpstreamPages:
         listed = self._listed(page)
         if row and listed is not None and listed != row.stamp.revision and self._lags(page, listed, now):
             return PageState(row, "stale")
-        if row and freshness is Freshness.USUAL and self._outdated(page, row):
+        if row and freshness is Freshness.USUAL and page.kind == "project" and self._serials.exceeds(page.name, row):
             freshness = Freshness.NOW
         stamp = row.stamp if row else None
         decision = decide(stamp, now, self._options.ages, listed=listed, freshness=freshness)
@@ -203,7 +201,7 @@ class UpstreamPages:
         response = await self.response(NAMES)
         names = await _off_loop(response, lambda: self._format.parse_names(response))
         row = await self._row(NAMES)
-        await self._compare_serials(names, row.stamp.checked if row else 0.0)
+        await self._serials.compare(names, row.stamp.checked if row else 0.0)
         return names
 
     async def response(self, page: Page) -> UpstreamResponse:
@@ -261,25 +259,6 @@ class UpstreamPages:
         """Return whether upstream was asked just now and still has an older page than its own index lists."""
         lagging = self._lagging.value(page)
         return lagging is not None and lagging[0] == listed and 0 <= now - lagging[1] < LAG_SECONDS
-
-    def _outdated(self, page: Page, row: PageRow) -> bool:
-        """Return whether the list of names, read after the page, has a newer serial for it: clients compare both."""
-        newer = self._newer.get(page.name) if page.kind == "project" else None
-        return (
-            newer is not None
-            and row.serial is not None
-            and row.serial < newer
-            and row.stamp.checked < self._names_checked
-        )
-
-    async def _compare_serials(self, names: Names, checked: float) -> None:
-        stored = await self._catalog.pages.serials(self._name)
-        self._newer = {
-            name: newer
-            for name, serial in stored.items()
-            if (newer := names.serials.get(name)) is not None and serial < newer
-        }
-        self._names_checked = checked
 
     # Asking upstream
 
@@ -376,7 +355,7 @@ class UpstreamPages:
                 await self._compare(page, before, parsed, now)
         elif page.kind == "names":
             names = await _off_loop(response, lambda: self._format.parse_names(response))
-            await self._compare_serials(names, now)
+            await self._serials.compare(names, now)
         row = PageRow(
             stamp=stamp,
             url=response.url,
