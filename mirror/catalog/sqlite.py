@@ -31,6 +31,9 @@ CHECKED_BYTES = 64 << 20
 SPARE_BYTES = 256 << 10
 """Bytes that are reserved while the file is closed, so that it can be opened on a disk that has become full since."""
 
+_UNFIT = (OverflowError, UnicodeEncodeError)
+"""Raised for an integer of more than 64 bits, and for text with lone surrogates."""
+
 _Job = tuple[Sequence[Statement], asyncio.Future[list[list[Row]]]]
 
 
@@ -93,9 +96,12 @@ class SQLite:
                 batch.append(self._jobs.get_nowait())
             try:
                 await self._commit_somehow(batch)
-            except sqlite3.Error as error:
-                if _is_damage(error):
-                    await self._renew(error)
+            except Exception as error:  # whatever it is: the writer goes on, and no caller waits for ever
+                try:
+                    if _is_damage(error):
+                        await self._renew(error)
+                except Exception:
+                    logger.exception("a new catalog could not be begun")
                 for _, done in batch:
                     _fail(done, error)
             finally:
@@ -115,10 +121,10 @@ class SQLite:
             await self._commit(batch)
 
     async def _commit(self, batch: list[_Job]) -> None:
-        """Run a batch in one commit; a transaction of it that breaks a constraint is undone alone."""
+        """Run a batch in one commit; a transaction that breaks a constraint or has an unfit value fails alone."""
         assert self._writer is not None
         results: list[tuple[asyncio.Future[list[list[Row]]], list[list[Row]]]] = []
-        broken: list[tuple[asyncio.Future[list[list[Row]]], sqlite3.Error]] = []
+        broken: list[tuple[asyncio.Future[list[list[Row]]], Exception]] = []
         try:
             await _run(self._writer, "BEGIN IMMEDIATE")
             alone = len(batch) == 1
@@ -127,7 +133,7 @@ class SQLite:
                     await _run(self._writer, "SAVEPOINT job")
                 try:
                     results.append((done, [await _run(self._writer, sql, values) for sql, values in statements]))
-                except sqlite3.IntegrityError as error:
+                except (sqlite3.IntegrityError, *_UNFIT) as error:
                     if alone:
                         raise  # nothing else is to be saved
                     await _run(self._writer, "ROLLBACK TO job")
@@ -135,7 +141,7 @@ class SQLite:
                 if not alone:
                     await _run(self._writer, "RELEASE job")
             await _run(self._writer, "COMMIT")
-        except sqlite3.Error:
+        except Exception:
             if self._writer.in_transaction:
                 await self._writer.rollback()
             raise
@@ -175,7 +181,7 @@ class SQLite:
             with suppress(OSError):  # then there is no room, and opening it again has to do without
                 self._spare.write_bytes(bytes(SPARE_BYTES))
 
-    async def _renew(self, error: sqlite3.Error) -> None:
+    async def _renew(self, error: Exception) -> None:
         """Set the damaged file aside and begin a new one; once, however many readers saw the damage."""
         seen = self.renewed
         async with self._renewing:
@@ -192,16 +198,16 @@ class SQLite:
             self.renewed += 1
 
 
-def _is_damage(error: sqlite3.Error) -> bool:
+def _is_damage(error: Exception) -> bool:
     code = getattr(error, "sqlite_errorcode", None)
     return code is not None and code & 0xFF in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
 
 
-def _is_full(error: sqlite3.Error) -> bool:
+def _is_full(error: Exception) -> bool:
     return getattr(error, "sqlite_errorcode", None) in (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR_SHMSIZE)
 
 
-def _fail(done: asyncio.Future[list[list[Row]]], error: sqlite3.Error) -> None:
+def _fail(done: asyncio.Future[list[list[Row]]], error: Exception) -> None:
     if done.done():
         return
     done.set_exception(StorageFull("The disk that holds the catalog is full.") if _is_full(error) else error)

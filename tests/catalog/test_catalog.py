@@ -109,6 +109,21 @@ async def test_many_writers_share_commits_and_one_that_fails_fails_alone(catalog
     assert await catalog.database.read("SELECT count(*) FROM leases") == [(90,)]
 
 
+@pytest.mark.parametrize("value", [1 << 70, "\udc80"])
+async def test_a_value_that_does_not_fit_fails_alone_and_the_next_is_written(
+    catalog: Catalog, value: str | int
+) -> None:
+    insert = "INSERT INTO leases (name, holder, until) VALUES ($1, 'me', 0)"
+    async with asyncio.timeout(5):
+        with pytest.raises((OverflowError, UnicodeEncodeError)):
+            await catalog.database.write((insert, (value,)))
+        results = await asyncio.gather(
+            *(catalog.database.write((insert, (one,))) for one in ("a", value, "b")), return_exceptions=True
+        )
+    assert [isinstance(result, Exception) for result in results] == [False, True, False]
+    assert await catalog.database.read("SELECT name FROM leases ORDER BY name") == [("a",), ("b",)]
+
+
 async def test_a_transaction_that_breaks_a_constraint_leaves_nothing(catalog: Catalog) -> None:
     insert = "INSERT INTO leases (name, holder, until) VALUES ($1, 'me', 0)"
     await catalog.database.write((insert, ("taken",)))
