@@ -302,11 +302,11 @@ class Repository:
             raise Blocked(filename, verdict.rule, verdict.reason)
         raise UnknownFile(project, filename)
 
-    def validity(self, project: str) -> Validity | None:
-        """Return how long a response with a project's file may be replayed; None when the view is not in memory."""
+    def validity(self, project: str, file: File) -> Validity | None:
+        """Return how long a response with a file may be replayed; None where the present view has no such entry."""
         entry = self.views.get(project)
-        if entry is None or not entry.value.validity.live:
-            return None
+        if entry is None or not entry.value.validity.live or entry.value.files.get(file.filename) is not file:
+            return None  # also when the view has changed since the file was looked up: it may withhold the file
         view = entry.value
         return Validity(min(view.decided_until, self._clock() + NOTICED_SECONDS), view.validity)
 

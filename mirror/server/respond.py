@@ -272,7 +272,7 @@ async def respond_file(
     # A removed file is never replayed: each client that fetches it is recorded.
     held = opened.outcome in ("hit", "offline") and facts.removed is None
     representation = FileRepresentation(opened.body, media_type, http_date(uploaded.timestamp()) if uploaded else None)
-    validity = repository.validity(project) if held else None
+    validity = repository.validity(project, file) if held else None
     return await respond(request, representation, FILE if public else PRIVATE_FILE, validity)
 
 

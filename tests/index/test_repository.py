@@ -259,18 +259,28 @@ async def test_a_view_that_there_is_no_room_for_is_served_and_never_replayed() -
     served = repository(source, memory=100)
     view = await served.project("six")
     assert not view.validity.holds(0)
-    assert served.validity("six") is None
+    assert served.validity("six", view.files["six-1.tar.gz"]) is None
 
 
 async def test_what_makes_room_is_no_longer_replayed() -> None:
     served = repository(Fake("a", "six-1.tar.gz"), memory=6000)
     view = await served.project("six")
-    file = served.validity("six")
+    file = served.validity("six", view.files["six-1.tar.gz"])
     assert view.validity.holds(0)
     await served.project("seven")
     assert not view.validity.holds(0)
     assert file is not None
     assert not file.holds(0)
+
+
+async def test_a_file_that_is_withheld_while_it_is_opened_is_never_replayed() -> None:
+    source = Fake("a", "six-1.tar.gz")
+    served = repository(source)
+    file = await served.file("six", "six-1.tar.gz")
+    assert served.validity("six", file) is not None
+    source.filenames = ("six-2.tar.gz",)
+    await served.project("six", Freshness.NOW)
+    assert served.validity("six", file) is None
 
 
 async def test_a_project_that_is_gone_is_no_longer_shown() -> None:
