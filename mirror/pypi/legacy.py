@@ -77,7 +77,7 @@ def is_about(upstream: bytes, version: str) -> bool:
         return False
 
 
-def legacy(
+def render(
     project: Project, upstream: bytes | None, version: str | None, link: Link, metadata: bytes | None = None
 ) -> bytes:
     """Render the JSON document about a project, or about one of its versions.

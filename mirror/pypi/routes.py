@@ -157,7 +157,7 @@ class Routes:
             return _page_input(
                 view,
                 "application/json",
-                lambda: legacy.legacy(view.project, body, version, _linker(f"{base}/packages/{name}"), metadata),
+                lambda: legacy.render(view.project, body, version, _linker(f"{base}/packages/{name}"), metadata),
             )
 
         revision = document.revision if document else None

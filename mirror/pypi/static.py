@@ -61,7 +61,7 @@ class PythonLayout:
         return {
             f"simple/{name}/{_JSON}": pages.render_json(project, link),
             f"simple/{name}/{_HTML}": pages.render_html(project, link),
-            f"pypi/{name}/json": legacy.legacy(project, document, None, link, sidecar),
+            f"pypi/{name}/json": legacy.render(project, document, None, link, sidecar),
         }
 
     def entry(self, project: Project) -> str:

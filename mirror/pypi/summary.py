@@ -47,10 +47,10 @@ def from_sidecar(file: File, content: bytes) -> ProjectSummary:
 def from_document(file: File, content: bytes) -> ProjectSummary:
     """Read the page that `document` names. Raises Invalid."""
     try:
-        answer = msgspec.json.decode(content)
+        decoded = msgspec.json.decode(content)
     except (msgspec.DecodeError, RecursionError) as error:
         raise Invalid("The document about the project is not JSON.") from error
-    info = answer.get("info") if isinstance(answer, dict) else None
+    info = decoded.get("info") if isinstance(decoded, dict) else None
     if not isinstance(info, dict):
         raise Invalid("The document about the project has no `info`.")
     return _summary(file, info)

@@ -8,7 +8,7 @@ import msgspec
 
 from mirror.errors import Invalid, UpstreamProtocolError
 from mirror.model import File
-from mirror.rubygems.log.published_log import LEVEL
+from mirror.rubygems.log.published_log import GZIP_LEVEL
 from mirror.rubygems.log.versions_map import VersionsMap
 from mirror.rubygems.marshal import Gemspec
 from mirror.rubygems.marshal.reading import inflate, load_specs
@@ -42,17 +42,17 @@ def specs(versions: VersionsMap, kind: SpecsKind) -> bytes:
     By name, oldest version first, as the public index has it. `latest_specs` holds the newest release for each
     platform of a gem.
     """
-    deflater = zlib.compressobj(LEVEL, zlib.DEFLATED, 16 + zlib.MAX_WBITS)
+    deflater = zlib.compressobj(GZIP_LEVEL, zlib.DEFLATED, 16 + zlib.MAX_WBITS)
     chunks = [deflater.compress(chunk) for chunk in dump_specs(_rows(versions, kind))]
     return b"".join([*chunks, deflater.flush()])
 
 
 def _rows(versions: VersionsMap, kind: SpecsKind) -> Iterator[tuple[str, str, str]]:
-    early = kind == "prerelease_specs"
+    prerelease = kind == "prerelease_specs"
     for name in _sorted(versions):
         listed = map(split_number, versions.versions(name))
         # A version that Gem::Version refuses would make Ruby refuse the whole file.
-        chosen = [pair for pair in listed if is_prerelease(pair[0]) is early and is_new_version(pair[0])]
+        chosen = [pair for pair in listed if is_prerelease(pair[0]) is prerelease and is_new_version(pair[0])]
         if len(chosen) > 1:
             chosen.sort(key=lambda pair: (version_key(pair[0]), pair[1] != GENERIC, pair[1]))
         if kind == "latest_specs":

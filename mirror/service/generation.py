@@ -99,7 +99,7 @@ class Generation:
     async def retire(self) -> None:
         """Finish what has begun, however long that takes, and close: another generation has taken over."""
         await self.runner.retire()
-        await self.mirror.transfers.ended(list(self.mirror.upstreams.values()))
+        await self.mirror.transfers.wait_ended(list(self.mirror.upstreams.values()))
         await self.close()
 
     async def finish(self, politely: bool) -> None:

@@ -88,7 +88,7 @@ class Transfers:
         """Return the states of all running transfers."""
         return tuple(transfer.state() for transfer in self._tasks.values())
 
-    async def ended(self, upstreams: Collection[Upstream]) -> None:
+    async def wait_ended(self, upstreams: Collection[Upstream]) -> None:
         """Wait until no transfer from any of these upstreams is running."""
         while running := [task for task, transfer in self._tasks.items() if transfer.upstream in upstreams]:
             await asyncio.wait(running)

@@ -8,7 +8,8 @@ import pytest
 
 from mirror.errors import NotFound
 from mirror.model import File, Project
-from mirror.pypi.legacy import latest_version, legacy
+from mirror.pypi import legacy
+from mirror.pypi.legacy import latest_version
 from mirror.pypi.metadata import info_from_metadata
 
 SHA = "0123456789abcdef" * 4
@@ -48,7 +49,9 @@ def render(
     project: Project = PROJECT, upstream: object = None, version: str | None = None, metadata: bytes | None = METADATA
 ) -> dict[str, Any]:
     body = upstream if isinstance(upstream, bytes) or upstream is None else json.dumps(upstream).encode()
-    found = json.loads(legacy(project, body, version, lambda file: f"https://ours/packages/{file.filename}", metadata))
+    found = json.loads(
+        legacy.render(project, body, version, lambda file: f"https://ours/packages/{file.filename}", metadata)
+    )
     assert isinstance(found, dict)
     return found
 

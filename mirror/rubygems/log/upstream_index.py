@@ -198,7 +198,7 @@ class UpstreamIndex:
         specs = await self._fetch_specs()
         if specs is None:
             return False
-        listed = await asyncio.to_thread(map_from_specs, *(answer.body for answer in specs))
+        listed = await asyncio.to_thread(map_from_specs, *(response.body for response in specs))
         for name in listed if self.map is not None and self._legacy else ():
             # The MD5 of a page that was made before stays right while the versions are the same.
             if self.map is not None and self.map.versions(name) == listed.versions(name):
@@ -212,14 +212,14 @@ class UpstreamIndex:
         """Return both specs indexes as they are now, None when they have not changed."""
         specs = []
         for kind, old in zip_longest(("specs", "prerelease_specs"), self._specs):
-            answer = await self._upstream.get(
+            response = await self._upstream.get(
                 self._list_request(f"{kind}.4.8.gz", SPECS_BYTES),
                 etag=old.etag if old else None,
                 last_modified=old.last_modified if old else None,
             )
-            answer = answer or old
-            assert answer is not None, "an unconditional request has a response"
-            specs.append(answer)
+            response = response or old
+            assert response is not None, "an unconditional request has a response"
+            specs.append(response)
         return specs if [one.body for one in specs] != [one.body for one in self._specs] else None
 
     async def _info_from_gemspecs(self, name: str) -> UpstreamResponse:
@@ -233,9 +233,9 @@ class UpstreamIndex:
             url = self._upstream.url / "quick/Marshal.4.8" / f"{full}.gemspec.rz"
             async with slots:
                 try:
-                    answer = await self._upstream.get(UpstreamRequest(url=url, limit=GEMSPEC_BYTES))
-                    assert answer is not None, "an unconditional request has a response"
-                    return read_gemspec_rz(answer.body)
+                    response = await self._upstream.get(UpstreamRequest(url=url, limit=GEMSPEC_BYTES))
+                    assert response is not None, "an unconditional request has a response"
+                    return read_gemspec_rz(response.body)
                 except (NotFound, Invalid) as error:
                     logger.warning("%s is left out: %s", full, error)
                     return None

@@ -5,7 +5,7 @@ seen a change. The writer takes all events that wait, works out what the log sho
 before anyone can see them. Each event has a future, which is done when the log lists the event. Readers take
 `log`, which is immutable; `on_change` is called when another one replaces it.
 
-The surprise: the writer fetches nothing. Pages are fetched by those who post what the pages show, so that a push never
+The surprise: the writer fetches nothing. Pages are fetched before events about them are posted, so that a push never
 waits for an upstream. And an upstream's list arrives with the event that names what has changed in it: what changes in
 the list later has not been seen by policy yet, and must not reach the log with an earlier event.
 """
@@ -166,7 +166,7 @@ class LogWriter:
         self._on_change = on_change
         self._clock = clock
 
-    # For those who post
+    # Posting events
 
     @property
     def idle(self) -> bool:

@@ -92,7 +92,7 @@ class JsonApi:
         name = canonical(request.match_info["gem"])
         await self._access.check(request, name)
 
-        freshness = facts_of(request).freshness
+        freshness = facts.freshness
         view = await self._repository.project(name, freshness)
         page = Page(kind, address or name) if kind else None
         document = await self._repository.document(view, page, freshness) if page else None
