@@ -32,6 +32,7 @@ class UploadSource:
         self._blobs = blobs
         self.projects: Mapping[str, float] | None = None
         """When each project that has a file here last changed; None when that has to be read again."""
+        self._last_read: Mapping[str, float] = {}
         self._reading: SingleFlight[str, Mapping[str, float]] = SingleFlight()
 
     def forget(self, project: str) -> None:
@@ -71,8 +72,11 @@ class UploadSource:
 
     async def _read(self) -> Mapping[str, float]:
         changed = await self._catalog.uploads.projects(self.repository)
+        for name in self._last_read.keys() - changed.keys():
+            if not await self._catalog.uploads.of_project(self.repository, name):
+                changed[name] = self._last_read[name]  # lost: what was deleted leaves a row behind
         if self._reading.owns(""):
-            self.projects = changed
+            self.projects = self._last_read = changed
         return changed
 
     async def open(self, project: str, file: File) -> OpenFile:

@@ -18,14 +18,7 @@ from mirror.errors import Invalid, UpstreamProtocolError
 from mirror.model import File, Names, Page, Project, UpstreamRequest, UpstreamResponse
 from mirror.rubygems.marshal import GemRequirement, Gemspec
 from mirror.rubygems.marshal.writing import gemspec_rz
-from mirror.rubygems.names import (
-    GENERIC,
-    FullName,
-    canonical,
-    is_listed,
-    number,
-    split_number,
-)
+from mirror.rubygems.names import GENERIC, FullName, canonical, is_listed, number, split_number
 from mirror.rubygems.versions import is_prerelease, version_key
 
 EMPTY = b"---\n"

@@ -174,6 +174,22 @@ async def test_a_catalog_that_is_lost_in_use_never_lets_an_uploaded_name_go_upst
     assert simulator.asked(path="*acme*") == []
 
 
+async def test_an_upload_into_a_catalog_that_was_just_lost_lets_no_earlier_name_go_upstream(
+    simulator: Simulator, tmp_path: Path
+) -> None:
+    simulator.publish(wheel("acme", "9.0"))
+    async with serving(tmp_path / "data", repositories(simulator)) as mirror:
+        inside = mirror.mirror
+        await upload(mirror, await make_token(mirror), wheel("acme", "1.0"))
+        page = (await mirror.get("simple/acme/")).body
+        await inside.store.database.write(*((sql, ()) for sql in EMPTIED))
+        inside.repositories["pypi"].sources[0].forget("other")  # as after any upload: all names are read again
+        inside.repositories["pypi"].forget("acme")
+        reply = await mirror.get("simple/acme/")
+        assert reply.status == 503 or reply.body == page, "until it is rebuilt, and then"
+    assert simulator.asked(path="*acme*") == []
+
+
 async def test_a_rebuild_of_what_is_right_changes_nothing(tmp_path: Path) -> None:
     async with serving(tmp_path / "data", BOTH) as mirror:
         await upload(mirror, await make_token(mirror), wheel("acme", "1.0"))

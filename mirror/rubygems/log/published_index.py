@@ -71,14 +71,7 @@ class PublishedIndex:
         self._local = LocalEntries(logs, repository.name, self._end_validity)
         self._review = PolicyReview(repository, clock)
         self.writer = LogWriter(
-            repository.name,
-            self.upstreams,
-            self._private,
-            logs,
-            self._local,
-            self._review,
-            self._end_validity,
-            clock,
+            repository.name, self.upstreams, self._private, logs, self._local, self._review, self._end_validity, clock
         )
         self._offline = offline
         self._fresh = max(fresh, POLL_SECONDS)
