@@ -310,10 +310,11 @@ class Repository:
         view = entry.value
         return Validity(min(view.decided_until, self._clock() + NOTICED_SECONDS), view.validity)
 
-    def removed(self, project: str, filename: str) -> bool:
+    async def removed(self, project: str, filename: str) -> bool:
         """Return whether a file that was just opened is one that upstream has taken back."""
         entry = self.views.get(project)
-        return entry is not None and filename in entry.value.removed
+        view = await self._view(project, Freshness.ANY) if entry is None else entry.value
+        return filename in view.removed
 
     async def open(self, project: str, filename: str) -> tuple[File, OpenFile]:
         """Return a file's entry and its bytes. Raises NotFound, Blocked, Unavailable, UpstreamError."""

@@ -99,7 +99,8 @@ class UpstreamFiles:
         body = await self._blobs.find(digest)
         if body is None:
             self._held.forget((project, filename))
-            if await self._catalog.files.get(self._name, project, filename):
+            row = await self._catalog.files.get(self._name, project, filename)
+            if row is not None and row.digest == digest:  # else it is held with other bytes
                 logger.error("the blob of %s has vanished from the store; it is fetched again", filename)
                 with suppress(StorageFull):  # then it stays known as one that has vanished
                     await self._catalog.files.forget(self._name, project, filename)

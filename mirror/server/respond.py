@@ -267,7 +267,7 @@ async def respond_file(
     """
     facts = facts_of(request)
     facts.outcome = opened.outcome
-    if facts.kind == "file" and repository.removed(project, file.filename):
+    if facts.kind == "file" and await repository.removed(project, file.filename):
         facts.removed = file.source, project, file.filename
     # A removed file is never replayed: each client that fetches it is recorded.
     held = opened.outcome in ("hit", "offline") and facts.removed is None

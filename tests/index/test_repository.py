@@ -40,6 +40,7 @@ class Fake:
         self.outcome: Outcome = "hit"
         self.until = 100.0
         self.revision = ""
+        self.removed: frozenset[str] = frozenset()
         self.asked: list[tuple[str, Freshness]] = []
         self.parsed = 0
         self.forgotten: list[str] = []
@@ -64,7 +65,7 @@ class Fake:
         revision = self.revision or repr(files)
         self.parsed += revision != known
         project = None if revision == known else Project(name=name, files=files)
-        return Listing(revision=revision, until=self.until, outcome=self.outcome, project=project)
+        return Listing(revision=revision, until=self.until, outcome=self.outcome, project=project, removed=self.removed)
 
     async def open(self, project: str, file: File) -> OpenFile:
         raise AssertionError("no test opens a file")
@@ -281,6 +282,14 @@ async def test_a_file_that_is_withheld_while_it_is_opened_is_never_replayed() ->
     source.filenames = ("six-2.tar.gz",)
     await served.project("six", Freshness.NOW)
     assert served.validity("six", file) is None
+
+
+async def test_a_removed_file_is_known_as_one_also_without_its_view_in_memory() -> None:
+    source = Fake("a", "six-1.tar.gz")
+    source.removed = frozenset(source.filenames)
+    served = repository(source, memory=100)
+    file = await served.file("six", "six-1.tar.gz")
+    assert await served.removed("six", file.filename)
 
 
 async def test_a_project_that_is_gone_is_no_longer_shown() -> None:

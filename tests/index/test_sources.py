@@ -5,6 +5,7 @@ import hashlib
 from collections.abc import AsyncIterator
 from pathlib import Path
 
+import msgspec
 import pytest
 from yarl import URL
 
@@ -339,6 +340,16 @@ async def test_a_fetched_file_is_recorded_with_an_event(desk: Desk) -> None:
     assert held is not None
     assert (held.digest, held.size) == (SIX.sha256, SIX.size)
     assert (await desk.feed.since(0))[-1].filename == SIX.filename
+
+
+async def test_a_file_that_is_listed_with_other_bytes_does_not_make_us_forget_those_held(desk: Desk) -> None:
+    source = desk.source()
+    file = (await project(source)).files[0]
+    opened = await source.open("six", file)
+    assert b"".join([chunk async for chunk in opened.body.read()]) == SIX.content
+    with pytest.raises(Offline):
+        await desk.source(offline=True).open("six", msgspec.structs.replace(file, digests={"sha256": "0" * 64}))
+    assert await desk.catalog.files.get(source.name, "six", SIX.filename) is not None
 
 
 async def test_who_asks_for_a_file_at_the_same_moment_shares_the_look_ups(
