@@ -1,7 +1,6 @@
 """One index that we serve: sources in order, merged, and looked at through policy.
 
-Three questions, the same for both ecosystems: which names are there, what has this project, give me this file. A file
-is only given through the project that lists it, so that policy guards direct URLs as well as pages.
+A file is only given through the project that lists it, so that policy guards direct URLs as well as pages.
 
 A project as it is shown is a `View`. It is the only thing here with a lifetime: whatever is made of it is kept under
 its revision, and what is replayed without looking at it again is valid for as long as its `validity` holds.
@@ -66,9 +65,9 @@ class Repository:
         self._clock = clock
         self._by_name = {source.name: source for source in sources}
         self.views: BoundedCache[str, View] = BoundedCache(memory, evicted=lambda view: view.validity.end())
-        """What is in memory, by project."""
+        """The views in memory, by project."""
         self.viewing: SingleFlight[tuple[str, Freshness], View] = SingleFlight()
-        """What is being made, by project and freshness."""
+        """The views that are being made, by project and freshness."""
         self._names: RepositoryNames | None = None
         self._naming: SingleFlight[Freshness, RepositoryNames] = SingleFlight()
         for source in sources:
@@ -92,11 +91,11 @@ class Repository:
             if view.validity.live and self._clock() < view.validity.until:
                 entry.used = True
                 return view
-        view, joined = await self.viewing.run((name, freshness), lambda: self._gathered(name, freshness))
+        view, joined = await self.viewing.run((name, freshness), lambda: self._make_view(name, freshness))
         return msgspec.structs.replace(view, outcome="joined") if joined and view.outcome == "miss" else view
 
-    async def _gathered(self, name: str, freshness: Freshness) -> View:
-        """The view of what the sources have now, kept in memory."""
+    async def _make_view(self, name: str, freshness: Freshness) -> View:
+        """Make a view of what the sources have now, and keep it in memory."""
         known = self.views.peek(name)
         try:
             listings = await self._gather(name, freshness, known.inputs if known else {})
@@ -110,7 +109,7 @@ class Repository:
             validity = Validity(min(until, known.decided_until))
             view = msgspec.structs.replace(known, validity=validity, outcome=outcome)
         else:
-            view = self._merged(name, await self._complete(name, listings), until, outcome)
+            view = self._merge_listings(name, await self._complete(name, listings), until, outcome)
         return self._keep(name, freshness, known, view)
 
     async def _gather(self, name: str, freshness: Freshness, known: Mapping[str, str]) -> dict[str, Listing]:
@@ -119,7 +118,7 @@ class Repository:
         left: dict[str, Listing] = {}
         unknown: Exception | None = None
         union = bool(self._precedence.union) and matches(self._precedence.union, name)
-        for source in self._asked(name):
+        for source in self._sources_for(name):
             if source.projects is not None and name not in source.projects:
                 continue
             try:
@@ -142,7 +141,7 @@ class Repository:
             raise unknown or UnknownProject(name)
         return found or dict([next(iter(left.items()))])
 
-    def _asked(self, name: str) -> Sequence[Source]:
+    def _sources_for(self, name: str) -> Sequence[Source]:
         if self._precedence.private and matches(self._precedence.private, name):
             return [source for source in self.sources if source.local]
         return self.sources
@@ -156,7 +155,7 @@ class Repository:
         )
 
     async def _complete(self, name: str, listings: Mapping[str, Listing]) -> dict[str, Listing]:
-        """The listings with the projects of those, too, that are as they were while another one is not."""
+        """Return the listings with every project: a source that has not changed lists none, since we knew it."""
         complete = {}
         for source, listing in listings.items():
             if listing.project is None:
@@ -164,11 +163,11 @@ class Repository:
             complete[source] = listing
         return complete
 
-    def _merged(self, name: str, listings: Mapping[str, Listing], until: float, outcome: Outcome) -> View:
+    def _merge_listings(self, name: str, listings: Mapping[str, Listing], until: float, outcome: Outcome) -> View:
         """Merge the listings of the sources, and apply policy."""
         merged, *others = _projects(listings)
         if others:
-            merged = self._merged_projects(name, [merged, *others])
+            merged = self._merge_projects(name, [merged, *others])
         removed = _removed_files(listings)
         shown, withheld, decided_until = merged, _NONE_WITHHELD, math.inf
         if self.policy.rules or self.policy.allow_rules or removed or merged.status == "quarantined":
@@ -192,7 +191,7 @@ class Repository:
             outcome=outcome,
         )
 
-    def _merged_projects(self, name: str, projects: Sequence[Project]) -> Project:
+    def _merge_projects(self, name: str, projects: Sequence[Project]) -> Project:
         """Return what several sources list, as one project."""
         merged = merge(projects, union=True)
         for conflict in merged.conflicts:
@@ -203,12 +202,12 @@ class Repository:
         return merged.project
 
     def _revision(self, inputs: Mapping[str, str], decided_until: float) -> str:
-        """The revision of everything that goes into a view."""
+        """Return the revision of everything that goes into a view."""
         sources = "\0".join(f"{source} {revision}" for source, revision in inputs.items())
         return f"{sources}\0{self.policy.digest}\0{decided_until}"
 
     def _keep(self, name: str, freshness: Freshness, before: View | None, view: View) -> View:
-        """Keep a view in place of the one that was there `before` its sources were asked."""
+        """Keep a view; `before` is the one that was kept when its sources were asked."""
         known = self.views.peek(name)
         differs = known is None or known.revision != view.revision
         if not self.viewing.owns((name, freshness)):
@@ -252,16 +251,17 @@ class Repository:
         names = self._names
         if names is not None and freshness is not Freshness.NOW and names.validity.holds(self._clock()):
             return names
-        return (await self._naming.run(freshness, lambda: self._gathered_names(freshness)))[0]
+        return (await self._naming.run(freshness, lambda: self._gather_names(freshness)))[0]
 
-    async def _gathered_names(self, freshness: Freshness) -> RepositoryNames:
+    async def _gather_names(self, freshness: Freshness) -> RepositoryNames:
         listings = await asyncio.gather(*(source.names(freshness) for source in self.sources))
+        until = min((listing.until for listing in listings), default=math.inf)
         names = RepositoryNames(
             revision="\0".join(listing.revision for listing in listings),
-            until=min((listing.until for listing in listings), default=math.inf),
+            until=until,
             outcome=worst([listing.outcome for listing in listings]),
             load=lambda: self._load_names(listings),
-            validity=Validity(min((listing.until for listing in listings), default=math.inf)),
+            validity=Validity(until),
         )
         if self._naming.owns(freshness):
             if self._names is not None:
@@ -383,18 +383,14 @@ class Repository:
             for name in names:
                 self.forget(name)
             return
-        self.viewing.clear()
-        self._end_validities()
-        self.views.clear()
+        self._forget_views()
         for name in names:
             self._notify(name)
 
     def set_policy(self, policy: Policy) -> None:
         """Look at projects through another policy from now on."""
         self.policy = policy
-        self.viewing.clear()
-        self._end_validities()
-        self.views.clear()
+        self._forget_views()
 
     def _forget_names(self) -> None:
         self._naming.clear()
@@ -402,21 +398,25 @@ class Repository:
             self._names.validity.end()
             self._names = None
 
+    def _forget_views(self) -> None:
+        self._end_validities()
+        self.views.clear()
+
     def _end_validities(self) -> None:
-        for name in self.views:
-            if (view := self.views.peek(name)) is not None:
-                view.validity.end()
+        """Let every view be made again, those that are being made as well; what turns out unchanged stays."""
+        self.viewing.clear()
+        for entry in self.views.values():
+            entry.value.validity.end()
 
     def _outdated(self, projects: Collection[str] | None) -> None:
-        """A source of ours lists these otherwise than before, or any of its pages may be older than its names."""
+        """Look again at the projects that a source of ours lists otherwise than before; None for all of them."""
         if projects is None:
-            self.viewing.clear()
-            self._end_validities()  # they may turn out to be right still, and then stay
+            self._end_validities()
         else:
             self.forget_some(projects)
 
     def _source_changed(self, source: str, project: str) -> None:
-        """Someone else has changed what one of our sources lists."""
+        """Look again at what someone else has changed in one of our sources."""
         ours = self._by_name[source]
         ours.forget(project)
         self.forget(project)

@@ -20,7 +20,8 @@ from mirror.index.freshness import Freshness
 from mirror.model import Outcome
 from mirror.server.facts import facts_of
 from mirror.server.replay import SharedBytes
-from mirror.server.respond import PAGE, Chunk, Representation, ResponseRules, respond
+from mirror.server.respond import Chunk, Representation, respond
+from mirror.server.rules import PAGE, ResponseRules
 
 if sys.version_info >= (3, 14):
     from compression import zstd

@@ -14,7 +14,6 @@ from collections.abc import Awaitable, Callable, Iterable, Sequence
 from datetime import datetime
 from typing import Protocol, TypeVar
 
-import msgspec
 from aiohttp import web
 
 from mirror.blobs.local import http_date
@@ -27,6 +26,7 @@ from mirror.server.connection import connection_of, finish_head
 from mirror.server.facts import facts_of
 from mirror.server.negotiate import choose_encoding, parse_range, range_applies, unmodified
 from mirror.server.replay import Replay, SharedBytes
+from mirror.server.rules import FILE, PRIVATE_FILE, ResponseRules
 from mirror.server.sendfile import sendfile
 
 SENDFILE_BYTES = 256 << 10
@@ -50,46 +50,6 @@ _REASONS = {
     304: "Not Modified",
     416: "Range Not Satisfiable",
 }
-
-
-class ResponseRules(msgspec.Struct, frozen=True, kw_only=True):
-    """The differences between the kinds of responses."""
-
-    cache_control: str
-    vary: str = ""
-    encodings: tuple[str, ...] = ()
-    """Content codings, in our order of preference; never with a Range header where that counts (rule 3)."""
-    ranges: bool = False
-    """Whether a Range header counts."""
-    suffix_ranges: bool = True
-    """Whether a range may count from the end."""
-    unsatisfiable: int = 416
-    """The status for a range past the end; with 200, the whole is sent (rule 2)."""
-    digests: bool = False
-    """Whether the digests of the whole are sent, also with a part (rule 1)."""
-    heals: bool = False
-    """Whether a client whose range shows that its copy is damaged gets the whole instead of a 304 (rule 10)."""
-    same_date: bool = False
-    """Whether If-Modified-Since has to be the very date that was sent, not only a later one."""
-
-
-FILE = ResponseRules(cache_control="public, max-age=31536000, immutable", ranges=True)
-"""Files, which never change."""
-PRIVATE_FILE = msgspec.structs.replace(FILE, cache_control="private, max-age=31536000, immutable")
-"""Files that not everyone may read: no cache between us and the client may keep them."""
-PAGE = ResponseRules(cache_control="max-age=600", vary="Accept, Accept-Encoding", encodings=("zstd", "gzip"))
-"""Pages, each encoding of which has an ETag of its own."""
-COMPACT = ResponseRules(
-    cache_control="max-age=60",
-    vary="Accept-Encoding",
-    encodings=("gzip",),
-    ranges=True,
-    suffix_ranges=False,
-    unsatisfiable=200,
-    digests=True,
-    heals=True,
-)
-"""The compact index of RubyGems, of which clients fetch the tail; `mirror.rubygems.routes` explains the rules."""
 
 
 class Representation(Protocol):

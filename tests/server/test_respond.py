@@ -16,7 +16,8 @@ from mirror.errors import UpstreamUnavailable
 from mirror.model import Body
 from mirror.server.facts import FACTS, RequestFacts
 from mirror.server.negotiate import parse_range
-from mirror.server.respond import FILE, FileRepresentation, make_head, respond
+from mirror.server.respond import FileRepresentation, make_head, respond
+from mirror.server.rules import FILE
 
 Fetch = Callable[..., "asyncio.Future[tuple[int, Mapping[str, str], bytes]]"]
 

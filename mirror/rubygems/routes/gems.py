@@ -17,7 +17,8 @@ from mirror.rubygems.names import canonical, parse_gem_filename, split_full_name
 from mirror.rubygems.routes.index import BINARY, TEXT
 from mirror.server.facts import facts_of
 from mirror.server.pages import PageCache, PageInput, RenderedPage
-from mirror.server.respond import COMPACT, respond, respond_file, retry_if_evicted
+from mirror.server.respond import respond, respond_file, retry_if_evicted
+from mirror.server.rules import COMPACT
 
 
 class GemRoutes:

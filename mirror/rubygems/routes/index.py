@@ -21,7 +21,8 @@ from mirror.rubygems.log.published_log import PublishedLog
 from mirror.rubygems.log.versions_map import VersionsMap, render_versions
 from mirror.server.facts import facts_of
 from mirror.server.pages import Key, PageCache, PageInput
-from mirror.server.respond import COMPACT, Chunk, Representation, ResponseRules, respond
+from mirror.server.respond import Chunk, Representation, respond
+from mirror.server.rules import COMPACT, ResponseRules
 
 TEXT = "text/plain; charset=utf-8"
 BINARY = "application/octet-stream"
