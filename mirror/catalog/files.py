@@ -101,7 +101,7 @@ class Files:
         return _held(rows[0]) if rows else None
 
     async def add(self, held: HeldFile, kind: str = "file") -> int:
-        """Record that a file or sidecar is held, and return the serial of the event that says so."""
+        """Record that a file or sidecar is held, and return the serial of its event."""
         rows = await self._database.write(
             NEXT_SERIAL,
             (APPEND_EVENT, (held.stored, held.source, held.project, kind, held.filename, "{}")),

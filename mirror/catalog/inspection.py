@@ -20,10 +20,10 @@ class Inspection(msgspec.Struct, frozen=True, kw_only=True):
     """When something changed last, in seconds since the epoch."""
 
 
-def inspect(path: Path, patience: float = 60.0) -> Inspection:
-    """Look through the whole file, for at most `patience` seconds. Raises OSError when it cannot be opened."""
+def inspect(path: Path, limit_seconds: float = 60.0) -> Inspection:
+    """Look through the whole file, for at most `limit_seconds`. Raises OSError when it cannot be opened."""
     with _opened(path) as connection:
-        stop = threading.Timer(patience, connection.interrupt)
+        stop = threading.Timer(limit_seconds, connection.interrupt)
         stop.start()
         try:
             (verdict,) = connection.execute("PRAGMA quick_check(1)").fetchone()
@@ -42,7 +42,7 @@ def inspect(path: Path, patience: float = 60.0) -> Inspection:
 
 
 def held_projects(path: Path, sources: Sequence[str], most: int = 4) -> tuple[str, ...]:
-    """The projects of these sources of which the fewest bytes are held. Raises OSError when it cannot be read."""
+    """Return the projects of which these sources hold the fewest bytes. Raises OSError when it cannot be read."""
     places = ", ".join("?" * len(sources))
     with _opened(path) as connection:
         try:

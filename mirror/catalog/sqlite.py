@@ -95,7 +95,7 @@ class SQLite:
             while len(batch) < TRANSACTIONS_PER_COMMIT and not self._jobs.empty():
                 batch.append(self._jobs.get_nowait())
             try:
-                await self._commit_somehow(batch)
+                await self._commit_with_room(batch)
             except Exception as error:  # whatever it is: the writer goes on, and no caller waits for ever
                 try:
                     if _is_damage(error):
@@ -108,7 +108,8 @@ class SQLite:
                 for _ in batch:
                     self._jobs.task_done()
 
-    async def _commit_somehow(self, batch: list[_Job]) -> None:
+    async def _commit_with_room(self, batch: list[_Job]) -> None:
+        """Run a batch in one commit; once more where the disk is full but the log of changes can begin anew."""
         try:
             await self._commit(batch)
         except sqlite3.Error as error:

@@ -64,7 +64,7 @@ def merge(projects: Sequence[Project], *, union: bool) -> MergeResult:
 
 
 def _conflict(kept: File, other: File) -> DigestConflict | None:
-    """The first algorithm in which the two promise different bytes."""
+    """Return the conflict in the first algorithm for which the two promise different digests; None without one."""
     for algorithm, digest in kept.digests.items():
         if other.digests.get(algorithm, digest) != digest:
             return DigestConflict(

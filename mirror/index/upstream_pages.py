@@ -136,7 +136,7 @@ class UpstreamPages:
             removed = await self._removals.of(page.name)
         if not removed and known == state.row.stamp.revision:
             return Listing(revision=known, until=until, outcome=state.outcome, project=None)
-        revision, project = await self._parsed(page, state)
+        revision, project = await self._read_project(page, state)
         left: frozenset[str] = frozenset()
         if removed:
             revision, project, left = with_removed(revision, project, removed)
@@ -162,7 +162,7 @@ class UpstreamPages:
         if row and decision is Decision.SERVE_AND_REFRESH:
             self._asking.start(page, lambda: self._refresh(page, row))
             return PageState(row, "stale")
-        state = await self._asked(page, row, now)
+        state = await self._ask_or_stand_in(page, row, now)
         if listed is not None and state.outcome != "stale" and state.row.stamp.revision != listed:
             self._lagging.put(page, (listed, now))
         return state
@@ -178,7 +178,7 @@ class UpstreamPages:
             return now + (LISTED_SECONDS if listed == state.row.stamp.revision else LAG_SECONDS)
         return fresh_until(state.row.stamp, self._options.ages)
 
-    async def _parsed(self, page: Page, state: PageState) -> tuple[str, Project]:
+    async def _read_project(self, page: Page, state: PageState) -> tuple[str, Project]:
         """Return the project on a stored page, with the revision of that page."""
         if state.project is not None:
             return state.row.stamp.revision, state.project
@@ -190,7 +190,7 @@ class UpstreamPages:
             except UpstreamProtocolError:
                 pass  # it did parse once: the store, or what we take for a page, has changed
             else:
-                return revision, self._own(project)
+                return revision, self._with_source(project)
         again = await self._fetch_again(page)
         if again.project is None:
             raise UpstreamUnavailable(f"{self._upstream.name} no longer has the page of {page.name}.")
@@ -239,13 +239,10 @@ class UpstreamPages:
     async def _row(self, page: Page) -> PageRow | None:
         if (unstored := self._unstored.value(page)) is not None:
             return unstored[0]
-        return await self._stored_row(page)
-
-    async def _stored_row(self, page: Page) -> PageRow | None:
         return await self._rows.get(page, lambda: self._catalog.pages.get(self._name, page))
 
     async def _stored(self, page: Page) -> tuple[str, UpstreamResponse] | None:
-        """The newest response that we have, with its revision."""
+        """Return the newest response that we have, with its revision."""
         if (unstored := self._unstored.value(page)) is not None:
             row, response = unstored
             return row.stamp.revision, response
@@ -262,8 +259,8 @@ class UpstreamPages:
 
     # Asking upstream
 
-    async def _asked(self, page: Page, row: PageRow | None, now: float) -> PageState:
-        """The page after asking for it; the stored one stands in where upstream fails or takes too long."""
+    async def _ask_or_stand_in(self, page: Page, row: PageRow | None, now: float) -> PageState:
+        """Ask for a page; the stored one stands in where upstream fails or takes too long."""
         stamp = row.stamp if row else None
         stand_in = row if stands_in(stamp, now, self._options.ages) else None
         missing = stamp is not None and not stamp.found
@@ -349,7 +346,7 @@ class UpstreamPages:
         project = None
         if page.kind == "project":
             parsed = await _off_loop(response, lambda: self._format.parse(page, response))
-            project = self._own(parsed)
+            project = self._with_source(parsed)
             listed_before = before is not None and before.stamp.found
             if changed and (listed_before or parsed.status == "quarantined" or self._may_have_removed(page.name)):
                 await self._compare(page, before, parsed, now)
@@ -438,8 +435,8 @@ class UpstreamPages:
         except StorageFull as error:
             logger.warning("could not record %s: %s", what, error)
 
-    def _own(self, project: Project) -> Project:
-        """The project with this source as the one that lists its files."""
+    def _with_source(self, project: Project) -> Project:
+        """Return the project with this source as the one that lists its files."""
         files = tuple(msgspec.structs.replace(file, source=self._name) for file in project.files)
         return msgspec.structs.replace(project, files=files)
 
