@@ -84,11 +84,11 @@ class Journal:
 
         return end
 
-    def changed(self, serial: int | None, source: str, project: str, writer: object = None) -> None:
-        """Report that what a source lists of a project has changed; `serial` None when the journal does not hold it."""
-        self._report(source, project, writer)
-        if serial is not None:
-            self.recorded(serial)
+    def changed(self, source: str, project: str, writer: object = None) -> None:
+        """Report to all but the writer that what a source lists of a project has changed."""
+        for one in list(self.subscriptions.get(source, ())):
+            if writer is None or writer not in one.own:
+                one.listener(source, project)
 
     def recorded(self, serial: int) -> None:
         """Report that an event was committed, and wake those who wait."""
@@ -102,7 +102,8 @@ class Journal:
     async def append(self, event: Event) -> int:
         """Write one event that belongs to no other transaction, and report it."""
         serial = await self._table.append(event)
-        self.changed(serial, event.source, event.project)
+        self.changed(event.source, event.project)
+        self.recorded(serial)
         return serial
 
     async def since(self, serial: int, limit: int = 1000) -> list[Event]:
@@ -171,7 +172,7 @@ class Journal:
             own = self._own or set()
             for event in events:
                 if event.serial not in own:
-                    self._report(event.source, event.project)
+                    self.changed(event.source, event.project)
             # A full batch may have more behind it; the serials up to `newest` that are missing were never given out.
             self._followed = (
                 events[-1].serial if len(events) == EVENTS_AT_ONCE else max(newest, *(e.serial for e in events), 0)
@@ -180,8 +181,3 @@ class Journal:
             if self._followed > seen:
                 self._serial = max(self._followed, self.serial)
                 self.wake()
-
-    def _report(self, source: str, project: str, writer: object = None) -> None:
-        for one in list(self.subscriptions.get(source, ())):
-            if writer is None or writer not in one.own:
-                one.listener(source, project)

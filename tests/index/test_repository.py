@@ -363,14 +363,14 @@ async def test_a_repository_hears_of_what_others_change_and_not_of_its_own_sourc
     source = Fake("shared", "six-1.tar.gz")
     served = repository(source)
     view = await served.project("six")
-    JOURNAL.changed(None, "shared", "six", source)
+    JOURNAL.changed("shared", "six", source)
     assert (source.forgotten, view.validity.live) == ([], True)
-    JOURNAL.changed(None, "other", "six", object())
+    JOURNAL.changed("other", "six", object())
     assert (source.forgotten, view.validity.live) == ([], True)
-    JOURNAL.changed(None, "shared", "six", object())
+    JOURNAL.changed("shared", "six", object())
     assert (source.forgotten, view.validity.live) == (["six"], False)
     await served.close()
-    JOURNAL.changed(None, "shared", "six", object())
+    JOURNAL.changed("shared", "six", object())
     assert source.forgotten == ["six"]
 
 
@@ -379,7 +379,7 @@ async def test_an_upload_is_on_the_list_of_names_at_once() -> None:
     names = await served.names()
     assert await served.names() is not None
     assert names.validity.live
-    JOURNAL.changed(None, "uploads:pypi", "six")
+    JOURNAL.changed("uploads:pypi", "six")
     assert not names.validity.live
 
 
