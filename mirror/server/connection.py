@@ -353,7 +353,8 @@ class ConnectionProtocol(asyncio.Protocol):
         """Keep the response to the request that is being answered, unless it or its request is too large."""
         request = self._request
         if request is not None and len(request) <= REPLAY_REQUEST_BYTES and replay.size <= REPLAY_BODY_BYTES:
-            weight = REPLAY_BYTES + len(request) + len(replay.head) + len(replay.content)
+            facts = len(replay.facts.path) + len(replay.facts.agent)
+            weight = REPLAY_BYTES + len(request) + len(replay.head) + len(replay.content) + facts
             self._replays.put(request, replay, weight)
 
     def stall_reason(self, now: float) -> str:

@@ -194,6 +194,14 @@ def test_replays_are_bounded_by_the_budget() -> None:
     assert budget.weight <= 30_000
 
 
+def test_the_path_and_the_agent_of_a_replay_are_counted() -> None:
+    budget = MemoryBudget(30_000)
+    facts = RequestFacts(path="/" + "x" * 3000, agent="pip" * 10)
+    replay = Replay(Validity(1.0), 200, b"", 0, facts)
+    keep(ReplayCache(budget, lambda: 0.0), b"a", replay)
+    assert budget.weight == ENTRY_BYTES + REPLAY_BYTES + 1 + 3001 + 30
+
+
 def test_a_response_that_is_replaced_is_counted_once() -> None:
     budget = MemoryBudget(30_000)
     replays = ReplayCache(budget, lambda: 0.0)
