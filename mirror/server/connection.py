@@ -1,39 +1,28 @@
-"""The connections of clients: how many there may be, and how each notices a client that is too slow.
+"""One connection of a client: what it is sent without parsing, and whether its client keeps up.
 
 `ConnectionProtocol` stands between the transport and aiohttp's protocol. It answers what `replay` knows without parsing
-the request, forwards everything else to aiohttp, and records when its client last made progress. What is to be noted of
-each response is collected by its `ConnectionGroup`, and noted for many at once a moment later. `Connections` looks at
-all of them every few seconds, instead of one timer for each: idle connections cost nothing. When there are too many,
-the one that has been idle longest is closed, so that a new client is served although ten thousand others only wait.
+the request, forwards everything else to aiohttp, and records when its client last made progress, for `connections`.
+What is to be noted of each response is collected by its `ConnectionGroup`, and noted for many at once a moment later.
 
 Replaying is limited to connections that have sent nothing but whole requests of the kind that can be replayed, one at
 a time: only then is it certain that aiohttp would see the same request boundaries (RFC 9112 section 11.2).
-
-Not here on purpose: how long an idle connection stays open, which aiohttp's keep-alive timer decides.
 """
 
 import asyncio
-import logging
 import time
 from collections.abc import Callable, Sequence
 from email.utils import formatdate
-from typing import Any, Protocol, cast
+from typing import Any, cast
 
-import msgspec
 from aiohttp import web
 from aiohttp.abc import AbstractAccessLogger
 
 from mirror.index.cache import CacheEntry
+from mirror.server.connections import Connections
 from mirror.server.facts import FACTS, RequestFacts, ResponseRecord, facts_of
 from mirror.server.negotiate import requested_freshness
 from mirror.server.replay import REPLAY_BODY_BYTES, REPLAY_BYTES, REPLAY_REQUEST_BYTES, Replay, ReplayCache
 
-logger = logging.getLogger(__name__)
-
-CHECK_SECONDS = 2.0
-"""Seconds between two checks of all connections for slow clients."""
-WARNING_SECONDS = 60.0
-"""Seconds between two warnings about closed connections."""
 MAX_UNSENT_BYTES = 64 << 10
 """Bytes waiting to be written from which on a connection gets no replays, but waits in aiohttp for its client."""
 MIN_BODY_BYTES = 1024
@@ -46,104 +35,6 @@ RECORDS_AT_ONCE = 200
 """… or this many of them: recording delays whatever else the event loop has to do."""
 QUIET_SECONDS = 0.25
 """Seconds without a request after which a connection counts as not in use."""
-
-
-class ConnectionLimits(msgspec.Struct, frozen=True, kw_only=True):
-    """Limits on the number of connections, and on how slow their clients may be."""
-
-    connections: int = 20_000
-    headers: int = 65_536
-    """Bytes of the head of a request."""
-    head_time: float = 20.0
-    """Seconds from the first byte of a head to its last."""
-    stall: float = 120.0
-    """Seconds for which a client may neither send what it has announced nor take what it has asked for."""
-
-
-class ClientConnection(Protocol):
-    """One connection, as `Connections` needs it."""
-
-    used: bool
-    """Whether a replay was sent since the last look at it."""
-
-    def stall_reason(self, now: float) -> str:
-        """Return why the client is too slow, as half a sentence; an empty string while it keeps up."""
-
-    def abort(self) -> None:
-        """Close the connection at once."""
-
-
-class Connections:
-    """All client connections of the process, within limits."""
-
-    def __init__(self, limits: ConnectionLimits, clock: Callable[[], float] = time.monotonic) -> None:
-        """`clock` is monotonic, in seconds."""
-        self.limits = limits
-        self.clock = clock
-        self.refused = 0
-        """How many were closed because there were too many, or because their client was too slow."""
-        self._all: dict[ClientConnection, None] = {}
-        self._idle: dict[ClientConnection, None] = {}  # longest idle first
-        self._warned = float("-inf")
-
-    def __len__(self) -> int:
-        return len(self._all)
-
-    def add(self, connection: ClientConnection) -> bool:
-        """Add a new, idle connection; return False when it has to be closed because there are too many.
-
-        Before that, the connection that has been idle longest is closed in its place.
-        """
-        if len(self._all) >= self.limits.connections:
-            oldest = self._longest_idle()
-            self._count_refused("there are %d connections, which is the limit", len(self._all))
-            if oldest is None:
-                return False
-            self.remove(oldest)
-            oldest.abort()
-        self._all[connection] = self._idle[connection] = None
-        return True
-
-    def remove(self, connection: ClientConnection) -> None:
-        """Remove a connection that has ended; nothing happens when it is unknown."""
-        self._all.pop(connection, None)
-        self._idle.pop(connection, None)
-
-    def mark_busy(self, connection: ClientConnection) -> None:
-        """Record that a connection's client has begun to send a request."""
-        self._idle.pop(connection, None)
-
-    def mark_idle(self, connection: ClientConnection) -> None:
-        """Record that a connection's request has been answered."""
-        if connection in self._all:
-            self._idle[connection] = None
-
-    def _longest_idle(self) -> ClientConnection | None:
-        # A replay does not mark its connection as used just now, to cost nothing: it gets a second chance here.
-        for _ in range(len(self._idle)):
-            connection = next(iter(self._idle))
-            if not connection.used:
-                return connection
-            connection.used = False
-            del self._idle[connection]
-            self._idle[connection] = None
-        return next(iter(self._idle), None)
-
-    def close_slow(self) -> None:
-        """Close the connections whose clients are too slow."""
-        now = self.clock()
-        for connection in list(self._all):
-            if reason := connection.stall_reason(now):
-                self._count_refused("a client was too slow: %s", reason)
-                self.remove(connection)
-                connection.abort()
-
-    def _count_refused(self, reason: str, fact: object) -> None:
-        self.refused += 1
-        now = self.clock()
-        if now - self._warned >= WARNING_SECONDS:
-            self._warned = now
-            logger.warning("a connection is closed: " + reason + " (%d so far)", fact, self.refused)
 
 
 class ConnectionGroup:
@@ -286,7 +177,7 @@ class ConnectionProtocol(asyncio.Protocol):
         """Count bytes before the end of a head; return False when the head is too long."""
         if not self._head_bytes:
             self._progress_at = self._connections.clock()
-            self._connections.mark_busy(self)
+            self._connections.idle.pop(self, None)
         end = (self._head_end + data).find(b"\r\n\r\n") if self._head_end else data.find(b"\r\n\r\n")
         length = self._head_bytes + (len(data) if end < 0 else end)
         if length > self._connections.limits.headers:
@@ -326,7 +217,7 @@ class ConnectionProtocol(asyncio.Protocol):
         self._head_bytes, self._head_end, self._in_request = 0, b"", True
         self._payload, self._unread_body = payload, False
         self._progress_at, self._received_before = self._connections.clock(), self._received
-        self._connections.mark_busy(self)
+        self._connections.idle.pop(self, None)
 
     def response_finished(self) -> None:
         """Record that aiohttp has answered a request.
@@ -345,7 +236,8 @@ class ConnectionProtocol(asyncio.Protocol):
     def _end_request(self) -> None:
         self._payload, self._unread_body, self._in_request = None, False, False
         self._progress_at = self._connections.clock()
-        self._connections.mark_idle(self)
+        if self in self._group.open:
+            self._connections.idle[self] = None
         if self._group.draining and self._transport is not None:
             self._transport.close()
 

@@ -7,7 +7,8 @@ from contextlib import AsyncExitStack
 from typing import BinaryIO
 
 from mirror.config import Settings
-from mirror.server.connection import ConnectionGroup, ConnectionProtocol, Connections
+from mirror.server.connection import ConnectionGroup, ConnectionProtocol
+from mirror.server.connections import Connections
 from mirror.server.drain import ConnectionRunner
 from mirror.server.replay import ReplayCache
 from mirror.service.endpoints import Endpoints

@@ -18,7 +18,7 @@ from mirror.index.journal import LOOK_SECONDS
 from mirror.index.source import name_of
 from mirror.maintenance.evict import Evictor
 from mirror.maintenance.verify import Verifier
-from mirror.server.connection import CHECK_SECONDS
+from mirror.server.connections import CHECK_SECONDS
 from mirror.service import following, scheduled_sync
 from mirror.service.ecosystems import ECOSYSTEMS
 from mirror.service.listening import CERTIFICATE_SECONDS

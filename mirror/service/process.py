@@ -18,7 +18,7 @@ from mirror import __version__
 from mirror.config import LimitsSettings, Settings, TLSSettings
 from mirror.errors import ConfigError
 from mirror.runtime import affordable_connections, event_loops, raise_open_files, tune_runtime
-from mirror.server.connection import ConnectionLimits, Connections
+from mirror.server.connections import ConnectionLimits, Connections
 from mirror.service.directory import lock, publish_urls
 from mirror.service.generation import Generation
 from mirror.service.jobs import Supervisor, process_jobs

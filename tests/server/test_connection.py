@@ -9,7 +9,7 @@ import pytest
 from yarl import URL
 
 from mirror.runtime import affordable_connections
-from mirror.server.connection import ConnectionLimits, Connections
+from mirror.server.connections import ConnectionLimits, Connections
 from tests.builders import wheel
 from tests.serving import Serving, repositories, serving
 from tests.simulator import Simulator
@@ -42,8 +42,8 @@ def opened(number: int, limit: int) -> tuple[Connections, list[FakeConnection]]:
 
 def test_the_connection_that_is_idle_longest_makes_room() -> None:
     connections, fakes = opened(3, 3)
-    connections.mark_busy(fakes[0])
-    connections.mark_idle(fakes[0])  # so it has been idle for the shortest time
+    connections.idle.pop(fakes[0])
+    connections.idle[fakes[0]] = None  # so it has been idle for the shortest time
     assert connections.add(FakeConnection())
     assert [fake.aborted for fake in fakes] == [False, True, False]
     assert len(connections) == 3
@@ -60,7 +60,7 @@ def test_one_that_was_used_for_replays_gets_a_second_chance() -> None:
 def test_no_connection_with_a_running_request_is_closed() -> None:
     connections, fakes = opened(2, 2)
     for fake in fakes:
-        connections.mark_busy(fake)
+        connections.idle.pop(fake)
     assert not connections.add(FakeConnection())
     assert not any(fake.aborted for fake in fakes)
     assert connections.refused == 1

@@ -9,7 +9,8 @@ import pytest
 from aiohttp import web
 
 from mirror.index.cache import ENTRY_BYTES, MemoryBudget, Validity
-from mirror.server.connection import ConnectionGroup, ConnectionLimits, ConnectionProtocol, Connections
+from mirror.server.connection import ConnectionGroup, ConnectionProtocol
+from mirror.server.connections import ConnectionLimits, Connections
 from mirror.server.drain import ConnectionRunner
 from mirror.server.facts import RequestFacts, ResponseRecord
 from mirror.server.replay import REPLAY_BYTES, Replay, ReplayCache, SharedBytes

@@ -1,0 +1,112 @@
+"""All connections of the process: how many there may be, and which of them are closed.
+
+`Connections` checks all of them every few seconds, instead of one timer for each: idle connections cost nothing. When
+there are too many, the one that has been idle longest is closed, so that a new client is served although ten thousand
+others only wait.
+
+Not here on purpose: how long an idle connection stays open, which aiohttp's keep-alive timer decides.
+"""
+
+import logging
+import time
+from collections.abc import Callable
+from typing import Protocol
+
+import msgspec
+
+logger = logging.getLogger(__name__)
+
+CHECK_SECONDS = 2.0
+"""Seconds between two checks of all connections for slow clients."""
+WARNING_SECONDS = 60.0
+"""Seconds between two warnings about closed connections."""
+
+
+class ConnectionLimits(msgspec.Struct, frozen=True, kw_only=True):
+    """Limits on the number of connections, and on how slow their clients may be."""
+
+    connections: int = 20_000
+    headers: int = 65_536
+    """Bytes of the head of a request."""
+    head_time: float = 20.0
+    """Seconds from the first byte of a head to its last."""
+    stall: float = 120.0
+    """Seconds for which a client may neither send what it has announced nor take what it has asked for."""
+
+
+class ClientConnection(Protocol):
+    """One connection, as `Connections` needs it."""
+
+    used: bool
+    """Whether a replay was sent since the last look at it."""
+
+    def stall_reason(self, now: float) -> str:
+        """Return why the client is too slow, as half a sentence; an empty string while it keeps up."""
+
+    def abort(self) -> None:
+        """Close the connection at once."""
+
+
+class Connections:
+    """All client connections of the process, within limits."""
+
+    def __init__(self, limits: ConnectionLimits, clock: Callable[[], float] = time.monotonic) -> None:
+        """`clock` is monotonic, in seconds."""
+        self.limits = limits
+        self.clock = clock
+        self.refused = 0
+        """How many were closed because there were too many, or because their client was too slow."""
+        self._all: dict[ClientConnection, None] = {}
+        self.idle: dict[ClientConnection, None] = {}
+        """Those without a request, the one that has been idle longest first; each connection keeps its own place."""
+        self._warned = float("-inf")
+
+    def __len__(self) -> int:
+        return len(self._all)
+
+    def add(self, connection: ClientConnection) -> bool:
+        """Add a new, idle connection; return False when it has to be closed because there are too many.
+
+        Before that, the connection that has been idle longest is closed in its place.
+        """
+        if len(self._all) >= self.limits.connections:
+            oldest = self._longest_idle()
+            self._count_refused("there are %d connections, which is the limit", len(self._all))
+            if oldest is None:
+                return False
+            self.remove(oldest)
+            oldest.abort()
+        self._all[connection] = self.idle[connection] = None
+        return True
+
+    def remove(self, connection: ClientConnection) -> None:
+        """Remove a connection that has ended; nothing happens when it is unknown."""
+        self._all.pop(connection, None)
+        self.idle.pop(connection, None)
+
+    def _longest_idle(self) -> ClientConnection | None:
+        # A replay does not mark its connection as used just now, to cost nothing: it gets a second chance here.
+        for _ in range(len(self.idle)):
+            connection = next(iter(self.idle))
+            if not connection.used:
+                return connection
+            connection.used = False
+            del self.idle[connection]
+            self.idle[connection] = None
+        return next(iter(self.idle), None)
+
+    def close_slow(self) -> None:
+        """Close the connections whose clients are too slow."""
+        now = self.clock()
+        for connection in list(self._all):
+            if reason := connection.stall_reason(now):
+                self._count_refused("a client was too slow: %s", reason)
+                self.remove(connection)
+                connection.abort()
+
+    def _count_refused(self, reason: str, fact: object) -> None:
+        self.refused += 1
+        now = self.clock()
+        if now - self._warned >= WARNING_SECONDS:
+            self._warned = now
+            logger.warning("a connection is closed: " + reason + " (%d so far)", fact, self.refused)
