@@ -45,14 +45,12 @@ class Decision(Enum):
 
 
 def decide(
-    stamp: Stamp | None, now: float, ages: Ages, *, listed: str | None = None, freshness: Freshness = Freshness.USUAL
+    stamp: Stamp, now: float, ages: Ages, *, listed: str | None = None, freshness: Freshness = Freshness.USUAL
 ) -> Decision:
     """Return whether to serve the stored page, to refresh it in the background, or to ask upstream first.
 
     `listed` is the revision that upstream's own index lists, where it has one.
     """
-    if stamp is None:
-        return Decision.ASK
     if freshness is Freshness.ANY and stamp.found:
         return Decision.SERVE
     if listed is not None:
@@ -71,9 +69,9 @@ def decide(
     return Decision.ASK
 
 
-def stands_in(stamp: Stamp | None, now: float, ages: Ages) -> bool:
+def stands_in(stamp: Stamp, now: float, ages: Ages) -> bool:
     """Return whether a stored page may be served because upstream fails (stale-if-error, RFC 5861 section 4)."""
-    if stamp is None or not stamp.found:
+    if not stamp.found:
         return False
     return ages.stale_if_error is None or now - stamp.checked < ages.fresh + ages.stale_if_error
 

@@ -9,7 +9,7 @@ from typing import Literal
 
 import msgspec
 
-from mirror.model import File, Names, Project
+from mirror.model import File, Names, Outcome, Project
 from mirror.policy import matches
 
 _STATUSES: Mapping[str | None, int] = {None: 0, "active": 1, "deprecated": 3, "archived": 4, "quarantined": 5}
@@ -152,3 +152,9 @@ def chosen(choice: SourceChoice, having: Sequence[str]) -> str:
     """Return the choice in a line for people; `having` are the sources that have the project, in their order."""
     shown = having if choice.union else having[:1]
     return f"{choice.why} Shown: {', '.join(shown) or 'nothing, no source has it'} (rule {choice.rule!r})."
+
+
+def worst(outcomes: Sequence[Outcome]) -> Outcome:
+    """Return the outcome of a whole: a hit only when all of its parts were."""
+    order: tuple[Outcome, ...] = ("miss", "joined", "stale", "offline", "hit")
+    return min(outcomes, key=order.index, default="hit")

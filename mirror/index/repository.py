@@ -6,7 +6,6 @@ A project as it is shown is a `View`. It is the only thing here with a lifetime:
 its revision, and what is replayed without looking at it again is valid for as long as its `validity` holds.
 """
 
-import asyncio
 import logging
 import math
 import sys
@@ -19,13 +18,14 @@ from mirror.errors import Blocked, NotFound, Offline, UnknownFile, UnknownProjec
 from mirror.index.cache import FILE_BYTES, BoundedCache, MemoryBudget, SingleFlight, Validity
 from mirror.index.freshness import Freshness
 from mirror.index.journal import Journal
-from mirror.index.merge import FIRST, Precedence, SourceChoice, choose, merge, merge_names, removed_everywhere
-from mirror.index.source import Document, Listing, NameListing, OpenFile, Source
+from mirror.index.merge import FIRST, Precedence, SourceChoice, choose, merge, removed_everywhere, worst
+from mirror.index.names import NameIndex
+from mirror.index.source import Document, Listing, OpenFile, Source
 from mirror.index.view import RepositoryNames, UnfilteredProject, View
-from mirror.model import File, Format, Names, Outcome, Page, Project
+from mirror.model import File, Format, Outcome, Page, Project
 from mirror.policy import Policy, Verdict, apply, matches
 
-__all__ = ["Repository", "UnfilteredProject", "View", "worst"]
+__all__ = ["Repository", "UnfilteredProject", "View"]
 
 logger = logging.getLogger(__name__)
 
@@ -68,8 +68,7 @@ class Repository:
         """The views in memory, by project."""
         self.viewing: SingleFlight[tuple[str, Freshness], View] = SingleFlight()
         """The views that are being made, by project and freshness."""
-        self._names: RepositoryNames | None = None
-        self._naming: SingleFlight[Freshness, RepositoryNames] = SingleFlight()
+        self._names = NameIndex(self.sources, precedence.private, clock)
         for source in sources:
             source.outdated = self._outdated
         self._stop_listening = journal.listen(self._source_changed, self._by_name, own=self.sources)
@@ -104,7 +103,8 @@ class Repository:
                 self.forget(name)
             raise
         until = min(listing.until for listing in listings.values())
-        outcome = worst([listing.outcome for listing in listings.values()])
+        first, *others = (listing.outcome for listing in listings.values())
+        outcome = worst([first, *others]) if others else first
         if known is not None and self._unchanged(known, listings):
             validity = Validity(min(until, known.decided_until))
             view = msgspec.structs.replace(known, validity=validity, outcome=outcome)
@@ -165,7 +165,7 @@ class Repository:
 
     def _merge_listings(self, name: str, listings: Mapping[str, Listing], until: float, outcome: Outcome) -> View:
         """Merge the listings of the sources, and apply policy."""
-        merged, *others = _projects(listings)
+        merged, *others = (listing.project for listing in listings.values() if listing.project is not None)
         if others:
             merged = self._merge_projects(name, [merged, *others])
         removed = _removed_files(listings)
@@ -232,7 +232,7 @@ class Repository:
         """Return a project before policy, and the sources that may answer for it. Raises as `project`."""
         found = await self._gather(name, freshness, {})
         return UnfilteredProject(
-            project=merge(_projects(found), union=len(found) > 1).project,
+            project=merge([one.project for one in found.values() if one.project], union=len(found) > 1).project,
             sources=tuple(found),
             choice=self._choice(name, found),
             removed=_removed_files(found),
@@ -248,34 +248,7 @@ class Repository:
 
     async def names(self, freshness: Freshness = Freshness.USUAL) -> RepositoryNames:
         """Return all names of all sources; the private ones only where they are our own. Raises Unavailable."""
-        names = self._names
-        if names is not None and freshness is not Freshness.NOW and names.validity.holds(self._clock()):
-            return names
-        return (await self._naming.run(freshness, lambda: self._gather_names(freshness)))[0]
-
-    async def _gather_names(self, freshness: Freshness) -> RepositoryNames:
-        listings = await asyncio.gather(*(source.names(freshness) for source in self.sources))
-        until = min((listing.until for listing in listings), default=math.inf)
-        names = RepositoryNames(
-            revision="\0".join(listing.revision for listing in listings),
-            until=until,
-            outcome=worst([listing.outcome for listing in listings]),
-            load=lambda: self._load_names(listings),
-            validity=Validity(until),
-        )
-        if self._naming.owns(freshness):
-            if self._names is not None:
-                self._names.validity.end()
-            settled: Outcome = "offline" if names.outcome == "offline" else "hit"
-            self._names = msgspec.structs.replace(names, outcome=settled)
-        else:
-            names.validity.end()
-        return names
-
-    async def _load_names(self, listings: Sequence[NameListing]) -> Names:
-        loaded = [await listing.load() for listing in listings]
-        private = [() if source.local else self._precedence.private for source in self.sources]
-        return await asyncio.to_thread(merge_names, loaded, private)
+        return await self._names.get(freshness)
 
     # Files
 
@@ -347,23 +320,6 @@ class Repository:
         except NotFound:
             return None
 
-    async def refetch(self, source: str, project: str, filename: str) -> None:
-        """Bring in a file or sidecar of a source that was held, and is no longer. Raises MirrorError."""
-        view = await self.project(project, Freshness.ANY)
-        file = view.files.get(filename)
-        if file is not None and file.source == source:
-            opened = await self._by_name[source].open(project, file)
-        else:
-            owner = next((one for one in view.files.values() if self._is_sidecar(filename, one)), None)
-            if owner is None or owner.source != source:
-                raise UnknownFile(project, filename)
-            opened = await self._by_name[source].sidecar(project, owner)
-        async for _ in opened.body.read():
-            pass
-
-    def _is_sidecar(self, filename: str, file: File) -> bool:
-        return self.format.has_sidecar(file) and self.format.sidecar_name(file) == filename
-
     # Changes
 
     def forget(self, project: str) -> None:
@@ -373,8 +329,8 @@ class Repository:
         if (entry := self.views.get(project)) is not None:
             entry.value.validity.end()
             self.views.forget(project)
-        if not project:
-            self._forget_names()
+        if not project and (self._names.kept or self._names.gathering):
+            self._names.forget()
         self._notify(project)
 
     def forget_some(self, names: Collection[str]) -> None:
@@ -391,12 +347,6 @@ class Repository:
         """Look at projects through another policy from now on."""
         self.policy = policy
         self._forget_views()
-
-    def _forget_names(self) -> None:
-        self._naming.clear()
-        if self._names is not None:
-            self._names.validity.end()
-            self._names = None
 
     def _forget_views(self) -> None:
         self._end_validities()
@@ -431,13 +381,9 @@ class Repository:
         """Stop what runs in the background."""
         self._stop_listening()
         await self.viewing.close()
-        await self._naming.close()
+        await self._names.close()
         for source in self.sources:
             await source.close()
-
-
-def _projects(listings: Mapping[str, Listing]) -> list[Project]:
-    return [listing.project for listing in listings.values() if listing.project is not None]
 
 
 def _removed_files(listings: Mapping[str, Listing]) -> frozenset[str]:
@@ -450,9 +396,3 @@ def _weight(view: View) -> int:
     """Return the estimated memory of a view, in bytes."""
     files = len(view.files) + sum(verdict.state != "hidden" for verdict in view.withheld.values())
     return VIEW_BYTES + FILE_BYTES * files + sum(map(sys.getsizeof, view.project.extra.values()))
-
-
-def worst(outcomes: Sequence[Outcome]) -> Outcome:
-    """Return the outcome of a whole: a hit only when all of its parts were."""
-    order: tuple[Outcome, ...] = ("miss", "joined", "stale", "offline", "hit")
-    return min(outcomes, key=order.index, default="hit")

@@ -5,8 +5,7 @@
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Container, Iterator
-from contextlib import contextmanager
+from collections.abc import Awaitable, Callable, Container
 from typing import TypeVar
 
 import msgspec
@@ -16,15 +15,15 @@ from mirror.errors import (
     MirrorError,
     NotFound,
     Offline,
-    StorageFull,
     UnknownProject,
     UpstreamError,
     UpstreamProtocolError,
     UpstreamUnavailable,
 )
-from mirror.index.cache import BoundedCache, LoadingCache, MemoryBudget, SingleFlight
+from mirror.index.cache import BoundedCache, MemoryBudget, SingleFlight
 from mirror.index.freshness import Decision, Freshness, decide, fresh_until, stands_in
 from mirror.index.journal import Journal
+from mirror.index.page_store import PageStore, warn_if_full
 from mirror.index.removals import Removals, with_removed
 from mirror.index.serials import NewerSerials
 from mirror.index.source import Listing, Outdated, SourceOptions, name_of_upstream
@@ -39,8 +38,6 @@ LAG_SECONDS = 30.0
 """Time after which an upstream that serves an older page than it lists is asked again."""
 LISTED_SECONDS = 3600.0
 """Time for which a page is fresh that upstream's own index lists as it is: a change announces itself there."""
-ROW_BYTES = 700
-"""What a row takes in memory, without its body (measured)."""
 NAMES = Page("names")
 
 
@@ -88,14 +85,11 @@ class UpstreamPages:
         self._name = name_of_upstream(upstream)
         self._format = format
         self._upstream = upstream
-        self._catalog = catalog
         self._journal = journal
         self._removals = removals
         self._options = options
         self._clock = options.clock
-        self._rows: LoadingCache[Page, PageRow] = LoadingCache(memory, lambda row: ROW_BYTES)
-        self._unstored: BoundedCache[Page, tuple[PageRow, UpstreamResponse]] = BoundedCache(memory)
-        """Newer than what is stored: the disk was full."""
+        self._store = PageStore(self._name, catalog, memory)
         self._lagging: BoundedCache[Page, tuple[str, float]] = BoundedCache(memory)
         """Pages that upstream serves older than its own index lists them: the listed revision, and when we asked."""
         self._asking: SingleFlight[Page, PageState] = SingleFlight()
@@ -144,7 +138,7 @@ class UpstreamPages:
 
     async def get(self, page: Page, freshness: Freshness) -> PageState:
         """Return the state of a page, after asking upstream where that is due. Raises Unavailable, UpstreamError."""
-        row = await self._row(page)
+        row = await self._store.row(page)
         if self._options.offline:
             if row is None or not row.stamp.found:
                 raise Offline(f"{page.name or 'The list of names'} is not held here, and this mirror is offline.")
@@ -155,13 +149,13 @@ class UpstreamPages:
             return PageState(row, "stale")
         if row and freshness is Freshness.USUAL and page.kind == "project" and self._serials.exceeds(page.name, row):
             freshness = Freshness.NOW
-        stamp = row.stamp if row else None
-        decision = decide(stamp, now, self._options.ages, listed=listed, freshness=freshness)
-        if row and decision is Decision.SERVE:
-            return PageState(row)
-        if row and decision is Decision.SERVE_AND_REFRESH:
-            self._asking.start(page, lambda: self._refresh(page, row))
-            return PageState(row, "stale")
+        if row:
+            decision = decide(row.stamp, now, self._options.ages, listed=listed, freshness=freshness)
+            if decision is Decision.SERVE:
+                return PageState(row)
+            if decision is Decision.SERVE_AND_REFRESH:
+                self._asking.start(page, lambda: self._refresh(page, row))
+                return PageState(row, "stale")
         state = await self._ask_or_stand_in(page, row, now)
         if listed is not None and state.outcome != "stale" and state.row.stamp.revision != listed:
             self._lagging.put(page, (listed, now))
@@ -182,7 +176,7 @@ class UpstreamPages:
         """Return the project on a stored page, with the revision of that page."""
         if state.project is not None:
             return state.row.stamp.revision, state.project
-        stored = await self._stored(page)
+        stored = await self._store.read(page)
         if stored is not None:
             revision, response = stored
             try:
@@ -200,30 +194,28 @@ class UpstreamPages:
         """Return the names on the stored list of them."""
         response = await self.response(NAMES)
         names = await _off_loop(response, lambda: self._format.parse_names(response))
-        row = await self._row(NAMES)
+        row = await self._store.row(NAMES)
         await self._serials.compare(names, row.stamp.checked if row else 0.0)
         return names
 
     async def response(self, page: Page) -> UpstreamResponse:
         """Return the stored response; fetched again when it was lost, as when a damaged catalog was replaced."""
-        stored = await self._stored(page)
+        stored = await self._store.read(page)
         if stored is None:
             await self._fetch_again(page)
-            stored = await self._stored(page)
+            stored = await self._store.read(page)
         if stored is None:
             raise UpstreamUnavailable(f"The page of {page.name or page.kind} cannot be kept; please ask again.", 1)
         return stored[1]
 
     def _last_missing(self, page: Page) -> bool:
         """Return whether upstream's last answer was that there is no such page."""
-        row = self._rows.peek(page)
+        row = self._store.row_in_memory(page)
         return row is not None and not row.stamp.found
 
     def forget(self, project: str) -> None:
         """Read a page's state again, since someone else has changed it; "" is the list of names."""
-        page = Page("project", project) if project else NAMES
-        self._rows.forget(page)
-        self._unstored.forget(page)
+        self._store.forget(Page("project", project) if project else NAMES)
 
     def _may_have_removed(self, project: str) -> bool:
         """Return whether there may be removed files of a project."""
@@ -232,21 +224,9 @@ class UpstreamPages:
     async def close(self) -> None:
         """Stop what runs in the background."""
         await self._asking.close()
-        await self._rows.close()
+        await self._store.close()
 
     # What is known
-
-    async def _row(self, page: Page) -> PageRow | None:
-        if (unstored := self._unstored.value(page)) is not None:
-            return unstored[0]
-        return await self._rows.get(page, lambda: self._catalog.pages.get(self._name, page))
-
-    async def _stored(self, page: Page) -> tuple[str, UpstreamResponse] | None:
-        """Return the newest response that we have, with its revision."""
-        if (unstored := self._unstored.value(page)) is not None:
-            row, response = unstored
-            return row.stamp.revision, response
-        return await self._catalog.pages.read(self._name, page)
 
     def _listed(self, page: Page) -> str | None:
         """Return the revision of a page that upstream's own index lists."""
@@ -261,9 +241,8 @@ class UpstreamPages:
 
     async def _ask_or_stand_in(self, page: Page, row: PageRow | None, now: float) -> PageState:
         """Ask for a page; the stored one stands in where upstream fails or takes too long."""
-        stamp = row.stamp if row else None
-        stand_in = row if stands_in(stamp, now, self._options.ages) else None
-        missing = stamp is not None and not stamp.found
+        stand_in = row if row and stands_in(row.stamp, now, self._options.ages) else None
+        missing = row is not None and not row.stamp.found
         try:
             if self._overdue and (stand_in or missing):
                 raise self._too_slow()
@@ -317,20 +296,15 @@ class UpstreamPages:
             return await self._accept(page, row, response)
         if known is None:
             raise UpstreamUnavailable(f"{self._upstream.name} answered 304 to a request without a condition.")
-        if (unstored := self._unstored.value(page)) is not None:
-            return await self._accept(page, row, unstored[1])  # there may be room by now
-        now = self._clock()
-        with self._room_or(f"that the {page.kind} page {page.name} is unchanged"):
-            await self._catalog.pages.touch(self._name, page, now)
-        stamp = msgspec.structs.replace(known.stamp, checked=now)
-        return self._keep(page, msgspec.structs.replace(known, stamp=stamp))
+        if (unstored := self._store.unstored(page)) is not None:
+            return await self._accept(page, row, unstored)  # there may be room by now
+        return PageState(await self._store.confirm(page, known, self._clock()), "miss")
 
     async def _fetch_again(self, page: Page) -> PageState:
         """Fetch a page whose stored response can no longer be read, without a condition."""
         what = page.name or page.kind
         logger.error("the stored page of %s is lost or damaged; it is fetched again", what)
-        self._rows.forget(page)
-        self._unstored.forget(page)
+        self._store.forget(page)
         if self._options.offline:
             raise Offline(f"The stored page of {what} is lost or damaged, and this mirror is offline.")
         state, _ = await self._asking.run(page, lambda: self._ask(page, None))
@@ -361,14 +335,7 @@ class UpstreamPages:
             last_modified=response.last_modified,
             serial=response.serial,
         )
-        try:
-            serial = await self._catalog.pages.put(self._name, page, response, stamp)
-        except StorageFull as error:
-            logger.warning("the page %s %s stays in memory: %s", page.kind, page.name, error)
-            self._unstored.put(page, (row, response), weight=ROW_BYTES + len(response.body))
-            serial = None
-        else:
-            self._keep(page, row)
+        serial = await self._store.put(page, row, response)
         if changed:
             self._report(page, serial)
         else:
@@ -381,19 +348,11 @@ class UpstreamPages:
         had = row is not None and row.stamp.found
         if page.kind == "project" and had:
             await self._compare(page, row, None, now)
-        serial = None
-        with self._room_or(f"that there is no {page.kind} page {page.name}"):
-            serial = await self._catalog.pages.miss(self._name, page, now)
-        state = self._keep(page, PageRow(stamp=Stamp(now, False)))
+        missing, serial = await self._store.put_missing(page, now)
         if had:
             logger.warning("%s no longer has the page %s %s", self._upstream.name, page.kind, page.name)
             self._report(page, serial)
-        return state
-
-    def _keep(self, page: Page, row: PageRow) -> PageState:
-        self._unstored.forget(page)
-        self._rows.put(page, row)
-        return PageState(row, "miss")
+        return PageState(missing, "miss")
 
     def _report(self, page: Page, serial: int | None) -> None:
         """Let others know that a page has changed, and all pages be looked at again by a new list of names."""
@@ -415,7 +374,7 @@ class UpstreamPages:
         """Record which files of a project upstream no longer lists."""
 
         async def listed_before() -> Project | None:
-            stored = await self._stored(page)
+            stored = await self._store.read(page)
             if stored is None:
                 return None
             try:
@@ -423,17 +382,9 @@ class UpstreamPages:
             except UpstreamProtocolError:
                 return None
 
-        with self._room_or(f"which files of {page.name} are gone"):
+        with warn_if_full(f"which files of {page.name} are gone"):
             known = before is not None and before.stamp.found
             await self._removals.compare(page.name, listed_before if known else None, after, now)
-
-    @contextmanager
-    def _room_or(self, what: str) -> Iterator[None]:
-        """Go on when the disk is full: no client has to notice."""
-        try:
-            yield
-        except StorageFull as error:
-            logger.warning("could not record %s: %s", what, error)
 
     def _with_source(self, project: Project) -> Project:
         """Return the project with this source as the one that lists its files."""

@@ -14,12 +14,31 @@ import msgspec
 from mirror.blobs import BlobStore
 from mirror.blobs.local import off_loop
 from mirror.catalog import Catalog, HeldFile
-from mirror.errors import MirrorError, MissingBlob
+from mirror.errors import MirrorError, MissingBlob, UnknownFile
+from mirror.index.freshness import Freshness
+from mirror.index.repository import Repository
 
 logger = logging.getLogger(__name__)
 
 Mend = Callable[[HeldFile], Awaitable[None]]
 """A function that fetches a file or sidecar again. Raises MirrorError."""
+
+
+async def refetch(repository: Repository, held: HeldFile) -> None:
+    """Fetch a file or sidecar of one of a repository's sources again, and keep it. Raises MirrorError."""
+    view = await repository.project(held.project, Freshness.ANY)
+    file = view.files.get(held.filename)
+    if file is not None and file.source == held.source:
+        opened = await repository.open_file(held.project, file)
+    else:
+        format = repository.format
+        owners = (one for one in view.files.values() if format.has_sidecar(one) and one.source == held.source)
+        owner = next((one for one in owners if format.sidecar_name(one) == held.filename), None)
+        if owner is None:
+            raise UnknownFile(held.project, held.filename)
+        _, opened = await repository.sidecar(held.project, owner.filename)
+    async for _ in opened.body.read():
+        pass
 
 
 class Fault(msgspec.Struct, frozen=True, kw_only=True):

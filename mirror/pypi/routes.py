@@ -27,7 +27,8 @@ from mirror.errors import (
     UpstreamRefused,
 )
 from mirror.index.freshness import Freshness
-from mirror.index.repository import Repository, View, worst
+from mirror.index.merge import worst
+from mirror.index.repository import Repository, View
 from mirror.index.source import Document
 from mirror.model import File, Page, Project
 from mirror.policy import as_of, parse_moment

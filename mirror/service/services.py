@@ -24,6 +24,7 @@ from mirror.index.repository import Repository
 from mirror.index.source import SourceOptions
 from mirror.index.uploads import UploadSource
 from mirror.index.upstream import CachedUpstream
+from mirror.maintenance.verify import refetch
 from mirror.model import Format
 from mirror.policy import Policy
 from mirror.policy.records import Policies
@@ -148,7 +149,7 @@ class Mirror:
         """Fetch a held file or sidecar again, from where it came. Raises MirrorError."""
         for repository in self.repositories.values():
             if held.source in {source.name for source in repository.sources}:
-                await repository.refetch(held.source, held.project, held.filename)
+                await refetch(repository, held)
                 return
         raise NotFound(f"{held.filename} came from {held.source}, which is no longer in the settings.")
 

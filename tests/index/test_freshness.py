@@ -27,10 +27,6 @@ def test_a_missing_page_is_believed_for_a_short_while(age: float, decision: Deci
     assert decide(Stamp(1000, False), 1000 + age, AGES) is decision
 
 
-def test_a_page_never_seen_is_asked_for() -> None:
-    assert decide(None, 0, AGES) is Decision.ASK
-
-
 def test_a_clock_set_back_does_not_make_pages_immortal() -> None:
     assert decide(Stamp(10_000, True), 5_000, AGES) is Decision.ASK
 
@@ -56,7 +52,6 @@ def test_a_stored_page_stands_in_for_a_failing_upstream_within_its_limit() -> No
     assert not stands_in(Stamp(0, True), 1600, AGES)
     assert stands_in(Stamp(0, True), 10**9, Ages())
     assert not stands_in(Stamp(0, False), 1, AGES)
-    assert not stands_in(None, 1, AGES)
 
 
 def test_fresh_until_is_the_first_moment_of_doubt() -> None:

@@ -244,7 +244,7 @@ async def test_a_page_whose_body_is_lost_or_damaged_is_fetched_again(
     for damage in ("DELETE FROM pages", "UPDATE pages SET body = x'00'"):
         caplog.clear()
         source = desk.source()
-        assert await source.pages._row(PAGE) is not None  # it is known, and then it is gone
+        assert await source.pages._store.row(PAGE) is not None  # it is known, and then it is gone
         await desk.catalog.database.write((damage, ()))
         assert await filenames(source) == [SIX.filename]
         assert "is lost or damaged" in caplog.text

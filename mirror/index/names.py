@@ -1,0 +1,70 @@
+"""The names of all projects of one repository, gathered from its sources."""
+
+import asyncio
+import math
+from collections.abc import Callable, Sequence
+
+import msgspec
+
+from mirror.index.cache import SingleFlight, Validity
+from mirror.index.freshness import Freshness
+from mirror.index.merge import merge_names, worst
+from mirror.index.source import NameListing, Source
+from mirror.index.view import RepositoryNames
+from mirror.model import Names, Outcome
+
+
+class NameIndex:
+    """All names of a repository; they are read only where a page of them is rendered."""
+
+    def __init__(self, sources: Sequence[Source], private: tuple[str, ...], clock: Callable[[], float]) -> None:
+        """`private` are patterns of names that are shown only where they are our own."""
+        self._sources = sources
+        self._private = private
+        self._clock = clock
+        self.kept: RepositoryNames | None = None
+        """The names as they were gathered last, until they may have changed."""
+        self.gathering: SingleFlight[Freshness, RepositoryNames] = SingleFlight()
+        """Those who ask the sources now."""
+
+    async def get(self, freshness: Freshness) -> RepositoryNames:
+        """Return the names, after asking the sources where that is due. Raises Unavailable."""
+        kept = self.kept
+        if kept is not None and freshness is not Freshness.NOW and kept.validity.holds(self._clock()):
+            return kept
+        return (await self.gathering.run(freshness, lambda: self._gather(freshness)))[0]
+
+    async def _gather(self, freshness: Freshness) -> RepositoryNames:
+        listings = await asyncio.gather(*(source.names(freshness) for source in self._sources))
+        until = min((listing.until for listing in listings), default=math.inf)
+        names = RepositoryNames(
+            revision="\0".join(listing.revision for listing in listings),
+            until=until,
+            outcome=worst([listing.outcome for listing in listings]),
+            load=lambda: self._load(listings),
+            validity=Validity(until),
+        )
+        if not self.gathering.owns(freshness):
+            names.validity.end()  # they have changed since the sources were asked
+            return names
+        if self.kept is not None:
+            self.kept.validity.end()
+        settled: Outcome = "offline" if names.outcome == "offline" else "hit"
+        self.kept = msgspec.structs.replace(names, outcome=settled)
+        return names
+
+    async def _load(self, listings: Sequence[NameListing]) -> Names:
+        loaded = [await listing.load() for listing in listings]
+        private = [() if source.local else self._private for source in self._sources]
+        return await asyncio.to_thread(merge_names, loaded, private)
+
+    def forget(self) -> None:
+        """Gather the names again, since they may have changed."""
+        self.gathering.clear()
+        if self.kept is not None:
+            self.kept.validity.end()
+            self.kept = None
+
+    async def close(self) -> None:
+        """Stop what is being gathered."""
+        await self.gathering.close()

@@ -1,0 +1,100 @@
+"""The pages of one source as they are stored: raw responses in the catalog, and rows about them in memory.
+
+The surprise: a page that cannot be stored because the disk is full stays in memory, as far as there is room, and counts
+as stored until the process ends. No client has to notice.
+"""
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import msgspec
+
+from mirror.catalog import Catalog, PageRow
+from mirror.errors import StorageFull
+from mirror.index.cache import BoundedCache, LoadingCache, MemoryBudget
+from mirror.model import Page, Stamp, UpstreamResponse
+
+logger = logging.getLogger(__name__)
+
+ROW_BYTES = 700
+"""Bytes that a row takes in memory, without the body of its page (measured)."""
+
+
+class PageStore:
+    """The pages of one source."""
+
+    def __init__(self, source: str, catalog: Catalog, memory: MemoryBudget) -> None:
+        self._source = source
+        self._pages = catalog.pages
+        self._rows: LoadingCache[Page, PageRow] = LoadingCache(memory, lambda row: ROW_BYTES)
+        self._unstored: BoundedCache[Page, tuple[PageRow, UpstreamResponse]] = BoundedCache(memory)
+
+    async def row(self, page: Page) -> PageRow | None:
+        """Return what is known of a page; None when it was never asked for."""
+        if (unstored := self._unstored.value(page)) is not None:
+            return unstored[0]
+        return await self._rows.get(page, lambda: self._pages.get(self._source, page))
+
+    def row_in_memory(self, page: Page) -> PageRow | None:
+        """Return what is known of a page without reading the catalog."""
+        return self._rows.peek(page)
+
+    async def read(self, page: Page) -> tuple[str, UpstreamResponse] | None:
+        """Return the newest response with its revision; None where there is none or it is damaged."""
+        if (unstored := self._unstored.value(page)) is not None:
+            row, response = unstored
+            return row.stamp.revision, response
+        return await self._pages.read(self._source, page)
+
+    def unstored(self, page: Page) -> UpstreamResponse | None:
+        """Return the response of a page that the full disk did not take."""
+        unstored = self._unstored.value(page)
+        return None if unstored is None else unstored[1]
+
+    async def put(self, page: Page, row: PageRow, response: UpstreamResponse) -> int | None:
+        """Store a response, and return the serial of the event; None when it changed nothing or the disk is full."""
+        try:
+            serial = await self._pages.put(self._source, page, response, row.stamp)
+        except StorageFull as error:
+            logger.warning("the page %s %s stays in memory: %s", page.kind, page.name, error)
+            self._unstored.put(page, (row, response), weight=ROW_BYTES + len(response.body))
+            return None
+        self._keep(page, row)
+        return serial
+
+    async def put_missing(self, page: Page, now: float) -> tuple[PageRow, int | None]:
+        """Store that there is no such page, and return the row and the serial of the event, if it changed anything."""
+        serial = None
+        with warn_if_full(f"that there is no {page.kind} page {page.name}"):
+            serial = await self._pages.miss(self._source, page, now)
+        return self._keep(page, PageRow(stamp=Stamp(now, False))), serial
+
+    async def confirm(self, page: Page, row: PageRow, now: float) -> PageRow:
+        """Store that a page is unchanged, and return its row."""
+        with warn_if_full(f"that the {page.kind} page {page.name} is unchanged"):
+            await self._pages.touch(self._source, page, now)
+        return self._keep(page, msgspec.structs.replace(row, stamp=msgspec.structs.replace(row.stamp, checked=now)))
+
+    def forget(self, page: Page) -> None:
+        """Read a page from the catalog again, since someone else has changed it."""
+        self._rows.forget(page)
+        self._unstored.forget(page)
+
+    def _keep(self, page: Page, row: PageRow) -> PageRow:
+        self._unstored.forget(page)
+        self._rows.put(page, row)
+        return row
+
+    async def close(self) -> None:
+        """Stop what is being read."""
+        await self._rows.close()
+
+
+@contextmanager
+def warn_if_full(what: str) -> Iterator[None]:
+    """Go on when the disk is too full to record something."""
+    try:
+        yield
+    except StorageFull as error:
+        logger.warning("could not record %s: %s", what, error)
