@@ -93,6 +93,23 @@ async def test_the_log_only_grows_whatever_upstream_does(simulator: Simulator, t
         assert await grown() == f"tilt -1.0 {md5(b'---' + bytes([10]))}\n"
 
 
+async def test_memory_holds_one_map_for_the_log_its_upstream_and_the_pages_of_that(
+    simulator: Simulator, tmp_path: Path
+) -> None:
+    simulator.push(gem("rack", "3.0"))
+    for _ in range(2):  # once with a new log, once with a stored one
+        async with serve(tmp_path / "data", upstreams(simulator)) as mirror:
+            await log(mirror)
+            (upstream,) = mirror.mirror.upstream_indexes.values()
+            (pages,) = upstream._pages
+            published = mirror.mirror.published_indexes["rubygems"].log
+            assert published
+            assert upstream.map
+            assert pages.listing
+            assert pages.listing.names is upstream.map
+            assert upstream.map._entries["rack"] is published.map._entries["rack"]
+
+
 async def test_what_upstream_appended_before_a_crash_is_published_after_it(
     simulator: Simulator, tmp_path: Path
 ) -> None:

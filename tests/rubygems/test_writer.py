@@ -4,17 +4,19 @@ import asyncio
 import hashlib
 import time
 from collections.abc import AsyncIterator, Sequence
+from contextlib import AsyncExitStack
 from pathlib import Path
 
 import pytest
 
-from mirror.catalog import Catalog
+from mirror.catalog import Catalog, Logs
 from mirror.catalog.sqlite import SQLite
 from mirror.errors import UpstreamUnavailable
+from mirror.rubygems.log import local_entries
 from mirror.rubygems.log.local_entries import LocalEntry
 from mirror.rubygems.log.published_index import PublishedIndex
 from mirror.rubygems.log.versions_map import VersionsMap
-from mirror.rubygems.log.writer import PageChange, Retirement, Update, UpstreamChange
+from mirror.rubygems.log.writer import PageChange, Update, UpstreamChange
 from tests.builders import gem
 from tests.serving import Serving, serving
 from tests.uploading import make_token, push
@@ -157,11 +159,14 @@ async def test_a_retired_writer_writes_what_came_before_and_nothing_after_until_
     assert await index.writer.apply(change("tilt", "2.0")) == f"tilt 2.0 {MD5}\n".encode()
 
 
-async def test_what_is_queued_around_a_retirement_keeps_its_order(mirror: Serving) -> None:
-    index = index_of(mirror)
-    events = [change("rack", "1.0"), Retirement(True), change("tilt", "1.0"), Retirement(False), change("rake", "1.0")]
-    await asyncio.gather(*map(index.writer.post, events))
-    assert [line.split()[0] for line in lines(index)] == [b"rack", b"rake"]
+async def test_a_gem_that_is_pushed_to_a_retired_writer_is_listed_once_it_goes_on(mirror: Serving) -> None:
+    index, key = index_of(mirror), await make_token(mirror)
+    mirror.mirror.publishers["rubygems"].published = do_nothing
+    await push(mirror, key, gem("rack", "1.0").content)
+    await index.retire()
+    assert b"1.0 " in (await mirror.get("info/rack")).body
+    index.resume()
+    assert "rack 1.0 " in (await mirror.get("versions")).text
 
 
 async def test_nothing_is_written_over_a_log_that_cannot_be_read(
@@ -250,12 +255,40 @@ async def test_a_gem_that_cannot_be_stored_does_not_keep_others_off_the_log(tmp_
         assert sorted(line.split()[0] for line in listed) == ["rack", "tilt"]
 
 
-async def test_a_retirement_that_fails_takes_no_change_of_an_upstream_with_it(mirror: Serving) -> None:
+async def test_a_retirement_does_not_fail_with_the_writes_before_it_and_takes_no_change_with_it(
+    mirror: Serving,
+) -> None:
     index, disk, listed = index_of(mirror), Disk(mirror.mirror.catalog), VersionsMap()
     listed.set("tilt", ["1.0"], MD5)
     disk.failing.add(b"rack")
-    events = [change("rack", "1.0"), Retirement(True), UpstreamChange(0, listed, frozenset({"tilt"}))]
-    await asyncio.gather(*map(index.writer.post, events), return_exceptions=True)
+    failing = index.writer.post(change("rack", "1.0"))
+    await index.retire()
+    assert failing.exception()
+    await index.writer.apply(UpstreamChange(0, listed, frozenset({"tilt"})))
+    assert lines(index) == []
     disk.failing.clear()
+    index.resume()
     await index.writer.apply(Update())
     assert lines(index) == [f"tilt 1.0 {MD5}".encode()]
+
+
+async def test_a_disk_that_fails_at_the_start_does_not_end_the_writer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    repository = {"rubygems": {"format": "rubygems", "upstreams": []}}
+    async with serving(tmp_path / "data", repository) as mirror:
+        await index_of(mirror).writer.apply(Update())
+        await mirror.mirror.catalog.logs.append("own rubygems", local_entries._line("rack", LocalEntry(("1.0",), MD5)))
+
+    async def fail(self: Logs, name: str, chunk: bytes) -> None:
+        raise OSError("The disk has failed.")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Logs, "append", fail)
+        stack = AsyncExitStack()
+        mirror = await stack.enter_async_context(serving(tmp_path / "data", repository))
+        await index_of(mirror).writer.opened
+    async with stack:
+        assert lines(index_of(mirror)) == []
+        await index_of(mirror).writer.apply(Update())
+        assert lines(index_of(mirror)) == [f"rack 1.0 {MD5}".encode()]

@@ -15,7 +15,6 @@ import logging
 import math
 import time
 from collections.abc import Callable, Collection, Iterable, Sequence
-from contextlib import suppress
 from functools import partial
 
 import msgspec
@@ -32,7 +31,7 @@ from mirror.rubygems.log.local_entries import LocalEntries, LocalEntry
 from mirror.rubygems.log.policy_review import PolicyReview
 from mirror.rubygems.log.published_log import PublishedLog
 from mirror.rubygems.log.upstream_index import UpstreamIndex
-from mirror.rubygems.log.writer import LogWriter, PageChange, Retirement, Update, UpstreamMaps
+from mirror.rubygems.log.writer import LogWriter, PageChange, Update, UpstreamMaps
 from mirror.rubygems.names import number
 
 logger = logging.getLogger(__name__)
@@ -177,14 +176,12 @@ class PublishedIndex:
 
     async def retire(self) -> None:
         """Append nothing any more, since another mirror goes on with the log; it can still be read."""
-        with suppress(Exception):
-            await asyncio.shield(self.writer.opened)
-        if self.writer.opened.exception() is None:  # else nothing is written anyway
-            await self.writer.apply(Retirement(True))
+        await self.writer.retire()
 
     def resume(self) -> None:
-        """Go on with the log after all."""
-        self.writer.post(Retirement(False))
+        """Go on with the log after all, and with what pages have shown meanwhile."""
+        self.writer.resume()
+        self._local.mark_all_due()
 
     async def close(self) -> None:
         """Stop what runs in the background."""
@@ -290,11 +287,12 @@ class PublishedIndex:
 
     async def _list(self, name: str, entry: LocalEntry | None) -> None:
         """Let the log list a gem as its page shows it; None: as its upstream lists it."""
-        if self.writer.retired or (entry is None and name not in self._local.due):
+        if entry is None and name not in self._local.due:
             return
         if entry is not None:
             self._local.schedule(name, entry.until)
-        await self.writer.apply(PageChange(name, entry))
+        if not self.writer.retired:  # else the page is checked again when it goes on
+            await self.writer.apply(PageChange(name, entry))
 
 
 def entry_of(view: View, body: bytes, listed: LocalEntry | None, now: float) -> LocalEntry:

@@ -106,6 +106,12 @@ class UpstreamIndex:
             # The ETag is not stored: the first request after a restart goes without, and returns one byte.
             self._copy = await asyncio.to_thread(UpstreamCopy.of, stored, None)
 
+    def replace_equal(self, known: VersionsMap, shared: VersionsMap) -> None:
+        """Let an equal map take the place of `known`, unless another one has already."""
+        if self.map is known:
+            self.map = shared
+            self._show_map()
+
     @property
     def url(self) -> URL:
         """The upstream's address."""

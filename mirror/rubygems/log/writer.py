@@ -14,7 +14,7 @@ import asyncio
 import logging
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 from datetime import UTC, datetime
 from functools import partial
 from typing import TypeAlias
@@ -65,13 +65,7 @@ class Update(msgspec.Struct, frozen=True):
     """The log is needed: bring it up to date, and begin it where there is none."""
 
 
-class Retirement(msgspec.Struct, frozen=True):
-    """Another writer goes on with the log, or, for False, has not begun after all."""
-
-    retired: bool
-
-
-LogEvent: TypeAlias = UpstreamChange | PageChange | ReviewEnd | Update | Retirement
+LogEvent: TypeAlias = UpstreamChange | PageChange | ReviewEnd | Update
 
 
 class UpstreamMaps(msgspec.Struct, frozen=True):
@@ -81,6 +75,10 @@ class UpstreamMaps(msgspec.Struct, frozen=True):
     """None for an upstream whose list was never fetched."""
     private: tuple[str, ...] = ()
     """Patterns of names that no upstream is asked about."""
+
+    def replace(self, upstream: int, listed: VersionsMap) -> "UpstreamMaps":
+        """Return the listings with another one of one upstream, given its place."""
+        return UpstreamMaps((*self.maps[:upstream], listed, *self.maps[upstream + 1 :]), self.private)
 
     def usable(self) -> list[VersionsMap] | None:
         """Return the maps from which something follows, in their order; None when nothing does.
@@ -146,6 +144,7 @@ class LogWriter:
         self.changed_at = clock()
         """The time at which the log last grew, for the Last-Modified of what is derived from it."""
         self.retired = False
+        """Whether another writer goes on with the log, so that nothing is appended here."""
         self.loaded: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         """Done once the stored log has been read."""
         self.opened: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -157,6 +156,9 @@ class LogWriter:
         """The gems for which the log may differ from what it should list; None: all of them."""
         self._queue: asyncio.Queue[tuple[LogEvent, asyncio.Future[bytes]]] = asyncio.Queue()
         self._batch: list[tuple[LogEvent, asyncio.Future[bytes]]] = []
+        self._last: asyncio.Future[bytes] | None = None
+        """Of the event that was posted last; the events before it are done no later."""
+        self._writing = asyncio.Lock()
         self._task: asyncio.Task[None] | None = None
         self._closed = False
         self._logs = logs
@@ -181,6 +183,7 @@ class LogWriter:
             done.cancel()
         else:
             self._queue.put_nowait((event, done))
+            self._last = done
         return done
 
     async def apply(self, event: LogEvent) -> bytes:
@@ -203,6 +206,18 @@ class LogWriter:
             future.add_done_callback(_retrieve)
         self._task = asyncio.create_task(self._run())
 
+    async def retire(self) -> None:
+        """Append nothing any more, once what was posted before has been written or has failed."""
+        if self._last is not None:
+            await asyncio.wait({self._last})
+        async with self._writing:
+            self.retired = True
+
+    def resume(self) -> None:
+        """Go on with the log after all."""
+        self.retired = False
+        self.post(Update())
+
     async def close(self) -> None:
         """Stop, and cancel what waits for the log."""
         self._closed = True
@@ -221,7 +236,8 @@ class LogWriter:
     async def _run(self) -> None:
         failure: Exception | None = None
         try:
-            await self._open()
+            async with self._writing:
+                await self._open()
         except Exception as error:
             # Without what is stored, nothing may be written in its place.
             logger.exception("the published index cannot be read; nothing is added to it")
@@ -231,23 +247,22 @@ class LogWriter:
                     future.set_exception(error)
         while True:
             self._batch = [await self._queue.get()]
-            while not self._queue.empty() and not isinstance(self._batch[-1][0], Retirement):
+            while not self._queue.empty():
                 self._batch.append(self._queue.get_nowait())
-            try:
-                if failure is not None:
-                    raise failure
-                tail = await self._apply_all([event for event, _ in self._batch])
-            except Exception as error:
-                self._changed = None  # how much of it was done is not known: the next time, all is compared
-                self._finish(lambda done, error=error: done.set_exception(error))  # type: ignore[misc]
-            else:
-                self._finish(lambda done, tail=tail: done.set_result(tail))  # type: ignore[misc]
-
-    def _finish(self, set_outcome: Callable[[asyncio.Future[bytes]], None]) -> None:
-        batch, self._batch = self._batch, []
-        for _, done in batch:
-            if not done.done():
-                set_outcome(done)
+            tail, problem = b"", failure
+            if problem is None:
+                try:
+                    async with self._writing:
+                        tail = await self._apply_all([event for event, _ in self._batch])
+                except Exception as error:
+                    self._changed = None  # how much of it was done is not known: the next time, all is compared
+                    problem = error
+            for _, done in self._batch:
+                if not done.done() and problem is not None:
+                    done.set_exception(problem)
+                elif not done.done():
+                    done.set_result(tail)
+            self._batch = []
 
     async def _open(self) -> None:
         stored = await self._logs.read(self._log_name)
@@ -263,7 +278,11 @@ class LogWriter:
             self.log = await asyncio.to_thread(self.log.packed)
             self._on_change()
             await self._hold_back_differences(self.log)
-            await self._update()  # a crash may have come between an upstream's change and ours
+            try:
+                await self._update()  # a crash may have come between an upstream's change and ours
+            except Exception:
+                logger.exception("the published index cannot be brought up to date; the next change tries again")
+                self._changed = None
         self.opened.set_result(None)
 
     async def _hold_back_differences(self, log: PublishedLog) -> None:
@@ -274,18 +293,16 @@ class LogWriter:
             self._review.hold_back(names_in(await asyncio.to_thread(diff, log.map, wanted)))
 
     async def _apply_all(self, events: Sequence[LogEvent]) -> bytes:
-        """Apply all events to the log; return the bytes by which it grew. Nothing comes behind a Retirement."""
+        """Apply all events to the log; return the bytes by which it grew."""
         entries: dict[str, LocalEntry | None] = {}
         needed = False
-        retirement: bool | None = None
         for event in events:
             match event:
                 case PageChange(name, entry):
                     if not self.retired:
                         entries[name] = self._if_different(name, entry)
                 case UpstreamChange(upstream, listed, names):
-                    maps = (*self._maps.maps[:upstream], listed, *self._maps.maps[upstream + 1 :])
-                    self._maps = UpstreamMaps(maps, self._maps.private)
+                    self._maps = self._maps.replace(upstream, listed)
                     if self.log is not None:
                         self._review.hold_back(names)
                     self._add_changed(names)
@@ -296,30 +313,18 @@ class LogWriter:
                     needed = True
                 case Update():
                     needed = True
-                case Retirement(retired):
-                    retirement = retired
-        tail = await self._write(entries, needed)
-        if retirement is not None:
-            self.retired = retirement
-            tail += await self._update()
-        return tail
+        if entries:
+            self._add_changed(await self._local.put(entries))
+        return await self._update() if needed or self.log is not None else b""
 
     def _if_different(self, name: str, entry: LocalEntry | None) -> LocalEntry | None:
         """Return the entry of a page, or None where it lists for ever what upstream lists."""
         listed = self._maps.entry(name)
         return None if entry is not None and entry.until == math.inf and entry.lists_same(listed) else entry
 
-    def _add_changed(self, names: set[str] | frozenset[str]) -> None:
+    def _add_changed(self, names: Set[str]) -> None:
         if self._changed is not None:
             self._changed |= names
-
-    async def _write(self, entries: Mapping[str, LocalEntry | None], needed: bool) -> bytes:
-        """Store entries and let the log list them; one that does not exist yet is begun only when it is `needed`."""
-        if entries:
-            self._add_changed(await self._local.put(entries))
-        if self.log is None and not needed:
-            return b""
-        return await self._update()
 
     async def _update(self) -> bytes:
         """Append the differences to the log, persisted before they are seen; return the bytes by which it grew."""
@@ -377,10 +382,8 @@ class LogWriter:
             known = self._maps.maps[at]
             if known is not None:
                 shared = await asyncio.to_thread(known.sharing, listed)
-                maps = (*self._maps.maps[:at], shared, *self._maps.maps[at + 1 :])
-                self._maps = UpstreamMaps(maps, self._maps.private)
-                if one.map is known:
-                    one.map = shared
+                self._maps = self._maps.replace(at, shared)
+                one.replace_equal(known, shared)
 
 
 def _retrieve(future: "asyncio.Future[bytes] | asyncio.Future[None]") -> None:
