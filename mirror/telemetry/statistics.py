@@ -2,6 +2,7 @@
 
 import logging
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
@@ -52,7 +53,7 @@ class Statistics:
         self._catalog = catalog
         self._metrics = metrics
         self._clock = clock
-        self._recorded: dict[str, int] = {}
+        self._recorded: Counter[str] = Counter()
 
     def _counted(self) -> dict[str, int]:
         counted: dict[str, int] = {}
@@ -68,17 +69,16 @@ class Statistics:
             await self._catalog.files.flush_uses()
         except StorageFull as error:
             logger.warning("could not record which files were used: %s", error)
-        counted = self._counted()
-        added = {name: now - self._recorded.get(name, 0) for name, now in counted.items()}
-        added = {name: amount for name, amount in added.items() if amount}
+        counted = Counter(self._counted())
+        added = counted - self._recorded
         if not added:
             return
+        self._recorded = counted  # before it waits: another flush may come meanwhile
         try:
             await self._catalog.counters.add(added, int(self._clock() // HOUR))
         except StorageFull as error:
+            self._recorded = self._recorded - added
             logger.warning("could not record statistics: %s", error)
-            return
-        self._recorded = counted
 
     async def totals(self) -> dict[str, object]:
         """Return requests by outcome, and the bytes that clients got in all and without an upstream."""

@@ -1,5 +1,6 @@
 """Requests by the hour: totals that outlive a restart, in spans of any length."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -8,6 +9,7 @@ import pytest
 from mirror.catalog import Catalog
 from mirror.catalog.coordination import KEPT_HOURS
 from mirror.catalog.sqlite import SQLite
+from mirror.errors import StorageFull
 from mirror.model import Event
 from mirror.telemetry.metrics import Metrics
 from mirror.telemetry.statistics import HOUR, Statistics
@@ -44,6 +46,30 @@ async def test_requests_are_counted_in_the_hour_in_which_they_were_written_down(
     assert hours[-1].start == NOON - 600 + HOUR
     (day,) = await statistics.history(1, 24)
     assert (day.requests, day.hits, day.saved, day.fetched, day.start) == (5, 4, 3500, 1000, NOON - 600 - 12 * HOUR)
+
+
+async def test_requests_are_counted_once_when_two_ask_for_the_totals_at_the_same_time(catalog: Catalog) -> None:
+    metrics = Metrics()
+    statistics = Statistics(catalog, metrics, clock=lambda: NOON)
+    for _ in range(3):
+        metrics.count_response("pypi", "file", "hit", 200, 1000, 0.1)
+    await asyncio.gather(statistics.totals(), statistics.totals(), statistics.history(1, 1))
+    assert (await catalog.counters.all())["requests.hit"] == 3
+
+
+async def test_requests_that_found_no_room_are_counted_later(catalog: Catalog, monkeypatch: pytest.MonkeyPatch) -> None:
+    metrics = Metrics()
+    statistics = Statistics(catalog, metrics, clock=lambda: NOON)
+
+    async def full(*_: object) -> None:
+        raise StorageFull("The disk is full.")
+
+    metrics.count_response("pypi", "file", "hit", 200, 1000, 0.1)
+    with monkeypatch.context() as patch:
+        patch.setattr(catalog.counters, "add", full)
+        await statistics.flush()
+    await statistics.flush()
+    assert (await catalog.counters.all())["requests.hit"] == 1
 
 
 async def test_the_course_outlives_a_restart_and_old_hours_are_forgotten(catalog: Catalog) -> None:
