@@ -14,6 +14,7 @@ import stat
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
+from typing import cast
 
 from mirror.config import Address
 from mirror.errors import ConfigError
@@ -89,6 +90,17 @@ def _server_context() -> ssl.SSLContext:
     return context
 
 
+class NewConnection(asyncio.Protocol):
+    """A connection until its TLS handshake is over, which may be long after it was accepted: after a reload, say."""
+
+    def __init__(self, connected: Callable[[asyncio.Transport], None]) -> None:
+        """`connected` is called when it is ready, to give it another protocol or to close it."""
+        self._connected = connected
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._connected(cast(asyncio.Transport, transport))
+
+
 class Listener:
     """One listening socket, and the server on it."""
 
@@ -150,6 +162,7 @@ class Listeners:
     def __init__(self, connect: Connect, passed: Iterable[socket.socket] = ()) -> None:
         """`passed` are from systemd: with any of them, the addresses of the settings are ignored."""
         self._connect = connect
+        self._closed = False
         self._passed = [Listener(sock, None) for sock in passed]
         self._own: dict[Address, Listener] = {}
         self.secure = False
@@ -190,12 +203,22 @@ class Listeners:
         gone = [listener for listener in self._own.values() if listener not in bound.values()]
         self._own, self.secure = bound, tls is not None
         for listener in self._all():
-            await listener.serve(self._connect, tls.context if tls else None)
+            await listener.serve(lambda: NewConnection(self._connected), tls.context if tls else None)
         for listener in gone:
             listener.close()
 
+    def _connected(self, transport: asyncio.Transport) -> None:
+        """Let the server of this moment have a connection."""
+        if self._closed:
+            transport.abort()
+            return
+        protocol = self._connect()
+        transport.set_protocol(protocol)
+        protocol.connection_made(transport)
+
     def close(self) -> None:
         """Accept no further connections. Those that wait in a socket from systemd are left to the next process."""
+        self._closed = True
         for listener in self._all():
             listener.close()
 

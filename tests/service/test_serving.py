@@ -16,6 +16,7 @@ from pathlib import Path
 import aiohttp
 import pytest
 import trustme
+from yarl import URL
 
 from mirror.config import Settings
 from mirror.errors import ConfigError, StorageFull, UpstreamProtocolError
@@ -452,6 +453,31 @@ async def test_https_serves_pages_files_and_a_certificate_that_is_replaced_while
         assert await get(plain) == 200
         await service.reload(settings_of(tmp_path, simulator, tls=tls))
         assert await fetch(after, "health") == b"ok\n"
+    finally:
+        await service.stop()
+
+
+async def test_a_client_whose_handshake_ends_after_a_reload_is_answered_by_the_new_mirror(
+    tmp_path: Path, simulator: Simulator
+) -> None:
+    authority = trustme.CA()
+    certify(authority, tmp_path)
+    tls = {"certificate": str(tmp_path / "cert.pem"), "key": str(tmp_path / "key.pem")}
+    service = Service(settings_of(tmp_path, simulator, tls=tls))
+    await service.start()
+    try:
+        address = URL(service.urls[0])
+        context = ssl.create_default_context()
+        authority.configure_trust(context)
+        reader, writer = await asyncio.open_connection(address.host, address.port)
+        await asyncio.sleep(0.1)  # until it is accepted
+        await service.reload(settings_of(tmp_path, simulator, tls=tls, offline=True))
+        await asyncio.wait(service._retiring, timeout=WAIT)
+        await writer.start_tls(context, server_hostname="127.0.0.1")
+        writer.write(b"GET /-/status HTTP/1.1\r\nHost: mirror.example\r\nConnection: close\r\n\r\n")
+        async with asyncio.timeout(WAIT):
+            assert b'"offline":true' in await reader.read()
+        writer.close()
     finally:
         await service.stop()
 
