@@ -13,6 +13,7 @@ import socket
 import time
 from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack
+from functools import partial
 
 from mirror import __version__
 from mirror.config import LimitsSettings, Settings, TLSSettings
@@ -55,7 +56,7 @@ class Service:
         self.connections = Connections(self._limits(settings.limits))
         self._listeners = Listeners(lambda: self.generation.connect(), passed)
         self._tls: TLS | None = None
-        self._retiring: set[asyncio.Task[None]] = set()
+        self._retiring: dict[Generation, asyncio.Task[None]] = {}
         self._open = AsyncExitStack()
         """What is open, to be closed in reverse."""
         self._politely = True
@@ -104,7 +105,7 @@ class Service:
         self.activity = Activity(self.store)
         opened.push_async_callback(self.activity.statistics.flush)
         self.generation = Generation(settings, self.store, self.activity, self.connections)
-        opened.push_async_callback(self._close_generations)
+        opened.push_async_callback(lambda: self.generation.close())
         await self.generation.open()
         bound = self._listeners.bind(settings.listen, settings.socket_mode)
         try:
@@ -129,17 +130,14 @@ class Service:
         await self._open.aclose()
 
     async def _finish(self) -> None:
-        await self.generation.jobs.stop()
-        await self.generation.finish(self._politely)
+        retiring = dict(self._retiring)
+        for task in retiring.values():
+            task.cancel()
+        await asyncio.gather(self.generation.jobs.stop(), *retiring.values(), return_exceptions=True)
+        await asyncio.gather(self.generation.finish(self._politely), *(one.finish(politely=False) for one in retiring))
         await self.activity.transfers.close(self._settings.limits.shutdown_grace)
-
-    async def _close_generations(self) -> None:
-        if self._retiring:
-            _, late = await asyncio.wait(self._retiring, timeout=self._settings.limits.shutdown_grace)
-            for one in late:
-                one.cancel()
-            await asyncio.gather(*late, return_exceptions=True)
-        await self.generation.close()
+        for one in retiring:
+            await one.close()
 
     # Reload
 
@@ -168,14 +166,13 @@ class Service:
         self.connections.limits = self._limits(settings.limits)
         await self._listeners.use(bound, tls)
         publish_urls(self._lock, self.urls)
-        task = asyncio.create_task(old.retire())
-        self._retiring.add(task)
-        task.add_done_callback(self._retired)
+        self._retiring[old] = asyncio.create_task(old.retire())
+        self._retiring[old].add_done_callback(partial(self._retired, old))
         await old.jobs.stop()
         new.start_jobs(self.urls)
 
-    def _retired(self, task: asyncio.Task[None]) -> None:
-        self._retiring.discard(task)
+    def _retired(self, old: Generation, task: asyncio.Task[None]) -> None:
+        del self._retiring[old]
         if not task.cancelled() and (error := task.exception()):
             logger.error("what served before the reload failed while it ended: %s", error, exc_info=error)
 

@@ -10,6 +10,7 @@ import socket
 import ssl
 import stat
 import sys
+import threading
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -361,6 +362,24 @@ async def test_what_has_begun_before_a_reload_ends_after_it(
     assert simulator.count("GET", f"*/{large.filename}") == 1
 
 
+async def test_stopping_closes_the_mirror_before_a_reload_too(tmp_path: Path, simulator: Simulator) -> None:
+    large = wheel("large", "1.0", size=30_000_000)
+    simulator.pypi.publish(large)
+    settings = settings_of(tmp_path, simulator, log={"access": True}, limits={"shutdown_grace": 0.5})
+    service = Service(settings)
+    await service.start()
+    address = URL(service.urls[0])
+    _, writer = await asyncio.open_connection(address.host, address.port, limit=1024)  # it takes a few bytes, no more
+    writer.write(f"GET /packages/large/{large.filename} HTTP/1.1\r\nHost: mirror.example\r\n\r\n".encode())
+    async with asyncio.timeout(WAIT):
+        while not service.mirror.transfers.active():
+            await asyncio.sleep(0.01)
+        await service.reload(settings)
+        await service.stop()
+    writer.close()
+    assert [thread for thread in threading.enumerate() if thread.name == "access-log"] == []
+
+
 async def test_counters_go_on_over_a_reload(service: Service, tmp_path: Path, simulator: Simulator) -> None:
     for _ in range(3):
         await get(service.urls[0], "simple/none/")
@@ -472,7 +491,7 @@ async def test_a_client_whose_handshake_ends_after_a_reload_is_answered_by_the_n
         reader, writer = await asyncio.open_connection(address.host, address.port)
         await asyncio.sleep(0.1)  # until it is accepted
         await service.reload(settings_of(tmp_path, simulator, tls=tls, offline=True))
-        await asyncio.wait(service._retiring, timeout=WAIT)
+        await asyncio.wait(service._retiring.values(), timeout=WAIT)
         await writer.start_tls(context, server_hostname="127.0.0.1")
         writer.write(b"GET /-/status HTTP/1.1\r\nHost: mirror.example\r\nConnection: close\r\n\r\n")
         async with asyncio.timeout(WAIT):
@@ -490,7 +509,7 @@ async def test_many_reloads_leave_nothing_behind(service: Service, tmp_path: Pat
 
     async def settled() -> None:
         if service._retiring:
-            _, late = await asyncio.wait(service._retiring, timeout=WAIT)
+            _, late = await asyncio.wait(service._retiring.values(), timeout=WAIT)
             assert not late
 
     await service.reload(settings_of(tmp_path, simulator))
