@@ -369,11 +369,10 @@ async def test_stopping_closes_the_mirror_before_a_reload_too(tmp_path: Path, si
     service = Service(settings)
     await service.start()
     address = URL(service.urls[0])
-    _, writer = await asyncio.open_connection(address.host, address.port, limit=1024)  # it takes a few bytes, no more
+    reader, writer = await asyncio.open_connection(address.host, address.port, limit=1024)  # it takes little more
     writer.write(f"GET /packages/large/{large.filename} HTTP/1.1\r\nHost: mirror.example\r\n\r\n".encode())
     async with asyncio.timeout(WAIT):
-        while not service.mirror.transfers.active():
-            await asyncio.sleep(0.01)
+        assert (await reader.readline()).startswith(b"HTTP/1.1 200 ")
         await service.reload(settings)
         await service.stop()
     writer.close()
