@@ -120,12 +120,14 @@ class Pages:
         )  # fmt: skip
         return rows[1][0][0] if rows[1] else None
 
-    async def touch(self, source: str, page: Page, checked: float) -> None:
-        """Record that upstream has confirmed the page."""
-        await self._database.write(
-            ("UPDATE pages SET checked = $4 WHERE source = $1 AND kind = $2 AND name = $3",
-             (source, page.kind, page.name, checked)),
+    async def touch(self, source: str, page: Page, stamp: Stamp) -> bool:
+        """Record that upstream has confirmed the page; return False where another revision of it is stored."""
+        (confirmed,) = await self._database.write(
+            ("UPDATE pages SET checked = $4 WHERE source = $1 AND kind = $2 AND name = $3"
+             " AND found = 1 AND revision = $5 RETURNING 1",
+             (source, page.kind, page.name, stamp.checked, stamp.revision)),
         )  # fmt: skip
+        return bool(confirmed)
 
     async def miss(self, source: str, page: Page, checked: float) -> int | None:
         """Record that upstream has no such page; return the serial of the event when there had been one."""

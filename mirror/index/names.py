@@ -9,9 +9,9 @@ import msgspec
 from mirror.index.cache import SingleFlight, Validity
 from mirror.index.freshness import Freshness
 from mirror.index.merge import merge_names, worst
-from mirror.index.source import NameListing, Source
+from mirror.index.source import LoadedNames, NameListing, Source, join_revisions
 from mirror.index.view import RepositoryNames
-from mirror.model import Names, Outcome
+from mirror.model import Outcome
 
 
 class NameIndex:
@@ -38,7 +38,7 @@ class NameIndex:
         listings = await asyncio.gather(*(source.names(freshness) for source in self._sources))
         until = min((listing.until for listing in listings), default=math.inf)
         names = RepositoryNames(
-            revision="\0".join(listing.revision for listing in listings),
+            revision=join_revisions(listings),
             until=until,
             outcome=worst([listing.outcome for listing in listings]),
             load=lambda: self._load(listings),
@@ -53,10 +53,11 @@ class NameIndex:
         self.kept = msgspec.structs.replace(names, outcome=settled)
         return names
 
-    async def _load(self, listings: Sequence[NameListing]) -> Names:
+    async def _load(self, listings: Sequence[NameListing]) -> LoadedNames:
         loaded = [await listing.load() for listing in listings]
         private = [() if source.local else self._private for source in self._sources]
-        return await asyncio.to_thread(merge_names, loaded, private)
+        merged = await asyncio.to_thread(merge_names, [names for _, names in loaded], private)
+        return LoadedNames(join_revisions(loaded), merged)
 
     def forget(self) -> None:
         """Gather the names again, since they may have changed."""

@@ -70,11 +70,18 @@ class PageStore:
             serial = await self._pages.miss(self._source, page, now)
         return self._keep(page, PageRow(stamp=Stamp(now, False))), serial
 
-    async def confirm(self, page: Page, row: PageRow, now: float) -> PageRow:
-        """Store that a page is unchanged, and return its row."""
+    async def confirm(self, page: Page, row: PageRow, now: float) -> PageRow | None:
+        """Store that a page is unchanged, and return its row; that of another process which has replaced the page."""
+        stamp = msgspec.structs.replace(row.stamp, checked=now)
         with warn_if_full(f"that the {page.kind} page {page.name} is unchanged"):
-            await self._pages.touch(self._source, page, now)
-        return self._keep(page, msgspec.structs.replace(row, stamp=msgspec.structs.replace(row.stamp, checked=now)))
+            if not await self._pages.touch(self._source, page, stamp):
+                self._rows.forget(page)
+                return await self.row(page)
+        return self._keep(page, msgspec.structs.replace(row, stamp=stamp))
+
+    async def projects(self) -> list[str]:
+        """Return the names of the projects whose pages are stored, sorted."""
+        return await self._pages.known(self._source, "project")
 
     def forget(self, page: Page) -> None:
         """Read a page from the catalog again, since someone else has changed it."""

@@ -1,8 +1,8 @@
 """What a source of projects is, and what it returns."""
 
 import time
-from collections.abc import Awaitable, Callable, Collection, Container
-from typing import Protocol
+from collections.abc import Awaitable, Callable, Collection, Container, Iterable
+from typing import NamedTuple, Protocol
 
 import msgspec
 from yarl import URL
@@ -28,6 +28,13 @@ class Listing(msgspec.Struct, frozen=True, kw_only=True):
     """The source has no such project any more: all of its files are removed ones."""
 
 
+class LoadedNames(NamedTuple):
+    """The names of a source or repository; they may be newer than the listing of which they were asked."""
+
+    revision: str
+    names: Names
+
+
 class NameListing(msgspec.Struct, frozen=True, kw_only=True):
     """The names that a source or repository has at a moment; they are parsed only when they are needed."""
 
@@ -36,7 +43,7 @@ class NameListing(msgspec.Struct, frozen=True, kw_only=True):
     until: float
     """The source need not be asked again before this moment, in seconds since the epoch."""
     outcome: Outcome
-    load: Callable[[], Awaitable[Names]]
+    load: Callable[[], Awaitable[LoadedNames]]
     """Returns the names. Raises Unavailable, UpstreamError."""
 
 
@@ -47,13 +54,20 @@ class OpenFile(msgspec.Struct, frozen=True):
     outcome: Outcome
 
 
+class DocumentBody(NamedTuple):
+    """The content of a document; it may be newer than the document of which it was asked."""
+
+    revision: str
+    content: bytes
+
+
 class Document(msgspec.Struct, frozen=True, kw_only=True):
     """A page of the format's own as its source has it; the content is read only when it is needed."""
 
     revision: str
     """Equal revisions, equal contents."""
     outcome: Outcome
-    read: Callable[[], Awaitable[bytes]]
+    read: Callable[[], Awaitable[DocumentBody]]
     """Returns the content. Raises Unavailable, UpstreamError."""
 
 
@@ -108,6 +122,11 @@ class Source(Protocol):
 
     async def close(self) -> None:
         """Stop what runs in the background."""
+
+
+def join_revisions(parts: Iterable[NameListing | LoadedNames]) -> str:
+    """Return the revision of what is made of the names of several sources."""
+    return "\0".join(part.revision for part in parts)
 
 
 def name_of_upstream(upstream: Upstream) -> str:

@@ -15,7 +15,7 @@ from mirror.catalog import Catalog, UploadRow
 from mirror.errors import MissingBlob, Unavailable, UnknownFile, UnknownProject
 from mirror.index.cache import SingleFlight
 from mirror.index.freshness import Freshness
-from mirror.index.source import Document, Listing, NameListing, OpenFile, Outdated
+from mirror.index.source import Document, DocumentBody, Listing, LoadedNames, NameListing, OpenFile, Outdated
 from mirror.model import File, Names, Page, Project
 
 
@@ -42,11 +42,14 @@ class UploadSource:
     async def names(self, freshness: Freshness = Freshness.USUAL) -> NameListing:
         changed = await self._projects()
         newest = max(map(_serial, changed.values()), default=None)
+        revision = f"{newest} {len(changed)}"
 
-        async def load() -> Names:
-            return Names(serials={name: _serial(at) for name, at in changed.items()}, serial=newest)
+        async def load() -> LoadedNames:
+            return LoadedNames(
+                revision, Names(serials={name: _serial(at) for name, at in changed.items()}, serial=newest)
+            )
 
-        return NameListing(revision=f"{newest} {len(changed)}", until=math.inf, outcome="hit", load=load)
+        return NameListing(revision=revision, until=math.inf, outcome="hit", load=load)
 
     async def project(self, name: str, freshness: Freshness = Freshness.USUAL, known: str = "") -> Listing:
         changed = (await self._projects()).get(name)
@@ -104,13 +107,15 @@ class UploadSource:
         if page.kind == "provenance" and not row.upload.attestations:
             return None
 
-        async def read() -> bytes:
-            if page.kind == "provenance":
-                return row.upload.attestations.encode()
-            sidecar = await self._blobs.open(row.sidecar)
-            return b"".join([chunk async for chunk in sidecar.read()])
+        revision = f"{row.upload.changed}"
 
-        return Document(revision=f"{row.upload.changed}", outcome="hit", read=read)
+        async def read() -> DocumentBody:
+            if page.kind == "provenance":
+                return DocumentBody(revision, row.upload.attestations.encode())
+            sidecar = await self._blobs.open(row.sidecar)
+            return DocumentBody(revision, b"".join([chunk async for chunk in sidecar.read()]))
+
+        return Document(revision=revision, outcome="hit", read=read)
 
     async def close(self) -> None:
         await self._reading.close()

@@ -2,19 +2,13 @@
 
 from functools import partial
 
-from mirror.blobs import BlobStore
-from mirror.catalog import Catalog
 from mirror.errors import Offline, UpstreamUnavailable
-from mirror.index.cache import MemoryBudget
 from mirror.index.freshness import Freshness, fresh_until
 from mirror.index.journal import Journal
-from mirror.index.removals import Removals
-from mirror.index.source import Document, NameListing, Outdated, SourceOptions, name_of_upstream
+from mirror.index.source import Document, DocumentBody, LoadedNames, NameListing, Outdated, SourceOptions
 from mirror.index.upstream_files import UpstreamFiles
 from mirror.index.upstream_pages import NAMES, UpstreamPages
-from mirror.model import Format, Names, Outcome, Page
-from mirror.transfer import Transfers
-from mirror.upstream import Upstream
+from mirror.model import Names, Outcome, Page
 
 
 class CachedUpstream:
@@ -23,31 +17,18 @@ class CachedUpstream:
     local = False
     projects = None
 
-    def __init__(
-        self,
-        format: Format,
-        upstream: Upstream,
-        catalog: Catalog,
-        blobs: BlobStore,
-        transfers: Transfers,
-        journal: Journal,
-        memory: MemoryBudget,
-        options: SourceOptions,
-    ) -> None:
-        self.name = name_of_upstream(upstream)
-        self.upstream = upstream
-        self._catalog = catalog
-        self._journal = journal
-        self._options = options
-        self._clock = options.clock
-        self._removals = Removals(self.name, catalog, journal, memory)
-        self.pages = UpstreamPages(format, upstream, catalog, journal, self._removals, memory, options)
+    def __init__(self, pages: UpstreamPages, files: UpstreamFiles, journal: Journal, options: SourceOptions) -> None:
+        self.name = pages.name
+        self.upstream = pages.upstream
+        self.pages = pages
         """Its pages; an index of upstream's own sets their `listing`."""
         self.pages.writer = self
-        self._files = UpstreamFiles(format, upstream, catalog, blobs, transfers, journal, memory, options)
-        self.project = self.pages.project
-        self.open = self._files.open
-        self.sidecar = self._files.sidecar
+        self._files = files
+        self._journal = journal
+        self._options = options
+        self.project = pages.project
+        self.open = files.open
+        self.sidecar = files.sidecar
 
     @property
     def outdated(self) -> Outdated:
@@ -63,9 +44,9 @@ class CachedUpstream:
         except (Offline, UpstreamUnavailable):
             # Never fetched, and not to be had now: what we hold is what can be installed from here.
             outcome: Outcome = "offline" if self._options.offline else "stale"
-            revision = f"held at {self._journal.serial}"
+            until = self._options.clock() + 10
             return NameListing(
-                revision=revision, until=self._clock() + 10, outcome=outcome, load=self._names_of_stored_pages
+                revision=self._held_revision(), until=until, outcome=outcome, load=self._names_of_stored_pages
             )
         stamp = state.row.stamp
         if not stamp.found:
@@ -74,8 +55,12 @@ class CachedUpstream:
         until = self.pages.until(NAMES, state)
         return NameListing(revision=stamp.revision, until=until, outcome=state.outcome, load=self.pages.names)
 
-    async def _names_of_stored_pages(self) -> Names:
-        return Names(serials=dict.fromkeys(await self._catalog.pages.known(self.name, "project")))
+    def _held_revision(self) -> str:
+        return f"held at {self._journal.serial}"
+
+    async def _names_of_stored_pages(self) -> LoadedNames:
+        revision = self._held_revision()
+        return LoadedNames(revision, Names(serials=dict.fromkeys(await self.pages.store.projects())))
 
     async def document(self, page: Page, freshness: Freshness = Freshness.USUAL) -> Document | None:
         state = await self.pages.get(page, freshness)
@@ -85,18 +70,18 @@ class CachedUpstream:
             revision=state.row.stamp.revision, outcome=state.outcome, read=partial(self._document_body, page)
         )
 
-    async def _document_body(self, page: Page) -> bytes:
-        return (await self.pages.response(page)).body
+    async def _document_body(self, page: Page) -> DocumentBody:
+        revision, response = await self.pages.response(page)
+        return DocumentBody(revision, response.body)
 
     def forget(self, project: str) -> None:
         self.pages.forget(project)
-        self._removals.forget(project)
+        self._files.forget(project)
 
     async def close(self) -> None:
         await self.pages.close()
-        await self._removals.close()
         await self._files.close()
 
 
-async def _no_names() -> Names:
-    return Names()
+async def _no_names() -> LoadedNames:
+    return LoadedNames("", Names())

@@ -15,7 +15,7 @@ from mirror.errors import (
     UpstreamProtocolError,
     UpstreamUnavailable,
 )
-from mirror.index.cache import BoundedCache, MemoryBudget, SingleFlight
+from mirror.index.cache import LoadingCache, MemoryBudget, SingleFlight
 from mirror.index.journal import Journal
 from mirror.index.source import OpenFile, SourceOptions, name_of_upstream
 from mirror.model import Body, File, Format
@@ -51,7 +51,8 @@ class UpstreamFiles:
         self._journal = journal
         self._offline = options.offline
         self._clock = options.clock
-        self._held: BoundedCache[tuple[str, str], HeldFile] = BoundedCache(memory)
+        self._held: LoadingCache[str, dict[str, HeldFile]] = LoadingCache(memory, lambda held: HELD_BYTES * len(held))
+        """What is held of a project, by file name."""
         self._opening: SingleFlight[tuple[str, str, str | None], OpenFile] = SingleFlight()
         self._making: SingleFlight[tuple[str, str], OpenFile] = SingleFlight()
 
@@ -91,20 +92,27 @@ class UpstreamFiles:
     async def _held_body(self, project: str, filename: str, digest: str | None) -> Body | None:
         """Return the held bytes under a name, found by digest; None when there are none (any more)."""
         if digest is None:
-            held = self._held.value((project, filename)) or await self._catalog.files.get(self._name, project, filename)
+            held = await self._held_row(project, filename)
             if held is None:
                 return None
-            self._held.put((project, filename), held, HELD_BYTES)
             digest = held.digest
         body = await self._blobs.find(digest)
         if body is None:
-            self._held.forget((project, filename))
+            self._held.forget(project)
             row = await self._catalog.files.get(self._name, project, filename)
             if row is not None and row.digest == digest:  # else it is held with other bytes
                 logger.error("the blob of %s has vanished from the store; it is fetched again", filename)
                 with suppress(StorageFull):  # then it stays known as one that has vanished
                     await self._catalog.files.forget(self._name, project, filename)
         return body
+
+    async def _held_row(self, project: str, filename: str) -> HeldFile | None:
+        async def read() -> dict[str, HeldFile]:
+            return {held.filename: held for held in await self._catalog.files.of_project(self._name, project)}
+
+        known = await self._held.get(project, read) or {}
+        # What is not known may be there all the same: a sync records many files without reporting each.
+        return known.get(filename) or await self._catalog.files.get(self._name, project, filename)
 
     async def _record(self, project: str, filename: str, blob: StoredBlob, kind: str = "file") -> None:
         held = HeldFile(
@@ -120,7 +128,10 @@ class UpstreamFiles:
         except StorageFull as error:
             logger.warning("%s is kept, but not entered in the catalog: %s", filename, error)
             return
-        self._held.put((project, filename), held, HELD_BYTES)
+        if (known := self._held.peek(project)) is not None:
+            self._held.put(project, known | {filename: held})
+        else:
+            self._held.forget(project)  # it may be being read
         self._journal.own_serials.append(serial)
         self._journal.news.set()
 
@@ -186,7 +197,12 @@ class UpstreamFiles:
                 logger.info("%s: %s; it is fetched whole", file.filename, error)
         return (await self.open(project, file)).body
 
+    def forget(self, project: str) -> None:
+        """Read again what is held of a project, since someone else has changed it."""
+        self._held.forget(project)
+
     async def close(self) -> None:
         """Stop what runs in the background."""
+        await self._held.close()
         await self._opening.close()
         await self._making.close()

@@ -26,7 +26,7 @@ from mirror.index.journal import Journal
 from mirror.index.page_store import PageStore, warn_if_full
 from mirror.index.removals import Removals, with_removed
 from mirror.index.serials import NewerSerials
-from mirror.index.source import Listing, Outdated, SourceOptions, name_of_upstream
+from mirror.index.source import Listing, LoadedNames, Outdated, SourceOptions, name_of_upstream
 from mirror.model import File, Format, Names, Outcome, Page, Project, Stamp, UpstreamResponse
 from mirror.upstream import Upstream
 
@@ -73,7 +73,6 @@ class UpstreamPages:
         upstream: Upstream,
         catalog: Catalog,
         journal: Journal,
-        removals: Removals,
         memory: MemoryBudget,
         options: SourceOptions,
     ) -> None:
@@ -82,20 +81,20 @@ class UpstreamPages:
         self.outdated: Outdated = lambda projects: None
         self.writer: object = self
         """Who changes these pages, for the journal."""
-        self._name = name_of_upstream(upstream)
+        self.name = name_of_upstream(upstream)
+        self.upstream = upstream
         self._format = format
-        self._upstream = upstream
         self._journal = journal
-        self._removals = removals
         self._options = options
         self._clock = options.clock
-        self._store = PageStore(self._name, catalog, memory)
+        self.store = PageStore(self.name, catalog, memory)
+        self._removals = Removals(self.name, catalog, journal, memory)
         self._lagging: BoundedCache[Page, tuple[str, float]] = BoundedCache(memory)
         """Pages that upstream serves older than its own index lists them: the listed revision, and when we asked."""
         self._asking: SingleFlight[Page, PageState] = SingleFlight()
         self._overdue: set[Page] = set()
         """Pages that upstream has been asked for longer than a client with a stored one is kept waiting."""
-        self._serials = NewerSerials(self._name, catalog)
+        self._serials = NewerSerials(self.name, catalog)
 
     async def project(self, name: str, freshness: Freshness = Freshness.USUAL, known: str = "") -> Listing:
         """Return what upstream lists of a project; see `Source.project`."""
@@ -138,7 +137,7 @@ class UpstreamPages:
 
     async def get(self, page: Page, freshness: Freshness) -> PageState:
         """Return the state of a page, after asking upstream where that is due. Raises Unavailable, UpstreamError."""
-        row = await self._store.row(page)
+        row = await self.store.row(page)
         if self._options.offline:
             if row is None or not row.stamp.found:
                 raise Offline(f"{page.name or 'The list of names'} is not held here, and this mirror is offline.")
@@ -176,7 +175,7 @@ class UpstreamPages:
         """Return the project on a stored page, with the revision of that page."""
         if state.project is not None:
             return state.row.stamp.revision, state.project
-        stored = await self._store.read(page)
+        stored = await self.store.read(page)
         if stored is not None:
             revision, response = stored
             try:
@@ -187,35 +186,36 @@ class UpstreamPages:
                 return revision, self._with_source(project)
         again = await self._fetch_again(page)
         if again.project is None:
-            raise UpstreamUnavailable(f"{self._upstream.name} no longer has the page of {page.name}.")
+            raise UpstreamUnavailable(f"{self.upstream.name} no longer has the page of {page.name}.")
         return again.row.stamp.revision, again.project
 
-    async def names(self) -> Names:
+    async def names(self) -> LoadedNames:
         """Return the names on the stored list of them."""
-        response = await self.response(NAMES)
+        revision, response = await self.response(NAMES)
         names = await _off_loop(response, lambda: self._format.parse_names(response))
-        row = await self._store.row(NAMES)
+        row = await self.store.row(NAMES)
         await self._serials.compare(names, row.stamp.checked if row else 0.0)
-        return names
+        return LoadedNames(revision, names)
 
-    async def response(self, page: Page) -> UpstreamResponse:
-        """Return the stored response; fetched again when it was lost, as when a damaged catalog was replaced."""
-        stored = await self._store.read(page)
+    async def response(self, page: Page) -> tuple[str, UpstreamResponse]:
+        """Return the stored response with its revision; fetched again when it was lost, as with a damaged catalog."""
+        stored = await self.store.read(page)
         if stored is None:
             await self._fetch_again(page)
-            stored = await self._store.read(page)
+            stored = await self.store.read(page)
         if stored is None:
             raise UpstreamUnavailable(f"The page of {page.name or page.kind} cannot be kept; please ask again.", 1)
-        return stored[1]
+        return stored
 
     def _last_missing(self, page: Page) -> bool:
         """Return whether upstream's last answer was that there is no such page."""
-        row = self._store.row_in_memory(page)
+        row = self.store.row_in_memory(page)
         return row is not None and not row.stamp.found
 
     def forget(self, project: str) -> None:
-        """Read a page's state again, since someone else has changed it; "" is the list of names."""
-        self._store.forget(Page("project", project) if project else NAMES)
+        """Read again what is stored of a project, since someone else has changed it; "" is the list of names."""
+        self.store.forget(Page("project", project) if project else NAMES)
+        self._removals.forget(project)
 
     def _may_have_removed(self, project: str) -> bool:
         """Return whether there may be removed files of a project."""
@@ -224,7 +224,8 @@ class UpstreamPages:
     async def close(self) -> None:
         """Stop what runs in the background."""
         await self._asking.close()
-        await self._store.close()
+        await self.store.close()
+        await self._removals.close()
 
     # What is known
 
@@ -246,7 +247,7 @@ class UpstreamPages:
         try:
             if self._overdue and (stand_in or missing):
                 raise self._too_slow()
-            async with asyncio.timeout(self._upstream.options.connect_timeout if stand_in or missing else None):
+            async with asyncio.timeout(self.upstream.options.connect_timeout if stand_in or missing else None):
                 state, joined = await self._asking.run(page, lambda: self._ask(page, row))
                 return msgspec.structs.replace(state, outcome="joined") if joined else state
         except UpstreamError as error:
@@ -264,7 +265,7 @@ class UpstreamPages:
         return PageState(stand_in, "stale")
 
     def _too_slow(self) -> UpstreamUnavailable:
-        return UpstreamUnavailable(f"{self._upstream.name} is taking too long to answer.", 5)
+        return UpstreamUnavailable(f"{self.upstream.name} is taking too long to answer.", 5)
 
     async def _refresh(self, page: Page, row: PageRow) -> PageState:
         """Ask for a page while the stored one is served; the next request sees what came of it."""
@@ -275,36 +276,35 @@ class UpstreamPages:
 
     async def _ask(self, page: Page, row: PageRow | None) -> PageState:
         """Ask upstream, conditionally, and store its answer."""
-        request = self._format.request_for(self._upstream.url, page)
+        request = self._format.request_for(self.upstream.url, page)
         request = msgspec.structs.replace(request, limit=min(request.limit, self._options.page_limit))
         known = row if row and row.stamp.found else None
         try:
             if page.kind == "project" and self.listing is not None and self.listing.make is not None:
                 return await self._accept(page, row, await self.listing.make(page.name))
-            response = await self._upstream.get(
+            response = await self.upstream.get(
                 request, etag=known.etag if known else None, last_modified=known.last_modified if known else None
             )
         except NotFound:
             listing = self.listing if page.kind == "project" else None
             if listing is not None and listing.make is None and page.name in listing.names:
                 # No 404 to our clients for what upstream itself lists: some would leave the index for good.
-                raise UpstreamProtocolError(
-                    f"{self._upstream.name} lists {page.name}, but has no page of it."
-                ) from None
+                raise UpstreamProtocolError(f"{self.upstream.name} lists {page.name}, but has no page of it.") from None
             return await self._missing(page, row)
         if response is not None:
             return await self._accept(page, row, response)
         if known is None:
-            raise UpstreamUnavailable(f"{self._upstream.name} answered 304 to a request without a condition.")
-        if (unstored := self._store.unstored(page)) is not None:
+            raise UpstreamUnavailable(f"{self.upstream.name} answered 304 to a request without a condition.")
+        if (unstored := self.store.unstored(page)) is not None:
             return await self._accept(page, row, unstored)  # there may be room by now
-        return PageState(await self._store.confirm(page, known, self._clock()), "miss")
+        confirmed = await self.store.confirm(page, known, self._clock())
+        return PageState(confirmed, "miss") if confirmed else await self._ask(page, None)
 
     async def _fetch_again(self, page: Page) -> PageState:
         """Fetch a page whose stored response can no longer be read, without a condition."""
         what = page.name or page.kind
         logger.error("the stored page of %s is lost or damaged; it is fetched again", what)
-        self._store.forget(page)
+        self.store.forget(page)
         if self._options.offline:
             raise Offline(f"The stored page of {what} is lost or damaged, and this mirror is offline.")
         state, _ = await self._asking.run(page, lambda: self._ask(page, None))
@@ -335,7 +335,7 @@ class UpstreamPages:
             last_modified=response.last_modified,
             serial=response.serial,
         )
-        serial = await self._store.put(page, row, response)
+        serial = await self.store.put(page, row, response)
         if changed:
             self._report(page, serial)
         else:
@@ -348,18 +348,18 @@ class UpstreamPages:
         had = row is not None and row.stamp.found
         if page.kind == "project" and had:
             await self._compare(page, row, None, now)
-        missing, serial = await self._store.put_missing(page, now)
+        missing, serial = await self.store.put_missing(page, now)
         if had:
-            logger.warning("%s no longer has the page %s %s", self._upstream.name, page.kind, page.name)
+            logger.warning("%s no longer has the page %s %s", self.upstream.name, page.kind, page.name)
             self._report(page, serial)
         return PageState(missing, "miss")
 
     def _report(self, page: Page, serial: int | None) -> None:
         """Let others know that a page has changed, and all pages be looked at again by a new list of names."""
         if page.kind in ("project", "names"):
-            for subscription in self._journal.subscriptions.get(self._name, ()):
+            for subscription in self._journal.subscriptions.get(self.name, ()):
                 if self.writer not in subscription.own:
-                    subscription.listener(self._name, page.name)
+                    subscription.listener(self.name, page.name)
         self._recorded(serial)
         if page.kind == "names":
             self.outdated(None)
@@ -374,7 +374,7 @@ class UpstreamPages:
         """Record which files of a project upstream no longer lists."""
 
         async def listed_before() -> Project | None:
-            stored = await self._store.read(page)
+            stored = await self.store.read(page)
             if stored is None:
                 return None
             try:
@@ -388,7 +388,7 @@ class UpstreamPages:
 
     def _with_source(self, project: Project) -> Project:
         """Return the project with this source as the one that lists its files."""
-        files = tuple(msgspec.structs.replace(file, source=self._name) for file in project.files)
+        files = tuple(msgspec.structs.replace(file, source=self.name) for file in project.files)
         return msgspec.structs.replace(project, files=files)
 
 

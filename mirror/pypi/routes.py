@@ -93,13 +93,14 @@ class Routes:
         listing = await self._repository.names(facts.freshness)
 
         async def content() -> PageInput:
-            names = await listing.load()
+            revision, names = await listing.load()
             render = index.render_names_json if media_type == JSON_TYPE else index.render_names_html
             return PageInput(
                 render=lambda: render(readable.filter(names)),
                 media_type=_content_type(media_type),
                 headers=() if names.serial is None else (("X-PyPI-Last-Serial", str(names.serial)),),
                 heavy=True,
+                kept=revision == listing.revision,
             )
 
         key = (self._repository.name, "", "names", media_type, readable, listing.revision)
@@ -152,13 +153,14 @@ class Routes:
         document = await self._legacy_document(view, legacy.legacy_page(name, version), facts.freshness, source)
 
         async def content() -> PageInput:
-            body = await self._read(document) if document else None
+            read, body = await self._read(document)
             described = not files or (body is not None and legacy.is_about(body, files[0].version))
             metadata = None if described else await self._metadata(view, files)
             return _page_input(
                 view,
                 "application/json",
                 lambda: legacy.render(view.project, body, version, _linker(f"{base}/packages/{name}"), metadata),
+                kept=read == revision,
             )
 
         revision = document.revision if document else None
@@ -184,12 +186,12 @@ class Routes:
         except (Offline, UpstreamRefused, UpstreamProtocolError):  # an upstream that is down raises: it may have more
             return None
 
-    async def _read(self, document: Document) -> bytes | None:
-        """Return the body of a document; None where it cannot be read."""
+    async def _read(self, document: Document | None) -> tuple[str | None, bytes | None]:
+        """Return the revision and the body of a document; no body where there is none, or it cannot be read."""
         try:
-            return await document.read()
+            return await document.read() if document else (None, None)
         except (Offline, UpstreamRefused, UpstreamProtocolError):  # its stored copy was lost
-            return None
+            return None, None
 
     async def _metadata(self, view: View, files: Sequence[File]) -> bytes | None:
         """Return core metadata out of one of a version's files, where there is no document of the JSON API."""
@@ -203,7 +205,7 @@ class Routes:
             if not file.url:  # an uploaded sdist, whose PKG-INFO is stored
                 page = Page("metadata", file.filename)
                 if document := await self._repository.document(view, page, source=file.source):
-                    return await document.read()
+                    return (await document.read()).content
         return None
 
     # Files
@@ -253,8 +255,9 @@ class Routes:
             raise UnknownFile(name, f"{filename}/provenance")
 
         async def content() -> PageInput:
-            body = await document.read()
-            return _page_input(view, "application/vnd.pypi.integrity.v1+json", lambda: body)
+            read, body = await document.read()
+            kept = read == document.revision
+            return _page_input(view, "application/vnd.pypi.integrity.v1+json", lambda: body, kept)
 
         key = (self._repository.name, name, "provenance", filename, view.revision, document.revision)
         outcome = worst([view.outcome, document.outcome])
@@ -275,14 +278,15 @@ class Routes:
         return _FORMATS[negotiate(request.headers.get("Accept", ""), OFFERED) or TEXT_HTML]
 
 
-def _page_input(view: View, media_type: str, render: Callable[[], bytes]) -> PageInput:
-    """Return the input of a page that shows a view."""
+def _page_input(view: View, media_type: str, render: Callable[[], bytes], kept: bool = True) -> PageInput:
+    """Return the input of a page that shows a view; see `PageInput.kept`."""
     serial = view.project.serial
     return PageInput(
         render=render,
         media_type=media_type,
         headers=() if serial is None else (("X-PyPI-Last-Serial", str(serial)),),
         heavy=len(view.project.files) >= HEAVY_FILES,
+        kept=kept,
     )
 
 

@@ -165,7 +165,7 @@ class UploadRoutes:
         document = await self._repository.document(view, Page("provenance", filename))
         if document is None:
             raise NotFound(f"No attestations of {filename} are held here.")
-        return web.Response(body=await document.read(), content_type="application/json")
+        return web.Response(body=(await document.read()).content, content_type="application/json")
 
     # Owners
 

@@ -20,7 +20,7 @@ from mirror.index.freshness import Freshness
 from mirror.model import Outcome
 from mirror.server.facts import facts_of
 from mirror.server.replay import SharedBytes
-from mirror.server.respond import Chunk, Representation, respond
+from mirror.server.respond import Chunk, HeadKey, Representation, respond
 from mirror.server.rules import PAGE, ResponseRules
 
 if sys.version_info >= (3, 14):
@@ -33,7 +33,9 @@ COMPRESSED_FROM_BYTES = 1024
 COMPRESSED_IN_LOOP_BYTES = 32 << 10
 """Bytes up to which compressing is quicker than the hop to a thread."""
 PAGE_BYTES = 2500
-"""Bytes that a page takes in memory, without its bodies (measured)."""
+"""Bytes that a page takes in memory, without its bodies and heads (measured)."""
+HEAD_BYTES = 200
+"""Bytes that the place of a kept head takes (measured)."""
 
 Key = tuple[Hashable, ...]
 """Everything that a page is made of."""
@@ -51,6 +53,8 @@ class PageInput(msgspec.Struct, frozen=True):
     """For clients that want a certain ETag, the same for all encodings."""
     modified: str | None = None
     """The Last-Modified date, where clients want one."""
+    kept: bool = True
+    """False where it was made of something newer than the key of the page names: then it is not kept."""
 
 
 class RenderedPage(Representation):
@@ -65,20 +69,26 @@ class RenderedPage(Representation):
         self.headers = content.headers
         self.size = len(body)
         self.compressible = self.size >= COMPRESSED_FROM_BYTES
-        self.heads = {}
+        self.heads: dict[HeadKey, bytes] = {}
         self.grown: Callable[[RenderedPage], None] = lambda page: None
         """Called when the page takes more memory than before."""
         self._one_etag = content.etag is not None
+        self._compressing: SingleFlight[str, None] = SingleFlight()
 
     @property
     def weight(self) -> int:
         """Bytes that it takes in memory."""
-        return PAGE_BYTES + sum(len(body.content) for body in self.bodies.values())
+        bodies = sum(len(body.content) for body in self.bodies.values())
+        return PAGE_BYTES + bodies + sum(HEAD_BYTES + len(head) for head in self.heads.values())
 
     @property
     def body(self) -> bytes:
         """The page, not compressed."""
         return self.bodies["identity"].content
+
+    def keep_head(self, key: HeadKey, head: bytes) -> None:
+        self.heads[key] = head
+        self.grown(self)
 
     def etag_of(self, encoding: str) -> str:
         """Return the ETag; a strong one names one encoding (RFC 9110 section 8.8.3.3)."""
@@ -88,12 +98,17 @@ class RenderedPage(Representation):
         """Compress the page, once, and return its size."""
         if encoding not in self.bodies:
             if self.size <= COMPRESSED_IN_LOOP_BYTES:
-                compressed = compress(self.body, encoding)
+                self._add(encoding, compress(self.body, encoding))
             else:
-                compressed = await asyncio.to_thread(compress, self.body, encoding)
-            self.bodies.setdefault(encoding, SharedBytes(compressed))  # another client may have been quicker
-            self.grown(self)
+                await self._compressing.run(encoding, lambda: self._compress(encoding))
         return len(self.bodies[encoding].content)
+
+    async def _compress(self, encoding: str) -> None:
+        self._add(encoding, await asyncio.to_thread(compress, self.body, encoding))
+
+    def _add(self, encoding: str, body: bytes) -> None:
+        self.bodies[encoding] = SharedBytes(body)
+        self.grown(self)
 
     def chunks(self, encoding: str, start: int, stop: int) -> Sequence[Chunk]:
         body = self.bodies[encoding].content
@@ -142,8 +157,9 @@ class PageCache:
     async def _render(self, key: Key, content: Callable[[], Awaitable[PageInput]]) -> RenderedPage:
         made = await content()
         page = RenderedPage(made, await asyncio.to_thread(made.render) if made.heavy else made.render())
-        page.grown = partial(self._weigh, key)
-        self._pages.put(key, page, page.weight)
+        if made.kept:
+            page.grown = partial(self._weigh, key)
+            self._pages.put(key, page, page.weight)
         return page
 
     def _weigh(self, key: Key, page: RenderedPage) -> None:

@@ -10,7 +10,7 @@ import base64
 import contextlib
 import functools
 import weakref
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Protocol, TypeVar
 
@@ -41,6 +41,8 @@ EVICTED_PAUSE_SECONDS = 0.02
 """Seconds by which the pause before each further attempt is longer: a transfer needs a moment to end."""
 
 Chunk = bytes | memoryview
+HeadKey = tuple[int, str, str]
+"""Status, encoding and outcome."""
 R = TypeVar("R")
 Handler = Callable[[R, web.Request], Awaitable[web.StreamResponse]]
 
@@ -68,8 +70,12 @@ class Representation(Protocol):
     """What has to be read from elsewhere; None when all bytes are in memory."""
     sha256: bytes = b""
     """The digest of all bytes, not encoded, where the rules ask for it."""
-    heads: dict[tuple[int, str, str], bytes]
-    """Heads of responses that were made for it, by status, encoding and outcome."""
+    heads: Mapping[HeadKey, bytes] = {}
+    """Heads of responses that were made for it and kept."""
+
+    def keep_head(self, key: HeadKey, head: bytes) -> None:
+        """Keep a head, if there may be another response with the representation."""
+        return
 
     def etag_of(self, encoding: str) -> str:
         """Return the ETag in an encoding, without quotes."""
@@ -94,7 +100,6 @@ class FileRepresentation(Representation):
         self.media_type = media_type
         self.modified = modified or body.modified
         self.size = body.size
-        self.heads = {}
 
     def etag_of(self, encoding: str) -> str:
         assert self.file is not None
@@ -260,15 +265,17 @@ def retry_if_evicted(handler: Handler[R]) -> Handler[R]:
 def _head(
     representation: Representation, rules: ResponseRules, status: int, encoding: str, outcome: str, length: int = 0
 ) -> bytes:
-    """Return the head of a 200, whose body has `length` bytes, or of a 304; made once for each representation."""
-    head = representation.heads.get((status, encoding, outcome))
+    """Return the head of a 200, whose body has `length` bytes, or of a 304; made once for a page that is kept."""
+    key = status, encoding, outcome
+    head = representation.heads.get(key)
     if head is None:
         headers = _headers(representation, rules, encoding, outcome)
         if status == 200:
             headers += [("Content-Type", representation.media_type), ("Content-Length", str(length))]
             if encoding != "identity":
                 headers.append(("Content-Encoding", encoding))
-        head = representation.heads[status, encoding, outcome] = make_head(status, headers)
+        head = make_head(status, headers)
+        representation.keep_head(key, head)
     return head
 
 

@@ -24,6 +24,8 @@ from mirror.index.repository import Repository
 from mirror.index.source import SourceOptions
 from mirror.index.uploads import UploadSource
 from mirror.index.upstream import CachedUpstream
+from mirror.index.upstream_files import UpstreamFiles
+from mirror.index.upstream_pages import UpstreamPages
 from mirror.maintenance.verify import refetch
 from mirror.model import Format
 from mirror.policy import Policy
@@ -123,7 +125,7 @@ class Mirror:
         publisher, uploads = self.publishers[name], self.repositories[name].sources[0]
 
         async def show_all() -> None:
-            await published.show((await (await uploads.names()).load()).serials)
+            await published.show((await (await uploads.names()).load()).names.serials)
 
         def changed(source: str, project: str) -> None:
             self._start(published.show([project]))
@@ -214,20 +216,18 @@ class Mirror:
         if key not in self.upstreams:
             self.upstreams[key] = Upstream(settings.name, settings.url, self._options(settings))
             self._open.push_async_callback(self.upstreams[key].close)
+        upstream, catalog, journal, memory = self.upstreams[key], self.catalog, self.journal, self.memory
+        options = SourceOptions(
+            ages=ages(self.settings.ages(name)),
+            page_limit=self.settings.pages.max_size,
+            offline=self.settings.offline,
+            clock=self.clock,
+        )
         return CachedUpstream(
-            format,
-            self.upstreams[key],
-            self.catalog,
-            self.blobs,
-            self.transfers,
-            self.journal,
-            self.memory,
-            SourceOptions(
-                ages=ages(self.settings.ages(name)),
-                page_limit=self.settings.pages.max_size,
-                offline=self.settings.offline,
-                clock=self.clock,
-            ),
+            UpstreamPages(format, upstream, catalog, journal, memory, options),
+            UpstreamFiles(format, upstream, catalog, self.blobs, self.transfers, journal, memory, options),
+            journal,
+            options,
         )
 
     def _options(self, settings: UpstreamSettings) -> UpstreamOptions:

@@ -21,6 +21,7 @@ from mirror.errors import Invalid, MirrorError
 from mirror.index.ecosystem import Ecosystem
 from mirror.index.freshness import Freshness
 from mirror.index.repository import Repository
+from mirror.index.source import join_revisions
 from mirror.model import Page
 from mirror.policy import matches
 
@@ -36,14 +37,15 @@ class KnownNames(msgspec.Struct, frozen=True):
 
     revision: str
     """Equal revisions, equal names."""
-    load: Callable[[], Awaitable[Iterable[str]]]
+    load: Callable[[], Awaitable[tuple[str, Iterable[str]]]]
+    """Returns the names with their revision, which may be newer."""
 
     @classmethod
     def of(cls, names: Iterable[str], revision: str = "") -> "KnownNames":
         """Return names that are in memory already."""
 
-        async def load() -> Iterable[str]:
-            return names
+        async def load() -> tuple[str, Iterable[str]]:
+            return revision, names
 
         return cls(revision, load)
 
@@ -57,10 +59,11 @@ async def stored_names(repository: Repository, pages: Pages) -> KnownNames:
             with suppress(MirrorError):
                 listings.append(await source.names(Freshness.ANY))
 
-    async def load() -> Iterable[str]:
-        return chain.from_iterable([(await listing.load()).serials for listing in listings])
+    async def load() -> tuple[str, Iterable[str]]:
+        loaded = [await listing.load() for listing in listings]
+        return join_revisions(loaded), chain.from_iterable(names.serials for _, names in loaded)
 
-    return KnownNames("\0".join(listing.revision for listing in listings), load)
+    return KnownNames(join_revisions(listings), load)
 
 
 class BrowsableRepository(msgspec.Struct, frozen=True, kw_only=True):
@@ -214,7 +217,8 @@ class ProjectList:
     async def _listed_upstream(self, browsable: BrowsableRepository, query: str, prefix: bool, after: str) -> list[str]:
         known = await browsable.names()
         if browsable.name not in self._sorted or self._sorted[browsable.name][0] != known.revision:
-            self._sorted[browsable.name] = known.revision, await asyncio.to_thread(sorted, await known.load())
+            revision, names = await known.load()
+            self._sorted[browsable.name] = revision, await asyncio.to_thread(sorted, names)
         return await asyncio.to_thread(_search, self._sorted[browsable.name][1], query.lower(), prefix, after)
 
 

@@ -67,7 +67,7 @@ async def _read(browsable: BrowsableRepository, view: View, file: File) -> Proje
         return await _parse(summaries.from_sidecar, file, content)
     page = summaries.document(project, file)
     document = await repository.document(view, page) if page else None
-    return await _parse(summaries.from_document, file, await document.read()) if document else None
+    return await _parse(summaries.from_document, file, (await document.read()).content) if document else None
 
 
 async def _parse(parse: Callable[[File, bytes], ProjectSummary], file: File, content: bytes) -> ProjectSummary:

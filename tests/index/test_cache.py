@@ -3,6 +3,7 @@
 import asyncio
 import gc
 import tracemalloc
+from collections.abc import Callable
 
 import pytest
 from hypothesis import given
@@ -222,9 +223,11 @@ async def test_an_error_that_nobody_waits_for_is_no_warning() -> None:
     assert "a" not in flight
 
 
-async def test_closing_stops_what_runs() -> None:
-    flight: SingleFlight[str, None] = SingleFlight()
-    task = flight.start("a", asyncio.Event().wait)  # type: ignore[arg-type]
+@pytest.mark.parametrize("forget", [lambda flight: None, lambda flight: flight.pop("a"), lambda flight: flight.clear()])
+async def test_closing_stops_what_runs(forget: Callable[[SingleFlight[str, bool]], object]) -> None:
+    flight: SingleFlight[str, bool] = SingleFlight()
+    task = flight.start("a", asyncio.Event().wait)
+    forget(flight)
     await flight.close()
     assert task.cancelled()
 

@@ -156,38 +156,39 @@ async def test_a_mirror_that_starts_with_a_damaged_catalog_makes_it_again_itself
     assert simulator.asked(path="*acme*") == []
 
 
+@asynccontextmanager
+async def catalog_lost(simulator: Simulator, data: Path) -> AsyncIterator[tuple[Serving, bytes]]:
+    """A mirror whose catalog is emptied in use, and the page of `acme` as it was before, which upstream has as well."""
+    simulator.publish(wheel("acme", "9.0"))
+    async with serving(data, repositories(simulator)) as mirror:
+        await upload(mirror, await make_token(mirror), wheel("acme", "1.0"))
+        page = (await mirror.get("simple/acme/")).body
+        await mirror.mirror.store.database.write(*((sql, ()) for sql in EMPTIED))
+        yield mirror, page
+    assert simulator.asked(path="*acme*") == []
+
+
 async def test_a_catalog_that_is_lost_in_use_never_lets_an_uploaded_name_go_upstream(
     simulator: Simulator, tmp_path: Path
 ) -> None:
-    simulator.publish(wheel("acme", "9.0"))
-    async with serving(tmp_path / "data", repositories(simulator)) as mirror:
-        inside = mirror.mirror
-        await upload(mirror, await make_token(mirror), wheel("acme", "1.0"))
-        page = (await mirror.get("simple/acme/")).body
-        await inside.store.database.write(*((sql, ()) for sql in EMPTIED))
-        inside.repositories["pypi"].forget("acme")
+    async with catalog_lost(simulator, tmp_path / "data") as (mirror, page):
+        mirror.mirror.repositories["pypi"].forget("acme")
         assert (await mirror.get("simple/acme/")).status == 503
         async with asyncio.timeout(20):
             while (reply := await mirror.get("simple/acme/")).status != 200:  # noqa: ASYNC110
                 await asyncio.sleep(0.1)
         assert reply.body == page
-    assert simulator.asked(path="*acme*") == []
 
 
 async def test_an_upload_into_a_catalog_that_was_just_lost_lets_no_earlier_name_go_upstream(
     simulator: Simulator, tmp_path: Path
 ) -> None:
-    simulator.publish(wheel("acme", "9.0"))
-    async with serving(tmp_path / "data", repositories(simulator)) as mirror:
-        inside = mirror.mirror
-        await upload(mirror, await make_token(mirror), wheel("acme", "1.0"))
-        page = (await mirror.get("simple/acme/")).body
-        await inside.store.database.write(*((sql, ()) for sql in EMPTIED))
-        inside.repositories["pypi"].sources[0].forget("other")  # as after any upload: all names are read again
-        inside.repositories["pypi"].forget("acme")
+    async with catalog_lost(simulator, tmp_path / "data") as (mirror, page):
+        repository = mirror.mirror.repositories["pypi"]
+        repository.sources[0].forget("other")  # as after any upload: all names are read again
+        repository.forget("acme")
         reply = await mirror.get("simple/acme/")
         assert reply.status == 503 or reply.body == page, "until it is rebuilt, and then"
-    assert simulator.asked(path="*acme*") == []
 
 
 async def test_a_rebuild_of_what_is_right_changes_nothing(tmp_path: Path) -> None:

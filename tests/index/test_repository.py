@@ -21,7 +21,7 @@ from mirror.index.freshness import Freshness
 from mirror.index.journal import Journal
 from mirror.index.merge import Precedence
 from mirror.index.repository import Repository
-from mirror.index.source import Document, Listing, NameListing, OpenFile, Outdated
+from mirror.index.source import Document, Listing, LoadedNames, NameListing, OpenFile, Outdated
 from mirror.model import File, Names, Outcome, Page, Project
 from mirror.policy import policy_for
 from mirror.pypi import FORMAT, versions
@@ -48,8 +48,8 @@ class Fake:
         self.paused.set()
 
     async def names(self, freshness: Freshness = Freshness.USUAL) -> NameListing:
-        async def load() -> Names:
-            return Names(serials=dict.fromkeys(["six", "acme-secret"], 7), serial=7)
+        async def load() -> LoadedNames:
+            return LoadedNames(self.name, Names(serials=dict.fromkeys(["six", "acme-secret"], 7), serial=7))
 
         return NameListing(revision=self.name, until=self.until, outcome=self.outcome, load=load)
 
@@ -186,9 +186,9 @@ async def test_a_private_name_is_asked_of_no_upstream() -> None:
 
 async def test_private_names_of_upstreams_are_not_listed() -> None:
     listing = await repository(Fake("a"), private=["acme-*"]).names()
-    assert list((await listing.load()).serials) == ["six"]
+    assert list((await listing.load()).names.serials) == ["six"]
     ours = await repository(Fake("ours", local=True), Fake("a"), private=["acme-*"]).names()
-    assert list((await ours.load()).serials) == ["acme-secret", "six"]
+    assert list((await ours.load()).names.serials) == ["acme-secret", "six"]
 
 
 # What is remembered

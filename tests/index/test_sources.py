@@ -20,8 +20,9 @@ from mirror.index.freshness import Ages, Freshness
 from mirror.index.journal import Journal
 from mirror.index.source import SourceOptions
 from mirror.index.upstream import CachedUpstream
-from mirror.index.upstream_pages import LAG_SECONDS, PageListing
-from mirror.model import Page, Project
+from mirror.index.upstream_files import UpstreamFiles
+from mirror.index.upstream_pages import LAG_SECONDS, PageListing, UpstreamPages
+from mirror.model import Page, Project, UpstreamRequest, UpstreamResponse
 from mirror.pypi import FORMAT
 from mirror.transfer import Transfers
 from mirror.upstream import Upstream, UpstreamOptions
@@ -61,12 +62,16 @@ class Desk:
 
     def source(self, *, offline: bool = False, limit: int = 64 << 20, connect: float = 3) -> CachedUpstream:
         """One more, with nothing in its memory."""
-        options = UpstreamOptions(retries=0, breaker_failures=1000, connect_timeout=connect)
+        client = UpstreamOptions(retries=0, breaker_failures=1000, connect_timeout=connect)
+        upstream = Upstream("upstream", URL(self.simulator.simple_url), client)
+        catalog, journal, memory = self.catalog, self.feed, MemoryBudget(64 << 20)
+        options = SourceOptions(ages=AGES, page_limit=limit, offline=offline, clock=self.clock)
         made = CachedUpstream(
-            FORMAT, Upstream("upstream", URL(self.simulator.simple_url), options), self.catalog, self.blobs,
-            self.transfers, self.feed, MemoryBudget(64 << 20),
-            SourceOptions(ages=AGES, page_limit=limit, offline=offline, clock=self.clock),
-        )  # fmt: skip
+            UpstreamPages(FORMAT, upstream, catalog, journal, memory, options),
+            UpstreamFiles(FORMAT, upstream, catalog, self.blobs, self.transfers, journal, memory, options),
+            journal,
+            options,
+        )
         made.outdated = lambda projects: self.outdated.append(None if projects is None else list(projects))
         self._made.append(made)
         return made
@@ -140,6 +145,40 @@ async def test_a_confirmed_page_is_fresh_again_and_no_one_hears_of_it(desk: Desk
     assert [request.status for request in desk.simulator.requests] == [200, 304]
     assert len(desk.reported) == 1
     assert (await desk.source().project("six")).outcome == "hit"  # the confirmation is stored too
+
+
+async def test_a_confirmation_is_not_for_a_page_that_another_process_has_replaced(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source, other = desk.source(), desk.source()
+    before = await source.project("six")
+    ask = source.upstream.get
+
+    async def ask_slowly(request: UpstreamRequest, **validators: str | None) -> UpstreamResponse | None:
+        response = await ask(request, **validators)
+        desk.simulator.publish(NEWER)
+        await other.project("six", Freshness.NOW)
+        return response
+
+    monkeypatch.setattr(source.upstream, "get", ask_slowly)
+    after = await source.project("six", Freshness.NOW, known=before.revision)
+    assert after.project is not None
+    assert len(after.project.files) == 2
+
+
+async def test_what_is_read_later_has_the_revision_of_what_is_read(desk: Desk) -> None:
+    source = desk.source()
+    names, document = await source.names(), await source.document(PAGE)
+    assert document is not None
+    assert (await names.load()).revision == names.revision
+    assert (await document.read()).revision == document.revision
+    desk.simulator.publish(wheel("other", "1"))
+    desk.simulator.publish(NEWER)
+    await source.names(Freshness.NOW)
+    await source.document(PAGE, Freshness.NOW)
+    assert (await names.load()).revision != names.revision
+    revision, content = await document.read()
+    assert revision == FORMAT.revision(content) != document.revision
 
 
 async def test_a_clock_that_was_set_back_makes_no_page_immortal(desk: Desk) -> None:
@@ -244,7 +283,7 @@ async def test_a_page_whose_body_is_lost_or_damaged_is_fetched_again(
     for damage in ("DELETE FROM pages", "UPDATE pages SET body = x'00'"):
         caplog.clear()
         source = desk.source()
-        assert await source.pages._store.row(PAGE) is not None  # it is known, and then it is gone
+        assert await source.pages.store.row(PAGE) is not None  # it is known, and then it is gone
         await desk.catalog.database.write((damage, ()))
         assert await filenames(source) == [SIX.filename]
         assert "is lost or damaged" in caplog.text
@@ -275,12 +314,12 @@ async def test_without_a_list_the_names_are_those_held(desk: Desk) -> None:
     await source.project("six")
     desk.simulator.inject("/simple/", Status(500))
     before = await source.names()
-    assert (list((await before.load()).serials), before.outcome) == (["six"], "stale")
+    assert (list((await before.load()).names.serials), before.outcome) == (["six"], "stale")
     desk.simulator.publish(wheel("other", "1"))
     await source.project("other")
     desk.simulator.inject("/simple/", Status(500))
     after = await source.names()
-    assert list((await after.load()).serials) == ["other", "six"]
+    assert list((await after.load()).names.serials) == ["other", "six"]
     assert after.revision != before.revision
 
 
@@ -391,6 +430,23 @@ async def test_metadata_that_differs_from_the_promise_is_asked_for(desk: Desk) -
     opened = await source.sidecar("six", file)
     assert b"".join([chunk async for chunk in opened.body.read()]) == other
     assert desk.simulator.count("GET", "*.metadata") == 1
+
+
+async def test_a_sidecar_that_another_process_has_replaced_is_looked_up_again(desk: Desk) -> None:
+    source = desk.source()
+    file = (await project(source)).files[0]
+
+    async def sidecar() -> bytes:
+        return b"".join([chunk async for chunk in (await source.sidecar("six", file)).body.read()])
+
+    assert await sidecar() == await sidecar() == SIX.metadata
+    held = await desk.catalog.files.get(source.name, "six", FORMAT.sidecar_name(file))
+    assert held is not None
+    other = await desk.blobs.write(b"other")
+    await desk.catalog.files.add(msgspec.structs.replace(held, digest=other.digest, size=other.size))
+    assert await sidecar() == SIX.metadata
+    source.forget("six")
+    assert await sidecar() == b"other"
 
 
 async def test_repositories_that_share_an_upstream_show_what_either_of_them_fetches(

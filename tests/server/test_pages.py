@@ -5,7 +5,7 @@ import asyncio
 import pytest
 
 from mirror.index.cache import MemoryBudget
-from mirror.server.pages import PageCache, PageInput, RenderedPage
+from mirror.server.pages import HEAD_BYTES, PageCache, PageInput, RenderedPage, compress
 
 
 class Thing:
@@ -16,12 +16,13 @@ class Thing:
         self.asked = 0
         self.heavy = False
         self.body = b""
+        self.kept = True
 
     async def get(self) -> PageInput:
         self.asked += 1
         await asyncio.sleep(0)
         body = self.body or b"revision %d" % self.revision
-        return PageInput(lambda: body, "text/plain", heavy=self.heavy)
+        return PageInput(lambda: body, "text/plain", heavy=self.heavy, kept=self.kept)
 
 
 @pytest.fixture
@@ -68,6 +69,30 @@ async def test_a_page_counts_with_all_its_encodings(thing: Thing) -> None:
     assert budget.weight == plain + gzip + zstd
     assert await made.encode("gzip") == gzip
     assert budget.weight == plain + gzip + zstd
+    made.keep_head((200, "gzip", "hit"), bytes(400))
+    assert budget.weight == plain + gzip + zstd + HEAD_BYTES + 400
+
+
+async def test_a_large_page_is_compressed_once_for_all_who_wait(thing: Thing, monkeypatch: pytest.MonkeyPatch) -> None:
+    thing.body = bytes(range(256)) * 400
+    made = await page(PageCache(MemoryBudget(1_000_000)), thing)
+    compressed: list[str] = []
+
+    def compress_once(body: bytes, encoding: str) -> bytes:
+        compressed.append(encoding)
+        return compress(body, encoding)
+
+    monkeypatch.setattr("mirror.server.pages.compress", compress_once)
+    await asyncio.gather(*(made.encode(encoding) for encoding in ("gzip", "zstd") * 3))
+    assert sorted(compressed) == ["gzip", "zstd"]
+
+
+async def test_what_is_newer_than_its_key_is_not_kept(pages: PageCache, thing: Thing) -> None:
+    thing.kept = False
+    assert (await page(pages, thing)).body == b"revision 0"
+    thing.body, thing.kept = b"what the key names", True
+    assert (await page(pages, thing)).body == (await page(pages, thing)).body == b"what the key names"
+    assert thing.asked == 2
 
 
 async def test_memory_is_bounded(thing: Thing) -> None:

@@ -285,7 +285,7 @@ class _Export:
         """Return the stored document in which an upstream describes a project, if any."""
         try:
             document = await repository.document(view, layout.document(view.project.name), Freshness.ANY)
-            return await document.read() if document else None
+            return (await document.read()).content if document else None
         except MirrorError:
             return None
 

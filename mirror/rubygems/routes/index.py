@@ -42,7 +42,6 @@ class LogRepresentation(Representation):
         self.size = log.size
         self.compressible = bool(log.gzip_chunks)
         self.sha256 = bytes.fromhex(log.sha256)
-        self.heads = {}
 
     def etag_of(self, encoding: str) -> str:
         """Return the MD5 of the log, in every encoding (rule 1)."""

@@ -98,10 +98,12 @@ class JsonApi:
         document = await self._repository.document(view, page, freshness) if page else None
 
         async def content() -> PageInput:
-            body = render(view, await document.read() if document else None)
-            return PageInput(lambda: body, JSON, etag=pages.revision)
+            read, content = await document.read() if document else (None, None)
+            body = render(view, content)
+            return PageInput(lambda: body, JSON, etag=pages.revision, kept=read == revision)
 
-        key = (self._repository.name, name, kind, about, view.revision, document.revision if document else None)
+        revision = document.revision if document else None
+        key = (self._repository.name, name, kind, about, view.revision, revision)
         # Never replayed: links begin with the scheme, which is not among the bytes of a request.
         return await self._page_cache.respond(request, key, content, view.outcome)
 
