@@ -1,7 +1,6 @@
 """`mirror export`: write what is held for others, as a bundle or as a tree for any web server."""
 
 import asyncio
-import json
 import time
 from collections.abc import Sequence
 from functools import partial
@@ -155,7 +154,7 @@ def static_source(mirror: "Mirror") -> "StaticSource":
         layouts={name: ECOSYSTEMS[one.format].layout() for name, one in settings.repositories.items()},
         mounts={name: one.mount for name, one in settings.repositories.items()},
         public={name: mirror.guard.read_access(name).public for name in mirror.repositories},
-        settings=json.dumps((str(settings.catalog_file.absolute()), repositories), sort_keys=True),
+        settings=(str(settings.catalog_file.absolute()), repositories),
         catalog=mirror.catalog,
         blobs=mirror.blobs,
         journal=mirror.journal,

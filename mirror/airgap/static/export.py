@@ -9,7 +9,7 @@ import hashlib
 import json
 import logging
 import re
-from collections.abc import AsyncIterator, Callable, Collection, Iterable, Mapping
+from collections.abc import AsyncIterator, Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from html import escape
 from pathlib import Path
@@ -44,8 +44,8 @@ class StaticSource(msgspec.Struct, frozen=True, kw_only=True):
     mounts: Mapping[str, str]
     public: Mapping[str, Scope]
     """What everyone may read."""
-    settings: str
-    """Identifies the settings on which pages depend: the content of two sources with different ones may differ."""
+    settings: Sequence[object]
+    """The settings on which pages depend, as JSON: the content of two sources with different ones may differ."""
     catalog: Catalog
     blobs: BlobStore
     journal: Journal
@@ -157,8 +157,8 @@ class _Export:
 
     def _origin(self) -> str:
         """Return a digest of everything that the tree depends on besides what is held."""
-        facts = (__version__, self._source.settings, self._files_url, self._include_restricted)
-        return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
+        facts = (__version__, *self._source.settings, self._files_url, self._include_restricted)
+        return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 
     async def _touched(self, since: int, newest: int) -> set[str] | None:
         """Return the projects with an event since then; None when the journal does not reach back that far."""
