@@ -25,9 +25,9 @@ ORDER = [
 ECOSYSTEMS = ("pypi", "rubygems")
 ONLY_IN_PYPI = {"documents", "legacy", "metadata", "wheel"}
 """Two forms of each document, the JSON API, core metadata, and wheels read from afar."""
-ONLY_IN_RUBYGEMS = {"log", "marshal", "specification"}
-"""Ruby's own serialisation, what stands inside a gem, and the one asymmetry: an index that is followed, and
-published as a growing log."""
+ONLY_IN_RUBYGEMS = {"json_api", "log", "marshal", "specification"}
+"""JSON about gems, Ruby's own serialisation, what stands inside a gem, and the one asymmetry: an index that is
+followed, and published as a growing log."""
 MAY_NAME_BOTH = {"service"}
 """The composition root; everything else has an `Ecosystem`."""
 READS_BOTH = "airgap.lockfiles"

@@ -4,7 +4,8 @@ names, versions     how gems are named; the order of versions, and requirements
 pages, index        what is about one gem, and about all of them: parsed and rendered
 package             inside a gem; its specification is read by `specification`, and by `marshal` in Ruby's serialization
 log                 the log of all versions: followed upstream, published as our own
-routes, upload      the URLs that clients read, and those that they write to
+routes, json_api    the URLs that clients read
+upload              those that they write to
 clients, summary, static, doctor    what people copy, what people read, exported trees, examining an index
 
 `FORMAT` is what the index knows of it, `ECOSYSTEM` what all others do.
