@@ -201,7 +201,16 @@ PURE = [
     ),
     *("pypi.documents", "pypi.index", "pypi.legacy", "pypi.metadata", "rubygems.index", "rubygems.specification"),
     *("rubygems.log.versions_map", "rubygems.log.upstream_copy", "rubygems.log.published_log"),
-    *("index.merge", "index.freshness", "policy.rules", "policy.osv", "policy.verdicts", "policy.explanation"),
+    *(
+        "index.merge",
+        "index.freshness",
+        "index.losses",
+        "index.precedence",
+        "policy.rules",
+        "policy.osv",
+        "policy.verdicts",
+        "policy.explanation",
+    ),
     *(name for name in MODULES if name.startswith("rubygems.marshal")),
 ]
 """Modules that decide, parse and render: equal arguments, equal results. What they import is here too, or a value."""

@@ -15,7 +15,7 @@ from aiohttp import web
 from mirror.auth import Guard
 from mirror.catalog import Files
 from mirror.errors import NotFound
-from mirror.index.merge import chosen
+from mirror.index.precedence import chosen
 from mirror.index.repository import Repository, UnfilteredProject
 from mirror.model import File
 from mirror.policy import explain, verdict

@@ -2,6 +2,8 @@
 
 repository      one mounted index: projects and files; a `view` is what it shows of one, `names` lists all of them
 merge           several projects of one name to one (pure)
+precedence      which sources may answer for a name (pure)
+losses          when an answer that lacks much is doubted (pure)
 freshness       when a stored page may be served (pure)
 source          what a source of projects is
 upstream        an upstream with everything that it ever answered kept: `upstream_pages` (in a

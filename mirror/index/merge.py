@@ -5,7 +5,6 @@ By default the first source that has a project wins wholly, so that no upstream 
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Literal
 
 import msgspec
 
@@ -102,56 +101,6 @@ def merge_names(sources: Sequence[Names], private: Sequence[tuple[str, ...]]) ->
                 display[name] = names.display[name]
     newest = max((names.serial for names in sources if names.serial is not None), default=None)
     return Names(serials=dict(sorted(serials.items())), display=display, serial=newest)
-
-
-class Precedence(msgspec.Struct, frozen=True, kw_only=True):
-    """Which names are not simply those of the first source that has them: patterns, spelled as canonical names are."""
-
-    private: tuple[str, ...] = ()
-    """No upstream is asked for these."""
-    union: tuple[str, ...] = ()
-    """The files of all sources are shown together."""
-
-
-class SourceChoice(msgspec.Struct, frozen=True, kw_only=True):
-    """Which sources may answer for a project, and by which rule."""
-
-    rule: Literal["private", "union", "uploaded", "first"]
-    why: str
-    upstream: bool
-    """Whether upstreams may be asked at all; when not, the name never leaves this machine."""
-    union: bool
-    """The `union` argument of `merge`."""
-
-
-FIRST = SourceChoice(rule="first", why="The first upstream that has it wins.", upstream=True, union=False)
-"""The choice where nothing is configured and nothing was uploaded."""
-
-
-def choose(name: str, precedence: Precedence, *, uploaded: bool) -> SourceChoice:
-    """Return which sources may answer for a project: decided before any upstream is asked.
-
-    `uploaded`: it has uploads here.
-    """
-    if matches(precedence.private, name):
-        return SourceChoice(
-            rule="private", why="The name is declared private: only uploads count.", upstream=False, union=False
-        )
-    if matches(precedence.union, name):
-        return SourceChoice(
-            rule="union", why="The name is declared a union: the files of all sources show.", upstream=True, union=True
-        )
-    if uploaded:
-        return SourceChoice(
-            rule="uploaded", why="It has uploads here, which hide every upstream's.", upstream=False, union=False
-        )
-    return FIRST
-
-
-def chosen(choice: SourceChoice, having: Sequence[str]) -> str:
-    """Return the choice in a line for people; `having` are the sources that have the project, in their order."""
-    shown = having if choice.union else having[:1]
-    return f"{choice.why} Shown: {', '.join(shown) or 'nothing, no source has it'} (rule {choice.rule!r})."
 
 
 def worst(outcomes: Sequence[Outcome]) -> Outcome:

@@ -18,8 +18,9 @@ from mirror.errors import Blocked, NotFound, Offline, UnknownFile, UnknownProjec
 from mirror.index.cache import FILE_BYTES, BoundedCache, MemoryBudget, SingleFlight, Validity
 from mirror.index.freshness import Freshness
 from mirror.index.journal import Journal
-from mirror.index.merge import FIRST, Precedence, SourceChoice, choose, merge, removed_everywhere, worst
+from mirror.index.merge import merge, removed_everywhere, worst
 from mirror.index.names import NameIndex
+from mirror.index.precedence import FIRST, Precedence, SourceChoice, choose
 from mirror.index.source import Document, Listing, OpenFile, Source
 from mirror.index.view import RepositoryNames, UnfilteredProject, View
 from mirror.model import File, Format, Outcome, Page, Project

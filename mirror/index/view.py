@@ -5,7 +5,7 @@ from collections.abc import Mapping
 import msgspec
 
 from mirror.index.cache import Validity
-from mirror.index.merge import SourceChoice
+from mirror.index.precedence import SourceChoice
 from mirror.index.source import NameListing
 from mirror.model import File, Outcome, Project
 from mirror.policy import Verdict

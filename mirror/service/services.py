@@ -17,7 +17,7 @@ from mirror.config import AgesSettings, RepositorySettings, Settings, UpstreamSe
 from mirror.errors import NotFound
 from mirror.index.cache import MemoryBudget
 from mirror.index.freshness import Ages
-from mirror.index.merge import Precedence
+from mirror.index.precedence import Precedence
 from mirror.index.publish import Publisher
 from mirror.index.records import record_uploads
 from mirror.index.repository import Repository

@@ -17,7 +17,7 @@ from mirror.catalog import Catalog
 from mirror.errors import Invalid, MirrorError, NotFound
 from mirror.index.cache import SingleFlight
 from mirror.index.journal import Journal
-from mirror.index.merge import chosen
+from mirror.index.precedence import chosen
 from mirror.index.repository import View
 from mirror.model import ProjectSummary
 from mirror.server.facts import public_url

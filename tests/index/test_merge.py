@@ -1,11 +1,10 @@
 """Who wins when several sources have a project, and what a union of them shows."""
 
-import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mirror.index.merge import Precedence, choose, chosen, merge
+from mirror.index.merge import merge
 from mirror.model import File, Project
 
 
@@ -102,30 +101,3 @@ def test_a_union_has_the_strictest_status(statuses: list[str | None], strictest:
     parts = [Project(name="a", status=status) for status in statuses]
     assert merge(parts, union=True).project.status == strictest
     assert merge(parts[::-1], union=True).project.status == strictest
-
-
-@pytest.mark.parametrize(
-    ("name", "uploaded", "rule", "upstream", "union"),
-    [
-        ("acme-core", False, "private", False, False),  # before the first upload already
-        ("acme-core", True, "private", False, False),
-        ("acme-torch", True, "private", False, False),  # private beats union
-        ("torch", False, "union", True, True),
-        ("torch", True, "union", True, True),
-        ("requests", True, "uploaded", False, False),
-        ("requests", False, "first", True, False),
-        ("Acme-core", False, "first", True, False),  # case counts
-    ],
-)
-def test_who_may_answer(name: str, uploaded: bool, rule: str, upstream: bool, union: bool) -> None:
-    choice = choose(name, Precedence(private=("acme-*",), union=("torch", "*-torch")), uploaded=uploaded)
-    assert (choice.rule, choice.upstream, choice.union) == (rule, upstream, union)
-
-
-def test_the_choice_is_explained_with_the_sources_that_show() -> None:
-    first = choose("a", Precedence(), uploaded=False)
-    assert chosen(first, ["one", "two"]).endswith("Shown: one (rule 'first').")
-    assert chosen(msgspec.structs.replace(first, union=True), ["one", "two"]).endswith(
-        "Shown: one, two (rule 'first')."
-    )
-    assert "no source has it" in chosen(first, [])

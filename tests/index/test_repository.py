@@ -19,7 +19,7 @@ from mirror.errors import (
 from mirror.index.cache import MemoryBudget
 from mirror.index.freshness import Freshness
 from mirror.index.journal import Journal
-from mirror.index.merge import Precedence
+from mirror.index.precedence import Precedence
 from mirror.index.repository import Repository
 from mirror.index.source import Document, Listing, LoadedNames, NameListing, OpenFile, Outdated
 from mirror.model import File, Names, Outcome, Page, Project
