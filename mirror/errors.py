@@ -92,7 +92,7 @@ class UpstreamError(MirrorError):
     """An upstream did not give what was requested."""
 
     cause = "other"
-    """One word for the metrics: connect, timeout, status, paused, refused, protocol, digest."""
+    """One word for the metrics: connect, timeout, slow, status, paused, refused, protocol, digest."""
 
 
 class UpstreamUnavailable(UpstreamError, Unavailable):

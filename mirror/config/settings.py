@@ -49,6 +49,8 @@ class NetworkSettings(Section):
     """How long a connection may take to open. Short, as every client of an unreachable upstream waits so long."""
     read_timeout: Duration = 20
     """How long an upstream may be silent in the middle of a response."""
+    minimum_rate: Size = 1024
+    """How many bytes per second of a file have to arrive, over ten seconds of waiting; 0 for no limit."""
     page_timeout: Duration = 30
     """How long a page may take in all, with its retries. Files have no such limit, as long as bytes arrive."""
     retries: Whole = Field(default=3, ge=0, le=20)

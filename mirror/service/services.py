@@ -236,6 +236,7 @@ class Mirror:
         return UpstreamOptions(
             connect_timeout=network.connect_timeout,
             read_timeout=network.read_timeout,
+            minimum_rate=network.minimum_rate,
             page_timeout=network.page_timeout,
             retries=network.retries,
             connections=network.connections,

@@ -5,6 +5,7 @@ with its size in the first request, and keeps it in memory: that is where archiv
 member of a wheel costs two requests in all.
 """
 
+import asyncio
 import hashlib
 import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
@@ -14,23 +15,55 @@ from pathlib import Path
 from typing import Protocol
 
 import aiohttp
+import msgspec
 from yarl import URL
 
 from mirror.errors import DigestMismatch, UpstreamProtocolError
 from mirror.model import File
-from mirror.upstream.values import describe, parse_http_date
+from mirror.upstream.values import SlowBody, describe, parse_http_date
 
 TAIL_BYTES = 64 * 1024
 """Bytes of a remote file's end that are fetched with its size."""
+RATE_WINDOW_SECONDS = 10.0
+"""Seconds spent waiting for an upstream's bytes after which their rate is looked at."""
 _CONTENT_RANGE = re.compile(r"bytes (\d{1,18})-(\d{1,18})/(\d{1,18}|\*)", re.ASCII)
+
+
+class RateLimit(msgspec.Struct):
+    """The smallest rate at which a body may arrive. Pure: times are arguments.
+
+    Only the time spent waiting for the upstream counts, so that a slow reader or disk is not its fault.
+    """
+
+    bytes_per_second: int
+    """0 for no limit."""
+    _bytes: int = 0
+    _seconds: float = 0.0
+
+    def undercut(self, size: int, waited: float) -> bool:
+        """Count a chunk and the seconds waited for it; return whether the last RATE_WINDOW_SECONDS were too slow."""
+        self._bytes += size
+        self._seconds += waited
+        if self._seconds < RATE_WINDOW_SECONDS:
+            return False
+        slow = self._bytes < self.bytes_per_second * self._seconds
+        self._bytes, self._seconds = 0, 0.0
+        return slow
 
 
 class Stream:
     """The bytes of a file, or of a part of it, as they arrive from an upstream."""
 
-    def __init__(self, response: aiohttp.ClientResponse, read: Callable[[], Awaitable[bytes]]) -> None:
-        """`read` returns what has arrived of the body, empty at its end. Raises UpstreamProtocolError."""
+    def __init__(
+        self, response: aiohttp.ClientResponse, read: Callable[[], Awaitable[bytes]], minimum_rate: int = 0
+    ) -> None:
+        """`read` returns what has arrived of the body, empty at its end; `minimum_rate` is in bytes per second.
+
+        Raises UpstreamProtocolError.
+        """
         self._read = read
+        self._minimum_rate = minimum_rate
+        self._host = response.url.host
         self.status = response.status
         """200 or 206."""
         self.start = 0
@@ -59,9 +92,14 @@ class Stream:
         return parse_http_date(self.last_modified)
 
     async def chunks(self) -> AsyncIterator[bytes]:
-        """Yield bytes as they arrive. Raises UpstreamUnavailable when the upstream stalls or hangs up."""
+        """Yield bytes as they arrive. Raises UpstreamUnavailable when the upstream stalls or hangs up, SlowBody too."""
+        time, limit = asyncio.get_running_loop().time, RateLimit(self._minimum_rate)
+        began = time()
         while chunk := await self._read():
+            if limit.undercut(len(chunk), time() - began):
+                raise SlowBody(f"{self._host} sends less than {self._minimum_rate} bytes per second.", 10)
             yield chunk
+            began = time()
 
 
 class _Hash(Protocol):

@@ -162,7 +162,7 @@ class Upstream:
             try:
                 if response.status not in (200, 206):
                     raise UpstreamProtocolError(f"{describe(url)} answered {response.status} to a request for a file.")
-                yield Stream(response, lambda: self._read_chunk(response))
+                yield Stream(response, lambda: self._read_chunk(response), self.options.minimum_rate)
             except UpstreamError as error:
                 self.record_error(error)
                 raise

@@ -39,6 +39,8 @@ class UpstreamOptions(msgspec.Struct, frozen=True, kw_only=True):
     """For name resolution, connection and TLS together."""
     read_timeout: float = 20.0
     """The longest silence within an answer; a longer one is a stall."""
+    minimum_rate: int = 1024
+    """Bytes per second of waiting below which a file is too slow; 0 for no limit."""
     page_timeout: float = 30.0
     """For a whole page including its retries, and for a file until its first byte."""
     retries: int = 2
@@ -111,6 +113,12 @@ class ServerFailure(UpstreamUnavailable):
     """The upstream reports an error of its own."""
 
     cause = "status"
+
+
+class SlowBody(UpstreamUnavailable):
+    """The bytes of a file arrive more slowly than the settings accept."""
+
+    cause = "slow"
 
 
 class BreakerOpen(UpstreamUnavailable):

@@ -26,8 +26,9 @@ from mirror.errors import (
     UpstreamUnavailable,
 )
 from mirror.model import Body, File, UpstreamRequest, UpstreamResponse
-from mirror.upstream import Breaker, Credentials, Upstream, UpstreamOptions, retry_after
-from mirror.upstream.body import TAIL_BYTES
+from mirror.upstream import Breaker, Credentials, SlowBody, Upstream, UpstreamOptions, retry_after
+from mirror.upstream import body as body_module
+from mirror.upstream.body import TAIL_BYTES, RateLimit
 from tests.builders import noise
 from tests.file_server import LAST_MODIFIED, FileServer, secure
 from tests.simulator import Chunked, Cut, Drip, GzipDespiteRange, Headers, IgnoreRange, Stall, Status
@@ -535,6 +536,50 @@ async def test_a_file_waits_for_its_turn_and_pages_do_not_wait_behind_it(file_se
     async with upstream.fetch(url):
         pass
     await upstream.close()
+
+
+async def test_a_file_that_trickles_is_broken_off_after_a_window(
+    file_server: FileServer, upstream: Upstream, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(body_module, "RATE_WINDOW_SECONDS", 0.1)
+    url = URL(file_server.put("/it.whl", noise(100_000)))
+    file_server.inject("*", Drip(piece=1, pause=0.01))
+    received = bytearray()
+
+    async def read() -> None:
+        async with upstream.fetch(url) as stream:
+            async for chunk in stream.chunks():
+                received.extend(chunk)
+
+    with pytest.raises(SlowBody, match="less than 1024 bytes per second"):
+        await read()
+    assert 0 < len(received) < 100
+    assert noise(100_000).startswith(received)
+    assert upstream.health().causes == {"slow": 1}
+
+
+async def test_a_slow_reader_is_not_the_upstreams_fault(
+    file_server: FileServer, upstream: Upstream, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(body_module, "RATE_WINDOW_SECONDS", 0.0)
+    url = URL(file_server.put("/it.whl", noise(3_000_000)))
+    received = 0
+    async with upstream.fetch(url) as stream:
+        async for chunk in stream.chunks():
+            received += len(chunk)
+            await asyncio.sleep(0.05)
+    assert received == 3_000_000
+
+
+def test_a_rate_is_that_of_a_window_of_waiting_and_no_limit_is_never_undercut() -> None:
+    limit = RateLimit(100)
+    assert not limit.undercut(10, 9.9)
+    assert limit.undercut(10, 0.1)
+    assert not limit.undercut(1000, 10)
+    assert not limit.undercut(0, 9)
+    assert limit.undercut(999, 1)
+    unlimited = RateLimit(0)
+    assert not any(unlimited.undercut(0, 100) for _ in range(3))
 
 
 @pytest.mark.parametrize("sized", [True, False])
