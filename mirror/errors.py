@@ -116,6 +116,10 @@ class UpstreamProtocolError(UpstreamError):
     cause = "protocol"
 
 
+class AbsentPage(UpstreamProtocolError):
+    """The upstream's index lists a project of which the upstream has no page."""
+
+
 class DigestMismatch(UpstreamProtocolError):
     """The received bytes are not those that the index promises."""
 

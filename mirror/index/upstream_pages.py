@@ -12,6 +12,7 @@ import msgspec
 
 from mirror.catalog import Catalog, PageRow
 from mirror.errors import (
+    AbsentPage,
     MirrorError,
     NotFound,
     Offline,
@@ -289,7 +290,7 @@ class UpstreamPages:
             listing = self.listing if page.kind == "project" else None
             if listing is not None and listing.make is None and page.name in listing.names:
                 # No 404 to our clients for what upstream itself lists: some would leave the index for good.
-                raise UpstreamProtocolError(f"{self.upstream.name} lists {page.name}, but has no page of it.") from None
+                raise AbsentPage(f"{self.upstream.name} lists {page.name}, but has no page of it.") from None
             return await self._missing(page, row)
         if response is not None:
             return await self._accept(page, row, response)

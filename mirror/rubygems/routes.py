@@ -31,16 +31,17 @@ The ten rules that real clients taught, to which comments here and in `server.re
     whole body with 200 instead of a 304, with which bundler 2.5 and later would keep the damaged copy for ever.
 """
 
+import math
 import zlib
 from collections.abc import Awaitable, Callable, Sequence
 from datetime import UTC, datetime
-from typing import get_args
+from typing import TypeAlias, get_args
 
 from aiohttp import web
 
 from mirror.auth import ReadAccess, Scope
 from mirror.blobs.local import http_date
-from mirror.errors import UnknownProject, UpstreamError
+from mirror.errors import AbsentPage, Invalid, NotFound, UnknownProject, UpstreamError
 from mirror.index.freshness import Freshness
 from mirror.index.repository import Repository
 from mirror.policy import as_of, parse_moment
@@ -50,7 +51,7 @@ from mirror.rubygems.json_api import JsonApi
 from mirror.rubygems.log.published_index import PublishedIndex
 from mirror.rubygems.log.published_log import PublishedLog
 from mirror.rubygems.log.versions_map import VersionsMap, render_versions
-from mirror.rubygems.names import canonical, parse_gem_filename, split_full_name
+from mirror.rubygems.names import FullName, canonical, parse_gem_filename, split_full_name
 from mirror.server.facts import facts_of
 from mirror.server.pages import Key, PageCache, PageInput, RenderedPage
 from mirror.server.respond import Chunk, Representation, respond, respond_file, retry_if_evicted
@@ -58,8 +59,11 @@ from mirror.server.rules import COMPACT, ResponseRules
 
 TEXT = "text/plain; charset=utf-8"
 BINARY = "application/octet-stream"
-SPECS = ResponseRules(cache_control="max-age=60", same_date=True)
-"""For the legacy index: its clients send the date that they were given, and never a range (rule 8)."""
+SPECS = ResponseRules(cache_control="max-age=60")
+"""For the legacy index: its clients send the time of their own copy as a date, and never a range (rule 8)."""
+
+NameReader: TypeAlias = Callable[[str, Callable[[str], bool]], FullName]
+"""Reads a full name or a file name, given whether there is a gem of a name. Raises Invalid."""
 
 _EPOCH = datetime.fromtimestamp(0, UTC)
 
@@ -193,11 +197,9 @@ class Routes:
         except UnknownProject:
             if not await self._published.listed(name):
                 raise
-            # Clients that once saw the gem keep requesting it, and leave the index after an error (rule 5).
-            facts.outcome = "hit"
-            return await respond(
-                request, RenderedPage(PageInput(bytes, TEXT, etag=pages.revision), pages.EMPTY), COMPACT
-            )
+            return await self._respond_empty(request)
+        except AbsentPage:
+            return await self._respond_empty(request)
 
         async def content() -> PageInput:
             body = await self._published.render(view)
@@ -209,12 +211,17 @@ class Routes:
         validity = view.validity if self._access.open else None
         return await self._page_cache.respond(request, key, content, view.outcome, validity, COMPACT)
 
+    async def _respond_empty(self, request: web.Request) -> web.StreamResponse:
+        """Respond for a gem that the log lists, or did once: clients request it, and an error ends all (rule 5)."""
+        facts_of(request).outcome = "hit"
+        return await respond(request, RenderedPage(PageInput(bytes, TEXT, etag=pages.revision), pages.EMPTY), COMPACT)
+
     @retry_if_evicted
     async def gemspec(self, request: web.Request) -> web.StreamResponse:
         """Respond with the specification of one version, as zlib of Ruby Marshal (rule 8)."""
         facts = facts_of(request)
         facts.repository, facts.kind = self._repository.name, "sidecar"
-        wanted = split_full_name(request.match_info["full"], await self._is_gem())
+        wanted = await self._read_name(request, split_full_name, request.match_info["full"])
         await self._access.check(request, wanted.name)
         file, opened = await self._repository.sidecar(wanted.name, wanted.filename)
         return await respond_file(
@@ -227,7 +234,7 @@ class Routes:
         facts = facts_of(request)
         facts.repository, facts.kind = self._repository.name, "file"
         filename = request.match_info["filename"]
-        wanted = parse_gem_filename(filename, await self._is_gem())
+        wanted = await self._read_name(request, parse_gem_filename, filename)
         await self._access.check(request, wanted.name)
         file, opened = await self._repository.open(wanted.name, filename)
         return await respond_file(
@@ -262,15 +269,23 @@ class Routes:
             return render(log.map.only([name for name in log.map if readable.allows(name)]))
 
         async def page() -> PageInput:
-            modified = http_date(self._published.changed_at)
+            # The next second, for a copy that a client made in the very second of a change may be the old one.
+            modified = http_date(math.floor(self._published.changed_at) + 1)
             return PageInput(rendered, media_type, heavy=True, etag=pages.revision, modified=modified)
 
         return page
 
-    async def _is_gem(self) -> Callable[[str], bool]:
-        """Return whether a name is that of a gem: `a-1-b` can be read in several ways."""
+    async def _read_name(self, request: web.Request, read: NameReader, text: str) -> FullName:
+        """Return the parts of the full name of a gem, of which `a-1-b` has several. Raises NotFound, Unauthorized.
+
+        Only gems that the client may read count, lest the reading tells that there is another one.
+        """
+        readable = await self._access.scope(request)
         try:
             log = self._published.log or await self._published.current()
         except UpstreamError:
-            return lambda name: False
-        return lambda name: name in log.map
+            log = None
+        try:
+            return read(text, lambda name: log is not None and name in log.map and readable.allows(name))
+        except Invalid as error:
+            raise NotFound(str(error)) from None

@@ -86,7 +86,7 @@ def matches_etag(header: str, etag: str) -> bool:
     return any(part.strip().removeprefix("W/").strip('"') == bare for part in header.split(","))
 
 
-def unmodified(headers: Mapping[str, str], etag: str, modified: str | None, same_date: bool) -> bool:
+def unmodified(headers: Mapping[str, str], etag: str, modified: str | None) -> bool:
     """Return whether the condition of a request holds that spares sending what the client has (section 13.1)."""
     condition = headers.get("If-None-Match")
     if condition is not None:
@@ -94,8 +94,6 @@ def unmodified(headers: Mapping[str, str], etag: str, modified: str | None, same
     since = headers.get("If-Modified-Since")
     if since is None or modified is None:
         return False
-    if same_date:
-        return since == modified
     try:
         return parsedate_to_datetime(modified) <= parsedate_to_datetime(since)
     except (TypeError, ValueError):

@@ -187,7 +187,7 @@ async def respond(
     if wanted is not None and range_applies(headers, etag, representation.modified):
         part = parse_range(wanted, representation.size, rules.suffix_ranges)
     conditional = "If-None-Match" in headers or "If-Modified-Since" in headers
-    if conditional and unmodified(headers, etag, representation.modified, rules.same_date):
+    if conditional and unmodified(headers, etag, representation.modified):
         # 304 wins over Range (rule 4), unless the range does not begin at the last byte that the client must have.
         if part is None or not rules.heals or part[0] == max(0, representation.size - 1):
             return PreparedResponse(304, _head(representation, rules, 304, encoding, outcome), (), validity)

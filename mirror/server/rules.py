@@ -20,8 +20,6 @@ class ResponseRules(msgspec.Struct, frozen=True, kw_only=True):
     """Whether the digests of the whole are sent, also with a part (rule 1)."""
     heals: bool = False
     """Whether a client whose range shows that its copy is damaged gets the whole instead of a 304 (rule 10)."""
-    same_date: bool = False
-    """Whether If-Modified-Since has to be the very date that was sent, not only a later one."""
 
 
 FILE = ResponseRules(cache_control="public, max-age=31536000, immutable", ranges=True)

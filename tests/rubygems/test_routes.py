@@ -6,6 +6,8 @@ import json
 import zlib
 from base64 import b64encode
 from collections.abc import AsyncIterator, Callable
+from datetime import timedelta
+from email.utils import format_datetime, parsedate_to_datetime
 from pathlib import Path
 from typing import Any
 
@@ -107,6 +109,45 @@ async def test_unchanged_specs_are_304_by_time_and_by_etag_until_a_gem_comes(
     again = await mirror.get("specs.4.8.gz", If_None_Match=first.headers["ETag"])
     assert again.status == 200
     assert b"5.0" in gzip.decompress(again.body)
+
+
+async def test_specs_are_304_by_the_time_of_a_clients_own_copy_unless_that_is_the_second_of_the_change(
+    mirror: Serving,
+) -> None:
+    first = await mirror.get("specs.4.8.gz")
+    changed = parsedate_to_datetime(first.headers["Last-Modified"])
+    for seconds, status in ((0, 304), (90, 304), (-1, 200)):
+        date = format_datetime(changed + timedelta(seconds=seconds), usegmt=True)
+        assert (await mirror.get("specs.4.8.gz", If_Modified_Since=date)).status == status
+
+
+@pytest.mark.parametrize("path", ["gems/missing.gem", "quick/Marshal.4.8/missing.gemspec.rz", "gems/rack.tar.gz"])
+async def test_what_is_no_full_name_is_not_there(mirror: Serving, path: str) -> None:
+    assert (await mirror.get(path)).status == 404
+
+
+async def test_a_listed_gem_without_a_page_is_an_empty_page_until_there_is_one(
+    mirror: Serving, simulator: Simulator
+) -> None:
+    assert "tilt " in (await mirror.get("versions")).text
+    simulator.inject("/info/tilt", Status(404), times=1)
+    reply = await mirror.get("info/tilt")
+    assert (reply.status, reply.body) == (200, b"---\n")
+    assert (await mirror.get("info/tilt")).body == simulator.rubygems.info("tilt")
+    simulator.inject("/info/tilt", Status(404))
+    assert (await mirror.get("info/tilt", Cache_Control="no-cache")).body == simulator.rubygems.info("tilt")
+
+
+@pytest.mark.parametrize("path", ["gems/{}-1-2.0.gem", "quick/Marshal.4.8/{}-1-2.0.gemspec.rz"])
+async def test_the_reading_of_a_file_name_does_not_tell_whether_there_is_a_hidden_gem(
+    simulator: Simulator, tmp_path: Path, path: str
+) -> None:
+    simulator.push(gem("hush-gem", "1.0"))
+    closed = {"rules": [{"projects": ["hush*"], "read": ["@developers"]}]}
+    async with serving(tmp_path / "data", upstreams(simulator), auth=closed) as mirror:
+        await mirror.get("versions")
+        there, absent = [await mirror.get(path.format(name)) for name in ("hush-gem", "hush-not")]
+        assert (there.status, there.text.replace("hush-gem", "N")) == (404, absent.text.replace("hush-not", "N"))
 
 
 async def test_a_gem_comes_from_upstream_once_with_its_digest_checked(mirror: Serving, simulator: Simulator) -> None:

@@ -362,7 +362,7 @@ class LogWriter:
         return content
 
     def _publish(self, log: PublishedLog) -> None:
-        # Last-Modified has whole seconds: two states of one second would be the same to a client.
+        # Last-Modified has whole seconds: two states of one second would be the same to a proxy.
         self.log, self.changed_at = log, max(self._clock(), math.floor(self.changed_at) + 1)
         self._on_change()
 
