@@ -8,13 +8,23 @@ that no client without a right makes us receive gigabytes.
 import asyncio
 import os
 import tempfile
+import warnings
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import TypeVar
 
 import msgspec
-from aiohttp import BodyPartReader, ClientError, MultipartReader, hdrs, web
+from aiohttp import (
+    BadContentDispositionHeader,
+    BadContentDispositionParam,
+    BodyPartReader,
+    ClientError,
+    MultipartReader,
+    hdrs,
+    web,
+)
+from aiohttp.http_exceptions import HttpProcessingError
 
 from mirror.blobs.local import DiskSpace, storage_errors
 from mirror.config import LimitsSettings
@@ -32,6 +42,10 @@ FIELD_BYTES = 100
 """Bytes that a form's field counts besides its value."""
 
 T = TypeVar("T")
+
+# Of a hostile form, whose text would be printed and kept: what matters of it is checked here.
+for _category in (BadContentDispositionHeader, BadContentDispositionParam):
+    warnings.filterwarnings("ignore", category=_category)
 
 
 class IncomingFile:
@@ -162,7 +176,7 @@ async def receive_form(
                     raise TooLarge(f"The form's fields are larger than {limits.form:,} bytes together.")
             form.fields.setdefault(part.name[:200], []).append(_text(bytes(value)))
             size += FIELD_BYTES
-    except (ValueError, AssertionError, RuntimeError, EOFError) as error:
+    except (ValueError, AssertionError, RuntimeError, EOFError, HttpProcessingError) as error:
         raise Invalid("The form is malformed or cut off.") from error
     except (ClientError, web.RequestPayloadError, ConnectionError) as error:
         raise Invalid("The client went away in the middle of the form.") from error

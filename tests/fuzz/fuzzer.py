@@ -1,0 +1,91 @@
+"""What a fuzzer is, and how it is run."""
+
+import asyncio
+import time
+import traceback
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from random import Random
+
+from tests.fuzz.mutation import Mutator
+
+CORPUS = Path(__file__).parent / "corpus"
+SLOW_SECONDS = 1.5
+"""Seconds of processor time that an input may cost; all inputs are small."""
+SILENT_SECONDS = 30.0
+"""Seconds after which an input that is still being checked has stopped everything."""
+TEXT_CHARACTERS = 3000
+"""Characters of an error's text that are kept: its end."""
+
+Check = Callable[[bytes], Awaitable[None]]
+"""Checks one input; raises AssertionError, or whatever the code under test should not have raised."""
+
+
+@dataclass(frozen=True)
+class Fuzzer:
+    """One fuzzer."""
+
+    name: str
+    seeds: Callable[[], Sequence[bytes]]
+    """Returns genuine inputs."""
+    target: Callable[[], AbstractAsyncContextManager[Check]]
+    """Opens what is tested."""
+    words: Sequence[bytes] = ()
+    """Pieces of the language that are inserted."""
+
+    def corpus(self) -> list[bytes]:
+        """Return the inputs that once found a fault."""
+        return [path.read_bytes() for path in sorted((CORPUS / self.name).glob("*"))]
+
+
+@dataclass(frozen=True)
+class FuzzFailure:
+    """An input that did what none may do."""
+
+    data: bytes
+    text: str
+
+
+def target(check: Callable[[bytes], None]) -> Callable[[], AbstractAsyncContextManager[Check]]:
+    """Return a target for code that needs nothing to be opened."""
+
+    @asynccontextmanager
+    async def opened():  # type: ignore[no-untyped-def]
+        async def run(data: bytes) -> None:
+            check(data)
+
+        yield run
+
+    return opened
+
+
+def inputs(fuzzer: Fuzzer, count: int, seed: int) -> Iterator[bytes]:
+    """Yield the corpus, then `count` mutated inputs; the same ones for the same seed."""
+    kept = fuzzer.corpus()
+    yield from kept
+    mutator = Mutator([*fuzzer.seeds(), *kept], fuzzer.words, Random(f"{fuzzer.name} {seed}"))
+    for _ in range(count):
+        yield mutator.next()
+
+
+async def run(
+    fuzzer: Fuzzer, count: int, seed: int, report: Callable[[], None] = lambda: None, most: int = 5
+) -> list[FuzzFailure]:
+    """Check `count` inputs and return what failed, at most `most` of them; `report` is called after each input."""
+    failures: list[FuzzFailure] = []
+    async with fuzzer.target() as check:
+        for data in inputs(fuzzer, count, seed):
+            began = time.process_time()
+            try:
+                async with asyncio.timeout(SILENT_SECONDS):
+                    await check(data)
+                took = time.process_time() - began
+                assert took < SLOW_SECONDS, f"it took {took:.1f} s of processor time"
+            except Exception:
+                failures.append(FuzzFailure(data, traceback.format_exc()[-TEXT_CHARACTERS:]))
+                if len(failures) == most:
+                    break
+            report()
+    return failures

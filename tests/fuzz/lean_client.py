@@ -1,0 +1,86 @@
+"""A fuzzer of responses: the client of the sync workers must not see anything that the ordinary client does not."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import aiohttp
+from yarl import URL
+
+from mirror.airgap.sync.workers.client import SmallFileClient
+from mirror.airgap.sync.workers.messages import WorkerUpstream
+from mirror.errors import MirrorError
+from tests.fuzz.fuzzer import Check, Fuzzer
+
+LIMIT_BYTES = 64 << 10
+
+_SEEDS = (
+    b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello",
+    b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nhel\r\n2;x=y\r\nlo\r\n0\r\nTrailer: a\r\n\r\n",
+    b"HTTP/1.0 200 OK\r\nServer: x\r\n\r\nhello until the end",
+    b"HTTP/1.1 103 Early Hints\r\nLink: </x>\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nhi",
+    b"HTTP/1.1 404 Not Found\r\nContent-Length: 4\r\n\r\nnone",
+    b"HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\nContent-Length: 3\r\n\r\nabc",
+    b"HTTP/1.1 302 Found\r\nLocation: /other\r\nContent-Length: 0\r\n\r\n",
+    b'HTTP/1.1 304 Not Modified\r\nETag: "x"\r\n\r\n',
+)
+_WORDS = (
+    b"Content-Length: 5\r\n",
+    b"Content-Length: 0005\r\n",
+    b"Content-Length: +5\r\n",
+    b"Transfer-Encoding: chunked\r\n",
+    b"Transfer-Encoding: gzip, chunked\r\n",
+    b"Connection: close\r\n",
+    b"HTTP/1.1 200 OK\r\n",
+    b"0\r\n\r\n",
+    b"ffffffffffffffff\r\n",
+    b"Upgrade: h2c\r\n",
+    b"\r\n ",
+    b"\n\n",
+)
+
+
+@asynccontextmanager
+async def _opened() -> AsyncIterator[Check]:
+    sent = b""
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            await reader.readuntil(b"\r\n\r\n")
+            writer.write(sent)
+            await writer.drain()
+        except (OSError, asyncio.IncompleteReadError):
+            pass
+        finally:
+            writer.close()
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    port = server.sockets[0].getsockname()[1]
+    url = URL(f"http://127.0.0.1:{port}/file")
+    upstream = WorkerUpstream(
+        url=str(url), authorization=None, user_agent="fuzz", ca_file=None, connect_timeout=5, read_timeout=5
+    )
+
+    async def check(data: bytes) -> None:
+        nonlocal sent
+        sent = data
+        client = SmallFileClient(upstream)
+        try:
+            lean = await client.get(url, LIMIT_BYTES)
+        except MirrorError:
+            return  # it leaves the file to the ordinary client
+        finally:
+            client.close()
+        assert len(lean.body) <= LIMIT_BYTES
+        try:
+            async with aiohttp.ClientSession(auto_decompress=False) as session, session.get(url) as response:
+                ordinary = await response.read()
+        except aiohttp.ClientError:
+            return  # what follows a whole response is an error to it; bodies are compared with their digests anyway
+        assert (lean.status, lean.body) == (response.status, ordinary)
+
+    async with server:
+        yield check
+
+
+FUZZERS = (Fuzzer("lean-client", lambda: _SEEDS, _opened, _WORDS),)

@@ -1,0 +1,159 @@
+"""Mutations of inputs: small changes, repetitions, pieces of other inputs. The random numbers are an argument."""
+
+from collections.abc import Callable, Sequence
+from random import Random
+
+MOST_BYTES = 48 << 10
+"""Bytes that an input has at most."""
+
+_NUMBERS = (b"0", b"-1", b"1", b"255", b"65536", b"2147483648", b"9223372036854775808", b"1e400", b"9" * 400, b"0x10")
+_ODD = (
+    b"",
+    b"\0",
+    b"\xff",
+    b"\xc0\x80",
+    b"\xed\xa0\x80",
+    b"\x1b[2J",
+    b"\r\n",
+    b"\n",
+    b"\r",
+    b"\t",
+    b" ",
+    b"%00",
+    b"%2f",
+    b"..",
+    b"/",
+    b"\\",
+    b"'",
+    b'"',
+    b"<",
+    b">",
+    b"&",
+    b"{",
+    b"}",
+    b"[",
+    b"]",
+    b"(",
+    b":",
+    b",",
+    b";",
+    b"#",
+    b"@",
+    b"=",
+    b"null",
+    b"true",
+    b"[]",
+    b"{}",
+    "\u202e".encode(),
+    "\ud7ff\U0001f40d".encode(),
+    b"\\ud800",
+    b"NaN",
+    b"Infinity",
+)
+
+
+class Mutator:
+    """Makes inputs out of others."""
+
+    def __init__(self, seeds: Sequence[bytes], words: Sequence[bytes], random: Random) -> None:
+        self._seeds = [seed[:MOST_BYTES] for seed in seeds]
+        self._words = [*words, *_ODD]
+        self._random = random
+        self._changes: tuple[Callable[[bytes], bytes], ...] = (
+            self._flip,
+            self._set,
+            self._delete,
+            self._repeat,
+            self._insert_word,
+            self._insert_word,
+            self._replace_word,
+            self._splice,
+            self._swap,
+            self._number,
+            self._cut,
+            self._noise,
+            self._nest,
+            self._double_line,
+        )
+
+    def next(self) -> bytes:
+        """Return the next input."""
+        data = self._random.choice(self._seeds)
+        for _ in range(min(12, 1 + int(self._random.expovariate(0.5)))):
+            data = self._random.choice(self._changes)(data)[:MOST_BYTES]
+        return data
+
+    def _slice(self, data: bytes, longest: int = 64) -> tuple[int, int]:
+        start = self._random.randint(0, len(data))
+        longest = len(data) if self._random.random() < 0.05 else longest
+        return start, min(len(data), start + self._random.randint(0, longest))
+
+    def _flip(self, data: bytes) -> bytes:
+        if not data:
+            return b"\x80"
+        at = self._random.randrange(len(data))
+        return data[:at] + bytes([data[at] ^ (1 << self._random.randrange(8))]) + data[at + 1 :]
+
+    def _set(self, data: bytes) -> bytes:
+        at = self._random.randint(0, len(data))
+        return data[:at] + bytes([self._random.choice((0, 10, 13, 32, 127, 128, 255))]) + data[at + 1 :]
+
+    def _delete(self, data: bytes) -> bytes:
+        start, stop = self._slice(data)
+        return data[:start] + data[stop:]
+
+    def _repeat(self, data: bytes) -> bytes:
+        start, stop = self._slice(data)
+        times = 2 ** self._random.randint(1, 12)
+        return data[:start] + data[start:stop] * min(times, MOST_BYTES // max(1, stop - start)) + data[stop:]
+
+    def _insert_word(self, data: bytes) -> bytes:
+        at = self._random.randint(0, len(data))
+        return data[:at] + self._random.choice(self._words) + data[at:]
+
+    def _replace_word(self, data: bytes) -> bytes:
+        start, stop = self._slice(data, 12)
+        return data[:start] + self._random.choice(self._words) + data[stop:]
+
+    def _splice(self, data: bytes) -> bytes:
+        other = self._random.choice(self._seeds)
+        start, stop = self._slice(other, 400)
+        at, end = self._slice(data)
+        return data[:at] + other[start:stop] + data[end:]
+
+    def _swap(self, data: bytes) -> bytes:
+        start, stop = self._slice(data)
+        again, end = self._slice(data[stop:])
+        again, end = again + stop, end + stop
+        return data[:start] + data[again:end] + data[stop:again] + data[start:stop] + data[end:]
+
+    def _number(self, data: bytes) -> bytes:
+        digits = [at for at, byte in enumerate(data[:4096]) if 48 <= byte < 58]
+        if not digits:
+            return self._insert_word(data)
+        at = self._random.choice(digits)
+        end = at
+        while end < len(data) and 48 <= data[end] < 58:
+            end += 1
+        return data[:at] + self._random.choice(_NUMBERS) + data[end:]
+
+    def _cut(self, data: bytes) -> bytes:
+        return data[: self._random.randint(0, len(data))]
+
+    def _noise(self, data: bytes) -> bytes:
+        at = self._random.randint(0, len(data))
+        return data[:at] + self._random.randbytes(self._random.randint(1, 16)) + data[at:]
+
+    def _nest(self, data: bytes) -> bytes:
+        start, stop = self._slice(data)
+        opening, closing = self._random.choice(
+            ((b"[", b"]"), (b"{", b"}"), (b"(", b")"), (b"<b>", b"</b>"), (b'{"a":', b"}"))
+        )
+        depth = self._random.choice((1, 10, 1000, 5000))
+        return data[:start] + opening * depth + data[start:stop] + closing * depth + data[stop:]
+
+    def _double_line(self, data: bytes) -> bytes:
+        lines = data.split(b"\n")
+        line = self._random.choice(lines)
+        lines.insert(self._random.randint(0, len(lines)), line)
+        return b"\n".join(lines)
