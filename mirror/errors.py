@@ -31,6 +31,10 @@ class UnknownFile(NotFound):
         self.filename = filename
 
 
+class NoSidecar(UnknownFile):
+    """A file out of which no sidecar can be made."""
+
+
 class Invalid(MirrorError):
     """The client sent something malformed or contradictory."""
 

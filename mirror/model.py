@@ -50,6 +50,8 @@ class File(msgspec.Struct, frozen=True, kw_only=True):
     """Requires-Python, or a gem's required Ruby version."""
     source: str = ""
     """The name of the source that lists it; set by the source."""
+    sidecar: bool = True
+    """False where it is known that no sidecar can be made of the file; set by the source."""
     extra: Mapping[str, Any] = {}
     """Private to the format: carried from parsing to rendering."""
 

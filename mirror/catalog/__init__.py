@@ -14,6 +14,7 @@ from mirror.catalog.holdings import Browse, Contents, HeldProject, HeldThing
 from mirror.catalog.logs import Logs
 from mirror.catalog.pages import PageRow, Pages
 from mirror.catalog.retention import RemovalReport, RemovedFiles, SetMember, Sets
+from mirror.catalog.sidecars import NoSidecars
 from mirror.catalog.uploads import Upload, UploadRow, Uploads
 
 __all__ = [
@@ -33,6 +34,7 @@ __all__ = [
     "HeldThing",
     "Leases",
     "Logs",
+    "NoSidecars",
     "PageRow",
     "Pages",
     "Position",
@@ -64,6 +66,7 @@ class Catalog:
         self.bundles = Bundles(database)
         self.sets = Sets(database)
         self.removed = RemovedFiles(database)
+        self.no_sidecars = NoSidecars(database)
         self.uploads = Uploads(database)
         self.accounts = Accounts(database)
         self.leases = Leases(database)

@@ -4,21 +4,27 @@ The surprise: a page that cannot be stored because the disk is full stays in mem
 as stored until the process ends. No client has to notice.
 """
 
+import asyncio
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import TypeVar
 
 import msgspec
 
 from mirror.catalog import Catalog, PageRow
 from mirror.errors import StorageFull
 from mirror.index.cache import BoundedCache, LoadingCache, MemoryBudget
-from mirror.model import Page, Stamp, UpstreamResponse
+from mirror.model import Names, Page, Project, Stamp, UpstreamResponse
 
 logger = logging.getLogger(__name__)
 
 ROW_BYTES = 700
 """Bytes that a row takes in memory, without the body of its page (measured)."""
+LARGE_PAGE_BYTES = 256 << 10
+"""Bytes of a page above which parsing it leaves the event loop."""
+
+T = TypeVar("T", Project, Names)
 
 
 class PageStore:
@@ -105,3 +111,8 @@ def warn_if_full(what: str) -> Iterator[None]:
         yield
     except StorageFull as error:
         logger.warning("could not record %s: %s", what, error)
+
+
+async def off_loop(response: UpstreamResponse, work: Callable[[], T]) -> T:
+    """Work on a page, in a thread when the page is large."""
+    return work() if len(response.body) < LARGE_PAGE_BYTES else await asyncio.to_thread(work)

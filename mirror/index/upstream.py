@@ -2,13 +2,13 @@
 
 from functools import partial
 
-from mirror.errors import Offline, UpstreamUnavailable
+from mirror.errors import NoSidecar, Offline, UpstreamUnavailable
 from mirror.index.freshness import Freshness, fresh_until
 from mirror.index.journal import Journal
-from mirror.index.source import Document, DocumentBody, LoadedNames, NameListing, Outdated, SourceOptions
+from mirror.index.source import Document, DocumentBody, LoadedNames, NameListing, OpenFile, Outdated, SourceOptions
 from mirror.index.upstream_files import UpstreamFiles
 from mirror.index.upstream_pages import NAMES, UpstreamPages
-from mirror.model import Names, Outcome, Page
+from mirror.model import File, Names, Outcome, Page
 
 
 class CachedUpstream:
@@ -28,7 +28,6 @@ class CachedUpstream:
         self._options = options
         self.project = pages.project
         self.open = files.open
-        self.sidecar = files.sidecar
 
     @property
     def outdated(self) -> Outdated:
@@ -61,6 +60,14 @@ class CachedUpstream:
     async def _names_of_stored_pages(self) -> LoadedNames:
         revision = self._held_revision()
         return LoadedNames(revision, Names(serials=dict.fromkeys(await self.pages.store.projects())))
+
+    async def sidecar(self, project: str, file: File) -> OpenFile:
+        try:
+            return await self._files.sidecar(project, file)
+        except NoSidecar:
+            if await self.pages.gaps.add(project, file, self._options.clock()):
+                self.outdated([project])
+            raise
 
     async def document(self, page: Page, freshness: Freshness = Freshness.USUAL) -> Document | None:
         state = await self.pages.get(page, freshness)

@@ -7,10 +7,10 @@ from mirror.blobs import BlobStore, MemoryBody, StoredBlob
 from mirror.catalog import Catalog, HeldFile
 from mirror.errors import (
     Invalid,
+    NoSidecar,
     NotFound,
     Offline,
     StorageFull,
-    UnknownFile,
     UpstreamError,
     UpstreamProtocolError,
     UpstreamUnavailable,
@@ -136,7 +136,7 @@ class UpstreamFiles:
         self._journal.news.set()
 
     async def sidecar(self, project: str, file: File) -> OpenFile:
-        """Return the sidecar of a file. Raises UnknownFile, Offline, UpstreamError."""
+        """Return the sidecar of a file. Raises NoSidecar, Offline, UpstreamError."""
         name = self._format.sidecar_name(file)
         held = await self._held_body(project, name, None)
         if held:
@@ -155,7 +155,7 @@ class UpstreamFiles:
                 content = await self._format.make_sidecar(file, held or await self._readable(project, file))
             except Invalid as error:
                 logger.warning("%s has no sidecar: %s", file.filename, error)
-                raise UnknownFile(project, name) from error
+                raise NoSidecar(project, name) from error
         try:
             blob = await self._blobs.write(content)
         except StorageFull as error:

@@ -6,7 +6,6 @@
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Container
-from typing import TypeVar
 
 import msgspec
 
@@ -24,17 +23,16 @@ from mirror.errors import (
 from mirror.index.cache import BoundedCache, MemoryBudget, SingleFlight
 from mirror.index.freshness import Decision, Freshness, decide, fresh_until, stands_in
 from mirror.index.journal import Journal
-from mirror.index.page_store import PageStore, warn_if_full
+from mirror.index.page_store import PageStore, off_loop, warn_if_full
 from mirror.index.removals import Removals, with_removed
 from mirror.index.serials import NewerSerials
+from mirror.index.sidecars import SidecarGaps, with_gaps
 from mirror.index.source import Listing, LoadedNames, Outdated, SourceOptions, name_of_upstream
-from mirror.model import File, Format, Names, Outcome, Page, Project, Stamp, UpstreamResponse
+from mirror.model import File, Format, Outcome, Page, Project, Stamp, UpstreamResponse
 from mirror.upstream import Upstream
 
 logger = logging.getLogger(__name__)
 
-LARGE_PAGE_BYTES = 256 << 10
-"""Bytes of a page above which parsing it leaves the event loop."""
 LAG_SECONDS = 30.0
 """Time after which an upstream that serves an older page than it lists is asked again."""
 LISTED_SECONDS = 3600.0
@@ -51,9 +49,6 @@ class PageListing(msgspec.Struct, frozen=True):
     """Returns the revision of a project's page; None when the index does not tell."""
     make: Callable[[str], Awaitable[UpstreamResponse]] | None = None
     """Makes a project's page, where upstream has none. Raises NotFound, UpstreamError."""
-
-
-T = TypeVar("T", Project, Names)
 
 
 class PageState(msgspec.Struct, frozen=True):
@@ -90,6 +85,8 @@ class UpstreamPages:
         self._clock = options.clock
         self.store = PageStore(self.name, catalog, memory)
         self._removals = Removals(self.name, catalog, journal, memory)
+        self.gaps = SidecarGaps(self.name, catalog, journal, memory)
+        """The files that have no sidecar."""
         self._lagging: BoundedCache[Page, tuple[str, float]] = BoundedCache(memory)
         """Pages that upstream serves older than its own index lists them: the listed revision, and when we asked."""
         self._asking: SingleFlight[Page, PageState] = SingleFlight()
@@ -128,12 +125,16 @@ class UpstreamPages:
         removed: tuple[File, ...] = ()
         if self._may_have_removed(page.name):
             removed = await self._removals.of(page.name)
-        if not removed and known == state.row.stamp.revision:
+        known_gaps = self.gaps.projects
+        gaps = await self.gaps.of(page.name) if known_gaps is None or page.name in known_gaps else None
+        if not removed and not gaps and known == state.row.stamp.revision:
             return Listing(revision=known, until=until, outcome=state.outcome, project=None)
         revision, project = await self._read_project(page, state)
         left: frozenset[str] = frozenset()
         if removed:
             revision, project, left = with_removed(revision, project, removed)
+        if gaps:
+            revision, project = with_gaps(revision, project, gaps)
         return Listing(revision=revision, until=until, outcome=state.outcome, project=project, removed=left)
 
     async def get(self, page: Page, freshness: Freshness) -> PageState:
@@ -180,7 +181,7 @@ class UpstreamPages:
         if stored is not None:
             revision, response = stored
             try:
-                project = await _off_loop(response, lambda: self._format.parse(page, response))
+                project = await off_loop(response, lambda: self._format.parse(page, response))
             except UpstreamProtocolError:
                 pass  # it did parse once: the store, or what we take for a page, has changed
             else:
@@ -193,7 +194,7 @@ class UpstreamPages:
     async def names(self) -> LoadedNames:
         """Return the names on the stored list of them."""
         revision, response = await self.response(NAMES)
-        names = await _off_loop(response, lambda: self._format.parse_names(response))
+        names = await off_loop(response, lambda: self._format.parse_names(response))
         row = await self.store.row(NAMES)
         await self._serials.compare(names, row.stamp.checked if row else 0.0)
         return LoadedNames(revision, names)
@@ -217,6 +218,7 @@ class UpstreamPages:
         """Read again what is stored of a project, since someone else has changed it; "" is the list of names."""
         self.store.forget(Page("project", project) if project else NAMES)
         self._removals.forget(project)
+        self.gaps.forget(project)
 
     def _may_have_removed(self, project: str) -> bool:
         """Return whether there may be removed files of a project."""
@@ -224,6 +226,7 @@ class UpstreamPages:
 
     async def close(self) -> None:
         """Stop what runs in the background."""
+        await self.gaps.close()
         await self._asking.close()
         await self.store.close()
         await self._removals.close()
@@ -320,13 +323,13 @@ class UpstreamPages:
         changed = before is None or not before.stamp.found or before.stamp.revision != stamp.revision
         project = None
         if page.kind == "project":
-            parsed = await _off_loop(response, lambda: self._format.parse(page, response))
+            parsed = await off_loop(response, lambda: self._format.parse(page, response))
             project = self._with_source(parsed)
             listed_before = before is not None and before.stamp.found
             if changed and (listed_before or parsed.status == "quarantined" or self._may_have_removed(page.name)):
                 await self._compare(page, before, parsed, now)
         elif page.kind == "names":
-            names = await _off_loop(response, lambda: self._format.parse_names(response))
+            names = await off_loop(response, lambda: self._format.parse_names(response))
             await self._serials.compare(names, now)
         row = PageRow(
             stamp=stamp,
@@ -379,7 +382,7 @@ class UpstreamPages:
             if stored is None:
                 return None
             try:
-                return await _off_loop(stored[1], lambda: self._format.parse(page, stored[1]))
+                return await off_loop(stored[1], lambda: self._format.parse(page, stored[1]))
             except UpstreamProtocolError:
                 return None
 
@@ -391,8 +394,3 @@ class UpstreamPages:
         """Return the project with this source as the one that lists its files."""
         files = tuple(msgspec.structs.replace(file, source=self.name) for file in project.files)
         return msgspec.structs.replace(project, files=files)
-
-
-async def _off_loop(response: UpstreamResponse, work: Callable[[], T]) -> T:
-    """Work on a page, in a thread when the page is large."""
-    return work() if len(response.body) < LARGE_PAGE_BYTES else await asyncio.to_thread(work)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from yarl import URL
 
-from mirror.errors import DigestMismatch, Invalid, UpstreamProtocolError
+from mirror.errors import DigestMismatch, UpstreamProtocolError
 from mirror.index.ecosystem import Ecosystem, StaticLayout, SummaryReader
 from mirror.model import Body, File, Format, PackageReader, UpstreamRequest
 from mirror.pypi import clients, index, names, pages, versions
@@ -25,7 +25,7 @@ __all__ = ["ECOSYSTEM", "FORMAT"]
 
 
 def _has_sidecar(file: File) -> bool:
-    return file.filename.endswith(".whl")
+    return names.has_metadata(file)
 
 
 def _sidecar_name(file: File) -> str:
@@ -42,17 +42,16 @@ def _request_for_sidecar(base: URL, file: File) -> UpstreamRequest | None:
 
 
 def _check_sidecar(file: File, content: bytes) -> None:
-    from mirror.pypi import wheel
+    from mirror.pypi.metadata import looks_like_metadata
 
     promised = file.extra.get("core-metadata")
     if isinstance(promised, dict) and (expected := promised.get("sha256")):
         actual = hashlib.sha256(content).hexdigest()
         if actual != expected:
             raise DigestMismatch(_sidecar_name(file), "sha256", expected, actual)
-    try:
-        wheel.check_identity(file.filename, content)
-    except Invalid as error:
-        raise UpstreamProtocolError(f"{_sidecar_name(file)} does not fit its file: {error}") from error
+    if not looks_like_metadata(content):
+        # Which project and version it names is not looked at: the wheel's own METADATA may differ from its file name.
+        raise UpstreamProtocolError(f"{_sidecar_name(file)} is not core metadata.")
 
 
 async def _make_sidecar(file: File, body: Body) -> bytes:

@@ -31,6 +31,7 @@ _PLAIN_HEAD = re.compile(rb"(?:[!-9;-~]+:[^\n]*\n(?:[ \t][^\n]*\n)*)+")
 _PLAIN_FIELD = re.compile(
     rb"^(metadata-version|name|version|requires-python):([^\n]*)\n([ \t])?", re.IGNORECASE | re.MULTILINE
 )  # fmt: skip
+_ANY_FIELD = re.compile(rb"^(?:metadata-version|name):", re.IGNORECASE | re.MULTILINE)
 _ONCE = ("metadata-version", "name", "version", "requires-python")
 _CHECKED = (
     *("name", "version", "summary", "description_content_type", "requires_python", "requires_dist"),
@@ -94,6 +95,12 @@ def validate(raw: bytes) -> DistributionIdentity:
         except RecursionError:
             raise Invalid(f"The metadata field {name!r} is nested too deeply.") from None
     return identity
+
+
+def looks_like_metadata(raw: bytes) -> bool:
+    """Return whether bytes can be core metadata at all, and not a web page in its place."""
+    head = _split(raw[:METADATA_LIMIT])[0]
+    return len(raw) <= METADATA_LIMIT and not head.lstrip().startswith(b"<") and _ANY_FIELD.search(head) is not None
 
 
 def info_from_metadata(raw: bytes) -> dict[str, Any]:

@@ -23,6 +23,7 @@ from packaging.utils import (
 from packaging.version import InvalidVersion, Version
 
 from mirror.errors import Invalid
+from mirror.model import File
 
 Kind = Literal["wheel", "sdist", "other"]
 
@@ -105,6 +106,12 @@ def kind_of(filename: str) -> Kind:
 def is_distribution(filename: str) -> bool:
     """Return whether the name ends like any distribution file that an index has ever listed."""
     return filename.lower().endswith((".whl", *_SDIST_SUFFIXES, *_OTHER_SUFFIXES))
+
+
+def has_metadata(file: File) -> bool:
+    """Return whether core metadata is served beside a file: a wheel, unless none can be made of it."""
+    # pip writes it to the disk under the wheel's name with ".metadata" behind.
+    return file.sidecar and file.filename.endswith(".whl") and len(file.filename.encode()) <= FILENAME_LIMIT - 9
 
 
 def version_of(filename: str, project: str) -> str:

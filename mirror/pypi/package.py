@@ -25,12 +25,13 @@ from mirror.errors import Invalid
 from mirror.model import AcceptedUpload, File
 from mirror.pypi.metadata import METADATA_LIMIT, DistributionIdentity, identify, validate
 from mirror.pypi.names import canonical, parse_filename, same_version
-from mirror.pypi.wheel import METHODS, ZIP_ERRORS, RangeReader, metadata_entry, read_member
+from mirror.pypi.wheel import ZIP_ERRORS, RangeReader, metadata_entry, read_member
 
 ENTRIES_LIMIT = 50_000
 BOMB_SIZE, BOMB_RATIO = 64 << 20, 50
 """An archive is a bomb when it unpacks to more bytes than the first, and to more than its own size times the second."""
 _DEPTH_LIMIT = 100
+_METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
 _TAR_READ_LIMIT = 64 << 10  # a header of the pax format is read at once, as long as it claims to be
 _TAR_ERRORS = (tarfile.TarError, zlib.error, struct.error, EOFError, ValueError, OSError, OverflowError, LookupError)
 _DRIVE = re.compile(r"[A-Za-z]:")
@@ -47,7 +48,7 @@ def inspect(filename: str, path: Path) -> File:
         if parts.kind == "sdist" and not filename.endswith(".zip"):
             raw = _sdist_tar(file)
         else:
-            raw = _archive(file, parts.project, wheel=parts.kind == "wheel")
+            raw = _archive(file, filename, wheel=parts.kind == "wheel")
         identity = validate(raw)
         if identity.project != parts.project or not same_version(identity.version, parts.version):
             raise Invalid(
@@ -69,7 +70,7 @@ def inspect(filename: str, path: Path) -> File:
     )
 
 
-def _archive(file: BinaryIO, project: str, *, wheel: bool) -> bytes:
+def _archive(file: BinaryIO, filename: str, *, wheel: bool) -> bytes:
     """Check every entry, and return METADATA of a wheel or PKG-INFO of a zipped sdist. Raises Invalid."""
     size = os.fstat(file.fileno()).st_size
     reader = RangeReader(size, lambda start, stop: os.pread(file.fileno(), stop - start, start))
@@ -77,7 +78,7 @@ def _archive(file: BinaryIO, project: str, *, wheel: bool) -> bytes:
         with zipfile.ZipFile(reader) as archive:
             names = _check_entries(archive.infolist(), size)
             if wheel:
-                entry = metadata_entry(archive, project)
+                entry = metadata_entry(archive, filename)
                 directory = entry.filename.partition("/")[0]
                 for required in ("WHEEL", "RECORD"):  # PEP 427
                     if f"{directory}/{required}" not in names:
@@ -114,7 +115,7 @@ def _check_entries(entries: list[zipfile.ZipInfo], size: int) -> set[str]:
         names.add(name)
         if stat.S_ISLNK(entry.external_attr >> 16):
             raise Invalid(f"The archive has a symbolic link, {name[:200]!r}: zip archives must have none.")
-        if entry.flag_bits & 0x1 or entry.compress_type not in METHODS:
+        if entry.flag_bits & 0x1 or entry.compress_type not in _METHODS:
             raise Invalid(f"{name[:200]!r} in the archive is encrypted or compressed in an unusual way.")
         packed += entry.compress_size
         unpacked += entry.file_size

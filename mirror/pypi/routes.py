@@ -33,7 +33,7 @@ from mirror.index.source import Document
 from mirror.model import File, Page, Project
 from mirror.policy import as_of, parse_moment
 from mirror.pypi import index, legacy, pages, versions
-from mirror.pypi.names import canonical, safe_filename
+from mirror.pypi.names import canonical, has_metadata, safe_filename
 from mirror.pypi.pages import HTML_TYPE, JSON_TYPE
 from mirror.server.facts import facts_of, public_url
 from mirror.server.negotiate import negotiate
@@ -218,7 +218,7 @@ class Routes:
         facts.repository, facts.kind = self._repository.name, "file"
         described = filename.removesuffix(".metadata")
         file = self._repository.known_file(project, described)
-        if file is None and not (safe_filename(filename) and project == _canonical(project)):
+        if file is None and not (safe_filename(described) and project == _canonical(project)):
             raise UnknownFile(project[:100], filename[:100])
         if not self._access.open:
             await self._access.check(request, project)
@@ -291,16 +291,20 @@ def _page_input(view: View, media_type: str, render: Callable[[], bytes], kept: 
 
 
 def advertised(project: Project) -> Project:
-    """Return the project with `core-metadata` on every wheel: the mirror reads it out of those without."""
-    if all(file.extra.get("core-metadata") or not file.filename.endswith(".whl") for file in project.files):
+    """Return the project with `core-metadata` on the wheels that have a sidecar here, and on no others.
+
+    The mirror reads it out of wheels for which the index offers none.
+    """
+    if all(bool(file.extra.get("core-metadata")) is has_metadata(file) for file in project.files):
         return project
-    files = tuple(
-        msgspec.structs.replace(file, extra={**file.extra, "core-metadata": True})
-        if file.filename.endswith(".whl") and not file.extra.get("core-metadata")
-        else file
-        for file in project.files
-    )
-    return msgspec.structs.replace(project, files=files)
+    return msgspec.structs.replace(project, files=tuple(map(_advertised, project.files)))
+
+
+def _advertised(file: File) -> File:
+    promised = file.extra.get("core-metadata")
+    if bool(promised) is has_metadata(file):
+        return file
+    return msgspec.structs.replace(file, extra={**file.extra, "core-metadata": not promised})
 
 
 def _moment(request: web.Request) -> datetime | None:

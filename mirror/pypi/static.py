@@ -14,7 +14,7 @@ import msgspec
 
 from mirror.model import File, Names, Page, Project
 from mirror.pypi import index, legacy, pages
-from mirror.pypi.names import canonical, safe_filename
+from mirror.pypi.names import canonical, has_metadata, safe_filename
 
 _HTML, _JSON = "index.html", "index.v1_json"
 
@@ -34,7 +34,7 @@ class PythonLayout:
         if not safe_filename(file.filename) or file.filename.endswith(".metadata"):
             return None  # `.metadata` is the suffix of sidecars
         extra = {key: value for key, value in file.extra.items() if key != "core-metadata"}
-        if sidecar is not None and file.filename.endswith(".whl"):
+        if sidecar is not None and has_metadata(file):
             extra["core-metadata"] = {"sha256": sidecar}
         return msgspec.structs.replace(file, extra=extra)
 

@@ -1,11 +1,14 @@
 """METADATA out of a wheel, wherever that is: on this disk, or at an upstream that supports ranges.
 
 The surprise: there is no second reader of zip files here. The standard library's reads both; for a remote wheel, its
-file object raises which bytes are missing, they are fetched, and reading starts again.
+file object raises which bytes are missing, they are fetched, and reading starts again. What is read is given as it is,
+whatever it says of itself: installers read the same bytes out of the wheel, and decide what to make of them.
 """
 
 import asyncio
+import bz2
 import io
+import lzma
 import os
 import re
 import struct
@@ -15,7 +18,7 @@ from collections.abc import Callable
 
 from mirror.errors import Invalid
 from mirror.model import Body, File
-from mirror.pypi.metadata import METADATA_LIMIT, DistributionIdentity, identify
+from mirror.pypi.metadata import METADATA_LIMIT
 from mirror.pypi.names import canonical, same_version, version_of
 
 DIRECTORY_LIMIT = 8 << 20
@@ -26,32 +29,17 @@ SMALL_BYTES = 64 << 10
 """Bytes of a wheel up to which reading it is quicker than the hop to a thread."""
 _LOCAL_HEADER = 30
 _LOCAL_EXTRA = 256  # more than any tool writes; a longer one costs one more range
-METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
+_LZMA_MEMORY_BYTES = 64 << 20  # what unpacking may take; the dictionary of a stream can be as large as it says
 ZIP_ERRORS = (
-    *(zipfile.BadZipFile, zlib.error, struct.error, EOFError, ValueError, RuntimeError, OSError),
+    *(zipfile.BadZipFile, zlib.error, lzma.LZMAError, struct.error, EOFError, ValueError, RuntimeError, OSError),
     *(OverflowError, LookupError),
 )
 
 
-def wheel_identity(filename: str) -> DistributionIdentity:
-    """Return the identity in a wheel's file name. Raises Invalid when it is not the name of a wheel."""
-    project = canonical(filename.partition("-")[0])
-    version = version_of(filename, project)
-    if not filename.endswith(".whl") or not version:
-        raise Invalid(f"{filename[:80]!r} is not the name of a wheel.")
-    return DistributionIdentity(project, version)
-
-
-def check_identity(filename: str, content: bytes) -> None:
-    """Check that `content` is the core metadata of the wheel of that name. Raises Invalid."""
-    found, wanted = identify(content), wheel_identity(filename)
-    if found.project != wanted.project or not same_version(found.version, wanted.version):
-        raise Invalid(f"The metadata of {filename} is that of {found.project} {found.version}.")
-
-
 async def read_metadata(file: File, body: Body) -> bytes:
     """Read METADATA out of a wheel by a few ranges: its end, its directory, the member. Raises Invalid."""
-    project = wheel_identity(file.filename).project
+    if not file.filename.endswith(".whl"):
+        raise Invalid(f"{file.filename[:80]!r} is not the name of a wheel.")
     size = body.size
     loaded = _LoadedParts()
     tail = min(size, max(_TAIL_LEAST, min(_TAIL_MOST, size // 256)))
@@ -61,11 +49,14 @@ async def read_metadata(file: File, body: Body) -> bytes:
         try:
             reader = RangeReader(size, loaded.fetch)
             small = size <= SMALL_BYTES
-            raw = _metadata_of(reader, project) if small else await asyncio.to_thread(_metadata_of, reader, project)
+            raw = (
+                _metadata_of(reader, file.filename)
+                if small
+                else await asyncio.to_thread(_metadata_of, reader, file.filename)
+            )
         except _MissingPart as more:
             missing = more
         else:
-            check_identity(file.filename, raw)
             return raw
     raise Invalid(f"The directory of {file.filename} contradicts itself.")
 
@@ -138,45 +129,86 @@ class RangeReader(io.RawIOBase):
         return self.fetch(start, stop) if stop > start else b""
 
 
-def _metadata_of(reader: RangeReader, project: str) -> bytes:
-    """Return METADATA of a wheel of that project, and check nothing else. Raises _MissingPart, Invalid."""
+def _metadata_of(reader: RangeReader, filename: str) -> bytes:
+    """Return METADATA of the wheel of that name, and check nothing else. Raises _MissingPart, Invalid."""
     try:
         with zipfile.ZipFile(reader) as archive:
-            return read_member(archive, reader, metadata_entry(archive, project))
+            return read_member(archive, reader, metadata_entry(archive, filename))
     except ZIP_ERRORS as error:
         raise Invalid("The wheel is not a sound zip file.") from error
 
 
-def metadata_entry(archive: zipfile.ZipFile, project: str) -> zipfile.ZipInfo:
-    """Return the entry of METADATA. Raises Invalid unless there is exactly one of the project."""
+def metadata_entry(archive: zipfile.ZipFile, filename: str) -> zipfile.ZipInfo:
+    """Return the entry of METADATA. Raises Invalid unless there is exactly one of the wheel's project.
+
+    Beside other projects' directories, the one counts whose name is the project's, and of several the one of the
+    wheel's version. A wheel with one directory may spell it as it likes, as long as it begins with the project's name.
+    """
+    project = canonical(filename.partition("-")[0])
+    version = version_of(filename, project)
     found = [
         entry
         for entry in archive.infolist()
-        if entry.filename.endswith(".dist-info/METADATA")
-        and entry.filename.count("/") == 1
-        and _starts_with(entry.filename, project)
+        if entry.filename.endswith(".dist-info/METADATA") and entry.filename.count("/") == 1
     ]
-    if len(found) != 1:
-        raise Invalid(f"The wheel has {len(found)} METADATA files of {project}, not one.")
-    return found[0]
+    own = [entry for entry in found if _directory_of(entry)[0] == project]
+    if len(own) > 1:
+        own = [entry for entry in own if same_version(_directory_of(entry)[1], version)]
+    if not found[1:] and not own:
+        own = [entry for entry in found if _escaped(entry.filename).startswith(f"{project}-")]
+    if len(own) != 1:
+        raise Invalid(f"The wheel has {len(own)} METADATA files of {project}, not one.")
+    return own[0]
 
 
-def _starts_with(path: str, project: str) -> bool:
-    """Return whether a .dist-info directory is of the project; tools escape names in several ways."""
-    return re.sub(r"[-_.]+", "-", path).lower().startswith(f"{project}-")
+def _directory_of(entry: zipfile.ZipInfo) -> tuple[str, str]:
+    """Return the project, canonical, and the version in the name of an entry's .dist-info directory."""
+    name, _, version = entry.filename.partition("/")[0].removesuffix(".dist-info").rpartition("-")
+    return _escaped(name), version.replace("_", "-")
 
 
-def read_member(archive: zipfile.ZipFile, reader: RangeReader, entry: zipfile.ZipInfo) -> bytes:
+def _escaped(name: str) -> str:
+    """Return a name as PEP 503 normalises it, valid or not; tools escape names in several ways."""
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
+def read_member(
+    archive: zipfile.ZipFile, reader: RangeReader, entry: zipfile.ZipInfo, limit: int = METADATA_LIMIT
+) -> bytes:
     """Return the content of a small member, its checksum verified. Raises Invalid."""
-    if entry.compress_type not in METHODS or entry.flag_bits & 0x1:
-        raise Invalid(f"{entry.filename[:200]} in the archive is encrypted or compressed in an unusual way.")
-    if max(entry.file_size, entry.compress_size) > METADATA_LIMIT:
-        raise Invalid(f"{entry.filename[:200]} is larger than {METADATA_LIMIT} bytes.")
+    if entry.flag_bits & 0x1:
+        raise Invalid(f"{entry.filename[:200]} in the archive is encrypted.")
+    if max(entry.file_size, entry.compress_size) > limit:
+        raise Invalid(f"{entry.filename[:200]} is larger than {limit} bytes.")
     name = len(entry.orig_filename.encode())
     stop = entry.header_offset + _LOCAL_HEADER + name + _LOCAL_EXTRA + entry.compress_size
     reader.fetch(entry.header_offset, min(stop, reader.size))  # header and content in one range
-    with archive.open(entry) as member:
-        content = member.read(entry.file_size + 1)
+    if entry.compress_type in (zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA):
+        content = _unpack(archive, reader, entry)
+    else:
+        with archive.open(entry) as member:
+            content = member.read(entry.file_size + 1)
     if len(content) != entry.file_size:
         raise Invalid(f"{entry.filename[:200]} does not have the size that the directory of the archive states.")
+    return content
+
+
+def _unpack(archive: zipfile.ZipFile, reader: RangeReader, entry: zipfile.ZipInfo) -> bytes:
+    """Return the content of a member in bzip2 or LZMA, which `zipfile` would unpack without a limit."""
+    archive.open(entry).close()  # checks its local header
+    reader.seek(entry.header_offset + _LOCAL_HEADER - 4)
+    name, extra = struct.unpack("<2H", reader.read(4))
+    reader.seek(name + extra, os.SEEK_CUR)
+    packed = reader.read(entry.compress_size)
+    unpack: bz2.BZ2Decompressor | lzma.LZMADecompressor
+    if entry.compress_type == zipfile.ZIP_BZIP2:
+        unpack = bz2.BZ2Decompressor()
+    else:
+        # Two bytes of version, two of the length of the properties, then these (APPNOTE 5.8.8); the format of .lzma
+        # files has them first, and the size after them, which may be left open.
+        unpack = lzma.LZMADecompressor(lzma.FORMAT_ALONE, memlimit=_LZMA_MEMORY_BYTES)
+        packed = packed[4:9] + b"\xff" * 8 + packed[9:]
+    content = unpack.decompress(packed, entry.file_size + 1)
+    if zlib.crc32(content) != entry.CRC:
+        raise Invalid(f"{entry.filename[:200]} in the archive does not have its checksum.")
     return content

@@ -377,8 +377,8 @@ async def test_metadata_comes_out_of_the_whole_wheel_where_upstream_knows_no_ran
         assert LARGE.sha256 in await held(mirror)
 
 
-@pytest.mark.parametrize("lie", [b"Metadata-Version: 2.1\nName: other\nVersion: 1.0\n", b"<html>login</html>"])
-async def test_metadata_that_lies_is_replaced_by_what_the_wheel_says(
+@pytest.mark.parametrize("lie", [b"", b"<html>login</html>", b'{"Name": "large"}'])
+async def test_what_is_no_metadata_is_replaced_by_what_the_wheel_says(
     simulator: Simulator, tmp_path: Path, lie: bytes
 ) -> None:
     simulator.publish(LARGE, metadata=lie)
@@ -392,6 +392,61 @@ async def test_metadata_with_another_digest_than_promised_is_not_passed_on(
 ) -> None:
     simulator.inject("*.metadata", Corrupt(-2), times=1)
     assert (await mirror.get(f"{path_of(LARGE)}.metadata")).body == LARGE.metadata
+
+
+async def test_metadata_of_another_version_than_the_file_name_is_given_as_it_is(
+    simulator: Simulator, tmp_path: Path
+) -> None:
+    plain = wheel("torch", "2.0")
+    built = Built("torch", "2.0+cu121", "torch-2.0+cu121-py3-none-any.whl", plain.content, plain.metadata)
+    for offered in (True, False):
+        simulator.publish(built, core_metadata=offered)
+        async with mirroring(tmp_path / f"data{offered}", simulator) as mirror:
+            (file,) = (await page_of(mirror, "torch")).json()["files"]
+            assert file["core-metadata"]
+            assert (await mirror.get(f"{path_of(built)}.metadata")).body == plain.metadata
+            simulator.forget()
+            assert (await mirror.get(f"{path_of(built)}.metadata")).body == plain.metadata
+            assert not simulator.requests
+
+
+async def test_metadata_that_cannot_be_made_is_promised_no_more(simulator: Simulator, tmp_path: Path) -> None:
+    hollow = Built("hollow", "1.0", "hollow-1.0-py3-none-any.whl", noise(5000), b"")
+    good = wheel("hollow", "1.1")
+    simulator.publish(hollow, core_metadata=False)
+    simulator.publish(good, core_metadata=False)
+    for path in (f"{path_of(hollow)}.metadata", "/simple/hollow/"):
+        async with mirroring(tmp_path / "data", simulator) as mirror:  # it is remembered across a restart
+            promised = [file.get("core-metadata", False) for file in (await page_of(mirror, "hollow")).json()["files"]]
+            assert promised == [path == f"{path_of(hollow)}.metadata", True]
+            if not promised[0]:
+                assert "core-metadata" not in (await mirror.get("/simple/hollow/")).text.split("hollow-1.1")[0]
+            simulator.forget()
+            reply = await mirror.get(f"{path_of(hollow)}.metadata")
+            assert reply.status == 404
+            assert bool(simulator.requests) == promised[0]
+            promised = [file.get("core-metadata", False) for file in (await page_of(mirror, "hollow")).json()["files"]]
+            assert promised == [False, True]
+            assert (await mirror.get(path_of(hollow))).body == hollow.content
+    simulator.publish(wheel("hollow", "1.0"), core_metadata=False)  # another file under that name
+    async with mirroring(tmp_path / "data", simulator, pages={"fresh": "0s"}) as mirror:
+        page = await page_of(mirror, "hollow", Cache_Control="no-cache")
+        assert sorted(file["core-metadata"] for file in page.json()["files"]) == [True, True]
+
+
+async def test_metadata_is_promised_only_where_clients_can_store_it(simulator: Simulator, tmp_path: Path) -> None:
+    plain = wheel("long", "1.0")
+    for length in (246, 247, 255):
+        name = f"long-1.0-py3-none-{'.'.join('linux' for _ in range(50))}"[: length - 4].rstrip(".") + ".whl"
+        name = name.removesuffix(".whl").ljust(length - 4, "x") + ".whl"
+        simulator.publish(Built("long", "1.0", name, plain.content, plain.metadata))
+    async with mirroring(tmp_path / "data", simulator) as mirror:
+        files = (await page_of(mirror, "long")).json()["files"]
+        assert sorted((len(file["filename"]), bool(file.get("core-metadata"))) for file in files) == [
+            (246, True), (247, False), (255, False),
+        ]  # fmt: skip
+        for file in files:
+            assert (await mirror.get(f"/packages/long/{file['filename']}")).body == plain.content
 
 
 async def test_a_wheel_without_metadata_and_an_sdist_have_none(simulator: Simulator, tmp_path: Path) -> None:

@@ -341,7 +341,9 @@ async def test_a_page_that_is_refreshed_in_the_background_outdates_what_is_shown
     assert len(await filenames(source)) == 2
 
 
-async def test_a_cold_page_costs_two_looks_at_the_catalog(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_the_first_cold_page_costs_three_looks_at_the_catalog(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
     asked: list[str] = []
     read = desk.catalog.database.read
 
@@ -352,9 +354,9 @@ async def test_a_cold_page_costs_two_looks_at_the_catalog(desk: Desk, monkeypatc
     monkeypatch.setattr(desk.catalog.database, "read", counted)
     source = desk.source()
     assert len(await filenames(source)) == 1
-    assert len(asked) == 2, asked  # its state, and what upstream has taken back of it
+    assert len(asked) == 3, asked  # its state, what upstream has taken back, and which files have no sidecar
     assert (await source.project("six")).outcome == "hit"
-    assert len(asked) == 3  # the stored page, since nothing was known
+    assert len(asked) == 4  # the stored page, since nothing was known
 
 
 # Files

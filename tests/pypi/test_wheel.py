@@ -5,6 +5,7 @@ import hashlib
 import io
 import random
 import zipfile
+import zlib
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -134,6 +135,53 @@ async def test_the_dist_info_of_a_vendored_project_is_not_taken() -> None:
     await make(output.getvalue())
 
 
+@pytest.mark.parametrize("method", [zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
+async def test_metadata_in_another_compression_is_read(method: int) -> None:
+    await make(wheel(method=method))
+
+
+@pytest.mark.parametrize(
+    "metadata",
+    [
+        METADATA.replace(b"Foo.Bar", b"other"),
+        METADATA.replace(b"1.0", b"2.0"),
+        METADATA.replace(b"1.0", b"1.0+local"),
+        METADATA.replace(b"1.0", b"not-a-version"),
+        METADATA.replace(b"Version: 1.0\n", b""),
+        b"",
+    ],
+)
+async def test_metadata_is_given_as_it_is_whatever_it_says_of_itself(metadata: bytes) -> None:
+    assert await FORMAT.make_sidecar(FILE, Remote(wheel(metadata=metadata))) == metadata
+
+
+@pytest.mark.parametrize(
+    ("filename", "own", "others"),
+    [
+        (NAME, INFO, ["foo_bar_more-1.0.dist-info", "foo-1.0.dist-info", "other-1.0.dist-info"]),
+        (NAME, INFO, ["foo_bar-0.9.dist-info"]),
+        (NAME, "Foo.Bar-1.0.dist-info", ["foo_bar_more-1.0.dist-info"]),
+        (NAME, "foo_bar-1.0+local.dist-info", ["foo_bar_more-1.0.dist-info"]),
+        (NAME, "foo_bar-one-two.dist-info", []),
+        ("foo_bar-1.0+cu121-py3-none-any.whl", INFO, ["foo_bar_more-1.0.dist-info"]),
+    ],
+)
+async def test_metadata_is_found_beside_that_of_other_projects(filename: str, own: str, others: list[str]) -> None:
+    output = io.BytesIO(wheel(pad=b"", info=own))
+    with zipfile.ZipFile(output, "a") as archive:
+        for other in others:
+            archive.writestr(f"{other}/METADATA", b"Name: other")
+    file = File(filename=filename, version="1.0")
+    assert await FORMAT.make_sidecar(file, Remote(output.getvalue())) == METADATA
+
+
+def small_claim(content: bytes) -> bytes:
+    """The wheel with METADATA that claims to unpack to fewer bytes than it does."""
+    at = content.index(b"METADATA", content.index(b"PK\x01\x02")) - len(INFO) - 1 - 46
+    assert content[at : at + 4] == b"PK\x01\x02"
+    return content[: at + 24] + (1000).to_bytes(4, "little") + content[at + 28 :]
+
+
 def contradiction(kind: str) -> bytes:
     content = wheel(method=zipfile.ZIP_STORED)
     match kind:
@@ -145,10 +193,6 @@ def contradiction(kind: str) -> bytes:
             return NOISE
         case "checksum":
             return content.replace(b"About", b"Abuot")
-        case "other name":
-            return wheel(metadata=METADATA.replace(b"Foo.Bar", b"other"))
-        case "other version":
-            return wheel(metadata=METADATA.replace(b"1.0", b"2.0"))
         case "no metadata":
             return wheel(info="other-1.0.dist-info")
         case "twice":
@@ -158,8 +202,14 @@ def contradiction(kind: str) -> bytes:
             return output.getvalue()
         case "bomb":
             return wheel(metadata=METADATA + bytes(50 << 20))
-        case "bzip2":
-            return wheel(method=zipfile.ZIP_BZIP2)
+        case "bomb in bzip2":
+            return small_claim(wheel(metadata=METADATA + bytes(50 << 20), method=zipfile.ZIP_BZIP2, pad=b""))
+        case "bomb in LZMA":
+            return small_claim(wheel(metadata=METADATA + bytes(50 << 20), method=zipfile.ZIP_LZMA, pad=b""))
+        case "checksum in bzip2":
+            content = wheel(method=zipfile.ZIP_BZIP2, pad=b"")
+            crc = zlib.crc32(METADATA).to_bytes(4, "little")
+            return content.replace(crc, b"abcd")
         case "local header":
             at = content.rindex(b"PK\x03\x04", 0, content.index(METADATA))
             return content[:at] + b"PK\x03\x05" + content[at + 4 :]
@@ -174,8 +224,8 @@ def contradiction(kind: str) -> bytes:
 @pytest.mark.parametrize(
     "kind",
     [
-        "empty", "cut", "no zip", "checksum", "other name", "other version", "no metadata", "twice", "bomb", "bzip2",
-        "local header", "offset", "second end",
+        "empty", "cut", "no zip", "checksum", "no metadata", "twice", "bomb", "bomb in bzip2", "bomb in LZMA",
+        "checksum in bzip2", "local header", "offset", "second end",
     ],
 )  # fmt: skip
 async def test_a_wheel_that_contradicts_itself_is_refused(kind: str) -> None:
@@ -207,9 +257,10 @@ def test_a_sidecar_must_have_the_promised_digest() -> None:
 
 
 @pytest.mark.parametrize(
-    "content", [b"", b"<html>Not found</html>", METADATA.replace(b"1.0", b"1.1"), METADATA.replace(b"Foo", b"Fou")]
+    "content", [b"", b"<html>Not found</html>", b"<pre>\nName: foo\n", b"Not found", METADATA + bytes(9 << 20)]
 )
-def test_a_sidecar_without_promised_digest_must_be_metadata_of_its_file(content: bytes) -> None:
+def test_a_sidecar_without_promised_digest_must_be_metadata(content: bytes) -> None:
     FORMAT.check_sidecar(FILE, METADATA)
+    FORMAT.check_sidecar(FILE, METADATA.replace(b"1.0", b"1.0+local"))
     with pytest.raises(UpstreamProtocolError):
         FORMAT.check_sidecar(FILE, content)
