@@ -10,6 +10,7 @@ from pydantic_settings import NoDecode
 from mirror.config.values import (
     Duration,
     Flag,
+    HostRules,
     IndexUrl,
     Mount,
     Patterns,
@@ -41,7 +42,11 @@ class UpstreamSettings(Section):
     ca_file: ReadableFile | None = None
     """Certificates (PEM) to trust instead of the system's, for an upstream with a private certificate."""
     proxy: ProxyUrl | None = None
-    """An HTTP proxy for requests to it; may contain user:password@."""
+    """An HTTP proxy for requests to it; may contain user:password@. Without it, those of HTTP_PROXY, HTTPS_PROXY and
+    ALL_PROXY are used, but not for what NO_PROXY names."""
+    allow_hosts: HostRules = ()
+    """Hosts ("files.example", "*.example"), addresses and networks ("10.1.0.0/16") inside your network to which its
+    links and redirects may lead. Without it, only public addresses, and those where the index itself is."""
     follow: Flag = False
     """Whether to keep a replica of it, which has to be a mirror like this one: changes there arrive at once."""
     follow_only: Patterns = ()

@@ -223,6 +223,17 @@ def network(value: str) -> str:
         raise ValueError('should be an address, a network such as "10.0.0.0/8", or "unix"') from None
 
 
+def host_rule(value: str) -> str:
+    """Return a host ("files.example"), all below one ("*.example"), an address or a network. Raises ValueError."""
+    try:
+        return str(ipaddress.ip_network(value.strip("[]")))
+    except ValueError:
+        pass
+    if re.fullmatch(r"(?=.*[A-Za-z])(?:\*?\.)?[A-Za-z0-9_-]+(?:\.[A-Za-z0-9_-]+)*\.?", value):
+        return value.lower()
+    raise ValueError('should be a host, all hosts of a domain ("*.example"), an address, or a network ("10.0.0.0/8")')
+
+
 def mode(value: object) -> int:
     """Return the mode of a file, from octal digits as text: "0660". Raises ValueError."""
     if isinstance(value, str) and re.fullmatch(r"0?[0-7]{3}", value):
@@ -234,6 +245,8 @@ Flag = Annotated[bool, BeforeValidator(flag)]
 Mode = Annotated[int, BeforeValidator(mode)]
 Network = Annotated[str, AfterValidator(network)]
 Networks = Annotated[tuple[Network, ...], NoDecode, BeforeValidator(listed)]
+HostRule = Annotated[str, AfterValidator(host_rule)]
+HostRules = Annotated[tuple[HostRule, ...], NoDecode, BeforeValidator(listed)]
 Time = Annotated[datetime, AfterValidator(with_zone)]
 Whole = Annotated[int, BeforeValidator(whole)]
 Duration = Annotated[float, BeforeValidator(seconds)]

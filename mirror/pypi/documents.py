@@ -8,10 +8,11 @@ import re
 from collections.abc import Iterator
 from functools import lru_cache
 from typing import Any, Literal
-from urllib.parse import urljoin, urlsplit
+from urllib.parse import quote, urljoin, urlsplit
 
 import msgspec
 from selectolax.lexbor import LexborHTMLParser, LexborNode
+from yarl import URL
 
 from mirror.errors import UpstreamProtocolError
 from mirror.model import UpstreamResponse
@@ -23,6 +24,7 @@ _TAG = re.compile(
 _PLAIN_URL = re.compile(r"https?://[A-Za-z0-9](?:[A-Za-z0-9.-]*[A-Za-z0-9])?/[!\"$-~]*")  # nothing to resolve
 _RELATIVE_URL = re.compile(r"(?!//)([A-Za-z0-9_./~+-]*/)([A-Za-z0-9_][A-Za-z0-9_.+!-]*)(?:#[!-~]*)?")
 """A path whose last part needs no resolving, and perhaps a fragment."""
+_NOT_PLAIN = re.compile("[^!-~]+")
 _URL_LIMIT = 8192
 
 
@@ -104,12 +106,15 @@ def _directory(base: str, url: str) -> str | None:
 
 
 def _resolved(base: str, url: str) -> str | None:
+    """Return the absolute URL as it is written, byte for byte, with what is not ASCII percent-encoded."""
     try:
         absolute = urljoin(base, url) if not url.startswith(("http://", "https://")) else url
         parts = urlsplit(absolute)
         port_is_valid = parts.port != 0
+        host = parts.netloc if parts.netloc.isascii() else URL(f"http://{parts.netloc}").raw_authority
     except ValueError:
         return None
     if parts.scheme not in ("http", "https") or not parts.hostname or not port_is_valid or not absolute.isprintable():
         return None
-    return absolute.partition("#")[0]
+    rest = absolute.partition("#")[0].partition("://")[2][len(parts.netloc) :]
+    return f"{parts.scheme}://{host}{_NOT_PLAIN.sub(lambda found: quote(found[0], safe=''), rest)}"

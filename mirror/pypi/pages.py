@@ -70,7 +70,7 @@ def request_for(base: URL, page: Page) -> UpstreamRequest:
             name, _, version = page.name.partition("/")
             return UpstreamRequest(url=root.parent.parent / "pypi" / name / version / "json", accept="application/json")
         case "provenance":
-            return UpstreamRequest(url=URL(page.name), accept=PROVENANCE_TYPE, limit=_PROVENANCE_LIMIT)
+            return UpstreamRequest(url=URL(page.name, encoded=True), accept=PROVENANCE_TYPE, limit=_PROVENANCE_LIMIT)
     raise Invalid(f"{page.kind!r} is not a page of a Python index.")
 
 

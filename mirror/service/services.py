@@ -248,6 +248,7 @@ class Mirror:
             else None,
             ca_file=settings.ca_file,
             proxy=str(settings.proxy.get_secret_value()) if settings.proxy else None,
+            allow_hosts=settings.allow_hosts,
         )
 
     async def stop_writing(self) -> None:

@@ -1,7 +1,8 @@
 """The HTTP client of one upstream: conditional GET, streams, ranges, retries, limits and a circuit breaker.
 
 It knows no format: pages are bytes to it. It does not cache, and it neither resumes nor verifies files, as
-`mirror.transfer` does. client (requests), body (what arrives, its digests), breaker, values (options, errors, URLs).
+`mirror.transfer` does. client (requests), body (what arrives, its digests), breaker, values (options, errors, URLs),
+outgoing (connections: addresses, proxies, certificates).
 
 The surprise: there is one breaker for each host that the upstream links to, so that neither a dead file host nor one
 absurd URL in a page stops requests to a healthy index.
@@ -10,6 +11,7 @@ absurd URL in a page stops requests to a healthy index.
 from mirror.upstream.body import Digests, RangeBody, Stream
 from mirror.upstream.breaker import Breaker, BreakerState, retry_after
 from mirror.upstream.client import Upstream, parse_url
+from mirror.upstream.outgoing import ForbiddenAddress, Outgoing
 from mirror.upstream.values import (
     Credentials,
     Origin,
@@ -17,6 +19,7 @@ from mirror.upstream.values import (
     SlowBody,
     UpstreamHealth,
     UpstreamOptions,
+    as_written,
     origin,
     parse_http_date,
     redirect_target,
@@ -27,7 +30,9 @@ __all__ = [
     "BreakerState",
     "Credentials",
     "Digests",
+    "ForbiddenAddress",
     "Origin",
+    "Outgoing",
     "RangeBody",
     "RawResponse",
     "SlowBody",
@@ -35,6 +40,7 @@ __all__ = [
     "Upstream",
     "UpstreamHealth",
     "UpstreamOptions",
+    "as_written",
     "origin",
     "parse_http_date",
     "parse_url",

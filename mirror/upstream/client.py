@@ -3,7 +3,7 @@
 import asyncio
 import itertools
 import random
-import ssl
+import re
 import time
 from collections import Counter, OrderedDict
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
@@ -13,10 +13,11 @@ from typing import TypeVar
 import aiohttp
 from yarl import URL
 
-from mirror.errors import ConfigError, NotFound, UpstreamError, UpstreamProtocolError, UpstreamRefused
+from mirror.errors import NotFound, UpstreamError, UpstreamProtocolError, UpstreamRefused
 from mirror.model import Body, File, UpstreamRequest, UpstreamResponse
 from mirror.upstream.body import TAIL_BYTES, RangeBody, Stream
 from mirror.upstream.breaker import Breaker, retry_after
+from mirror.upstream.outgoing import Outgoing
 from mirror.upstream.values import (
     FAILURES,
     BreakerOpen,
@@ -27,6 +28,7 @@ from mirror.upstream.values import (
     TemporaryFailure,
     UpstreamHealth,
     UpstreamOptions,
+    as_written,
     basic_authorization,
     describe,
     failure_text,
@@ -40,6 +42,8 @@ _TEMPORARY = frozenset({429, 502, 503, 504})
 """Statuses that may be different a moment later."""
 _MOST_BREAKERS = 64
 """The most hosts with a breaker at once; the least recently used one goes first."""
+_PLAIN = re.compile("[!-~]*")
+"""What a URL consists of that needs no encoding."""
 _SCHEMES = ("http", "https")
 _READ_AHEAD_BYTES = 256 * 1024
 """Bytes of an answer that are read ahead; a chunk has up to twice as many."""
@@ -65,8 +69,16 @@ class Upstream:
         auth = self.options.auth or (Credentials(url.user, url.password or "") if url.user else None)
         self.authorization = basic_authorization(auth) if auth else None
         """The value of the header Authorization, sent to the origin of `url` alone."""
+        self.outgoing = Outgoing(
+            self.url,
+            ca_file=self.options.ca_file,
+            proxy=self.options.proxy,
+            allow_hosts=self.options.allow_hosts,
+            connect_timeout=self.options.connect_timeout,
+        )
         self._clock = clock
-        self._session: aiohttp.ClientSession | None = None
+        self._sessions: dict[bool, aiohttp.ClientSession] = {}
+        """By whether they are for the index's own host."""
         self._page_slots = asyncio.Semaphore(self.options.connections)
         self._file_slots = asyncio.Semaphore(self.options.connections)
         self._breakers: OrderedDict[tuple[str | None, int | None], Breaker] = OrderedDict()
@@ -242,8 +254,12 @@ class Upstream:
             headers = {**headers, "Authorization": authorization}
         self._requests += 1
         try:
-            return await self._open_session().get(
-                url, headers=headers, allow_redirects=False, auto_decompress=decompress, proxy=self.options.proxy
+            return await self._open_session(url).get(
+                url,
+                headers=headers,
+                allow_redirects=False,
+                auto_decompress=decompress,
+                proxy=self.outgoing.proxy_for(url) if self.outgoing.has_proxies else None,
             )
         except FAILURES as error:
             raise self._failure(url, error, silent=True) from None
@@ -316,12 +332,12 @@ class Upstream:
         self._last_cause = error.cause
         self._last_error = str(error)
 
-    def _open_session(self) -> aiohttp.ClientSession:
-        if self._session is None or self._session.closed:
+    def _open_session(self, url: URL) -> aiohttp.ClientSession:
+        own = url.raw_host == self.url.raw_host
+        if own not in self._sessions or self._sessions[own].closed:
             options = self.options
-            self._session = aiohttp.ClientSession(
-                # The semaphores are the limit.
-                connector=aiohttp.TCPConnector(limit=0, ssl=self._tls_context() if options.ca_file else True),
+            self._sessions[own] = aiohttp.ClientSession(
+                connector=self.outgoing.own_connector() if own else self.outgoing.connector(),
                 timeout=aiohttp.ClientTimeout(
                     total=None,
                     connect=options.connect_timeout,
@@ -332,14 +348,7 @@ class Upstream:
                 cookie_jar=aiohttp.DummyCookieJar(),
                 read_bufsize=_READ_AHEAD_BYTES,
             )
-        return self._session
-
-    def _tls_context(self) -> ssl.SSLContext:
-        """Return a context that trusts the certificates of `ca_file`. Raises ConfigError."""
-        try:
-            return ssl.create_default_context(cafile=self.options.ca_file)
-        except OSError as error:
-            raise ConfigError(f"The ca_file of {self.name} cannot be used: {error.strerror}.") from None
+        return self._sessions[own]
 
     # State
 
@@ -367,15 +376,15 @@ class Upstream:
 
     async def close(self) -> None:
         """Close all connections. Streams in use break off."""
-        if self._session is not None:
-            await self._session.close()
+        for session in self._sessions.values():
+            await session.close()
 
 
 def parse_url(text: str) -> URL:
     """Return the URL of a file as an index gives it. Raises UpstreamProtocolError unless it is http or https."""
     try:
-        url = URL(text)
-        if url.scheme in _SCHEMES and url.host:
+        url = URL(text, encoded=True) if _PLAIN.fullmatch(text) else as_written(text)
+        if url.scheme in _SCHEMES and url.host and url.port:
             return url
     except ValueError:
         pass

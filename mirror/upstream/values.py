@@ -1,9 +1,11 @@
 """Values of the upstream client: options, answers, state, errors; and pure functions on URLs and dates."""
 
 import base64
+import re
 from collections.abc import Mapping
 from email.utils import parsedate_to_datetime
 from pathlib import Path
+from urllib.parse import quote
 
 import aiohttp
 import msgspec
@@ -14,6 +16,11 @@ from mirror.upstream.breaker import BreakerState
 
 Origin = tuple[str, str | None, int | None]
 """Scheme, host and port."""
+
+_PLAIN = re.compile("[!-~]*")
+_NOT_PLAIN = re.compile("[^!-~]+")
+_CONTROL = re.compile("[\x00-\x1f\x7f]")
+_AUTHORITY = re.compile("(?:[A-Za-z][A-Za-z0-9+.-]*:)?//[^/?#]*")
 
 FAILURES = (TimeoutError, aiohttp.ClientError, OSError)
 """What aiohttp raises when no answer comes, or none that can be read."""
@@ -56,6 +63,9 @@ class UpstreamOptions(msgspec.Struct, frozen=True, kw_only=True):
     ca_file: Path | None = None
     """Certificates to trust instead of the system's."""
     proxy: str | None = None
+    """Used instead of those of the environment."""
+    allow_hosts: tuple[str, ...] = ()
+    """Hosts and networks inside this network to which it may lead."""
     redirects: int = 5
 
 
@@ -147,12 +157,33 @@ def describe(url: URL) -> str:
     return f"{url.host}{url.path[:200]}"
 
 
+def as_written(text: str) -> URL:
+    """Return a URL or a relative link whose path and query are sent byte for byte, as some servers sign them.
+
+    Only what may not stand in a request is percent-encoded: spaces and what is not ASCII. Raises ValueError, also for
+    control characters, which parsers of URLs disagree about.
+    """
+    if _PLAIN.fullmatch(text):
+        url = URL(text, encoded=True)
+        url.port  # noqa: B018  # yarl reads host and port when they are asked for, and refuses bad ones then
+        return url
+    if _CONTROL.search(text):
+        raise ValueError("has a control character")
+    found = _AUTHORITY.match(text)
+    head, rest = (found[0], text[found.end() :]) if found else ("", text)
+    if not head.isascii():
+        scheme, _, authority = head.partition("//")
+        head = f"{scheme}//{URL(f'http://{authority}/').raw_authority}"  # IDNA (RFC 5891)
+    rest = _NOT_PLAIN.sub(lambda found: quote(found[0], safe="", errors="surrogateescape"), rest)
+    return URL(f"{head}{rest}", encoded=True)
+
+
 def redirect_target(url: URL, location: str | None) -> URL:
     """Return where an answer with this Location redirects to. Raises UpstreamProtocolError for a bad redirect."""
     try:
         if location is None:
             raise ValueError
-        target = url.join(URL(location))
+        target = url.join(as_written(location))
     except ValueError:
         raise UpstreamProtocolError(f"{describe(url)} is redirected to nowhere.") from None
     if url.scheme == "https" and target.scheme != "https":

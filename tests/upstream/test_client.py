@@ -346,7 +346,9 @@ async def test_a_hanging_upstream_costs_one_timeout(file_server: FileServer, how
 
 
 async def test_a_dead_file_host_does_not_close_the_index(file_server: FileServer) -> None:
-    upstream = Upstream("index", URL(file_server.url), msgspec.structs.replace(OPTIONS, breaker_failures=1))
+    upstream = Upstream(
+        "index", URL(file_server.url), msgspec.structs.replace(OPTIONS, breaker_failures=1, allow_hosts=("127.0.0.2",))
+    )
     with pytest.raises(UpstreamUnavailable):
         async with upstream.fetch(URL("http://127.0.0.2:9/it.whl")):
             pass
@@ -468,9 +470,8 @@ async def test_https_is_never_left_by_a_redirect_and_ca_file_is_trusted(
 async def test_a_ca_file_that_cannot_be_read_is_a_mistake_of_the_configuration(
     file_server: FileServer, tmp_path: Path
 ) -> None:
-    upstream = Upstream("index", URL(file_server.url), UpstreamOptions(ca_file=tmp_path / "nothing.pem"))
-    with pytest.raises(ConfigError, match="ca_file of index"):
-        await upstream.get(ask(file_server.url))
+    with pytest.raises(ConfigError, match="ca_file: cannot be used"):
+        Upstream("index", URL(file_server.url), UpstreamOptions(ca_file=tmp_path / "nothing.pem"))
 
 
 @pytest.mark.parametrize("url", ["file:///etc/passwd", "ftp://h/x", "it.whl", "", "data:,x"])
