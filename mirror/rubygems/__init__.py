@@ -47,7 +47,12 @@ def _check_sidecar(file: File, content: bytes) -> None:
     except Invalid as error:
         raise UpstreamProtocolError(f"The gemspec.rz of {file.filename} is not one: {error}") from error
     platforms = {spec.platform, names.normal_platform(spec.platform)}
-    if file.filename not in {names.FullName(spec.name, spec.version, each).filename for each in platforms}:
+    suffixes = set(platforms)
+    # Where an index does not list the platform beside the content address, only the address is known.
+    address = names.split_number(names.listed_as(file))[1]
+    if names.is_address(address) and file.platform in {*platforms, address}:
+        suffixes.add(address)
+    if file.filename not in {names.FullName(spec.name, spec.version, each).filename for each in suffixes}:
         raise UpstreamProtocolError(f"The gemspec.rz of {file.filename} is the one of {spec.name} {spec.version}.")
 
 

@@ -13,7 +13,7 @@ from mirror.rubygems.log.versions_map import VersionsMap
 from mirror.rubygems.marshal import Gemspec
 from mirror.rubygems.marshal.reading import inflate, load_specs
 from mirror.rubygems.marshal.writing import dump_specs
-from mirror.rubygems.names import GENERIC, is_new_version, number, split_number
+from mirror.rubygems.names import GENERIC, is_address, is_new_version, number, split_number
 from mirror.rubygems.pages import EMPTY, info_line
 from mirror.rubygems.versions import is_prerelease, version_key
 
@@ -51,8 +51,12 @@ def _rows(versions: VersionsMap, kind: SpecsKind) -> Iterator[tuple[str, str, st
     prerelease = kind == "prerelease_specs"
     for name in _sorted(versions):
         listed = map(split_number, versions.versions(name))
-        # A version that Gem::Version refuses would make Ruby refuse the whole file.
-        chosen = [pair for pair in listed if is_prerelease(pair[0]) is prerelease and is_new_version(pair[0])]
+        # A version that Gem::Version refuses would make Ruby refuse the whole file. A content address would be taken
+        # for a platform by clients that read this, and they could install no such gem.
+        chosen = [
+            pair for pair in listed
+            if is_prerelease(pair[0]) is prerelease and is_new_version(pair[0]) and not is_address(pair[1])
+        ]  # fmt: skip
         if len(chosen) > 1:
             chosen.sort(key=lambda pair: (version_key(pair[0]), pair[1] != GENERIC, pair[1]))
         if kind == "latest_specs":

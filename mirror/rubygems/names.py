@@ -1,7 +1,11 @@
-"""How gems are named: names, versions, platforms, full names and file names.
+"""How gems are named: names, versions, platforms, content addresses, full names and file names.
 
 Pure; it knows nothing of what exists. The surprise: a full name such as `a-1-2.0` can be read in more than one way, so
 that the caller, who knows which names exist, has to choose among the `readings`.
+
+RubyGems 4.1 has gems that are built for one Ruby ABI. Where others have their platform, these have a content address,
+the beginning of their SHA-256: `nokogiri-1.18.9-78be552b.gem`. An index has the platform and the Ruby ABI beside it. As
+a `File`, such a gem has its platform where others have theirs, and its address in `extra["address"]`.
 """
 
 import re
@@ -9,6 +13,7 @@ from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 from mirror.errors import Invalid
+from mirror.model import File
 
 GENERIC = "ruby"
 """The platform of a gem that runs everywhere; file names leave it out."""
@@ -16,6 +21,8 @@ GENERIC = "ruby"
 _NAME = re.compile(r"[A-Za-z0-9._-]{1,200}", re.ASCII)
 _VERSION = re.compile(r"[0-9]+(\.[0-9A-Za-z]+)*", re.ASCII)
 _PLATFORM = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._+-]*", re.ASCII)
+_ADDRESS = re.compile(r"[0-9a-f]{8,64}", re.ASCII)
+_ABI = re.compile(r"~> ?([0-9]+\.[0-9]+)\.0", re.ASCII)
 _LONGEST_PART = 128
 _LONGEST_FILENAME = 255
 
@@ -26,6 +33,7 @@ class FullName(NamedTuple):
     name: str
     version: str
     platform: str
+    """Or a content address."""
 
     def __str__(self) -> str:
         return full_name(*self)
@@ -48,6 +56,15 @@ def is_new_version(text: str) -> bool:
     return len(text) <= _LONGEST_PART and _VERSION.fullmatch(text) is not None
 
 
+def is_new_platform(platform: str) -> bool:
+    """Return whether a new gem may have the platform.
+
+    No processor's name begins with a digit. With one that does, `foo` 1 for `2.0-java` would take the file name of
+    `foo-1` 2.0 for `java`.
+    """
+    return len(platform) <= _LONGEST_PART and _PLATFORM.fullmatch(platform) is not None and not platform[0].isdigit()
+
+
 def is_listed(version: str, platform: str) -> bool:
     """Return whether an index may list the pair, which becomes part of a file name."""
     return is_new_version(version) and len(platform) <= _LONGEST_PART and _PLATFORM.fullmatch(platform) is not None
@@ -67,6 +84,32 @@ def split_number(text: str) -> tuple[str, str]:
     """Return the version and platform of `3.0` or `1.17.2-java`; a version never holds a dash."""
     version, _, platform = text.partition("-")
     return version, platform or GENERIC
+
+
+def is_address(text: str) -> bool:
+    """Return whether a text can be a content address: no platform consists of so many hexadecimal digits."""
+    return _ADDRESS.fullmatch(text) is not None
+
+
+def address_of(file: File) -> str | None:
+    """Return the content address that a file is named after; None for a file that is named after its platform."""
+    return file.extra.get("address")
+
+
+def listed_as(file: File) -> str:
+    """Return how an index writes the version of a file: `3.0`, `1.17.2-java`, `1.18.9-78be552b`."""
+    return number(file.version, address_of(file) or file.platform)
+
+
+def abi_of(file: File) -> str | None:
+    """Return the one Ruby ABI that a content-addressed gem is for, such as `3.4`; None for any other gem."""
+    return None if address_of(file) is None else ruby_abi(file.requires or "")
+
+
+def ruby_abi(requirement: str) -> str | None:
+    """Return the Ruby ABI that a requirement on Ruby allows alone: 3.4 for `~> 3.4.0`; None for any other."""
+    match = _ABI.fullmatch(requirement)
+    return match and match.group(1)
 
 
 def readings(full: str) -> Iterator[FullName]:
@@ -104,7 +147,11 @@ def parse_gem_filename(filename: str, known: Callable[[str], bool] | None = None
 
 
 def platform_parts(platform: str) -> tuple[str | None, str, str | None] | None:
-    """Return the CPU, operating system and version that Gem::Platform reads; None for the generic platform."""
+    """Return the CPU, operating system and version that Gem::Platform reads; None for the generic platform.
+
+    On Linux the version is the C library (`x86_64-linux-gnu`), which RubyGems has kept since 3.4. Before, it dropped
+    `gnu`, and so took a gem for glibc to be one for every Linux.
+    """
     if platform in {"", GENERIC}:
         return None
     parts = platform.split("-")
@@ -112,13 +159,13 @@ def platform_parts(platform: str) -> tuple[str | None, str, str | None] | None:
         parts.pop()  # as Ruby's split does
     if not parts:
         return None, "unknown", None
-    if len(parts) > 2 and not re.search(r"\d", parts[-1]):
+    if len(parts) > 2 and not parts[-1][-1].isdigit():
         tail = parts.pop()
         parts[-1] += f"-{tail}"  # x86_64-linux-musl
     cpu: str | None = parts[0]
-    if re.search(r"i\d86", parts[0]):
+    if re.search(r"i\d86", parts[0], re.ASCII):
         cpu = "x86"
-    if len(parts) == 3 and re.fullmatch(r"\d+(\.\d+)?", parts[2]):
+    if len(parts) == 3 and re.fullmatch(r"\d+(\.\d+)?", parts[2], re.ASCII):
         return cpu, parts[1], parts[2]
     if len(parts) == 1:
         cpu, system = None, parts[0]
@@ -127,14 +174,15 @@ def platform_parts(platform: str) -> tuple[str | None, str, str | None] | None:
     for pattern, name in _SYSTEMS:
         if match := pattern.search(system):
             return cpu, name, match.group(1) if match.re.groups else None
-    if match := re.search(r"(mswin\d+)(_(\d+))?", system):
-        name = match.group(1)
-        return ("x86" if cpu is None and name.endswith("32") else cpu), name, match.group(3)
-    if match := re.match(r"(\w+_platform)(\d+)?", system):
+        if name == "mingw" and (match := _MSWIN.search(system)):  # Ruby looks for it at this place in its list
+            name = match.group(1)
+            return ("x86" if cpu is None and name.endswith("32") else cpu), name, match.group(2)
+    if match := re.match(r"(\w+_platform)(\d+)?", system, re.ASCII):
         return cpu, match.group(1), match.group(2)
     return cpu, "unknown", None
 
 
+_MSWIN = re.compile(r"(mswin\d+)(?:_(\d+))?", re.ASCII)
 _SYSTEMS = [
     (re.compile(pattern, re.ASCII), name)
     for pattern, name in (
@@ -143,19 +191,18 @@ _SYSTEMS = [
         (r"darwin(\d+)?", "darwin"),
         (r"^macruby$", "macruby"),
         (r"freebsd(\d+)?", "freebsd"),
-        (r"hpux(\d+)?", "hpux"),
         (r"^(?:java|jruby)$", "java"),
         (r"^java([\d.]*)", "java"),
         (r"^dalvik(\d+)?$", "dalvik"),
         (r"^dotnet$", "dotnet"),
         (r"^dotnet([\d.]*)", "dotnet"),
-        (r"linux-?((?!gnu)\w+)?", "linux"),
+        (r"linux-?(\w+)?", "linux"),
         (r"mingw32", "mingw32"),
         (r"mingw-?(\w+)?", "mingw"),
         (r"netbsdelf", "netbsdelf"),
         (r"openbsd(\d+\.\d+)?", "openbsd"),
-        (r"bitrig(\d+\.\d+)?", "bitrig"),
         (r"solaris(\d+\.\d+)?", "solaris"),
+        (r"wasi", "wasi"),
     )
 ]
 

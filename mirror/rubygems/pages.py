@@ -18,7 +18,17 @@ from mirror.errors import Invalid, UpstreamProtocolError
 from mirror.model import File, Names, Page, Project, UpstreamRequest, UpstreamResponse
 from mirror.rubygems.marshal import GemRequirement, Gemspec
 from mirror.rubygems.marshal.writing import gemspec_rz
-from mirror.rubygems.names import GENERIC, FullName, canonical, is_listed, number, split_number
+from mirror.rubygems.names import (
+    GENERIC,
+    FullName,
+    abi_of,
+    address_of,
+    canonical,
+    is_address,
+    is_listed,
+    listed_as,
+    split_number,
+)
 from mirror.rubygems.versions import is_prerelease, version_key
 
 EMPTY = b"---\n"
@@ -86,18 +96,20 @@ def _listed(body: bytes) -> dict[tuple[str, str], bytes]:
 
 def _file(name: str, line: bytes, gems: URL) -> File:
     token, facts = _read(line)
-    version, platform = split_number(token)
-    filename = FullName(name, version, platform).filename
+    version, suffix = split_number(token)
+    filename = FullName(name, version, suffix).filename
     checksum = facts.get("checksum", "")
+    platform = facts.get("platform", "").removeprefix("=").strip() or GENERIC
+    addressed = is_address(suffix) and platform != GENERIC and is_listed(version, platform)
     return File(
         filename=filename,
         version=version,
-        platform=platform,
+        platform=platform if addressed else suffix,
         digests={"sha256": checksum.lower()} if _SHA256.fullmatch(checksum) else {},
         url=str(gems / filename),
         requires=facts["ruby"].replace("&", ", ") if facts.get("ruby") else None,
         uploaded=_time(facts.get("created_at")),
-        extra={"line": line},
+        extra={"line": line, "address": suffix} if addressed else {"line": line},
     )
 
 
@@ -158,10 +170,12 @@ def info_line(file: File) -> bytes:
         for key, wanted in (("ruby", spec.required_ruby_version), ("rubygems", spec.required_rubygems_version)):
             if wanted != GemRequirement():
                 facts.append(f"{key}:{_sorted(wanted)}")
+    if address_of(file) is not None:
+        facts.append(f"platform:= {file.platform}")
     if file.uploaded is not None:
         facts.append(f"created_at:{file.uploaded.astimezone(UTC):%Y-%m-%dT%H:%M:%SZ}")
     needs = ",".join(f"{name}:{clauses}" for name, clauses in _needs(spec)) if spec else ""
-    return f"{number(file.version, file.platform)} {needs}|{','.join(facts)}".encode("utf-8", "surrogateescape")
+    return f"{listed_as(file)} {needs}|{','.join(facts)}".encode("utf-8", "surrogateescape")
 
 
 def _needs(spec: Gemspec) -> list[tuple[str, str]]:
@@ -221,9 +235,7 @@ def versions_json(project: Project, upstream: bytes | None = None) -> bytes:
     """Return `/api/v1/versions/NAME.json`: the visible versions, newest first."""
     listed = _decode(upstream)
     entries = {_key(entry): entry for entry in listed if isinstance(entry, dict)} if isinstance(listed, list) else {}
-    return msgspec.json.encode(
-        [entries.get((file.version, file.platform or GENERIC)) or _release(file) for file in visible(project)]
-    )
+    return msgspec.json.encode([entries.get(_key_of(file)) or _release(file) for file in visible(project)])
 
 
 def latest_json(project: Project | None) -> bytes:
@@ -235,7 +247,7 @@ def latest_json(project: Project | None) -> bytes:
 def version_json(project: Project, file: File, links: Links, upstream: bytes | None = None) -> bytes:
     """Return `/api/v2/rubygems/NAME/versions/VERSION.json` of one file."""
     described = _decode(upstream)
-    if isinstance(described, dict) and _key(described) == (file.version, file.platform or GENERIC):
+    if isinstance(described, dict) and _key(described) == _key_of(file):
         return msgspec.json.encode({**described, **_links(project, file, links)})
     return msgspec.json.encode({**_summary(project, file, links), **_release(file)})
 
@@ -261,7 +273,7 @@ def _gem(project: Project, links: Links, upstream: bytes | None) -> Json:
     if file is None:
         return {"name": project.name, "version": "unknown"}
     described = _decode(upstream)
-    if isinstance(described, dict) and _key(described) == (file.version, file.platform or GENERIC):
+    if isinstance(described, dict) and _key(described) == _key_of(file):
         return {**described, **_links(project, file, links)}
     return _summary(project, file, links)
 
@@ -274,8 +286,12 @@ def _decode(upstream: bytes | None) -> object:
         return None
 
 
-def _key(entry: Json) -> tuple[object, object]:
-    return entry.get("number", entry.get("version")), entry.get("platform") or GENERIC
+def _key(entry: Json) -> tuple[object, object, object]:
+    return entry.get("number", entry.get("version")), entry.get("platform") or GENERIC, entry.get("content_address")
+
+
+def _key_of(file: File) -> tuple[object, object, object]:
+    return file.version, file.platform or GENERIC, address_of(file)
 
 
 def _links(project: Project, file: File, links: Links) -> Json:
@@ -338,6 +354,8 @@ def _release(file: File) -> Json:
         "sha": file.sha256,
         "spec_sha": None,
     }
+    if address_of(file) is not None:
+        release |= {"ruby_abi": abi_of(file), "content_address": address_of(file)}
     if spec is None:
         release["rubygems_version"] = (_rubygems_wanted(file) or ">= 0").replace("&", ", ")
         return release

@@ -17,7 +17,7 @@ from mirror.model import File, Page, Project
 from mirror.rubygems import pages
 from mirror.rubygems.index import SpecsKind, render_names, specs
 from mirror.rubygems.log.versions_map import VersionsMap, render_versions
-from mirror.rubygems.names import FullName, canonical, is_listed, number, split_number
+from mirror.rubygems.names import FullName, address_of, canonical, is_listed, listed_as, split_number
 
 _BEGINNING = datetime.fromtimestamp(0, UTC)
 """The date of every `/versions`: with the day of the export, it would differ though nothing has changed."""
@@ -38,7 +38,8 @@ class RubyLayout:
         return f"gem install --clear-sources --source {url} NAME"
 
     def listed(self, file: File, sidecar: str | None) -> File | None:
-        installable = file.yanked is None and sidecar is not None and is_listed(file.version, file.platform or "ruby")
+        suffix = address_of(file) or file.platform or "ruby"
+        installable = file.yanked is None and sidecar is not None and is_listed(file.version, suffix)
         return file if installable else None  # `gem install` reads the gemspec of every gem
 
     def file(self, project: str, file: File) -> str:
@@ -48,7 +49,7 @@ class RubyLayout:
         return f"quick/Marshal.4.8/{self._full(project, file)}.gemspec.rz"
 
     def _full(self, project: str, file: File) -> FullName:
-        return FullName(canonical(project), file.version, file.platform or "ruby")
+        return FullName(canonical(project), file.version, address_of(file) or file.platform or "ruby")
 
     def document(self, project: str) -> Page:
         return Page("gem_json", project)
@@ -66,7 +67,7 @@ class RubyLayout:
         }
 
     def entry(self, project: Project) -> str:
-        numbers = dict.fromkeys(number(file.version, file.platform) for file in project.files)
+        numbers = dict.fromkeys(map(listed_as, project.files))
         return f"{','.join(numbers)} {pages.revision(pages.render_info(project))}"
 
     def index(self, entries: Mapping[str, str]) -> Iterator[tuple[str, bytes]]:

@@ -22,8 +22,10 @@ OPERATORS = ("=", "!=", ">=", "<=", "~>", ">", "<")
 _LONGEST_CHARACTERS = 128
 """Characters of a version."""
 _VERSION = re.compile(r"[0-9]+(\.[0-9A-Za-z]+)*(-[0-9A-Za-z-]+(\.[0-9A-Za-z-]+)*)?", re.ASCII)
-_CLAUSE = re.compile(rf"\s*({'|'.join(OPERATORS)})?\s*([0-9A-Za-z.-]{{1,{_LONGEST_CHARACTERS}}})\s*", re.ASCII)
+_CLAUSE = re.compile(rf"({'|'.join(OPERATORS)})?\s*+([0-9A-Za-z.-]{{1,{_LONGEST_CHARACTERS}}})", re.ASCII)
 _SEGMENT = re.compile(r"[0-9]+|[A-Za-z]+", re.ASCII)
+_ZEROS = re.compile(r"(\A|[1-9A-Za-z]0*+\.)[0.]++(?=[A-Za-z])", re.ASCII)
+"""Zeros that a letter follows, after what precedes them."""
 _LETTER = re.compile(r"[A-Za-z-]", re.ASCII)
 
 
@@ -50,15 +52,13 @@ def version_key(version: str) -> bytes:
 
     Gem::Version reads a version as if zeros followed it for ever, and a letter is less than any number. A run
     of zeros therefore counts by what ends it: before a letter, the longer run is greater; before a number, the
-    shorter one; and the run that never ends stands between the two.
+    shorter one; and the run that never ends stands between the two. The first zeros that a letter follows count for
+    nothing: until RubyGems 3.5 those before the first letter, since then the first in the whole version.
     """
     key = bytearray()
     zeros = 0
-    in_words = False
-    for segment in _segments(version[:_LONGEST_CHARACTERS]):
+    for segment in _segments(_ZEROS.sub(r"\1", version[:_LONGEST_CHARACTERS].replace("-", ".pre."), count=1)):
         if not segment.isdigit():
-            if not in_words:
-                in_words, zeros = True, 0  # Gem::Version drops the zeros that end the numbers before the first letter
             key += b"\x01%c%b\0" % (zeros, segment.encode())
         elif value := segment.lstrip("0"):
             key += b"\x03%c%c%b" % (255 - zeros, len(value), value.encode())
@@ -77,7 +77,7 @@ def _segments(version: str) -> list[str]:
 @lru_cache(maxsize=1024)
 def parse_requirement(text: str) -> tuple[Clause, ...]:
     """Return the clauses of a requirement. Raises Invalid."""
-    found = [_CLAUSE.fullmatch(one) for one in text.split(",")]
+    found = [_CLAUSE.fullmatch(one.strip()) for one in text.split(",")]
     if not all(one and is_version(one[2]) for one in found):
         raise Invalid(f"{text!r} is no requirement of a gem: write it as in '~> 3.1' or '>= 2, < 4'.")
     return tuple(Clause(one[1] or "=", one[2]) for one in found if one)

@@ -12,6 +12,7 @@ import subprocess
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 
 from tests.clients import require_client
@@ -92,8 +93,21 @@ class Home:
         return f"{self.ruby}: " + ", ".join(line.strip() for line in said)
 
 
+@cache
+def newer_rubies() -> list[Path]:
+    """The unpacked releases that TEST_RUBIES names, the oldest first."""
+    found = os.environ.get("TEST_RUBIES", "")
+    # By their own versions, not by the names of the releases.
+    programs = sorted(Path(found).glob("*/usr/bin/bundle"), key=_version) if found else []
+    return [program.parent.parent.parent for program in programs]
+
+
+def _version(program: Path) -> tuple[int, ...]:
+    root = program.parent.parent.parent
+    said = subprocess.run(["chroot", str(root), "gem", "--version"], capture_output=True, text=True, timeout=60)
+    return tuple(map(int, re.findall(r"\d+", said.stdout)))
+
+
 def rubies() -> list[Ruby]:
     """This machine's clients, and those of every unpacked release."""
-    found = os.environ.get("TEST_RUBIES", "")
-    newer = sorted(path.parent.parent.parent for path in Path(found).glob("*/usr/bin/bundle")) if found else []
-    return [Ruby(), *map(Ruby, newer)]
+    return [Ruby(), *map(Ruby, newer_rubies())]

@@ -19,6 +19,7 @@ from mirror.rubygems.log.published_log import PublishedLog
 from mirror.rubygems.log.upstream_copy import Append, Refetch, Refused, Replace, Unchanged, UpstreamCopy, follow
 from mirror.rubygems.log.versions_map import EMPTY_MD5, VersionsMap, diff, parse_versions, render_versions
 from mirror.rubygems.marshal import GemDependency, GemRequirement, Gemspec
+from mirror.rubygems.marshal.reading import load_specs
 from mirror.rubygems.marshal.writing import dump
 from mirror.rubygems.versions import version_key
 from mirror.server.respond import digest_headers
@@ -115,8 +116,14 @@ require 'bundler'; require 'bundler/compact_index_client'; require 'tmpdir'
 def read(log)
   Dir.mktmpdir do |dir|
     File.binwrite(File.join(dir, 'versions'), log)
-    versions, sums = Bundler::CompactIndexClient::Cache.new(dir).versions
-    versions.reject { |_, v| v.empty? }.to_h { |n, v| [n, [v.map { |x| x.drop(1).join('-') }.sort, sums[n]]] }
+    cache = Bundler::CompactIndexClient::Cache.new(Pathname.new(dir))
+    if defined?(Bundler::CompactIndexClient::Parser)  # since Bundler 2.6
+      parser = Bundler::CompactIndexClient::Parser.new(cache)
+      versions, sums = parser.versions, parser.send(:info_checksums)
+    else
+      versions, sums = cache.versions
+    end
+    versions.reject { |_, v| v.empty? }.to_h { |n, v| [n, [v.map { |x| x.drop(1).compact.join('-') }.sort, sums[n]]] }
   end
 end
 """
@@ -416,6 +423,12 @@ def load_in_ruby(ruby, body: bytes):
 def test_ruby_loads_the_specs(which, expected, ruby):
     rows = load_in_ruby(ruby, specs(INDEX, which))
     assert rows == [[*row.split(), "Gem::Version"] for row in expected]
+
+
+def test_the_legacy_index_leaves_content_addressed_gems_out():
+    versions = map_of(a=("1,1-78be552b,1-java,2-0123456789abcdef", M1))
+    rows = [row for which in ("specs", "latest_specs") for row in load_specs(gzip.decompress(specs(versions, which)))]
+    assert rows == [("a", "1", "ruby"), ("a", "1", "java")] * 2
 
 
 def test_one_odd_version_does_not_spoil_the_specs(ruby):

@@ -16,6 +16,7 @@ from mirror.errors import Invalid, UpstreamProtocolError
 from mirror.model import File, Page, Project, UpstreamResponse
 from mirror.rubygems import FORMAT
 from mirror.rubygems.marshal import GemDependency, GemRequirement, Gemspec
+from mirror.rubygems.names import abi_of, address_of, listed_as
 from mirror.rubygems.pages import (
     EMPTY,
     Links,
@@ -373,3 +374,40 @@ def test_damaged_upstream_json_is_replaced_by_our_own(damaged):
     assert json.loads(versions_json(project, damaged))[0]["number"] == "1.0"
     assert json.loads(gem_json(project, LINKS, damaged))["version"] == "1.0"
     assert json.loads(version_json(project, project.files[0], LINKS, damaged))["number"] == "1.0"
+
+
+ADDRESSED = (
+    b"---\n"
+    b"1.0 |checksum:" + b"a" * 64 + b"\n"
+    b"1.0-78be552b a:>= 1|checksum:" + b"b" * 64 + b",ruby:~> 3.4.0,rubygems:>= 4.1.0.a,platform:= x86_64-linux\n"
+    b"1.0-00c0ffee |checksum:" + b"c" * 64 + b",ruby:~> 3.3.0,platform:x86_64-linux,newer:thing\n"
+    b"1.0-deadbeef |checksum:" + b"d" * 64 + b"\n"
+    b"1.0-DEADBEEF |platform:= x86_64-linux\n"
+)
+
+
+def test_a_content_address_stands_where_others_have_their_platform():
+    project = parse_info(ADDRESSED, "a", URL("https://gems.example/"))
+    rows = [(file.filename, file.platform, address_of(file), abi_of(file), listed_as(file)) for file in project.files]
+    assert rows == [
+        ("a-1.0.gem", "ruby", None, None, "1.0"),
+        ("a-1.0-78be552b.gem", "x86_64-linux", "78be552b", "3.4", "1.0-78be552b"),
+        ("a-1.0-00c0ffee.gem", "x86_64-linux", "00c0ffee", "3.3", "1.0-00c0ffee"),
+        ("a-1.0-deadbeef.gem", "deadbeef", None, None, "1.0-deadbeef"),
+        ("a-1.0-DEADBEEF.gem", "DEADBEEF", None, None, "1.0-DEADBEEF"),
+    ]
+    assert render_info(project) == ADDRESSED
+
+
+def test_what_is_not_known_of_a_line_passes_where_others_are_hidden():
+    project = parse_info(ADDRESSED, "a", URL("https://gems.example/"))
+    fewer = msgspec.structs.replace(project, files=project.files[1:])
+    assert render_info(fewer) == b"---\n" + b"".join(ADDRESSED.splitlines(keepends=True)[2:])
+
+
+def test_json_tells_builds_for_several_ruby_abis_apart():
+    project = parse_info(ADDRESSED, "a", URL("https://gems.example/"))
+    listed = {"number": "1.0", "platform": "x86_64-linux", "content_address": "00c0ffee", "downloads_count": 7}
+    rows = msgspec.json.decode(versions_json(project, msgspec.json.encode([listed])))
+    assert [row.get("downloads_count") for row in rows if row.get("content_address") == "00c0ffee"] == [7]
+    assert [row["ruby_abi"] for row in rows if row.get("content_address") == "78be552b"] == ["3.4"]

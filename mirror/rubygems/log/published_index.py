@@ -32,7 +32,7 @@ from mirror.rubygems.log.policy_review import PolicyReview
 from mirror.rubygems.log.published_log import PublishedLog
 from mirror.rubygems.log.upstream_index import UpstreamIndex
 from mirror.rubygems.log.writer import LogWriter, PageChange, Update, UpstreamMaps
-from mirror.rubygems.names import number
+from mirror.rubygems.names import listed_as
 
 logger = logging.getLogger(__name__)
 
@@ -304,5 +304,5 @@ def entry_of(view: View, body: bytes, listed: LocalEntry | None, now: float) -> 
     if body == raw and listed is not None:
         return msgspec.structs.replace(listed, until=view.decided_until)
     current = raw is None or listed is None or listed.md5 == pages.revision(raw)
-    versions = (number(file.version, file.platform) for file in view.project.files if file.yanked is None)
+    versions = (listed_as(file) for file in view.project.files if file.yanked is None)
     return LocalEntry(tuple(versions), pages.revision(body), view.decided_until if current else now + POLL_SECONDS)
