@@ -5,7 +5,7 @@
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Container
+from collections.abc import Awaitable, Callable
 
 import msgspec
 
@@ -23,6 +23,7 @@ from mirror.errors import (
 from mirror.index.cache import BoundedCache, MemoryBudget, SingleFlight
 from mirror.index.freshness import Decision, Freshness, decide, fresh_until, stands_in
 from mirror.index.journal import Journal
+from mirror.index.page_listing import PageListing
 from mirror.index.page_store import PageStore, off_loop, warn_if_full
 from mirror.index.removals import Removals, with_removed
 from mirror.index.serials import NewerSerials
@@ -38,17 +39,6 @@ LAG_SECONDS = 30.0
 LISTED_SECONDS = 3600.0
 """Time for which a page is fresh that upstream's own index lists as it is: a change announces itself there."""
 NAMES = Page("names")
-
-
-class PageListing(msgspec.Struct, frozen=True):
-    """The entries of the pages of projects in an index of upstream's own."""
-
-    names: Container[str]
-    """The projects that it lists."""
-    revision: Callable[[str], str | None]
-    """Returns the revision of a project's page; None when the index does not tell."""
-    make: Callable[[str], Awaitable[UpstreamResponse]] | None = None
-    """Makes a project's page, where upstream has none. Raises NotFound, UpstreamError."""
 
 
 class PageState(msgspec.Struct, frozen=True):
@@ -73,7 +63,8 @@ class UpstreamPages:
         options: SourceOptions,
     ) -> None:
         self.listing: PageListing | None = None
-        """What an index of upstream's own lists, where it has one."""
+        """What an index of upstream's own lists, where it has one; `open_listing` reads it from the store."""
+        self.open_listing: Callable[[], Awaitable[None]] | None = None
         self.outdated: Outdated = lambda projects: None
         self.writer: object = self
         """Who changes these pages, for the journal."""
@@ -140,6 +131,8 @@ class UpstreamPages:
     async def get(self, page: Page, freshness: Freshness) -> PageState:
         """Return the state of a page, after asking upstream where that is due. Raises Unavailable, UpstreamError."""
         row = await self.store.row(page)
+        if (row is None or not row.stamp.found) and page.kind == "project" and await self._is_unlisted(page.name):
+            return PageState(PageRow(stamp=Stamp(self._clock(), False)), "offline" if self._options.offline else "hit")
         if self._options.offline:
             if row is None or not row.stamp.found:
                 raise Offline(f"{page.name or 'The list of names'} is not held here, and this mirror is offline.")
@@ -211,8 +204,7 @@ class UpstreamPages:
 
     def _last_missing(self, page: Page) -> bool:
         """Return whether upstream's last answer was that there is no such page."""
-        row = self.store.row_in_memory(page)
-        return row is not None and not row.stamp.found
+        return (row := self.store.row_in_memory(page)) is not None and not row.stamp.found
 
     def forget(self, project: str) -> None:
         """Read again what is stored of a project, since someone else has changed it; "" is the list of names."""
@@ -232,6 +224,16 @@ class UpstreamPages:
         await self._removals.close()
 
     # What is known
+
+    async def _is_unlisted(self, name: str) -> bool:
+        """Return whether upstream's own index, which decides, does not list a project."""
+        if self.listing is None and self.open_listing is not None:
+            await self.open_listing()
+        if self.listing is None or name in self.listing.names:
+            return False
+        if not self._options.offline:
+            await self.listing.update()  # sets another one when there is news
+        return name not in self.listing.names
 
     def _listed(self, page: Page) -> str | None:
         """Return the revision of a page that upstream's own index lists."""

@@ -166,27 +166,32 @@ class Mirror:
         sources = self.cached_upstreams[name] = [
             self._source(format, name, upstream) for upstream in settings.upstreams
         ]
+        precedence = Precedence(
+            private=tuple(versions.pattern(pattern) for pattern in settings.private),
+            union=tuple(versions.pattern(pattern) for pattern in settings.union),
+        )
         repository = Repository(
             name,
             format,
             [UploadSource(name, self.catalog, self.blobs), *sources],
             policy=self.policies.of(name),
-            precedence=Precedence(
-                private=tuple(versions.pattern(pattern) for pattern in settings.private),
-                union=tuple(versions.pattern(pattern) for pattern in settings.union),
-            ),
+            precedence=precedence,
             journal=self.journal,
             memory=self.memory,
             clock=self.clock,
         )
         self._open.push_async_callback(repository.close)
         if ecosystem.log_path is not None:
-            published = self.published_indexes[name] = self._publish(repository, sources, settings)
+            published = self.published_indexes[name] = self._publish(repository, sources, settings, precedence)
             self._open.push_async_callback(published.close)
         return repository
 
     def _publish(
-        self, repository: Repository, sources: Sequence[CachedUpstream], settings: RepositorySettings
+        self,
+        repository: Repository,
+        sources: Sequence[CachedUpstream],
+        settings: RepositorySettings,
+        precedence: Precedence,
     ) -> PublishedIndex:
         followed: list[UpstreamIndex] = []
         for source, upstream in zip(sources, settings.upstreams, strict=True):
@@ -200,7 +205,7 @@ class Mirror:
             repository,
             followed,
             self.catalog.logs,
-            private=settings.private,
+            precedence=precedence,
             offline=self.settings.offline,
             fresh=self.settings.ages(repository.name).fresh,
             clock=self.clock,

@@ -18,10 +18,11 @@ from mirror.errors import Offline, UnknownProject, UpstreamProtocolError, Upstre
 from mirror.index.cache import MemoryBudget
 from mirror.index.freshness import Ages, Freshness
 from mirror.index.journal import Journal
+from mirror.index.page_listing import PageListing
 from mirror.index.source import SourceOptions
 from mirror.index.upstream import CachedUpstream
 from mirror.index.upstream_files import UpstreamFiles
-from mirror.index.upstream_pages import LAG_SECONDS, PageListing, UpstreamPages
+from mirror.index.upstream_pages import LAG_SECONDS, UpstreamPages
 from mirror.model import Page, Project, UpstreamRequest, UpstreamResponse
 from mirror.pypi import FORMAT
 from mirror.transfer import Transfers
@@ -264,11 +265,11 @@ async def test_a_page_that_does_not_parse_changes_nothing(desk: Desk) -> None:
 async def test_a_listed_revision_is_believed_more_than_any_age(desk: Desk) -> None:
     source = desk.source()
     listing = await source.project("six")
-    source.pages.listing = PageListing((), lambda name: listing.revision)
+    source.pages.listing = PageListing({"six"}, lambda name: listing.revision)
     desk.clock.now += 1e9
     assert (await source.project("six")).outcome == "hit"
     assert desk.simulator.count() == 1
-    source.pages.listing = PageListing((), lambda name: "another")
+    source.pages.listing = PageListing({"six"}, lambda name: "another")
     assert (await source.project("six")).outcome == "miss"
     assert (await source.project("six")).outcome == "stale"  # upstream lags behind its own index
     assert desk.simulator.count() == 2

@@ -12,11 +12,12 @@ import pytest
 from mirror.catalog import Catalog, Logs
 from mirror.catalog.sqlite import SQLite
 from mirror.errors import UpstreamUnavailable
+from mirror.index.precedence import Precedence
 from mirror.rubygems.log import local_entries
 from mirror.rubygems.log.local_entries import LocalEntry
 from mirror.rubygems.log.published_index import PublishedIndex
 from mirror.rubygems.log.versions_map import VersionsMap
-from mirror.rubygems.log.writer import PageChange, Update, UpstreamChange
+from mirror.rubygems.log.writer import PageChange, Update, UpstreamChange, UpstreamMaps, wanted_map
 from tests.builders import gem
 from tests.serving import Serving, serving
 from tests.uploading import make_token, push
@@ -292,3 +293,17 @@ async def test_a_disk_that_fails_at_the_start_does_not_end_the_writer(
         assert lines(index_of(mirror)) == []
         await index_of(mirror).writer.apply(Update())
         assert lines(index_of(mirror)) == [f"rack 1.0 {MD5}".encode()]
+
+
+def test_the_name_of_a_gem_that_is_gone_stays_with_the_upstream_that_had_it() -> None:
+    before, after, other = VersionsMap(), VersionsMap(), VersionsMap()
+    before.set("acme", ["1.0"], "a" * 32)
+    before.set("torch", ["1.0"], "b" * 32)
+    for name in ("acme", "torch", "rack"):
+        other.set(name, ["66.0"], "c" * 32)
+    assert after.keep_names(before.known()) == ["acme", "torch"]
+    precedence = Precedence(union=("torch",))
+    maps = UpstreamMaps((after, other), precedence)
+    wanted = wanted_map([after, other], precedence, {})
+    assert list(wanted) == ["torch", "rack"]
+    assert [name for name in ("acme", "torch", "rack") if maps.entry(name)] == ["torch", "rack"]

@@ -24,6 +24,7 @@ from mirror.catalog import Logs
 from mirror.errors import MirrorError, NotFound, UnknownProject, UpstreamError, UpstreamUnavailable
 from mirror.index.cache import SingleFlight, Validity
 from mirror.index.freshness import Freshness
+from mirror.index.precedence import Precedence
 from mirror.index.repository import Repository, View
 from mirror.model import Outcome
 from mirror.rubygems import pages
@@ -35,6 +36,8 @@ from mirror.rubygems.log.writer import LogWriter, PageChange, Update, UpstreamMa
 from mirror.rubygems.names import listed_as
 
 logger = logging.getLogger(__name__)
+
+FIRST_WINS = Precedence()
 
 POLL_SECONDS = 60.0
 """Between two requests to an upstream: the public index wants no more."""
@@ -53,24 +56,21 @@ class PublishedIndex:
         upstreams: Sequence[UpstreamIndex],
         logs: Logs,
         *,
-        private: Sequence[str] = (),
+        precedence: Precedence = FIRST_WINS,
         offline: bool = False,
         fresh: float = 600.0,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        """`private`: patterns of names that no upstream is asked about.
-
-        `fresh`: seconds after which a client waits for upstream, instead of getting the log at once.
-        """
+        """`fresh`: seconds after which a client waits for upstream, instead of getting the log at once."""
         self.upstreams = tuple(upstreams)
         self.policies = 0
         """How often the policy changed: a page is rendered, and with it listed, again under each."""
         self._repository = repository
-        self._private = tuple(private)
+        self._precedence = precedence
         self._local = LocalEntries(logs, repository.name, self._end_validity)
         self._review = PolicyReview(repository, clock)
         self.writer = LogWriter(
-            repository.name, self.upstreams, self._private, logs, self._local, self._review, self._end_validity, clock
+            repository.name, self.upstreams, precedence, logs, self._local, self._review, self._end_validity, clock
         )
         self._offline = offline
         self._fresh = max(fresh, POLL_SECONDS)
@@ -150,7 +150,7 @@ class PublishedIndex:
         """Return the body of a gem's info page, which the log lists from now on."""
         name, body, entry = view.project.name, pages.render_info(view.project), None
         if body != view.project.extra.get("body") or view.decided_until != math.inf:
-            listed = UpstreamMaps(tuple(one.map for one in self.upstreams), self._private).entry(name)
+            listed = UpstreamMaps(tuple(one.map for one in self.upstreams), self._precedence).entry(name)
             entry = entry_of(view, body, listed, self._clock())
         current = view.validity.live
         await self._list(name, entry)

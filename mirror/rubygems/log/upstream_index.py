@@ -3,6 +3,9 @@
 What to believe of a response is decided in `upstream_copy.follow`; this module requests, stores and notifies. An
 upstream without a compact index is followed through its specs instead, and its info pages are made from its gemspecs.
 One upstream is followed once, however many repositories show it.
+
+What it lists decides what it has, also while it is down. A gem that it has ever listed stays known, without versions,
+so that no other upstream takes over the name; those are stored in a log of their own.
 """
 
 import asyncio
@@ -12,13 +15,15 @@ from collections.abc import Callable, Collection
 from datetime import UTC, datetime
 from itertools import zip_longest
 
+import msgspec
 from yarl import URL
 
 from mirror.catalog import Logs
 from mirror.errors import Invalid, NotFound, UpstreamProtocolError
 from mirror.index.cache import SingleFlight
+from mirror.index.page_listing import PageListing
 from mirror.index.upstream import CachedUpstream
-from mirror.index.upstream_pages import PageListing, UpstreamPages
+from mirror.index.upstream_pages import UpstreamPages
 from mirror.model import UpstreamRequest, UpstreamResponse
 from mirror.rubygems import pages
 from mirror.rubygems.index import info_from_gemspecs, map_from_specs
@@ -41,6 +46,12 @@ VERSIONS_BYTES = 256 << 20
 """The most that an upstream's `/versions` may have."""
 SPECS_BYTES = 64 << 20
 """The most that its `specs.4.8.gz` may have."""
+UPDATE_SECONDS = 60.0
+"""Age from which the list is asked for again before a gem that it lacks is said to be unknown."""
+WAIT_SECONDS = 5.0
+"""Time for which that is waited for."""
+MOST_LOST = 500_000
+"""The most gems that are remembered after they have gone."""
 GEMSPECS_AT_ONCE = 8
 GEMSPEC_BYTES = 4 << 20
 """The most that one gemspec may have."""
@@ -67,6 +78,9 @@ class UpstreamIndex:
         self._upstream = upstream
         self._logs = logs
         self._log_name = f"upstream {name}"
+        self._lost_name = f"lost {name}"
+        self._lost: set[str] = set()
+        """The gems that were listed once and were not, at some time since."""
         self._copy: UpstreamCopy | None = None
         self._legacy = False
         self._specs: list[UpstreamResponse] = []
@@ -78,14 +92,15 @@ class UpstreamIndex:
     def attach_to(self, source: CachedUpstream) -> None:
         """Let a source learn from our copy which of its info pages are current, and how to make one."""
         self._pages.append(source.pages)
+        source.pages.open_listing = self.open
         self._show_map()
 
     def _show_map(self) -> None:
         """Let the sources know what upstream lists now."""
         if self.map is not None:
-            listing = PageListing(self.map, self.map.md5)
+            listing = PageListing(self.map, self.map.md5, update=self._update_if_due, had=self.map.knows)
             if self._legacy:
-                listing = PageListing(self.map, self._made_revision, self._info_from_gemspecs)
+                listing = msgspec.structs.replace(listing, revision=self._made_revision, make=self._info_from_gemspecs)
             for pages_of_source in self._pages:
                 pages_of_source.listing = listing
 
@@ -100,7 +115,10 @@ class UpstreamIndex:
         if not stored:
             return
         self._legacy = stored.startswith(_LEGACY)
-        self.map = await asyncio.to_thread(parse_versions, stored.removeprefix(_LEGACY))
+        listed = await asyncio.to_thread(parse_versions, stored.removeprefix(_LEGACY))
+        self._lost = names_in((await self._logs.read(self._lost_name)).split(b"\n"))
+        listed.keep_names(self._lost)
+        self.map = listed
         self._show_map()
         if not self._legacy:
             # The ETag is not stored: the first request after a restart goes without, and returns one byte.
@@ -129,6 +147,16 @@ class UpstreamIndex:
         changed, _ = await self._flight.run("", self._refresh)
         return changed
 
+    async def _update_if_due(self) -> None:
+        """Ask for the list where it is old, and wait a moment; whatever goes wrong, the old one stands in."""
+        if 0 <= self._clock() - self.asked_at <= UPDATE_SECONDS or self._retired:
+            return
+        # Only this caller waits: while an upstream hangs, what others list is not held up by it.
+        asking = self._flight.start("", self._refresh)
+        done, _ = await asyncio.wait({asking}, timeout=WAIT_SECONDS)
+        if done and (error := asking.exception()):
+            logger.warning("the list of versions stays as it is: %s", error)
+
     async def retire(self) -> None:
         """Fetch and write nothing any more, since another mirror goes on with the copy; `map` stays."""
         self._retired = True
@@ -152,7 +180,17 @@ class UpstreamIndex:
         except NotFound:
             if self._copy is not None:
                 raise UpstreamProtocolError(f"{self._upstream.name} no longer has its list of versions.") from None
-        return await self._refresh_legacy()
+        try:
+            return await self._refresh_legacy()
+        except NotFound:
+            if self.map is not None and len(self.map):
+                raise UpstreamProtocolError(f"{self._upstream.name} no longer has any list of versions.") from None
+        if self.map is not None:
+            return False
+        logger.warning("%s has no list of versions: it counts as empty, and is asked again", self._upstream.name)
+        await self._logs.replace(self._log_name, [_LEGACY])
+        self._legacy = True
+        return await self._replace_all(VersionsMap())
 
     async def _follow(self, copy: UpstreamCopy | None) -> bool:
         request = self._list_request("versions", VERSIONS_BYTES)
@@ -173,6 +211,7 @@ class UpstreamIndex:
                 return True
             case Replace(body, fetched):
                 listed = await asyncio.to_thread(parse_versions, body)
+                await self._keep_names(listed)
                 await self._logs.replace(self._log_name, [body])
                 self._copy, self._legacy = fetched, False
                 logger.info("%s: its list of versions was fetched as a whole, %d bytes", self._upstream.name, len(body))
@@ -182,6 +221,20 @@ class UpstreamIndex:
                 return await self._follow(None)
             case Refused(reason):
                 raise UpstreamProtocolError(f"{self._upstream.name}: {reason}")
+
+    async def _keep_names(self, listed: VersionsMap) -> None:
+        """Let a list that replaces ours go on knowing the gems of ours that it lacks. Raises UpstreamProtocolError."""
+        if self.map is None:
+            return
+        gone = await asyncio.to_thread(listed.keep_names, self.map.known())
+        lost = [name for name in gone if name not in self._lost]
+        if len(self._lost) + len(lost) > MOST_LOST:
+            raise UpstreamProtocolError(f"{self._upstream.name} has dropped more gems than can be remembered.")
+        if lost:
+            logger.info("%s no longer lists %d gems, whose names stay its own", self._upstream.name, len(lost))
+            lines = "".join(f"{name}\n" for name in lost).encode("utf-8", "surrogateescape")
+            await self._logs.append(self._lost_name, lines)
+            self._lost.update(lost)
 
     def _list_request(self, path: str, limit: int) -> UpstreamRequest:
         return UpstreamRequest(url=self._upstream.url / path, limit=limit, timeout=LIST_SECONDS)
@@ -209,6 +262,7 @@ class UpstreamIndex:
             # The MD5 of a page that was made before stays right while the versions are the same.
             if self.map is not None and self.map.versions(name) == listed.versions(name):
                 listed.set(name, listed.versions(name), self.map.md5(name))
+        await self._keep_names(listed)
         body = await asyncio.to_thread(render_versions, listed, datetime.fromtimestamp(0, UTC))
         await self._logs.replace(self._log_name, [_LEGACY + body])
         self._legacy, self._specs = True, specs

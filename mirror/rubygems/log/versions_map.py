@@ -6,7 +6,7 @@ saw it keep requesting its `/info`.
 
 import hashlib
 import io
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from datetime import UTC, datetime
 
 from mirror.rubygems.pages import EMPTY
@@ -14,6 +14,7 @@ from mirror.rubygems.pages import EMPTY
 EMPTY_MD5 = hashlib.md5(EMPTY, usedforsecurity=False).hexdigest()
 """The MD5 of the `/info` of a gem without versions."""
 _UNKNOWN = b"0" * 32  # for an unknown MD5: some clients fail on a line without one
+_NOTHING = b" " + EMPTY_MD5.encode()
 
 
 class VersionsMap:
@@ -67,6 +68,31 @@ class VersionsMap:
     def remove(self, name: str) -> None:
         """Forget a gem, known or not."""
         self._entries.pop(name, None)
+
+    def knows(self, name: str) -> bool:
+        """Return whether the gem has, or ever had, any version."""
+        return name in self._entries
+
+    def known(self) -> Iterable[str]:
+        """Return the names of the gems that have, or ever had, any version."""
+        return self._entries.keys()
+
+    def keep_names(self, before: Iterable[str]) -> list[str]:
+        """Go on knowing gems that this map lacks, without versions; return their names."""
+        gone = [name for name in before if name not in self._entries]
+        for name in gone:
+            self._entries[name] = _NOTHING
+        return gone
+
+    def add_unknown(self, other: "VersionsMap") -> None:
+        """Add what another map lists of the gems that this one does not know."""
+        known = self._entries
+        known.update({name: entry for name, entry in other._entries.items() if name not in known})
+
+    def forget_empty(self, which: Callable[[str], bool]) -> None:
+        """Forget those of the gems without versions for which `which` is true."""
+        for name in [name for name, entry in self._entries.items() if entry.startswith(b" ") and which(name)]:
+            del self._entries[name]
 
     def copy(self) -> "VersionsMap":
         """Return an independent map that shares the entries."""
@@ -157,9 +183,10 @@ def diff(published: VersionsMap, wanted: VersionsMap) -> list[bytes]:
         for name, entry in after.items()
         if (old := before.get(name)) is not entry and old != entry and (line := _line(name, old or b" ", entry))
     ]
-    gone = b" " + EMPTY_MD5.encode()
     lines += [
-        line for name, entry in before.items() if name not in after and (line := _line(name, entry, gone)) is not None
+        line
+        for name, entry in before.items()
+        if name not in after and (line := _line(name, entry, _NOTHING)) is not None
     ]
     return lines
 

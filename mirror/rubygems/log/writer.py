@@ -22,6 +22,7 @@ from typing import TypeAlias
 import msgspec
 
 from mirror.catalog import Logs
+from mirror.index.precedence import Precedence
 from mirror.policy import matches
 from mirror.rubygems.log.local_entries import LocalEntries, LocalEntry
 from mirror.rubygems.log.policy_review import PolicyReview
@@ -69,16 +70,19 @@ LogEvent: TypeAlias = UpstreamChange | PageChange | ReviewEnd | Update
 
 
 class UpstreamMaps(msgspec.Struct, frozen=True):
-    """The listings of the upstreams of one repository at one moment, in order: the first that lists a gem counts."""
+    """The listings of the upstreams of one repository at one moment, in order.
+
+    The first that lists a gem counts, or ever listed it: no other upstream takes over the name of a gem that is gone,
+    except where the files of all are shown together.
+    """
 
     maps: tuple[VersionsMap | None, ...]
     """None for an upstream whose list was never fetched."""
-    private: tuple[str, ...] = ()
-    """Patterns of names that no upstream is asked about."""
+    precedence: Precedence
 
     def replace(self, upstream: int, listed: VersionsMap) -> "UpstreamMaps":
         """Return the listings with another one of one upstream, given its place."""
-        return UpstreamMaps((*self.maps[:upstream], listed, *self.maps[upstream + 1 :]), self.private)
+        return UpstreamMaps((*self.maps[:upstream], listed, *self.maps[upstream + 1 :]), self.precedence)
 
     def usable(self) -> list[VersionsMap] | None:
         """Return the maps from which something follows, in their order; None when nothing does.
@@ -93,28 +97,28 @@ class UpstreamMaps(msgspec.Struct, frozen=True):
 
     def entry(self, name: str) -> LocalEntry | None:
         """Return how the first upstream that lists a gem lists it."""
-        if matches(self.private, name):
+        if matches(self.precedence.private, name):
             return None
-        first = next((one for one in self.maps if one is not None and name in one), None)
-        return None if first is None else LocalEntry.from_map(first, name)
+        having = [one for one in self.maps if one is not None and one.knows(name)]
+        if matches(self.precedence.union, name):
+            having = [one for one in having if name in one]
+        return LocalEntry.from_map(having[0], name) if having and name in having[0] else None
 
 
-def wanted_map(
-    maps: Sequence[VersionsMap], private: tuple[str, ...], overrides: Mapping[str, LocalEntry]
-) -> VersionsMap:
-    """Return what a log should list: the first upstream that lists a gem, and the overrides before all of them.
+def wanted_map(maps: Sequence[VersionsMap], precedence: Precedence, overrides: Mapping[str, LocalEntry]) -> VersionsMap:
+    """Return what a log should list: the first upstream that knows a gem, and the overrides before all of them.
 
     `maps` are those that are usable, or the same part of each. Blocking for large maps.
     """
-    if len(maps) == 1 and not overrides and not private:
+    if len(maps) == 1 and not overrides and not precedence.private:
         return maps[0]
-    wanted = maps[0].copy() if maps else VersionsMap()
-    for other in maps[1:]:
-        for name in other:
-            if name not in wanted:
-                wanted.set(name, other.versions(name), other.md5(name))
-    if private:
-        for name in [name for name in wanted if matches(private, name)]:
+    wanted = VersionsMap()
+    for one in maps:
+        wanted.add_unknown(one)
+        if precedence.union:
+            wanted.forget_empty(lambda name: matches(precedence.union, name))
+    if precedence.private:
+        for name in [name for name in wanted if matches(precedence.private, name)]:
             wanted.remove(name)
     for name, entry in overrides.items():
         if entry.versions:
@@ -131,14 +135,14 @@ class LogWriter:
         self,
         repository: str,
         upstreams: Sequence[UpstreamIndex],
-        private: tuple[str, ...],
+        precedence: Precedence,
         logs: Logs,
         local: LocalEntries,
         review: PolicyReview,
         on_change: Callable[[], None],
         clock: Callable[[], float] = time.time,
     ) -> None:
-        """`private`: patterns of names that no upstream is asked about. `on_change` is called as `log` is replaced."""
+        """`on_change` is called as `log` is replaced."""
         self.log: PublishedLog | None = None
         """What is served; None until there is anything to list."""
         self.changed_at = clock()
@@ -150,7 +154,7 @@ class LogWriter:
         self.opened: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         """Done once the log lists what the stored copies of the upstreams do."""
         self._upstreams = tuple(upstreams)
-        self._maps = UpstreamMaps((None,) * len(upstreams), private)
+        self._maps = UpstreamMaps((None,) * len(upstreams), precedence)
         self._following = False
         self._changed: set[str] | None = None
         """The gems for which the log may differ from what it should list; None: all of them."""
@@ -272,7 +276,7 @@ class LogWriter:
         await self._local.read()
         self.loaded.set_result(None)
         await asyncio.gather(*(one.open() for one in self._upstreams))
-        self._maps = UpstreamMaps(tuple(one.map for one in self._upstreams), self._maps.private)
+        self._maps = UpstreamMaps(tuple(one.map for one in self._upstreams), self._maps.precedence)
         self._following = True
         if self.log is not None:
             self.log = await asyncio.to_thread(self.log.packed)
@@ -289,7 +293,7 @@ class LogWriter:
         """Hold back what upstreams have changed since the log was written, too."""
         maps = self._maps.usable()
         if maps is not None and self._review.policy_applies:
-            wanted = await asyncio.to_thread(wanted_map, maps, self._maps.private, dict(self._local.entries))
+            wanted = await asyncio.to_thread(wanted_map, maps, self._maps.precedence, dict(self._local.entries))
             self._review.hold_back(names_in(await asyncio.to_thread(diff, log.map, wanted)))
 
     async def _apply_all(self, events: Sequence[LogEvent]) -> bytes:
@@ -333,14 +337,14 @@ class LogWriter:
         if maps is None or self.retired:
             self._changed = None
             return b""
-        private = self._maps.private
+        precedence = self._maps.precedence
         if self.log is None or names is None:
-            wanted = await asyncio.to_thread(wanted_map, maps, private, self._overrides(None))
+            wanted = await asyncio.to_thread(wanted_map, maps, precedence, self._overrides(None))
             if self.log is None or self.log.size > 2 * wanted.size + SLACK_BYTES:
                 return await self._begin(wanted)
             log, tail = await asyncio.to_thread(self.log.updated, wanted)
         else:
-            wanted = wanted_map([one.only(names) for one in maps], private, self._overrides(names))
+            wanted = wanted_map([one.only(names) for one in maps], precedence, self._overrides(names))
             tail = b"".join(line + b"\n" for line in diff(self.log.map.only(names), wanted))
             log = await asyncio.to_thread(self.log.appended, tail) if tail else self.log
         if tail:

@@ -1,0 +1,26 @@
+"""What an index of an upstream's own lists: all of its projects, and the revisions of their pages."""
+
+from collections.abc import Awaitable, Callable, Container
+
+import msgspec
+
+from mirror.model import UpstreamResponse
+
+
+async def _no_update() -> None:
+    """Do nothing."""
+
+
+class PageListing(msgspec.Struct, frozen=True):
+    """The entries of the pages of projects in an index of upstream's own, which decides what upstream has."""
+
+    names: Container[str]
+    """The projects that it lists; for others, upstream is not asked."""
+    revision: Callable[[str], str | None]
+    """Returns the revision of a project's page; None when the index does not tell."""
+    make: Callable[[str], Awaitable[UpstreamResponse]] | None = None
+    """Makes a project's page, where upstream has none. Raises NotFound, UpstreamError."""
+    update: Callable[[], Awaitable[None]] = _no_update
+    """Asks for the index where that is due, and waits a moment for it. Raises nothing: the old one stands in."""
+    had: Callable[[str], bool] = lambda name: False
+    """Returns whether the index ever listed a project."""

@@ -1,0 +1,156 @@
+"""Several upstreams: the list that is held of each decides what it has, whatever happens to the upstream."""
+
+from collections.abc import AsyncIterator, Mapping
+from contextlib import AsyncExitStack
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.builders import gem
+from tests.serving import Serving, serving
+from tests.simulator import Body, Fault, Simulator, Status
+
+
+@pytest.fixture
+async def second() -> AsyncIterator[Simulator]:
+    async with Simulator() as simulator:
+        yield simulator
+
+
+def both(first: Simulator, second: Simulator, **more: Any) -> Mapping[str, Any]:
+    return {"rubygems": {"format": "rubygems", "upstreams": [first.url, second.url], **more}}
+
+
+async def poll(mirror: Serving) -> str:
+    """Return `/versions` after each upstream was asked."""
+    for one in mirror.mirror.upstream_indexes.values():
+        one.asked_at = 0
+    reply = await mirror.get("versions", Cache_Control="no-cache")
+    assert reply.status == 200
+    return reply.text
+
+
+def fill(private: Simulator, public: Simulator) -> None:
+    for version in ("1.0", "2.0"):
+        private.push(gem("acme", version))
+        public.push(gem("acme", f"6{version}"))
+    for name in ("rack", "tilt"):
+        public.push(gem(name, "3.0"))
+
+
+async def test_an_upstream_is_not_asked_for_what_its_list_lacks(
+    simulator: Simulator, second: Simulator, tmp_path: Path
+) -> None:
+    fill(simulator, second)
+    async with serving(tmp_path / "data", both(simulator, second)) as mirror:
+        await poll(mirror)
+        simulator.forget()
+        for path in (
+            "info/rack",
+            "gems/rack-3.0.gem",
+            "quick/Marshal.4.8/rack-3.0.gemspec.rz",
+            "api/v1/gems/rack.json",
+        ):
+            assert (await mirror.get(path)).status == 200, path
+        for path in ("info/none", "gems/none-3.0.gem"):
+            assert (await mirror.get(path)).status == 404, path
+        assert simulator.requests == []
+        assert second.count("GET", "*none*") == 0
+
+
+TROUBLES: Mapping[str, Fault | None] = {
+    "down": None,
+    "closed": Status(401),
+    "forbidden": Status(403),
+    "404": Status(404),
+    "410": Status(410),
+    "500": Status(500),
+    "a login page": Body(b"<html><form>Log in</form></html>"),
+    "nothing at all": Body(b""),
+}
+
+
+@pytest.mark.parametrize("trouble", TROUBLES)
+@pytest.mark.parametrize("restarted", [False, True])
+async def test_an_upstream_in_trouble_takes_nothing_away_and_gives_nothing_away(
+    simulator: Simulator, second: Simulator, tmp_path: Path, trouble: str, restarted: bool
+) -> None:
+    fill(simulator, second)
+    async with AsyncExitStack() as stack:
+        settings = {"network": {"retries": 0}}
+        if restarted:
+            async with serving(tmp_path / "data", both(simulator, second), **settings) as mirror:
+                await poll(mirror)
+        mirror = await stack.enter_async_context(serving(tmp_path / "data", both(simulator, second), **settings))
+        await poll(mirror)
+        if (fault := TROUBLES[trouble]) is None:
+            await simulator.go_down()
+        else:
+            simulator.inject("/*", fault)
+        second.push(gem("new", "1.0"))
+        listed = await poll(mirror)
+        assert "\nnew 1.0 " in listed
+        assert "6" not in listed.partition("\nacme ")[2].split(" ")[0]
+        for path in ("info/rack", "gems/tilt-3.0.gem", "info/new", "gems/new-1.0.gem"):
+            assert (await mirror.get(path)).status == 200, path
+        assert second.count("GET", "*acme*") == 0
+        reply = await mirror.get("info/acme")
+        assert b"6" not in reply.body.split(b" ")[0]
+        assert second.count("GET", "*acme*") == 0
+
+
+async def test_an_index_that_has_no_list_is_an_empty_one_until_it_has(
+    simulator: Simulator, second: Simulator, tmp_path: Path
+) -> None:
+    fill(simulator, second)
+    for path in ("/versions", "/*specs.4.8.gz"):
+        simulator.inject(path, Status(404))
+    async with serving(tmp_path / "data", both(simulator, second)) as mirror:
+        assert "\nrack 3.0 " in await poll(mirror)
+        assert (await mirror.get("info/rack")).status == 200
+        asked = simulator.count("GET", "/versions")
+        await poll(mirror)
+        assert simulator.count("GET", "/versions") > asked
+        simulator.heal()
+        simulator.push(gem("rack", "9.0"))
+        assert "\nrack -3.0,9.0 " in await poll(mirror)
+
+
+async def test_an_only_upstream_without_a_list_is_an_empty_index(simulator: Simulator, tmp_path: Path) -> None:
+    simulator.inject("/*", Status(404))
+    only = {"rubygems": {"format": "rubygems", "upstreams": [simulator.url]}}
+    async with serving(tmp_path / "data", only) as mirror:
+        for path in ("versions", "names", "specs.4.8.gz"):
+            assert (await mirror.get(path)).status == 200, path
+
+
+async def test_a_gem_that_a_new_list_has_is_found_before_anyone_asked_for_the_list(
+    simulator: Simulator, tmp_path: Path
+) -> None:
+    simulator.push(gem("rack", "3.0"))
+    only = {"rubygems": {"format": "rubygems", "upstreams": [simulator.url]}}
+    async with serving(tmp_path / "data", only) as mirror:
+        await poll(mirror)
+        simulator.push(gem("tilt", "1.0"))
+        assert (await mirror.get("info/tilt")).status == 404  # its list is no minute old
+        for one in mirror.mirror.upstream_indexes.values():
+            one.asked_at = 0
+        assert (await mirror.get("gems/tilt-1.0.gem")).status == 200
+
+
+async def test_the_name_of_a_gem_that_is_gone_is_not_taken_over(
+    simulator: Simulator, second: Simulator, tmp_path: Path
+) -> None:
+    fill(simulator, second)
+    simulator.push(gem("other", "1.0"))
+    async with serving(tmp_path / "data", both(simulator, second)) as mirror:
+        await poll(mirror)
+        for version in ("1.0", "2.0"):
+            simulator.rubygems.yank("acme", version)
+        simulator.rubygems.rewrite()
+        assert "acme" not in simulator.rubygems.versions().decode()
+        assert " -1.0,-2.0 " in await poll(mirror)
+        assert "6" not in (await poll(mirror)).rpartition("\nacme ")[2].split(" ")[0]
+    async with serving(tmp_path / "data", both(simulator, second)) as mirror:
+        assert "6" not in (await poll(mirror)).rpartition("\nacme ")[2].split(" ")[0]
