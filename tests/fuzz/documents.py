@@ -3,6 +3,7 @@
 import json
 import zlib
 from collections.abc import Callable
+from urllib.parse import quote
 
 from yarl import URL
 
@@ -57,7 +58,7 @@ def _response(content_type: str, body: bytes) -> UpstreamResponse:
 
 
 def _link(file: File) -> str:
-    return f"/packages/acme/{file.filename}"
+    return f"/packages/acme/{quote(file.filename)}"
 
 
 def _check_page(data: bytes) -> None:

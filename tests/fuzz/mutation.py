@@ -1,5 +1,6 @@
 """Mutations of inputs: small changes, repetitions, pieces of other inputs. The random numbers are an argument."""
 
+import json
 from collections.abc import Callable, Sequence
 from random import Random
 
@@ -52,6 +53,37 @@ _ODD = (
 )
 
 
+_VALUES: tuple[object, ...] = (
+    None,
+    True,
+    False,
+    0,
+    -1,
+    1 << 70,
+    1.5,
+    "",
+    "x",
+    "\ud800",
+    "\0",
+    "\x1b[31m",
+    "../x",
+    "9" * 5000,
+    "a" * 300,
+    "<script>",
+    [],
+    {},
+    [[]],
+    [None],
+    {"": {}},
+    ["x"],
+    {"x": "y"},
+    "9999-12-31T23:59:59.999999Z",
+    "0001-01-01T00:00:00+23:59",
+    "1.0",
+    "acme",
+)
+
+
 class Mutator:
     """Makes inputs out of others."""
 
@@ -74,6 +106,9 @@ class Mutator:
             self._noise,
             self._nest,
             self._double_line,
+            self._json,
+            self._json,
+            self._json,
         )
 
     def next(self) -> bytes:
@@ -157,3 +192,26 @@ class Mutator:
         line = self._random.choice(lines)
         lines.insert(self._random.randint(0, len(lines)), line)
         return b"\n".join(lines)
+
+    def _json(self, data: bytes) -> bytes:
+        """Change values of a JSON document behind the first byte; most other changes leave none that can be read."""
+        try:
+            document = json.loads(data[1:])
+        except (ValueError, RecursionError):
+            return self._flip(data)
+        for _ in range(self._random.randint(1, 4)):
+            document = self._changed(document)
+        return data[:1] + json.dumps(document).encode()
+
+    def _changed(self, value: object, depth: int = 0) -> object:
+        if depth < 40 and isinstance(value, dict) and value and self._random.random() < 0.85:
+            key = self._random.choice(list(value))
+            if self._random.random() < 0.1:
+                return {name: each for name, each in value.items() if name != key}
+            return {**value, key: self._changed(value[key], depth + 1)}
+        if depth < 40 and isinstance(value, list) and value and self._random.random() < 0.85:
+            at = self._random.randrange(len(value))
+            if self._random.random() < 0.1:
+                return value + [value[at]] * self._random.randint(1, 50)
+            return [*value[:at], self._changed(value[at], depth + 1), *value[at + 1 :]]
+        return self._random.choice(_VALUES)
