@@ -66,6 +66,10 @@ class Forbidden(MirrorError):
     """The client is known, but does not have the right."""
 
 
+class Misdirected(MirrorError):
+    """The request names a host that this mirror does not have."""
+
+
 class Blocked(MirrorError):
     """Policy refuses the file; `rule` and `reason` are those of the settings."""
 

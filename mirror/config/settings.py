@@ -23,6 +23,7 @@ from mirror.config.values import (
     Duration,
     FilePath,
     Flag,
+    HostPatterns,
     Mode,
     Networks,
     ReadableFile,
@@ -193,6 +194,10 @@ class Settings(Section):
 
     listen: Addresses = (Address("127.0.0.1", 8484),)
     """Where to listen: "host:port", "[::1]:port" or "unix:/path"; several are possible."""
+    allowed_hosts: HostPatterns = ()
+    """The names under which clients reach the mirror, or patterns such as "*.example.com"; requests for other names are
+    refused with 421. Without any, an address of loopback answers to names of loopback only, and others to every name.
+    Of a trusted proxy, the name counts that it forwards."""
     data_dir: FilePath = Field(default_factory=default_data_dir)
     """Where everything is stored. By default systemd's STATE_DIRECTORY, else `mirror` in the user's data directory."""
     socket_mode: Mode = 0o666

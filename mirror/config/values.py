@@ -234,6 +234,13 @@ def host_rule(value: str) -> str:
     raise ValueError('should be a host, all hosts of a domain ("*.example"), an address, or a network ("10.0.0.0/8")')
 
 
+def host_pattern(value: str) -> str:
+    """Return a host name or a pattern of host names, without a port. Raises ValueError."""
+    if re.fullmatch(r"[A-Za-z0-9._*-]{1,253}|[0-9A-Fa-f:.]{2,45}", value):
+        return value.lower()
+    raise ValueError('should be a host name without a port, or a pattern such as "*.example.com"')
+
+
 def mode(value: object) -> int:
     """Return the mode of a file, from octal digits as text: "0660". Raises ValueError."""
     if isinstance(value, str) and re.fullmatch(r"0?[0-7]{3}", value):
@@ -247,6 +254,8 @@ Network = Annotated[str, AfterValidator(network)]
 Networks = Annotated[tuple[Network, ...], NoDecode, BeforeValidator(listed)]
 HostRule = Annotated[str, AfterValidator(host_rule)]
 HostRules = Annotated[tuple[HostRule, ...], NoDecode, BeforeValidator(listed)]
+
+HostPatterns = Annotated[tuple[Annotated[str, AfterValidator(host_pattern)], ...], NoDecode, BeforeValidator(listed)]
 Time = Annotated[datetime, AfterValidator(with_zone)]
 Whole = Annotated[int, BeforeValidator(whole)]
 Duration = Annotated[float, BeforeValidator(seconds)]

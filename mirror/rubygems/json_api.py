@@ -115,7 +115,7 @@ class JsonApi:
         if not word or len(word) > 200:
             raise Invalid("Add the word to search for: /api/v1/search.json?query=WORD.")
         page = request.query.get("page", "1")
-        first = (int(page) - 1) * SEARCH_RESULTS if page.isdigit() and 0 < int(page) < 1000 else 0
+        first = (int(page) - 1) * SEARCH_RESULTS if page.isascii() and page.isdigit() and 0 < int(page) < 1000 else 0
         readable = await self._access.scope(request)
         log = await self._published.current()
         found = await asyncio.to_thread(_search, log.map, word, readable)

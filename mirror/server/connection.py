@@ -46,10 +46,17 @@ class ConnectionGroup:
         replays: ReplayCache,
         keepalive: float,
         process: Callable[[Sequence[ResponseRecord]], None],
+        guards: Callable[[str], bool] = lambda address: False,
     ) -> None:
-        """`keepalive` is aiohttp's, in seconds; `process` is called with the records of responses a moment later."""
+        """`keepalive` is aiohttp's, in seconds; `process` is called with the records of responses a moment later.
+
+        `guards`: whether a connection to this local address may only use the names of loopback for the mirror.
+        """
         self.connections = connections
         self.replays = replays
+        self.guarded_replays = replays.beside()
+        """Those of guarded connections: others may be answered under any name."""
+        self.guards = guards
         self._process = process
         self._records: list[ResponseRecord] = []
         self.parse_within = keepalive / 2
@@ -64,8 +71,9 @@ class ConnectionGroup:
         """Return a factory of requests for aiohttp, around its own one, that attaches their facts."""
 
         def start_request(message: Any, payload: Any, protocol: Any, writer: Any, task: Any) -> web.BaseRequest:
-            connection = protocol.transport.get_protocol() if protocol.transport is not None else None
-            if isinstance(connection, ConnectionProtocol):
+            inner = protocol.transport.get_protocol() if protocol.transport is not None else None
+            connection = inner if isinstance(inner, ConnectionProtocol) else None
+            if connection is not None:
                 connection.request_started(payload)
             if self.draining:
                 message = message._replace(should_close=True)
@@ -77,6 +85,7 @@ class ConnectionGroup:
                 headers.get("User-Agent", ""),
                 requested_freshness(headers.get("Cache-Control"), headers.get("Pragma")),
                 request.remote or "",
+                connection is not None and connection.guarded,
             )
             return request
 
@@ -131,6 +140,8 @@ class ConnectionProtocol(asyncio.Protocol):
         self._connections = group.connections
         self._transport: asyncio.Transport | None = None
         self._client = ""
+        self.guarded = False
+        """Whether the client may only use the names of loopback for the mirror."""
         # Replaying:
         self._all_replayable = True  # every request so far could be replayed
         self._request: bytes | None = None  # the one that aiohttp is answering, when it can be replayed
@@ -151,6 +162,9 @@ class ConnectionProtocol(asyncio.Protocol):
         self._transport = cast(asyncio.Transport, transport)
         peer = transport.get_extra_info("peername")
         self._client = str(peer[0]) if isinstance(peer, tuple) else ""
+        own = transport.get_extra_info("sockname")
+        self.guarded = isinstance(own, tuple) and self._group.guards(str(own[0]))
+        self._replays = self._group.guarded_replays if self.guarded else self._group.replays
         self._progress_at = self._connections.clock()
         self._group.open.add(self)
         accepted = self._connections.add(self)

@@ -19,7 +19,7 @@ from mirror.model import Outcome
 RequestKind = Literal["page", "file", "sidecar", "index", "upload", "other"]
 """The kind of resource: a project's page, a file, its sidecar, an index as a whole, an upload, anything else."""
 
-HOST = re.compile(r"[A-Za-z0-9._~-]{1,253}(:\d{1,5})?|\[[0-9A-Fa-f:.]{2,45}\](:\d{1,5})?")
+HOST = re.compile(r"[A-Za-z0-9._~-]{1,253}(:\d{1,5})?|\[[0-9A-Fa-f:.]{2,45}\](:\d{1,5})?", re.ASCII)
 
 
 class RequestFacts(msgspec.Struct):
@@ -34,6 +34,12 @@ class RequestFacts(msgspec.Struct):
     """The freshness that the client asks for."""
     client: str = ""
     """The client's address, which a trusted proxy may have reported; empty over a Unix socket without a proxy."""
+    guarded: bool = False
+    """Whether the connection may only use the names of loopback for the mirror; see `mirror.server.hosts`."""
+    private: bool = False
+    """Whether the response depends on who the client is, so that no cache may give it to another one."""
+    host: str = ""
+    """The host with its port under which the client reaches a trusted proxy in front; empty without one."""
     origin: str = ""
     """Scheme, authority and path below which the client reaches a trusted proxy in front; empty without one."""
     prefix: str = ""
@@ -77,6 +83,6 @@ def public_url(request: web.BaseRequest) -> str:
     """
     if origin := facts_of(request).origin:
         return origin
-    if not HOST.fullmatch(request.host):
+    if not HOST.fullmatch(request.headers.get("Host", "")):
         raise Invalid("The Host header is not a host name.")
     return f"{request.scheme}://{request.host}"

@@ -19,6 +19,7 @@ from mirror.errors import (
     Forbidden,
     Invalid,
     MirrorError,
+    Misdirected,
     MissingBlob,
     NotFound,
     StorageFull,
@@ -27,7 +28,8 @@ from mirror.errors import (
     Unavailable,
     UpstreamError,
 )
-from mirror.server.facts import facts_of
+from mirror.server.facts import RequestFacts, facts_of
+from mirror.server.hosts import HostNames, is_same_site
 from mirror.server.proxies import TrustedProxies
 
 logger = logging.getLogger(__name__)
@@ -41,6 +43,7 @@ STATUSES: tuple[tuple[type[MirrorError], int], ...] = (
     (Conflict, 409),
     (Unauthorized, 401),
     (Forbidden, 403),
+    (Misdirected, 421),
     (Blocked, 403),
     (StorageFull, 507),
     # 503, never 404: clients take a 404 for "no such project", and some then ask the next index.
@@ -50,6 +53,9 @@ STATUSES: tuple[tuple[type[MirrorError], int], ...] = (
     (ConfigError, 500),
 )
 """Error → status; the first that fits."""
+
+SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
+"""Those that change nothing (RFC 9110 section 9.2.1), so that a page of another site may cause them."""
 
 _SLASHES = re.compile("/{2,}")
 
@@ -64,13 +70,14 @@ class RequestAuditor(Protocol):
         """Record that a client got a file that upstream has removed."""
 
 
-def request_middleware(proxies: TrustedProxies, audit: RequestAuditor) -> Middleware:
+def request_middleware(proxies: TrustedProxies, hosts: HostNames, audit: RequestAuditor) -> Middleware:
     """Return the middleware."""
 
     async def handle(request: web.Request, handler: Handler) -> web.StreamResponse:
         facts = facts_of(request)
         if proxies.trusts(facts.client):
             proxies.read_headers(request, facts)
+        _check_site(request, facts, hosts)
         try:
             response = await handler(request)
         except Blocked as refusal:
@@ -104,6 +111,28 @@ def request_middleware(proxies: TrustedProxies, audit: RequestAuditor) -> Middle
             return web.Response(status=500, text=text, headers={"Cache-Control": "no-store"})
 
     return answer
+
+
+def _check_site(request: web.Request, facts: RequestFacts, hosts: HostNames) -> None:
+    """Raise Invalid, Misdirected or Forbidden for a request that a page of another site may have caused.
+
+    Browsers send Origin with everything that may change something, package clients never do.
+    """
+    headers = request.headers
+    host = headers.get("Host")
+    if facts.host:
+        hosts.check(facts.host, facts.guarded)
+    if not (facts.host and hosts.explicit):  # between a proxy and us, the settings cannot know every name
+        hosts.check(host, facts.guarded)
+    if request.method in SAFE_METHODS:
+        if facts.guarded and "Origin" in headers:
+            hosts.check_origin(headers["Origin"])
+        return
+    if headers.get("Sec-Fetch-Site", "none") not in ("none", "same-origin"):
+        raise Forbidden("A page of another site may not change anything here.")
+    origin = headers.get("Origin")
+    if origin is not None and not is_same_site(origin, facts.host or host or "", request.secure):
+        raise Forbidden("A page of another site may not change anything here.")
 
 
 def status_of(error: MirrorError) -> int:

@@ -72,7 +72,7 @@ class TrustedProxies:
         scheme, host = forwarded.scheme or request.scheme, forwarded.host or request.host
         if not HOST.fullmatch(host):
             raise Invalid("The Host header is not a host name.")
-        facts.prefix = forwarded.prefix
+        facts.host, facts.prefix = host, forwarded.prefix
         facts.origin = f"{scheme}://{host}{forwarded.prefix}"
 
     def forwarded(self, peer: str, headers: CIMultiDictProxy[str]) -> ForwardedRequest | None:

@@ -193,8 +193,6 @@ async def _receive_part(part: BodyPartReader, file: IncomingFile, limit: int) ->
 
 def _check(request: web.Request, limit: int) -> None:
     """Raise what a request can be refused with before its body is read."""
-    if request.headers.get("Sec-Fetch-Site", "none") not in ("none", "same-origin"):
-        raise Invalid("Another site's page may not send anything here.")
     if request.headers.get(hdrs.CONTENT_ENCODING, "identity").lower() != "identity":
         raise Invalid("The body should be sent as it is, without a Content-Encoding.")
     if request.content_length is not None and request.content_length > limit:

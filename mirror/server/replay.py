@@ -53,3 +53,7 @@ class ReplayCache(BoundedCache[bytes, Replay]):
     def __init__(self, memory: MemoryBudget, clock: Callable[[], float] = time.time) -> None:
         super().__init__(memory)
         self.clock = clock
+
+    def beside(self) -> "ReplayCache":
+        """Return another one with the same budget and clock."""
+        return ReplayCache(self._budget, self.clock)

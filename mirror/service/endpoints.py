@@ -13,6 +13,7 @@ from mirror.pypi.routes import Routes as PythonRoutes
 from mirror.pypi.upload import UploadRoutes as PythonUploadRoutes
 from mirror.rubygems.routes import Routes as RubyRoutes
 from mirror.rubygems.upload import UploadRoutes as RubyUploadRoutes
+from mirror.server.hosts import HostNames
 from mirror.server.middleware import request_middleware
 from mirror.server.proxies import TrustedProxies
 from mirror.service.ecosystems import ECOSYSTEMS
@@ -60,7 +61,8 @@ class Endpoints:
         mirror, proxies = self._mirror, self._mirror.settings.proxies
         trusted = TrustedProxies(proxies.trusted, proxies.standard)
         audit = AuditTrail(mirror.guard.identify, mirror.catalog.removed, mirror.clock)
-        app = web.Application(middlewares=[request_middleware(trusted, audit)], client_max_size=1 << 20)
+        hosts = HostNames(mirror.settings.allowed_hosts, [address.host for address in mirror.settings.listen])
+        app = web.Application(middlewares=[request_middleware(trusted, hosts, audit)], client_max_size=1 << 20)
         for name in mirror.repositories:
             app.add_routes(self._routes(name))
         app.add_routes(UploadsApi(mirror.publishers, mirror.catalog.uploads, mirror.guard).table())

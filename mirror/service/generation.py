@@ -10,6 +10,7 @@ from mirror.config import Settings
 from mirror.server.connection import ConnectionGroup, ConnectionProtocol
 from mirror.server.connections import Connections
 from mirror.server.drain import ConnectionRunner
+from mirror.server.hosts import HostNames
 from mirror.server.replay import ReplayCache
 from mirror.service.endpoints import Endpoints
 from mirror.service.jobs import Supervisor, mirror_jobs
@@ -36,6 +37,7 @@ class Generation:
             ReplayCache(self.mirror.memory, store.clock),
             settings.limits.idle,
             observer.process,
+            HostNames(settings.allowed_hosts, [address.host for address in settings.listen]).guards,
         )
         self._runner: ConnectionRunner | None = None
         self._open = AsyncExitStack()

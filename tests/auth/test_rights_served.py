@@ -131,7 +131,7 @@ async def test_what_is_yanked_over_http_can_be_unyanked_and_another_sites_page_c
     login = {"Authorization": basic(owner)}
     path = "-/uploads/pypi/acme-1.0-py3-none-any.whl"
     before = (await mirror.get("simple/acme/", **login)).text
-    assert (await mirror.ask("POST", f"{path}/yank", Sec_Fetch_Site="cross-site", **login)).status == 400
+    assert (await mirror.ask("POST", f"{path}/yank", Sec_Fetch_Site="cross-site", **login)).status == 403
     assert (await mirror.ask("POST", f"{path}/yank", **login)).json()["yanked"] == ""
     assert "data-yanked" in (await mirror.get("simple/acme/", **login)).text
     assert (await mirror.ask("POST", f"{path}/unyank", **login)).json()["yanked"] is None

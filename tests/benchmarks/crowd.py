@@ -68,7 +68,7 @@ def ask(place: tuple[str, int], path: str) -> float:
     """The milliseconds that a new client's request takes, with its connection."""
     began = time.perf_counter()
     with socket.create_connection(place, 30) as sock:
-        sock.sendall(f"GET {path} HTTP/1.1\r\nHost: mirror.example\r\nConnection: close\r\n\r\n".encode())
+        sock.sendall(f"GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n".encode())
         answer = b"".join(iter(lambda: sock.recv(65536), b""))
     took = (time.perf_counter() - began) * 1000
     assert answer.startswith(b"HTTP/1.1 200"), answer[:100]
@@ -87,7 +87,7 @@ def idle_clients(place: tuple[str, int], number: int) -> Iterator[None]:
         for at in range(number):
             sock = stack.enter_context(socket.create_connection(place, 30))
             if at % 2:
-                sock.sendall(b"GET /simple/six/ HTTP/1.1\r\nHost: mirror.example\r\n\r\n")
+                sock.sendall(b"GET /simple/six/ HTTP/1.1\r\nHost: localhost\r\n\r\n")
                 sock.recv(65536)
         yield
 
@@ -101,7 +101,7 @@ def slow_readers(place: tuple[str, int], paths: list[str], number: int) -> Itera
             sock = stack.enter_context(socket.socket())
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
             sock.connect(place)
-            sock.sendall(f"GET {paths[at % len(paths)]} HTTP/1.1\r\nHost: mirror.example\r\n\r\n".encode())
+            sock.sendall(f"GET {paths[at % len(paths)]} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
             assert sock.recv(12) == b"HTTP/1.1 200"
             readers.append(sock)
         yield readers

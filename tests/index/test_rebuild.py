@@ -76,7 +76,7 @@ async def pages(mirror: Serving, builts: list[Built]) -> dict[str, bytes]:
     found = {}
     for path in paths:
         for accept in (JSON, "text/html") if path.startswith("simple/") else ("*/*",):
-            reply = await mirror.get(path, Accept=accept, Host="mirror.example")
+            reply = await mirror.get(path, Accept=accept, Host="localhost")
             assert reply.status in (200, 404), path
             found[f"{path} {accept}"] = reply.body if reply.status == 200 else b"404"
     assert sum(body == b"404" for body in found.values()) > 4, "some were deleted"

@@ -125,7 +125,7 @@ async def test_a_head_that_never_ends_is_given_up(tmp_path: Path, simulator: Sim
     async with serving(tmp_path / "data", repositories(simulator), **limits(head_time=0.3)) as mirror:
         reader, writer = await connect(mirror)
         fast_reader, fast_writer = await connect(mirror)
-        writer.write(b"GET /health HTTP/1.1\r\nHost: x\r\n")
+        writer.write(b"GET /health HTTP/1.1\r\nHost: localhost\r\n")
 
         async def drip() -> None:
             while True:
@@ -136,7 +136,7 @@ async def test_a_head_that_never_ends_is_given_up(tmp_path: Path, simulator: Sim
         assert await end_of(reader) == b""
         dripping.cancel()
         # a client that sent a whole request meanwhile is not closed
-        fast_writer.write(b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n")
+        fast_writer.write(b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n")
         assert (await fast_reader.readline()).startswith(b"HTTP/1.1 200")
         for one in (writer, fast_writer):
             one.close()
@@ -147,7 +147,7 @@ async def test_a_body_that_does_not_come_is_given_up(tmp_path: Path, simulator: 
     async with serving(tmp_path / "data", repositories(simulator), auth=auth, **limits(stall=0.3)) as mirror:
         reader, writer = await connect(mirror)
         writer.write(
-            b"POST /legacy/ HTTP/1.1\r\nHost: x\r\nContent-Length: 100000\r\n"
+            b"POST /legacy/ HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100000\r\n"
             b"Content-Type: multipart/form-data; boundary=b\r\n\r\n--b\r\n"
         )
         assert b"200 OK" not in await end_of(reader)
@@ -161,7 +161,7 @@ async def test_a_response_that_is_not_read_is_given_up(tmp_path: Path, simulator
     path = f"packages/large/{large.filename}"
     async with serving(tmp_path / "data", repositories(simulator), **limits(stall=0.5)) as mirror:
         reader, writer = await connect(mirror)
-        writer.write(f"GET /{path} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
+        writer.write(f"GET /{path} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
         connections = mirror.mirror.state.connections
         async with asyncio.timeout(WAIT):
             while connections() != 0:  # noqa: ASYNC110  # nothing tells of it
@@ -181,7 +181,7 @@ async def test_headers_beyond_the_limit_are_refused(tmp_path: Path, simulator: S
             "in steps": b"X: " + b"y" * 9000 + b"\r\n",
             "names": b"".join(b"%b-%d: y\r\n" % (b"y" * 100, number) for number in range(100)),
         }[how]
-        whole = b"GET /health HTTP/1.1\r\nHost: x\r\n" + head + b"\r\n"
+        whole = b"GET /health HTTP/1.1\r\nHost: localhost\r\n" + head + b"\r\n"
         step = 1000 if how == "in steps" else len(whole)
         for start in range(0, len(whole), step):
             writer.write(whole[start : start + step])
@@ -198,7 +198,7 @@ async def test_a_client_that_is_refused_while_still_sending_learns_why_and_may_a
     async with serving(tmp_path / "data", repositories(simulator)) as mirror:
         reader, writer = await connect(mirror)
         for _ in range(2):
-            writer.write(b"POST /legacy/ HTTP/1.1\r\nHost: x\r\nContent-Length: 3000000\r\n\r\n")
+            writer.write(b"POST /legacy/ HTTP/1.1\r\nHost: localhost\r\nContent-Length: 3000000\r\n\r\n")
             for _ in range(60):
                 writer.write(b"x" * 50_000)
                 await writer.drain()
@@ -207,7 +207,7 @@ async def test_a_client_that_is_refused_while_still_sending_learns_why_and_may_a
             assert head.split()[1] in (b"400", b"401")
             length = next(line for line in head.lower().split(b"\r\n") if line.startswith(b"content-length:"))
             await reader.readexactly(int(length.split(b":")[1]))
-        writer.write(b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n")
+        writer.write(b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n")
         assert (await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), WAIT)).split()[1] == b"200"
         writer.close()
 
@@ -247,7 +247,7 @@ async def test_slow_readers_of_a_large_page_share_its_bytes(tmp_path: Path, simu
         assert len(whole) > 50_000
         readers = [await connect(mirror) for _ in range(5)]
         for _, writer in readers:
-            writer.write(b"GET /simple/many/ HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+            writer.write(b"GET /simple/many/ HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
         for reader, writer in readers:
             assert (await end_of(reader)).endswith(whole)
             writer.close()

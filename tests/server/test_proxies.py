@@ -133,7 +133,8 @@ async def test_links_and_clients_are_those_of_the_proxy_and_forged_headers_mean_
 ) -> None:
     simulator.publish(wheel("six", "1.16.0"))
     simulator.push(gem("rack", "3.0.0"))
-    async with serving(tmp_path / "trusting", repositories(simulator), proxies={"trusted": ["127.0.0.1"]}) as mirror:
+    settings: dict[str, Any] = {"proxies": {"trusted": ["127.0.0.1"]}, "allowed_hosts": ["mirror.example"]}
+    async with serving(tmp_path / "trusting", repositories(simulator), **settings) as mirror:
         for _ in range(3):  # what is kept for the one must not be sent to the other
             for link in await links(mirror, FORWARDED):
                 assert link.startswith("https://mirror.example/python/")
@@ -189,8 +190,9 @@ async def test_the_nginx_configuration_in_the_guide_works(tmp_path: Path, simula
     simulator.publish(wheel("six", "1.16.0", size=2_000_000))
     simulator.push(gem("rack", "3.0.0"))
     async with spawned(
-        tmp_path / "data", repositories(simulator), proxies={"trusted": ["127.0.0.1"]}, log={"format": "json"}
-    ) as mirror:
+        tmp_path / "data", repositories(simulator), proxies={"trusted": ["127.0.0.1"]}, log={"format": "json"},
+        allowed_hosts=["mirror.example"],
+    ) as mirror:  # fmt: skip
         port = free_port()
         site = snippet().replace("127.0.0.1:8484", URL(mirror.url).authority)
         site = re.sub(r"listen [^;]*;", f"listen 127.0.0.1:{port};", site)

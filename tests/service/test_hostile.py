@@ -102,7 +102,8 @@ async def test_a_client_that_goes_away_leaves_nothing(mirror: Spawned, tmp_path:
         reader, writer = await asyncio.open_connection(url.host, url.port)
         content_type = "multipart/form-data; boundary=x" if form else "application/octet-stream"
         path = "/legacy/" if form else "/api/v1/gems"
-        head = f"POST {path} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {key}\r\nContent-Type: {content_type}\r\n"
+        head = f"POST {path} HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {key}\r\n"
+        head += f"Content-Type: {content_type}\r\n"
         writer.write(f"{head}Content-Length: 3000000\r\n\r\n".encode())
         if form:
             part = 'Content-Disposition: form-data; name="content"; filename="acme-1.0-py3-none-any.whl"'

@@ -370,7 +370,7 @@ async def test_stopping_closes_the_mirror_before_a_reload_too(tmp_path: Path, si
     await service.start()
     address = URL(service.urls[0])
     reader, writer = await asyncio.open_connection(address.host, address.port, limit=1024)  # it takes little more
-    writer.write(f"GET /packages/large/{large.filename} HTTP/1.1\r\nHost: mirror.example\r\n\r\n".encode())
+    writer.write(f"GET /packages/large/{large.filename} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
     async with asyncio.timeout(WAIT):
         assert (await reader.readline()).startswith(b"HTTP/1.1 200 ")
         await service.reload(settings)
@@ -492,7 +492,7 @@ async def test_a_client_whose_handshake_ends_after_a_reload_is_answered_by_the_n
         await service.reload(settings_of(tmp_path, simulator, tls=tls, offline=True))
         await asyncio.wait(service._retiring.values(), timeout=WAIT)
         await writer.start_tls(context, server_hostname="127.0.0.1")
-        writer.write(b"GET /-/status HTTP/1.1\r\nHost: mirror.example\r\nConnection: close\r\n\r\n")
+        writer.write(b"GET /-/status HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
         async with asyncio.timeout(WAIT):
             assert b'"offline":true' in await reader.read()
         writer.close()

@@ -42,7 +42,8 @@ async def test_the_start_page_names_the_host_it_is_asked_by_and_every_repository
     simulator: Simulator, tmp_path: Path
 ) -> None:
     team = {"team": {"format": "pypi", "upstreams": [simulator.simple_url]}}
-    async with serving(tmp_path / "data", repositories(simulator) | team) as mirror:
+    names = ["mirror.example"]
+    async with serving(tmp_path / "data", repositories(simulator) | team, allowed_hosts=names) as mirror:
         tree = sound(await look(mirror, "", Host="mirror.example:8484"))
         lines = [node.text() for node in tree.css("code[data-copy]")]
         assert "pip install --index-url http://mirror.example:8484/simple/ --trusted-host mirror.example NAME" in lines
