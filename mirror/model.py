@@ -260,6 +260,8 @@ class Format(msgspec.Struct, frozen=True, kw_only=True):
     """Returns the file name under which a file's sidecar is held."""
     request_for_sidecar: Callable[[URL, File], UpstreamRequest | None]
     """Returns the request for a file's sidecar, or None when the upstream, whose URL it is, does not offer it."""
+    sidecar_digest: Callable[[File], str | None]
+    """Returns the SHA-256 that the index promises of a file's sidecar; None where it promises none."""
     check_sidecar: Callable[[File, bytes], None]
     """Checks that bytes can be the file's sidecar. Raises UpstreamProtocolError, or DigestMismatch."""
     make_sidecar: Callable[[File, Body], Awaitable[bytes]]

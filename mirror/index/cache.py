@@ -209,24 +209,25 @@ class LoadingCache(Generic[K, V]):
     """
 
     def __init__(self, budget: MemoryBudget, weigh: Callable[[V], int]) -> None:
-        self._kept: BoundedCache[K, V] = BoundedCache(budget)
+        self.kept: BoundedCache[K, V] = BoundedCache(budget)
+        """What is kept: a look-up there costs no call."""
         self._loading: SingleFlight[K, V | None] = SingleFlight()
         self._weigh = weigh
 
     def peek(self, key: K) -> V | None:
         """Return the value if it is kept; it does not count as used."""
-        return self._kept.peek(key)
+        return self.kept.peek(key)
 
     async def get(self, key: K, load: Callable[[], Awaitable[V | None]]) -> V | None:
         """Return the value; `load` gives it, or None where there is none, which is not kept."""
-        value = self._kept.value(key)
+        value = self.kept.value(key)
         if value is not None:
             return value
 
         async def fill() -> V | None:
             loaded = await load()
             if loaded is not None and self._loading.owns(key):
-                self._kept.put(key, loaded, self._weigh(loaded))
+                self.kept.put(key, loaded, self._weigh(loaded))
             return loaded
 
         return (await self._loading.run(key, fill))[0]
@@ -234,12 +235,12 @@ class LoadingCache(Generic[K, V]):
     def put(self, key: K, value: V) -> None:
         """Keep a value that is newer than whatever is being loaded."""
         self._loading.pop(key, None)
-        self._kept.put(key, value, self._weigh(value))
+        self.kept.put(key, value, self._weigh(value))
 
     def forget(self, key: K) -> None:
         """Drop a key, kept or being loaded."""
         self._loading.pop(key, None)
-        self._kept.forget(key)
+        self.kept.forget(key)
 
     async def close(self) -> None:
         """Stop what is being loaded."""

@@ -52,6 +52,8 @@ class OpenFile(msgspec.Struct, frozen=True):
 
     body: Body
     outcome: Outcome
+    provisional: bool = False
+    """Whether other bytes may follow under the same name, because nothing vouches for these yet."""
 
 
 class DocumentBody(NamedTuple):

@@ -41,11 +41,15 @@ def _request_for_sidecar(base: URL, file: File) -> UpstreamRequest | None:
     return UpstreamRequest(url=URL(f"{path}.metadata{question}{query}", encoded=True), limit=METADATA_LIMIT)  # PEP 658
 
 
+def _sidecar_digest(file: File) -> str | None:
+    promised = file.extra.get("core-metadata")
+    return promised.get("sha256") if isinstance(promised, dict) else None
+
+
 def _check_sidecar(file: File, content: bytes) -> None:
     from mirror.pypi.metadata import looks_like_metadata
 
-    promised = file.extra.get("core-metadata")
-    if isinstance(promised, dict) and (expected := promised.get("sha256")):
+    if expected := _sidecar_digest(file):
         actual = hashlib.sha256(content).hexdigest()
         if actual != expected:
             raise DigestMismatch(_sidecar_name(file), "sha256", expected, actual)
@@ -77,6 +81,7 @@ FORMAT = Format(
     has_sidecar=_has_sidecar,
     sidecar_name=_sidecar_name,
     request_for_sidecar=_request_for_sidecar,
+    sidecar_digest=_sidecar_digest,
     check_sidecar=_check_sidecar,
     make_sidecar=_make_sidecar,
     packages=_packages,

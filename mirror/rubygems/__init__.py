@@ -79,6 +79,7 @@ FORMAT = Format(
     has_sidecar=_has_sidecar,
     sidecar_name=_sidecar_name,
     request_for_sidecar=_request_for_sidecar,
+    sidecar_digest=lambda file: None,
     check_sidecar=_check_sidecar,
     make_sidecar=_make_sidecar,
     packages=_packages,

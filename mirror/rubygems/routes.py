@@ -54,7 +54,8 @@ from mirror.rubygems.log.versions_map import VersionsMap, render_versions
 from mirror.rubygems.names import FullName, canonical, parse_gem_filename, split_full_name
 from mirror.server.facts import facts_of
 from mirror.server.pages import Key, PageCache, PageInput, RenderedPage
-from mirror.server.respond import Chunk, Representation, respond, respond_file, retry_if_evicted
+from mirror.server.representation import Chunk, Representation
+from mirror.server.respond import respond, respond_file, retry_if_evicted
 from mirror.server.rules import COMPACT, ResponseRules
 
 TEXT = "text/plain; charset=utf-8"

@@ -20,7 +20,8 @@ from mirror.index.freshness import Freshness
 from mirror.model import Outcome
 from mirror.server.facts import facts_of
 from mirror.server.replay import SharedBytes
-from mirror.server.respond import Chunk, HeadKey, Representation, respond
+from mirror.server.representation import Chunk, HeadKey, Representation
+from mirror.server.respond import respond
 from mirror.server.rules import PAGE, ResponseRules
 
 if sys.version_info >= (3, 14):
@@ -59,6 +60,8 @@ class PageInput(msgspec.Struct, frozen=True):
 
 class RenderedPage(Representation):
     """One rendered page in all its encodings."""
+
+    keeps_heads = True
 
     def __init__(self, content: PageInput, body: bytes) -> None:
         self.bodies = {"identity": SharedBytes(body)}

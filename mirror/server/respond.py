@@ -10,9 +10,9 @@ import base64
 import contextlib
 import functools
 import weakref
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from datetime import datetime
-from typing import Protocol, TypeVar
+from typing import TypeVar
 
 from aiohttp import web
 
@@ -26,7 +26,8 @@ from mirror.server.connection import connection_of, finish_head
 from mirror.server.facts import facts_of
 from mirror.server.negotiate import choose_encoding, parse_range, range_applies, unmodified
 from mirror.server.replay import Replay, SharedBytes
-from mirror.server.rules import FILE, PRIVATE_FILE, ResponseRules
+from mirror.server.representation import Chunk, HeadKey, Representation
+from mirror.server.rules import FILE_RULES, ResponseRules
 from mirror.server.sendfile import sendfile
 
 SENDFILE_BYTES = 256 << 10
@@ -40,9 +41,6 @@ EVICTED_ATTEMPTS = 4
 EVICTED_PAUSE_SECONDS = 0.02
 """Seconds by which the pause before each further attempt is longer: a transfer needs a moment to end."""
 
-Chunk = bytes | memoryview
-HeadKey = tuple[int, str, str]
-"""Status, encoding and outcome."""
 R = TypeVar("R")
 Handler = Callable[[R, web.Request], Awaitable[web.StreamResponse]]
 
@@ -52,43 +50,6 @@ _REASONS = {
     304: "Not Modified",
     416: "Range Not Satisfiable",
 }
-
-
-class Representation(Protocol):
-    """The state of a resource at one moment, in one media type (RFC 9110 section 3.2)."""
-
-    media_type: str
-    modified: str | None = None
-    """The Last-Modified date."""
-    headers: Iterable[tuple[str, str]] = ()
-    """Headers of its own, sent with every status."""
-    size: int
-    """Bytes, not encoded."""
-    compressible: bool = False
-    """Whether it is offered in content codings."""
-    file: Body | None = None
-    """What has to be read from elsewhere; None when all bytes are in memory."""
-    sha256: bytes = b""
-    """The digest of all bytes, not encoded, where the rules ask for it."""
-    heads: Mapping[HeadKey, bytes] = {}
-    """Heads of responses that were made for it and kept."""
-
-    def keep_head(self, key: HeadKey, head: bytes) -> None:
-        """Keep a head, if there may be another response with the representation."""
-        return
-
-    def etag_of(self, encoding: str) -> str:
-        """Return the ETag in an encoding, without quotes."""
-
-    async def encode(self, encoding: str) -> int:
-        """Make it available in an encoding, and return its size in bytes."""
-
-    def chunks(self, encoding: str, start: int, stop: int) -> Sequence[Chunk]:
-        """Return the bytes [start, stop) in an encoding; not called when there is a `file`."""
-
-    def shared(self, encoding: str) -> SharedBytes | None:
-        """Return what keeps the whole in an encoding, where that is a cache which counts it."""
-        return None
 
 
 class FileRepresentation(Representation):
@@ -235,10 +196,10 @@ async def respond_file(
     if facts.kind == "file" and await repository.removed(project, file.filename):
         facts.removed = file.source, project, file.filename
     # A removed file is never replayed: each client that fetches it is recorded.
-    held = opened.outcome in ("hit", "offline") and facts.removed is None
+    held = opened.outcome in ("hit", "offline") and facts.removed is None and not opened.provisional
     representation = FileRepresentation(opened.body, media_type, http_date(uploaded.timestamp()) if uploaded else None)
     validity = repository.validity(project, file) if held else None
-    return await respond(request, representation, FILE if public else PRIVATE_FILE, validity)
+    return await respond(request, representation, FILE_RULES[public, opened.provisional], validity)
 
 
 def retry_if_evicted(handler: Handler[R]) -> Handler[R]:
@@ -275,7 +236,8 @@ def _head(
             if encoding != "identity":
                 headers.append(("Content-Encoding", encoding))
         head = make_head(status, headers)
-        representation.keep_head(key, head)
+        if representation.keeps_heads:
+            representation.keep_head(key, head)
     return head
 
 

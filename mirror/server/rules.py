@@ -26,6 +26,13 @@ FILE = ResponseRules(cache_control="public, max-age=31536000, immutable", ranges
 """Files, which never change."""
 PRIVATE_FILE = msgspec.structs.replace(FILE, cache_control="private, max-age=31536000, immutable")
 """Files that not everyone may read: no cache between us and the client may keep them."""
+FILE_RULES = {
+    (True, False): FILE,
+    (False, False): PRIVATE_FILE,
+    (True, True): msgspec.structs.replace(FILE, cache_control="max-age=600"),
+    (False, True): msgspec.structs.replace(FILE, cache_control="private, max-age=600"),
+}
+"""By whether everyone may read it, and whether other bytes may follow under the same name."""
 PAGE = ResponseRules(cache_control="max-age=600", vary="Accept, Accept-Encoding", encodings=("zstd", "gzip"))
 """Pages, each encoding of which has an ETag of its own."""
 COMPACT = ResponseRules(

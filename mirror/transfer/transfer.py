@@ -18,7 +18,7 @@ from mirror.blobs import BlobStore, StoredBlob
 from mirror.blobs.local import CHUNK_BYTES, http_date, off_loop, read_at, storage_errors, write_at
 from mirror.errors import DigestMismatch, MirrorError, StorageFull, UpstreamProtocolError, UpstreamUnavailable
 from mirror.model import File
-from mirror.upstream import Digests, Stream, Upstream, parse_url
+from mirror.upstream import Digests, Stream, Upstream, checkable, parse_url
 
 OnHeld = Callable[[StoredBlob], Awaitable[None]]
 """Called once the blob is stored and before the last bytes are readable: the catalog writes its row here."""
@@ -74,6 +74,7 @@ class Transfer:
         self.modified: str | None = None
         self.path: Path | None = None
         self._digests = Digests(file.digests)
+        self._checkable = checkable(file.digests)
         self._part = blobs.incoming / f"{secrets.token_hex(16)}.part"
         self._fd = -1
         self._received = 0
@@ -230,14 +231,14 @@ class Transfer:
             raise UpstreamProtocolError(f"{name} is larger than the {self._limit} bytes that are accepted.")
         if stream.start > self._received:
             raise UpstreamProtocolError(f"{self._url.host} sent another part of {name} than the requested one.")
-        if stream.start < self._received and not self.file.digests:
+        if stream.start < self._received and not self._checkable:
             self._restart()  # nothing would show whether both halves belong to one file
         if not self._started or stream.start == self._received == 0:
             self._size = self._size if stream.size is None else stream.size
             self._validator = stream.validator
             self._date = self._dated(stream)
             self.modified = http_date(self._date)
-        elif stream.validator != self._validator and not self.file.digests:
+        elif stream.validator != self._validator and not self._checkable:
             raise UpstreamProtocolError(f"{name} has changed at {self._url.host} while it was fetched.")
         self._started = True
         self._notify()

@@ -2,10 +2,9 @@
 
 import asyncio
 import logging
-import time
 from collections.abc import Collection
 
-from mirror.blobs import BlobStore, StoredBlob
+from mirror.blobs import BlobStore
 from mirror.errors import Unavailable
 from mirror.model import Body, File
 from mirror.transfer.transfer import OnHeld, Transfer, TransferState
@@ -24,7 +23,7 @@ class Transfers:
         self._blobs = blobs
         self._limit = limit
         self.running: dict[tuple[str, ...], Transfer] = {}
-        """By the SHA-256 of the file alone, where its index promises one."""
+        """By source and SHA-256, where the index promises one: no one waits for what another source is slow to send."""
         self._tasks: dict[asyncio.Task[None], Transfer] = {}
         self._closing = False
 
@@ -33,20 +32,12 @@ class Transfers:
 
         Returns when the upstream has begun to answer, so that its refusal is raised here: NotFound,
         UpstreamUnavailable, UpstreamRefused, UpstreamProtocolError. Small files (64 KiB), and files without a promised
-        SHA-256 or any known size, are first fetched whole: then also DigestMismatch and StorageFull. A blob that the
-        store holds already is returned at once, after `on_held`.
+        SHA-256 or any known size, are first fetched whole: then also DigestMismatch and StorageFull.
         """
         if self._closing:
             raise Unavailable("The mirror is being stopped.", 5)
-        sha256 = file.digests.get("sha256")
-        key = (sha256,) if sha256 else (upstream.name, file.source, file.url, file.filename)
+        key = _key(file)
         transfer = self._joinable(key)
-        if transfer is None and sha256:
-            held = await self._held(file, sha256)
-            if held is not None:
-                await on_held(StoredBlob(digest=held.digest, size=held.size, stored=time.time()))
-                return held, False
-            transfer = self._joinable(key)
         joined = transfer is not None
         if transfer is None:
             transfer = self._start(key, Transfer(file, upstream, self._blobs, self._limit))
@@ -56,19 +47,11 @@ class Transfers:
 
     def runs(self, file: File) -> bool:
         """Return whether the file is being fetched, so that `open` would join."""
-        return self._joinable((file.digests.get("sha256", ""),)) is not None
+        return self._joinable(_key(file)) is not None
 
     def _joinable(self, key: tuple[str, ...]) -> Transfer | None:
         transfer = self.running.get(key)
         return transfer if transfer and transfer.joinable else None
-
-    async def _held(self, file: File, digest: str) -> Body | None:
-        body = await self._blobs.find(digest)
-        if body is None or file.size in (None, body.size):
-            return body
-        logger.error("the blob of %s has %d bytes, not %s: it is fetched again", file.filename, body.size, file.size)
-        await self._blobs.delete(digest)
-        return None
 
     def _start(self, key: tuple[str, ...], transfer: Transfer) -> Transfer:
         def ended(task: asyncio.Task[None]) -> None:
@@ -101,3 +84,9 @@ class Transfers:
             for task in late:
                 task.cancel()
             await asyncio.gather(*late, return_exceptions=True)
+
+
+def _key(file: File) -> tuple[str, ...]:
+    """Return what files have in common that one transfer can serve."""
+    sha256 = file.digests.get("sha256")
+    return (file.source, sha256) if sha256 else (file.source, file.url, file.filename)

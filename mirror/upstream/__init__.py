@@ -8,7 +8,7 @@ The surprise: there is one breaker for each host that the upstream links to, so 
 absurd URL in a page stops requests to a healthy index.
 """
 
-from mirror.upstream.body import Digests, RangeBody, Stream
+from mirror.upstream.body import Digests, RangeBody, Stream, checkable
 from mirror.upstream.breaker import Breaker, BreakerState, retry_after
 from mirror.upstream.client import Upstream, parse_url
 from mirror.upstream.outgoing import ForbiddenAddress, Outgoing
@@ -41,6 +41,7 @@ __all__ = [
     "UpstreamHealth",
     "UpstreamOptions",
     "as_written",
+    "checkable",
     "origin",
     "parse_http_date",
     "parse_url",

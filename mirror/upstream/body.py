@@ -119,6 +119,14 @@ _ALGORITHMS: Mapping[str, Callable[[], _Hash]] = {
 """By the names that indexes use; a digest of any other algorithm cannot be checked, and is ignored."""
 
 
+def checkable(promised: Mapping[str, str]) -> bool:
+    """Return whether any of the promised digests can be compared.
+
+    MD5 and SHA-1 count: they show damage, and an index that forges bytes for them could as well list other digests.
+    """
+    return not _ALGORITHMS.keys().isdisjoint(promised)
+
+
 class Digests:
     """SHA-256, and all promised digests, of bytes that arrive in chunks."""
 

@@ -47,6 +47,7 @@ async def test_a_small_file_is_opened_once_for_many_requests_until_its_project_c
     simulator.publish(SIX)
     simulator.push(RACK)
     async with serving(tmp_path / "data", repositories(simulator)) as mirror:
+        await mirror.get(f"gems/{RACK.filename}")  # only then is its gemspec what the gem has
         first = await mirror.get(path)
         await mirror.get(path)
         opened.clear()

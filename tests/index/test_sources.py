@@ -14,12 +14,12 @@ from mirror.catalog import Catalog
 from mirror.catalog.database import Row, Value
 from mirror.catalog.files import HeldFile
 from mirror.catalog.sqlite import SQLite
-from mirror.errors import Offline, UnknownProject, UpstreamProtocolError, UpstreamUnavailable
+from mirror.errors import DigestMismatch, Offline, UnknownProject, UpstreamProtocolError, UpstreamUnavailable
 from mirror.index.cache import MemoryBudget
 from mirror.index.freshness import Ages, Freshness
 from mirror.index.journal import Journal
 from mirror.index.page_listing import PageListing
-from mirror.index.source import SourceOptions
+from mirror.index.source import OpenFile, SourceOptions
 from mirror.index.upstream import CachedUpstream
 from mirror.index.upstream_files import UpstreamFiles
 from mirror.index.upstream_pages import LAG_SECONDS, UpstreamPages
@@ -99,6 +99,10 @@ async def project(source: CachedUpstream, freshness: Freshness = Freshness.USUAL
     listing = await source.project("six", freshness)
     assert listing.project is not None
     return listing.project
+
+
+async def content(opened: OpenFile) -> bytes:
+    return b"".join([chunk async for chunk in opened.body.read()])
 
 
 async def filenames(source: CachedUpstream, freshness: Freshness = Freshness.USUAL) -> list[str]:
@@ -363,14 +367,26 @@ async def test_the_first_cold_page_costs_three_looks_at_the_catalog(
 # Files
 
 
-async def test_a_file_is_held_by_its_digest_whoever_brought_it(desk: Desk) -> None:
+async def test_a_file_is_given_from_the_store_to_the_source_that_delivered_it_alone(desk: Desk) -> None:
     source = desk.source()
     file = (await project(source)).files[0]
-    await desk.blobs.write(SIX.content)
-    opened = await source.open("six", file)
-    assert opened.outcome == "hit"
-    assert b"".join([chunk async for chunk in opened.body.read()]) == SIX.content
-    assert desk.simulator.count("GET", "*.whl") == 0
+    await desk.blobs.write(SIX.content)  # an upload of another repository, say
+    with pytest.raises(Offline):
+        await desk.source(offline=True).open("six", file)
+    assert await content(await source.open("six", file)) == SIX.content
+    assert desk.simulator.count("GET", "*.whl") == 1
+    assert (await source.open("six", file)).outcome == "hit"
+    assert (await desk.source(offline=True).open("six", file)).outcome == "offline"
+    assert [blob.digest async for blob in desk.blobs.walk()] == [SIX.sha256]
+
+
+async def test_a_page_that_lists_the_digest_of_a_file_does_not_get_its_bytes(desk: Desk) -> None:
+    source = desk.source()
+    file = (await project(source)).files[0]
+    secret = await desk.blobs.write(b"a private file")
+    listed = msgspec.structs.replace(file, digests={"sha256": secret.digest}, size=None)
+    with pytest.raises(DigestMismatch):
+        await content(await source.open("six", listed))
 
 
 async def test_a_fetched_file_is_recorded_with_an_event(desk: Desk) -> None:
@@ -418,10 +434,38 @@ async def test_who_asks_for_a_file_at_the_same_moment_shares_the_look_ups(
 async def test_metadata_of_a_held_wheel_is_made_here_when_it_is_what_the_index_promises(desk: Desk) -> None:
     source = desk.source()
     file = (await project(source)).files[0]
-    await desk.blobs.write(SIX.content)
-    opened = await source.sidecar("six", file)
-    assert b"".join([chunk async for chunk in opened.body.read()]) == SIX.metadata
-    assert desk.simulator.count("GET", "/packages/*") == 0
+    assert await content(await source.open("six", file)) == SIX.content
+    assert await content(await source.sidecar("six", file)) == SIX.metadata
+    assert desk.simulator.count("GET", "*.metadata") == 0
+
+
+async def test_a_sidecar_that_nothing_vouches_for_is_compared_once_its_file_is_held(desk: Desk) -> None:
+    desk.simulator.pypi.configure(metadata=False)
+    source = desk.source()
+    file = (await project(source)).files[0]
+    forged = FORMAT.sidecar_name(file)
+    first = await source.sidecar("six", file)
+    assert (await content(first), first.provisional) == (SIX.metadata, True)
+    invented = await desk.blobs.write(SIX.metadata + b"Requires-Dist: evil\n")
+    held = await desk.catalog.files.get(source.name, "six", forged)
+    assert held is not None
+    await desk.catalog.files.add(msgspec.structs.replace(held, digest=invented.digest, size=invented.size), "sidecar")
+    source.forget("six")
+    before = await source.sidecar("six", file)
+    assert (before.body.digest, before.provisional) == (invented.digest, True)
+    desk.clock.now += 1
+    assert await content(await source.open("six", file)) == SIX.content
+    after = await source.sidecar("six", file)
+    assert (await content(after), after.provisional) == (SIX.metadata, False)
+    again = await source.sidecar("six", file)
+    assert (again.outcome, again.provisional) == ("hit", False)
+
+
+async def test_a_sidecar_whose_digest_is_promised_is_final_before_its_file_is_held(desk: Desk) -> None:
+    source = desk.source()
+    file = (await project(source)).files[0]
+    outcomes = [await source.sidecar("six", file) for _ in range(2)]
+    assert [(one.outcome, one.provisional) for one in outcomes] == [("miss", False), ("hit", False)]
 
 
 async def test_metadata_that_differs_from_the_promise_is_asked_for(desk: Desk) -> None:

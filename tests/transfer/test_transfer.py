@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator, Callable
 from datetime import UTC, datetime
 from pathlib import Path
 
+import msgspec
 import pytest
 from yarl import URL
 
@@ -194,14 +195,15 @@ async def test_dates_and_size_are_the_same_on_a_miss_and_on_a_hit(stage: Transfe
         assert (hit.modified, hit.size, hit.digest) == (miss.modified, miss.size, miss.digest)
 
 
-async def test_a_blob_that_the_store_has_is_not_asked_for(stage: TransferStage) -> None:
+async def test_bytes_that_the_store_has_are_not_given_for_a_digest_alone(stage: TransferStage) -> None:
     file = stage.file_server.file(BIG)
     await stage.blobs.write(BIG)
     body, joined = await stage.open(file)
     assert not joined
     assert await content(body) == BIG
-    assert stage.file_server.count() == 0
-    assert [held.digest for held in stage.held] == [file.sha256]
+    assert stage.file_server.count() == 1
+    await stage.settled()
+    assert await stage.stored() == [file.sha256]
 
 
 async def test_a_damaged_blob_of_another_length_is_fetched_again(stage: TransferStage, tmp_path: Path) -> None:
@@ -212,10 +214,10 @@ async def test_a_damaged_blob_of_another_length_is_fetched_again(stage: Transfer
     assert await content(await stage.blobs.open(held.digest)) == BIG
 
 
-async def test_two_repositories_that_join_are_both_told(stage: TransferStage) -> None:
+async def test_two_names_of_a_source_with_the_same_bytes_share_one_transfer(stage: TransferStage) -> None:
     stalled = stage.file_server.inject(FILE, Stall(after=1000))
     file = stage.file_server.file(BIG)
-    other = File(filename="it.whl", version="1", digests=file.digests, url=file.url, size=file.size, source="other")
+    other = File(filename="other.whl", version="1", digests=file.digests, url=file.url, size=file.size, source="s")
     await stage.open(file)
     body, joined = await stage.open(other)
     await stage.open(other)
@@ -224,6 +226,15 @@ async def test_two_repositories_that_join_are_both_told(stage: TransferStage) ->
     await content(body)
     await stage.settled()
     assert [held.digest for held in stage.held] == [file.sha256] * 2
+
+
+async def test_no_one_waits_for_what_another_source_is_slow_to_send(stage: TransferStage) -> None:
+    stage.file_server.inject("/files/slow.whl", Stall(after=1000))
+    slow = msgspec.structs.replace(stage.file_server.file(BIG, "slow.whl"), source="slow")
+    await stage.open(slow)
+    body, joined = await stage.open(stage.file_server.file(BIG))
+    assert not joined
+    assert await content(body) == BIG
 
 
 async def test_a_catalog_that_fails_does_not_spoil_the_file(
@@ -393,10 +404,13 @@ async def test_an_upstream_that_cannot_resume_is_read_again_from_the_beginning(
     assert [request.status for request in stage.file_server.asked()] == [200, 200]
 
 
-async def test_a_file_without_any_digest_is_never_put_together_from_two(stage: TransferStage) -> None:
+@pytest.mark.parametrize("digests", [{}, {"sha3_256": "0" * 64}], ids=["none", "of an unknown algorithm"])
+async def test_a_file_without_a_digest_that_can_be_compared_is_never_put_together_from_two(
+    stage: TransferStage, digests: dict[str, str]
+) -> None:
     stage.file_server.inject(FILE, Cut(after=1_500_000), times=1)
     stage.file_server.inject(FILE, RotateEtag())
-    file = stage.file_server.file(BIG, digests={})
+    file = stage.file_server.file(BIG, digests=digests)
     opening = asyncio.create_task(stage.open(file))
     await stage.file_server.until(lambda: stage.file_server.bytes_sent() >= 1_500_000)
     stage.file_server.put(FILE, BIG[::-1])

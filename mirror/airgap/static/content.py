@@ -39,10 +39,13 @@ class HeldContent:
         """Return the held names of a project with their digests, sorted."""
         return sorted(self._names.get((source, project), {}).items())
 
-    async def body(self, project: str, file: File) -> Body | None:
-        """Return the bytes of a file; None when they are not held, or have another size than the index promises."""
-        digest = file.sha256 or self._names.get((file.source, project), {}).get(file.filename)
-        body = await self._blobs.find(digest) if digest is not None else None
+    async def body(self, repository: Repository, project: str, file: File) -> Body | None:
+        """Return the bytes of a file; None when they are not held, or are not those that the index promises."""
+        local = any(source.local for source in repository.sources if source.name == file.source)
+        digest = file.sha256 if local else self._names.get((file.source, project), {}).get(file.filename)
+        if digest is None or file.sha256 not in (None, digest):
+            return None
+        body = await self._blobs.find(digest)
         return body if body is not None and file.size in (None, body.size) else None
 
     async def sidecar(self, repository: Repository, project: str, file: File, body: Body) -> Body | bytes | None:

@@ -259,7 +259,7 @@ class _Export:
 
         Raises Invalid, MissingBlob.
         """
-        body = await self._held.body(project, file)
+        body = await self._held.body(repository, project, file)
         if body is None:
             return None  # upstream lists it, and it is not held
         sidecar = await self._held.sidecar(repository, project, file, body)

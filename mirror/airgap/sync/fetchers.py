@@ -50,6 +50,9 @@ class Holdings:
         self._repositories = repositories
         self._catalog = catalog
         self._blobs = blobs
+        self._local = {
+            source.name for repository in repositories.values() for source in repository.sources if source.local
+        }
 
     def members(self, repository: str, project: str, file: File) -> list[SetMember]:
         """Return the names under which a file of an upstream and its sidecar are held; none for an upload."""
@@ -60,11 +63,13 @@ class Holdings:
         return [SetMember(file.source, project, filename) for filename in (file.filename, *sidecar)]
 
     async def file(self, project: str, file: File) -> bool:
-        """Return whether the bytes of a file are held."""
+        """Return whether the bytes of a file are held, as its source has delivered them."""
         digest = file.sha256
-        if digest is None:
+        if file.source not in self._local:
             known = await self._catalog.files.get(file.source, project, file.filename)
-            digest = known.digest if known else None
+            if known is None or digest not in (None, known.digest):
+                return False
+            digest = known.digest
         return digest is not None and await self._blobs.find(digest) is not None
 
     async def sidecar(self, repository: str, project: str, file: File) -> bool:

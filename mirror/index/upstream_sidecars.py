@@ -1,0 +1,151 @@
+"""Sidecars of an upstream's files: made from a held file, fetched, or read out of a remote file by ranges.
+
+The surprise: what was neither promised by a digest nor made from the verified file is provisional. A host of files can
+invent it, so it is compared once the file itself is held, and replaced where it differs.
+"""
+
+import logging
+from typing import Protocol
+
+from mirror.blobs import BlobStore, MemoryBody, StoredBlob
+from mirror.catalog import HeldFile
+from mirror.errors import (
+    Invalid,
+    NoSidecar,
+    NotFound,
+    StorageFull,
+    UpstreamError,
+    UpstreamProtocolError,
+    UpstreamUnavailable,
+)
+from mirror.index.cache import SingleFlight
+from mirror.index.source import OpenFile, SourceOptions
+from mirror.model import Body, File, Format, Outcome
+from mirror.upstream import Upstream
+
+logger = logging.getLogger(__name__)
+
+
+class HeldFiles(Protocol):
+    """The held files of an upstream, as far as sidecars need them."""
+
+    async def open(self, project: str, file: File) -> OpenFile:
+        """Return the bytes of a file, held or on their way in. Raises Offline, UpstreamError."""
+
+    async def held(self, project: str, file: File) -> Body | None:
+        """Return the held bytes of a file; None when there are none, or not those that its index lists."""
+
+    async def body_of(self, row: HeldFile) -> Body | None:
+        """Return the bytes of what is held; None when there are none any more."""
+
+    async def row(self, project: str, filename: str) -> HeldFile | None:
+        """Return what is held under a name."""
+
+    async def record(self, project: str, filename: str, blob: StoredBlob, kind: str = "file") -> None:
+        """Record that bytes are held under a name."""
+
+
+class UpstreamSidecars:
+    """The sidecars of one upstream's files."""
+
+    def __init__(
+        self, format: Format, upstream: Upstream, files: HeldFiles, blobs: BlobStore, options: SourceOptions
+    ) -> None:
+        self._format = format
+        self._upstream = upstream
+        self._files = files
+        self._blobs = blobs
+        self._offline = options.offline
+        self._making: SingleFlight[tuple[str, str], OpenFile] = SingleFlight()
+
+    async def open(self, project: str, file: File) -> OpenFile:
+        """Return the sidecar of a file. Raises NoSidecar, Offline, UpstreamError."""
+        name = self._format.sidecar_name(file)
+        row = await self._files.row(project, name)
+        if row is not None and (body := await self._files.body_of(row)) is not None:
+            made_from = None if self._is_promised(file, row.digest) else await self._files.row(project, file.filename)
+            if made_from is None or made_from.stored <= row.stored:
+                provisional = made_from is None and not self._is_promised(file, row.digest)
+                return OpenFile(body, self._hit, provisional)
+        opened, joined = await self._making.run((project, name), lambda: self._obtain(project, name, file))
+        return OpenFile(opened.body, "joined", opened.provisional) if joined else opened
+
+    @property
+    def _hit(self) -> Outcome:
+        return "offline" if self._offline else "hit"
+
+    def _is_promised(self, file: File, digest: str) -> bool:
+        """Return whether the index promises that the sidecar has this SHA-256."""
+        return self._format.sidecar_digest(file) == digest
+
+    async def _obtain(self, project: str, name: str, file: File) -> OpenFile:
+        """Make the sidecar from a held file or one at upstream, or fetch it; store and return it."""
+        held = await self._files.held(project, file)
+        content = await self._made(file, held) if held else None
+        kept = await self._kept(project, name)
+        if content is None and kept is not None:  # the file does not say otherwise
+            content = b"".join([chunk async for chunk in kept.read()])
+        elif content is None:
+            content = await self._fetched_or_made(project, name, file, held)
+        try:
+            blob = await self._blobs.write(content)
+        except StorageFull as error:
+            logger.warning("%s is passed on without being kept: %s", name, error)
+            return OpenFile(MemoryBody.of(content), "miss", provisional=True)
+        if kept is not None and kept.digest != blob.digest:
+            logger.warning("%s was not what %s has: it is replaced", name, file.filename)
+        await self._files.record(project, name, blob, "sidecar")
+        provisional = held is None and not self._is_promised(file, blob.digest)
+        return OpenFile(await self._blobs.open(blob.digest), "miss", provisional)
+
+    async def _kept(self, project: str, name: str) -> Body | None:
+        """Return the sidecar that was kept before its file was."""
+        row = await self._files.row(project, name)
+        return None if row is None else await self._files.body_of(row)
+
+    async def _fetched_or_made(self, project: str, name: str, file: File, held: Body | None) -> bytes:
+        content = await self._fetch(file)
+        if content is not None:
+            return content
+        try:
+            return await self._format.make_sidecar(file, held or await self._readable(project, file))
+        except Invalid as error:
+            logger.warning("%s has no sidecar: %s", file.filename, error)
+            raise NoSidecar(project, name) from error
+
+    async def _made(self, file: File, held: Body) -> bytes | None:
+        """Return the sidecar made from a held file, when it is what the index promises."""
+        try:
+            content = await self._format.make_sidecar(file, held)
+            self._format.check_sidecar(file, content)
+        except (Invalid, UpstreamProtocolError):
+            return None
+        return content
+
+    async def _fetch(self, file: File) -> bytes | None:
+        request = self._format.request_for_sidecar(self._upstream.url, file)
+        if request is None or self._offline:
+            return None
+        try:
+            response = await self._upstream.get(request)
+            assert response is not None, "an unconditional request has a response"
+            self._format.check_sidecar(file, response.body)
+        except (NotFound, UpstreamError) as error:
+            logger.warning("%s; it is made from %s itself", error, file.filename)
+            return None
+        return response.body
+
+    async def _readable(self, project: str, file: File) -> Body:
+        """Return a file that is not held for reading parts of it: by ranges from upstream, or fetched whole."""
+        if not self._offline:
+            try:
+                return await self._upstream.open_ranges(file)
+            except UpstreamUnavailable:
+                raise
+            except UpstreamError as error:
+                logger.info("%s: %s; it is fetched whole", file.filename, error)
+        return (await self._files.open(project, file)).body
+
+    async def close(self) -> None:
+        """Stop what runs in the background."""
+        await self._making.close()
