@@ -41,6 +41,12 @@ class UploadRow(msgspec.Struct, frozen=True, kw_only=True):
     """A `model.File` as JSON; empty when deleted."""
 
 
+class _Version(msgspec.Struct):
+    """The part of the facts that two spellings of a name have in common."""
+
+    version: str
+
+
 _KEPT = (
     "repository, project, filename, digest, size, uploaded, changed, uploader, origin, yanked, deleted, attestations"
 )
@@ -92,6 +98,19 @@ class Uploads:
             repository, project,
         )  # fmt: skip
         return [_row(row) for row in rows]
+
+    async def other_spelling(self, repository: str, project: str, filename: str, version: str) -> str | None:
+        """Return an upload of the version, deleted or not, whose name differs in case and separators alone; or None."""
+        plain = "replace(replace(lower({}), '-', '.'), '_', '.')"
+        rows = await self._database.read(
+            "SELECT filename, facts FROM uploads WHERE repository = $1 AND project = $2 AND filename <> $3"
+            f" AND {plain.format('filename')} = {plain.format('$3')}",
+            repository, project, filename,
+        )  # fmt: skip
+        for other, facts in rows:
+            if not facts or msgspec.json.decode(facts, type=_Version).version == version:
+                return str(other)
+        return None
 
     async def newest(self, repository: str, project: str) -> float:
         """Return when a project last changed; 0 when it never had an upload."""

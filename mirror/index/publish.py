@@ -108,13 +108,14 @@ class Publisher:
     async def add(self, path: Path, kept: AcceptedUpload, *, by: str, origin: str, attestations: str = "") -> Change:
         """Add the inspected file at `path`, which is moved away from there. The same bytes again change nothing.
 
-        Raises AlreadyUploaded, Invalid, StorageFull; then nothing has changed.
+        Raises AlreadyUploaded, Conflict, Invalid, StorageFull; then nothing has changed.
         """
         file = kept.file
         digest, facts = _digest(kept), _facts(kept)
         async with self._writing:
             row = await self._catalog.uploads.get(self.repository, file.filename)
             if row is None:
+                await self._check_spelling(kept)
                 now = await self._moment(kept.project)
                 held = await self._blobs.adopt(path, digest)
                 sidecar = await self._blobs.write(kept.sidecar)
@@ -143,6 +144,16 @@ class Publisher:
                 change = Change(row.upload, None)
         await self.published(kept.project)
         return change
+
+    async def _check_spelling(self, kept: AcceptedUpload) -> None:
+        """Check that no file is here whose name is another spelling of this one's. Raises Conflict."""
+        file = kept.file
+        other = await self._catalog.uploads.other_spelling(self.repository, kept.project, file.filename, file.version)
+        if other is not None:
+            raise Conflict(
+                f"There is, or was, a file named {other} here, and {file.filename} is only another spelling of that"
+                " name: publish another version."
+            )
 
     async def yank(self, filename: str, reason: str = "") -> Change:
         """Mark a file as not to be used any more. Raises UnknownFile."""

@@ -177,7 +177,7 @@ async def receive_form(
             form.fields.setdefault(part.name[:200], []).append(_text(bytes(value)))
             size += FIELD_BYTES
     except (ValueError, AssertionError, RuntimeError, EOFError, HttpProcessingError) as error:
-        raise Invalid("The form is malformed or cut off.") from error
+        raise Invalid("The form is malformed or cut off: its lines should end with CR LF (RFC 2046).") from error
     except (ClientError, web.RequestPayloadError, ConnectionError) as error:
         raise Invalid("The client went away in the middle of the form.") from error
     await file.flush()

@@ -1,16 +1,20 @@
 """Looking inside wheels and sdists on disk."""
 
+import base64
 import gzip
 import hashlib
 import io
 import random
+import struct
 import tarfile
 import time
 import tracemalloc
 import warnings
 import zipfile
-from collections.abc import Iterable
+import zlib
+from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -18,7 +22,7 @@ from mirror.errors import Invalid
 from mirror.model import File
 from mirror.pypi import package
 from mirror.pypi.metadata import METADATA_LIMIT
-from mirror.pypi.package import ENTRIES_LIMIT
+from mirror.pypi.strict_zip import ENTRIES_LIMIT
 
 METADATA = b"Metadata-Version: 2.1\nName: Foo.Bar\nVersion: 1.0\nRequires-Python: >=3.8\n\nAbout foo: \xc3\xa4\n"
 WHEEL = "foo_bar-1.0-py3-none-any.whl"
@@ -164,6 +168,210 @@ def test_bad_metadata_is_refused(tmp_path: Path, filename: str, metadata: bytes)
     content = zipped(usual(metadata)) if filename == WHEEL else tarred([member(f"{TOP}/PKG-INFO", metadata)])
     with pytest.raises(Invalid):
         look(tmp_path, filename, content)
+
+
+EVIL = b"import evil\n"
+
+
+class Crafted:
+    """A zip file written by hand, which can say one thing in its directory and another before its entries."""
+
+    def __init__(self, entries: Iterable[Entry]) -> None:
+        self.content = b""
+        self.directory = b""
+        self.count = 0
+        for name, content in entries:
+            assert isinstance(name, str)
+            self.add(name, content)
+
+    def local(self, name: str, content: bytes, **changes: int) -> "Crafted":
+        """Append an entry that the directory does not have."""
+        self.content += self._header(b"PK\3\4", "<4s5H3L2H", name, content, **changes) + name.encode() + content
+        return self
+
+    def add(self, name: str, content: bytes, local: str = "", stands: bytes | None = None, **changes: int) -> "Crafted":
+        """Append an entry; `local` is its name before its content, `stands` the deflated content if it is that."""
+        start = len(self.content)
+        sizes = {"size": len(content), "crc": zlib.crc32(content), "method": 0 if stands is None else 8}
+        stands = content if stands is None else stands
+        self.local(local or name, stands, **sizes | changes)
+        head = self._header(b"PK\1\2", "<4s6H3L2H", name, stands, **sizes, flags=changes.get("flags", 0))
+        self.directory += head + struct.pack("<3H2L", 0, 0, 0, 0, start) + name.encode()
+        self.count += 1
+        return self
+
+    def _header(self, mark: bytes, layout: str, name: str, content: bytes, **changes: int) -> bytes:
+        values = {"flags": 0, "method": 0, "time": 0, "date": 33, "crc": zlib.crc32(content)}
+        values |= {"packed": len(content), "size": len(content), "name": len(name.encode()), "extra": 0}
+        versions = (20, 20) if mark == b"PK\1\2" else (20,)
+        return struct.pack(layout, mark, *versions, *(values | changes).values())
+
+    def whole(self, comment: bytes = b"", count: int | None = None, before: bytes = b"") -> bytes:
+        count = self.count if count is None else count
+        end = struct.pack("<4s4H2LH", b"PK\5\6", 0, 0, count, count, len(self.directory), len(self.content), 0)
+        return self.content + self.directory + before + end[:-2] + struct.pack("<H", len(comment)) + comment
+
+
+def deflated(content: bytes) -> bytes:
+    packer = zlib.compressobj(9, zlib.DEFLATED, -15)
+    return packer.compress(content) + packer.flush()
+
+
+def streamed(method: int = zipfile.ZIP_DEFLATED) -> bytes:
+    """A wheel that was written to a pipe: each entry's length stands behind it."""
+
+    class Pipe(io.RawIOBase):
+        def writable(self) -> bool:
+            return True
+
+        def write(self, data: Any) -> int:
+            written.extend(data)
+            return len(data)
+
+    written = bytearray()
+    with zipfile.ZipFile(Pipe(), "w", method) as archive:  # type: ignore[arg-type]
+        for name, content in usual():
+            archive.writestr(name, content)
+    return bytes(written)
+
+
+def with_record(*lines: str, more: Iterable[Entry] = ()) -> bytes:
+    """A wheel whose RECORD has the right lines for the usual files, and these."""
+    *files, _ = usual()
+    own = [f"{name},sha256={urlsafe(hashlib.sha256(content))},{len(content)}" for name, content in files]
+    return zipped([*files, *more, (f"{INFO}/RECORD", "\n".join([*own, *lines, f"{INFO}/RECORD,,"]).encode())])
+
+
+def urlsafe(digest: Any) -> str:
+    return base64.urlsafe_b64encode(digest.digest()).rstrip(b"=").decode()
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: Crafted(usual()).whole(),
+        lambda: streamed(),
+        lambda: zipped([("empty/", b""), *usual(), ("empty2/", b"")]),
+        lambda: zipped([(f"{INFO}/RECORD", f"foo.py,,\n{INFO}/METADATA,,\n{INFO}/WHEEL,,".encode()), *usual()[:3]]),
+        lambda: with_record(),
+        lambda: with_record("foo.txt,,", more=[("foo.txt", b"x")]),
+        lambda: with_record(f"a b.py,sha512={urlsafe(hashlib.sha512(b'x'))},1", more=[("a b.py", b"x")]),
+        lambda: with_record('"a,b.py",,', more=[("a,b.py", b"x")]),
+        lambda: with_record(more=[(f"{INFO}/RECORD.jws", b"{}")]),
+    ],
+)
+def test_a_wheel_as_tools_write_it_is_taken(tmp_path: Path, make: Callable[[], bytes]) -> None:
+    assert look(tmp_path, WHEEL, make()).version == "1.0"
+
+
+def test_a_wheel_with_zip64_records_is_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(zipfile, "ZIP_FILECOUNT_LIMIT", 2)  # makes zipfile write the records at the end
+    output = io.BytesIO()
+    with zipfile.ZipFile(output, "w") as archive:
+        for name, content in usual():
+            with archive.open(name, "w", force_zip64=True) as member:
+                member.write(content)
+    monkeypatch.undo()
+    assert b"PK\6\6" in output.getvalue()
+    look(tmp_path, WHEEL, output.getvalue())
+    with pytest.raises(Invalid):
+        look(tmp_path, WHEEL, output.getvalue().replace(b"PK\6\6", b"PK\6\6"[::-1]))
+
+
+def zip64_that_contradicts() -> bytes:
+    """A record in 64 bits that leads to another directory than the one in 32 bits."""
+    good, evil = Crafted(usual()), Crafted([*usual(), ("evil.py", EVIL)])
+    both = good.content + good.directory + evil.content + evil.directory
+    start, size, count = len(both) - len(evil.directory), len(evil.directory), evil.count
+    record = struct.pack("<4sQ2H2L4Q", b"PK\6\6", 44, 45, 45, 0, 0, count, count, size, start)
+    locator = struct.pack("<4sLQL", b"PK\6\7", 0, len(both), 1)
+    end = (0, 0, good.count, good.count, len(good.directory), len(good.content), 0)
+    return both + record + locator + struct.pack("<4s4H2LH", b"PK\5\6", *end)
+
+
+AMBIGUOUS_WHEELS = {
+    "another name before the content": lambda: Crafted(usual()).add("a.py", b"x", local="b.py").whole(),
+    "another size before the content": lambda: Crafted(usual()).add("a.py", b"x" * 9, size=5).whole(),
+    "another packed size before the content": lambda: (
+        Crafted(usual()).add("a.py", b"x" * 9, stands=deflated(b"x" * 9), packed=1).whole()
+    ),
+    "another checksum before the content": lambda: Crafted(usual()).add("a.py", b"x", crc=7).whole(),
+    "other flags before the content": lambda: patched(
+        Crafted(usual()).whole(), b"PK\3\4\x14\0\0\0", b"PK\3\4\x14\0\2\0"
+    ),
+    "another method before the content": lambda: Crafted(usual()).add("a.py", b"x", method=8).whole(),
+    "an entry for those who stream": lambda: Crafted(usual()).local("foo.py", EVIL).add("z.py", b"").whole(),
+    "an entry upwards for those who stream": lambda: Crafted(usual()).local("../evil.py", EVIL).whole(),
+    "bytes behind the end": lambda: Crafted(usual()).whole() + b"more",
+    "a second archive behind the end": lambda: zipped(usual()) + zipped([*usual(), ("evil.py", EVIL)]),
+    "bytes before the beginning": lambda: b"#!/bin/sh\n" + zipped(usual()),
+    "bytes before the beginning, counted": lambda: before_the_beginning(),
+    "an end in the comment": lambda: Crafted(usual()).whole(comment=b"x" * 10 + zipped(usual())[-22:]),
+    "a comment": lambda: zipped(usual(), comment=b"x"),
+    "a gap": lambda: gap(),
+    "fewer entries than the directory has": lambda: Crafted(usual()).whole(count=3),
+    "bytes between directory and end": lambda: Crafted(usual()).whole(before=b"x" * 40),
+    "content longer than it unpacks from": lambda: (
+        Crafted(usual()).add("a.py", b"x", stands=deflated(b"x") + b"hidden").whole()
+    ),
+    "stored, with its length behind it": lambda: streamed(zipfile.ZIP_STORED),
+    "another length behind the content": lambda: patched(streamed(), b"PK\7\10", b"PK\7\11"),
+    "64 bits against 32 bits": zip64_that_contradicts,
+    "a second name in an extra field": lambda: second_name(),
+    "names that differ in case": lambda: zipped([*usual(), ("FOO.py", EVIL)]),
+    "names that differ in form": lambda: zipped([*usual(), ("\u00e4.py", b""), ("a\u0308.py", EVIL)]),
+    "a second dist-info": lambda: zipped([("evil-1.0.dist-info/METADATA", b"Name: evil"), *usual()]),
+    "a second dist-info in capitals": lambda: zipped([("evil-1.0.DIST-INFO/METADATA", b"Name: evil"), *usual()]),
+    "RECORD with another digest": lambda: with_record(f"a.py,sha256={'A' * 43},1", more=[("a.py", b"x")]),
+    "RECORD with another size": lambda: with_record("a.py,,2", more=[("a.py", b"x")]),
+    "RECORD without a file": lambda: with_record(more=[("a.py", b"x")]),
+    "RECORD without the last file": lambda: zipped([*usual()[:3], (f"{INFO}/RECORD", b"foo.py,,\n")]),
+    "RECORD with a file that is not there": lambda: with_record("a.py,,"),
+    "RECORD with a file twice": lambda: with_record("a.py,,1", "a.py,,1", more=[("a.py", b"x")]),
+    "RECORD with a digest that nobody knows": lambda: with_record("a.py,md5=abc,1", more=[("a.py", b"x")]),
+    "RECORD that is no text": lambda: zipped([*usual()[:3], (f"{INFO}/RECORD", b"\xff\xfe,,\n")]),
+    "RECORD with an endless field": lambda: with_record(f'"{"x" * 200_000}",,'),
+    "a file behind an empty RECORD": lambda: zipped([*usual(), ("foo-1.0.data/scripts/pip", EVIL)]),
+}
+
+
+def before_the_beginning() -> bytes:
+    crafted = Crafted([])
+    crafted.content = b"#!/bin/sh\n"
+    for name, content in usual():
+        assert isinstance(name, str)
+        crafted.add(name, content)
+    return crafted.whole()
+
+
+def gap() -> bytes:
+    crafted = Crafted(usual())
+    crafted.content += b"\0" * 100
+    return crafted.add("z.py", b"").whole()
+
+
+def second_name() -> bytes:
+    extra = zipfile.ZipInfo("a.py")
+    extra.extra = struct.pack("<2HBL", 0x7075, 5 + 7, 1, zlib.crc32(b"a.py")) + b"evil.py"
+    return zipped([*usual(), (extra, b"x")])
+
+
+@pytest.mark.parametrize("make", AMBIGUOUS_WHEELS.values(), ids=AMBIGUOUS_WHEELS)
+def test_a_wheel_that_two_readers_may_read_differently_is_refused(tmp_path: Path, make: object) -> None:
+    refused(tmp_path, WHEEL, make)
+
+
+def test_a_zipped_sdist_that_two_readers_may_read_differently_is_refused(tmp_path: Path) -> None:
+    name, top = "foo_bar-1.0.zip", f"{TOP}/PKG-INFO"
+    look(tmp_path, name, Crafted([(top, METADATA)]).whole())
+    for crafted in (
+        Crafted([(top, METADATA)]).local(f"{TOP}/setup.py", EVIL).whole(),
+        Crafted([(top, METADATA)]).add(f"{TOP}/a.py", b"x", local=f"{TOP}/b.py").whole(),
+        Crafted([(top, METADATA)]).add(f"{TOP}/a.py", b"x", stands=b"\xff\xff").whole(),
+        b"#!" + Crafted([(top, METADATA)]).whole(),
+    ):
+        with pytest.raises(Invalid):
+            look(tmp_path, name, crafted)
 
 
 def attributes(name: str, mode: int = 0o100644, method: int = zipfile.ZIP_DEFLATED) -> zipfile.ZipInfo:

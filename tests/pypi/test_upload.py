@@ -4,6 +4,7 @@ import base64
 import hashlib
 import json
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import pytest
 
 from tests.builders import Built, sdist, wheel
 from tests.serving import Reply, Serving, serving
-from tests.uploading import fields_of, form, make_token, send_form, upload
+from tests.uploading import basic, fields_of, form, make_token, send_form, upload
 
 JSON = "application/vnd.pypi.simple.v1+json"
 
@@ -113,6 +114,33 @@ async def test_the_name_of_a_deleted_file_is_not_used_again(mirror: Serving, tok
         reply = await upload(mirror, token, again)
         assert (reply.status, "deleted here" in reply.text) == (400, True)
     assert (await upload(mirror, token, wheel("acme", "1.1"))).status == 200
+
+
+async def test_another_spelling_of_a_name_is_no_other_file(mirror: Serving, token: str) -> None:
+    built = sdist("Same", "1.0")
+    assert (await upload(mirror, token, replace(built, filename="same-1.0.tar.gz"))).status == 200
+    for filename in ("Same-1.0.tar.gz", "SAME-1.0.tar.gz"):
+        other = sdist("Same", "1.0", files={"same/more.py": b""})
+        for again in (built, other):
+            reply = await upload(mirror, token, replace(again, filename=filename))
+            assert reply.status == 400
+            assert "same-1.0.tar.gz" in reply.text
+            assert reply.text.endswith("publish another version.\n")
+    await mirror.mirror.publishers["pypi"].delete("same-1.0.tar.gz")
+    assert (await upload(mirror, token, replace(built, filename="SAME-1.0.tar.gz"))).status == 400
+    assert (await upload(mirror, token, sdist("same", "1.1"))).status == 200
+    dashes = sdist("a-b", "1.0")
+    assert (await upload(mirror, token, replace(dashes, filename="a-b-1.0.tar.gz"))).status == 200
+    assert (await upload(mirror, token, replace(dashes, filename="a_b-1.0.tar.gz"))).status == 400
+    assert (await upload(mirror, token, wheel("a-b", "1.0"))).status == 200
+
+
+async def test_a_form_whose_lines_end_in_lf_alone_is_refused_with_what_to_do(mirror: Serving, token: str) -> None:
+    body = b'--x\nContent-Disposition: form-data; name=":action"\n\nfile_upload\n--x--\n'
+    headers = {"Authorization": basic(token), "Content-Type": "multipart/form-data; boundary=x"}
+    reply = await mirror.ask("POST", "legacy/", body, **headers)
+    assert reply.status == 400
+    assert "CR LF" in reply.text
 
 
 async def test_a_yanked_file_says_so_with_its_reason_until_it_is_unyanked(mirror: Serving, token: str) -> None:
