@@ -61,7 +61,7 @@ class PageInput(msgspec.Struct, frozen=True):
 class RenderedPage(Representation):
     """One rendered page in all its encodings."""
 
-    keeps_heads = True
+    cached = True
 
     def __init__(self, content: PageInput, body: bytes) -> None:
         self.bodies = {"identity": SharedBytes(body)}

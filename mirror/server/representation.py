@@ -27,13 +27,13 @@ class Representation(Protocol):
     """What has to be read from elsewhere; None when all bytes are in memory."""
     sha256: bytes = b""
     """The digest of all bytes, not encoded, where the rules ask for it."""
-    keeps_heads: bool = False
-    """Whether there may be another response with it, for which heads are worth keeping."""
+    cached: bool = False
+    """Whether a cache keeps it, so that there may be another response with it."""
     heads: Mapping[HeadKey, bytes] = {}
     """Heads of responses that were made for it and kept."""
 
     def keep_head(self, key: HeadKey, head: bytes) -> None:
-        """Keep a head; called when `keeps_heads`."""
+        """Keep a head; called when it is `cached`."""
         return
 
     def etag_of(self, encoding: str) -> str:
@@ -46,5 +46,5 @@ class Representation(Protocol):
         """Return the bytes [start, stop) in an encoding; not called when there is a `file`."""
 
     def shared(self, encoding: str) -> SharedBytes | None:
-        """Return what keeps the whole in an encoding, where that is a cache which counts it."""
+        """Return what keeps the whole in an encoding; called when it is `cached`."""
         return None

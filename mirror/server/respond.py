@@ -26,7 +26,7 @@ from mirror.server.connection import connection_of, finish_head
 from mirror.server.facts import facts_of
 from mirror.server.negotiate import choose_encoding, parse_range, range_applies, unmodified
 from mirror.server.replay import Replay, SharedBytes
-from mirror.server.representation import Chunk, HeadKey, Representation
+from mirror.server.representation import Chunk, Representation
 from mirror.server.rules import FILE_RULES, ResponseRules
 from mirror.server.sendfile import sendfile
 
@@ -168,7 +168,7 @@ async def respond(
     if representation.file is not None:
         return await _send_file(request, status, head, representation.file, (start, stop), validity)
     chunks = representation.chunks(encoding, start, stop)
-    shared = representation.shared(encoding) if part is None else None
+    shared = representation.shared(encoding) if representation.cached and part is None else None
     if stop - start <= WRITE_BYTES and (len(chunks) > 1 or not isinstance(chunks[0], bytes)):
         chunks, shared = (b"".join(chunks),), None  # a copy, which nothing else keeps
     if shared is None and stop - start > REPLAY_COPY_BYTES:
@@ -236,7 +236,7 @@ def _head(
             if encoding != "identity":
                 headers.append(("Content-Encoding", encoding))
         head = make_head(status, headers)
-        if representation.keeps_heads:
+        if representation.cached:
             representation.keep_head(key, head)
     return head
 
