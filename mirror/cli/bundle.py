@@ -27,7 +27,7 @@ NAMES_SHOWN = 20
     help="Do not verify who made it. Anyone who could write to the medium can then put any code into what is installed"
     " from here.",
 )  # fmt: skip
-@click.option("--force", is_flag=True, help="Import it even if it does not follow the last one, or is older.")
+@click.option("--force", is_flag=True, help="Import it even if it does not follow the last one, is older, or expired.")
 @settings_options
 def import_command(parts: tuple[Path, ...], unsigned: bool, force: bool, options: SettingsOptions) -> int:
     """Import a bundle that `mirror export` wrote, given as one file or as all of its parts in order.

@@ -10,7 +10,14 @@ from typing import TYPE_CHECKING
 import click
 from rich.filesize import decimal
 
-from mirror.cli.options import InvalidUsage, SettingsOptions, SyncSelection, parse_size, selection_options
+from mirror.cli.options import (
+    InvalidUsage,
+    SettingsOptions,
+    SyncSelection,
+    parse_duration,
+    parse_size,
+    selection_options,
+)
 from mirror.errors import NotFound
 
 if TYPE_CHECKING:
@@ -35,6 +42,7 @@ if TYPE_CHECKING:
 )  # fmt: skip
 @click.option("--parts", metavar="SIZE", help="Split it into files of at most this size: FILE.001, FILE.002, …")
 @click.option("--unsigned", is_flag=True, help="Do not sign it: no one can verify who made it.")
+@click.option("--expires", metavar="AGE", help='How long it may be imported, such as "30d"; for ever if not given.')
 @click.option(
     "--static", "static", type=click.Path(path_type=Path), metavar="DIR",
     help="Instead of a bundle, write a tree that any web server serves as an index, into this directory.",
@@ -48,7 +56,7 @@ if TYPE_CHECKING:
 @partial(selection_options, required=False)
 def export_command(
     target: Path | None, everything: bool, since: int | None, inventory: Path | None, parts: str | None,
-    unsigned: bool, static: Path | None, changed: bool, files_url: str | None, copy: bool,
+    unsigned: bool, expires: str | None, static: Path | None, changed: bool, files_url: str | None, copy: bool,
     selection: SyncSelection, options: SettingsOptions,
 ) -> int:  # fmt: skip
     """Write what is held for others who cannot reach this mirror. A mirror may be serving meanwhile.
@@ -65,7 +73,7 @@ def export_command(
     settings = options.load_checked()
     has_content = everything or selection.inputs or since is not None or inventory is not None
     if static is not None:
-        if target is not None or has_content or parts or unsigned:
+        if target is not None or has_content or parts or unsigned or expires:
             raise InvalidUsage("--static DIR writes everything that is held: options for a bundle do not go with it.")
         return asyncio.run(
             _export_tree(
@@ -83,13 +91,22 @@ def export_command(
     if not has_content:
         raise InvalidUsage("Name what to export: --all, --since SERIAL, --for INVENTORY, or lock files and names.")
     return asyncio.run(
-        _export_bundle(settings, target, selection, since=since, inventory=inventory, parts=parts, unsigned=unsigned)
+        _export_bundle(
+            settings,
+            target,
+            selection,
+            since=since,
+            inventory=inventory,
+            parts=parts,
+            unsigned=unsigned,
+            expires=expires,
+        )
     )
 
 
 async def _export_bundle(
     settings: "Settings", target: Path, selection: SyncSelection, *, since: int | None, inventory: Path | None,
-    parts: str | None, unsigned: bool,
+    parts: str | None, unsigned: bool, expires: str | None,
 ) -> int:  # fmt: skip
     """Write a bundle; return the exit status. Raises InvalidUsage, Invalid, NotFound."""
     from mirror.airgap.bundle import Keys, export, layout_of
@@ -100,6 +117,7 @@ async def _export_bundle(
 
     inputs = selection.sync_inputs(settings) if selection.inputs else []
     largest = parse_size("--parts", parts)
+    lifetime = parse_duration("--expires", expires)
     signer = None if unsigned else Keys(settings.data_dir).own()
     if signer is None and not unsigned:
         raise NotFound("There is no key to sign it with: make one with `mirror key create`, or give --unsigned.")
@@ -109,7 +127,7 @@ async def _export_bundle(
         done = await export(
             opened.catalog, opened.blobs, layout_of(settings, ECOSYSTEMS), target, now=time.time(), signer=signer,
             selection=choice, since=since or 0, have=unpack(inventory.read_bytes()) if inventory else None,
-            parts=largest,
+            parts=largest, expires=None if lifetime is None else time.time() + lifetime,
         )  # fmt: skip
     for name in done.lost:
         click.echo(f"mirror: {name}: its bytes are lost here, so it is not in the bundle", err=True)

@@ -112,6 +112,16 @@ def parse_size(option: str, text: str | None) -> int | None:
         raise Invalid(f"{option} {text}: {error}.") from None
 
 
+def parse_duration(option: str, text: str | None) -> float | None:
+    """Return the seconds that an option such as `--expires "30d"` names; None without it. Raises Invalid."""
+    from mirror.config.values import seconds
+
+    try:
+        return None if text is None else seconds(text)
+    except ValueError as error:
+        raise Invalid(f"{option} {text}: {error}.") from None
+
+
 def read_token(path: Path) -> str:
     """Return the token in a file. Raises Invalid when its content cannot be one, and OSError."""
     with path.open("rb") as file:

@@ -73,11 +73,13 @@ async def export(
     since: int = 0,
     have: Inventory | None = None,
     parts: int | None = None,
+    expires: float | None = None,
 ) -> ExportResult:
     """Write a bundle to `target`, or to parts of at most `parts` bytes with numbers after its name.
 
     It contains the `selection`, or everything; of that only what has changed after the serial `since`, or only what a
-    mirror lacks that holds `have`. Raises Conflict, Invalid; then no file is left behind.
+    mirror lacks that holds `have`. It is not imported after the moment `expires`, in seconds since the epoch. Raises
+    Conflict, Invalid; then no file is left behind.
     """
     held = await gather(catalog, blobs, layout)
     if have is not None:
@@ -107,6 +109,7 @@ async def export(
         files=files,
         uploads=uploads,
         blobs={digest: held.blobs[digest] for digest in _needed_blobs(files, uploads, have)},
+        expires=expires,
     )
     with _PartWriter(target, parts) as out:
         await _BundleWriter(catalog, blobs, held, out).write(manifest, lacking, have, signer)
@@ -196,7 +199,8 @@ class _BundleWriter:
         pages = [await self._page(key) for key in sorted(lacking.pages)]
         pages += [self._held.pages[key] for key in sorted(lacking.gone)]
         logs = [self._log(key, have) for key in sorted(lacking.logs)]
-        manifest = msgspec.structs.replace(manifest, pages=tuple(pages), logs=tuple(logs))
+        modified = {digest: await self._modified(digest) for digest in manifest.blobs}
+        manifest = msgspec.structs.replace(manifest, pages=tuple(pages), logs=tuple(logs), modified=modified)
         content = format.write_manifest(manifest)
         paths = format.members(manifest)
         sums = {format.MANIFEST: hashlib.sha256(content).hexdigest()} | {path: format.digest_of(path) for path in paths}
@@ -211,7 +215,7 @@ class _BundleWriter:
             if path.startswith("pages/"):
                 self._small(path, await self._compressed(digest), made)
             else:
-                await self._blob(path, digest, manifest.blobs[digest])
+                await self._blob(BundleMember(path, manifest.blobs[digest], modified[digest]))
         self._out.write(format.END)
         self._out.manifest = manifest
 
@@ -259,10 +263,13 @@ class _BundleWriter:
         self._out.write(content)
         self._out.write(bytes(member.padding))
 
-    async def _blob(self, path: str, digest: str, size: int) -> None:
+    async def _modified(self, digest: str) -> int:
         body = await self._blobs.open(digest)
-        modified = int(body.path.stat().st_mtime) if body.path is not None else 0
-        member = BundleMember(path, size, modified)
+        return int(body.path.stat().st_mtime) if body.path is not None else 0
+
+    async def _blob(self, member: BundleMember) -> None:
+        digest, size = format.digest_of(member.name), member.size
+        body = await self._blobs.open(digest)
         self._out.write(format.write_header(member))
         found, count = hashlib.sha256(), 0
         async for chunk in _read(body.read(), digest):

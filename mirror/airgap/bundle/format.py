@@ -38,6 +38,9 @@ MAX_SIGNATURE_BYTES = 4096
 MAX_PAGE_BYTES = 1 << 30
 """Of a page or log, decompressed."""
 
+MAX_TIME_SECONDS = 1 << 36
+"""Seconds since the epoch that a time may have: the year 4147."""
+
 _LINE = re.compile(r"([0-9a-f]{64})  (manifest\.json|(?:pages|blobs)/([0-9a-f]{2})/([0-9a-f]{64})(\.gz)?)", re.ASCII)
 _DIGEST = re.compile(r"[0-9a-f]{64}", re.ASCII)
 
@@ -111,6 +114,10 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     logs: tuple[LogEntry, ...] = ()
     blobs: Mapping[str, int] = {}
     """Digest → size of the blobs in it."""
+    modified: Mapping[str, int] = {}
+    """Digest → when the blob was stored, in seconds since the epoch: its Last-Modified on both mirrors."""
+    expires: float | None = None
+    """The moment after which it is not imported, in seconds since the epoch."""
 
 
 class BundleMember(msgspec.Struct, frozen=True):
@@ -221,6 +228,9 @@ def read_manifest(content: bytes) -> Manifest:
     lengths = [page.length for page in manifest.pages] + [log.length for log in manifest.logs]
     if min([0, manifest.since, *sizes, *lengths]) < 0 or max([0, *lengths]) > MAX_PAGE_BYTES:
         raise DamagedBundle(f"The bundle's {MANIFEST} has an impossible size.")
+    times = [manifest.made, manifest.expires or 0.0, *manifest.modified.values()]
+    if not 0 <= min(times) <= max(times) < MAX_TIME_SECONDS:
+        raise DamagedBundle(f"The bundle's {MANIFEST} has an impossible time.")
     if not 0 <= manifest.since <= manifest.serial < 1 << 62:
         raise DamagedBundle(
             f"The bundle's {MANIFEST} goes from {manifest.since} to {manifest.serial}, which is not a range."

@@ -14,6 +14,7 @@ import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 
 import msgspec
@@ -71,10 +72,10 @@ async def load(
 ) -> ImportResult:
     """Import a bundle, or its parts in their order, beside a mirror that may be serving.
 
-    `force` imports it whatever its place in the sequence, and its pages even where newer ones are held. `notice`: the
-    seconds between the announcement of the import to a serving mirror and the import itself. `progress` gets the bytes
-    of blobs that are done and all of them. Raises DamagedBundle, Forbidden, Conflict, StorageFull; then nothing of the
-    bundle is visible.
+    `force` imports it whatever its place in the sequence or its age, and its pages even where newer ones are held.
+    `notice`: the seconds between the announcement of the import to a serving mirror and the import itself. `progress`
+    gets the bytes of blobs that are done and all of them. Raises DamagedBundle, Forbidden, Conflict, StorageFull; then
+    nothing of the bundle is visible.
     """
     with _locked(data_dir):
         await record_uploads(catalog, records)
@@ -82,6 +83,7 @@ async def load(
         try:
             head = read_head(reader, keys, unsigned=unsigned)
             seen = await _check_sequence(head.manifest, catalog, force=force)
+            _check_expiry(head.manifest, now, force=force)
             _check_repositories(head.manifest, layout)
             held = await gather(catalog, blobs, layout)
             running = _Import(head, seen, held, catalog, blobs, records, layout)
@@ -246,7 +248,9 @@ class _Import:
                 for chunk in reader.verified(member):
                     file.write(chunk)
             os.chmod(path, 0o644)
-            os.utime(path, (member.modified, member.modified))  # so that both mirrors send the same Last-Modified
+            # So that both mirrors send the same Last-Modified; what the tar says of it is not signed.
+            modified = self._manifest.modified.get(digest, int(self._manifest.made))
+            os.utime(path, (modified, modified))
             await self._blobs.adopt(path, digest)
         finally:
             path.unlink(missing_ok=True)
@@ -338,6 +342,13 @@ async def _check_sequence(manifest: Manifest, catalog: Catalog, *, force: bool) 
     if force:
         return ImportedSerials(max(seen.whole, manifest.serial if manifest.whole else 0), manifest.serial)
     return follows(manifest, await catalog.bundles.node(), seen)
+
+
+def _check_expiry(manifest: Manifest, now: float, *, force: bool) -> None:
+    """Check that a bundle may still be imported. Raises Conflict."""
+    if manifest.expires is not None and now > manifest.expires and not force:
+        when = datetime.fromtimestamp(manifest.expires, UTC)
+        raise Conflict(f"The bundle expired on {when:%Y-%m-%d at %H:%M} UTC: export a new one, or give --force.")
 
 
 def _check_repositories(manifest: Manifest, layout: StoreLayout) -> None:

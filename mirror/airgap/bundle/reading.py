@@ -19,6 +19,8 @@ from mirror.catalog.bundles import ImportedSerials
 from mirror.errors import Conflict, Forbidden
 
 CHUNK_BYTES = 1 << 20
+MAX_END_BYTES = 1 << 20
+"""Bytes of zeros that may follow the last file: tar writes records of 10 KiB, or larger ones on request."""
 
 
 class BundleReader:
@@ -56,12 +58,20 @@ class BundleReader:
         """Read the next header, None at the end. The content of the member before must have been read."""
         member = format.read_header(self._read(format.BLOCK_BYTES))
         if member is None:
-            self._read(format.BLOCK_BYTES)
+            self._check_end()
         elif member.size > self.size:
             raise DamagedBundle(
                 f"The bundle is truncated or altered: {member.name[:100]!r} would be larger than the bundle."
             )
         return member
+
+    def _check_end(self) -> None:
+        """Check that nothing but zeros follows: tools fill up the last record. Raises DamagedBundle."""
+        rest = self._read(format.BLOCK_BYTES)
+        for file in self._files[self._at :]:
+            rest += file.read(MAX_END_BYTES + 1 - min(len(rest), MAX_END_BYTES))
+        if len(rest) > MAX_END_BYTES or rest.strip(b"\0"):
+            raise DamagedBundle("The bundle is altered: there is something behind its end.")
 
     def content(self, member: BundleMember) -> Iterator[bytes]:
         """Yield the bytes of the member whose header was just read."""
@@ -70,7 +80,8 @@ class BundleReader:
             chunk = self._read(min(CHUNK_BYTES, left))
             left -= len(chunk)
             yield chunk
-        self._read(member.padding)
+        if self._read(member.padding).strip(b"\0"):  # no signature covers it, so it must be what mirrors write
+            raise DamagedBundle(f"The bundle is altered: there is something between {member.name} and the next file.")
 
     def verified(self, member: BundleMember) -> Iterator[bytes]:
         """Yield the content; at its end, raise DamagedBundle unless it has the digest in the member's path."""

@@ -6,11 +6,13 @@ import io
 import json
 import shutil
 import tarfile
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
+import time_machine
 
 from tests.airgap.bundle.nodes import Node, trusting
 from tests.builders import gem, wheel
@@ -205,6 +207,8 @@ async def test_what_no_disk_has_room_for_is_refused_before_anything_is_written(
         (lambda it: it["uploads"][0]["upload"].update(repository="other"), "none of that name and format"),
         (lambda it: it.pop("pages"), "different files"),
         (lambda it: it.pop("node"), "cannot be parsed"),
+        (lambda it: it.update(expires=1e300), "an impossible time"),
+        (lambda it: it["modified"].update({next(iter(it["blobs"])): -1}), "an impossible time"),
     ],
 )
 async def test_a_manifest_that_contradicts_is_refused(
@@ -220,3 +224,37 @@ async def test_a_manifest_that_contradicts_is_refused(
 async def test_more_behind_the_end_of_the_manifest_is_refused(stage: Stage, tmp_path: Path) -> None:
     more = members(stage.bundle) | {"blobs/zz/extra": b"extra"}
     assert "has more members" in await stage.refused(write(tmp_path / "odd.tar", more))
+
+
+async def test_what_no_signature_covers_is_what_mirrors_write_or_is_not_believed(stage: Stage, tmp_path: Path) -> None:
+    good = stage.bundle.read_bytes()
+    with tarfile.open(stage.bundle) as tar:
+        padded = next(info for info in tar if info.size % 512)
+    altered = bytearray(good)
+    altered[padded.offset_data + padded.size] = 1
+    (tmp_path / "padding.tar").write_bytes(altered)
+    assert "something between" in await stage.refused(tmp_path / "padding.tar")
+    (tmp_path / "end.tar").write_bytes(good + b"more")
+    assert "behind its end" in await stage.refused(tmp_path / "end.tar")
+
+    def other_time(info: tarfile.TarInfo) -> None:
+        info.mtime = 1_000_000_000
+
+    await stage.b(stage.capsys, "import", write(tmp_path / "times.tar", members(stage.bundle), other_time))
+    answers = []
+    for node in (stage.a, stage.b):
+        async with serving(node.data_dir, node.repositories, offline=True) as mirror:
+            answers.append((await mirror.get(f"packages/six/{SIX.filename}")).headers["Last-Modified"])
+    assert answers[0] == answers[1]
+
+
+async def test_an_expired_bundle_is_refused_unless_forced(stage: Stage, tmp_path: Path) -> None:
+    bundle = tmp_path / "short.tar"
+    await stage.a(stage.capsys, "export", "-o", bundle, "--all", "--expires", "2d")
+    now = time.time()
+    with time_machine.travel(now + 3 * 86400, tick=True):
+        assert "The bundle expired on" in await stage.b(stage.capsys, "import", bundle, status=1)
+        await stage.b(stage.capsys, "import", bundle, "--force")
+    assert "should be a duration" in await stage.a(
+        stage.capsys, "export", "-o", bundle, "--all", "--expires", "soon", status=1
+    )
