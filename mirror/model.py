@@ -231,6 +231,10 @@ class PackageReader(Protocol):
         """Return what to store of an inspected file; `attested` when it was uploaded with attestations."""
 
 
+def _any_document(page: Page, response: UpstreamResponse) -> None:
+    """Accept any document."""
+
+
 class Format(msgspec.Struct, frozen=True, kw_only=True):
     """Documents and files of one ecosystem, for the core: pure functions. `pypi.FORMAT` and `rubygems.FORMAT`."""
 
@@ -253,6 +257,8 @@ class Format(msgspec.Struct, frozen=True, kw_only=True):
     """Parses a `names` page. Raises UpstreamProtocolError when the body is not one."""
     revision: Callable[[bytes], str]
     """Returns the identity of a page's body: equal bodies have equal revisions."""
+    check_document: Callable[[Page, UpstreamResponse], None] = _any_document
+    """Checks a page of any other kind before it replaces an older one. Raises UpstreamProtocolError."""
 
     has_sidecar: Callable[[File], bool]
     """Returns whether a file can have a sidecar (a wheel can, an sdist cannot)."""

@@ -15,7 +15,7 @@ import msgspec
 from mirror.catalog import Catalog, PageRow
 from mirror.errors import StorageFull
 from mirror.index.cache import BoundedCache, LoadingCache, MemoryBudget
-from mirror.model import Names, Page, Project, Stamp, UpstreamResponse
+from mirror.model import Page, Stamp, UpstreamResponse
 
 logger = logging.getLogger(__name__)
 
@@ -24,7 +24,7 @@ ROW_BYTES = 700
 LARGE_PAGE_BYTES = 256 << 10
 """Bytes of a page above which parsing it leaves the event loop."""
 
-T = TypeVar("T", Project, Names)
+T = TypeVar("T")
 
 
 class PageStore:

@@ -333,6 +333,8 @@ class UpstreamPages:
         elif page.kind == "names":
             names = await off_loop(response, lambda: self._format.parse_names(response))
             await self._serials.compare(names, now)
+        else:
+            await off_loop(response, lambda: self._format.check_document(page, response))
         row = PageRow(
             stamp=stamp,
             url=response.url,

@@ -76,6 +76,7 @@ FORMAT = Format(
     parse=pages.parse,
     parse_names=pages.parse_names,
     revision=pages.revision,
+    check_document=pages.check_document,
     has_sidecar=_has_sidecar,
     sidecar_name=_sidecar_name,
     request_for_sidecar=_request_for_sidecar,

@@ -1,23 +1,49 @@
-"""JSON about gems, as their upstream words it where it does, else from what is known here; and search."""
+"""JSON about gems, as their upstream words it where it does, else from what is known here; and search.
+
+An upstream's API fails, limits and pauses apart from its index. So nothing here depends on it: what it does not give
+within some seconds is made of the gem's page, and of the specification inside the gem that is described.
+"""
 
 import asyncio
+import logging
 from collections.abc import Callable
 
+import msgspec
 from aiohttp import web
 
 from mirror.auth import ReadAccess, Scope
-from mirror.errors import Invalid, NotFound, UnknownFile, UnknownProject
+from mirror.errors import (
+    Invalid,
+    MirrorError,
+    NotFound,
+    Unavailable,
+    UnknownFile,
+    UnknownProject,
+    UpstreamError,
+)
+from mirror.index.freshness import Freshness
 from mirror.index.repository import Repository, View
-from mirror.model import Page, Project
+from mirror.index.source import Document
+from mirror.model import File, Page, Project
 from mirror.rubygems import pages
 from mirror.rubygems.log.published_index import PublishedIndex
 from mirror.rubygems.log.versions_map import VersionsMap
+from mirror.rubygems.marshal.reading import read_gemspec_rz
 from mirror.rubygems.names import GENERIC, FullName, canonical
 from mirror.rubygems.pages import Links
 from mirror.server.facts import facts_of, public_url
 from mirror.server.pages import PageCache, PageInput
+from mirror.server.rules import PAGE
+
+logger = logging.getLogger(__name__)
 
 JSON = "application/json"
+DOCUMENT_SECONDS = 5.0
+"""Time for which an upstream's API is waited for."""
+SPECIFICATION_SECONDS = 5.0
+"""Time for which the specification of a gem is waited for, which may have to be made or fetched."""
+MADE_HERE = msgspec.structs.replace(PAGE, cache_control="max-age=60")
+"""For JSON that stands in for that of an upstream which fails."""
 SEARCH_RESULTS = 30
 """The gems on one page of a search."""
 
@@ -41,20 +67,21 @@ class JsonApi:
         return await self._json(
             request,
             "gem_json",
-            lambda view, upstream: pages.gem_json(view.project, links, upstream),
+            lambda project, upstream: pages.gem_json(project, links, upstream),
             about=links.gem(""),
+            described=pages.shown,
         )
 
     async def versions(self, request: web.Request) -> web.StreamResponse:
         """Respond to `/api/v1/versions/NAME.json`."""
         return await self._json(
-            request, "versions_json", lambda view, upstream: pages.versions_json(view.project, upstream)
+            request, "versions_json", lambda project, upstream: pages.versions_json(project, upstream)
         )
 
     async def latest(self, request: web.Request) -> web.StreamResponse:
         """Respond to `/api/v1/versions/NAME/latest.json`, for an unknown gem with an unknown version."""
         try:
-            return await self._json(request, None, lambda view, _: pages.latest_json(view.project))
+            return await self._json(request, None, lambda project, _: pages.latest_json(project))
         except UnknownProject:
             return web.Response(body=pages.latest_json(None), content_type=JSON)
 
@@ -65,27 +92,35 @@ class JsonApi:
         filename = FullName(name, version, platform).filename
         links = self._links(request)
 
-        def render(view: View, upstream: bytes | None) -> bytes:
-            file = view.project.file(filename)
+        def render(project: Project, upstream: bytes | None) -> bytes:
+            file = project.file(filename)
             if file is None:
                 raise UnknownFile(name, filename)
-            return pages.version_json(view.project, file, links, upstream)
+            return pages.version_json(project, file, links, upstream)
 
         address = "/".join((name, version) if platform == GENERIC else (name, version, platform))
-        return await self._json(request, "version_json", render, about=f"{links.gem('')} {address}", address=address)
+        return await self._json(
+            request,
+            "version_json",
+            render,
+            about=f"{links.gem('')} {address}",
+            address=address,
+            described=lambda project: project.file(filename),
+        )
 
     async def _json(
         self,
         request: web.Request,
         kind: str | None,
-        render: Callable[[View, bytes | None], bytes],
+        render: Callable[[Project, bytes | None], bytes],
         about: str = "",
         address: str = "",
+        described: Callable[[Project], File | None] = lambda project: None,
     ) -> web.StreamResponse:
         """Respond with JSON about one gem.
 
         `render` gets the gem and what its upstream has as the page `kind`, called `address` there; the body also
-        depends on `about`.
+        depends on `about`. `described` returns the file that is described in full, if any is.
         """
         facts = facts_of(request)
         facts.repository, facts.kind = self._repository.name, "page"
@@ -94,18 +129,47 @@ class JsonApi:
 
         freshness = facts.freshness
         view = await self._repository.project(name, freshness)
-        page = Page(kind, address or name) if kind else None
-        document = await self._repository.document(view, page, freshness) if page else None
+        document, failed = await self._document(view, Page(kind, address or name), freshness) if kind else (None, False)
 
         async def content() -> PageInput:
             read, content = await document.read() if document else (None, None)
-            body = render(view, content)
-            return PageInput(lambda: body, JSON, etag=pages.revision, kept=read == revision)
+            project, kept = view.project, read == revision
+            if document is None and (file := described(project)) is not None:
+                project = await self._with_specification(project, file)
+                kept = kept and pages.spec_of(described(project) or file) is not None
+            body = render(project, content)
+            return PageInput(lambda: body, JSON, etag=pages.revision, kept=kept)
 
         revision = document.revision if document else None
         key = (self._repository.name, name, kind, about, view.revision, revision)
         # Never replayed: links begin with the scheme, which is not among the bytes of a request.
-        return await self._page_cache.respond(request, key, content, view.outcome)
+        rules = MADE_HERE if failed else PAGE
+        return await self._page_cache.respond(request, key, content, view.outcome, rules=rules)
+
+    async def _document(self, view: View, page: Page, freshness: Freshness) -> tuple[Document | None, bool]:
+        """Return the JSON that the gem's upstream has, if any, and whether it could not be had."""
+        try:
+            async with asyncio.timeout(DOCUMENT_SECONDS):
+                return await self._repository.document(view, page, freshness), False
+        except (UpstreamError, Unavailable, TimeoutError) as error:
+            reason = str(error) or "its upstream takes too long"
+            logger.info("the JSON of %s is made here: %s", page.name, reason)
+            return None, True
+
+    async def _with_specification(self, project: Project, file: File) -> Project:
+        """Return a gem with the specification that is inside one of its files, if that can be had."""
+        if pages.spec_of(file) is not None:
+            return project
+        try:
+            async with asyncio.timeout(SPECIFICATION_SECONDS):
+                _, opened = await self._repository.sidecar(project.name, file.filename)
+                content = b"".join([chunk async for chunk in opened.body.read()])
+            spec = read_gemspec_rz(content)
+        except (MirrorError, TimeoutError):
+            return project
+        with_spec = msgspec.structs.replace(file, extra={**file.extra, "spec": msgspec.to_builtins(spec)})
+        files = tuple(with_spec if one is file else one for one in project.files)
+        return msgspec.structs.replace(project, files=files)
 
     async def search(self, request: web.Request) -> web.StreamResponse:
         """Respond to `/api/v1/search.json`: gems with that name first, then those whose names begin with the word."""
@@ -125,8 +189,8 @@ class JsonApi:
             async with slots:
                 try:
                     return (await self._repository.project(name)).project
-                except NotFound:
-                    return None
+                except (NotFound, UpstreamError, Unavailable):
+                    return None  # it cannot be described now, and the others can
 
         projects = await asyncio.gather(*(project(name) for name in found[first : first + SEARCH_RESULTS]))
         body = pages.search_json(((one, None) for one in projects if one is not None), self._links(request))

@@ -53,6 +53,8 @@ def request_for(base: URL, page: Page) -> UpstreamRequest:
         case "version_json", [name, version, *platform]:
             url = base / "api/v2/rubygems" / canonical(name) / "versions" / f"{version}.json"
             url = url.with_query(platform=platform[0]) if platform else url
+        case "provenance", [filename]:
+            url = base / "api/v1/attestations" / f"{filename.removesuffix('.gem')}.json"
         case _:
             raise ValueError(f"RubyGems has no page {page}.")
     return UpstreamRequest(url=url, accept="application/json", limit=32 * _MB)
@@ -210,6 +212,15 @@ def _canonical_names(lines: Iterable[str]) -> Iterator[str]:
 # --- JSON ------------------------------------------------------------------------------------------------------
 
 Json = dict[str, Any]
+
+
+def check_document(page: Page, response: UpstreamResponse) -> None:
+    """Check that an upstream's JSON is what its address promises. Raises UpstreamProtocolError."""
+    promised = list[Json] if page.kind in ("versions_json", "provenance") else Json
+    try:
+        msgspec.json.decode(response.body, type=promised)
+    except (msgspec.DecodeError, RecursionError):
+        raise UpstreamProtocolError(f"The upstream's JSON of {page.name} is none.") from None
 
 
 class Links(NamedTuple):

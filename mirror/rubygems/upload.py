@@ -17,7 +17,7 @@ from mirror.auth import Guard, Identity, requested_key
 from mirror.auth.audit import address_of, audit
 from mirror.catalog import Accounts, User
 from mirror.config import LimitsSettings
-from mirror.errors import Conflict, Forbidden, Invalid, NotFound, TooLarge
+from mirror.errors import Conflict, Forbidden, Invalid, NotFound, TooLarge, UnknownFile
 from mirror.index.publish import Publisher
 from mirror.index.repository import Repository
 from mirror.model import Grant, Page, Right
@@ -155,16 +155,19 @@ class UploadRoutes:
         return web.Response(text=f"Successfully {done} gem: {name} ({number(version, platform)})")
 
     async def attestations(self, request: web.Request) -> web.Response:
-        """Respond with the attestations that came with a gem."""
+        """Respond with the attestations that came with a gem, or that its upstream has."""
         facts = facts_of(request)
         facts.kind, facts.repository = "page", self._publisher.repository
         filename = f"{request.match_info['full']}.gem"
         wanted = parse_gem_filename(filename)
         await self._guard.require(request, "read", self._publisher.repository, wanted.name)
         view = await self._repository.project(wanted.name)
-        document = await self._repository.document(view, Page("provenance", filename))
+        if filename not in view.files:
+            raise UnknownFile(wanted.name, filename)
+        source = view.files[filename].source
+        document = await self._repository.document(view, Page("provenance", filename), facts.freshness, source)
         if document is None:
-            raise NotFound(f"No attestations of {filename} are held here.")
+            raise NotFound(f"No attestations of {filename} are known here.")
         return web.Response(body=(await document.read()).content, content_type="application/json")
 
     # Owners

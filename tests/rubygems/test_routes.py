@@ -15,10 +15,11 @@ import aiohttp
 import pytest
 from multidict import CIMultiDict
 
+from mirror.rubygems import json_api
 from tests.builders import gem
 from tests.genuine import GEMS
 from tests.serving import Serving, serving
-from tests.simulator import Corrupt, Request, Simulator, Status
+from tests.simulator import Body, Corrupt, Fault, Request, Simulator, Stall, Status
 
 HOSTILE = [
     "info/%2e%2e", "info/..%2f..%2fetc%2fpasswd", "info/a%00b", "info/%ff%fe", "info/a%0d%0aSet-Cookie:%20x",
@@ -231,6 +232,57 @@ async def test_the_json_is_made_here_when_upstream_has_none(mirror: Serving, sim
     assert (about["name"], about["version"]) == ("sinatra", "4.1.1")
     assert {"name": "tilt", "requirements": "~> 2.0"} in about["dependencies"]["runtime"]
     assert (await mirror.get("api/v2/rubygems/rack/versions/3.1.16.json")).json()["number"] == "3.1.16"
+
+
+JSON_PATHS = [
+    "api/v1/gems/sinatra.json",
+    "api/v1/versions/sinatra.json",
+    "api/v1/versions/sinatra/latest.json",
+    "api/v2/rubygems/sinatra/versions/4.1.1.json",
+    "api/v1/search.json?query=sinatra",
+]
+
+
+@pytest.mark.parametrize("trouble", [Status(500), Status(429, 3600), Stall(), Body(b"<html>Log in</html>")])
+async def test_the_json_is_made_of_what_is_held_when_the_api_of_upstream_is_away(
+    mirror: Serving, simulator: Simulator, monkeypatch: pytest.MonkeyPatch, trouble: Fault
+) -> None:
+    monkeypatch.setattr(json_api, "DOCUMENT_SECONDS", 0.3)
+    for path in ("versions", "info/sinatra", "gems/sinatra-4.1.1.gem"):
+        assert (await mirror.get(path)).status == 200
+    simulator.inject("/api/*", trouble)
+    for path in JSON_PATHS:
+        reply = await mirror.get(path)
+        assert reply.status == 200, path
+        assert "4.1.1" in reply.text
+    about = (await mirror.get(JSON_PATHS[0])).json()
+    spec = simulator.rubygems.gems["sinatra-4.1.1"].spec
+    assert (about["info"], about["homepage_uri"]) == (spec.fields["description"], spec.fields["homepage"])
+    assert {"name": "tilt", "requirements": "~> 2.0"} in about["dependencies"]["runtime"]
+    simulator.heal()
+
+
+async def test_the_json_is_made_of_what_is_held_offline(simulator: Simulator, tmp_path: Path) -> None:
+    simulator.load_genuine(GEMS)
+    async with serving(tmp_path / "data", upstreams(simulator)) as mirror:
+        for path in ("versions", "info/sinatra", "gems/sinatra-4.1.1.gem"):
+            await mirror.get(path)
+    async with serving(tmp_path / "data", upstreams(simulator), offline=True) as mirror:
+        for path in JSON_PATHS:
+            reply = await mirror.get(path)
+            assert (reply.status, "4.1.1" in reply.text) == (200, True), path
+
+
+async def test_the_attestations_of_an_upstream_are_passed_on(mirror: Serving, simulator: Simulator) -> None:
+    path = "api/v1/attestations/rack-3.0.json"
+    assert (await mirror.get(path)).status == 404
+    simulator.rubygems.attestations = {full: [{"mediaType": "a"}] for full in ("rack-3.0", "rack-3.1.16", "rack-77")}
+    for _ in range(2):
+        assert (await mirror.get(path, Cache_Control="no-cache")).json() == [{"mediaType": "a"}]
+        simulator.inject(f"/{path}", Body(b"<html>"))  # nothing replaces them that is none
+    assert (await mirror.get("api/v1/attestations/rack-77.json")).status == 404
+    simulator.inject("/api/v1/attestations/*", Status(500))
+    assert (await mirror.get("api/v1/attestations/rack-3.1.16.json")).status == 503
 
 
 async def test_a_search_finds_the_word_itself_first(mirror: Serving) -> None:

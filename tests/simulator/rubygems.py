@@ -76,6 +76,8 @@ class RubyGems:
         self.lines: list[Line] = []
         self.recorded: dict[str, bytes] = {}
         """Name → the beginning of its /info, byte for byte, before what was pushed since."""
+        self.attestations: dict[str, list[dict[str, Any]]] = {}
+        """Full name → what its author attested."""
         self._recorded_numbers: dict[str, tuple[str, ...]] = {}
         self._by_name: dict[str, list[Pushed]] = {}
         self._created = self._now()
@@ -282,6 +284,8 @@ class RubyGems:
                 matching = [spec for spec in self.listed(name) if spec.version == version]
                 matching = [spec for spec in matching if platform in (None, spec.platform)]
                 value = self._gem_json(matching[0]) | self._version_json(matching[0]) if matching else None
+            case ["v1", "attestations", filename]:
+                value = self.attestations.get(filename.removesuffix(".json"))
             case ["v1", "search.json"]:
                 newest = {spec.name: spec for spec in self.listed() if query.get("query", "") in spec.name}
                 page = int(query.get("page", "1"))
