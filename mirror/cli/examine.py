@@ -16,11 +16,21 @@ from mirror import __version__
 from mirror.catalog.inspection import Inspection, held_projects, inspect
 from mirror.cli.ask import get_from_address, get_from_url, json_from_address, json_from_url
 from mirror.config import RepositorySettings, Settings, UpstreamSettings
-from mirror.doctor import ExamineOptions, Finding, IndexClient, Login, Requirement, machine, open_session
+from mirror.doctor import (
+    ExamineOptions,
+    Finding,
+    IndexClient,
+    Login,
+    Requirement,
+    WireSession,
+    machine,
+    open_session,
+)
 from mirror.errors import ConfigError, Invalid, MirrorError, UpstreamError
 from mirror.index.ecosystem import Ecosystem
 from mirror.service.directory import served_at
 from mirror.service.ecosystems import ECOSYSTEMS
+from mirror.upstream import Outgoing
 
 _SERVES = Requirement("index/serves", "There is an index at the URL.", "everyone whose client uses it")
 _CONFIGURATION = Requirement(
@@ -67,7 +77,7 @@ class DoctorOptions(msgspec.Struct, frozen=True, kw_only=True):
 async def examine_url(text: str, wanted: DoctorOptions) -> list[DoctorSection]:
     """Examine an index at a URL, of whatever ecosystem it is. Raises Invalid when it is no URL."""
     url = _url(text)
-    async with open_session() as session:
+    async with open_session(Outgoing(url.with_user(None))) as session:
         return await _examine(session, url, tuple(ECOSYSTEMS), wanted, {})
 
 
@@ -82,7 +92,7 @@ def _url(text: str) -> URL:
 
 
 async def _examine(
-    session: aiohttp.ClientSession,
+    session: WireSession,
     url: URL,
     formats: Sequence[str],
     wanted: DoctorOptions,
@@ -107,7 +117,7 @@ async def _examine(
     return found
 
 
-async def _login(session: aiohttp.ClientSession, url: URL, token: str | None) -> Login | None:
+async def _login(session: WireSession, url: URL, token: str | None) -> Login | None:
     """Return the credentials in the URL; without any, the token, if reading needs one."""
     if url.user is not None:
         return Login(url.origin(), _basic(url.user, url.password or ""))
@@ -177,10 +187,6 @@ def _upstreams(settings: Settings) -> list[UpstreamSettings]:
 
 async def _ask_upstream(upstream: UpstreamSettings) -> tuple[float | None, str]:
     """Return the time of an upstream's clock, and what is wrong with it (empty: nothing), from one HEAD request."""
-    try:
-        trust = ssl.create_default_context(cafile=upstream.ca_file) if upstream.ca_file else True
-    except OSError as error:
-        return None, f"its ca_file cannot be used: {error.strerror}"
     url = URL(str(upstream.url))
     secret = upstream.secret()
     login = (
@@ -188,8 +194,16 @@ async def _ask_upstream(upstream: UpstreamSettings) -> tuple[float | None, str]:
         if upstream.username or secret
         else None
     )
-    proxy = str(upstream.proxy.get_secret_value()) if upstream.proxy else None
-    async with open_session(aiohttp.TCPConnector(ssl=trust), proxy) as session:
+    try:
+        outgoing = Outgoing(
+            url,
+            ca_file=upstream.ca_file,
+            proxy=upstream.proxy.get_secret_value() if upstream.proxy else None,
+            allow_hosts=upstream.allow_hosts,
+        )
+    except ConfigError as error:
+        return None, str(error)
+    async with open_session(outgoing) as session:
         try:
             response = await IndexClient(session, login).head(url, Accept="*/*")
         except MirrorError as error:

@@ -7,6 +7,7 @@ a fault in a file, while MIRROR_NETWORK__RETRIES=3 is not.
 """
 
 import difflib
+import logging
 import os
 import re
 import tomllib
@@ -21,11 +22,10 @@ from pydantic_settings import BaseSettings, EnvSettingsSource, SettingsConfigDic
 from mirror.config.reference import describe
 from mirror.config.settings import DEFAULT_REPOSITORIES, Settings
 from mirror.config.values import Text
+from mirror.config.variables import PREFIX, meaning
 from mirror.errors import ConfigError, Misconfigured
 
-PREFIX = "MIRROR_"
-NOT_SETTINGS = {"MIRROR_CONFIG"}
-"""Variables with the prefix that are not settings."""
+logger = logging.getLogger(__name__)
 
 Place = tuple[str | int, ...]
 """The path to a setting: keys, and indexes of lists."""
@@ -118,11 +118,15 @@ def _parse(path: Path, text: str) -> Table:
 
 def _environment() -> Table:
     """Return the settings of the environment, in the structure of the file. Raises ConfigError."""
+    tables: dict[str, set[str]] = {field: _keys_beside((field, "")) for field in Settings.model_fields}
     for name in sorted(os.environ):
-        key = name.removeprefix(PREFIX).split("__")[0].lower()
-        if name.startswith(PREFIX) and name not in NOT_SETTINGS and key not in Settings.model_fields:
-            known = [PREFIX + field.upper() for field in Settings.model_fields]
-            raise ConfigError(f"{name}: is not a setting{_suggestion(PREFIX + key.upper(), known)}")
+        if not name.startswith(PREFIX):
+            continue
+        match meaning(name, os.environ[name], tables):
+            case "misspelt", meant:
+                raise ConfigError(f"{name}: is not a setting (did you mean {meant}?)")
+            case "unknown", _:
+                logger.warning("%s: is not a setting, and is ignored", name)
     try:
         return {key: _marked(value) for key, value in EnvSettingsSource(_Variables)().items()}
     except SettingsError as error:

@@ -7,7 +7,7 @@ of Python and Ruby clients are in `pypi.doctor` and `rubygems.doctor`.
 Not done, on purpose: crawling. One project and one gem stand for all of an index.
 """
 
-from mirror.doctor.client import IndexClient, Login, WireResponse, open_session
+from mirror.doctor.client import IndexClient, Login, WireResponse, WireSession, open_session
 from mirror.doctor.findings import Check, ExamineOptions, Finding, Requirement, run
 
 __all__ = [
@@ -18,6 +18,7 @@ __all__ = [
     "Login",
     "Requirement",
     "WireResponse",
+    "WireSession",
     "open_session",
     "run",
 ]

@@ -8,7 +8,7 @@ The surprise: no header is sent that the caller does not set, so that "no Accept
 import time
 import zlib
 from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Literal
 
 import aiohttp
@@ -18,6 +18,7 @@ from yarl import URL
 
 from mirror import __version__
 from mirror.errors import TooLarge, UpstreamProtocolError, UpstreamUnavailable
+from mirror.upstream import Outgoing
 
 RESPONSE_SECONDS = 120.0
 """Time for a whole response."""
@@ -107,7 +108,7 @@ class Login(msgspec.Struct, frozen=True):
 class IndexClient:
     """Sends requests to one index, within the limits of one examination."""
 
-    def __init__(self, session: aiohttp.ClientSession, login: Login | None = None) -> None:
+    def __init__(self, session: "WireSession", login: Login | None = None) -> None:
         self._session = session
         self._login = login
         self._left = MOST_REQUESTS
@@ -163,7 +164,7 @@ class IndexClient:
         sent.setdefault("User-Agent", f"mirror-doctor/{__version__}")
         what = f"{method} {url.with_user(None)}"
         try:
-            async with self._session.request(method, url, headers=sent, data=data, allow_redirects=False) as response:
+            async with self._session.request(method, url, sent, data) as response:
                 body, cut = await _read(response, most, part, what)
                 if cut:
                     response.close()
@@ -222,19 +223,32 @@ def _named(headers: Mapping[str, str]) -> dict[str, str]:
     return {name.replace("_", "-"): value for name, value in headers.items()}
 
 
+class WireSession:
+    """A session of aiohttp, and how its connections leave."""
+
+    def __init__(self, session: aiohttp.ClientSession, outgoing: Outgoing | None) -> None:
+        """`outgoing` None: everything is asked over the session's own connector."""
+        self._session = session
+        self._outgoing = outgoing
+
+    def request(
+        self, method: Method, url: URL, headers: Mapping[str, str], data: Data
+    ) -> AbstractAsyncContextManager[aiohttp.ClientResponse]:
+        """Send a request, through the proxy that is meant for its URL. Raises ForbiddenAddress."""
+        proxy = self._outgoing.proxy_for(url) if self._outgoing else None
+        return self._session.request(method, url, headers=headers, data=data, allow_redirects=False, proxy=proxy)
+
+
 @asynccontextmanager
-async def open_session(
-    connector: aiohttp.BaseConnector | None = None, proxy: str | None = None
-) -> AsyncIterator[aiohttp.ClientSession]:
-    """Open a session for `IndexClient`; with a `connector`, proxies of the environment are not used."""
+async def open_session(way: Outgoing | aiohttp.BaseConnector) -> AsyncIterator[WireSession]:
+    """Open a session for `IndexClient`: to an index as the mirror itself reaches it, or over a connector of its own."""
+    outgoing = None if isinstance(way, aiohttp.BaseConnector) else way
     timeout = aiohttp.ClientTimeout(total=RESPONSE_SECONDS, sock_connect=10, sock_read=SILENCE_SECONDS)
     async with aiohttp.ClientSession(
-        connector=connector,
+        connector=way if isinstance(way, aiohttp.BaseConnector) else way.connector(),
         timeout=timeout,
         auto_decompress=False,
         skip_auto_headers=["Accept", "Accept-Encoding", "User-Agent"],
         cookie_jar=aiohttp.DummyCookieJar(),
-        proxy=proxy,
-        trust_env=connector is None,  # the proxies of this machine's clients
     ) as session:
-        yield session
+        yield WireSession(session, outgoing)

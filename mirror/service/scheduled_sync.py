@@ -65,6 +65,7 @@ def worker_config(mirror: Mirror) -> WorkerConfig:
                 authorization=upstream.authorization,
                 user_agent=upstream.options.user_agent,
                 ca_file=str(upstream.options.ca_file) if upstream.options.ca_file else None,
+                allow_hosts=upstream.options.allow_hosts,
                 connect_timeout=upstream.options.connect_timeout,
                 read_timeout=upstream.options.read_timeout,
             )

@@ -76,6 +76,7 @@ class Upstream:
             allow_hosts=self.options.allow_hosts,
             connect_timeout=self.options.connect_timeout,
         )
+        self._own_connector = self.outgoing.own_connector()
         self._clock = clock
         self._sessions: dict[bool, aiohttp.ClientSession] = {}
         """By whether they are for the index's own host."""
@@ -337,7 +338,7 @@ class Upstream:
         if own not in self._sessions or self._sessions[own].closed:
             options = self.options
             self._sessions[own] = aiohttp.ClientSession(
-                connector=self.outgoing.own_connector() if own else self.outgoing.connector(),
+                connector=self._own_connector() if own else self.outgoing.connector(),
                 timeout=aiohttp.ClientTimeout(
                     total=None,
                     connect=options.connect_timeout,

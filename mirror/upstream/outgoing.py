@@ -73,10 +73,6 @@ class Outgoing:
         self.has_proxies = self._proxy is not None or bool(self._proxies)
         """Whether any request may go through a proxy, so that `proxy_for` has to be asked."""
         proxies = [self._proxy] if self._proxy else list(self._proxies.by_scheme.values())
-        self.own_connector: Callable[[], aiohttp.TCPConnector] = self.connector
-        """Makes the connector for the index's own host; where its URL has an address, there is nothing to check."""
-        if literal(host_of(url)) is not None:
-            self.own_connector = partial(aiohttp.TCPConnector, limit=0, ssl=self._trust())
         self._proxy_ports = frozenset((host_of(one), one.port) for one in proxies)
 
     # Certificates
@@ -108,6 +104,15 @@ class Outgoing:
     def connector(self) -> aiohttp.TCPConnector:
         """Return a connector for a session of aiohttp. Requests need `proxy_for` as well where `has_proxies`."""
         return _CheckedConnector(self, self._trust())
+
+    def own_connector(self) -> Callable[[], aiohttp.TCPConnector]:
+        """Return what makes the connector for the index's own host; an address in its URL needs no check.
+
+        Raises ConfigError.
+        """
+        if literal(host_of(self._url)) is None:
+            return self.connector
+        return partial(aiohttp.TCPConnector, limit=0, ssl=self._trust())
 
     def _trust(self) -> ssl.SSLContext | bool:
         """Return what TLS connections trust; True stands for aiohttp's context, which is made once for all."""

@@ -1,5 +1,6 @@
 """Settings: what is accepted, where it comes from, and what a fault looks like."""
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -193,6 +194,57 @@ def test_a_fault_in_a_variable_names_the_variable(
 ) -> None:
     monkeypatch.setenv(name, value)
     assert fault() == expected
+
+
+LINKS = {
+    "MIRROR_SERVICE_HOST": "10.0.0.7",
+    "MIRROR_SERVICE_PORT": "8484",
+    "MIRROR_SERVICE_PORT_HTTP": "8484",
+    "MIRROR_PORT": "tcp://10.0.0.7:8484",
+    "MIRROR_PORT_8484_TCP": "tcp://10.0.0.7:8484",
+    "MIRROR_PORT_8484_TCP_PROTO": "tcp",
+    "MIRROR_PORT_8484_TCP_PORT": "8484",
+    "MIRROR_PORT_8484_TCP_ADDR": "10.0.0.7",
+}
+"""What a cluster sets for a service that is called `mirror`."""
+
+
+@pytest.mark.parametrize("service", ["MIRROR_", "MIRROR_CACHE_", "MIRROR_STORE_", "MIRROR_LISTEN_"])
+def test_variables_of_a_cluster_are_passed_over(
+    service: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    for name, value in LINKS.items():
+        monkeypatch.setenv(name.replace("MIRROR_", service, 1), value)
+    monkeypatch.setenv("MIRROR_OLD_NAME", "/app/old")
+    monkeypatch.setenv("MIRROR_OLD_ENV_PATH", "/bin")
+    monkeypatch.setenv("MIRROR_OFFLINE", "1")
+    assert load().offline
+    assert caplog.messages == []
+
+
+def test_other_unknown_variables_are_named_in_a_warning(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("MIRROR_HOME", "/srv/mirror")
+    monkeypatch.setenv("MIRROR_PORT", "8080")
+    load()
+    assert caplog.messages == [f"{name}: is not a setting, and is ignored" for name in ("MIRROR_HOME", "MIRROR_PORT")]
+
+
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [
+        ("MIRROR_LISTN", "MIRROR_LISTEN"),
+        ("MIRROR_NETWROK__RETRIES", "MIRROR_NETWORK__RETRIES"),
+        ("MIRROR_STORE_LIMIT", "MIRROR_STORE__LIMIT"),
+        ("MIRROR_NETWORK_RETRY", "MIRROR_NETWORK__RETRIES"),
+        ("MIRROR_REPOSITORY__PYPI__PRIVATE", "MIRROR_REPOSITORIES__PYPI__PRIVATE"),
+    ],
+)
+def test_a_misspelt_variable_is_an_error(name: str, meant: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(name, "1")
+    with pytest.raises(ConfigError, match=re.escape(f"{name}: is not a setting (did you mean {meant}?)")):
+        load()
 
 
 def test_a_fault_on_the_command_line_says_so(tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ import mirror.rubygems.doctor
 from mirror.cli import main
 from mirror.config import Settings
 from mirror.doctor import ExamineOptions, Finding, IndexClient, machine, open_session
+from mirror.upstream import Outgoing
 from tests.builders import gem, wheel
 from tests.serving import repositories, serving, spawned
 from tests.simulator import (
@@ -58,7 +59,7 @@ def fill(simulator: Simulator) -> None:
 
 async def examine(form: str, url: str, options: ExamineOptions | None = None) -> list[Finding]:
     examined = mirror.pypi.doctor.examine if form == "pypi" else mirror.rubygems.doctor.examine
-    async with open_session() as session:
+    async with open_session(Outgoing(URL(url))) as session:
         found = await examined(IndexClient(session), URL(url), options or ExamineOptions())
     assert found is not None
     return found

@@ -326,9 +326,9 @@ def loaded(monkeypatch: pytest.MonkeyPatch) -> list[object]:
     """Record the files whose authorities are loaded from now on."""
     original, made = ssl.create_default_context, list[object]()
 
-    def making(cafile: str | None) -> ssl.SSLContext:
+    def making(cafile: str | None = None, capath: str | None = None) -> ssl.SSLContext:
         made.append(cafile)
-        return original(cafile=cafile)
+        return original(cafile=cafile, capath=capath)
 
     monkeypatch.setattr("ssl.create_default_context", making)
     return made

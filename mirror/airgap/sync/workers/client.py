@@ -7,9 +7,9 @@ llhttp, which Node.js uses.
 """
 
 import asyncio
-import ssl
 from collections import Counter
 from collections.abc import Mapping
+from pathlib import Path
 from typing import cast
 
 import httptools
@@ -18,8 +18,8 @@ from multidict import CIMultiDict
 from yarl import URL
 
 from mirror.airgap.sync.workers.messages import WorkerUpstream
-from mirror.errors import UpstreamProtocolError, UpstreamUnavailable
-from mirror.upstream import Origin, origin, redirect_target
+from mirror.errors import ConfigError, UpstreamProtocolError, UpstreamUnavailable
+from mirror.upstream import Origin, Outgoing, origin, redirect_target
 
 HEAD_BYTES = 64 << 10
 """The most bytes of an answer's head, together with what surrounds the chunks of its body; and of an error's body."""
@@ -46,14 +46,19 @@ class SmallFileClient:
         self._upstream = upstream
         self._origin = origin(URL(upstream.url))
         self._constant = f"User-Agent: {upstream.user_agent}\r\nAccept: */*\r\nAccept-Encoding: identity\r\n"
-        self._tls: ssl.SSLContext | None = None
+        self._outgoing = Outgoing(
+            URL(upstream.url),
+            ca_file=Path(upstream.ca_file) if upstream.ca_file else None,
+            allow_hosts=upstream.allow_hosts,
+            connect_timeout=upstream.connect_timeout,
+        )
         self._idle: dict[Origin, list[_Connection]] = {}
         self._failures: Counter[Origin] = Counter()
 
     async def get(self, url: URL, limit: int) -> SmallFileResponse:
         """Return the answer to a GET, whose status is 200 and whose body has at most `limit` bytes.
 
-        Raises UpstreamUnavailable and UpstreamProtocolError.
+        Raises UpstreamUnavailable, and UpstreamProtocolError for an address to which the upstream may not lead.
         """
         for _ in range(REDIRECTS + 1):
             response = await self._get(url, limit)
@@ -67,11 +72,13 @@ class SmallFileClient:
     async def _get(self, url: URL, limit: int) -> SmallFileResponse:
         """Return the answer, whatever its status. Raises UpstreamUnavailable."""
         key = origin(url)
+        if self._outgoing.has_proxies and self._outgoing.proxy_for(url) is not None:
+            raise UpstreamUnavailable(f"{url.host} is reached through a proxy, which this client does not know.")
         if self._failures[key] >= FAILURES_IN_A_ROW:
             raise UpstreamUnavailable(f"{url.host} has failed too often.")
         try:
             response = await self._exchange(key, self._request(key, url), limit)
-        except (OSError, _UnreadableError) as error:
+        except (OSError, ConfigError, _UnreadableError) as error:
             # A silence is not tried again: each takes long.
             self._failures[key] += FAILURES_IN_A_ROW if isinstance(error, TimeoutError) else 1
             raise UpstreamUnavailable(f"{url.host} did not answer as expected.") from error
@@ -106,13 +113,20 @@ class SmallFileClient:
         scheme, host, port = key
         assert host  # as every URL here has it
         assert port
-        if scheme == "https" and self._tls is None:
-            self._tls = ssl.create_default_context(cafile=self._upstream.ca_file)  # slow: once for all connections
+        loop, tls = asyncio.get_running_loop(), self._outgoing.tls_context() if scheme == "https" else None
         async with asyncio.timeout(self._upstream.connect_timeout):
-            _, connection = await asyncio.get_running_loop().create_connection(
-                lambda: _Connection(self._upstream.read_timeout), host, port,
-                ssl=self._tls if scheme == "https" else None,
-            )  # fmt: skip
+            *others, last = await self._outgoing.addresses(host, port)
+            for address in (*others, last):
+                try:
+                    _, connection = await loop.create_connection(
+                        lambda: _Connection(self._upstream.read_timeout), address, port,
+                        ssl=tls, server_hostname=host if tls else None,
+                    )  # fmt: skip
+                except OSError:
+                    if address == last:
+                        raise
+                else:
+                    break
         return connection
 
     def close(self) -> None:

@@ -28,6 +28,8 @@ class WorkerUpstream(msgspec.Struct, frozen=True, kw_only=True):
     user_agent: str
     ca_file: str | None
     """Certificates to trust instead of the system's."""
+    allow_hosts: tuple[str, ...] = ()
+    """Hosts and networks inside this network to which it may lead."""
     connect_timeout: float
     """For name resolution, connection and TLS together."""
     read_timeout: float
