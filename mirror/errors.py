@@ -13,6 +13,9 @@ class MirrorError(Exception):
 class NotFound(MirrorError):
     """The requested thing does not exist."""
 
+    existed = False
+    """Whether the one that answered says that it did exist."""
+
 
 class UnknownProject(NotFound):
     """No source of the repository has a project of that name."""
@@ -20,6 +23,23 @@ class UnknownProject(NotFound):
     def __init__(self, name: str) -> None:
         super().__init__(f"No project named {name!r} is known here.")
         self.name = name
+
+
+class ReservedName(UnknownProject):
+    """A source that has no project of that name any more, or is ours, keeps the name from the sources after it."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(name)
+        self.args = (
+            f"No project named {name!r} is known here. The index that had it does so no longer, and no other one is"
+            f" asked for it until the operator runs: mirror release {name}",
+        )
+
+
+class GoneForGood(NotFound):
+    """An upstream answered 410: it had such a thing, and has it no longer."""
+
+    existed = True
 
 
 class UnknownFile(NotFound):
@@ -107,9 +127,6 @@ class UpstreamUnavailable(UpstreamError, Unavailable):
     """The upstream cannot be reached, is too slow, or answers with an error of its own."""
 
     cause = "connect"
-
-    last_known_missing = False
-    """Whether the upstream's last usable response was that it has no such project."""
 
 
 class UpstreamRefused(UpstreamError):

@@ -6,6 +6,7 @@ recorded about cached content can always be made again; uploads have their recor
 
 from mirror.catalog.accounts import Accounts, Token, User
 from mirror.catalog.bundles import Bundles
+from mirror.catalog.claims import Claims
 from mirror.catalog.coordination import Counters, Cursor, Cursors, Leases
 from mirror.catalog.database import Database
 from mirror.catalog.feed import FeedTable, Position
@@ -22,6 +23,7 @@ __all__ = [
     "Browse",
     "Bundles",
     "Catalog",
+    "Claims",
     "Contents",
     "Counters",
     "Cursor",
@@ -56,6 +58,7 @@ class Catalog:
     def __init__(self, database: Database) -> None:
         self.database = database
         self.pages = Pages(database)
+        self.claims = Claims(database)
         self.files = Files(database)
         self.feed = FeedTable(database)
         self.logs = Logs(database)

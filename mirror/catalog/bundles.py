@@ -209,6 +209,17 @@ class Bundles:
                 (change.bundle,),
             ),
             (
+                "INSERT INTO claims (owner, project, at) SELECT source, name, checked FROM staged_pages"
+                " WHERE bundle = $1 AND kind = 'project' AND found = 1"
+                " ON CONFLICT (owner, project) DO UPDATE SET at = excluded.at",
+                (change.bundle,),
+            ),
+            (
+                "INSERT INTO shown (repository, project, source) SELECT '*', name, source FROM staged_pages"
+                " WHERE bundle = $1 AND kind = 'project' AND found = 1 ON CONFLICT DO NOTHING",
+                (change.bundle,),
+            ),
+            (
                 "DELETE FROM removed WHERE (source, project) IN"
                 " (SELECT source, name FROM staged_pages WHERE bundle = $1 AND kind = 'project')",
                 (change.bundle,),

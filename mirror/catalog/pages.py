@@ -6,6 +6,7 @@ from typing import Literal
 
 import msgspec
 
+from mirror.catalog.claims import CLAIM
 from mirror.catalog.database import Database
 from mirror.catalog.feed import NEXT_SERIAL, event_sql
 from mirror.model import Page, Stamp, UpstreamResponse
@@ -96,10 +97,11 @@ class Pages:
             )
         )
 
-    async def put(self, source: str, page: Page, answer: UpstreamResponse, stamp: Stamp) -> int | None:
+    async def put(self, source: str, page: Page, answer: UpstreamResponse, stamp: Stamp, owner: str = "") -> int | None:
         """Store an answer, and in the same transaction an event when its revision is a new one.
 
-        Returns the event's serial, or None. The body is compressed in the caller's thread: off the loop when large.
+        A project's page makes its name that of `owner`, the source if there is none. Returns the event's serial, or
+        None. The body is compressed in the caller's thread: off the loop when large.
         """
         rows = await self._database.write(
             NEXT_SERIAL,
@@ -117,6 +119,7 @@ class Pages:
                     answer.etag, answer.last_modified, answer.serial, zstd.compress(answer.body, 3),
                 ),
             ),
+            *([(CLAIM, (owner or source, page.name, stamp.checked))] if page.kind == "project" else []),
         )  # fmt: skip
         return rows[1][0][0] if rows[1] else None
 
@@ -129,8 +132,11 @@ class Pages:
         )  # fmt: skip
         return bool(confirmed)
 
-    async def miss(self, source: str, page: Page, checked: float) -> int | None:
-        """Record that upstream has no such page; return the serial of the event when there had been one."""
+    async def miss(self, source: str, page: Page, checked: float, owner: str = "") -> int | None:
+        """Record that upstream has no such page; return the serial of the event when there had been one.
+
+        `owner` is who owns its name from now on, where upstream says itself that there was such a page.
+        """
         kind = "removed" if page.kind == "project" else page.kind
         rows = await self._database.write(
             NEXT_SERIAL,
@@ -142,6 +148,7 @@ class Pages:
                 " etag = NULL, last_modified = NULL",
                 (source, page.kind, page.name, checked, b""),
             ),
+            *([(CLAIM, (owner, page.name, checked))] if owner and page.kind == "project" else []),
         )  # fmt: skip
         return rows[1][0][0] if rows[1] else None
 

@@ -26,8 +26,10 @@ class Ages(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Freshness(Enum):
-    """The freshness that a client requires of a page."""
+    """The freshness that is required of a page."""
 
+    HELD = auto()
+    """What is stored, and nothing else: upstream is not asked, since a source before it may have the project."""
     ANY = auto()
     """Any stored answer will do: files do not change, however old the page that lists them."""
     USUAL = auto()

@@ -4,7 +4,7 @@ By default the first source that has a project wins wholly, so that no upstream 
 (dependency confusion). Only for names configured as `union` are the files of all sources shown together, by file name.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 
 import msgspec
 
@@ -88,13 +88,18 @@ def removed_everywhere(sources: Sequence[tuple[frozenset[str], Sequence[File]]])
     return removed.difference(file.filename for names, files in sources for file in files if file.filename not in names)
 
 
-def merge_names(sources: Sequence[Names], private: Sequence[tuple[str, ...]]) -> Names:
-    """Merge the names of sources, in their order; `private` are patterns of names that each source may not have."""
+def merge_names(
+    sources: Sequence[Names], private: Sequence[tuple[str, ...]], taken: Sequence[Container[str]] = ()
+) -> Names:
+    """Merge the names of sources, in their order.
+
+    `private` are patterns of names that each source may not have, `taken` the names that belong to sources before it.
+    """
     serials: dict[str, int | None] = {}
     display: dict[str, str] = {}
-    for names, patterns in zip(sources, private, strict=True):
+    for names, patterns, others in zip(sources, private, taken or [()] * len(sources), strict=True):
         for name, serial in names.serials.items():
-            if name in serials or (patterns and matches(patterns, name)):
+            if name in serials or name in others or (patterns and matches(patterns, name)):
                 continue
             serials[name] = serial
             if name in names.display:

@@ -8,8 +8,9 @@ import msgspec
 
 from mirror.index.cache import SingleFlight, Validity
 from mirror.index.freshness import Freshness
+from mirror.index.gathering import SourceOrder
 from mirror.index.merge import merge_names, worst
-from mirror.index.source import LoadedNames, NameListing, Source, join_revisions
+from mirror.index.source import LoadedNames, NameListing, join_revisions
 from mirror.index.view import RepositoryNames
 from mirror.model import Outcome
 
@@ -17,10 +18,8 @@ from mirror.model import Outcome
 class NameIndex:
     """All names of a repository; they are read only where a page of them is rendered."""
 
-    def __init__(self, sources: Sequence[Source], private: tuple[str, ...], clock: Callable[[], float]) -> None:
-        """`private` are patterns of names that are shown only where they are our own."""
-        self._sources = sources
-        self._private = private
+    def __init__(self, order: SourceOrder, clock: Callable[[], float]) -> None:
+        self._order = order
         self._clock = clock
         self.kept: RepositoryNames | None = None
         """The names as they were gathered last, until they may have changed."""
@@ -35,7 +34,7 @@ class NameIndex:
         return (await self.gathering.run(freshness, lambda: self._gather(freshness)))[0]
 
     async def _gather(self, freshness: Freshness) -> RepositoryNames:
-        listings = await asyncio.gather(*(source.names(freshness) for source in self._sources))
+        listings = await asyncio.gather(*(source.names(freshness) for source in self._order.sources))
         until = min((listing.until for listing in listings), default=math.inf)
         names = RepositoryNames(
             revision=join_revisions(listings),
@@ -55,8 +54,14 @@ class NameIndex:
 
     async def _load(self, listings: Sequence[NameListing]) -> LoadedNames:
         loaded = [await listing.load() for listing in listings]
-        private = [() if source.local else self._private for source in self._sources]
-        merged = await asyncio.to_thread(merge_names, [names for _, names in loaded], private)
+        taken = await self._order.taken_names()
+        private = self._order.precedence.private
+        merged = await asyncio.to_thread(
+            merge_names,
+            [names for _, names in loaded],
+            [() if source.local else private for source in self._order.sources],
+            taken,
+        )
         return LoadedNames(join_revisions(loaded), merged)
 
     def forget(self) -> None:

@@ -13,6 +13,7 @@ from typing import TypeVar
 import msgspec
 
 from mirror.catalog import Catalog, PageRow
+from mirror.catalog.claims import owner_of
 from mirror.errors import StorageFull
 from mirror.index.cache import BoundedCache, LoadingCache, MemoryBudget
 from mirror.model import Page, Stamp, UpstreamResponse
@@ -32,6 +33,7 @@ class PageStore:
 
     def __init__(self, source: str, catalog: Catalog, memory: MemoryBudget) -> None:
         self._source = source
+        self._owner = owner_of(source)
         self._pages = catalog.pages
         self._rows: LoadingCache[Page, PageRow] = LoadingCache(memory, lambda row: ROW_BYTES)
         self._unstored: BoundedCache[Page, tuple[PageRow, UpstreamResponse]] = BoundedCache(memory)
@@ -61,7 +63,7 @@ class PageStore:
     async def put(self, page: Page, row: PageRow, response: UpstreamResponse) -> int | None:
         """Store a response, and return the serial of the event; None when it changed nothing or the disk is full."""
         try:
-            serial = await self._pages.put(self._source, page, response, row.stamp)
+            serial = await self._pages.put(self._source, page, response, row.stamp, self._owner)
         except StorageFull as error:
             logger.warning("the page %s %s stays in memory: %s", page.kind, page.name, error)
             self._unstored.put(page, (row, response), weight=ROW_BYTES + len(response.body))
@@ -69,11 +71,14 @@ class PageStore:
         self._keep(page, row)
         return serial
 
-    async def put_missing(self, page: Page, now: float) -> tuple[PageRow, int | None]:
-        """Store that there is no such page, and return the row and the serial of the event, if it changed anything."""
+    async def put_missing(self, page: Page, now: float, had: bool) -> tuple[PageRow, int | None]:
+        """Store that there is no such page, and return the row and the serial of the event, if it changed anything.
+
+        `had`: upstream says itself that there was one.
+        """
         serial = None
         with warn_if_full(f"that there is no {page.kind} page {page.name}"):
-            serial = await self._pages.miss(self._source, page, now)
+            serial = await self._pages.miss(self._source, page, now, self._owner if had else "")
         return self._keep(page, PageRow(stamp=Stamp(now, False))), serial
 
     async def confirm(self, page: Page, row: PageRow, now: float) -> PageRow | None:

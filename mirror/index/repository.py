@@ -14,13 +14,14 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 
 import msgspec
 
-from mirror.errors import Blocked, NotFound, Offline, UnknownFile, UnknownProject, UpstreamUnavailable
+from mirror.errors import Blocked, NotFound, UnknownFile, UnknownProject
 from mirror.index.cache import FILE_BYTES, BoundedCache, MemoryBudget, SingleFlight, Validity
 from mirror.index.freshness import Freshness
+from mirror.index.gathering import SourceOrder
 from mirror.index.journal import Journal
 from mirror.index.merge import merge, removed_everywhere, worst
 from mirror.index.names import NameIndex
-from mirror.index.precedence import FIRST, Precedence, SourceChoice, choose
+from mirror.index.precedence import FIRST, SourceChoice, choose
 from mirror.index.source import Document, Listing, OpenFile, Source
 from mirror.index.view import RepositoryNames, UnfilteredProject, View
 from mirror.model import File, Format, Outcome, Page, Project
@@ -48,29 +49,29 @@ class Repository:
         self,
         name: str,
         format: Format,
-        sources: Sequence[Source],
+        order: SourceOrder,
         *,
         policy: Policy,
-        precedence: Precedence,
         journal: Journal,
         memory: MemoryBudget,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self.name = name
         self.format = format
-        self.sources = tuple(sources)
+        self.sources = order.sources
         self.changed: list[Callable[[str], None]] = []
         """Called with a project's name when what is shown of it may have changed ("" for the list of names)."""
         self.policy = policy
-        self._precedence = precedence
+        self._order = order
+        self._precedence = order.precedence
         self._clock = clock
-        self._by_name = {source.name: source for source in sources}
+        self._by_name = {source.name: source for source in self.sources}
         self.views: BoundedCache[str, View] = BoundedCache(memory, evicted=lambda view: view.validity.end())
         """The views in memory, by project."""
         self.viewing: SingleFlight[tuple[str, Freshness], View] = SingleFlight()
         """The views that are being made, by project and freshness."""
-        self._names = NameIndex(self.sources, precedence.private, clock)
-        for source in sources:
+        self._names = NameIndex(order, clock)
+        for source in self.sources:
             source.outdated = self._outdated
         self._stop_listening = journal.listen(self._source_changed, self._by_name, own=self.sources)
 
@@ -114,33 +115,12 @@ class Repository:
         return self._keep(name, freshness, known, view)
 
     async def _gather(self, name: str, freshness: Freshness, known: Mapping[str, str]) -> dict[str, Listing]:
-        """Return the listings of the sources in order: of the first that has the project, or of all for a union."""
-        found: dict[str, Listing] = {}
-        left: dict[str, Listing] = {}
-        unknown: Exception | None = None
-        union = bool(self._precedence.union) and matches(self._precedence.union, name)
-        for source in self._sources_for(name):
-            if source.projects is not None and name not in source.projects:
-                continue
-            try:
-                listing = await source.project(name, freshness, known.get(source.name, ""))
-            except UnknownProject:
-                continue
-            except Offline as error:
-                unknown = error
-                continue
-            except UpstreamUnavailable as error:
-                # Never past a source whose answer is not known: a later one could offer another's project of that name.
-                if not error.last_known_missing:
-                    raise
-                unknown = error
-                continue
-            (left if listing.gone and not union else found)[source.name] = listing
-            if found and not union:
-                break
-        if not found and not left:
-            raise unknown or UnknownProject(name)
-        return found or dict([next(iter(left.items()))])
+        """Return the listings of the sources in order: of the one that is shown, or of all for a union."""
+        sources = [source for source in self._sources_for(name) if source.projects is None or name in source.projects]
+        if len(sources) != 1:
+            return await self._order.gather(name, sources, freshness, known)
+        (source,) = sources
+        return {source.name: await source.project(name, freshness, known.get(source.name, ""))}
 
     def _sources_for(self, name: str) -> Sequence[Source]:
         if self._precedence.private and matches(self._precedence.private, name):

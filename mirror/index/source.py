@@ -99,13 +99,15 @@ class Source(Protocol):
 
     @property
     def projects(self) -> Container[str] | None:
-        """The projects that it has, where all of them are in memory: for others it need not be asked."""
+        """The projects that it has or keeps the names of, where all are in memory: for others it need not be asked."""
 
     async def names(self, freshness: Freshness = Freshness.USUAL) -> NameListing:
         """Return all names. Raises Unavailable."""
 
     async def project(self, name: str, freshness: Freshness = Freshness.USUAL, known: str = "") -> Listing:
         """Return one project, by canonical name. Raises UnknownProject, Unavailable, UpstreamError.
+
+        Raises ReservedName where it has none, and no other source may give one either.
 
         `known` is the revision of the project that the caller has.
         """

@@ -1,7 +1,8 @@
 """Files of our own as a source: the names and projects that were uploaded to one repository, read from the catalog.
 
-A name that is here is never asked of an upstream (unless its files are merged), so what is known must not be forgotten
-by accident: where the catalog has lost a project that was there a moment ago, the answer is an error, not "unknown".
+A name that is here, or was, is never asked of an upstream (unless its files are merged), so what is known must not be
+forgotten by accident: where the catalog has lost a project that was there a moment ago, the answer is an error, not
+"unknown". A name whose last file was deleted stays ours until the operator releases it.
 """
 
 import math
@@ -12,7 +13,7 @@ import msgspec
 
 from mirror.blobs import BlobStore
 from mirror.catalog import Catalog, UploadRow
-from mirror.errors import MissingBlob, Unavailable, UnknownFile, UnknownProject
+from mirror.errors import MissingBlob, ReservedName, Unavailable, UnknownFile, UnknownProject
 from mirror.index.cache import SingleFlight
 from mirror.index.freshness import Freshness
 from mirror.index.source import Document, DocumentBody, Listing, LoadedNames, NameListing, OpenFile, Outdated
@@ -30,17 +31,18 @@ class UploadSource:
         self.outdated: Outdated = lambda projects: None
         self._catalog = catalog
         self._blobs = blobs
-        self.projects: Mapping[str, float] | None = None
-        """When each project that has a file here last changed; None when that has to be read again."""
-        self._last_read: Mapping[str, float] = {}
-        self._reading: SingleFlight[str, Mapping[str, float]] = SingleFlight()
+        self.projects: Mapping[str, float | None] | None = None
+        """When each project that has a file here last changed, None for those of which only the names are kept; None
+        when that has to be read again."""
+        self._last_read: Mapping[str, float | None] = {}
+        self._reading: SingleFlight[str, Mapping[str, float | None]] = SingleFlight()
 
     def forget(self, project: str) -> None:
         self.projects = None
         self._reading.pop("", None)
 
     async def names(self, freshness: Freshness = Freshness.USUAL) -> NameListing:
-        changed = await self._projects()
+        changed = {name: at for name, at in (await self._projects()).items() if at is not None}
         newest = max(map(_serial, changed.values()), default=None)
         revision = f"{newest} {len(changed)}"
 
@@ -52,9 +54,10 @@ class UploadSource:
         return NameListing(revision=revision, until=math.inf, outcome="hit", load=load)
 
     async def project(self, name: str, freshness: Freshness = Freshness.USUAL, known: str = "") -> Listing:
-        changed = (await self._projects()).get(name)
+        projects = await self._projects()
+        changed = projects.get(name)
         if changed is None:
-            raise UnknownProject(name)
+            raise ReservedName(name) if name in projects else UnknownProject(name)
         revision = str(changed)
         if revision == known:
             return Listing(revision=revision, until=math.inf, outcome="hit", project=None)
@@ -68,15 +71,17 @@ class UploadSource:
         project = Project(name=name, files=files, versions=versions, serial=_serial(changed))
         return Listing(revision=revision, until=math.inf, outcome="hit", project=project)
 
-    async def _projects(self) -> Mapping[str, float]:
+    async def _projects(self) -> Mapping[str, float | None]:
         if self.projects is None:
             return (await self._reading.run("", self._read))[0]
         return self.projects
 
-    async def _read(self) -> Mapping[str, float]:
-        changed = await self._catalog.uploads.projects(self.repository)
+    async def _read(self) -> Mapping[str, float | None]:
+        uploads = self._catalog.uploads
+        changed: dict[str, float | None] = dict.fromkeys(await self._catalog.claims.former(self.repository))
+        changed |= await uploads.projects(self.repository)
         for name in self._last_read.keys() - changed.keys():
-            if not await self._catalog.uploads.of_project(self.repository, name):
+            if not await uploads.of_project(self.repository, name):
                 changed[name] = self._last_read[name]  # lost: what was deleted leaves a row behind
         if self._reading.owns(""):
             self.projects = self._last_read = changed

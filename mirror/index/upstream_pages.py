@@ -101,8 +101,7 @@ class UpstreamPages:
         except Offline as error:
             missing = error
         except UpstreamUnavailable as error:
-            error.last_known_missing = self._last_missing(page)
-            if not error.last_known_missing:
+            if not self._last_missing(page):
                 raise
             missing = error
         removed = await self._removals.of(name)
@@ -133,10 +132,10 @@ class UpstreamPages:
         row = await self.store.row(page)
         if (row is None or not row.stamp.found) and page.kind == "project" and await self._is_unlisted(page.name):
             return PageState(PageRow(stamp=Stamp(self._clock(), False)), "offline" if self._options.offline else "hit")
-        if self._options.offline:
+        if self._options.offline or freshness is Freshness.HELD:
             if row is None or not row.stamp.found:
-                raise Offline(f"{page.name or 'The list of names'} is not held here, and this mirror is offline.")
-            return PageState(row, "offline")
+                raise Offline(f"{page.name or 'The list of names'} is not held here, and no upstream may be asked.")
+            return PageState(row, "offline" if self._options.offline else "stale")
         now = self._clock()
         listed = self._listed(page)
         if row and listed is not None and listed != row.stamp.revision and self._lags(page, listed, now):
@@ -291,12 +290,12 @@ class UpstreamPages:
             response = await self.upstream.get(
                 request, etag=known.etag if known else None, last_modified=known.last_modified if known else None
             )
-        except NotFound:
+        except NotFound as error:
             listing = self.listing if page.kind == "project" else None
             if listing is not None and listing.make is None and page.name in listing.names:
                 # No 404 to our clients for what upstream itself lists: some would leave the index for good.
                 raise AbsentPage(f"{self.upstream.name} lists {page.name}, but has no page of it.") from None
-            return await self._missing(page, row)
+            return await self._missing(page, row, error.existed)
         if response is not None:
             return await self._accept(page, row, response)
         if known is None:
@@ -350,14 +349,14 @@ class UpstreamPages:
             self._recorded(serial)
         return PageState(row, "miss", project)
 
-    async def _missing(self, page: Page, row: PageRow | None) -> PageState:
-        """Store that upstream has no such page."""
+    async def _missing(self, page: Page, row: PageRow | None, had: bool) -> PageState:
+        """Store that upstream has no such page; `had`: it says itself that there was one."""
         now = self._clock()
-        had = row is not None and row.stamp.found
-        if page.kind == "project" and had:
+        listed = row is not None and row.stamp.found
+        if page.kind == "project" and listed:
             await self._compare(page, row, None, now)
-        missing, serial = await self.store.put_missing(page, now)
-        if had:
+        missing, serial = await self.store.put_missing(page, now, had)
+        if listed:
             logger.warning("%s no longer has the page %s %s", self.upstream.name, page.kind, page.name)
             self._report(page, serial)
         return PageState(missing, "miss")

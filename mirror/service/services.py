@@ -17,6 +17,7 @@ from mirror.config import AgesSettings, RepositorySettings, Settings, UpstreamSe
 from mirror.errors import NotFound
 from mirror.index.cache import MemoryBudget
 from mirror.index.freshness import Ages
+from mirror.index.gathering import SourceOrder
 from mirror.index.precedence import Precedence
 from mirror.index.publish import Publisher
 from mirror.index.records import record_uploads
@@ -173,9 +174,10 @@ class Mirror:
         repository = Repository(
             name,
             format,
-            [UploadSource(name, self.catalog, self.blobs), *sources],
+            SourceOrder(
+                name, [UploadSource(name, self.catalog, self.blobs), *sources], precedence, self.catalog.claims
+            ),
             policy=self.policies.of(name),
-            precedence=precedence,
             journal=self.journal,
             memory=self.memory,
             clock=self.clock,

@@ -13,7 +13,7 @@ from typing import TypeVar
 import aiohttp
 from yarl import URL
 
-from mirror.errors import NotFound, UpstreamError, UpstreamProtocolError, UpstreamRefused
+from mirror.errors import GoneForGood, NotFound, UpstreamError, UpstreamProtocolError, UpstreamRefused
 from mirror.model import Body, File, UpstreamRequest, UpstreamResponse
 from mirror.upstream.body import TAIL_BYTES, RangeBody, Stream
 from mirror.upstream.breaker import Breaker, retry_after
@@ -286,7 +286,7 @@ class Upstream:
         if breaker.troubled:
             breaker.succeeded()
         if status in (404, 410):
-            raise NotFound(f"{describe(url)} does not exist.")
+            raise (NotFound if status == 404 else GoneForGood)(f"{describe(url)} does not exist.")
         if status in (401, 403):
             raise UpstreamRefused(f"{describe(url)} answered {status}: check the credentials set for {self.name}.")
         if status not in (200, 206, 304, 416):

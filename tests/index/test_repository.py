@@ -1,15 +1,16 @@
 """One served index: who is asked, who wins, and that nothing old is shown after a change."""
 
 import asyncio
-from collections.abc import Container, Sequence
+from collections.abc import Container, Iterable, Sequence
 
 import pytest
 
-from mirror.catalog import Catalog
+from mirror.catalog import Catalog, Claims
 from mirror.catalog.sqlite import SQLite
 from mirror.errors import (
     NotFound,
     Offline,
+    ReservedName,
     UnknownFile,
     UnknownProject,
     UpstreamProtocolError,
@@ -18,6 +19,7 @@ from mirror.errors import (
 )
 from mirror.index.cache import MemoryBudget
 from mirror.index.freshness import Freshness
+from mirror.index.gathering import SourceOrder
 from mirror.index.journal import Journal
 from mirror.index.precedence import Precedence
 from mirror.index.repository import Repository
@@ -90,6 +92,31 @@ class Clock:
         return self.now
 
 
+class MemoryClaims(Claims):
+    """The tables of claims, in memory."""
+
+    def __init__(self) -> None:
+        self.had: set[str] = set()
+        """The sources that ever had the project."""
+        self.given: set[str] = set()
+        """The sources that have given it, though they are not the first."""
+
+    async def of(self, repository: str, project: str, sources: Iterable[str]) -> set[str]:
+        return self.had.intersection(sources)
+
+    async def names(self, repository: str, source: str) -> set[str]:
+        return set()
+
+    async def former(self, repository: str) -> set[str]:
+        return set()
+
+    async def show(self, repository: str, project: str, source: str) -> None:
+        self.given.add(source)
+
+    async def was_shown(self, repository: str, project: str, source: str) -> bool:
+        return source in self.given
+
+
 JOURNAL = Journal(Catalog(SQLite.__new__(SQLite)).feed)  # nothing is written: it only reports
 
 
@@ -99,12 +126,13 @@ def repository(
     union: Sequence[str] = (),
     clock: Clock | None = None,
     memory: int = 1_000_000,
+    claims: MemoryClaims | None = None,
 ) -> Repository:
     """A repository of these sources without any rules."""
+    precedence = Precedence(private=tuple(private), union=tuple(union))
     return Repository(
-        "pypi", FORMAT, sources, policy=policy_for("pypi", (), versions),
-        precedence=Precedence(private=tuple(private), union=tuple(union)),
-        journal=JOURNAL, memory=MemoryBudget(memory), clock=clock or Clock(),
+        "pypi", FORMAT, SourceOrder("pypi", sources, precedence, claims or MemoryClaims()),
+        policy=policy_for("pypi", (), versions), journal=JOURNAL, memory=MemoryBudget(memory), clock=clock or Clock(),
     )  # fmt: skip
 
 
@@ -145,16 +173,34 @@ async def test_a_source_whose_answer_is_not_known_is_never_passed(error: Excepti
     assert second.asked == []
 
 
-async def test_a_dead_source_is_passed_for_what_it_last_said_it_has_not() -> None:
-    first, second = Fake("a"), Fake("b", "six-9.tar.gz")
-    first.error = UpstreamUnavailable("down")
-    first.error.last_known_missing = True
-    served = repository(first, second)
+@pytest.mark.parametrize(
+    "error", [UpstreamUnavailable("down"), UpstreamRefused("who?"), UpstreamProtocolError("nonsense"), Offline("off")]
+)
+async def test_while_a_source_is_silent_the_next_goes_on_with_what_it_gave(error: Exception) -> None:
+    first, second, claims = Fake("a"), Fake("b", "six-9.tar.gz"), MemoryClaims()
+    served = repository(first, second, claims=claims)
     assert await names_of(served) == ["six-9.tar.gz"]
+    first.error = error
+    served.forget("six")
+    assert await names_of(served) == ["six-9.tar.gz"]
+    assert [freshness for _, freshness in second.asked] == [Freshness.USUAL, Freshness.HELD]
     second.filenames = ()
     served.forget("six")
-    with pytest.raises(UpstreamUnavailable):  # and not "there is no such project"
+    with pytest.raises(type(error)):  # and not "there is no such project"
         await names_of(served)
+
+
+async def test_a_source_is_never_passed_for_what_it_ever_had() -> None:
+    first, second, claims = Fake("a"), Fake("b", "six-9.tar.gz"), MemoryClaims()
+    claims.had = {"a"}
+    served = repository(first, second, claims=claims)
+    with pytest.raises(ReservedName, match="mirror release six"):
+        await names_of(served)
+    first.error = UpstreamUnavailable("down")
+    claims.given = {"b"}  # before the first one had it
+    with pytest.raises(UpstreamUnavailable):
+        await names_of(served)
+    assert second.asked == []
 
 
 async def test_offline_what_no_source_holds_is_offline_and_not_unknown() -> None:

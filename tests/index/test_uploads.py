@@ -99,17 +99,38 @@ async def test_upstreams_project_that_was_there_before_the_upload_is_hidden_by_i
         assert (await mirror.get("gems/acme-9.0.gem")).status == 404
 
 
-async def test_when_the_last_file_is_deleted_upstreams_project_shows_again(
+async def test_a_name_stays_ours_after_its_last_file_is_deleted_until_it_is_released(
     simulator: Simulator, tmp_path: Path
 ) -> None:
     simulator.publish(theirs := wheel("acme", "9.0"))
     simulator.push(gem("acme", "9.0"))
+    reserved = ("simple/acme/", "pypi/acme/json", f"packages/acme/{theirs.filename}", "info/acme", "gems/acme-9.0.gem")
     async with serving(tmp_path / "data", repositories(simulator)) as mirror:
         await add(mirror, mine := wheel("acme", "1.0"), gem("acme", "1.0"))
         await mirror.mirror.publishers["pypi"].delete(mine.filename)
         await mirror.mirror.publishers["rubygems"].delete("acme-1.0.gem")
+        for path in reserved:
+            assert (await mirror.get(path)).status == 404, path
+        assert "mirror release acme" in (await mirror.get("simple/acme/")).text
+        assert "acme" not in (await mirror.get("simple/")).text
+        assert (await mirror.get("versions")).text.splitlines()[-1].startswith("acme -1.0 ")
+        assert "acme" not in (await mirror.get("names")).text
+        asked = simulator.count("/simple/acme/")
+        assert asked == 0
+    async with serving(tmp_path / "data", repositories(simulator)) as mirror:  # and in another process
+        for path in reserved:
+            assert (await mirror.get(path)).status == 404, path
+        for repository in ("pypi", "rubygems"):
+            serial = await mirror.mirror.catalog.claims.release(repository, "acme", mirror.mirror.clock())
+            assert serial
+            await mirror.mirror.journal.look(mirror.mirror.rebuild)
         assert list(await files(mirror)) == [theirs.filename]
         assert await gems(mirror) == ["9.0"]
+        assert "acme" in (await mirror.get("simple/")).text
+        await add(mirror, newer := wheel("acme", "1.1"))  # ours again
+        assert list(await files(mirror)) == [newer.filename]
+        await mirror.mirror.publishers["pypi"].delete(newer.filename)
+        assert (await mirror.get("simple/acme/")).status == 404
 
 
 async def test_a_private_name_is_never_asked_even_before_its_first_upload(simulator: Simulator, tmp_path: Path) -> None:

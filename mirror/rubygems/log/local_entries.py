@@ -35,6 +35,10 @@ class LocalEntry(msgspec.Struct, frozen=True):
         return other is not None and (self.versions, self.md5) == (other.versions, other.md5)
 
 
+HIDDEN = LocalEntry((), "")
+"""The entry of a gem that no source may give: its name belongs to one that has it no longer."""
+
+
 class LocalEntries:
     """The local entries of one repository. Only the writer of the log calls `read` and `put`."""
 

@@ -21,14 +21,14 @@ import msgspec
 from yarl import URL
 
 from mirror.catalog import Logs
-from mirror.errors import MirrorError, NotFound, UnknownProject, UpstreamError, UpstreamUnavailable
+from mirror.errors import MirrorError, NotFound, ReservedName, UnknownProject, UpstreamError, UpstreamUnavailable
 from mirror.index.cache import SingleFlight, Validity
 from mirror.index.freshness import Freshness
 from mirror.index.precedence import Precedence
 from mirror.index.repository import Repository, View
 from mirror.model import Outcome
 from mirror.rubygems import pages
-from mirror.rubygems.log.local_entries import LocalEntries, LocalEntry
+from mirror.rubygems.log.local_entries import HIDDEN, LocalEntries, LocalEntry
 from mirror.rubygems.log.policy_review import PolicyReview
 from mirror.rubygems.log.published_log import PublishedLog
 from mirror.rubygems.log.upstream_index import UpstreamIndex
@@ -279,6 +279,8 @@ class PublishedIndex:
         """Let the log list what a gem's page shows now; return the error if the page cannot be fetched."""
         try:
             await self.page(name, freshness)
+        except ReservedName:
+            await self._list(name, HIDDEN)
         except NotFound:
             await self._list(name, None)
         except MirrorError as error:
