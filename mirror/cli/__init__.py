@@ -47,6 +47,7 @@ COMMANDS: Mapping[str, CommandEntry] = {
     "yank": CommandEntry("Your own files", "uploads", "Mark an uploaded version as not to be used."),
     "unyank": CommandEntry("Your own files", "uploads", "Undo a yank."),
     "delete": CommandEntry("Your own files", "uploads", "Delete an uploaded version for ever."),
+    "release": CommandEntry("Your own files", "release", "Let another source answer for a name that is gone."),
     "token": CommandEntry("Access", "tokens", "Create, list and revoke tokens."),
     "user": CommandEntry("Access", "accounts", "Add, change, list and remove users."),
     "sweep": CommandEntry("Maintenance", "maintenance", "Remove the least recently used files above the limit."),

@@ -163,6 +163,7 @@ async def examine_here(settings: Settings, wanted: DoctorOptions) -> list[Doctor
         *machine.check_storage(settings, held if isinstance(held, int) else 0),
         catalog,
         machine.check_upstreams(troubles, settings.offline),
+        machine.check_names(settings),
         *machine.check_clock(now, offsets, inspection.newest if inspection else None),
         *machine.check_certificate(settings, datetime.now(UTC)),
         machine.check_libraries(),

@@ -161,7 +161,7 @@ def unyank_command(selection: VersionSelection, options: SettingsOptions) -> int
 def delete_command(selection: VersionSelection, yes: bool, options: SettingsOptions) -> int:
     """Delete the files of NAME VERSION. Their names can never be used again: publish another version instead.
 
-    When a project has no files left, upstream's project of that name is shown again, unless the name is private.
+    The name of a project without files stays yours, and no upstream is asked for it, until `mirror release`.
     """
     if not yes:
         what = selection.filename or f"{selection.name} {selection.version}"

@@ -136,13 +136,19 @@ class RepositorySettings(Section):
     """Where it is served: at "/", the index is /simple/; at "/team", it is /team/simple/. Without it, a repository
     that is named like its format is at "/" and any other at /NAME."""
     upstreams: Annotated[tuple[UpstreamSettings, ...], NoDecode, BeforeValidator(listed)] = ()
-    """Where its projects come from, in this order: the first that has a project provides it."""
+    """Where its projects come from, in this order: the first that has a project provides it. The next one is asked only
+    for what those before it say they have not, and never had."""
     private: Patterns = ()
     """Names, or patterns such as "acme-*", that are never requested from an upstream."""
     union: PatternsOrTrue = ()
     """Names or patterns whose files are merged from all sources by file name, the earlier source winning; true: all."""
     pages: AgesSettings = AgesSettings()
     """[repositories.NAME.pages]: ages that differ from those of [pages]."""
+
+    @property
+    def open_to_confusion(self) -> bool:
+        """Whether every name that its first upstream never had is asked of the next one, whatever the name is."""
+        return len(self.upstreams) > 1 and not self.private and not self.union
 
     @field_validator("upstreams")
     @classmethod

@@ -72,6 +72,11 @@ _UPSTREAM = Requirement(
     "Every upstream answers.",
     "clients that request what is not held: 503, after the configured timeout",
 )
+_CONFUSION = Requirement(
+    "mirror/names",
+    "Where several upstreams are asked in turn, the settings say which names are whose.",
+    "clients of internal projects, when others publish something under a name that was not taken yet",
+)
 _CERTIFICATE = Requirement(
     "mirror/certificate",
     f"The certificate is readable, and holds for {RENEW_BEFORE.days} more days.",
@@ -189,6 +194,14 @@ def check_upstreams(troubles: Mapping[str, str], offline: bool) -> Finding:
         return _UPSTREAM.unknown("there is none")
     down = [f"{name}: {trouble}" for name, trouble in troubles.items() if trouble]
     return _UPSTREAM.judge(not down, "; ".join(down))
+
+
+def check_names(settings: Settings) -> Finding:
+    """Judge whether repositories with several upstreams say which names are private, or merged."""
+    open_ones = [name for name, one in settings.repositories.items() if one.open_to_confusion]
+    return _CONFUSION.judge(
+        not open_ones, f"{', '.join(open_ones)}: several upstreams, and neither `private` nor `union`"
+    )
 
 
 def trouble_of(reply: WireResponse) -> str:

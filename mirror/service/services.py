@@ -113,6 +113,13 @@ class Mirror:
     async def start(self) -> None:
         """Begin to write; no other mirror of this process does from here on."""
         self._open.push_async_callback(self._cancel_tasks)
+        for name in (name for name, one in self.settings.repositories.items() if one.open_to_confusion):
+            logger.warning(
+                "repositories.%s has several upstreams, and neither `private` nor `union`: a name that the first one"
+                " never had is asked of the next. Say in `private` which names come from uploads alone, or in `union`"
+                " which are merged.",
+                name,
+            )
         await record_uploads(self.catalog, self.store.records)
         for publisher in self.publishers.values():
             if self.store.database.renewed or await publisher.lost():

@@ -113,7 +113,7 @@ async def test_a_name_stays_ours_after_its_last_file_is_deleted_until_it_is_rele
             assert (await mirror.get(path)).status == 404, path
         assert "mirror release acme" in (await mirror.get("simple/acme/")).text
         assert "acme" not in (await mirror.get("simple/")).text
-        assert (await mirror.get("versions")).text.splitlines()[-1].startswith("acme -1.0 ")
+        assert "acme" not in (await mirror.get("versions")).text
         assert "acme" not in (await mirror.get("names")).text
         asked = simulator.count("/simple/acme/")
         assert asked == 0

@@ -254,3 +254,17 @@ class Chunked(Fault):
 
     def spoil(self, answer: SimulatedResponse) -> None:
         answer.chunked = True
+
+
+@dataclass(frozen=True)
+class Instead(Fault):
+    """Another document with status 200, whatever there is: a login page, a portal, a maintenance page, nothing."""
+
+    content: bytes
+    content_type: str = "text/html; charset=utf-8"
+
+    def spoil(self, answer: SimulatedResponse) -> None:
+        answer.status = 200
+        answer.headers = CIMultiDict({"Content-Type": self.content_type})
+        answer.body = answer.whole = self.content
+        answer.start = 0
