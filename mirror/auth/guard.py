@@ -35,6 +35,7 @@ from mirror.config import AuthSettings
 from mirror.errors import Forbidden, MirrorError, Unauthorized, UnknownProject
 from mirror.index.cache import BoundedCache, MemoryBudget, SingleFlight
 from mirror.model import Grant, Right
+from mirror.server.facts import facts_of
 
 logger = logging.getLogger(__name__)
 
@@ -90,6 +91,7 @@ class Guard:
 
     async def identify(self, request: web.BaseRequest) -> Identity:
         """Return who sends a request; ANONYMOUS without credentials. Raises Unauthorized for wrong ones."""
+        facts_of(request).private = True
         header = request.headers.get("Authorization")
         if header is None:
             return ANONYMOUS

@@ -3,7 +3,7 @@
 import asyncio
 from typing import Any
 
-from aiohttp import web
+from aiohttp import web, web_response
 
 from mirror.server.connection import ConnectionGroup, ConnectionProtocol
 
@@ -11,6 +11,10 @@ DRAIN_SECONDS = 1.0
 """Seconds for which connections in use get one more response, which announces that it is their last."""
 POLL_SECONDS = 0.05
 """Seconds between two checks whether connections are still in use."""
+
+
+# aiohttp names itself, Python and both versions in every response; there is no setting for it.
+vars(web_response)["SERVER_SOFTWARE"] = "mirror"
 
 
 class ConnectionRunner(web.AppRunner):

@@ -31,6 +31,7 @@ from mirror.errors import (
 from mirror.server.facts import RequestFacts, facts_of
 from mirror.server.hosts import HostNames, is_same_site
 from mirror.server.proxies import TrustedProxies
+from mirror.server.rules import NO_SNIFFING, OPEN_TO_PAGES
 
 logger = logging.getLogger(__name__)
 
@@ -56,6 +57,16 @@ STATUSES: tuple[tuple[type[MirrorError], int], ...] = (
 
 SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 """Those that change nothing (RFC 9110 section 9.2.1), so that a page of another site may cause them."""
+
+PREFLIGHT = (
+    ("Access-Control-Allow-Methods", "GET, HEAD"),
+    (
+        "Access-Control-Allow-Headers",
+        "Accept, Cache-Control, If-Modified-Since, If-None-Match, If-Range, Pragma, Range",
+    ),
+    ("Access-Control-Max-Age", "86400"),
+)
+"""What the pages of other sites may send; never Authorization."""
 
 _SLASHES = re.compile("/{2,}")
 
@@ -97,6 +108,8 @@ def request_middleware(proxies: TrustedProxies, hosts: HostNames, audit: Request
                 logger.warning("%s %s: %s", request.method, request.path[:200], error)
             return response
         except web.HTTPException as error:  # aiohttp's own: no such route, no such method; or a redirect
+            if error.status == 405 and request.method == "OPTIONS":
+                return _options(request, error)
             if error.status == 404 and (url := await _without_double_slashes(request)) is not None:
                 raise web.HTTPMovedPermanently(url) from None
             if error.status >= 400:
@@ -133,6 +146,29 @@ def _check_site(request: web.Request, facts: RequestFacts, hosts: HostNames) -> 
     origin = headers.get("Origin")
     if origin is not None and not is_same_site(origin, facts.host or host or "", request.secure):
         raise Forbidden("A page of another site may not change anything here.")
+
+
+async def finish_headers(request: web.Request, response: web.StreamResponse) -> None:
+    """Complete the headers of a response that aiohttp writes; those of `mirror.server.respond` are complete."""
+    facts, headers = facts_of(request), response.headers
+    headers.setdefault(*NO_SNIFFING)
+    if facts.private:
+        headers.setdefault("Cache-Control", "private, no-cache")
+        headers.setdefault("Vary", "Authorization, Cookie")
+    elif facts.repository and request.method in SAFE_METHODS:
+        headers.setdefault(*OPEN_TO_PAGES)
+
+
+def _options(request: web.Request, error: web.HTTPException) -> web.Response:
+    """Return the response to OPTIONS: the methods, and to browsers what the pages of other sites may send.
+
+    Reading without a login is all of it; whether that is allowed is decided for the request itself.
+    """
+    allowed = sorted({*error.headers["Allow"].split(","), "OPTIONS"})
+    headers = {"Allow": ", ".join(allowed), "Cache-Control": "no-store"}
+    if "GET" in allowed and "Access-Control-Request-Method" in request.headers:  # Fetch standard, section 3.3.2
+        headers |= dict((OPEN_TO_PAGES, *PREFLIGHT))
+    return web.Response(status=204, headers=headers)
 
 
 def status_of(error: MirrorError) -> int:

@@ -7,8 +7,8 @@ from mirror.model import Body
 from mirror.server.replay import SharedBytes
 
 Chunk = bytes | memoryview
-HeadKey = tuple[int, str, str]
-"""Status, encoding and outcome."""
+HeadKey = tuple[int, str, str, bool]
+"""Status, encoding, outcome, and whether it is for one client only."""
 
 
 class Representation(Protocol):

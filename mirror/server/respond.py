@@ -27,7 +27,16 @@ from mirror.server.facts import facts_of
 from mirror.server.negotiate import choose_encoding, parse_range, range_applies, unmodified
 from mirror.server.replay import Replay, SharedBytes
 from mirror.server.representation import Chunk, Representation
-from mirror.server.rules import FILE_RULES, ResponseRules
+from mirror.server.rules import (
+    ACTIVE_TYPES,
+    FILE,
+    NO_SNIFFING,
+    NOTHING_RUNS,
+    OPEN_TO_PAGES,
+    PROVISIONAL_FILE,
+    ResponseRules,
+    private,
+)
 from mirror.server.sendfile import sendfile
 
 SENDFILE_BYTES = 256 << 10
@@ -137,11 +146,14 @@ async def respond(
     The outcome among the request's facts goes into X-Mirror-Cache. The response is replayed while `validity` holds.
     Raises what reading the first byte of a file raises.
     """
+    facts = facts_of(request)
+    if facts.private:
+        rules = private(rules)
     wanted = request.headers.get("Range") if rules.ranges else None
     encoding = "identity"
     if rules.encodings and wanted is None and representation.compressible:
         encoding = choose_encoding(request.headers.get("Accept-Encoding", ""), rules.encodings)
-    outcome = facts_of(request).outcome
+    outcome = facts.outcome
     etag = f'"{representation.etag_of(encoding)}"'
     part = None
     headers = request.headers
@@ -199,7 +211,8 @@ async def respond_file(
     held = opened.outcome in ("hit", "offline") and facts.removed is None and not opened.provisional
     representation = FileRepresentation(opened.body, media_type, http_date(uploaded.timestamp()) if uploaded else None)
     validity = repository.validity(project, file) if held else None
-    return await respond(request, representation, FILE_RULES[public, opened.provisional], validity)
+    facts.private = facts.private or not public
+    return await respond(request, representation, PROVISIONAL_FILE if opened.provisional else FILE, validity)
 
 
 def retry_if_evicted(handler: Handler[R]) -> Handler[R]:
@@ -227,7 +240,7 @@ def _head(
     representation: Representation, rules: ResponseRules, status: int, encoding: str, outcome: str, length: int = 0
 ) -> bytes:
     """Return the head of a 200, whose body has `length` bytes, or of a 304; made once for a page that is kept."""
-    key = status, encoding, outcome
+    key = status, encoding, outcome, rules.is_private
     head = representation.heads.get(key)
     if head is None:
         headers = _headers(representation, rules, encoding, outcome)
@@ -274,6 +287,11 @@ def _headers(
         headers.append(("Last-Modified", representation.modified))
     if outcome:
         headers.append(("X-Mirror-Cache", outcome))
+    headers.append(NO_SNIFFING)
+    if not rules.is_private:
+        headers.append(OPEN_TO_PAGES)
+    if representation.media_type.startswith(ACTIVE_TYPES):
+        headers.append(NOTHING_RUNS)
     return headers
 
 

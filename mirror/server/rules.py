@@ -1,5 +1,7 @@
 """The rules by which the kinds of responses differ; `mirror.server.respond` applies them."""
 
+from functools import cache
+
 import msgspec
 
 
@@ -18,21 +20,36 @@ class ResponseRules(msgspec.Struct, frozen=True, kw_only=True):
     """The status for a range past the end; with 200, the whole is sent (rule 2)."""
     digests: bool = False
     """Whether the digests of the whole are sent, also with a part (rule 1)."""
+    is_private: bool = False
+    """Whether no cache may give the response to another client; see `private`."""
     heals: bool = False
     """Whether a client whose range shows that its copy is damaged gets the whole instead of a 304 (rule 10)."""
 
 
+ACTIVE_TYPES = ("text/html", "application/xhtml+xml", "image/svg+xml", "text/xml", "application/xml")
+"""The beginnings of the media types in which a browser could run something."""
+OPEN_TO_PAGES = ("Access-Control-Allow-Origin", "*")
+"""Lets the pages of every site read a response that needs no login (Fetch standard, section 3.3.3)."""
+NO_SNIFFING = ("X-Content-Type-Options", "nosniff")
+NOTHING_RUNS = (
+    "Content-Security-Policy",
+    "default-src 'none'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
+)
+"""For an index page, which is links and nothing else: whatever got into one does nothing."""
+
+
+@cache
+def private(rules: ResponseRules) -> ResponseRules:
+    """Return the rules for what not everyone may read: no cache between us and the client may give it to another."""
+    lifetime = rules.cache_control.removeprefix("public, ")
+    vary = ", ".join(filter(None, (rules.vary, "Authorization, Cookie")))
+    return msgspec.structs.replace(rules, cache_control=f"private, {lifetime}", vary=vary, is_private=True)
+
+
 FILE = ResponseRules(cache_control="public, max-age=31536000, immutable", ranges=True)
 """Files, which never change."""
-PRIVATE_FILE = msgspec.structs.replace(FILE, cache_control="private, max-age=31536000, immutable")
-"""Files that not everyone may read: no cache between us and the client may keep them."""
-FILE_RULES = {
-    (True, False): FILE,
-    (False, False): PRIVATE_FILE,
-    (True, True): msgspec.structs.replace(FILE, cache_control="max-age=600"),
-    (False, True): msgspec.structs.replace(FILE, cache_control="private, max-age=600"),
-}
-"""By whether everyone may read it, and whether other bytes may follow under the same name."""
+PROVISIONAL_FILE = msgspec.structs.replace(FILE, cache_control="max-age=600")
+"""Sidecars of which other bytes may follow under the same name."""
 PAGE = ResponseRules(cache_control="max-age=600", vary="Accept, Accept-Encoding", encodings=("zstd", "gzip"))
 """Pages, each encoding of which has an ETag of its own."""
 COMPACT = ResponseRules(

@@ -14,7 +14,7 @@ from mirror.pypi.upload import UploadRoutes as PythonUploadRoutes
 from mirror.rubygems.routes import Routes as RubyRoutes
 from mirror.rubygems.upload import UploadRoutes as RubyUploadRoutes
 from mirror.server.hosts import HostNames
-from mirror.server.middleware import request_middleware
+from mirror.server.middleware import finish_headers, request_middleware
 from mirror.server.proxies import TrustedProxies
 from mirror.service.ecosystems import ECOSYSTEMS
 from mirror.service.services import Mirror
@@ -70,6 +70,7 @@ class Endpoints:
         app.add_routes(self.feed.table())
         app.add_routes(ExplainApi(mirror.repositories, mirror.guard, mirror.catalog.files, mirror.clock).table())
         app.add_routes(self.pages.table())
+        app.on_response_prepare.append(finish_headers)
         app.on_shutdown.append(self._stop_feed)
         return app
 
