@@ -115,9 +115,13 @@ _KIND_KEYS = frozenset[str]().union(*_KEYS.values())
 class PoliciesSettings(Section):
     """[policies]: files that the upstream removes or quarantines, and how often OSV folders are checked."""
 
-    removed: Reaction = "hide"
+    removed: Reaction | None = None
     """Files that are held and that upstream no longer lists. keep: on the pages as before; hide: off the pages, while
-    direct URLs still work; block: refused."""
+    direct URLs still work; block: refused. Without it, gems are kept, since bundler installs nothing from a lock that
+    is off the pages, and files of Python are hidden."""
+    yanked: Literal["hide", "serve"] = "hide"
+    """Gems of our own that were yanked. hide: refused at their addresses, too; serve: off the pages, while direct URLs
+    still work. Files of Python stay for exact pins (PEP 592), whatever this says."""
     quarantined: Reaction = "block"
     """The files of a project that upstream has put in quarantine."""
     records_every: Duration = 300

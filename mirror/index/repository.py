@@ -151,7 +151,8 @@ class Repository:
             merged = self._merge_projects(name, [merged, *others])
         removed = _removed_files(listings)
         shown, withheld, decided_until = merged, _NONE_WITHHELD, math.inf
-        if self.policy.rules or self.policy.allow_rules or removed or merged.status == "quarantined":
+        yanked = self.policy.blocks_yanked and any(file.yanked is not None for file in merged.files)
+        if self.policy.rules or self.policy.allow_rules or removed or yanked or merged.status == "quarantined":
             decided = apply(self.policy, merged, self._clock(), removed=removed)
             shown, withheld, decided_until = decided.project, decided.withheld, decided.changes_at or math.inf
         files = {file.filename: file for file in shown.files}

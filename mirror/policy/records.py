@@ -86,6 +86,7 @@ class Policies:
             self._versions[repository],
             advisories=self._records,
             removed=policies.removed,
+            serves_yanked=policies.yanked == "serve",
             quarantined=policies.quarantined,
         )
 

@@ -36,6 +36,14 @@ class Versions(Protocol):
     def ecosystem(self) -> str:
         """The ecosystem's name in OSV records: `PyPI`, `RubyGems`."""
 
+    @property
+    def locks_need_pages(self) -> bool:
+        """Whether installs from a lock file need the version on its page, so that what is hidden breaks them."""
+
+    @property
+    def yanked_files_go(self) -> bool:
+        """Whether a yanked file is not to be had any more; else it stays for those who name it (PEP 592)."""
+
     def pattern(self, pattern: str) -> str:
         """Return a glob pattern on names in the spelling of canonical names."""
 

@@ -41,6 +41,8 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True):
     """Together they are one list; without any, everything is let through."""
     removed: Reaction = "hide"
     """The treatment of held files that upstream no longer lists."""
+    blocks_yanked: bool = False
+    """Whether files of our own are refused once they are yanked."""
     quarantined: Reaction = "block"
     """The treatment of projects that upstream has put in quarantine (PEP 792)."""
     advisories: Mapping[str, OsvIndex] = {}
@@ -87,13 +89,17 @@ def policy_for(
     versions: Versions,
     *,
     advisories: Mapping[str, OsvIndex] | None = None,
-    removed: Reaction = "hide",
+    removed: Reaction | None = None,
     quarantined: Reaction = "block",
+    serves_yanked: bool = False,
 ) -> Policy:
     """Return the policy of one repository, with patterns and specifiers checked for its ecosystem.
 
-    `advisories` has every folder that a known-bad rule of this repository names. Raises ConfigError.
+    `advisories` has every folder that a known-bad rule of this repository names. Without `removed`, what upstream no
+    longer lists is hidden where locked installs go on without its page. Raises ConfigError.
     """
+    removed = removed or ("keep" if versions.locks_need_pages else "hide")
+    blocks_yanked = versions.yanked_files_go and not serves_yanked
     mine = [_with_canonical_patterns(rule, versions) for rule in rules if matches(rule.repositories, repository)]
     for rule in mine:
         for specifier in rule.specifiers:
@@ -104,7 +110,7 @@ def policy_for(
     loaded = {folder: index for folder, index in (advisories or {}).items() if folder in osv_folders(mine)}
     if missing := [folder for folder in osv_folders(mine) if folder not in loaded]:
         raise ConfigError(f"The OSV folder {missing[0]!r} of a policy rule has not been read.")
-    facts = (versions.ecosystem, [rule.model_dump_json() for rule in mine], removed, quarantined)
+    facts = (versions.ecosystem, [rule.model_dump_json() for rule in mine], removed, quarantined, blocks_yanked)
     content = {folder: index.digest for folder, index in sorted(loaded.items())}
     return Policy(
         repository=repository,
@@ -113,6 +119,7 @@ def policy_for(
         allow_rules=tuple(rule for rule in mine if rule.kind == "allow"),
         removed=removed,
         quarantined=quarantined,
+        blocks_yanked=blocks_yanked,
         advisories=loaded,
         digest=sha256(msgspec.json.encode((*facts, content))).hexdigest(),
     )
@@ -231,6 +238,9 @@ def _judges(policy: Policy, project: Project, removed: Collection[str], now: flo
         judges.append(_by_upstream("quarantined", "The project is in quarantine upstream.", policy.quarantined))
     if removed and policy.removed != "keep":
         judges.append(_by_upstream("removed", "Upstream no longer lists the file.", policy.removed, removed))
+    if policy.blocks_yanked and any(file.yanked is not None for file in project.files):
+        claim = _Claim(-math.inf, math.inf, "blocked", "yanked", "It was yanked.", "")
+        judges.append(lambda file: claim if file.yanked is not None and _uploaded(file) else None)
     return judges
 
 

@@ -17,6 +17,8 @@ from mirror.errors import Invalid
 from mirror.model import File
 
 ecosystem = "PyPI"
+locks_need_pages = False
+yanked_files_go = False
 
 _SDISTS = (".tar.gz", ".zip", ".tar.bz2", ".tgz", ".tar.xz", ".tar.Z", ".tar")
 _LONGEST_VERSION = 256

@@ -16,6 +16,8 @@ from mirror.model import File
 from mirror.rubygems.names import GENERIC
 
 ecosystem = "RubyGems"
+locks_need_pages = True
+yanked_files_go = True
 
 OPERATORS = ("=", "!=", ">=", "<=", "~>", ">", "<")
 

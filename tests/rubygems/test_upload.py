@@ -114,7 +114,7 @@ async def test_a_yanked_version_is_gone_until_it_is_unyanked(mirror: Serving, ke
     assert (reply.status, reply.text) == (200, "Successfully deleted gem: acme (1.0-java)")
     assert "1.0-java" not in (await mirror.get("info/acme")).text
     assert "1.0 " in (await mirror.get("info/acme")).text
-    assert (await mirror.get("gems/acme-1.0-java.gem")).body == java.content, "who has it in a lock file still gets it"
+    assert (await mirror.get("gems/acme-1.0-java.gem")).status == 403
     reply = await push(mirror, key, java.content)
     assert (reply.status, "un-yank" in reply.text) == (409, True)
     assert (await change_gem(mirror, key, "unyank", "acme", "1.0", platform="java")).status == 200

@@ -38,6 +38,8 @@ from mirror.rubygems.names import listed_as
 logger = logging.getLogger(__name__)
 
 FIRST_WINS = Precedence()
+MOST_CHECKED = 5000
+"""The most gems that change at once whose pages are checked for versions that they keep."""
 
 POLL_SECONDS = 60.0
 """Between two requests to an upstream: the public index wants no more."""
@@ -227,6 +229,16 @@ class PublishedIndex:
         if self._repository.views or self._repository.viewing or self._local.due:
             self._repository.forget_some(names)  # else nothing is shown yet, as when the log begins
         self.writer.upstream_changed(at, frozenset(names))
+        if self._repository.policy.removed == "keep" and len(names) <= MOST_CHECKED:
+            for name in self._losing(at, names):
+                self._local.schedule(name, 0.0)  # the page may go on listing what is held
+
+    def _losing(self, at: int, names: Collection[str]) -> list[str]:
+        """Return those of the gems of which an upstream no longer lists a version that the log lists."""
+        listed = self.upstreams[at].map
+        if self.log is None or listed is None:
+            return []
+        return [name for name in names if not {*self.log.map.versions(name)} <= {*listed.versions(name)}]
 
     # What pages show
 
