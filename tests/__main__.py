@@ -1,4 +1,4 @@
-"""Commands for developers: `check` runs style, types and the fast tests, `sizes` prints figures of size.
+"""Commands for developers: style, types and the fast tests; figures of size; what a release consists of.
 
 The fast tests are those of pure code and of single modules: no real client, no process of its own, no large files. They
 are a list here and not a mark in each test, so that a new test of a fast folder is fast by default.
@@ -11,6 +11,7 @@ from pathlib import Path
 
 import click
 
+from tests.release import audit, write_sbom
 from tests.sizes import sizes
 
 ROOT = Path(__file__).parent.parent
@@ -67,6 +68,27 @@ def print_sizes(directories: tuple[Path, ...]) -> None:
     columns = [sizes(directory) for directory in directories or (ROOT,)]
     for name in columns[0]:
         print(f"{name:45}", *(f"{column[name]:8}" for column in columns))
+
+
+@main.command("audit")
+def print_audit() -> None:
+    """Check what is installed here against known vulnerabilities; exit status 1 when there is one."""
+    report = audit()
+    for line in report.vulnerable:
+        print(line)
+    if not report.checked:
+        print("skipped: the advisories cannot be reached from here")
+    else:
+        left_out = f", {report.skipped} could not be asked about" if report.skipped else ""
+        print(f"{report.checked} distributions, {len(report.vulnerable)} known vulnerabilities{left_out}")
+    sys.exit(1 if report.vulnerable else 0)
+
+
+@main.command("sbom")
+@click.argument("target", type=click.Path(path_type=Path, dir_okay=False))
+def make_sbom(target: Path) -> None:
+    """Write what an installation of this checkout consists of, as CycloneDX JSON."""
+    print(f"{target}: {write_sbom(target)} components")
 
 
 if __name__ == "__main__":
