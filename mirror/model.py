@@ -4,6 +4,7 @@ Every value is frozen: a changed one is a new one, made by `msgspec.structs.repl
 or the network.
 """
 
+import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from datetime import datetime
 from pathlib import Path
@@ -148,8 +149,8 @@ class UpstreamRequest(msgspec.Struct, frozen=True, kw_only=True):
 
     url: URL
     accept: str = "*/*"
-    limit: int = 64 << 20
-    """The largest body that is accepted, in bytes after decompression."""
+    limit: int = sys.maxsize
+    """The largest body that is accepted, in bytes after decompression; what asks for pages lowers it to the setting."""
     timeout: float | None = None
     """Seconds for the whole response; None for the timeout of the settings."""
 

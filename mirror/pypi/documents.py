@@ -1,11 +1,14 @@
-"""An upstream's documents before they are interpreted: JSON or HTML, its object or its elements, and its links.
+"""An upstream's documents before they are interpreted: JSON or HTML, its object or its elements, its links and fields.
+
+Every limit is on things, not on bytes alone: a page that is small on the wire can hold millions of them.
 
 The surprise: HTML never reaches the HTML parser as it is. A tree of a million open elements takes hours to build,
 so the few tags that matter are cut out first and parsed as a flat list.
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Container, Iterator, Mapping
+from datetime import UTC, datetime
 from functools import lru_cache
 from typing import Any, Literal
 from urllib.parse import quote, urljoin, urlsplit
@@ -26,6 +29,20 @@ _RELATIVE_URL = re.compile(r"(?!//)([A-Za-z0-9_./~+-]*/)([A-Za-z0-9_][A-Za-z0-9_
 """A path whose last part needs no resolving, and perhaps a fragment."""
 _NOT_PLAIN = re.compile("[^!-~]+")
 _URL_LIMIT = 8192
+VALUES_LIMIT = 2_500_000
+"""The most values in a JSON document: each takes up to a hundred times its own bytes in memory."""
+TAGS_LIMIT = 250_000
+"""The most links in an HTML document about one project."""
+DEPTH_LIMIT = 32
+"""How deep the value of an unknown key may be nested."""
+TEXT_LIMIT = 16 << 10
+"""The longest text of a field, in characters."""
+NUMBER_LIMIT = (1 << 63) - 1
+"""The largest size or serial: what databases hold."""
+_HASH = re.compile(r"[0-9a-f]{8,256}")
+_ALGORITHM = re.compile(r"[a-z0-9_]{1,32}")
+_HASH_LENGTHS = {"md5": 32, "sha1": 40, "sha224": 56, "sha256": 64, "sha384": 96, "sha512": 128, "blake2b_256": 64}
+_FIRST_MOMENT, _LAST_MOMENT = datetime(1970, 1, 1, tzinfo=UTC), datetime(9000, 1, 1, tzinfo=UTC)
 
 
 def document_kind(response: UpstreamResponse) -> Literal["json", "html"]:
@@ -46,14 +63,22 @@ def document_kind(response: UpstreamResponse) -> Literal["json", "html"]:
 
 def decode_json(body: bytes) -> dict[str, Any]:
     """Decode a page's JSON object. Raises UpstreamProtocolError, also for an API version other than 1.x (PEP 629)."""
+    document = decode_object(body)
+    meta = document.get("meta")
+    check_version(meta.get("api-version") if isinstance(meta, dict) else None)
+    return document
+
+
+def decode_object(body: bytes) -> dict[str, Any]:
+    """Decode a JSON object with a bounded number of values. Raises UpstreamProtocolError."""
+    if body.count(b",") + body.count(b"[") + body.count(b"{") > VALUES_LIMIT:
+        raise UpstreamProtocolError(f"The document has more than {VALUES_LIMIT:,} values.")
     try:
         document = msgspec.json.decode(body)
     except (msgspec.MsgspecError, ValueError, RecursionError) as error:
         raise UpstreamProtocolError(f"The index page is not valid JSON: {error}.") from error
     if not isinstance(document, dict):
         raise UpstreamProtocolError("The index page is not a JSON object.")
-    meta = document.get("meta")
-    check_version(meta.get("api-version") if isinstance(meta, dict) else None)
     return document
 
 
@@ -63,10 +88,15 @@ def check_version(version: object) -> None:
         raise UpstreamProtocolError(f"The index has version {version[:20]!r} of the simple API, not 1.")
 
 
-def html_tags(text: str) -> Iterator[LexborNode]:
-    """Yield the elements a, base and meta of an HTML document in order, in linear time and bounded memory."""
+def html_tags(text: str, limit: int = TAGS_LIMIT) -> Iterator[LexborNode]:
+    """Yield the elements a, base and meta of an HTML document in order, in linear time and bounded memory.
+
+    Raises UpstreamProtocolError when there are more than `limit`.
+    """
     batch: list[str] = []
-    for tag in _TAG.finditer(_without_comments(text)):
+    for number, tag in enumerate(_TAG.finditer(_without_comments(text))):
+        if number == limit:
+            raise UpstreamProtocolError(f"The index page has more than {limit:,} links.")
         batch.append(tag[0])
         if len(batch) == 1000:
             yield from _flat(batch)
@@ -118,3 +148,68 @@ def _resolved(base: str, url: str) -> str | None:
         return None
     rest = absolute.partition("#")[0].partition("://")[2][len(parts.netloc) :]
     return f"{parts.scheme}://{host}{_NOT_PLAIN.sub(lambda found: quote(found[0], safe=''), rest)}"
+
+
+# Fields, each of which may be anything
+
+
+def digests(hashes: object) -> dict[str, str]:
+    """Return the digests that can be right: in lower case, and of the length of their algorithm."""
+    if not isinstance(hashes, dict):
+        return {}
+    if len(hashes) == 1 and _is_sha256(hashes.get("sha256")):  # nearly every file, so worth a shortcut
+        return hashes
+    found: dict[str, str] = {}
+    for algorithm, value in hashes.items():
+        if not isinstance(algorithm, str) or not isinstance(value, str):
+            continue
+        algorithm, value = algorithm.lower(), value.lower()
+        if (
+            _ALGORITHM.fullmatch(algorithm)
+            and _HASH.fullmatch(value)
+            and len(value) == _HASH_LENGTHS.get(algorithm, len(value))
+        ):
+            found[algorithm] = value
+    return found
+
+
+def _is_sha256(value: object) -> bool:
+    return isinstance(value, str) and len(value) == 64 and _HASH.fullmatch(value) is not None
+
+
+def moment(value: object) -> datetime | None:
+    """Return a time between 1970 and 9000, with which can be reckoned; later ones are the last, earlier ones None."""
+    if not isinstance(value, str) or len(value) > 40:
+        return None
+    try:
+        found = datetime.fromisoformat(value)
+        # PEP 700: always UTC; some indexes omit the zone.
+        found = found.astimezone(UTC) if found.tzinfo else found.replace(tzinfo=UTC)
+    except (ValueError, OverflowError):  # a zone can lead out of the calendar
+        return None
+    return min(found, _LAST_MOMENT) if found >= _FIRST_MOMENT else None
+
+
+def natural(value: object, otherwise: int | None = None) -> int | None:
+    """Return a number that a database can hold, else `otherwise`."""
+    if isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= NUMBER_LIMIT:
+        return value
+    return otherwise
+
+
+def text_field(value: object) -> str | None:
+    """Return a text, cut off where it is absurdly long; None for what is no text."""
+    return value[:TEXT_LIMIT] if isinstance(value, str) else None
+
+
+def passed_on(fields: Mapping[str, Any], known: Container[str]) -> dict[str, Any]:
+    """Return the fields that are unknown here, to be passed on, without those that are nested too deeply."""
+    return {key: value for key, value in fields.items() if key not in known and not is_deep(value)}
+
+
+def is_deep(value: object, limit: int = DEPTH_LIMIT) -> bool:
+    """Return whether a JSON value is nested deeper than `limit`: rendering it may need more depth than parsing it."""
+    if isinstance(value, list | dict):
+        inner = value.values() if isinstance(value, dict) else value
+        return limit == 0 or any(is_deep(each, limit - 1) for each in inner)
+    return False

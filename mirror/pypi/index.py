@@ -13,7 +13,7 @@ import msgspec
 
 from mirror.errors import Invalid, UpstreamProtocolError
 from mirror.model import Names, UpstreamResponse
-from mirror.pypi.documents import check_version, document_kind, html_tags
+from mirror.pypi.documents import check_version, document_kind, html_tags, natural
 from mirror.pypi.names import canonical
 
 
@@ -32,6 +32,8 @@ class _Listing(msgspec.Struct):
     meta: _Meta = msgspec.field(default_factory=_Meta)
 
 
+NAMES_LIMIT = 2_000_000
+"""The most projects of an index: more than twice as many as the largest has."""
 _DECODER = msgspec.json.Decoder(_Listing)
 
 
@@ -39,12 +41,14 @@ def parse_names(response: UpstreamResponse) -> Names:
     """Parse the root list; absurd names are left out. Raises UpstreamProtocolError when the body is not one."""
     if document_kind(response) == "html":
         return _parse_html(response)
+    if response.body.count(b"{") > NAMES_LIMIT + 2:
+        raise _too_many()
     try:
         listing = _DECODER.decode(response.body)
     except (msgspec.MsgspecError, ValueError, RecursionError) as error:
         raise UpstreamProtocolError(f"The list of projects cannot be read: {error}.") from error
     check_version(listing.meta.api_version)
-    serial = _serial(listing.meta.serial)
+    serial = natural(listing.meta.serial)
     entries = ((entry.name, entry.serial) for entry in listing.projects)
     return _names(entries, response.serial if serial is None else serial)
 
@@ -52,7 +56,7 @@ def parse_names(response: UpstreamResponse) -> Names:
 def _parse_html(response: UpstreamResponse) -> Names:
     text = response.body.decode("utf-8", "replace")
     found: list[str] = []
-    for node in html_tags(text):
+    for node in html_tags(text, limit=NAMES_LIMIT):
         attributes = node.attributes
         if node.tag == "a" and (href := attributes.get("href")):
             # PEP 503: the text is the name, the link its canonical form; lists made by file servers cut the text.
@@ -64,6 +68,10 @@ def _parse_html(response: UpstreamResponse) -> Names:
     if not found and "<html" not in text[:1000].lower():
         raise UpstreamProtocolError("The list of projects is not an HTML page.")
     return _names(((name, None) for name in found), response.serial)
+
+
+def _too_many() -> UpstreamProtocolError:
+    return UpstreamProtocolError(f"The list of projects has more than {NAMES_LIMIT:,} of them.")
 
 
 def _same(written: str, linked: str) -> bool:
@@ -83,14 +91,10 @@ def _names(entries: Iterable[tuple[Any, Any]], serial: int | None) -> Names:
             name = canonical(written)
         except Invalid:
             continue
-        serials[name] = _serial(own)
+        serials[name] = natural(own)
         if name != written:
             display[name] = written
     return Names(serials=serials, display=display, serial=serial)
-
-
-def _serial(value: object) -> int | None:
-    return value if isinstance(value, int) and not isinstance(value, bool) and value >= 0 else None
 
 
 def render_names_json(names: Names) -> bytes:

@@ -15,10 +15,11 @@ from typing import Any
 import msgspec
 from packaging.version import Version
 
-from mirror.errors import Invalid, NotFound
+from mirror.errors import Invalid, NotFound, UpstreamProtocolError
 from mirror.model import File, Page, Project
+from mirror.pypi.documents import decode_object, is_deep
 from mirror.pypi.metadata import info_from_metadata
-from mirror.pypi.names import kind_of, same_version
+from mirror.pypi.names import kind_of, same_version, wheel_tags
 from mirror.pypi.pages import Link, timestamp, version_key
 
 _OTHER_TYPES = {
@@ -126,10 +127,10 @@ def _same_version(found: object, wanted: str | None) -> bool:
 def _decode(upstream: bytes | None) -> dict[str, Any]:
     """Decode the upstream's document; an empty one where it is invalid, as all that must be right is derived."""
     try:
-        document = msgspec.json.decode(upstream) if upstream else {}
-    except (msgspec.MsgspecError, ValueError, RecursionError):
+        document = decode_object(upstream) if upstream else {}
+    except UpstreamProtocolError:
         return {}
-    return document if isinstance(document, dict) else {}
+    return {} if is_deep(document) else document
 
 
 def _entries(document: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
@@ -188,9 +189,9 @@ def _python_version(filename: str) -> str:
     kind = kind_of(filename)
     if kind == "sdist":
         return "source"
+    if kind == "wheel" and (tags := wheel_tags(filename)) is not None:
+        return tags[0]
     parts = filename.rpartition(".")[0].split("-")
-    if kind == "wheel" and len(parts) >= 5:
-        return parts[-3]
     return next((part[2:] for part in parts if part.startswith("py") and part[2:3].isdigit()), "any")
 
 

@@ -32,12 +32,18 @@ NAME_LIMIT = 200
 FILENAME_LIMIT = 255
 """The longest file name, in bytes: what file systems hold."""
 
+VERSION_LIMIT = 256
+"""The longest version, in characters; a number of thousands of digits could not even be read."""
+
 _NAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9])?")  # PEP 508
 _CANONICAL = re.compile(r"[a-z0-9]+(?:-[a-z0-9]+)*")
 _SEPARATORS = re.compile(r"[-_.]+")  # PEP 503
 _SAFE_FILENAME = re.compile(r"[A-Za-z0-9_][^\x00-\x1f\x7f-\x9f/\\?#\u2028\u2029\ud800-\udfff]*")
-_SDIST_SUFFIXES = (".tar.gz", ".zip", ".tgz", ".tar.bz2", ".tar.xz", ".tar.z", ".tbz", ".tar")
-_OTHER_SUFFIXES = (".egg", ".exe", ".msi", ".rpm", ".deb", ".dmg")
+SDIST_SUFFIXES = (
+    *(".tar.gz", ".zip", ".tgz", ".tar.bz2", ".tbz2", ".tbz", ".tar.xz", ".txz", ".tar.lzma", ".tlz", ".tar.z", ".tar"),
+)
+_OTHER_SUFFIXES = (".egg", ".exe", ".msi", ".rpm", ".deb", ".dmg", "-variants.json")
+_VARIANT_LABEL = re.compile(r"[0-9a-z._]{1,16}")  # PEP 825
 _PLATFORM_TAIL = re.compile(
     r"[.-](?:win32|win-amd64|win-arm64|linux-[a-z0-9_]+|macosx-[0-9.]+-[a-z0-9_]+|(?:noarch|src|i[3-6]86|x86_64)$)"
     r"(?:-py[23](?:\.[0-9]+)?)?$"
@@ -77,7 +83,7 @@ def safe_filename(name: str) -> bool:
 def canonical_version(version: str) -> str:
     """Return the version as PEP 440 normalises it; unchanged where it is not a version."""
     try:
-        return str(Version(version))
+        return str(Version(version)) if len(version) <= VERSION_LIMIT else version
     except InvalidVersion:
         return version
 
@@ -85,7 +91,7 @@ def canonical_version(version: str) -> str:
 @lru_cache(maxsize=8192)
 def version_group(version: str) -> str:
     """Return what all spellings of one version have in common: 1.0 and 1.0.0 are one release."""
-    return canonicalize_version(version)
+    return canonicalize_version(version) if len(version) <= VERSION_LIMIT else version
 
 
 def same_version(one: str, other: str) -> bool:
@@ -98,14 +104,17 @@ def kind_of(filename: str) -> Kind:
     lower = filename.lower()
     if lower.endswith(".whl"):
         return "wheel"
-    if lower.endswith(_SDIST_SUFFIXES) and _PLATFORM_TAIL.search(_stem(filename)) is None:
+    if lower.endswith(SDIST_SUFFIXES) and _PLATFORM_TAIL.search(_stem(filename)) is None:
         return "sdist"
     return "other"
 
 
 def is_distribution(filename: str) -> bool:
-    """Return whether the name ends like any distribution file that an index has ever listed."""
-    return filename.lower().endswith((".whl", *_SDIST_SUFFIXES, *_OTHER_SUFFIXES))
+    """Return whether the name ends like any distribution file that an index has ever listed.
+
+    Some really end in spaces. What describes the variants of a version's wheels (PEP 825) is taken for one.
+    """
+    return filename.rstrip(" ").lower().endswith((".whl", *SDIST_SUFFIXES, *_OTHER_SUFFIXES))
 
 
 def has_metadata(file: File) -> bool:
@@ -140,7 +149,7 @@ def parse_filename(filename: str) -> FilenameParts:
         raise Invalid(f"{filename[:80]!r} is not a usable file name.")
     try:
         if filename.endswith(".whl"):
-            name, version, _, tags = parse_wheel_filename(filename)
+            name, version, _, tags = parse_wheel_filename(_without_label(filename))
             return FilenameParts(canonical(name), str(version), "wheel", tags)
         name, version = parse_sdist_filename(filename)
         return FilenameParts(canonical(name), str(version), "sdist")
@@ -148,10 +157,26 @@ def parse_filename(filename: str) -> FilenameParts:
         raise Invalid(f"{filename[:80]!r} is neither a wheel's nor an sdist's file name: {error}.") from error
 
 
+def wheel_tags(filename: str) -> tuple[str, str, str] | None:
+    """Return the tags in a wheel's file name: Python, ABI, platform; None when it has none."""
+    parts = _without_label(filename)[: -len(".whl")].split("-")
+    return (parts[-3], parts[-2], parts[-1]) if len(parts) >= 5 else None
+
+
+def _without_label(filename: str) -> str:
+    """Return the file name of a wheel without the label of its variant (PEP 825), which stands behind the platform."""
+    parts = filename.removesuffix(".whl").split("-")
+    has_build = len(parts) > 5 and parts[2][:1].isdigit()
+    if len(parts) == 6 + has_build and _VARIANT_LABEL.fullmatch(parts[-1]):
+        return "-".join(parts[:-1]) + ".whl"
+    return filename
+
+
 def _stem(filename: str) -> str:
     """Return the file name without its suffix."""
+    filename = filename.rstrip(" ")
     lower = filename.lower()
-    for suffix in (".whl", *_SDIST_SUFFIXES, *_OTHER_SUFFIXES):
+    for suffix in (".whl", *SDIST_SUFFIXES, *_OTHER_SUFFIXES):
         if lower.endswith(suffix):
             return filename[: -len(suffix)]
     return filename

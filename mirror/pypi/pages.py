@@ -23,23 +23,32 @@ from yarl import URL
 
 from mirror.errors import Invalid, UpstreamProtocolError
 from mirror.model import File, Page, Project, UpstreamRequest, UpstreamResponse
-from mirror.pypi.documents import absolute_url, check_version, decode_json, document_kind, html_tags
-from mirror.pypi.names import canonical, is_distribution, safe_filename, version_group, version_of
+from mirror.pypi.documents import (
+    absolute_url,
+    check_version,
+    decode_json,
+    digests,
+    document_kind,
+    html_tags,
+    moment,
+    natural,
+    passed_on,
+    text_field,
+)
+from mirror.pypi.names import VERSION_LIMIT, canonical, is_distribution, safe_filename, version_group, version_of
 
 JSON_TYPE = "application/vnd.pypi.simple.v1+json"
 HTML_TYPE = "application/vnd.pypi.simple.v1+html"
 PROVENANCE_TYPE = "application/vnd.pypi.integrity.v1+json"
 _ACCEPT = f"{JSON_TYPE}, {HTML_TYPE};q=0.2, text/html;q=0.01"
-_NAMES_LIMIT = 256 << 20
 _PROVENANCE_LIMIT = 4 << 20
+FILES_LIMIT = 100_000
+"""The most files, and the most versions, on the page of one project."""
 
 Link = Callable[[File], str]
 """Returns the URL of a file, to be printed on a page."""
 
 _STATUSES = frozenset({"active", "archived", "quarantined", "deprecated"})  # PEP 792
-_HASH = re.compile(r"[0-9a-f]{8,256}")
-_ALGORITHM = re.compile(r"[a-z0-9_]{1,32}")
-_HASH_LENGTHS = {"md5": 32, "sha1": 40, "sha224": 56, "sha256": 64, "sha384": 96, "sha512": 128, "blake2b_256": 64}
 _FRAGMENT_ORDER = ("sha256", "sha512", "sha384", "sha224", "sha1", "md5")  # the ones that installers read
 _FILE_HANDLED = frozenset({
     "filename", "url", "hashes", "size", "upload-time", "yanked", "requires-python",
@@ -63,7 +72,7 @@ def request_for(base: URL, page: Page) -> UpstreamRequest:
         case "project":
             return UpstreamRequest(url=root / page.name / "", accept=_ACCEPT)
         case "names":
-            return UpstreamRequest(url=root, accept=_ACCEPT, limit=_NAMES_LIMIT)
+            return UpstreamRequest(url=root, accept=_ACCEPT)
         case "legacy":
             return UpstreamRequest(url=root.parent.parent / "pypi" / page.name / "json", accept="application/json")
         case "release":
@@ -82,11 +91,14 @@ def provenance_page(file: File) -> Page:
 def parse_simple(page: Page, response: UpstreamResponse) -> Project:
     """Parse a simple page. Raises UpstreamProtocolError when the body is not one, or is about another project.
 
-    Entries without a safe file name or an http(s) URL are left out; a field of the wrong type is dropped, not its file.
+    Entries without the file name of a distribution or an http(s) URL are left out; a field of the wrong type or size is
+    dropped, not its file. What is returned can be rendered in every form.
     """
-    if document_kind(response) == "json":
-        return _parse_json(response, page.name)
-    return _parse_html(response, page.name)
+    try:
+        parse = _parse_json if document_kind(response) == "json" else _parse_html
+        return parse(response, page.name)
+    except (ValueError, TypeError, LookupError, ArithmeticError, RecursionError) as error:
+        raise UpstreamProtocolError(f"The index page of {page.name} cannot be read: {str(error)[:200]}.") from error
 
 
 def revision(body: bytes) -> str:
@@ -100,29 +112,31 @@ def _parse_json(response: UpstreamResponse, name: str) -> Project:
     if not isinstance(entries, list):
         raise UpstreamProtocolError(f"The index page of {name} has no list of files.")
     _check_name(document.get("name"), name)
-    listed = document.get("versions")
-    listed = tuple(dict.fromkeys(v for v in listed if isinstance(v, str))) if isinstance(listed, list) else ()
+    versions = document.get("versions")
+    versions = versions if isinstance(versions, list) else []
+    _check_count(name, max(len(entries), len(versions)))
+    listed = tuple(dict.fromkeys(v for v in versions if isinstance(v, str) and len(v) <= VERSION_LIMIT))
     version = _Spelling(name, listed)
     files: dict[str, File] = {}
     for entry in entries:
         if isinstance(entry, dict) and (file := _json_file(entry, response.url, version)) is not None:
             files.setdefault(file.filename, file)
 
-    extra = {key: value for key, value in document.items() if key not in _PROJECT_FIELDS}
+    extra = passed_on(document, _PROJECT_FIELDS)
     meta = document.get("meta")
     meta = meta if isinstance(meta, dict) else {}
-    if unknown := {key: value for key, value in meta.items() if key not in _META_FIELDS}:
+    if unknown := passed_on(meta, _META_FIELDS):
         extra["meta"] = unknown
     status = document.get("project-status")
     status = status if isinstance(status, dict) else {}
-    if reason := _text(status.get("reason")):
+    if reason := text_field(status.get("reason")):
         extra["status-reason"] = reason
     return Project(
         name=name,
         files=tuple(files.values()),
         versions=listed or _versions_of(files.values()),
-        serial=_natural(meta.get("_last-serial"), response.serial),
-        status=named if (named := _text(status.get("status"))) in _STATUSES else None,
+        serial=natural(meta.get("_last-serial"), response.serial),
+        status=named if (named := text_field(status.get("status"))) in _STATUSES else None,
         extra=extra,
     )
 
@@ -131,10 +145,10 @@ def _json_file(entry: dict[str, Any], base: str, version: "_Spelling") -> File |
     filename, url = entry.get("filename"), entry.get("url")
     if not isinstance(filename, str) or not isinstance(url, str) or not safe_filename(filename):
         return None
-    absolute = absolute_url(base, url)
+    absolute = absolute_url(base, url) if is_distribution(filename) else None
     if absolute is None:
         return None
-    extra = {key: entry[key] for key in entry.keys() - _FILE_HANDLED}
+    extra = passed_on(entry, _FILE_HANDLED) if not entry.keys() <= _FILE_HANDLED else {}
     for key in ("core-metadata", "dist-info-metadata", "data-dist-info-metadata"):  # PEP 714: the first one counts
         if key in entry:
             if metadata := _core_metadata(entry[key]):
@@ -142,18 +156,18 @@ def _json_file(entry: dict[str, Any], base: str, version: "_Spelling") -> File |
             break
     if isinstance(entry.get("gpg-sig"), bool):
         extra["gpg-sig"] = entry["gpg-sig"]
-    if provenance := absolute_url(base, _text(entry.get("provenance"))):
+    if provenance := absolute_url(base, text_field(entry.get("provenance"))):
         extra["provenance"] = provenance
     yanked = entry.get("yanked")
     return File(
         filename=filename,
         version=version.of(filename),
-        digests=_digests(entry.get("hashes")),
+        digests=digests(entry.get("hashes")),
         url=absolute,
-        size=_natural(entry.get("size")),
-        uploaded=_moment(entry.get("upload-time")),
-        yanked="" if yanked is True else _text(yanked) or None,
-        requires=_text(entry.get("requires-python")) or None,
+        size=natural(entry.get("size")),
+        uploaded=moment(entry.get("upload-time")),
+        yanked="" if yanked is True else text_field(yanked) or None,
+        requires=text_field(entry.get("requires-python")) or None,
         extra=extra,
     )
 
@@ -175,10 +189,11 @@ def _parse_html(response: UpstreamResponse, name: str) -> Project:
             base, based = absolute_url(response.url, href) or base, True
         elif node.tag == "a" and (file := _html_file(node, attributes, base, version)) is not None:
             files.setdefault(file.filename, file)
+            _check_count(name, len(files))
     check_version(meta.get("pypi:repository-version"))
     if not files and "pypi:repository-version" not in meta and _INTERACTIVE.search(text):
         raise UpstreamProtocolError(f"What was answered for {name} is another kind of web page, not an index page.")
-    reason, status = meta.get("pypi:project-status-reason"), meta.get("pypi:project-status")
+    reason, status = text_field(meta.get("pypi:project-status-reason")), meta.get("pypi:project-status")
     return Project(
         name=name,
         files=tuple(files.values()),
@@ -213,10 +228,10 @@ def _html_file(node: LexborNode, attributes: Mapping[str, str | None], base: str
     return File(
         filename=filename,
         version=version.of(filename),
-        digests=_digests(dict(part.split("=", 1) for part in fragment.split("&") if "=" in part)),
+        digests=digests(dict(part.split("=", 1) for part in fragment.split("&") if "=" in part)),
         url=absolute,
-        yanked=attributes["data-yanked"] or "" if "data-yanked" in attributes else None,
-        requires=(attributes.get("data-requires-python") or "").strip() or None,
+        yanked=text_field(attributes["data-yanked"]) or "" if "data-yanked" in attributes else None,
+        requires=(text_field(attributes.get("data-requires-python")) or "").strip() or None,
         extra=extra,
     )
 
@@ -327,9 +342,14 @@ def _versions_of(files: Iterable[File]) -> tuple[str, ...]:
 def version_key(version: str) -> tuple[bool, Version | str]:
     """Return a key that sorts versions by PEP 440; what is not a version comes first."""
     try:
-        return (True, Version(version))
+        return (True, Version(version)) if len(version) <= VERSION_LIMIT else (False, version)
     except InvalidVersion:
         return (False, version)
+
+
+def _check_count(name: str, count: int) -> None:
+    if count > FILES_LIMIT:
+        raise UpstreamProtocolError(f"The index page of {name} has more than {FILES_LIMIT:,} files or versions.")
 
 
 def _check_name(found: object, name: str) -> None:
@@ -343,55 +363,13 @@ def _check_name(found: object, name: str) -> None:
         raise UpstreamProtocolError(f"The index answered the page of {found[:80]!r} when asked for {name}.")
 
 
-def _digests(hashes: object) -> dict[str, str]:
-    """Return the digests that can be right: in lower case, and of the length of their algorithm."""
-    if not isinstance(hashes, dict):
-        return {}
-    if len(hashes) == 1 and _is_sha256(hashes.get("sha256")):  # nearly every file, so worth a shortcut
-        return hashes
-    found: dict[str, str] = {}
-    for algorithm, value in hashes.items():
-        if not isinstance(algorithm, str) or not isinstance(value, str):
-            continue
-        algorithm, value = algorithm.lower(), value.lower()
-        if (
-            _ALGORITHM.fullmatch(algorithm)
-            and _HASH.fullmatch(value)
-            and len(value) == _HASH_LENGTHS.get(algorithm, len(value))
-        ):
-            found[algorithm] = value
-    return found
-
-
-def _is_sha256(value: object) -> bool:
-    return isinstance(value, str) and len(value) == 64 and _HASH.fullmatch(value) is not None
-
-
 def _core_metadata(value: object) -> Literal[True] | dict[str, str] | None:
     """Return true or the digests of the metadata file; None where there is no such file (PEP 714)."""
     if isinstance(value, dict):
-        return _digests(value) or True
+        return digests(value) or True
     return True if value is True else None
 
 
 def _best(digests: Mapping[str, str]) -> tuple[str, str]:
     algorithm = next(a for a in (*_FRAGMENT_ORDER, *digests) if a in digests)
     return algorithm, digests[algorithm]
-
-
-def _moment(value: object) -> datetime | None:
-    if not isinstance(value, str) or len(value) > 40:
-        return None
-    try:
-        moment = datetime.fromisoformat(value)
-    except ValueError:
-        return None
-    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)  # PEP 700: always UTC; some indexes omit the zone
-
-
-def _natural(value: object, otherwise: int | None = None) -> int | None:
-    return value if isinstance(value, int) and not isinstance(value, bool) and value >= 0 else otherwise
-
-
-def _text(value: object) -> str | None:
-    return value if isinstance(value, str) else None

@@ -7,11 +7,11 @@ Lenient: what is malformed is shown as it is written, or left out, never refused
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-import msgspec
 from packaging.requirements import InvalidRequirement, Requirement
 
-from mirror.errors import Invalid
+from mirror.errors import Invalid, UpstreamProtocolError
 from mirror.model import Dependency, DescriptionType, File, Page, Project, ProjectSummary
+from mirror.pypi.documents import decode_object
 from mirror.pypi.legacy import latest_version, legacy_page
 from mirror.pypi.metadata import info_from_metadata
 from mirror.pypi.names import canonical, kind_of
@@ -47,10 +47,9 @@ def from_sidecar(file: File, content: bytes) -> ProjectSummary:
 def from_document(file: File, content: bytes) -> ProjectSummary:
     """Read the page that `document` names. Raises Invalid."""
     try:
-        decoded = msgspec.json.decode(content)
-    except (msgspec.DecodeError, RecursionError) as error:
-        raise Invalid("The document about the project is not JSON.") from error
-    info = decoded.get("info") if isinstance(decoded, dict) else None
+        info = decode_object(content).get("info")
+    except UpstreamProtocolError as error:
+        raise Invalid(str(error)) from error
     if not isinstance(info, dict):
         raise Invalid("The document about the project has no `info`.")
     return _summary(file, info)

@@ -15,13 +15,11 @@ from packaging.version import InvalidVersion, Version
 
 from mirror.errors import Invalid
 from mirror.model import File
+from mirror.pypi.names import SDIST_SUFFIXES, VERSION_LIMIT, wheel_tags
 
 ecosystem = "PyPI"
 locks_need_pages = False
 yanked_files_go = False
-
-_SDISTS = (".tar.gz", ".zip", ".tar.bz2", ".tgz", ".tar.xz", ".tar.Z", ".tar")
-_LONGEST_VERSION = 256
 
 
 def pattern(pattern: str) -> str:
@@ -46,7 +44,7 @@ def matches(specifier: str, version: str) -> bool:
     """Return whether the version satisfies the specifier. Raises Invalid for a wrong specifier."""
     specifiers = _specifiers(specifier)
     try:
-        return len(version) <= _LONGEST_VERSION and specifiers.contains(version, prereleases=True)
+        return len(version) <= VERSION_LIMIT and specifiers.contains(version, prereleases=True)
     except InvalidVersion:
         return False
 
@@ -54,23 +52,24 @@ def matches(specifier: str, version: str) -> bool:
 def key(version: str) -> tuple[object, ...]:
     """Return a key that sorts by PEP 440."""
     try:
-        return (1, Version(version)) if len(version) <= _LONGEST_VERSION else (0, version)
+        return (1, Version(version)) if len(version) <= VERSION_LIMIT else (0, version)
     except InvalidVersion:
         return 0, version
 
 
 def kind(file: File) -> str:
     """Return `wheel`, `sdist`, `egg`, or `other` (installers for Windows, RPMs and more of the past)."""
-    name = file.filename
+    name = file.filename.rstrip(" ")
     if name.endswith(".whl"):
         return "wheel"
-    return "sdist" if name.endswith(_SDISTS) else "egg" if name.endswith(".egg") else "other"
+    return "sdist" if name.lower().endswith(SDIST_SUFFIXES) else "egg" if name.endswith(".egg") else "other"
 
 
 def platforms(file: File) -> tuple[str, ...]:
-    """Return the platform tags of a wheel, the last part of its name; none for `any` and for other files."""
+    """Return the platform tags of a wheel; none for `any` and for other files."""
     # packaging's parse_wheel_filename builds every combination of tags, and a page has thousands of wheels.
     if not file.filename.endswith(".whl"):
         return ()
-    tags = file.filename.removesuffix(".whl").rpartition("-")[2].split(".")
+    found = wheel_tags(file.filename)
+    tags = (found[2] if found else file.filename.removesuffix(".whl").rpartition("-")[2]).split(".")
     return () if "any" in tags else tuple(tags)

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from mirror.errors import Invalid, UpstreamProtocolError
 from mirror.model import Names, UpstreamResponse
+from mirror.pypi import index
 from mirror.pypi.index import parse_names, render_names_html, render_names_json
 from mirror.pypi.names import canonical
 
@@ -92,3 +93,21 @@ def test_any_bytes_are_a_list_or_a_protocol_error(body: bytes, content_type: str
             assert canonical(name) == name
         except Invalid:
             pytest.fail(f"{name!r} is not a name")
+
+
+@pytest.mark.parametrize(
+    ("content_type", "start", "piece"),
+    [(JSON, b'{"projects": [', b'{"name":"a"},'), ("text/html", b"<html>", b"<a href=a>")],
+)
+def test_more_projects_than_any_index_has_are_refused_before_they_are_read(
+    monkeypatch: pytest.MonkeyPatch, content_type: str, start: bytes, piece: bytes
+) -> None:
+    monkeypatch.setattr(index, "NAMES_LIMIT", 1000)
+    parse(start + piece * 990 + b'{"name":"b"}]}', content_type)
+    with pytest.raises(UpstreamProtocolError, match="1,000"):
+        parse(start + piece * 1010 + b'{"name":"b"}]}', content_type)
+
+
+def test_a_serial_that_no_database_can_hold_is_left_out() -> None:
+    assert parse(b'{"projects": [{"name": "a", "_last-serial": %d}]}' % 10**18).serials == {"a": 10**18}
+    assert parse(b'{"projects": [{"name": "a", "_last-serial": %d}]}' % 2**63).serials == {"a": None}

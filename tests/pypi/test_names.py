@@ -7,7 +7,7 @@ from packaging.tags import Tag
 from packaging.utils import canonicalize_name
 
 from mirror.errors import Invalid
-from mirror.pypi.names import canonical, kind_of, parse_filename, safe_filename, version_of
+from mirror.pypi.names import canonical, kind_of, parse_filename, safe_filename, version_of, wheel_tags
 
 
 @given(st.from_regex(r"[A-Za-z0-9]([A-Za-z0-9._-]{0,40}[A-Za-z0-9])?", fullmatch=True))
@@ -57,6 +57,10 @@ def test_ordinary_file_names_are_safe() -> None:
         ("foo-1.0.macosx-10.9-x86_64.tar.gz", "foo", "1.0", "other"),
         ("elsewhere-3.tar.gz", "foo", "3", "sdist"),
         ("nothing.tar.gz", "foo", "", "sdist"),
+        ("foo-1.0.txz", "foo", "1.0", "sdist"),
+        ("foo-1.0.tar.lzma", "foo", "1.0", "sdist"),
+        ("foo-1.0-variants.json", "foo", "1.0", "other"),
+        ("foo-" + "1" * 240 + ".zip", "foo", "1" * 240, "sdist"),
     ],
 )
 def test_the_version_of_any_old_file_name_is_found(filename: str, project: str, version: str, kind: str) -> None:
@@ -68,6 +72,21 @@ def test_a_wheel_file_name_gives_its_parts() -> None:
     parts = parse_filename("Foo.Bar-1.0.0-2-py2.py3-none-any.whl")
     assert (parts.project, parts.version, parts.kind) == ("foo-bar", "1.0.0", "wheel")
     assert parts.tags == {Tag("py2", "none", "any"), Tag("py3", "none", "any")}
+
+
+@pytest.mark.parametrize(
+    ("filename", "tags"),
+    [
+        ("foo-1.0-cp312-abi3-linux_x86_64-x86_64_v3.whl", ("cp312", "abi3", "linux_x86_64")),
+        ("foo-1.0-2-cp312-abi3-linux_x86_64-null.whl", ("cp312", "abi3", "linux_x86_64")),
+        ("foo-1.0-2-cp312-abi3-linux_x86_64.whl", ("cp312", "abi3", "linux_x86_64")),
+    ],
+)
+def test_the_file_name_of_a_variant_wheel_gives_its_parts(filename: str, tags: tuple[str, str, str]) -> None:
+    assert parse_filename(filename).tags == {Tag(*tags)}
+    assert wheel_tags(filename) == tags
+    assert version_of(filename, "foo") == "1.0"
+    assert parse_filename(filename).version == "1.0"
 
 
 @pytest.mark.parametrize("filename", ["foo_bar-1.0.tar.gz", "foo-bar-1.0.zip", "Foo.Bar-1.0.tar.gz"])
@@ -89,6 +108,10 @@ def test_an_sdist_file_name_gives_its_parts(filename: str) -> None:
         "ünï-1.0-py3-none-any.whl",
         "foo-1.0-py3-none-any.whl\x00",
         "foo-1.0.tar.gz.asc",
+        "foo-1.0-py3-none-any-Label.whl",
+        "foo-1.0-py3-none-any-a_label_that_is_too_long.whl",
+        "foo-1.0-build-py3-none-any-label.whl",
+        "foo-1.0-py3-none-any-a-b.whl",
     ],
 )
 def test_what_is_neither_wheel_nor_sdist_cannot_be_uploaded(filename: str) -> None:

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -11,11 +12,11 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from yarl import URL
 
-from mirror.errors import UpstreamProtocolError
+from mirror.errors import Invalid, UpstreamProtocolError
 from mirror.model import File, Page, Project, UpstreamResponse
-from mirror.pypi import FORMAT
-from mirror.pypi.documents import _resolved, absolute_url
-from mirror.pypi.pages import parse_simple, render_html, render_json
+from mirror.pypi import FORMAT, legacy, summary
+from mirror.pypi.documents import TAGS_LIMIT, VALUES_LIMIT, _resolved, absolute_url
+from mirror.pypi.pages import FILES_LIMIT, parse_simple, render_html, render_json
 
 URL_OF_PAGE = "https://index.example/simple/foo/"
 JSON = "application/vnd.pypi.simple.v1+json"
@@ -127,12 +128,42 @@ def test_any_bytes_are_a_page_or_a_protocol_error(body: bytes, content_type: str
         from_json(body, content_type)
 
 
-@given(st.recursive(st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | texts, lambda inner: (
-    st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from([
-        "files", "meta", "name", "versions", "project-status", "filename", "url", "hashes", "size", "upload-time",
-        "yanked", "requires-python", "core-metadata", "provenance", "api-version", "sha256", "status",
-    ]), inner, max_size=6)), max_leaves=30))  # fmt: skip
-def test_any_json_is_a_page_or_a_protocol_error_and_then_renders(value: Any) -> None:
+odd = (
+    st.none() | st.booleans() | st.integers() | st.integers(-(10**40), 10**40) | st.floats() | texts
+    | st.sampled_from(["1" * 5000, "1" * 256, "1." * 128, "0001-01-01T00:00:00+23:59", "9999-12-31T23:59:59-23:59",
+      "9999-12-31T23:59:59Z", "1e999", "a" * 70_000, "\x00\x1b[2J", "<b>", "quarantined", "http://[::1", "//x"])
+)  # fmt: skip
+fields = st.sampled_from([
+    "files", "meta", "name", "versions", "project-status", "filename", "url", "hashes", "size", "upload-time", "yanked",
+    "requires-python", "core-metadata", "dist-info-metadata", "provenance", "api-version", "sha256", "status", "reason",
+    "_last-serial", "gpg-sig", "digests", "metadata", "info", "releases", "urls", "vulnerabilities", "version", "x-new",
+    "requires_dist", "project_urls", "description", "status-reason", "alternate-locations", "sidecar", "extra",
+])  # fmt: skip
+anything = st.recursive(
+    odd,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(fields | texts, inner, max_size=6),
+    max_leaves=30,
+)
+
+
+def shown_everywhere(project: Project, document: bytes | None = None) -> None:
+    """Render a project in every form, beside any document of the JSON API."""
+    render_html(project, address, provenance)
+    render_json(project, address, provenance)
+    for version in (None, *{file.version for file in project.files}):
+        legacy.render(project, document, version, address)
+        if document is not None:
+            legacy.is_about(document, version or "")
+    file = summary.file_to_read(project)
+    if file is not None and document is not None:
+        with contextlib.suppress(Invalid):
+            summary.from_document(file, document)
+
+
+@given(anything, anything)
+@example({"project-status": {"status": []}}, {})
+@example({"size": 1 << 64, "versions": ["1" * 5000]}, {"info": {"version": "1" * 5000}})
+def test_any_json_is_a_page_or_a_protocol_error_and_then_renders(value: Any, document: Any) -> None:
     field = value if isinstance(value, dict) else {"x": value}
     page = {"files": [{**entry(), **{k: v for k, v in field.items() if k not in ("filename", "url")}}], **field}
     try:
@@ -140,7 +171,83 @@ def test_any_json_is_a_page_or_a_protocol_error_and_then_renders(value: Any) -> 
     except UpstreamProtocolError:
         return
     assert from_json(render_json(project, address, provenance)) == project
-    render_html(project, address, provenance)
+    shown_everywhere(project, json.dumps(document).encode())
+    shown_everywhere(
+        project, json.dumps({"info": document, "releases": {"1.0": [document]}, "urls": document}).encode()
+    )
+
+
+PIECES = [
+    "<a href='foo-1.0.tar.gz'", '<a href="https://x/foo-1.0-py3-none-any.whl#sha256=', SHA, '"', "'", ">", "</a>",
+    "foo", " data-yanked", "=", " data-requires-python='>3'", " data-core-metadata", "<!--", "-->", "<base href='",
+    ' data-dist-info-metadata="sha256=', "<base href='//x:99999/'>", "<script>", "archived", " data-gpg-sig=true",
+    "<meta name='pypi:repository-version' content='1.0'>", "<meta name='pypi:project-status' content='", "&#0;",
+    "&lt;", "\x00", "\ufffd", "<html>", " data-provenance='x'", "<!--SERIAL 12-->", "foo-" + "1" * 300 + ".zip",
+    "<h1>Links for foo</h1>", "1" * 5000,
+]  # fmt: skip
+
+
+@given(st.lists(st.sampled_from(PIECES), max_size=25))
+def test_any_html_is_a_page_or_a_protocol_error_and_then_renders(parts: list[str]) -> None:
+    try:
+        project = from_html("".join(parts))
+    except UpstreamProtocolError:
+        return
+    assert from_json(render_json(project, address, provenance)).files == project.files
+    shown_everywhere(project)
+
+
+@pytest.mark.parametrize(
+    ("kind", "body"),
+    [
+        (JSON, b'{"files": [], "x": ' + b"[" * 100 + b"]" * 100 + b"}"),
+        (
+            JSON,
+            b'{"files": [{"filename": "foo-1.0.zip", "url": "/a", "x": ' + b'{"a":' * 500 + b"1" + b"}" * 501 + b"]}",
+        ),
+    ],
+)
+def test_a_value_that_is_nested_deeply_is_not_passed_on(kind: str, body: bytes) -> None:
+    project = from_json(body, kind)
+    assert "x" not in project.extra
+    assert all("x" not in file.extra for file in project.files)
+
+
+def many(count: int, piece: str, start: str, end: str, join: str = ",") -> bytes:
+    return (start + join.join(piece.replace("%", str(number)) for number in range(count)) + end).encode()
+
+
+@pytest.mark.parametrize(
+    ("kind", "body"),
+    [
+        (JSON, lambda: many(FILES_LIMIT + 1, '{"filename":"foo-%.zip","url":"/%"}', '{"files":[', "]}")),
+        (JSON, lambda: many(FILES_LIMIT + 1, '"%"', '{"files":[],"versions":[', "]}")),
+        (JSON, lambda: b'{"files":[],"x":[' + b"[]," * VALUES_LIMIT + b"0]}"),
+        (JSON, lambda: b'{"files":[],"x":' + b"[" * 100_000 + b"]" * 100_000 + b"}"),
+        (HTML, lambda: many(FILES_LIMIT + 1, "<a href=foo-%.zip>f</a>", "<html>", "", "")),
+        (HTML, lambda: many(TAGS_LIMIT + 1, "<a>f</a>".replace("a", "a "), "<html>", "", "")),
+    ],
+    ids=["files", "versions", "values", "depth", "links to files", "links"],
+)
+def test_more_things_than_any_project_has_are_refused(kind: str, body: Callable[[], bytes]) -> None:
+    with pytest.raises(UpstreamProtocolError):
+        from_json(body(), kind)
+
+
+@pytest.mark.parametrize(
+    ("filename", "taken"),
+    [
+        ("foo-1.0.txz", True), ("foo-1.0.tlz", True), ("foo-1.0.tbz2", True), ("foo-1.0.tar.lzma", True),
+        ("foo-1.0.TAR.GZ", True), ("foo-1.0.tar.gz ", True), ("foo-1.0-variants.json", True), ("foo-1.0.egg", True),
+        ("index.html", False), ("foo-1.0.json", False), ("foo-1.0.tar.gz.asc", False), ("foo-1.0.whl.metadata", False),
+        ("foo.php", False), (".htaccess", False), ("foo-1.0", False),
+    ],
+)  # fmt: skip
+def test_only_distributions_are_taken_from_a_page(filename: str, taken: bool) -> None:
+    listed = [filename] if taken else []
+    assert [file.filename for file in from_json({"files": [entry(filename=filename)]}).files] == listed
+    href = filename.replace(" ", "%20")
+    assert [file.filename for file in from_html(f"<html><a href='{href}'>{filename}</a>").files] == listed
 
 
 # Fields
@@ -274,6 +381,8 @@ def test_the_metadata_text_of_an_upload_is_not_on_the_page() -> None:
         ("yanked", ""), ("requires-python", 3), ("hashes", []), ("hashes", {"sha256": 1, "MD5!": "00"}),
         ("hashes", {"sha256": "zz"}), ("provenance", 1), ("provenance", "javascript:alert(1)"),
         ("core-metadata", "yes"),
+        ("size", 1 << 63), ("size", 10**30), ("upload-time", "0001-01-01T00:00:00+23:59"),
+        ("upload-time", "9999-12-31T23:59:59-23:59"), ("upload-time", "1969-12-31T00:00:00Z"),
         ("gpg-sig", "yes"), ("requires-python", None), ("provenance", None), ("yanked", False), ("yanked", None),
     ],
 )  # fmt: skip
@@ -294,7 +403,7 @@ def test_an_upload_time_without_zone_is_utc_and_others_are_converted() -> None:
     assert one(**{"upload-time": "2024-01-01T00:00:00"}).uploaded == datetime(2024, 1, 1, tzinfo=UTC)
     file = one(**{"upload-time": "2024-01-01T02:00:00+02:00"})
     assert file.uploaded is not None
-    assert file.uploaded.utcoffset() == timedelta(hours=2)
+    assert file.uploaded.utcoffset() == timedelta(0)
     assert b'"upload-time":"2024-01-01T00:00:00Z"' in render_json(Project(name="foo", files=(file,)), address)
 
 
@@ -457,6 +566,12 @@ def test_format_asks_for_each_page_beside_the_simple_index() -> None:
         assert str(FORMAT.request_for(base, page).url) == url
     assert FORMAT.request_for(URL("https://index.example/root/simple"), Page("project", "foo")).url == base / "foo" / ""
     assert FORMAT.request_for(base, Page("project", "foo")).accept.startswith(f"{JSON}, ")
+
+
+def test_the_size_of_a_page_is_limited_by_the_setting_alone() -> None:
+    pages = (Page("names"), Page("project", "foo"), Page("legacy", "foo"), Page("release", "foo/1.0"))
+    for page in pages:
+        assert FORMAT.request_for(URL("https://index.example/simple/"), page).limit >= 1 << 40
 
 
 def test_format_asks_for_the_metadata_only_where_it_is_offered() -> None:

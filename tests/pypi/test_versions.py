@@ -54,6 +54,7 @@ def test_versions_are_in_order_and_what_is_none_comes_first() -> None:
             "wheel",
             ("manylinux_2_17_x86_64", "manylinux2014_x86_64"),
         ),
+        ("a-1-cp311-cp311-win_amd64-x86_64_v3.whl", "wheel", ("win_amd64",)),
         ("a-1.tar.gz", "sdist", ()),
         ("a-1.zip", "sdist", ()),
         ("a-1-py2.7.egg", "egg", ()),
