@@ -222,6 +222,12 @@ class AcceptedUpload(msgspec.Struct, frozen=True, kw_only=True):
 class PackageReader(Protocol):
     """Reads files that are to be published: the module `package` of an ecosystem."""
 
+    def filename_of(self, filename: str, path: Path) -> str:
+        """Return the name under which a file on disk is published that came as `filename`, or without any name.
+
+        Blocking. Raises Invalid, also when the file is not what its name says.
+        """
+
     def inspect(self, filename: str, path: Path) -> File:
         """Read a file on disk: its version, requirements and platform, and its metadata in `extra`.
 
@@ -234,6 +240,14 @@ class PackageReader(Protocol):
 
 def _any_document(page: Page, response: UpstreamResponse) -> None:
     """Accept any document."""
+
+
+def _unchanged(file: File) -> File:
+    return file
+
+
+def _never(one: File, other: File) -> bool:
+    return False
 
 
 class Format(msgspec.Struct, frozen=True, kw_only=True):
@@ -273,6 +287,11 @@ class Format(msgspec.Struct, frozen=True, kw_only=True):
     """Checks that bytes can be the file's sidecar. Raises UpstreamProtocolError, or DigestMismatch."""
     make_sidecar: Callable[[File, Body], Awaitable[bytes]]
     """Builds the sidecar out of the file itself, reading as little of it as possible. Raises Invalid."""
+
+    renamed: Callable[[File], File] = _unchanged
+    """Returns a file of our own, whose `extra` has its metadata, as it is named by the rules of today."""
+    exclude: Callable[[File, File], bool] = _never
+    """Returns whether two of a project's own files cannot both be published, though their names differ."""
 
     packages: Callable[[], PackageReader]
     """Returns what reads files that are to be published; it is imported when it is first needed."""

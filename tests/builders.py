@@ -15,7 +15,7 @@ import re
 import tarfile
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import yaml
@@ -232,6 +232,14 @@ def gem(
     parts["checksums.yaml.gz"] = gzip.compress(yaml.dump(sums, explicit_start=True).encode(), mtime=0)
     full_name = f"{name}-{version}" if platform == "ruby" else f"{name}-{version}-{platform}"
     return Built(name, version, f"{full_name}.gem", _tar(parts, mode=0o444), about)
+
+
+def addressed_gem(name: str, version: str, abi: str, *, platform: str = "x86_64-linux", summary: str = "") -> Built:
+    """A gem for one Ruby ABI, named after its content, as `gem build --ruby-abi` of RubyGems 4.1 makes it."""
+    built = gem(
+        name, version, platform=platform, required_ruby=f"~> {abi}.0", required_rubygems=">= 4.1.0.a", summary=summary
+    )
+    return replace(built, filename=f"{name}-{version}-{built.sha256[:8]}.gem")
 
 
 def _tags(tags: str) -> Iterator[str]:

@@ -58,11 +58,11 @@ def add_command(paths: tuple[Path, ...], repository: str | None, options: Settin
                 status = 1
                 continue
             new = change.serial is not None
-            click.echo(f"{'added' if new else 'already here'}: {path.name}")
+            click.echo(f"{'added' if new else 'already here'}: {change.upload.filename}")
             if new:
                 audit_change(
                     "upload", change.serial, repository=publisher.repository, project=change.upload.project,
-                    filename=path.name,
+                    filename=change.upload.filename,
                 )  # fmt: skip
         return status
 

@@ -21,7 +21,7 @@ from mirror.errors import Conflict, Invalid, MissingBlob, NotFound, StorageFull,
 from mirror.index.journal import Journal
 from mirror.index.records import DamagedRecord, Records
 from mirror.index.uploads import source_name
-from mirror.model import AcceptedUpload, Body, Format, PackageReader
+from mirror.model import AcceptedUpload, Body, File, Format, PackageReader
 
 logger = logging.getLogger(__name__)
 
@@ -60,13 +60,6 @@ class RebuildResult(msgspec.Struct, frozen=True):
     """A sentence for each record or file that could not be used."""
 
 
-class _Facts(msgspec.Struct, frozen=True):
-    """The part of a file's facts by which `files` selects."""
-
-    version: str
-    platform: str | None = None
-
-
 async def _do_nothing(project: str) -> None:
     """Serve as `published` where nothing has to be made visible."""
 
@@ -99,10 +92,14 @@ class Publisher:
         self._inspecting = asyncio.Semaphore(INSPECTIONS_AT_ONCE)
 
     async def inspect(self, filename: str, path: Path, attested: bool = False) -> AcceptedUpload:
-        """Inspect a file that is to be added. Raises Invalid for anything that must not be published."""
+        """Inspect a file that is to be added, and is called `filename` so far, which may be empty.
+
+        Its name here is that in the result. Raises Invalid for anything that must not be published.
+        """
         async with self._inspecting:
             reader = self._packages = self._packages or self.format.packages()
-            inspected = await asyncio.to_thread(reader.inspect, filename, path)
+            name = await asyncio.to_thread(reader.filename_of, filename, path)
+            inspected = await asyncio.to_thread(reader.inspect, name, path)
         return reader.accept(inspected, attested)
 
     async def add(self, path: Path, kept: AcceptedUpload, *, by: str, origin: str, attestations: str = "") -> Change:
@@ -116,6 +113,7 @@ class Publisher:
             row = await self._catalog.uploads.get(self.repository, file.filename)
             if row is None:
                 await self._check_spelling(kept)
+                await self._check_exclusion(kept)
                 now = await self._moment(kept.project)
                 held = await self._blobs.adopt(path, digest)
                 sidecar = await self._blobs.write(kept.sidecar)
@@ -155,6 +153,15 @@ class Publisher:
                 " name: publish another version."
             )
 
+    async def _check_exclusion(self, kept: AcceptedUpload) -> None:
+        """Raise Conflict when the project has a file beside which this one cannot be published."""
+        for other in await self._files(kept.project):
+            if self.format.exclude(kept.file, other):
+                raise Conflict(
+                    f"{other.filename} is here for the same version and platform as {kept.file.filename}: files are"
+                    " never replaced by others; publish another version."
+                )
+
     async def yank(self, filename: str, reason: str = "") -> Change:
         """Mark a file as not to be used any more. Raises UnknownFile."""
         return await self._change(filename, "yank", yanked=reason)
@@ -172,18 +179,26 @@ class Publisher:
 
         `platform` narrows it to the files of one.
         """
-        rows = await self._catalog.uploads.of_project(self.repository, project)
-        rows = [row for row in rows if not row.upload.deleted]
-        if not rows:
-            raise UnknownProject(project)
-        names = []
-        for row in rows:
-            facts = msgspec.json.decode(row.facts, type=_Facts)
-            if version in ("", facts.version) and platform in (None, facts.platform):
-                names.append(row.upload.filename)
+        names = [
+            file.filename
+            for file in await self.uploaded(project)
+            # A gem may be named after its content where others are named after their platform.
+            if version in ("", file.version) and platform in (None, file.platform, file.extra.get("address"))
+        ]
         if not names:
             raise NotFound(f"{project} has no version {version[:80]!r} of that kind here.")
         return names
+
+    async def uploaded(self, project: str) -> list[File]:
+        """Return the files of a project that are here, yanked or not. Raises UnknownProject when there are none."""
+        files = await self._files(project)
+        if not files:
+            raise UnknownProject(project)
+        return files
+
+    async def _files(self, project: str) -> list[File]:
+        rows = await self._catalog.uploads.of_project(self.repository, project)
+        return [msgspec.json.decode(row.facts, type=File) for row in rows if not row.upload.deleted]
 
     async def _change(self, filename: str, kind: str, **changes: object) -> Change:
         async with self._writing:

@@ -29,6 +29,11 @@ _RECORD_DIGESTS = ("sha256", "sha384", "sha512", "blake2b", "blake2s", "sha3_256
 _SIGNATURES = ("RECORD.jws", "RECORD.p7s")
 
 
+def filename_of(filename: str, path: Path) -> str:
+    """Return the file name itself, by which a distribution is known everywhere."""
+    return filename
+
+
 def inspect(filename: str, path: Path) -> File:
     """Inspect a wheel or an sdist on disk, with its digests: sha256, md5 and blake2b_256.
 

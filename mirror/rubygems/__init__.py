@@ -2,7 +2,8 @@
 
 names, versions     how gems are named; the order of versions, and requirements
 pages, index        what is about one gem, and about all of them: parsed and rendered
-package             inside a gem; its specification is read by `specification`, and by `marshal` in Ruby's serialization
+package             inside a gem: its tar (archive), files (contents) and signatures; its specification is read by
+                    `specification`, and by `marshal` in Ruby's serialization; its file name is decided in `identity`
 log                 the log of all versions: followed upstream, published as our own
 routes, json_api    the URLs that clients read
 upload              those that they write to
@@ -18,7 +19,7 @@ from yarl import URL
 from mirror.errors import Invalid, UpstreamProtocolError
 from mirror.index.ecosystem import Ecosystem, StaticLayout, SummaryReader
 from mirror.model import Body, File, Format, PackageReader, UpstreamRequest
-from mirror.rubygems import clients, names, pages, versions
+from mirror.rubygems import clients, identity, names, pages, versions
 from mirror.rubygems.marshal.reading import read_gemspec_rz
 
 if TYPE_CHECKING:
@@ -83,6 +84,8 @@ FORMAT = Format(
     sidecar_digest=lambda file: None,
     check_sidecar=_check_sidecar,
     make_sidecar=_make_sidecar,
+    renamed=identity.renamed,
+    exclude=identity.exclude,
     packages=_packages,
 )
 """Ruby's documents and files, for the core."""

@@ -1,7 +1,10 @@
 """The specification inside a gem: metadata.gz, the YAML of a Gem::Specification.
 
 No YAML object is constructed: the text is read as events into text, lists and dicts, within bounds, and tags are only
-compared with those that RubyGems writes. The surprise: no scalar is resolved, since a version `1.0` is no number.
+compared with those that RubyGems writes. The surprise: no scalar is resolved, since a version `1.0` is no number; one
+that Ruby would read as a number is remembered as such (`Number`), and refused where there has to be text.
+
+What is there in the wrong shape is refused. Only what is not there, or is null, gets RubyGems' default.
 """
 
 import base64
@@ -25,8 +28,16 @@ GZIP = 16 + zlib.MAX_WBITS
 _NODES = 150_000
 _DEEPEST = 32
 
+
+class Number(str):
+    """A text that stands without quotes where YAML reads a number."""
+
+    __slots__ = ()
+
+
 Node: TypeAlias = Union[str, "list[Node]", "dict[str, Node]", None]
 
+_NUMBER = re.compile(r"[-+]?[0-9][0-9_,]*+(\.[0-9_]*+)?([eE][-+]?[0-9]+)?|[-+]?\.[0-9]+", re.ASCII)
 _EVENTS = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 _SPECIFICATION = "!ruby/object:Gem::Specification"
 _TAGS = frozenset(
@@ -40,90 +51,163 @@ _TAGS = frozenset(
 # --- the specification -----------------------------------------------------------------------------------------
 
 
+class Specification(NamedTuple):
+    """The contents of metadata.gz."""
+
+    spec: Gemspec
+    certificates: tuple[str, ...]
+    """The chain of certificates of a signed gem as PEM, the signer's last."""
+
+
 def read_spec(metadata: bytes) -> Gemspec:
     """Return the specification in a gem's metadata.gz. Raises Invalid, also for what RubyGems refuses as a new gem."""
+    return read_specification(metadata).spec
+
+
+def read_specification(metadata: bytes) -> Specification:
+    """Return all that is read of a gem's metadata.gz. Raises Invalid as `read_spec` does."""
     fields, tag = read_yaml(inflate(metadata, GZIP, SPEC_BYTES, "The gem's metadata.gz"))
     if tag != _SPECIFICATION or not isinstance(fields, dict):
         raise Invalid("The gem's metadata is not a gem specification.")
-    name = canonical(_text(fields.get("name")) or "")
+    name = canonical(_needed_text(fields, "name"))
     version = _version(fields.get("version"))
     platform = _platform(fields.get("platform"))
     if not is_new_version(version) or not is_listed(version, platform):
         raise Invalid(f"The gem's version {version[:60]!r} or platform {platform[:60]!r} is not one of RubyGems.")
     email = fields.get("email")
-    metadata_hash = fields.get("metadata")
-    specification_version = _text(fields.get("specification_version")) or "-1"
-    return Gemspec(
+    spec = Gemspec(
         name=name,
         version=version,
         platform=platform,
-        summary=_text(fields.get("summary")),
-        description=_text(fields.get("description")),
-        authors=_texts(fields.get("authors")),
-        email=_texts(email) if isinstance(email, list) else _text(email),
-        homepage=_text(fields.get("homepage")),
-        licenses=_texts(fields.get("licenses")),
-        metadata={key: _text(value) for key, value in metadata_hash.items()} if isinstance(metadata_hash, dict) else {},
-        date=_date(_text(fields.get("date"))),
-        dependencies=tuple(_dependency(entry) for entry in _list(fields.get("dependencies"))),
-        required_ruby_version=_requirement(fields.get("required_ruby_version")),
-        required_rubygems_version=_requirement(fields.get("required_rubygems_version")),
-        rubygems_version=_text(fields.get("rubygems_version")),
-        specification_version=int(specification_version) if re.fullmatch(r"-?\d{1,3}", specification_version) else -1,
-        requirements=_texts(fields.get("requirements")),
+        summary=_text(fields, "summary"),
+        description=_text(fields, "description"),
+        authors=_texts(fields, "authors"),
+        email=_texts(fields, "email") if isinstance(email, list) else _text(fields, "email"),
+        homepage=_text(fields, "homepage"),
+        licenses=_texts(fields, "licenses"),
+        metadata=_metadata(fields.get("metadata")),
+        date=_date(_text(fields, "date")),
+        dependencies=tuple(_dependency(entry) for entry in _list(fields, "dependencies")),
+        required_ruby_version=_requirement(fields.get("required_ruby_version"), "required_ruby_version"),
+        required_rubygems_version=_requirement(fields.get("required_rubygems_version"), "required_rubygems_version"),
+        rubygems_version=_text(fields, "rubygems_version"),
+        specification_version=_specification_version(_text(fields, "specification_version")),
+        requirements=_texts(fields, "requirements"),
     )
+    return Specification(spec, tuple(text for text in _texts(fields, "cert_chain") if text))
 
 
-def _text(node: Node) -> str | None:
-    return node if isinstance(node, str) else None
+def _wrong(name: str) -> Invalid:
+    return Invalid(f"The gem's metadata holds a {name} of the wrong shape: build the gem again.")
 
 
-def _list(node: Node) -> list[Node]:
-    return node if isinstance(node, list) else []
+def _text(fields: "dict[str, Node]", name: str) -> str | None:
+    """Return a text, or None where there is none. Raises Invalid for anything else."""
+    node = fields.get(name)
+    if node is not None and not isinstance(node, str):
+        raise _wrong(name)
+    return node
 
 
-def _texts(node: Node) -> tuple[str | None, ...]:
-    """Return a list of texts, given as lists or single texts; old gems nest them."""
+def _needed_text(fields: "dict[str, Node]", name: str) -> str:
+    node = fields.get(name)
+    if not isinstance(node, str) or isinstance(node, Number):
+        raise _wrong(name)
+    return node
+
+
+def _list(fields: "dict[str, Node]", name: str) -> list[Node]:
+    """Return a list, empty where there is none. Raises Invalid for anything else."""
+    node = fields.get(name)
+    if node is not None and not isinstance(node, list):
+        raise _wrong(name)
+    return node or []
+
+
+def _texts(fields: "dict[str, Node]", name: str) -> tuple[str | None, ...]:
+    """Return a list of texts, given as lists or single texts; old gems nest them. Raises Invalid for anything else."""
+    node = fields.get(name)
     if isinstance(node, str):
         return (node,)
-    return tuple(_text(item) for part in _list(node) for item in (part if isinstance(part, list) else [part]))
+    found = []
+    for part in _list(fields, name):
+        for item in part if isinstance(part, list) else [part]:
+            if item is not None and not isinstance(item, str):
+                raise _wrong(name)
+            found.append(item)
+    return tuple(found)
+
+
+def _metadata(node: Node) -> dict[str, str | None]:
+    if node is None:
+        return {}
+    if not isinstance(node, dict):
+        raise _wrong("metadata")
+    return {key: _text(node, key) for key in node}
+
+
+def _specification_version(text: str | None) -> int:
+    if text is None:
+        return -1
+    if not re.fullmatch(r"-?\d{1,3}", text, re.ASCII):
+        raise _wrong("specification_version")
+    return int(text)
 
 
 def _version(node: Node) -> str:
-    return (_text(node.get("version") if isinstance(node, dict) else node) or "").strip()
+    """Return the text of a Gem::Version; a number is none, since 1.10 would be the same as 1.1."""
+    if isinstance(node, dict):
+        node = node.get("version")
+    if not isinstance(node, str) or isinstance(node, Number):
+        raise _wrong("version")
+    return node.strip()
 
 
 def _platform(node: Node) -> str:
     if isinstance(node, dict):  # a Gem::Platform, as some old gems have it
-        return "-".join(part for key in ("cpu", "os", "version") if (part := _text(node.get(key)))) or GENERIC
-    return _text(node) or GENERIC
+        parts = [_text(node, key) for key in ("cpu", "os", "version")]
+        if not parts[1]:
+            raise _wrong("platform")
+        return "-".join(part for part in parts if part)
+    if node is not None and (not isinstance(node, str) or isinstance(node, Number)):
+        raise _wrong("platform")
+    return node or GENERIC
 
 
-def _requirement(node: Node) -> GemRequirement:
+def _requirement(node: Node, what: str) -> GemRequirement:
+    """Return a Gem::Requirement; where there is none, that everything will do. Raises Invalid for anything else."""
+    if node is None:
+        return GemRequirement()
+    wanted = node.get("requirements") if isinstance(node, dict) else None
+    if not isinstance(wanted, list):
+        raise _wrong(what)
     clauses = []
-    for clause in _list(node.get("requirements") if isinstance(node, dict) else None):
+    for clause in wanted:
         match clause:
-            case [operator, version]:
-                # An old YAML library wrote the operator `=` as an object.
-                sign = "=" if isinstance(operator, dict) else operator
-                text = _version(version)
+            case [str(sign), version]:
+                pass
+            case [dict(), version]:  # an old YAML library wrote the operator `=` as an object
+                sign = "="
             case _:
-                sign = text = ""
+                raise _wrong(what)
+        text = _version(version)
         if sign not in OPERATORS or not is_version(text):
-            raise Invalid("The gem's metadata holds an invalid version requirement.")
+            raise Invalid(f"The gem's metadata holds a version requirement that RubyGems does not know, in its {what}.")
         clauses.append((sign, text))
     return GemRequirement(tuple(clauses)) if clauses else GemRequirement()
 
 
 def _dependency(node: Node) -> GemDependency:
     if not isinstance(node, dict):
-        raise Invalid("The gem's metadata holds an invalid dependency.")
-    kind = (_text(node.get("type")) or "runtime").removeprefix(":")
+        raise _wrong("dependency")
+    kind = (_text(node, "type") or "runtime").removeprefix(":")
     if kind not in {"runtime", "development"}:
         raise Invalid(f"The gem's metadata holds a dependency of the kind {kind[:40]!r}.")
-    wanted = node.get("requirement") or node.get("version_requirements")
-    prerelease = node.get("prerelease") == "true"
-    return GemDependency(canonical(_text(node.get("name")) or ""), _requirement(wanted), kind, prerelease)
+    wanted = node.get("requirement")
+    if wanted is None:
+        wanted = node.get("version_requirements")
+    prerelease = _text(node, "prerelease") == "true"
+    return GemDependency(canonical(_needed_text(node, "name")), _requirement(wanted, "dependency"), kind, prerelease)
 
 
 _DATE = re.compile(
@@ -132,7 +216,7 @@ _DATE = re.compile(
 
 
 def _date(text: str | None) -> datetime | None:
-    """Return the day in UTC, as RubyGems keeps it. Raises Invalid for no date."""
+    """Return the day in UTC, as RubyGems keeps it. Raises Invalid for no date, and for one before 1900."""
     if text is None:
         return None
     match = _DATE.match(text)
@@ -145,6 +229,8 @@ def _date(text: str | None) -> datetime | None:
         at = datetime(year, month, day, hour, minute, second, tzinfo=timezone(offset)).astimezone(UTC)
     except (ValueError, OverflowError) as error:
         raise Invalid("The gem's metadata has an invalid date.") from error
+    if at.year < 1900:  # which Ruby's Marshal does not hold in the form that clients read
+        raise Invalid("The gem's metadata has a date before 1900: build the gem with the date of its release.")
     return at.replace(hour=0, minute=0, second=0)
 
 
@@ -242,4 +328,5 @@ def _scalar(event: yaml.ScalarEvent) -> str | None:
         and (event.tag or "null").endswith("null")
     ):
         return None
-    return text
+    plain = event.style in {None, ""} and not (event.tag or "").endswith("str")
+    return Number(text) if plain and _NUMBER.fullmatch(text) else text

@@ -5,7 +5,6 @@ surprise: an owner is a user who has been given rights on that one gem; rights t
 listed.
 """
 
-import asyncio
 from collections.abc import Mapping
 from pathlib import Path
 from urllib.parse import parse_qsl
@@ -20,8 +19,9 @@ from mirror.config import LimitsSettings
 from mirror.errors import Conflict, Forbidden, Invalid, NotFound, TooLarge, UnknownFile
 from mirror.index.publish import Publisher
 from mirror.index.repository import Repository
-from mirror.model import Grant, Page, Right
-from mirror.rubygems.names import GENERIC, canonical, full_name, number, parse_gem_filename
+from mirror.model import File, Grant, Page, Right
+from mirror.policy import matches
+from mirror.rubygems.names import GENERIC, abi_of, canonical, full_name, listed_as, normal_platform, parse_gem_filename
 from mirror.server.facts import facts_of
 from mirror.server.receive import SMALL_FORM_BYTES, Form, IncomingFile, incoming, read_body, receive_body, receive_form
 
@@ -86,8 +86,8 @@ class UploadRoutes:
     async def _push(self, request: web.Request) -> web.Response:
         async with incoming(self._directory) as file:
             attestations = await self._receive(request, file)
-            filename = await self._named(file)
-            accepted = await self._publisher.inspect(filename, file.path, bool(attestations))
+            accepted = await self._publisher.inspect("", file.path, bool(attestations))
+            filename = accepted.file.filename
             who = await self._require(request, "upload", accepted.project)
             change = await self._publisher.add(
                 file.path, accepted, by=str(who), origin=address_of(request), attestations=attestations
@@ -95,7 +95,7 @@ class UploadRoutes:
         if change.upload.yanked is not None:
             raise Conflict(f"{filename} was yanked here: un-yank it, or publish another version.")
         self._audit("upload", request, who, change.serial, accepted.project, filename)
-        gem = f"{accepted.project} ({number(accepted.file.version, accepted.file.platform)})"
+        gem = f"{accepted.project} ({listed_as(accepted.file)})"
         return web.Response(text=f"Successfully registered gem: {gem}")
 
     async def _receive(self, request: web.Request, file: IncomingFile) -> str:
@@ -122,11 +122,6 @@ class UploadRoutes:
         if self._guard.scope(identity, "upload", name).nothing:
             await self._guard.require(request, "upload", name, "*")
 
-    async def _named(self, file: IncomingFile) -> str:
-        from mirror.rubygems import package  # only here: YAML is not needed to serve
-
-        return await asyncio.to_thread(package.filename_of, file.path)
-
     async def yank(self, request: web.Request) -> web.Response:
         """Remove a version from the index; its file stays, for those who have it in a lock file."""
         return await self._change(request, "yank")
@@ -140,19 +135,31 @@ class UploadRoutes:
         fields = await _fields(request)
         name, version = canonical(_needed(fields, "gem_name")), _needed(fields, "version")
         who = await self._require(request, "yank", name)
-        platform = fields.get("platform") or GENERIC
-        try:
-            (filename,) = await self._publisher.files(name, version, platform)
-        except NotFound:
-            full = full_name(name, version, platform)
-            raise NotFound(f"This gem could not be found: {full[:200]} was not pushed here.") from None
+        file = await self._uploaded(name, version, fields.get("platform") or GENERIC, fields.get("ruby_abi"))
         if kind == "yank":
-            change = await self._publisher.yank(filename, fields.get("reason", ""))
+            change = await self._publisher.yank(file.filename, fields.get("reason", ""))
         else:
-            change = await self._publisher.unyank(filename)
-        self._audit(kind, request, who, change.serial, name, filename)
+            change = await self._publisher.unyank(file.filename)
+        self._audit(kind, request, who, change.serial, name, file.filename)
         done = "deleted" if kind == "yank" else "restored"
-        return web.Response(text=f"Successfully {done} gem: {name} ({number(version, platform)})")
+        return web.Response(text=f"Successfully {done} gem: {name} ({listed_as(file)})")
+
+    async def _uploaded(self, name: str, version: str, platform: str, abi: str | None) -> File:
+        """Return the gem that was pushed for a platform, and for one Ruby ABI where one is given. Raises NotFound."""
+        try:
+            uploaded = await self._publisher.uploaded(name)
+        except NotFound:
+            uploaded = []
+        platforms = {platform, normal_platform(platform)}
+        files = [file for file in uploaded if file.version == version and file.platform in platforms]
+        found = next((file for file in files if abi_of(file) == (abi or None)), None)
+        if found is not None:
+            return found
+        full = full_name(name, version, platform)
+        wanted = f"{full[:200]} for Ruby {abi[:20]}" if abi else full[:200]
+        others = sorted(filter(None, map(abi_of, files)))
+        hint = f" Say for which Ruby: --ruby-abi {' or '.join(others)}." if others else ""
+        raise NotFound(f"This gem could not be found: {wanted} was not pushed here.{hint}")
 
     async def attestations(self, request: web.Request) -> web.Response:
         """Respond with the attestations that came with a gem, or that its upstream has."""
@@ -178,7 +185,7 @@ class UploadRoutes:
         name = canonical(request.match_info["gem"])
         await self._require(request, "yank", name)
         owners = [
-            {"handle": user.name, "email": user.name} for user in await self._accounts.users() if _owns(user, name)
+            {"handle": user.name, "email": user.name} for user in await self._accounts.users() if self._owns(user, name)
         ]
         if request.path.endswith(".json"):
             return web.Response(body=msgspec.json.encode(owners), content_type="application/json")
@@ -189,7 +196,7 @@ class UploadRoutes:
     async def add_owner(self, request: web.Request) -> web.Response:
         """Grant a user of this mirror the rights of an owner."""
         who, name, user = await self._owner(request)
-        if not _owns(user, name):
+        if not self._owns(user, name):
             grants = (*user.grants, self._grant(name))
             await self._set_grants(user, grants)
             self._audit("owner", request, who, None, name, user.name)
@@ -221,6 +228,15 @@ class UploadRoutes:
 
     def _grant(self, name: str) -> Grant:
         return Grant(rights=OWNER_RIGHTS, repositories=(self._publisher.repository,), projects=(name,))
+
+    def _owns(self, user: User, name: str) -> bool:
+        """Return whether a user has been given the rights of an owner on that gem in this repository."""
+        return any(
+            name in grant.projects
+            and matches(grant.repositories, self._publisher.repository)
+            and grant.rights >= OWNER_RIGHTS
+            for grant in user.grants
+        )
 
     # Keys
 
@@ -256,10 +272,6 @@ class UploadRoutes:
                 what, who=str(who), client=address_of(request), serial=serial,
                 repository=self._publisher.repository, project=project, filename=about,
             )  # fmt: skip
-
-
-def _owns(user: User, name: str) -> bool:
-    return any(name in grant.projects and grant.rights >= OWNER_RIGHTS for grant in user.grants)
 
 
 async def _fields(request: web.Request) -> Mapping[str, str]:

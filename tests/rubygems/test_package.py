@@ -5,6 +5,7 @@ import gzip
 import hashlib
 import io
 import json
+import re
 import tarfile
 import time
 import tracemalloc
@@ -19,9 +20,11 @@ from yarl import URL
 from mirror.errors import Invalid, MirrorError, UpstreamProtocolError
 from mirror.model import File
 from mirror.rubygems import FORMAT
+from mirror.rubygems.identity import content_address
 from mirror.rubygems.marshal.reading import read_gemspec_rz
 from mirror.rubygems.marshal.writing import gemspec_rz
-from mirror.rubygems.package import inspect
+from mirror.rubygems.names import abi_of, listed_as
+from mirror.rubygems.package import filename_of, inspect
 from mirror.rubygems.pages import dependencies, info_line, parse_info, spec_of
 from tests import builders
 
@@ -238,7 +241,7 @@ dependencies:
     requirements:
     - - !ruby/object:YAML::Syck::DefaultKey {}
       - !ruby/object:Gem::Version
-        version: 1.0
+        version: "1.0"
   type: :runtime
   version_requirements: *id001
 - !ruby/object:Gem::Dependency
@@ -270,10 +273,159 @@ def test_texts_that_are_not_utf8_do_not_break_json(tmp_path):
     assert read_gemspec_rz(gemspec_rz(spec_of(file))) == spec_of(file)
 
 
-def test_the_platform_may_stand_in_the_name_as_ruby_normalizes_it(tmp_path):
-    content = builders.gem("acme", "1.0", platform="i686-linux").content
-    assert look(tmp_path, content, "acme-1.0-i686-linux.gem").platform == "i686-linux"
-    assert look(tmp_path, content, "acme-1.0-x86-linux.gem").platform == "x86-linux"
+def test_a_gem_is_named_by_one_rule_however_its_author_called_the_file(tmp_path):
+    path = tmp_path / "upload"
+    path.write_bytes(builders.gem("acme", "1.0", platform="i686-linux-gnu").content)
+    for name in ("", "acme-1.0-i686-linux-gnu.gem", "acme-1.0-x86-linux-gnu.gem"):
+        assert filename_of(name, path) == "acme-1.0-x86-linux-gnu.gem"
+    assert inspect("acme-1.0-x86-linux-gnu.gem", path).platform == "x86-linux-gnu"
+    for name in ("acme-1.0-i686-linux-gnu.gem", "acme-1.0-x86-linux.gem"):
+        with pytest.raises(Invalid, match="by its specification"):
+            inspect(name, path)
+    with pytest.raises(Invalid, match="by its specification"):
+        filename_of("acme-1.0-x86-linux.gem", path)
+
+
+def test_a_gem_for_one_ruby_abi_is_named_after_its_content(tmp_path):
+    built = builders.addressed_gem("acme", "1.0", "3.4", platform="x86_64-linux-gnu")
+    path = tmp_path / "upload"
+    path.write_bytes(built.content)
+    for name in ("", built.filename, f"acme-1.0-{built.sha256[:20]}.gem", "acme-1.0-x86_64-linux-gnu.gem"):
+        assert filename_of(name, path) == built.filename
+    with pytest.raises(Invalid, match="by its specification"):
+        filename_of("acme-1.0-00000000.gem", path)
+    file = inspect(built.filename, path)
+    assert (file.platform, abi_of(file), listed_as(file)) == ("x86_64-linux-gnu", "3.4", f"1.0-{built.sha256[:8]}")
+    facts = "ruby:~> 3.4.0,rubygems:>= 4.1.0.a,platform:= x86_64-linux-gnu"
+    assert info_line(file) == f"1.0-{built.sha256[:8]} |checksum:{built.sha256},{facts}".encode()
+    FORMAT.check_sidecar(file, gemspec_rz(spec_of(file)))
+
+
+@pytest.mark.parametrize(
+    ("required_ruby", "required_rubygems", "platform"),
+    [
+        ("~> 3.4.0", ">= 0", "x86_64-linux"),
+        ("~> 3.4.0", ">= 4.0.9", "x86_64-linux"),
+        ("~> 3.4", ">= 4.1.0.a", "x86_64-linux"),
+        ([">= 3.4", "< 3.5"], ">= 4.1.0.a", "x86_64-linux"),
+        ("~> 3.4.0", ">= 4.1.0.a", "ruby"),
+    ],
+)
+def test_any_other_gem_is_named_after_its_platform(required_ruby, required_rubygems, platform, tmp_path):
+    built = builders.gem(
+        "acme", "1.0", platform=platform, required_ruby=required_ruby, required_rubygems=required_rubygems
+    )
+    path = tmp_path / "upload"
+    path.write_bytes(built.content)
+    assert filename_of("", path) == built.filename
+
+
+def test_an_address_is_never_a_number():
+    assert content_address("20240101ab" + "0" * 54) == "20240101a"
+    assert content_address("2024010a" + "0" * 56) == "2024010a"
+
+
+SIGNED = """
+require 'rubygems/security'; require 'tmpdir'
+key = OpenSSL::PKey::RSA.new(2048)
+certificate = Gem::Security.create_cert_self_signed(Gem::Security.create_cert_email('a@example.org', key).subject, key)
+Gem::DefaultUserInteraction.ui = Gem::SilentUI.new
+Dir.mktmpdir do |dir|
+  Dir.chdir(dir) do
+    File.write('x.rb', '1')
+    spec = Gem::Specification.new do |one|
+      one.name, one.version, one.summary, one.authors, one.files = 'acme', '1.0', 'x', ['a'], ['x.rb']
+      one.signing_key, one.cert_chain = key, [certificate]
+    end
+    answer([IO.binread(Gem::Package.build(spec, true))].pack('m0'))
+  end
+end
+"""
+
+
+def test_a_signature_has_to_be_that_of_what_it_stands_beside(ruby, tmp_path):
+    signed = base64.b64decode(ruby(SIGNED))
+    members = unpack(signed)
+    assert {"metadata.gz.sig", "data.tar.gz.sig", "checksums.yaml.gz.sig"} <= members.keys()
+    assert look(tmp_path, signed).version == "1.0"
+    other = {**members, "data.tar.gz.sig": members["metadata.gz.sig"]}
+    with pytest.raises(Invalid, match="does not have the signature"):
+        look(tmp_path, pack(other))
+    changed = {**members, "data.tar.gz": gzip.compress(pack({"x.rb": b"2"}))}
+    del changed["checksums.yaml.gz"], changed["checksums.yaml.gz.sig"]
+    with pytest.raises(Invalid, match="does not have the signature"):
+        look(tmp_path, pack(changed))
+    unsigned = members["metadata.gz"]
+    stripped = re.sub(rb"cert_chain:\n(- |  ).*?(?=\n[a-z])", b"cert_chain: []", gzip.decompress(unsigned), flags=re.S)
+    with pytest.raises(Invalid):
+        look(tmp_path, pack({"metadata.gz": gzip.compress(stripped), "data.tar.gz": members["data.tar.gz"],
+                             "data.tar.gz.sig": members["data.tar.gz.sig"]}))  # fmt: skip
+
+
+def data_with(*entries: tuple[str, str | None]) -> bytes:
+    """A gem of links (path and target) and files (path and None)."""
+    out = io.BytesIO()
+    with tarfile.open(fileobj=out, mode="w", format=tarfile.USTAR_FORMAT) as tar:
+        for name, link in entries:
+            info = tarfile.TarInfo(name)
+            if link is not None:
+                info.type, info.linkname = tarfile.SYMTYPE, link
+            tar.addfile(info)
+    return rebuilt(data=gzip.compress(out.getvalue()))
+
+
+@pytest.mark.parametrize(
+    "entries",
+    [
+        [("a/b", ".."), ("a/b/c", "../.."), ("c/evil", None)],
+        [("a", "lib"), ("a/x", None)],
+        [("a/x", None), ("a", "lib")],
+        [("A", "lib"), ("a/x", None)],
+        [("lib/up", ".."), ("out", "lib/up/../..")],
+        [("out", "lib/up/../.."), ("lib/up", "..")],
+        [("x", "lib"), ("x", None)],
+        [("x", None), ("./x", "lib")],
+        [("x", "lib/../..")],
+    ],
+)
+def test_links_that_lead_out_step_by_step_are_refused(entries, tmp_path):
+    with pytest.raises(Invalid, match=r"link|leaves"):
+        look(tmp_path, data_with(*entries))
+
+
+def test_links_that_stay_inside_are_no_fault(tmp_path):
+    look(tmp_path, data_with(("lib/a", None), ("lib/b", "a"), ("b", "./lib/../lib/b"), ("doc", "lib")))
+
+
+WRONG_SHAPES: dict[str, tuple[str, str]] = {
+    "a platform that is a list": ("platform: ruby", "platform: [java]"),
+    "a platform that is a number": ("platform: ruby", "platform: 5"),
+    "a platform without a system": ("platform: ruby", "platform: !ruby/object:Gem::Platform {cpu: x86}"),
+    "a platform like a version": ("platform: ruby", "platform: 2.0-java"),
+    "a version that is a number": ("version: '1.0'", "version: 1.0"),
+    "a version that is a list": ("version: '1.0'", "version: ['1.0']"),
+    "a name that is a number": ("name: acme", "name: 1"),
+    "authors that are a mapping": ("authors:\n- Nobody", "authors: {a: b}"),
+    "a summary that is a list": ("summary: The acme of the tests", "summary: [a]"),
+    "metadata that is a list": ("metadata: {}", "metadata: [a]"),
+    "metadata that is no text": ("metadata: {}", "metadata: {a: [b]}"),
+    "dependencies that are a mapping": ("dependencies:\n-", "dependencies:\n  a:"),
+    "a dependency of a strange type": ("type: :runtime", "type: [runtime]"),
+    "a requirement that is a text": ("required_ruby_version: !ruby", "required_ruby_version: '>= 1'\nx: !ruby"),
+    "an operator that is a list": ("- - '>='", "- - ['>=']"),
+    "a date before 1900": ("date: 2020-01-01", "date: 1899-12-31"),
+    "a date before 1900 in UTC": ("date: 2020-01-01 00:00:00.000000000 Z", "date: 1900-01-01 01:00:00 +05:00"),
+    "a specification version in words": ("specification_version: 4", "specification_version: four"),
+}
+
+
+@pytest.mark.parametrize(("before", "after"), WRONG_SHAPES.values(), ids=WRONG_SHAPES)
+def test_what_is_there_in_the_wrong_shape_is_refused(before, after, tmp_path):
+    path = tmp_path / "upload"
+    path.write_bytes(with_yaml(lambda text: text.replace(before, after, 1)))
+    with pytest.raises(Invalid) as refused:
+        filename_of("", path)
+    assert "by its specification" not in str(refused.value)
 
 
 def header_only(name: str, size: int, form: int = tarfile.USTAR_FORMAT) -> bytes:

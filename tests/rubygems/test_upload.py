@@ -2,7 +2,10 @@
 
 import gzip
 import hashlib
+import io
 import json
+import re
+import tarfile
 import zlib
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -15,7 +18,8 @@ from rubymarshal.reader import loads
 from mirror.auth.passwords import hash_password
 from mirror.catalog import User
 from mirror.model import Grant
-from tests.builders import gem, noise, wheel
+from mirror.rubygems.log.versions_map import parse_versions
+from tests.builders import addressed_gem, gem, noise, wheel
 from tests.serving import Serving, serving
 from tests.uploading import basic, change_gem, form, make_token, push
 
@@ -258,3 +262,101 @@ async def test_who_pushed_from_where_and_when_is_kept(mirror: Serving, tmp_path:
     record = json.loads((tmp_path / "data/uploads/rubygems/acme/acme-1.0.gem.json").read_text())
     assert (record["uploader"], record["origin"], record["project"]) == ("alice", "127.0.0.1", "acme")
     assert record["uploaded"] > 1_700_000_000
+
+
+async def test_a_gem_keeps_the_c_library_in_its_name(mirror: Serving, key: str) -> None:
+    for platform in ("x86_64-linux-gnu", "x86_64-linux-musl", "x86_64-linux"):
+        reply = await push(mirror, key, gem("acme", "1.0", platform=platform).content)
+        assert reply.text == f"Successfully registered gem: acme (1.0-{platform})"
+    lines = (await mirror.get("info/acme")).text.splitlines()[1:]
+    assert [line.split()[0] for line in lines] == ["1.0-x86_64-linux-gnu", "1.0-x86_64-linux-musl", "1.0-x86_64-linux"]
+    reply = await change_gem(mirror, key, "yank", "acme", "1.0", platform="x86_64-linux-gnu")
+    assert reply.text == "Successfully deleted gem: acme (1.0-x86_64-linux-gnu)"
+
+
+async def test_builds_for_several_ruby_abis_stand_beside_each_other(mirror: Serving, key: str) -> None:
+    old, new = (addressed_gem("acme", "1.0", abi) for abi in ("3.3", "3.4"))
+    plain = gem("acme", "1.0", platform="x86_64-linux")
+    for built in (old, new, plain):
+        assert (await push(mirror, key, built.content)).status == 200
+    tokens = [f"1.0-{built.sha256[:8]}" for built in (old, new)]
+    info = await mirror.get("info/acme")
+    lines = info.text.splitlines()[1:]
+    assert [line.split()[0] for line in lines] == [*tokens, "1.0-x86_64-linux"]
+    assert ",ruby:~> 3.4.0,rubygems:>= 4.1.0.a,platform:= x86_64-linux," in lines[1]
+    listed = parse_versions((await mirror.get("versions")).body)
+    assert sorted(listed.versions("acme")) == sorted([*tokens, "1.0-x86_64-linux"])
+    assert listed.md5("acme") == hashlib.md5(info.body).hexdigest()
+
+    for built in (old, new):
+        assert (await mirror.get(f"gems/{built.filename}")).body == built.content
+        quick = await mirror.get(f"quick/Marshal.4.8/{built.filename.removesuffix('.gem')}.gemspec.rz")
+        assert b"x86_64-linux" in zlib.decompress(quick.body)
+    rows = loads(gzip.decompress((await mirror.get("specs.4.8.gz")).body))
+    assert [str(platform) for _, _, platform in rows] == ["x86_64-linux"]
+    described = (await mirror.get("api/v1/versions/acme.json")).json()
+    assert sorted(filter(None, (row.get("ruby_abi") for row in described))) == ["3.3", "3.4"]
+
+
+async def test_there_is_one_build_for_each_ruby_abi(mirror: Serving, key: str) -> None:
+    built = addressed_gem("acme", "1.0", "3.4")
+    for _ in range(2):
+        assert (await push(mirror, key, built.content)).status == 200
+    reply = await push(mirror, key, addressed_gem("acme", "1.0", "3.4", summary="another").content)
+    assert (reply.status, built.filename in reply.text) == (409, True)
+    assert (await push(mirror, key, addressed_gem("acme", "1.0", "3.4", platform="arm64-darwin").content)).status == 200
+    assert (await push(mirror, key, addressed_gem("acme", "1.1", "3.4").content)).status == 200
+
+
+async def test_the_build_for_one_ruby_abi_is_yanked(mirror: Serving, key: str) -> None:
+    old, new = (addressed_gem("acme", "1.0", abi) for abi in ("3.3", "3.4"))
+    for built in (old, new):
+        await push(mirror, key, built.content)
+    reply = await change_gem(mirror, key, "yank", "acme", "1.0", platform="x86_64-linux")
+    assert (reply.status, "--ruby-abi 3.3 or 3.4" in reply.text) == (404, True)
+    which = {"platform": "x86_64-linux", "ruby_abi": "3.4"}
+    reply = await change_gem(mirror, key, "yank", "acme", "1.0", **which)
+    assert (reply.status, reply.text) == (200, f"Successfully deleted gem: acme (1.0-{new.sha256[:8]})")
+    assert [line.split()[0] for line in (await mirror.get("info/acme")).text.splitlines()[1:]] == [
+        f"1.0-{old.sha256[:8]}"
+    ]
+    assert (await change_gem(mirror, key, "unyank", "acme", "1.0", **which)).status == 200
+    assert (await change_gem(mirror, key, "yank", "acme", "1.0", platform="x86_64-linux", ruby_abi="4.0")).status == 404
+
+
+async def test_a_platform_cannot_take_the_file_name_of_another_gem(mirror: Serving) -> None:
+    squatter, owner = [await make_token(mirror, projects=[name]) for name in ("foo", "foo-1")]
+    reply = await push(mirror, squatter, gem("foo", "1", platform="2.0-java").content)
+    assert (reply.status, "processor" in reply.text) == (422, True)
+    real = gem("foo-1", "2.0", platform="java")
+    assert (await push(mirror, owner, real.content)).status == 200
+    assert (await mirror.get("gems/foo-1-2.0-java.gem")).body == real.content
+
+
+async def test_the_owner_of_a_gem_in_another_repository_is_none_here(mirror: Serving) -> None:
+    admin = await make_token(mirror, ["admin"])
+    elsewhere = Grant(rights=frozenset({"upload", "yank"}), repositories=("other",), projects=("acme",))
+    bob = await user(mirror, "bobby", elsewhere)
+    path = "api/v1/gems/acme/owners"
+    assert (await mirror.ask("GET", f"{path}.json", Authorization=admin)).json() == []
+    assert (await mirror.ask("POST", path, {"email": "bobby"}, Authorization=admin)).status == 200
+    assert (await push(mirror, bob, gem("acme", "1.0").content)).status == 200
+
+
+async def test_what_is_wrong_inside_a_gem_is_said_and_is_no_fault_of_the_mirror(mirror: Serving, key: str) -> None:
+    for wrong in (b"date: 1899-01-01", b"date: [2020]", b"platform: [java]", b"version: 1.5"):
+        about = re.sub(rb"^%b:.*$" % wrong.split(b":")[0], wrong, gem("acme", "1.0").metadata, count=1, flags=re.M)
+        reply = await push(mirror, key, with_metadata(about))
+        assert reply.status == 422, reply.text
+        assert reply.text.startswith("The gem's metadata ")
+
+
+def with_metadata(about: bytes) -> bytes:
+    """A gem with another specification, and without checksums."""
+    out = io.BytesIO()
+    with tarfile.open(fileobj=out, mode="w", format=tarfile.USTAR_FORMAT) as archive:
+        for name, content in (("metadata.gz", gzip.compress(about)), ("data.tar.gz", gzip.compress(bytes(1024)))):
+            entry = tarfile.TarInfo(name)
+            entry.size = len(content)
+            archive.addfile(entry, io.BytesIO(content))
+    return out.getvalue()
