@@ -20,7 +20,8 @@ The map; each entry imports only from those above it:
 
 The way of a page: `server` → `pypi.routes` → `index.repository` → `index.upstream_pages` → `upstream.client`, and back
 through `server.pages` and `server.respond`. The way of a file is the same, with `index.upstream_files` and `transfer`
-in the middle. `DECISIONS.md` beside this file explains what a newcomer would question.
+in the middle. `DECISIONS.md` beside this file explains what a newcomer would question, `SECURITY.md` what the mirror
+protects against.
 """
 
 __version__ = "0.1.0"
