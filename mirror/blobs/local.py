@@ -87,8 +87,23 @@ class DiskSpace:
             self.record_refusal(size)
             raise StorageFull("The disk of the mirror is full: free some space, or move data_dir.")
 
+    def fits(self, size: int) -> bool:
+        """Return whether so many bytes would fit; unlike `check`, a promised size that does not leaves no trace."""
+        return self._fits(size)
+
+    def reserve(self, promised: int) -> int:
+        """Reserve space for a size that is only promised; return how much of it: all or nothing, until `release`.
+
+        All promises together get at most half of what is free, so that none of them keeps others from being stored.
+        """
+        free = self.free()
+        if free is not None and self._claimed + promised > free // 2:
+            return 0
+        self._claimed += promised
+        return promised
+
     def claim(self, size: int) -> None:
-        """Reserve space for bytes that are written little by little, until `release`. Raises StorageFull."""
+        """Reserve space for bytes that are about to be written, until `release`. Raises StorageFull."""
         self.check(size)
         self._claimed += size
 

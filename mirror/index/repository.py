@@ -22,7 +22,7 @@ from mirror.index.journal import Journal
 from mirror.index.merge import merge, removed_everywhere, worst
 from mirror.index.names import NameIndex
 from mirror.index.precedence import FIRST, SourceChoice, choose
-from mirror.index.source import Document, Listing, OpenFile, Source
+from mirror.index.source import Document, Listing, OpenFile, Source, Wanted
 from mirror.index.view import RepositoryNames, UnfilteredProject, View
 from mirror.model import File, Format, Outcome, Page, Project
 from mirror.policy import Policy, Verdict, apply, matches
@@ -271,14 +271,14 @@ class Repository:
         view = await self._view(project, Freshness.ANY) if entry is None else entry.value
         return filename in view.removed
 
-    async def open(self, project: str, filename: str) -> tuple[File, OpenFile]:
+    async def open(self, project: str, filename: str, wanted: Wanted = "whole") -> tuple[File, OpenFile]:
         """Return a file's entry and its bytes. Raises NotFound, Blocked, Unavailable, UpstreamError."""
         file = await self.file(project, filename)
-        return file, await self.open_file(project, file)
+        return file, await self.open_file(project, file, wanted)
 
-    async def open_file(self, project: str, file: File) -> OpenFile:
+    async def open_file(self, project: str, file: File, wanted: Wanted = "whole") -> OpenFile:
         """Return the bytes of a file of ours. Raises UnknownFile, Unavailable, UpstreamError."""
-        return await self._by_name[file.source].open(project, file)
+        return await self._by_name[file.source].open(project, file, wanted)
 
     async def sidecar(self, project: str, filename: str) -> tuple[File, OpenFile]:
         """Return a file's entry and its sidecar. Raises as `open`."""

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Awaitable, Callable, Collection, Container, Iterable
-from typing import NamedTuple, Protocol
+from typing import Literal, NamedTuple, Protocol
 
 import msgspec
 from yarl import URL
@@ -45,6 +45,10 @@ class NameListing(msgspec.Struct, frozen=True, kw_only=True):
     outcome: Outcome
     load: Callable[[], Awaitable[LoadedNames]]
     """Returns the names. Raises Unavailable, UpstreamError."""
+
+
+Wanted = Literal["whole", "part", "head"]
+"""How much of a file a client asks for: all or much of it, a short range, or no byte at all."""
 
 
 class OpenFile(msgspec.Struct, frozen=True):
@@ -112,7 +116,7 @@ class Source(Protocol):
         `known` is the revision of the project that the caller has.
         """
 
-    async def open(self, project: str, file: File) -> OpenFile:
+    async def open(self, project: str, file: File, wanted: Wanted = "whole") -> OpenFile:
         """Return the bytes of a file that this source lists. Raises UnknownFile, Unavailable, UpstreamError."""
 
     async def sidecar(self, project: str, file: File) -> OpenFile:

@@ -16,7 +16,7 @@ from mirror.catalog import Catalog, UploadRow
 from mirror.errors import MissingBlob, ReservedName, Unavailable, UnknownFile, UnknownProject
 from mirror.index.cache import SingleFlight
 from mirror.index.freshness import Freshness
-from mirror.index.source import Document, DocumentBody, Listing, LoadedNames, NameListing, OpenFile, Outdated
+from mirror.index.source import Document, DocumentBody, Listing, LoadedNames, NameListing, OpenFile, Outdated, Wanted
 from mirror.model import File, Names, Page, Project
 
 
@@ -87,7 +87,7 @@ class UploadSource:
             self.projects = self._last_read = changed
         return changed
 
-    async def open(self, project: str, file: File) -> OpenFile:
+    async def open(self, project: str, file: File, wanted: Wanted = "whole") -> OpenFile:
         return await self._open(project, file, file.sha256)
 
     async def sidecar(self, project: str, file: File) -> OpenFile:

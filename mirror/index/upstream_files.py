@@ -12,7 +12,8 @@ from mirror.catalog import Catalog, HeldFile
 from mirror.errors import Offline, StorageFull
 from mirror.index.cache import LoadingCache, MemoryBudget, SingleFlight
 from mirror.index.journal import Journal
-from mirror.index.source import OpenFile, SourceOptions, name_of_upstream
+from mirror.index.remote_files import RemoteFiles
+from mirror.index.source import OpenFile, SourceOptions, Wanted, name_of_upstream
 from mirror.index.upstream_sidecars import UpstreamSidecars
 from mirror.model import Body, File, Format
 from mirror.transfer import Transfers
@@ -22,6 +23,8 @@ logger = logging.getLogger(__name__)
 
 HELD_BYTES = 800
 """Bytes that the row of a held file takes in memory (measured)."""
+WHOLE_BYTES = 1 << 20
+"""Bytes up to which a file is fetched whole, and kept, also where a part of it is asked for."""
 
 
 class UpstreamFiles:
@@ -49,11 +52,15 @@ class UpstreamFiles:
         self._held: LoadingCache[str, dict[str, HeldFile]] = LoadingCache(memory, lambda held: HELD_BYTES * len(held))
         """What is held of a project, by file name; some of it may be missing here."""
         self._opening: SingleFlight[tuple[str, str, str | None], OpenFile] = SingleFlight()
+        self._remote = RemoteFiles(upstream, memory)
         self._sidecars = UpstreamSidecars(format, upstream, self, blobs, options)
         self.sidecar = self._sidecars.open
 
-    async def open(self, project: str, file: File) -> OpenFile:
-        """Return the bytes of a file, held or on their way in. Raises Offline, UpstreamError."""
+    async def open(self, project: str, file: File, wanted: Wanted = "whole") -> OpenFile:
+        """Return the bytes of a file: held, on their way in, or for less than the whole of it at the upstream.
+
+        Raises NotFound, Offline, UpstreamError.
+        """
         digest = file.digests.get("sha256")
         entry = self._held.kept.get(project)
         row = None if entry is None or digest is None else entry.value.get(file.filename)
@@ -63,6 +70,8 @@ class UpstreamFiles:
                 entry.used = True
                 self._catalog.files.note_use(self._name, project, file.filename, self._clock())
                 return OpenFile(held, "offline" if self._offline else "hit")
+        if wanted != "whole" and (remote := await self._remotely(project, file, wanted)) is not None:
+            return OpenFile(remote, "miss", provisional=wanted == "part")
         # The other look-ups are part of the flight: a running transfer keeps the loop busy, and clients that came with
         # the first one would wait for the catalog behind its bytes.
         key = (project, file.filename, digest)
@@ -82,6 +91,15 @@ class UpstreamFiles:
 
         body, joined = await self._transfers.open(file, self._upstream, record)
         return OpenFile(body, "joined" if joined else "miss")
+
+    async def _remotely(self, project: str, file: File, wanted: Wanted) -> Body | None:
+        """Return what a HEAD or a short range needs of a file that is neither held nor on its way in."""
+        if self._offline or self._transfers.runs(file) or await self.held(project, file) is not None:
+            return None
+        if wanted == "head":
+            return await self._remote.describe(file)
+        # A small file costs hardly more as a whole, and is kept then.
+        return None if file.size is not None and file.size <= WHOLE_BYTES else await self._remote.open(file)
 
     async def held(self, project: str, file: File) -> Body | None:
         """Return the held bytes of a file; None when there are none, or not those that its index lists."""
@@ -154,3 +172,4 @@ class UpstreamFiles:
         await self._held.close()
         await self._opening.close()
         await self._sidecars.close()
+        await self._remote.close()

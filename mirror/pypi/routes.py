@@ -38,7 +38,7 @@ from mirror.pypi.pages import HTML_TYPE, JSON_TYPE
 from mirror.server.facts import facts_of, public_url
 from mirror.server.negotiate import negotiate
 from mirror.server.pages import PageCache, PageInput
-from mirror.server.respond import respond_file, retry_if_evicted
+from mirror.server.respond import respond_file, retry_if_evicted, wanted_of
 
 LATEST_JSON = "application/vnd.pypi.simple.latest+json"
 LATEST_HTML = "application/vnd.pypi.simple.latest+html"
@@ -226,9 +226,9 @@ class Routes:
             facts.kind = "sidecar"
             file, opened = await self._repository.sidecar(project, described)
         elif file is None:
-            file, opened = await self._repository.open(project, filename)
+            file, opened = await self._repository.open(project, filename, wanted_of(request))
         else:
-            opened = await self._repository.open_file(project, file)
+            opened = await self._repository.open_file(project, file, wanted_of(request))
         return await respond_file(
             request,
             self._repository,

@@ -55,7 +55,7 @@ from mirror.rubygems.names import FullName, canonical, parse_gem_filename, split
 from mirror.server.facts import facts_of
 from mirror.server.pages import Key, PageCache, PageInput, RenderedPage
 from mirror.server.representation import Chunk, Representation
-from mirror.server.respond import respond, respond_file, retry_if_evicted
+from mirror.server.respond import respond, respond_file, retry_if_evicted, wanted_of
 from mirror.server.rules import COMPACT, ResponseRules
 
 TEXT = "text/plain; charset=utf-8"
@@ -237,7 +237,7 @@ class Routes:
         filename = request.match_info["filename"]
         wanted = await self._read_name(request, parse_gem_filename, filename)
         await self._access.check(request, wanted.name)
-        file, opened = await self._repository.open(wanted.name, filename)
+        file, opened = await self._repository.open(wanted.name, filename, wanted_of(request))
         return await respond_file(
             request,
             self._repository,

@@ -11,6 +11,8 @@ from functools import lru_cache
 
 from mirror.index.freshness import Freshness
 
+SHORT_RANGE_BYTES = 1 << 20
+"""Bytes below which a range is short: clients that look into an archive ask for less at a time."""
 _RANGE = re.compile(r"bytes=(\d*)-(\d*)", re.ASCII)
 _QUALITY = re.compile(r"\s*q\s*=\s*([01](?:\.\d{0,3})?)\s*", re.IGNORECASE)
 
@@ -104,6 +106,17 @@ def range_applies(headers: Mapping[str, str], etag: str, modified: str | None) -
     """Return whether If-Range lets the Range header count: only for the same bytes (RFC 9110 section 13.1.5)."""
     condition = headers.get("If-Range")
     return condition is None or condition.strip() == etag or (modified is not None and condition == modified)
+
+
+def is_short_range(header: str) -> bool:
+    """Return whether a Range header asks for a few bytes, whatever the size: `bytes=0-99` or the last 100.
+
+    Not for all bytes from a position on, as a client does that resumes a download.
+    """
+    match = _RANGE.fullmatch(header.replace(" ", "").lower())
+    if not match or not match[2] or max(len(match[1]), len(match[2])) > 19:
+        return False
+    return int(match[2]) - int(match[1] or 0) < SHORT_RANGE_BYTES
 
 
 def parse_range(header: str, size: int, suffixes: bool = True) -> tuple[int, int] | None:

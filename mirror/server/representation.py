@@ -37,7 +37,7 @@ class Representation(Protocol):
         return
 
     def etag_of(self, encoding: str) -> str:
-        """Return the ETag in an encoding, without quotes."""
+        """Return the ETag in an encoding, without quotes; empty where the digest is not known yet."""
 
     async def encode(self, encoding: str) -> int:
         """Make it available in an encoding, and return its size in bytes."""

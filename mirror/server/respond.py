@@ -20,11 +20,11 @@ from mirror.blobs.local import http_date
 from mirror.errors import MirrorError, MissingBlob
 from mirror.index.cache import Validity
 from mirror.index.repository import Repository
-from mirror.index.source import OpenFile
+from mirror.index.source import OpenFile, Wanted
 from mirror.model import Body, File
 from mirror.server.connection import connection_of, finish_head
 from mirror.server.facts import facts_of
-from mirror.server.negotiate import choose_encoding, parse_range, range_applies, unmodified
+from mirror.server.negotiate import choose_encoding, is_short_range, parse_range, range_applies, unmodified
 from mirror.server.replay import Replay, SharedBytes
 from mirror.server.representation import Chunk, Representation
 from mirror.server.rules import (
@@ -215,6 +215,14 @@ async def respond_file(
     return await respond(request, representation, PROVISIONAL_FILE if opened.provisional else FILE, validity)
 
 
+def wanted_of(request: web.Request) -> Wanted:
+    """Return how much of a file has to be at hand for the response to a request."""
+    if request.method == "HEAD":
+        return "head"
+    wanted = request.headers.get("Range")
+    return "whole" if wanted is None or not is_short_range(wanted) else "part"
+
+
 def retry_if_evicted(handler: Handler[R]) -> Handler[R]:
     """Handle a request again when its file went away between being found and being opened, as when it is evicted.
 
@@ -275,7 +283,9 @@ def _headers(
     representation: Representation, rules: ResponseRules, encoding: str, outcome: str
 ) -> list[tuple[str, str]]:
     """Return the headers that are sent with every status."""
-    headers = [*representation.headers, ("ETag", f'"{representation.etag_of(encoding)}"')]
+    headers = [*representation.headers]
+    if tag := representation.etag_of(encoding):
+        headers.append(("ETag", f'"{tag}"'))
     if rules.digests:
         headers += digest_headers(representation.sha256).items()
     if rules.ranges:

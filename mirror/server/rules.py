@@ -48,8 +48,8 @@ def private(rules: ResponseRules) -> ResponseRules:
 
 FILE = ResponseRules(cache_control="public, max-age=31536000, immutable", ranges=True)
 """Files, which never change."""
-PROVISIONAL_FILE = msgspec.structs.replace(FILE, cache_control="max-age=600")
-"""Sidecars of which other bytes may follow under the same name."""
+PROVISIONAL_FILE = msgspec.structs.replace(FILE, cache_control="public, max-age=600")
+"""What nothing vouches for, so that other bytes may follow under the same name: sidecars, parts of files."""
 PAGE = ResponseRules(cache_control="max-age=600", vary="Accept, Accept-Encoding", encodings=("zstd", "gzip"))
 """Pages, each encoding of which has an ETag of its own."""
 COMPACT = ResponseRules(

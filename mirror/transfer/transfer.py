@@ -31,6 +31,8 @@ FRUITLESS_ATTEMPTS = 5
 """Interruptions in a row, without a byte between them, after which a transfer fails."""
 ATTEMPTS = 100
 """Interruptions in all after which a transfer fails."""
+CLAIM_BYTES = 4 << 20
+"""Disk space that is reserved ahead of the bytes that have come, where not all of it could be reserved."""
 READER_WAIT_SECONDS = 30.0
 """The time for which a transfer that cannot be stored waits for its slowest reader (or for any)."""
 TRANSFER_SECONDS = 24 * 3600.0
@@ -266,14 +268,26 @@ class Transfer:
     async def _create(self) -> None:
         try:
             # Without a digest it cannot be passed on without being stored, so storing is tried anyway.
-            if self.file.digests.get("sha256"):
-                self._blobs.disk_space.claim(self.file.size or 0)
-                self._claimed = self.file.size or 0
+            if self.file.digests.get("sha256") and not self._blobs.disk_space.fits(self.file.size or 0):
+                raise StorageFull("The disk of the mirror is full: free some space, or move data_dir.")
+            self._claimed = self._blobs.disk_space.reserve(self.file.size or 0)
             self._fd = await off_loop(partial(_create, self._part))
         except StorageFull:
             self.storing = False
         else:
             weakref.finalize(self, os.close, self._fd)  # open for as long as there may be readers
+
+    def _claim(self, size: int) -> bool:
+        """Reserve disk space for the bytes that come next, unless it is reserved; return whether there is any."""
+        if self._claimed < size:
+            left = CLAIM_BYTES if self._size is None else self._size - self._received
+            more = max(size, min(left, CLAIM_BYTES))
+            try:
+                self._blobs.disk_space.claim(more)
+            except StorageFull:
+                return False
+            self._claimed += more
+        return True
 
     def _release(self, size: int) -> None:
         """Release a part of the reserved disk space."""
@@ -283,7 +297,8 @@ class Transfer:
 
     async def _add(self, chunk: bytes) -> None:
         """Hash, store and show one chunk. One at a time: meanwhile the connection reads ahead."""
-        stored = await off_loop(partial(self._digest_and_store, chunk))
+        room = self.storing and self._claim(len(chunk))
+        stored = await off_loop(partial(self._digest_and_store, chunk, room))
         if stored:
             self._on_disk += len(chunk)
             self._release(len(chunk))
@@ -291,7 +306,6 @@ class Transfer:
             raise StorageFull("The disk of the mirror is full: free some space, or move data_dir.")
         elif self.storing:
             logger.error("the disk is full: %s is passed on without being stored", self.file.filename)
-            self._blobs.disk_space.record_refusal(self._size or 0)
             self._release(self._claimed)
             self.storing = False
         self._window.append((self._received, chunk))
@@ -303,9 +317,9 @@ class Transfer:
                 await self._wait_for_readers()
             self._window_size -= len(self._window.popleft()[1])
 
-    def _digest_and_store(self, chunk: bytes) -> bool:
+    def _digest_and_store(self, chunk: bytes, room: bool) -> bool:
         self._digests.update(chunk)
-        if not self.storing:
+        if not room:
             return False
         try:
             with storage_errors():
@@ -344,6 +358,8 @@ class Transfer:
                 if self._spooled:
                     raise
                 logger.error("%s is passed on without being stored: %s", self.file.filename, error)
+        else:
+            self._blobs.disk_space.record_refusal(self._received)  # a file that is real and does not fit
         self._verified = True
 
     async def _store(self) -> None:

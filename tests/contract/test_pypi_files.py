@@ -88,17 +88,17 @@ async def test_a_file_may_be_asked_for_before_any_page(mirror: Serving, simulato
 
 @pytest.mark.parametrize("first", [True, False], ids=["miss", "hit"])
 @pytest.mark.parametrize(
-    ("wanted", "start", "stop"),
+    ("wanted", "start", "stop", "short"),
     [
-        ("bytes=0-99", 0, 100),
-        ("bytes=2900000-", 2_900_000, None),
-        ("bytes=-1000", -1000, None),
-        ("bytes=1000-1999", 1000, 2000),
-        ("bytes=100-99999999", 100, None),
+        ("bytes=0-99", 0, 100, True),
+        ("bytes=2900000-", 2_900_000, None, False),
+        ("bytes=-1000", -1000, None, True),
+        ("bytes=1000-1999", 1000, 2000, True),
+        ("bytes=100-99999999", 100, None, False),
     ],
 )
 async def test_ranges_are_the_slice_on_a_miss_and_on_a_hit(
-    mirror: Serving, simulator: Simulator, first: bool, wanted: str, start: int, stop: int | None
+    mirror: Serving, simulator: Simulator, first: bool, wanted: str, start: int, stop: int | None, short: bool
 ) -> None:
     if not first:
         await mirror.get(path_of(LARGE))
@@ -110,8 +110,46 @@ async def test_ranges_are_the_slice_on_a_miss_and_on_a_hit(
     assert reply.headers["Content-Range"] == f"bytes {begin}-{begin + len(expected) - 1}/{LARGE.size}"
     assert reply.headers["ETag"] == f'"{LARGE.sha256}"'
     await settled(mirror)
-    assert await held(mirror) == {LARGE.sha256}
-    assert simulator.count("GET", f"*/{LARGE.filename}") == 1
+    if first and short:
+        assert await held(mirror) == set()
+        assert simulator.bytes_sent("*.whl") < 100_000
+        assert reply.headers["Cache-Control"] == "public, max-age=600"
+    else:
+        assert await held(mirror) == {LARGE.sha256}
+        assert simulator.count("GET", f"*/{LARGE.filename}") == 1
+
+
+async def test_a_client_that_looks_into_a_wheel_costs_one_request_for_each_look(
+    mirror: Serving, simulator: Simulator
+) -> None:
+    head = await mirror.head(path_of(LARGE))
+    assert (head.headers["Content-Length"], head.headers["Accept-Ranges"]) == (str(LARGE.size), "bytes")
+    for wanted in ("bytes=-10000", "bytes=-20000", "bytes=0-4999", "bytes=100000-109999"):
+        assert (await mirror.get(path_of(LARGE), Range=wanted)).status == 206
+    assert simulator.count("GET", "*.whl") == 3
+    assert await held(mirror) == set()
+
+
+@pytest.mark.parametrize("hashes", [True, False])
+async def test_a_head_fetches_no_file(simulator: Simulator, tmp_path: Path, hashes: bool) -> None:
+    if not hashes:
+        simulator.pypi.configure(hashes=(), sizes=False)
+    simulator.publish(LARGE)
+    async with mirroring(tmp_path / "data", simulator) as mirror:
+        head = await mirror.head(path_of(LARGE))
+        assert (head.status, head.headers["Content-Length"]) == (200, str(LARGE.size))
+        assert head.headers.get("ETag") == (f'"{LARGE.sha256}"' if hashes else None)
+        assert simulator.bytes_sent("*.whl") < 100_000
+        assert await held(mirror) == set()
+
+
+async def test_a_short_range_of_an_upstream_without_ranges_is_cut_out_of_the_file(
+    simulator: Simulator, tmp_path: Path
+) -> None:
+    simulator.pypi.configure(ranges=False)
+    simulator.publish(LARGE)
+    async with mirroring(tmp_path / "data", simulator) as mirror:
+        assert (await mirror.get(path_of(LARGE), Range="bytes=5-9")).body == LARGE.content[5:10]
 
 
 @pytest.mark.parametrize("wanted", ["bytes=99999999-", "bytes=-0"])

@@ -7,7 +7,7 @@ from mirror import errors
 from mirror.index.freshness import Freshness
 from mirror.server.facts import FACTS, RequestFacts, public_url
 from mirror.server.middleware import error_response, status_of
-from mirror.server.negotiate import choose_encoding, matches_etag, negotiate, requested_freshness
+from mirror.server.negotiate import choose_encoding, is_short_range, matches_etag, negotiate, requested_freshness
 
 OFFERED = ("text/html", "application/json", "application/special")
 
@@ -111,3 +111,23 @@ def test_each_error_has_its_status(error: errors.MirrorError, status: int) -> No
 def test_an_unavailable_response_reports_when_to_come_back() -> None:
     response = error_response(errors.UpstreamUnavailable("The upstream is down.", retry_after=12.4))
     assert (response.status, response.headers["Retry-After"], response.text) == (503, "12", "The upstream is down.\n")
+
+
+@pytest.mark.parametrize(
+    ("header", "short"),
+    [
+        ("bytes=0-0", True),
+        ("bytes=-1", True),
+        ("bytes=5000000000-5000000099", True),
+        ("Bytes = 0 - 99", True),
+        ("bytes=5-", False),
+        ("bytes=-", False),
+        ("bytes=0-1048576", False),
+        ("bytes=-1048577", False),
+        ("bytes=0-0,5-9", False),
+        ("bytes=9-99999999999999999999", False),
+        ("lines=0-1", False),
+    ],
+)
+def test_a_short_range_is_one_that_is_short_whatever_the_size(header: str, short: bool) -> None:
+    assert is_short_range(header) == short

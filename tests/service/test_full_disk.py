@@ -244,6 +244,21 @@ def test_what_is_on_its_way_in_has_its_room(free: list[int], tmp_path: Path) -> 
     disk_space.claim(1_000)
 
 
+def test_promised_sizes_reserve_no_more_than_half_of_what_is_free(free: list[int], tmp_path: Path) -> None:
+    disk_space = DiskSpace(tmp_path)
+    assert [disk_space.reserve(600) for _ in range(3)] == [600, 0, 0]
+    assert disk_space.fits(900)
+    disk_space.release(600)
+    assert disk_space.reserve(1_000) == 1_000
+
+
+def test_a_promised_size_that_does_not_fit_does_not_make_the_disk_full(free: list[int], tmp_path: Path) -> None:
+    free[0] = 1_000
+    disk_space = DiskSpace(tmp_path)
+    assert not disk_space.fits(10**9)
+    assert not disk_space.is_full()
+
+
 def test_where_nobody_knows_what_is_free_writing_tells(tmp_path: Path) -> None:
     disk_space = DiskSpace(tmp_path / "nowhere")
     disk_space.check(10**12)
