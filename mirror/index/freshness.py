@@ -55,7 +55,7 @@ def decide(
     """
     if freshness is Freshness.ANY and stamp.found:
         return Decision.SERVE
-    if listed is not None:
+    if listed is not None and freshness is not Freshness.NOW:
         return Decision.SERVE if stamp.found and stamp.revision == listed else Decision.ASK
     if freshness is Freshness.NOW:
         return Decision.ASK

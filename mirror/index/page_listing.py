@@ -4,7 +4,12 @@ from collections.abc import Awaitable, Callable, Container
 
 import msgspec
 
-from mirror.model import UpstreamResponse
+from mirror.model import Project, UpstreamResponse
+
+LAG_SECONDS = 30.0
+"""Time after which an upstream that serves an older page than it lists is asked again."""
+LISTED_SECONDS = 3600.0
+"""Time for which a page is fresh that upstream's own index lists as it is: a change announces itself there."""
 
 
 async def _no_update() -> None:
@@ -22,5 +27,5 @@ class PageListing(msgspec.Struct, frozen=True):
     """Makes a project's page, where upstream has none. Raises NotFound, UpstreamError."""
     update: Callable[[], Awaitable[None]] = _no_update
     """Asks for the index where that is due, and waits a moment for it. Raises nothing: the old one stands in."""
-    had: Callable[[str], bool] = lambda name: False
-    """Returns whether the index ever listed a project."""
+    complete: Callable[[Project], bool] = lambda project: True
+    """Returns whether a project, as its page has it, lacks nothing that the index lists of it."""

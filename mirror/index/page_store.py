@@ -16,7 +16,7 @@ from mirror.catalog import Catalog, PageRow
 from mirror.catalog.claims import owner_of
 from mirror.errors import StorageFull
 from mirror.index.cache import BoundedCache, LoadingCache, MemoryBudget
-from mirror.model import Page, Stamp, UpstreamResponse
+from mirror.model import Outcome, Page, Project, Stamp, UpstreamResponse
 
 logger = logging.getLogger(__name__)
 
@@ -26,6 +26,15 @@ LARGE_PAGE_BYTES = 256 << 10
 """Bytes of a page above which parsing it leaves the event loop."""
 
 T = TypeVar("T")
+
+
+class PageState(msgspec.Struct, frozen=True):
+    """The known state of a page, with its outcome."""
+
+    row: PageRow
+    outcome: Outcome = "hit"
+    project: Project | None = None
+    """The project on it, where it was parsed just now."""
 
 
 class PageStore:

@@ -23,8 +23,8 @@ from mirror.errors import (
 from mirror.index.cache import BoundedCache, MemoryBudget, SingleFlight
 from mirror.index.freshness import Decision, Freshness, decide, fresh_until, stands_in
 from mirror.index.journal import Journal
-from mirror.index.page_listing import PageListing
-from mirror.index.page_store import PageStore, off_loop, warn_if_full
+from mirror.index.page_listing import LAG_SECONDS, LISTED_SECONDS, PageListing
+from mirror.index.page_store import PageState, PageStore, off_loop, warn_if_full
 from mirror.index.removals import Removals, with_removed
 from mirror.index.serials import NewerSerials
 from mirror.index.sidecars import SidecarGaps, with_gaps
@@ -34,20 +34,7 @@ from mirror.upstream import Upstream
 
 logger = logging.getLogger(__name__)
 
-LAG_SECONDS = 30.0
-"""Time after which an upstream that serves an older page than it lists is asked again."""
-LISTED_SECONDS = 3600.0
-"""Time for which a page is fresh that upstream's own index lists as it is: a change announces itself there."""
 NAMES = Page("names")
-
-
-class PageState(msgspec.Struct, frozen=True):
-    """The known state of a page, with its outcome."""
-
-    row: PageRow
-    outcome: Outcome = "hit"
-    project: Project | None = None
-    """The project on it, where it was parsed just now."""
 
 
 class UpstreamPages:
@@ -94,7 +81,10 @@ class UpstreamPages:
             state = await self.get(page, freshness)
             until, outcome = self.until(page, state), state.outcome
             if state.row.stamp.found:
-                return await self._listing(page, state, until, known)
+                listing = await self._listing(page, state, until, known)
+                if listing.project is None or self.listing is None or self.listing.complete(listing.project):
+                    return listing  # what is known already was complete, or is asked for again in its time
+                return await self._ask_for_rest(page, listing, known)
             missing: MirrorError = UnknownProject(name)
         except NotFound:
             missing = UnknownProject(name)
@@ -127,6 +117,16 @@ class UpstreamPages:
             revision, project = with_gaps(revision, project, gaps)
         return Listing(revision=revision, until=until, outcome=state.outcome, project=project, removed=left)
 
+    async def _ask_for_rest(self, page: Page, listing: Listing, known: str) -> Listing:
+        """Ask again for a page that lacks what upstream's index lists, though with this very revision of the page."""
+        now = self._clock()
+        until, listed = min(listing.until, now + LAG_SECONDS), self._listed(page) or ""
+        if self._options.offline or self._lags(page, listed, now):
+            return msgspec.structs.replace(listing, until=until)
+        self._lagging.put(page, (listed, now))
+        state = await self._ask_or_stand_in(page, await self.store.row(page), now)
+        return await self._listing(page, state, until, known)  # looked at again soon, whatever it has now
+
     async def get(self, page: Page, freshness: Freshness) -> PageState:
         """Return the state of a page, after asking upstream where that is due. Raises Unavailable, UpstreamError."""
         row = await self.store.row(page)
@@ -138,7 +138,8 @@ class UpstreamPages:
             return PageState(row, "offline" if self._options.offline else "stale")
         now = self._clock()
         listed = self._listed(page)
-        if row and listed is not None and listed != row.stamp.revision and self._lags(page, listed, now):
+        lags = row and listed is not None and listed != row.stamp.revision and self._lags(page, listed, now)
+        if row and lags and freshness is not Freshness.NOW:
             return PageState(row, "stale")
         if row and freshness is Freshness.USUAL and page.kind == "project" and self._serials.exceeds(page.name, row):
             freshness = Freshness.NOW

@@ -96,6 +96,13 @@ def _listed(body: bytes) -> dict[tuple[str, str], bytes]:
     return listed
 
 
+def lists_all(versions: Callable[[str], Iterable[str]], project: Project) -> bool:
+    """Return whether the page of a gem has a line for each of the `versions` that upstream's log lists of it."""
+    body: bytes = project.extra.get("body", b"")
+    lines = {line.partition(b" ")[0] for line in body.split(b"\n")}
+    return all(version.encode("utf-8", "surrogateescape") in lines for version in versions(project.name))
+
+
 def _file(name: str, line: bytes, gems: URL) -> File:
     token, facts = _read(line)
     version, suffix = split_number(token)

@@ -18,11 +18,11 @@ from mirror.errors import DigestMismatch, Offline, UnknownProject, UpstreamProto
 from mirror.index.cache import MemoryBudget
 from mirror.index.freshness import Ages, Freshness
 from mirror.index.journal import Journal
-from mirror.index.page_listing import PageListing
+from mirror.index.page_listing import LAG_SECONDS, PageListing
 from mirror.index.source import OpenFile, SourceOptions
 from mirror.index.upstream import CachedUpstream
 from mirror.index.upstream_files import UpstreamFiles
-from mirror.index.upstream_pages import LAG_SECONDS, UpstreamPages
+from mirror.index.upstream_pages import UpstreamPages
 from mirror.model import Page, Project, UpstreamRequest, UpstreamResponse
 from mirror.pypi import FORMAT
 from mirror.transfer import Transfers

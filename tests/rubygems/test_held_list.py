@@ -1,7 +1,9 @@
 """Several upstreams: the list that is held of each decides what it has, whatever happens to the upstream."""
 
+import hashlib
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -154,3 +156,30 @@ async def test_the_name_of_a_gem_that_is_gone_is_not_taken_over(
         assert "6" not in (await poll(mirror)).rpartition("\nacme ")[2].split(" ")[0]
     async with serving(tmp_path / "data", both(simulator, second)) as mirror:
         assert "6" not in (await poll(mirror)).rpartition("\nacme ")[2].split(" ")[0]
+
+
+async def test_a_version_that_is_listed_with_the_digest_of_the_old_page_arrives(
+    simulator: Simulator, tmp_path: Path
+) -> None:
+    simulator.push(gem("rack", "3.0"))
+    only = {"rubygems": {"format": "rubygems", "upstreams": [simulator.url]}}
+    async with serving(tmp_path / "data", only) as mirror:
+        await poll(mirror)
+        old = (await mirror.get("info/rack")).body
+        simulator.push(gem("rack", "3.1"))
+        stale = hashlib.md5(old).hexdigest()
+        simulator.rubygems.lines[-1] = replace(simulator.rubygems.lines[-1], md5=stale)
+        assert (await poll(mirror)).endswith(f"rack 3.1 {stale}\n")
+        for _ in range(3):
+            assert b"\n3.1 " in (await mirror.get("info/rack")).body
+        assert simulator.count("GET", "/info/rack") <= 3
+
+
+async def test_no_cache_asks_for_a_page_although_the_list_has_its_digest(simulator: Simulator, tmp_path: Path) -> None:
+    simulator.push(gem("rack", "3.0"))
+    only = {"rubygems": {"format": "rubygems", "upstreams": [simulator.url]}}
+    async with serving(tmp_path / "data", only) as mirror:
+        await poll(mirror)
+        for headers, asked in (({}, 1), ({}, 1), ({"Cache_Control": "no-cache"}, 2)):
+            assert (await mirror.get("info/rack", **headers)).status == 200
+            assert simulator.count("GET", "/info/rack") == asked

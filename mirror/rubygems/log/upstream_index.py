@@ -13,9 +13,9 @@ import logging
 import time
 from collections.abc import Callable, Collection
 from datetime import UTC, datetime
+from functools import partial
 from itertools import zip_longest
 
-import msgspec
 from yarl import URL
 
 from mirror.catalog import Logs
@@ -98,9 +98,15 @@ class UpstreamIndex:
     def _show_map(self) -> None:
         """Let the sources know what upstream lists now."""
         if self.map is not None:
-            listing = PageListing(self.map, self.map.md5, update=self._update_if_due, had=self.map.knows)
+            listing = PageListing(
+                self.map,
+                self.map.md5,
+                update=self._update_if_due,
+                complete=partial(pages.lists_all, self.map.versions),
+            )
             if self._legacy:
-                listing = msgspec.structs.replace(listing, revision=self._made_revision, make=self._info_from_gemspecs)
+                # A version whose gemspec is missing is left out of a page that is made, so none is ever complete.
+                listing = PageListing(self.map, self._made_revision, self._info_from_gemspecs, self._update_if_due)
             for pages_of_source in self._pages:
                 pages_of_source.listing = listing
 
