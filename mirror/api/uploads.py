@@ -46,8 +46,8 @@ class UploadsApi:
     async def yank(self, request: web.Request) -> web.Response:
         """Yank a file, or take that back."""
         what = request.match_info["what"]
-        fields = await _fields(request)
         publisher, filename = await self._allowed(request, "yank")
+        fields = await _fields(request)
         if what == "yank":
             change = await publisher.yank(filename, fields.get("reason", ""))
         else:
@@ -56,8 +56,8 @@ class UploadsApi:
 
     async def delete(self, request: web.Request) -> web.Response:
         """Delete a file for ever."""
-        await _fields(request)
         publisher, filename = await self._allowed(request, "admin")
+        await _fields(request)
         return await self._done(request, "delete", await publisher.delete(filename))
 
     async def _allowed(self, request: web.Request, right: Right) -> tuple[Publisher, str]:

@@ -207,6 +207,21 @@ class Guard:
                 )  # fmt: skip
             raise
 
+    async def require_any(self, request: web.BaseRequest, right: Right, repository: str) -> None:
+        """Refuse a client that has a right on no project at all, before it may send what the project is read from.
+
+        Raises Unauthorized and Forbidden.
+        """
+        if self.scope(await self.identify(request), right, repository).nothing:
+            await self.require(request, right, repository, "*")
+
+    async def require_password(self, request: web.BaseRequest) -> Identity:
+        """Return who sends a request with a user name and its password. Raises Unauthorized."""
+        identity = await self.identify(request)
+        if not identity.user or identity.token:
+            raise Unauthorized("Signing in needs a user name with its password.")
+        return identity
+
     def _refusal(self, identity: Identity, right: Right, repository: str, project: str) -> MirrorError:
         if right == "read":
             # Where no one may read anonymously, all names alike are a 401; elsewhere a 401 would reveal names.
@@ -252,9 +267,7 @@ class Guard:
         It has at most `rights`, and never more than the user has; `name` is what the client calls it. Raises
         Unauthorized, and Invalid when the user has too many.
         """
-        identity = await self.identify(request)
-        if not identity.user or identity.token:
-            raise Unauthorized("Signing in needs a user name with its password.")
+        identity = await self.require_password(request)
         secret = new_token()
         token = Token(
             name=f"{identity.user}/{name}-{secrets.token_hex(3)}",

@@ -73,6 +73,11 @@ class LimitsSettings(Section):
     """The largest upload."""
     form: Size = 8_000_000
     """The largest upload form in all, without the file."""
+    forms: Size = 64_000_000
+    """The most memory for the forms that are being received, of all clients together."""
+    client_share: float = Field(default=0.25, gt=0, le=1)
+    """The part of all connections, and of the memory for forms, that one client may take: an address, or a network of
+    /64 where that is IPv6. Trusted proxies may take all; of their clients, what each sends is counted."""
     form_fields: Whole = Field(default=4096, ge=1)
     """The most fields that an upload form may have."""
     headers: Size = 65_536

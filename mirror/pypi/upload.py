@@ -72,10 +72,10 @@ class UploadRoutes:
         async def accept(form: Form) -> None:
             await require(parse_filename(form.filename or "").project)
 
+        await self._guard.require_any(request, "upload", self._publisher.repository)
         async with incoming(self._directory) as file:
             form = await receive_form(request, "content", file, self._limits, accept)
             if form.filename is None:
-                # The client has not been authenticated yet, and learns nothing about forms before that.
                 await require(canonical(form.required("name")))
                 raise Invalid("The form has no file: it should be in the field 'content'.")
             who = await require(parse_filename(form.filename).project)

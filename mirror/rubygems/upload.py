@@ -101,8 +101,8 @@ class UploadRoutes:
     async def _receive(self, request: web.Request, file: IncomingFile) -> str:
         """Store what arrives; return the attestations that came with it, as a JSON list, or nothing."""
         # Which gem it is stands inside it; a client that may push none at all is refused before it sends one.
+        await self._may_push(request)
         if not request.content_type.startswith("multipart/"):
-            await self._may_push(request)
             await receive_body(request, file, self._limits)
             return ""
 
@@ -117,10 +117,7 @@ class UploadRoutes:
         return _checked_attestations(attestations) if attestations else ""
 
     async def _may_push(self, request: web.Request) -> None:
-        name = self._publisher.repository
-        identity = await self._guard.identify(request)
-        if self._guard.scope(identity, "upload", name).nothing:
-            await self._guard.require(request, "upload", name, "*")
+        await self._guard.require_any(request, "upload", self._publisher.repository)
 
     async def yank(self, request: web.Request) -> web.Response:
         """Remove a version from the index; its file stays, for those who have it in a lock file."""
@@ -132,6 +129,7 @@ class UploadRoutes:
 
     async def _change(self, request: web.Request, kind: str) -> web.Response:
         self._set_facts(request)
+        await self._guard.require_any(request, "yank", self._publisher.repository)
         fields = await _fields(request)
         name, version = canonical(_needed(fields, "gem_name")), _needed(fields, "version")
         who = await self._require(request, "yank", name)
@@ -215,8 +213,8 @@ class UploadRoutes:
     async def _owner(self, request: web.Request) -> tuple[Identity, str, User]:
         self._set_facts(request)
         name = canonical(request.match_info["gem"])
-        fields = await _fields(request)
         who = await self._require(request, "admin", name)
+        fields = await _fields(request)
         user = await self._accounts.user(_needed(fields, "email"))
         if user is None:
             raise NotFound("Owner could not be found: it should be the name of a user of this mirror.")
@@ -244,6 +242,7 @@ class UploadRoutes:
         """Respond with a key to a user name and a password; the body is the key."""
         facts = facts_of(request)
         facts.kind, facts.repository = "other", self._publisher.repository
+        await self._guard.require_password(request)
         name, rights = requested_key(await read_body(request, SMALL_FORM_BYTES))
         try:
             key = await self._guard.sign_in(request, name, rights)

@@ -97,6 +97,20 @@ class TrustedProxies:
         return hops[0] if hops else ForwardedRequest()
 
 
+@lru_cache(maxsize=4096)
+def network_of(address: str) -> str:
+    """Return what counts as one client: an IPv4 address, or the network of /64 of an IPv6 one; else what was given."""
+    try:
+        ip = ipaddress.ip_address(address.partition("%")[0])
+    except ValueError:
+        return address
+    if isinstance(ip, ipaddress.IPv4Address):
+        return str(ip)
+    if ip.ipv4_mapped:
+        return str(ip.ipv4_mapped)
+    return str(ipaddress.ip_network((ip, 64), strict=False))
+
+
 _X: Mapping[str, str] = {
     "X-Forwarded-For": "client",
     "X-Forwarded-Proto": "scheme",

@@ -7,10 +7,11 @@ that no client without a right makes us receive gigabytes.
 
 import asyncio
 import os
+import sys
 import tempfile
 import warnings
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import AbstractContextManager, asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import TypeVar
 
@@ -28,18 +29,24 @@ from aiohttp.http_exceptions import HttpProcessingError
 
 from mirror.blobs.local import DiskSpace, storage_errors
 from mirror.config import LimitsSettings
-from mirror.errors import Invalid, TooLarge
+from mirror.errors import Invalid, TooLarge, Unavailable
+from mirror.server.facts import facts_of
+from mirror.server.proxies import network_of
 
 STALL_SECONDS = 60.0
 """Seconds for which a client may send nothing."""
-SMALL_FORM_BYTES = 1 << 20
+SMALL_FORM_BYTES = 64 << 10
 """Bytes of a form without a file."""
 CHUNK_BYTES = 256 << 10
-"""Bytes of a part that are read at once."""
+"""Bytes of a file's part that are read at once."""
+FIELD_CHUNK_BYTES = 32 << 10
+"""Bytes of a field's part that are read at once."""
 WRITE_BYTES = 1 << 20
 """Bytes that are collected for one write in a thread."""
-FIELD_BYTES = 100
-"""Bytes that a form's field counts besides its value."""
+FIELD_BYTES = 500
+"""Bytes that a form's field counts besides its value (measured)."""
+
+_PACKED = ("base64", "quoted-printable")
 
 T = TypeVar("T")
 
@@ -114,6 +121,45 @@ class Form(msgspec.Struct, frozen=True):
         return value
 
 
+class FormMemory:
+    """The memory for forms while they are received, of all clients together and of each.
+
+    A client is an address, or a network of /64 where that is IPv6.
+    """
+
+    def __init__(self, limit_bytes: int, share: float) -> None:
+        """`share` is the part of it that one client may take."""
+        self._limit = limit_bytes
+        self._share = int(limit_bytes * share)
+        self.held = 0
+        """Bytes that are held now."""
+        self._clients: dict[str, int] = {}
+
+    @contextmanager
+    def claim(self, client: str) -> Iterator[Callable[[int], None]]:
+        """Yield what claims a number of bytes for a client until the end of the block; it raises Unavailable."""
+        claimed = 0
+
+        def add(size: int) -> None:
+            nonlocal claimed
+            theirs = self._clients.get(client, 0) + size
+            if size > 0 and (self.held + size > self._limit or theirs > self._share):
+                raise Unavailable("Too many forms are being received: come back in a moment.", 5)
+            claimed, self.held, self._clients[client] = claimed + size, self.held + size, theirs
+
+        try:
+            yield add
+        finally:
+            self.held -= claimed
+            if client in self._clients:
+                self._clients[client] -= claimed
+                if not self._clients[client]:
+                    del self._clients[client]
+
+
+FORM_MEMORY = web.AppKey("form_memory", FormMemory)
+"""The key of an application under which its `FormMemory` is."""
+
 AcceptForm = Callable[[Form], Awaitable[None]]
 """Called with the fields before a file and its name; raises the error with which the client is refused."""
 
@@ -122,10 +168,12 @@ async def read_body(request: web.Request, limit: int) -> bytes:
     """Return a small body. Raises TooLarge, Invalid."""
     _check(request, limit)
     body = bytearray()
-    async for chunk in _chunks(request):
-        body += chunk
-        if len(body) > limit:
-            raise TooLarge(f"The body is larger than {limit:,} bytes.")
+    with _memory(request) as claim:
+        async for chunk in _chunks(request):
+            claim(len(chunk))
+            body += chunk
+            if len(body) > limit:
+                raise TooLarge(f"The body is larger than {limit:,} bytes.")
     return bytes(body)
 
 
@@ -150,32 +198,27 @@ async def receive_form(
     if not request.content_type.startswith("multipart/form-data"):
         raise Invalid("The upload should be a form of the type multipart/form-data.")
     form = Form({}, None)
-    size = count = 0
+    count = 0
     try:
-        reader = MultipartReader(request.headers, request.content)
-        while (part := await _in_time(reader.next())) is not None:
-            if not isinstance(part, BodyPartReader) or part.name is None:
-                raise Invalid("The form holds a part that is no field.")
-            count += 1
-            if count > limits.form_fields:
-                raise TooLarge(f"The form has more than {limits.form_fields} fields.")
-            if part.headers.get(hdrs.CONTENT_TRANSFER_ENCODING, "binary").lower() in ("base64", "quoted-printable"):
-                raise Invalid("The parts of the form should be sent as they are, without a transfer encoding.")
-            if part.name == file_field:
+        with _memory(request) as claim:
+            fields = _Fields(limits.form, claim)
+            reader = MultipartReader(request.headers, request.content)
+            while (part := await _in_time(reader.next())) is not None:
+                count += 1
+                if count > limits.form_fields:
+                    raise TooLarge(f"The form has more than {limits.form_fields} fields.")
+                if not isinstance(part, BodyPartReader) or part.name is None:
+                    raise Invalid("The form holds a part that is no field.")
+                if part.headers.get(hdrs.CONTENT_TRANSFER_ENCODING, "binary").lower() in _PACKED:
+                    raise Invalid("The parts of the form should be sent as they are, without a transfer encoding.")
+                if part.name != file_field:
+                    form.fields.setdefault(part.name[:200], []).append(await fields.receive(part))
+                    continue
                 if form.filename is not None:
                     raise Invalid(f"The form has the file {file_field!r} twice.")
                 form = Form(form.fields, part.filename or "")
                 await accept(form)
                 await _receive_part(part, file, limits.upload)
-                continue
-            value = bytearray()
-            while chunk := await _in_time(part.read_chunk(CHUNK_BYTES)):
-                value += chunk
-                size += len(chunk)
-                if size > limits.form:
-                    raise TooLarge(f"The form's fields are larger than {limits.form:,} bytes together.")
-            form.fields.setdefault(part.name[:200], []).append(_text(bytes(value)))
-            size += FIELD_BYTES
     except (ValueError, AssertionError, RuntimeError, EOFError, HttpProcessingError) as error:
         raise Invalid("The form is malformed or cut off: its lines should end with CR LF (RFC 2046).") from error
     except (ClientError, web.RequestPayloadError, ConnectionError) as error:
@@ -184,11 +227,39 @@ async def receive_form(
     return form
 
 
+class _Fields:
+    """The fields of one form, within its limit and what its client may still claim of the memory for forms."""
+
+    def __init__(self, limit_bytes: int, claim: Callable[[int], None]) -> None:
+        self._limit = limit_bytes
+        self._claim = claim
+        self._size = 0
+
+    async def receive(self, part: BodyPartReader) -> str:
+        """Return the value of a field. Raises TooLarge, Invalid, Unavailable."""
+        self._claim(FIELD_BYTES + 2 * FIELD_CHUNK_BYTES)  # aiohttp holds one chunk back, to look for the boundary
+        value = bytearray()
+        while chunk := await _in_time(part.read_chunk(FIELD_CHUNK_BYTES)):
+            self._claim(len(chunk))
+            value += chunk
+            if self._size + len(value) > self._limit:
+                raise TooLarge(f"The form's fields are larger than {self._limit:,} bytes together.")
+        text = _text(bytes(value))
+        # One wide character makes all of them wide.
+        self._claim(sys.getsizeof(text) - len(value) - 2 * FIELD_CHUNK_BYTES)
+        self._size += len(value) + FIELD_BYTES
+        return text
+
+
 async def _receive_part(part: BodyPartReader, file: IncomingFile, limit: int) -> None:
     while chunk := await _in_time(part.read_chunk(CHUNK_BYTES)):
         await file.write(chunk)
         if file.size > limit:
             raise TooLarge(f"The file is larger than {limit:,} bytes, which is the limit here.")
+
+
+def _memory(request: web.Request) -> AbstractContextManager[Callable[[int], None]]:
+    return request.app[FORM_MEMORY].claim(network_of(facts_of(request).client))
 
 
 def _check(request: web.Request, limit: int) -> None:

@@ -16,6 +16,7 @@ from mirror.rubygems.upload import UploadRoutes as RubyUploadRoutes
 from mirror.server.hosts import HostNames
 from mirror.server.middleware import finish_headers, request_middleware
 from mirror.server.proxies import TrustedProxies
+from mirror.server.receive import FORM_MEMORY, FormMemory
 from mirror.service.ecosystems import ECOSYSTEMS
 from mirror.service.services import Mirror
 from mirror.web.access import ViewerAccess
@@ -36,7 +37,8 @@ class Endpoints:
             mirror.journal,
             mirror.catalog.contents,
         )
-        auth = mirror.settings.auth
+        auth, limits = mirror.settings.auth, mirror.settings.limits
+        self.form_memory = FormMemory(limits.forms, limits.client_share)
         self.pages = WebPages(
             repositories={name: self._browsable(name, repository) for name, repository in mirror.repositories.items()},
             access=ViewerAccess(
@@ -63,6 +65,7 @@ class Endpoints:
         audit = AuditTrail(mirror.guard.identify, mirror.catalog.removed, mirror.clock)
         hosts = HostNames(mirror.settings.allowed_hosts, [address.host for address in mirror.settings.listen])
         app = web.Application(middlewares=[request_middleware(trusted, hosts, audit)], client_max_size=1 << 20)
+        app[FORM_MEMORY] = self.form_memory
         for name in mirror.repositories:
             app.add_routes(self._routes(name))
         app.add_routes(UploadsApi(mirror.publishers, mirror.catalog.uploads, mirror.guard).table())
