@@ -39,6 +39,7 @@ from mirror.server.facts import facts_of, public_url
 from mirror.server.negotiate import negotiate
 from mirror.server.pages import PageCache, PageInput
 from mirror.server.respond import respond_file, retry_if_evicted, wanted_of
+from mirror.server.rules import OWN_PAGE, PAGE
 
 LATEST_JSON = "application/vnd.pypi.simple.latest+json"
 LATEST_HTML = "application/vnd.pypi.simple.latest+html"
@@ -64,6 +65,7 @@ class Routes:
         self._page_cache = page_cache
         self._access = access
         self._prefix = mount.rstrip("/")
+        self._own = frozenset(source.name for source in repository.sources if source.local)
 
     def table(self) -> list[web.RouteDef]:
         """Return the routes, to be added to an application."""
@@ -74,11 +76,15 @@ class Routes:
         return [
             web.get(f"{at}/simple", self.names),  # bandersnatch asks for it without the slash
             web.get(f"{at}/simple/", self.names),
+            web.get(f"{at}/simple/index.html", self.elsewhere),
+            web.get(f"{at}/simple/{{project}}/index.html", self.elsewhere),
             web.get(f"{at}/simple/{{project}}", self.project),
             web.get(f"{at}/simple/{{project}}/", self.project),
             web.get(f"{at}/packages/{{project}}/{{filename}}", self.file),
-            web.get(f"{at}/pypi/{{project}}/json", self.legacy),
-            web.get(f"{at}/pypi/{{project}}/{{version}}/json", self.legacy),
+            # As distributions of Linux write it: source/a/acme/acme-1.0.tar.gz, py3/a/acme/acme-1.0-py3-none-any.whl.
+            web.get(f"{at}/packages/{{kind}}/{{letter}}/{{project}}/{{filename}}", self.elsewhere),
+            *(web.get(f"{at}/pypi/{{project}}/json{slash}", self.legacy) for slash in ("", "/")),
+            *(web.get(f"{at}/pypi/{{project}}/{{version}}/json{slash}", self.legacy) for slash in ("", "/")),
             web.get(f"{at}/integrity/{{project}}/{{version}}/{{filename}}/provenance", self.provenance),
         ]
 
@@ -132,7 +138,8 @@ class Routes:
             )
 
         key = (self._repository.name, name, "simple", media_type, moment, view.revision)
-        return await self._page_cache.respond(request, key, content, view.outcome, view.validity)
+        rules = PAGE if self._own.isdisjoint(view.inputs) else OWN_PAGE
+        return await self._page_cache.respond(request, key, content, view.outcome, view.validity, rules)
 
     async def legacy(self, request: web.Request) -> web.StreamResponse:
         """Serve `/pypi/<project>/json` and `/pypi/<project>/<version>/json`, for bandersnatch and pip-audit."""
@@ -166,8 +173,9 @@ class Routes:
         revision = document.revision if document else None
         key = (self._repository.name, name, "legacy", version, base, moment, view.revision, revision)
         outcome = worst([view.outcome, document.outcome]) if document else view.outcome
+        rules = PAGE if self._own.isdisjoint(view.inputs) else OWN_PAGE
         # Never replayed: links begin with the scheme, which is not among the bytes of a request.
-        return await self._page_cache.respond(request, key, content, outcome)
+        return await self._page_cache.respond(request, key, content, outcome, rules=rules)
 
     async def _view(self, name: str, freshness: Freshness, moment: datetime | None) -> View:
         """Return a project, as it was at a moment where one is given. Raises what `Repository.project` raises."""
@@ -262,6 +270,18 @@ class Routes:
         key = (self._repository.name, name, "provenance", filename, view.revision, document.revision)
         outcome = worst([view.outcome, document.outcome])
         return await self._page_cache.respond(request, key, content, outcome, view.validity)
+
+    # Other addresses, which the public index has or had
+
+    async def elsewhere(self, request: web.Request) -> web.StreamResponse:
+        """Redirect to where a page or file really is."""
+        parts = request.match_info
+        place = f"{facts_of(request).prefix}{self._root(request)}"
+        if "filename" in parts:
+            place += f"/packages/{canonical(parts['project'])}/{quote(parts['filename'])}"
+        else:
+            place += f"/simple/{canonical(parts['project'])}/" if "project" in parts else "/simple/"
+        raise web.HTTPMovedPermanently(URL(place, encoded=True))
 
     # Shared by the handlers
 

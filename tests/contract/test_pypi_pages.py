@@ -14,6 +14,7 @@ from mirror.server.pages import zstd
 from tests.builders import sdist, wheel
 from tests.serving import Serving
 from tests.simulator import Simulator
+from tests.uploading import make_token, upload
 
 from .pypi import HTML, JSON, NOW, filenames, is_sentence, mirroring, page_of, stored
 
@@ -437,3 +438,104 @@ async def test_links_of_the_json_api_are_not_what_a_client_says_of_itself(
     reply = await mirror.get("/pypi/six/json", Host='x"><script>')
     assert reply.status == 400
     assert is_sentence(reply)
+
+
+# Addresses of other tools
+
+
+@pytest.mark.parametrize(
+    ("asked", "led_to"),
+    [
+        ("/simple/index.html", "/simple/"),
+        ("/simple/Odd.Name/index.html", "/simple/odd-name/"),
+        ("/packages/source/o/Odd_Name/odd_name-1.0.tar.gz", "/packages/odd-name/odd_name-1.0.tar.gz"),
+        (
+            "/packages/py3/o/odd-name/odd_name-1.0%2Bx-py3-none-any.whl",
+            "/packages/odd-name/odd_name-1.0%2Bx-py3-none-any.whl",
+        ),
+        ("/at/2030-01-01/simple/odd-name/index.html", "/at/2030-01-01/simple/odd-name/"),
+    ],
+)
+async def test_other_addresses_of_a_page_or_file_lead_to_it(
+    mirror: Serving, simulator: Simulator, asked: str, led_to: str
+) -> None:
+    local = wheel("odd_name", "1.0+x")
+    simulator.publish(sdist("odd_name", "1.0"))
+    simulator.publish(local)
+    reply = await mirror.get(asked)
+    assert (reply.status, reply.headers["Location"]) == (301, led_to)
+    assert (await mirror.get(led_to)).status == 200
+
+
+async def test_the_json_api_is_found_with_a_slash_behind_it(mirror: Serving, simulator: Simulator) -> None:
+    simulator.publish(SIX)
+    for path in ("/pypi/six/json", "/pypi/six/1.16/json"):
+        assert (await mirror.get(f"{path}/")).json() == (await mirror.get(path)).json()
+
+
+# Who is told at once
+
+
+async def test_pages_of_projects_with_uploads_are_asked_for_each_time(mirror: Serving, simulator: Simulator) -> None:
+    simulator.publish(SIX)
+    token = await make_token(mirror)
+    assert (await upload(mirror, token, wheel("own", "1.0"))).status == 200
+    for path in ("/simple/own/", "/pypi/own/json"):
+        page = await mirror.get(path)
+        assert page.headers["Cache-Control"] == "no-cache"
+        again = await mirror.get(path, If_None_Match=page.headers["ETag"])
+        assert (again.status, again.headers["Cache-Control"]) == (304, "no-cache")
+    before = await page_of(mirror, "own")
+    assert (await upload(mirror, token, wheel("own", "1.1"))).status == 200
+    after = await page_of(mirror, "own", If_None_Match=before.headers["ETag"])
+    assert after.json()["versions"] == ["1.0", "1.1"]
+    for path in ("/simple/six/", "/pypi/six/json"):
+        assert (await mirror.get(path)).headers["Cache-Control"] == "max-age=600"
+
+
+# Odd values
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [
+        {"versions": ["1" * 5000]},
+        {"meta": {"api-version": "1.1", "_last-serial": 10**30}},
+        {"project-status": {"status": []}},
+        {"project-status": {"status": "archived", "reason": {"a": 1}}},
+        {"x": "[" * 500},
+        {"size": 2**64},
+        {"upload-time": "0001-01-01T00:00:00+23:59"},
+        {"upload-time": "9999-12-31T23:59:59-23:59"},
+        {"upload-time": "9999-12-31T23:59:59Z"},
+        {"yanked": {"reason": "x"}},
+        {"requires-python": "x" * 100_000},
+        {"hashes": {"sha256": ["x"], "": "", "x" * 999: "ab" * 30}},
+        {"core-metadata": {"sha256": 7}},
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("policies", [[], [{"name": "rest", "kind": "cooldown", "reason": "young", "age": "3 days"}]])
+async def test_an_odd_value_on_a_page_breaks_nothing(
+    simulator: Simulator, tmp_path: Path, odd: dict[str, Any], policies: list[dict[str, Any]]
+) -> None:
+    built = sdist("odd", "1.0")
+    simulator.publish(built, extra=odd)
+    simulator.pypi.projects["odd"].extra = odd
+    settings = {"policy": policies} if policies else {}
+    async with mirroring(tmp_path / "data", simulator, **settings) as mirror:
+        answers = {
+            path: (await mirror.get(path, Accept=accept)).status
+            for path, accept in (
+                ("/simple/odd/", JSON),
+                ("/simple/odd/", HTML),
+                ("/pypi/odd/json", "*/*"),
+                ("/pypi/odd/1.0/json", "*/*"),
+                (f"/packages/odd/{built.filename}", "*/*"),
+                ("/-/explain/pypi/odd", "*/*"),
+                ("/-/projects/pypi/odd/", HTML),
+                ("/at/2026-01-01/simple/odd/", JSON),
+            )
+        }
+    assert not {path: status for path, status in answers.items() if status >= 500}, answers
+    assert answers["/simple/odd/"] == 200

@@ -1,6 +1,11 @@
 """What the routes decide by themselves: which files are said to have metadata, and where things are."""
 
+import json
+
+import msgspec
+
 from mirror.model import File, Project
+from mirror.pypi.pages import render_json
 from mirror.pypi.routes import OFFERED, _linker, _provenance_linker, advertised
 from mirror.server.negotiate import negotiate
 
@@ -19,6 +24,16 @@ def test_every_wheel_is_said_to_have_metadata() -> None:
 def test_a_page_that_says_all_of_it_already_is_left_alone() -> None:
     project = Project(name="six", files=(PROMISED, SDIST))
     assert advertised(project) is project
+
+
+def test_only_what_has_metadata_here_is_said_to_have_it() -> None:
+    gap = msgspec.structs.replace(PROMISED, sidecar=False)
+    long = File(filename=f"six-1-py3-none-{'x' * 240}.whl", version="1", extra={"core-metadata": True})
+    promised = msgspec.structs.replace(SDIST, extra={"core-metadata": True})
+    shown = advertised(Project(name="six", files=(gap, long, promised, WHEEL)))
+    assert [file.extra["core-metadata"] for file in shown.files] == [False, False, False, True]
+    assert json.loads(render_json(shown, lambda file: "x"))["files"][0]["x-own"] == 1
+    assert b"core-metadata" not in render_json(msgspec.structs.replace(shown, files=shown.files[:3]), lambda file: "x")
 
 
 def test_links_quote_what_urls_may_not_hold() -> None:
