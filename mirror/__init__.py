@@ -3,6 +3,7 @@
 The map; each entry imports only from those above it:
 
     errors, model, runtime     what can go wrong, the values that packages share, the event loop
+    isolation/                 reading hostile bytes in processes with limits of memory and time
     config/                    settings: types, loading, reference
     policy/                    rules → verdicts, pure
     blobs/, catalog/           stored bytes; the database, with all SQL

@@ -14,7 +14,7 @@ ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "mirror"
 
 ORDER = [
-    *("errors", "model", "runtime", "config", "policy"),
+    *("errors", "model", "runtime", "isolation", "config", "policy"),
     *("blobs", "catalog", "upstream", "transfer", "doctor", "index"),
     *("server", "telemetry", "auth"),
     *("pypi", "rubygems"),
