@@ -139,6 +139,19 @@ class Uploads:
         serial: int = rows[1][0][0]
         return serial
 
+    async def rename(self, filename: str, row: UploadRow, source: str) -> None:
+        """Put an upload in the place of the one that was named `filename`, with the events that others follow."""
+        upload = row.upload
+        place = (upload.changed, source, upload.project)
+        await self._database.write(
+            ("DELETE FROM uploads WHERE repository = $1 AND filename = $2", (upload.repository, filename)),
+            writing(row),
+            NEXT_SERIAL,
+            (APPEND_EVENT, (*place, "delete", filename, "{}")),
+            NEXT_SERIAL,
+            (APPEND_EVENT, (*place, "upload", upload.filename, "{}")),
+        )
+
     async def all(self, repository: str) -> list[UploadRow]:
         """Return every upload, including deleted ones."""
         rows = await self._database.read(

@@ -25,6 +25,10 @@ from mirror.model import AcceptedUpload, Body, File, Format, PackageReader
 
 logger = logging.getLogger(__name__)
 
+NAMING = "naming"
+"""The counter of the rules by which our own files are named …"""
+NAMING_RULES = 1
+"""… and its value when all are named by those of today."""
 INSPECTIONS_AT_ONCE = 2
 """Files that are inspected at the same time: each may take tens of megabytes."""
 
@@ -266,7 +270,10 @@ class Publisher:
                     except (Invalid, MissingBlob) as error:
                         faults.append(f"{upload.filename} is not shown: {error}")
                         continue
-                    await self._put(row, "delete" if upload.deleted else "upload")
+                    if row.upload.filename != upload.filename:
+                        await self._rename(upload, row)
+                    else:
+                        await self._put(row, "delete" if upload.deleted else "upload")
                     await self.published(upload.project)
                 count += 1
         for fault in faults:
@@ -278,11 +285,53 @@ class Publisher:
             return UploadRow(upload=upload, sidecar="", facts="")
         body = await self._blobs.open(upload.digest)
         async with _on_disk(body, self._blobs.incoming) as path:
-            kept = await self.inspect(upload.filename, path, bool(upload.attestations))
+            try:
+                kept = await self.inspect(upload.filename, path, bool(upload.attestations))
+            except Invalid:  # perhaps it was named by earlier rules
+                kept = await self.inspect("", path, bool(upload.attestations))
         if _digest(kept) != upload.digest or kept.project != upload.project:
             raise Invalid("its bytes are not those that were uploaded.")
         sidecar = await self._blobs.write(kept.sidecar)
+        upload = msgspec.structs.replace(upload, filename=kept.file.filename)
         return UploadRow(upload=upload, sidecar=sidecar.digest, facts=_facts(kept))
+
+    # Renaming
+
+    async def rename_all(self) -> None:
+        """Rename the files that earlier rules named otherwise than those of today would.
+
+        A file whose name is taken stays as it is, with an error in the log. Interrupted, it is done again.
+        """
+        async with self._writing:
+            for row in await self._catalog.uploads.all(self.repository):
+                if row.upload.deleted:
+                    continue
+                file = msgspec.json.decode(row.facts, type=File)
+                named = self.format.renamed(file)
+                if named == file:
+                    continue
+                moment = await self._moment(row.upload.project)
+                upload = msgspec.structs.replace(row.upload, filename=named.filename, changed=moment)
+                facts = msgspec.json.encode(named).decode()
+                await self._rename(row.upload, UploadRow(upload=upload, sidecar=row.sidecar, facts=facts))
+
+    async def _rename(self, before: Upload, row: UploadRow) -> None:
+        """Give an upload another name: its record first, so that a loss of power leaves one of both, or both."""
+        upload = row.upload
+        taken = await self._catalog.uploads.get(self.repository, upload.filename)
+        if before.filename != upload.filename and taken is not None:
+            if taken.upload.digest != upload.digest or taken.upload.deleted:
+                logger.error(
+                    "%s: %s should be named %s by its specification, which is taken: delete one of the two",
+                    self.repository, before.filename, upload.filename,
+                )  # fmt: skip
+                return
+            row = taken
+        await asyncio.to_thread(self._records.replace, row.upload)
+        await self._catalog.uploads.rename(before.filename, row, self._source)
+        if before.filename != upload.filename:
+            await asyncio.to_thread(self._records.remove, before)
+            logger.warning("%s: %s is named %s from now on", self.repository, before.filename, upload.filename)
 
 
 def _digest(kept: AcceptedUpload) -> str:

@@ -56,9 +56,11 @@ def renamed(file: File) -> File:
     if spec is None or file.sha256 is None:
         return file
     named = own_file(spec, file.sha256)
-    return msgspec.structs.replace(
-        file, filename=named.filename, platform=named.platform, extra={**file.extra, **named.extra}
-    )
+    if (named.filename, named.platform) == (file.filename, file.platform):
+        return file
+    address = address_of(named)
+    extra = {**file.extra, "address": address} if address else file.extra
+    return msgspec.structs.replace(file, filename=named.filename, platform=named.platform, extra=extra)
 
 
 def fits(spec: Gemspec, filename: str, sha256: str) -> bool:

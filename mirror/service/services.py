@@ -19,7 +19,7 @@ from mirror.index.cache import MemoryBudget
 from mirror.index.freshness import Ages
 from mirror.index.gathering import SourceOrder
 from mirror.index.precedence import Precedence
-from mirror.index.publish import Publisher
+from mirror.index.publish import NAMING, NAMING_RULES, Publisher
 from mirror.index.records import record_uploads
 from mirror.index.repository import Repository
 from mirror.index.source import SourceOptions
@@ -124,9 +124,18 @@ class Mirror:
         for publisher in self.publishers.values():
             if self.store.database.renewed or await publisher.lost():
                 await publisher.rebuild()
+        await self._rename_uploads()
         for name, published in self.published_indexes.items():
             published.open()
             await self._show_uploads(name, published)
+
+    async def _rename_uploads(self) -> None:
+        """Rename the uploads of all repositories, once for each change of the rules."""
+        before = (await self.catalog.counters.all()).get(NAMING, 0)
+        if before < NAMING_RULES:
+            for publisher in self.publishers.values():
+                await publisher.rename_all()
+            await self.catalog.counters.add({NAMING: NAMING_RULES - before})
 
     async def _show_uploads(self, name: str, published: PublishedIndex) -> None:
         """Have a gem index list uploads: before a push is answered, and soon after another process changed them."""

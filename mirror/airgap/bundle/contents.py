@@ -7,7 +7,7 @@ of a log are not compared here: the mirror that has them finds out how much is n
 import gzip
 import hashlib
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TypeVar
 
 import msgspec
@@ -19,6 +19,7 @@ from mirror.catalog.bundles import ImportedSerials
 from mirror.config import Settings
 from mirror.errors import Invalid, Unavailable
 from mirror.index.ecosystem import Ecosystem
+from mirror.model import File
 
 Mark = TypeVar("Mark")
 
@@ -192,6 +193,8 @@ class StoreLayout(msgspec.Struct, frozen=True, kw_only=True):
     """Source → the ending of the names of its sidecars."""
     logs: Mapping[LogKey, str]
     """The name under which a log is stored."""
+    renamed: Mapping[str, Callable[[File], File]] = {}
+    """Repository → returns an upload as it is named by the rules of today."""
 
     @property
     def sources(self) -> list[str]:
@@ -212,6 +215,7 @@ def layout_of(settings: Settings, ecosystems: Mapping[str, Ecosystem]) -> StoreL
             for upstream in one.upstreams:
                 logs["upstream", str(upstream.url)] = f"upstream {upstream.url} {upstream.username}"
     return StoreLayout(
+        renamed={name: ecosystems[one.format].format.renamed for name, one in settings.repositories.items()},
         repositories=repositories,
         sidecars={
             source: ecosystems[one.format].sidecar_suffix for one in repositories.values() for source in one.sources

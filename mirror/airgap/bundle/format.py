@@ -238,14 +238,15 @@ def read_manifest(content: bytes) -> Manifest:
     return manifest
 
 
-def check_facts(row: UploadRow) -> None:
-    """Raise DamagedBundle unless the recorded facts about an upload's content belong to that upload."""
+def check_facts(row: UploadRow) -> File:
+    """Return the recorded facts about an upload's content. Raises DamagedBundle unless they belong to that upload."""
     try:
         facts = msgspec.json.decode(row.facts, type=File)
     except (msgspec.MsgspecError, RecursionError):
         facts = None
     if facts is None or facts.filename != row.upload.filename or facts.sha256 != row.upload.digest:
         raise DamagedBundle(f"The bundle contradicts itself about the upload {row.upload.filename[:200]!r}.")
+    return facts
 
 
 class _Version(msgspec.Struct):

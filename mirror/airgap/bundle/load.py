@@ -30,6 +30,7 @@ from mirror.catalog import Catalog, UploadRow
 from mirror.catalog.bundles import BundleImport, ImportedLog, ImportedSerials, StagedFile, StoredPage
 from mirror.errors import Conflict, StorageFull
 from mirror.index.records import Records, record_uploads
+from mirror.model import File
 
 RESERVED_BYTES = 64 << 20
 """Bytes of the disk that stay free."""
@@ -154,7 +155,8 @@ class _Import:
         theirs = row.upload
         self._records.check(theirs)
         if not theirs.deleted:
-            check_facts(row)
+            row = self._named(check_facts(row), row)
+            theirs = row.upload
         known = self._held.uploads.get((theirs.repository, theirs.filename))
         if known is None:
             self._uploads.append(("delete" if theirs.deleted else "upload", row))
@@ -171,6 +173,15 @@ class _Import:
             return  # this mirror has the later change
         kind = "delete" if theirs.deleted else "unyank" if theirs.yanked is None else "yank"
         self._uploads.append((kind, row))
+
+    def _named(self, facts: File, row: UploadRow) -> UploadRow:
+        """Return an upload as it is named here: the bundle may be from a mirror with earlier rules."""
+        renamed = self._layout.renamed.get(row.upload.repository)
+        named = renamed(facts) if renamed else facts
+        if named == facts:
+            return row
+        upload = msgspec.structs.replace(row.upload, filename=named.filename)
+        return msgspec.structs.replace(row, upload=upload, facts=msgspec.json.encode(named).decode())
 
     async def check_blobs(self, data_dir: Path) -> None:
         """Check that needed blobs are held or in the bundle, and fit on the disk. Raises Conflict, StorageFull."""
