@@ -10,6 +10,7 @@ what was left out because the client may not read it counts as reported. `X-Mirr
 
 import asyncio
 import contextlib
+import logging
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
@@ -27,6 +28,8 @@ from mirror.index.journal import EVENTS_AT_ONCE, Journal
 from mirror.index.repository import Repository
 from mirror.model import Event
 from mirror.server.facts import public_url
+
+logger = logging.getLogger(__name__)
 
 LONGEST_WAIT_SECONDS = 60.0
 """The longest time for which a request waits for news."""
@@ -255,6 +258,9 @@ class FeedApi:
             code, reason = (1008 if isinstance(error, Unauthorized) else 1011), str(error).encode()[:120]
         except ConnectionError:
             return
+        except Exception:
+            logger.exception("the feed could not be sent; the client has to come back")
+            code, reason = 1011, b"the feed cannot be read at the moment"
         with contextlib.suppress(ConnectionError):
             await socket.close(code=code, message=reason)
 

@@ -14,6 +14,7 @@ from aiohttp import web
 from mirror import __version__
 from mirror.catalog import Catalog
 from mirror.config import Settings
+from mirror.errors import StorageFull
 from mirror.index.journal import Journal
 from mirror.index.upstream import CachedUpstream
 from mirror.telemetry.metrics import Metrics, Snapshot, UpstreamState
@@ -25,6 +26,10 @@ logger = logging.getLogger(__name__)
 
 COUNT_SECONDS = 15.0
 """Time for which counts of what is in the catalog are used again."""
+READY_SECONDS = 1.0
+"""Time for which the answer of `/ready` holds, so that asking often costs little."""
+PROBE_SECONDS = 5.0
+"""Time for which `/ready` waits for the catalog."""
 
 NO_STORE = {"Cache-Control": "no-store"}
 
@@ -84,6 +89,9 @@ class MirrorState:
         self._cached = cached
         self._clock = clock
         self._counting = asyncio.Lock()
+        self._probing = asyncio.Lock()
+        self._probed: tuple[float, bool] | None = None
+        """When the catalog was last tried, on the clock of the event loop, and whether it took a change."""
         self._counted: tuple[float, Pages, int, int] | None = None
         self.connections: Callable[[], int | None] = lambda: None
         """Returns how many clients are connected; set by the process that listens."""
@@ -179,8 +187,26 @@ class MirrorState:
             return pages, files, size
 
     async def ready(self) -> bool:
-        """Return whether the catalog answers."""
-        await self._catalog.feed.bounds()
+        """Return whether the catalog answers and takes changes, as it did at most READY_SECONDS ago.
+
+        A full disk is no reason to send clients elsewhere: what is held is served, and `degraded` reports it.
+        """
+        async with self._probing:
+            at = asyncio.get_running_loop().time()
+            if self._probed is None or at - self._probed[0] >= READY_SECONDS:
+                self._probed = at, await self._probe()
+            return self._probed[1]
+
+    async def _probe(self) -> bool:
+        try:
+            async with asyncio.timeout(PROBE_SECONDS):
+                await self._catalog.feed.bounds()
+                await self._catalog.leases.take("ready", self._clock(), 0)
+        except StorageFull:
+            return True
+        except Exception:
+            logger.exception("the catalog takes no changes")
+            return False
         return True
 
     def degraded(self) -> str:

@@ -35,6 +35,7 @@ from mirror.config import AuthSettings
 from mirror.errors import Forbidden, MirrorError, Unauthorized, UnknownProject
 from mirror.index.cache import BoundedCache, MemoryBudget, SingleFlight
 from mirror.model import Grant, Right
+from mirror.runtime import log_failure
 from mirror.server.facts import facts_of
 
 logger = logging.getLogger(__name__)
@@ -182,6 +183,7 @@ class Guard:
                 logger.warning("could not record that the token %s was used: %s", token, error)
 
         task = asyncio.create_task(record())
+        task.add_done_callback(log_failure)
         self._recording.add(task)
         task.add_done_callback(self._recording.discard)
 

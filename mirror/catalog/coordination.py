@@ -1,6 +1,7 @@
 """What processes and nodes share: running totals, positions in other journals, and leases."""
 
 import asyncio
+import logging
 import os
 import secrets
 from collections.abc import AsyncIterator, Callable, Mapping
@@ -12,6 +13,8 @@ from mirror.catalog.database import Database, Statement
 
 KEPT_HOURS = 400 * 24
 """Hours for which the totals of single hours are kept."""
+
+logger = logging.getLogger(__name__)
 
 
 class Counters:
@@ -126,4 +129,7 @@ class Leases:
     async def _renew(self, name: str, clock: Callable[[], float], seconds: float) -> None:
         while True:
             await asyncio.sleep(seconds / 3)
-            await self.take(name, clock(), seconds)
+            try:
+                await self.take(name, clock(), seconds)
+            except Exception:
+                logger.exception("could not renew the lease %s; it is tried again", name)

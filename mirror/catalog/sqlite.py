@@ -19,6 +19,7 @@ import aiosqlite
 
 from mirror.catalog.database import Row, Statement, Value
 from mirror.errors import StorageFull
+from mirror.runtime import end_process
 
 logger = logging.getLogger(__name__)
 
@@ -59,7 +60,8 @@ class SQLite:
             if not _is_damage(error):
                 raise
             await self._renew(error)
-        self._worker = asyncio.create_task(self._work())
+        self._worker = asyncio.create_task(self._work(), name="the writer of the catalog")
+        self._worker.add_done_callback(end_process)
 
     async def read(self, sql: str, *values: Value) -> list[Row]:
         try:
@@ -78,6 +80,7 @@ class SQLite:
     async def close(self) -> None:
         await self._jobs.join()
         if self._worker is not None:
+            self._worker.remove_done_callback(end_process)
             self._worker.cancel()
             await asyncio.gather(self._worker, return_exceptions=True)
         await self._disconnect()

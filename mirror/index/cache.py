@@ -5,11 +5,16 @@ project that someone does. Nothing here is for threads.
 """
 
 import asyncio
+import logging
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Hashable
 from typing import Any, Generic, TypeVar
 
 import msgspec
+
+from mirror.errors import MirrorError
+
+logger = logging.getLogger(__name__)
 
 K = TypeVar("K", bound=Hashable)
 V = TypeVar("V")
@@ -148,11 +153,12 @@ class SingleFlight(dict[K, "asyncio.Task[T]"]):
     it is about changes, its key is popped: those who wait get its result, and later callers begin anew.
     """
 
-    __slots__ = ("_tasks",)
+    __slots__ = ("_awaited", "_tasks")
 
     def __init__(self) -> None:
         super().__init__()
         self._tasks: set[asyncio.Task[T]] = set()  # also those whose keys were popped
+        self._awaited: set[asyncio.Task[T]] = set()
 
     async def run(self, key: K, work: Callable[[], Awaitable[T]]) -> tuple[T, bool]:
         """Return the result of `work()`, and whether another caller had started it. Raises what it raises."""
@@ -160,6 +166,7 @@ class SingleFlight(dict[K, "asyncio.Task[T]"]):
         joined = task is not None
         if task is None:
             task = self.start(key, work)
+        self._awaited.add(task)
         return await asyncio.shield(task), joined
 
     def start(self, key: K, work: Callable[[], Awaitable[T]]) -> asyncio.Task[T]:
@@ -185,8 +192,13 @@ class SingleFlight(dict[K, "asyncio.Task[T]"]):
         self._tasks.discard(task)
         if self.get(key) is task:
             del self[key]
-        if not task.cancelled():
-            task.exception()  # looked at here, so that work that no one waits for does not warn
+        awaited = task in self._awaited
+        self._awaited.discard(task)
+        match None if task.cancelled() else task.exception():
+            case None | MirrorError() | OSError():
+                pass  # what was refreshed behind stays as it was, and is tried again
+            case error if not awaited:
+                logger.error("work on %s failed: %s", key, error, exc_info=error)
 
     async def landed(self) -> None:
         """Wait until what runs now has ended."""

@@ -18,6 +18,7 @@ from mirror.index.journal import LOOK_SECONDS
 from mirror.index.source import name_of
 from mirror.maintenance.evict import Evictor
 from mirror.maintenance.verify import Verifier
+from mirror.runtime import log_failure
 from mirror.server.connections import CHECK_SECONDS
 from mirror.service import following, scheduled_sync
 from mirror.service.ecosystems import ECOSYSTEMS
@@ -73,7 +74,8 @@ class Supervisor:
     def start(self, jobs: Iterable[BackgroundJob]) -> None:
         """Run these jobs from now on."""
         for job in jobs:
-            self._tasks[job.name] = asyncio.create_task(_run(job), name=f"job {job.name}")
+            task = self._tasks[job.name] = asyncio.create_task(_run(job), name=f"job {job.name}")
+            task.add_done_callback(log_failure)
 
     async def stop(self) -> None:
         """Cancel all jobs and wait for their end."""

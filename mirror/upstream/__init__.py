@@ -23,6 +23,7 @@ from mirror.upstream.values import (
     origin,
     parse_http_date,
     redirect_target,
+    storable,
 )
 
 __all__ = [
@@ -47,4 +48,5 @@ __all__ = [
     "parse_url",
     "redirect_target",
     "retry_after",
+    "storable",
 ]  # fmt: skip

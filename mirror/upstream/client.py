@@ -34,6 +34,7 @@ from mirror.upstream.values import (
     failure_text,
     origin,
     redirect_target,
+    storable,
 )  # fmt: skip
 
 _IDENTITY = {"Accept-Encoding": "identity"}
@@ -112,10 +113,10 @@ class Upstream:
         serial = raw.headers.get("X-PyPI-Last-Serial", "")
         return UpstreamResponse(
             url=raw.url,
-            content_type=raw.headers.get("Content-Type", ""),
+            content_type=storable(raw.headers.get("Content-Type")) or "",
             body=raw.body,
-            etag=raw.headers.get("ETag"),
-            last_modified=raw.headers.get("Last-Modified"),
+            etag=storable(raw.headers.get("ETag")),
+            last_modified=storable(raw.headers.get("Last-Modified")),
             serial=int(serial) if serial.isascii() and serial.isdigit() and len(serial) < 19 else None,
         )
 

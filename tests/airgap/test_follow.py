@@ -7,17 +7,19 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from aiohttp import web
 from yarl import URL
 
 from mirror.airgap.follow import Follower, NoFeed, RemoteMirror
-from mirror.airgap.follow.follower import ATTEMPTS
-from mirror.airgap.follow.remote import MAX_LINE_BYTES
+from mirror.airgap.follow import follower as follower_module
+from mirror.airgap.follow import remote as remote_module
+from mirror.airgap.follow.follower import ATTEMPTS, TRIAL_NAMES, Untrustworthy
+from mirror.airgap.follow.remote import MAX_LINE_BYTES, FeedBatch, FeedLine, FeedPosition, HeldFileLine
 from mirror.catalog import Cursor
-from mirror.errors import MirrorError, StorageFull, UpstreamProtocolError, UpstreamUnavailable
+from mirror.errors import MirrorError, NotFound, StorageFull, UpstreamProtocolError, UpstreamUnavailable
 from mirror.pypi import FORMAT as PYPI
 from mirror.upstream import Upstream, UpstreamOptions
 from tests.builders import Built, gem, sdist, wheel
@@ -404,9 +406,7 @@ async def test_what_no_feed_says_is_refused(body: bytes) -> None:
 
 
 async def test_an_answer_without_an_end_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    from mirror.airgap.follow import remote as module
-
-    monkeypatch.setattr(module, "MAX_RESPONSE_BYTES", 1000)
+    monkeypatch.setattr(remote_module, "MAX_RESPONSE_BYTES", 1000)
     async with claiming(line(3) * 100) as remote:
         with pytest.raises(UpstreamProtocolError):
             await remote.events("f", 2, 0)
@@ -415,6 +415,100 @@ async def test_an_answer_without_an_end_is_refused(monkeypatch: pytest.MonkeyPat
 async def test_holdings_that_go_round_in_circles_end() -> None:
     async with claiming(b"", X_Mirror_Next="acme") as remote:
         with pytest.raises(UpstreamProtocolError, match="repeats"):
+            _ = [part async for part in remote.holdings()]
+
+
+class InventingMirror:
+    """A mirror whose holdings never end, and whose journal is always ahead. None of its names exists."""
+
+    name = "hostile"
+    wait_seconds = 0.0
+
+    def __init__(self, names_in_part: int = 100) -> None:
+        self.names = 0
+        self._names_in_part = names_in_part
+
+    async def holdings(self) -> AsyncIterator[tuple[FeedPosition, list[HeldFileLine]]]:
+        while True:
+            first, self.names = self.names, self.names + self._names_in_part
+            position = FeedPosition(feed="f", serial=5, newest=9)
+            yield position, [HeldFileLine(project=f"p{n}", kind="page") for n in range(first, self.names)]
+
+    async def events(self, feed: str, since: int, wait: float) -> FeedBatch:
+        self.names += 1
+        lines = [FeedLine(serial=since + 1, time=1.0, project=f"p{since}", kind="page")]
+        return FeedBatch(lines, FeedPosition(feed="f", serial=since + 1, newest=since + 1000))
+
+    def canonical(self, name: str) -> str:
+        return name
+
+
+class Nothing:
+    """An Applier that finds nothing, or everything."""
+
+    def __init__(self, exists: bool) -> None:
+        self._exists = exists
+
+    async def index(self) -> None: ...
+
+    async def page(self, project: str) -> None:
+        if not self._exists:
+            raise NotFound(project)
+
+    async def file(self, project: str, filename: str) -> bool:
+        return True
+
+
+def follower(remote: InventingMirror, exists: bool, mirror: Serving) -> Follower:
+    async def nothing() -> list[str]:
+        return []
+
+    return Follower("x", cast(RemoteMirror, remote), Nothing(exists), mirror.mirror.catalog.cursors, nothing)
+
+
+async def test_a_mirror_that_invents_names_without_end_is_given_up(tmp_path: Path) -> None:
+    remote = InventingMirror()
+    async with serving(tmp_path / "a", EMPTY) as mirror:
+        with pytest.raises(Untrustworthy, match="does not have"):
+            await follower(remote, False, mirror).catch_up()
+    assert remote.names == TRIAL_NAMES
+
+
+async def test_a_mirror_whose_names_exist_is_bounded_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(follower_module, "NAMES_A_DAY", 2000)
+    remote = InventingMirror()
+    async with serving(tmp_path / "a", EMPTY) as mirror:
+        with pytest.raises(Untrustworthy, match="in a day"):
+            await follower(remote, True, mirror).catch_up()
+    assert remote.names == 2100
+
+
+async def test_catching_up_ends_at_what_was_the_newest_event_when_it_began(tmp_path: Path) -> None:
+    remote = InventingMirror()
+    async with serving(tmp_path / "a", EMPTY) as mirror:
+        await mirror.mirror.catalog.cursors.put("x", Cursor("f", 5, 0.0))
+        await follower(remote, True, mirror).catch_up()
+    assert remote.names == 1000
+
+
+async def test_holdings_without_an_end_are_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(remote_module, "MAX_HOLDINGS_LINES", 3)
+    async with claiming(line(1) * 4) as remote:
+        with pytest.raises(UpstreamProtocolError, match="more than any mirror"):
+            _ = [part async for part in remote.holdings()]
+
+
+@pytest.mark.parametrize("text", ["a\\u0000b", "a\\nb"])
+async def test_text_that_cannot_be_stored_is_refused(text: str) -> None:
+    async with claiming(line(3, text)) as remote:
+        with pytest.raises(UpstreamProtocolError):
+            await remote.events("f", 2, 0)
+
+
+async def test_a_journal_whose_name_is_not_plain_text_is_none() -> None:
+    async with claiming(b"", X_Mirror_Feed="f\xff") as remote:
+        await remote.position()
+        with pytest.raises(NotFound):
             _ = [part async for part in remote.holdings()]
 
 

@@ -2,14 +2,21 @@
 
 import asyncio
 import logging
+import sqlite3
+import sys
 from pathlib import Path
 
 import pytest
 
+from mirror.api import state as state_module
+from mirror.catalog.coordination import Leases
+from mirror.catalog.sqlite import SQLite
 from mirror.config import Settings
+from mirror.index.cache import SingleFlight
+from mirror.runtime import EXIT_BROKEN
 from mirror.service.jobs import RETRY_SECONDS, BackgroundJob, Supervisor, mirror_jobs, process_jobs
 from mirror.service.process import Service
-from tests.serving import repositories
+from tests.serving import repositories, serving
 from tests.simulator import Simulator
 
 EVERYTHING = {
@@ -101,3 +108,91 @@ async def test_a_job_that_fails_is_logged_and_starts_again(
     assert "tidy: what it waited for was cancelled" in caplog.text
     await supervisor.stop()
     assert supervisor.running == ()
+
+
+# Tasks that no one waits for
+
+
+async def test_the_error_of_a_background_task_is_logged(caplog: pytest.LogCaptureFixture) -> None:
+    async def fail() -> None:
+        raise ValueError("broken")
+
+    flight: SingleFlight[str, None] = SingleFlight()
+    flight.start("a page", fail)
+    await flight.landed()
+    await asyncio.sleep(0)
+    assert caplog.messages == ["work on a page failed: broken"]
+    with pytest.raises(ValueError, match="broken"):
+        await flight.run("a page", fail)
+    await asyncio.sleep(0)
+    assert len(caplog.messages) == 1, "who waits for it gets the error"
+
+
+async def test_the_end_of_the_writer_ends_the_process(tmp_path: Path) -> None:
+    program = (
+        "import asyncio, pathlib, sys\n"
+        "from mirror.catalog.sqlite import SQLite\n"
+        "async def main():\n"
+        "    database = SQLite(pathlib.Path(sys.argv[1]))\n"
+        "    await database.open()\n"
+        "    if sys.argv[2] == 'close':\n"
+        "        return await database.close()\n"
+        "    database._worker.cancel()\n"
+        "    await database.write(('DELETE FROM pages',))\n"
+        "asyncio.run(main())\n"
+    )
+    for what, status in (("cancel", EXIT_BROKEN), ("close", 0)):
+        process = await asyncio.create_subprocess_exec(
+            sys.executable, "-c", program, str(tmp_path / "catalog"), what, stderr=asyncio.subprocess.PIPE
+        )
+        async with asyncio.timeout(30):
+            _, errors = await process.communicate()
+        assert process.returncode == status
+        assert (b"the writer of the catalog has ended" in errors) == bool(status)
+
+
+async def test_a_lease_is_renewed_again_after_a_failure(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    database = SQLite(tmp_path / "catalog")
+    await database.open()
+    leases, taken = Leases(database), asyncio.Event()
+    failures = 1
+
+    async def take(name: str, now: float, seconds: float) -> bool:
+        nonlocal failures
+        if failures:
+            failures -= 1
+            raise sqlite3.OperationalError("busy")
+        taken.set()
+        return True
+
+    async with leases.held("it", lambda: 0.0, 0.03) as mine:
+        assert mine
+        leases.take = take  # type: ignore[method-assign]
+        async with asyncio.timeout(10):
+            await taken.wait()
+        del leases.take  # type: ignore[method-assign]
+    await database.close()
+    assert "could not renew the lease it; it is tried again" in caplog.messages
+
+
+async def test_ready_means_that_the_catalog_takes_changes(
+    simulator: Simulator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(state_module, "READY_SECONDS", 0.0)
+    monkeypatch.setattr(state_module, "PROBE_SECONDS", 0.2)
+    async with serving(tmp_path / "data", repositories(simulator)) as mirror:
+        assert (await mirror.get("/ready")).status == 200
+        leases = mirror.mirror.catalog.leases
+        take = leases.take
+
+        async def hang(name: str, now: float, seconds: float) -> bool:
+            return await asyncio.get_running_loop().create_future()
+
+        async def fail(name: str, now: float, seconds: float) -> bool:
+            raise sqlite3.OperationalError("read-only")
+
+        for broken in (hang, fail):
+            monkeypatch.setattr(leases, "take", broken)
+            assert (await mirror.get("/ready")).status == 503
+        monkeypatch.setattr(leases, "take", take)
+        assert (await mirror.get("/ready")).status == 200

@@ -26,7 +26,7 @@ from mirror.errors import (
     UpstreamUnavailable,
 )
 from mirror.model import Body, File, UpstreamRequest, UpstreamResponse
-from mirror.upstream import Breaker, Credentials, SlowBody, Upstream, UpstreamOptions, retry_after
+from mirror.upstream import Breaker, Credentials, SlowBody, Upstream, UpstreamOptions, retry_after, storable
 from mirror.upstream import body as body_module
 from mirror.upstream.body import TAIL_BYTES, RateLimit
 from tests.builders import noise
@@ -656,3 +656,10 @@ async def test_state_counts_what_was_asked_and_came(file_server: FileServer, ups
     assert (state.name, state.url, state.requests, state.errors, state.bytes) == ("index", file_server.url, 2, 1, 5)
     assert state.last_error == "127.0.0.1 answered 500."
     assert state.seconds > 0
+
+
+@pytest.mark.parametrize("header", ['"\udcff"', '"a\x00b"', '"é"', '"a\tb"'])
+def test_a_header_that_cannot_be_stored_and_sent_back_is_left_out(header: str) -> None:
+    assert storable(header) is None
+    assert storable('"v1"') == '"v1"'
+    assert storable(None) is None

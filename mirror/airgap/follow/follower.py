@@ -6,6 +6,7 @@ failing while the other mirror answers is skipped, and fetched when a client req
 
 import asyncio
 import logging
+import math
 import random
 import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping
@@ -14,7 +15,7 @@ from typing import Protocol
 from mirror.airgap.follow.remote import FeedLine, FeedMismatch, FeedPosition, HeldFileLine, RemoteMirror
 from mirror.api.state import FollowState
 from mirror.catalog import Cursor, Cursors
-from mirror.errors import Blocked, MirrorError, NotFound, StorageFull
+from mirror.errors import Blocked, MirrorError, NotFound, StorageFull, UpstreamProtocolError
 from mirror.policy import matches
 
 logger = logging.getLogger(__name__)
@@ -25,6 +26,14 @@ ATTEMPTS = 5
 """The most attempts at a part of the journal while the other mirror answers; then its failures are skipped."""
 FIRST_PAUSE_SECONDS, MAX_PAUSE_SECONDS = 0.5, 60.0
 """The pause after a failure, doubled each time."""
+NAMES_A_DAY = 1_000_000
+"""The most names of another mirror that are looked at in a day, more than the public index has."""
+TRIAL_NAMES = 1000
+"""After so many names of which it does not have even half itself, what another mirror claims to hold is invented."""
+DISTRUST_SECONDS = 3600.0
+"""The pause before a mirror is asked again that sent what cannot be."""
+CATCH_UP_SECONDS = 86_400.0
+"""The longest time to catch up with another mirror."""
 HELD_KINDS = frozenset({"file", "upload"})
 """Kinds of events after which the other mirror holds a file."""
 SAME_PAGE_KINDS = frozenset({"file", "sidecar", "names"})
@@ -42,6 +51,10 @@ class Applier(Protocol):
 
     async def file(self, project: str, filename: str) -> bool:
         """Fetch a file and its sidecar; return whether it was not held before. Raises MirrorError, NotFound."""
+
+
+class Untrustworthy(UpstreamProtocolError):
+    """Another mirror sent what cannot be; it is not asked again soon."""
 
 
 class Follower:
@@ -73,11 +86,17 @@ class Follower:
         self._only = only
         self._clock = clock
         self._attempts = 0
+        self._names, self._names_since = 0, -math.inf
+        """How many names were looked at, and since when, on the monotonic clock."""
 
     async def catch_up(self) -> None:
-        """Apply everything up to the newest event. Raises MirrorError."""
-        while self.state.behind != 0:
+        """Apply everything up to the event that is the newest one now. Raises MirrorError."""
+        newest, until = math.inf, time.monotonic() + CATCH_UP_SECONDS
+        while self.state.behind != 0 and self.state.serial < newest:
             await self.step()
+            newest = min(newest, self.state.newest)
+            if time.monotonic() > until:
+                raise UpstreamProtocolError(f"{self._remote.name} changes faster than it can be followed.")
 
     async def run(self) -> None:
         """Follow until cancelled."""
@@ -86,6 +105,11 @@ class Follower:
             try:
                 await self.step(self._remote.wait_seconds)
                 pause, self.state.last_error = FIRST_PAUSE_SECONDS, ""
+            except Untrustworthy as error:
+                logger.error("following %s: %s", self._remote.name, error)
+                self.state.last_error, self.state.behind = str(error), None
+                self.on_change(self.state)
+                await asyncio.sleep(DISTRUST_SECONDS)
             except MirrorError as error:
                 if str(error) != self.state.last_error:
                     logger.warning("following %s: %s", self._remote.name, error)
@@ -120,6 +144,7 @@ class Follower:
         self.state.behind = None
         before: FeedPosition | None = None
         seen: set[str] = set()
+        pages, failed = self.state.pages, self.state.failed
         await self._applier.index()
         async for position, lines in self._remote.holdings():
             before = before or position
@@ -128,7 +153,11 @@ class Follower:
                 if (name := self._followed_project(line)) is not None:
                     held.setdefault(name, []).extend([line.filename] if line.kind == "file" else [])
             seen |= held.keys()
+            self._count(len(held))
             await self._fetch_all(held, held.keys(), raising=False)
+            found = self.state.pages - pages + self.state.failed - failed
+            if len(seen) >= TRIAL_NAMES and 2 * found < len(seen):
+                raise Untrustworthy(f"{self._remote.name} claims to hold names that it does not have.")
             self.state.comparing = next(reversed(held), self.state.comparing)
             self.on_change(self.state)
         gone = [name for name in await self._known() if name not in seen and self._follows(name)]
@@ -151,6 +180,7 @@ class Follower:
                 changed.add(name)
         if not files:
             return
+        self._count(len(files))
         self._attempts += 1
         if changed:
             await self._applier.index()
@@ -217,6 +247,15 @@ class Follower:
         if position.serial >= position.newest:
             self.state.behind = 0.0
         self.on_change(self.state)
+
+    def _count(self, names: int) -> None:
+        """Count names that are looked at. Raises Untrustworthy when there are too many in a day."""
+        now = time.monotonic()
+        if now - self._names_since > 86_400:
+            self._names, self._names_since = 0, now
+        self._names += names
+        if self._names > NAMES_A_DAY:
+            raise Untrustworthy(f"{self._remote.name} names more projects in a day than there are.")
 
     def _show_delay(self, since: float) -> None:
         self.state.behind = max(0.0, self._clock() - since)

@@ -12,18 +12,20 @@ from yarl import URL
 
 from mirror.errors import Invalid, NotFound, UpstreamProtocolError
 from mirror.model import UpstreamRequest
-from mirror.upstream import RawResponse, Upstream
+from mirror.upstream import RawResponse, Upstream, storable
 
 MAX_RESPONSE_BYTES = 32 << 20
 MAX_LINE_BYTES = 16 << 10
 MAX_RESPONSE_LINES = 500_000
+MAX_HOLDINGS_PARTS, MAX_HOLDINGS_LINES = 100_000, 20_000_000
+"""The most parts and lines of all that another mirror holds; the whole public index is less."""
 EXTRA_SECONDS = 15.0
 """The time for a response beyond the time that the request lets it wait."""
 MAX_ROOT_SEGMENTS = 8
 """The most segments of an index's path that may belong to the root."""
 
 Serial = Annotated[int, msgspec.Meta(ge=0, lt=1 << 62)]
-Short = Annotated[str, msgspec.Meta(max_length=1000)]
+Short = Annotated[str, msgspec.Meta(max_length=1000, pattern=r"^[^\x00-\x1f\x7f\ud800-\udfff]*$")]
 
 
 class FeedLine(msgspec.Struct, frozen=True, kw_only=True):
@@ -145,9 +147,14 @@ class RemoteMirror:
             await self.position()
         assert self._root is not None, "found with the position"
         after: str | None = ""
+        parts = total = 0
         while after is not None:
             response = await self._ask(*self._root, "holdings", {"after": after}, EXTRA_SECONDS)
-            yield _position(response), _lines(response.body, HeldFileLine, self.name)
+            lines = _lines(response.body, HeldFileLine, self.name)
+            parts, total = parts + 1, total + len(lines)
+            if parts > MAX_HOLDINGS_PARTS or total > MAX_HOLDINGS_LINES:
+                raise UpstreamProtocolError(f"{self.name} claims to hold more than any mirror does.")
+            yield _position(response), lines
             following = response.headers.get("X-Mirror-Next")
             if following is not None and following <= after:
                 raise UpstreamProtocolError(f"{self.name} repeats a part of what it holds.")
@@ -183,11 +190,11 @@ def _position(response: RawResponse) -> FeedPosition:
     headers = response.headers
     feed, serial = headers.get("X-Mirror-Feed", ""), headers.get("X-Mirror-Serial", "")
     newest = headers.get("X-Mirror-Newest", serial)
-    if not feed or len(feed) > 100 or not all(_is_serial(one) for one in (serial, newest)):
+    if not feed or len(feed) > 100 or storable(feed) is None or not all(_is_serial(one) for one in (serial, newest)):
         raise NotFound("There is no journal of a mirror.")
     return FeedPosition(
         feed=feed, serial=int(serial), newest=max(int(newest), int(serial)),
-        repository=headers.get("X-Mirror-Repository", "")[:200],
+        repository=(storable(headers.get("X-Mirror-Repository")) or "")[:200],
     )  # fmt: skip
 
 

@@ -29,6 +29,7 @@ from mirror.rubygems.log.policy_review import PolicyReview
 from mirror.rubygems.log.published_log import PublishedLog
 from mirror.rubygems.log.upstream_index import UpstreamIndex
 from mirror.rubygems.log.versions_map import VersionsMap, diff, names_in
+from mirror.runtime import end_process
 
 logger = logging.getLogger(__name__)
 
@@ -208,7 +209,8 @@ class LogWriter:
         """Read what is stored, then take events. What is posted before is taken afterwards."""
         for future in (self.loaded, self.opened):
             future.add_done_callback(_retrieve)
-        self._task = asyncio.create_task(self._run())
+        self._task = asyncio.create_task(self._run(), name="the writer of a gem index")
+        self._task.add_done_callback(end_process)
 
     async def retire(self) -> None:
         """Append nothing any more, once what was posted before has been written or has failed."""
@@ -226,6 +228,7 @@ class LogWriter:
         """Stop, and cancel what waits for the log."""
         self._closed = True
         if self._task is not None:
+            self._task.remove_done_callback(end_process)
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
         while not self._queue.empty():
