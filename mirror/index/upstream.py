@@ -2,13 +2,18 @@
 
 from functools import partial
 
-from mirror.errors import NoSidecar, Offline, UpstreamUnavailable
+import msgspec
+
+from mirror.errors import MirrorError, NoSidecar, Offline, UpstreamUnavailable
 from mirror.index.freshness import Freshness, fresh_until
 from mirror.index.journal import Journal
 from mirror.index.source import Document, DocumentBody, LoadedNames, NameListing, OpenFile, Outdated, SourceOptions
 from mirror.index.upstream_files import UpstreamFiles
 from mirror.index.upstream_pages import NAMES, UpstreamPages
 from mirror.model import File, Names, Outcome, Page
+
+RENEWED_SECONDS = 10.0
+"""Time for which a page counts as just asked for, when one of its links is refused."""
 
 
 class CachedUpstream:
@@ -28,6 +33,7 @@ class CachedUpstream:
         self._options = options
         self.project = pages.project
         self.open = files.open
+        files.renew = self._renew
 
     @property
     def outdated(self) -> Outdated:
@@ -68,6 +74,23 @@ class CachedUpstream:
             if await self.pages.gaps.add(project, file, self._options.clock()):
                 self.outdated([project])
             raise
+
+    async def _renew(self, project: str, file: File) -> File | None:
+        """Ask for the page of a project anew, and return the entry of a file if nothing but its link has changed."""
+        known = await self.pages.store.row(Page("project", project))
+        asked = known is not None and 0 <= self._options.clock() - known.stamp.checked < RENEWED_SECONDS
+        try:
+            listing = await self.pages.project(project, Freshness.ANY if asked else Freshness.NOW)
+        except MirrorError:
+            return None
+        if known is None or listing.revision != known.stamp.revision:
+            self.outdated([project])
+        entry = listing.project.file(file.filename) if listing.project else None
+        if entry is None or entry.url == file.url:
+            return None
+        # An entry that differs in more goes through policy first: the next request finds it.
+        same = msgspec.structs.replace(entry, url=file.url, extra=file.extra, sidecar=file.sidecar) == file
+        return entry if same else None
 
     async def document(self, page: Page, freshness: Freshness = Freshness.USUAL) -> Document | None:
         state = await self.pages.get(page, freshness)

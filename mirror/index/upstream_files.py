@@ -5,11 +5,13 @@ could never deliver, such as a private one of another repository; so a source ha
 """
 
 import logging
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
+from typing import TypeVar
 
 from mirror.blobs import BlobStore, StoredBlob
 from mirror.catalog import Catalog, HeldFile
-from mirror.errors import Offline, StorageFull
+from mirror.errors import NoSidecar, NotFound, Offline, StorageFull, UpstreamRefused
 from mirror.index.cache import LoadingCache, MemoryBudget, SingleFlight
 from mirror.index.journal import Journal
 from mirror.index.remote_files import RemoteFiles
@@ -21,10 +23,18 @@ from mirror.upstream import Upstream
 
 logger = logging.getLogger(__name__)
 
+T = TypeVar("T")
+Renewal = Callable[[str, File], Awaitable[File | None]]
+"""Asks for the page of a project anew, and returns the entry of a file if nothing but its link has changed."""
+
 HELD_BYTES = 800
 """Bytes that the row of a held file takes in memory (measured)."""
 WHOLE_BYTES = 1 << 20
 """Bytes up to which a file is fetched whole, and kept, also where a part of it is asked for."""
+
+
+async def _no_renewal(project: str, file: File) -> File | None:
+    return None
 
 
 class UpstreamFiles:
@@ -52,6 +62,8 @@ class UpstreamFiles:
         self._held: LoadingCache[str, dict[str, HeldFile]] = LoadingCache(memory, lambda held: HELD_BYTES * len(held))
         """What is held of a project, by file name; some of it may be missing here."""
         self._opening: SingleFlight[tuple[str, str, str | None], OpenFile] = SingleFlight()
+        self.renew: Renewal = _no_renewal
+        """Set by the source that has the pages: called when the link of a file is refused or gone."""
         self._remote = RemoteFiles(upstream, memory)
         self._sidecars = UpstreamSidecars(format, upstream, self, blobs, options)
         self.sidecar = self._sidecars.open
@@ -89,17 +101,34 @@ class UpstreamFiles:
         async def record(blob: StoredBlob) -> None:
             await self.record(project, file.filename, blob)
 
-        body, joined = await self._transfers.open(file, self._upstream, record)
+        body, joined = await self.linked(
+            project, file, lambda linked: self._transfers.open(linked, self._upstream, record)
+        )
         return OpenFile(body, "joined" if joined else "miss")
 
     async def _remotely(self, project: str, file: File, wanted: Wanted) -> Body | None:
         """Return what a HEAD or a short range needs of a file that is neither held nor on its way in."""
         if self._offline or self._transfers.runs(file) or await self.held(project, file) is not None:
             return None
-        if wanted == "head":
-            return await self._remote.describe(file)
-        # A small file costs hardly more as a whole, and is kept then.
-        return None if file.size is not None and file.size <= WHOLE_BYTES else await self._remote.open(file)
+        if wanted == "part" and file.size is not None and file.size <= WHOLE_BYTES:
+            return None  # it costs hardly more as a whole, and is kept then
+        return await self.linked(project, file, self._remote.describe if wanted == "head" else self._remote.open)
+
+    async def linked(self, project: str, file: File, work: Callable[[File], Awaitable[T]]) -> T:
+        """Return the result of `work(file)`; once more with a new link when the one of the page is refused or gone.
+
+        A link that is signed expires, and a client that has a lock file asks for the file without its page.
+        """
+        try:
+            return await work(file)
+        except NoSidecar:
+            raise
+        except (NotFound, UpstreamRefused) as error:
+            renewed = await self.renew(project, file)
+            if renewed is None:
+                raise
+            logger.info("%s; the page of %s has a new link", error, project)
+            return await work(renewed)
 
     async def held(self, project: str, file: File) -> Body | None:
         """Return the held bytes of a file; None when there are none, or not those that its index lists."""

@@ -5,7 +5,8 @@ invent it, so it is compared once the file itself is held, and replaced where it
 """
 
 import logging
-from typing import Protocol
+from collections.abc import Awaitable, Callable
+from typing import Protocol, TypeVar
 
 from mirror.blobs import BlobStore, MemoryBody, StoredBlob
 from mirror.catalog import HeldFile
@@ -16,6 +17,7 @@ from mirror.errors import (
     StorageFull,
     UpstreamError,
     UpstreamProtocolError,
+    UpstreamRefused,
     UpstreamUnavailable,
 )
 from mirror.index.cache import SingleFlight
@@ -24,6 +26,9 @@ from mirror.model import Body, File, Format, Outcome
 from mirror.upstream import Upstream
 
 logger = logging.getLogger(__name__)
+
+
+T = TypeVar("T")
 
 
 class HeldFiles(Protocol):
@@ -40,6 +45,9 @@ class HeldFiles(Protocol):
 
     async def row(self, project: str, filename: str) -> HeldFile | None:
         """Return what is held under a name."""
+
+    async def linked(self, project: str, file: File, work: Callable[[File], Awaitable[T]]) -> T:
+        """Return the result of `work(file)`; once more with a new link when the one of the page is refused or gone."""
 
     async def record(self, project: str, filename: str, blob: StoredBlob, kind: str = "file") -> None:
         """Record that bytes are held under a name."""
@@ -67,7 +75,10 @@ class UpstreamSidecars:
             if made_from is None or made_from.stored <= row.stored:
                 provisional = made_from is None and not self._is_promised(file, row.digest)
                 return OpenFile(body, self._hit, provisional)
-        opened, joined = await self._making.run((project, name), lambda: self._obtain(project, name, file))
+        opened, joined = await self._making.run(
+            (project, name),
+            lambda: self._files.linked(project, file, lambda linked: self._obtain(project, name, linked)),
+        )
         return OpenFile(opened.body, "joined", opened.provisional) if joined else opened
 
     @property
@@ -140,7 +151,7 @@ class UpstreamSidecars:
         if not self._offline:
             try:
                 return await self._upstream.open_ranges(file)
-            except UpstreamUnavailable:
+            except (UpstreamUnavailable, UpstreamRefused):
                 raise
             except UpstreamError as error:
                 logger.info("%s: %s; it is fetched whole", file.filename, error)

@@ -29,6 +29,8 @@ WINDOW_BYTES = 1024 * 1024
 """The newest part, which is kept in memory so that readers that are up to date need no disk."""
 FRUITLESS_ATTEMPTS = 5
 """Interruptions in a row, without a byte between them, after which a transfer fails."""
+SLOW_ATTEMPTS = 2
+"""Connections on which an upstream may send too slowly: another one may be quicker."""
 ATTEMPTS = 100
 """Interruptions in all after which a transfer fails."""
 CLAIM_BYTES = 4 << 20
@@ -200,7 +202,7 @@ class Transfer:
 
     async def _receive(self) -> None:
         """Read the upstream to the end of the file, over as many connections as necessary."""
-        fruitless = attempts = 0
+        fruitless = attempts = slow = 0
         while True:
             before = self._received
             try:
@@ -215,6 +217,9 @@ class Transfer:
                     raise
                 if self._size == self._received:
                     return
+                slow += interruption.cause == "slow"
+                if slow > SLOW_ATTEMPTS:
+                    raise
                 error = interruption
             fruitless = 1 if self._received > before else fruitless + 1
             attempts += 1

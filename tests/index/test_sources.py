@@ -14,7 +14,7 @@ from mirror.catalog import Catalog
 from mirror.catalog.database import Row, Value
 from mirror.catalog.files import HeldFile
 from mirror.catalog.sqlite import SQLite
-from mirror.errors import DigestMismatch, Offline, UnknownProject, UpstreamProtocolError, UpstreamUnavailable
+from mirror.errors import DigestMismatch, NotFound, Offline, UnknownProject, UpstreamProtocolError, UpstreamUnavailable
 from mirror.index.cache import MemoryBudget
 from mirror.index.freshness import Ages, Freshness
 from mirror.index.journal import Journal
@@ -510,6 +510,51 @@ async def test_a_sidecar_that_another_process_has_replaced_is_looked_up_again(de
     assert await sidecar() == SIX.metadata
     source.forget("six")
     assert await sidecar() == b"other"
+
+
+@pytest.mark.parametrize("status", [401, 403, 404, 410])
+@pytest.mark.parametrize("what", ["file", "sidecar", "head", "part"])
+async def test_a_link_that_is_refused_or_gone_is_looked_up_anew(desk: Desk, status: int, what: str) -> None:
+    desk.simulator.pypi.configure(metadata=False, sizes=False)
+    source = desk.source()
+    file = (await project(source)).files[0]
+    old = desk.simulator.pypi.relink("six", SIX.filename)
+    desk.simulator.inject(f"{old}*", Status(status))
+    desk.clock.now += 20  # the page is fresh, and no one asks for it
+    match what:
+        case "file":
+            assert await content(await source.open("six", file)) == SIX.content
+        case "sidecar":
+            assert await content(await source.sidecar("six", file)) == SIX.metadata
+        case "head":
+            assert (await source.open("six", file, "head")).body.size == SIX.size
+        case _:
+            part = (await source.open("six", file, "part")).body
+            assert b"".join([chunk async for chunk in part.read(0, 9)]) == SIX.content[:9]
+    assert desk.simulator.count("GET", "/simple/six/") == 2
+    assert desk.outdated == [["six"]]
+
+
+async def test_a_file_that_is_gone_costs_one_look_at_its_page_in_some_seconds(desk: Desk) -> None:
+    source = desk.source()
+    file = (await project(source)).files[0]
+    desk.simulator.inject("*.whl", Status(404))
+    desk.clock.now += 20
+    for _ in range(5):
+        with pytest.raises(NotFound):
+            await source.open("six", file)
+    assert desk.simulator.count("GET", "/simple/six/") == 2
+
+
+async def test_a_file_that_was_replaced_behind_its_link_goes_through_policy_first(desk: Desk) -> None:
+    source = desk.source()
+    file = (await project(source)).files[0]
+    desk.simulator.publish(wheel("six", "1.16", size=90_000))
+    desk.simulator.inject(URL(file.url).path, Status(404))
+    desk.clock.now += 20
+    with pytest.raises(NotFound):
+        await source.open("six", file)
+    assert desk.outdated == [["six"]]
 
 
 async def test_repositories_that_share_an_upstream_show_what_either_of_them_fetches(

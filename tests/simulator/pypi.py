@@ -102,6 +102,15 @@ class PyPI:
         if filename is None:
             del self.projects[canonical(name)]
 
+    def relink(self, name: str, filename: str) -> str:
+        """Give a file another link, as an index with signed ones does; return the path of the old one, now 404."""
+        entry = next(entry for entry in self._touch(name).files if entry.built.filename == filename)
+        project, old = self._by_path[entry.path][0], entry.path
+        entry.path = f"packages/again{self.serial}/{filename}"
+        self._by_path[entry.path] = project, entry
+        del self._by_path[old]
+        return f"/{old}"
+
     def set_status(self, name: str, status: str, reason: str | None = None) -> None:
         """PEP 792: active, archived, deprecated, quarantined (which lists no files)."""
         project = self._touch(name)

@@ -29,7 +29,7 @@ from mirror.model import Body, File
 from mirror.transfer import TAIL_BYTES, Transfers
 from mirror.transfer import transfer as module
 from mirror.transfer.transfer import WINDOW_BYTES
-from mirror.upstream import Upstream, UpstreamOptions
+from mirror.upstream import SlowBody, Upstream, UpstreamOptions
 from tests.builders import noise
 from tests.file_server import LAST_MODIFIED, FileServer
 from tests.simulator import Chunked, Corrupt, Cut, Drip, Headers, IgnoreRange, RotateEtag, Stall, Status, Truncate
@@ -435,6 +435,18 @@ async def test_an_upstream_that_always_cuts_is_given_up(stage: TransferStage) ->
     with pytest.raises(UpstreamUnavailable):
         await content(body)
     assert stage.file_server.count() < 60
+    await expect_nothing_kept(stage)
+
+
+async def test_an_upstream_that_trickles_is_given_up_after_three_connections(
+    stage: TransferStage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mirror.upstream.body.RATE_WINDOW_SECONDS", 0.05)
+    stage.file_server.inject(FILE, Drip(piece=1, pause=0.01))
+    body, _ = await stage.open(stage.file_server.file(BIG))
+    with pytest.raises(SlowBody):
+        await content(body)
+    assert stage.file_server.count() == 3
     await expect_nothing_kept(stage)
 
 
