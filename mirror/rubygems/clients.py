@@ -33,10 +33,14 @@ def sidecar_path(project: str, sidecar: str) -> str:
 
 def setup_lines(root: URL, upstreams: Sequence[URL]) -> list[ClientLine]:
     """Return the lines for gem and Bundler; `upstreams` are the sources that a Gemfile may name."""
-    replaced = f" --remove {shlex.quote(str(upstreams[0]))}" if upstreams else ""
     return [
         ClientLine(client="gem", does="once", text=f"gem install --clear-sources --source {root} NAME"),
-        ClientLine(client="gem", does="for good", text=f"gem sources --add {root}{replaced}"),
+        # Two commands: in one, gem does only the first since 3.7.
+        ClientLine(client="gem", does="for good", text=f"gem sources --add {root}"),
+        *(
+            ClientLine(client="gem", does="and then", text=f"gem sources --remove {shlex.quote(str(upstream))}")
+            for upstream in upstreams[:1]
+        ),
         *(
             # Bundler maps the source that a Gemfile names to the mirror, so the Gemfile stays as it is.
             ClientLine(
