@@ -27,7 +27,9 @@ from mirror.errors import Forbidden, Invalid, MirrorError, NotFound, Unauthorize
 from mirror.index.journal import EVENTS_AT_ONCE, Journal
 from mirror.index.repository import Repository
 from mirror.model import Event
+from mirror.server.connection import connection_of
 from mirror.server.facts import public_url
+from mirror.server.proxies import network_of
 
 logger = logging.getLogger(__name__)
 
@@ -322,13 +324,18 @@ class FeedApi:
     @contextmanager
     def _count_waiting(self, request: web.Request) -> Iterator[None]:
         """Count the client as waiting for the length of the block. Raises Unavailable when too many are."""
-        address = address_of(request)
+        address = network_of(address_of(request))
         if self._waiting.total() >= WAITING_CLIENTS or self._waiting[address] >= WAITING_PER_ADDRESS:
             raise Unavailable("Too many are waiting for news of this mirror: ask without `wait`, or later.", 30)
         self._waiting[address] += 1
+        connection = connection_of(request)
         try:
+            if connection is not None:
+                connection.waiting = True
             yield
         finally:
+            if connection is not None:
+                connection.waiting = False
             self._waiting[address] -= 1
             if not self._waiting[address]:
                 del self._waiting[address]

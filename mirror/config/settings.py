@@ -89,6 +89,8 @@ class LimitsSettings(Section):
     """How long a connection may be idle."""
     head_time: Duration = Field(default=20, gt=0)
     """How long the headers of a request may take to arrive."""
+    body_rate: Size = 1000
+    """How many bytes of a body have to arrive in a second, on average over half a minute."""
     stall: Duration = Field(default=120, gt=0)
     """How long a client may neither send what it has announced nor receive what it has requested."""
     shutdown_grace: Duration = 30

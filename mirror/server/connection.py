@@ -18,15 +18,16 @@ from aiohttp import web
 from aiohttp.abc import AbstractAccessLogger
 
 from mirror.index.cache import CacheEntry
-from mirror.server.connections import Connections
+from mirror.server.connections import Connections, Standing
 from mirror.server.facts import FACTS, RequestFacts, ResponseRecord, facts_of
 from mirror.server.negotiate import requested_freshness
+from mirror.server.proxies import network_of
 from mirror.server.replay import REPLAY_BODY_BYTES, REPLAY_BYTES, REPLAY_REQUEST_BYTES, Replay, ReplayCache
 
 MAX_UNSENT_BYTES = 64 << 10
 """Bytes waiting to be written from which on a connection gets no replays, but waits in aiohttp for its client."""
-MIN_BODY_BYTES = 1024
-"""Bytes of a request's body that have to arrive within `ConnectionLimits.stall` for the client to count as sending."""
+BODY_SECONDS = 30.0
+"""Seconds over which the rate is measured at which a body arrives."""
 JOINED_WRITE_BYTES = 16 << 10
 """Bytes of a replay's body up to which copying it behind its head costs less than a second buffer."""
 RECORD_SECONDS = 0.1
@@ -47,9 +48,11 @@ class ConnectionGroup:
         keepalive: float,
         process: Callable[[Sequence[ResponseRecord]], None],
         guards: Callable[[str], bool] = lambda address: False,
+        client_of: Callable[[str], str] = network_of,
     ) -> None:
         """`keepalive` is aiohttp's, in seconds; `process` is called with the records of responses a moment later.
 
+        `client_of` returns the client to which a connection from an address is counted; empty for a trusted proxy.
         `guards`: whether a connection to this local address may only use the names of loopback for the mirror.
         """
         self.connections = connections
@@ -57,6 +60,7 @@ class ConnectionGroup:
         self.guarded_replays = replays.beside()
         """Those of guarded connections: others may be answered under any name."""
         self.guards = guards
+        self.client_of = client_of
         self._process = process
         self._records: list[ResponseRecord] = []
         self.parse_within = keepalive / 2
@@ -140,6 +144,10 @@ class ConnectionProtocol(asyncio.Protocol):
         self._connections = group.connections
         self._transport: asyncio.Transport | None = None
         self._client = ""
+        self.network = ""
+        """The client to which its place is counted."""
+        self.waiting = False
+        """Whether the client waits for news, which may be long in coming."""
         self.guarded = False
         """Whether the client may only use the names of loopback for the mirror."""
         # Replaying:
@@ -162,6 +170,7 @@ class ConnectionProtocol(asyncio.Protocol):
         self._transport = cast(asyncio.Transport, transport)
         peer = transport.get_extra_info("peername")
         self._client = str(peer[0]) if isinstance(peer, tuple) else ""
+        self.network = self._group.client_of(self._client)
         own = transport.get_extra_info("sockname")
         self.guarded = isinstance(own, tuple) and self._group.guards(str(own[0]))
         self._replays = self._group.guarded_replays if self.guarded else self._group.replays
@@ -273,13 +282,14 @@ class ConnectionProtocol(asyncio.Protocol):
             return self._unsent_reason(now)
         if self._payload is None or self._payload.is_eof() or self._transport is None:
             return ""
-        if not self._transport.is_reading() or self._received - self._received_before >= MIN_BODY_BYTES:
+        seconds = min(limits.stall, BODY_SECONDS)
+        if not self._transport.is_reading() or self._received - self._received_before >= limits.body_rate * seconds:
             # Either we are the slow side, or the client does send.
             self._progress_at, self._received_before = now, self._received
             return ""
-        if now - self._progress_at <= limits.stall:
+        if now - self._progress_at <= seconds:
             return ""
-        return f"not {MIN_BODY_BYTES} bytes of a body within {limits.stall:.0f} s"
+        return f"less than {limits.body_rate:.0f} bytes of a body in a second, for {seconds:.0f} s"
 
     def _unsent_reason(self, now: float) -> str:
         assert self._transport is not None, "writing was paused"
@@ -293,6 +303,14 @@ class ConnectionProtocol(asyncio.Protocol):
         """Return whether the client may well send a request just now."""
         used, self.used = self.used, False
         return used or bool(self._head_bytes) or (not self._in_request and now - self._progress_at < QUIET_SECONDS)
+
+    def standing(self) -> Standing:
+        """Return what would be lost with the connection."""
+        if self._head_bytes or (self._payload is not None and not self._payload.is_eof()):
+            return Standing.SENDING
+        if not self._in_request:
+            return Standing.IDLE
+        return Standing.WAITING if self.waiting else Standing.SERVED
 
     def close_idle(self) -> None:
         """Close the connection unless a request is being answered."""

@@ -10,12 +10,16 @@ Not here on purpose: how long an idle connection stays open, which aiohttp's kee
 import logging
 import time
 from collections.abc import Callable
+from enum import IntEnum
+from itertools import islice
 from typing import Protocol
 
 import msgspec
 
 logger = logging.getLogger(__name__)
 
+LOOKED_AT = 64
+"""How many connections of a client are looked at to find one that it can spare."""
 CHECK_SECONDS = 2.0
 """Seconds between two checks of all connections for slow clients."""
 WARNING_SECONDS = 60.0
@@ -26,22 +30,45 @@ class ConnectionLimits(msgspec.Struct, frozen=True, kw_only=True):
     """Limits on the number of connections, and on how slow their clients may be."""
 
     connections: int = 20_000
+    client_connections: int = 5_000
+    """Of one client, which is an address or an IPv6 network of /64."""
     headers: int = 65_536
     """Bytes of the head of a request."""
     head_time: float = 20.0
     """Seconds from the first byte of a head to its last."""
+    body_rate: float = 1000.0
+    """Bytes in a second at which a body has to arrive."""
     stall: float = 120.0
     """Seconds for which a client may neither send what it has announced nor take what it has asked for."""
 
 
+class Standing(IntEnum):
+    """What is lost with a connection, the least first."""
+
+    IDLE = 0
+    """No request has begun."""
+    SENDING = 1
+    """The client has not sent all of a request yet."""
+    WAITING = 2
+    """The client waits for news, and can ask for them again."""
+    SERVED = 3
+    """The client is about to get a response."""
+
+
 class ClientConnection(Protocol):
     """One connection, as `Connections` needs it."""
+
+    network: str
+    """The client to which its place is counted; empty for a trusted proxy, which may have all places."""
 
     used: bool
     """Whether a replay was sent since the last look at it."""
 
     def stall_reason(self, now: float) -> str:
         """Return why the client is too slow, as half a sentence; an empty string while it keeps up."""
+
+    def standing(self) -> Standing:
+        """Return what would be lost with it."""
 
     def abort(self) -> None:
         """Close the connection at once."""
@@ -59,6 +86,7 @@ class Connections:
         self._all: dict[ClientConnection, None] = {}
         self.idle: dict[ClientConnection, None] = {}
         """Those without a request, the one that has been idle longest first; each connection keeps its own place."""
+        self._of_client: dict[str, dict[ClientConnection, None]] = {}
         self._warned = float("-inf")
 
     def __len__(self) -> int:
@@ -67,8 +95,17 @@ class Connections:
     def add(self, connection: ClientConnection) -> bool:
         """Add a new, idle connection; return False when it has to be closed because there are too many.
 
-        Before that, the connection that has been idle longest is closed in its place.
+        Before that, the connection that has been idle longest is closed in its place. A client that has its share of
+        all connections loses one of its own instead, whatever others do.
         """
+        own = self._of_client.get(connection.network, {}) if connection.network else {}
+        if len(own) >= self.limits.client_connections:
+            self._count_refused("one client has %d connections, which is its share", len(own))
+            dispensable = _dispensable(own)
+            if dispensable is None:
+                return False
+            self.remove(dispensable)
+            dispensable.abort()
         if len(self._all) >= self.limits.connections:
             oldest = self._longest_idle()
             self._count_refused("there are %d connections, which is the limit", len(self._all))
@@ -77,12 +114,18 @@ class Connections:
             self.remove(oldest)
             oldest.abort()
         self._all[connection] = self.idle[connection] = None
+        if connection.network:
+            self._of_client.setdefault(connection.network, {})[connection] = None
         return True
 
     def remove(self, connection: ClientConnection) -> None:
         """Remove a connection that has ended; nothing happens when it is unknown."""
         self._all.pop(connection, None)
         self.idle.pop(connection, None)
+        if (own := self._of_client.get(connection.network)) is not None:
+            own.pop(connection, None)
+            if not own:
+                del self._of_client[connection.network]
 
     def _longest_idle(self) -> ClientConnection | None:
         # A replay does not mark its connection as used just now, to cost nothing: it gets a second chance here.
@@ -110,3 +153,16 @@ class Connections:
         if now - self._warned >= WARNING_SECONDS:
             self._warned = now
             logger.warning("a connection is closed: " + reason + " (%d so far)", fact, self.refused)
+
+
+def _dispensable(own: dict[ClientConnection, None]) -> ClientConnection | None:
+    """Return the connection of a client with which least is lost, of the first few; None when all are served.
+
+    Those that were looked at go to the end, so that the next look is at others.
+    """
+    first = list(islice(own, LOOKED_AT))
+    for connection in first:
+        del own[connection]
+        own[connection] = None
+    best = min(first, key=lambda one: (one.standing(), one.used))
+    return None if best.standing() is Standing.SERVED else best

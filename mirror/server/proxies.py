@@ -62,6 +62,10 @@ class TrustedProxies:
             ip = ip.ipv4_mapped
         return any(ip in network for network in self._networks)
 
+    def client_of(self, address: str) -> str:
+        """Return the client to which what comes from an address is counted; empty for a trusted proxy."""
+        return "" if self.trusts(address) else network_of(address) or UNIX
+
     def read_headers(self, request: web.Request, facts: RequestFacts) -> None:
         """Put what a trusted proxy reports of a request into its facts. Raises Invalid."""
         facts.request_id = request.headers.get("X-Request-ID", "")

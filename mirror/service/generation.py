@@ -11,6 +11,7 @@ from mirror.server.connection import ConnectionGroup, ConnectionProtocol
 from mirror.server.connections import Connections
 from mirror.server.drain import ConnectionRunner
 from mirror.server.hosts import HostNames
+from mirror.server.proxies import TrustedProxies
 from mirror.server.replay import ReplayCache
 from mirror.service.endpoints import Endpoints
 from mirror.service.jobs import Supervisor, mirror_jobs
@@ -38,6 +39,7 @@ class Generation:
             settings.limits.idle,
             observer.process,
             HostNames(settings.allowed_hosts, [address.host for address in settings.listen]).guards,
+            TrustedProxies(settings.proxies.trusted, settings.proxies.standard).client_of,
         )
         self._runner: ConnectionRunner | None = None
         self._open = AsyncExitStack()

@@ -80,7 +80,12 @@ class Service:
                 self._open_files, affordable,
             )  # fmt: skip
         return ConnectionLimits(
-            connections=affordable, headers=limits.headers, head_time=limits.head_time, stall=limits.stall
+            connections=affordable,
+            client_connections=max(1, int(affordable * limits.client_share)),
+            headers=limits.headers,
+            head_time=limits.head_time,
+            body_rate=limits.body_rate,
+            stall=limits.stall,
         )
 
     # Start and stop

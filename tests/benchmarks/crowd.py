@@ -133,7 +133,9 @@ async def measure(directory: Path) -> Crowd:
         for version in range(4000):
             simulator.publish(wheel("many", f"1.{version}"))
         paths = [f"/packages/large/{large.filename}", "/simple/many/"]
-        async with spawned(directory / "data", repositories(simulator), limits={"idle": 600, "stall": 600}) as mirror:
+        async with spawned(
+            directory / "data", repositories(simulator), limits={"idle": 600, "stall": 600, "client_share": 1.0}
+        ) as mirror:
             return await asyncio.to_thread(_measure, mirror, paths, number)
 
 

@@ -9,7 +9,8 @@ import pytest
 from yarl import URL
 
 from mirror.runtime import affordable_connections
-from mirror.server.connections import ConnectionLimits, Connections
+from mirror.server.connections import ConnectionLimits, Connections, Standing
+from mirror.server.proxies import TrustedProxies
 from tests.builders import wheel
 from tests.serving import Serving, repositories, serving
 from tests.simulator import Simulator
@@ -22,11 +23,16 @@ class FakeConnection:
 
     def __init__(self) -> None:
         self.used = False
+        self.network = ""
         self.slow = ""
+        self.state = Standing.IDLE
         self.aborted = False
 
     def stall_reason(self, now: float) -> str:
         return self.slow
+
+    def standing(self) -> Standing:
+        return self.state
 
     def abort(self) -> None:
         self.aborted = True
@@ -90,7 +96,85 @@ def test_there_are_as_many_connections_as_open_files_bear(wanted: int, files: in
     assert affordable_connections(wanted, files) == expected
 
 
+def of_client(network: str, *states: Standing) -> list[FakeConnection]:
+    fakes = [FakeConnection() for _ in states]
+    for fake, fake.state in zip(fakes, states, strict=True):
+        fake.network = network
+    return fakes
+
+
+@pytest.mark.parametrize(
+    ("states", "spared"),
+    [
+        ((Standing.SERVED, Standing.IDLE, Standing.SENDING, Standing.WAITING), 1),
+        ((Standing.SERVED, Standing.WAITING, Standing.SENDING, Standing.WAITING), 2),
+        ((Standing.SERVED, Standing.SERVED, Standing.WAITING, Standing.WAITING), 2),
+        ((Standing.SERVED, Standing.SERVED, Standing.SERVED, Standing.SERVED), None),
+    ],
+)
+def test_a_client_with_its_share_gives_up_what_is_least_to_lose(
+    states: tuple[Standing, ...], spared: int | None
+) -> None:
+    connections = Connections(ConnectionLimits(connections=10, client_connections=4), lambda: 0.0)
+    theirs, others = of_client("a", *states), of_client("b", *states)
+    assert all(connections.add(one) for one in (*others, *theirs))
+    assert connections.add(of_client("a", Standing.IDLE)[0]) == (spared is not None)
+    assert [fake.aborted for fake in theirs] == [number == spared for number in range(4)]
+    assert not any(fake.aborted for fake in others)
+    assert len(connections) == 8
+
+
+def test_places_that_were_given_back_count_no_longer() -> None:
+    connections = Connections(ConnectionLimits(connections=10, client_connections=2), lambda: 0.0)
+    for _ in range(20):
+        (one,) = of_client("a", Standing.SERVED)
+        assert connections.add(one)
+        connections.remove(one)
+
+
+def test_a_trusted_proxy_may_have_all_places() -> None:
+    connections = Connections(ConnectionLimits(connections=10, client_connections=2), lambda: 0.0)
+    assert all(connections.add(one) for one in of_client("", *[Standing.SERVED] * 10))
+    assert len(connections) == 10
+    assert TrustedProxies(["10.0.0.0/8"]).client_of("10.1.2.3") == ""
+    assert TrustedProxies(["10.0.0.0/8"]).client_of("192.0.2.1") == "192.0.2.1"
+    assert TrustedProxies([]).client_of("") == "unix"
+
+
+def test_a_flood_of_one_client_costs_the_same_for_each_connection() -> None:
+    connections = Connections(ConnectionLimits(connections=20_000, client_connections=5_000), lambda: 0.0)
+    for one in of_client("a", *[Standing.SENDING] * 20_000):
+        assert connections.add(one)
+    assert len(connections) == 5_000
+
+
 # On the wire
+
+
+FIRST_BYTES = {
+    "idle": b"",
+    "half a head": b"GET / HTTP/1.1\r\nX: ",
+    "half a body": b"POST /legacy/ HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100000\r\n\r\n--x\r\n",
+    "long poll": b"GET /-/feed?since=newest&wait=60 HTTP/1.1\r\nHost: localhost\r\n\r\n",
+    "websocket": b"GET /-/feed?since=newest HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\n"
+    b"Connection: Upgrade\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n",
+}
+
+
+@pytest.mark.parametrize("first", FIRST_BYTES.values(), ids=FIRST_BYTES)
+async def test_a_client_that_holds_its_share_loses_its_own_connections(
+    first: bytes, tmp_path: Path, simulator: Simulator
+) -> None:
+    some = limits(connections=80, client_share=0.5)
+    async with serving(tmp_path / "data", repositories(simulator), **some) as mirror:
+        held = []
+        for _ in range(90):
+            held.append(await connect(mirror))
+            held[-1][1].write(first)
+        for _ in range(3):
+            assert (await mirror.get("health")).status == 200
+        for _, writer in held:
+            writer.close()
 
 
 async def connect(mirror: Serving) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
@@ -113,7 +197,9 @@ def limits(**changes: Any) -> dict[str, Any]:
 async def test_a_new_client_is_served_when_idle_ones_have_taken_all_places(
     tmp_path: Path, simulator: Simulator
 ) -> None:
-    async with serving(tmp_path / "data", repositories(simulator), **limits(connections=16)) as mirror:
+    async with serving(
+        tmp_path / "data", repositories(simulator), **limits(connections=16, client_share=1.0)
+    ) as mirror:
         idle = [await connect(mirror) for _ in range(40)]
         assert (await mirror.get("health")).status == 200
         assert "mirror_client_connections 16.0" in (await mirror.get("metrics")).text

@@ -52,7 +52,7 @@ async def test_fields_take_no_more_than_the_memory_for_all_forms(tmp_path: Path,
             return (await mirror.ask("POST", "legacy/", data, Authorization=basic(token))).status
 
         assert await upload("x" * 400_000) == 503
-        reader, writer = await asyncio.open_connection(url.host, url.port)
+        _, writer = await asyncio.open_connection(url.host, url.port)
         head = f"POST /legacy/ HTTP/1.1\r\nHost: localhost\r\nAuthorization: {basic(token)}\r\n"
         head += f"Content-Type: {FORM}\r\n"
         part = b'--x\r\nContent-Disposition: form-data; name="description"\r\n\r\n' + b"y" * 150_000
