@@ -13,8 +13,12 @@ import sys
 
 MEMORY_BYTES = 512 << 20
 """The most memory that the process may use."""
-CPU_SECONDS = 10
-"""The most processor time that it may take."""
+CPU_SECONDS = 5
+"""The most processor time that it may take: on a small machine, starting the parsers takes a second of it."""
+OUTPUT_CHARACTERS = 2_000_000
+"""The longest HTML that it writes; longer HTML is given up."""
+NICENESS = 10
+"""How far it stands back behind the server for the processor."""
 
 _TAGS = {
     *("a", "abbr", "b", "blockquote", "br", "caption", "cite", "code", "dd", "del", "details", "dfn", "div", "dl"),
@@ -101,8 +105,10 @@ def clean(html: str) -> str:
 
 
 def _bound() -> None:
+    import os
     import resource
 
+    os.nice(NICENESS)
     for limit, most in (
         (resource.RLIMIT_AS, MEMORY_BYTES),
         (resource.RLIMIT_CPU, CPU_SECONDS),
@@ -118,7 +124,10 @@ def main() -> None:
     """Render standard input; the one argument is its markup."""
     _bound()
     text = sys.stdin.buffer.read().decode("utf-8", "replace")
-    sys.stdout.buffer.write(render(text, sys.argv[1]).encode("utf-8", "replace"))
+    html = render(text, sys.argv[1])
+    if len(html) > OUTPUT_CHARACTERS:
+        raise SystemExit("The description becomes too long.")
+    sys.stdout.buffer.write(html.encode("utf-8", "replace"))
 
 
 if __name__ == "__main__":

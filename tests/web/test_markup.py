@@ -1,5 +1,9 @@
 """Descriptions: what authors write becomes readable, and nothing of it gets out of its box."""
 
+import asyncio
+import contextlib
+import io
+import os
 import sys
 from pathlib import Path
 
@@ -126,6 +130,59 @@ async def test_a_process_that_dies_or_says_too_much_leaves_plain_text(
     await rendering.close()
 
 
+COUNTING = """
+import pathlib, sys
+with open({log!r}, "a") as log:
+    log.write("x")
+{rest}
+"""
+
+
+async def test_a_failure_is_remembered_also_when_whoever_asked_has_gone(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    log, program, gate = tmp_path / "log", tmp_path / "program.py", tmp_path / "gate"
+    os.mkfifo(gate)
+    program.write_text(COUNTING.format(log=str(log), rest=f"open({str(gate)!r}).read()\nraise SystemExit(1)"))
+    monkeypatch.setattr(descriptions, "_PROGRAM", program)
+    rendering = Descriptions(60)
+    asking = asyncio.create_task(rendering.html("one", "rst"))
+    async with asyncio.timeout(20):
+        await asyncio.to_thread(lambda: gate.open("w").close())  # opens when the process reads
+        asking.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await asking
+        assert await rendering.html("one", "rst") == "<pre>one</pre>"
+    rendering._memory.clear()
+    assert await rendering.html("one", "rst") == "<pre>one</pre>"
+    assert log.read_text() == "x"
+    await rendering.close()
+
+
+async def test_no_more_than_some_descriptions_wait_for_a_process(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    program = tmp_path / "program.py"
+    program.write_text("import time\nwhile True: time.sleep(1)\n")
+    monkeypatch.setattr(descriptions, "_PROGRAM", program)
+    monkeypatch.setattr(descriptions, "WAITING_LIMIT", 3)
+    rendering = Descriptions(60)
+    waiting = [asyncio.create_task(rendering.html(f"text {number}", "rst")) for number in range(3)]
+    await asyncio.sleep(0)
+    assert await rendering.html("one more", "rst") == "<pre>one more</pre>"
+    await rendering.close()
+    await asyncio.gather(*waiting, return_exceptions=True)
+
+
+def test_html_that_becomes_too_long_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(markup, "_bound", lambda: None)
+    monkeypatch.setattr(markup, "OUTPUT_CHARACTERS", 10)
+    monkeypatch.setattr(sys, "argv", ["markup", "markdown"])
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"a long text")))
+    with pytest.raises(SystemExit):
+        markup.main()
+
+
 async def test_a_text_that_grows_without_end_is_bounded() -> None:
     rendering = Descriptions(60)
     bomb = ".. |a| replace:: lol\n" + "".join(
@@ -139,8 +196,11 @@ async def test_a_text_that_grows_without_end_is_bounded() -> None:
 def test_the_process_bounds_its_own_memory_and_time(monkeypatch: pytest.MonkeyPatch) -> None:
     import resource
 
+    nice: list[int] = []
     asked: dict[int, tuple[int, int]] = {}
+    monkeypatch.setattr(os, "nice", nice.append)
     monkeypatch.setattr(resource, "setrlimit", lambda which, limits: asked.update({which: limits}))
     markup._bound()
     assert asked[resource.RLIMIT_AS] == (markup.MEMORY_BYTES, markup.MEMORY_BYTES)
     assert asked[resource.RLIMIT_CPU] == (markup.CPU_SECONDS, markup.CPU_SECONDS)
+    assert nice == [markup.NICENESS]
