@@ -32,8 +32,8 @@ class _Listing(msgspec.Struct):
     meta: _Meta = msgspec.field(default_factory=_Meta)
 
 
-NAMES_LIMIT = 2_000_000
-"""The most projects of an index: more than twice as many as the largest has."""
+NAMES_LIMIT = 1_500_000
+"""The most projects of an index: nearly twice as many as the largest has."""
 _DECODER = msgspec.json.Decoder(_Listing)
 
 
