@@ -55,6 +55,20 @@ class Claims:
         )  # fmt: skip
         return {name for (name,) in rows}
 
+    async def all_names(self, source: str) -> set[str]:
+        """Return the names of all projects that a source ever had, whatever was released."""
+        rows = await self._database.read("SELECT project FROM claims WHERE owner IN ($1, $2)", source, owner_of(source))
+        return {name for (name,) in rows}
+
+    async def released(self, repository: str) -> set[str]:
+        """Return the names that were released in a repository, and that no source has had since."""
+        rows = await self._database.read(
+            "SELECT project FROM releases WHERE repository = $1 AND NOT EXISTS"
+            " (SELECT 1 FROM claims WHERE claims.project = releases.project AND claims.at > releases.at)",
+            repository,
+        )
+        return {project for (project,) in rows}
+
     async def former(self, repository: str) -> set[str]:
         """Return the uploaded projects all of whose files were deleted, without those released since."""
         rows = await self._database.read(

@@ -27,5 +27,7 @@ class PageListing(msgspec.Struct, frozen=True):
     """Makes a project's page, where upstream has none. Raises NotFound, UpstreamError."""
     update: Callable[[], Awaitable[None]] = _no_update
     """Asks for the index where that is due, and waits a moment for it. Raises nothing: the old one stands in."""
+    void: str = ""
+    """The revision of a page that shows nothing: so has a project of which all is gone."""
     complete: Callable[[Project], bool] = lambda project: True
     """Returns whether a project, as its page has it, lacks nothing that the index lists of it."""

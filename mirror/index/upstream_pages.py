@@ -80,7 +80,7 @@ class UpstreamPages:
         try:
             state = await self.get(page, freshness)
             until, outcome = self.until(page, state), state.outcome
-            if state.row.stamp.found:
+            if state.row.stamp.found and (self.listing is None or state.row.stamp.revision != self.listing.void):
                 listing = await self._listing(page, state, until, known)
                 if listing.project is None or self.listing is None or self.listing.complete(listing.project):
                     return listing  # what is known already was complete, or is asked for again in its time

@@ -214,15 +214,13 @@ class Mirror:
         followed: list[UpstreamIndex] = []
         for source, upstream in zip(sources, settings.upstreams, strict=True):
             key = _key(upstream)
-            one = self.upstream_indexes.setdefault(
-                key, UpstreamIndex(source.upstream, key, self.catalog.logs, self.clock)
-            )
+            one = self.upstream_indexes.setdefault(key, UpstreamIndex(source.upstream, key, self.catalog, self.clock))
             one.attach_to(source)
             followed.append(one)
         return PublishedIndex(
             repository,
             followed,
-            self.catalog.logs,
+            self.catalog,
             precedence=precedence,
             offline=self.settings.offline,
             fresh=self.settings.ages(repository.name).fresh,

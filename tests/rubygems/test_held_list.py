@@ -1,6 +1,7 @@
 """Several upstreams: the list that is held of each decides what it has, whatever happens to the upstream."""
 
 import hashlib
+import time
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack
 from dataclasses import replace
@@ -12,6 +13,7 @@ import pytest
 from tests.builders import gem
 from tests.serving import Serving, serving
 from tests.simulator import Body, Fault, Simulator, Status
+from tests.uploading import make_token, push
 
 
 @pytest.fixture
@@ -154,8 +156,31 @@ async def test_the_name_of_a_gem_that_is_gone_is_not_taken_over(
         assert "acme" not in simulator.rubygems.versions().decode()
         assert " -1.0,-2.0 " in await poll(mirror)
         assert "6" not in (await poll(mirror)).rpartition("\nacme ")[2].split(" ")[0]
+        assert (await mirror.get("info/acme")).body == b"---\n"
     async with serving(tmp_path / "data", both(simulator, second)) as mirror:
         assert "6" not in (await poll(mirror)).rpartition("\nacme ")[2].split(" ")[0]
+        assert (await mirror.get("info/acme")).body == b"---\n"
+        assert (await mirror.get("gems/acme-61.0.gem")).status == 404
+        await mirror.mirror.catalog.claims.release("rubygems", "acme", time.time())
+        mirror.mirror.journal.changed("uploads:rubygems", "acme")
+        await mirror.mirror.published_indexes["rubygems"].show(["acme"])
+        assert "61.0" in (await poll(mirror)).rpartition("\nacme ")[2]
+        reply = await mirror.get("gems/acme-61.0.gem")
+        assert reply.status == 200, reply.text
+
+
+async def test_the_name_of_a_deleted_upload_is_not_taken_over(simulator: Simulator, tmp_path: Path) -> None:
+    simulator.push(gem("acme", "66.0"))
+    only = {"rubygems": {"format": "rubygems", "upstreams": [simulator.url]}}
+    async with serving(tmp_path / "data", only) as mirror:
+        await push(mirror, await make_token(mirror), gem("acme", "1.0").content)
+        await poll(mirror)
+        await mirror.mirror.publishers["rubygems"].delete("acme-1.0.gem")
+        assert "66.0" not in await poll(mirror)
+        assert b"66.0" not in (await mirror.get("info/acme")).body
+        assert (await mirror.get("gems/acme-66.0.gem")).status == 404
+    async with serving(tmp_path / "data", only) as mirror:
+        assert "66.0" not in await poll(mirror)
 
 
 async def test_a_version_that_is_listed_with_the_digest_of_the_old_page_arrives(

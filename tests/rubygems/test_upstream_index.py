@@ -45,7 +45,7 @@ class Following:
 
     def begin(self) -> UpstreamIndex:
         """Make another index, as after a restart."""
-        self.index = UpstreamIndex(self.upstream, "gems", self.catalog.logs)
+        self.index = UpstreamIndex(self.upstream, "gems", self.catalog)
         self.index.listeners.append(self.reported.append)
         return self.index
 

@@ -16,8 +16,9 @@ from mirror.index.precedence import Precedence
 from mirror.rubygems.log import local_entries
 from mirror.rubygems.log.local_entries import LocalEntry
 from mirror.rubygems.log.published_index import PublishedIndex
+from mirror.rubygems.log.upstream_maps import NameOwners, UpstreamMaps, wanted_map
 from mirror.rubygems.log.versions_map import VersionsMap
-from mirror.rubygems.log.writer import PageChange, Update, UpstreamChange, UpstreamMaps, wanted_map
+from mirror.rubygems.log.writer import PageChange, Update, UpstreamChange
 from tests.builders import gem
 from tests.serving import Serving, serving
 from tests.uploading import make_token, push
@@ -185,7 +186,7 @@ async def test_nothing_is_written_over_a_log_that_cannot_be_read(
     async with serving(tmp_path / "data", repository) as served:
         index = index_of(served)
         await index.writer.opened
-        again = PublishedIndex(served.mirror.repositories["rubygems"], [], catalog.logs)
+        again = PublishedIndex(served.mirror.repositories["rubygems"], [], catalog)
         monkeypatch.setattr(catalog.logs, "read", fail)
         again.open()
         with pytest.raises(OSError, match="has failed"):
@@ -302,8 +303,9 @@ def test_the_name_of_a_gem_that_is_gone_stays_with_the_upstream_that_had_it() ->
     for name in ("acme", "torch", "rack"):
         other.set(name, ["66.0"], "c" * 32)
     assert after.keep_names(before.known()) == ["acme", "torch"]
-    precedence = Precedence(union=("torch",))
-    maps = UpstreamMaps((after, other), precedence)
-    wanted = wanted_map([after, other], precedence, {})
-    assert list(wanted) == ["torch", "rack"]
+    owners = NameOwners(Precedence(union=("torch",)))
+    maps = UpstreamMaps((after, other), owners)
+    assert list(wanted_map([after, other], owners, {})) == ["torch", "rack"]
+    released = NameOwners(released={"acme"})
+    assert list(wanted_map([after, other], released, {})) == ["acme", "rack"]
     assert [name for name in ("acme", "torch", "rack") if maps.entry(name)] == ["torch", "rack"]

@@ -20,7 +20,7 @@ from functools import partial
 import msgspec
 from yarl import URL
 
-from mirror.catalog import Logs
+from mirror.catalog import Catalog
 from mirror.errors import MirrorError, NotFound, ReservedName, UnknownProject, UpstreamError, UpstreamUnavailable
 from mirror.index.cache import SingleFlight, Validity
 from mirror.index.freshness import Freshness
@@ -32,7 +32,7 @@ from mirror.rubygems.log.local_entries import HIDDEN, LocalEntries, LocalEntry
 from mirror.rubygems.log.policy_review import PolicyReview
 from mirror.rubygems.log.published_log import PublishedLog
 from mirror.rubygems.log.upstream_index import UpstreamIndex
-from mirror.rubygems.log.writer import LogWriter, PageChange, Update, UpstreamMaps
+from mirror.rubygems.log.writer import LogWriter, PageChange, Release, Update
 from mirror.rubygems.names import listed_as
 
 logger = logging.getLogger(__name__)
@@ -56,7 +56,7 @@ class PublishedIndex:
         self,
         repository: Repository,
         upstreams: Sequence[UpstreamIndex],
-        logs: Logs,
+        catalog: Catalog,
         *,
         precedence: Precedence = FIRST_WINS,
         offline: bool = False,
@@ -68,11 +68,10 @@ class PublishedIndex:
         self.policies = 0
         """How often the policy changed: a page is rendered, and with it listed, again under each."""
         self._repository = repository
-        self._precedence = precedence
-        self._local = LocalEntries(logs, repository.name, self._end_validity)
+        self._local = LocalEntries(catalog.logs, repository.name, self._end_validity)
         self._review = PolicyReview(repository, clock)
         self.writer = LogWriter(
-            repository.name, self.upstreams, precedence, logs, self._local, self._review, self._end_validity, clock
+            repository.name, self.upstreams, precedence, catalog, self._local, self._review, self._end_validity, clock
         )
         self._offline = offline
         self._fresh = max(fresh, POLL_SECONDS)
@@ -152,7 +151,7 @@ class PublishedIndex:
         """Return the body of a gem's info page, which the log lists from now on."""
         name, body, entry = view.project.name, pages.render_info(view.project), None
         if body != view.project.extra.get("body") or view.decided_until != math.inf:
-            listed = UpstreamMaps(tuple(one.map for one in self.upstreams), self._precedence).entry(name)
+            listed = self.writer.listed_upstream(name)
             entry = entry_of(view, body, listed, self._clock())
         current = view.validity.live
         await self._list(name, entry)
@@ -230,21 +229,26 @@ class PublishedIndex:
             self._repository.forget_some(names)  # else nothing is shown yet, as when the log begins
         self.writer.upstream_changed(at, frozenset(names))
         if self._repository.policy.removed == "keep" and len(names) <= MOST_CHECKED:
-            for name in self._losing(at, names):
+            for name in self._losing(names):
                 self._local.schedule(name, 0.0)  # the page may go on listing what is held
 
-    def _losing(self, at: int, names: Collection[str]) -> list[str]:
-        """Return those of the gems of which an upstream no longer lists a version that the log lists."""
-        listed = self.upstreams[at].map
-        if self.log is None or listed is None:
+    def _losing(self, names: Collection[str]) -> list[str]:
+        """Return those of the gems of which no upstream lists a version any more that the log lists."""
+        if self.log is None:
             return []
-        return [name for name in names if not {*self.log.map.versions(name)} <= {*listed.versions(name)}]
+        listed = {name: self.writer.listed_upstream(name) for name in names}
+        return [
+            name
+            for name, entry in listed.items()
+            if not {*self.log.map.versions(name)} <= {*(entry.versions if entry else ())}
+        ]
 
     # What pages show
 
     async def show(self, names: Iterable[str]) -> None:
         """Check the pages of these gems; when this returns, the log lists what they show, or they are checked later."""
         names = tuple(names)
+        await self.writer.apply(Release(frozenset(names)))
         for name in names:
             self._local.schedule(name, self._clock() + POLL_SECONDS)
         await self._check(names, Freshness.ANY)

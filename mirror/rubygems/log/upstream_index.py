@@ -5,7 +5,7 @@ upstream without a compact index is followed through its specs instead, and its 
 One upstream is followed once, however many repositories show it.
 
 What it lists decides what it has, also while it is down. A gem that it has ever listed stays known, without versions,
-so that no other upstream takes over the name; those are stored in a log of their own.
+so that no other upstream takes over the name (`Claims`).
 """
 
 import asyncio
@@ -18,17 +18,18 @@ from itertools import zip_longest
 
 from yarl import URL
 
-from mirror.catalog import Logs
+from mirror.catalog import Catalog
 from mirror.errors import Invalid, NotFound, UpstreamProtocolError
 from mirror.index.cache import SingleFlight
 from mirror.index.page_listing import PageListing
+from mirror.index.source import name_of_upstream
 from mirror.index.upstream import CachedUpstream
 from mirror.index.upstream_pages import UpstreamPages
 from mirror.model import UpstreamRequest, UpstreamResponse
 from mirror.rubygems import pages
 from mirror.rubygems.index import info_from_gemspecs, map_from_specs
 from mirror.rubygems.log.upstream_copy import Append, Refetch, Refused, Replace, Unchanged, UpstreamCopy, follow
-from mirror.rubygems.log.versions_map import VersionsMap, names_in, parse_versions, render_versions
+from mirror.rubygems.log.versions_map import EMPTY_MD5, VersionsMap, names_in, parse_versions, render_versions
 from mirror.rubygems.marshal import Gemspec
 from mirror.rubygems.marshal.reading import read_gemspec_rz
 from mirror.rubygems.names import full_name, split_number
@@ -65,7 +66,7 @@ _NOT_MADE = "not made yet"
 class UpstreamIndex:
     """One upstream's list of versions."""
 
-    def __init__(self, upstream: Upstream, name: str, logs: Logs, clock: Callable[[], float] = time.time) -> None:
+    def __init__(self, upstream: Upstream, name: str, catalog: Catalog, clock: Callable[[], float] = time.time) -> None:
         """The copy is stored under `name`."""
         self.name = name
         self.map: VersionsMap | None = None
@@ -76,11 +77,9 @@ class UpstreamIndex:
         """Called with the names of the gems that upstream lists otherwise than before."""
         self._pages: list[UpstreamPages] = []
         self._upstream = upstream
-        self._logs = logs
+        self._logs = catalog.logs
+        self._claims = catalog.claims
         self._log_name = f"upstream {name}"
-        self._lost_name = f"lost {name}"
-        self._lost: set[str] = set()
-        """The gems that were listed once and were not, at some time since."""
         self._copy: UpstreamCopy | None = None
         self._legacy = False
         self._specs: list[UpstreamResponse] = []
@@ -102,6 +101,7 @@ class UpstreamIndex:
                 self.map,
                 self.map.md5,
                 update=self._update_if_due,
+                void=EMPTY_MD5,
                 complete=partial(pages.lists_all, self.map.versions),
             )
             if self._legacy:
@@ -122,8 +122,7 @@ class UpstreamIndex:
             return
         self._legacy = stored.startswith(_LEGACY)
         listed = await asyncio.to_thread(parse_versions, stored.removeprefix(_LEGACY))
-        self._lost = names_in((await self._logs.read(self._lost_name)).split(b"\n"))
-        listed.keep_names(self._lost)
+        listed.keep_names(await self._claims.all_names(name_of_upstream(self._upstream)))
         self.map = listed
         self._show_map()
         if not self._legacy:
@@ -232,15 +231,13 @@ class UpstreamIndex:
         """Let a list that replaces ours go on knowing the gems of ours that it lacks. Raises UpstreamProtocolError."""
         if self.map is None:
             return
-        gone = await asyncio.to_thread(listed.keep_names, self.map.known())
-        lost = [name for name in gone if name not in self._lost]
-        if len(self._lost) + len(lost) > MOST_LOST:
+        known, had = self.map, len(listed)
+        gone = [name for name in await asyncio.to_thread(listed.keep_names, known.known()) if name in known]
+        if len(listed.known()) - had > MOST_LOST:
             raise UpstreamProtocolError(f"{self._upstream.name} has dropped more gems than can be remembered.")
-        if lost:
-            logger.info("%s no longer lists %d gems, whose names stay its own", self._upstream.name, len(lost))
-            lines = "".join(f"{name}\n" for name in lost).encode("utf-8", "surrogateescape")
-            await self._logs.append(self._lost_name, lines)
-            self._lost.update(lost)
+        if gone:
+            logger.info("%s no longer lists %d gems, whose names stay its own", self._upstream.name, len(gone))
+            await self._claims.add(name_of_upstream(self._upstream), gone, self._clock())
 
     def _list_request(self, path: str, limit: int) -> UpstreamRequest:
         return UpstreamRequest(url=self._upstream.url / path, limit=limit, timeout=LIST_SECONDS)

@@ -6,7 +6,7 @@ saw it keep requesting its `/info`.
 
 import hashlib
 import io
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from datetime import UTC, datetime
 
 from mirror.rubygems.pages import EMPTY
@@ -73,7 +73,7 @@ class VersionsMap:
         """Return whether the gem has, or ever had, any version."""
         return name in self._entries
 
-    def known(self) -> Iterable[str]:
+    def known(self) -> Collection[str]:
         """Return the names of the gems that have, or ever had, any version."""
         return self._entries.keys()
 

@@ -14,20 +14,20 @@ import asyncio
 import logging
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence, Set
+from collections.abc import Callable, Sequence, Set
 from datetime import UTC, datetime
 from functools import partial
 from typing import TypeAlias
 
 import msgspec
 
-from mirror.catalog import Logs
+from mirror.catalog import Catalog
 from mirror.index.precedence import Precedence
-from mirror.policy import matches
 from mirror.rubygems.log.local_entries import LocalEntries, LocalEntry
 from mirror.rubygems.log.policy_review import PolicyReview
 from mirror.rubygems.log.published_log import PublishedLog
 from mirror.rubygems.log.upstream_index import UpstreamIndex
+from mirror.rubygems.log.upstream_maps import NameOwners, UpstreamMaps, wanted_map
 from mirror.rubygems.log.versions_map import VersionsMap, diff, names_in
 from mirror.runtime import end_process
 
@@ -63,70 +63,17 @@ class ReviewEnd(msgspec.Struct, frozen=True):
     failed: frozenset[str]
 
 
+class Release(msgspec.Struct, frozen=True):
+    """The operator may have released the names of these gems."""
+
+    names: frozenset[str]
+
+
 class Update(msgspec.Struct, frozen=True):
     """The log is needed: bring it up to date, and begin it where there is none."""
 
 
-LogEvent: TypeAlias = UpstreamChange | PageChange | ReviewEnd | Update
-
-
-class UpstreamMaps(msgspec.Struct, frozen=True):
-    """The listings of the upstreams of one repository at one moment, in order.
-
-    The first that lists a gem counts, or ever listed it: no other upstream takes over the name of a gem that is gone,
-    except where the files of all are shown together.
-    """
-
-    maps: tuple[VersionsMap | None, ...]
-    """None for an upstream whose list was never fetched."""
-    precedence: Precedence
-
-    def replace(self, upstream: int, listed: VersionsMap) -> "UpstreamMaps":
-        """Return the listings with another one of one upstream, given its place."""
-        return UpstreamMaps((*self.maps[:upstream], listed, *self.maps[upstream + 1 :]), self.precedence)
-
-    def usable(self) -> list[VersionsMap] | None:
-        """Return the maps from which something follows, in their order; None when nothing does.
-
-        A later upstream does not count where an earlier one is unknown: that could list another gem of the same name.
-        """
-        maps = list(self.maps)
-        while maps and maps[-1] is None:
-            maps.pop()
-        known = [one for one in maps if one is not None]
-        return None if len(known) < len(maps) or (self.maps and not known) else known
-
-    def entry(self, name: str) -> LocalEntry | None:
-        """Return how the first upstream that lists a gem lists it."""
-        if matches(self.precedence.private, name):
-            return None
-        having = [one for one in self.maps if one is not None and one.knows(name)]
-        if matches(self.precedence.union, name):
-            having = [one for one in having if name in one]
-        return LocalEntry.from_map(having[0], name) if having and name in having[0] else None
-
-
-def wanted_map(maps: Sequence[VersionsMap], precedence: Precedence, overrides: Mapping[str, LocalEntry]) -> VersionsMap:
-    """Return what a log should list: the first upstream that knows a gem, and the overrides before all of them.
-
-    `maps` are those that are usable, or the same part of each. Blocking for large maps.
-    """
-    if len(maps) == 1 and not overrides and not precedence.private:
-        return maps[0]
-    wanted = VersionsMap()
-    for one in maps:
-        wanted.add_unknown(one)
-        if precedence.union:
-            wanted.forget_empty(lambda name: matches(precedence.union, name))
-    if precedence.private:
-        for name in [name for name in wanted if matches(precedence.private, name)]:
-            wanted.remove(name)
-    for name, entry in overrides.items():
-        if entry.versions:
-            wanted.set(name, entry.versions, entry.md5)
-        else:
-            wanted.remove(name)
-    return wanted
+LogEvent: TypeAlias = UpstreamChange | PageChange | ReviewEnd | Release | Update
 
 
 class LogWriter:
@@ -137,7 +84,7 @@ class LogWriter:
         repository: str,
         upstreams: Sequence[UpstreamIndex],
         precedence: Precedence,
-        logs: Logs,
+        catalog: Catalog,
         local: LocalEntries,
         review: PolicyReview,
         on_change: Callable[[], None],
@@ -155,7 +102,7 @@ class LogWriter:
         self.opened: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         """Done once the log lists what the stored copies of the upstreams do."""
         self._upstreams = tuple(upstreams)
-        self._maps = UpstreamMaps((None,) * len(upstreams), precedence)
+        self._maps = UpstreamMaps((None,) * len(upstreams), NameOwners(precedence))
         self._following = False
         self._changed: set[str] | None = None
         """The gems for which the log may differ from what it should list; None: all of them."""
@@ -166,7 +113,9 @@ class LogWriter:
         self._writing = asyncio.Lock()
         self._task: asyncio.Task[None] | None = None
         self._closed = False
-        self._logs = logs
+        self._repository = repository
+        self._logs = catalog.logs
+        self._claims = catalog.claims
         self._log_name = f"published {repository}"
         self._local = local
         self._review = review
@@ -179,6 +128,10 @@ class LogWriter:
     def idle(self) -> bool:
         """Whether the log lists all that was posted."""
         return self._queue.empty() and not self._batch
+
+    def listed_upstream(self, name: str) -> LocalEntry | None:
+        """Return how the upstream to which a gem belongs lists it now; None where it does not."""
+        return UpstreamMaps(tuple(one.map for one in self._upstreams), self._maps.owners).entry(name)
 
     def post(self, event: LogEvent) -> asyncio.Future[bytes]:
         """Queue an event; the future has the bytes by which the log grew, or what went wrong; cancelled once closed."""
@@ -279,7 +232,7 @@ class LogWriter:
         await self._local.read()
         self.loaded.set_result(None)
         await asyncio.gather(*(one.open() for one in self._upstreams))
-        self._maps = UpstreamMaps(tuple(one.map for one in self._upstreams), self._maps.precedence)
+        self._maps = UpstreamMaps(tuple(one.map for one in self._upstreams), await self._owners())
         self._following = True
         if self.log is not None:
             self.log = await asyncio.to_thread(self.log.packed)
@@ -296,7 +249,7 @@ class LogWriter:
         """Hold back what upstreams have changed since the log was written, too."""
         maps = self._maps.usable()
         if maps is not None and self._review.policy_applies:
-            wanted = await asyncio.to_thread(wanted_map, maps, self._maps.precedence, dict(self._local.entries))
+            wanted = await asyncio.to_thread(wanted_map, maps, self._maps.owners, dict(self._local.entries))
             self._review.hold_back(names_in(await asyncio.to_thread(diff, log.map, wanted)))
 
     async def _apply_all(self, events: Sequence[LogEvent]) -> bytes:
@@ -318,11 +271,21 @@ class LogWriter:
                     self._review.end(names, failed)
                     self._add_changed(names - failed)
                     needed = True
+                case Release(names):
+                    owners = await self._owners()
+                    if owners != self._maps.owners:
+                        self._maps = msgspec.structs.replace(self._maps, owners=owners)
+                        self._add_changed(names)
+                        needed = True
                 case Update():
                     needed = True
         if entries:
             self._add_changed(await self._local.put(entries))
         return await self._update() if needed or self.log is not None else b""
+
+    async def _owners(self) -> NameOwners:
+        released = await self._claims.released(self._repository)
+        return NameOwners(self._maps.owners.precedence, frozenset(released))
 
     def _if_different(self, name: str, entry: LocalEntry | None) -> LocalEntry | None:
         """Return the entry of a page, or None where it lists for ever what upstream lists."""
@@ -340,14 +303,14 @@ class LogWriter:
         if maps is None or self.retired:
             self._changed = None
             return b""
-        precedence = self._maps.precedence
+        owners = self._maps.owners
         if self.log is None or names is None:
-            wanted = await asyncio.to_thread(wanted_map, maps, precedence, self._overrides(None))
+            wanted = await asyncio.to_thread(wanted_map, maps, owners, self._overrides(None))
             if self.log is None or self.log.size > 2 * wanted.size + SLACK_BYTES:
                 return await self._begin(wanted)
             log, tail = await asyncio.to_thread(self.log.updated, wanted)
         else:
-            wanted = wanted_map([one.only(names) for one in maps], precedence, self._overrides(names))
+            wanted = wanted_map([one.only(names) for one in maps], owners, self._overrides(names))
             tail = b"".join(line + b"\n" for line in diff(self.log.map.only(names), wanted))
             log = await asyncio.to_thread(self.log.appended, tail) if tail else self.log
         if tail:
