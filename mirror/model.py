@@ -293,5 +293,5 @@ class Format(msgspec.Struct, frozen=True, kw_only=True):
     exclude: Callable[[File, File], bool] = _never
     """Returns whether two of a project's own files cannot both be published, though their names differ."""
 
-    packages: Callable[[], PackageReader]
-    """Returns what reads files that are to be published; it is imported when it is first needed."""
+    package_reader: str
+    """The import path of the module that reads files which are to be published, a `PackageReader`."""

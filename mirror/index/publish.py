@@ -18,10 +18,12 @@ import msgspec
 from mirror.blobs import BlobStore
 from mirror.catalog import Catalog, Upload, UploadRow
 from mirror.errors import Conflict, Invalid, MissingBlob, NotFound, StorageFull, UnknownFile, UnknownProject
+from mirror.index.inspection import inspect
 from mirror.index.journal import Journal
 from mirror.index.records import DamagedRecord, Records
 from mirror.index.uploads import source_name
-from mirror.model import AcceptedUpload, Body, File, Format, PackageReader
+from mirror.isolation import IsolatedProcesses
+from mirror.model import AcceptedUpload, Body, File, Format
 
 logger = logging.getLogger(__name__)
 
@@ -29,8 +31,6 @@ NAMING = "naming"
 """The counter of the rules by which our own files are named …"""
 NAMING_RULES = 1
 """… and its value when all are named by those of today."""
-INSPECTIONS_AT_ONCE = 2
-"""Files that are inspected at the same time: each may take tens of megabytes."""
 
 
 class AlreadyUploaded(Conflict):
@@ -79,6 +79,7 @@ class Publisher:
         blobs: BlobStore,
         records: Records,
         journal: Journal,
+        isolated: IsolatedProcesses,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self.repository = repository
@@ -90,21 +91,16 @@ class Publisher:
         self._blobs = blobs
         self._records = records
         self._journal = journal
+        self._isolated = isolated
         self._clock = clock
-        self._packages: PackageReader | None = None
         self._writing = asyncio.Lock()
-        self._inspecting = asyncio.Semaphore(INSPECTIONS_AT_ONCE)
 
     async def inspect(self, filename: str, path: Path, attested: bool = False) -> AcceptedUpload:
         """Inspect a file that is to be added, and is called `filename` so far, which may be empty.
 
         Its name here is that in the result. Raises Invalid for anything that must not be published.
         """
-        async with self._inspecting:
-            reader = self._packages = self._packages or self.format.packages()
-            name = await asyncio.to_thread(reader.filename_of, filename, path)
-            inspected = await asyncio.to_thread(reader.inspect, name, path)
-        return reader.accept(inspected, attested)
+        return await inspect(self._isolated, self.format.package_reader, filename, path, attested)
 
     async def add(self, path: Path, kept: AcceptedUpload, *, by: str, origin: str, attestations: str = "") -> Change:
         """Add the inspected file at `path`, which is moved away from there. The same bytes again change nothing.

@@ -15,7 +15,7 @@ from yarl import URL
 
 from mirror.errors import DigestMismatch, UpstreamProtocolError
 from mirror.index.ecosystem import Ecosystem, StaticLayout, SummaryReader
-from mirror.model import Body, File, Format, PackageReader, UpstreamRequest
+from mirror.model import Body, File, Format, UpstreamRequest
 from mirror.pypi import clients, index, names, pages, versions
 
 if TYPE_CHECKING:
@@ -64,12 +64,6 @@ async def _make_sidecar(file: File, body: Body) -> bytes:
     return await wheel.read_metadata(file, body)
 
 
-def _packages() -> PackageReader:
-    from mirror.pypi import package
-
-    return package
-
-
 FORMAT = Format(
     name="pypi",
     sidecar_kind="metadata",
@@ -84,7 +78,7 @@ FORMAT = Format(
     sidecar_digest=_sidecar_digest,
     check_sidecar=_check_sidecar,
     make_sidecar=_make_sidecar,
-    packages=_packages,
+    package_reader="mirror.pypi.package",
 )
 """Python's documents and files, for the core."""
 

@@ -18,7 +18,7 @@ from yarl import URL
 
 from mirror.errors import Invalid, UpstreamProtocolError
 from mirror.index.ecosystem import Ecosystem, StaticLayout, SummaryReader
-from mirror.model import Body, File, Format, PackageReader, UpstreamRequest
+from mirror.model import Body, File, Format, UpstreamRequest
 from mirror.rubygems import clients, identity, names, pages, versions
 from mirror.rubygems.marshal.reading import read_gemspec_rz
 
@@ -63,12 +63,6 @@ async def _make_sidecar(file: File, body: Body) -> bytes:
     return await package.make_sidecar(file, body)
 
 
-def _packages() -> PackageReader:
-    from mirror.rubygems import package
-
-    return package
-
-
 FORMAT = Format(
     name="rubygems",
     sidecar_kind="gemspec",
@@ -86,7 +80,7 @@ FORMAT = Format(
     make_sidecar=_make_sidecar,
     renamed=identity.renamed,
     exclude=identity.exclude,
-    packages=_packages,
+    package_reader="mirror.rubygems.package",
 )
 """Ruby's documents and files, for the core."""
 

@@ -305,7 +305,14 @@ def publishers(settings: Settings, store: Store) -> dict[str, Publisher]:
     """Return what changes the uploads of each repository, by the repository's name."""
     return {
         name: Publisher(
-            name, ECOSYSTEMS[one.format].format, store.catalog, store.blobs, store.records, store.journal, store.clock
+            name,
+            ECOSYSTEMS[one.format].format,
+            store.catalog,
+            store.blobs,
+            store.records,
+            store.journal,
+            store.isolated,
+            store.clock,
         )
         for name, one in settings.repositories.items()
     }

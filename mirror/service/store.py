@@ -13,6 +13,7 @@ from mirror.catalog.sqlite import SQLite
 from mirror.config import Settings
 from mirror.index.journal import Journal
 from mirror.index.records import Records
+from mirror.isolation import IsolatedProcesses
 
 
 class Store:
@@ -26,6 +27,7 @@ class Store:
         self.catalog = Catalog(self.database)
         self.records = Records(settings.data_dir / "uploads")
         self.journal = Journal(self.catalog.feed)
+        self.isolated = IsolatedProcesses()
 
     @cached_property
     def blobs(self) -> LocalBlobs:
@@ -43,4 +45,5 @@ class Store:
 
     async def close(self) -> None:
         """Finish what is being written, and close the catalog."""
+        await self.isolated.close()
         await self.catalog.close()

@@ -77,7 +77,7 @@ async def pages(mirror: Serving, builts: list[Built]) -> dict[str, bytes]:
     for path in paths:
         for accept in (JSON, "text/html") if path.startswith("simple/") else ("*/*",):
             reply = await mirror.get(path, Accept=accept, Host="localhost")
-            assert reply.status in (200, 404), path
+            assert reply.status in (200, 403, 404), path  # 403: a yanked gem of ours
             found[f"{path} {accept}"] = reply.body if reply.status == 200 else b"404"
     assert sum(body == b"404" for body in found.values()) > 4, "some were deleted"
     assert sum(body != b"404" for body in found.values()) > 200
