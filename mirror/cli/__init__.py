@@ -88,7 +88,9 @@ class CommandTable(click.Group):
 
 def _show_version(ctx: click.Context, _option: click.Parameter, wanted: bool) -> None:
     if wanted and not ctx.resilient_parsing:
-        click.echo(f"mirror {__version__}")
+        from mirror.cli.output import say
+
+        say(f"mirror {__version__}")
         ctx.exit()
 
 
@@ -124,7 +126,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _fail(message: str, status: int) -> int:
+    from mirror.cli.output import say_marked  # only where there is something to say
+
     colour = False if os.environ.get("NO_COLOR") else None  # None: only on a terminal
     for line in message.splitlines():
-        click.echo(click.style("mirror: ", fg="red") + line, err=True, color=colour)
+        say_marked(click.style("mirror: ", fg="red"), line, err=True, colour=colour)
     return status

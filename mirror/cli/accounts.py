@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 import click
 
 from mirror.cli.options import SettingsOptions, audit_change, settings_options
+from mirror.cli.output import safe, say
 from mirror.errors import Conflict, Invalid
 
 if TYPE_CHECKING:
@@ -131,9 +132,9 @@ def remove_accounts(
         audit_change(what, None, action=action, **{what: name})
     for name in names:
         if name in in_file:
-            click.echo(f"mirror: {name} stands in the configuration file: remove it there.", err=True)
+            say(f"mirror: {name} stands in the configuration file: remove it there.", err=True)
         elif name not in removed:
-            click.echo(f"mirror: {unknown(name)}", err=True)
+            say(f"mirror: {unknown(name)}", err=True)
     return 0 if len(removed) == len(names) else 1
 
 
@@ -146,14 +147,14 @@ def print_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     """Print a table on a terminal; tab-separated lines without a header elsewhere."""
     if not sys.stdout.isatty():
         for row in rows:
-            click.echo("\t".join(row))
+            say("\t".join(row))
         return
     from rich.console import Console  # only for a terminal
     from rich.table import Table
 
     table = Table(*header, box=None, pad_edge=False)
     for row in rows:
-        table.add_row(*row)
+        table.add_row(*map(safe, row))
     Console(markup=False, highlight=False).print(table)
 
 
@@ -266,7 +267,7 @@ def list_command(as_json: bool, options: SettingsOptions) -> int:
     in_file = users_of(settings.auth)
     users = in_file + with_accounts(settings, lambda accounts: accounts.users())
     if as_json:
-        click.echo(json.dumps([_user_json(user, in_file=user in in_file) for user in users], indent=2))
+        say(json.dumps([_user_json(user, in_file=user in in_file) for user in users], indent=2))
         return 0
     rows = [
         (
@@ -284,7 +285,7 @@ def hash_command() -> int:
     """Print the hash of a password for the configuration file (auth.users.NAME.password_hash). Changes nothing."""
     from mirror.auth.passwords import hash_password
 
-    click.echo(hash_password(_read_password()))
+    say(hash_password(_read_password()))
     return 0
 
 

@@ -11,6 +11,7 @@ import click
 from rich.filesize import decimal
 
 from mirror.cli.options import SettingsOptions, audit_change, settings_options
+from mirror.cli.output import say
 
 if TYPE_CHECKING:
     from mirror.airgap.bundle import ImportResult, Keys
@@ -47,7 +48,7 @@ def import_command(parts: tuple[Path, ...], unsigned: bool, force: bool, options
 
     settings = options.load()
     if unsigned:
-        click.echo("The signature is not verified: anyone may have made this bundle.", err=True)
+        say("The signature is not verified: anyone may have made this bundle.", err=True)
     # The import is announced to a serving mirror, which looks for such news every LOOK_SECONDS.
     notice = LOOK_SECONDS + 0.1 if served_at(settings.data_dir) is not None else 0.0
 
@@ -77,9 +78,9 @@ def _print_result(result: "ImportResult") -> None:
     for kind in ("upload", "yank", "unyank", "delete"):
         _print_names(f"uploads: {kind}", [name for what, name in result.uploads if what == kind])
     for repository in result.own_index:
-        click.echo(f"the list of gems of {repository} differs from the bundle's here: new gems are appended to it")
+        say(f"the list of gems of {repository} differs from the bundle's here: new gems are appended to it")
     signed = f"signed by {result.signed_by.name}" if result.signed_by else "unsigned"
-    click.echo(
+    say(
         f"imported up to {result.manifest.serial}, {signed}:"
         f" {result.blobs:,} new files and sidecars ({decimal(result.size)})"
     )
@@ -92,7 +93,7 @@ def _projects(pages: "Sequence[PageEntry]") -> list[str]:
 def _print_names(what: str, names: list[str]) -> None:
     if names:
         more = f" and {len(names) - NAMES_SHOWN:,} more" if len(names) > NAMES_SHOWN else ""
-        click.echo(f"{what} ({len(names):,}): {', '.join(names[:NAMES_SHOWN])}{more}")
+        say(f"{what} ({len(names):,}): {', '.join(names[:NAMES_SHOWN])}{more}")
 
 
 @click.command("inventory")
@@ -115,7 +116,7 @@ def inventory_command(target: Path, options: SettingsOptions) -> int:
     async def run() -> None:
         async with open_mirror(settings, Mode.BESIDE) as opened:
             listed = await write_inventory(opened.catalog, opened.blobs, layout_of(settings, ECOSYSTEMS), target)
-        click.echo(
+        say(
             f"{target}: {len(listed.pages):,} pages, {len(listed.files):,} files with their metadata,"
             f" {len(listed.uploads):,} uploads ({decimal(target.stat().st_size)})"
         )
@@ -142,7 +143,7 @@ def create_command(name: str, options: SettingsOptions) -> int:
     """Create the key of this mirror and print its public half, to be trusted on the other side."""
     key = _keys(options).create(name)
     audit_change("key created", key=key.id)
-    click.echo(key.line)
+    say(key.line)
     return 0
 
 
@@ -153,7 +154,7 @@ def list_command(options: SettingsOptions) -> int:
     keys = _keys(options)
     own = keys.own()
     for key in keys.trusted():
-        click.echo(f"{key.id}  {'own    ' if own and key == own.public else 'trusted'}  {key.line}")
+        say(f"{key.id}  {'own    ' if own and key == own.public else 'trusted'}  {key.line}")
     return 0
 
 
@@ -170,7 +171,7 @@ def trust_command(key: str, options: SettingsOptions) -> int:
     found = parse_key(key if " " in key.strip() else Path(key).read_text())
     _keys(options).trust(found)
     audit_change("key trusted", key=found.id)
-    click.echo(f"trusted: {found.name} ({found.id})")
+    say(f"trusted: {found.name} ({found.id})")
     return 0
 
 
@@ -181,5 +182,5 @@ def distrust_command(key_id: str, options: SettingsOptions) -> int:
     """Stop trusting bundles that are signed by the key with this id."""
     _keys(options).distrust(key_id)
     audit_change("key distrusted", key=key_id)
-    click.echo(f"no longer trusted: {key_id}")
+    say(f"no longer trusted: {key_id}")
     return 0

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from mirror.cli.options import SettingsOptions, check_settings, read_token, settings_options
+from mirror.cli.output import say, say_marked
 from mirror.errors import ConfigError, Invalid
 
 if TYPE_CHECKING:
@@ -52,7 +53,7 @@ def doctor_command(
     wanted = DoctorOptions(project=project, gem=gem, upload=upload_project, token=token)
     sections = _examine(url, wanted, options)
     if as_json:
-        click.echo(json.dumps({**_count(sections), "sections": msgspec.to_builtins(sections)}, indent=2))
+        say(json.dumps({**_count(sections), "sections": msgspec.to_builtins(sections)}, indent=2))
     else:
         _print(sections)
     return 1 if _count(sections)["fails"] else 0
@@ -79,14 +80,14 @@ def _count(sections: "list[DoctorSection]") -> dict[str, int]:
 def _print(sections: "list[DoctorSection]") -> None:
     colour = False if os.environ.get("NO_COLOR") else None  # None: only on a terminal
     for section in sections:
-        click.secho(section.about, bold=True, color=colour)
+        say_marked("", section.about, bold=True, colour=colour)
         for one in section.findings:
             word = click.style(WORDS[one.verdict], fg=COLOURS[one.verdict])
-            click.echo(f"  {word}  {one.name}: {one.requirement}", color=colour)
+            say_marked(f"  {word}  ", f"{one.name}: {one.requirement}", colour=colour)
             if one.seen:
-                click.echo(f"      {'seen: ' if one.verdict == 'fails' else ''}{one.seen}")
+                say(f"      {'seen: ' if one.verdict == 'fails' else ''}{one.seen}")
             if one.verdict == "fails":
-                click.echo(f"      hurts {one.hurts}")
-        click.echo()
+                say(f"      hurts {one.hurts}")
+        say()
     count = _count(sections)
-    click.echo(f"{count['ok']} ok, {count['fails']} fail, {count['unknown']} cannot be checked")
+    say(f"{count['ok']} ok, {count['fails']} fail, {count['unknown']} cannot be checked")

@@ -12,6 +12,7 @@ import click
 
 from mirror.cli.ask import MirrorResponse, get_from_address, get_from_url, json_from_url
 from mirror.cli.options import SettingsOptions, repository_option, settings_options
+from mirror.cli.output import say
 from mirror.errors import Forbidden, Invalid, NotFound, Offline, Unavailable
 
 if TYPE_CHECKING:
@@ -57,9 +58,9 @@ def explain_command(
     if not found:
         raise NotFound(f"Nothing is known about {name!r} in {', '.join(chosen)}.")
     if as_json:
-        click.echo(json.dumps(found, indent=2))
+        say(json.dumps(found, indent=2))
     else:
-        click.echo("\n\n".join("\n".join(one["lines"]) for one in found))
+        say("\n\n".join("\n".join(one["lines"]) for one in found))
     return 0
 
 

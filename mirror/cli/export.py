@@ -18,6 +18,7 @@ from mirror.cli.options import (
     parse_size,
     selection_options,
 )
+from mirror.cli.output import say
 from mirror.errors import NotFound
 
 if TYPE_CHECKING:
@@ -130,11 +131,11 @@ async def _export_bundle(
             parts=largest, expires=None if lifetime is None else time.time() + lifetime,
         )  # fmt: skip
     for name in done.lost:
-        click.echo(f"mirror: {name}: its bytes are lost here, so it is not in the bundle", err=True)
+        say(f"mirror: {name}: its bytes are lost here, so it is not in the bundle", err=True)
     bundle = done.manifest
     files = sum(file.kind == "file" for file in bundle.files)
     names = ", ".join(path.name for path in done.paths)
-    click.echo(
+    say(
         f"{names}: {len(bundle.pages):,} pages, {files:,} files, {len(bundle.uploads):,} uploads"
         f" ({decimal(done.size)}); from serial {bundle.since} to {bundle.serial}"
     )
@@ -195,8 +196,8 @@ async def _export_tree(
             changed=changed, files_url=files_url, copy=copy, repositories=repositories,
         )  # fmt: skip
     for problem in report.problems:
-        click.echo(f"mirror: left out: {problem}", err=True)
-    click.echo(
+        say(f"mirror: left out: {problem}", err=True)
+    say(
         f"{report.projects:,} projects with {count_files(report.files)} in {directory}: "
         f"{report.written:,} written ({report.linked:,} linked, {report.copied:,} copied), {report.removed:,} removed"
     )

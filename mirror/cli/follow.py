@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import click
 
 from mirror.cli.options import InvalidUsage, SettingsOptions, read_token, settings_options
+from mirror.cli.output import overwrite, say
 from mirror.errors import Invalid, NotFound
 
 if TYPE_CHECKING:
@@ -147,9 +148,9 @@ class FollowProgress:
             return
         self._shown, self._shown_at = text, now
         if self._terminal:
-            click.echo(f"\r\x1b[K{text}", err=True, nl=False)
+            overwrite(text)
         else:
-            click.echo(text)
+            say(text)
 
 
 def _state_text(state: "FollowState") -> str:

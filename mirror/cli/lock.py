@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from mirror.cli.options import InvalidUsage, SettingsOptions, settings_options
+from mirror.cli.output import say
 from mirror.errors import Invalid, InvalidLock, NotFound, Offline
 
 if TYPE_CHECKING:
@@ -66,7 +67,7 @@ def rewrite_command(file: Path, new: str, old: str | None, output: Path | None, 
     target = output or file
     if changed != text or target != file:
         _write(target, changed)
-    click.echo(f"{target}: {'names ' + new if changed != text else 'nothing to change'}")
+    say(f"{target}: {'names ' + new if changed != text else 'nothing to change'}")
     return 0
 
 

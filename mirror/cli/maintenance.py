@@ -10,6 +10,7 @@ import click
 from rich.filesize import decimal
 
 from mirror.cli.options import SettingsOptions, parse_size, settings_options
+from mirror.cli.output import say
 
 if TYPE_CHECKING:
     from mirror.config import Settings
@@ -38,17 +39,17 @@ async def _sweep(settings: "Settings", limit: int | None, dry_run: bool) -> int:
     async with open_mirror(settings, Mode.BESIDE) as opened:
         report = await evictor(settings, opened.store, limit).sweep(dry_run=dry_run)
     if report.busy:
-        click.echo("Another process is sweeping this store.", err=True)
+        say("Another process is sweeping this store.", err=True)
         return 1
     for held in report.evicted:
-        click.echo(f"{'would go' if dry_run else 'gone'}: {held.filename} ({decimal(held.size)})")
+        say(f"{'would go' if dry_run else 'gone'}: {held.filename} ({decimal(held.size)})")
     if report.orphans:
-        click.echo(f"{len(report.orphans)} blobs that nothing refers to {'would go' if dry_run else 'are gone'}")
+        say(f"{len(report.orphans)} blobs that nothing refers to {'would go' if dry_run else 'are gone'}")
     within = "no limit" if limit is None else f"limit {decimal(limit)}"
-    click.echo(f"{decimal(report.before)} before, {decimal(report.after)} after, {within}")
+    say(f"{decimal(report.before)} before, {decimal(report.after)} after, {within}")
     if limit is None or report.after <= limit:
         return 0
-    click.echo(
+    say(
         "Still above the limit: the rest was uploaded, is in a sync set, was removed upstream, or is in recent use.",
         err=True,
     )
@@ -87,8 +88,8 @@ async def _verify(settings: "Settings", rate: int | None) -> int:
                 if (fault := state.fault) is not None:
                     found += 1
                     unmended += not fault.mended and bool(fault.names or fault.ours)
-                    click.echo(_fault_text(fault))
-    click.echo(f"{blobs} blobs, {decimal(read)} read; {found} bad, {unmended} not mended")
+                    say(_fault_text(fault))
+    say(f"{blobs} blobs, {decimal(read)} read; {found} bad, {unmended} not mended")
     return 1 if unmended else 0
 
 
@@ -111,9 +112,9 @@ def backup_command(target: Path, options: SettingsOptions) -> int:
 
     result = back_up(options.load().data_dir, target)
     size = decimal(result.bytes)
-    click.echo(f"backed up to {target}: the catalog, the records, and {result.blobs} new files ({size})")
+    say(f"backed up to {target}: the catalog, the records, and {result.blobs} new files ({size})")
     for digest in result.missing:
-        click.echo(f"missing: {digest}; `mirror verify` lists the file it belongs to", err=True)
+        say(f"missing: {digest}; `mirror verify` lists the file it belongs to", err=True)
     return 1 if result.missing else 0
 
 
@@ -129,5 +130,5 @@ def restore_command(source: Path, options: SettingsOptions) -> int:
 
     data_dir = options.load().data_dir
     result = restore(source, data_dir)
-    click.echo(f"restored to {data_dir}: the catalog, the records, and {result.blobs} files ({decimal(result.bytes)})")
+    say(f"restored to {data_dir}: the catalog, the records, and {result.blobs} files ({decimal(result.bytes)})")
     return 0

@@ -13,6 +13,7 @@ from typing import IO, TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import click
 
+from mirror.cli.output import say_marked
 from mirror.errors import Invalid
 
 if TYPE_CHECKING:
@@ -37,7 +38,7 @@ class InvalidUsage(click.ClickException):
 
     def show(self, file: IO[Any] | None = None) -> None:
         """Print it in the form of all our errors."""
-        click.echo(click.style("mirror: ", fg="red") + self.message, file=file, err=True)
+        say_marked(click.style("mirror: ", fg="red"), self.message, err=True)
 
 
 # Settings

@@ -12,6 +12,7 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeR
 
 from mirror.airgap.sync.plan import Problem
 from mirror.airgap.sync.queue import SyncFile
+from mirror.cli.output import say, say_marked
 
 
 class ProgressBar:
@@ -48,7 +49,7 @@ class ProgressBar:
         """Show that a file has been fetched."""
         self._advance(file)
         if not self._terminal:
-            click.echo(f"fetched {file.file.filename}{_size_text(file)}")
+            say(f"fetched {file.file.filename}{_size_text(file)}")
 
     def on_failed(self, file: SyncFile, reason: str) -> None:
         """Show that a file is done with; its problem is printed at the end."""
@@ -63,15 +64,15 @@ class ProgressBar:
 def print_plan(files: Sequence[SyncFile], held: int) -> None:
     """List the files that would be fetched, and their total size."""
     for one in files:
-        click.echo(f"{one.file.filename}{_size_text(one)}")
+        say(f"{one.file.filename}{_size_text(one)}")
     size = decimal(sum(one.file.size or 0 for one in files))
-    click.echo(f"{count_files(len(files))} to fetch ({size}), {held} held already")
+    say(f"{count_files(len(files))} to fetch ({size}), {held} held already")
 
 
 def print_problems(problems: Sequence[Problem]) -> None:
     """Print a line for each problem on standard error."""
     for problem in problems:
-        click.echo(click.style("mirror: ", fg="red") + str(problem), err=True)
+        say_marked(click.style("mirror: ", fg="red"), str(problem), err=True)
 
 
 def count_files(count: int) -> str:

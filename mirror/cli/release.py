@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 import click
 
 from mirror.cli.options import SettingsOptions, audit_change, repository_option, settings_options
+from mirror.cli.output import say
 from mirror.errors import Invalid, NotFound
 
 if TYPE_CHECKING:
@@ -48,7 +49,7 @@ async def _release(settings: "Settings", name: str, repository: str | None) -> i
             raise Invalid(f"{name} has uploaded files in {one}: delete them first.")
         serial = await opened.catalog.claims.release(one, project, opened.store.clock())
         audit_change("release", serial, repository=one, project=project)
-        click.echo(f"released: {project} in {one} no longer belongs to {', '.join(owners)}")
+        say(f"released: {project} in {one} no longer belongs to {', '.join(owners)}")
     return 0
 
 

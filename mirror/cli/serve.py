@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from mirror.cli.options import check_settings
+from mirror.cli.output import say
 
 if TYPE_CHECKING:
     from yarl import URL
@@ -44,7 +45,7 @@ def serve_command(config: Path | None, listen: tuple[str, ...], data_dir: Path |
 
     def ready(settings: "Settings", urls: Sequence[str]) -> None:
         # To standard error: standard output is for the access log, which other programs read.
-        click.echo(client_hints(settings, urls), err=True)
+        say(client_hints(settings, urls), err=True)
 
     return serve(settings, ready)
 
@@ -59,10 +60,10 @@ def check_config_command(file: Path | None) -> int:
     from mirror.config import load
 
     settings = load(file, check=check_settings)
-    click.echo(f"{file or 'The settings'}: right")
+    say(f"{file or 'The settings'}: right")
     for name, repository in settings.repositories.items():
         upstreams = ", ".join(upstream.name for upstream in repository.upstreams) or "no upstream"
-        click.echo(f"  {name}: {repository.format} at {repository.mount}, from {upstreams}")
+        say(f"  {name}: {repository.format} at {repository.mount}, from {upstreams}")
     return 0
 
 

@@ -18,6 +18,7 @@ from rich.filesize import decimal
 
 from mirror.cli.ask import json_from_address, json_from_url
 from mirror.cli.options import SettingsOptions, settings_options
+from mirror.cli.output import safe, say
 from mirror.errors import Unavailable
 
 if TYPE_CHECKING:
@@ -88,7 +89,7 @@ def status_command(options: SettingsOptions, url: str | None, as_json: bool) -> 
         status = _status_from_catalog(settings)
     parsed = _parse(status)
     if as_json or parsed is None:
-        click.echo(json.dumps(status, indent=2))
+        say(json.dumps(status, indent=2))
     else:
         _print_status(parsed)
     return 0
@@ -124,11 +125,11 @@ def _print_status(status: StatusReport) -> None:
         _print_table(status)
         return
     for name, value in _rows(status):
-        click.echo(f"{name}: {value}")
+        say(f"{name}: {value}")
     for upstream in status.upstreams:
-        click.echo(f"upstream {upstream.name}: {_upstream_text(upstream)}")
+        say(f"upstream {upstream.name}: {_upstream_text(upstream)}")
     for one in status.following:
-        click.echo(f"following {one.name}: {_following_text(one)}")
+        say(f"following {one.name}: {_following_text(one)}")
 
 
 def _rows(status: StatusReport) -> list[tuple[str, str]]:
@@ -161,13 +162,13 @@ def _print_table(status: StatusReport) -> None:
     table.add_column(style="bold", no_wrap=True)
     table.add_column()
     for row in _rows(status):
-        table.add_row(*row)
+        table.add_row(*map(safe, row))
     for upstream in status.upstreams:
         style = "green" if upstream.state == "ok" else "red"
-        table.add_row(f"upstream {upstream.name}", _upstream_text(upstream), style=style)
+        table.add_row(safe(f"upstream {upstream.name}"), safe(_upstream_text(upstream)), style=style)
     for one in status.following:
         style = "green" if one.behind is not None else "red"
-        table.add_row(f"following {one.name}", _following_text(one), style=style)
+        table.add_row(safe(f"following {one.name}"), safe(_following_text(one)), style=style)
     Console(markup=False, highlight=False).print(table)
 
 
@@ -187,18 +188,18 @@ def removed_command(as_json: bool, options: SettingsOptions) -> int:
     settings = options.load()
     found = asyncio.run(_removed_files(settings)) if settings.catalog_file.exists() else []
     if as_json:
-        click.echo(json.dumps(msgspec.to_builtins(found), indent=2))
+        say(json.dumps(msgspec.to_builtins(found), indent=2))
         return 0
     for one in found:
         why = REMOVED_WHY[one.file.why]
-        click.echo(f"{one.file.filename}: {why}, noticed {_time_text(one.file.since)} ({one.file.source})")
+        say(f"{one.file.filename}: {why}, noticed {_time_text(one.file.since)} ({one.file.source})")
         for fetch in one.fetches:
             times = "once" if fetch.fetches == 1 else f"{fetch.fetches} times"
-            click.echo(f"  fetched since by {fetch.who} from {fetch.client}, {times}, last {_time_text(fetch.last)}")
+            say(f"  fetched since by {fetch.who} from {fetch.client}, {times}, last {_time_text(fetch.last)}")
         if not one.fetches:
-            click.echo("  not fetched since")
+            say("  not fetched since")
     if not found:
-        click.echo("Nothing that is held here has been removed upstream.")
+        say("Nothing that is held here has been removed upstream.")
     return 0
 
 

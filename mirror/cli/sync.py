@@ -7,6 +7,7 @@ import click
 from rich.filesize import decimal
 
 from mirror.cli.options import InvalidUsage, SettingsOptions, SyncSelection, selection_options
+from mirror.cli.output import say
 
 if TYPE_CHECKING:
     from mirror.airgap.sync.inputs import SyncInput
@@ -90,9 +91,9 @@ async def _sync(
             result = await fetch(inputs, fetcher, Resolvers(access, build=build), holdings, bar)
         await remember(mirror.catalog.sets, name or DEFAULT_SET, result, only=name is not None)
     for external in result.external:
-        click.echo(f"mirror: {external.name}: left out, {external.reason} ({external.where})", err=True)
+        say(f"mirror: {external.name}: left out, {external.reason} ({external.where})", err=True)
     print_problems(result.problems)
-    click.echo(
+    say(
         f"{count_files(result.fetched)} fetched ({decimal(result.size)}), {result.held:,} held before"
         + (f", {len(result.problems):,} missing" if result.problems else "")
     )
@@ -137,10 +138,10 @@ async def _check(settings: "Settings", inputs: "list[SyncInput]", *, build: bool
         if not external.local
     ]
     for problem in problems:
-        click.echo(str(problem))
+        say(str(problem))
     count = len(found.files)
     if problems:
-        click.echo(f"no: {len(problems):,} missing, of {count_files(count)} that are needed", err=True)
+        say(f"no: {len(problems):,} missing, of {count_files(count)} that are needed", err=True)
         return 1
-    click.echo(f"yes: {count_files(count)}, all held")
+    say(f"yes: {count_files(count)}, all held")
     return 0

@@ -25,6 +25,7 @@ from mirror.cli.accounts import (
     with_accounts,
 )
 from mirror.cli.options import SettingsOptions, audit_change, settings_options
+from mirror.cli.output import say
 from mirror.errors import Invalid
 
 if TYPE_CHECKING:
@@ -73,7 +74,7 @@ def create_command(
         expires=None if math.isinf(lifetime) else now + lifetime,
     )
     if for_file:
-        click.echo(_configuration(token), err=True)
+        say(_configuration(token), err=True)
     else:
         if name in settings.auth.tokens:
             raise Invalid(f"The configuration file already has a token {name!r}.")
@@ -85,8 +86,8 @@ def create_command(
 
         with_accounts(settings, add)
         audit_change("token", action="create", token=name, user=user or None, rights=grants_text(token.grants))
-    click.echo(f"Token {name}: {grants_text(token.grants)}. It is shown only now:", err=True)
-    click.echo(secret)
+    say(f"Token {name}: {grants_text(token.grants)}. It is shown only now:", err=True)
+    say(secret)
     return 0
 
 
@@ -116,7 +117,7 @@ def list_command(as_json: bool, options: SettingsOptions) -> int:
     in_file = tokens_of(settings.auth)
     tokens = in_file + with_accounts(settings, lambda accounts: accounts.tokens())
     if as_json:
-        click.echo(json.dumps([_token_json(token, in_file=token in in_file) for token in tokens], indent=2))
+        say(json.dumps([_token_json(token, in_file=token in in_file) for token in tokens], indent=2))
         return 0
     rows = [
         (token.name, token.owner or "-", grants_text(token.grants), date_text(token.expires), date_text(token.used))

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 import click
 
 from mirror.cli.options import SettingsOptions, audit_change, caller, repository_option, settings_options
+from mirror.cli.output import say
 from mirror.errors import Invalid, MirrorError, NotFound, UnknownFile
 
 if TYPE_CHECKING:
@@ -54,11 +55,11 @@ def add_command(paths: tuple[Path, ...], repository: str | None, options: Settin
                 publisher = publishers[_repository_for(settings, path, repository)]
                 change = await _add(settings, publisher, path)
             except MirrorError as error:
-                click.echo(f"{path}: {error}", err=True)
+                say(f"{path}: {error}", err=True)
                 status = 1
                 continue
             new = change.serial is not None
-            click.echo(f"{'added' if new else 'already here'}: {change.upload.filename}")
+            say(f"{'added' if new else 'already here'}: {change.upload.filename}")
             if new:
                 audit_change(
                     "upload", change.serial, repository=publisher.repository, project=change.upload.project,
@@ -185,7 +186,7 @@ def _change_files(
             done = await change(publisher, file)
             if done.serial is not None:
                 audit_change(what, done.serial, repository=publisher.repository, project=project, filename=file)
-            click.echo(f"{what}: {file}" if done.serial is not None else f"{what}: {file} was so already")
+            say(f"{what}: {file}" if done.serial is not None else f"{what}: {file} was so already")
         return 0
 
     return _with_publishers(options.load(), work)
@@ -233,9 +234,9 @@ def rebuild_command(options: SettingsOptions) -> int:
         faults = 0
         for name, publisher in publishers.items():
             rebuilt = await publisher.rebuild()
-            click.echo(f"{name}: {rebuilt.uploads} uploads")
+            say(f"{name}: {rebuilt.uploads} uploads")
             for fault in rebuilt.faults:
-                click.echo(f"  {fault}", err=True)
+                say(f"  {fault}", err=True)
             faults += len(rebuilt.faults)
         return 1 if faults else 0
 

@@ -43,7 +43,7 @@ class ConnectionLimits(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Standing(IntEnum):
-    """What is lost with a connection, the least first."""
+    """A connection by what is lost with it, the least first."""
 
     IDLE = 0
     """No request has begun."""

@@ -13,18 +13,23 @@ from mirror.index.freshness import Freshness
 
 SHORT_RANGE_BYTES = 1 << 20
 """Bytes below which a range is short: clients that look into an archive ask for less at a time."""
+CACHED_HEADERS = 128
+"""How many headers each cache keeps: clients send few different ones, and one may have 16 KiB."""
+PARSED_CHARACTERS = 1000
+"""Characters of a header that are parsed: the parts take forty times as much memory."""
+
 _RANGE = re.compile(r"bytes=(\d*)-(\d*)", re.ASCII)
 _QUALITY = re.compile(r"\s*q\s*=\s*([01](?:\.\d{0,3})?)\s*", re.IGNORECASE)
 
 
-@lru_cache(maxsize=4096)
+@lru_cache(maxsize=CACHED_HEADERS)
 def qualities(header: str) -> dict[str, float]:
     """Return token → weight of an Accept or Accept-Encoding header (RFC 9110 section 12.4.2).
 
     Malformed parts are left out.
     """
     weights: dict[str, float] = {}
-    for part in header[:2000].split(","):
+    for part in header[:PARSED_CHARACTERS].split(","):
         token, *parameters = part.split(";")
         weight = 1.0
         for parameter in parameters:
@@ -35,7 +40,7 @@ def qualities(header: str) -> dict[str, float]:
     return weights
 
 
-@lru_cache(maxsize=4096)
+@lru_cache(maxsize=CACHED_HEADERS)
 def negotiate(accept: str, offered: tuple[str, ...]) -> str | None:
     """Return the media type that an Accept header prefers, of those offered in our order of preference; None for none.
 
@@ -53,7 +58,7 @@ def negotiate(accept: str, offered: tuple[str, ...]) -> str | None:
     return best if weight(best) > 0 else None
 
 
-@lru_cache(maxsize=4096)
+@lru_cache(maxsize=CACHED_HEADERS)
 def choose_encoding(accept_encoding: str, offered: tuple[str, ...]) -> str:
     """Return the content coding, of those offered in our order of preference, or `identity`.
 
@@ -68,7 +73,7 @@ def choose_encoding(accept_encoding: str, offered: tuple[str, ...]) -> str:
     return best
 
 
-@lru_cache(maxsize=256)
+@lru_cache(maxsize=CACHED_HEADERS)
 def requested_freshness(cache_control: str | None, pragma: str | None) -> Freshness:
     """Return how fresh a page a client asks for, by both headers (RFC 9111 sections 5.2.1 and 5.4)."""
     if cache_control is None:

@@ -53,7 +53,7 @@ PROVISIONAL_FILE = msgspec.structs.replace(FILE, cache_control="public, max-age=
 PAGE = ResponseRules(cache_control="max-age=600", vary="Accept, Accept-Encoding", encodings=("zstd", "gzip"))
 """Pages, each encoding of which has an ETag of its own."""
 OWN_PAGE = msgspec.structs.replace(PAGE, cache_control="no-cache")
-"""Pages of projects with uploads: clients ask each time, and are told 304, so that they see an upload at once."""
+"""Pages of projects with uploads: clients ask each time, and mostly get a 304, so that they see an upload at once."""
 COMPACT = ResponseRules(
     cache_control="max-age=60",
     vary="Accept-Encoding",

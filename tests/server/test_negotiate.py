@@ -1,5 +1,7 @@
 """HTTP: negotiation, conditions and statuses."""
 
+import tracemalloc
+
 import pytest
 from aiohttp.test_utils import make_mocked_request
 
@@ -7,7 +9,14 @@ from mirror import errors
 from mirror.index.freshness import Freshness
 from mirror.server.facts import FACTS, RequestFacts, public_url
 from mirror.server.middleware import error_response, status_of
-from mirror.server.negotiate import choose_encoding, is_short_range, matches_etag, negotiate, requested_freshness
+from mirror.server.negotiate import (
+    choose_encoding,
+    is_short_range,
+    matches_etag,
+    negotiate,
+    qualities,
+    requested_freshness,
+)
 
 OFFERED = ("text/html", "application/json", "application/special")
 
@@ -131,3 +140,20 @@ def test_an_unavailable_response_reports_when_to_come_back() -> None:
 )
 def test_a_short_range_is_one_that_is_short_whatever_the_size(header: str, short: bool) -> None:
     assert is_short_range(header) == short
+
+
+def test_headers_of_strangers_take_little_memory() -> None:
+    letters = "abcdefghijklmnopqrstuvwxyz0123456789"
+    tokens = ",".join(letters[number % 36] + letters[number // 36 % 36] for number in range(660))
+    tracemalloc.start()
+    try:
+        for number in range(1000):
+            header = f"x{number},{tokens},{'z' * 8000}"
+            qualities(header)
+            negotiate(header, ("text/html", "text/plain"))
+            choose_encoding(header, ("gzip",))
+            requested_freshness(header, None)
+        held, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert held < 16 << 20
