@@ -144,6 +144,10 @@ class Stamp(msgspec.Struct, frozen=True):
     revision: str = ""
 
 
+UrlClass = Literal["page", "list", "file", "sidecar", "api"]
+"""The class of a URL at an upstream; each is paced by itself. `api` is JSON that no package client needs."""
+
+
 class UpstreamRequest(msgspec.Struct, frozen=True, kw_only=True):
     """The request to an upstream for one page."""
 
@@ -153,6 +157,7 @@ class UpstreamRequest(msgspec.Struct, frozen=True, kw_only=True):
     """The largest body that is accepted, in bytes after decompression; what asks for pages lowers it to the setting."""
     timeout: float | None = None
     """Seconds for the whole response; None for the timeout of the settings."""
+    kind: UrlClass = "page"
 
 
 class UpstreamResponse(msgspec.Struct, frozen=True, kw_only=True):

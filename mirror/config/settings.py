@@ -46,8 +46,10 @@ Texts = Annotated[tuple[Text, ...], NoDecode, BeforeValidator(listed)]
 class NetworkSettings(Section):
     """[network]: requests to upstreams."""
 
-    connect_timeout: Duration = 3
-    """How long a connection may take to open. Short, as every client of an unreachable upstream waits so long."""
+    connect_timeout: Duration = 10
+    """How long a connection may take to open."""
+    stale_timeout: Duration = 3
+    """How long a client waits for an upstream where something is stored that can be served instead."""
     read_timeout: Duration = 20
     """How long an upstream may be silent in the middle of a response."""
     minimum_rate: Size = 1024
@@ -55,13 +57,17 @@ class NetworkSettings(Section):
     page_timeout: Duration = 30
     """How long a page may take in all, with its retries. Files have no such limit, as long as bytes arrive."""
     retries: Whole = Field(default=3, ge=0, le=20)
-    """How often a request that may be repeated is tried again, with growing pauses."""
+    """How often a request that may be repeated is tried again, with growing pauses; twice as often where the upstream
+    asks for fewer requests (429)."""
     connections: Whole = Field(default=100, ge=1, le=10_000)
     """The most connections to one upstream at once."""
     breaker_failures: Whole = Field(default=5, ge=1)
-    """After how many failures in a row an upstream is paused; meanwhile what is stored is served at once."""
+    """After how many failures in a row an address is paused, or with different addresses a class of them (pages, files,
+    JSON …), or without a connection the host; meanwhile what is stored is served at once."""
     breaker_seconds: Duration = 30
-    """How long an upstream is paused; then one request finds out whether it is back."""
+    """How long it is paused, a minute at most; then one request finds out whether it is back."""
+    api_rate: float = Field(default=10, ge=0)
+    """The most requests per second to the JSON API of an upstream, which limits those; 0 for no limit."""
     user_agent: str = Field(default="", max_length=200, pattern=r"^[\x20-\x7e]*$")
     """Added to the User-Agent `mirror/<version>`: a team or an address to which upstreams can write."""
 

@@ -253,7 +253,7 @@ class UpstreamPages:
         try:
             if self._overdue and (stand_in or missing):
                 raise self._too_slow()
-            async with asyncio.timeout(self.upstream.options.connect_timeout if stand_in or missing else None):
+            async with asyncio.timeout(self.upstream.options.stale_timeout if stand_in or missing else None):
                 state, joined = await self._asking.run(page, lambda: self._ask(page, row))
                 return msgspec.structs.replace(state, outcome="joined") if joined else state
         except UpstreamError as error:

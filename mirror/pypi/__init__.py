@@ -38,7 +38,8 @@ def _request_for_sidecar(base: URL, file: File) -> UpstreamRequest | None:
     if not file.extra.get("core-metadata") or not file.url:
         return None
     path, question, query = file.url.partition("?")
-    return UpstreamRequest(url=URL(f"{path}.metadata{question}{query}", encoded=True), limit=METADATA_LIMIT)  # PEP 658
+    url = URL(f"{path}.metadata{question}{query}", encoded=True)  # PEP 658
+    return UpstreamRequest(url=url, limit=METADATA_LIMIT, kind="sidecar")
 
 
 def _sidecar_digest(file: File) -> str | None:

@@ -72,14 +72,17 @@ def request_for(base: URL, page: Page) -> UpstreamRequest:
         case "project":
             return UpstreamRequest(url=root / page.name / "", accept=_ACCEPT)
         case "names":
-            return UpstreamRequest(url=root, accept=_ACCEPT)
+            return UpstreamRequest(url=root, accept=_ACCEPT, kind="list")
         case "legacy":
-            return UpstreamRequest(url=root.parent.parent / "pypi" / page.name / "json", accept="application/json")
+            url = root.parent.parent / "pypi" / page.name / "json"
+            return UpstreamRequest(url=url, accept="application/json", kind="api")
         case "release":
             name, _, version = page.name.partition("/")
-            return UpstreamRequest(url=root.parent.parent / "pypi" / name / version / "json", accept="application/json")
+            url = root.parent.parent / "pypi" / name / version / "json"
+            return UpstreamRequest(url=url, accept="application/json", kind="api")
         case "provenance":
-            return UpstreamRequest(url=URL(page.name, encoded=True), accept=PROVENANCE_TYPE, limit=_PROVENANCE_LIMIT)
+            url = URL(page.name, encoded=True)
+            return UpstreamRequest(url=url, accept=PROVENANCE_TYPE, limit=_PROVENANCE_LIMIT, kind="api")
     raise Invalid(f"{page.kind!r} is not a page of a Python index.")
 
 

@@ -39,7 +39,7 @@ def _sidecar_name(file: File) -> str:
 
 
 def _request_for_sidecar(base: URL, file: File) -> UpstreamRequest | None:
-    return UpstreamRequest(url=base / "quick/Marshal.4.8" / _sidecar_name(file), limit=_SIDECAR_LIMIT)
+    return UpstreamRequest(url=base / "quick/Marshal.4.8" / _sidecar_name(file), limit=_SIDECAR_LIMIT, kind="sidecar")
 
 
 def _check_sidecar(file: File, content: bytes) -> None:

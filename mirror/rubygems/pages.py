@@ -45,7 +45,7 @@ def request_for(base: URL, page: Page) -> UpstreamRequest:
         case "project", [name]:
             return UpstreamRequest(url=base / "info" / canonical(name), limit=16 * _MB)
         case "names", _:
-            return UpstreamRequest(url=base / "names", limit=64 * _MB)
+            return UpstreamRequest(url=base / "names", limit=64 * _MB, kind="list")
         case "gem_json", [name]:
             url = base / "api/v1/gems" / f"{canonical(name)}.json"
         case "versions_json", [name]:
@@ -57,7 +57,7 @@ def request_for(base: URL, page: Page) -> UpstreamRequest:
             url = base / "api/v1/attestations" / f"{filename.removesuffix('.gem')}.json"
         case _:
             raise ValueError(f"RubyGems has no page {page}.")
-    return UpstreamRequest(url=url, accept="application/json", limit=32 * _MB)
+    return UpstreamRequest(url=url, accept="application/json", limit=32 * _MB, kind="api")
 
 
 # --- /info -----------------------------------------------------------------------------------------------------

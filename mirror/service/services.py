@@ -256,6 +256,7 @@ class Mirror:
         secret = settings.secret()
         return UpstreamOptions(
             connect_timeout=network.connect_timeout,
+            stale_timeout=network.stale_timeout,
             read_timeout=network.read_timeout,
             minimum_rate=network.minimum_rate,
             page_timeout=network.page_timeout,
@@ -263,6 +264,7 @@ class Mirror:
             connections=network.connections,
             breaker_failures=network.breaker_failures,
             breaker_seconds=network.breaker_seconds,
+            api_rate=network.api_rate,
             user_agent=f"mirror/{__version__} {network.user_agent}".rstrip(),
             auth=Credentials(settings.username, secret.get_secret_value() if secret else "")
             if settings.username or secret

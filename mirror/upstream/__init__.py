@@ -1,22 +1,24 @@
-"""The HTTP client of one upstream: conditional GET, streams, ranges, retries, limits and a circuit breaker.
+"""The HTTP client of one upstream: conditional GET, streams, ranges, retries, limits, and pauses in trouble.
 
 It knows no format: pages are bytes to it. It does not cache, and it neither resumes nor verifies files, as
-`mirror.transfer` does. client (requests), body (what arrives, its digests), breaker, values (options, errors, URLs),
-outgoing (connections: addresses, proxies, certificates).
+`mirror.transfer` does. client (requests), body (what arrives, its digests), pacing (when to ask, decided purely) and
+turns (what requests do about it), failures (errors), values (options, URLs), outgoing (connections: addresses, proxies,
+certificates).
 
-The surprise: there is one breaker for each host that the upstream links to, so that neither a dead file host nor one
-absurd URL in a page stops requests to a healthy index.
+The surprise: what fails is remembered for each host that the upstream links to, and there for each address and class of
+URLs, so that neither a dead file host nor one absurd URL in a page stops requests to a healthy index.
 """
 
 from mirror.upstream.body import Digests, RangeBody, Stream, checkable
-from mirror.upstream.breaker import Breaker, BreakerState, retry_after
 from mirror.upstream.client import Upstream, parse_url
+from mirror.upstream.failures import SlowBody
 from mirror.upstream.outgoing import ForbiddenAddress, Outgoing
+from mirror.upstream.pacing import BreakerState, retry_after
 from mirror.upstream.values import (
+    HEADER_LINE_BYTES,
     Credentials,
     Origin,
     RawResponse,
-    SlowBody,
     UpstreamHealth,
     UpstreamOptions,
     as_written,
@@ -27,7 +29,7 @@ from mirror.upstream.values import (
 )
 
 __all__ = [
-    "Breaker",
+    "HEADER_LINE_BYTES",
     "BreakerState",
     "Credentials",
     "Digests",

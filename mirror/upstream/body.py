@@ -8,11 +8,13 @@ member of a wheel costs two requests in all.
 import asyncio
 import hashlib
 import re
+import sys
+import zlib
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AbstractAsyncContextManager
 from functools import partial
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, Self
 
 import aiohttp
 import msgspec
@@ -20,7 +22,13 @@ from yarl import URL
 
 from mirror.errors import DigestMismatch, UpstreamProtocolError
 from mirror.model import File
-from mirror.upstream.values import SlowBody, describe, parse_http_date
+from mirror.upstream.failures import SlowBody
+from mirror.upstream.values import describe, parse_http_date
+
+if sys.version_info >= (3, 14):
+    from compression import zstd
+else:
+    from backports import zstd
 
 TAIL_BYTES = 64 * 1024
 """Bytes of a remote file's end that are fetched with its size."""
@@ -102,6 +110,44 @@ class Stream:
             began = time()
 
 
+class Decoder(Protocol):
+    """Decompression of one member of a compressed body."""
+
+    @property
+    def eof(self) -> bool:
+        """Whether the end of the member has come."""
+
+    @property
+    def unused_data(self) -> bytes:
+        """The bytes that were given after that end."""
+
+    def decompress(self, data: bytes, /) -> bytes: ...
+
+
+DECODERS: Mapping[str, Callable[[], Decoder]] = {
+    "gzip": partial(zlib.decompressobj, wbits=31),
+    "x-gzip": partial(zlib.decompressobj, wbits=31),
+    "deflate": zlib.decompressobj,
+    "raw deflate": partial(zlib.decompressobj, wbits=-15),
+    "zstd": partial(zstd.ZstdDecompressor, options={zstd.DecompressionParameter.window_log_max: 23}),
+}
+"""By Content-Encoding; "raw deflate" is what some servers call deflate. RFC 9659 limits the window of zstd to 8 MiB."""
+
+
+DECODING_ERRORS = (zlib.error, zstd.ZstdError)
+
+
+def ends_visibly(content_type: str, body: bytes | bytearray) -> bool:
+    """Return whether a body shows by itself that it is whole, where neither length nor chunks did.
+
+    A connection that is closed too early looks the same as one that is closed at the end (RFC 9112, section 8).
+    """
+    kind = content_type.partition(";")[0].strip().lower()
+    if "html" in kind or body[:512].lstrip()[:1] == b"<":
+        return b"</html" in body[-1024:].lower()
+    return not kind.startswith("text/")  # others do not parse when they are cut
+
+
 class _Hash(Protocol):
     def update(self, data: bytes, /) -> None: ...
     def hexdigest(self) -> str: ...
@@ -156,6 +202,8 @@ class Digests:
 class RangeFetcher(Protocol):
     """The part of an Upstream that a RangeBody uses."""
 
+    def stream_range(self, url: URL, byte_range: str) -> AbstractAsyncContextManager[Stream]: ...
+
     def fetch(
         self, url: URL, *, start: int = 0, stop: int | None = None, if_range: str | None = None
     ) -> AbstractAsyncContextManager[Stream]: ...
@@ -179,6 +227,21 @@ class RangeBody:
         self._tail = tail
         self.size = size
         self.digest = file.sha256 or ""
+
+    @classmethod
+    async def open(cls, upstream: RangeFetcher, url: URL, file: File) -> Self:
+        """Request the end of a remote file. Raises UpstreamError, also when the upstream does not serve ranges."""
+        # A plain range where the size is known: more servers understand it than a suffix.
+        byte_range = f"bytes=-{TAIL_BYTES}" if file.size is None else f"bytes={max(0, file.size - TAIL_BYTES)}-"
+        async with upstream.stream_range(url, byte_range) as stream:
+            if stream.status != 206 or stream.size is None or stream.size - stream.start > TAIL_BYTES:
+                raise UpstreamProtocolError(f"{describe(url)} does not serve parts of files.")
+            if file.size not in (None, stream.size):
+                raise UpstreamProtocolError(f"{describe(url)} has {stream.size} bytes, its index promises {file.size}.")
+            tail = b"".join([chunk async for chunk in stream.chunks()])
+            if stream.start + len(tail) != stream.size:
+                raise UpstreamProtocolError(f"{describe(url)} sent another part than the requested one.")
+            return cls(upstream, url, file, stream.size, stream.validator, tail)
 
     async def read(self, start: int = 0, stop: int | None = None) -> AsyncIterator[bytes]:
         """Yield the bytes [start, stop), in one request or none. Raises UpstreamError."""

@@ -1,55 +1,74 @@
-"""The client of one upstream: requests, redirects, retries, limits and the breakers of its hosts."""
+"""The client of one upstream: requests, redirects, retries and limits.
+
+Whether an upstream may be asked is decided in `pacing`, which is entered only where something is wrong, or where
+requests are always paced.
+"""
 
 import asyncio
 import itertools
 import random
 import re
 import time
-from collections import Counter, OrderedDict
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from typing import TypeVar
+from typing import TypeVar, cast
 
 import aiohttp
 from yarl import URL
 
-from mirror.errors import GoneForGood, NotFound, UpstreamError, UpstreamProtocolError, UpstreamRefused
-from mirror.model import Body, File, UpstreamRequest, UpstreamResponse
-from mirror.upstream.body import TAIL_BYTES, RangeBody, Stream
-from mirror.upstream.breaker import Breaker, retry_after
-from mirror.upstream.outgoing import Outgoing
-from mirror.upstream.values import (
+from mirror.errors import UpstreamError, UpstreamProtocolError
+from mirror.model import Body, File, UpstreamRequest, UpstreamResponse, UrlClass
+from mirror.upstream.body import DECODERS, DECODING_ERRORS, Decoder, RangeBody, Stream, ends_visibly
+from mirror.upstream.failures import (
     FAILURES,
-    BreakerOpen,
+    ResponseTimeout,
+    TemporaryFailure,
+    network_error,
+    redirect_refusal,
+    refusal,
+    trouble,
+)
+from mirror.upstream.outgoing import Outgoing
+from mirror.upstream.pacing import HostPacing, Hosts, client_wait
+from mirror.upstream.turns import address_of, note_failure, note_timeout, note_trouble, pause_error, wait_turn
+from mirror.upstream.values import (
+    HEADER_LINE_BYTES,
     Credentials,
     RawResponse,
-    ResponseTimeout,
-    ServerFailure,
-    TemporaryFailure,
+    Traffic,
     UpstreamHealth,
     UpstreamOptions,
     as_written,
     basic_authorization,
     describe,
-    failure_text,
+    is_redirected_away,
     origin,
     redirect_target,
     storable,
-)  # fmt: skip
+)
 
 _IDENTITY = {"Accept-Encoding": "identity"}
+_ENCODINGS = "gzip, deflate, zstd"
+_USABLE = frozenset({200, 206, 304, 416})
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
-_TEMPORARY = frozenset({429, 502, 503, 504})
-"""Statuses that may be different a moment later."""
-_MOST_BREAKERS = 64
-"""The most hosts with a breaker at once; the least recently used one goes first."""
+_GATEWAY_ERRORS = frozenset({502, 503, 504})
 _PLAIN = re.compile("[!-~]*")
 """What a URL consists of that needs no encoding."""
 _SCHEMES = ("http", "https")
 _READ_AHEAD_BYTES = 256 * 1024
 """Bytes of an answer that are read ahead; a chunk has up to twice as many."""
+_PIECE_BYTES = 1024
+"""Bytes that are decompressed at a time, because each may become a thousand, and between which others have a turn."""
 
 T = TypeVar("T")
+
+
+class _Response(aiohttp.ClientResponse):
+    """A response whose connection can be closed even when it is complete, and the connection idle."""
+
+    async def start(self, connection: aiohttp.connector.Connection) -> aiohttp.ClientResponse:
+        self.transport = connection.transport
+        return await super().start(connection)
 
 
 class Upstream:
@@ -83,12 +102,12 @@ class Upstream:
         """By whether they are for the index's own host."""
         self._page_slots = asyncio.Semaphore(self.options.connections)
         self._file_slots = asyncio.Semaphore(self.options.connections)
-        self._breakers: OrderedDict[tuple[str | None, int | None], Breaker] = OrderedDict()
-        self._last_error: str | None = None
-        self._requests = self._bytes = 0
-        self._causes: Counter[str] = Counter()
-        self._last_cause: str | None = None
-        self._seconds = 0.0
+        self._api_slots = asyncio.Semaphore(self.options.connections)
+        self._hosts = Hosts(self.options.breaker_failures, self.options.breaker_seconds, {"api": self.options.api_rate})
+        self._host(self.url)
+        self._traffic = Traffic()
+        self.record_error = self._traffic.record_error
+        """Counts an error, found here or by a reader of the answer."""
 
     # Pages
 
@@ -98,7 +117,7 @@ class Upstream:
         """Request a page; return None when the given validators still match (304).
 
         Raises NotFound (404, 410), UpstreamRefused (401, 403), UpstreamUnavailable (no connection, too slow, 429,
-        5xx, open breaker) and UpstreamProtocolError (too large, empty, a bad redirect, any other status).
+        5xx, a pause) and UpstreamProtocolError (too large, empty, a bad redirect, any other status).
         """
         headers = {}
         if etag:
@@ -125,28 +144,67 @@ class Upstream:
 
         Return the answer where its status is 200, 206, 304 or 416. Size limit, retries and errors are those of `get`.
         """
-        headers = {"Accept": request.accept, **headers}
+        headers = {"Accept": request.accept, "Accept-Encoding": _ENCODINGS, **headers}
 
         async def once() -> RawResponse:
-            response = await self._request(request.url, headers, decompress=True)
+            response = await self._request(request.url, request.kind, headers)
             try:
-                body = await self._read_whole(response, request.limit)
+                body = await self._read_whole(response, request)
             finally:
                 response.close()  # after the whole body this only returns the connection to the pool
             return RawResponse(url=str(response.url), status=response.status, headers=response.headers, body=body)
 
-        async with self._page_slots:
-            return await self._retrying(request.url, once, request.timeout)
+        slots = self._api_slots if request.kind == "api" else self._page_slots
+        raw = await self._retrying(request.url, request.kind, once, slots, request.timeout)
+        slots.release()
+        return raw
 
-    async def _read_whole(self, response: aiohttp.ClientResponse, limit: int) -> bytes:
-        if (response.content_length or 0) > limit:
-            raise UpstreamProtocolError(f"{describe(response.url)} is larger than {limit} bytes.")
-        body = bytearray()
-        while chunk := await self._read_chunk(response):
-            body += chunk
-            if len(body) > limit:
-                raise UpstreamProtocolError(f"{describe(response.url)} is larger than {limit} bytes.")
+    async def _read_whole(self, response: aiohttp.ClientResponse, request: UpstreamRequest) -> bytes:
+        """Return a body, decompressed. Raises TemporaryFailure when it was cut off, UpstreamProtocolError."""
+        url, headers, body = response.url, response.headers, bytearray()
+        # A part of compressed bytes cannot be decompressed; the caller sees that it is not the part that it requested.
+        encoding = "" if response.status == 206 else headers.get("Content-Encoding", "").strip().lower()
+        decoder: Decoder | None = None
+        if (response.content_length or 0) > request.limit:
+            raise UpstreamProtocolError(f"{describe(url)} is larger than {request.limit} bytes.")
+        while chunk := await self._read_chunk(response, request.kind):
+            if encoding == "deflate" and not body and chunk[0] & 0xF != 8:
+                encoding = "raw deflate"
+            if encoding in DECODERS:
+                decoder = await self._decode(chunk, decoder, encoding, body, request)
+            else:
+                body += chunk
+            if len(body) > request.limit:
+                raise UpstreamProtocolError(f"{describe(url)} is larger than {request.limit} bytes.")
+        if decoder is not None:
+            whole = decoder.eof
+        elif response.content_length is not None or "chunked" in headers.get("Transfer-Encoding", "").lower():
+            whole = True  # or it would not have ended without an error
+        else:
+            whole = not body or ends_visibly(headers.get("Content-Type", ""), body)
+        if not whole:
+            raise TemporaryFailure(f"{describe(url)} ended without a sign that all of it had come.", client_wait(0))
         return bytes(body)
+
+    async def _decode(
+        self, chunk: bytes, decoder: Decoder | None, encoding: str, body: bytearray, request: UpstreamRequest
+    ) -> Decoder | None:
+        """Append what a chunk contains, until the body is too large; return what decompresses the next chunk."""
+        for start in range(0, len(chunk), _PIECE_BYTES):
+            piece, before = chunk[start : start + _PIECE_BYTES], len(body)
+            try:
+                while piece:
+                    if decoder is None or decoder.eof:  # at the beginning, or where another member follows
+                        decoder = DECODERS[encoding]()
+                    body += decoder.decompress(piece)
+                    piece = decoder.unused_data
+            except DECODING_ERRORS:
+                raise UpstreamProtocolError(f"{describe(request.url)} is not {encoding}, as it says.") from None
+            if len(body) > request.limit:
+                break
+            if len(body) - before > 256 * _PIECE_BYTES:
+                await asyncio.sleep(0)
+        return decoder
 
     # Files
 
@@ -162,6 +220,10 @@ class Upstream:
         # A range of known length is short: like a page, it does not wait behind whole files.
         return self._stream(url, byte_range, if_range, self._file_slots if stop is None else self._page_slots)
 
+    def stream_range(self, url: URL, byte_range: str) -> AbstractAsyncContextManager[Stream]:
+        """Open a short part of a file, as `fetch` does; `byte_range` is the value of a Range."""
+        return self._stream(url, byte_range, None, self._page_slots)
+
     @asynccontextmanager
     async def _stream(
         self, url: URL, byte_range: str | None, if_range: str | None, slots: asyncio.Semaphore
@@ -171,168 +233,166 @@ class Upstream:
             headers["Range"] = byte_range
             if if_range:
                 headers["If-Range"] = if_range
-        async with slots:
-            response = await self._retrying(url, lambda: self._request(url, headers, decompress=False))
-            try:
-                if response.status not in (200, 206):
-                    raise UpstreamProtocolError(f"{describe(url)} answered {response.status} to a request for a file.")
-                yield Stream(response, lambda: self._read_chunk(response), self.options.minimum_rate)
-            except UpstreamError as error:
-                self.record_error(error)
-                raise
-            finally:
-                response.close()  # an answer of 200 to a small range is not read to its end
+        response = await self._retrying(url, "file", lambda: self._request(url, "file", headers), slots)
+        try:
+            if response.status not in (200, 206):
+                raise UpstreamProtocolError(f"{describe(url)} answered {response.status} to a request for a file.")
+            yield Stream(response, lambda: self._read_chunk(response, "file"), self.options.minimum_rate)
+        except UpstreamError as error:
+            self.record_error(error)
+            raise
+        finally:
+            response.close()  # an answer of 200 to a small range is not read to its end
+            slots.release()
 
     async def open_ranges(self, file: File) -> Body:
         """Return a remote file as a Body that requests only what is read, plus its tail (64 KiB, kept in memory).
 
         Raises UpstreamError when the upstream does not serve ranges, and like `get`.
         """
-        url = parse_url(file.url)
-        # A plain range where the size is known: more servers understand it than a suffix.
-        byte_range = f"bytes=-{TAIL_BYTES}" if file.size is None else f"bytes={max(0, file.size - TAIL_BYTES)}-"
-        async with self._stream(url, byte_range, None, self._page_slots) as stream:
-            if stream.status != 206 or stream.size is None or stream.size - stream.start > TAIL_BYTES:
-                raise UpstreamProtocolError(f"{describe(url)} does not serve parts of files.")
-            if file.size not in (None, stream.size):
-                raise UpstreamProtocolError(f"{describe(url)} has {stream.size} bytes, its index promises {file.size}.")
-            tail = b"".join([chunk async for chunk in stream.chunks()])
-            if stream.start + len(tail) != stream.size:
-                raise UpstreamProtocolError(f"{describe(url)} sent another part than the requested one.")
-            return RangeBody(self, url, file, stream.size, stream.validator, tail)
+        return await RangeBody.open(self, parse_url(file.url), file)
 
     # One request
 
-    async def _retrying(self, url: URL, once: Callable[[], Awaitable[T]], timeout: float | None = None) -> T:
-        """Return the result of `once`, repeated after temporary failures, within `timeout` or `page_timeout` in all."""
-        try:
-            async with asyncio.timeout(max(timeout or 0, self.options.page_timeout)) as limit:
-                for attempt in itertools.count():
-                    try:
-                        return await once()
-                    except TemporaryFailure as error:
-                        pause = error.wait or 0.25 * 2**attempt * random.uniform(0.5, 1.5)
-                        left = (limit.when() or 0.0) - asyncio.get_running_loop().time()
-                        if attempt == self.options.retries or max(pause, self.pause(error.url)) > left:
-                            if error.wait:
-                                self._breaker(error.url).hold(self._clock() + error.wait)
-                            raise
-                        await asyncio.sleep(pause)
-            raise AssertionError("unreachable")
-        except UpstreamError as error:
-            self.record_error(error)
-            raise
-        except TimeoutError:
-            self._breaker(url).failed(self._clock())
-            timeout_error = ResponseTimeout(f"{url.host} took too long to answer.", self._retry_in(url))
-            self.record_error(timeout_error)
-            raise timeout_error from None
+    async def _retrying(
+        self,
+        url: URL,
+        kind: UrlClass,
+        once: Callable[[], Awaitable[T]],
+        slots: asyncio.Semaphore,
+        timeout: float | None = None,
+    ) -> T:
+        """Return the result of `once`, holding a slot that the caller then releases.
 
-    async def _request(self, url: URL, headers: Mapping[str, str], *, decompress: bool) -> aiohttp.ClientResponse:
-        """Return the final answer once its head is here; its status is 200, 206, 304 or 416. The caller closes it."""
-        for _ in range(self.options.redirects + 1):
-            response = await self._send(url, headers, decompress)
+        It is repeated after temporary failures, within `timeout` or `page_timeout` in all, apart from the time in which
+        all slots are taken. No slot is held while nothing is asked.
+        """
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + max(timeout or 0, self.options.page_timeout)
+        for attempt in itertools.count():
+            began = self._clock()
             try:
-                if response.status not in _REDIRECTS:
-                    self._check_status(response.status, response.url, response.headers)
+                if kind == "api" or self._host(url).troubled:
+                    await wait_turn(self._host(url), url, kind, self._clock, deadline)
+                queued = loop.time()
+                await slots.acquire()
+                deadline += loop.time() - queued
+                try:
+                    began = self._clock()
+                    async with asyncio.timeout_at(deadline):
+                        return await once()
+                except BaseException:
+                    slots.release()
+                    raise
+            except TemporaryFailure as error:
+                left = deadline - loop.time()
+                pause = error.wait or 0.25 * 2**attempt * random.uniform(0.5, 1.5)
+                tries = self.options.retries * (2 if error.limited else 1)  # as a pace is kept by trying again
+                if attempt >= tries or max(pause, self.pause(url, kind)) > left:
+                    self.record_error(error)
+                    raise
+                await asyncio.sleep(pause)
+            except UpstreamError as error:
+                self.record_error(error)
+                raise
+            except TimeoutError:
+                note_timeout(self._host(url), url, kind, began, self._clock())
+                timeout_error = ResponseTimeout(f"{url.host} took too long to answer.", client_wait(0))
+                self.record_error(timeout_error)
+                raise timeout_error from None
+        raise AssertionError("unreachable")
+
+    async def _request(self, url: URL, kind: UrlClass, headers: Mapping[str, str]) -> aiohttp.ClientResponse:
+        """Return the final answer once its head is here; its status is 200, 206, 304 or 416. The caller closes it."""
+        asked_again = False
+        for _ in range(self.options.redirects + 1):
+            response = await self._send(url, kind, headers)
+            try:
+                if response.status in _USABLE:
                     return response
-                url = redirect_target(response.url, response.headers.get("Location"))
+                if response.status == 401 and not asked_again and await self._has_new_login(response):
+                    asked_again = True
+                elif response.status in _REDIRECTS:
+                    target = redirect_target(response.url, response.headers.get("Location"))
+                    if kind == "page" and is_redirected_away(url, target, self.options.allow_page_redirects):
+                        raise redirect_refusal(url, target, self.name)
+                    url = target
+                else:
+                    missing = self.options.forbidden_means_missing or (
+                        self.authorization is None and kind in ("file", "sidecar")
+                    )
+                    raise refusal(response.status, response.url, self.name, missing)
             except BaseException:
                 response.close()
                 raise
             response.close()
         raise UpstreamProtocolError(f"{describe(url)} was redirected too often.")
 
-    async def _send(self, url: URL, headers: Mapping[str, str], decompress: bool) -> aiohttp.ClientResponse:
+    async def _send(self, url: URL, kind: UrlClass, headers: Mapping[str, str]) -> "_Response":
+        """Send one request and return its answer. Raises UpstreamError, for 429 and 5xx too."""
         if url.scheme not in _SCHEMES or not url.host:
             raise UpstreamProtocolError(f"{str(url)[:80]!r} is not a web address.")
         if "@" in url.raw_authority:
             url = url.with_user(None)  # credentials in the links of a page are not sent
-        breaker = self._breaker(url)
-        began = self._clock()
-        if breaker.troubled and (wait := breaker.admit(began)):
-            raise BreakerOpen(f"{url.host} {breaker.reason}; trying again in {wait:.0f} s.", wait)
+        host, began = self._host(url), self._clock()
+        if host.troubled and (hold := host.admit(address_of(url), kind, began)):
+            raise pause_error(url, hold)
         if (authorization := self._authorization_for(url)) is not None:
             headers = {**headers, "Authorization": authorization}
-        self._requests += 1
+        self._traffic.requests += 1
         try:
-            return await self._open_session(url).get(
-                url,
-                headers=headers,
-                allow_redirects=False,
-                auto_decompress=decompress,
+            response = cast(_Response, await self._open_session(url).get(
+                url, headers=headers, allow_redirects=False, auto_decompress=False,
                 proxy=self.outgoing.proxy_for(url) if self.outgoing.has_proxies else None,
-            )
+                max_line_size=HEADER_LINE_BYTES, max_field_size=HEADER_LINE_BYTES,
+            ))  # fmt: skip
         except FAILURES as error:
-            raise self._failure(url, error, silent=True) from None
+            note_failure(host, url, kind, error, began, self._clock())
+            raise network_error(url, error, self.pause(url, kind)) from None
         finally:
-            self._seconds += self._clock() - began
+            self._traffic.seconds += self._clock() - began
+        host.answered = now = self._clock()
+        if response.status == 429 or response.status >= 500:
+            failure = trouble(response.status, url, response.headers, time.time())
+            note_trouble(host, url, kind, failure, began, now)
+            response.close()
+            if response.status in _GATEWAY_ERRORS and response.transport is not None:
+                response.transport.close()  # so that the next try may reach another machine behind the name
+            raise failure
+        if host.troubled:
+            host.succeeded(address_of(url), kind, began, now)
+        return response
 
     def _authorization_for(self, url: URL) -> str | None:
         """Return the Authorization to send: to the origin of the index alone."""
         return self.authorization if self.authorization and origin(url) == origin(self.url) else None
 
-    def _check_status(self, status: int, url: URL, headers: Mapping[str, str]) -> None:
-        """Raise for every status that the callers cannot use."""
-        breaker, now = self._breaker(url), self._clock()
-        if status == 429 or status >= 500:
-            breaker.failed(now)
-            wait = retry_after(headers.get("Retry-After", ""), time.time())
-            message = f"{url.host} answered {status}."
-            if status in _TEMPORARY:
-                failure = TemporaryFailure(message, wait or self._retry_in(url), url, wait)
-                failure.cause = "status"
-                raise failure
-            raise ServerFailure(message, self._retry_in(url))
-        if breaker.troubled:
-            breaker.succeeded()
-        if status in (404, 410):
-            raise (NotFound if status == 404 else GoneForGood)(f"{describe(url)} does not exist.")
-        if status in (401, 403):
-            raise UpstreamRefused(f"{describe(url)} answered {status}: check the credentials set for {self.name}.")
-        if status not in (200, 206, 304, 416):
-            raise UpstreamProtocolError(f"{describe(url)} answered {status}.")
+    async def _has_new_login(self, response: aiohttp.ClientResponse) -> bool:
+        """Return whether there are other credentials by now than those that an answer of 401 refuses."""
+        sent = response.request_info.headers.get("Authorization")
+        if self.options.read_auth is None or origin(response.url) != origin(self.url):
+            return False
+        if sent == self.authorization:
+            try:
+                auth = await asyncio.to_thread(self.options.read_auth)
+            except ValueError:
+                return False
+            self.authorization = basic_authorization(auth) if auth else None
+        return sent != self.authorization
 
-    async def _read_chunk(self, response: aiohttp.ClientResponse) -> bytes:
+    async def _read_chunk(self, response: aiohttp.ClientResponse, kind: UrlClass) -> bytes:
         """Return what has arrived of the body, empty at its end."""
         try:
             chunk = await response.content.readany()
         except FAILURES as error:
-            raise self._failure(response.url, error) from None
-        self._bytes += len(chunk)
+            self._host(response.url).failed(address_of(response.url), kind, self._clock())
+            raise network_error(response.url, error, self.pause(response.url, kind)) from None
+        self._traffic.bytes += len(chunk)
         return chunk
 
-    def _failure(self, url: URL, error: Exception, silent: bool = False) -> UpstreamError:
-        """Return a network error as one of the mirror's, without IP addresses or secrets in its text."""
-        match error:
-            case TimeoutError():
-                self._breaker(url).failed(self._clock(), silent)
-                return ResponseTimeout(f"{url.host} took too long to answer.", self._retry_in(url))
-            case aiohttp.ClientResponseError() | aiohttp.InvalidURL():
-                return UpstreamProtocolError(f"{describe(url)} did not answer in HTTP.")
-            case _:
-                self._breaker(url).failed(self._clock())
-                return TemporaryFailure(f"{url.host} {failure_text(error)}.", self._retry_in(url), url)
-
-    def _breaker(self, url: URL) -> Breaker:
-        key = url.host, url.port
-        breaker = self._breakers.get(key)
-        if breaker is None:
-            breaker = self._breakers[key] = Breaker(self.options.breaker_failures, self.options.breaker_seconds)
-            if len(self._breakers) > _MOST_BREAKERS:
-                self._breakers.popitem(last=False)
-        self._breakers.move_to_end(key)
-        return breaker
-
-    def _retry_in(self, url: URL) -> float:
-        """Return the seconds after which a client may try again."""
-        return self.pause(url) or 5.0
-
-    def record_error(self, error: UpstreamError) -> None:
-        """Count an error, found here or by a reader of the answer."""
-        self._causes[error.cause] += 1
-        self._last_cause = error.cause
-        self._last_error = str(error)
+    def _host(self, url: URL) -> HostPacing:
+        key = url.host or "", url.port or 0
+        return self._hosts.known.get(key) or self._hosts.add(key)
 
     def _open_session(self, url: URL) -> aiohttp.ClientSession:
         own = url.raw_host == self.url.raw_host
@@ -349,32 +409,22 @@ class Upstream:
                 headers={"User-Agent": options.user_agent},
                 cookie_jar=aiohttp.DummyCookieJar(),
                 read_bufsize=_READ_AHEAD_BYTES,
+                response_class=_Response,
             )
         return self._sessions[own]
 
     # State
 
-    def pause(self, url: URL) -> float:
-        """Return the seconds for which requests to the URL's host would fail at once; 0 when it may be asked."""
-        return self._breaker(url).wait(self._clock())
+    def pause(self, url: URL, kind: UrlClass = "file") -> float:
+        """Return the seconds for which requests for a URL would fail at once; 0 when it may be asked for."""
+        host = self._host(url)
+        hold = host.blocked(address_of(url), kind, self._clock()) if host.troubled else None
+        return hold.seconds if hold else 0.0
 
     def health(self) -> UpstreamHealth:
         """Return the health of the upstream, for people and metrics."""
-        now = self._clock()
-        worst = max(self._breakers.values(), key=lambda breaker: breaker.severity(now), default=None)
-        return UpstreamHealth(
-            name=self.name,
-            url=str(self.url),
-            breaker=worst.state(now) if worst else "closed",
-            retry_in=worst.wait(now) if worst else 0.0,
-            last_error=self._last_error,
-            last_cause=self._last_cause,
-            requests=self._requests,
-            errors=self._causes.total(),
-            causes=dict(self._causes),
-            bytes=self._bytes,
-            seconds=self._seconds,
-        )
+        state, retry_in, paused = self._hosts.worst_state(self._clock())
+        return self._traffic.health(self.name, str(self.url), state, retry_in, paused)
 
     async def close(self) -> None:
         """Close all connections. Streams in use break off."""

@@ -1,18 +1,19 @@
-"""Values of the upstream client: options, answers, state, errors; and pure functions on URLs and dates."""
+"""Values of the upstream client: options, answers, state; and pure functions on URLs and dates."""
 
 import base64
 import re
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Callable, Collection, Mapping
 from email.utils import parsedate_to_datetime
 from pathlib import Path
 from urllib.parse import quote
 
-import aiohttp
 import msgspec
 from yarl import URL
 
-from mirror.errors import UpstreamProtocolError, UpstreamUnavailable
-from mirror.upstream.breaker import BreakerState
+from mirror.errors import UpstreamError, UpstreamProtocolError
+from mirror.model import UrlClass
+from mirror.upstream.pacing import BreakerState
 
 Origin = tuple[str, str | None, int | None]
 """Scheme, host and port."""
@@ -22,8 +23,8 @@ _NOT_PLAIN = re.compile("[^!-~]+")
 _CONTROL = re.compile("[\x00-\x1f\x7f]")
 _AUTHORITY = re.compile("(?:[A-Za-z][A-Za-z0-9+.-]*:)?//[^/?#]*")
 
-FAILURES = (TimeoutError, aiohttp.ClientError, OSError)
-"""What aiohttp raises when no answer comes, or none that can be read."""
+HEADER_LINE_BYTES = 64 << 10
+"""The longest header line of an upstream's answer that every client of ours reads."""
 
 
 class Credentials(msgspec.Struct, frozen=True):
@@ -42,8 +43,10 @@ class Credentials(msgspec.Struct, frozen=True):
 class UpstreamOptions(msgspec.Struct, frozen=True, kw_only=True):
     """The options of one upstream. All times are in seconds."""
 
-    connect_timeout: float = 3.0
+    connect_timeout: float = 10.0
     """For name resolution, connection and TLS together."""
+    stale_timeout: float = 3.0
+    """How long a client waits for the answer where a stored one can be served instead."""
     read_timeout: float = 20.0
     """The longest silence within an answer; a longer one is a stall."""
     minimum_rate: int = 1024
@@ -55,11 +58,19 @@ class UpstreamOptions(msgspec.Struct, frozen=True, kw_only=True):
     connections: int = 20
     """The most at once, for pages and files separately: a page never waits behind a large file."""
     breaker_failures: int = 5
-    """After so many failures in a row (or one silence) a host is not asked …"""
+    """After so many failures in a row an address, a class of URLs or a host is not asked …"""
     breaker_seconds: float = 30.0
-    """… for so long; then one request finds out whether it answers again."""
+    """… for so long."""
+    api_rate: float = 10.0
+    """The most requests per second to a host's JSON API; 0 for no limit."""
     user_agent: str = "mirror"
     auth: Credentials | None = None
+    read_auth: Callable[[], Credentials | None] | None = None
+    """Reads them again, where they may have changed. Blocking. Raises ValueError."""
+    forbidden_means_missing: bool = False
+    """Whether a 403 is the answer for what is not there, as from a bucket that may not be listed."""
+    allow_page_redirects: tuple[str, ...] = ()
+    """Other hosts to which pages of projects may be redirected."""
     ca_file: Path | None = None
     """Certificates to trust instead of the system's."""
     proxy: str | None = None
@@ -88,9 +99,11 @@ class UpstreamHealth(msgspec.Struct, frozen=True, kw_only=True):
     url: str
     """Without credentials."""
     breaker: BreakerState
-    """Of its worst host."""
+    """Of its worst host; open also where a host's pages or files pause."""
     retry_in: float
     """Seconds until that host is asked again, 0 when it may be asked."""
+    paused: tuple[UrlClass, ...] = ()
+    """The classes of URLs that pause at any of its hosts."""
     last_error: str | None
     last_cause: str | None
     """The kind of that error, in one word without names: see `UpstreamError.cause`."""
@@ -104,52 +117,40 @@ class UpstreamHealth(msgspec.Struct, frozen=True, kw_only=True):
     """The total time spent waiting for the heads of answers."""
 
 
-class TemporaryFailure(UpstreamUnavailable):
-    """A failure that may be over in a moment; `wait` is the Retry-After in seconds, or 0."""
+class Traffic(msgspec.Struct):
+    """The counts of requests to an upstream, and of what became of them."""
 
-    def __init__(self, message: str, retry_after: float, url: URL, wait: float = 0.0) -> None:
-        super().__init__(message, retry_after)
-        self.url = url
-        self.wait = wait
+    requests: int = 0
+    bytes: int = 0
+    seconds: float = 0.0
+    causes: Counter[str] = msgspec.field(default_factory=Counter)
+    last_error: str | None = None
+    last_cause: str | None = None
 
+    def record_error(self, error: UpstreamError) -> None:
+        """Count an error."""
+        self.causes[error.cause] += 1
+        self.last_cause = error.cause
+        self.last_error = str(error)
 
-class ResponseTimeout(UpstreamUnavailable):
-    """No answer came in time."""
-
-    cause = "timeout"
-
-
-class ServerFailure(UpstreamUnavailable):
-    """The upstream reports an error of its own."""
-
-    cause = "status"
-
-
-class SlowBody(UpstreamUnavailable):
-    """The bytes of a file arrive more slowly than the settings accept."""
-
-    cause = "slow"
-
-
-class BreakerOpen(UpstreamUnavailable):
-    """The upstream is not asked at the moment."""
-
-    cause = "paused"
-
-
-def failure_text(error: Exception) -> str:
-    """Return an error of aiohttp as the rest of a sentence that begins with the host."""
-    match error:
-        case aiohttp.ClientProxyConnectionError():
-            return "cannot be reached: the proxy does not answer"
-        case aiohttp.ClientConnectorCertificateError() | aiohttp.ClientConnectorSSLError():
-            return "cannot be reached: no trusted TLS connection (a private authority needs ca_file)"
-        case aiohttp.ClientConnectorDNSError():
-            return "cannot be reached: its name is not known to the resolver"
-        case aiohttp.ClientConnectorError():
-            return f"cannot be reached: {error.os_error.strerror or 'no connection'}"
-        case _:
-            return "hung up before its answer was complete"
+    def health(
+        self, name: str, url: str, breaker: BreakerState, retry_in: float, paused: tuple[UrlClass, ...]
+    ) -> UpstreamHealth:
+        """Return it as the health of the upstream, whose hosts are in that state."""
+        return UpstreamHealth(
+            name=name,
+            url=url,
+            breaker=breaker,
+            retry_in=retry_in,
+            paused=paused,
+            last_error=self.last_error,
+            last_cause=self.last_cause,
+            requests=self.requests,
+            errors=self.causes.total(),
+            causes=dict(self.causes),
+            bytes=self.bytes,
+            seconds=self.seconds,
+        )
 
 
 def describe(url: URL) -> str:
@@ -189,6 +190,11 @@ def redirect_target(url: URL, location: str | None) -> URL:
     if url.scheme == "https" and target.scheme != "https":
         raise UpstreamProtocolError(f"{describe(url)} is redirected from https to {target.scheme}, which is refused.")
     return target
+
+
+def is_redirected_away(url: URL, target: URL, allowed: Collection[str]) -> bool:
+    """Return whether a redirect leads to another host that is not among those allowed."""
+    return target.host not in (None, url.host, *allowed)
 
 
 def basic_authorization(auth: Credentials) -> str:

@@ -155,13 +155,15 @@ async def test_an_upstream_that_comes_back_is_asked_again(simulator: Simulator, 
         await eventually(back)
 
 
-async def test_retry_after_is_obeyed_and_passed_on(simulator: Simulator, tmp_path: Path) -> None:
+async def test_retry_after_is_obeyed_and_clients_wait_half_a_minute_at_most(
+    simulator: Simulator, tmp_path: Path
+) -> None:
     simulator.inject("*", Status(503, retry_after=1800))
     async with mirroring(tmp_path / "data", simulator) as mirror:
         for _ in range(3):
             reply = await mirror.get("/simple/thing/")
             assert reply.status == 503
-            assert 1700 < int(reply.headers["Retry-After"]) <= 1800
+            assert 10 <= int(reply.headers["Retry-After"]) <= 30  # for a client may sleep so long
     assert simulator.count() == 1
 
 

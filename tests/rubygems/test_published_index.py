@@ -211,7 +211,7 @@ async def test_what_a_page_of_ours_shows_is_in_the_log_and_stays_there_over_a_re
         for _ in range(3):
             assert await log(mirror) == held
         await simulator.come_back()
-        mirror.mirror.upstreams[next(iter(mirror.mirror.upstreams))]._breakers.clear()
+        mirror.mirror.upstreams[next(iter(mirror.mirror.upstreams))]._hosts.known.clear()
         # Looked at again, the pages turn out to be those of upstream.
         await mirror.mirror.published_indexes["rubygems"].show(["rack", "tilt"])
         healed = (await log(mirror)).removeprefix(held).splitlines()

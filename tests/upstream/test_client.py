@@ -26,7 +26,7 @@ from mirror.errors import (
     UpstreamUnavailable,
 )
 from mirror.model import Body, File, UpstreamRequest, UpstreamResponse
-from mirror.upstream import Breaker, Credentials, SlowBody, Upstream, UpstreamOptions, retry_after, storable
+from mirror.upstream import Credentials, SlowBody, Upstream, UpstreamOptions, retry_after, storable
 from mirror.upstream import body as body_module
 from mirror.upstream.body import TAIL_BYTES, RateLimit
 from tests.builders import noise
@@ -246,12 +246,13 @@ async def test_an_upstream_that_asks_for_more_than_we_may_wait_is_left_alone(fil
     file_server.inject("*", Status(503, retry_after=600), times=1)
     with pytest.raises(UpstreamUnavailable) as caught:
         await upstream.get(ask(url))
-    assert caught.value.retry_after == 600
-    with pytest.raises(UpstreamUnavailable, match="asked for requests to pause; trying again in 600 s"):
+    assert caught.value.retry_after == 30  # what clients are told, some of which sleep so long
+    with pytest.raises(UpstreamUnavailable, match="asked for requests to pause; trying again in 30 s"):
         await upstream.get(ask(url))
     assert file_server.count() == 1
-    assert upstream.pause(URL(url)) == 600
-    now += 601
+    assert upstream.pause(URL(url), "page") == 30
+    assert (await get(upstream, file_server.put("/other", b"other"))).body == b"other"
+    now += 31
     assert (await get(upstream, url)).body == b"page"
     await upstream.close()
 
@@ -259,9 +260,10 @@ async def test_an_upstream_that_asks_for_more_than_we_may_wait_is_left_alone(fil
 @pytest.mark.parametrize(
     ("value", "seconds"),
     [
-        ("120", 120), (" 5 ", 5), ("", 0), ("soon", 0), ("-5", 0), ("9" * 5000, 3600), ("1e3", 0), ("\u0663", 0),
-        (formatdate(1_000_060, usegmt=True), 60), (formatdate(1, usegmt=True), 0),
-        (formatdate(2_000_000, usegmt=True), 3600), ("Mon, 99 Foo 2024 10:00:00 GMT", 0),
+        ("12", 12), ("120", 60), (" 5 ", 5), ("5 s", 0),
+        ("", 0), ("soon", 0), ("-5", 0), ("9" * 5000, 60), ("1e3", 0), ("\u0663", 0),
+        (formatdate(1_000_050, usegmt=True), 50), (formatdate(1, usegmt=True), 0),
+        (formatdate(2_000_000, usegmt=True), 60), ("Mon, 99 Foo 2024 10:00:00 GMT", 0),
     ],
 )  # fmt: skip
 def test_retry_after_is_seconds_or_a_date_and_never_absurd(value: str, seconds: float) -> None:
@@ -270,43 +272,10 @@ def test_retry_after_is_seconds_or_a_date_and_never_absurd(value: str, seconds: 
 
 @given(st.text(max_size=50))
 def test_no_retry_after_is_an_error(value: str) -> None:
-    assert 0 <= retry_after(value, 1_000_000) <= 3600
+    assert 0 <= retry_after(value, 1_000_000) <= 60
 
 
-# The breaker
-
-
-def test_breaker_opens_after_a_run_of_failures_and_lets_one_through_to_see() -> None:
-    breaker = Breaker(failures=3, seconds=30)
-    breaker.failed(0)
-    breaker.failed(1)
-    breaker.succeeded()
-    breaker.failed(2)
-    breaker.failed(3)
-    assert (breaker.state(3), breaker.admit(3)) == ("closed", 0)
-    breaker.failed(4)
-    assert (breaker.state(5), breaker.admit(5), breaker.wait(5)) == ("open", 29, 29)
-    assert (breaker.state(34), breaker.admit(34)) == ("half-open", 0)
-    assert (breaker.state(35), breaker.admit(35)) == ("half-open", 29)  # the probe is on its way
-    breaker.failed(36)
-    assert (breaker.state(36), breaker.admit(36)) == ("open", 30)
-    assert breaker.admit(66) == 0
-    breaker.succeeded()
-    assert (breaker.state(66), breaker.admit(66), breaker.admit(66)) == ("closed", 0, 0)
-
-
-def test_a_probe_that_is_never_heard_of_again_blocks_nobody_for_ever() -> None:
-    breaker = Breaker(failures=1, seconds=30)
-    breaker.failed(0)
-    assert breaker.admit(30) == 0
-    assert breaker.admit(59) > 0
-    assert breaker.admit(60) == 0
-
-
-def test_one_silence_opens_the_breaker() -> None:
-    breaker = Breaker(failures=5, seconds=30)
-    breaker.failed(0, silent=True)
-    assert breaker.state(1) == "open"
+# Trouble: see test_pacing for what is decided
 
 
 async def test_a_dead_upstream_costs_nothing_once_it_is_known(file_server: FileServer) -> None:
@@ -331,17 +300,18 @@ async def test_a_dead_upstream_costs_nothing_once_it_is_known(file_server: FileS
     await upstream.close()
 
 
-@pytest.mark.parametrize("how", ["silent", "hanging"])
-async def test_a_hanging_upstream_costs_one_timeout(file_server: FileServer, how: str) -> None:
-    options = UpstreamOptions(connect_timeout=0.3, read_timeout=0.3)
+@pytest.mark.parametrize(("how", "timeouts"), [("silent", 3), ("hanging", 3)])
+async def test_a_hanging_upstream_costs_a_few_timeouts(file_server: FileServer, how: str, timeouts: int) -> None:
+    options = UpstreamOptions(connect_timeout=0.2, read_timeout=0.2)
     upstream = Upstream("index", URL(file_server.url), options, clock=lambda: 0.0)
-    url = file_server.put("/page", b"page")
     await file_server.go_down(how)
-    with pytest.raises(UpstreamUnavailable, match="took too long"):
-        await upstream.get(ask(url))
+    for number in range(timeouts):
+        assert upstream.health().breaker == "closed"
+        with pytest.raises(UpstreamUnavailable, match="took too long"):
+            await upstream.get(ask(f"{file_server.url}{number}"))
     with pytest.raises(UpstreamUnavailable, match="is not answering"):
-        await upstream.get(ask(url))
-    assert upstream.health().requests == 1
+        await upstream.get(ask(f"{file_server.url}another"))
+    assert upstream.health().requests == timeouts
     await upstream.close()
 
 

@@ -163,7 +163,7 @@ class RemoteMirror:
     async def _ask(self, root: URL, index: str, what: str, parameters: dict[str, str], wait: float = 0) -> RawResponse:
         url = (root / "-" / what).with_query({"index": index, **parameters})
         return await self._upstream.get_raw(
-            UpstreamRequest(url=url, limit=MAX_RESPONSE_BYTES, timeout=wait + EXTRA_SECONDS), {}
+            UpstreamRequest(url=url, limit=MAX_RESPONSE_BYTES, timeout=wait + EXTRA_SECONDS, kind="list"), {}
         )
 
     def canonical(self, name: str) -> str | None:

@@ -240,7 +240,7 @@ class UpstreamIndex:
             await self._claims.add(name_of_upstream(self._upstream), gone, self._clock())
 
     def _list_request(self, path: str, limit: int) -> UpstreamRequest:
-        return UpstreamRequest(url=self._upstream.url / path, limit=limit, timeout=LIST_SECONDS)
+        return UpstreamRequest(url=self._upstream.url / path, limit=limit, timeout=LIST_SECONDS, kind="list")
 
     async def _replace_all(self, listed: VersionsMap) -> bool:
         known = self.map or VersionsMap()
@@ -296,7 +296,7 @@ class UpstreamIndex:
             url = self._upstream.url / "quick/Marshal.4.8" / f"{full}.gemspec.rz"
             async with slots:
                 try:
-                    response = await self._upstream.get(UpstreamRequest(url=url, limit=GEMSPEC_BYTES))
+                    response = await self._upstream.get(UpstreamRequest(url=url, limit=GEMSPEC_BYTES, kind="sidecar"))
                     assert response is not None, "an unconditional request has a response"
                     return read_gemspec_rz(response.body)
                 except (NotFound, Invalid) as error:

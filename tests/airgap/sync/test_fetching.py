@@ -102,7 +102,7 @@ async def test_what_is_held_is_not_fetched_again(simulator: Simulator, tmp_path:
         assert (first.fetched, first.held, len(first.problems)) == (20, 0, 10)
         simulator.heal()
         simulator.forget()
-        mirror.mirror.upstreams[next(iter(mirror.mirror.upstreams))]._breakers.clear()
+        mirror.mirror.upstreams[next(iter(mirror.mirror.upstreams))]._hosts.known.clear()
         second = await synced(mirror, needs("six"))
         assert (second.fetched, second.held, second.problems) == (10, 20, ())
         assert simulator.count("GET", "/packages/*") == 10
