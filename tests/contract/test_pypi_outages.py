@@ -164,7 +164,7 @@ async def test_retry_after_is_obeyed_and_clients_wait_half_a_minute_at_most(
             reply = await mirror.get("/simple/thing/")
             assert reply.status == 503
             assert 10 <= int(reply.headers["Retry-After"]) <= 30  # for a client may sleep so long
-    assert simulator.count() == 1
+    assert simulator.count(path="/simple/thing/") == 1
 
 
 async def test_what_passes_is_tried_again(simulator: Simulator, tmp_path: Path) -> None:

@@ -88,7 +88,7 @@ async def index(url: str, *allow_hosts: str, **options: object) -> AsyncIterator
 
 
 async def get(upstream: Upstream, url: str) -> bytes:
-    response = await upstream.get(UpstreamRequest(url=URL(url, encoded=True)))
+    response = await upstream.get(UpstreamRequest(url=URL(url, encoded=True), kind="list"))
     assert response is not None
     return response.body
 
