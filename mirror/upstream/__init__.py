@@ -10,7 +10,7 @@ URLs, so that neither a dead file host nor one absurd URL in a page stops reques
 """
 
 from mirror.upstream.body import Digests, RangeBody, Stream, checkable
-from mirror.upstream.client import Upstream, parse_url
+from mirror.upstream.client import Upstream, parse_url, storable
 from mirror.upstream.failures import SlowBody
 from mirror.upstream.outgoing import ForbiddenAddress, Outgoing
 from mirror.upstream.pacing import BreakerState, retry_after
@@ -25,7 +25,6 @@ from mirror.upstream.values import (
     origin,
     parse_http_date,
     redirect_target,
-    storable,
 )
 
 __all__ = [

@@ -44,7 +44,6 @@ from mirror.upstream.values import (
     is_redirected_away,
     origin,
     redirect_target,
-    storable,
 )
 
 _IDENTITY = {"Accept-Encoding": "identity"}
@@ -430,6 +429,11 @@ class Upstream:
         """Close all connections. Streams in use break off."""
         for session in self._sessions.values():
             await session.close()
+
+
+def storable(header: str | None) -> str | None:
+    """Return a header that the catalog can keep and send back; None for one that is not plain text (RFC 9110)."""
+    return header if header is not None and header.isascii() and header.isprintable() else None
 
 
 def parse_url(text: str) -> URL:

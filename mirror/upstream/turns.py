@@ -11,7 +11,6 @@ from mirror.model import UrlClass
 from mirror.upstream.failures import RequestPause, TemporaryFailure
 from mirror.upstream.pacing import Hold, HostPacing, client_wait
 
-
 PATIENCE_SECONDS = 10.0
 """The longest pause that an upstream asks for, and for which a request waits that comes meanwhile: clients hang up."""
 

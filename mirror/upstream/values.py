@@ -202,11 +202,6 @@ def basic_authorization(auth: Credentials) -> str:
     return "Basic " + base64.b64encode(f"{auth.username}:{auth.password}".encode()).decode()
 
 
-def storable(header: str | None) -> str | None:
-    """Return a header that the catalog can keep and send back; None for one that is not plain text (RFC 9110)."""
-    return header if header is not None and header.isascii() and header.isprintable() else None
-
-
 def origin(url: URL) -> Origin:
     """Return the origin of a URL, to which credentials are limited."""
     return url.scheme, url.host, url.port  # not URL.origin(), to which :80 and no port are different
