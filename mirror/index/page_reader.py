@@ -1,0 +1,101 @@
+"""Reading pages of an upstream: at once, in a thread, or, when they are very large, in an isolated process.
+
+The surprise: what an isolated process has read comes back in pieces, since decoding all of it at once would keep the
+event loop waiting as long as the process took.
+"""
+
+import asyncio
+import importlib
+from collections.abc import Iterator, Sequence
+
+import msgspec
+
+from mirror.errors import UpstreamProtocolError
+from mirror.isolation import IsolatedProcesses, IsolationError
+from mirror.model import File, Format, Names, Page, Project, UpstreamResponse
+
+LARGE_PAGE_BYTES = 256 << 10
+"""Bytes of a page above which parsing it leaves the event loop."""
+ISOLATED_PAGE_BYTES = 4 << 20
+"""Bytes of a page above which it is parsed elsewhere; larger genuine ones are rare."""
+PIECE = 2000
+"""Files, or names, that are decoded at once: some ten milliseconds."""
+
+
+class PageReader:
+    """Reads the pages of a format."""
+
+    def __init__(self, format: Format, isolated: IsolatedProcesses) -> None:
+        self._format = format
+        self._isolated = isolated
+
+    async def project(self, page: Page, response: UpstreamResponse) -> Project:
+        """Return the project on a page. Raises UpstreamProtocolError."""
+        if len(response.body) <= LARGE_PAGE_BYTES:
+            return self._format.parse(page, response)
+        if len(response.body) <= ISOLATED_PAGE_BYTES:
+            return await asyncio.to_thread(self._format.parse, page, response)
+        content = await self._elsewhere("parse_project", page, response)
+        return await asyncio.to_thread(_join_project, content)
+
+    async def names(self, response: UpstreamResponse) -> Names:
+        """Return the names on a list. Raises UpstreamProtocolError."""
+        if len(response.body) <= LARGE_PAGE_BYTES:
+            return self._format.parse_names(response)
+        if len(response.body) <= ISOLATED_PAGE_BYTES:
+            return await asyncio.to_thread(self._format.parse_names, response)
+        content = await self._elsewhere("parse_names", Page("names"), response)
+        return await asyncio.to_thread(_join_names, content)
+
+    async def _elsewhere(self, function: str, page: Page, response: UpstreamResponse) -> bytes:
+        facts = msgspec.structs.replace(response, body=b"")
+        options = (self._format.name, page.kind, page.name, msgspec.json.encode(facts).decode())
+        try:
+            return await self._isolated.run(f"{__name__}:{function}", response.body, *options)
+        except IsolationError as error:
+            raise UpstreamProtocolError(
+                f"The page of {page.name or 'all names'} cannot be read: {error}. It has {len(response.body):,} bytes."
+            ) from error
+
+
+def parse_project(body: bytes, format: str, kind: str, name: str, facts: str) -> bytes:
+    """Parse a page in this process, and return the project in pieces. Raises UpstreamProtocolError."""
+    project = _format(format).parse(Page(kind, name), _response(body, facts))
+    head = msgspec.structs.replace(project, files=())
+    return _pieces(head, (project.files[at : at + PIECE] for at in range(0, len(project.files), PIECE)))
+
+
+def parse_names(body: bytes, format: str, kind: str, name: str, facts: str) -> bytes:
+    """Parse a list in this process, and return the names in pieces. Raises UpstreamProtocolError."""
+    names = _format(format).parse_names(_response(body, facts))
+    listed = list(names.serials.items())
+    head = msgspec.structs.replace(names, serials={})
+    return _pieces(head, (listed[at : at + 10 * PIECE] for at in range(0, len(listed), 10 * PIECE)))
+
+
+def _format(name: str) -> Format:
+    format: Format = importlib.import_module(f"mirror.{name}").FORMAT
+    return format
+
+
+def _response(body: bytes, facts: str) -> UpstreamResponse:
+    return msgspec.structs.replace(msgspec.json.decode(facts, type=UpstreamResponse), body=body)
+
+
+def _pieces(head: object, rest: Iterator[Sequence[object]]) -> bytes:
+    encode = msgspec.msgpack.encode
+    return encode([encode(head), *map(encode, rest)])
+
+
+def _join_project(content: bytes) -> Project:
+    head, *pieces = msgspec.msgpack.decode(content, type=list[bytes])
+    decoder = msgspec.msgpack.Decoder(list[File])
+    files = [file for piece in pieces for file in decoder.decode(piece)]
+    return msgspec.structs.replace(msgspec.msgpack.decode(head, type=Project), files=tuple(files))
+
+
+def _join_names(content: bytes) -> Names:
+    head, *pieces = msgspec.msgpack.decode(content, type=list[bytes])
+    decoder = msgspec.msgpack.Decoder(list[tuple[str, int | None]])
+    serials = {name: serial for piece in pieces for name, serial in decoder.decode(piece)}
+    return msgspec.structs.replace(msgspec.msgpack.decode(head, type=Names), serials=serials)
