@@ -37,6 +37,7 @@ from mirror.index.cache import BoundedCache, MemoryBudget, SingleFlight
 from mirror.model import Grant, Right
 from mirror.runtime import log_failure
 from mirror.server.facts import facts_of
+from mirror.server.proxies import network_of
 
 logger = logging.getLogger(__name__)
 
@@ -48,10 +49,20 @@ VERIFIED_ENTRY_BYTES = 700
 """What one entry of either is taken to need."""
 RECHECK_SECONDS = 1.0
 """Seconds between two checks whether accounts have changed."""
-FREE_PER_USER, FREE_PER_ADDRESS = 3, 100
-"""Failed logins that cost nothing: of one user from one address, and from one address in all."""
+FREE_PER_LOGIN, FREE_PER_NETWORK, FREE_PER_NAME = 3, 100, 20
+"""Failed logins that cost nothing: of one user from one network, of all users from there, of one user from anywhere."""
+KNOWN_LOGINS_BYTES = 4 << 20
+"""Memory for networks from which users have logged in."""
+KNOWN_LOGIN_BYTES = 200
+REFUSAL_SECONDS = 0.25
+"""A login is refused after a multiple of this time, which does not show whether there is such a user."""
 
 _VERBS: Mapping[Right, str] = {"read": "read", "upload": "upload to", "yank": "yank", "admin": "administer"}
+
+
+def refusal_delay(seconds: float) -> float:
+    """Return how many seconds a login that took so long to be refused waits until it is answered."""
+    return REFUSAL_SECONDS - seconds % REFUSAL_SECONDS
 
 
 class _VerifiedCredential(msgspec.Struct, frozen=True):
@@ -84,8 +95,10 @@ class Guard:
         self._generation: int | None = None
         self._checked_at = float("-inf")
         self._passwords = PasswordVerifier()
-        self._user_throttle = LoginThrottle(FREE_PER_USER, max_pause=30.0)
-        self._address_throttle = LoginThrottle(FREE_PER_ADDRESS, max_pause=1.0)
+        self._login_throttle = LoginThrottle(FREE_PER_LOGIN, max_pause=30.0)
+        self._network_throttle = LoginThrottle(FREE_PER_NETWORK, max_pause=1.0)
+        self._name_throttle = LoginThrottle(FREE_PER_NAME, max_pause=2.0)
+        self._known_logins: BoundedCache[str, bool] = BoundedCache(MemoryBudget(KNOWN_LOGINS_BYTES))
         self._recording: set[asyncio.Task[None]] = set()
 
     # Authentication
@@ -154,18 +167,26 @@ class Guard:
         )  # fmt: skip
 
     async def _verify_password(self, name: str, password: str, address: str) -> _VerifiedCredential:
-        login, now = f"{address} {name[:100]}", self._clock()
-        waits = self._address_throttle.claim(address, now), self._user_throttle.claim(login, now)
-        if waits[0] is None or waits[1] is None:
+        network, name, now = network_of(address), name[:100], self._clock()
+        login = f"{network} {name}"
+        known = self._known_logins.value(login) is not None
+        waits = [self._network_throttle.claim(network, now), self._login_throttle.claim(login, now)]
+        if not known:  # who has logged in from there before does not wait for what others guess elsewhere
+            waits.append(self._name_throttle.claim(name, now))
+        if None in waits:
             raise Unauthorized("Too many logins have failed: wait a minute.")
-        await asyncio.sleep(max(waits[0], waits[1]))
+        await asyncio.sleep(max(wait or 0.0 for wait in waits))
+        began = time.monotonic()
         user = await self._user(name)
-        if not await self._passwords.verify(password, user.password if user else None) or user is None:
+        if not await self._passwords.verify(password, user.password if user else None, known) or user is None:
+            await asyncio.sleep(refusal_delay(time.monotonic() - began))
             # Only names that exist are logged: people type passwords where names belong.
             audit("login", who=user.name if user else "unknown", client=address, outcome="refused")
             raise Unauthorized("The user name or the password is wrong.")
-        self._address_throttle.forgive(address)
-        self._user_throttle.forget(login)
+        self._network_throttle.forgive(network)
+        self._login_throttle.forget(login)
+        self._name_throttle.forgive(name)
+        self._known_logins.put(login, True, KNOWN_LOGIN_BYTES)
         return _VerifiedCredential(
             Identity(user=user.name, groups=user.groups, grants=user.grants), now + VERIFIED_SECONDS
         )

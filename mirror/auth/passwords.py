@@ -14,8 +14,6 @@ if TYPE_CHECKING:
 
 MIN_CHARACTERS = 8
 MAX_CHARACTERS = 1000
-MAX_AT_ONCE = 2
-"""The most passwords that are verified at the same time."""
 
 
 @cache
@@ -46,19 +44,23 @@ def verify_password(password: str, stored: str | None) -> bool:
 
     if len(password) > MAX_CHARACTERS:
         return False
+    unmatchable = _unmatchable()  # made by the first call, whether that knows the user or not
     try:
-        return _hasher().verify(stored or _unmatchable(), password) and stored is not None
+        return _hasher().verify(stored or unmatchable, password) and stored is not None
     except (VerificationError, InvalidHashError):
         return False
 
 
 class PasswordVerifier:
-    """Verifies passwords in threads, a few at a time."""
+    """Verifies passwords in threads: one of those who have been here before, and one of all others at a time."""
 
     def __init__(self) -> None:
-        self._slots = asyncio.Semaphore(MAX_AT_ONCE)
+        self._known, self._others = asyncio.Semaphore(1), asyncio.Semaphore(1)
 
-    async def verify(self, password: str, stored: str | None) -> bool:
-        """Return whether a password is the stored one, without blocking the event loop; see `verify_password`."""
-        async with self._slots:
+    async def verify(self, password: str, stored: str | None, known: bool = False) -> bool:
+        """Return whether a password is the stored one, without blocking the event loop; see `verify_password`.
+
+        `known`: the user has logged in from the client's network before, and does not wait behind guesses of others.
+        """
+        async with self._known if known else self._others:
             return await asyncio.to_thread(verify_password, password, stored)

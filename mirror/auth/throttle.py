@@ -1,8 +1,8 @@
 """Throttle logins: failed ones make the next ones of the same client wait. Pure; the time is an argument.
 
-No one is locked out. Attempts with one key (an address with a user name, or an address) are scheduled one after the
-other, the further apart the more have failed; an attempt that would have to wait too long is refused at once. Every
-attempt counts as failed until it is known to be right, so that a thousand at the same time gain nothing.
+No one is locked out. Attempts with one key (a network, a network with a user name, or a user name) are scheduled one
+after the other, the further apart the more have failed; an attempt that would have to wait too long is refused at once.
+Every attempt counts as failed until it is known to be right, so that a thousand at the same time gain nothing.
 """
 
 import msgspec
