@@ -16,14 +16,13 @@ from mirror.catalog import Catalog, PageRow
 from mirror.catalog.claims import owner_of
 from mirror.errors import StorageFull
 from mirror.index.cache import BoundedCache, LoadingCache, MemoryBudget
-from mirror.model import Outcome, Page, Project, Stamp, UpstreamResponse
+from mirror.index.page_reader import LARGE_PAGE_BYTES, PageReader
+from mirror.model import Format, Outcome, Page, Project, Stamp, UpstreamResponse
 
 logger = logging.getLogger(__name__)
 
 ROW_BYTES = 700
 """Bytes that a row takes in memory, without the body of its page (measured)."""
-LARGE_PAGE_BYTES = 256 << 10
-"""Bytes of a page above which parsing it leaves the event loop."""
 
 T = TypeVar("T")
 
@@ -40,8 +39,10 @@ class PageState(msgspec.Struct, frozen=True):
 class PageStore:
     """The pages of one source."""
 
-    def __init__(self, source: str, catalog: Catalog, memory: MemoryBudget) -> None:
+    def __init__(self, source: str, format: Format, catalog: Catalog, memory: MemoryBudget, reader: PageReader) -> None:
         self._source = source
+        self._format = format
+        self._reader = reader
         self._owner = owner_of(source)
         self._pages = catalog.pages
         self._rows: LoadingCache[Page, PageRow] = LoadingCache(memory, lambda row: ROW_BYTES)
@@ -63,6 +64,13 @@ class PageStore:
             row, response = unstored
             return row.stamp.revision, response
         return await self._pages.read(self._source, page)
+
+    async def project(self, page: Page, response: UpstreamResponse) -> Project:
+        """Return the project on a response, with this source as the one that lists it. Raises UpstreamProtocolError."""
+        small = len(response.body) <= LARGE_PAGE_BYTES
+        project = self._format.parse(page, response) if small else await self._reader.project(page, response)
+        files = tuple(msgspec.structs.replace(file, source=self._source) for file in project.files)
+        return msgspec.structs.replace(project, files=files)
 
     def unstored(self, page: Page) -> UpstreamResponse | None:
         """Return the response of a page that the full disk did not take."""

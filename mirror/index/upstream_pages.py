@@ -24,11 +24,13 @@ from mirror.index.cache import BoundedCache, MemoryBudget, SingleFlight
 from mirror.index.freshness import Decision, Freshness, decide, fresh_until, stands_in
 from mirror.index.journal import Journal
 from mirror.index.page_listing import LAG_SECONDS, LISTED_SECONDS, PageListing
+from mirror.index.page_reader import PageReader
 from mirror.index.page_store import PageState, PageStore, off_loop, warn_if_full
 from mirror.index.removals import Removals, with_removed
 from mirror.index.serials import NewerSerials
 from mirror.index.sidecars import SidecarGaps, with_gaps
 from mirror.index.source import Listing, LoadedNames, Outdated, SourceOptions, name_of_upstream
+from mirror.isolation import IsolatedProcesses
 from mirror.model import File, Format, Outcome, Page, Project, Stamp, UpstreamResponse
 from mirror.upstream import Upstream
 
@@ -47,6 +49,7 @@ class UpstreamPages:
         catalog: Catalog,
         journal: Journal,
         memory: MemoryBudget,
+        isolated: IsolatedProcesses,
         options: SourceOptions,
     ) -> None:
         self.listing: PageListing | None = None
@@ -61,7 +64,8 @@ class UpstreamPages:
         self._journal = journal
         self._options = options
         self._clock = options.clock
-        self.store = PageStore(self.name, catalog, memory)
+        self._reader = PageReader(format, isolated)
+        self.store = PageStore(self.name, format, catalog, memory, self._reader)
         self._removals = Removals(self.name, catalog, journal, memory)
         self.gaps = SidecarGaps(self.name, catalog, journal, memory)
         """The files that have no sidecar."""
@@ -174,11 +178,11 @@ class UpstreamPages:
         if stored is not None:
             revision, response = stored
             try:
-                project = await off_loop(response, lambda: self._format.parse(page, response))
+                project = await self.store.project(page, response)
             except UpstreamProtocolError:
                 pass  # it did parse once: the store, or what we take for a page, has changed
             else:
-                return revision, self._with_source(project)
+                return revision, project
         again = await self._fetch_again(page)
         if again.project is None:
             raise UpstreamUnavailable(f"{self.upstream.name} no longer has the page of {page.name}.")
@@ -187,7 +191,7 @@ class UpstreamPages:
     async def names(self) -> LoadedNames:
         """Return the names on the stored list of them."""
         revision, response = await self.response(NAMES)
-        names = await off_loop(response, lambda: self._format.parse_names(response))
+        names = await self._reader.names(response)
         row = await self.store.row(NAMES)
         await self._serials.compare(names, row.stamp.checked if row else 0.0)
         return LoadedNames(revision, names)
@@ -325,13 +329,12 @@ class UpstreamPages:
         changed = before is None or not before.stamp.found or before.stamp.revision != stamp.revision
         project = None
         if page.kind == "project":
-            parsed = await off_loop(response, lambda: self._format.parse(page, response))
-            project = self._with_source(parsed)
+            project = await self.store.project(page, response)
             listed_before = before is not None and before.stamp.found
-            if changed and (listed_before or parsed.status == "quarantined" or self._may_have_removed(page.name)):
-                await self._compare(page, before, parsed, now)
+            if changed and (listed_before or project.status == "quarantined" or self._may_have_removed(page.name)):
+                await self._compare(page, before, project, now)
         elif page.kind == "names":
-            names = await off_loop(response, lambda: self._format.parse_names(response))
+            names = await self._reader.names(response)
             await self._serials.compare(names, now)
         else:
             await off_loop(response, lambda: self._format.check_document(page, response))
@@ -386,15 +389,10 @@ class UpstreamPages:
             if stored is None:
                 return None
             try:
-                return await off_loop(stored[1], lambda: self._format.parse(page, stored[1]))
+                return await self.store.project(page, stored[1])
             except UpstreamProtocolError:
                 return None
 
         with warn_if_full(f"which files of {page.name} are gone"):
             known = before is not None and before.stamp.found
             await self._removals.compare(page.name, listed_before if known else None, after, now)
-
-    def _with_source(self, project: Project) -> Project:
-        """Return the project with this source as the one that lists its files."""
-        files = tuple(msgspec.structs.replace(file, source=self.name) for file in project.files)
-        return msgspec.structs.replace(project, files=files)

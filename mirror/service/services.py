@@ -245,7 +245,7 @@ class Mirror:
             clock=self.clock,
         )
         return CachedUpstream(
-            UpstreamPages(format, upstream, catalog, journal, memory, options),
+            UpstreamPages(format, upstream, catalog, journal, memory, self.store.isolated, options),
             UpstreamFiles(format, upstream, catalog, self.blobs, self.transfers, journal, memory, options),
             journal,
             options,

@@ -23,6 +23,7 @@ from mirror.index.source import OpenFile, SourceOptions
 from mirror.index.upstream import CachedUpstream
 from mirror.index.upstream_files import UpstreamFiles
 from mirror.index.upstream_pages import UpstreamPages
+from mirror.isolation import IsolatedProcesses
 from mirror.model import Page, Project, UpstreamRequest, UpstreamResponse
 from mirror.pypi import FORMAT
 from mirror.transfer import Transfers
@@ -68,7 +69,7 @@ class Desk:
         catalog, journal, memory = self.catalog, self.feed, MemoryBudget(64 << 20)
         options = SourceOptions(ages=AGES, page_limit=limit, offline=offline, clock=self.clock)
         made = CachedUpstream(
-            UpstreamPages(FORMAT, upstream, catalog, journal, memory, options),
+            UpstreamPages(FORMAT, upstream, catalog, journal, memory, IsolatedProcesses(), options),
             UpstreamFiles(FORMAT, upstream, catalog, self.blobs, self.transfers, journal, memory, options),
             journal,
             options,
