@@ -36,6 +36,9 @@ EMPTY = b"---\n"
 
 _MB = 1 << 20
 _LONGEST_LINE = 64 << 10
+MOST_VERSIONS = 50_000
+"""The most lines of one gem, each of which takes some 2 KB of memory: the largest gems have a few thousand."""
+MOST_NAMES = 1_000_000
 _SHA256 = re.compile(r"[0-9a-fA-F]{64}", re.ASCII)
 
 
@@ -57,7 +60,7 @@ def request_for(base: URL, page: Page) -> UpstreamRequest:
             url = base / "api/v1/attestations" / f"{filename.removesuffix('.gem')}.json"
         case _:
             raise ValueError(f"RubyGems has no page {page}.")
-    return UpstreamRequest(url=url, accept="application/json", limit=32 * _MB, kind="api")
+    return UpstreamRequest(url=url, accept="application/json", limit=8 * _MB, kind="api")
 
 
 # --- /info -----------------------------------------------------------------------------------------------------
@@ -71,6 +74,8 @@ def parse(page: Page, response: UpstreamResponse) -> Project:
 def parse_info(body: bytes, name: str, base: URL) -> Project:
     """Return the gem that an `/info` body describes; its files are below `base`. Raises UpstreamProtocolError."""
     name = canonical(name)
+    if body.count(b"\n") > MOST_VERSIONS:
+        raise UpstreamProtocolError(f"The upstream's page of {name!r} has more than {MOST_VERSIONS:,} lines.")
     listed = _listed(body)
     # Some indexes leave the header out; then the first line has to be a version, for an error page has none.
     if body.strip() and b"---" not in body.split(b"\n") and not _listed(body.lstrip().split(b"\n", 1)[0]):
@@ -94,13 +99,6 @@ def _listed(body: bytes) -> dict[tuple[str, str], bytes]:
         if is_listed(version, platform) and len(line) <= _LONGEST_LINE:
             listed[version, platform] = line
     return listed
-
-
-def lists_all(versions: Callable[[str], Iterable[str]], project: Project) -> bool:
-    """Return whether the page of a gem has a line for each of the `versions` that upstream's log lists of it."""
-    body: bytes = project.extra.get("body", b"")
-    lines = {line.partition(b" ")[0] for line in body.split(b"\n")}
-    return all(version.encode("utf-8", "surrogateescape") in lines for version in versions(project.name))
 
 
 def _file(name: str, line: bytes, gems: URL) -> File:
@@ -203,7 +201,7 @@ def revision(body: bytes) -> str:
 def parse_names(response: UpstreamResponse) -> Names:
     """Return the names of `/names`; those that cannot be names are left out. Raises UpstreamProtocolError."""
     lines = response.body.decode("utf-8", "replace").split("\n")
-    if "---" not in lines:
+    if "---" not in lines or len(lines) > MOST_NAMES:
         raise UpstreamProtocolError("The upstream's list of names is not one of the compact index.")
     return Names(serials=dict.fromkeys(_canonical_names(lines[lines.index("---") + 1 :])))
 

@@ -12,7 +12,7 @@ import pytest
 
 from tests.builders import gem
 from tests.serving import Serving, serving
-from tests.simulator import Body, Fault, Simulator, Status
+from tests.simulator import Body, Fault, Instead, Simulator, Status
 from tests.uploading import make_token, push
 
 
@@ -208,3 +208,76 @@ async def test_no_cache_asks_for_a_page_although_the_list_has_its_digest(simulat
         for headers, asked in (({}, 1), ({}, 1), ({"Cache_Control": "no-cache"}, 2)):
             assert (await mirror.get("info/rack", **headers)).status == 200
             assert simulator.count("GET", "/info/rack") == asked
+
+
+async def test_a_list_that_loses_a_great_part_at_once_is_believed_after_some_minutes(
+    simulator: Simulator, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    names = [f"gem{number}" for number in range(20)]
+    for name in names:
+        simulator.push(gem(name, "1.0"))
+    only = {"rubygems": {"format": "rubygems", "upstreams": [simulator.url]}}
+    clock = Clock()
+    async with serving(tmp_path / "data", only, clock=clock) as mirror:
+        await poll(mirror)
+        kept = simulator.rubygems.lines
+        simulator.rubygems.lines = kept[:10]
+        simulator.push(gem("new", "1.0"))
+        for seconds in (0, 60, 60, 120):
+            clock.now += seconds
+            log = mirror.mirror.published_indexes["rubygems"].log
+            assert log is not None
+            assert set(log.map) == set(names)
+            assert (await mirror.get("info/gem15")).status == 200
+            listed = await poll(mirror)
+        assert "lacks 10 of 20 gems at once" in caplog.text
+        assert listed.count(" -1.0 ") == 10
+        assert "\nnew 1.0 " in listed
+
+
+async def test_a_list_that_loses_a_great_part_and_has_it_again_was_never_believed(
+    simulator: Simulator, tmp_path: Path
+) -> None:
+    for number in range(20):
+        simulator.push(gem(f"gem{number}", "1.0"))
+    only = {"rubygems": {"format": "rubygems", "upstreams": [simulator.url]}}
+    async with serving(tmp_path / "data", only) as mirror:
+        before = await poll(mirror)
+        kept = simulator.rubygems.lines
+        for lines in (kept[:10], kept, []):
+            simulator.rubygems.lines = lines
+            simulator.rubygems._touch()
+            assert await poll(mirror) == before
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = time.time()
+
+    def __call__(self) -> float:
+        return self.now
+
+
+LINES = {"lines": b"g 1 x\n" * 1_000_001, "versions": b"g " + b"1," * 6_000_000 + b"1 x\n"}
+
+
+@pytest.mark.parametrize("what", LINES)
+async def test_a_list_of_too_many_things_leaves_the_one_that_is_held(
+    simulator: Simulator, tmp_path: Path, what: str
+) -> None:
+    simulator.push(gem("rack", "3.0"))
+    only = {"rubygems": {"format": "rubygems", "upstreams": [simulator.url]}}
+    async with serving(tmp_path / "data", only) as mirror:
+        before = await poll(mirror)
+        simulator.inject("/versions", Instead(b"created_at: x\n---\n" + LINES[what]))
+        assert await poll(mirror) == before
+
+
+async def test_a_page_of_too_many_lines_leaves_the_one_that_is_held(simulator: Simulator, tmp_path: Path) -> None:
+    simulator.push(gem("rack", "3.0"))
+    only = {"rubygems": {"format": "rubygems", "upstreams": [simulator.url]}}
+    async with serving(tmp_path / "data", only) as mirror:
+        await poll(mirror)
+        before = (await mirror.get("info/rack")).body
+        simulator.inject("/info/rack", Instead(b"---\n" + b"".join(b"%d |\n" % number for number in range(50_001))))
+        assert (await mirror.get("info/rack", Cache_Control="no-cache")).body == before

@@ -511,3 +511,15 @@ def test_bundler_reads_pages_made_from_gemspecs(ruby):
         page,
     )
     assert read == ["1.0", "java", [], []]
+
+
+def test_many_lines_of_one_gem_take_no_longer_than_those_of_many() -> None:
+    lines = b"".join(b"rack 1.%d %032d\n" % (number, number) for number in range(100_000))
+    versions = parse_versions(b"---\n" + lines + b"rack -1.7 " + b"a" * 32 + b"\n")
+    assert len(versions.versions("rack")) == 99_999
+    assert versions.md5("rack") == "a" * 32
+
+
+def test_absurd_names_and_digests_are_not_listed() -> None:
+    versions = parse_versions(b"---\n" + b"n" * 201 + b" 1.0 x\nrack 1.0 " + b"a" * 65 + b"\n")
+    assert (list(versions), versions.md5("rack")) == (["rack"], None)

@@ -13,13 +13,13 @@ import logging
 import time
 from collections.abc import Callable, Collection
 from datetime import UTC, datetime
-from functools import partial
 from itertools import zip_longest
 
 from yarl import URL
 
 from mirror.catalog import Catalog
 from mirror.errors import Invalid, NotFound, UpstreamProtocolError
+from mirror.index import losses
 from mirror.index.cache import SingleFlight
 from mirror.index.page_listing import PageListing
 from mirror.index.source import name_of_upstream
@@ -29,7 +29,7 @@ from mirror.model import UpstreamRequest, UpstreamResponse
 from mirror.rubygems import pages
 from mirror.rubygems.index import info_from_gemspecs, map_from_specs
 from mirror.rubygems.log.upstream_copy import Append, Refetch, Refused, Replace, Unchanged, UpstreamCopy, follow
-from mirror.rubygems.log.versions_map import EMPTY_MD5, VersionsMap, names_in, parse_versions, render_versions
+from mirror.rubygems.log.versions_map import EMPTY_MD5, VersionsMap, excess, names_in, parse_versions, render_versions
 from mirror.rubygems.marshal import Gemspec
 from mirror.rubygems.marshal.reading import read_gemspec_rz
 from mirror.rubygems.names import full_name, split_number
@@ -83,6 +83,8 @@ class UpstreamIndex:
         self._copy: UpstreamCopy | None = None
         self._legacy = False
         self._specs: list[UpstreamResponse] = []
+        self._doubt: losses.Doubt | None = None
+        """About the last list, while it lacks a great part of ours."""
         self._flight: SingleFlight[str, bool] = SingleFlight()
         self._retired = False
         self._opening: asyncio.Task[None] | None = None
@@ -102,7 +104,7 @@ class UpstreamIndex:
                 self.map.md5,
                 update=self._update_if_due,
                 void=EMPTY_MD5,
-                complete=partial(pages.lists_all, self.map.versions),
+                complete=self.map.has_all,
             )
             if self._legacy:
                 # A version whose gemspec is missing is left out of a page that is made, so none is ever complete.
@@ -206,7 +208,9 @@ class UpstreamIndex:
                 return False
             case Append(tail, grown):
                 known = self.map or VersionsMap()
+                await self._check_size(tail, grown.size)
                 listed = await asyncio.to_thread(known.grown, tail)
+                await self._check_losses(listed, losses.LIST.least)
                 await self._logs.append(self._log_name, tail)
                 if await self._logs.chunks(self._log_name) > MOST_CHUNKS:
                     await self._logs.replace(self._log_name, [await self._logs.read(self._log_name)])
@@ -215,7 +219,9 @@ class UpstreamIndex:
                 self._replace_map(listed, names_in(tail.split(b"\n")))
                 return True
             case Replace(body, fetched):
+                await self._check_size(body, fetched.size)
                 listed = await asyncio.to_thread(parse_versions, body)
+                await self._check_losses(listed)
                 await self._keep_names(listed)
                 await self._logs.replace(self._log_name, [body])
                 self._copy, self._legacy = fetched, False
@@ -226,6 +232,33 @@ class UpstreamIndex:
                 return await self._follow(None)
             case Refused(reason):
                 raise UpstreamProtocolError(f"{self._upstream.name}: {reason}")
+
+    async def _check_size(self, lines: bytes, size: int) -> None:
+        """Check new lines, and the bytes of the log with them. Raises UpstreamProtocolError."""
+        reason = await asyncio.to_thread(excess, lines)
+        if size > VERSIONS_BYTES:
+            reason = f"it has more than {VERSIONS_BYTES:,} bytes"
+        if reason:
+            raise UpstreamProtocolError(f"{self._upstream.name}: its list of versions is refused: {reason}.")
+
+    async def _check_losses(self, listed: VersionsMap, least: int = 0) -> None:
+        """Check that a new list does not lack a great part of ours, unless it did so for some minutes.
+
+        Fewer than `least` gems are no great part. Raises UpstreamProtocolError.
+        """
+        known = self.map
+        if known is None:
+            return
+        before = await asyncio.to_thread(list, known)
+        lost = len(await asyncio.to_thread(losses.lost, before, listed))
+        self._doubt = (
+            losses.doubt(self._doubt, lost, len(before), self._clock(), losses.LIST) if lost >= least else None
+        )
+        if self._doubt is not None:
+            raise UpstreamProtocolError(
+                f"{self._upstream.name}: its list of versions lacks {self._doubt} gems at once; the old one is kept"
+                " until the next answers confirm it."
+            )
 
     async def _keep_names(self, listed: VersionsMap) -> None:
         """Let a list that replaces ours go on knowing the gems of ours that it lacks. Raises UpstreamProtocolError."""
@@ -261,6 +294,7 @@ class UpstreamIndex:
         if specs is None:
             return False
         listed = await asyncio.to_thread(map_from_specs, *(response.body for response in specs))
+        await self._check_losses(listed)
         for name in listed if self.map is not None and self._legacy else ():
             # The MD5 of a page that was made before stays right while the versions are the same.
             if self.map is not None and self.map.versions(name) == listed.versions(name):

@@ -9,11 +9,19 @@ import io
 from collections.abc import Callable, Collection, Iterable, Iterator
 from datetime import UTC, datetime
 
+from mirror.model import Project
 from mirror.rubygems.pages import EMPTY
 
 EMPTY_MD5 = hashlib.md5(EMPTY, usedforsecurity=False).hexdigest()
 """The MD5 of the `/info` of a gem without versions."""
 _UNKNOWN = b"0" * 32  # for an unknown MD5: some clients fail on a line without one
+LONGEST_NAME_BYTES = 200
+LONGEST_DIGEST_BYTES = 64
+"""Bytes of the MD5 of a page; others are taken for unknown."""
+MOST_LINES = 1_000_000
+"""The most lines of an upstream's log; the public one has 200,000."""
+MOST_LISTED = 6_000_000
+"""The most versions that they list together; the public one has two million."""
 _NOTHING = b" " + EMPTY_MD5.encode()
 
 
@@ -122,26 +130,38 @@ class VersionsMap:
         versions.apply(tail.split(b"\n"))
         return versions
 
+    def has_all(self, project: Project) -> bool:
+        """Return whether the page of a gem, which is in `extra`, has a line for each version that is listed."""
+        body: bytes = project.extra.get("body", b"")
+        lines = {line.partition(b" ")[0] for line in body.split(b"\n")}
+        return all(version in lines for version in _items(self._entries.get(project.name, b" ")))
+
     def apply(self, lines: Iterable[bytes]) -> None:
         """Apply the lines of a log: the last MD5 counts, `-` removes, and what is no line of a gem is skipped."""
         entries = self._entries
+        repeated: dict[str, tuple[dict[bytes, None], bytes]] = {}  # joined at the end: a gem may have many lines
         for line in lines:
             raw, _, rest = line.rstrip(b"\r\n").partition(b" ")
             versions, space, md5 = rest.partition(b" ")
-            if not raw or not versions:
+            if not raw or not versions or len(raw) > LONGEST_NAME_BYTES:
                 continue
+            if not md5 or len(md5) > LONGEST_DIGEST_BYTES:
+                space, md5 = b"", _UNKNOWN
             name = raw.decode("utf-8", "surrogateescape")
             known = entries.get(name)
             if known is None and versions[:1] != b"-" and b",-" not in versions:
-                entries[name] = rest if space and md5 else versions + b" " + _UNKNOWN
+                entries[name] = rest if space else versions + b" " + _UNKNOWN
                 continue
-            current = dict.fromkeys(_items(known or b" "))
+            current, _ = repeated.get(name) or (dict.fromkeys(_items(known or b" ")), b"")
             for item in versions.split(b","):
                 if item.startswith(b"-"):
                     current.pop(item[1:], None)
                 elif item:
                     current[item] = None
-            entries[name] = b",".join(current) + b" " + (md5 or _UNKNOWN)
+            repeated[name] = current, md5
+            entries.setdefault(name, b" ")
+        for name, (current, md5) in repeated.items():
+            entries[name] = b",".join(current) + b" " + md5
 
 
 def _items(entry: bytes) -> list[bytes]:
@@ -157,6 +177,14 @@ def parse_versions(body: bytes) -> VersionsMap:
     versions = VersionsMap()
     versions.apply(lines)
     return versions
+
+
+def excess(body: bytes) -> str | None:
+    """Return which limit of things the lines of a log exceed, to be asked before they are parsed; None for none."""
+    lines = body.count(b"\n")
+    if lines > MOST_LINES:
+        return f"it has more than {MOST_LINES:,} lines"
+    return f"it lists more than {MOST_LISTED:,} versions" if lines + body.count(b",") > MOST_LISTED else None
 
 
 def _header(body: bytes) -> int:
