@@ -170,7 +170,11 @@ class SyncSelection(NamedTuple):
         files = [one for one in self.inputs if _is_file(one)]
         names = [one for one in self.inputs if not _is_file(one)]
         newest = None if self.all_versions else self.newest
-        return [*(read(Path(one)) for one in files), *(named(names, newest) if names else ())]
+        locks = [read(Path(one)) for one in files]
+        for lock in locks:
+            for warning in lock.warnings:
+                click.echo(f"mirror: {lock.name}: {warning}", err=True)
+        return [*locks, *(named(names, newest) if names else ())]
 
 
 def _is_file(text: str) -> bool:

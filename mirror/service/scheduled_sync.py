@@ -11,7 +11,8 @@ from pathlib import Path
 
 from yarl import URL
 
-from mirror.airgap.lockfiles import named, read
+from mirror.airgap.lockfiles import named
+from mirror.airgap.lockfiles.isolated import read_isolated
 from mirror.airgap.sync.bulk import BulkFetcher
 from mirror.airgap.sync.fetchers import CONNECTIONS, Holdings, LocalFetcher, ReadOnlyFetcher
 from mirror.airgap.sync.fetching import NoProgress, fetch, remember
@@ -23,6 +24,7 @@ from mirror.catalog import Token
 from mirror.config import RepositorySettings, Settings, SyncSettings
 from mirror.errors import Invalid, MirrorError, Offline
 from mirror.index.freshness import Freshness
+from mirror.isolation import IsolatedProcesses
 from mirror.model import Grant
 from mirror.service.ecosystems import ECOSYSTEMS
 from mirror.service.services import Mirror
@@ -146,11 +148,19 @@ def index_url(root: URL, repository: RepositorySettings) -> URL:
 # Sets on a schedule
 
 
-def sync_inputs(settings: Settings, one: SyncSettings) -> list[SyncInput]:
-    """Read what a [[sync]] table names, its files as they are now. Raises Invalid."""
+async def sync_inputs(settings: Settings, one: SyncSettings) -> list[SyncInput]:
+    """Read what a [[sync]] table names, its files as they are now, in a process of their own. Raises Invalid."""
     newest = None if one.newest == 0 else one.newest
     targets = targets_for(one.python, one.platforms)
-    wanted = [*(read(Path(file)) for file in one.files), *(named(one.names, newest) if one.names else ())]
+    processes = IsolatedProcesses(most=1)
+    try:
+        wanted = [await read_isolated(Path(file), processes) for file in one.files]
+    finally:
+        await processes.close()
+    for lock in wanted:
+        for warning in lock.warnings:
+            logger.warning("the set %s: %s: %s", one.name, lock.name, warning)
+    wanted += named(one.names, newest) if one.names else ()
     return [
         SyncInput(
             requirements=each, repository=repository_for(settings, each.ecosystem, one.repositories), targets=targets,
@@ -166,7 +176,7 @@ async def sync_set(mirror: Mirror, urls: Sequence[str], one: SyncSettings) -> bo
         async with mirror.catalog.leases.held(f"sync {one.name}", mirror.clock, LEASE_SECONDS) as mine:
             if not mine:
                 return False
-            wanted = sync_inputs(mirror.settings, one)
+            wanted = await sync_inputs(mirror.settings, one)
             async with grant_access(mirror, urls) as index, local_fetcher(mirror) as fetcher:
                 result = await fetch(wanted, fetcher, Resolvers(index), holdings(mirror), NoProgress())
             await remember(mirror.catalog.sets, one.name, result, only=True)

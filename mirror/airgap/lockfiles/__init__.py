@@ -2,7 +2,8 @@
 
 `read` a file (or parse `named` projects) into a `RequirementSet`; a `Selector` chooses the files that the targets need;
 `rewrite` replaces the URLs of a lock for another index. One module for each format, documents (bounded parsing, errors
-with lines), requirement_set (the result), targets (Python versions and platforms), select, rewrite.
+with lines), requirement_set (the result), targets (Python versions and platforms), select (with gem_choices for gems,
+and choices, the results), rewrite; isolated reads in another process.
 
 Nothing here resolves versions (an open one is a `VersionRange`) or fetches. The only IO is `read`: the named file, and
 what a requirements file includes, bounded in size, depth and number.
@@ -17,6 +18,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path, PurePath
 
 from mirror.airgap.lockfiles import gemfile, pdm, pipfile, poetry, pylock, requirements, uv
+from mirror.airgap.lockfiles.choices import MissingItem
 from mirror.airgap.lockfiles.documents import MAX_FILE_BYTES, LockDocument
 from mirror.airgap.lockfiles.requirement_set import (
     ExternalRequirement,
@@ -28,7 +30,7 @@ from mirror.airgap.lockfiles.requirement_set import (
 )
 from mirror.airgap.lockfiles.requirements import named, parse_name
 from mirror.airgap.lockfiles.rewrite import mirror_files, rewrite
-from mirror.airgap.lockfiles.select import MissingItem, ProjectSelection, Selector
+from mirror.airgap.lockfiles.select import ProjectSelection, Selector
 from mirror.airgap.lockfiles.targets import Target, this_machine
 from mirror.errors import InvalidLock
 
@@ -117,7 +119,7 @@ def parse(
     document = LockDocument(name, text)
     kind = kind or kind_of(name, text)
     if kind == "requirements":
-        return requirements.parse(document, open_file, environ or {})
+        return requirements.parse(document, open_file, {} if environ is None else environ)
     return _PARSERS[kind](document)
 
 

@@ -13,7 +13,7 @@ from urllib.parse import unquote, urlsplit
 
 import msgspec
 from packaging.utils import InvalidName, canonicalize_name
-from packaging.version import InvalidVersion, Version
+from packaging.version import Version
 
 from mirror.airgap.lockfiles.requirement_set import ExternalRequirement, PinnedFile, check_marker
 from mirror.errors import InvalidLock
@@ -22,6 +22,10 @@ T = TypeVar("T")
 
 MAX_FILE_BYTES = 32 << 20
 """The largest file that is read."""
+MAX_KEY_PARTS = 32
+"""The most parts of a dotted key: a parser takes the square of their number."""
+_KEY = r"""(?:[\w-]++|"[^"\n]*+"|'[^'\n]*+')"""
+_LONG_KEY = re.compile(rf"(?<![\w-])(?:{_KEY}[ \t]*+\.[ \t]*+){{{MAX_KEY_PARTS}}}", re.ASCII)
 
 
 class LockDocument:
@@ -59,6 +63,9 @@ class LockDocument:
 
     def toml(self) -> dict[str, Any]:
         """Parse the text as TOML. Raises InvalidLock."""
+        if long_key := _LONG_KEY.search(self.text):
+            line = self.text.count("\n", 0, long_key.start()) + 1
+            raise self.invalid(f"it has a key of more than {MAX_KEY_PARTS} parts", line)
         try:
             return tomllib.loads(self.text)
         except tomllib.TOMLDecodeError as error:
@@ -68,6 +75,8 @@ class LockDocument:
             raise self.invalid(f"it is not TOML: {reason}", int(found[1]) if found else last) from error
         except RecursionError as error:
             raise self.invalid("it is nested too deeply") from error
+        except ValueError as error:  # a number that is longer than Python reads
+            raise self.invalid("it holds a number with too many digits") from error
 
     def convert(self, value: object, shape: type[T]) -> T:
         """Convert a value to a type. Raises InvalidLock, with the line where that is known."""
@@ -104,8 +113,8 @@ class LockDocument:
         """Return a valid Python version, as written. Raises InvalidLock."""
         try:
             Version(text)
-        except InvalidVersion as error:
-            raise self.invalid(f"{text!r} is not a version", line) from error
+        except ValueError as error:  # InvalidVersion, or a number that is longer than Python reads
+            raise self.invalid(f"{text[:80]!r} is not a version", line) from error
         return text
 
     def markers_of(self, texts: Iterable[str], line: int | None) -> tuple[str, ...]:

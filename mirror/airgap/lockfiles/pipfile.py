@@ -78,8 +78,8 @@ def _entry(
 ) -> Pin | VersionRange | ExternalRequirement:
     try:
         entry = msgspec.json.decode(raw, type=_Entry)
-    except msgspec.ValidationError as error:
-        raise document.invalid(f"the entry of {written}: {error}", line) from error
+    except (msgspec.MsgspecError, ValueError, RecursionError) as error:
+        raise document.invalid(f"the entry of {written[:80]!r}: {error}", line) from error
     name = document.name_of(written, line)
     markers = document.markers_of((entry.markers,), line)
     elsewhere = entry.git or entry.hg or entry.svn or entry.bzr or entry.file

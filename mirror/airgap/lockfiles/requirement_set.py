@@ -38,6 +38,8 @@ class Pin(msgspec.Struct, frozen=True, kw_only=True):
     """`algorithm:hex` of the files that may be installed, where the lock has hashes without file names."""
     platform: str | None = None
     """A gem's platform, `ruby` when generic; None for Python."""
+    address: str = ""
+    """The content address of a gem that is named after it."""
     markers: tuple[str, ...] = ()
     """Environment markers of which one must be true; empty: needed everywhere."""
     python: str = ""
@@ -128,12 +130,16 @@ class RequirementSet(msgspec.Struct, frozen=True, kw_only=True):
     """The Python versions that the whole lock is limited to."""
     platforms: tuple[str, ...] = ()
     """The gem platforms that the lock is for."""
+    ruby: str = ""
+    """The version of Ruby that the lock is for; empty where it names none."""
     indexes: tuple[str, ...] = ()
     """The index URLs that it names, the main one first. May contain credentials: not for display."""
     extras: tuple[str, ...] = ()
     groups: tuple[str, ...] = ()
     no_binary: tuple[str, ...] = ()
     """Projects to be built from their sdist; `:all:` for all of them."""
+    warnings: tuple[str, ...] = ()
+    """Sentences about what was not understood, and does not matter as far as is known."""
 
     @property
     def complete(self) -> bool:
@@ -148,6 +154,9 @@ class RequirementSet(msgspec.Struct, frozen=True, kw_only=True):
 
 Environment = Mapping[str, str]
 
+MAX_MARKER_CHARACTERS = 20_000
+"""The longest environment marker: each is evaluated for every target."""
+
 _EXTRA_CONDITION = re.compile(r"""extra\s*[!=]=\s*(?:'[^']*'|"[^"]*")|(?:'[^']*'|"[^"]*")\s*[!=]=\s*extra(?!\w)""")
 
 
@@ -159,6 +168,8 @@ def _marker(text: str) -> Marker:
 
 def check_marker(text: str) -> None:
     """Raise ValueError with the reason unless `text` is an environment marker."""
+    if len(text) > MAX_MARKER_CHARACTERS:
+        raise ValueError(f"it is longer than {MAX_MARKER_CHARACTERS} characters")
     try:
         _marker(text)
     except (InvalidMarker, RecursionError) as error:

@@ -34,10 +34,12 @@ MAX_DEPTH = 10
 """The deepest nesting of included files."""
 MAX_FILES = 100
 """The most files that may be included in all."""
+MAX_REQUIREMENT_CHARACTERS = 20_000
+"""The longest requirement, without its hashes."""
 
 _VARIABLE = re.compile(r"\$\{([A-Z0-9_]+)\}")
 _COMMENT = re.compile(r"(^|\s)#.*$")
-_ARCHIVE = re.compile(r"\.(whl|zip|tar\.gz|tgz|tar\.bz2|tar\.xz|tar)(\[[^\]]*\])?$", re.IGNORECASE)
+_ARCHIVES = (".whl", ".zip", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar")
 _PINNED = re.compile(r"^===?\s*([^\s,*=]+)$")
 
 _INDEX = ("-i", "--index-url", "--pypi-url")
@@ -196,6 +198,8 @@ def _included(document: LockDocument, line: _Line, value: str, above: tuple[str,
 
 def _requirement(document: LockDocument, line: _Line, found: _ParsedLines, *, constraints: bool) -> None:
     text, options = _split_options(line.text)
+    if len(text) > MAX_REQUIREMENT_CHARACTERS:
+        raise document.invalid(f"the requirement is longer than {MAX_REQUIREMENT_CHARACTERS} characters", line.number)
     hashes = _hashes(document, line, options)
     if _is_location(text):
         found.external.append(document.external(text, text if "://" in text else "", line.number))
@@ -280,7 +284,8 @@ def _is_location(text: str) -> bool:
     if " @ " in text or re.match(r"[\w.-]+(\[[^\]]*\])?@", text):
         return False
     word = text.split(" ;")[0].strip()
-    return "://" in word or word.startswith((".", "/", "~")) or bool(_ARCHIVE.search(word)) or "\\" in word
+    name = word[: word.rfind("[")] if word.endswith("]") else word  # without extras
+    return "://" in word or word.startswith((".", "/", "~")) or name.lower().endswith(_ARCHIVES) or "\\" in word
 
 
 # Names with specifiers, as typed on a command line or written in the configuration

@@ -4,45 +4,20 @@ The caller decides whether projects are filtered by policy. What a lock names an
 hidden by policy; only the caller can know that.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
-from typing import Literal
 
 import msgspec
-from packaging.specifiers import InvalidSpecifier, SpecifierSet
+from packaging.specifiers import SpecifierSet
 from packaging.tags import Tag
-from packaging.utils import InvalidSdistFilename, InvalidWheelFilename, parse_sdist_filename, parse_wheel_filename
-from packaging.version import InvalidVersion, Version
+from packaging.utils import parse_sdist_filename, parse_wheel_filename
+from packaging.version import Version
 
+from mirror.airgap.lockfiles.choices import FoundFiles, MissingItem, Reason, hash_allowed
+from mirror.airgap.lockfiles.gem_choices import GemChooser
 from mirror.airgap.lockfiles.requirement_set import Pin, RequirementSet, VersionRange, needed
 from mirror.airgap.lockfiles.targets import ANY_MACHINE, Target
-from mirror.errors import Invalid
 from mirror.model import File, Project
-from mirror.rubygems import versions as gem_versions
-
-Reason = Literal[
-    "no such project",
-    "no such version",
-    "no wheel for the target",
-    "no gem for the platform",
-    "the index does not list it",
-    "the index lists it with another digest",
-    "not for this version of Python",
-]
-
-
-class MissingItem(msgspec.Struct, frozen=True, kw_only=True):
-    """Something required that the index does not have."""
-
-    project: str
-    """Empty when the whole lock does not support the target."""
-    reason: Reason
-    version: str = ""
-    """Empty when it does not depend on a version."""
-    filename: str = ""
-    """The file, where the lock names it."""
-    target: str = ""
-    where: str = ""
 
 
 class ProjectSelection(msgspec.Struct, frozen=True, kw_only=True):
@@ -78,7 +53,7 @@ class Selector:
             if requirements.installer == "pip":
                 chooser = _PythonChooser(target, requirements.no_binary, sdists=sdists)
             else:
-                chooser = _GemChooser(target, requirements)
+                chooser = GemChooser(target, requirements)
             pins, ranges = needed(requirements, target.environments)
             entries: list[Pin | VersionRange] = [*pins, *ranges]
             for entry in entries:
@@ -110,9 +85,6 @@ class Selector:
                     chosen.add(one.filename)
         files = () if project is None else tuple(file for file in project.files if file.filename in chosen)
         return ProjectSelection(files=files, missing=tuple(missing))
-
-
-FoundFiles = Iterator[File | MissingItem]
 
 
 class _PythonChooser:
@@ -152,7 +124,7 @@ class _PythonChooser:
         if not files:
             yield self._missing(pin, "no such version")
             return
-        allowed = [file for file in files if _hash_allowed(file, pin.hashes)]
+        allowed = [file for file in files if hash_allowed(file, pin.hashes)]
         fitting = [file for file in allowed if _allows_python(file.requires, self.target)]
         picked = self._pick(project.name, fitting)
         if picked:
@@ -170,7 +142,7 @@ class _PythonChooser:
         for file in project.files:
             version = _version(file.version)
             # PEP 592: a yanked file is only for exact pins.
-            usable = file.yanked is None and _hash_allowed(file, entry.hashes)
+            usable = file.yanked is None and hash_allowed(file, entry.hashes)
             if version is not None and usable and _allows_python(file.requires, self.target):
                 by_version.setdefault(version, []).append(file)
         count = 0
@@ -227,90 +199,14 @@ class _PythonChooser:
         )  # fmt: skip
 
 
-class _GemChooser:
-    """Chooses gems for one target."""
-
-    def __init__(self, target: Target, requirements: RequirementSet) -> None:
-        self.target = target
-        self.locked: dict[tuple[str, str], list[str]] = {}
-        """(gem, version) → its platforms in the lock."""
-        for pin in requirements.pins:
-            self.locked.setdefault((pin.project, pin.version), []).append(pin.platform or "ruby")
-        # A target whose platform is in the lock gets exactly the gems that the lock names.
-        self.exact = any(one != "ruby" and target.gem_rank(one) is not None for one in requirements.platforms)
-
-    def for_pin(self, project: Project, pin: Pin) -> FoundFiles:
-        """Yield the gem of one version and platform, when it is the one that the target installs."""
-        platforms = self.locked[pin.project, pin.version]
-        best = min((self._rank(one), one) for one in platforms)
-        if best[0] == _NO_FIT:
-            yield self._missing(pin, "no gem for the platform")
-            return
-        platform = pin.platform or "ruby"
-        if platform != best[1]:
-            return
-        files = [file for file in project.files if _same_gem_version(file.version, pin.version)]
-        listed = next((file for file in files if (file.platform or "ruby") == platform), None)
-        others = [] if self.exact or platform != "ruby" else [
-            file for file in files if file is not listed and self._rank(file.platform or "ruby") != _NO_FIT
-        ]  # fmt: skip
-        # Without the target's platform in the lock, bundler installs the best gem of the index, not the generic one.
-        yield from sorted(others, key=lambda file: self._rank(file.platform or "ruby"))[:1]
-        if listed is None:
-            if not others:
-                name = "-".join([pin.project, pin.version, *([] if platform == "ruby" else [platform])]) + ".gem"
-                yield self._missing(pin, "the index does not list it" if files else "no such version", name)
-        elif _hash_allowed(listed, pin.hashes):
-            yield listed
-        else:
-            yield self._missing(pin, "the index lists it with another digest", listed.filename)
-
-    def for_range(self, project: Project, entry: VersionRange) -> FoundFiles:
-        """Yield the best gem of each of the newest (or all) matching versions."""
-        by_version: dict[bytes, list[File]] = {}
-        for file in project.files:
-            fits = self._rank(file.platform or "ruby") != _NO_FIT and self._allows_ruby(file)
-            if file.yanked is None and fits and gem_versions.allows(entry.specifier, file.version):
-                by_version.setdefault(gem_versions.version_key(file.version), []).append(file)
-        versions = sorted(by_version, reverse=True)[: entry.newest]
-        for version in versions:
-            yield min(by_version[version], key=lambda file: self._rank(file.platform or "ruby"))
-        if not versions:
-            yield MissingItem(
-                project=project.name, reason="no such version", version=entry.specifier, target=str(self.target),
-                where=entry.where,
-            )  # fmt: skip
-
-    def _rank(self, platform: str) -> int:
-        rank = self.target.gem_rank(platform)
-        return _NO_FIT if rank is None else rank
-
-    def _allows_ruby(self, file: File) -> bool:
-        if self.target.ruby is None or not file.requires:
-            return True
-        if not gem_versions.is_version(self.target.ruby):
-            return True
-        try:
-            return gem_versions.allows(file.requires.replace("&", ","), self.target.ruby)
-        except Invalid:
-            return True  # undecidable: too much is better than too little
-
-    def _missing(self, pin: Pin, reason: Reason, filename: str = "") -> MissingItem:
-        return MissingItem(
-            project=pin.project, version=pin.version, reason=reason, filename=filename,
-            target=self.target.platform, where=pin.where,
-        )  # fmt: skip
-
-
-_Chooser = _PythonChooser | _GemChooser
-_NO_FIT = 1 << 16
+_Chooser = _PythonChooser | GemChooser
 
 
 @lru_cache(maxsize=1 << 16)
 def _version(text: str) -> Version | None:
     try:
         return Version(text)
-    except InvalidVersion:
+    except ValueError:  # InvalidVersion, or a number that is longer than Python reads
         return None
 
 
@@ -319,7 +215,7 @@ def _specifier(text: str) -> SpecifierSet:
     """Parse a specifier; an invalid one allows everything, as pip treats a broken Requires-Python."""
     try:
         return SpecifierSet(text)
-    except InvalidSpecifier:
+    except ValueError:
         return SpecifierSet()
 
 
@@ -327,7 +223,7 @@ def _specifier(text: str) -> SpecifierSet:
 def _wheel(filename: str) -> _Wheel | None:
     try:
         _, _, build, tags = parse_wheel_filename(filename)
-    except (InvalidWheelFilename, InvalidVersion):
+    except ValueError:
         return None
     return _Wheel(build, tags)
 
@@ -336,7 +232,7 @@ def _wheel(filename: str) -> _Wheel | None:
 def _is_sdist(filename: str) -> bool:
     try:
         parse_sdist_filename(filename)
-    except (InvalidSdistFilename, InvalidVersion):
+    except ValueError:
         return False
     return True
 
@@ -355,21 +251,6 @@ def _same_version(one: str, other: str) -> bool:
     return one == other or ((version := _version(one)) is not None and version == _version(other))
 
 
-def _same_gem_version(one: str, other: str) -> bool:
-    if not (gem_versions.is_version(one) and gem_versions.is_version(other)):
-        return one == other
-    return gem_versions.version_key(one) == gem_versions.version_key(other)
-
-
 def _differ(one: Mapping[str, str], other: Mapping[str, str]) -> bool:
     """Return whether two sets of digests contradict each other."""
     return any(other[algorithm] != digest for algorithm, digest in one.items() if algorithm in other)
-
-
-def _hash_allowed(file: File, hashes: Sequence[str]) -> bool:
-    """Return whether a lock's hashes allow a file; without an algorithm in common they do."""
-    known = [one.partition(":") for one in hashes]
-    shared = [digest for algorithm, _, digest in known if algorithm in file.digests]
-    return not shared or any(
-        file.digests[algorithm] == digest for algorithm, _, digest in known if algorithm in file.digests
-    )

@@ -43,7 +43,7 @@ class _System(msgspec.Struct, frozen=True):
     """The systems that a platform name stands for."""
 
     family: str
-    """linux, musllinux, macos, windows"""
+    """linux, musllinux, macos, windows, java"""
     machine: str
     oldest: Level = ANY_MACHINE
     newest: Level = ANY_MACHINE
@@ -55,7 +55,7 @@ class Target(msgspec.Struct, frozen=True, dict=True):
     python: str
     """`3.11` for all of the series, `3.11.4` for that one, `3.13t` for the free-threaded build."""
     platform: str
-    """linux-x86_64, musllinux-aarch64, macos-arm64, windows-amd64, …, or a platform tag of wheels."""
+    """linux-x86_64, musllinux-aarch64, macos-arm64, windows-amd64, …, java for JRuby, or a platform tag of wheels."""
     ruby: str | None = None
     """Required Ruby versions are checked against it; None: not checked."""
 
@@ -124,6 +124,8 @@ def _system(platform: str) -> _System:
             return _System(family, name, level, level)
     if platform in ("win_amd64", "win_arm64", "win32"):
         return _System("windows", {"win32": "x86"}.get(platform, platform.removeprefix("win_")))
+    if platform == "java":
+        return _System("java", "java")
     family, _, name = platform.partition("-")
     if family in ("linux", "musllinux"):
         name = _ALIASES.get(name, name)
@@ -141,7 +143,7 @@ def _system(platform: str) -> _System:
                 return _System(family, name, OLDEST_MACOS[name], NEWEST_MACOS)
             case _:
                 return _System(family, name)
-    known = "linux-x86_64, linux-aarch64, musllinux-x86_64, macos-arm64, macos-x86_64, windows-amd64"
+    known = "linux-x86_64, linux-aarch64, musllinux-x86_64, macos-arm64, macos-x86_64, windows-amd64, java (JRuby)"
     raise Invalid(f"The platform {platform!r} is not known: {known} and the platform tags of wheels are.")
 
 
@@ -180,6 +182,8 @@ def _platform_tags(system: _System) -> Iterator[str]:
                 yield f"musllinux_{system.newest[0]}_{minor}_{system.machine}"
         case "macos":
             yield from tags.mac_platforms(system.newest, system.machine)
+        case "java":
+            return  # JRuby: no Python
         case _:
             yield _WINDOWS[system.machine][0]
 
@@ -232,6 +236,8 @@ def _gem_platforms(platform: str) -> tuple[re.Pattern[str], ...]:
             patterns = [rf"{cpu}-linux-musl(?:eabi(?:hf)?)?", rf"{cpu}-linux(?:-eabi(?:hf)?)?"]
         case "macos":
             patterns = [rf"{cpu}-darwin(?:-?\d+)?", r"universal-darwin(?:-?\d+)?"]
+        case "java":
+            patterns = [r"java|jruby", r"(?:universal-)?java-?[\d.]+"]
         case _:
             patterns = {
                 # x64-mingw32 was the C runtime of Rubies before 3.1; later ones refuse it.

@@ -47,6 +47,7 @@ _GEM_PLATFORMS: Mapping[tuple[str, str], str] = {
     ("macos", "x86_64"): "x86_64-darwin",
     ("macos", "arm64"): "arm64-darwin",
     ("windows", "amd64"): "x64-mingw-ucrt",
+    ("java", "java"): "java",
 }
 _CLIENT_VARIABLES = (
     "UV_", "PIP_", "BUNDLE_", "GEM_", "RUBY", "PYTHON", "VIRTUAL_ENV", "HTTP_PROXY", "http_proxy", "ALL_PROXY",

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from mirror.airgap.lockfiles import parse, read
+from mirror.airgap.lockfiles import parse, read, rewrite
 from mirror.errors import InvalidLock
 
 DATA = Path(__file__).parent / "data"
@@ -92,7 +92,9 @@ def test_windows_line_ends_make_no_difference() -> None:
 @pytest.mark.parametrize(
     ("text", "line", "reason"),
     [
-        ("GEM\n  remote: https://gems.example/\nWAT\n", 3, "the section 'WAT' is not known"),
+        ("GEM\n  remote: https://gems.example/\nwat\n", 3, "'wat' is not the heading of a section"),
+        ("CONTENT ADDRESSES\n  ffi (1.0-x86_64-linux) NOHEX\n", 2, "is not a content address"),
+        ("CONTENT ADDRESSES\n  ffi (1.0-../x) 78be552b\n", 2, "is not a platform"),
         ("  rack (1)\n", 1, "before the first section"),
         ("GEM\n  specs:\n    rack\n", 3, "is not a gem with its version"),
         ("GEM\n  specs:\n    rack (../1)\n", 3, "is not a gem version"),
@@ -108,3 +110,31 @@ def test_a_broken_gemfile_lock_is_refused_with_line_and_reason(text: str, line: 
         parse("Gemfile.lock", text)
     assert caught.value.line == line
     assert reason in caught.value.reason
+
+
+ADDRESSED = EVERYTHING.replace(
+    "CHECKSUMS\n", "CONTENT ADDRESSES\n  ffi (1.17.2-x86_64-linux-gnu) 78be552b sha256=78BE\n\nCHECKSUMS\n"
+)
+
+
+def test_a_content_address_is_a_pin_beside_that_of_the_platform() -> None:
+    parsed = parse("Gemfile.lock", ADDRESSED)
+    pins = [(pin.platform, pin.address, pin.hashes, pin.index) for pin in parsed.pins if pin.project == "ffi"]
+    assert pins == [
+        ("ruby", "", ("sha256:ab",), "https://second.example/"),
+        ("x86_64-linux-gnu", "", ("sha256:cd", "sha512:ef"), "https://second.example/"),
+        ("x86_64-linux-gnu", "78be552b", ("sha256:78be",), "https://second.example/"),
+    ]
+    assert parsed.ruby == "3.3.4"
+    assert parsed.warnings == ()
+    moved = rewrite(ADDRESSED, "Gemfile.lock", {"https://second.example/": "http://mirror.example/"})
+    assert moved == ADDRESSED.replace("https://second.example/", "http://mirror.example/")
+
+
+def test_a_section_that_no_one_knows_yet_is_skipped_with_a_warning() -> None:
+    newer = EVERYTHING.replace("CHECKSUMS\n", "FROM THE FUTURE\n  thing (1) x\n      deep\n\nCHECKSUMS\n")
+    parsed = parse("Gemfile.lock", newer)
+    assert parsed.warnings == ("the section 'FROM THE FUTURE' is not known, and is skipped",)
+    assert [pin.project for pin in parsed.pins] == [pin.project for pin in parse("Gemfile.lock", EVERYTHING).pins]
+    moved = rewrite(newer, "Gemfile.lock", {"https://second.example/": "http://mirror.example/"})
+    assert moved == newer.replace("https://second.example/", "http://mirror.example/")

@@ -1,5 +1,7 @@
 """Locks that the real tools have written, and locks that are broken."""
 
+import time
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -288,7 +290,19 @@ def test_a_format_is_known_by_name_or_by_content(name: str, text: str, kind: str
         ("pdm.lock", '[metadata]\nlock_version = "5.0"\n', 2, "pdm.lock version '5.0'"),
         ("Pipfile.lock", '{"_meta": {\n"pipfile-spec": 7}}', 2, "specification 7 is not known"),
         ("Pipfile.lock", '{"_meta": {\n"pipfile-spec": 6,\n', 2, "it is not JSON"),
-        ("Pipfile.lock", '{"_meta": {"pipfile-spec": 6},\n"default": {\n"a": {"version": 1}}}', 3, "the entry of a"),
+        ("Pipfile.lock", '{"_meta": {"pipfile-spec": 6},\n"default": {\n"a": {"version": 1}}}', 3, "the entry of 'a'"),
+        (
+            "Pipfile.lock",
+            '{"_meta": {"pipfile-spec": 6},\n"default": {\n"a": {"version": "\\ud800"}}}',
+            3,
+            "it is not JSON",
+        ),
+        ("Pipfile.lock", '{"_meta": {"pipfile-spec": ' + "1" * 5000 + "}}", None, "out of range"),
+        ("uv.lock", "version = 1\nx = " + "1" * 5000, None, "a number with too many digits"),
+        ("uv.lock", 'version = 1\nx = "\\ud800"', 2, "it is not TOML"),
+        ("uv.lock", "version = 1\n[" + "a." * 40 + "a]\n", 2, "a key of more than 32 parts"),
+        ("uv.lock", "version = 1\n" + "'a' . " * 40 + "a = 1\n", 2, "a key of more than 32 parts"),
+        ("requirements.txt", "\na; " + " or ".join(["os_name=='a'"] * 2000), 2, "longer than 20000 characters"),
         ("Pipfile.lock", '{"x":' * 100_000, 1, "it is not JSON"),
     ],
 )
@@ -324,3 +338,21 @@ def test_a_file_beyond_the_limit_is_refused(tmp_path: Path, monkeypatch: pytest.
 def test_a_byte_order_mark_is_no_part_of_the_text(tmp_path: Path) -> None:
     (tmp_path / "r.txt").write_bytes("\ufeffclick==8.1.8\n".encode())
     assert [pin.project for pin in read(tmp_path / "r.txt").pins] == ["click"]
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("requirements.txt", "x" + ".whl[" * 60_000),
+        ("requirements.txt", "a" + ">=1," * 60_000 + ">=1"),
+        ("uv.lock", "version = 1\n[package.source]\n" + ".".join(["a"] * 60_000) + "=1\n"),
+        ("uv.lock", "version = 1\n" + "a" * 300_000),
+        ("uv.lock", "version = 1\n" + '"' * 300_000),
+        ("Gemfile.lock", "GEM\n  specs:\n    " + "a" * 300_000 + "\n"),
+    ],
+)
+def test_a_hostile_file_takes_no_longer_than_its_length(name: str, text: str) -> None:
+    started = time.process_time()
+    with suppress(InvalidLock):
+        parse(name, text)
+    assert time.process_time() - started < 2  # with the square of its length it takes a minute

@@ -356,6 +356,97 @@ def test_a_ruby_version_is_respected_where_the_target_has_one() -> None:
     assert chosen(select(parsed, listed, [LINUX])) == ["ffi-1.0.gem"]
 
 
+def build(abi: str, address: str) -> File:
+    """A build of ffi 1.17.2 for one Ruby ABI."""
+    return File(
+        filename=f"ffi-1.17.2-{address}.gem",
+        version="1.17.2",
+        platform="x86_64-linux-gnu",
+        requires=f"~> {abi}.0",
+        digests={"sha256": address * 8},
+        extra={"address": address},
+    )
+
+
+OLD, NEW = build("3.3", "0000000a"), build("3.4", "0000000b")
+BUILDS = Project(name="ffi", files=(*gem("ffi", *FFI).files, OLD, NEW))
+
+
+def addressed(address: str, ruby: str = "", sha256: str = "") -> RequirementSet:
+    """A lock of Bundler 4.1."""
+    hashed = f" sha256={sha256}" if sha256 else ""
+    version = f"\nRUBY VERSION\n   ruby {ruby}\n" if ruby else ""
+    return parse(
+        "Gemfile.lock",
+        "GEM\n  remote: https://gems.example/\n  specs:\n    ffi (1.17.2-x86_64-linux-gnu)\n\nPLATFORMS\n"
+        f"  x86_64-linux-gnu\n\nCONTENT ADDRESSES\n  ffi (1.17.2-x86_64-linux-gnu) {address}{hashed}\n{version}",
+    )
+
+
+def test_a_build_for_one_ruby_abi_is_not_the_gem_for_its_platform() -> None:
+    parsed = gemfile(["1.17.2-x86_64-linux-gnu"], ["x86_64-linux-gnu"])
+    listed = Project(name="ffi", files=(OLD, *gem("ffi", "1.17.2-x86_64-linux-gnu").files))
+    assert chosen(select(parsed, {"ffi": listed}, [LINUX])) == ["ffi-1.17.2-x86_64-linux-gnu.gem"]
+    (missing,) = select(parsed, {"ffi": Project(name="ffi", files=(OLD,))}, [LINUX]).missing
+    assert missing.filename == "ffi-1.17.2-x86_64-linux-gnu.gem"
+
+
+def test_a_content_address_in_a_lock_is_needed_beside_the_gem_for_the_platform() -> None:
+    expected = ["ffi-1.17.2-x86_64-linux-gnu.gem", "ffi-1.17.2-0000000b.gem"]
+    assert chosen(select(addressed("0000000b", "3.4.1"), {"ffi": BUILDS}, [LINUX])) == expected
+    longer = addressed("0000000b00", sha256="0000000b" * 8)
+    assert chosen(select(longer, {"ffi": BUILDS}, [LINUX])) == expected
+    assert select(addressed("0000000b"), {"ffi": BUILDS}, [MAC]).missing, "this lock is for Linux alone"
+
+
+def test_a_build_for_another_ruby_is_left_to_those_who_have_it() -> None:
+    selection = select(addressed("0000000a", "3.4.1"), {"ffi": BUILDS}, [LINUX])
+    assert chosen(selection) == ["ffi-1.17.2-x86_64-linux-gnu.gem"]
+    assert selection.missing == ()
+    only = Project(name="ffi", files=(OLD,))
+    assert select(addressed("0000000a", "3.3.9"), {"ffi": only}, [LINUX]).missing == ()
+    (missing,) = select(addressed("0000000a", "3.4.1"), {"ffi": only}, [LINUX]).missing
+    assert missing.filename == "ffi-1.17.2-x86_64-linux-gnu.gem"
+
+
+def test_a_content_address_that_the_index_does_not_have_is_missing() -> None:
+    (missing,) = select(addressed("0000000c"), {"ffi": BUILDS}, [LINUX]).missing
+    assert (missing.reason, missing.filename) == ("the index does not list it", "ffi-1.17.2-0000000c.gem")
+    (other,) = select(addressed("0000000b", sha256="f" * 64), {"ffi": BUILDS}, [LINUX]).missing
+    assert other.reason == "the index lists it with another digest"
+
+
+def test_names_get_the_builds_for_every_ruby_abi_that_the_target_may_have() -> None:
+    (parsed,) = named(["gem:ffi"], newest=1)
+    gnu = "ffi-1.17.2-x86_64-linux-gnu.gem"
+    assert chosen(select(parsed, {"ffi": BUILDS}, [LINUX])) == [gnu, OLD.filename, NEW.filename]
+    newer = Target("3.11", "linux-x86_64", "3.4.2")
+    assert chosen(select(parsed, {"ffi": BUILDS}, [newer])) == [gnu, NEW.filename]
+    assert chosen(select(parsed, {"ffi": BUILDS}, [MAC])) == ["ffi-1.17.2-arm64-darwin.gem"]
+
+
+JAVA = Target("3.11", "java")
+
+
+def test_jruby_is_a_target() -> None:
+    listed = {"ffi": gem("ffi", *FFI, "1.17.2-java")}
+    assert chosen(select(gemfile([*FFI, "1.17.2-java"], ["java", "ruby"]), listed, [JAVA])) == ["ffi-1.17.2-java.gem"]
+    (parsed,) = named(["gem:ffi"], newest=1)
+    assert chosen(select(parsed, listed, [JAVA])) == ["ffi-1.17.2-java.gem"]
+    wheels = project("x", "x-1.0-py3-none-any.whl", "x-1.0-cp311-cp311-manylinux_2_17_x86_64.whl")
+    (python,) = named(["x"], newest=1)
+    assert chosen(select(python, {"x": wheels}, [JAVA])) == ["x-1.0-py3-none-any.whl"]
+
+
+def test_what_only_other_platforms_of_a_lock_need_is_not_missing() -> None:
+    listed = {"ffi": gem("ffi", "1.17.2-java")}
+    parsed = gemfile(["1.17.2-java"], ["java", "x86_64-linux"])
+    selection = select(parsed, listed, [LINUX])
+    assert (chosen(selection), selection.missing) == ([], ())
+    assert chosen(select(parsed, listed, [JAVA])) == ["ffi-1.17.2-java.gem"]
+    assert select(gemfile(["1.17.2-java"], ["java"]), listed, [LINUX]).missing
+
+
 TAGS = st.sampled_from(
     [
         "py3-none-any",
