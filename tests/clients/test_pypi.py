@@ -1,18 +1,23 @@
 """pip, uv and bandersnatch against a running mirror, with an upstream and without."""
 
 import hashlib
+import io
 import json
 import sys
+import zipfile
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.builders import sdist, wheel
+from tests.builders import Built, sdist, wheel
 from tests.clients.nginx import Nginx
 from tests.clients.python import Environments, running, secured, uv
 from tests.serving import Spawned, spawned
 from tests.simulator import Simulator
+from tests.uploading import upload
 
 pytestmark = [pytest.mark.clients, pytest.mark.timeout(600)]
 
@@ -40,16 +45,25 @@ def only_pypi(simulator: Simulator) -> dict[str, Any]:
     return {"pypi": {"format": "pypi", "upstreams": [simulator.simple_url]}}
 
 
+Index = Spawned | Nginx | Simulator | None
+"""Where a client installs from; None for what it uses when nothing is said."""
+
+
+def from_index(option: str, index: Index) -> list[str]:
+    """The options of a client that let it use an index."""
+    return [] if index is None else [option, f"{str(index.url).rstrip('/')}/simple/"]
+
+
 class Pip:
     """A pip of some age."""
 
     def __init__(self, python: Path) -> None:
         self.python = python
 
-    async def install(self, mirror: Spawned | Nginx, home: Path, *names: str) -> dict[str, str]:
+    async def install(self, index: Index, home: Path, *names: str) -> dict[str, str]:
         """Install into an empty directory, with an empty cache; what is there then."""
         await running(
-            self.python, "-m", "pip", "install", "--index-url", f"{mirror.url}simple/", "--target", home / "installed",
+            self.python, "-m", "pip", "install", *from_index("--index-url", index), "--target", home / "installed",
             "--cache-dir", home / "cache", *names,
         )  # fmt: skip
         return installed(home / "installed")
@@ -58,9 +72,9 @@ class Pip:
 class Uv:
     """The newest uv."""
 
-    async def install(self, mirror: Spawned | Nginx, home: Path, *names: str) -> dict[str, str]:
+    async def install(self, index: Index, home: Path, *names: str) -> dict[str, str]:
         await running(
-            uv(), "pip", "install", "--python", sys.executable, "--default-index", f"{mirror.url}simple/",
+            uv(), "pip", "install", "--python", sys.executable, *from_index("--default-index", index),
             "--target", home / "installed", "--cache-dir", home / "cache", *names,
         )  # fmt: skip
         return installed(home / "installed")
@@ -188,3 +202,112 @@ async def test_it_installs_from_the_public_index_and_again_offline(tmp_path: Pat
     async with spawned(data, None, "--offline") as mirror:
         assert await client.install(mirror, tmp_path / "offline", *wanted) == {"arroba": "1.0", "dumb_pypi": "1.14.1"}
         assert [one["requests"] for one in (await mirror.get("/-/status")).json()["upstreams"]] == [0, 0]
+
+
+ODD = (
+    "zope.event==5.0",  # a dot in the name
+    "ruamel.yaml==0.18.6",
+    "backports.tarfile==1.2.0",
+    "jaraco.functools==4.1.0",
+    "PyJWT==2.9.0",  # capitals
+    "Flask-SQLAlchemy==3.1.1",
+    "docopt==0.6.2",  # an sdist alone, of an old tool
+    "python-dateutil==2.9.0.post0",
+    "attrs==21.1.0",  # yanked
+    "certifi==2024.07.04",  # zeros in the version
+)
+
+
+def contents(directory: Path) -> dict[str, str]:
+    """The digest of each file, without what tells when and by whom it was installed."""
+    files = [path for path in directory.rglob("*") if path.is_file() and "__pycache__" not in path.parts]
+    own = ("RECORD", "REQUESTED", "INSTALLER", "uv_cache.json")
+    return {
+        str(path.relative_to(directory)): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in files
+        if path.name not in own
+    }
+
+
+@pytest.mark.public
+@pytest.mark.parametrize("client", ["pip", "pip==23.3.2", "uv"], indirect=True)
+async def test_odd_projects_install_through_the_mirror_as_they_do_directly(tmp_path: Path, client: Pip | Uv) -> None:
+    async with spawned(tmp_path / "data", None) as mirror:
+        if (await mirror.get("/simple/docopt/")).status != 200:
+            pytest.skip("the public index cannot be reached")
+        await client.install(mirror, tmp_path / "through", "--no-deps", *ODD)
+    await client.install(None, tmp_path / "directly", "--no-deps", *ODD)
+    through, directly = contents(tmp_path / "through/installed"), contents(tmp_path / "directly/installed")
+    assert len(through) > 100
+    assert through == directly
+
+
+# Files that are odd, but genuine
+
+
+@pytest.mark.parametrize("client", ["pip", "pip==23.3.2", "uv"], indirect=True)
+@pytest.mark.parametrize("form", ["json", "html"])
+async def test_wheels_with_odd_metadata_install_as_they_do_directly(
+    simulator: Simulator, tmp_path: Path, client: Pip | Uv, form: str
+) -> None:
+    plain = wheel("local", "1.0")
+    beside = repacked(
+        wheel("beside", "1.0"), {"beside_more-1.0.dist-info.txt": b"", "vendored/x-1.dist-info/METADATA": b"-"}
+    )
+    packed = repacked(wheel("packed", "1.0"), {}, method=zipfile.ZIP_LZMA)
+    long = wheel("long", "1.0")
+    tags = "py3-none-" + ".".join(f"linux_{number:03}_x86_64" for number in range(12)) + ".any"
+    names = {
+        "local": replace(plain, filename="local-1.0+cpu-py3-none-any.whl"),
+        "beside": beside,
+        "packed": packed,
+        "long": replace(long, filename=f"long-1.0-{tags}.whl"),
+    }
+    for built in names.values():
+        simulator.publish(built, core_metadata=False)
+    simulator.pypi.configure(html_only=form == "html", metadata=False)
+    async with spawned(tmp_path / "data", only_pypi(simulator)) as mirror:
+        for name, built in names.items():
+            assert await attempt(client, mirror, tmp_path / name, name) == await attempt(
+                client, simulator, tmp_path / f"{name}-direct", name
+            ), built.filename
+
+
+async def attempt(client: Pip | Uv, index: Any, home: Path, name: str) -> dict[str, str] | None:
+    """What is installed; None when the client refuses it."""
+    try:
+        return await client.install(index, home, "--no-deps", name)
+    except AssertionError:
+        return None
+
+
+def repacked(built: Built, more: Mapping[str, bytes], method: int = zipfile.ZIP_DEFLATED) -> Built:
+    """The wheel with more files, and packed by another method."""
+    output = io.BytesIO()
+    with zipfile.ZipFile(io.BytesIO(built.content)) as old, zipfile.ZipFile(output, "w", method) as new:
+        for name in old.namelist():
+            content = old.read(name)
+            if name.endswith("/RECORD"):
+                content += "".join(f"{other},,\n" for other in more).encode()
+            new.writestr(name, content)
+        for name, content in more.items():
+            new.writestr(name, content)
+    return replace(built, content=output.getvalue())
+
+
+@pytest.mark.parametrize("client", ["pip", "pip==23.3.2", "uv"], indirect=True)
+async def test_an_upload_is_seen_at_once_by_a_client_with_a_cache(
+    simulator: Simulator, tmp_path: Path, client: Pip | Uv
+) -> None:
+    data, cache = tmp_path / "data", tmp_path / "cache"
+    cache.mkdir()
+    async with spawned(data, only_pypi(simulator)) as mirror:
+        created = await running(
+            sys.executable, "-m", "mirror", "token", "create", "--project", "*", "--config", data.with_suffix(".toml")
+        )
+        for version in ("1.0", "1.1"):
+            assert (await upload(mirror, created.split()[-1], wheel("own", version))).status == 200
+            home = tmp_path / version
+            home.mkdir()
+            (home / "cache").symlink_to(cache)
+            assert await client.install(mirror, home, "--no-deps", f"own=={version}") == {"own": version}
