@@ -23,8 +23,8 @@ ORDER = [
 """Each entry of `mirror/` imports only from those before it."""
 
 ECOSYSTEMS = ("pypi", "rubygems")
-ONLY_IN_PYPI = {"documents", "legacy", "metadata", "sdist", "strict_zip", "wheel"}
-"""Two forms of each document, the JSON API, core metadata, two kinds of archives, and wheels read from afar."""
+ONLY_IN_PYPI = {"documents", "legacy", "metadata", "provenance", "sdist", "strict_zip", "wheel"}
+"""Two forms of each document, the JSON API, core metadata, provenance, archives, and wheels read from afar."""
 ONLY_IN_RUBYGEMS = {"identity", "json_api", "log", "marshal", "specification"}
 """JSON about gems, Ruby's own serialisation, what stands inside a gem, and the one asymmetry: an index that is
 followed, and published as a growing log."""

@@ -33,6 +33,7 @@ def explain(
             "held" if file.filename in held else "not held",
             *(["yanked" + (f": {file.yanked}" if file.yanked else "")] if file.yanked is not None else []),
             *(["removed upstream"] if removed_upstream else []),
+            *(["no metadata can be read from it"] if not file.sidecar else []),
         ]
         lines.append(_printable(f"{file.filename}: {', '.join(facts)}"))
         lines += [f"  {line}" for line in _timeline(policy, project, file, now, removed_upstream)]

@@ -35,6 +35,7 @@ from mirror.policy import as_of, parse_moment
 from mirror.pypi import index, legacy, pages, versions
 from mirror.pypi.names import canonical, has_metadata, safe_filename
 from mirror.pypi.pages import HTML_TYPE, JSON_TYPE
+from mirror.pypi.provenance import check_provenance
 from mirror.server.facts import facts_of, public_url
 from mirror.server.negotiate import negotiate
 from mirror.server.pages import PageCache, PageInput
@@ -264,6 +265,7 @@ class Routes:
 
         async def content() -> PageInput:
             read, body = await document.read()
+            check_provenance(file, body)
             kept = read == document.revision
             return _page_input(view, "application/vnd.pypi.integrity.v1+json", lambda: body, kept)
 

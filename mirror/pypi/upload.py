@@ -6,13 +6,8 @@ The surprise: attestations (PEP 740) are checked to be about these bytes and sto
 verified: that needs a transparency log, which a mirror may not reach, and installers verify them anyway.
 """
 
-import base64
-import binascii
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-import msgspec
 from aiohttp import web
 from packaging.specifiers import InvalidSpecifier, SpecifierSet
 
@@ -21,13 +16,12 @@ from mirror.auth.audit import address_of, audit
 from mirror.config import LimitsSettings
 from mirror.errors import Conflict, Invalid, TooLarge
 from mirror.index.publish import AlreadyUploaded, Change, Publisher
-from mirror.model import AcceptedUpload, File
+from mirror.model import AcceptedUpload
 from mirror.pypi.names import canonical, canonical_version, kind_of, parse_filename
+from mirror.pypi.provenance import from_attestations
 from mirror.server.facts import facts_of
 from mirror.server.receive import Form, incoming, receive_form
 
-ATTESTATIONS_LIMIT = 256 << 10
-"""The largest attestations of one file, in bytes."""
 _DIGESTS = {"md5_digest": "md5", "sha256_digest": "sha256", "blake2_256_digest": "blake2b_256"}
 _FILETYPES = {"bdist_wheel": "wheel", "sdist": "sdist"}
 
@@ -83,7 +77,7 @@ class UploadRoutes:
             attestations = form.value("attestations") or ""
             accepted = await self._publisher.inspect(form.filename, file.path, bool(attestations))
             check_form(form, accepted)
-            document = provenance(attestations, accepted.file) if attestations else ""
+            document = from_attestations(attestations, accepted.file) if attestations else ""
             change = await self._publisher.add(
                 file.path, accepted, by=str(who), origin=address_of(request), attestations=document
             )
@@ -139,55 +133,3 @@ def _same_specifiers(one: str, other: str) -> bool:
         return SpecifierSet(one[:4096]) == SpecifierSet(other)
     except InvalidSpecifier:
         return one.strip() == other.strip()
-
-
-# --- attestations ----------------------------------------------------------------------------------------------
-
-
-class _Envelope(msgspec.Struct):
-    statement: str
-    signature: str
-
-
-class _Attestation(msgspec.Struct):
-    """An attestation of PEP 740, of which only the statement is read."""
-
-    version: int
-    verification_material: dict[str, Any]
-    envelope: _Envelope
-
-
-class _Subject(msgspec.Struct):
-    name: str
-    digest: dict[str, str]
-
-
-class _Statement(msgspec.Struct):
-    subject: list[_Subject]
-    predicate_type: str = msgspec.field(name="predicateType")
-
-
-def provenance(attestations: str, file: File) -> str:
-    """Return the provenance object to serve (PEP 740) for uploaded attestations. Raises Invalid."""
-    if len(attestations) > ATTESTATIONS_LIMIT:
-        raise TooLarge(f"The attestations are larger than {ATTESTATIONS_LIMIT:,} bytes.")
-    try:
-        found = msgspec.json.decode(attestations, type=list[_Attestation])
-        raw = msgspec.json.decode(attestations, type=list[msgspec.Raw])
-        statements = [
-            msgspec.json.decode(base64.b64decode(one.envelope.statement, validate=True), type=_Statement)
-            for one in found
-        ]
-    except (msgspec.MsgspecError, binascii.Error, ValueError, RecursionError):
-        raise Invalid("The attestations are not those that PEP 740 describes.") from None
-    if not found or any(one.version != 1 for one in found):
-        raise Invalid("There should be one attestation or more, of version 1.")
-    _check_subjects(statements, file)
-    bundle = {"publisher": {"kind": "mirror", "claims": None}, "attestations": raw}
-    return msgspec.json.encode({"version": 1, "attestation_bundles": [bundle]}).decode()
-
-
-def _check_subjects(statements: Sequence[_Statement], file: File) -> None:
-    for statement in statements:
-        if [(one.name, one.digest.get("sha256")) for one in statement.subject] != [(file.filename, file.sha256)]:
-            raise Invalid(f"An attestation is about another file than {file.filename} with SHA-256 {file.sha256}.")

@@ -465,6 +465,8 @@ async def test_metadata_that_cannot_be_made_is_promised_no_more(simulator: Simul
             assert bool(simulator.requests) == promised[0]
             promised = [file.get("core-metadata", False) for file in (await page_of(mirror, "hollow")).json()["files"]]
             assert promised == [False, True]
+            explained = (await mirror.get("/-/explain/pypi/hollow")).text
+            assert explained.count("no metadata can be read from it") == 1
             assert (await mirror.get(path_of(hollow))).body == hollow.content
     simulator.publish(wheel("hollow", "1.0"), core_metadata=False)  # another file under that name
     async with mirroring(tmp_path / "data", simulator, pages={"fresh": "0s"}) as mirror:

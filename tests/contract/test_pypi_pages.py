@@ -420,6 +420,37 @@ async def test_provenance_is_passed_through_and_kept(mirror: Serving, simulator:
     assert simulator.count("GET", "/integrity/*") == 1
 
 
+def stating(statement: object, version: int = 1) -> dict[str, Any]:
+    """A document of the form of PEP 740 with one attestation."""
+    attestation = {"version": 1, "envelope": {"statement": statement, "signature": ""}, "verification_material": {}}
+    return {"version": version, "attestation_bundles": [{"publisher": {}, "attestations": [attestation]}]}
+
+
+@pytest.mark.parametrize(
+    "lie",
+    [
+        {"AccessKeyId": "secret"},
+        {"version": 1, "attestation_bundles": []},
+        {
+            "version": 2,
+            "attestation_bundles": [{"attestations": [{"envelope": {"statement": {"sha256": SIX.sha256}}}]}],
+        },
+        {"version": 1, "attestation_bundles": [{"attestations": [{"envelope": {"statement": {"sha256": "0" * 64}}}]}]},
+        {"version": 1, "attestation_bundles": [{"attestations": [{"envelope": {"statement": "no base64"}}]}]},
+        {"version": 1, "attestation_bundles": [{"attestations": ["secret"]}]},
+    ],
+    ids=str,
+)
+async def test_what_is_no_provenance_of_the_file_is_not_shown(
+    mirror: Serving, simulator: Simulator, lie: dict[str, Any]
+) -> None:
+    simulator.publish(SIX, provenance=lie)
+    reply = await mirror.get(f"/integrity/six/1.16/{SIX.filename}/provenance")
+    assert reply.status == 502
+    assert is_sentence(reply)
+    assert "secret" not in reply.text
+
+
 async def test_a_file_without_provenance_has_none(mirror: Serving, simulator: Simulator) -> None:
     simulator.publish(SIX)
     reply = await mirror.get(f"/integrity/six/1.16/{SIX.filename}/provenance")

@@ -5,6 +5,7 @@ for one project. The surprise: `publish` accepts the same file name twice, as no
 """
 
 import json
+from base64 import b64encode
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -243,13 +244,20 @@ class PyPI:
 
 def _attestation(built: Built) -> dict[str, Any]:
     """A provenance object (PEP 740) of the right shape; nothing in it is signed."""
-    subject = {"filename": built.filename, "sha256": built.sha256}
+    subject = {"name": built.filename, "digest": {"sha256": built.sha256}}
+    statement = {
+        "_type": "https://in-toto.io/Statement/v1",
+        "subject": [subject],
+        "predicateType": "x",
+        "predicate": None,
+    }
+    envelope = {"statement": b64encode(json.dumps(statement).encode()).decode(), "signature": ""}
     return {
         "version": 1,
         "attestation_bundles": [
             {
                 "publisher": {"kind": "GitHub", "repository": "owner/project", "workflow": "release.yml"},
-                "attestations": [{"version": 1, "envelope": {"statement": subject}, "verification_material": {}}],
+                "attestations": [{"version": 1, "envelope": envelope, "verification_material": {}}],
             }
         ],
     }

@@ -6,13 +6,14 @@ client of a running mirror. Everything else (what is needed, in which order, wha
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
+from contextlib import suppress
 from typing import Protocol
 
 from mirror.airgap.sync.bulk import BulkFetcher
 from mirror.airgap.sync.queue import FetchCallback, FetchQueue
 from mirror.blobs import BlobStore
 from mirror.catalog import Catalog, SetMember
-from mirror.errors import Offline, StorageFull
+from mirror.errors import NoSidecar, Offline, StorageFull
 from mirror.index.freshness import Freshness
 from mirror.index.repository import Repository, View
 from mirror.model import File
@@ -72,6 +73,13 @@ class Holdings:
             digest = known.digest
         return digest is not None and await self._blobs.find(digest) is not None
 
+    async def size(self, project: str, file: File) -> int:
+        """Return the bytes of a file: as its index lists them, else as they are held."""
+        if file.size is not None:
+            return file.size
+        known = await self._catalog.files.get(file.source, project, file.filename)
+        return 0 if known is None else known.size
+
     async def sidecar(self, repository: str, project: str, file: File) -> bool:
         """Return whether a file's sidecar is held, or it has none."""
         for member in self.members(repository, project, file)[1:]:
@@ -119,7 +127,8 @@ class LocalFetcher:
             await self._fetch_file(repository, project, listed)
         if not await self._holdings.sidecar(repository, project, listed):
             async with self._slots:
-                await self._repositories[repository].sidecar(project, file.filename)
+                with suppress(NoSidecar):  # then clients read the file itself
+                    await self._repositories[repository].sidecar(project, file.filename)
 
     def is_small(self, file: File) -> bool:
         return self._bulk.takes(file)

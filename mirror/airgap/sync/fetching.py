@@ -49,7 +49,7 @@ class SyncResult(msgspec.Struct, frozen=True, kw_only=True):
     held: int
     """Files that were held before."""
     size: int
-    """Bytes of what was fetched, as far as indexes report sizes."""
+    """Bytes of the files that were fetched."""
     problems: tuple[Problem, ...]
     """What cannot be had, and what could not be fetched."""
     external: tuple[ExternalRequirement, ...]
@@ -86,10 +86,11 @@ class _Sync:
     async def run(self, inputs: Iterable[SyncInput], resolve: Resolver) -> SyncResult:
         await together(self._plan_and_fetch_small(inputs, resolve), self._fetch_other())
         failures, missing = self._failures, self._missing
+        fetched = [file for file in missing if file.key not in failures]
         return SyncResult(
             fetched=len(missing) - len(failures),
             held=len(self._plan.files) - len(missing),
-            size=sum(file.file.size or 0 for file in missing if file.key not in failures),
+            size=sum([await self._holdings.size(file.project, file.file) for file in fetched]),
             problems=(*self._plan.problems, *failures.values()),
             external=self._plan.external,
             members=tuple(

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from mirror.cli import main
-from tests.builders import gem, sdist, wheel
+from tests.builders import Built, gem, noise, sdist, wheel
 from tests.serving import repositories, spawned, write_settings
 from tests.simulator import Simulator, Status
 
@@ -54,6 +54,21 @@ async def test_a_dry_run_says_what_would_come_and_fetches_no_file(simulator: Sim
     ]
     said, _ = await commands("sync", "--no-deps", "--all-versions", "--dry-run", "six")
     assert said.splitlines()[-1] == "1 file to fetch (940 bytes), 1 held already"
+
+
+async def test_the_bytes_are_counted_that_the_index_does_not_list(simulator: Simulator, commands: Commands) -> None:
+    simulator.pypi.configure(html_only=True, sizes=False)
+    simulator.publish(SIX)
+    said, _ = await commands("sync", "--no-deps", "six")
+    assert said.splitlines()[-1] == "1 file fetched (940 bytes), 0 held before"
+
+
+async def test_a_wheel_without_metadata_is_fetched_all_the_same(simulator: Simulator, commands: Commands) -> None:
+    content = noise(5000)
+    simulator.publish(Built("hollow", "1.0", "hollow-1.0-py3-none-any.whl", content, b""), core_metadata=False)
+    said, _ = await commands("sync", "--no-deps", "hollow")
+    assert said.splitlines()[-1] == "1 file fetched (5.0 kB), 0 held before"
+    assert "all held" in (await commands("check", "hollow", "--no-deps"))[0]
 
 
 async def test_the_exit_status_says_that_something_is_missing(simulator: Simulator, commands: Commands) -> None:
