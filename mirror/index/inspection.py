@@ -1,5 +1,6 @@
-"""Inspecting files that are to be published, in isolated processes: an archive may be made to harm whoever reads it."""
+"""Inspecting files that are to be published, in isolated processes: an archive may be made to harm its readers."""
 
+import asyncio
 import importlib
 from pathlib import Path
 
@@ -9,6 +10,8 @@ from mirror.errors import Invalid
 from mirror.isolation import IsolatedProcesses, IsolationError
 from mirror.model import AcceptedUpload, PackageReader
 
+SLOWEST_BYTES_PER_SECOND = 10 << 20
+"""Bytes of a file that a slow machine reads, unpacks and hashes in a second; a file of gigabytes takes minutes."""
 _ATTESTED = "attested"
 
 
@@ -22,7 +25,10 @@ async def inspect(
     """
     options = (reader, filename, str(path.absolute()), _ATTESTED if attested else "")
     try:
-        content = await isolated.run("mirror.index.inspection:inspect_here", b"", *options)
+        size = await asyncio.to_thread(lambda: path.stat().st_size)
+        content = await isolated.run(
+            "mirror.index.inspection:inspect_here", b"", *options, more_seconds=size / SLOWEST_BYTES_PER_SECOND
+        )
     except IsolationError as error:
         raise Invalid(f"The file cannot be inspected: {error}.") from error
     return msgspec.msgpack.decode(content, type=AcceptedUpload)

@@ -47,17 +47,19 @@ class IsolatedProcesses:
         self._timer: asyncio.TimerHandle | None = None
         self._closed = False
 
-    async def run(self, function: str, content: bytes, *options: str) -> bytes:
+    async def run(self, function: str, content: bytes, *options: str, more_seconds: float = 0.0) -> bytes:
         """Return what a function, `package.module:name`, returns for these arguments: bytes.
 
+        `more_seconds` are added to the longest call, for a file that is large.
         Raises Invalid or UpstreamProtocolError with the text of such an error of the function, and IsolationError.
         """
+        seconds = self._call_seconds + more_seconds
         async with self._slots, self._process() as process:
             try:
-                async with asyncio.timeout(self._call_seconds):
+                async with asyncio.timeout(seconds):
                     result = await _exchange(process, Call(function, content, options))
             except TimeoutError:
-                raise IsolationError(f"it takes longer than {self._call_seconds:.0f} s to read") from None
+                raise IsolationError(f"it takes longer than {seconds:.0f} s to read") from None
             except (OSError, EOFError, msgspec.MsgspecError):
                 raise IsolationError("it takes too much memory to read") from None
         if not result.error:

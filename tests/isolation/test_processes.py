@@ -68,6 +68,13 @@ async def test_what_takes_too_long_is_stopped_while_others_are_served(processes:
     assert time.monotonic() - began < 15
 
 
+async def test_a_call_about_a_large_file_may_take_longer(processes: IsolatedProcesses) -> None:
+    processes._call_seconds = 0.001
+    assert await processes.run(f"{FUNCTIONS}:reverse", b"ab", more_seconds=60) == b"ba"
+    with pytest.raises(IsolationError, match="longer than 1 s"):
+        await processes.run(f"{FUNCTIONS}:spin", b"", more_seconds=1)
+
+
 async def test_it_may_not_write_open_much_or_read_the_environment(
     processes: IsolatedProcesses, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
