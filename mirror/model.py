@@ -275,6 +275,8 @@ class Format(msgspec.Struct, frozen=True, kw_only=True):
     """
     parse_names: Callable[[UpstreamResponse], Names]
     """Parses a `names` page. Raises UpstreamProtocolError when the body is not one."""
+    renderings: tuple[Callable[[Project], bytes], ...]
+    """Render a project in each form that clients may ask for, to find out whether that is possible at all."""
     revision: Callable[[bytes], str]
     """Returns the identity of a page's body: equal bodies have equal revisions."""
     check_document: Callable[[Page, UpstreamResponse], None] = _any_document

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 
 import msgspec
 
-from mirror.errors import UpstreamProtocolError
+from mirror.errors import MirrorError, UpstreamProtocolError
 from mirror.isolation import IsolatedProcesses, IsolationError
 from mirror.model import File, Format, Names, Page, Project, UpstreamResponse
 
@@ -18,6 +18,8 @@ LARGE_PAGE_BYTES = 256 << 10
 """Bytes of a page above which parsing it leaves the event loop."""
 ISOLATED_PAGE_BYTES = 4 << 20
 """Bytes of a page above which it is parsed elsewhere; larger genuine ones are rare."""
+MOST_NAMES = 5_000_000
+"""Names in a list of all projects; the public ones have less than a million."""
 PIECE = 2000
 """Files, or names, that are decoded at once: some ten milliseconds."""
 
@@ -41,9 +43,9 @@ class PageReader:
     async def names(self, response: UpstreamResponse) -> Names:
         """Return the names on a list. Raises UpstreamProtocolError."""
         if len(response.body) <= LARGE_PAGE_BYTES:
-            return self._format.parse_names(response)
+            return read_names(self._format, response)
         if len(response.body) <= ISOLATED_PAGE_BYTES:
-            return await asyncio.to_thread(self._format.parse_names, response)
+            return await asyncio.to_thread(read_names, self._format, response)
         content = await self._elsewhere("parse_names", Page("names"), response)
         return await asyncio.to_thread(_join_names, content)
 
@@ -58,6 +60,19 @@ class PageReader:
             ) from error
 
 
+def read_names(format: Format, response: UpstreamResponse) -> Names:
+    """Return the names on a list of all projects. Raises UpstreamProtocolError when it is none that can be used."""
+    try:
+        names = format.parse_names(response)
+    except MirrorError:
+        raise
+    except Exception as error:
+        raise UpstreamProtocolError(f"The list of projects cannot be used ({type(error).__name__}).") from error
+    if len(names.serials) > MOST_NAMES:
+        raise UpstreamProtocolError(f"The list of projects has more than {MOST_NAMES:,} names.")
+    return names
+
+
 def parse_project(body: bytes, format: str, kind: str, name: str, facts: str) -> bytes:
     """Parse a page in this process, and return the project in pieces. Raises UpstreamProtocolError."""
     project = _format(format).parse(Page(kind, name), _response(body, facts))
@@ -67,7 +82,7 @@ def parse_project(body: bytes, format: str, kind: str, name: str, facts: str) ->
 
 def parse_names(body: bytes, format: str, kind: str, name: str, facts: str) -> bytes:
     """Parse a list in this process, and return the names in pieces. Raises UpstreamProtocolError."""
-    names = _format(format).parse_names(_response(body, facts))
+    names = read_names(_format(format), _response(body, facts))
     listed = list(names.serials.items())
     head = msgspec.structs.replace(names, serials={})
     return _pieces(head, (listed[at : at + 10 * PIECE] for at in range(0, len(listed), 10 * PIECE)))

@@ -14,7 +14,7 @@ import msgspec
 
 from mirror.catalog import Catalog, PageRow
 from mirror.catalog.claims import owner_of
-from mirror.errors import StorageFull
+from mirror.errors import MirrorError, StorageFull, UpstreamProtocolError
 from mirror.index.cache import BoundedCache, LoadingCache, MemoryBudget
 from mirror.index.page_reader import LARGE_PAGE_BYTES, PageReader
 from mirror.model import Format, Outcome, Page, Project, Stamp, UpstreamResponse
@@ -23,6 +23,8 @@ logger = logging.getLogger(__name__)
 
 ROW_BYTES = 700
 """Bytes that a row takes in memory, without the body of its page (measured)."""
+MOST_FILES = 200_000
+"""Files, or versions, of one project, which cost more memory than their bytes; the largest public ones have 30,000."""
 
 T = TypeVar("T")
 
@@ -66,9 +68,21 @@ class PageStore:
         return await self._pages.read(self._source, page)
 
     async def project(self, page: Page, response: UpstreamResponse) -> Project:
-        """Return the project on a response, with this source as the one that lists it. Raises UpstreamProtocolError."""
+        """Return the project on a response, with this source as the one that lists it. Raises UpstreamProtocolError.
+
+        It is one that can be rendered. Any exception about it is upstream's fault, also that of a library for a value
+        that no one expected: it must never become an error of ours, but leave the stored page standing.
+        """
         small = len(response.body) <= LARGE_PAGE_BYTES
-        project = self._format.parse(page, response) if small else await self._reader.project(page, response)
+        try:
+            project = self._format.parse(page, response) if small else await self._reader.project(page, response)
+            await off_loop(response, lambda: [render(project) for render in self._format.renderings])
+        except MirrorError:
+            raise
+        except Exception as error:
+            raise UpstreamProtocolError(f"The page of {page.name} cannot be used ({type(error).__name__}).") from error
+        if len(project.files) > MOST_FILES or len(project.versions) > MOST_FILES:
+            raise UpstreamProtocolError(f"The page of {page.name} lists more than {MOST_FILES:,} files or versions.")
         files = tuple(msgspec.structs.replace(file, source=self._source) for file in project.files)
         return msgspec.structs.replace(project, files=files)
 

@@ -23,9 +23,10 @@ from mirror.errors import (
 from mirror.index.cache import BoundedCache, MemoryBudget, SingleFlight
 from mirror.index.freshness import Decision, Freshness, decide, fresh_until, stands_in
 from mirror.index.journal import Journal
+from mirror.index.page_changes import PageChanges
 from mirror.index.page_listing import LAG_SECONDS, LISTED_SECONDS, PageListing
 from mirror.index.page_reader import PageReader
-from mirror.index.page_store import PageState, PageStore, off_loop, warn_if_full
+from mirror.index.page_store import PageState, PageStore, off_loop
 from mirror.index.removals import Removals, with_removed
 from mirror.index.serials import NewerSerials
 from mirror.index.sidecars import SidecarGaps, with_gaps
@@ -75,6 +76,7 @@ class UpstreamPages:
         self._overdue: set[Page] = set()
         """Pages that upstream has been asked for longer than a client with a stored one is kept waiting."""
         self._serials = NewerSerials(self.name, catalog)
+        self._changes = PageChanges(self.name, self.store, self._reader, self._removals, catalog.claims, memory)
 
     async def project(self, name: str, freshness: Freshness = Freshness.USUAL, known: str = "") -> Listing:
         """Return what upstream lists of a project; see `Source.project`."""
@@ -332,9 +334,11 @@ class UpstreamPages:
             project = await self.store.project(page, response)
             listed_before = before is not None and before.stamp.found
             if changed and (listed_before or project.status == "quarantined" or self._may_have_removed(page.name)):
-                await self._compare(page, before, project, now)
+                listed = self._listed(page) == stamp.revision
+                await self._changes.check_project(page, before, project, response, now, listed)
         elif page.kind == "names":
             names = await self._reader.names(response)
+            await self._changes.check_names(page, before, names, now)
             await self._serials.compare(names, now)
         else:
             await off_loop(response, lambda: self._format.check_document(page, response))
@@ -358,7 +362,7 @@ class UpstreamPages:
         now = self._clock()
         listed = row is not None and row.stamp.found
         if page.kind == "project" and listed:
-            await self._compare(page, row, None, now)
+            await self._changes.check_missing(page, now)
         missing, serial = await self.store.put_missing(page, now, had)
         if listed:
             logger.warning("%s no longer has the page %s %s", self.upstream.name, page.kind, page.name)
@@ -380,19 +384,3 @@ class UpstreamPages:
         if serial is not None:
             self._journal.own_serials.append(serial)
             self._journal.news.set()
-
-    async def _compare(self, page: Page, before: PageRow | None, after: Project | None, now: float) -> None:
-        """Record which files of a project upstream no longer lists."""
-
-        async def listed_before() -> Project | None:
-            stored = await self.store.read(page)
-            if stored is None:
-                return None
-            try:
-                return await self.store.project(page, stored[1])
-            except UpstreamProtocolError:
-                return None
-
-        with warn_if_full(f"which files of {page.name} are gone"):
-            known = before is not None and before.stamp.found
-            await self._removals.compare(page.name, listed_before if known else None, after, now)

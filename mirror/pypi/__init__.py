@@ -9,6 +9,8 @@ people), clients (paths, and lines to copy), static (a tree of files), doctor (c
 """
 
 import hashlib
+from functools import partial
+from operator import attrgetter
 from typing import TYPE_CHECKING
 
 from yarl import URL
@@ -65,6 +67,8 @@ async def _make_sidecar(file: File, body: Body) -> bytes:
     return await wheel.read_metadata(file, body)
 
 
+_filename = attrgetter("filename")
+
 FORMAT = Format(
     name="pypi",
     sidecar_kind="metadata",
@@ -72,6 +76,10 @@ FORMAT = Format(
     request_for=pages.request_for,
     parse=pages.parse_simple,
     parse_names=index.parse_names,
+    renderings=(
+        partial(pages.render_json, link=_filename, provenance=_filename),
+        partial(pages.render_html, link=_filename, provenance=_filename),
+    ),
     revision=pages.revision,
     has_sidecar=_has_sidecar,
     sidecar_name=_sidecar_name,

@@ -43,6 +43,16 @@ _HASH = re.compile(r"[0-9a-f]{8,256}")
 _ALGORITHM = re.compile(r"[a-z0-9_]{1,32}")
 _HASH_LENGTHS = {"md5": 32, "sha1": 40, "sha224": 56, "sha256": 64, "sha384": 96, "sha512": 128, "blake2b_256": 64}
 _FIRST_MOMENT, _LAST_MOMENT = datetime(1970, 1, 1, tzinfo=UTC), datetime(9000, 1, 1, tzinfo=UTC)
+_HEAD_CHARACTERS = 4096
+"""How far into a document its title and first heading are looked for, in characters."""
+_HEADING = re.compile(r"<(title|h1)\b[^<>]{0,200}>([^<]{0,300})</\1\s*>", re.IGNORECASE)
+_USUAL = re.compile(
+    r"\s*(?:(?:all )?links? (?:for|to)\b|index of\b|simple (?:package )?(?:index|repository)\b|package index\b"
+    r"|python package index\b|pypi simple\b|(?:directory )?listing (?:for|of)\b)",
+    re.IGNORECASE,
+)
+_FOREIGN = re.compile(r"<(?:form|input|script|iframe|frameset)\b|http-equiv\s*=\s*[\"']?refresh", re.IGNORECASE)
+"""What an index page never has, and pages for people have."""
 
 
 def document_kind(response: UpstreamResponse) -> Literal["json", "html"]:
@@ -213,3 +223,17 @@ def is_deep(value: object, limit: int = DEPTH_LIMIT) -> bool:
         inner = value.values() if isinstance(value, dict) else value
         return limit == 0 or any(is_deep(each, limit - 1) for each in inner)
     return False
+
+
+def looks_like_index(text: str, *, version: bool) -> bool:
+    """Return whether HTML that lists nothing looks like an index; `version`: it states its repository version.
+
+    A maintenance page, a portal, a login form and "blocked by policy" are HTML as well, and come with status 200. Taken
+    for an index they would say that a project has no files, or that there are no projects.
+    """
+    if version:
+        return True
+    head = text[:_HEAD_CHARACTERS]
+    if _FOREIGN.search(text[: 1 << 20]):
+        return False
+    return any(_USUAL.match(heading[2]) for heading in _HEADING.finditer(head))

@@ -5,6 +5,7 @@ Only names and serials are kept of it.
 The surprise: the parser makes names canonical, so that rendering needs no escaping.
 """
 
+import re
 from collections.abc import Iterable
 from html import escape
 from typing import Any
@@ -13,8 +14,11 @@ import msgspec
 
 from mirror.errors import Invalid, UpstreamProtocolError
 from mirror.model import Names, UpstreamResponse
-from mirror.pypi.documents import check_version, document_kind, html_tags, natural
+from mirror.pypi.documents import check_version, document_kind, html_tags, looks_like_index, natural
 from mirror.pypi.names import canonical
+
+_DIRECTORY = re.compile(r"(?:\./)?[^/?#:]+/")
+"""A link to a directory beside the list, as file servers write it, who cut the text."""
 
 
 class _Entry(msgspec.Struct, gc=False, omit_defaults=True):
@@ -56,17 +60,22 @@ def parse_names(response: UpstreamResponse) -> Names:
 def _parse_html(response: UpstreamResponse) -> Names:
     text = response.body.decode("utf-8", "replace")
     found: list[str] = []
+    same, version = 0, False
     for node in html_tags(text, limit=NAMES_LIMIT):
         attributes = node.attributes
         if node.tag == "a" and (href := attributes.get("href")):
             # PEP 503: the text is the name, the link its canonical form; lists made by file servers cut the text.
             written = node.text(deep=False).strip().rstrip("/")
             linked = href.partition("?")[0].rstrip("/").rpartition("/")[2]
-            found.append(written if _same(written, linked) else linked)
+            named = _same(written, linked)
+            same += named or _DIRECTORY.fullmatch(href) is not None
+            found.append(written if named else linked)
         elif node.tag == "meta" and attributes.get("name") == "pypi:repository-version":
+            version = True
             check_version(attributes.get("content"))
-    if not found and "<html" not in text[:1000].lower():
-        raise UpstreamProtocolError("The list of projects is not an HTML page.")
+    # A list of anchors that are named like what they lead to is one without any title, too.
+    if 2 * same <= len(found) and not looks_like_index(text, version=version):
+        raise UpstreamProtocolError("What was answered for the list of projects is another kind of web page.")
     return _names(((name, None) for name in found), response.serial)
 
 

@@ -30,6 +30,7 @@ from mirror.pypi.documents import (
     digests,
     document_kind,
     html_tags,
+    looks_like_index,
     moment,
     natural,
     passed_on,
@@ -59,7 +60,6 @@ _FILE_HANDLED = frozenset({
 _PROJECT_FIELDS = frozenset({"name", "files", "versions", "meta", "project-status", "alternate-locations"})
 _META_FIELDS = frozenset({"api-version", "_last-serial", "tracks"})
 _SERIAL_COMMENT = re.compile(r"<!--SERIAL (\d{1,18})-->\s*\Z")
-_INTERACTIVE = re.compile(r"<(?:form|script|input|iframe)[\s>]", re.IGNORECASE)
 
 
 def request_for(base: URL, page: Page) -> UpstreamRequest:
@@ -194,7 +194,7 @@ def _parse_html(response: UpstreamResponse, name: str) -> Project:
             files.setdefault(file.filename, file)
             _check_count(name, len(files))
     check_version(meta.get("pypi:repository-version"))
-    if not files and "pypi:repository-version" not in meta and _INTERACTIVE.search(text):
+    if not files and not looks_like_index(text, version="pypi:repository-version" in meta):
         raise UpstreamProtocolError(f"What was answered for {name} is another kind of web page, not an index page.")
     reason, status = text_field(meta.get("pypi:project-status-reason")), meta.get("pypi:project-status")
     return Project(

@@ -70,6 +70,7 @@ FORMAT = Format(
     request_for=pages.request_for,
     parse=pages.parse,
     parse_names=pages.parse_names,
+    renderings=(pages.render_info,),
     revision=pages.revision,
     check_document=pages.check_document,
     has_sidecar=_has_sidecar,

@@ -69,6 +69,25 @@ def test_html_lists_of_file_servers_give_their_directories() -> None:
     assert set(parse(body, "text/html").serials) == {"foo-bar", "six"}
 
 
+def test_an_empty_html_list_is_one_when_it_looks_like_one() -> None:
+    assert parse(b"<html><head><title>Simple index</title></head><body></body></html>", "text/html") == Names()
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"<html><head><title>Maintenance</title></head></html>",
+        b"<html><body></body></html>",
+        b'<html><body><a href="https://portal.example/login">Click here</a> to log in.</body></html>',
+        b'<html><body><a href="/a">One</a><a href="/b">Two</a><a href="six/">six</a></body></html>',
+        b'<html><head><title>Simple index</title><meta http-equiv="refresh" content="0"></head></html>',
+    ],
+)
+def test_html_that_does_not_look_like_a_list_of_projects_is_none(body: bytes) -> None:
+    with pytest.raises(UpstreamProtocolError):
+        parse(body, "text/html")
+
+
 @pytest.mark.parametrize(
     ("body", "content_type"),
     [

@@ -521,8 +521,32 @@ def test_a_page_without_a_useful_content_type_is_recognised(content_type: str) -
 
 
 def test_a_project_without_files_is_a_page() -> None:
-    assert from_html("<!DOCTYPE html><html><body></body></html>").files == ()
+    for html in (
+        '<!DOCTYPE html><html><head><meta name="pypi:repository-version" content="1.0"></head><body></body></html>',
+        "<html><head><title>Links for foo</title></head><body><h1>Links for foo</h1></body></html>",
+        "<html><body><h1>Index of /simple/foo/</h1><hr><pre><a href='../'>../</a></pre></body></html>",
+        "<html><head><title>Simple index</title></head></html>",
+    ):
+        assert from_html(html).files == ()
     assert from_json({"files": []}).files == ()
+
+
+@pytest.mark.parametrize(
+    "html",
+    [
+        "<!DOCTYPE html><html><body></body></html>",
+        "<html><head><title>Maintenance</title></head><body>We are back at 10.</body></html>",
+        "<html><body><h1>Blocked by policy</h1><a href='https://portal.example/why'>Why?</a></body></html>",
+        '<html><head><meta http-equiv="refresh" content="0; url=/login"><title>Index of</title></head></html>',
+        '<?xml version="1.0"?><html xmlns="http://www.w3.org/1999/xhtml"><head><title>Portal</title></head></html>',
+        '<a href="/login">Log in</a>',
+        "<html><title>Index of things</title><form><input></form></html>",
+    ],
+)
+def test_html_that_lists_nothing_and_does_not_look_like_an_index_is_none(html: str) -> None:
+    for content_type in ("text/html", "application/xhtml+xml"):
+        with pytest.raises(UpstreamProtocolError):
+            from_html(html, content_type)
 
 
 def test_an_html_answer_with_a_byte_order_mark_is_read() -> None:
