@@ -11,7 +11,7 @@ from collections.abc import Container, Iterator, Mapping
 from datetime import UTC, datetime
 from functools import lru_cache
 from typing import Any, Literal
-from urllib.parse import quote, urljoin, urlsplit
+from urllib.parse import quote, unquote, urljoin, urlsplit
 
 import msgspec
 from selectolax.lexbor import LexborHTMLParser, LexborNode
@@ -236,4 +236,13 @@ def looks_like_index(text: str, *, version: bool) -> bool:
     head = text[:_HEAD_CHARACTERS]
     if _FOREIGN.search(text[: 1 << 20]):
         return False
-    return any(_USUAL.match(heading[2]) for heading in _HEADING.finditer(head))
+    if any(_USUAL.match(heading[2]) for heading in _HEADING.finditer(head)):
+        return True
+    anchors = [node for node in html_tags(text) if node.tag == "a"]
+    return bool(anchors) and all(_names_its_target(node) for node in anchors)
+
+
+def _names_its_target(anchor: LexborNode) -> bool:
+    """Return whether the text of an anchor is the last part of its link, as in lists of files."""
+    target = unquote((anchor.attributes.get("href") or "").partition("#")[0]).rstrip("/").rpartition("/")[2]
+    return bool(target) and anchor.text(deep=False).strip().rstrip("/") == target

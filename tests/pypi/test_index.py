@@ -116,7 +116,7 @@ def test_any_bytes_are_a_list_or_a_protocol_error(body: bytes, content_type: str
 
 @pytest.mark.parametrize(
     ("content_type", "start", "piece"),
-    [(JSON, b'{"projects": [', b'{"name":"a"},'), ("text/html", b"<html>", b"<a href=a>")],
+    [(JSON, b'{"projects": [', b'{"name":"a"},'), ("text/html", b"<html>", b"<a href=a>a")],
 )
 def test_more_projects_than_any_index_has_are_refused_before_they_are_read(
     monkeypatch: pytest.MonkeyPatch, content_type: str, start: bytes, piece: bytes
