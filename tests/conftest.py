@@ -1,6 +1,7 @@
 """Fixtures that any test may use, and the guard that keeps every test on loopback."""
 
 import ipaddress
+import os
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -67,6 +68,14 @@ def only_loopback(request: pytest.FixtureRequest) -> Iterator[None]:
     _guarding = False
     if _strays:
         pytest.fail("reached out from a test: " + ", ".join(_strays), pytrace=False)
+
+
+@pytest.fixture(autouse=True)
+def usual_umask() -> Iterator[None]:
+    """Commands that run in this process change it."""
+    before = os.umask(0o022)
+    yield
+    os.umask(before)
 
 
 @pytest.fixture

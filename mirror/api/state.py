@@ -231,8 +231,17 @@ def _state(repository: str, upstream: Upstream) -> UpstreamState:
 class MonitoringApi:
     """The endpoints for monitoring, about the mirror as a whole."""
 
-    def __init__(self, state: MirrorState, may_read_all: Callable[[web.Request], Awaitable[bool]]) -> None:
-        """`may_read_all`: whether a client may read everything, and so see names of projects."""
+    def __init__(
+        self,
+        state: MirrorState,
+        may_read_all: Callable[[web.Request], Awaitable[bool]],
+        prove: Callable[[str], str],
+    ) -> None:
+        """`may_read_all`: whether a client may read everything, and so see names of projects.
+
+        `prove` answers a challenge, for commands that have to know whether this mirror has their data directory.
+        """
+        self._prove = prove
         self._state = state
         self._may_read_all = may_read_all
 
@@ -243,6 +252,7 @@ class MonitoringApi:
             web.get("/ready", self.readiness),
             web.get("/metrics", self.metrics),
             web.get("/-/status", self.status),
+            web.get("/-/proof/{challenge:[0-9a-f]{64}}", self.proof),
         ]
 
     async def health(self, request: web.Request) -> web.Response:
@@ -254,6 +264,10 @@ class MonitoringApi:
         """Report whether the mirror can serve, which takes a working catalog."""
         ready = await self._state.ready()
         return web.Response(status=200 if ready else 503, text="ready\n" if ready else "not ready\n", headers=NO_STORE)
+
+    async def proof(self, request: web.Request) -> web.Response:
+        """Prove that this process has its data directory."""
+        return web.json_response({"proof": self._prove(request.match_info["challenge"])}, headers=NO_STORE)
 
     async def metrics(self, request: web.Request) -> web.Response:
         """Return the metrics in the exposition format of Prometheus."""

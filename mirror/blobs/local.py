@@ -180,7 +180,7 @@ class LocalBlobs:
         self.outgoing = data_dir / "outgoing"
         self.damaged = data_dir / "damaged"
         for directory in (self.root, self.incoming, self.outgoing):
-            directory.mkdir(parents=True, exist_ok=True)
+            directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         self.disk_space = DiskSpace(data_dir)
         self._shards: set[str] = set()
         """Directories below `root` that exist, so that `store_all` need not make them."""
@@ -229,7 +229,7 @@ class LocalBlobs:
 
     async def set_aside(self, digest: str) -> None:
         def move() -> None:
-            self.damaged.mkdir(exist_ok=True)
+            self.damaged.mkdir(mode=0o700, exist_ok=True)
             _move_if_there(self._path(digest), self.damaged / check_digest(digest))
 
         await off_loop(move)
@@ -251,7 +251,7 @@ class LocalBlobs:
             try:
                 _sync(path, os.O_RDWR)
                 if not target.parent.is_dir():
-                    target.parent.mkdir(exist_ok=True)
+                    target.parent.mkdir(mode=0o700, exist_ok=True)
                     _sync(self.root, os.O_RDONLY | os.O_DIRECTORY)
                 os.replace(path, target)
             except FileNotFoundError:

@@ -8,6 +8,7 @@ rebuilt from their records.
 
 import asyncio
 import logging
+import os
 import sqlite3
 import time
 from collections.abc import Sequence
@@ -157,6 +158,8 @@ class SQLite:
 
     async def _connect(self) -> None:
         self._spare.unlink(missing_ok=True)
+        with suppress(FileExistsError):  # the files beside it get its mode
+            os.close(os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
         connections: list[aiosqlite.Connection] = []
         try:
             for number in range(1 + READERS):

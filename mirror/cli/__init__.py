@@ -28,6 +28,9 @@ class CommandEntry(NamedTuple):
     help: str
 
 
+FOR_OTHERS = frozenset({"export", "inventory", "key", "lock"})
+"""The commands that write files for others to read; what all others write is the mirror's own."""
+
 COMMANDS: Mapping[str, CommandEntry] = {
     "serve": CommandEntry("Run", "serve", "Run the mirror."),
     "check-config": CommandEntry("Run", "serve", "Check the settings."),
@@ -98,13 +101,16 @@ def _show_version(ctx: click.Context, _option: click.Parameter, wanted: bool) ->
 @click.option(
     "--version", is_flag=True, is_eager=True, expose_value=False, callback=_show_version, help="Show the version."
 )
-def group() -> None:
+@click.pass_context
+def group(context: click.Context) -> None:
     """A pull-through caching proxy and mirror for Python and Ruby packages.
 
     \b
     Exit status: 0 done, 1 failed or the answer is no,
     2 wrong usage or configuration, 130 interrupted.
     """
+    if context.invoked_subcommand not in FOR_OTHERS:
+        os.umask(0o077)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

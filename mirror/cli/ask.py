@@ -1,12 +1,14 @@
 """Ask the mirror that runs on this machine, or at a URL, one question over HTTP."""
 
+import hmac
 import json
+import secrets
 import socket
 import ssl
 from http.client import HTTPConnection, HTTPException, HTTPSConnection
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 from mirror.errors import Invalid
 
@@ -66,6 +68,31 @@ def get_from_url(url: str, path: str, timeout: float = TIMEOUT_SECONDS) -> Mirro
         raise Invalid("The URL of a mirror begins with http:// or https:// and names a host.")
     kind = HTTPSConnection if parts.scheme == "https" else HTTPConnection
     return _get(kind(host, port, timeout=timeout), parts.path.rstrip("/") + path)
+
+
+def proves(url: str, secret: bytes) -> bool:
+    """Return whether what answers at the URL of a mirror, also `http+unix:`, knows the secret of its data directory.
+
+    A certificate may be for another name than the address; the proof says more.
+    """
+    from mirror.service.directory import prove  # not for every command
+
+    challenge = secrets.token_hex(32)
+    parts = urlsplit(url)
+    connection: HTTPConnection
+    if parts.scheme == "http+unix":
+        connection = _UnixConnection(Path(unquote(parts.netloc)), TIMEOUT_SECONDS)
+    elif parts.scheme == "https":
+        context = ssl._create_unverified_context()
+        connection = HTTPSConnection(_local(parts.hostname), parts.port, timeout=TIMEOUT_SECONDS, context=context)
+    else:
+        connection = HTTPConnection(_local(parts.hostname), parts.port, timeout=TIMEOUT_SECONDS)
+    answer = _json_object(_get(connection, f"/-/proof/{challenge}")) or {}
+    return bool(secret) and hmac.compare_digest(str(answer.get("proof")).encode(), prove(secret, challenge).encode())
+
+
+def _local(host: str | None) -> str:
+    return {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host or "", host or "localhost")
 
 
 def json_from_address(address: "Address", path: str) -> dict[str, Any] | None:

@@ -42,7 +42,7 @@ def import_command(parts: tuple[Path, ...], unsigned: bool, force: bool, options
 
     from mirror.airgap.bundle import Keys, layout_of, load
     from mirror.index.journal import LOOK_SECONDS
-    from mirror.service.directory import served_at
+    from mirror.service.directory import served_by
     from mirror.service.ecosystems import ECOSYSTEMS
     from mirror.service.open import Mode, open_mirror
 
@@ -50,7 +50,7 @@ def import_command(parts: tuple[Path, ...], unsigned: bool, force: bool, options
     if unsigned:
         say("The signature is not verified: anyone may have made this bundle.", err=True)
     # The import is announced to a serving mirror, which looks for such news every LOOK_SECONDS.
-    notice = LOOK_SECONDS + 0.1 if served_at(settings.data_dir) is not None else 0.0
+    notice = LOOK_SECONDS + 0.1 if served_by(settings.data_dir) is not None else 0.0
 
     async def run() -> "ImportResult":
         async with open_mirror(settings, Mode.BESIDE) as opened:

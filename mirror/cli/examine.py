@@ -14,7 +14,7 @@ from yarl import URL
 
 from mirror import __version__
 from mirror.catalog.inspection import Inspection, held_projects, inspect
-from mirror.cli.ask import get_from_address, get_from_url, json_from_address, json_from_url
+from mirror.cli.ask import get_from_address, get_from_url, json_from_address, json_from_url, proves
 from mirror.config import RepositorySettings, Settings, UpstreamSettings
 from mirror.doctor import (
     ExamineOptions,
@@ -28,7 +28,7 @@ from mirror.doctor import (
 )
 from mirror.errors import ConfigError, Invalid, MirrorError, UpstreamError
 from mirror.index.ecosystem import Ecosystem
-from mirror.service.directory import served_at
+from mirror.service.directory import served_by
 from mirror.service.ecosystems import ECOSYSTEMS
 from mirror.upstream import Outgoing
 
@@ -218,10 +218,12 @@ class _RunningMirror:
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         try:
-            urls = served_at(settings.data_dir)
+            running = served_by(settings.data_dir)
         except OSError:
-            urls = None  # only the server may read the directory: its configured addresses are tried
-        self.urls = urls or [f"unix:{one.path}" if one.path else str(one.url) for one in settings.listen]
+            running = None  # only the server may read the directory: its configured addresses are tried
+        self._secret = running.secret if running else b""
+        configured = [f"unix:{one.path}" if one.path else str(one.url) for one in settings.listen]
+        self.urls = list(running.urls) if running and running.urls else configured
         self.base = next((url for url in self.urls if url.startswith(("http://", "https://"))), None)
         self.status = self._ask_status()
 
@@ -268,6 +270,8 @@ class _RunningMirror:
         """Examine each repository as its clients see it."""
         if not self.status:
             return []
+        if wanted.token is not None and not await asyncio.to_thread(self._proves):
+            wanted = msgspec.structs.replace(wanted, token=None)  # it may be anyone who listens there
         root, connector = self._connection()
         found: list[DoctorSection] = []
         async with open_session(connector) as session:
@@ -277,6 +281,9 @@ class _RunningMirror:
                 sections = await _examine(session, url, [repository.format], wanted, held)
                 found += [DoctorSection(f"repository {name}: {one.about}", one.findings) for one in sections]
         return found
+
+    def _proves(self) -> bool:
+        return proves(self.base or self.urls[0], self._secret)
 
     def _connection(self) -> tuple[URL, aiohttp.BaseConnector]:
         if self.base is not None:

@@ -6,7 +6,7 @@ clients. The last byte of a file is asked for alone: it can be read as soon as t
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 
 import aiohttp
@@ -14,6 +14,7 @@ from yarl import URL
 
 from mirror.airgap.sync.queue import FetchCallback, FetchQueue
 from mirror.catalog import Files
+from mirror.cli.ask import proves
 from mirror.config import Settings
 from mirror.errors import (
     Blocked,
@@ -29,6 +30,7 @@ from mirror.index.freshness import Freshness
 from mirror.index.repository import Repository, View
 from mirror.model import File
 from mirror.service import scheduled_sync
+from mirror.service.directory import RunningMirror
 from mirror.service.ecosystems import ECOSYSTEMS
 from mirror.service.open import Mode, open_mirror
 from mirror.service.scheduled_sync import Access, reachable
@@ -44,14 +46,19 @@ RETRY_SECONDS = 0.25
 
 @asynccontextmanager
 async def beside_running(
-    settings: Settings, urls: Sequence[str], connections: int
+    settings: Settings, running: RunningMirror, connections: int
 ) -> AsyncIterator[tuple[Mirror, "RemoteFetcher", Access]]:
     """Open the store of a running mirror for reading, with a fetcher that asks that mirror, and access for clients.
 
-    `urls` are where it listens. Raises ConfigError when it is only starting.
+    Raises ConfigError when it is only starting, or when what answers cannot prove that it is that mirror.
     """
+    urls = running.urls
     if not urls:
         raise ConfigError("A mirror is just starting in this data directory: try again in a moment.")
+    asked = dict.fromkeys((urls[0], *(url for url in urls if url.startswith("http:"))))  # a resolver asks the latter
+    for url in asked:
+        if not await asyncio.to_thread(proves, url, running.secret):
+            raise ConfigError(f"What answers at {url} does not prove that it is this mirror: restart the mirror.")
     async with open_mirror(settings, Mode.READ_ONLY) as opened:
         mirror = await opened.mirror()
         async with scheduled_sync.grant_access(mirror, urls) as access:

@@ -10,6 +10,7 @@ import json
 import sys
 from collections.abc import Mapping
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -92,6 +93,8 @@ def status_command(options: SettingsOptions, url: str | None, as_json: bool) -> 
         say(json.dumps(status, indent=2))
     else:
         _print_status(parsed)
+    if not url:
+        _print_warning(settings.data_dir)
     return 0
 
 
@@ -118,6 +121,13 @@ async def _totals(settings: "Settings") -> dict[str, Any]:
         files, size = await catalog.files.totals()
         projects = sum((await catalog.pages.totals()).values())
         return {"projects": projects, "files": files, "bytes": size, **totals_of(await catalog.counters.all())}
+
+
+def _print_warning(data_dir: Path) -> None:
+    from mirror.service.directory import open_to_others
+
+    if open_to_others(data_dir):
+        click.echo(f"Others on this machine may look into {data_dir}: `chmod -R go= {data_dir}` ends that.", err=True)
 
 
 def _print_status(status: StatusReport) -> None:

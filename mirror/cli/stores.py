@@ -25,7 +25,7 @@ from mirror.cli.remote import RemoteApplier, beside_running
 from mirror.config import Address, Settings
 from mirror.index.upstream import CachedUpstream
 from mirror.service import scheduled_sync
-from mirror.service.directory import served_at
+from mirror.service.directory import served_by
 from mirror.service.following import LocalApplier
 from mirror.service.open import Mode, open_mirror
 from mirror.service.scheduled_sync import Access
@@ -38,15 +38,15 @@ async def sync_target(
 ) -> AsyncIterator[tuple[Mirror, Fetcher, Access]]:
     """Open a mirror to look into, what fetches for it, and where clients reach it. Raises ConfigError."""
     async with AsyncExitStack() as stack:
-        urls = served_at(settings.data_dir)
-        if urls is None:
+        running = served_by(settings.data_dir)
+        if running is None:
             opened = await stack.enter_async_context(open_mirror(_private(settings), Mode.SERVE))
             mirror = await opened.mirror()
             access = await stack.enter_async_context(scheduled_sync.grant_access(mirror, opened.urls))
             fetcher = await stack.enter_async_context(scheduled_sync.local_fetcher(mirror, connections, pool))
             yield mirror, fetcher, access
         else:
-            yield await stack.enter_async_context(beside_running(settings, urls, connections))
+            yield await stack.enter_async_context(beside_running(settings, running, connections))
 
 
 @asynccontextmanager
@@ -55,13 +55,13 @@ async def follow_target(
 ) -> AsyncIterator[tuple[Mirror, Callable[[str, CachedUpstream], Applier]]]:
     """Open a mirror, with a function that returns the Applier for a repository and one of its upstreams."""
     async with AsyncExitStack() as stack:
-        urls = served_at(settings.data_dir)
-        if urls is None:
+        running = served_by(settings.data_dir)
+        if running is None:
             opened = await stack.enter_async_context(open_mirror(settings, Mode.ALONE))
             alone = await opened.mirror()
             yield alone, lambda name, source: LocalApplier(alone, name, source.upstream.url)
         else:
-            mirror, fetcher, _ = await stack.enter_async_context(beside_running(settings, urls, CONNECTIONS))
+            mirror, fetcher, _ = await stack.enter_async_context(beside_running(settings, running, CONNECTIONS))
             yield mirror, lambda name, source: RemoteApplier(fetcher, name, source.name, mirror.catalog.files)
 
 

@@ -8,6 +8,7 @@ The surprise: the doctor may run as another user than the server, and then repor
 import os
 import platform
 import ssl
+import stat
 import tempfile
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
@@ -35,6 +36,11 @@ _DATA_DIR = Requirement(
     "mirror/data-dir",
     "The data directory is there, and can be written to.",
     "every client that asks for what is not held yet",
+)
+_PRIVATE = Requirement(
+    "mirror/private",
+    "Only its own user may look into the data directory.",
+    "every user: others on this machine can read uploads and the hashes of passwords",
 )
 _SPACE = Requirement(
     "mirror/space",
@@ -115,7 +121,7 @@ def check_storage(settings: Settings, held: int = 0) -> list[Finding]:
         return [_DATA_DIR.fails(f"{place} is not a directory; `mirror serve` creates it")]
     try:
         status = os.statvfs(place)
-        found = [_writable(place)]
+        found = [_writable(place), _private(place)]
         found.append(_one_file_system([place / "incoming", place / "blobs"]))
     except OSError as error:
         return [_DATA_DIR.fails(f"{place}: {error.strerror}")]
@@ -143,6 +149,11 @@ def _writable(place: Path) -> Finding:
     except OSError as error:
         return _DATA_DIR.fails(f"{place}: {error.strerror}")
     return _DATA_DIR.ok()
+
+
+def _private(place: Path) -> Finding:
+    mode = stat.S_IMODE(place.stat().st_mode)
+    return _PRIVATE.judge(not mode & 0o077, f"{place} has the mode {mode:04o}: `chmod -R go= {place}`")
 
 
 def _one_file_system(directories: Sequence[Path]) -> Finding:

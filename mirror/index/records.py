@@ -136,7 +136,7 @@ def _make_directory(directory: Path, root: Path) -> None:
         return
     if directory != root:
         _make_directory(directory.parent, root)
-    directory.mkdir(exist_ok=True)
+    directory.mkdir(mode=0o700, exist_ok=True)
     _sync_directory(directory.parent)
 
 

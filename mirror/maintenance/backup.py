@@ -37,7 +37,7 @@ def back_up(data_dir: Path, target: Path) -> BackupResult:
     """
     if not (data_dir / CATALOG).is_file():
         raise NotFound(f"There is no catalog in {data_dir}: name the mirror's data directory with --data-dir.")
-    target.mkdir(parents=True, exist_ok=True)
+    target.mkdir(mode=0o700, parents=True, exist_ok=True)
     fresh = target / f"{CATALOG}.new"
     fresh.unlink(missing_ok=True)
     copy_catalog(data_dir / CATALOG, fresh)
@@ -60,7 +60,7 @@ def restore(source: Path, data_dir: Path) -> BackupResult:
         raise Invalid(f"{source} is not a backup: it has no {CATALOG}.")
     if data_dir.exists() and any(data_dir.iterdir()):
         raise Conflict(f"{data_dir} is not empty: move it away first, so that nothing is lost by the restore.")
-    data_dir.mkdir(parents=True, exist_ok=True)
+    data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
     blobs = [path.name for path in (source / "blobs").glob("??/*")] if (source / "blobs").is_dir() else []
     saved = _copy_blobs(source, data_dir, blobs)
     records = source / "uploads"

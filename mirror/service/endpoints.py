@@ -1,5 +1,7 @@
 """The URLs of a mirror: those of its repositories, and our own below `/-/`."""
 
+from functools import partial
+
 from aiohttp import web
 
 from mirror.api.explain import ExplainApi
@@ -17,6 +19,7 @@ from mirror.server.hosts import HostNames
 from mirror.server.middleware import finish_headers, request_middleware
 from mirror.server.proxies import TrustedProxies
 from mirror.server.receive import FORM_MEMORY, FormMemory
+from mirror.service.directory import prove
 from mirror.service.ecosystems import ECOSYSTEMS
 from mirror.service.services import Mirror
 from mirror.web.access import ViewerAccess
@@ -69,7 +72,7 @@ class Endpoints:
         for name in mirror.repositories:
             app.add_routes(self._routes(name))
         app.add_routes(UploadsApi(mirror.publishers, mirror.catalog.uploads, mirror.guard).table())
-        app.add_routes(MonitoringApi(mirror.state, self._may_read_all).table())
+        app.add_routes(MonitoringApi(mirror.state, self._may_read_all, partial(prove, mirror.store.secret)).table())
         app.add_routes(self.feed.table())
         app.add_routes(ExplainApi(mirror.repositories, mirror.guard, mirror.catalog.files, mirror.clock).table())
         app.add_routes(self.pages.table())

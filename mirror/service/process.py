@@ -20,7 +20,7 @@ from mirror.config import LimitsSettings, Settings, TLSSettings
 from mirror.errors import ConfigError
 from mirror.runtime import affordable_connections, event_loops, raise_open_files, tune_runtime
 from mirror.server.connections import ConnectionLimits, Connections
-from mirror.service.directory import lock, publish_urls
+from mirror.service.directory import lock, publish
 from mirror.service.generation import Generation
 from mirror.service.jobs import Supervisor, process_jobs
 from mirror.service.listening import TLS, Listeners
@@ -122,7 +122,7 @@ class Service:
         opened.push_async_callback(self.jobs.stop)
         await self._listeners.use(bound, self._tls)
         self.generation.start_jobs(self.urls)
-        publish_urls(self._lock, self.urls)
+        publish(settings.data_dir, self.urls, self.store.secret)
         self.jobs.start(process_jobs(self))
 
     async def stop(self, politely: bool = True) -> None:
@@ -170,7 +170,7 @@ class Service:
         self.generation, self._settings, self._tls = new, settings, tls
         self.connections.limits = self._limits(settings.limits)
         await self._listeners.use(bound, tls)
-        publish_urls(self._lock, self.urls)
+        publish(settings.data_dir, self.urls, self.store.secret)
         self._retiring[old] = asyncio.create_task(old.retire())
         self._retiring[old].add_done_callback(partial(self._retired, old))
         await old.jobs.stop()
@@ -212,6 +212,7 @@ def serve(
     `load` returns the settings, now and again on each SIGHUP. `ready` is called with its settings and URLs. Raises
     ConfigError.
     """
+    os.umask(0o077)  # all that it makes is its own; sockets get the mode of the settings
     settings = load()
     log.configure(settings.log.format, settings.log.level)
     tune_runtime()

@@ -3,6 +3,7 @@
 Light on purpose: a command that changes one row imports this module and no HTTP.
 """
 
+import secrets
 import time
 from collections.abc import Callable
 from functools import cached_property
@@ -14,6 +15,7 @@ from mirror.config import Settings
 from mirror.index.journal import Journal
 from mirror.index.records import Records
 from mirror.isolation import IsolatedProcesses
+from mirror.service.directory import make
 
 
 class Store:
@@ -23,6 +25,8 @@ class Store:
         """Name the parts, opening nothing; `clock` is the time for everything that pages and policies depend on."""
         self.data_dir = settings.data_dir
         self.clock = clock
+        self.secret = secrets.token_bytes(32)
+        """By which this process proves to commands that it has the data directory."""
         self.database = SQLite(settings.catalog_file)
         self.catalog = Catalog(self.database)
         self.records = Records(settings.data_dir / "uploads")
@@ -36,7 +40,7 @@ class Store:
 
     async def open(self) -> None:
         """Open the catalog, made or brought up to date as needed."""
-        self.data_dir.mkdir(parents=True, exist_ok=True)
+        make(self.data_dir)
         await self.database.open()
 
     async def clean(self) -> None:

@@ -400,8 +400,8 @@ def _row(page: PageEntry) -> StoredPage:
 @contextmanager
 def _locked(data_dir: Path) -> Iterator[None]:
     """Hold the lock of imports for the length of the block. Raises Conflict."""
-    data_dir.mkdir(parents=True, exist_ok=True)
-    fd = os.open(data_dir / "import.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+    fd = os.open(data_dir / "import.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         yield

@@ -82,14 +82,16 @@ async def _uv(requirements: RequirementSet, target: Target, url: URL, *, build: 
         (directory / "constraints.txt").write_text("".join(f"{one.requirement}\n" for one in requirements.constraints))
         command = [
             program, "pip", "compile", "requirements.in", "--constraints", "constraints.txt",
-            "--default-index", str(url), "--no-config", "--no-cache", "--no-header", "--no-annotate", "--quiet",
+            "--no-config", "--no-cache", "--no-header", "--no-annotate", "--quiet",
             "--color", "never", "--no-python-downloads", "--python", sys.executable,
             "--python-version", target.python.removesuffix("t"), *_uv_platform(target),
         ]  # fmt: skip
         command += [] if build else ["--no-build"]
         if url.host:  # on this machine: plain http, or a certificate for another name
             command += ["--allow-insecure-host", f"{url.host}:{url.port}"]
-        output = await _run(command, directory, {"UV_HTTP_TIMEOUT": "60"}, requirements.name, url)
+        # Its URL may have a token, which must not stand among the arguments that every user of the machine can list.
+        environment = {"UV_HTTP_TIMEOUT": "60", "UV_DEFAULT_INDEX": str(url)}
+        output = await _run(command, directory, environment, requirements.name, url)
     resolved = parse(requirements.name, output, kind="requirements")
     return msgspec.structs.replace(requirements, pins=resolved.pins, ranges=(), graph=None, kind="requirements")
 
