@@ -127,7 +127,7 @@ def _print_warning(data_dir: Path) -> None:
     from mirror.service.directory import open_to_others
 
     if open_to_others(data_dir):
-        click.echo(f"Others on this machine may look into {data_dir}: `chmod -R go= {data_dir}` ends that.", err=True)
+        say(f"Others on this machine may look into {data_dir}: `chmod -R go= {data_dir}` ends that.", err=True)
 
 
 def _print_status(status: StatusReport) -> None:
