@@ -36,7 +36,7 @@ class UpstreamSettings(Section):
     password: SecretStr | None = None
     """The password or token. It is better kept in a file of its own: see the next two."""
     password_file: ReadableFile | None = None
-    """A file that contains the password and nothing else."""
+    """A file that contains the password and nothing else; read again when the upstream refuses the password."""
     credential: str | None = Field(default=None, pattern=r"^[A-Za-z0-9_][A-Za-z0-9._-]*$")
     """The name of a systemd credential (LoadCredential=) that contains the password."""
     ca_file: ReadableFile | None = None
@@ -47,6 +47,12 @@ class UpstreamSettings(Section):
     allow_hosts: HostRules = ()
     """Hosts ("files.example", "*.example"), addresses and networks ("10.1.0.0/16") inside your network to which its
     links and redirects may lead. Without it, only public addresses, and those where the index itself is."""
+    allow_page_redirects: HostRules = ()
+    """Other hosts to which pages of projects may be redirected: what answers there counts as this index. Without it, it
+    is refused, because some registries forward clients without a login to a public index."""
+    forbidden_means_missing: Flag = False
+    """Whether it answers 403 for what it does not have, as buckets do whose list is not public. Without it, a 403 is an
+    error, except for a file where no login is set."""
     follow: Flag = False
     """Whether to keep a replica of it, which has to be a mirror like this one: changes there arrive at once."""
     follow_only: Patterns = ()
@@ -80,6 +86,11 @@ class UpstreamSettings(Section):
             raise ValueError("should have only one of password, password_file and credential")
         self.secret()
         return self
+
+    def login(self) -> tuple[str, str] | None:
+        """Return user name and password, read from where it is kept at each call, or None. Raises ValueError."""
+        secret = self.secret()
+        return (self.username, secret.get_secret_value() if secret else "") if self.username or secret else None
 
     def secret(self) -> SecretStr | None:
         """Return the password, read from where it is kept at each call. Raises ValueError."""

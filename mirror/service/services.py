@@ -253,7 +253,7 @@ class Mirror:
 
     def _options(self, settings: UpstreamSettings) -> UpstreamOptions:
         network = self.settings.network
-        secret = settings.secret()
+        login = settings.login()
         return UpstreamOptions(
             connect_timeout=network.connect_timeout,
             stale_timeout=network.stale_timeout,
@@ -266,12 +266,13 @@ class Mirror:
             breaker_seconds=network.breaker_seconds,
             api_rate=network.api_rate,
             user_agent=f"mirror/{__version__} {network.user_agent}".rstrip(),
-            auth=Credentials(settings.username, secret.get_secret_value() if secret else "")
-            if settings.username or secret
-            else None,
+            auth=Credentials(*login) if login else None,
+            read_login=settings.login if settings.password_file else None,
             ca_file=settings.ca_file,
             proxy=str(settings.proxy.get_secret_value()) if settings.proxy else None,
             allow_hosts=settings.allow_hosts,
+            allow_page_redirects=settings.allow_page_redirects,
+            forbidden_means_missing=settings.forbidden_means_missing,
         )
 
     async def stop_writing(self) -> None:

@@ -41,7 +41,6 @@ from mirror.upstream.values import (
     as_written,
     basic_authorization,
     describe,
-    is_redirected_away,
     origin,
     redirect_target,
 )
@@ -313,8 +312,9 @@ class Upstream:
                     asked_again = True
                 elif response.status in _REDIRECTS:
                     target = redirect_target(response.url, response.headers.get("Location"))
-                    if kind == "page" and is_redirected_away(url, target, self.options.allow_page_redirects):
-                        raise redirect_refusal(url, target, self.name)
+                    allowed = self.options.allow_page_redirects
+                    if kind == "page" and (refused := redirect_refusal(url, target, self.name, allowed)):
+                        raise refused
                     url = target
                 else:
                     missing = self.options.forbidden_means_missing or (
@@ -369,14 +369,14 @@ class Upstream:
     async def _has_new_login(self, response: aiohttp.ClientResponse) -> bool:
         """Return whether there are other credentials by now than those that an answer of 401 refuses."""
         sent = response.request_info.headers.get("Authorization")
-        if self.options.read_auth is None or origin(response.url) != origin(self.url):
+        if self.options.read_login is None or origin(response.url) != origin(self.url):
             return False
         if sent == self.authorization:
             try:
-                auth = await asyncio.to_thread(self.options.read_auth)
+                login = await asyncio.to_thread(self.options.read_login)
             except ValueError:
                 return False
-            self.authorization = basic_authorization(auth) if auth else None
+            self.authorization = basic_authorization(Credentials(*login)) if login else None
         return sent != self.authorization
 
     async def _read_chunk(self, response: aiohttp.ClientResponse, kind: UrlClass) -> bytes:

@@ -1,6 +1,6 @@
 """Errors of the upstream client, and what an answer or an error of the network means. Pure."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 import aiohttp
 from yarl import URL
@@ -14,6 +14,7 @@ from mirror.errors import (
     UpstreamRefused,
     UpstreamUnavailable,
 )
+from mirror.upstream.addresses import AllowedHosts
 from mirror.upstream.pacing import client_wait, retry_after
 from mirror.upstream.values import describe
 
@@ -56,13 +57,8 @@ class RequestPause(UpstreamUnavailable):
     cause = "paused"
 
 
-def is_trouble(status: int) -> bool:
-    """Return whether a status reports that the upstream could not, or would not yet, answer."""
-    return status == 429 or status >= 500
-
-
 def trouble(status: int, url: URL, headers: Mapping[str, str], now: float) -> UpstreamUnavailable:
-    """Return the error for such a status; `now` is in seconds since the epoch."""
+    """Return the error for a 429 or 5xx; `now` is in seconds since the epoch."""
     message = f"{url.host} answered {status}."
     wait = retry_after(headers.get("Retry-After", ""), now)
     if status not in _TEMPORARY:
@@ -86,8 +82,10 @@ def refusal(status: int, url: URL, upstream: str, missing: bool) -> MirrorError:
     return UpstreamProtocolError(f"{describe(url)} answered {status}.")
 
 
-def redirect_refusal(url: URL, target: URL, upstream: str) -> UpstreamRefused:
-    """Return the error for the page of a project that is redirected to another host."""
+def redirect_refusal(url: URL, target: URL, upstream: str, allowed: Collection[str]) -> UpstreamRefused | None:
+    """Return the error for the page of a project that is redirected to another host, unless that is allowed."""
+    if target.host in (None, url.host) or AllowedHosts(allowed).names(target.host):
+        return None
     return UpstreamRefused(
         f"{describe(url)} is redirected to {target.host}, which may have other projects of that name: check the "
         f"credentials set for {upstream}, or add the host to its allow_page_redirects."

@@ -3,7 +3,7 @@
 import base64
 import re
 from collections import Counter
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Mapping
 from email.utils import parsedate_to_datetime
 from pathlib import Path
 from urllib.parse import quote
@@ -65,12 +65,12 @@ class UpstreamOptions(msgspec.Struct, frozen=True, kw_only=True):
     """The most requests per second to a host's JSON API; 0 for no limit."""
     user_agent: str = "mirror"
     auth: Credentials | None = None
-    read_auth: Callable[[], Credentials | None] | None = None
-    """Reads them again, where they may have changed. Blocking. Raises ValueError."""
+    read_login: Callable[[], tuple[str, str] | None] | None = None
+    """Reads user name and password again, where they may have changed. Blocking. Raises ValueError."""
     forbidden_means_missing: bool = False
     """Whether a 403 is the answer for what is not there, as from a bucket that may not be listed."""
     allow_page_redirects: tuple[str, ...] = ()
-    """Other hosts to which pages of projects may be redirected."""
+    """Other hosts, or patterns of them, to which pages of projects may be redirected."""
     ca_file: Path | None = None
     """Certificates to trust instead of the system's."""
     proxy: str | None = None
@@ -190,11 +190,6 @@ def redirect_target(url: URL, location: str | None) -> URL:
     if url.scheme == "https" and target.scheme != "https":
         raise UpstreamProtocolError(f"{describe(url)} is redirected from https to {target.scheme}, which is refused.")
     return target
-
-
-def is_redirected_away(url: URL, target: URL, allowed: Collection[str]) -> bool:
-    """Return whether a redirect leads to another host that is not among those allowed."""
-    return target.host not in (None, url.host, *allowed)
 
 
 def basic_authorization(auth: Credentials) -> str:

@@ -28,6 +28,7 @@ from .faults import (
     no_digest,
     wrong_content_type,
 )
+from .lies import CutCompression, HangUp, LongHeader
 from .pypi import PyPI
 from .rubygems import RubyGems
 from .server import Simulator
@@ -38,14 +39,17 @@ __all__ = [
     "Chunked",
     "Corrupt",
     "Cut",
+    "CutCompression",
     "Drip",
     "EmptyPartial",
     "Fault",
     "GzipDespiteRange",
+    "HangUp",
     "Headers",
     "IgnoreRange",
     "Injection",
     "Instead",
+    "LongHeader",
     "PyPI",
     "RangeNotSatisfiable",
     "Request",

@@ -235,7 +235,10 @@ class Simulator:
         if answer.stall_before:
             await stalled()
         response = web.StreamResponse(status=answer.status, headers=answer.headers)
-        if answer.chunked:
+        if answer.until_close:
+            response._length_check = False
+            response.force_close()
+        elif answer.chunked:
             response.enable_chunked_encoding()
         elif answer.status not in (204, 304):
             response.content_length = len(answer.body) if answer.declared is None else answer.declared

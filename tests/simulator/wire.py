@@ -67,6 +67,8 @@ class SimulatedResponse:
     """Content-Length, when it is not to be that of `body`."""
     chunked: bool = False
     """No Content-Length: chunked transfer coding."""
+    until_close: bool = False
+    """Neither Content-Length nor chunks: the body ends where the connection does."""
     stall_before: bool = False
     """Send nothing, not even headers, until released."""
     stall_at: int | None = None
