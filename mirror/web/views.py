@@ -127,6 +127,8 @@ class FileRow(msgspec.Struct, frozen=True, kw_only=True):
     source: str
     yanked: str | None
     requires: str
+    platform: str = ""
+    """The platform, where the file name does not contain it."""
     state: State = "visible"
     rule: str = ""
     reason: str = ""
@@ -251,6 +253,7 @@ def _file_row(
         source=file.source,
         yanked=file.yanked,
         requires=file.requires or "",
+        platform=file.platform if file.extra.get("address") and file.platform else "",
         state=verdict.state if verdict else "visible",
         rule=verdict.rule if verdict else "",
         reason=verdict.reason if verdict else "",

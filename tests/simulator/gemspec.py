@@ -38,9 +38,17 @@ class Spec:
     required_rubygems: Requirement
 
     @property
+    def address(self) -> str | None:
+        """The content address of a gem that RubyGems 4.1 built for one Ruby ABI."""
+        ruby, rubygems = joined(self.required_ruby), joined(self.required_rubygems)
+        one_abi = re.fullmatch(r"~> [0-9]+\.[0-9]+\.0", ruby) and rubygems.startswith(">= 4.1.")
+        return self.sha256[:8] if one_abi and self.platform != "ruby" else None
+
+    @property
     def number(self) -> str:
-        """The version with the platform behind it, unless that is `ruby`: a token of /versions and /info."""
-        return self.version if self.platform == "ruby" else f"{self.version}-{self.platform}"
+        """The version with the platform or the content address behind it: a token of /versions and /info."""
+        suffix = self.address or self.platform
+        return self.version if suffix == "ruby" else f"{self.version}-{suffix}"
 
     @property
     def full_name(self) -> str:
@@ -83,6 +91,8 @@ class Spec:
         for key, wanted in (("ruby", self.required_ruby), ("rubygems", self.required_rubygems)):
             if joined(wanted) != ">= 0":
                 about.append(f"{key}:{joined(wanted)}")
+        if self.address:
+            about.append(f"platform:= {self.platform}")
         if created is not None:
             about.append(f"created_at:{created.astimezone(UTC):%Y-%m-%dT%H:%M:%SZ}")
         return f"{self.number} {dependencies}|{','.join(about)}"

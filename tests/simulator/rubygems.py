@@ -251,7 +251,8 @@ class RubyGems:
         kind = filename.removesuffix(".gz").removesuffix("specs.4.8").rstrip("_")
         if not self.modes.legacy_index or kind not in ("", "latest", "prerelease"):
             return plain(404, "Not found.\n")
-        specs: Iterable[Spec] = [spec for spec in self.listed() if spec.prerelease == (kind == "prerelease")]
+        listed = [spec for spec in self.listed() if not spec.address]
+        specs: Iterable[Spec] = [spec for spec in listed if spec.prerelease == (kind == "prerelease")]
         if kind == "latest":
             specs = {(spec.name, spec.platform): spec for spec in specs}.values()
         body = marshalled_tuples(specs)
