@@ -1,4 +1,4 @@
-"""Lock files that a serving mirror reads, in a process of their own: somebody else writes them, and serving goes on.
+"""Lock files that a serving mirror reads, in a process of their own: others write them, and serving goes on.
 
 The surprise: a file may be read several times. The process does not see the environment, which holds secrets; it
 returns the names of the variables that the file asks for, and is given those alone.
