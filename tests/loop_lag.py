@@ -1,41 +1,43 @@
-"""A probe of the event loop: how long whatever else it had to do was kept waiting."""
+"""A probe of the event loop: how long others wait while a hostile client has its way.
+
+async with loop_lag() as lag:
+    ...
+assert lag.worst < LAG_SECONDS
+"""
 
 import asyncio
 import time
-from types import TracebackType
-from typing import Self
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 
-TICK_SECONDS = 0.005
+LAG_SECONDS = 0.2
+"""The longest that the event loop of a mirror may stand still, whatever a client or an upstream sends."""
+PROBE_SECONDS = 0.01
 
 
 class LoopLag:
-    """Measures, for the length of the block, the longest time for which the event loop could not serve others.
-
-    What counts is the processor time of this process between two ticks, no more than the time that has passed: on a
-    busy machine a tick may be late because other processes run, which is not the fault of the code under test.
-    """
+    """How late the event loop was, in seconds."""
 
     def __init__(self) -> None:
-        self.longest = 0.0
-        """Seconds."""
-        self._task: asyncio.Task[None] | None = None
+        self.worst = 0.0
+        self.probes = 0
 
-    async def _measure(self) -> None:
+
+@asynccontextmanager
+async def loop_lag() -> AsyncIterator[LoopLag]:
+    """Measure the running loop until the end of the block."""
+    lag = LoopLag()
+
+    async def probe() -> None:
         while True:
-            passed, used = time.perf_counter(), time.process_time()
-            await asyncio.sleep(TICK_SECONDS)
-            lag = min(time.perf_counter() - passed - TICK_SECONDS, time.process_time() - used)
-            self.longest = max(self.longest, lag)
+            due = time.perf_counter() + PROBE_SECONDS
+            await asyncio.sleep(PROBE_SECONDS)
+            lag.worst, lag.probes = max(lag.worst, time.perf_counter() - due), lag.probes + 1
 
-    async def __aenter__(self) -> Self:
-        self._task = asyncio.create_task(self._measure())
-        await asyncio.sleep(TICK_SECONDS)
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        assert self._task is not None
-        await asyncio.sleep(TICK_SECONDS)
-        self._task.cancel()
-        await asyncio.gather(self._task, return_exceptions=True)
+    probing = asyncio.create_task(probe())
+    try:
+        yield lag
+        await asyncio.sleep(PROBE_SECONDS)
+    finally:
+        probing.cancel()
+        await asyncio.gather(probing, return_exceptions=True)

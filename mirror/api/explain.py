@@ -5,6 +5,7 @@
 not read a project gets the same answer as for an unknown one.
 """
 
+import asyncio
 import time
 from collections.abc import Callable, Mapping
 from datetime import datetime
@@ -65,6 +66,12 @@ async def explain_project(
     name = repository.format.canonical(name)
     found = await repository.candidates(name)
     held = await _held(repository, files, found)
+    return await asyncio.to_thread(_explain, repository, found, name, version, held, now)
+
+
+def _explain(
+    repository: Repository, found: UnfilteredProject, name: str, version: str | None, held: set[str], now: float
+) -> Explanation:
     key = repository.policy.versions.key
     wanted = [file for file in found.project.files if version is None or key(file.version) == key(version)]
     lines = explain(repository.policy, found.project, now, version=version, held=held, removed=found.removed)
@@ -119,6 +126,7 @@ class ExplainApi:
         self._guard = guard
         self._files = files
         self._clock = clock
+        self._explaining = asyncio.Semaphore(1)  # threads take turns anyway, and the event loop is one that waits
 
     def table(self) -> list[web.RouteDef]:
         """Return the routes, to be added to an application."""
@@ -136,7 +144,8 @@ class ExplainApi:
         name = repository.format.canonical(request.match_info["project"])
         await self._guard.require(request, "read", repository.name, name)
         version = request.match_info.get("version")
-        explanation = await explain_project(repository, self._files, name, version, self._clock())
+        async with self._explaining:
+            explanation = await explain_project(repository, self._files, name, version, self._clock())
         headers = {"Cache-Control": "no-store", "Vary": "Accept"}
         if "application/json" in qualities(request.headers.get("Accept", "")):
             return web.Response(body=msgspec.json.encode(explanation), content_type="application/json", headers=headers)

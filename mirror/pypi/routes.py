@@ -7,6 +7,7 @@ The surprise: every URL exists a second time below `/at/DATE`, where a project h
 by then. The list of names and the files themselves are those of today.
 """
 
+import asyncio
 from collections.abc import Callable, Sequence
 from datetime import datetime
 from functools import lru_cache
@@ -183,7 +184,10 @@ class Routes:
         view = await self._repository.project(name, freshness)
         if moment is None:
             return view
-        then = as_of(view.project, moment, versions)
+        if len(view.project.files) < HEAVY_FILES:
+            then = as_of(view.project, moment, versions)
+        else:
+            then = await asyncio.to_thread(as_of, view.project, moment, versions)
         if not then.files:
             raise UnknownProject(name)
         return msgspec.structs.replace(view, project=then)

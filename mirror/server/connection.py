@@ -23,6 +23,7 @@ from mirror.server.facts import FACTS, RequestFacts, ResponseRecord, facts_of
 from mirror.server.negotiate import requested_freshness
 from mirror.server.proxies import network_of
 from mirror.server.replay import REPLAY_BODY_BYTES, REPLAY_BYTES, REPLAY_REQUEST_BYTES, Replay, ReplayCache
+from mirror.server.slices import DENSE_BYTES, SLICE_BYTES, Slices
 
 MAX_UNSENT_BYTES = 64 << 10
 """Bytes waiting to be written from which on a connection gets no replays, but waits in aiohttp for its client."""
@@ -78,7 +79,7 @@ class ConnectionGroup:
             inner = protocol.transport.get_protocol() if protocol.transport is not None else None
             connection = inner if isinstance(inner, ConnectionProtocol) else None
             if connection is not None:
-                connection.request_started(payload)
+                connection.request_started(payload, message.chunked)
             if self.draining:
                 message = message._replace(should_close=True)
             request = make_request(message, payload, protocol, writer, task)
@@ -161,8 +162,10 @@ class ConnectionProtocol(asyncio.Protocol):
         self._head_end = b""  # its last bytes
         self._in_request = False  # aiohttp has a complete head
         self._payload: Any = None  # the body of the request that is being answered
+        self._plain_body = False  # which is one of a known length
         self._unread_body = False  # it was answered before all of its body had come
         self._progress_at = 0.0  # when the client last made progress
+        self._slices = Slices(self._forward, inner)
         self._received = self._received_before = 0  # bytes in all: now, and at `_progress_at`
         self._unsent = 0  # bytes that the client has not taken, while writing is paused
 
@@ -170,6 +173,7 @@ class ConnectionProtocol(asyncio.Protocol):
         self._transport = cast(asyncio.Transport, transport)
         peer = transport.get_extra_info("peername")
         self._client = str(peer[0]) if isinstance(peer, tuple) else ""
+        self._slices.transport = self._transport
         self.network = self._group.client_of(self._client)
         own = transport.get_extra_info("sockname")
         self.guarded = isinstance(own, tuple) and self._group.guards(str(own[0]))
@@ -188,6 +192,14 @@ class ConnectionProtocol(asyncio.Protocol):
             self._all_replayable = is_replayable(data)
             self._request = data if self._all_replayable and not self._running else None
             self._running += 1
+        if self._plain_body:  # of a known length: how many lines it has costs nothing
+            self._forward(self._slices.take() + data if self._slices else data)
+        elif self._slices or (len(data) > SLICE_BYTES and data.count(b"\n") * DENSE_BYTES > len(data)):
+            self._slices.add(data)
+        else:
+            self._forward(data)
+
+    def _forward(self, data: bytes) -> None:
         self._received += len(data)
         if not self._in_request and not self._count_head(data):
             self._refuse(b"431 Request Header Fields Too Large", b"The headers of the request are too large.\n")
@@ -235,8 +247,9 @@ class ConnectionProtocol(asyncio.Protocol):
         self._transport.write(head + date_line() + sentence)
         self._transport.close()
 
-    def request_started(self, payload: Any) -> None:
-        """Record that aiohttp has begun to answer a request with this body."""
+    def request_started(self, payload: Any, chunked: bool) -> None:
+        """Record that aiohttp has begun to answer a request with this body, and whether that comes in chunks."""
+        self._plain_body = not (chunked or payload.is_eof())
         self._head_bytes, self._head_end, self._in_request = 0, b"", True
         self._payload, self._unread_body = payload, False
         self._progress_at, self._received_before = self._connections.clock(), self._received
@@ -258,6 +271,7 @@ class ConnectionProtocol(asyncio.Protocol):
 
     def _end_request(self) -> None:
         self._payload, self._unread_body, self._in_request = None, False, False
+        self._plain_body = False
         self._progress_at = self._connections.clock()
         if self in self._group.open:
             self._connections.idle[self] = None

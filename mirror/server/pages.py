@@ -33,6 +33,8 @@ COMPRESSED_FROM_BYTES = 1024
 """Bytes below which compressing is not worth it."""
 COMPRESSED_IN_LOOP_BYTES = 32 << 10
 """Bytes up to which compressing is quicker than the hop to a thread."""
+HEAVY_AT_ONCE = 1
+"""How many large pages are rendered at once: threads take turns anyway, and the event loop is one of those who wait."""
 PAGE_BYTES = 2500
 """Bytes that a page takes in memory, without its bodies and heads (measured)."""
 HEAD_BYTES = 200
@@ -126,6 +128,7 @@ class PageCache:
 
     def __init__(self, memory: MemoryBudget) -> None:
         self._pages: BoundedCache[Key, RenderedPage] = BoundedCache(memory)
+        self._heavy = asyncio.Semaphore(HEAVY_AT_ONCE)
         self._rendering: SingleFlight[Key, RenderedPage] = SingleFlight()
 
     async def respond(
@@ -159,11 +162,15 @@ class PageCache:
 
     async def _render(self, key: Key, content: Callable[[], Awaitable[PageInput]]) -> RenderedPage:
         made = await content()
-        page = RenderedPage(made, await asyncio.to_thread(made.render) if made.heavy else made.render())
+        page = RenderedPage(made, await self._render_heavy(made) if made.heavy else made.render())
         if made.kept:
             page.grown = partial(self._weigh, key)
             self._pages.put(key, page, page.weight)
         return page
+
+    async def _render_heavy(self, made: PageInput) -> bytes:
+        async with self._heavy:
+            return await asyncio.to_thread(made.render)
 
     def _weigh(self, key: Key, page: RenderedPage) -> None:
         if self._pages.peek(key) is page:
