@@ -52,7 +52,7 @@ from mirror.rubygems.log.published_index import PublishedIndex
 from mirror.rubygems.log.published_log import PublishedLog
 from mirror.rubygems.log.versions_map import VersionsMap, render_versions
 from mirror.rubygems.names import FullName, canonical, parse_gem_filename, split_full_name
-from mirror.server.facts import facts_of
+from mirror.server.facts import RequestFacts, facts_of
 from mirror.server.pages import Key, PageCache, PageInput, RenderedPage
 from mirror.server.representation import Chunk, Representation
 from mirror.server.respond import respond, respond_file, retry_if_evicted, wanted_of
@@ -147,10 +147,9 @@ class Routes:
         facts = facts_of(request)
         facts.repository, facts.kind = self._repository.name, "index"
         readable = self._access.public if self._access.open else await self._access.scope(request)
-        log = await self._published.current(facts.freshness)
+        log = await self._current(facts)
         if self._access.open or readable.everything:
-            facts.outcome = self._published.outcome
-            replayable = self._access.open and facts.freshness is Freshness.USUAL
+            replayable = self._access.open and facts.freshness is Freshness.USUAL and facts.outcome != "miss"
             validity = self._published.validity() if replayable else None
             return await respond(request, LogRepresentation(log), COMPACT, validity)
         # A client that may read only some gems gets a list of its own, which is rewritten instead of appended to.
@@ -162,7 +161,7 @@ class Routes:
         facts = facts_of(request)
         facts.repository, facts.kind = self._repository.name, "index"
         readable = await self._access.scope(request)
-        log = await self._published.current(facts.freshness)
+        log = await self._current(facts)
         content = self._content(log, readable, render_names, TEXT)
         return await self._respond(request, self._key("names", log, readable), content, COMPACT)
 
@@ -172,7 +171,7 @@ class Routes:
         facts.repository, facts.kind = self._repository.name, "index"
         readable = await self._access.scope(request)
         which = next(word for word in get_args(SpecsKind) if word == request.match_info["which"])
-        log = await self._published.current(facts.freshness)
+        log = await self._current(facts)
         content = self._content(log, readable, lambda versions: specs(versions, which), BINARY)
         key = self._key(which, log, readable)
         if not request.match_info["gz"]:
@@ -251,13 +250,20 @@ class Routes:
 
     # Shared by the handlers
 
+    async def _current(self, facts: RequestFacts) -> PublishedLog:
+        """Return the log to serve, and note how it came about: the first one has been fetched."""
+        first = self._published.log is None and await self._published.begins_anew()
+        log = await self._published.current(facts.freshness)
+        facts.outcome = "miss" if first and self._published.outcome == "hit" else self._published.outcome
+        return log
+
     def _key(self, kind: str, log: PublishedLog, readable: Scope) -> Key:
         return (self._repository.name, "", kind, readable, log.etag)
 
     async def _respond(
         self, request: web.Request, key: Key, content: Callable[[], Awaitable[PageInput]], rules: ResponseRules
     ) -> web.StreamResponse:
-        return await self._page_cache.respond(request, key, content, self._published.outcome, rules=rules)
+        return await self._page_cache.respond(request, key, content, facts_of(request).outcome or "hit", rules=rules)
 
     def _content(
         self, log: PublishedLog, readable: Scope, render: Callable[[VersionsMap], bytes], media_type: str

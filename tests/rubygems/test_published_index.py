@@ -10,6 +10,7 @@ import msgspec
 import pytest
 
 from mirror.rubygems.log import writer
+from mirror.rubygems.log.events import PageChange
 from mirror.rubygems.log.local_entries import LocalEntry
 from mirror.rubygems.log.published_index import PublishedIndex
 from tests.builders import gem
@@ -40,7 +41,7 @@ async def shows(index: PublishedIndex, name: str, versions: Sequence[str], page:
     """Let a gem's page show something of our own; return the bytes by which the log grew."""
     entry = LocalEntry(tuple(versions), md5(page))
     index._local.schedule(name, entry.until)
-    return await index.writer.apply(writer.PageChange(name, entry))
+    return await index.writer.apply(PageChange(name, entry))
 
 
 def md5(body: bytes) -> str:

@@ -122,6 +122,11 @@ async def test_specs_are_304_by_the_time_of_a_clients_own_copy_unless_that_is_th
         assert (await mirror.get("specs.4.8.gz", If_Modified_Since=date)).status == status
 
 
+@pytest.mark.parametrize("path", ["versions", "names", "specs.4.8.gz"])
+async def test_the_first_list_of_versions_is_a_miss_and_those_after_it_are_hits(mirror: Serving, path: str) -> None:
+    assert [(await mirror.get(path)).outcome for _ in range(3)] == ["miss", "hit", "hit"]
+
+
 @pytest.mark.parametrize("path", ["gems/missing.gem", "quick/Marshal.4.8/missing.gemspec.rz", "gems/rack.tar.gz"])
 async def test_what_is_no_full_name_is_not_there(mirror: Serving, path: str) -> None:
     assert (await mirror.get(path)).status == 404
@@ -330,5 +335,5 @@ async def test_offline_what_is_held_is_served_and_the_rest_is_refused(simulator:
         for path in ("info/tilt", "gems/tilt-1.0.gem", "quick/Marshal.4.8/tilt-1.0.gemspec.rz"):
             reply = await mirror.get(path)
             assert reply.status == 503
-            assert "offline" in reply.text
+            assert "is not held here" in reply.text
         assert simulator.requests == []

@@ -14,11 +14,11 @@ from mirror.catalog.sqlite import SQLite
 from mirror.errors import UpstreamUnavailable
 from mirror.index.precedence import Precedence
 from mirror.rubygems.log import local_entries
+from mirror.rubygems.log.events import PageChange, Update, UpstreamChange
 from mirror.rubygems.log.local_entries import LocalEntry
 from mirror.rubygems.log.published_index import PublishedIndex
-from mirror.rubygems.log.upstream_maps import NameOwners, UpstreamMaps, wanted_map
 from mirror.rubygems.log.versions_map import VersionsMap
-from mirror.rubygems.log.writer import PageChange, Update, UpstreamChange
+from mirror.rubygems.log.writer import NameOwners, UpstreamMaps, wanted_map
 from tests.builders import gem
 from tests.serving import Serving, serving
 from tests.uploading import make_token, push

@@ -28,11 +28,12 @@ from mirror.index.precedence import Precedence
 from mirror.index.repository import Repository, View
 from mirror.model import Outcome
 from mirror.rubygems import pages
+from mirror.rubygems.log.events import PageChange, Release, Update
 from mirror.rubygems.log.local_entries import HIDDEN, LocalEntries, LocalEntry
 from mirror.rubygems.log.policy_review import PolicyReview
 from mirror.rubygems.log.published_log import PublishedLog
 from mirror.rubygems.log.upstream_index import UpstreamIndex
-from mirror.rubygems.log.writer import LogWriter, PageChange, Release, Update
+from mirror.rubygems.log.writer import LogWriter
 from mirror.rubygems.names import listed_as
 
 logger = logging.getLogger(__name__)

@@ -14,20 +14,20 @@ import asyncio
 import logging
 import math
 import time
-from collections.abc import Callable, Sequence, Set
+from collections.abc import Callable, Mapping, Sequence, Set
 from datetime import UTC, datetime
 from functools import partial
-from typing import TypeAlias
 
 import msgspec
 
 from mirror.catalog import Catalog
 from mirror.index.precedence import Precedence
+from mirror.policy import matches
+from mirror.rubygems.log.events import LogEvent, PageChange, Release, ReviewEnd, Update, UpstreamChange
 from mirror.rubygems.log.local_entries import LocalEntries, LocalEntry
 from mirror.rubygems.log.policy_review import PolicyReview
 from mirror.rubygems.log.published_log import PublishedLog
 from mirror.rubygems.log.upstream_index import UpstreamIndex
-from mirror.rubygems.log.upstream_maps import NameOwners, UpstreamMaps, wanted_map
 from mirror.rubygems.log.versions_map import VersionsMap, diff, names_in
 from mirror.runtime import end_process
 
@@ -39,41 +39,79 @@ SLACK_BYTES = 4 << 20
 """How much longer than twice its shortest form the log may be before it is begun anew."""
 
 
-class UpstreamChange(msgspec.Struct, frozen=True):
-    """An upstream lists these gems otherwise than before."""
+class NameOwners(msgspec.Struct, frozen=True):
+    """Which gems no upstream may give, and which do not stay with the first upstream that ever listed them."""
 
-    upstream: int
-    """Which of the repository's upstreams, by its place."""
-    listed: VersionsMap
-    """All that it lists now."""
-    names: frozenset[str]
+    precedence: Precedence = Precedence()
+    released: Set[str] = frozenset()
+    """Names that the operator has given up."""
 
+    def is_private(self, name: str) -> bool:
+        """Return whether no upstream is asked for a gem."""
+        return matches(self.precedence.private, name)
 
-class PageChange(msgspec.Struct, frozen=True):
-    """A gem's page shows what the entry lists; None: what its upstream lists."""
-
-    name: str
-    entry: LocalEntry | None
-
-
-class ReviewEnd(msgspec.Struct, frozen=True):
-    """Policy has seen the changes of these gems, except those whose pages could not be fetched."""
-
-    names: frozenset[str]
-    failed: frozenset[str]
+    def passes_on(self, name: str) -> bool:
+        """Return whether a gem that its first upstream no longer lists may come from another one."""
+        return name in self.released or matches(self.precedence.union, name)
 
 
-class Release(msgspec.Struct, frozen=True):
-    """The operator may have released the names of these gems."""
+class UpstreamMaps(msgspec.Struct, frozen=True):
+    """The listings of the upstreams of one repository at one moment, in order.
 
-    names: frozenset[str]
+    The first that lists a gem counts, or ever listed it: no other upstream takes over the name of a gem that is gone,
+    except where the files of all are shown together.
+    """
+
+    maps: tuple[VersionsMap | None, ...]
+    """None for an upstream whose list was never fetched."""
+    owners: NameOwners
+
+    def replace(self, upstream: int, listed: VersionsMap) -> "UpstreamMaps":
+        """Return the listings with another one of one upstream, given its place."""
+        return UpstreamMaps((*self.maps[:upstream], listed, *self.maps[upstream + 1 :]), self.owners)
+
+    def usable(self) -> list[VersionsMap] | None:
+        """Return the maps from which something follows, in their order; None when nothing does.
+
+        A later upstream does not count where an earlier one is unknown: that could list another gem of the same name.
+        """
+        maps = list(self.maps)
+        while maps and maps[-1] is None:
+            maps.pop()
+        known = [one for one in maps if one is not None]
+        return None if len(known) < len(maps) or (self.maps and not known) else known
+
+    def entry(self, name: str) -> LocalEntry | None:
+        """Return how the first upstream that lists a gem lists it."""
+        if self.owners.is_private(name):
+            return None
+        having = [one for one in self.maps if one is not None and one.knows(name)]
+        if self.owners.passes_on(name):
+            having = [one for one in having if name in one]
+        return LocalEntry.from_map(having[0], name) if having and name in having[0] else None
 
 
-class Update(msgspec.Struct, frozen=True):
-    """The log is needed: bring it up to date, and begin it where there is none."""
+def wanted_map(maps: Sequence[VersionsMap], owners: NameOwners, overrides: Mapping[str, LocalEntry]) -> VersionsMap:
+    """Return what a log should list: the first upstream that knows a gem, and the overrides before all of them.
 
-
-LogEvent: TypeAlias = UpstreamChange | PageChange | ReviewEnd | Release | Update
+    `maps` are those that are usable, or the same part of each. Blocking for large maps.
+    """
+    if len(maps) == 1 and not overrides and not owners.precedence.private:
+        return maps[0]
+    wanted = VersionsMap()
+    for one in maps:
+        wanted.add_unknown(one)
+        if owners.precedence.union or owners.released:
+            wanted.forget_empty(owners.passes_on)
+    if owners.precedence.private:
+        for name in [name for name in wanted if owners.is_private(name)]:
+            wanted.remove(name)
+    for name, entry in overrides.items():
+        if entry.versions:
+            wanted.set(name, entry.versions, entry.md5)
+        else:
+            wanted.remove(name)
+    return wanted
 
 
 class LogWriter:

@@ -1,0 +1,84 @@
+"""gem over the legacy index: what travels again when nothing has changed, and when something has."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from random import Random
+
+import pytest
+from yarl import URL
+
+from tests.builders import gem
+from tests.clients.ruby import Ruby, rubies
+from tests.serving import serving
+from tests.simulator import Simulator
+
+pytestmark = [pytest.mark.clients, pytest.mark.timeout(600)]
+
+
+@dataclass
+class Relay:
+    """A listener that passes everything on, and counts what comes back."""
+
+    url: str
+    received: int = 0
+
+    def take(self) -> int:
+        """Return the bytes since the last call."""
+        received, self.received = self.received, 0
+        return received
+
+
+@asynccontextmanager
+async def relaying(target: URL) -> AsyncIterator[Relay]:
+    async def passing(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, back: bool) -> None:
+        while chunk := await reader.read(1 << 16):
+            relay.received += len(chunk) * back
+            writer.write(chunk)
+            await writer.drain()
+        writer.close()
+
+    async def connected(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        theirs, ours = await asyncio.open_connection(target.host, target.port)
+        await asyncio.gather(passing(reader, ours, False), passing(theirs, writer, True), return_exceptions=True)
+
+    server = await asyncio.start_server(connected, "127.0.0.1", 0)
+    relay = Relay(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/")
+    async with server:
+        yield relay
+
+
+class Clock:
+    """A minute behind, so that the clients' copies are made after the last change, and not in its second."""
+
+    behind = 60.0
+
+    def __call__(self) -> float:
+        return time.time() - self.behind
+
+
+@pytest.mark.parametrize("ruby", rubies(), ids=str)
+async def test_a_list_that_has_not_changed_is_not_transferred_again(
+    simulator: Simulator, tmp_path: Path, ruby: Ruby, report: Callable[[str], None]
+) -> None:
+    random, clock = Random(1), Clock()
+    for number in range(300):
+        simulator.push(gem(f"{random.randbytes(12).hex()}-{number}", "1.0"))
+    only = {"rubygems": {"format": "rubygems", "upstreams": [simulator.url]}}
+    async with serving(tmp_path / "data", only, clock=clock) as mirror, relaying(URL(mirror.url)) as relay:
+        with ruby.home(relay.url) as home:
+            first, transferred = await home.run("gem", "list", "-r"), relay.take()
+            again, repeated = await home.run("gem", "list", "-r"), relay.take()
+            assert first == again
+            assert first.count("(1.0)") == 300
+            assert (transferred > 5000, repeated < 1024) == (True, True), (transferred, repeated)
+            report(f"{await home.versions()}: gem list -r {transferred} bytes, then {repeated}")
+            simulator.push(gem("new", "1.0"))
+            clock.behind = 0.0
+            for one in mirror.mirror.upstream_indexes.values():
+                one.asked_at = 0
+            await mirror.get("versions", Cache_Control="no-cache")
+            assert "new (1.0)" in await home.run("gem", "list", "-r")
