@@ -6,11 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from tests.builders import gem
+from tests.builders import addressed_gem, gem
 from tests.clients.ruby import Home, Ruby, rubies
 from tests.genuine import GEMS
-from tests.serving import repositories, spawned
+from tests.serving import repositories, serving, spawned
 from tests.simulator import Simulator
+from tests.uploading import make_token, push
 
 pytestmark = [pytest.mark.clients, pytest.mark.timeout(600)]
 
@@ -84,3 +85,40 @@ async def test_an_upstream_that_is_down_is_not_noticed_by_who_had_everything(
     async with spawned(tmp_path / "data", repositories(simulator)) as mirror:
         with ruby.home(mirror.url) as home:
             assert await everything(home) == first
+
+
+@pytest.mark.parametrize("ruby", rubies(), ids=str)
+async def test_clients_that_do_not_know_content_addresses_install_what_they_know(
+    simulator: Simulator, tmp_path: Path, ruby: Ruby
+) -> None:
+    machine = "x86_64-linux-gnu"
+    for built in (
+        gem("native", "1.0"),
+        addressed_gem("native", "1.0", "3.1", platform=machine),
+        addressed_gem("native", "1.0", "3.3", platform=machine),
+        addressed_gem("native", "2.0", "3.3", platform=machine),
+    ):
+        simulator.push(built)
+    async with spawned(tmp_path / "data", repositories(simulator)) as mirror:
+        with ruby.home(mirror.url) as home:
+            await home.bundle("install", gemfile='gem "native"\n')
+            assert home.locked() == {"native (1.0)"}
+            await home.run("gem", "install", "native")
+            assert "native (1.0)" in await home.run("gem", "list")
+            listed = await home.run("gem", "list", "-r", "--all")
+            assert listed.split() == ["native", "(1.0)"]
+
+
+@pytest.mark.parametrize("ruby", [one for one in rubies() if one.name != "machine"], ids=str)
+async def test_a_gem_that_was_pushed_for_a_c_library_installs_where_that_is(tmp_path: Path, ruby: Ruby) -> None:
+    async with serving(tmp_path / "data", {"rubygems": {"format": "rubygems", "upstreams": []}}) as mirror:
+        secret = await make_token(mirror)
+        with ruby.home(mirror.url) as home:
+            machine = (await home.run("ruby", "-e", "puts Gem::Platform.local")).strip()
+            assert machine.endswith("-linux-gnu")
+            for platform in ("ruby", machine, machine.replace("-gnu", "-musl")):
+                assert (await push(mirror, secret, gem("native", "1.0", platform=platform).content)).status == 200
+            await home.run("gem", "install", "native")
+            assert f"native-1.0-{machine}" in {path.name for path in (home.place / "gems/gems").iterdir()}
+            await home.bundle("install", gemfile='gem "native"\n')
+            assert f"native (1.0-{machine})" in home.locked()
