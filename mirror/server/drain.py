@@ -1,6 +1,7 @@
 """Ending a server without breaking off a request: connections are drained before they are closed."""
 
 import asyncio
+from contextlib import suppress
 from typing import Any
 
 from aiohttp import web, web_response
@@ -9,6 +10,8 @@ from mirror.server.connection import ConnectionGroup, ConnectionProtocol
 
 DRAIN_SECONDS = 1.0
 """Seconds for which connections in use get one more response, which announces that it is their last."""
+CLOSE_SECONDS = 0.5
+"""Seconds that a request has to end once it is cancelled."""
 POLL_SECONDS = 0.05
 """Seconds between two checks whether connections are still in use."""
 
@@ -56,6 +59,18 @@ class ConnectionRunner(web.AppRunner):
             if not any(connection.in_use(now) for connection in self._group.open):
                 break
             await asyncio.sleep(POLL_SECONDS)
+
+    async def finish(self, until: float) -> None:
+        """Let running requests be answered until a time on the event loop's clock, then close what is left."""
+        self._group.draining = True
+        for connection in list(self._group.open):
+            connection.close_idle()
+        with suppress(TimeoutError):
+            async with asyncio.timeout_at(until):
+                while self._group.open:
+                    self._group.lost.clear()
+                    await self._group.lost.wait()
+        await self.cleanup()
 
     async def retire(self) -> None:
         """Take no new requests, and wait until the running ones have been answered, however long that takes."""

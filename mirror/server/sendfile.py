@@ -11,6 +11,7 @@ from functools import partial
 from pathlib import Path
 
 from mirror.blobs.local import off_loop
+from mirror.server import platform
 
 logger = logging.getLogger(__name__)
 
@@ -38,7 +39,7 @@ async def sendfile(transport: asyncio.Transport, head: bytes, path: Path, start:
         while position < stop:
             step = min(SENDFILE_STEP_BYTES, stop - position)
             try:
-                count = await off_loop(partial(os.sendfile, sock.fileno(), file, position, step))
+                count = await off_loop(partial(platform.SEND_FILE, sock.fileno(), file, position, step))
             except BlockingIOError:
                 await _writable(sock)
                 continue
@@ -62,7 +63,7 @@ async def sendfile(transport: asyncio.Transport, head: bytes, path: Path, start:
 async def _send_bytes(sock: socket.socket, content: bytes) -> None:
     while content:
         try:
-            content = content[sock.send(content, socket.MSG_MORE) :]
+            content = content[sock.send(content, platform.HEAD_FLAGS) :]
         except BlockingIOError:
             await _writable(sock)
 

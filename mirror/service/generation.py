@@ -9,7 +9,7 @@ from typing import BinaryIO
 from mirror.config import Settings
 from mirror.server.connection import ConnectionGroup, ConnectionProtocol
 from mirror.server.connections import Connections
-from mirror.server.drain import ConnectionRunner
+from mirror.server.drain import CLOSE_SECONDS, ConnectionRunner
 from mirror.server.hosts import HostNames
 from mirror.server.proxies import TrustedProxies
 from mirror.server.replay import ReplayCache
@@ -29,7 +29,6 @@ class Generation:
         self.mirror = Mirror(settings, store, activity)
         self.jobs = Supervisor()
         self._store = store
-        self._grace = settings.limits.shutdown_grace
         self._access = _access_log(settings)
         self._metrics = activity.metrics
         observer = Observer(self._access, activity.metrics)
@@ -65,7 +64,7 @@ class Generation:
         runner = ConnectionRunner(
             self.endpoints.application(),
             self._group,
-            shutdown_timeout=self._grace,
+            shutdown_timeout=CLOSE_SECONDS,
             access_log_class=self._group.access_logger(),
             max_line_size=32_768,  # so that nonsense of some length is still answered by us
             max_field_size=16_384,
@@ -107,11 +106,12 @@ class Generation:
         await self.mirror.transfers.wait_ended(list(self.mirror.upstreams.values()))
         await self.close()
 
-    async def finish(self, politely: bool) -> None:
-        """Let answers finish for the configured time; `politely`: with a notice on connections in use."""
+    async def finish(self, politely: bool, until: float) -> None:
+        """Let answers finish until a time of the event loop; `politely`: with a notice on connections in use."""
+        self.endpoints.feed.stop()
         if politely:
             await self.runner.drain()
-        await self.runner.cleanup()
+        await self.runner.finish(until)
 
     async def close(self) -> None:
         """Close all of it but the store."""

@@ -31,6 +31,9 @@ from mirror.telemetry import log
 
 logger = logging.getLogger(__name__)
 
+CLOSING_SECONDS = 2.0
+"""The part of the time for stopping that is left for closing everything, once no more answers are waited for."""
+
 
 class Service:
     """The process: its store, its sockets, and the mirror that answers at this moment."""
@@ -135,12 +138,17 @@ class Service:
         await self._open.aclose()
 
     async def _finish(self) -> None:
+        grace = self._settings.limits.shutdown_grace
+        until = asyncio.get_running_loop().time() + grace - min(CLOSING_SECONDS, grace / 4)
         retiring = dict(self._retiring)
         for task in retiring.values():
             task.cancel()
         await asyncio.gather(self.generation.jobs.stop(), *retiring.values(), return_exceptions=True)
-        await asyncio.gather(self.generation.finish(self._politely), *(one.finish(politely=False) for one in retiring))
-        await self.activity.transfers.close(self._settings.limits.shutdown_grace)
+        await asyncio.gather(
+            self.generation.finish(self._politely, until),
+            *(one.finish(politely=False, until=until) for one in retiring),
+        )
+        await self.activity.transfers.close(max(0.0, until - asyncio.get_running_loop().time()))
         for one in retiring:
             await one.close()
 

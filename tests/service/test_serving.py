@@ -11,6 +11,7 @@ import ssl
 import stat
 import sys
 import threading
+import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -580,3 +581,27 @@ async def test_promtool_finds_no_fault_in_the_metrics(tmp_path: Path, simulator:
         assert line in text, line
     assert "mirror_event_loop_lag_seconds_count" in text
     assert "mirror_store_free_bytes" in text
+
+
+async def test_stopping_ends_within_its_grace_whatever_still_runs(tmp_path: Path, simulator: Simulator) -> None:
+    grace = 4.0
+    simulator.publish(built := wheel("big", "1.0", size=300_000))
+    simulator.inject("*.whl", Stall(after=100_000))
+    limits = {"shutdown_grace": grace}
+    async with spawned(tmp_path / "data", repositories(simulator), limits=limits) as mirror:
+        await mirror.get("simple/big/")
+        url = URL(mirror.url)
+        writers = []
+        for path in (f"packages/big/{built.filename}", f"packages/big/{built.filename}.metadata", "-/feed?wait=60"):
+            _, writer = await asyncio.open_connection(url.host, url.port)
+            writer.write(f"GET /{path} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
+            writers.append(writer)
+        _, upload = await asyncio.open_connection(url.host, url.port)
+        upload.write(b"POST /legacy/ HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1000\r\n\r\nabc")
+        await simulator.until(lambda: simulator.bytes_sent("*.whl") >= 100_000)
+        began = time.monotonic()
+        assert await mirror.end() == 0
+        took = time.monotonic() - began
+        for writer in (*writers, upload):
+            writer.close()
+    assert took < grace + 1, "one time for all of it, not one for each part"
