@@ -28,7 +28,7 @@ from .faults import (
     no_digest,
     wrong_content_type,
 )
-from .lies import CutCompression, HangUp, LongHeader
+from .lies import CutCompression, HangUp, LongHeader, RateLimit
 from .pypi import PyPI
 from .rubygems import RubyGems
 from .server import Simulator
@@ -52,6 +52,7 @@ __all__ = [
     "LongHeader",
     "PyPI",
     "RangeNotSatisfiable",
+    "RateLimit",
     "Request",
     "RotateEtag",
     "RubyGems",

@@ -1,11 +1,13 @@
-"""Faults of bodies and heads that look whole: ends that are cut cleanly, and lines of the head that are long."""
+"""Faults that depend on the whole body or on other requests: ends that are cut cleanly, long heads, limits of a rate."""
 
 import gzip
 import sys
+import time
 import zlib
-from dataclasses import dataclass
+from collections import deque
+from dataclasses import dataclass, field
 
-from .faults import Fault
+from .faults import Fault, Status
 from .wire import SimulatedResponse
 
 if sys.version_info >= (3, 14):
@@ -50,6 +52,25 @@ class LongHeader(Fault):
 
     def spoil(self, answer: SimulatedResponse) -> None:
         answer.headers["Content-Security-Policy"] = "a" * self.size
+
+
+@dataclass(frozen=True)
+class RateLimit(Fault):
+    """429 for what comes after `requests` answers within `seconds`, with a Retry-After or without."""
+
+    requests: int
+    seconds: float = 1.0
+    retry_after: int | None = None
+    answered: "deque[float]" = field(default_factory=deque)
+
+    def spoil(self, answer: SimulatedResponse) -> None:
+        now = time.monotonic()
+        while self.answered and now - self.answered[0] >= self.seconds:
+            self.answered.popleft()
+        if len(self.answered) < self.requests:
+            self.answered.append(now)
+        else:
+            Status(429, self.retry_after).spoil(answer)
 
 
 def compress(body: bytes, encoding: str) -> bytes:
