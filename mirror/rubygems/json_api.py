@@ -88,24 +88,27 @@ class JsonApi:
     async def version(self, request: web.Request) -> web.StreamResponse:
         """Respond to `/api/v2/rubygems/NAME/versions/VERSION.json`."""
         name, version = canonical(request.match_info["gem"]), request.match_info["version"]
-        platform = request.query.get("platform", GENERIC)
-        filename = FullName(name, version, platform).filename
+        platform, abi = request.query.get("platform", GENERIC), request.query.get("ruby_abi", "")
         links = self._links(request)
 
+        def described(project: Project) -> File | None:
+            return pages.find(project, version, platform, abi)
+
         def render(project: Project, upstream: bytes | None) -> bytes:
-            file = project.file(filename)
+            file = described(project)
             if file is None:
-                raise UnknownFile(name, filename)
+                raise UnknownFile(name, FullName(name, version, platform).filename)
             return pages.version_json(project, file, links, upstream)
 
-        address = "/".join((name, version) if platform == GENERIC else (name, version, platform))
+        what = (name, version, platform, abi) if abi else (name, version, platform)
+        address = "/".join(what[:2] if platform == GENERIC else what)
         return await self._json(
             request,
             "version_json",
             render,
             about=f"{links.gem('')} {address}",
             address=address,
-            described=lambda project: project.file(filename),
+            described=described,
         )
 
     async def _json(

@@ -18,17 +18,7 @@ from mirror.errors import Invalid, UpstreamProtocolError
 from mirror.model import File, Names, Page, Project, UpstreamRequest, UpstreamResponse
 from mirror.rubygems.marshal import GemRequirement, Gemspec
 from mirror.rubygems.marshal.writing import gemspec_rz
-from mirror.rubygems.names import (
-    GENERIC,
-    FullName,
-    abi_of,
-    address_of,
-    canonical,
-    is_address,
-    is_listed,
-    listed_as,
-    split_number,
-)
+from mirror.rubygems.names import GENERIC, FullName, abi_of, address_of, canonical, is_address, is_listed, listed_as
 from mirror.rubygems.versions import is_prerelease, version_key
 
 EMPTY = b"---\n"
@@ -43,7 +33,7 @@ _SHA256 = re.compile(r"[0-9a-fA-F]{64}", re.ASCII)
 
 
 def request_for(base: URL, page: Page) -> UpstreamRequest:
-    """Return the request for a page; `version_json` has NAME/VERSION[/PLATFORM] as its name. Raises Invalid."""
+    """Return the request for a page; `version_json` is called NAME/VERSION[/PLATFORM[/ABI]]. Raises Invalid."""
     match page.kind, page.name.split("/"):
         case "project", [name]:
             return UpstreamRequest(url=base / "info" / canonical(name), limit=16 * _MB)
@@ -53,9 +43,9 @@ def request_for(base: URL, page: Page) -> UpstreamRequest:
             url = base / "api/v1/gems" / f"{canonical(name)}.json"
         case "versions_json", [name]:
             url = base / "api/v1/versions" / f"{canonical(name)}.json"
-        case "version_json", [name, version, *platform]:
+        case "version_json", [name, version, *query]:
             url = base / "api/v2/rubygems" / canonical(name) / "versions" / f"{version}.json"
-            url = url.with_query(platform=platform[0]) if platform else url
+            url = url.with_query(dict(zip(("platform", "ruby_abi"), query, strict=False))) if query else url
         case "provenance", [filename]:
             url = base / "api/v1/attestations" / f"{filename.removesuffix('.gem')}.json"
         case _:
@@ -95,7 +85,8 @@ def _listed(body: bytes) -> dict[tuple[str, str], bytes]:
     listed = {}
     for line in lines:
         text = line.split(b" ", 1)[0].rstrip(b"\r").decode("utf-8", "replace")
-        version, platform = split_number(text)
+        version, _, platform = text.partition("-")  # a version never holds a dash
+        platform = platform or GENERIC
         if is_listed(version, platform) and len(line) <= _LONGEST_LINE:
             listed[version, platform] = line
     return listed
@@ -103,7 +94,8 @@ def _listed(body: bytes) -> dict[tuple[str, str], bytes]:
 
 def _file(name: str, line: bytes, gems: URL) -> File:
     token, facts = _read(line)
-    version, suffix = split_number(token)
+    version, _, suffix = token.partition("-")
+    suffix = suffix or GENERIC
     filename = FullName(name, version, suffix).filename
     checksum = facts.get("checksum", "")
     platform = facts.get("platform", "").removeprefix("=").strip() or GENERIC
@@ -266,6 +258,12 @@ def version_json(project: Project, file: File, links: Links, upstream: bytes | N
     if isinstance(described, dict) and _key(described) == _key_of(file):
         return msgspec.json.encode({**described, **_links(project, file, links)})
     return msgspec.json.encode({**_summary(project, file, links), **_release(file)})
+
+
+def find(project: Project, version: str, platform: str, abi: str = "") -> File | None:
+    """Return the file of a version for a platform, built for one Ruby ABI where one is given; None without one."""
+    fits = (file for file in project.files if (file.version, file.platform or GENERIC) == (version, platform))
+    return next((file for file in fits if abi_of(file) == (abi or None)), None)
 
 
 def visible(project: Project) -> list[File]:

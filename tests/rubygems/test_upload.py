@@ -294,6 +294,11 @@ async def test_builds_for_several_ruby_abis_stand_beside_each_other(mirror: Serv
         assert b"x86_64-linux" in zlib.decompress(quick.body)
     rows = loads(gzip.decompress((await mirror.get("specs.4.8.gz")).body))
     assert [str(platform) for _, _, platform in rows] == ["x86_64-linux"]
+    one = (await mirror.get("api/v2/rubygems/acme/versions/1.0.json?platform=x86_64-linux&ruby_abi=3.4")).json()
+    assert (one["sha"], one["ruby_abi"], one["content_address"]) == (new.sha256, "3.4", new.sha256[:8])
+    assert one["gem_uri"].endswith(new.filename)
+    one = (await mirror.get("api/v2/rubygems/acme/versions/1.0.json?platform=x86_64-linux")).json()
+    assert one["sha"] == plain.sha256
     described = (await mirror.get("api/v1/versions/acme.json")).json()
     assert sorted(filter(None, (row.get("ruby_abi") for row in described))) == ["3.3", "3.4"]
 
