@@ -122,6 +122,7 @@ async def serving(
 ) -> AsyncIterator[Serving]:
     """A mirror in this process, until the end of the block; `clock` says what time it is for it."""
     table = {"log": {"access": False}, "limits": {"shutdown_grace": 2}} | settings
+    table["pages"] = {"recheck": 0} | settings.get("pages", {})  # so that a test need not wait to see a change
     table |= {"listen": ["127.0.0.1:0"], "data_dir": str(data_dir), "repositories": repositories}
     validated = Settings.model_validate(table)
     async with open_mirror(validated, Mode.SERVE, clock=clock) as opened, _session() as session:
@@ -140,6 +141,8 @@ async def spawned(
     `repositories` None are those of a mirror that is not configured. Its settings stand beside `data_dir`, what it says
     in `<data_dir>.log`.
     """
+    if checkout is None:
+        settings["pages"] = {"recheck": 0} | settings.get("pages", {})
     file = write_settings(data_dir, repositories, **settings)
     said = data_dir.with_suffix(".log")
     environment = {name: value for name, value in os.environ.items() if not name.startswith("MIRROR_")}

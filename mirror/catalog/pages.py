@@ -25,6 +25,10 @@ _REMOVED = event_sql(
 )
 
 
+MISSING_AT_ONCE = 1000
+"""Pages that are missing upstream of which one statement forgets."""
+
+
 class PageRow(msgspec.Struct, frozen=True, kw_only=True):
     """A stored page, without its body."""
 
@@ -158,6 +162,27 @@ class Pages:
             ("DELETE FROM pages WHERE source = $1 AND kind = 'project' AND name = $2 AND checked < $3",
              (source, project, before)),
         )  # fmt: skip
+
+    async def trim_missing(self, source: str, before: float, most: int) -> int:
+        """Forget pages that a source never had: those checked before a moment, and the oldest beyond so many.
+
+        Returns how many went, at most `MISSING_AT_ONCE`.
+        """
+        rows = await self._database.read(
+            "SELECT checked FROM pages WHERE source = $1 AND found = 0 AND revision = ''"
+            " ORDER BY checked DESC LIMIT 1 OFFSET $2",
+            source, most,
+        )  # fmt: skip
+        oldest = max(before, rows[0][0]) if rows else before
+        (gone,) = await self._database.write(
+            (
+                "DELETE FROM pages WHERE (source, kind, name) IN (SELECT source, kind, name FROM pages"
+                " WHERE source = $1 AND found = 0 AND revision = '' AND checked <= $2 ORDER BY checked LIMIT $3)"
+                " RETURNING 1",
+                (source, oldest, MISSING_AT_ONCE),
+            )
+        )
+        return len(gone)
 
     async def known(self, source: str, kind: str) -> list[str]:
         """Return the names of all stored pages of one kind, sorted."""

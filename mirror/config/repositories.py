@@ -127,6 +127,9 @@ class AgesSettings(Section):
     outages, and a page of last month still installs, where an error stops the build."""
     negative: Duration = 60
     """How long a project is known not to exist upstream; short, so that a new project appears soon."""
+    recheck: Duration = 2
+    """How old a page may be for clients that say `no-cache` or `max-age=0`, as pip up to 26.1 always does: upstream is
+    asked for it at most once in this time. Uploads are seen at once."""
 
 
 class PagesSettings(AgesSettings):

@@ -23,6 +23,8 @@ class Ages(msgspec.Struct, frozen=True, kw_only=True):
     """How long after `fresh` a page stands in for an upstream that fails; None for ever."""
     negative: float = 60
     """How long an upstream's "there is no such page" is believed."""
+    recheck: float = 0
+    """How old a page may be for clients that require a current one: upstream is asked once in this time for them."""
 
 
 class Freshness(Enum):
@@ -35,7 +37,13 @@ class Freshness(Enum):
     USUAL = auto()
     """By the configured ages."""
     NOW = auto()
-    """No older than now: the client said `Cache-Control: no-cache` or `max-age=0`."""
+    """No older than `recheck`: the client said `Cache-Control: no-cache` or `max-age=0`, which some always say."""
+    ANEW = auto()
+    """Asked for in any case, since it is known to have changed."""
+
+
+CURRENT = (Freshness.NOW, Freshness.ANEW)
+"""What is not answered with a page that is merely fresh."""
 
 
 class Decision(Enum):
@@ -55,11 +63,14 @@ def decide(
     """
     if freshness is Freshness.ANY and stamp.found:
         return Decision.SERVE
-    if listed is not None and freshness is not Freshness.NOW:
-        return Decision.SERVE if stamp.found and stamp.revision == listed else Decision.ASK
-    if freshness is Freshness.NOW:
-        return Decision.ASK
     age = now - stamp.checked
+    if freshness is Freshness.ANEW:
+        return Decision.ASK
+    if freshness is Freshness.NOW:
+        current = 0 <= age < ages.recheck and (listed is None or (stamp.found and stamp.revision == listed))
+        return Decision.SERVE if current else Decision.ASK
+    if listed is not None:
+        return Decision.SERVE if stamp.found and stamp.revision == listed else Decision.ASK
     if age < -1:
         return Decision.ASK  # a clock that was set back must not make pages immortal
     if not stamp.found:

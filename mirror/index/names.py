@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 import msgspec
 
 from mirror.index.cache import SingleFlight, Validity
-from mirror.index.freshness import Freshness
+from mirror.index.freshness import CURRENT, Freshness
 from mirror.index.gathering import SourceOrder
 from mirror.index.merge import merge_names, worst
 from mirror.index.source import LoadedNames, NameListing, join_revisions
@@ -29,7 +29,7 @@ class NameIndex:
     async def get(self, freshness: Freshness) -> RepositoryNames:
         """Return the names, after asking the sources where that is due. Raises Unavailable."""
         kept = self.kept
-        if kept is not None and freshness is not Freshness.NOW and kept.validity.holds(self._clock()):
+        if kept is not None and freshness not in CURRENT and kept.validity.holds(self._clock()):
             return kept
         return (await self.gathering.run(freshness, lambda: self._gather(freshness)))[0]
 

@@ -6,6 +6,7 @@ as stored until the process ends. No client has to notice.
 
 import asyncio
 import logging
+import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TypeVar
@@ -14,6 +15,7 @@ import msgspec
 
 from mirror.catalog import Catalog, PageRow
 from mirror.catalog.claims import owner_of
+from mirror.catalog.pages import MISSING_AT_ONCE
 from mirror.errors import MirrorError, StorageFull, UpstreamProtocolError
 from mirror.index.cache import BoundedCache, LoadingCache, MemoryBudget
 from mirror.index.page_reader import LARGE_PAGE_BYTES, PageReader
@@ -23,6 +25,10 @@ logger = logging.getLogger(__name__)
 
 ROW_BYTES = 700
 """Bytes that a row takes in memory, without the body of its page (measured)."""
+MOST_MISSING = 10_000
+"""Pages that upstream never had, of which it is remembered at the same time; anyone can ask for any number."""
+TRIM_EVERY = 100
+"""New pages of that kind after which those that have ended are forgotten."""
 MOST_FILES = 200_000
 """Files, or versions, of one project, which cost more memory than their bytes; the largest public ones have 30,000."""
 
@@ -41,8 +47,19 @@ class PageState(msgspec.Struct, frozen=True):
 class PageStore:
     """The pages of one source."""
 
-    def __init__(self, source: str, format: Format, catalog: Catalog, memory: MemoryBudget, reader: PageReader) -> None:
+    def __init__(
+        self,
+        source: str,
+        format: Format,
+        catalog: Catalog,
+        memory: MemoryBudget,
+        reader: PageReader,
+        negative: float = math.inf,
+    ) -> None:
+        """`negative`: seconds for which it is believed that there is no such page."""
         self._source = source
+        self._negative = negative
+        self._misses = 0
         self._format = format
         self._reader = reader
         self._owner = owner_of(source)
@@ -110,7 +127,15 @@ class PageStore:
         serial = None
         with warn_if_full(f"that there is no {page.kind} page {page.name}"):
             serial = await self._pages.miss(self._source, page, now, self._owner if had else "")
+            self._misses += 1
+            if self._misses % TRIM_EVERY == 0:
+                await self.trim_missing(now)
         return self._keep(page, PageRow(stamp=Stamp(now, False))), serial
+
+    async def trim_missing(self, now: float) -> None:
+        """Forget pages that upstream never had, once that is no longer believed, and the oldest beyond a number."""
+        while await self._pages.trim_missing(self._source, now - self._negative, MOST_MISSING) == MISSING_AT_ONCE:
+            pass
 
     async def confirm(self, page: Page, row: PageRow, now: float) -> PageRow | None:
         """Store that a page is unchanged, and return its row; that of another process which has replaced the page."""

@@ -16,7 +16,7 @@ import msgspec
 
 from mirror.errors import Blocked, NotFound, UnknownFile, UnknownProject
 from mirror.index.cache import FILE_BYTES, BoundedCache, MemoryBudget, SingleFlight, Validity
-from mirror.index.freshness import Freshness
+from mirror.index.freshness import CURRENT, Freshness
 from mirror.index.gathering import SourceOrder
 from mirror.index.journal import Journal
 from mirror.index.merge import merge, removed_everywhere, worst
@@ -87,7 +87,7 @@ class Repository:
     async def _view(self, name: str, freshness: Freshness) -> View:
         """Return a project, or what is left of one that is gone."""
         entry = self.views.get(name)
-        if entry is not None and freshness is not Freshness.NOW:
+        if entry is not None and freshness not in CURRENT:
             view = entry.value
             if view.validity.live and self._clock() < view.validity.until:
                 entry.used = True

@@ -80,7 +80,7 @@ class CachedUpstream:
         known = await self.pages.store.row(Page("project", project))
         asked = known is not None and 0 <= self._options.clock() - known.stamp.checked < RENEWED_SECONDS
         try:
-            listing = await self.pages.project(project, Freshness.ANY if asked else Freshness.NOW)
+            listing = await self.pages.project(project, Freshness.ANY if asked else Freshness.ANEW)
         except MirrorError:
             return None
         if known is None or listing.revision != known.stamp.revision:

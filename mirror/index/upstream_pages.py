@@ -21,7 +21,7 @@ from mirror.errors import (
     UpstreamUnavailable,
 )
 from mirror.index.cache import BoundedCache, MemoryBudget, SingleFlight
-from mirror.index.freshness import Decision, Freshness, decide, fresh_until, stands_in
+from mirror.index.freshness import CURRENT, Decision, Freshness, decide, fresh_until, stands_in
 from mirror.index.journal import Journal
 from mirror.index.page_changes import PageChanges
 from mirror.index.page_listing import LAG_SECONDS, LISTED_SECONDS, PageListing
@@ -66,7 +66,7 @@ class UpstreamPages:
         self._options = options
         self._clock = options.clock
         self._reader = PageReader(format, isolated)
-        self.store = PageStore(self.name, format, catalog, memory, self._reader)
+        self.store = PageStore(self.name, format, catalog, memory, self._reader, options.ages.negative)
         self._removals = Removals(self.name, catalog, journal, memory)
         self.gaps = SidecarGaps(self.name, catalog, journal, memory)
         """The files that have no sidecar."""
@@ -145,10 +145,10 @@ class UpstreamPages:
         now = self._clock()
         listed = self._listed(page)
         lags = row and listed is not None and listed != row.stamp.revision and self._lags(page, listed, now)
-        if row and lags and freshness is not Freshness.NOW:
+        if row and lags and freshness not in CURRENT:
             return PageState(row, "stale")
         if row and freshness is Freshness.USUAL and page.kind == "project" and self._serials.exceeds(page.name, row):
-            freshness = Freshness.NOW
+            freshness = Freshness.ANEW
         if row:
             decision = decide(row.stamp, now, self._options.ages, listed=listed, freshness=freshness)
             if decision is Decision.SERVE:

@@ -33,7 +33,7 @@ class LocalApplier:
 
     async def page(self, project: str) -> None:
         for _ in range(PAGE_TRIES):
-            view = await self._repository.project(project, Freshness.NOW)
+            view = await self._repository.project(project, Freshness.ANEW)
             if view.outcome == "stale":
                 raise UpstreamUnavailable(f"The page of {project} cannot be had as it is now.")
             if view.outcome != "joined":

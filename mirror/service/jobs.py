@@ -38,6 +38,8 @@ FLUSH_SECONDS = 10.0
 """Time between two attempts to write what waits in memory because the disk was full."""
 TRIM_SECONDS = 600.0
 """Time between two checks of the journal's length; half of what is kept where that is less."""
+MISSING_SECONDS = 60.0
+"""Time between two looks at the pages that upstreams never had."""
 VERIFY_SECONDS = 3600.0
 """Time for which one process has the right to verify the store, renewed while it does, and pause after each pass."""
 RENEW_BLOBS = 100
@@ -161,6 +163,14 @@ def mirror_jobs(mirror: Mirror, store: Store, urls: Sequence[str]) -> list[Backg
             "flush", "write what waits in memory because the disk was full", partial(_flush, store), every=FLUSH_SECONDS
         ),
     ]
+    jobs.append(
+        BackgroundJob(
+            "missing pages",
+            "forget which pages upstreams never had, once that is no longer believed",
+            partial(_trim_missing, mirror),
+            every=MISSING_SECONDS,
+        )
+    )
     if (keep := settings.feed.keep) < float("inf"):
         jobs.append(
             BackgroundJob(
@@ -245,6 +255,12 @@ def verifier(mirror: Mirror, store: Store, rate: int | None) -> Verifier:
 async def _flush(store: Store) -> None:
     with suppress(StorageFull):  # it stays in memory
         await store.catalog.logs.flush()
+
+
+async def _trim_missing(mirror: Mirror) -> None:
+    for sources in mirror.cached_upstreams.values():
+        for source in sources:
+            await source.pages.store.trim_missing(mirror.clock())
 
 
 async def _trim(store: Store, keep: float) -> None:

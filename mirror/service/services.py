@@ -329,4 +329,5 @@ def ages(settings: AgesSettings) -> Ages:
         stale_while_revalidate=settings.stale_while_revalidate,
         stale_if_error=None if forever else settings.stale_if_error,
         negative=settings.negative,
+        recheck=settings.recheck,
     )

@@ -35,6 +35,27 @@ def test_a_client_that_demands_now_is_obeyed() -> None:
     assert decide(Stamp(1000, True), 1001, AGES, freshness=Freshness.NOW) is Decision.ASK
 
 
+@pytest.mark.parametrize(
+    ("age", "found", "listed", "decision"),
+    [
+        (0, True, None, Decision.SERVE),
+        (1.9, True, None, Decision.SERVE),
+        (2, True, None, Decision.ASK),
+        (-1, True, None, Decision.ASK),
+        (1, False, None, Decision.SERVE),
+        (1, True, "r", Decision.SERVE),
+        (1, True, "newer", Decision.ASK),
+        (3, True, "r", Decision.ASK),
+    ],
+)
+def test_for_clients_that_demand_now_a_page_is_asked_for_once_in_a_while(
+    age: float, found: bool, listed: str | None, decision: Decision
+) -> None:
+    ages, stamp = Ages(recheck=2), Stamp(1000, found, "r")
+    assert decide(stamp, 1000 + age, ages, listed=listed, freshness=Freshness.NOW) is decision
+    assert decide(stamp, 1000 + age, ages, listed=listed, freshness=Freshness.ANEW) is Decision.ASK
+
+
 def test_any_age_will_do_for_finding_a_file_but_an_absence_will_not() -> None:
     assert decide(Stamp(0, True), 10**9, AGES, freshness=Freshness.ANY) is Decision.SERVE
     assert decide(Stamp(0, False), 10**9, AGES, freshness=Freshness.ANY) is Decision.ASK

@@ -2,7 +2,7 @@
 
 import asyncio
 import hashlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 from pathlib import Path
 
 import msgspec
@@ -15,6 +15,7 @@ from mirror.catalog.database import Row, Value
 from mirror.catalog.files import HeldFile
 from mirror.catalog.sqlite import SQLite
 from mirror.errors import DigestMismatch, NotFound, Offline, UnknownProject, UpstreamProtocolError, UpstreamUnavailable
+from mirror.index import page_store
 from mirror.index.cache import MemoryBudget
 from mirror.index.freshness import Ages, Freshness
 from mirror.index.journal import Journal
@@ -242,6 +243,39 @@ async def test_what_a_source_has_had_is_recorded_for_good_whoever_is_logged_in(d
     await claims.release("pypi", "six", desk.clock.now)
     assert await claims.names("pypi", source.name) == {"former"}
     assert await claims.names("team", source.name) == {"six", "former"}
+
+
+async def test_pages_that_never_were_are_remembered_for_a_while_and_up_to_a_number(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def remembered() -> int:
+        sql = "SELECT count(*) FROM pages WHERE found = 0"
+        return int((await desk.catalog.database.read(sql))[0][0])
+
+    async def ask(names: Iterable[str]) -> None:
+        for name in names:
+            with pytest.raises(UnknownProject):
+                await source.project(name)
+
+    monkeypatch.setattr(page_store, "TRIM_EVERY", 10)
+    source = desk.source()
+    await source.project("six")
+    await ask(f"other{number}" for number in range(25))
+    assert await remembered() == 25
+    desk.clock.now += AGES.negative
+    await ask(f"later{number}" for number in range(5))  # the thirtieth looks after the others
+    assert await remembered() == 5
+    monkeypatch.setattr(page_store, "MOST_MISSING", 8)
+    for number in range(20):
+        desk.clock.now += 0.01
+        await ask([f"many{number}"])
+    assert await remembered() <= 8
+    desk.simulator.inject("/simple/six/", Status(404))
+    desk.clock.now += 10_000
+    await ask(["six"])
+    desk.clock.now += 10_000
+    await source.pages.store.trim_missing(desk.clock.now)
+    assert await remembered() == 1  # what there was is no name that anyone can invent
 
 
 async def test_nobody_waits_longer_than_the_limit_who_has_something_stored(desk: Desk) -> None:

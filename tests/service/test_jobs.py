@@ -52,6 +52,7 @@ async def test_these_are_all_the_jobs(simulator: Simulator, tmp_path: Path) -> N
         ("watchdog", None, ""),
         ("policies", 300, ""),
         ("flush", 10, ""),
+        ("missing pages", 60, ""),
         ("trim", 600, ""),
         ("sweep", 300, "sweep"),
         ("verify", 3600, "verify"),
@@ -69,7 +70,7 @@ async def test_an_offline_mirror_has_no_job_that_asks_an_upstream(simulator: Sim
         running = set(service.generation.jobs.running)
     finally:
         await service.stop(politely=False)
-    assert running == {"policies", "flush", "trim", "sweep", "verify"}
+    assert running == {"policies", "flush", "missing pages", "trim", "sweep", "verify"}
 
 
 async def test_a_job_that_fails_is_logged_and_starts_again(

@@ -31,3 +31,6 @@ CREATE TABLE shown (
 );
 INSERT INTO shown (repository, project, source)
     SELECT '*', name, source FROM pages WHERE kind = 'project' AND found = 1;
+
+-- Pages that upstream never had are forgotten by age: anyone can ask for names that do not exist.
+CREATE INDEX pages_missing ON pages (source, checked) WHERE found = 0 AND revision = '';
