@@ -12,7 +12,7 @@ import pytest
 
 from tests.builders import gem
 from tests.serving import Serving, serving
-from tests.simulator import Body, Fault, Instead, Simulator, Status
+from tests.simulator import Fault, Instead, Simulator, Stall, Status
 from tests.uploading import make_token, push
 
 
@@ -70,8 +70,8 @@ TROUBLES: Mapping[str, Fault | None] = {
     "404": Status(404),
     "410": Status(410),
     "500": Status(500),
-    "a login page": Body(b"<html><form>Log in</form></html>"),
-    "nothing at all": Body(b""),
+    "a login page": Instead(b"<html><form>Log in</form></html>"),
+    "nothing at all": Instead(b""),
 }
 
 
@@ -102,6 +102,35 @@ async def test_an_upstream_in_trouble_takes_nothing_away_and_gives_nothing_away(
         reply = await mirror.get("info/acme")
         assert b"6" not in reply.body.split(b" ")[0]
         assert second.count("GET", "*acme*") == 0
+
+
+@pytest.mark.parametrize("trouble", [*TROUBLES, "timeout"])
+@pytest.mark.parametrize("before", ["held", "nothing"])
+async def test_a_later_index_answers_only_for_what_an_earlier_one_never_had(
+    simulator: Simulator, second: Simulator, tmp_path: Path, trouble: str, before: str
+) -> None:
+    fill(simulator, second)
+    network = {"retries": 0, "page_timeout": 1, "connect_timeout": 1}
+    async with serving(tmp_path / "data", both(simulator, second), network=network) as mirror:
+        if before == "held":
+            await poll(mirror)
+            for path in ("info/acme", "gems/acme-1.0.gem"):
+                assert (await mirror.get(path)).status == 200
+        fault = Stall() if trouble == "timeout" else TROUBLES[trouble]
+        if fault is None:
+            await simulator.go_down()
+        else:
+            simulator.inject("/*", fault)
+        for path in ("versions", "info/acme", "gems/acme-61.0.gem", "versions", "info/acme"):
+            reply = await mirror.get(path, Cache_Control="no-cache")
+            theirs = b"61.0" in reply.body and reply.status == 200
+            allowed = before == "nothing" and trouble == "404"
+            assert allowed or not theirs, path
+        assert (second.count("GET", "/gems/acme*") > 0) is (before == "nothing" and trouble == "404")
+        if before == "held":
+            assert b"\n1.0 " in (await mirror.get("info/acme")).body
+            assert (await mirror.get("gems/acme-1.0.gem")).status == 200
+        simulator.heal()
 
 
 async def test_an_index_that_has_no_list_is_an_empty_one_until_it_has(

@@ -189,15 +189,16 @@ class UpstreamIndex:
                 raise UpstreamProtocolError(f"{self._upstream.name} no longer has its list of versions.") from None
         try:
             return await self._refresh_legacy()
-        except NotFound:
-            if self.map is not None and len(self.map):
+        except NotFound as error:
+            if error.existed or (self.map is not None and len(self.map)):
                 raise UpstreamProtocolError(f"{self._upstream.name} no longer has any list of versions.") from None
         if self.map is not None:
             return False
         logger.warning("%s has no list of versions: it counts as empty, and is asked again", self._upstream.name)
         await self._logs.replace(self._log_name, [_LEGACY])
-        self._legacy = True
-        return await self._replace_all(VersionsMap())
+        self._legacy, empty = True, VersionsMap()
+        await self._keep_names(empty)
+        return await self._replace_all(empty)
 
     async def _follow(self, copy: UpstreamCopy | None) -> bool:
         request = self._list_request("versions", VERSIONS_BYTES)
@@ -262,15 +263,14 @@ class UpstreamIndex:
 
     async def _keep_names(self, listed: VersionsMap) -> None:
         """Let a list that replaces ours go on knowing the gems of ours that it lacks. Raises UpstreamProtocolError."""
-        if self.map is None:
-            return
-        known, had = self.map, len(listed)
-        gone = [name for name in await asyncio.to_thread(listed.keep_names, known.known()) if name in known]
+        known, had, source = self.map or VersionsMap(), len(listed), name_of_upstream(self._upstream)
+        before = known.known() if self.map is not None else await self._claims.all_names(source)
+        gone = [name for name in await asyncio.to_thread(listed.keep_names, before) if name in known]
         if len(listed.known()) - had > MOST_LOST:
             raise UpstreamProtocolError(f"{self._upstream.name} has dropped more gems than can be remembered.")
         if gone:
             logger.info("%s no longer lists %d gems, whose names stay its own", self._upstream.name, len(gone))
-            await self._claims.add(name_of_upstream(self._upstream), gone, self._clock())
+            await self._claims.add(source, gone, self._clock())
 
     def _list_request(self, path: str, limit: int) -> UpstreamRequest:
         return UpstreamRequest(url=self._upstream.url / path, limit=limit, timeout=LIST_SECONDS, kind="list")
