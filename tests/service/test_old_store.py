@@ -42,7 +42,11 @@ class OldStore:
     async def serving(self) -> AsyncIterator[Serving]:
         """This version's mirror over the data directory, with the same settings and without a network."""
         async with serving(
-            self.folder / "data", self.settings["repositories"], policy=self.settings["policy"], offline=True
+            self.folder / "data",
+            self.settings["repositories"],
+            policy=self.settings["policy"],
+            offline=True,
+            allowed_hosts=[HOST["Host"]],
         ) as mirror:
             yield mirror
 
