@@ -1,4 +1,4 @@
-"""Faults that depend on the whole body or on other requests: ends that are cut cleanly, long heads, limits of a rate."""
+"""Faults that depend on the whole body or on other requests: ends cut cleanly, long heads, limits of a rate."""
 
 import gzip
 import sys
