@@ -2,11 +2,12 @@
 
 `credentials` parses headers, `passwords` hashes, `throttle` slows down guessing, `rights` decides (pure), `guard` is
 what handlers call, `audit` records. Accounts are in the catalog or in the configuration, access rules in the
-configuration. Not here on purpose: sessions and cookies, which package clients do not have.
+configuration. `sessions` has the cookies of browsers, which package clients do not have.
 """
 
+from mirror.auth.configured import rules_of, tokens_of, users_of
 from mirror.auth.credentials import digest, new_token, requested_key
-from mirror.auth.guard import Guard, ReadAccess, rules_of, tokens_of, users_of
+from mirror.auth.guard import Guard, ReadAccess
 from mirror.auth.rights import ANONYMOUS, AccessRule, AccessRules, Identity, Scope, may, scope
 
 __all__ = [

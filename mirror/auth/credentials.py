@@ -97,6 +97,11 @@ def _basic(encoded: str) -> TokenCredential | PasswordCredential:
         raise Unauthorized("The Basic credentials cannot be decoded.") from None
     if not colon:
         raise Unauthorized("The Basic credentials should be a name and a password.")
+    return credential_of(user, password)
+
+
+def credential_of(user: str, password: str) -> TokenCredential | PasswordCredential:
+    """Return the credential in a name and a password, of which either may be a token."""
     if is_token(password):
         return TokenCredential(password)
     if is_token(user) and password in ("", "x-oauth-basic"):

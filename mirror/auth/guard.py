@@ -22,16 +22,17 @@ from mirror.auth.audit import address_of, audit
 from mirror.auth.credentials import (
     PasswordCredential,
     TokenCredential,
+    credential_of,
     digest,
     is_token,
     new_token,
     parse_authorization,
 )
 from mirror.auth.passwords import PasswordVerifier
-from mirror.auth.rights import ANONYMOUS, RIGHTS, AccessRule, AccessRules, Identity, Normalize, Scope, scope
+from mirror.auth.rights import ANONYMOUS, AccessRules, Identity, Scope, scope
+from mirror.auth.sessions import SESSION_SECONDS, session_secret
 from mirror.auth.throttle import LoginThrottle
-from mirror.catalog import Accounts, Token, User
-from mirror.config import AuthSettings
+from mirror.catalog import Accounts, Session, Token, User
 from mirror.errors import Forbidden, MirrorError, Unauthorized, UnknownProject
 from mirror.index.cache import BoundedCache, MemoryBudget, SingleFlight
 from mirror.model import Grant, Right
@@ -107,16 +108,22 @@ class Guard:
         """Return who sends a request; ANONYMOUS without credentials. Raises Unauthorized for wrong ones."""
         facts_of(request).private = True
         header = request.headers.get("Authorization")
-        if header is None:
+        secret = session_secret(request) if header is None else ""
+        if header is None and not secret:
             return ANONYMOUS
         await self._check_accounts()
-        key = hashlib.blake2b(header.encode(errors="surrogateescape"), key=self._key, digest_size=16).digest()
+        key = self._cache_key(header, secret)
         entry = self._verified.get(key)
         if entry is not None and self._clock() < entry.value.until:
             entry.used = True
             return entry.value.identity
-        identity, _ = await self._verifying.run(key, lambda: self._verify(key, header, address_of(request)))
+        address = address_of(request)
+        identity, _ = await self._verifying.run(key, lambda: self._verify(key, header, secret, address))
         return identity
+
+    def _cache_key(self, header: str | None, secret: str) -> bytes:
+        presented = f"session {secret}" if header is None else f"header {header}"
+        return hashlib.blake2b(presented.encode(errors="surrogateescape"), key=self._key, digest_size=16).digest()
 
     def accounts_changed(self) -> None:
         """Make a change of an account in this process take effect with the next request."""
@@ -133,20 +140,47 @@ class Guard:
             self._generation = generation
             self._verified.clear()
 
-    async def _verify(self, key: bytes, header: str, address: str) -> Identity:
+    async def _verify(self, key: bytes, header: str | None, secret: str, address: str) -> Identity:
         generation = self._generation
-        match parse_authorization(header):
-            case TokenCredential(secret):
-                verified = await self._verify_token(secret)
-            case PasswordCredential(user, password):
-                verified = await self._verify_password(user, password, address)
+        if header is None:
+            verified = await self._verify_session(secret)
+        else:
+            verified = await self._verify_credential(parse_authorization(header), address)
         if generation == self._generation:  # else an account has changed meanwhile, perhaps this one
             self._verified.put(key, verified, VERIFIED_ENTRY_BYTES)
         return verified.identity
 
-    async def _verify_token(self, secret: str) -> _VerifiedCredential:
-        now, sha256 = self._clock(), digest(secret)
-        token = (self._tokens.get(sha256) or await self._accounts.token(sha256)) if is_token(secret) else None
+    async def _verify_credential(
+        self, credential: TokenCredential | PasswordCredential, address: str
+    ) -> _VerifiedCredential:
+        match credential:
+            case TokenCredential(secret):
+                return await self._verify_token(digest(secret) if is_token(secret) else "")
+            case PasswordCredential(user, password):
+                return await self._verify_password(user, password, address)
+
+    async def _verify_session(self, secret: str) -> _VerifiedCredential:
+        """Return whose session it is; anonymous when it has ended, whatever ended it."""
+        now = self._clock()
+        anonymous = _VerifiedCredential(ANONYMOUS, now + VERIFIED_SECONDS)
+        session = await self._accounts.session(digest(secret))
+        if session is None or session.expires <= now:
+            return anonymous
+        until = min(now + VERIFIED_SECONDS, session.expires)
+        if session.token:
+            try:
+                verified = await self._verify_token(session.token)
+            except Unauthorized:
+                return anonymous
+            return _VerifiedCredential(verified.identity, min(until, verified.until))
+        user = await self._user(session.owner)
+        if user is None or digest(user.password) != session.proof:
+            return anonymous
+        return _VerifiedCredential(Identity(user=user.name, groups=user.groups, grants=user.grants), until)
+
+    async def _verify_token(self, sha256: str) -> _VerifiedCredential:
+        now = self._clock()
+        token = (self._tokens.get(sha256) or await self._accounts.token(sha256)) if sha256 else None
         if token is None or not hmac.compare_digest(token.sha256, sha256):
             raise Unauthorized("The token is wrong or was revoked: make a new one.")
         if token.expires is not None and now >= token.expires:
@@ -282,6 +316,35 @@ class Guard:
             raise self._refusal(identity, "read", repository, "")
         return readable
 
+    # Sessions
+
+    async def begin_session(self, request: web.BaseRequest, name: str, password: str) -> str:
+        """Return the secret of a new session for a user name with its password, or any name with a token.
+
+        Raises Unauthorized.
+        """
+        credential = credential_of(name, password)
+        address, now = address_of(request), self._clock()
+        verified = await self._verify_credential(credential, address)
+        owner, token = verified.identity.user, ""
+        if isinstance(credential, TokenCredential):
+            owner, token = "", digest(credential.secret)
+        user = await self._user(owner) if owner else None
+        secret = secrets.token_hex(32)
+        session = Session(
+            sha256=digest(secret), owner=owner, token=token, proof=digest(user.password) if user else "",
+            expires=now + SESSION_SECONDS,
+        )  # fmt: skip
+        await self._accounts.add_session(session, now)
+        audit("login", who=str(verified.identity), client=address, outcome="accepted")
+        return secret
+
+    async def end_session(self, request: web.BaseRequest) -> None:
+        """End the session of a request, if it has one."""
+        if secret := session_secret(request):
+            await self._accounts.remove_session(digest(secret))
+            self.accounts_changed()
+
     # Keys
 
     async def sign_in(self, request: web.BaseRequest, name: str, rights: frozenset[Right]) -> str:
@@ -327,48 +390,3 @@ class ReadAccess:
     async def scope(self, request: web.BaseRequest) -> Scope:
         """Return what the client may read, for lists and searches. Raises Unauthorized."""
         return self.public if self.open else await self._guard.readable(request, self._repository)
-
-
-# What the configuration defines
-
-
-def rules_of(settings: AuthSettings, normalize: Mapping[str, Normalize]) -> AccessRules:
-    """Return the access rules; `normalize` as in `AccessRules`."""
-    rules = tuple(
-        AccessRule(
-            repositories=rule.repositories,
-            projects=rule.projects,
-            holders={right: frozenset(who) for right in RIGHTS if (who := getattr(rule, right)) is not None},
-        )
-        for rule in settings.rules
-    )
-    return AccessRules(rules, normalize)
-
-
-def users_of(settings: AuthSettings) -> list[User]:
-    """Return the users."""
-    return [
-        User(
-            name=name,
-            password=user.password_hash.get_secret_value(),
-            groups=frozenset(user.groups),
-            grants=(Grant(rights=frozenset(user.rights), repositories=user.repositories, projects=user.projects),)
-            if user.rights
-            else (),
-        )
-        for name, user in settings.users.items()
-    ]
-
-
-def tokens_of(settings: AuthSettings) -> list[Token]:
-    """Return the tokens."""
-    return [
-        Token(
-            name=name,
-            sha256=token.sha256,
-            owner=token.user,
-            grants=(Grant(rights=frozenset(token.rights), repositories=token.repositories, projects=token.projects),),
-            expires=token.expires.timestamp() if token.expires else None,
-        )
-        for name, token in settings.tokens.items()
-    ]

@@ -4,7 +4,7 @@ One class for each concern (pages, files, feed, logs, counters), over the two-me
 recorded about cached content can always be made again; uploads have their records beside the files as well.
 """
 
-from mirror.catalog.accounts import Accounts, Token, User
+from mirror.catalog.accounts import Accounts, Session, Token, User
 from mirror.catalog.bundles import Bundles
 from mirror.catalog.claims import Claims
 from mirror.catalog.coordination import Counters, Cursor, Cursors, Leases
@@ -42,6 +42,7 @@ __all__ = [
     "Position",
     "RemovalReport",
     "RemovedFiles",
+    "Session",
     "SetMember",
     "Sets",
     "Token",

@@ -12,6 +12,8 @@ from mirror.catalog.database import Database, Row, Statement, Value
 from mirror.errors import Conflict, Invalid
 from mirror.model import Grant
 
+SESSIONS_PER_ACCOUNT = 50
+"""The most browsers that one user or token can be signed in with; the one that ends first makes room."""
 TOKENS_PER_USER = 100
 """The most tokens that one user can have: each sign-in creates one."""
 
@@ -43,6 +45,21 @@ class Token(msgspec.Struct, frozen=True, kw_only=True):
     """Seconds since the epoch."""
     used: float | None = None
     """When it was last used, to a minute or so."""
+
+
+class Session(msgspec.Struct, frozen=True, kw_only=True):
+    """A browser that is signed in, by a password or by a token."""
+
+    sha256: str
+    """The digest of the secret in its cookie."""
+    owner: str = ""
+    """The user whose password was given; empty for a token."""
+    token: str = ""
+    """The digest of the token that was given; empty for a password."""
+    proof: str = ""
+    """A digest of the password as it is stored."""
+    expires: float
+    """Seconds since the epoch."""
 
 
 _CHANGED: Statement = ("UPDATE counters SET value = value + 1 WHERE name = 'accounts'", ())
@@ -148,6 +165,37 @@ class Accounts:
     async def used(self, name: str, at: float) -> None:
         """Record that a token was used. The generation stays as it is."""
         await self._database.write(("UPDATE tokens SET used = $2 WHERE name = $1", (name, at)))
+
+    # Sessions
+
+    async def session(self, sha256: str) -> Session | None:
+        """Return the session with that digest, expired or not; or None."""
+        sql = "SELECT sha256, owner, token, proof, expires FROM sessions WHERE sha256 = $1"
+        rows = await self._database.read(sql, sha256)
+        if not rows:
+            return None
+        sha256, owner, token, proof, expires = rows[0]
+        return Session(sha256=sha256, owner=owner, token=token, proof=proof, expires=expires)
+
+    async def add_session(self, session: Session, now: float) -> None:
+        """Add a session, and remove those that have expired and those of the same account that are too many."""
+        account = (session.owner, session.token)
+        await self._database.write(
+            ("DELETE FROM sessions WHERE expires <= $1", (now,)),
+            (
+                "INSERT INTO sessions (sha256, owner, token, proof, expires) VALUES ($1, $2, $3, $4, $5)",
+                (session.sha256, *account, session.proof, session.expires),
+            ),
+            (
+                "DELETE FROM sessions WHERE sha256 IN (SELECT sha256 FROM sessions WHERE owner = $1 AND token = $2"
+                f" ORDER BY expires DESC LIMIT 1000 OFFSET {SESSIONS_PER_ACCOUNT})",
+                account,
+            ),
+        )
+
+    async def remove_session(self, sha256: str) -> None:
+        """Remove a session, if it is there."""
+        await self._database.write(("DELETE FROM sessions WHERE sha256 = $1", (sha256,)), _CHANGED)
 
     async def _add(self, sql: str, values: Sequence[Value], taken: str) -> None:
         rows = await self._database.write((f"{sql} ON CONFLICT DO NOTHING RETURNING name", values), _CHANGED)

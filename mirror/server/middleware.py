@@ -144,7 +144,8 @@ def _check_site(request: web.Request, facts: RequestFacts, hosts: HostNames) -> 
     if headers.get("Sec-Fetch-Site", "none") not in ("none", "same-origin"):
         raise Forbidden("A page of another site may not change anything here.")
     origin = headers.get("Origin")
-    if origin is not None and not is_same_site(origin, facts.host or host or "", request.secure):
+    secure = facts.origin.startswith("https:") if facts.origin else request.secure
+    if origin is not None and not is_same_site(origin, facts.host or host or "", secure):
         raise Forbidden("A page of another site may not change anything here.")
 
 

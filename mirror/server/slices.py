@@ -16,7 +16,7 @@ WAITING_BYTES = 1 << 20
 
 
 class Slices(bytearray):
-    """What is left of such data; nothing is read from the connection meanwhile."""
+    """The rest of such data, while which waits nothing is read from the connection."""
 
     def __init__(self, forward: Callable[[bytes], None], inner: asyncio.Protocol) -> None:
         """`forward` is called with each slice; `inner` is aiohttp's protocol, which pauses reading for itself."""

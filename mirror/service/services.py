@@ -95,6 +95,7 @@ class Mirror:
             ),
             users=users_of(settings.auth),
             tokens=tokens_of(settings.auth),
+            clock=store.clock,
         )
         self._open.push_async_callback(self.guard.close)
         self._open.push_async_callback(self.page_cache.close)

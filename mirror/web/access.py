@@ -1,10 +1,11 @@
-"""What a viewer of the pages may see. There are no sessions: each request carries its own credentials."""
+"""What a viewer of the pages may see, and the session by which a browser shows who that is."""
 
 from collections.abc import Collection, Mapping
 
 from aiohttp import web
 
 from mirror.auth import ANONYMOUS, Guard, Identity, Scope
+from mirror.auth.sessions import session_secret
 from mirror.catalog import Accounts
 from mirror.errors import MirrorError, Unauthorized
 
@@ -39,10 +40,17 @@ class ViewerAccess:
             await self._guard.require(request, "admin", self._repositories[0], "*")
         return admin
 
-    async def sign_in(self, request: web.BaseRequest) -> None:
-        """Raise Unauthorized unless the request has valid credentials."""
-        if not (await self._guard.identify(request)).known:
-            raise Unauthorized("Sign in with your user name and password, or with `__token__` and a token.")
+    async def is_known(self, request: web.BaseRequest) -> bool:
+        """Return whether the viewer is signed in already. Raises Unauthorized for wrong credentials."""
+        return (await self._guard.identify(request)).known
+
+    async def begin_session(self, request: web.BaseRequest, name: str, password: str) -> str:
+        """Return the secret of a new session. Raises Unauthorized."""
+        return await self._guard.begin_session(request, name, password)
+
+    async def end_session(self, request: web.BaseRequest) -> None:
+        """Sign the viewer out."""
+        await self._guard.end_session(request)
 
     async def template_values(self, request: web.BaseRequest) -> Mapping[str, object]:
         """Return what every template needs to know about the viewer."""
@@ -53,6 +61,7 @@ class ViewerAccess:
         accounts = await self._has_accounts()
         return {
             "user": str(identity) if identity.known else "",
+            "can_sign_out": identity.known and bool(session_secret(request)),
             "can_sign_in": not identity.known and accounts,
             "sees_state": not accounts or self._is_admin(identity),
         }

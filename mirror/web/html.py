@@ -29,7 +29,7 @@ HEADERS = {
     "Referrer-Policy": "no-referrer",
     "Cross-Origin-Opener-Policy": "same-origin",
     "Permissions-Policy": "camera=(), geolocation=(), microphone=()",
-    "Vary": "Accept, Authorization",
+    "Vary": "Accept, Authorization, Cookie",
 }
 STATIC = {
     "style.css": "text/css; charset=utf-8",
@@ -83,13 +83,15 @@ def root_from(path: str) -> str:
 def render_page(request: web.Request, template: str, values: Mapping[str, object], status: int = 200) -> web.Response:
     """Render a template; all `values` are escaped, unless they are `Markup`."""
     text = _environment().get_template(template).render(values, at=root_from(request.path))
-    signed_in = "Authorization" in request.headers
+    signed_in = bool(values.get("user")) or "Authorization" in request.headers
     response = web.Response(
         status=status,
         text=text,
         content_type="text/html",
         headers={**HEADERS, "Cache-Control": "no-store" if signed_in else "private, no-cache"},
     )
+    if status == 401:  # RFC 9110 section 15.5.2; a scheme that makes no browser ask for a password of HTTP
+        response.headers["WWW-Authenticate"] = 'Session realm="mirror"'
     if len(text) > 2000:
         response.enable_compression()
     return response

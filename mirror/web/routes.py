@@ -30,6 +30,7 @@ from mirror.web.descriptions import Descriptions
 from mirror.web.html import render_page, root_from, static_file, unescaped
 from mirror.web.plot import plot
 from mirror.web.projects import BrowsableRepository, ProjectList
+from mirror.web.signin import SignIn
 from mirror.web.summaries import ProjectSummaries, select_version
 
 logger = logging.getLogger(__name__)
@@ -102,6 +103,7 @@ class WebPages:
         self._descriptions = Descriptions()
         self._summaries = ProjectSummaries()
         self._totals_in_flight: SingleFlight[str, tuple[Mapping[str, object], Sequence[Span], int]] = SingleFlight()
+        self._sign_in = SignIn(access, self._page, self.error_page)
         self._by_source: dict[str, list[str]] = {}
         for name, browsable in repositories.items():
             for source in browsable.sources:
@@ -121,7 +123,7 @@ class WebPages:
             web.get("/-/activity/", self.activity),
             web.get("/-/state", self.add_slash),
             web.get("/-/state/", self.state),
-            web.get("/-/signin", self.sign_in),
+            *self._sign_in.table(),
             web.get("/-/static/{name}", static_file),
         ]
 
@@ -327,14 +329,6 @@ class WebPages:
             admin=admin,
         )
 
-    async def sign_in(self, request: web.Request) -> web.StreamResponse:
-        """Let a browser ask for a name and a password, which it then sends with every request below `/-/`."""
-        try:
-            await self._access.sign_in(request)
-        except MirrorError as error:
-            return await self.error_page(request, error)
-        raise web.HTTPSeeOther("projects/", headers={"Cache-Control": "no-store"})
-
     async def add_slash(self, request: web.Request) -> web.StreamResponse:
         """Redirect to the same address with a slash at its end."""
         query = f"?{request.rel_url.raw_query_string}" if request.rel_url.raw_query_string else ""
@@ -354,9 +348,8 @@ class WebPages:
             message=views.printable(error, 600),
             status_code=plain.status,
         )
-        for name in ("WWW-Authenticate", "Retry-After"):
-            if name in plain.headers:
-                response.headers[name] = plain.headers[name]
+        if "Retry-After" in plain.headers:
+            response.headers["Retry-After"] = plain.headers["Retry-After"]
         response.headers["Cache-Control"] = "no-store"
         return response
 

@@ -16,7 +16,7 @@ _ATTRIBUTE_NAMES = """
 lang charset name content rel type href src defer class id role aria-label aria-labelledby
 aria-current aria-hidden action method for value placeholder maxlength autocomplete autocapitalize
 spellcheck tabindex viewbox viewBox width height focusable d x x1 x2 y y1 y2 scope datetime title
-download data-copy max start colspan rowspan
+download data-copy max start colspan rowspan required
 """
 ATTRIBUTES = frozenset(_ATTRIBUTE_NAMES.split())
 

@@ -103,7 +103,8 @@ async def test_what_an_upstream_and_a_token_are_called_is_shown_as_text(mirror: 
         "state.html",
         {
             "section": "state", "title": "State", "status": await mirror.mirror.state.status(), "transfers": [moving],
-            "tokens": [], "source_names": {}, "admin": True, "user": text, "can_sign_in": False, "sees_state": True,
+            "tokens": [], "source_names": {}, "admin": True, "user": text, "can_sign_in": False,
+            "can_sign_out": False, "sees_state": True,
             "query": text[:100], "version": "1", "now": time.time(),
         },
     )  # fmt: skip
