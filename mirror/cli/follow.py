@@ -111,6 +111,7 @@ async def _follow(
     settings: "Settings", upstreams: "list[tuple[str, UpstreamSettings]]", projects: tuple[str, ...],
     repository: str | None, once: bool,
 ) -> int:  # fmt: skip
+    from mirror.airgap.sync.queue import together
     from mirror.cli.stores import follow_target
     from mirror.service.following import follower, remote_of
 
@@ -125,9 +126,7 @@ async def _follow(
                 followers.append(one)
         if not followers:
             raise NotFound(f"There is no repository {repository!r} there that is an upstream here.")
-        async with asyncio.TaskGroup() as group:
-            for one in followers:
-                group.create_task(one.catch_up() if once else one.run())
+        await together(*(one.catch_up() if once else one.run() for one in followers))
     return 1 if any(one.state.failed for one in followers) else 0
 
 

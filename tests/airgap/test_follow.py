@@ -1,6 +1,7 @@
 """One mirror follows another: what changes there is here at once, what it holds is held, and nothing is lost."""
 
 import asyncio
+import itertools
 import signal
 import sys
 import time
@@ -690,6 +691,29 @@ async def test_the_command_says_what_is_missing(tmp_path: Path, words: list[str]
         status, said = await follow(settings, *(word.replace("{a}", a.url) for word in words))
         assert status == 2
         assert why in said
+
+
+async def test_the_command_says_that_a_mirror_invents_names(tmp_path: Path) -> None:
+    names = itertools.count()
+
+    async def answer(request: web.Request) -> web.Response:
+        lines = [b'{"project":"p%09d","kind":"page"}\n' % next(names) for _ in range(TRIAL_NAMES)]
+        headers = {"X-Mirror-Feed": "f", "X-Mirror-Serial": "5", "X-Mirror-Next": f"p{next(names):09d}"}
+        return web.Response(body=b"".join(lines) if request.path == "/-/holdings" else b"", headers=headers)
+
+    app = web.Application()
+    app.add_routes([web.get("/-/feed", answer), web.get("/-/holdings", answer)])
+    runner = web.AppRunner(app)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    url = f"http://127.0.0.1:{runner.addresses[0][1]}/"
+    config = write_settings(tmp_path / "data", {"pypi": {"format": "pypi", "upstreams": [f"{url}simple/"]}})
+    status, said = await follow(config, url, "--once")
+    await runner.cleanup()
+    assert status == 1
+    assert "claims to hold names that it does not have" in said
+    assert "Traceback" not in said
+    assert next(names) <= 2 * TRIAL_NAMES + 10
 
 
 async def test_a_token_file_lets_the_command_read_what_is_closed(tmp_path: Path) -> None:
