@@ -7,7 +7,7 @@ not read a project gets the same answer as for an unknown one.
 
 import asyncio
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 
 import msgspec
@@ -22,6 +22,10 @@ from mirror.model import File
 from mirror.policy import explain, verdict
 from mirror.server.facts import facts_of
 from mirror.server.negotiate import qualities
+from mirror.upstream import checkable
+
+UNVERIFIED_NAMES = 10
+"""The number of files that are named when there is no digest of them."""
 
 
 class FileExplanation(msgspec.Struct, frozen=True, kw_only=True):
@@ -34,6 +38,8 @@ class FileExplanation(msgspec.Struct, frozen=True, kw_only=True):
     age: float | None
     """Seconds since it was uploaded."""
     held: bool
+    verified: bool
+    """Whether its index lists a digest that its bytes are compared with."""
     yanked: str | None
     removed: bool
     """The upstream no longer lists it."""
@@ -81,8 +87,17 @@ def _explain(
         merge=found.choice.rule,
         sources=found.sources,
         files=tuple(_file(repository, found, file, file.filename in held, now) for file in wanted),
-        lines=(f"{name} in {repository.name}: {chosen(found.choice, found.sources)}", *lines),
+        lines=(f"{name} in {repository.name}: {chosen(found.choice, found.sources)}", *lines, *_unverified(wanted)),
     )
+
+
+def _unverified(files: Sequence[File]) -> list[str]:
+    """Return lines for the files that nothing verifies."""
+    names = [file.filename for file in files if file.url and not checkable(file.digests)]
+    if not names:
+        return []
+    some = ", ".join(names[:UNVERIFIED_NAMES]) + (", …" if len(names) > UNVERIFIED_NAMES else "")
+    return [f"Nothing verifies {len(names)} of these files, because no digest of them is listed: {some}"]
 
 
 def _file(repository: Repository, found: UnfilteredProject, file: File, held: bool, now: float) -> FileExplanation:
@@ -95,6 +110,7 @@ def _file(repository: Repository, found: UnfilteredProject, file: File, held: bo
         uploaded=file.uploaded,
         age=None if file.uploaded is None else now - file.uploaded.timestamp(),
         held=held,
+        verified=checkable(file.digests),
         yanked=file.yanked,
         removed=removed,
         state=decided.state,

@@ -5,12 +5,10 @@ only when the disk is needed; for a warm file that is several times cheaper than
 """
 
 import asyncio
-import ctypes
 import errno
 import hashlib
 import os
 import re
-import secrets
 import tempfile
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
@@ -28,9 +26,8 @@ from mirror.errors import MissingBlob, StorageFull
 CHUNK_BYTES = 256 * 1024
 """The size of one read: large enough to be worth a thread, small enough not to delay the event loop."""
 
-SYNCFS_FILES = 32
-"""The number of files from which one sync of the whole file system is quicker than one for each of them."""
-
+CLAIM_BYTES = 4 << 20
+"""The space that is reserved ahead of the bytes that come, where not all of a file could be reserved."""
 RESERVED_BYTES = 64 << 20
 """The space reserved for the catalog; on a small disk a twentieth of it."""
 REFUSAL_SECONDS = 600.0
@@ -41,8 +38,6 @@ _DISK_FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
 _EMPTY = hashlib.sha256().hexdigest()
 _NOWAIT = getattr(os, "RWF_NOWAIT", None)
 _threads = ThreadPoolExecutor(max_workers=8, thread_name_prefix="blobs")
-_syncfs = getattr(ctypes.CDLL(None, use_errno=True), "syncfs", None)
-"""syncfs(2) of Linux, which the module os lacks."""
 
 T = TypeVar("T")
 
@@ -91,16 +86,15 @@ class DiskSpace:
         """Return whether so many bytes would fit; unlike `check`, a promised size that does not leaves no trace."""
         return self._fits(size)
 
-    def reserve(self, promised: int) -> int:
-        """Reserve space for a size that is only promised; return how much of it: all or nothing, until `release`.
+    def reserve(self, promised: int | None) -> "Reservation":
+        """Reserve space for a size that is only promised: all of it or nothing.
 
         All promises together get at most half of what is free, so that none of them keeps others from being stored.
         """
         free = self.free()
-        if free is not None and self._claimed + promised > free // 2:
-            return 0
-        self._claimed += promised
-        return promised
+        fits = free is None or self._claimed + (promised or 0) <= free // 2
+        self._claimed += promised or 0 if fits else 0
+        return Reservation(self, promised or 0 if fits else 0)
 
     def claim(self, size: int) -> None:
         """Reserve space for bytes that are about to be written, until `release`. Raises StorageFull."""
@@ -140,6 +134,34 @@ class DiskSpace:
         except OSError:
             return None
         return about.f_bavail * about.f_frsize, about.f_blocks * about.f_frsize
+
+
+class Reservation:
+    """Disk space that is reserved for the bytes of one file that are still to come."""
+
+    def __init__(self, space: DiskSpace, size: int) -> None:
+        self._space = space
+        self._left = size
+
+    def extend(self, size: int, most: int) -> bool:
+        """Reserve space for the next `size` bytes unless it is; return whether there is any.
+
+        Up to `most` bytes, and no more than CLAIM_BYTES, are reserved at once.
+        """
+        if self._left < size:
+            more = max(size, min(most, CLAIM_BYTES))
+            try:
+                self._space.claim(more)
+            except StorageFull:
+                return False
+            self._left += more
+        return True
+
+    def release(self, size: int | None = None) -> None:
+        """End the reservation of bytes that are written; without a size, of all that is left."""
+        released = self._left if size is None else min(size, self._left)
+        self._left -= released
+        self._space.release(released)
 
 
 class LocalBody(msgspec.Struct, frozen=True):
@@ -249,15 +271,15 @@ class LocalBlobs:
         target = self._path(digest)
         with storage_errors():
             try:
-                _sync(path, os.O_RDWR)
+                sync(path, os.O_RDWR)
                 if not target.parent.is_dir():
                     target.parent.mkdir(mode=0o700, exist_ok=True)
-                    _sync(self.root, os.O_RDONLY | os.O_DIRECTORY)
+                    sync(self.root, os.O_RDONLY | os.O_DIRECTORY)
                 os.replace(path, target)
             except FileNotFoundError:
                 if not target.is_file():  # else it was adopted before
                     raise MissingBlob(digest) from None
-            _sync(target.parent, os.O_RDONLY | os.O_DIRECTORY)
+            sync(target.parent, os.O_RDONLY | os.O_DIRECTORY)
         found = target.stat()
         return StoredBlob(digest=digest, size=found.st_size, stored=found.st_ctime)
 
@@ -275,61 +297,11 @@ class LocalBlobs:
                 path.unlink(missing_ok=True)
 
     async def store_all(self, blobs: Sequence[SmallBlob]) -> list[StoredBlob]:
-        """See `BlobStore`. Files are written before any is synced, and renamed before directories are: two syncs."""
+        """See `BlobStore`."""
+        from mirror.blobs.bulk import store_all  # which uses this module, and only a sync needs it
+
         self.disk_space.check(sum(len(blob.content) for blob in blobs))
-        incoming = f"{self.incoming}/{secrets.token_hex(16)}"
-        moves: list[tuple[str, str]] = []
-        with storage_errors():
-            try:
-                for digest, blob in {check_digest(blob.digest): blob for blob in blobs}.items():
-                    target = f"{self._prefix}{digest[:2]}/{digest}"
-                    if not _is_whole(target, len(blob.content)):
-                        moves.append((f"{incoming}-{len(moves)}.part", target))
-                        _write_new(moves[-1][0], blob)
-                shards = {target[: -len("/") - 64] for _, target in moves}
-                for shard in shards - self._shards:
-                    os.makedirs(shard, exist_ok=True)
-                self._shards |= shards
-                await off_loop(lambda: _sync_all([path for path, _ in moves], self.root))
-                for path, target in moves:
-                    os.replace(path, target)
-                await off_loop(lambda: _sync_all([*shards, str(self.root)], self.root))
-            except BaseException:
-                for path, _ in moves:
-                    Path(path).unlink(missing_ok=True)
-                raise
-        now = time.time()
-        return [StoredBlob(digest=blob.digest, size=len(blob.content), stored=now) for blob in blobs]
-
-
-def _is_whole(path: str, size: int) -> bool:
-    # As a rule it is missing, and an exception for that costs more than everything else here.
-    return os.access(path, os.F_OK) and os.stat(path).st_size == size
-
-
-def _write_new(path: str, blob: SmallBlob) -> None:
-    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
-    try:
-        write_at(fd, blob.content, 0)
-        if blob.date is not None:
-            os.utime(fd, (blob.date, blob.date))
-    finally:
-        os.close(fd)
-
-
-def _sync_all(paths: Sequence[str], root: Path) -> None:
-    """Make files and directories durable: many with one call for the whole file system, where that exists."""
-    if _syncfs is None or len(paths) < SYNCFS_FILES:
-        for path in paths:
-            _sync(Path(path), os.O_RDONLY)
-        return
-    fd = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        if _syncfs(fd) != 0:
-            number = ctypes.get_errno()
-            raise OSError(number, os.strerror(number))
-    finally:
-        os.close(fd)
+        return await store_all(self.root, self.incoming, self._shards, blobs)
 
 
 def write_at(fd: int, chunk: bytes, offset: int) -> None:
@@ -340,7 +312,8 @@ def write_at(fd: int, chunk: bytes, offset: int) -> None:
         left, offset = left[count:], offset + count
 
 
-def _sync(path: Path, flags: int) -> None:
+def sync(path: Path, flags: int) -> None:
+    """Make a file or directory durable."""
     fd = os.open(path, flags | os.O_CLOEXEC)
     try:
         os.fsync(fd)

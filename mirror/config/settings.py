@@ -149,6 +149,8 @@ class StoreSettings(Section):
     """A file that was requested within this time is not evicted, even when the limit is exceeded."""
     sweep_every: Duration = 600
     """How often `serve` checks whether files have to be evicted, when there is a limit."""
+    keep_unverified: Flag = True
+    """Whether a file is kept of which its index lists no digest that can be compared; it is served in any case."""
     verify_rate: Size = 0
     """How many bytes of the store `serve` verifies in a second, to find damage on the disk; 0 for none."""
 

@@ -14,7 +14,7 @@ import msgspec
 from mirror.errors import UpstreamError, UpstreamRefused, UpstreamUnavailable
 from mirror.index.cache import BoundedCache, MemoryBudget, SingleFlight
 from mirror.model import Body, File
-from mirror.upstream import Upstream
+from mirror.upstream import Upstream, parse_url
 
 logger = logging.getLogger(__name__)
 
@@ -52,7 +52,11 @@ class RemoteFiles:
         """Return what is known of a file, for a HEAD; None where only fetching it would tell. Raises as `open`."""
         if file.size is not None and file.sha256 is not None:
             return ListedBody(file.size, file.sha256)
-        return await self.open(file)
+        body = await self.open(file)
+        if body is not None:
+            return body
+        async with self._upstream.fetch(parse_url(file.url)) as stream:  # left at once: only its head is read
+            return None if stream.size is None else ListedBody(stream.size, file.sha256 or "")
 
     async def open(self, file: File) -> Body | None:
         """Return a file to be read by ranges; None where the upstream does not serve any.

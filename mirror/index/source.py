@@ -47,8 +47,11 @@ class NameListing(msgspec.Struct, frozen=True, kw_only=True):
     """Returns the names. Raises Unavailable, UpstreamError."""
 
 
-Wanted = Literal["whole", "part", "head"]
-"""How much of a file a client asks for: all or much of it, a short range, or no byte at all."""
+Wanted = Literal["whole", "stream", "part", "head"]
+"""How much of a file is asked for: all or much of it, all of it as it comes, a short range, or no byte at all.
+
+Only "stream" may give a body whose size and digest are not known yet.
+"""
 
 
 class OpenFile(msgspec.Struct, frozen=True):
@@ -58,6 +61,8 @@ class OpenFile(msgspec.Struct, frozen=True):
     outcome: Outcome
     provisional: bool = False
     """Whether other bytes may follow under the same name, because nothing vouches for these yet."""
+    growing: bool = False
+    """Whether the size of the body is not known yet: it ends where reading ends."""
 
 
 class DocumentBody(NamedTuple):

@@ -61,7 +61,7 @@ class UpstreamFiles:
         self._clock = options.clock
         self._held: LoadingCache[str, dict[str, HeldFile]] = LoadingCache(memory, lambda held: HELD_BYTES * len(held))
         """What is held of a project, by file name; some of it may be missing here."""
-        self._opening: SingleFlight[tuple[str, str, str | None], OpenFile] = SingleFlight()
+        self._opening: SingleFlight[tuple[str, str, str | None, bool], OpenFile] = SingleFlight()
         self.renew: Renewal = _no_renewal
         """Set by the source that has the pages: called when the link of a file is refused or gone."""
         self._remote = RemoteFiles(upstream, memory)
@@ -82,15 +82,18 @@ class UpstreamFiles:
                 entry.used = True
                 self._catalog.files.note_use(self._name, project, file.filename, self._clock())
                 return OpenFile(held, "offline" if self._offline else "hit")
-        if wanted != "whole" and (remote := await self._remotely(project, file, wanted)) is not None:
+        if wanted in ("part", "head") and (remote := await self._remotely(project, file, wanted)) is not None:
             return OpenFile(remote, "miss", provisional=wanted == "part")
         # The other look-ups are part of the flight: a running transfer keeps the loop busy, and clients that came with
         # the first one would wait for the catalog behind its bytes.
-        key = (project, file.filename, digest)
-        opened, joined = await self._opening.run(key, lambda: self._open(project, file))
-        return OpenFile(opened.body, "joined") if joined and opened.outcome == "miss" else opened
+        early = wanted == "stream" and (digest is None or file.size is None)
+        key = (project, file.filename, digest, early)
+        opened, joined = await self._opening.run(key, lambda: self._open(project, file, early))
+        if joined and opened.outcome == "miss":
+            return OpenFile(opened.body, "joined", growing=opened.growing)
+        return opened
 
-    async def _open(self, project: str, file: File) -> OpenFile:
+    async def _open(self, project: str, file: File, early: bool) -> OpenFile:
         held = None if self._transfers.runs(file) else await self.held(project, file)
         if held:
             self._catalog.files.note_use(self._name, project, file.filename, self._clock())
@@ -102,9 +105,9 @@ class UpstreamFiles:
             await self.record(project, file.filename, blob)
 
         body, joined = await self.linked(
-            project, file, lambda linked: self._transfers.open(linked, self._upstream, record)
+            project, file, lambda linked: self._transfers.open(linked, self._upstream, record, early)
         )
-        return OpenFile(body, "joined" if joined else "miss")
+        return OpenFile(body, "joined" if joined else "miss", growing=not body.is_sized)
 
     async def _remotely(self, project: str, file: File, wanted: Wanted) -> Body | None:
         """Return what a HEAD or a short range needs of a file that is neither held nor on its way in."""

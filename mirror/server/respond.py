@@ -212,7 +212,12 @@ async def respond_file(
     representation = FileRepresentation(opened.body, media_type, http_date(uploaded.timestamp()) if uploaded else None)
     validity = repository.validity(project, file) if held else None
     facts.private = facts.private or not public
-    return await respond(request, representation, PROVISIONAL_FILE if opened.provisional else FILE, validity)
+    rules = PROVISIONAL_FILE if opened.provisional else FILE
+    if opened.growing:
+        from mirror.server.growing import respond_growing  # which uses this module
+
+        return await respond_growing(request, representation, private(rules) if facts.private else rules)
+    return await respond(request, representation, rules, validity)
 
 
 def wanted_of(request: web.Request) -> Wanted:
@@ -220,7 +225,9 @@ def wanted_of(request: web.Request) -> Wanted:
     if request.method == "HEAD":
         return "head"
     wanted = request.headers.get("Range")
-    return "whole" if wanted is None or not is_short_range(wanted) else "part"
+    if wanted is None:
+        return "stream"
+    return "part" if is_short_range(wanted) else "whole"
 
 
 def retry_if_evicted(handler: Handler[R]) -> Handler[R]:
@@ -251,7 +258,7 @@ def _head(
     key = status, encoding, outcome, rules.is_private
     head = representation.heads.get(key)
     if head is None:
-        headers = _headers(representation, rules, encoding, outcome)
+        headers = common_headers(representation, rules, encoding, outcome)
         if status == 200:
             headers += [("Content-Type", representation.media_type), ("Content-Length", str(length))]
             if encoding != "identity":
@@ -266,7 +273,7 @@ def _part_head(
     representation: Representation, rules: ResponseRules, outcome: str, part: tuple[int, int] | None
 ) -> bytes:
     """Return the head of a 206, or of a 416 without a part."""
-    headers = _headers(representation, rules, "identity", outcome)
+    headers = common_headers(representation, rules, "identity", outcome)
     if part is None:
         headers += [("Content-Range", f"bytes */{representation.size}"), ("Content-Length", "0")]
         return make_head(416, headers)
@@ -279,7 +286,7 @@ def _part_head(
     return make_head(206, headers)
 
 
-def _headers(
+def common_headers(
     representation: Representation, rules: ResponseRules, encoding: str, outcome: str
 ) -> list[tuple[str, str]]:
     """Return the headers that are sent with every status."""
@@ -332,7 +339,7 @@ async def _send_file(
         # A transfer that has just ended can still read a file which has gone again; a held blob cannot.
         with contextlib.suppress(FileNotFoundError):
             sent = await sendfile(request.transport, finish_head(head, request), body.path, start, stop)
-            return _ended(request, status, sent, stop - start)
+            return ended(request, status, sent, stop - start)
     return await _stream(request, status, head, body, start, stop)
 
 
@@ -354,7 +361,7 @@ async def _stream(
         pass  # what broke off is logged where it did; a client that left is no news
     finally:
         await chunks.aclose()  # type: ignore[attr-defined]  # every body reads by a generator
-    return _ended(request, status, sent, stop - start)
+    return ended(request, status, sent, stop - start)
 
 
 class SentResponse(web.StreamResponse):
@@ -376,7 +383,7 @@ class SentResponse(web.StreamResponse):
         """Nothing is left to write."""
 
 
-def _ended(request: web.BaseRequest, status: int, sent: int, length: int) -> SentResponse:
+def ended(request: web.BaseRequest, status: int, sent: int, length: int) -> SentResponse:
     """Return what a handler returns once writing has ended; where bytes are missing, abort the connection."""
     if sent == length:
         return SentResponse(status, sent, request.keep_alive)

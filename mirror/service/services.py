@@ -58,6 +58,7 @@ class Mirror:
 
     def __init__(self, settings: Settings, store: Store, activity: Activity) -> None:
         """Raises Misconfigured."""
+        activity.transfers.keeps_unverified = settings.store.keep_unverified
         self.settings = settings
         self.clock = store.clock
         self.store = store

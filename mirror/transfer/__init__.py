@@ -4,12 +4,13 @@ A transfer belongs to the server: clients only read it, and one that disconnects
 as the upstream has begun to answer; any number of readers follow it. It does not decide what may be fetched, and it
 knows no catalog: the caller passes a function to be called once the blob is held.
 
-Two surprises. The last bytes of a file (TAIL_BYTES) are never readable before every promised digest has been compared:
-a bad file always ends short, whatever its readers have got of it. And a full disk does not stop a transfer: it goes on
-without storing the file, with a small window in memory and at the pace of its slowest reader.
+Two surprises. The last bytes of a file (TAIL_BYTES) are never readable before every promised digest has been compared,
+or without any the archive has been looked at: a bad file always ends short, whatever its readers have got of it. And a
+full disk does not stop a transfer: it goes on without storing the file, with a small window in memory and at the pace
+of its slowest reader.
 """
 
-from mirror.transfer.transfer import TAIL_BYTES, OnHeld, Transfer, TransferState
-from mirror.transfer.transfers import Transfers
+from mirror.transfer.transfer import TAIL_BYTES, OnHeld, Transfer
+from mirror.transfer.transfers import Transfers, TransferState
 
 __all__ = ["TAIL_BYTES", "OnHeld", "Transfer", "TransferState", "Transfers"]

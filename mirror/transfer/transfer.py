@@ -12,12 +12,11 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from functools import partial
 from pathlib import Path
 
-import msgspec
-
 from mirror.blobs import BlobStore, StoredBlob
-from mirror.blobs.local import CHUNK_BYTES, http_date, off_loop, read_at, storage_errors, write_at
+from mirror.blobs.local import CHUNK_BYTES, Reservation, http_date, off_loop, read_at, storage_errors, write_at
 from mirror.errors import DigestMismatch, MirrorError, StorageFull, UpstreamProtocolError, UpstreamUnavailable
 from mirror.model import File
+from mirror.transfer.archives import END_BYTES, ArchiveCheck
 from mirror.upstream import Digests, Stream, Upstream, checkable, parse_url
 
 OnHeld = Callable[[StoredBlob], Awaitable[None]]
@@ -33,8 +32,6 @@ SLOW_ATTEMPTS = 2
 """Connections on which an upstream may send too slowly: another one may be quicker."""
 ATTEMPTS = 100
 """Interruptions in all after which a transfer fails."""
-CLAIM_BYTES = 4 << 20
-"""Disk space that is reserved ahead of the bytes that have come, where not all of it could be reserved."""
 READER_WAIT_SECONDS = 30.0
 """The time for which a transfer that cannot be stored waits for its slowest reader (or for any)."""
 TRANSFER_SECONDS = 24 * 3600.0
@@ -43,32 +40,24 @@ TRANSFER_SECONDS = 24 * 3600.0
 logger = logging.getLogger(__name__)
 
 
-class TransferState(msgspec.Struct, frozen=True, kw_only=True):
-    """The progress of a transfer, for people and monitors."""
-
-    filename: str
-    source: str
-    size: int | None
-    received: int
-    """Bytes so far."""
-    readers: int
-    seconds: float
-    """Since its start."""
-    stored: bool
-    """False when the disk is full and the file is not stored."""
-
-
 class Transfer:
     """One file that is being fetched: a Body once `wait_open` has returned."""
 
-    def __init__(self, file: File, upstream: Upstream, blobs: BlobStore, limit: int) -> None:
+    def __init__(
+        self, file: File, upstream: Upstream, blobs: BlobStore, limit: int, keeps_unverified: bool = True
+    ) -> None:
+        """`limit` is the size of the largest accepted file in bytes.
+
+        `keeps_unverified` is whether a file is stored that no digest of its index verifies.
+        """
         self.file = file
         self.upstream = upstream
         self.listeners: dict[tuple[str, str], OnHeld] = {}
         """Called once the blob is held; by source and file name."""
         self.storing = True
         """False from the moment that the disk is full."""
-        self._claimed = 0  # bytes of disk space reserved for it
+        self._reserved: Reservation | None = None
+        """Disk space for what is still to come."""
         self.began = time.monotonic()
         self._blobs = blobs
         self._limit = limit
@@ -79,13 +68,18 @@ class Transfer:
         self.path: Path | None = None
         self._digests = Digests(file.digests)
         self._checkable = checkable(file.digests)
+        self._check = None if self._checkable else ArchiveCheck(file.filename, self._url.host or "")
+        self._keeps_unverified = keeps_unverified
+        self._read_to = 0  # the furthest that any reader has got
         self._part = blobs.incoming / f"{secrets.token_hex(16)}.part"
         self._fd = -1
-        self._received = 0
+        self.received = 0
+        """Bytes so far."""
         self._on_disk = 0
         self._window: deque[tuple[int, bytes]] = deque()
         self._window_size = 0
-        self._readers: dict[object, int] = {}  # reader → the offset that it has reached
+        self.readers: dict[object, int] = {}
+        """Those that follow it, with the offset that each has reached."""
         self._changed = asyncio.Event()
         self._reader_moved = asyncio.Event()
         self._date = 0
@@ -101,29 +95,42 @@ class Transfer:
 
     async def read(self, start: int = 0, stop: int | None = None) -> AsyncIterator[bytes]:
         """Yield the bytes [start, stop), each as soon as it may be read. Raises the transfer's error."""
-        stop = self.size if stop is None else min(stop, self.size)
         reader = object()
-        self._readers[reader] = start
+        self.readers[reader] = start
         try:
-            while start < stop:
+            while start < self._end_of(stop):
                 if self._error:
                     raise self._error.with_traceback(None)
-                end = min(stop, self._readable_end)
+                end = min(self._end_of(stop), self._readable_end)
                 if start >= end:
                     await self._changed.wait()
                     continue
                 chunk = self._from_window(start, end) or await self._from_disk(start, end)
                 start += len(chunk)
-                self._readers[reader] = start
+                self.readers[reader] = start
+                self._read_to = max(self._read_to, start)
                 self._reader_moved.set()
                 yield chunk
         finally:
-            del self._readers[reader]
+            del self.readers[reader]
             self._reader_moved.set()
+
+    def _end_of(self, stop: int | None) -> int:
+        """Return where reading ends, as far as is known; where the size is not, beyond everything that has come."""
+        end = self._limit + 1 if self._size is None else self._size
+        return end if stop is None else min(stop, end)
 
     @property
     def _readable_end(self) -> int:
-        return self.size if self._verified else min(self._received, self.size - TAIL_BYTES)
+        if self._verified:
+            return self.size
+        # The last bytes are held back, also where no one knows yet which they will be.
+        return min(self.received, self.size - TAIL_BYTES) if self.is_sized else self.received - TAIL_BYTES
+
+    @property
+    def is_sized(self) -> bool:
+        """Whether the size is known: by the index, the upstream, or because everything has come."""
+        return self._size is not None
 
     def _from_window(self, start: int, end: int) -> bytes | None:
         """Return bytes from `start` on out of the window: the same object for every reader that is up to date."""
@@ -143,32 +150,29 @@ class Transfer:
 
     # For the server
 
-    async def wait_open(self) -> None:
-        """Wait until size and digest are known and the first bytes are about to arrive. Raises the transfer's error."""
-        while not (self._verified or (self._started and not self._spooled and self.size > TAIL_BYTES)):
+    async def wait_open(self, early: bool = False) -> None:
+        """Wait until size and digest are known and the first bytes are about to arrive. Raises the transfer's error.
+
+        With `early`, a large file counts as open as soon as it arrives, though its size or digest may not be known.
+        """
+        while not (self._verified or self._is_open(early)):
             if self._error:
                 raise self._error.with_traceback(None)
             await self._changed.wait()
+
+    def _is_open(self, early: bool) -> bool:
+        if not self._started or (self._unsure and not early):
+            return False
+        return (self.received if self._unsure else self.size) > TAIL_BYTES
 
     @property
     def joinable(self) -> bool:
         """Whether a new reader can get the whole file from this transfer."""
         return self.storing and self._error is None
 
-    def state(self) -> TransferState:
-        return TransferState(
-            filename=self.file.filename,
-            source=self.file.source,
-            size=self._size,
-            received=self._received,
-            readers=len(self._readers),
-            seconds=time.monotonic() - self.began,
-            stored=self.storing,
-        )
-
     @property
-    def _spooled(self) -> bool:
-        """Whether the file must be fetched whole before it can be a Body, because its digest or size is unknown."""
+    def _unsure(self) -> bool:
+        """Whether digest or size are unknown before the end."""
         return not self.file.digests.get("sha256") or self._size is None
 
     # Fetching
@@ -191,7 +195,7 @@ class Transfer:
             logger.exception("fetching %s failed", self.file.filename)
             self._fail(UpstreamUnavailable(f"{self.file.filename} could not be fetched.", 5))
         finally:
-            self._release(self._claimed)
+            self._release()
             self._part.unlink(missing_ok=True)
             self._notify()
 
@@ -204,29 +208,29 @@ class Transfer:
         """Read the upstream to the end of the file, over as many connections as necessary."""
         fruitless = attempts = slow = 0
         while True:
-            before = self._received
+            before = self.received
             try:
                 async with self.upstream.fetch(self._url, start=before, if_range=self._validator) as stream:
                     self._check_head(stream)
                     await self._read_stream(stream)
-                if self._size in (None, self._received):
+                if self._size in (None, self.received):
                     return
                 error = UpstreamUnavailable(f"{self._url.host} ended {self.file.filename} before its end.", 5)
             except UpstreamUnavailable as interruption:
                 if not self._started:
                     raise
-                if self._size == self._received:
+                if self._size == self.received:
                     return
                 slow += interruption.cause == "slow"
                 if slow > SLOW_ATTEMPTS:
                     raise
                 error = interruption
-            fruitless = 1 if self._received > before else fruitless + 1
+            fruitless = 1 if self.received > before else fruitless + 1
             attempts += 1
             pause = max(random.uniform(0.1, 0.2) * 2**fruitless, self.upstream.pause(self._url))
             if fruitless > FRUITLESS_ATTEMPTS or attempts > ATTEMPTS or pause > READER_WAIT_SECONDS:
                 raise error
-            logger.info("%s continues at byte %d: %s", self.file.filename, self._received, error)
+            logger.info("%s continues at byte %d: %s", self.file.filename, self.received, error)
             await asyncio.sleep(pause)
 
     def _check_head(self, stream: Stream) -> None:
@@ -236,36 +240,32 @@ class Transfer:
             raise UpstreamProtocolError(f"{name} has {stream.size} bytes, but {self._size} are promised.")
         if (stream.size or 0) > self._limit:
             raise UpstreamProtocolError(f"{name} is larger than the {self._limit} bytes that are accepted.")
-        if stream.start > self._received:
+        if stream.start > self.received:
             raise UpstreamProtocolError(f"{self._url.host} sent another part of {name} than the requested one.")
-        if stream.start < self._received and not self._checkable:
-            self._restart()  # nothing would show whether both halves belong to one file
-        if not self._started or stream.start == self._received == 0:
+        if stream.start < self.received and not self._checkable:
+            self._restart(stream)  # nothing would show whether both halves belong to one file
+        if not self._started or stream.start == self.received == 0:
             self._size = self._size if stream.size is None else stream.size
             self._validator = stream.validator
-            self._date = self._dated(stream)
+            self._date = stream.date(self.file.uploaded)
             self.modified = http_date(self._date)
         elif stream.validator != self._validator and not self._checkable:
             raise UpstreamProtocolError(f"{name} has changed at {self._url.host} while it was fetched.")
         self._started = True
         self._notify()
 
-    def _dated(self, stream: Stream) -> int:
-        """Return the file's date in seconds since the epoch, limited to what a file system can store."""
-        now = int(time.time())
-        date = int(self.file.uploaded.timestamp()) if self.file.uploaded else stream.modified
-        return now if date is None else min(max(0, date), now)
-
     async def _read_stream(self, stream: Stream) -> None:
-        skip = self._received - stream.start
+        skip = self.received - stream.start
         async for chunk in stream.chunks():
             if skip >= len(chunk):
                 skip -= len(chunk)
                 continue
             fresh = chunk[skip:] if skip else chunk
             skip = 0
-            if self._received + len(fresh) > (self._limit if self._size is None else self._size):
+            if self.received + len(fresh) > (self._limit if self._size is None else self._size):
                 raise UpstreamProtocolError(f"{self._url.host} sends more of {self.file.filename} than is promised.")
+            if self._check is not None:
+                self._check.begin(fresh)
             await self._add(fresh)
 
     # Storing, or passing on without storing
@@ -275,47 +275,34 @@ class Transfer:
             # Without a digest it cannot be passed on without being stored, so storing is tried anyway.
             if self.file.digests.get("sha256") and not self._blobs.disk_space.fits(self.file.size or 0):
                 raise StorageFull("The disk of the mirror is full: free some space, or move data_dir.")
-            self._claimed = self._blobs.disk_space.reserve(self.file.size or 0)
+            self._reserved = self._blobs.disk_space.reserve(self.file.size)
             self._fd = await off_loop(partial(_create, self._part))
         except StorageFull:
             self.storing = False
         else:
             weakref.finalize(self, os.close, self._fd)  # open for as long as there may be readers
 
-    def _claim(self, size: int) -> bool:
-        """Reserve disk space for the bytes that come next, unless it is reserved; return whether there is any."""
-        if self._claimed < size:
-            left = CLAIM_BYTES if self._size is None else self._size - self._received
-            more = max(size, min(left, CLAIM_BYTES))
-            try:
-                self._blobs.disk_space.claim(more)
-            except StorageFull:
-                return False
-            self._claimed += more
-        return True
-
-    def _release(self, size: int) -> None:
-        """Release a part of the reserved disk space."""
-        released = min(size, self._claimed)
-        self._claimed -= released
-        self._blobs.disk_space.release(released)
+    def _release(self, size: int | None = None) -> None:
+        if self._reserved is not None:
+            self._reserved.release(size)
 
     async def _add(self, chunk: bytes) -> None:
         """Hash, store and show one chunk. One at a time: meanwhile the connection reads ahead."""
-        room = self.storing and self._claim(len(chunk))
+        left = self._limit if self._size is None else self._size - self.received
+        room = self.storing and self._reserved is not None and self._reserved.extend(len(chunk), left)
         stored = await off_loop(partial(self._digest_and_store, chunk, room))
         if stored:
             self._on_disk += len(chunk)
             self._release(len(chunk))
-        elif self._spooled:
+        elif self._unsure and not self.readers:
             raise StorageFull("The disk of the mirror is full: free some space, or move data_dir.")
         elif self.storing:
             logger.error("the disk is full: %s is passed on without being stored", self.file.filename)
-            self._release(self._claimed)
+            self._release()
             self.storing = False
-        self._window.append((self._received, chunk))
+        self._window.append((self.received, chunk))
         self._window_size += len(chunk)
-        self._received += len(chunk)
+        self.received += len(chunk)
         self._notify()
         while self._window_size > WINDOW_BYTES:
             if not self.storing:
@@ -324,11 +311,13 @@ class Transfer:
 
     def _digest_and_store(self, chunk: bytes, room: bool) -> bool:
         self._digests.update(chunk)
+        if self._check is not None and not self.is_sized:
+            self._check.follow(chunk)
         if not room:
             return False
         try:
             with storage_errors():
-                write_at(self._fd, chunk, self._received)
+                write_at(self._fd, chunk, self.received)
         except StorageFull:
             return False
         return True
@@ -338,37 +327,45 @@ class Transfer:
         offset, chunk = self._window[0]
         try:
             async with asyncio.timeout(READER_WAIT_SECONDS):
-                while min(self._readers.values(), default=0) < offset + len(chunk):
+                while min(self.readers.values(), default=0) < offset + len(chunk):
                     self._reader_moved.clear()
                     await self._reader_moved.wait()
         except TimeoutError:
-            if not self._readers:
+            if not self.readers:
                 raise StorageFull(f"{self.file.filename} cannot be stored: the disk is full.") from None
 
-    def _restart(self) -> None:
-        assert self._spooled, "bytes that were read cannot be replaced"
-        self._received = self._on_disk = self._window_size = 0
+    def _restart(self, stream: Stream) -> None:
+        if self._read_to:
+            raise UpstreamUnavailable(f"{self._url.host} broke off {self.file.filename}, and cannot go on with it.", 5)
+        if self._check is not None:
+            self._check.restart()
+        self.received = self._on_disk = self._window_size = 0
         self._window.clear()
         self._digests.restart()
 
     # Finishing
 
     async def _finish(self) -> None:
+        unsure = self._unsure
+        if self._check is not None:
+            self._check.finish(b"".join(chunk for _, chunk in self._window)[-END_BYTES:])
         self.digest = self._digests.verified(self.file.filename)
-        self._size = self._received
-        if self.storing:
+        self._size = self.received
+        if self.storing and self._check is not None and not self._keeps_unverified:
+            logger.warning("%s is not kept, because nothing verifies it", self.file.filename)
+        elif self.storing:
             try:
                 await self._store()
             except StorageFull as error:
-                if self._spooled:
+                if unsure and not self.readers:
                     raise
                 logger.error("%s is passed on without being stored: %s", self.file.filename, error)
         else:
-            self._blobs.disk_space.record_refusal(self._received)  # a file that is real and does not fit
+            self._blobs.disk_space.record_refusal(self.received)  # a file that is real and does not fit
         self._verified = True
 
     async def _store(self) -> None:
-        await off_loop(partial(_finish, self._fd, self._received, self._date))
+        await off_loop(partial(_finish, self._fd, self.received, self._date))
         held = await self._blobs.adopt(self._part, self.digest)
         called: set[tuple[str, str]] = set()
         while waiting := self.listeners.keys() - called:  # more may be added while one is called

@@ -9,9 +9,11 @@ import asyncio
 import hashlib
 import re
 import sys
+import time
 import zlib
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AbstractAsyncContextManager
+from datetime import datetime
 from functools import partial
 from pathlib import Path
 from typing import Protocol, Self
@@ -99,15 +101,21 @@ class Stream:
         """Last-Modified in seconds since the epoch."""
         return parse_http_date(self.last_modified)
 
+    def date(self, uploaded: datetime | None) -> int:
+        """Return the file's date in seconds since the epoch, limited to what a file system can store."""
+        now = int(time.time())
+        date = int(uploaded.timestamp()) if uploaded else self.modified
+        return now if date is None else min(max(0, date), now)
+
     async def chunks(self) -> AsyncIterator[bytes]:
         """Yield bytes as they arrive. Raises UpstreamUnavailable when the upstream stalls or hangs up, SlowBody too."""
-        time, limit = asyncio.get_running_loop().time, RateLimit(self._minimum_rate)
-        began = time()
+        clock, limit = asyncio.get_running_loop().time, RateLimit(self._minimum_rate)
+        began = clock()
         while chunk := await self._read():
-            if limit.undercut(len(chunk), time() - began):
+            if limit.undercut(len(chunk), clock() - began):
                 raise SlowBody(f"{self._host} sends less than {self._minimum_rate} bytes per second.", 10)
             yield chunk
-            began = time()
+            began = clock()
 
 
 class Decoder(Protocol):

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from mirror.blobs import SmallBlob, StoredBlob
-from mirror.blobs.local import CHUNK_BYTES, SYNCFS_FILES, LocalBlobs
+from mirror.blobs.bulk import SYNCFS_FILES
+from mirror.blobs.local import CHUNK_BYTES, LocalBlobs
 from mirror.errors import MissingBlob, StorageFull
 from mirror.model import Body
 from tests.builders import noise

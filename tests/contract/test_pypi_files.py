@@ -143,6 +143,37 @@ async def test_a_head_fetches_no_file(simulator: Simulator, tmp_path: Path, hash
         assert await held(mirror) == set()
 
 
+@pytest.mark.parametrize("length", [True, False], ids=["length", "no length"])
+@pytest.mark.parametrize("whole", [True, False], ids=["whole", "cut"])
+async def test_a_large_file_that_nothing_verifies_begins_at_once_and_ends_whole_or_not_at_all(
+    simulator: Simulator, tmp_path: Path, length: bool, whole: bool
+) -> None:
+    simulator.pypi.configure(hashes=(), sizes=False, ranges=False)
+    simulator.publish(LARGE)
+    async with mirroring(tmp_path / "data", simulator, network=patient()) as mirror:
+        faults = [simulator.inject("*.whl", Stall(after=1_000_000))]
+        if not length:
+            faults.append(simulator.inject("*.whl", Chunked()))
+        if not whole:
+            faults.append(simulator.inject("*.whl", Cut(after=2_900_000)))
+        async with aiohttp.ClientSession() as session, session.get(mirror.url + path_of(LARGE)) as response:
+            assert response.status == 200
+            assert response.headers.get("Content-Length") == (str(LARGE.size) if length else None)
+            assert "ETag" not in response.headers
+            assert (
+                await response.content.readexactly(100_000) == LARGE.content[:100_000]
+            )  # upstream has stopped in the middle
+            for fault in faults:
+                fault.release()
+            if whole:
+                assert LARGE.content.endswith(await response.content.read())
+            else:
+                with pytest.raises(aiohttp.ClientError):
+                    await response.content.read()
+        await settled(mirror)
+        assert await held(mirror) == ({LARGE.sha256} if whole else set())
+
+
 async def test_a_short_range_of_an_upstream_without_ranges_is_cut_out_of_the_file(
     simulator: Simulator, tmp_path: Path
 ) -> None:
@@ -320,7 +351,7 @@ async def test_an_upstream_that_is_down_is_a_503(mirror: Serving, simulator: Sim
 
 
 @pytest.mark.parametrize("hashes", [(), ("md5",)])
-async def test_an_index_without_sha256_is_spooled_and_served(
+async def test_a_file_without_sha256_is_served_as_it_comes_and_kept_by_ours(
     simulator: Simulator, tmp_path: Path, hashes: tuple[str, ...]
 ) -> None:
     simulator.pypi.configure(hashes=hashes, sizes=False)
@@ -331,7 +362,7 @@ async def test_an_index_without_sha256_is_spooled_and_served(
         miss, hit = await mirror.get(path_of(LARGE)), await mirror.get(path_of(LARGE))
         assert miss.body == hit.body == LARGE.content
         assert hit.outcome == "hit"
-        assert lasting(miss.headers) == lasting(hit.headers)
+        assert lasting(miss.headers) | {"Etag": f'"{LARGE.sha256}"'} == lasting(hit.headers)
         assert await held(mirror) == {LARGE.sha256}
     assert simulator.count("GET", "*.whl") == 1
 

@@ -246,10 +246,26 @@ def test_what_is_on_its_way_in_has_its_room(free: list[int], tmp_path: Path) -> 
 
 def test_promised_sizes_reserve_no_more_than_half_of_what_is_free(free: list[int], tmp_path: Path) -> None:
     disk_space = DiskSpace(tmp_path)
-    assert [disk_space.reserve(600) for _ in range(3)] == [600, 0, 0]
+    first, *others = (disk_space.reserve(600) for _ in range(3))
     assert disk_space.fits(900)
-    disk_space.release(600)
-    assert disk_space.reserve(1_000) == 1_000
+    assert not disk_space.fits(901)
+    for one in others:
+        one.release()
+    assert not disk_space.fits(901)
+    first.release()
+    assert disk_space.fits(1_500)
+
+
+def test_what_could_not_be_reserved_is_reserved_as_it_comes(free: list[int], tmp_path: Path) -> None:
+    disk_space = DiskSpace(tmp_path)
+    coming = disk_space.reserve(1_400)
+    assert disk_space.fits(1_500)
+    assert coming.extend(1_000, 1_000)
+    assert not disk_space.fits(501)
+    coming.release(1_000)
+    free[0] = 900  # so many have been written, and others have written too
+    assert not coming.extend(500, 500)
+    coming.release()
 
 
 def test_a_promised_size_that_does_not_fit_does_not_make_the_disk_full(free: list[int], tmp_path: Path) -> None:

@@ -26,15 +26,16 @@ from mirror.errors import (
     UpstreamUnavailable,
 )
 from mirror.model import Body, File
-from mirror.transfer import TAIL_BYTES, Transfers
+from mirror.transfer import TAIL_BYTES, Transfer, Transfers
 from mirror.transfer import transfer as module
 from mirror.transfer.transfer import WINDOW_BYTES
 from mirror.upstream import SlowBody, Upstream, UpstreamOptions
-from tests.builders import noise
+from tests.builders import noise, sdist, wheel
 from tests.file_server import LAST_MODIFIED, FileServer
 from tests.simulator import Chunked, Corrupt, Cut, Drip, Headers, IgnoreRange, RotateEtag, Stall, Status, Truncate
 
 FILE = "/files/it.whl"
+NO_ARCHIVE = "/files/it.bin"
 BIG = noise(3_000_000)
 
 
@@ -55,11 +56,11 @@ class TransferStage:
         self.transfers = Transfers(blobs, limit=limit)
         self.held: list[StoredBlob] = []
 
-    async def open(self, file: File) -> tuple[Body, bool]:
+    async def open(self, file: File, early: bool = False) -> tuple[Transfer, bool]:
         async def record(held: StoredBlob) -> None:
             self.held.append(held)
 
-        return await self.transfers.open(file, self.upstream, record)
+        return await self.transfers.open(file, self.upstream, record, early)
 
     async def fetch(self, file: File) -> bytes:
         return await content((await self.open(file))[0])
@@ -344,7 +345,7 @@ async def test_what_the_upstream_refuses_is_raised_at_once(stage: TransferStage)
 
 @pytest.mark.parametrize("digests", [{}, {"md5": hashlib.md5(BIG).hexdigest()}])
 async def test_a_file_without_sha256_comes_in_whole_first(stage: TransferStage, digests: dict[str, str]) -> None:
-    body, _ = await stage.open(stage.file_server.file(BIG, digests=digests))
+    body, _ = await stage.open(stage.file_server.file(BIG, "it.bin", digests=digests))
     assert (body.digest, body.size) == (hashlib.sha256(BIG).hexdigest(), len(BIG))
     assert body.path
     assert await content(body, 10, 2_000_000) == BIG[10:2_000_000]
@@ -356,6 +357,96 @@ async def test_a_file_of_unknown_size_comes_in_whole_first(stage: TransferStage)
     body, _ = await stage.open(stage.file_server.file(BIG, sized=False))
     assert body.size == len(BIG)
     assert await content(body) == BIG
+
+
+@pytest.mark.parametrize("sized", [True, False], ids=["sized", "of unknown size"])
+@pytest.mark.parametrize("digests", [{}, None], ids=["no digest", "digest"])
+async def test_a_large_file_is_read_as_it_comes_without_its_last_bytes(
+    stage: TransferStage, sized: bool, digests: dict[str, str] | None
+) -> None:
+    faults = [] if sized else [stage.file_server.inject(NO_ARCHIVE, Chunked())]
+    stalled = stage.file_server.inject(NO_ARCHIVE, Stall(after=1_000_000))
+    file = stage.file_server.file(BIG, "it.bin", digests=digests, sized=False)
+    body, _ = await stage.open(file, early=True)
+    assert body.is_sized == sized
+    seen = bytearray()
+    reading = asyncio.create_task(read_into(body, seen))
+    await until(lambda: len(seen) >= 1_000_000 - TAIL_BYTES)
+    assert len(seen) <= 1_000_000
+    assert body.path is None
+    for fault in (stalled, *faults):
+        fault.release()
+    await reading
+    assert seen == BIG
+    assert (body.size, body.digest) == (len(BIG), hashlib.sha256(BIG).hexdigest())
+    await stage.settled()
+    assert await stage.stored() == [body.digest]
+
+
+async def test_a_file_that_was_read_and_cannot_be_resumed_ends_short(stage: TransferStage) -> None:
+    stage.file_server.inject(NO_ARCHIVE, Cut(after=1_500_000), times=1)
+    stage.file_server.inject(NO_ARCHIVE, IgnoreRange())
+    body, _ = await stage.open(stage.file_server.file(BIG, "it.bin", digests={}), early=True)
+    seen = bytearray()
+    with pytest.raises(UpstreamUnavailable, match="broke off"):
+        await read_into(body, seen)
+    assert 0 < len(seen) <= 1_500_000
+    await expect_nothing_kept(stage)
+
+
+async def test_what_nothing_verifies_is_not_kept_where_the_settings_say_so(
+    file_server: FileServer, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    stage = TransferStage(file_server, LocalBlobs(tmp_path))
+    stage.transfers = Transfers(stage.blobs, keeps_unverified=False)
+    for digests in ({}, {"sha3_256": "0" * 64}):
+        body, _ = await stage.open(file_server.file(BIG, "it.bin", digests=digests))
+        assert await content(body) == BIG
+        assert await content(body, 5, 10) == BIG[5:10]
+    assert "nothing verifies it.bin" in caplog.text
+    await stage.settled()
+    assert await stage.stored() == []
+    assert await stage.fetch(file_server.file(BIG, digests={"md5": hashlib.md5(BIG).hexdigest()})) == BIG
+    assert len(await stage.stored()) == 1
+    await stage.close()
+
+
+WHEEL = wheel("it", "1", size=300_000).content
+SDIST = sdist("it", "1", size=300_000).content
+
+
+@pytest.mark.parametrize(
+    ("filename", "sent"),
+    [
+        ("it.whl", b""),
+        ("it.whl", b"<!DOCTYPE html><html><body>Please sign in</body></html>"),
+        ("it.whl", b'{"error": "quota"}' + b" " * 200_000),
+        ("it.whl", SDIST),
+        ("it.whl", WHEEL[:-30]),
+        ("it.whl", WHEEL[: len(WHEEL) // 2]),
+        ("it.tar.gz", b"\n <html>" + b" " * 100_000),
+        ("it.tar.gz", WHEEL),
+        ("it.tar.gz", SDIST[: len(SDIST) // 2]),
+        ("it.gem", b"<html></html>"),
+    ],
+)
+async def test_without_a_digest_what_cannot_be_the_archive_is_refused(
+    stage: TransferStage, filename: str, sent: bytes
+) -> None:
+    stage.file_server.inject("/files/*", Chunked())
+    file = stage.file_server.file(sent, filename, digests={}, sized=False)
+    with pytest.raises(UpstreamProtocolError, match=r"What 127\.0\.0\.1 sent as"):
+        await content((await stage.open(file, early=True))[0])
+    await expect_nothing_kept(stage)
+    stage.file_server.file(WHEEL if filename.endswith(".whl") else SDIST, filename, digests={}, sized=False)
+    if filename != "it.gem":
+        assert len(await stage.fetch(file)) > 200_000
+
+
+@pytest.mark.parametrize("filename", ["it.whl", "it.zip", "it.egg"])
+async def test_an_odd_but_whole_archive_is_accepted_without_a_digest(stage: TransferStage, filename: str) -> None:
+    odd = WHEEL + b"\n" * 100
+    assert await stage.fetch(stage.file_server.file(odd, filename, digests={})) == odd
 
 
 async def test_an_empty_file_is_not_answered_before_it_is_verified(stage: TransferStage) -> None:
@@ -408,12 +499,12 @@ async def test_an_upstream_that_cannot_resume_is_read_again_from_the_beginning(
 async def test_a_file_without_a_digest_that_can_be_compared_is_never_put_together_from_two(
     stage: TransferStage, digests: dict[str, str]
 ) -> None:
-    stage.file_server.inject(FILE, Cut(after=1_500_000), times=1)
-    stage.file_server.inject(FILE, RotateEtag())
-    file = stage.file_server.file(BIG, digests=digests)
+    stage.file_server.inject(NO_ARCHIVE, Cut(after=1_500_000), times=1)
+    stage.file_server.inject(NO_ARCHIVE, RotateEtag())
+    file = stage.file_server.file(BIG, "it.bin", digests=digests)
     opening = asyncio.create_task(stage.open(file))
     await stage.file_server.until(lambda: stage.file_server.bytes_sent() >= 1_500_000)
-    stage.file_server.put(FILE, BIG[::-1])
+    stage.file_server.put(NO_ARCHIVE, BIG[::-1])
     body, _ = await opening
     assert await content(body) == BIG[::-1]
 
@@ -533,7 +624,7 @@ async def test_a_full_disk_with_nobody_reading_gives_up(stage: TransferStage, mo
 async def test_a_file_without_a_digest_needs_room(stage: TransferStage, monkeypatch: pytest.MonkeyPatch) -> None:
     fill_after(monkeypatch, 600_000)
     with pytest.raises(StorageFull):
-        await stage.open(stage.file_server.file(BIG, digests={}))
+        await stage.open(stage.file_server.file(BIG, "it.bin", digests={}))
     await expect_nothing_kept(stage)
 
 
