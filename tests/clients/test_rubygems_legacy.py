@@ -15,6 +15,7 @@ from tests.builders import gem
 from tests.clients.ruby import Ruby, rubies
 from tests.serving import serving
 from tests.simulator import Simulator
+from tests.uploading import change_gem, make_token, push
 
 pytestmark = [pytest.mark.clients, pytest.mark.timeout(600)]
 
@@ -82,3 +83,34 @@ async def test_a_list_that_has_not_changed_is_not_transferred_again(
                 one.asked_at = 0
             await mirror.get("versions", Cache_Control="no-cache")
             assert "new (1.0)" in await home.run("gem", "list", "-r")
+
+
+@pytest.mark.parametrize("ruby", rubies(), ids=str)
+async def test_a_locked_version_that_upstream_yanks_is_installed_and_one_of_our_own_is_not(
+    simulator: Simulator, tmp_path: Path, ruby: Ruby
+) -> None:
+    for version in ("1.0", "1.1"):
+        simulator.push(gem("theirs", version))
+    only = {"rubygems": {"format": "rubygems", "upstreams": [simulator.url]}}
+    async with serving(tmp_path / "data", only) as mirror:
+        key = await make_token(mirror)
+        for version in ("1.0", "1.1"):
+            await push(mirror, key, gem("own", version).content)
+        with ruby.home(mirror.url) as home:
+            await home.bundle("install", gemfile='gem "theirs"\n')
+            lock = (home.place / "Gemfile.lock").read_text()
+        assert "theirs (1.1)" in lock
+        simulator.yank_gem("theirs", "1.1")
+        await change_gem(mirror, key, "yank", "own", "1.1")
+        for one in mirror.mirror.upstream_indexes.values():
+            one.asked_at = 0
+        await mirror.get("versions", Cache_Control="no-cache")
+        with ruby.home(mirror.url) as home:
+            (home.place / "Gemfile.lock").write_text(lock)
+            await home.run("bundle", "config", "set", "--global", "frozen", "true")
+            await home.bundle("install", gemfile='gem "theirs"\n')
+            assert "theirs (1.1)" in await home.run("gem", "list")
+            await home.run("gem", "install", "own")
+            assert "own (1.0)" in await home.run("gem", "list")
+            with pytest.raises(AssertionError, match="Could not find"):
+                await home.run("gem", "install", "own", "-v", "1.1")

@@ -4,6 +4,9 @@
 """
 
 import hashlib
+from contextlib import suppress
+from datetime import timedelta
+from email.utils import format_datetime, parsedate_to_datetime
 
 from mirror.doctor import Finding, IndexClient, Requirement, WireResponse
 from mirror.doctor.client import gunzip
@@ -122,7 +125,7 @@ _SPECS_LIST = Requirement(
 )
 _SPECS_CONDITION = Requirement(
     "rubygems/specs-304",
-    "They answer 304 to If-Modified-Since.",
+    "They answer 304 to If-Modified-Since, also with a date after theirs.",
     "gem: it loads the whole legacy index for each command that reads it",
 )
 _GEMSPEC = Requirement(
@@ -297,6 +300,8 @@ async def _condition(client: IndexClient, reply: WireResponse) -> Finding:
     since = reply.header("Last-Modified")
     if not since:
         return _SPECS_CONDITION.fails("there is no Last-Modified")
+    with suppress(ValueError):  # as gem does, which sends the time of its own copy
+        since = format_datetime(parsedate_to_datetime(since) + timedelta(minutes=1), usegmt=True)
     again = await client.get(reply.url, most=1, part=True, If_Modified_Since=since)
     return _SPECS_CONDITION.judge(again.status == 304, again.phrase)
 
