@@ -24,7 +24,7 @@ OPERATORS = ("=", "!=", ">=", "<=", "~>", ">", "<")
 _LONGEST_CHARACTERS = 128
 """Characters of a version."""
 _VERSION = re.compile(r"[0-9]+(\.[0-9A-Za-z]+)*(-[0-9A-Za-z-]+(\.[0-9A-Za-z-]+)*)?", re.ASCII)
-_CLAUSE = re.compile(rf"({'|'.join(OPERATORS)})?\s*+([0-9A-Za-z.-]{{1,{_LONGEST_CHARACTERS}}})", re.ASCII)
+_CLAUSE = re.compile(rf"({'|'.join(OPERATORS)})?\s{{0,64}}+([0-9A-Za-z.-]{{1,{_LONGEST_CHARACTERS}}})", re.ASCII)
 _SEGMENT = re.compile(r"[0-9]+|[A-Za-z]+", re.ASCII)
 _ZEROS = re.compile(r"(\A|[1-9A-Za-z]0*+\.)[0.]++(?=[A-Za-z])", re.ASCII)
 """Zeros that a letter follows, after what precedes them."""
