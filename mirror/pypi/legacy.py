@@ -17,7 +17,7 @@ from packaging.version import Version
 
 from mirror.errors import Invalid, NotFound, UpstreamProtocolError
 from mirror.model import File, Page, Project
-from mirror.pypi.documents import decode_object, is_deep
+from mirror.pypi.documents import decode_object, fits
 from mirror.pypi.metadata import info_from_metadata
 from mirror.pypi.names import kind_of, same_version, wheel_tags
 from mirror.pypi.pages import Link, timestamp, version_key
@@ -130,7 +130,7 @@ def _decode(upstream: bytes | None) -> dict[str, Any]:
         document = decode_object(upstream) if upstream else {}
     except UpstreamProtocolError:
         return {}
-    return {} if is_deep(document) else document
+    return document if fits(document) else {}
 
 
 def _entries(document: Mapping[str, Any]) -> dict[str, dict[str, Any]]:

@@ -57,7 +57,12 @@ _FILE_HANDLED = frozenset({
     # Of an uploaded file, stored but on no page: its metadata's text, its other digests.
     "metadata", "digests",
 })  # fmt: skip
-_PROJECT_FIELDS = frozenset({"name", "files", "versions", "meta", "project-status", "alternate-locations"})
+_PROJECT_FIELDS = frozenset(
+    {
+        *("name", "files", "versions", "meta", "project-status", "alternate-locations"),
+        "status-reason",  # where the reason is kept
+    }
+)
 _META_FIELDS = frozenset({"api-version", "_last-serial", "tracks"})
 _SERIAL_COMMENT = re.compile(r"<!--SERIAL (\d{1,18})-->\s*\Z")
 

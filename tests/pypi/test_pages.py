@@ -147,7 +147,8 @@ anything = st.recursive(
 
 
 def shown_everywhere(project: Project, document: bytes | None = None) -> None:
-    """Render a project in every form, beside any document of the JSON API."""
+    """Render a project in every form, beside any document of the JSON API, and send it to another process."""
+    assert msgspec.msgpack.decode(msgspec.msgpack.encode(project), type=Project) == project
     render_html(project, address, provenance)
     render_json(project, address, provenance)
     for version in (None, *{file.version for file in project.files}):
@@ -162,6 +163,7 @@ def shown_everywhere(project: Project, document: bytes | None = None) -> None:
 
 @given(anything, anything)
 @example({"project-status": {"status": []}}, {})
+@example({"project-status": {"status": "archived"}, "status-reason": ["x"]}, {})
 @example({"size": 1 << 64, "versions": ["1" * 5000]}, {"info": {"version": "1" * 5000}})
 def test_any_json_is_a_page_or_a_protocol_error_and_then_renders(value: Any, document: Any) -> None:
     field = value if isinstance(value, dict) else {"x": value}
@@ -211,6 +213,12 @@ def test_a_value_that_is_nested_deeply_is_not_passed_on(kind: str, body: bytes) 
     project = from_json(body, kind)
     assert "x" not in project.extra
     assert all("x" not in file.extra for file in project.files)
+
+
+@pytest.mark.parametrize("number", [1 << 64, 10**30, -(1 << 64)])
+def test_a_number_that_nothing_can_hold_is_not_passed_on(number: int) -> None:
+    project = from_json({"files": [entry(x=[{"y": number}], z=1)], "x": number, "meta": {"x": number}})
+    assert (dict(project.files[0].extra), dict(project.extra)) == ({"z": 1}, {})
 
 
 def many(count: int, piece: str, start: str, end: str, join: str = ",") -> bytes:
@@ -560,7 +568,8 @@ def test_an_html_answer_with_a_byte_order_mark_is_read() -> None:
 def test_html_made_to_take_hours_is_read_in_linear_time(piece: str) -> None:
     # A tree builder takes quadratic time for this: the timeout of the test would end it.
     body = piece * (2_000_000 // len(piece)) + '"\'--><a href="foo-1.0.tar.gz">foo-1.0.tar.gz</a>'
-    assert len(from_html("<html>" + body).files) <= 1
+    with contextlib.suppress(UpstreamProtocolError):  # too many links
+        assert len(from_html("<html>" + body).files) <= 1
 
 
 def test_text_in_a_page_cannot_break_out_of_html() -> None:
