@@ -51,7 +51,11 @@ def token_command() -> None:
 def create_command(
     name: str, user: str, granted: GrantOptions, expires: str, for_file: bool, options: SettingsOptions
 ) -> int:
-    """Create a token and print it, once. Without --right it may read and upload."""
+    """Create a token and print it, once.
+
+    Without --right it may read and upload, where --project says what: names, patterns, or '*' for every project.
+    Without either it may only read.
+    """
     from mirror.auth import digest, new_token
     from mirror.catalog import Token
     from mirror.config.values import seconds
@@ -63,8 +67,13 @@ def create_command(
     except ValueError as error:
         raise Invalid(f"--expires {error}.") from None
     secret, now = new_token(), time.time()
+    everything = not granted.projects
     if not granted.rights:
-        granted = granted._replace(rights=("read", "upload"))
+        granted = granted._replace(rights=("read",) if everything else ("read", "upload"))
+        if everything:
+            say("It may only read: to upload, say --project NAME, or --project '*' for every project.", err=True)
+    elif everything and set(granted.rights) != {"read"}:
+        say("It is for every project: --project NAME limits it, and --project '*' says so.", err=True)
     token = Token(
         name=name,
         sha256=digest(secret),

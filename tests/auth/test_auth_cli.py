@@ -100,6 +100,26 @@ def test_every_change_leaves_an_audit_line(mirror: Command) -> None:
         assert "long password" not in mirror.err
 
 
+@pytest.mark.parametrize(
+    ("words", "rights", "said"),
+    [
+        ([], ["read"], "--project '*'"),
+        (["--project", "*"], ["read", "upload"], ""),
+        (["--project", "acme-*"], ["read", "upload"], ""),
+        (["--right", "upload"], ["upload"], "every project"),
+        (["--right", "read"], ["read"], ""),
+    ],
+)
+def test_a_token_uploads_every_project_only_where_that_was_said(
+    mirror: Command, words: list[str], rights: list[str], said: str
+) -> None:
+    assert mirror("token", "create", "--name", "ci", *words) == 0
+    assert said in mirror.err
+    assert bool(said) == ("--project" in mirror.err)
+    (token,) = mirror.listed("token")
+    assert sorted(token["grants"][0]["rights"]) == rights
+
+
 def test_a_revoked_token_is_gone_and_an_unknown_one_is_a_failure(mirror: Command) -> None:
     mirror("token", "create", "--name", "ci")
     secret = mirror.out.strip()
