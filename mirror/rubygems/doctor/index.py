@@ -10,7 +10,7 @@ from mirror.doctor import IndexClient, WireResponse
 from mirror.errors import Invalid, MirrorError, UpstreamRefused, UpstreamUnavailable
 from mirror.model import File, Project
 from mirror.rubygems.log.versions_map import VersionsMap, parse_versions
-from mirror.rubygems.names import GENERIC, canonical
+from mirror.rubygems.names import GENERIC, address_of, canonical
 from mirror.rubygems.pages import parse_info
 
 LOG_LIMIT = 96 << 20
@@ -49,9 +49,10 @@ class Subject(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def file(self) -> File | None:
-        """The file that is examined: the newest generic one, else the newest."""
-        generic = tuple(file for file in self.gem.files if (file.platform or GENERIC) == GENERIC)
-        return next(reversed(generic or self.gem.files), None)
+        """The file that is examined: the newest generic one, else the newest that every client knows."""
+        files = tuple(file for file in self.gem.files if address_of(file) is None)
+        generic = tuple(file for file in files if (file.platform or GENERIC) == GENERIC)
+        return next(reversed(generic or files), None)
 
 
 async def find(client: IndexClient, url: URL) -> Index | None:

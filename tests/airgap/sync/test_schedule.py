@@ -14,6 +14,7 @@ from mirror.config import Settings, SyncSettings
 from mirror.errors import Misconfigured
 from mirror.service.scheduled_sync import sync_set
 from tests.builders import wheel
+from tests.loop_lag import LAG_SECONDS, loop_lag
 from tests.serving import Serving, repositories, serving
 from tests.simulator import Simulator
 
@@ -122,3 +123,23 @@ def test_a_table_that_can_never_work_is_refused_with_its_place(
     with pytest.raises(Misconfigured, match=said) as caught:
         check_settings(Settings.model_validate({"data_dir": "/nowhere", "sync": tables}))
     assert caught.value.place == place
+
+
+HOSTILE = {
+    "requirements.txt": "a==1 --hash=sha256:00\n" * 100_000,
+    "uv.lock": "version = 1\n" + "[[package]]\nname='a'\nversion='1'\nsource={registry='http://h'}\n" * 20_000 + "x",
+    "Gemfile.lock": "GEM\n  specs:\n" + "    a (1)\n" * 200_000 + "wrong\n",
+}
+
+
+@pytest.mark.parametrize(("name", "text"), HOSTILE.items(), ids=HOSTILE)
+async def test_a_large_file_of_a_set_is_read_while_the_mirror_answers(
+    name: str, text: str, simulator: Simulator, tmp_path: Path
+) -> None:
+    path = tmp_path / name
+    path.write_text(text if name != "requirements.txt" else f"{text}= wrong\n")
+    one = SyncSettings.model_validate({"name": "large", "files": [str(path)], "dependencies": False})
+    async with serving(tmp_path / "data", repositories(simulator)) as mirror:
+        async with loop_lag() as lag:
+            assert not await sync_set(mirror.mirror, [], one)
+        assert lag.worst < 2 * LAG_SECONDS, "of a machine that others use as well"
