@@ -5,7 +5,7 @@ that is what tells the projects that go on from names that only became known to 
 """
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 
 from mirror.catalog import Claims
 from mirror.errors import MirrorError, Offline, ReservedName, UnknownProject, UpstreamError
@@ -65,6 +65,13 @@ class SourceOrder:
         if left:
             return left
         raise silent or UnknownProject(name)
+
+    def unknown(self, name: str, owners: Container[str]) -> UnknownProject:
+        """Return the error for a project of which its sources have nothing left that may be shown."""
+        last = self.sources[-1]
+        if any(source.name in owners for source in self.sources if source is not last):
+            return ReservedName(name)
+        return UnknownProject(name)
 
     async def _had(self, name: str, source: Source) -> bool:
         """Return whether a source ever had a project; not asked of the last one, whose name no one could take."""

@@ -81,7 +81,7 @@ class Repository:
         """Return a project by its canonical name. Raises UnknownProject, Unavailable, UpstreamError."""
         view = await self._view(name, freshness)
         if view.gone and not view.project.files:
-            raise UnknownProject(name)
+            raise self._order.unknown(name, view.inputs)
         return view
 
     async def _view(self, name: str, freshness: Freshness) -> View:

@@ -144,7 +144,7 @@ async def test_a_name_that_was_given_up_is_released_by_the_operator(
     repository = {"format": "pypi", "upstreams": [simulator.simple_url, public.simple_url]}
     ages: dict[str, Any] = {"fresh": "0s", "stale_while_revalidate": "0s", "negative": "0s"}
     async with spawned(tmp_path / "data", {"pypi": repository}, pages=ages) as mirror:
-        assert (await mirror.get("/simple/ourlib/")).status == 200
+        assert (await mirror.get(f"/packages/ourlib/{OURS.filename}")).status == 200
         gone = simulator.inject("/simple/ourlib/", Status(404))
         reply = await mirror.get("/simple/ourlib/")
         assert (reply.status, "mirror release ourlib" in reply.text) == (404, True)
