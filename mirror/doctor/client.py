@@ -18,7 +18,7 @@ from yarl import URL
 
 from mirror import __version__
 from mirror.errors import TooLarge, UpstreamProtocolError, UpstreamUnavailable
-from mirror.upstream import Outgoing
+from mirror.upstream import HEADER_LINE_BYTES, Outgoing
 
 RESPONSE_SECONDS = 120.0
 """Time for a whole response."""
@@ -250,5 +250,7 @@ async def open_session(way: Outgoing | aiohttp.BaseConnector) -> AsyncIterator[W
         auto_decompress=False,
         skip_auto_headers=["Accept", "Accept-Encoding", "User-Agent"],
         cookie_jar=aiohttp.DummyCookieJar(),
+        max_line_size=HEADER_LINE_BYTES,
+        max_field_size=HEADER_LINE_BYTES,
     ) as session:
         yield WireSession(session, outgoing)

@@ -9,8 +9,8 @@ The surprise: what fails is remembered for each host that the upstream links to,
 URLs, so that neither a dead file host nor one absurd URL in a page stops requests to a healthy index.
 """
 
-from mirror.upstream.body import Digests, RangeBody, Stream, checkable
-from mirror.upstream.client import Upstream, parse_url, storable
+from mirror.upstream.body import Digests, RangeBody, Stream, checkable, parse_url
+from mirror.upstream.client import Upstream, storable
 from mirror.upstream.failures import SlowBody
 from mirror.upstream.outgoing import ForbiddenAddress, Outgoing
 from mirror.upstream.pacing import BreakerState, retry_after

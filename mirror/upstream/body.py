@@ -25,7 +25,7 @@ from yarl import URL
 from mirror.errors import DigestMismatch, UpstreamProtocolError
 from mirror.model import File
 from mirror.upstream.failures import SlowBody
-from mirror.upstream.values import describe, parse_http_date
+from mirror.upstream.values import as_written, describe, parse_http_date
 
 if sys.version_info >= (3, 14):
     from compression import zstd
@@ -36,6 +36,8 @@ TAIL_BYTES = 64 * 1024
 """Bytes of a remote file's end that are fetched with its size."""
 RATE_WINDOW_SECONDS = 10.0
 """Seconds spent waiting for an upstream's bytes after which their rate is looked at."""
+_PLAIN = re.compile("[!-~]*")
+"""What a URL consists of that needs no encoding."""
 _CONTENT_RANGE = re.compile(r"bytes (\d{1,18})-(\d{1,18})/(\d{1,18}|\*)", re.ASCII)
 
 
@@ -269,3 +271,14 @@ class RangeBody:
                 raise UpstreamProtocolError(f"{describe(self._url)} sent another part than the requested one.")
         if start < stop:
             yield self._tail[start - held_from : stop - held_from]
+
+
+def parse_url(text: str) -> URL:
+    """Return the URL of a file as an index gives it. Raises UpstreamProtocolError unless it is http or https."""
+    try:
+        url = URL(text, encoded=True) if _PLAIN.fullmatch(text) else as_written(text)
+        if url.scheme in ("http", "https") and url.host and url.port:
+            return url
+    except ValueError:
+        pass
+    raise UpstreamProtocolError(f"{text[:80]!r} is not a web address.")

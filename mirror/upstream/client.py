@@ -7,7 +7,6 @@ requests are always paced.
 import asyncio
 import itertools
 import random
-import re
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
@@ -18,19 +17,12 @@ from yarl import URL
 
 from mirror.errors import UpstreamError, UpstreamProtocolError
 from mirror.model import Body, File, UpstreamRequest, UpstreamResponse, UrlClass
-from mirror.upstream.body import DECODERS, DECODING_ERRORS, Decoder, RangeBody, Stream, ends_visibly
-from mirror.upstream.failures import (
-    FAILURES,
-    ResponseTimeout,
-    TemporaryFailure,
-    network_error,
-    redirect_refusal,
-    refusal,
-    trouble,
-)
+from mirror.upstream import failures, turns
+from mirror.upstream.body import DECODERS, DECODING_ERRORS, Decoder, RangeBody, Stream, ends_visibly, parse_url
+from mirror.upstream.failures import FAILURES, ResponseTimeout, TemporaryFailure
 from mirror.upstream.outgoing import Outgoing
 from mirror.upstream.pacing import HostPacing, Hosts, client_wait
-from mirror.upstream.turns import address_of, note_failure, note_timeout, note_trouble, pause_error, wait_turn
+from mirror.upstream.turns import address_of, wait_turn
 from mirror.upstream.values import (
     HEADER_LINE_BYTES,
     Credentials,
@@ -38,7 +30,6 @@ from mirror.upstream.values import (
     Traffic,
     UpstreamHealth,
     UpstreamOptions,
-    as_written,
     basic_authorization,
     describe,
     origin,
@@ -50,8 +41,6 @@ _ENCODINGS = "gzip, deflate, zstd"
 _USABLE = frozenset({200, 206, 304, 416})
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _GATEWAY_ERRORS = frozenset({502, 503, 504})
-_PLAIN = re.compile("[!-~]*")
-"""What a URL consists of that needs no encoding."""
 _SCHEMES = ("http", "https")
 _READ_AHEAD_BYTES = 256 * 1024
 """Bytes of an answer that are read ahead; a chunk has up to twice as many."""
@@ -231,7 +220,7 @@ class Upstream:
             headers["Range"] = byte_range
             if if_range:
                 headers["If-Range"] = if_range
-        response = await self._retrying(url, "file", lambda: self._request(url, "file", headers), slots)
+        response = await self._retrying(url, "file", lambda: self._request(url, "file", headers), slots, None)
         try:
             if response.status not in (200, 206):
                 raise UpstreamProtocolError(f"{describe(url)} answered {response.status} to a request for a file.")
@@ -258,7 +247,7 @@ class Upstream:
         kind: UrlClass,
         once: Callable[[], Awaitable[T]],
         slots: asyncio.Semaphore,
-        timeout: float | None = None,
+        timeout: float | None,
     ) -> T:
         """Return the result of `once`, holding a slot that the caller then releases.
 
@@ -294,7 +283,7 @@ class Upstream:
                 self.record_error(error)
                 raise
             except TimeoutError:
-                note_timeout(self._host(url), url, kind, began, self._clock())
+                turns.note_timeout(self._host(url), url, kind, began, self._clock())
                 timeout_error = ResponseTimeout(f"{url.host} took too long to answer.", client_wait(0))
                 self.record_error(timeout_error)
                 raise timeout_error from None
@@ -313,14 +302,13 @@ class Upstream:
                 elif response.status in _REDIRECTS:
                     target = redirect_target(response.url, response.headers.get("Location"))
                     allowed = self.options.allow_page_redirects
-                    if kind == "page" and (refused := redirect_refusal(url, target, self.name, allowed)):
+                    if kind == "page" and (refused := failures.redirect_refusal(url, target, self.name, allowed)):
                         raise refused
                     url = target
                 else:
-                    missing = self.options.forbidden_means_missing or (
-                        self.authorization is None and kind in ("file", "sidecar")
-                    )
-                    raise refusal(response.status, response.url, self.name, missing)
+                    missing = self.authorization is None and kind in ("file", "sidecar")
+                    missing = missing or self.options.forbidden_means_missing
+                    raise failures.refusal(response.status, response.url, self.name, missing)
             except BaseException:
                 response.close()
                 raise
@@ -335,9 +323,9 @@ class Upstream:
             url = url.with_user(None)  # credentials in the links of a page are not sent
         host, began = self._host(url), self._clock()
         if host.troubled and (hold := host.admit(address_of(url), kind, began)):
-            raise pause_error(url, hold)
-        if (authorization := self._authorization_for(url)) is not None:
-            headers = {**headers, "Authorization": authorization}
+            raise turns.pause_error(url, hold)
+        if self.authorization and origin(url) == origin(self.url):
+            headers = {**headers, "Authorization": self.authorization}
         self._traffic.requests += 1
         try:
             response = cast(_Response, await self._open_session(url).get(
@@ -346,14 +334,14 @@ class Upstream:
                 max_line_size=HEADER_LINE_BYTES, max_field_size=HEADER_LINE_BYTES,
             ))  # fmt: skip
         except FAILURES as error:
-            note_failure(host, url, kind, error, began, self._clock())
-            raise network_error(url, error, self.pause(url, kind)) from None
+            turns.note_failure(host, url, kind, error, began, self._clock())
+            raise failures.network_error(url, error, self.pause(url, kind)) from None
         finally:
             self._traffic.seconds += self._clock() - began
         host.answered = now = self._clock()
         if response.status == 429 or response.status >= 500:
-            failure = trouble(response.status, url, response.headers, time.time())
-            note_trouble(host, url, kind, failure, began, now)
+            failure = failures.trouble(response.status, url, response.headers, time.time())
+            turns.note_trouble(host, url, kind, failure, began, now)
             response.close()
             if response.status in _GATEWAY_ERRORS and response.transport is not None:
                 response.transport.close()  # so that the next try may reach another machine behind the name
@@ -362,21 +350,13 @@ class Upstream:
             host.succeeded(address_of(url), kind, began, now)
         return response
 
-    def _authorization_for(self, url: URL) -> str | None:
-        """Return the Authorization to send: to the origin of the index alone."""
-        return self.authorization if self.authorization and origin(url) == origin(self.url) else None
-
     async def _has_new_login(self, response: aiohttp.ClientResponse) -> bool:
         """Return whether there are other credentials by now than those that an answer of 401 refuses."""
-        sent = response.request_info.headers.get("Authorization")
-        if self.options.read_login is None or origin(response.url) != origin(self.url):
+        sent, read = response.request_info.headers.get("Authorization"), self.options.read_login
+        if read is None or origin(response.url) != origin(self.url):
             return False
         if sent == self.authorization:
-            try:
-                login = await asyncio.to_thread(self.options.read_login)
-            except ValueError:
-                return False
-            self.authorization = basic_authorization(Credentials(*login)) if login else None
+            self.authorization = await turns.read_again(read, sent)
         return sent != self.authorization
 
     async def _read_chunk(self, response: aiohttp.ClientResponse, kind: UrlClass) -> bytes:
@@ -385,7 +365,7 @@ class Upstream:
             chunk = await response.content.readany()
         except FAILURES as error:
             self._host(response.url).failed(address_of(response.url), kind, self._clock())
-            raise network_error(response.url, error, self.pause(response.url, kind)) from None
+            raise failures.network_error(response.url, error, self.pause(response.url, kind)) from None
         self._traffic.bytes += len(chunk)
         return chunk
 
@@ -399,20 +379,13 @@ class Upstream:
             options = self.options
             self._sessions[own] = aiohttp.ClientSession(
                 connector=self._own_connector() if own else self.outgoing.connector(),
-                timeout=aiohttp.ClientTimeout(
-                    total=None,
-                    connect=options.connect_timeout,
-                    sock_connect=options.connect_timeout,
-                    sock_read=options.read_timeout,
-                ),
+                timeout=aiohttp.ClientTimeout(connect=options.connect_timeout, sock_read=options.read_timeout),
                 headers={"User-Agent": options.user_agent},
                 cookie_jar=aiohttp.DummyCookieJar(),
                 read_bufsize=_READ_AHEAD_BYTES,
                 response_class=_Response,
             )
         return self._sessions[own]
-
-    # State
 
     def pause(self, url: URL, kind: UrlClass = "file") -> float:
         """Return the seconds for which requests for a URL would fail at once; 0 when it may be asked for."""
@@ -434,14 +407,3 @@ class Upstream:
 def storable(header: str | None) -> str | None:
     """Return a header that the catalog can keep and send back; None for one that is not plain text (RFC 9110)."""
     return header if header is not None and header.isascii() and header.isprintable() else None
-
-
-def parse_url(text: str) -> URL:
-    """Return the URL of a file as an index gives it. Raises UpstreamProtocolError unless it is http or https."""
-    try:
-        url = URL(text, encoded=True) if _PLAIN.fullmatch(text) else as_written(text)
-        if url.scheme in _SCHEMES and url.host and url.port:
-            return url
-    except ValueError:
-        pass
-    raise UpstreamProtocolError(f"{text[:80]!r} is not a web address.")

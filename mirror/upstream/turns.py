@@ -1,4 +1,4 @@
-"""What requests do about the pauses of a host: wait for their turn, and report how they failed."""
+"""What requests do about the trouble of a host: wait for their turn, report how they failed, read a login again."""
 
 import asyncio
 from collections.abc import Callable
@@ -10,6 +10,7 @@ from mirror.errors import UpstreamUnavailable
 from mirror.model import UrlClass
 from mirror.upstream.failures import RequestPause, TemporaryFailure
 from mirror.upstream.pacing import Hold, HostPacing, client_wait
+from mirror.upstream.values import Credentials, basic_authorization
 
 PATIENCE_SECONDS = 10.0
 """The longest pause that an upstream asks for, and for which a request waits that comes meanwhile: clients hang up."""
@@ -81,3 +82,12 @@ def note_trouble(
             host.failed(address_of(url), kind, now, failure.wait)
         case _:
             host.failed(address_of(url), kind, now)
+
+
+async def read_again(read: Callable[[], tuple[str, str] | None], known: str | None) -> str | None:
+    """Return the Authorization with user name and password as they are now, the known one if they cannot be read."""
+    try:
+        login = await asyncio.to_thread(read)
+    except ValueError:
+        return known
+    return basic_authorization(Credentials(*login)) if login else None
