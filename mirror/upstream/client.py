@@ -36,18 +36,17 @@ from mirror.upstream.values import (
     redirect_target,
 )
 
-_IDENTITY = {"Accept-Encoding": "identity"}
 _ENCODINGS = "gzip, deflate, zstd"
 _USABLE = frozenset({200, 206, 304, 416})
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _GATEWAY_ERRORS = frozenset({502, 503, 504})
-_SCHEMES = ("http", "https")
 _READ_AHEAD_BYTES = 256 * 1024
 """Bytes of an answer that are read ahead; a chunk has up to twice as many."""
 _PIECE_BYTES = 1024
 """Bytes that are decompressed at a time, because each may become a thousand, and between which others have a turn."""
 
 T = TypeVar("T")
+_Clock = Callable[[], float]
 
 
 class _Response(aiohttp.ClientResponse):
@@ -62,12 +61,7 @@ class Upstream:
     """One upstream. Connections are opened on first use and kept open."""
 
     def __init__(
-        self,
-        name: str,
-        url: URL,
-        options: UpstreamOptions | None = None,
-        *,
-        clock: Callable[[], float] = time.monotonic,
+        self, name: str, url: URL, options: UpstreamOptions | None = None, *, clock: _Clock = time.monotonic
     ) -> None:
         """Credentials in `url` are used when the options have none. `clock` is monotonic, in seconds."""
         self.name = name
@@ -215,7 +209,7 @@ class Upstream:
     async def _stream(
         self, url: URL, byte_range: str | None, if_range: str | None, slots: asyncio.Semaphore
     ) -> AsyncIterator[Stream]:
-        headers = dict(_IDENTITY)
+        headers = {"Accept-Encoding": "identity"}
         if byte_range:
             headers["Range"] = byte_range
             if if_range:
@@ -242,20 +236,15 @@ class Upstream:
     # One request
 
     async def _retrying(
-        self,
-        url: URL,
-        kind: UrlClass,
-        once: Callable[[], Awaitable[T]],
-        slots: asyncio.Semaphore,
-        timeout: float | None,
+        self, url: URL, kind: UrlClass, once: Callable[[], Awaitable[T]], slots: asyncio.Semaphore, limit: float | None
     ) -> T:
         """Return the result of `once`, holding a slot that the caller then releases.
 
-        It is repeated after temporary failures, within `timeout` or `page_timeout` in all, apart from the time in which
+        It is repeated after temporary failures, within `limit` or `page_timeout` in all, apart from the time in which
         all slots are taken. No slot is held while nothing is asked.
         """
         loop = asyncio.get_running_loop()
-        deadline = loop.time() + max(timeout or 0, self.options.page_timeout)
+        deadline = loop.time() + max(limit or 0, self.options.page_timeout)
         for attempt in itertools.count():
             began = self._clock()
             try:
@@ -317,7 +306,7 @@ class Upstream:
 
     async def _send(self, url: URL, kind: UrlClass, headers: Mapping[str, str]) -> "_Response":
         """Send one request and return its answer. Raises UpstreamError, for 429 and 5xx too."""
-        if url.scheme not in _SCHEMES or not url.host:
+        if url.scheme not in ("http", "https") or not url.host:
             raise UpstreamProtocolError(f"{str(url)[:80]!r} is not a web address.")
         if "@" in url.raw_authority:
             url = url.with_user(None)  # credentials in the links of a page are not sent
