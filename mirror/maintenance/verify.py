@@ -11,17 +11,21 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 
 import msgspec
 
-from mirror.blobs import BlobStore
+from mirror.blobs import BlobStore, StoredBlob
 from mirror.blobs.local import off_loop
 from mirror.catalog import Catalog, HeldFile
 from mirror.errors import MirrorError, MissingBlob, UnknownFile
 from mirror.index.freshness import Freshness
 from mirror.index.repository import Repository
+from mirror.transfer.archives import BEGINNING_BYTES, END_BYTES, beginning_fault, ending_fault
+from mirror.upstream import checkable
 
 logger = logging.getLogger(__name__)
 
 Mend = Callable[[HeldFile], Awaitable[None]]
 """A function that fetches a file or sidecar again. Raises MirrorError."""
+IsVerified = Callable[[HeldFile], Awaitable[bool]]
+"""A function that returns whether an index lists a digest of a file, or may do so."""
 
 
 async def refetch(repository: Repository, held: HeldFile) -> None:
@@ -39,6 +43,16 @@ async def refetch(repository: Repository, held: HeldFile) -> None:
         _, opened = await repository.sidecar(held.project, owner.filename)
     async for _ in opened.body.read():
         pass
+
+
+async def is_verified(repository: Repository, held: HeldFile) -> bool:
+    """Return whether a repository's index lists a digest with which a file was compared; true where that is unknown."""
+    try:
+        view = await repository.project(held.project, Freshness.ANY)
+    except MirrorError:
+        return True
+    file = view.files.get(held.filename)
+    return file is None or file.source != held.source or checkable(file.digests)
 
 
 class Fault(msgspec.Struct, frozen=True, kw_only=True):
@@ -67,17 +81,21 @@ class VerifyProgress(msgspec.Struct, frozen=True, kw_only=True):
 class Verifier:
     """Read every blob of one store again."""
 
-    def __init__(self, catalog: Catalog, blobs: BlobStore, mend: Mend, rate: float | None = None) -> None:
+    def __init__(
+        self, catalog: Catalog, blobs: BlobStore, mend: Mend, is_verified: IsVerified, rate: float | None = None
+    ) -> None:
         """`rate` is in bytes per second; None for as fast as the disk allows."""
         self._catalog = catalog
         self._blobs = blobs
         self._mend = mend
+        self._is_verified = is_verified
         self._rate = rate
 
     async def verify(self) -> AsyncIterator[VerifyProgress]:
         """Read every blob, then look for missing ones; yields the progress after each."""
         count = size = 0
         seen: set[str] = set()
+        names = await self._expected()
         async for blob in self._blobs.walk():
             seen.add(blob.digest)
             fault = None
@@ -88,12 +106,28 @@ class Verifier:
             if actual != blob.digest and await self._is_stored(blob.digest):
                 await self._blobs.set_aside(blob.digest)
                 fault = await self._repair(blob.digest, await self._catalog.files.named(blob.digest), missing=False)
+            elif wrong := await self._wrong(blob, names.get(blob.digest, ())):
+                await self._blobs.set_aside(blob.digest)
+                fault = await self._repair(blob.digest, wrong, missing=False)
             count, size = count + 1, size + blob.size
             yield VerifyProgress(blobs=count, bytes=size, fault=fault)
         # All names before any is mended: mending a sidecar also makes the catalog forget its missing file.
         for digest, held in (await self._expected()).items():
             if digest not in seen and not await self._is_stored(digest):
                 yield VerifyProgress(blobs=count, bytes=size, fault=await self._repair(digest, held, missing=True))
+
+    async def _wrong(self, blob: StoredBlob, held: Sequence[HeldFile]) -> list[HeldFile]:
+        """Return the names under which a blob is held that cannot be what they say, and that no digest vouches for."""
+        body = await self._blobs.find(blob.digest)
+        if body is None or not held:
+            return []
+        beginning = b"".join([chunk async for chunk in body.read(0, BEGINNING_BYTES)])
+        ending = b"".join([chunk async for chunk in body.read(max(0, body.size - END_BYTES))])
+        suspects = [
+            one for one in held if beginning_fault(one.filename, beginning) or ending_fault(one.filename, ending)
+        ]
+        # One name that is vouched for is enough for the bytes to stay.
+        return [] if any([await self._is_verified(one) for one in suspects]) else suspects
 
     async def _expected(self) -> dict[str, list[HeldFile]]:
         """Return every blob that should be there, with the names under which it is held."""
@@ -134,5 +168,5 @@ class Verifier:
             except MirrorError as error:
                 reason = str(error)
                 await self._catalog.files.forget(one.source, one.project, one.filename)
-        mended = bool(held) and await self._is_stored(digest)
+        mended = bool(held) and (not reason or await self._is_stored(digest))
         return Fault(digest=digest, names=names, missing=missing, mended=mended, reason="" if mended else reason)

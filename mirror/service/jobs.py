@@ -249,7 +249,7 @@ def evictor(settings: Settings, store: Store, limit: int | None) -> Evictor:
 
 def verifier(mirror: Mirror, store: Store, rate: int | None) -> Verifier:
     """Return the verifier of a store, which fetches damaged files again through the mirror's repositories."""
-    return Verifier(store.catalog, store.blobs, mirror.mend, rate)
+    return Verifier(store.catalog, store.blobs, mirror.mend, mirror.is_verified, rate)
 
 
 async def _flush(store: Store) -> None:

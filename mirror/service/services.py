@@ -27,7 +27,7 @@ from mirror.index.uploads import UploadSource
 from mirror.index.upstream import CachedUpstream
 from mirror.index.upstream_files import UpstreamFiles
 from mirror.index.upstream_pages import UpstreamPages
-from mirror.maintenance.verify import refetch
+from mirror.maintenance.verify import is_verified, refetch
 from mirror.model import Format
 from mirror.policy import Policy
 from mirror.policy.records import Policies
@@ -173,6 +173,13 @@ class Mirror:
                 await refetch(repository, held)
                 return
         raise NotFound(f"{held.filename} came from {held.source}, which is no longer in the settings.")
+
+    async def is_verified(self, held: HeldFile) -> bool:
+        """Return whether an index lists a digest of a held file, or may do so."""
+        for repository in self.repositories.values():
+            if held.source in {source.name for source in repository.sources}:
+                return await is_verified(repository, held)
+        return True
 
     async def rebuild(self) -> None:
         """Make the uploads again in a catalog that has been replaced."""

@@ -11,7 +11,7 @@ from mirror.service.jobs import verifier
 from tests.builders import gem, sdist, wheel
 from tests.maintenance.stores import store_of, stored, upload
 from tests.serving import Serving, repositories, serving
-from tests.simulator import Simulator
+from tests.simulator import Instead, Simulator
 
 
 async def verified(mirror: Serving) -> list[Any]:
@@ -121,3 +121,27 @@ async def test_serve_mends_what_the_disk_forgot_by_itself(tmp_path: Path, simula
             while not path.exists() or path.read_bytes() != built.content:  # noqa: ASYNC110  # nothing tells
                 await asyncio.sleep(0.02)
         assert [aside.name for aside in (tmp_path / "data" / "damaged").iterdir()] == [built.sha256]
+
+
+@pytest.mark.parametrize("verified_by", [(), ("sha256",)], ids=["nothing", "a digest"])
+async def test_what_was_kept_in_place_of_an_archive_is_found_where_no_digest_vouches_for_it(
+    tmp_path: Path, simulator: Simulator, monkeypatch: pytest.MonkeyPatch, verified_by: tuple[str, ...]
+) -> None:
+    simulator.pypi.configure(hashes=verified_by, sizes=False, metadata=False)
+    built = wheel("six", "1.0", size=20_000)
+    page = b"<!doctype html><title>Please sign in</title>"
+    simulator.publish(built, digests={"sha256": hashlib.sha256(page).hexdigest()} if verified_by else None)
+    path = f"/packages/six/{built.filename}"
+    async with serving(tmp_path / "data", repositories(simulator)) as mirror:
+        with monkeypatch.context() as earlier:
+            earlier.setattr("mirror.transfer.archives.ArchiveCheck._judge", lambda self, fault: None)
+            simulator.inject("*.whl", Instead(page))
+            assert (await mirror.get(path)).body == page
+        simulator.heal()
+        faults = await verified(mirror)
+        if verified_by:
+            assert faults == []
+        else:
+            assert [(fault.names, fault.mended) for fault in faults] == [((built.filename,), True)]
+            assert (await mirror.get(path)).body == built.content
+        assert await verified(mirror) == []
