@@ -1,10 +1,14 @@
 """The proxies that the environment names: which requests go through them, and with which credentials."""
 
+import asyncio
 import base64
+import ssl
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
+from pathlib import Path
 
 import pytest
+import trustme
 from aiohttp import web
 from yarl import URL
 
@@ -159,3 +163,46 @@ def test_a_proxy_that_cannot_be_used_is_named_without_its_secret(value: str) -> 
     with pytest.raises(ConfigError, match="HTTPS_PROXY: is set") as raised:
         proxies_of({"HTTPS_PROXY": value})
     assert "secret" not in str(raised.value)
+
+
+async def test_https_goes_through_a_tunnel_and_its_certificate_is_checked(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    authority = trustme.CA()
+    authority.cert_pem.write_to_path(tmp_path / "ca.pem")
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    authority.issue_cert("index.example").configure_cert(context)
+    heads: list[bytes] = []
+
+    async def safe(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\nConnection: close\r\n\r\nsafe")
+        await writer.drain()
+        writer.close()
+
+    async def copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with suppress(OSError):
+            while chunk := await reader.read(65536):
+                writer.write(chunk)
+                await writer.drain()
+        writer.close()
+
+    async def tunnel(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        heads.append(await reader.readuntil(b"\r\n\r\n"))
+        there = await asyncio.open_connection("127.0.0.1", index.sockets[0].getsockname()[1])
+        writer.write(b"HTTP/1.1 200 OK\r\n\r\n")
+        await asyncio.gather(copy(reader, there[1]), copy(there[0], writer))
+
+    index = await asyncio.start_server(safe, "127.0.0.1", 0, ssl=context)
+    through = await asyncio.start_server(tunnel, "127.0.0.1", 0)
+    async with index, through:
+        monkeypatch.setenv("HTTPS_PROXY", f"http://joe:secret@127.0.0.1:{through.sockets[0].getsockname()[1]}")
+        trusting = Upstream("index", URL("https://index.example/"), UpstreamOptions(ca_file=tmp_path / "ca.pem"))
+        assert await get(trusting, "https://index.example/simple/") == b"safe"
+        strange = Upstream("index", URL("https://index.example/"), UpstreamOptions(retries=0))
+        with pytest.raises(UpstreamUnavailable):
+            await get(strange, "https://index.example/simple/")
+        for upstream in (trusting, strange):
+            await upstream.close()
+    assert heads[0].startswith(b"CONNECT index.example:443 HTTP/1.1\r\n")
+    assert b"Proxy-Authorization: Basic am9lOnNlY3JldA==\r\n" in heads[0]
