@@ -20,7 +20,7 @@ from functools import partial
 from pathlib import Path
 
 import aiohttp
-from aiohappyeyeballs import AddrInfoType
+from aiohttp import AddrInfoType
 from aiohttp.abc import ResolveResult
 from aiohttp.tracing import Trace
 from yarl import URL
