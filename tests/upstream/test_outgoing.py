@@ -14,6 +14,8 @@ import trustme
 from aiohttp import web
 from yarl import URL
 
+from mirror.airgap.sync.workers.client import SmallFileClient
+from mirror.airgap.sync.workers.messages import WorkerUpstream
 from mirror.errors import ConfigError, UpstreamProtocolError, UpstreamUnavailable
 from mirror.model import UpstreamRequest
 from mirror.upstream import ForbiddenAddress, Outgoing, Upstream, UpstreamOptions, parse_url
@@ -327,3 +329,24 @@ async def test_any_session_over_the_connector_keeps_the_rules(
             with pytest.raises(ForbiddenAddress):
                 await client.get(url)
         assert seen == []
+
+
+async def test_the_client_of_sync_workers_keeps_the_rules_at_each_hop(file_server: FileServer) -> None:
+    async with listening("127.0.0.2") as (inside, seen):
+        file_server.put("/away", redirect(f"{inside}admin"))
+        worker, allowed = (
+            SmallFileClient(
+                WorkerUpstream(
+                    url=file_server.url, authorization=None, user_agent="mirror", ca_file=None, allow_hosts=hosts,
+                    connect_timeout=10, read_timeout=10,
+                )
+            )
+            for hosts in ((), ("127.0.0.0/8",))
+        )  # fmt: skip
+        for url in (f"{inside}admin", f"{file_server.url}away"):
+            with pytest.raises(ForbiddenAddress):
+                await worker.get(URL(url), 100)
+        assert seen == []
+        assert (await allowed.get(URL(f"{file_server.url}away"), 100)).body == b"secret"
+        for client in (worker, allowed):
+            client.close()
