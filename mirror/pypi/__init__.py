@@ -2,8 +2,9 @@
 
 names (names, versions, file names), versions (for policy), pages (the simple pages of one project), legacy (the JSON
 API), index (the list of projects), documents (JSON or HTML before it is interpreted), metadata (core metadata), wheel
-(metadata out of a wheel anywhere), package (files that are to be published), upload and routes (HTTP), summary (for
-people), clients (paths, and lines to copy), static (a tree of files), doctor (checks of any index).
+(metadata out of a wheel anywhere), package (files that are to be published; strict_zip and sdist read them), provenance
+(attestations), upload and routes (HTTP), summary (for people), clients (paths, and lines to copy), static (a tree of
+files), doctor (checks of any index).
 
 `ECOSYSTEM` is everything that the rest of the mirror knows of it.
 """
