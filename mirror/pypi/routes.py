@@ -282,11 +282,18 @@ class Routes:
     async def elsewhere(self, request: web.Request) -> web.StreamResponse:
         """Redirect to where a page or file really is."""
         parts = request.match_info
+        written, filename = parts.get("project", ""), parts.get("filename")
+        try:
+            name = canonical(written) if written else ""
+        except Invalid:
+            raise UnknownProject(written[:100]) from None
         place = f"{facts_of(request).prefix}{self._root(request)}"
-        if "filename" in parts:
-            place += f"/packages/{canonical(parts['project'])}/{quote(parts['filename'])}"
+        if filename is None:
+            place += f"/simple/{name}/" if name else "/simple/"
+        elif safe_filename(filename):
+            place += f"/packages/{name}/{quote(filename)}"
         else:
-            place += f"/simple/{canonical(parts['project'])}/" if "project" in parts else "/simple/"
+            raise UnknownFile(name, filename[:100])
         raise web.HTTPMovedPermanently(URL(place, encoded=True))
 
     # Shared by the handlers

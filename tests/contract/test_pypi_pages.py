@@ -498,6 +498,15 @@ async def test_other_addresses_of_a_page_or_file_lead_to_it(
     assert (await mirror.get(led_to)).status == 200
 
 
+@pytest.mark.parametrize(
+    "path", ["/packages/source/o/-odd/x-1.zip", "/packages/source/o/odd/.x", "/simple/-/index.html"]
+)
+async def test_other_addresses_of_what_cannot_be_are_unknown(mirror: Serving, path: str) -> None:
+    reply = await mirror.get(path)
+    assert reply.status == 404
+    assert is_sentence(reply)
+
+
 async def test_the_json_api_is_found_with_a_slash_behind_it(mirror: Serving, simulator: Simulator) -> None:
     simulator.publish(SIX)
     for path in ("/pypi/six/json", "/pypi/six/1.16/json"):
