@@ -37,6 +37,11 @@ class File(msgspec.Struct, frozen=True, kw_only=True):
     version: str
     digests: Mapping[str, str] = {}
     """Algorithm → lower-case hex, as the index promises them; may be empty."""
+    alternatives: tuple[Mapping[str, str], ...] = ()
+    """Where the index lists the name several times with different digests: all of these; then `digests` is empty.
+
+    The bytes have to match any of them.
+    """
     url: str = ""
     """Absolute URL at the upstream; empty for a file of our own."""
     size: int | None = None

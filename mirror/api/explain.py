@@ -87,13 +87,22 @@ def _explain(
         merge=found.choice.rule,
         sources=found.sources,
         files=tuple(_file(repository, found, file, file.filename in held, now) for file in wanted),
-        lines=(f"{name} in {repository.name}: {chosen(found.choice, found.sources)}", *lines, *_unverified(wanted)),
+        lines=(
+            f"{name} in {repository.name}: {chosen(found.choice, found.sources)}",
+            *lines,
+            *_unverified(wanted),
+            *(
+                f"{file.filename} is listed with {len(file.alternatives)} digests; its bytes may have any of them"
+                for file in wanted
+                if file.alternatives
+            ),
+        ),
     )
 
 
 def _unverified(files: Sequence[File]) -> list[str]:
     """Return lines for the files that nothing verifies."""
-    names = [file.filename for file in files if file.url and not checkable(file.digests)]
+    names = [file.filename for file in files if file.url and not checkable(file)]
     if not names:
         return []
     some = ", ".join(names[:UNVERIFIED_NAMES]) + (", …" if len(names) > UNVERIFIED_NAMES else "")
@@ -110,7 +119,7 @@ def _file(repository: Repository, found: UnfilteredProject, file: File, held: bo
         uploaded=file.uploaded,
         age=None if file.uploaded is None else now - file.uploaded.timestamp(),
         held=held,
-        verified=checkable(file.digests),
+        verified=checkable(file),
         yanked=file.yanked,
         removed=removed,
         state=decided.state,

@@ -139,6 +139,8 @@ class UpstreamFiles:
         row = await self.row(project, file.filename, digest)
         if row is None or digest not in (None, row.digest):
             return None
+        if file.alternatives and all(one.get("sha256", row.digest) != row.digest for one in file.alternatives):
+            return None
         body = await self.body_of(row)
         if body is None or file.size in (None, body.size):
             return body

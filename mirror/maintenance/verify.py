@@ -52,7 +52,7 @@ async def is_verified(repository: Repository, held: HeldFile) -> bool:
     except MirrorError:
         return True
     file = view.files.get(held.filename)
-    return file is None or file.source != held.source or checkable(file.digests)
+    return file is None or file.source != held.source or checkable(file)
 
 
 class Fault(msgspec.Struct, frozen=True, kw_only=True):

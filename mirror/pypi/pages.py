@@ -43,6 +43,8 @@ HTML_TYPE = "application/vnd.pypi.simple.v1+html"
 PROVENANCE_TYPE = "application/vnd.pypi.integrity.v1+json"
 _ACCEPT = f"{JSON_TYPE}, {HTML_TYPE};q=0.2, text/html;q=0.01"
 _PROVENANCE_LIMIT = 4 << 20
+ALTERNATIVES = 8
+"""How many digests of one file name count."""
 FILES_LIMIT = 100_000
 """The most files, and the most versions, on the page of one project."""
 
@@ -128,7 +130,8 @@ def _parse_json(response: UpstreamResponse, name: str) -> Project:
     files: dict[str, File] = {}
     for entry in entries:
         if isinstance(entry, dict) and (file := _json_file(entry, response.url, version)) is not None:
-            files.setdefault(file.filename, file)
+            known = files.get(file.filename)
+            files[file.filename] = file if known is None else _listed_again(known, file)
 
     extra = passed_on(document, _PROJECT_FIELDS)
     meta = document.get("meta")
@@ -196,7 +199,8 @@ def _parse_html(response: UpstreamResponse, name: str) -> Project:
         elif node.tag == "base" and not based and (href := attributes.get("href")):  # HTML: the first <base> counts
             base, based = absolute_url(response.url, href) or base, True
         elif node.tag == "a" and (file := _html_file(node, attributes, base, version)) is not None:
-            files.setdefault(file.filename, file)
+            known = files.get(file.filename)
+            files[file.filename] = file if known is None else _listed_again(known, file)
             _check_count(name, len(files))
     check_version(meta.get("pypi:repository-version"))
     if not files and not looks_like_index(text, version="pypi:repository-version" in meta):
@@ -353,6 +357,17 @@ def version_key(version: str) -> tuple[bool, Version | str]:
         return (True, Version(version)) if len(version) <= VERSION_LIMIT else (False, version)
     except InvalidVersion:
         return (False, version)
+
+
+def _listed_again(known: File, again: File) -> File:
+    """Return a file that a page lists twice: as the first time, with any of the digests if these differ."""
+    if not again.digests or again.digests == known.digests or again.digests in known.alternatives:
+        return known
+    listed = known.alternatives or ((known.digests,) if known.digests else ())
+    if not listed or len(listed) >= ALTERNATIVES:
+        return known
+    size = known.size if known.size == again.size else None
+    return msgspec.structs.replace(known, digests={}, alternatives=(*listed, again.digests), size=size)
 
 
 def _check_count(name: str, count: int) -> None:

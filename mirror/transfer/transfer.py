@@ -66,8 +66,8 @@ class Transfer:
         self.digest = file.digests.get("sha256") or ""
         self.modified: str | None = None
         self.path: Path | None = None
-        self._digests = Digests(file.digests)
-        self._checkable = checkable(file.digests)
+        self._digests = Digests(file.digests, file.alternatives)
+        self._checkable = checkable(file)
         self._check = None if self._checkable else ArchiveCheck(file.filename, self._url.host or "")
         self._keeps_unverified = keeps_unverified
         self._read_to = 0  # the furthest that any reader has got

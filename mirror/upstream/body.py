@@ -11,7 +11,7 @@ import re
 import sys
 import time
 import zlib
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from datetime import datetime
 from functools import partial
@@ -175,24 +175,25 @@ _ALGORITHMS: Mapping[str, Callable[[], _Hash]] = {
 """By the names that indexes use; a digest of any other algorithm cannot be checked, and is ignored."""
 
 
-def checkable(promised: Mapping[str, str]) -> bool:
-    """Return whether any of the promised digests can be compared.
+def checkable(file: File) -> bool:
+    """Return whether any of the digests that an index lists of a file can be compared.
 
     MD5 and SHA-1 count: they show damage, and an index that forges bytes for them could as well list other digests.
     """
-    return not _ALGORITHMS.keys().isdisjoint(promised)
+    return all(not _ALGORITHMS.keys().isdisjoint(listed) for listed in file.alternatives or (file.digests,))
 
 
 class Digests:
     """SHA-256, and all promised digests, of bytes that arrive in chunks."""
 
-    def __init__(self, promised: Mapping[str, str]) -> None:
-        self._promised = promised
+    def __init__(self, promised: Mapping[str, str], alternatives: Sequence[Mapping[str, str]] = ()) -> None:
+        """With `alternatives`, all digests of any one of them have to match."""
+        self._promised = alternatives or (promised,)
         self.restart()
 
     def restart(self) -> None:
         """Forget all bytes."""
-        names = {"sha256", *self._promised} & _ALGORITHMS.keys()
+        names = {"sha256"}.union(*self._promised) & _ALGORITHMS.keys()
         self._hashes = {name: _ALGORITHMS[name]() for name in names}
 
     def update(self, chunk: bytes) -> None:
@@ -202,11 +203,14 @@ class Digests:
 
     def verified(self, filename: str) -> str:
         """Return the SHA-256 of all bytes. Raises DigestMismatch unless every promised digest matches."""
-        for name, hasher in self._hashes.items():
-            expected, actual = self._promised.get(name), hasher.hexdigest()
-            if expected not in (None, actual):
-                raise DigestMismatch(filename, name, str(expected), actual)
-        return self._hashes["sha256"].hexdigest()
+        found = {name: hasher.hexdigest() for name, hasher in self._hashes.items()}
+        wrong = [
+            [name for name in found if promised.get(name) not in (None, found[name])] for promised in self._promised
+        ]
+        if all(wrong):
+            name = wrong[0][0]
+            raise DigestMismatch(filename, name, self._promised[0][name], found[name])
+        return found["sha256"]
 
 
 class RangeFetcher(Protocol):

@@ -1,5 +1,6 @@
 """Files and their metadata on the wire: misses, hits, ranges, what is verified and what is never kept."""
 
+import contextlib
 import hashlib
 import logging
 from collections.abc import AsyncIterator, Mapping
@@ -10,7 +11,7 @@ import pytest
 
 from tests.builders import Built, noise, sdist, wheel
 from tests.serving import Reply, Serving
-from tests.simulator import Chunked, Corrupt, Cut, Headers, IgnoreRange, Simulator, Stall, Status, Truncate
+from tests.simulator import Chunked, Corrupt, Cut, Headers, IgnoreRange, Instead, Simulator, Stall, Status, Truncate
 
 from .pypi import JSON, held, is_sentence, mirroring, page_of, patient, settled
 
@@ -365,6 +366,34 @@ async def test_a_file_without_sha256_is_served_as_it_comes_and_kept_by_ours(
         assert lasting(miss.headers) | {"Etag": f'"{LARGE.sha256}"'} == lasting(hit.headers)
         assert await held(mirror) == {LARGE.sha256}
     assert simulator.count("GET", "*.whl") == 1
+
+
+OLDER = wheel("large", "1.0", size=2_000_000)
+
+
+@pytest.mark.parametrize("order", [(OLDER, LARGE), (LARGE, OLDER)], ids=["newest last", "newest first"])
+@pytest.mark.parametrize("has", [LARGE, OLDER, SOURCES], ids=["newest", "older", "neither"])
+async def test_a_name_with_two_digests_may_have_the_bytes_of_either(
+    simulator: Simulator, tmp_path: Path, order: tuple[Built, Built], has: Built
+) -> None:
+    name = LARGE.filename
+    links = "".join(f'<a href="/files/{name}#sha256={one.sha256}">{name}</a>' for one in order)
+    simulator.inject("/simple/large/", Instead(f"<!DOCTYPE html><html><body>{links}</body></html>".encode()))
+    simulator.inject("/files/*", Instead(has.content, "application/octet-stream"))
+    async with mirroring(tmp_path / "data", simulator, network=patient()) as mirror:
+        (file,) = (await page_of(mirror, "large")).json()["files"]
+        assert file["hashes"] == {}
+        explained = await mirror.get("/-/explain/pypi/large")
+        assert f"{name} is listed with 2 digests" in explained.text
+        assert "Nothing verifies" not in explained.text
+        if has is SOURCES:
+            with contextlib.suppress(aiohttp.ClientError):  # it broke off, or had failed before its first byte
+                assert (await mirror.get(path_of(LARGE))).status == 502
+            assert await held(mirror) == set()
+            return
+        assert (await mirror.get(path_of(LARGE))).body == has.content
+        assert (await mirror.get(path_of(LARGE))).outcome == "hit"
+        assert await held(mirror) == {has.sha256}
 
 
 # The store loses something
