@@ -1,0 +1,51 @@
+"""Real clients behind an internal index and a public one: the names of the internal one stay its own."""
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from tests.builders import wheel
+from tests.clients.test_pypi import Pip, Uv, client, environments
+from tests.serving import spawned
+from tests.simulator import Instead, Simulator, Status
+
+__all__ = ["client", "environments"]
+
+pytestmark = [pytest.mark.clients, pytest.mark.timeout(600)]
+
+OURS, THEIRS, COMMON = wheel("ourlib", "1.0"), wheel("ourlib", "99.0"), wheel("common", "1.0")
+LOGIN = b"<!DOCTYPE html><title>Sign in</title><form><input name=user></form>"
+
+
+@pytest.fixture
+async def public() -> AsyncIterator[Simulator]:
+    async with Simulator() as running:
+        yield running
+
+
+@pytest.mark.parametrize("trouble", ["down", "404", "login page"])
+async def test_a_client_never_gets_another_project_of_an_internal_name(
+    simulator: Simulator, public: Simulator, tmp_path: Path, client: Pip | Uv, trouble: str
+) -> None:
+    simulator.publish(OURS)
+    public.publish(THEIRS)
+    public.publish(COMMON)
+    repositories = {"pypi": {"format": "pypi", "upstreams": [simulator.simple_url, public.simple_url]}}
+    changing = {"network": {"connect_timeout": "1s", "retries": 0}, "pages": {"fresh": 0, "stale_while_revalidate": 0}}
+    async with spawned(tmp_path / "data", repositories, **changing) as mirror:
+        both = {"ourlib": "1.0", "common": "1.0"}
+        assert await client.install(mirror, tmp_path / "before", "ourlib", "common") == both
+        match trouble:
+            case "down":
+                await simulator.go_down()
+            case "404":
+                simulator.inject("/simple/*", Status(404))
+            case _:
+                simulator.inject("/simple/*", Instead(LOGIN))
+        if trouble == "404":
+            with pytest.raises(AssertionError):
+                await client.install(mirror, tmp_path / "after", "ourlib")
+        else:
+            assert await client.install(mirror, tmp_path / "after", "ourlib", "common") == both
+        assert public.count("GET", "*ourlib*") == 0
