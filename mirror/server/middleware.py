@@ -8,7 +8,7 @@ import re
 from collections.abc import Awaitable, Callable
 from typing import Protocol
 
-from aiohttp import web
+from aiohttp import HttpVersion11, web
 from aiohttp.typedefs import Middleware
 from yarl import URL
 
@@ -135,7 +135,9 @@ def _check_site(request: web.Request, facts: RequestFacts, hosts: HostNames) -> 
     host = headers.get("Host")
     if facts.host:
         hosts.check(facts.host, facts.guarded)
-    if not (facts.host and hosts.explicit):  # between a proxy and us, the settings cannot know every name
+    if host is None and request.version < HttpVersion11:
+        pass  # as load balancers look whether we live; no browser does, and RFC 9112 section 3.2 is about 1.1
+    elif not (facts.host and hosts.explicit):  # between a proxy and us, the settings cannot know every name
         hosts.check(host, facts.guarded)
     if request.method in SAFE_METHODS:
         if facts.guarded and "Origin" in headers:

@@ -208,3 +208,15 @@ async def test_a_page_of_another_site_changes_nothing(
         assert (await mirror.get("simple/acme/")).status == 404
         assert (await mirror.ask("POST", "legacy/", payload(), **login)).status == 200  # as a package client does
         assert (await mirror.get("simple/acme/")).status == 200
+
+
+async def test_only_a_client_of_http_1_0_may_leave_the_host_out(simulator: Simulator, tmp_path: Path) -> None:
+    async with serving(tmp_path / "data", repositories(simulator)) as mirror:
+        url = URL(mirror.url)
+        found = []
+        for version in ("1.0", "1.1"):
+            reader, writer = await asyncio.open_connection(url.host, url.port)
+            writer.write(f"GET /health HTTP/{version}\r\n\r\n".encode())
+            found.append((await reader.readline()).split()[1])
+            writer.close()
+        assert found == [b"200", b"400"]
