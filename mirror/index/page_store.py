@@ -57,6 +57,8 @@ class PageStore:
         negative: float = math.inf,
     ) -> None:
         """`negative`: seconds for which it is believed that there is no such page."""
+        self.changed = False
+        """Whether anything was stored since the process started, which may have recorded a name as the source's."""
         self._source = source
         self._negative = negative
         self._misses = 0
@@ -110,6 +112,7 @@ class PageStore:
 
     async def put(self, page: Page, row: PageRow, response: UpstreamResponse) -> int | None:
         """Store a response, and return the serial of the event; None when it changed nothing or the disk is full."""
+        self.changed = True
         try:
             serial = await self._pages.put(self._source, page, response, row.stamp, self._owner)
         except StorageFull as error:
@@ -124,7 +127,7 @@ class PageStore:
 
         `had`: upstream says itself that there was one.
         """
-        serial = None
+        serial, self.changed = None, True
         with warn_if_full(f"that there is no {page.kind} page {page.name}"):
             serial = await self._pages.miss(self._source, page, now, self._owner if had else "")
             self._misses += 1

@@ -198,6 +198,23 @@ async def test_the_name_of_a_gem_that_is_gone_is_not_taken_over(
         assert reply.status == 200, reply.text
 
 
+async def test_a_gem_that_a_page_showed_before_the_list_came_stays_its_upstreams(
+    simulator: Simulator, second: Simulator, tmp_path: Path
+) -> None:
+    fill(simulator, second)
+    simulator.inject("/*versions", Status(500))
+    simulator.inject("/*specs*", Status(500))
+    async with serving(tmp_path / "data", both(simulator, second), network={"retries": 0}) as mirror:
+        assert (await mirror.get("info/acme")).status == 200
+        simulator.heal()
+        for version in ("1.0", "2.0"):
+            simulator.rubygems.yank("acme", version)
+        simulator.rubygems.rewrite()
+        assert "acme" not in simulator.rubygems.versions().decode()
+        assert "6" not in (await poll(mirror)).partition("\nacme ")[2].split(" ")[0]
+        assert (await mirror.get("gems/acme-61.0.gem")).status == 404
+
+
 async def test_the_name_of_a_deleted_upload_is_not_taken_over(simulator: Simulator, tmp_path: Path) -> None:
     simulator.push(gem("acme", "66.0"))
     only = {"rubygems": {"format": "rubygems", "upstreams": [simulator.url]}}

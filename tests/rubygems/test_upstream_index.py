@@ -103,6 +103,35 @@ async def test_nothing_new_costs_nothing_also_after_a_restart(following: Followi
     assert following.transferred() == 1  # the overlap shows that the copy is whole
 
 
+async def test_a_copy_that_could_not_be_read_is_read_again_and_not_replaced(
+    following: Following, simulator: Simulator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await following.index.refresh()
+    restarted = following.begin()
+
+    async def fail(name: str) -> bytes:
+        raise OSError("The disk has failed.")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(following.catalog.logs, "read", fail)
+        for attempt in (restarted.open, restarted.refresh):
+            with pytest.raises(OSError, match="has failed"):
+                await attempt()
+    assert restarted.map is None
+    following.transferred()
+    await restarted.refresh()
+    assert following.agrees()
+    assert following.transferred() == 1  # the copy was there all the time
+
+
+async def test_what_upstream_ever_had_is_known_before_its_list_is(following: Following) -> None:
+    await following.catalog.claims.add(str(following.upstream.url), ["acme"], 1.0)
+    await following.index.refresh()
+    assert following.index.map is not None
+    assert following.index.map.knows("acme")
+    assert "acme" not in following.index.map
+
+
 @pytest.mark.parametrize("change", ["rewrite", "unyank", "late"])
 async def test_what_is_no_append_is_fetched_completely_and_only_differences_are_reported(
     following: Following, simulator: Simulator, change: str

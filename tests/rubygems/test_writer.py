@@ -10,15 +10,18 @@ from pathlib import Path
 import pytest
 
 from mirror.catalog import Catalog, Logs
+from mirror.catalog.claims import Claims
 from mirror.catalog.sqlite import SQLite
 from mirror.errors import UpstreamUnavailable
+from mirror.index.freshness import Freshness
 from mirror.index.precedence import Precedence
 from mirror.rubygems.log import local_entries
 from mirror.rubygems.log.events import PageChange, Update, UpstreamChange
 from mirror.rubygems.log.local_entries import LocalEntry
+from mirror.rubygems.log.name_owners import NameOwners
 from mirror.rubygems.log.published_index import PublishedIndex
 from mirror.rubygems.log.versions_map import VersionsMap
-from mirror.rubygems.log.writer import NameOwners, UpstreamMaps, wanted_map
+from mirror.rubygems.log.writer import UpstreamMaps, wanted_map
 from tests.builders import gem
 from tests.serving import Serving, serving
 from tests.uploading import make_token, push
@@ -198,6 +201,35 @@ async def test_nothing_is_written_over_a_log_that_cannot_be_read(
     monkeypatch.undo()
     assert await catalog.logs.read("published rubygems") == b"damaged"
     await database.close()
+
+
+@pytest.mark.parametrize("asks", ["a client", "a change"])
+async def test_a_log_that_could_not_be_read_once_is_read_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, asks: str
+) -> None:
+    repository = {"rubygems": {"format": "rubygems", "upstreams": []}}
+    async with serving(tmp_path / "data", repository) as mirror:
+        await index_of(mirror).writer.apply(Update())
+        await index_of(mirror).writer.apply(change("rack", "1.0"))
+        published = index_of(mirror).log
+        assert published is not None
+
+    async def fail(self: Claims, repository: str) -> set[str]:
+        raise OSError("The disk has failed.")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Claims, "released", fail)
+        stack = AsyncExitStack()
+        mirror = await stack.enter_async_context(serving(tmp_path / "data", repository))
+        for _ in range(2):
+            with pytest.raises(OSError, match="has failed"):
+                await index_of(mirror).current(Freshness.NOW)
+    async with stack:
+        if asks == "a client":
+            assert (await index_of(mirror).current(Freshness.NOW)).slice().startswith(published.slice())
+        await index_of(mirror).writer.apply(change("tilt", "2.0"))
+        assert (await index_of(mirror).current()).slice().startswith(published.slice())
+        assert any(line.startswith(b"tilt 2.0 ") for line in lines(index_of(mirror)))
 
 
 async def do_nothing(project: str) -> None:

@@ -5,6 +5,7 @@ The one asymmetry between the ecosystems. Pure values, which know no clock, stor
 versions_map      gem → its versions and the MD5 of its `/info`: parsed, rendered, compared
 upstream_copy     an upstream's log as far as it was fetched, and what to believe of a response
 published_log     our own log at one moment, with its digests and its compressed form
+name_owners       to whom the names of gems belong, beyond the order of the upstreams
 events            what may change our log
 
 What acts on them:

@@ -28,7 +28,7 @@ from mirror.index.precedence import Precedence
 from mirror.index.repository import Repository, View
 from mirror.model import Outcome
 from mirror.rubygems import pages
-from mirror.rubygems.log.events import PageChange, Release, Update
+from mirror.rubygems.log.events import PageChange, Release, ReviewEnd, Update
 from mirror.rubygems.log.local_entries import HIDDEN, LocalEntries, LocalEntry
 from mirror.rubygems.log.policy_review import PolicyReview
 from mirror.rubygems.log.published_log import PublishedLog
@@ -119,7 +119,7 @@ class PublishedIndex:
         if not writer.loaded.done():
             await asyncio.shield(writer.loaded)
         if writer.log is None or now_required:
-            await asyncio.shield(writer.opened)
+            await writer.wait_until_open()
         if writer.opened.done():
             if not self._offline:
                 await self._poll(freshness)
@@ -168,8 +168,8 @@ class PublishedIndex:
 
     def open(self) -> None:
         """Begin to read what is stored; the log comes first, and clients wait for it."""
+        self.writer.on_open = self._check_named
         self.writer.start()
-        self.writer.opened.add_done_callback(self._opened)
 
     async def begins_anew(self) -> bool:
         """Return whether there is no log: no one ever asked for this index, or it was lost."""
@@ -210,7 +210,7 @@ class PublishedIndex:
 
     async def catch_up(self, upstream: URL) -> None:
         """Let the log list what an upstream lists now, however lately it was asked. Raises UpstreamError."""
-        await asyncio.shield(self.writer.opened)
+        await self.writer.wait_until_open()
         for one in self.upstreams:
             if one.url == upstream and not self._offline:
                 await self._refresh(one, anew=True)
@@ -260,10 +260,6 @@ class PublishedIndex:
         self._local.mark_all_due()
         self._check_named()
 
-    def _opened(self, opened: asyncio.Future[None]) -> None:
-        if not opened.cancelled():
-            self._check_named()
-
     def _check_named(self) -> None:
         if self.log is not None:
             self._background.start("named", partial(self._check, self._review.named(self.log.map), Freshness.ANY))
@@ -290,7 +286,10 @@ class PublishedIndex:
             raise
 
     async def _review_changes(self) -> None:
-        await self._review.run(self._list_page, self.writer.end_review)
+        await self._review.run(self._list_page, self._end_review)
+
+    async def _end_review(self, names: frozenset[str], failed: frozenset[str]) -> None:
+        await self.writer.apply(ReviewEnd(names, failed))
 
     async def _list_page(self, name: str, freshness: Freshness = Freshness.USUAL) -> MirrorError | None:
         """Let the log list what a gem's page shows now; return the error if the page cannot be fetched."""

@@ -79,6 +79,9 @@ class UpstreamIndex:
         self._upstream = upstream
         self._logs = catalog.logs
         self._claims = catalog.claims
+        self._source = name_of_upstream(upstream)
+        self._claimed: Collection[str] | None = None
+        """The gems that the catalog knew to be upstream's when the copy was read; None before that."""
         self._log_name = f"upstream {name}"
         self._copy: UpstreamCopy | None = None
         self._legacy = False
@@ -113,18 +116,21 @@ class UpstreamIndex:
                 pages_of_source.listing = listing
 
     async def open(self) -> None:
-        """Read the stored copy, once."""
-        if self._opening is None:
-            self._opening = asyncio.create_task(self._open())
-        await asyncio.shield(self._opening)
+        """Read the stored copy, once; where that failed, try it again."""
+        opening = self._opening
+        if opening is None or (opening.done() and (opening.cancelled() or opening.exception() is not None)):
+            self._opening = opening = asyncio.create_task(self._open())
+        await asyncio.shield(opening)
 
     async def _open(self) -> None:
+        claimed = await self._claims.all_names(self._source)
         stored = await self._logs.read(self._log_name)
         if not stored:
+            self._claimed = claimed
             return
         self._legacy = stored.startswith(_LEGACY)
         listed = await asyncio.to_thread(parse_versions, stored.removeprefix(_LEGACY))
-        listed.keep_names(await self._claims.all_names(name_of_upstream(self._upstream)))
+        listed.keep_names(claimed)
         self.map = listed
         self._show_map()
         if not self._legacy:
@@ -181,6 +187,7 @@ class UpstreamIndex:
         await self._flight.close()
 
     async def _refresh(self) -> bool:
+        await self.open()  # else what is stored would be replaced without a look at it
         self.asked_at = self._clock()
         try:
             return await self._follow(self._copy)
@@ -263,14 +270,20 @@ class UpstreamIndex:
 
     async def _keep_names(self, listed: VersionsMap) -> None:
         """Let a list that replaces ours go on knowing the gems of ours that it lacks. Raises UpstreamProtocolError."""
-        known, had, source = self.map or VersionsMap(), len(listed), name_of_upstream(self._upstream)
-        before = known.known() if self.map is not None else await self._claims.all_names(source)
+        known, had = self.map or VersionsMap(), len(listed)
+        before = known.known() if self.map is not None else await self._names_before()
         gone = [name for name in await asyncio.to_thread(listed.keep_names, before) if name in known]
         if len(listed.known()) - had > MOST_LOST:
             raise UpstreamProtocolError(f"{self._upstream.name} has dropped more gems than can be remembered.")
         if gone:
             logger.info("%s no longer lists %d gems, whose names stay its own", self._upstream.name, len(gone))
-            await self._claims.add(source, gone, self._clock())
+            await self._claims.add(self._source, gone, self._clock())
+
+    async def _names_before(self) -> Collection[str]:
+        """Return the gems that upstream had before its list was ever fetched, as pages have shown."""
+        if self._claimed is None or any(one.store.changed for one in self._pages):
+            return await self._claims.all_names(self._source)
+        return self._claimed
 
     def _list_request(self, path: str, limit: int) -> UpstreamRequest:
         return UpstreamRequest(url=self._upstream.url / path, limit=limit, timeout=LIST_SECONDS, kind="list")
@@ -282,7 +295,7 @@ class UpstreamIndex:
         return bool(names)
 
     def _replace_map(self, listed: VersionsMap, names: Collection[str]) -> None:
-        self.map = listed
+        self.map, self._claimed = listed, None
         self._show_map()
         for listener in self.listeners:
             listener(names)

@@ -22,9 +22,9 @@ import msgspec
 
 from mirror.catalog import Catalog
 from mirror.index.precedence import Precedence
-from mirror.policy import matches
 from mirror.rubygems.log.events import LogEvent, PageChange, Release, ReviewEnd, Update, UpstreamChange
 from mirror.rubygems.log.local_entries import LocalEntries, LocalEntry
+from mirror.rubygems.log.name_owners import NameOwners
 from mirror.rubygems.log.policy_review import PolicyReview
 from mirror.rubygems.log.published_log import PublishedLog
 from mirror.rubygems.log.upstream_index import UpstreamIndex
@@ -37,22 +37,6 @@ MOST_CHUNKS = 2000
 """Appends after which the stored log is written anew in one piece: the same bytes, in fewer rows."""
 SLACK_BYTES = 4 << 20
 """How much longer than twice its shortest form the log may be before it is begun anew."""
-
-
-class NameOwners(msgspec.Struct, frozen=True):
-    """Which gems no upstream may give, and which do not stay with the first upstream that ever listed them."""
-
-    precedence: Precedence = Precedence()
-    released: Set[str] = frozenset()
-    """Names that the operator has given up."""
-
-    def is_private(self, name: str) -> bool:
-        """Return whether no upstream is asked for a gem."""
-        return matches(self.precedence.private, name)
-
-    def passes_on(self, name: str) -> bool:
-        """Return whether a gem that its first upstream no longer lists may come from another one."""
-        return name in self.released or matches(self.precedence.union, name)
 
 
 class UpstreamMaps(msgspec.Struct, frozen=True):
@@ -135,10 +119,12 @@ class LogWriter:
         """The time at which the log last grew, for the Last-Modified of what is derived from it."""
         self.retired = False
         """Whether another writer goes on with the log, so that nothing is appended here."""
-        self.loaded: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self.loaded = _awaited()
         """Done once the stored log has been read."""
-        self.opened: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self.opened = _awaited()
         """Done once the log lists what the stored copies of the upstreams do."""
+        self.on_open: Callable[[], None] = lambda: None
+        """Called then."""
         self._upstreams = tuple(upstreams)
         self._maps = UpstreamMaps((None,) * len(upstreams), NameOwners(precedence))
         self._following = False
@@ -192,14 +178,14 @@ class LogWriter:
         if self._following and listed is not None:
             self.post(UpstreamChange(upstream, listed, names))
 
-    async def end_review(self, names: frozenset[str], failed: frozenset[str]) -> None:
-        """Let the log list the changes of gems that policy has seen."""
-        await self.apply(ReviewEnd(names, failed))
+    async def wait_until_open(self) -> None:
+        """Wait for `opened`; where opening has failed, try it again. Raises what went wrong."""
+        if self.opened.done() and self.opened.exception() is not None:
+            await self.apply(Update())
+        await asyncio.shield(self.opened)
 
     def start(self) -> None:
         """Read what is stored, then take events. What is posted before is taken afterwards."""
-        for future in (self.loaded, self.opened):
-            future.add_done_callback(_retrieve)
         self._task = asyncio.create_task(self._run(), name="the writer of a gem index")
         self._task.add_done_callback(end_process)
 
@@ -232,21 +218,13 @@ class LogWriter:
     # The task
 
     async def _run(self) -> None:
-        failure: Exception | None = None
-        try:
-            async with self._writing:
-                await self._open()
-        except Exception as error:
-            # Without what is stored, nothing may be written in its place.
-            logger.exception("the published index cannot be read; nothing is added to it")
-            failure = error
-            for future in (self.loaded, self.opened):
-                if not future.done():
-                    future.set_exception(error)
+        failure = await self._try_to_open()
         while True:
             self._batch = [await self._queue.get()]
             while not self._queue.empty():
                 self._batch.append(self._queue.get_nowait())
+            if failure is not None:
+                failure = await self._try_to_open()
             tail, problem = b"", failure
             if problem is None:
                 try:
@@ -261,6 +239,22 @@ class LogWriter:
                 elif not done.done():
                     done.set_result(tail)
             self._batch = []
+
+    async def _try_to_open(self) -> Exception | None:
+        """Read what is stored, without which nothing may be written in its place; return why that failed."""
+        if self.opened.done():
+            self.loaded, self.opened = _awaited(), _awaited()
+        try:
+            async with self._writing:
+                await self._open()
+        except Exception as error:
+            logger.exception("the published index cannot be read; nothing is added to it until it can")
+            for future in (self.loaded, self.opened):
+                if not future.done():
+                    future.set_exception(error)
+            return error
+        self.on_open()
+        return None
 
     async def _open(self) -> None:
         stored = await self._logs.read(self._log_name)
@@ -392,6 +386,12 @@ class LogWriter:
                 shared = await asyncio.to_thread(known.sharing, listed)
                 self._maps = self._maps.replace(at, shared)
                 one.replace_equal(known, shared)
+
+
+def _awaited() -> "asyncio.Future[None]":
+    future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+    future.add_done_callback(_retrieve)
+    return future
 
 
 def _retrieve(future: "asyncio.Future[bytes] | asyncio.Future[None]") -> None:
