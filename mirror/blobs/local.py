@@ -15,6 +15,7 @@ from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from email.utils import formatdate
+from functools import lru_cache
 from pathlib import Path
 from typing import TypeVar
 
@@ -356,7 +357,12 @@ def check_digest(digest: str) -> str:
 
 def http_date(seconds: float) -> str:
     """Return seconds since the epoch as the date of an HTTP header."""
-    return formatdate(int(seconds), usegmt=True)
+    return _date_of_second(int(seconds))
+
+
+@lru_cache(maxsize=1024)
+def _date_of_second(second: int) -> str:
+    return formatdate(second, usegmt=True)
 
 
 @contextmanager

@@ -9,8 +9,8 @@ from aiohttp.http import HttpVersion11
 from mirror.errors import MirrorError
 from mirror.server.connection import finish_head
 from mirror.server.facts import facts_of
-from mirror.server.respond import FileRepresentation, SentResponse, common_headers, ended, make_head
-from mirror.server.rules import ResponseRules
+from mirror.server.respond import FileRepresentation, SentResponse, ended, make_head, own_headers
+from mirror.server.rules import ResponseRules, fixed_lines
 
 
 async def respond_growing(
@@ -18,16 +18,17 @@ async def respond_growing(
 ) -> web.StreamResponse:
     """Respond with a file as it comes. Raises what reading its first bytes raises, before anything is sent."""
     assert representation.file is not None
-    headers = common_headers(representation, rules, "identity", facts_of(request).outcome)
+    headers = own_headers(representation, rules, "identity", facts_of(request).outcome)
     headers.append(("Content-Type", representation.media_type))
     chunked = request.version >= HttpVersion11
     if chunked:
         headers.append(("Transfer-Encoding", "chunked"))
+    head = make_head(200, headers, fixed_lines(rules, representation.media_type))
     chunks = representation.file.read()
     first = await anext(chunks, b"")
     sent, whole = len(first), False
     try:
-        await request.writer.write(finish_head(make_head(200, headers), request) + _framed(first, chunked))
+        await request.writer.write(finish_head(head, request) + _framed(first, chunked))
         async for chunk in chunks:
             await request.writer.write(_framed(chunk, chunked))
             sent += len(chunk)

@@ -27,16 +27,7 @@ from mirror.server.facts import facts_of
 from mirror.server.negotiate import choose_encoding, is_short_range, parse_range, range_applies, unmodified
 from mirror.server.replay import Replay, SharedBytes
 from mirror.server.representation import Chunk, Representation
-from mirror.server.rules import (
-    ACTIVE_TYPES,
-    FILE,
-    NO_SNIFFING,
-    NOTHING_RUNS,
-    OPEN_TO_PAGES,
-    PROVISIONAL_FILE,
-    ResponseRules,
-    private,
-)
+from mirror.server.rules import FILE, PROVISIONAL_FILE, ResponseRules, fixed_lines, private
 from mirror.server.sendfile import sendfile
 
 SENDFILE_BYTES = 256 << 10
@@ -258,12 +249,12 @@ def _head(
     key = status, encoding, outcome, rules.is_private
     head = representation.heads.get(key)
     if head is None:
-        headers = common_headers(representation, rules, encoding, outcome)
+        headers = own_headers(representation, rules, encoding, outcome)
         if status == 200:
             headers += [("Content-Type", representation.media_type), ("Content-Length", str(length))]
             if encoding != "identity":
                 headers.append(("Content-Encoding", encoding))
-        head = make_head(status, headers)
+        head = make_head(status, headers, fixed_lines(rules, representation.media_type))
         if representation.cached:
             representation.keep_head(key, head)
     return head
@@ -273,42 +264,33 @@ def _part_head(
     representation: Representation, rules: ResponseRules, outcome: str, part: tuple[int, int] | None
 ) -> bytes:
     """Return the head of a 206, or of a 416 without a part."""
-    headers = common_headers(representation, rules, "identity", outcome)
+    headers = own_headers(representation, rules, "identity", outcome)
+    fixed = fixed_lines(rules, representation.media_type)
     if part is None:
         headers += [("Content-Range", f"bytes */{representation.size}"), ("Content-Length", "0")]
-        return make_head(416, headers)
+        return make_head(416, headers, fixed)
     start, stop = part
     headers += [
         ("Content-Type", representation.media_type),
         ("Content-Length", str(stop - start)),
         ("Content-Range", f"bytes {start}-{stop - 1}/{representation.size}"),
     ]
-    return make_head(206, headers)
+    return make_head(206, headers, fixed)
 
 
-def common_headers(
+def own_headers(
     representation: Representation, rules: ResponseRules, encoding: str, outcome: str
 ) -> list[tuple[str, str]]:
-    """Return the headers that are sent with every status."""
+    """Return the headers of a representation that are sent with every status, beside `fixed_lines`."""
     headers = [*representation.headers]
     if tag := representation.etag_of(encoding):
         headers.append(("ETag", f'"{tag}"'))
     if rules.digests:
         headers += digest_headers(representation.sha256).items()
-    if rules.ranges:
-        headers.append(("Accept-Ranges", "bytes"))
-    headers.append(("Cache-Control", rules.cache_control))
-    if rules.vary:
-        headers.append(("Vary", rules.vary))
     if representation.modified:
         headers.append(("Last-Modified", representation.modified))
     if outcome:
         headers.append(("X-Mirror-Cache", outcome))
-    headers.append(NO_SNIFFING)
-    if not rules.is_private:
-        headers.append(OPEN_TO_PAGES)
-    if representation.media_type.startswith(ACTIVE_TYPES):
-        headers.append(NOTHING_RUNS)
     return headers
 
 
@@ -318,9 +300,9 @@ def digest_headers(sha256: bytes) -> dict[str, str]:
     return {"Repr-Digest": f"sha-256=:{text}:", "Digest": f"sha-256={text}"}
 
 
-def make_head(status: int, headers: Iterable[tuple[str, str]]) -> bytes:
-    """Return status line and header lines, without Date and the empty line at the end."""
-    lines = [f"HTTP/1.1 {status} {_REASONS[status]}"]
+def make_head(status: int, headers: Iterable[tuple[str, str]], fixed: str = "") -> bytes:
+    """Return status line and header lines, `fixed` among them, without Date and the empty line at the end."""
+    lines = [f"HTTP/1.1 {status} {_REASONS[status]}{fixed}"]
     for name, value in headers:
         if "\r" in value or "\n" in value:
             raise ValueError(f"a line break in the header {name}")

@@ -1,11 +1,11 @@
 """The rules by which the kinds of responses differ; `mirror.server.respond` applies them."""
 
-from functools import cache
+from functools import cache, lru_cache
 
 import msgspec
 
 
-class ResponseRules(msgspec.Struct, frozen=True, kw_only=True):
+class ResponseRules(msgspec.Struct, frozen=True, kw_only=True, cache_hash=True):
     """The differences between the kinds of responses."""
 
     cache_control: str
@@ -44,6 +44,21 @@ def private(rules: ResponseRules) -> ResponseRules:
     lifetime = rules.cache_control.removeprefix("public, ")
     vary = ", ".join(filter(None, (rules.vary, "Authorization, Cookie")))
     return msgspec.structs.replace(rules, cache_control=f"private, {lifetime}", vary=vary, is_private=True)
+
+
+@lru_cache(maxsize=128)
+def fixed_lines(rules: ResponseRules, media_type: str) -> str:
+    """Return the header lines that depend on nothing else, each after a line break."""
+    headers = [("Cache-Control", rules.cache_control), NO_SNIFFING]
+    if rules.ranges:
+        headers.append(("Accept-Ranges", "bytes"))
+    if rules.vary:
+        headers.append(("Vary", rules.vary))
+    if not rules.is_private:
+        headers.append(OPEN_TO_PAGES)
+    if media_type.startswith(ACTIVE_TYPES):
+        headers.append(NOTHING_RUNS)
+    return "".join(f"\r\n{name}: {value}" for name, value in headers)
 
 
 FILE = ResponseRules(cache_control="public, max-age=31536000, immutable", ranges=True)
