@@ -60,6 +60,8 @@ class SmallBlob(msgspec.Struct, frozen=True, kw_only=True):
     """The SHA-256 of the content, computed by the caller."""
     date: int | None = None
     """For Last-Modified, in seconds since the epoch; None: now."""
+    label: tuple[str, ...] = ()
+    """As for `BlobStore.label`."""
 
 
 class BlobStore(Protocol):
@@ -95,6 +97,12 @@ class BlobStore(Protocol):
         Writing blocks the event loop, for a process that does nothing else; only making the files durable does not.
         Raises StorageFull or OSError; then none of them is stored.
         """
+
+    async def label(self, digest: str, *label: str) -> None:
+        """Label a blob with texts that outlive the catalog, as far as the store can; no error when it is missing."""
+
+    async def is_labelled(self, digest: str, *label: str) -> bool:
+        """Return whether there is a blob with that label. Cheap."""
 
     async def delete(self, digest: str) -> None:
         """Delete a blob; no error when it is missing. Readers that have begun may finish."""

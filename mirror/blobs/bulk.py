@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from mirror.blobs import SmallBlob, StoredBlob
-from mirror.blobs.local import check_digest, off_loop, storage_errors, sync, write_at
+from mirror.blobs.local import add_label, check_digest, off_loop, storage_errors, sync, write_at
 
 SYNCFS_FILES = 32
 """The number of files from which one sync of the whole file system is quicker than one for each of them."""
@@ -36,6 +36,8 @@ async def store_all(
                 if not _is_whole(target, len(blob.content)):
                     moves.append((f"{incoming}-{len(moves)}.part", target))
                     _write_new(moves[-1][0], blob)
+                elif blob.label:
+                    add_label(target, blob.label)
             shards = {target[: -len("/") - 64] for _, target in moves}
             for shard in shards - known_shards:
                 os.makedirs(shard, mode=0o700, exist_ok=True)
@@ -61,6 +63,8 @@ def _write_new(path: str, blob: SmallBlob) -> None:
     fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
     try:
         write_at(fd, blob.content, 0)
+        if blob.label:
+            add_label(fd, blob.label)
         if blob.date is not None:
             os.utime(fd, (blob.date, blob.date))
     finally:

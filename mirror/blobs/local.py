@@ -38,6 +38,7 @@ _SHA256 = re.compile(r"[0-9a-f]{64}", re.ASCII)
 _DISK_FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
 _EMPTY = hashlib.sha256().hexdigest()
 _NOWAIT = getattr(os, "RWF_NOWAIT", None)
+_LABELS, _MOST_LABELS = "user.mirror.labels", 60  # some file systems have 4 KB for all attributes of a file
 _threads = ThreadPoolExecutor(max_workers=8, thread_name_prefix="blobs")
 
 T = TypeVar("T")
@@ -232,6 +233,13 @@ class LocalBlobs:
     async def write(self, content: bytes) -> StoredBlob:
         return await off_loop(lambda: self._write(content))
 
+    async def label(self, digest: str, *label: str) -> None:
+        path = self._path(digest)
+        await off_loop(lambda: add_label(path, label))
+
+    async def is_labelled(self, digest: str, *label: str) -> bool:
+        return _SHA256.fullmatch(digest) is not None and _short(label) in _labels(self._path(digest))
+
     async def delete(self, digest: str) -> None:
         path = self._path(digest)
         await off_loop(lambda: path.unlink(missing_ok=True))
@@ -320,6 +328,24 @@ def sync(path: Path, flags: int) -> None:
         os.fsync(fd)
     finally:
         os.close(fd)
+
+
+def add_label(target: int | str | Path, label: Sequence[str]) -> None:
+    """Label a file, given its path or descriptor, with an extended attribute; no error where there can be none."""
+    known = _labels(target)
+    if _short(label) not in known and len(known) < _MOST_LABELS:
+        with suppress(OSError, AttributeError):
+            os.setxattr(target, _LABELS, b"\n".join((*known, _short(label))))
+
+
+def _labels(target: int | str | Path) -> list[bytes]:
+    with suppress(OSError, AttributeError):  # only Linux has the function
+        return os.getxattr(target, _LABELS).split(b"\n")
+    return []
+
+
+def _short(label: Sequence[str]) -> bytes:
+    return hashlib.sha256("\0".join(label).encode()).hexdigest()[:32].encode()
 
 
 def _blobs_of(shard: Path) -> list[StoredBlob]:

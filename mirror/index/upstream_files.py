@@ -1,7 +1,8 @@
 """Files of an upstream: held under the names that it lists, and verified on their way in.
 
 The surprise: bytes that the store holds are not given for a digest alone. A page can list the digest of a file that it
-could never deliver, such as a private one of another repository; so a source has the files that it has delivered.
+could never deliver, such as a private one of another repository; so a source has the files that it has delivered. The
+blobs themselves are labelled with the source, so that a lost catalog does not mean to fetch everything again.
 """
 
 import logging
@@ -138,7 +139,7 @@ class UpstreamFiles:
         digest = file.digests.get("sha256")
         row = await self.row(project, file.filename, digest)
         if row is None or digest not in (None, row.digest):
-            return None
+            return None if digest is None else await self._delivered(project, file, digest)
         if file.alternatives and all(one.get("sha256", row.digest) != row.digest for one in file.alternatives):
             return None
         body = await self.body_of(row)
@@ -146,6 +147,17 @@ class UpstreamFiles:
             return body
         logger.error("the blob of %s has %d bytes, not %s: it is fetched again", file.filename, body.size, file.size)
         return None
+
+    async def _delivered(self, project: str, file: File, digest: str) -> Body | None:
+        """Return what this source has delivered though the catalog does not know it, as after its loss; record it."""
+        if not await self._blobs.is_labelled(digest, self._name, file.filename):
+            return None
+        body = await self._blobs.find(digest)
+        if body is None or file.size not in (None, body.size):
+            return None
+        blob = StoredBlob(digest=digest, size=body.size, stored=self._clock())
+        await self.record(project, file.filename, blob)
+        return body
 
     async def body_of(self, row: HeldFile) -> Body | None:
         """Return the bytes of what is held; None when there are none any more."""
@@ -185,6 +197,8 @@ class UpstreamFiles:
             size=blob.size,
             stored=self._clock(),
         )
+        if kind == "file":
+            await self._blobs.label(blob.digest, self._name, filename)
         try:
             serial = await self._catalog.files.add(held, kind)
         except StorageFull as error:

@@ -63,6 +63,32 @@ async def test_adopting_moves_the_file_in_and_may_be_repeated(blobs: LocalBlobs,
     assert (tmp_path / "blobs" / sha256(b"data")[:2] / sha256(b"data")).read_bytes() == b"data"
 
 
+async def test_a_label_stays_with_the_blob_whoever_brings_it_again(blobs: LocalBlobs) -> None:
+    held = await blobs.write(b"data")
+    await blobs.label(held.digest, "one source")
+    await blobs.label(held.digest, "another")
+    await blobs.label("0" * 64, "one source")  # which is not here
+    again = LocalBlobs(blobs.incoming.parent)
+    assert await again.is_labelled(held.digest, "one source")
+    assert await again.is_labelled(held.digest, "another")
+    assert not await again.is_labelled(held.digest, "a third")
+    assert not await again.is_labelled("0" * 64, "one source")
+    await blobs.delete(held.digest)
+    await blobs.write(b"data")
+    assert not await again.is_labelled(held.digest, "one source")
+
+
+async def test_blobs_that_are_stored_together_have_their_labels(blobs: LocalBlobs) -> None:
+    kept = await blobs.write(b"kept")
+    new = sha256(b"new")
+    await blobs.store_all([
+        SmallBlob(content=b"new", digest=new, label=("a source", "file")),
+        SmallBlob(content=b"kept", digest=kept.digest, label=("a source", "file")),
+    ])  # fmt: skip
+    assert await blobs.is_labelled(new, "a source", "file")
+    assert await blobs.is_labelled(kept.digest, "a source", "file")
+
+
 async def test_adopting_what_is_not_there_is_an_error(blobs: LocalBlobs) -> None:
     with pytest.raises(MissingBlob):
         await blobs.adopt(blobs.incoming / "nothing", "0" * 64)

@@ -440,6 +440,18 @@ async def test_a_page_that_lists_the_digest_of_a_file_does_not_get_its_bytes(des
         await content(await source.open("six", listed))
 
 
+async def test_after_the_loss_of_the_catalog_a_source_has_what_it_delivered_under_that_name_alone(desk: Desk) -> None:
+    source = desk.source()
+    file = (await project(source)).files[0]
+    assert await content(await source.open("six", file)) == SIX.content
+    await desk.catalog.files.forget(source.name, "six", file.filename)  # as in a new catalog
+    with pytest.raises(Offline):
+        await desk.source(offline=True).open("six", msgspec.structs.replace(file, filename="six-1.18-py3-none-any.whl"))
+    assert (await desk.source(offline=True).open("six", file)).outcome == "offline"
+    assert await desk.catalog.files.get(source.name, "six", file.filename) is not None
+    assert desk.simulator.count("GET", "*.whl") == 1
+
+
 async def test_a_fetched_file_is_recorded_with_an_event(desk: Desk) -> None:
     source = desk.source()
     file = (await project(source)).files[0]

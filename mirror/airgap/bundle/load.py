@@ -284,6 +284,7 @@ class _Import:
         for one in self._files:
             if not await self._is_held(one.digest, one.size):  # evicted, in an import that took days
                 raise Conflict("A file of the bundle was evicted meanwhile: import it again.")
+            await self._blobs.label(one.digest, one.source, one.filename)
         if notice:
             await self._catalog.bundles.announce(self._manifest.node, now)
             await asyncio.sleep(notice)

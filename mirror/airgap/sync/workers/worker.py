@@ -82,7 +82,12 @@ class BatchRunner:
             raise UpstreamProtocolError(f"{file.filename} does not have the promised {file.size} bytes.")
         digests = Digests(file.digests)
         digests.update(response.body)
-        blob = SmallBlob(content=response.body, digest=digests.verified(file.filename), date=_date(file, response))
+        blob = SmallBlob(
+            content=response.body,
+            digest=digests.verified(file.filename),
+            date=_date(file, response),
+            label=(file.source, file.filename),
+        )
         blobs = [(file.filename, "file", blob)]
         if format.has_sidecar(file) and (sidecar := await _sidecar(format, file, blob)) is not None:
             blobs.append((format.sidecar_name(file), "sidecar", sidecar))
