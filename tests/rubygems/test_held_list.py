@@ -281,6 +281,29 @@ async def test_a_list_that_loses_a_great_part_at_once_is_believed_after_some_min
         assert "\nnew 1.0 " in listed
 
 
+@pytest.mark.parametrize("control", ["there", "gone as well"])
+async def test_a_great_loss_is_believed_at_once_where_the_pages_are_gone_too(
+    simulator: Simulator, tmp_path: Path, control: str
+) -> None:
+    names = [f"gem{number}" for number in range(20)]
+    for name in names:
+        simulator.push(gem(name, "1.0"))
+    only = {"rubygems": {"format": "rubygems", "upstreams": [simulator.url]}}
+    async with serving(tmp_path / "data", only) as mirror:
+        before = await poll(mirror)
+        simulator.rubygems.lines = simulator.rubygems.lines[:10]
+        simulator.rubygems._touch()
+        for name in names if control == "gone as well" else names[10:]:
+            simulator.inject(f"/info/{name}", Status(404))
+        simulator.forget()
+        listed = await poll(mirror)
+        assert simulator.count("GET", "/info/*") == 9
+        if control == "there":
+            assert listed.count(" -1.0 ") == 10
+        else:
+            assert listed == before
+
+
 async def test_a_list_that_loses_a_great_part_and_has_it_again_was_never_believed(
     simulator: Simulator, tmp_path: Path
 ) -> None:

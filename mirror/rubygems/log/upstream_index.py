@@ -28,6 +28,7 @@ from mirror.index.upstream_pages import UpstreamPages
 from mirror.model import UpstreamRequest, UpstreamResponse
 from mirror.rubygems import pages
 from mirror.rubygems.index import info_from_gemspecs, map_from_specs
+from mirror.rubygems.log.list_losses import ListLosses
 from mirror.rubygems.log.upstream_copy import Append, Refetch, Refused, Replace, Unchanged, UpstreamCopy, follow
 from mirror.rubygems.log.versions_map import EMPTY_MD5, VersionsMap, excess, names_in, parse_versions, render_versions
 from mirror.rubygems.marshal import Gemspec
@@ -86,8 +87,7 @@ class UpstreamIndex:
         self._copy: UpstreamCopy | None = None
         self._legacy = False
         self._specs: list[UpstreamResponse] = []
-        self._doubt: losses.Doubt | None = None
-        """About the last list, while it lacks a great part of ours."""
+        self._losses = ListLosses(upstream, clock)
         self._flight: SingleFlight[str, bool] = SingleFlight()
         self._retired = False
         self._opening: asyncio.Task[None] | None = None
@@ -218,7 +218,7 @@ class UpstreamIndex:
                 known = self.map or VersionsMap()
                 await self._check_size(tail, grown.size)
                 listed = await asyncio.to_thread(known.grown, tail)
-                await self._check_losses(listed, losses.LIST.least)
+                await self._losses.check(self.map, listed, losses.LIST.least)
                 await self._logs.append(self._log_name, tail)
                 if await self._logs.chunks(self._log_name) > MOST_CHUNKS:
                     await self._logs.replace(self._log_name, [await self._logs.read(self._log_name)])
@@ -229,7 +229,7 @@ class UpstreamIndex:
             case Replace(body, fetched):
                 await self._check_size(body, fetched.size)
                 listed = await asyncio.to_thread(parse_versions, body)
-                await self._check_losses(listed)
+                await self._losses.check(self.map, listed)
                 await self._keep_names(listed)
                 await self._logs.replace(self._log_name, [body])
                 self._copy, self._legacy = fetched, False
@@ -248,25 +248,6 @@ class UpstreamIndex:
             reason = f"it has more than {VERSIONS_BYTES:,} bytes"
         if reason:
             raise UpstreamProtocolError(f"{self._upstream.name}: its list of versions is refused: {reason}.")
-
-    async def _check_losses(self, listed: VersionsMap, least: int = 0) -> None:
-        """Check that a new list does not lack a great part of ours, unless it did so for some minutes.
-
-        Fewer than `least` gems are no great part. Raises UpstreamProtocolError.
-        """
-        known = self.map
-        if known is None:
-            return
-        before = await asyncio.to_thread(list, known)
-        lost = len(await asyncio.to_thread(losses.lost, before, listed))
-        self._doubt = (
-            losses.doubt(self._doubt, lost, len(before), self._clock(), losses.LIST) if lost >= least else None
-        )
-        if self._doubt is not None:
-            raise UpstreamProtocolError(
-                f"{self._upstream.name}: its list of versions lacks {self._doubt} gems at once; the old one is kept"
-                " until the next answers confirm it."
-            )
 
     async def _keep_names(self, listed: VersionsMap) -> None:
         """Let a list that replaces ours go on knowing the gems of ours that it lacks. Raises UpstreamProtocolError."""
@@ -307,7 +288,7 @@ class UpstreamIndex:
         if specs is None:
             return False
         listed = await asyncio.to_thread(map_from_specs, *(response.body for response in specs))
-        await self._check_losses(listed)
+        await self._losses.check(self.map, listed, has_pages=False)
         for name in listed if self.map is not None and self._legacy else ():
             # The MD5 of a page that was made before stays right while the versions are the same.
             if self.map is not None and self.map.versions(name) == listed.versions(name):
