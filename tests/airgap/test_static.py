@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 import signal
+import stat
 import subprocess
 import sys
 import time
@@ -143,22 +144,40 @@ async def test_the_gem_index_lists_held_gems_with_the_md5_of_the_pages_beside_it
     assert "../info/rack" in there["gems/index.html"].decode()
 
 
-async def test_files_are_linked_to_the_store_or_copied(tmp_path: Path, both: dict[str, Any]) -> None:
-    report = await exported(tmp_path, both)
+async def test_files_are_linked_to_the_store_where_that_lets_no_one_into_it(
+    tmp_path: Path, both: dict[str, Any]
+) -> None:
     place = tmp_path / "tree/packages/alpha" / ALPHA.filename
-    blob = tmp_path / "data/blobs" / ALPHA.sha256[:2] / ALPHA.sha256
-    assert report.linked + report.copied == report.files
-    assert place.samefile(blob) == (blob.stat().st_mode & 0o044 == 0o044)
-    blob.chmod(0o600)  # a web server could not read it
-    place.unlink()
-    assert (await exported(tmp_path, both)).copied == 1
-    assert not place.samefile(blob)
-    assert place.stat().st_mode & 0o044 == 0o044
-    blob.chmod(0o644)
+    store = tmp_path / "data/blobs"
+    blob = store / ALPHA.sha256[:2] / ALPHA.sha256
+    for file in store.glob("??/*"):
+        file.chmod(0o600)
+    report = await exported(tmp_path, both)
+    assert (report.linked, report.copied) == (report.files, 0)
+    assert place.samefile(blob)
+    assert stat.S_IMODE(place.stat().st_mode) == 0o644
+    assert all(stat.S_IMODE(directory.stat().st_mode) == 0o700 for directory in (store, blob.parent))
+    blob.chmod(0o600)  # as `chmod -R go=` of the store does
     assert (await exported(tmp_path, both)).linked == 1
     assert place.samefile(blob)
-    assert (await exported(tmp_path, both, copy=True)).copied == report.files - report.copied
+    assert stat.S_IMODE(place.stat().st_mode) == 0o644
+    blob.chmod(0o600)
+    for directory in (blob.parent, store, store.parent):
+        directory.chmod(0o755)  # of a store that others may look into, blobs stay their owner's
+    assert (await exported(tmp_path, both)).copied == 1
     assert not place.samefile(blob)
+    assert [stat.S_IMODE(one.stat().st_mode) for one in (blob, place)] == [0o600, 0o644]
+
+
+async def test_files_are_copied_where_that_is_asked_for(tmp_path: Path, both: dict[str, Any]) -> None:
+    place = tmp_path / "tree/packages/alpha" / ALPHA.filename
+    blob = tmp_path / "data/blobs" / ALPHA.sha256[:2] / ALPHA.sha256
+    linked = await exported(tmp_path, both)
+    report = await exported(tmp_path, both, copy=True)
+    assert (report.linked, report.copied) == (0, linked.files)
+    assert not place.samefile(blob)
+    assert (await exported(tmp_path, both)).linked == linked.files
+    assert place.samefile(blob)
 
 
 async def test_again_changes_nothing(tmp_path: Path, both: dict[str, Any]) -> None:

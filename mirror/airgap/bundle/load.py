@@ -8,21 +8,20 @@ the records beside uploads are missing, which the next run, or the start of a mi
 
 import asyncio
 import fcntl
-import hashlib
 import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from datetime import UTC, datetime
 from pathlib import Path
 
 import msgspec
 
 from mirror.airgap.bundle import format
-from mirror.airgap.bundle.contents import BundleContents, StoreLayout, gather, page_mark, upload_mark
+from mirror.airgap.bundle.acceptance import check_expiry, check_repositories, check_sequence, differs, fits
+from mirror.airgap.bundle.contents import BundleContents, StoreLayout, gather, upload_mark
 from mirror.airgap.bundle.format import BundleMember, DamagedBundle, LogEntry, Manifest, PageEntry, check_facts
-from mirror.airgap.bundle.reading import BundleHead, BundleReader, follows, read_head
+from mirror.airgap.bundle.reading import BundleHead, BundleReader, read_head
 from mirror.airgap.bundle.signing import Keys, PublicKey
 from mirror.blobs import BlobStore
 from mirror.blobs.local import storage_errors
@@ -83,9 +82,9 @@ async def load(
         reader = BundleReader(parts)
         try:
             head = read_head(reader, keys, unsigned=unsigned)
-            seen = await _check_sequence(head.manifest, catalog, force=force)
-            _check_expiry(head.manifest, now, force=force)
-            _check_repositories(head.manifest, layout)
+            seen = await check_sequence(head.manifest, catalog, force=force)
+            check_expiry(head.manifest, now, force=force)
+            check_repositories(head.manifest, layout)
             held = await gather(catalog, blobs, layout)
             running = _Import(head, seen, held, catalog, blobs, records, layout)
             running.compare(force=force)
@@ -137,7 +136,7 @@ class _Import:
         """Find out what is new. Raises Conflict, Invalid."""
         for place, page in enumerate(self._manifest.pages, 1):
             mine = self._held.pages.get((page.source, page.kind, page.name))
-            if _differs(mine, page) and (force or mine is None or mine.checked <= page.checked):
+            if differs(mine, page) and (force or mine is None or mine.checked <= page.checked):
                 self._pages[place] = page
         digests = {key: file.digest for key, file in self._held.files.items()}
         self._files = [
@@ -258,7 +257,6 @@ class _Import:
             with storage_errors(), os.fdopen(fd, "wb") as file:
                 for chunk in reader.verified(member):
                     file.write(chunk)
-            os.chmod(path, 0o644)
             # So that both mirrors send the same Last-Modified; what the tar says of it is not signed.
             modified = self._manifest.modified.get(digest, int(self._manifest.made))
             os.utime(path, (modified, modified))
@@ -303,7 +301,7 @@ class _Import:
         """Take over the log of an upstream. Raises Conflict."""
         name = self._layout.logs["upstream", entry.name]
         mine, body = await self._catalog.logs.read(name), self._log_bodies[entry.body]
-        if not _fits(entry, mine):
+        if not fits(entry, mine):
             raise Conflict(
                 f"The held list of gems of {entry.name} does not match: make a new inventory, and export for it."
             )
@@ -319,7 +317,7 @@ class _Import:
         for role, entry in entries.items():
             name = self._layout.logs[role, repository]
             mine, body = await self._catalog.logs.read(name), self._log_bodies[entry.body]
-            if not (_fits(entry, mine) and (entry.start or role == "own" or body.startswith(mine))):
+            if not (fits(entry, mine) and (entry.start or role == "own" or body.startswith(mine))):
                 self._diverged.add(repository)
                 return
             changes.append((name, mine, entry, body))
@@ -346,52 +344,6 @@ class _Import:
             size=self._new_bytes,
             own_index=tuple(sorted(self._diverged)),
         )
-
-
-async def _check_sequence(manifest: Manifest, catalog: Catalog, *, force: bool) -> ImportedSerials:
-    """Return what is recorded of the bundle's mirror after the import. Raises Conflict unless it continues the last."""
-    seen = (await catalog.bundles.seen()).get(manifest.node, ImportedSerials())
-    if force:
-        return ImportedSerials(max(seen.whole, manifest.serial if manifest.whole else 0), manifest.serial)
-    return follows(manifest, await catalog.bundles.node(), seen)
-
-
-def _check_expiry(manifest: Manifest, now: float, *, force: bool) -> None:
-    """Check that a bundle may still be imported. Raises Conflict."""
-    if manifest.expires is not None and now > manifest.expires and not force:
-        when = datetime.fromtimestamp(manifest.expires, UTC)
-        raise Conflict(f"The bundle expired on {when:%Y-%m-%d at %H:%M} UTC: export a new one, or give --force.")
-
-
-def _check_repositories(manifest: Manifest, layout: StoreLayout) -> None:
-    """Check that everything in the bundle belongs to a repository of the settings. Raises Conflict."""
-    mine, theirs = layout.repositories, manifest.repositories
-    for name in {row.upload.repository for row in manifest.uploads}:
-        if name not in mine or name not in theirs or mine[name].format != theirs[name].format:
-            raise Conflict(
-                f"The bundle has uploads of a repository {name!r}, and there is none of that name and format here."
-            )
-    sources = [page.source for page in manifest.pages] + [file.source for file in manifest.files]
-    sources += [log.name for log in manifest.logs if log.role == "upstream"]
-    for source in dict.fromkeys(sources):
-        if source not in layout.sidecars:
-            raise Conflict(
-                f"The bundle has content from {source[:200]}, and no repository here has that upstream: add it to"
-                " the settings (an offline mirror never asks it)."
-            )
-
-
-def _differs(mine: PageEntry | None, theirs: PageEntry) -> bool:
-    if mine is None or not mine.found:
-        return theirs.found
-    return not theirs.found or page_mark(mine) != page_mark(theirs)
-
-
-def _fits(entry: LogEntry, mine: bytes) -> bool:
-    """Return whether the bundle's part of a log continues the held log; a whole log always fits."""
-    if not entry.start:
-        return True
-    return len(mine) == entry.start and hashlib.sha256(mine).hexdigest() == entry.before
 
 
 def _row(page: PageEntry) -> StoredPage:

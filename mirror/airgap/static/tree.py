@@ -23,6 +23,8 @@ OWN = ".mirror"
 """The directory for what is not part of the index."""
 PART_BYTES = 255
 """The most bytes of one part of a path, on every file system that matters."""
+READABLE = 0o444
+"""The mode of what everyone may read."""
 STATE_FILE = "state.json"
 UNFINISHED_FILE = "unfinished"
 STATE_VERSION = 1
@@ -97,19 +99,24 @@ class Tree:
     def add(self, path: str, blob: Path, *, copy: bool) -> None:
         """Make a file of a blob: a hard link where that is possible, else a copy. Raises Invalid, OSError.
 
-        A blob that not every local user may read is copied: web servers have to read it, and the store's own
-        permissions stay as they are.
+        Web servers have to read it, so that a blob of its owner alone becomes readable to everyone with the link. In
+        the store, no one else reaches it, because of the permissions of its directories; where these let others in, it
+        is copied, and stays as it is.
         """
         target = self.resolve(path)
         before = _stat_file(target)
         found = blob.stat()
-        if before is not None and not copy and (before.st_dev, before.st_ino) == (found.st_dev, found.st_ino):
+        readable = found.st_mode & READABLE == READABLE
+        linked = before is not None and (before.st_dev, before.st_ino) == (found.st_dev, found.st_ino)
+        if linked and readable and not copy:
             return
-        if not copy and found.st_mode & 0o044 == 0o044:
+        if not copy and (readable or _is_enclosed(blob)):
             try:
                 os.link(blob, self._new)
+                if not readable:
+                    os.chmod(self._new, stat.S_IMODE(found.st_mode) | READABLE)
                 self._publish(target)
-            except OSError:  # another file system, or one without links; the copy below reports any other problem
+            except OSError:  # another file system or owner, or no links; the copy below reports any other problem
                 self._new.unlink(missing_ok=True)
             else:
                 self._new.unlink(missing_ok=True)  # rename(2) leaves it when both are names of one file
@@ -234,6 +241,11 @@ def _stat_file(target: Path) -> os.stat_result | None:
     except OSError:
         return None
     return found if stat.S_ISREG(found.st_mode) else None
+
+
+def _is_enclosed(blob: Path) -> bool:
+    """Return whether one of the directories above a blob, in the store, lets no one but its owner through."""
+    return any(not directory.stat().st_mode & (stat.S_IXGRP | stat.S_IXOTH) for directory in blob.parents[:3])
 
 
 def _holds(target: Path, content: bytes) -> bool:
