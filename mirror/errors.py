@@ -107,7 +107,7 @@ class StorageFull(MirrorError):
 class Unavailable(MirrorError):
     """The answer may exist, but cannot be given at this moment. `retry_after` is in seconds."""
 
-    def __init__(self, message: str, retry_after: float = 30.0) -> None:
+    def __init__(self, message: str, retry_after: float = 10.0) -> None:
         super().__init__(message)
         self.retry_after = retry_after
 

@@ -321,6 +321,18 @@ def write_at(fd: int, chunk: bytes, offset: int) -> None:
         left, offset = left[count:], offset + count
 
 
+def create_part(path: Path) -> int:
+    """Create a file for what is on its way in, and return its descriptor. Raises StorageFull."""
+    with storage_errors():
+        return os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
+
+
+def finish_part(fd: int, size: int, date: int) -> None:
+    """Give a file that has come in its size and its date, in seconds since the epoch."""
+    os.ftruncate(fd, size)  # a restart may have left a longer end
+    os.utime(fd, (date, date))  # so that Last-Modified is the same from now on
+
+
 def sync(path: Path, flags: int) -> None:
     """Make a file or directory durable."""
     fd = os.open(path, flags | os.O_CLOEXEC)

@@ -16,6 +16,7 @@ import msgspec
 
 from mirror.errors import Blocked, NotFound, UnknownFile, UnknownProject
 from mirror.index.cache import FILE_BYTES, BoundedCache, MemoryBudget, SingleFlight, Validity
+from mirror.index.elsewhere import OtherSources, open_from_any
 from mirror.index.freshness import CURRENT, Freshness
 from mirror.index.gathering import SourceOrder
 from mirror.index.journal import Journal
@@ -278,14 +279,29 @@ class Repository:
 
     async def open_file(self, project: str, file: File, wanted: Wanted = "whole") -> OpenFile:
         """Return the bytes of a file of ours. Raises UnknownFile, Unavailable, UpstreamError."""
-        return await self._by_name[file.source].open(project, file, wanted)
+        source, others = self._by_name[file.source], self._others(project, file)
+        if others is None:
+            return await source.open(project, file, wanted)
+        return await open_from_any(
+            source, others, project, file, lambda at, entry: at.open(project, entry, wanted, others.next_origin)
+        )
+
+    def _others(self, project: str, file: File) -> OtherSources | None:
+        """Return the other sources of a union, of which one may have the same file."""
+        entry = self.views.get(project)
+        if entry is None or len(entry.value.inputs) == 1 or file.sha256 is None or file.alternatives:
+            return None
+        return OtherSources(project, file, [self._by_name[name] for name in entry.value.inputs if name != file.source])
 
     async def sidecar(self, project: str, filename: str) -> tuple[File, OpenFile]:
         """Return a file's entry and its sidecar. Raises as `open`."""
         file = await self.file(project, filename)
         if not self.format.has_sidecar(file):
             raise UnknownFile(project, self.format.sidecar_name(file))
-        return file, await self._by_name[file.source].sidecar(project, file)
+        source, others = self._by_name[file.source], self._others(project, file)
+        if others is None:
+            return file, await source.sidecar(project, file)
+        return file, await open_from_any(source, others, project, file, lambda at, entry: at.sidecar(project, entry))
 
     async def document(
         self, view: View, page: Page, freshness: Freshness = Freshness.USUAL, source: str = ""

@@ -9,6 +9,7 @@ from yarl import URL
 
 from mirror.index.freshness import Ages, Freshness
 from mirror.model import Body, File, Names, Outcome, Page, Project
+from mirror.transfer import NextOrigin, Origin
 from mirror.upstream import Upstream
 
 
@@ -121,8 +122,19 @@ class Source(Protocol):
         `known` is the revision of the project that the caller has.
         """
 
-    async def open(self, project: str, file: File, wanted: Wanted = "whole") -> OpenFile:
-        """Return the bytes of a file that this source lists. Raises UnknownFile, Unavailable, UpstreamError."""
+    async def open(
+        self, project: str, file: File, wanted: Wanted = "whole", next_origin: NextOrigin | None = None
+    ) -> OpenFile:
+        """Return the bytes of a file that this source lists. Raises UnknownFile, Unavailable, UpstreamError.
+
+        `next_origin` is where their transfer goes on, when this source fails in its middle.
+        """
+
+    async def holds(self, project: str, file: File) -> bool:
+        """Return whether the bytes of a file that this source lists are here, delivered by it."""
+
+    def origin(self, project: str, file: File) -> Origin | None:
+        """Return where a file that this source lists can be fetched; None where its bytes can only be here."""
 
     async def sidecar(self, project: str, file: File) -> OpenFile:
         """Return the sidecar of a file that this source lists. Raises as `open`."""

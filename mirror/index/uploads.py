@@ -18,6 +18,7 @@ from mirror.index.cache import SingleFlight
 from mirror.index.freshness import Freshness
 from mirror.index.source import Document, DocumentBody, Listing, LoadedNames, NameListing, OpenFile, Outdated, Wanted
 from mirror.model import File, Names, Page, Project
+from mirror.transfer import NextOrigin, Origin
 
 
 class UploadSource:
@@ -66,7 +67,7 @@ class UploadSource:
         if not files:
             if (await self._projects()).get(name) != changed:
                 return await self.project(name, freshness, known)  # deleted at this very moment
-            raise Unavailable(f"The uploads of {name} are not in the catalog any more; it is being rebuilt.", 5)
+            raise Unavailable(f"The uploads of {name} are not in the catalog any more; it is being rebuilt.")
         versions = tuple(dict.fromkeys(file.version for file in files))
         project = Project(name=name, files=files, versions=versions, serial=_serial(changed))
         return Listing(revision=revision, until=math.inf, outcome="hit", project=project)
@@ -87,7 +88,15 @@ class UploadSource:
             self.projects = self._last_read = changed
         return changed
 
-    async def open(self, project: str, file: File, wanted: Wanted = "whole") -> OpenFile:
+    def origin(self, project: str, file: File) -> Origin | None:
+        return None
+
+    async def holds(self, project: str, file: File) -> bool:
+        return True
+
+    async def open(
+        self, project: str, file: File, wanted: Wanted = "whole", next_origin: NextOrigin | None = None
+    ) -> OpenFile:
         return await self._open(project, file, file.sha256)
 
     async def sidecar(self, project: str, file: File) -> OpenFile:

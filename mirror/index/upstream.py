@@ -33,6 +33,7 @@ class CachedUpstream:
         self._options = options
         self.project = pages.project
         self.open = files.open
+        self.origin = files.origin
         files.renew = self._renew
 
     @property
@@ -66,6 +67,9 @@ class CachedUpstream:
     async def _names_of_stored_pages(self) -> LoadedNames:
         revision = self._held_revision()
         return LoadedNames(revision, Names(serials=dict.fromkeys(await self.pages.store.projects())))
+
+    async def holds(self, project: str, file: File) -> bool:
+        return await self._files.held(project, file) is not None
 
     async def sidecar(self, project: str, file: File) -> OpenFile:
         try:

@@ -12,14 +12,14 @@ from typing import TypeVar
 
 from mirror.blobs import BlobStore, StoredBlob
 from mirror.catalog import Catalog, HeldFile
-from mirror.errors import NoSidecar, NotFound, Offline, StorageFull, UpstreamRefused
+from mirror.errors import MirrorError, NoSidecar, NotFound, Offline, StorageFull, UpstreamRefused
 from mirror.index.cache import LoadingCache, MemoryBudget, SingleFlight
 from mirror.index.journal import Journal
 from mirror.index.remote_files import RemoteFiles
 from mirror.index.source import OpenFile, SourceOptions, Wanted, name_of_upstream
 from mirror.index.upstream_sidecars import UpstreamSidecars
 from mirror.model import Body, File, Format
-from mirror.transfer import Transfers
+from mirror.transfer import NextOrigin, Origin, Transfers
 from mirror.upstream import Upstream
 
 logger = logging.getLogger(__name__)
@@ -69,8 +69,12 @@ class UpstreamFiles:
         self._sidecars = UpstreamSidecars(format, upstream, self, blobs, options)
         self.sidecar = self._sidecars.open
 
-    async def open(self, project: str, file: File, wanted: Wanted = "whole") -> OpenFile:
+    async def open(
+        self, project: str, file: File, wanted: Wanted = "whole", next_origin: NextOrigin | None = None
+    ) -> OpenFile:
         """Return the bytes of a file: held, on their way in, or for less than the whole of it at the upstream.
+
+        `next_origin` is where a transfer goes on that fails in its middle, unless a new link helps.
 
         Raises NotFound, Offline, UpstreamError.
         """
@@ -89,12 +93,12 @@ class UpstreamFiles:
         # the first one would wait for the catalog behind its bytes.
         early = wanted == "stream" and (digest is None or file.size is None)
         key = (project, file.filename, digest, early)
-        opened, joined = await self._opening.run(key, lambda: self._open(project, file, early))
+        opened, joined = await self._opening.run(key, lambda: self._open(project, file, early, next_origin))
         if joined and opened.outcome == "miss":
             return OpenFile(opened.body, "joined", growing=opened.growing)
         return opened
 
-    async def _open(self, project: str, file: File, early: bool) -> OpenFile:
+    async def _open(self, project: str, file: File, early: bool, elsewhere: NextOrigin | None) -> OpenFile:
         held = None if self._transfers.runs(file) else await self.held(project, file)
         if held:
             self._catalog.files.note_use(self._name, project, file.filename, self._clock())
@@ -102,13 +106,38 @@ class UpstreamFiles:
         if self._offline:
             raise Offline(f"{file.filename} is not held here, and this mirror is offline.")
 
+        record = self.origin(project, file).record
+        body, joined = await self.linked(
+            project,
+            file,
+            lambda linked: self._transfers.open(
+                linked, self._upstream, record, early, self._next_origin(project, linked, elsewhere)
+            ),
+        )
+        return OpenFile(body, "joined" if joined else "miss", growing=not body.is_sized)
+
+    def origin(self, project: str, file: File) -> Origin:
+        """Return where a file may be fetched from this upstream."""
+
         async def record(blob: StoredBlob) -> None:
             await self.record(project, file.filename, blob)
 
-        body, joined = await self.linked(
-            project, file, lambda linked: self._transfers.open(linked, self._upstream, record, early)
-        )
-        return OpenFile(body, "joined" if joined else "miss", growing=not body.is_sized)
+        return Origin(file, self._upstream, record)
+
+    def _next_origin(self, project: str, file: File, elsewhere: NextOrigin | None) -> NextOrigin:
+        """Return what finds out where a transfer goes on: with a new link where it expired, else elsewhere."""
+
+        async def next_origin(error: MirrorError) -> Origin | None:
+            nonlocal file
+            match error:
+                case NotFound() | UpstreamRefused():
+                    renewed = await self.renew(project, file)
+                    if renewed is not None:
+                        file = renewed
+                        return self.origin(project, renewed)
+            return None if elsewhere is None else await elsewhere(error)
+
+        return next_origin
 
     async def _remotely(self, project: str, file: File, wanted: Wanted) -> Body | None:
         """Return what a HEAD or a short range needs of a file that is neither held nor on its way in."""

@@ -205,7 +205,7 @@ class UpstreamPages:
             await self._fetch_again(page)
             stored = await self.store.read(page)
         if stored is None:
-            raise UpstreamUnavailable(f"The page of {page.name or page.kind} cannot be kept; please ask again.", 1)
+            raise UpstreamUnavailable(f"The page of {page.name or page.kind} cannot be kept; please ask again.")
         return stored
 
     def _last_missing(self, page: Page) -> bool:
@@ -277,7 +277,7 @@ class UpstreamPages:
         return PageState(stand_in, "stale")
 
     def _too_slow(self) -> UpstreamUnavailable:
-        return UpstreamUnavailable(f"{self.upstream.name} is taking too long to answer.", 5)
+        return UpstreamUnavailable(f"{self.upstream.name} is taking too long to answer.")
 
     async def _refresh(self, page: Page, row: PageRow) -> PageState:
         """Ask for a page while the stored one is served; the next request sees what came of it."""

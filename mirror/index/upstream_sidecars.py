@@ -115,7 +115,7 @@ class UpstreamSidecars:
         return None if row is None else await self._files.body_of(row)
 
     async def _fetched_or_made(self, project: str, name: str, file: File, held: Body | None) -> bytes:
-        content = await self._fetch(file)
+        content = await self._fetch(project, file)
         if content is not None:
             return content
         try:
@@ -133,18 +133,23 @@ class UpstreamSidecars:
             return None
         return content
 
-    async def _fetch(self, file: File) -> bytes | None:
-        request = self._format.request_for_sidecar(self._upstream.url, file)
-        if request is None or self._offline:
-            return None
-        try:
+    async def _fetch(self, project: str, file: File) -> bytes | None:
+        """Return the sidecar as the index promises it; None where it does not, or it is not to be had."""
+
+        async def fetch(linked: File) -> bytes | None:
+            request = self._format.request_for_sidecar(self._upstream.url, linked)
+            if request is None or self._offline:
+                return None
             response = await self._upstream.get(request)
             assert response is not None, "an unconditional request has a response"
-            self._format.check_sidecar(file, response.body)
+            self._format.check_sidecar(linked, response.body)
+            return response.body
+
+        try:
+            return await self._files.linked(project, file, fetch)
         except (NotFound, UpstreamError) as error:
             logger.warning("%s; it is made from %s itself", error, file.filename)
             return None
-        return response.body
 
     async def _readable(self, project: str, file: File) -> Body:
         """Return a file that is not held for reading parts of it: by ranges from upstream, or fetched whole."""

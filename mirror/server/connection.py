@@ -243,7 +243,7 @@ class ConnectionProtocol(asyncio.Protocol):
 
     def _refuse(self, status: bytes, sentence: bytes) -> None:
         assert self._transport is not None, "called with a transport"
-        head = b"HTTP/1.1 %b\r\nContent-Length: %d\r\nConnection: close\r\nRetry-After: 5" % (status, len(sentence))
+        head = b"HTTP/1.1 %b\r\nContent-Length: %d\r\nConnection: close\r\nRetry-After: 10" % (status, len(sentence))
         self._transport.write(head + date_line() + sentence)
         self._transport.close()
 

@@ -32,6 +32,7 @@ from mirror.server.facts import RequestFacts, facts_of
 from mirror.server.hosts import HostNames, is_same_site
 from mirror.server.proxies import TrustedProxies
 from mirror.server.rules import NO_SNIFFING, OPEN_TO_PAGES
+from mirror.upstream.pacing import client_wait
 
 logger = logging.getLogger(__name__)
 
@@ -184,7 +185,7 @@ def error_response(error: MirrorError) -> web.Response:
     status = status_of(error)
     headers: dict[str, str] = {"Cache-Control": "no-store"}
     if isinstance(error, Unavailable):
-        headers["Retry-After"] = str(max(1, round(error.retry_after)))
+        headers["Retry-After"] = str(round(client_wait(error.retry_after)))
     if isinstance(error, Unauthorized):
         headers["WWW-Authenticate"] = 'Basic realm="mirror"'
     return web.Response(status=status, text=f"{error}\n", headers=headers)

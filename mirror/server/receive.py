@@ -144,7 +144,7 @@ class FormMemory:
             nonlocal claimed
             theirs = self._clients.get(client, 0) + size
             if size > 0 and (self.held + size > self._limit or theirs > self._share):
-                raise Unavailable("Too many forms are being received: come back in a moment.", 5)
+                raise Unavailable("Too many forms are being received: come back in a moment.")
             claimed, self.held, self._clients[client] = claimed + size, self.held + size, theirs
 
         try:

@@ -10,7 +10,8 @@ full disk does not stop a transfer: it goes on without storing the file, with a 
 of its slowest reader.
 """
 
-from mirror.transfer.transfer import TAIL_BYTES, OnHeld, Transfer
+from mirror.transfer.interruptions import NextOrigin, OnHeld, Origin
+from mirror.transfer.transfer import TAIL_BYTES, Transfer
 from mirror.transfer.transfers import Transfers, TransferState
 
-__all__ = ["TAIL_BYTES", "OnHeld", "Transfer", "TransferState", "Transfers"]
+__all__ = ["TAIL_BYTES", "NextOrigin", "OnHeld", "Origin", "Transfer", "TransferState", "Transfers"]

@@ -3,35 +3,44 @@
 import asyncio
 import logging
 import os
-import random
 import secrets
 import time
 import weakref
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from functools import partial
 from pathlib import Path
 
-from mirror.blobs import BlobStore, StoredBlob
-from mirror.blobs.local import CHUNK_BYTES, Reservation, http_date, off_loop, read_at, storage_errors, write_at
-from mirror.errors import DigestMismatch, MirrorError, StorageFull, UpstreamProtocolError, UpstreamUnavailable
+from mirror.blobs import BlobStore
+from mirror.blobs.local import (
+    CHUNK_BYTES,
+    Reservation,
+    create_part,
+    finish_part,
+    http_date,
+    off_loop,
+    read_at,
+    storage_errors,
+    write_at,
+)
+from mirror.errors import (
+    DigestMismatch,
+    MirrorError,
+    NotFound,
+    StorageFull,
+    UpstreamError,
+    UpstreamProtocolError,
+    UpstreamUnavailable,
+)
 from mirror.model import File
 from mirror.transfer.archives import END_BYTES, ArchiveCheck
+from mirror.transfer.interruptions import Interruptions, OnHeld, Origin
 from mirror.upstream import Digests, Stream, Upstream, checkable, parse_url
-
-OnHeld = Callable[[StoredBlob], Awaitable[None]]
-"""Called once the blob is stored and before the last bytes are readable: the catalog writes its row here."""
 
 TAIL_BYTES = 64 * 1024
 """The end of a file that is not readable before it is verified; a file no larger than that is fetched whole first."""
 WINDOW_BYTES = 1024 * 1024
 """The newest part, which is kept in memory so that readers that are up to date need no disk."""
-FRUITLESS_ATTEMPTS = 5
-"""Interruptions in a row, without a byte between them, after which a transfer fails."""
-SLOW_ATTEMPTS = 2
-"""Connections on which an upstream may send too slowly: another one may be quicker."""
-ATTEMPTS = 100
-"""Interruptions in all after which a transfer fails."""
 READER_WAIT_SECONDS = 30.0
 """The time for which a transfer that cannot be stored waits for its slowest reader (or for any)."""
 TRANSFER_SECONDS = 24 * 3600.0
@@ -46,14 +55,13 @@ class Transfer:
     def __init__(
         self, file: File, upstream: Upstream, blobs: BlobStore, limit: int, keeps_unverified: bool = True
     ) -> None:
-        """`limit` is the size of the largest accepted file in bytes.
-
-        `keeps_unverified` is whether a file is stored that no digest of its index verifies.
-        """
+        """`limit`: bytes of the largest accepted file; `keeps_unverified`: store files that no digest verifies."""
         self.file = file
         self.upstream = upstream
         self.listeners: dict[tuple[str, str], OnHeld] = {}
-        """Called once the blob is held; by source and file name."""
+        """Called once the blob is held; by source and file name, those of the source that has delivered it."""
+        self.interruptions = Interruptions()
+        self._source = file.source
         self.storing = True
         """False from the moment that the disk is full."""
         self._reserved: Reservation | None = None
@@ -143,9 +151,7 @@ class Transfer:
         size = min(CHUNK_BYTES, end - start, self._on_disk - start)
         chunk = await read_at(self._fd, start, size) if size > 0 else b""
         if not chunk:  # only a transfer that is not stored loses bytes
-            raise UpstreamUnavailable(
-                f"{self.file.filename} could not be stored for a slow reader: the disk is full.", 5
-            )
+            raise UpstreamUnavailable(f"{self.file.filename} could not be stored for a slow reader: the disk is full.")
         return chunk
 
     # For the server
@@ -193,7 +199,7 @@ class Transfer:
             self._fail(error)
         except Exception:
             logger.exception("fetching %s failed", self.file.filename)
-            self._fail(UpstreamUnavailable(f"{self.file.filename} could not be fetched.", 5))
+            self._fail(UpstreamUnavailable(f"{self.file.filename} could not be fetched."))
         finally:
             self._release()
             self._part.unlink(missing_ok=True)
@@ -201,12 +207,11 @@ class Transfer:
 
     def abandon(self) -> None:
         """Fail for the readers, because the mirror is being stopped."""
-        self._fail(UpstreamUnavailable("The mirror is being stopped.", 5))
+        self._fail(UpstreamUnavailable("The mirror is being stopped."))
         self._notify()
 
     async def _receive(self) -> None:
-        """Read the upstream to the end of the file, over as many connections as necessary."""
-        fruitless = attempts = slow = 0
+        """Read to the end of the file, over as many connections as necessary, perhaps from another origin."""
         while True:
             before = self.received
             try:
@@ -215,23 +220,27 @@ class Transfer:
                     await self._read_stream(stream)
                 if self._size in (None, self.received):
                     return
-                error = UpstreamUnavailable(f"{self._url.host} ended {self.file.filename} before its end.", 5)
+                error: MirrorError = UpstreamUnavailable(f"{self._url.host} ended {self.file.filename} before its end.")
             except UpstreamUnavailable as interruption:
-                if not self._started:
-                    raise
-                if self._size == self.received:
+                if self._started and self._size == self.received:
                     return
-                slow += interruption.cause == "slow"
-                if slow > SLOW_ATTEMPTS:
-                    raise
                 error = interruption
-            fruitless = 1 if self.received > before else fruitless + 1
-            attempts += 1
-            pause = max(random.uniform(0.1, 0.2) * 2**fruitless, self.upstream.pause(self._url))
-            if fruitless > FRUITLESS_ATTEMPTS or attempts > ATTEMPTS or pause > READER_WAIT_SECONDS:
+            except (UpstreamError, NotFound) as refusal:
+                error = refusal
+            if not self._started:
                 raise error
+            blocked = self.upstream.pause(self._url)
+            origin = await self.interruptions.recover(error, self.received > before, blocked, READER_WAIT_SECONDS)
+            if origin is not None:
+                self._go_on_at(origin)
             logger.info("%s continues at byte %d: %s", self.file.filename, self.received, error)
-            await asyncio.sleep(pause)
+
+    def _go_on_at(self, origin: Origin) -> None:
+        self._url = parse_url(origin.file.url)
+        if origin.upstream is not self.upstream:
+            self.upstream, self._source = origin.upstream, origin.file.source
+            self._validator = None  # the digest shows whether both halves belong together
+            self.listeners[origin.file.source, origin.file.filename] = origin.record
 
     def _check_head(self, stream: Stream) -> None:
         """Take size, date and validator from the head of a response. Raises UpstreamProtocolError."""
@@ -276,7 +285,7 @@ class Transfer:
             if self.file.digests.get("sha256") and not self._blobs.disk_space.fits(self.file.size or 0):
                 raise StorageFull("The disk of the mirror is full: free some space, or move data_dir.")
             self._reserved = self._blobs.disk_space.reserve(self.file.size)
-            self._fd = await off_loop(partial(_create, self._part))
+            self._fd = await off_loop(partial(create_part, self._part))
         except StorageFull:
             self.storing = False
         else:
@@ -336,7 +345,7 @@ class Transfer:
 
     def _restart(self, stream: Stream) -> None:
         if self._read_to:
-            raise UpstreamUnavailable(f"{self._url.host} broke off {self.file.filename}, and cannot go on with it.", 5)
+            raise UpstreamUnavailable(f"{self._url.host} broke off {self.file.filename}, and cannot go on with it.")
         if self._check is not None:
             self._check.restart()
         self.received = self._on_disk = self._window_size = 0
@@ -365,10 +374,11 @@ class Transfer:
         self._verified = True
 
     async def _store(self) -> None:
-        await off_loop(partial(_finish, self._fd, self.received, self._date))
+        await off_loop(partial(finish_part, self._fd, self.received, self._date))
         held = await self._blobs.adopt(self._part, self.digest)
         called: set[tuple[str, str]] = set()
-        while waiting := self.listeners.keys() - called:  # more may be added while one is called
+        # More may be added while one is called. A source has the files that it has delivered to their end.
+        while waiting := {key for key in self.listeners if key[0] == self._source} - called:
             for key in waiting:
                 called.add(key)
                 try:
@@ -387,13 +397,3 @@ class Transfer:
         """Wake all that wait for a change."""
         changed, self._changed = self._changed, asyncio.Event()
         changed.set()
-
-
-def _create(path: Path) -> int:
-    with storage_errors():
-        return os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
-
-
-def _finish(fd: int, size: int, date: int) -> None:
-    os.ftruncate(fd, size)  # a restart may have left a longer end
-    os.utime(fd, (date, date))  # so that Last-Modified is the same from now on

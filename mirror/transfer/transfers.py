@@ -10,7 +10,8 @@ import msgspec
 from mirror.blobs import BlobStore
 from mirror.errors import Unavailable
 from mirror.model import File
-from mirror.transfer.transfer import OnHeld, Transfer
+from mirror.transfer.interruptions import NextOrigin, OnHeld
+from mirror.transfer.transfer import Transfer
 from mirror.upstream import Upstream
 
 logger = logging.getLogger(__name__)
@@ -49,21 +50,30 @@ class Transfers:
         self._tasks: dict[asyncio.Task[None], Transfer] = {}
         self._closing = False
 
-    async def open(self, file: File, upstream: Upstream, on_held: OnHeld, early: bool = False) -> tuple[Transfer, bool]:
+    async def open(
+        self,
+        file: File,
+        upstream: Upstream,
+        on_held: OnHeld,
+        early: bool = False,
+        next_origin: NextOrigin | None = None,
+    ) -> tuple[Transfer, bool]:
         """Return the file, which is a Body, and whether a running transfer was joined.
 
         Returns when the upstream has begun to answer, so that its refusal is raised here: NotFound,
         UpstreamUnavailable, UpstreamRefused, UpstreamProtocolError. Small files (64 KiB), and files without a promised
         SHA-256 or any known size, are first fetched whole: then also DigestMismatch and StorageFull. With `early`, the
-        latter are returned once they begin to arrive, without a digest, and perhaps without a size.
+        latter are returned once they begin to arrive, without a digest, and perhaps without a size. `next_origin` is
+        asked where to go on when the upstream fails after that.
         """
         if self._closing:
-            raise Unavailable("The mirror is being stopped.", 5)
+            raise Unavailable("The mirror is being stopped.")
         key = _key(file)
         transfer = self._joinable(key)
         joined = transfer is not None
         if transfer is None:
             transfer = self._start(key, Transfer(file, upstream, self._blobs, self._limit, self.keeps_unverified))
+        transfer.interruptions.next_origin = transfer.interruptions.next_origin or next_origin
         transfer.listeners.setdefault((file.source, file.filename), on_held)
         await transfer.wait_open(early)
         return transfer, joined
