@@ -120,6 +120,12 @@ def listed(**changes: Any) -> Spoil:
 PAGE = "/simple/six-x/"
 FILE = "*.whl"
 
+
+def take_back_but_serve(simulator: Simulator) -> None:
+    line = type(simulator.rubygems.lines[0])
+    simulator.rubygems.lines.append(line("rack", ("-2.0",), simulator.rubygems.md5("rack")))
+
+
 PYPI: dict[str, tuple[Spoil, set[str]]] = {
     "nothing": (lambda simulator: None, set()),
     "HTML only": (mode(html_only=True), {"pypi/json", "pypi/serials"}),
@@ -232,6 +238,8 @@ RUBYGEMS: dict[str, tuple[Spoil, set[str]]] = {
     "no gemspecs": (gem_mode(gemspecs=False), {"rubygems/gemspec"}),
     "a gemspec that is none": (fault("/quick/*", Body(b"no")), {"rubygems/gemspec"}),
     "a gem that is damaged": (fault("/gems/*", Corrupt()), {"rubygems/file-digest"}),
+    "a listed gem without a page": (fault("/info/rake", Status(404)), {"rubygems/listed-page"}),
+    "a yanked gem that can be loaded": (take_back_but_serve, {"rubygems/yanked"}),
     "a gem that is gone": (fault("/gems/*", Status(404)), {"rubygems/file-digest"}),
 }
 
@@ -242,6 +250,13 @@ async def test_the_faults_of_a_python_index_are_named(simulator: Simulator, name
     spoil, expected = PYPI[name]
     spoil(simulator)
     assert failing(await examine("pypi", simulator.url, ExamineOptions(project="Six.X"))) == expected
+
+
+async def test_a_yanked_gem_that_is_gone_is_right(simulator: Simulator) -> None:
+    fill(simulator)
+    simulator.rubygems.yank("rack", "2.0")
+    found = await examine("rubygems", simulator.url, ExamineOptions(project="rack"))
+    assert {one.name for one in found if one.verdict == "ok"} > {"rubygems/yanked", "rubygems/listed-page"}
 
 
 @pytest.mark.parametrize("name", RUBYGEMS)
@@ -274,7 +289,7 @@ async def test_one_project_and_one_gem_stand_for_the_index(simulator: Simulator)
     await examine("rubygems", simulator.url)
     pages = {request.path for request in simulator.requests if request.path.lower().startswith("/simple/project-")}
     assert len({page.lower().strip("/").replace("_", "-") for page in pages}) <= 4
-    assert len({request.path for request in simulator.requests if request.path.startswith("/info/gem-")}) <= 4
+    assert len({request.path for request in simulator.requests if request.path.startswith("/info/gem-")}) <= 8
     assert len(simulator.requests) < 120
     simulator.forget()
     await examine("pypi", simulator.url, ExamineOptions(project="project-7"))

@@ -1,6 +1,7 @@
 """What Ruby clients require of a gem index: `examine` one, and report in the order in which it is read.
 
-index (find it, and choose a gem), checks (the compact index, gems, the legacy index), upload (pushing).
+index (find it, and choose a gem), checks (the compact index, gems, the legacy index),
+agreement (between lists, pages and gems), upload (pushing).
 """
 
 from functools import partial
@@ -10,6 +11,7 @@ from yarl import URL
 from mirror.doctor import Check, ExamineOptions, Finding, IndexClient, Requirement, run
 from mirror.errors import MirrorError
 from mirror.rubygems.doctor import checks
+from mirror.rubygems.doctor.agreement import agreement
 from mirror.rubygems.doctor.index import Subject, choose, find
 from mirror.rubygems.doctor.upload import uploads
 
@@ -47,5 +49,5 @@ async def examine(client: IndexClient, url: URL, options: ExamineOptions) -> lis
 
 
 def _checks(subject: Subject) -> list[Check]:
-    every = (checks.headers, checks.updates, checks.versions, checks.file, checks.legacy, checks.gemspec)
+    every = (checks.headers, checks.updates, checks.versions, checks.file, checks.legacy, checks.gemspec, agreement)
     return [partial(check, subject) for check in every]
