@@ -20,6 +20,8 @@ class LoopLag:
 
     def __init__(self) -> None:
         self.worst = 0.0
+        self.busy = 0.0
+        """The worst of it that this process used a processor for: others that keep the machine busy do not count."""
         self.probes = 0
 
 
@@ -30,9 +32,11 @@ async def loop_lag() -> AsyncIterator[LoopLag]:
 
     async def probe() -> None:
         while True:
-            due = time.perf_counter() + PROBE_SECONDS
+            due, used = time.perf_counter() + PROBE_SECONDS, time.process_time()
             await asyncio.sleep(PROBE_SECONDS)
-            lag.worst, lag.probes = max(lag.worst, time.perf_counter() - due), lag.probes + 1
+            late = time.perf_counter() - due
+            lag.worst, lag.probes = max(lag.worst, late), lag.probes + 1
+            lag.busy = max(lag.busy, min(late, time.process_time() - used))
 
     probing = asyncio.create_task(probe())
     try:
