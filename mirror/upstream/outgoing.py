@@ -29,6 +29,9 @@ from mirror.errors import ConfigError, UpstreamProtocolError
 from mirror.upstream.addresses import AllowedHosts, IPAddress, host_of, is_internal, is_metadata, literal
 from mirror.upstream.proxies import proxies_of
 
+IDLE_SECONDS = 2.5
+"""The longest that a connection waits for another request. What was taken out of service may go on to answer on old
+connections; its 404 would give the names of an internal index to the next one."""
 _HOME_SECONDS = 10.0
 """The longest search for the addresses of the index itself."""
 _MOST_CHECKED = 4096
@@ -112,7 +115,7 @@ class Outgoing:
         """
         if literal(host_of(self._url)) is None:
             return self.connector
-        return partial(aiohttp.TCPConnector, limit=0, ssl=self._trust())
+        return partial(aiohttp.TCPConnector, limit=0, ssl=self._trust(), keepalive_timeout=IDLE_SECONDS)
 
     def _trust(self) -> ssl.SSLContext | bool:
         """Return what TLS connections trust; True stands for aiohttp's context, which is made once for all."""
@@ -227,7 +230,8 @@ class _CheckedConnector(aiohttp.TCPConnector):
     """
 
     def __init__(self, outgoing: Outgoing, trust: ssl.SSLContext | bool) -> None:
-        super().__init__(limit=0, ssl=trust, socket_factory=outgoing.open_socket)  # callers have limits of their own
+        # Callers have limits of their own.
+        super().__init__(limit=0, ssl=trust, socket_factory=outgoing.open_socket, keepalive_timeout=IDLE_SECONDS)
         self._outgoing = outgoing
 
     async def _resolve_host(self, host: str, port: int, traces: Sequence[Trace] | None = None) -> list[ResolveResult]:

@@ -350,3 +350,28 @@ async def test_the_client_of_sync_workers_keeps_the_rules_at_each_hop(file_serve
         assert (await allowed.get(URL(f"{file_server.url}away"), 100)).body == b"secret"
         for client in (worker, allowed):
             client.close()
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "localhost"])
+async def test_a_connection_is_not_used_again_after_a_pause(host: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was taken out of service may go on to answer where it was reached before."""
+    monkeypatch.setattr("mirror.upstream.outgoing.IDLE_SECONDS", 0.05)
+    opened = 0
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal opened
+        opened += 1
+        while await reader.readline():
+            if (await reader.readuntil(b"\r\n\r\n")) is not None:
+                writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
+        writer.close()
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    url = URL(f"http://{host}:{server.sockets[0].getsockname()[1]}/")
+    upstream = Upstream("index", url)
+    for pause in (0.0, 0.2, 0.0):
+        await upstream.get(UpstreamRequest(url=url, limit=100))
+        await asyncio.sleep(pause)
+    assert opened == 2
+    await upstream.close()
+    server.close()
