@@ -20,6 +20,8 @@ from tests.uploading import push, upload
 
 ARCHIVES = sorted((Path(__file__).parent.parent / "data").glob("store-*.tar.xz"))
 HOST = {"Host": "mirror.example"}
+OTHER_STATUSES = {"/info/nothing-here": 404}
+"""What is answered otherwise since: the list that is held of an upstream says what that has, also offline."""
 
 
 @dataclass
@@ -45,6 +47,10 @@ class OldStore:
             self.folder / "data",
             self.settings["repositories"],
             policy=self.settings["policy"],
+            policies={
+                "removed": "hide",
+                "yanked": "serve",
+            },  # as it was for gems, too; where nothing is set, other since
             offline=True,
             allowed_hosts=[HOST["Host"]],
         ) as mirror:
@@ -74,10 +80,11 @@ async def test_every_page_and_every_file_is_byte_for_byte_the_same(old: OldStore
         for answer in old.answers:
             accept = {"Accept": answer["accept"]} if answer["accept"] else {}
             reply = await mirror.get(answer["path"], **HOST, **accept)
-            assert reply.status == answer["status"], answer["path"]
+            status = OTHER_STATUSES.get(answer["path"], answer["status"])
+            assert reply.status == status, answer["path"]
             if reply.status == 200:
                 assert reply.body == old.body(answer), answer["path"]
-            expected = dict(answer["headers"])
+            expected = dict(answer["headers"]) if status == answer["status"] else {}
             if "specs.4.8" in answer["path"]:
                 del expected["Last-Modified"]  # when this process derived it
             assert {name: reply.headers.get(name) for name in expected} == expected, answer["path"]
