@@ -140,7 +140,8 @@ class UpstreamPages:
             return PageState(PageRow(stamp=Stamp(self._clock(), False)), "offline" if self._options.offline else "hit")
         if self._options.offline or freshness is Freshness.HELD:
             if row is None or not row.stamp.found:
-                raise Offline(f"{page.name or 'The list of names'} is not held here, and no upstream may be asked.")
+                why = "this mirror is offline" if self._options.offline else "no upstream may be asked"
+                raise Offline(f"{page.name or 'The list of names'} is not held here, and {why}.")
             return PageState(row, "offline" if self._options.offline else "stale")
         now = self._clock()
         listed = self._listed(page)

@@ -23,7 +23,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Histo
 from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector
 
-from mirror.model import Outcome
+from mirror.model import Outcome, UrlClass
 from mirror.server.facts import RequestKind, ResponseRecord
 from mirror.telemetry.log import AccessLog, request_id
 
@@ -44,6 +44,10 @@ class UpstreamState(msgspec.Struct, frozen=True, kw_only=True):
     upstream: str
     """Its name in the configuration."""
     breaker: Breaker = "closed"
+    paused: Sequence[UrlClass] = ()
+    """The classes of URLs that are not asked for at the moment."""
+    paused_addresses: int = 0
+    """How many single URLs are not."""
     requests: int = 0
     received: int = 0
     """Bytes of bodies."""
@@ -291,12 +295,21 @@ def _upstreams(upstreams: Iterable[UpstreamState]) -> Iterator[Metric]:
     breakers = GaugeMetricFamily(
         "mirror_upstream_breaker_state", "1 for the state that the breaker is in.", labels=[*names, "state"]
     )
+    paused = GaugeMetricFamily(
+        "mirror_upstream_paused", "1 for a class of URLs that is not asked for at the moment.", labels=[*names, "class"]
+    )
+    addresses = GaugeMetricFamily(
+        "mirror_upstream_paused_addresses", "Single URLs that are not asked for at the moment.", labels=names
+    )
     for state in upstreams:
         labels = [state.repository, state.upstream]
+        addresses.add_metric(labels, state.paused_addresses)
+        for kind in get_args(UrlClass):
+            paused.add_metric([*labels, kind], float(kind in state.paused))
         requests.add_metric(labels, state.requests)
         received.add_metric(labels, state.received)
         for cause, number in state.errors.items():
             errors.add_metric([*labels, cause], number)
         for word in get_args(Breaker):
             breakers.add_metric([*labels, word], float(word == state.breaker))
-    yield from (requests, received, errors, breakers)
+    yield from (requests, received, errors, breakers, paused, addresses)

@@ -384,8 +384,9 @@ class Upstream:
 
     def health(self) -> UpstreamHealth:
         """Return the health of the upstream, for people and metrics."""
-        state, retry_in, paused = self._hosts.worst_state(self._clock())
-        return self._traffic.health(self.name, str(self.url), state, retry_in, paused)
+        now = self._clock()
+        addresses = self._hosts.paused_addresses(now)
+        return self._traffic.health(self.name, str(self.url), *self._hosts.worst_state(now), addresses)
 
     async def close(self) -> None:
         """Close all connections. Streams in use break off."""

@@ -326,6 +326,10 @@ class HostPacing(msgspec.Struct):
         paused = {kind: pace.pause.wait(now) for kind, pace in self._classes.items() if pace.pause}
         return {kind: seconds for kind, seconds in paused.items() if seconds}
 
+    def paused_addresses(self, now: float) -> int:
+        """Return how many single addresses pause."""
+        return sum(one.pause is not None and one.pause.wait(now) > 0 for one in self._addresses.values())
+
 
 class Hosts(msgspec.Struct):
     """The memory of the hosts of an upstream; see `HostPacing` for the first three."""
@@ -360,6 +364,10 @@ class Hosts(msgspec.Struct):
             if state != "closed" and (worst[0] == "closed" or seconds > worst[1]):
                 worst = state, seconds
         return *worst, tuple(sorted(classes))
+
+    def paused_addresses(self, now: float) -> int:
+        """Return how many single addresses of all hosts pause."""
+        return sum(host.paused_addresses(now) for host in self.known.values())
 
 
 def _pause(now: float, seconds: float, asked: bool = False) -> Pause:

@@ -104,6 +104,8 @@ class UpstreamHealth(msgspec.Struct, frozen=True, kw_only=True):
     """Seconds until that host is asked again, 0 when it may be asked."""
     paused: tuple[UrlClass, ...] = ()
     """The classes of URLs that pause at any of its hosts."""
+    paused_addresses: int = 0
+    """How many single URLs pause."""
     last_error: str | None
     last_cause: str | None
     """The kind of that error, in one word without names: see `UpstreamError.cause`."""
@@ -128,13 +130,15 @@ class Traffic(msgspec.Struct):
     last_cause: str | None = None
 
     def record_error(self, error: UpstreamError) -> None:
-        """Count an error."""
+        """Count an error; what an upstream did last is why it is not asked."""
         self.causes[error.cause] += 1
+        if error.cause == "paused" and self.last_error is not None:
+            return
         self.last_cause = error.cause
         self.last_error = str(error)
 
     def health(
-        self, name: str, url: str, breaker: BreakerState, retry_in: float, paused: tuple[UrlClass, ...]
+        self, name: str, url: str, breaker: BreakerState, retry_in: float, paused: tuple[UrlClass, ...], addresses: int
     ) -> UpstreamHealth:
         """Return it as the health of the upstream, whose hosts are in that state."""
         return UpstreamHealth(
@@ -143,6 +147,7 @@ class Traffic(msgspec.Struct):
             breaker=breaker,
             retry_in=retry_in,
             paused=paused,
+            paused_addresses=addresses,
             last_error=self.last_error,
             last_cause=self.last_cause,
             requests=self.requests,

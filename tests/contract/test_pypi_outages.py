@@ -106,7 +106,7 @@ async def test_with_upstream_gone_everything_fetched_is_served_without_a_wait(
         assert time.monotonic() - started < PATIENCE + 5
         new = await mirror.get("/simple/unheard-of/")
         assert new.status == 503
-        assert int(new.headers["Retry-After"]) >= 1
+        assert 10 <= int(new.headers["Retry-After"]) <= 30
         assert is_sentence(new)
 
 
@@ -139,6 +139,23 @@ async def test_a_breaker_spares_a_dead_upstream(simulator: Simulator, tmp_path: 
         assert simulator.count() == 3
         (upstream,) = (await mirror.get("/-/status")).json()["upstreams"]
         assert (upstream["state"], upstream["breaker"]) == ("down", "open")
+        assert upstream["paused"] == {"classes": ["page"], "addresses": 0}
+        assert upstream["last_cause"] == "status"
+        metrics = (await mirror.get("/metrics")).text
+        assert f'class="page",repository="pypi",upstream="{upstream["name"]}"}} 1.0' in metrics
+
+
+async def test_one_address_that_is_left_alone_is_seen_and_clients_wait_no_longer_than_said(
+    simulator: Simulator, tmp_path: Path
+) -> None:
+    simulator.inject("/simple/thing/", Status(429, 3600))
+    async with mirroring(tmp_path / "data", simulator, network=patient()) as mirror:
+        for _ in range(2):
+            reply = await mirror.get("/simple/thing/")
+            assert (reply.status, 10 <= int(reply.headers["Retry-After"]) <= 30) == (503, True)
+        (upstream,) = (await mirror.get("/-/status")).json()["upstreams"]
+        assert upstream["paused"] == {"classes": [], "addresses": 1}
+        assert "mirror_upstream_paused_addresses" in (await mirror.get("/metrics")).text
 
 
 async def test_an_upstream_that_comes_back_is_asked_again(simulator: Simulator, tmp_path: Path) -> None:
