@@ -302,6 +302,8 @@ class Format(msgspec.Struct, frozen=True, kw_only=True):
 
     renamed: Callable[[File], File] = _unchanged
     """Returns a file of our own, whose `extra` has its metadata, as it is named by the rules of today."""
+    with_checksum: Callable[[File, str], File] | None = None
+    """Returns a file for which its page has no checksum with this SHA-256; None where pages are left as they are."""
     exclude: Callable[[File, File], bool] = _never
     """Returns whether two of a project's own files cannot both be published, though their names differ."""
 

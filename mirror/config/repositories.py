@@ -53,6 +53,9 @@ class UpstreamSettings(Section):
     forbidden_means_missing: Flag = False
     """Whether it answers 403 for what it does not have, as buckets do whose list is not public. Without it, a 403 is an
     error, except for a file where no login is set."""
+    legacy_checksums: Flag = False
+    """RubyGems: whether gems that are held, and for which its pages have no checksum, are listed with that of the held
+    bytes. Without it, pages list what upstream lists."""
     follow: Flag = False
     """Whether to keep a replica of it, which has to be a mirror like this one: changes there arrive at once."""
     follow_only: Patterns = ()

@@ -95,6 +95,8 @@ class SourceOptions(msgspec.Struct, frozen=True, kw_only=True):
     """The largest page in bytes, decompressed, that is accepted; a format may allow less."""
     offline: bool = False
     """Ask nothing."""
+    legacy_checksums: bool = False
+    """List held files with our checksums where the index has none."""
     clock: Callable[[], float] = time.time
 
 

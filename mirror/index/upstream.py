@@ -5,6 +5,7 @@ from functools import partial
 import msgspec
 
 from mirror.errors import MirrorError, NoSidecar, Offline, UpstreamUnavailable
+from mirror.index.checksums import HeldChecksums
 from mirror.index.freshness import Freshness, fresh_until
 from mirror.index.journal import Journal
 from mirror.index.source import Document, DocumentBody, LoadedNames, NameListing, OpenFile, Outdated, SourceOptions
@@ -35,6 +36,8 @@ class CachedUpstream:
         self.open = files.open
         self.origin = files.origin
         files.renew = self._renew
+        if pages.checksums is not None:
+            files.kept_unvouched = partial(self._kept_unvouched, pages.checksums)
 
     @property
     def outdated(self) -> Outdated:
@@ -78,6 +81,11 @@ class CachedUpstream:
             if await self.pages.gaps.add(project, file, self._options.clock()):
                 self.outdated([project])
             raise
+
+    def _kept_unvouched(self, checksums: HeldChecksums, project: str) -> None:
+        """Look at a page again that lists a checksum of ours from now on."""
+        self.outdated([project])
+        checksums.forget(project)
 
     async def _renew(self, project: str, file: File) -> File | None:
         """Ask for the page of a project anew, and return the entry of a file if nothing but its link has changed."""

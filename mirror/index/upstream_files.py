@@ -65,6 +65,8 @@ class UpstreamFiles:
         self._opening: SingleFlight[tuple[str, str, str | None, bool], OpenFile] = SingleFlight()
         self.renew: Renewal = _no_renewal
         """Set by the source that has the pages: called when the link of a file is refused or gone."""
+        self.kept_unvouched: Callable[[str], None] = lambda project: None
+        """Called with the project when a file is held now for which its page has no checksum."""
         self._remote = RemoteFiles(upstream, memory)
         self._sidecars = UpstreamSidecars(format, upstream, self, blobs, options)
         self.sidecar = self._sidecars.open
@@ -121,6 +123,8 @@ class UpstreamFiles:
 
         async def record(blob: StoredBlob) -> None:
             await self.record(project, file.filename, blob)
+            if "sha256" not in file.digests:
+                self.kept_unvouched(project)
 
         return Origin(file, self._upstream, record)
 

@@ -21,6 +21,7 @@ from mirror.errors import (
     UpstreamUnavailable,
 )
 from mirror.index.cache import BoundedCache, MemoryBudget, SingleFlight
+from mirror.index.checksums import HeldChecksums
 from mirror.index.freshness import CURRENT, Decision, Freshness, decide, fresh_until, stands_in
 from mirror.index.journal import Journal
 from mirror.index.page_changes import PageChanges
@@ -70,6 +71,10 @@ class UpstreamPages:
         self._removals = Removals(self.name, catalog, journal, memory)
         self.gaps = SidecarGaps(self.name, catalog, journal, memory)
         """The files that have no sidecar."""
+        self.checksums: HeldChecksums | None = None
+        """Those of ours that its pages are to show, where that is wanted."""
+        if options.legacy_checksums and format.with_checksum is not None:
+            self.checksums = HeldChecksums(self.name, format.with_checksum, catalog, memory)
         self._lagging: BoundedCache[Page, tuple[str, float]] = BoundedCache(memory)
         """Pages that upstream serves older than its own index lists them: the listed revision, and when we asked."""
         self._asking: SingleFlight[Page, PageState] = SingleFlight()
@@ -113,7 +118,8 @@ class UpstreamPages:
             removed = await self._removals.of(page.name)
         known_gaps = self.gaps.projects
         gaps = await self.gaps.of(page.name) if known_gaps is None or page.name in known_gaps else None
-        if not removed and not gaps and known == state.row.stamp.revision:
+        same = known == state.row.stamp.revision and not (self.checksums and self.checksums.lacks(page.name))
+        if same and not removed and not gaps:
             return Listing(revision=known, until=until, outcome=state.outcome, project=None)
         revision, project = await self._read_project(page, state)
         left: frozenset[str] = frozenset()
@@ -121,6 +127,8 @@ class UpstreamPages:
             revision, project, left = with_removed(revision, project, removed)
         if gaps:
             revision, project = with_gaps(revision, project, gaps)
+        if self.checksums is not None:
+            revision, project = await self.checksums.complete(revision, project)
         return Listing(revision=revision, until=until, outcome=state.outcome, project=project, removed=left)
 
     async def _ask_for_rest(self, page: Page, listing: Listing, known: str) -> Listing:
@@ -218,6 +226,8 @@ class UpstreamPages:
         self.store.forget(Page("project", project) if project else NAMES)
         self._removals.forget(project)
         self.gaps.forget(project)
+        if self.checksums is not None:
+            self.checksums.forget(project)
 
     def _may_have_removed(self, project: str) -> bool:
         """Return whether there may be removed files of a project."""
@@ -226,6 +236,8 @@ class UpstreamPages:
     async def close(self) -> None:
         """Stop what runs in the background."""
         await self.gaps.close()
+        if self.checksums is not None:
+            await self.checksums.close()
         await self._asking.close()
         await self.store.close()
         await self._removals.close()

@@ -81,6 +81,7 @@ FORMAT = Format(
     make_sidecar=_make_sidecar,
     renamed=identity.renamed,
     exclude=identity.exclude,
+    with_checksum=identity.with_checksum,
     package_reader="mirror.rubygems.package",
 )
 """Ruby's documents and files, for the core."""

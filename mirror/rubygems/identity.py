@@ -4,6 +4,8 @@ One rule for the name, whichever way a gem comes: its name, its version, and its
 its content address, if it was built as content-addressed (`gem build --ruby-abi`), which its specification shows: it is
 for a platform, for one Ruby ABI (`~> 3.4.0`), and for RubyGems 4.1 at least. The surprise: the last of the three is
 what counts, since there have always been gems with the first two, which older clients install.
+
+Beside it, `with_checksum` lists a gem of an upstream with the checksum of what is held.
 """
 
 import msgspec
@@ -78,3 +80,15 @@ def exclude(one: File, other: File) -> bool:
     if address_of(one) is None or address_of(other) is None:
         return False  # the file name says it all
     return (one.version, one.platform, abi_of(one)) == (other.version, other.platform, abi_of(other))
+
+
+def with_checksum(file: File, sha256: str) -> File:
+    """Return a gem whose line on `/info` has no checksum with this one."""
+    line = bytes(file.extra.get("line", b"")).rstrip(b"\r")
+    needs, _, facts = line.partition(b"|")
+    if any(fact.startswith(b"checksum:") for fact in facts.split(b",")):
+        return file  # one that no client can read: it stays as it is
+    needs = needs if b" " in needs else needs + b" "
+    line = needs + b"|" + b",".join(filter(None, (b"checksum:" + sha256.encode(), facts)))
+    extra = {**file.extra, "line": line}
+    return msgspec.structs.replace(file, digests={**file.digests, "sha256": sha256}, extra=extra)

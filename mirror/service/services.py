@@ -226,7 +226,7 @@ class Mirror:
             one = self.upstream_indexes.setdefault(key, UpstreamIndex(source.upstream, key, self.catalog, self.clock))
             one.attach_to(source)
             followed.append(one)
-        return PublishedIndex(
+        published = PublishedIndex(
             repository,
             followed,
             self.catalog,
@@ -235,6 +235,10 @@ class Mirror:
             fresh=self.settings.ages(repository.name).fresh,
             clock=self.clock,
         )
+        for source in sources:
+            if source.pages.checksums is not None:
+                source.pages.checksums.changed.append(published.recheck)
+        return published
 
     def _policy_changed(self, name: str, policy: Policy) -> None:
         self.repositories[name].set_policy(policy)
@@ -251,6 +255,7 @@ class Mirror:
             ages=ages(self.settings.ages(name)),
             page_limit=self.settings.pages.max_size,
             offline=self.settings.offline,
+            legacy_checksums=settings.legacy_checksums,
             clock=self.clock,
         )
         return CachedUpstream(

@@ -8,6 +8,7 @@ import base64
 import gzip
 import hashlib
 import json
+import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -34,6 +35,7 @@ class Modes:
     """quick/Marshal.4.8/*.gemspec.rz."""
     json: bool = True
     created_at: bool = True
+    checksums: bool = True
     """Format v2 of /info."""
     etag: bool = True
     digest: Literal["structured", "quoted", "bare"] | None = "structured"
@@ -175,6 +177,8 @@ class RubyGems:
             for gem in self._by_name.get(name, [])
             if not gem.yanked
         ]
+        if not self.modes.checksums:
+            lines = [re.sub(r"checksum:[0-9a-f]{64},?", "", line) for line in lines]
         return self.recorded.get(name, b"---\n") + "".join(lines).encode()
 
     def md5(self, name: str) -> str:

@@ -31,16 +31,12 @@ class ListLosses:
         self._doubt: losses.Doubt | None = None
         """About the last list, while it lacks a great part of ours."""
 
-    async def check(
-        self, known: VersionsMap | None, listed: VersionsMap, least: int = 0, *, has_pages: bool = True
-    ) -> None:
+    async def check(self, known: VersionsMap, listed: VersionsMap, least: int = 0, *, has_pages: bool = True) -> None:
         """Check that a new list does not lack a great part of the known one, unless that is confirmed.
 
         Fewer than `least` gems are no great part. `has_pages`: upstream has a page of each gem. Raises
         UpstreamProtocolError.
         """
-        if known is None:
-            return
         before = await asyncio.to_thread(list, known)
         lost = await asyncio.to_thread(losses.lost, before, listed)
         doubt = None

@@ -264,6 +264,10 @@ class PublishedIndex:
         if self.log is not None:
             self._background.start("named", partial(self._check, self._review.named(self.log.map), Freshness.ANY))
 
+    def recheck(self, name: str) -> None:
+        """Have a page checked although upstream's list says nothing new of it."""
+        self._local.schedule(name, 0.0)
+
     def _page_changed(self, name: str) -> None:
         if name in self._local.due:
             self._local.mark_due(name)

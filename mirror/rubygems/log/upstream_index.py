@@ -218,7 +218,7 @@ class UpstreamIndex:
                 known = self.map or VersionsMap()
                 await self._check_size(tail, grown.size)
                 listed = await asyncio.to_thread(known.grown, tail)
-                await self._losses.check(self.map, listed, losses.LIST.least)
+                await self._losses.check(known, listed, losses.LIST.least)
                 await self._logs.append(self._log_name, tail)
                 if await self._logs.chunks(self._log_name) > MOST_CHUNKS:
                     await self._logs.replace(self._log_name, [await self._logs.read(self._log_name)])
@@ -229,7 +229,8 @@ class UpstreamIndex:
             case Replace(body, fetched):
                 await self._check_size(body, fetched.size)
                 listed = await asyncio.to_thread(parse_versions, body)
-                await self._losses.check(self.map, listed)
+                if self.map is not None:
+                    await self._losses.check(self.map, listed)
                 await self._keep_names(listed)
                 await self._logs.replace(self._log_name, [body])
                 self._copy, self._legacy = fetched, False
@@ -288,7 +289,8 @@ class UpstreamIndex:
         if specs is None:
             return False
         listed = await asyncio.to_thread(map_from_specs, *(response.body for response in specs))
-        await self._losses.check(self.map, listed, has_pages=False)
+        if self.map is not None:
+            await self._losses.check(self.map, listed, has_pages=False)
         for name in listed if self.map is not None and self._legacy else ():
             # The MD5 of a page that was made before stays right while the versions are the same.
             if self.map is not None and self.map.versions(name) == listed.versions(name):
