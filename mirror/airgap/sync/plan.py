@@ -100,6 +100,8 @@ class _InputPlan:
         self._unavailable: dict[str, str] = {}
         """Project → why its page could not be had."""
         self._slots = asyncio.Semaphore(PAGES_AT_ONCE)
+        self._selecting = asyncio.Lock()
+        """One thread selects at a time: more would only wait for each other."""
 
     async def files(self) -> list[SyncFile]:
         """Return the files that the input needs."""
@@ -110,24 +112,30 @@ class _InputPlan:
             what = f"the index of {self._input.repository}"
             self.problems.append(Problem(what=what, reason=reason_of(error)))
         for requirements, targets in await self._decided():
-            selector = Selector(requirements, targets, sdists=self._input.sdists)
+            selector = await asyncio.to_thread(Selector, requirements, targets, sdists=self._input.sdists)
             self.problems += map(self._problem, selector.missing)
-            for files, missing in await asyncio.gather(*(self._select(selector, name) for name in selector.projects)):
-                self.problems += map(self._problem, missing)
+            for files, problems in await asyncio.gather(*(self._select(selector, name) for name in selector.projects)):
+                self.problems += problems
                 found += files
         return found
 
-    async def _select(self, selector: Selector, name: str) -> tuple[Sequence[SyncFile], Sequence[MissingItem]]:
+    async def _select(self, selector: Selector, name: str) -> tuple[Sequence[SyncFile], Sequence[Problem]]:
         """Return what is needed of a project, and what it lacks."""
         if name not in self._views and name not in self._unavailable:
             await self._read(name)
-        view = self._views.get(name)
-        selection = selector.select(name, view.project if view else None)
-        files = [SyncFile(repository=self._input.repository, project=name, file=file) for file in selection.files]
+        async with self._selecting:
+            files, problems = await asyncio.to_thread(self._choose, selector, name)
         new = [file for file in files if file.key not in self._reported]
         self._reported.update(file.key for file in new)
         await self._on_found(new)
-        return files, selection.missing
+        return files, problems
+
+    def _choose(self, selector: Selector, name: str) -> tuple[Sequence[SyncFile], Sequence[Problem]]:
+        """Return what is needed of a project, and what it lacks. Blocking: a page may list 100,000 files."""
+        view = self._views.get(name)
+        selection = selector.select(name, view.project if view else None)
+        files = [SyncFile(repository=self._input.repository, project=name, file=file) for file in selection.files]
+        return files, [self._problem(missing) for missing in selection.missing]
 
     async def _decided(self) -> list[tuple[RequirementSet, tuple[Target, ...]]]:
         """Return what is to be selected for which targets: a lock as it stands, anything else resolved."""
@@ -138,7 +146,7 @@ class _InputPlan:
         if not self._input.dependencies:
             return [(requirements if names else _newest(requirements), targets)]
         # An unknown project is reported for the line that names it; because of it a resolver would give up the rest.
-        await self._read_all(_projects(requirements, targets))
+        await self._read_all(await asyncio.to_thread(_projects, requirements, targets))
         unknown = requirements if names else _part(requirements, lambda project: project not in self._views)
         decided = [(unknown, targets)]
         known = _part(requirements, lambda project: project in self._views)
