@@ -23,14 +23,18 @@ def main(name: str, count: int, seed: int) -> None:
         began = time.monotonic()
         with Progress(transient=True) as progress:
             task = progress.add_task(fuzzer.name, total=count + len(fuzzer.corpus()))
-            failures = asyncio.run(run(fuzzer, count, seed, lambda: progress.advance(task)))  # noqa: B023
-        for failure in failures:
+            result = asyncio.run(run(fuzzer, count, seed, lambda: progress.advance(task)))  # noqa: B023
+        for failure in result.failures:
             path = CORPUS / fuzzer.name / hashlib.sha256(failure.data).hexdigest()[:12]
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(failure.data)
             print(f"{path}: {failure.text}")
-        print(f"{fuzzer.name}: {count} inputs, seed {seed}: {len(failures)} failed, {time.monotonic() - began:.0f} s")
-        failed += len(failures)
+        took = time.monotonic() - began
+        print(
+            f"{fuzzer.name}: {count} inputs, seed {seed}: {len(result.failures)} failed,"
+            f" {result.share:.0%} understood, {took:.0f} s"
+        )
+        failed += len(result.failures)
     sys.exit(1 if failed else 0)
 
 

@@ -19,8 +19,11 @@ SILENT_SECONDS = 30.0
 TEXT_CHARACTERS = 3000
 """Characters of an error's text that are kept: its end."""
 
-Check = Callable[[bytes], Awaitable[None]]
-"""Checks one input; raises AssertionError, or whatever the code under test should not have raised."""
+Check = Callable[[bytes], Awaitable[bool]]
+"""Checks one input, and returns whether it was understood, so that what lies behind the parser was tested too.
+
+It raises AssertionError, or whatever the code under test should not have raised.
+"""
 
 
 @dataclass(frozen=True)
@@ -48,13 +51,27 @@ class FuzzFailure:
     text: str
 
 
-def target(check: Callable[[bytes], None]) -> Callable[[], AbstractAsyncContextManager[Check]]:
+@dataclass
+class FuzzResult:
+    """What came of many inputs."""
+
+    failures: list[FuzzFailure]
+    checked: int = 0
+    understood: int = 0
+
+    @property
+    def share(self) -> float:
+        """The share of the inputs that was understood."""
+        return self.understood / max(1, self.checked)
+
+
+def target(check: Callable[[bytes], bool]) -> Callable[[], AbstractAsyncContextManager[Check]]:
     """Return a target for code that needs nothing to be opened."""
 
     @asynccontextmanager
     async def opened():  # type: ignore[no-untyped-def]
-        async def run(data: bytes) -> None:
-            check(data)
+        async def run(data: bytes) -> bool:
+            return check(data)
 
         yield run
 
@@ -72,20 +89,21 @@ def inputs(fuzzer: Fuzzer, count: int, seed: int) -> Iterator[bytes]:
 
 async def run(
     fuzzer: Fuzzer, count: int, seed: int, report: Callable[[], None] = lambda: None, most: int = 5
-) -> list[FuzzFailure]:
-    """Check `count` inputs and return what failed, at most `most` of them; `report` is called after each input."""
-    failures: list[FuzzFailure] = []
+) -> FuzzResult:
+    """Check `count` inputs until `most` of them failed; `report` is called after each input."""
+    result = FuzzResult([])
     async with fuzzer.target() as check:
         for data in inputs(fuzzer, count, seed):
             began = time.process_time()
             try:
                 async with asyncio.timeout(SILENT_SECONDS):
-                    await check(data)
+                    result.understood += await check(data)
                 took = time.process_time() - began
                 assert took < SLOW_SECONDS, f"it took {took:.1f} s of processor time"
             except Exception:
-                failures.append(FuzzFailure(data, traceback.format_exc()[-TEXT_CHARACTERS:]))
-                if len(failures) == most:
+                result.failures.append(FuzzFailure(data, traceback.format_exc()[-TEXT_CHARACTERS:]))
+                if len(result.failures) == most:
                     break
+            result.checked += 1
             report()
-    return failures
+    return result

@@ -61,14 +61,14 @@ async def _opened() -> AsyncIterator[Check]:
         url=str(url), authorization=None, user_agent="fuzz", ca_file=None, connect_timeout=5, read_timeout=5
     )
 
-    async def check(data: bytes) -> None:
+    async def check(data: bytes) -> bool:
         nonlocal sent
         sent = data
         client = SmallFileClient(upstream)
         try:
             lean = await client.get(url, LIMIT_BYTES)
         except MirrorError:
-            return  # it leaves the file to the ordinary client
+            return False  # it leaves the file to the ordinary client
         finally:
             client.close()
         assert len(lean.body) <= LIMIT_BYTES
@@ -76,8 +76,10 @@ async def _opened() -> AsyncIterator[Check]:
             async with aiohttp.ClientSession(auto_decompress=False) as session, session.get(url) as response:
                 ordinary = await response.read()
         except aiohttp.ClientError:
-            return  # what follows a whole response is an error to it; bodies are compared with their digests anyway
+            # What follows a whole response is an error to it; bodies are compared with their digests anyway.
+            return True
         assert (lean.status, lean.body) == (response.status, ordinary)
+        return True
 
     async with server:
         yield check

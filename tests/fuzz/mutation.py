@@ -1,6 +1,7 @@
 """Mutations of inputs: small changes, repetitions, pieces of other inputs. The random numbers are an argument."""
 
 import json
+import re
 from collections.abc import Callable, Sequence
 from random import Random
 
@@ -8,6 +9,9 @@ MOST_BYTES = 48 << 10
 """Bytes that an input has at most."""
 
 _NUMBERS = (b"0", b"-1", b"1", b"255", b"65536", b"2147483648", b"9223372036854775808", b"1e400", b"9" * 400, b"0x10")
+_VALUE = re.compile(rb"(?<=[:=,|&; ])[^\n:=,|&; ]+")
+"""A value in a line: of a header, of YAML, of a lock file, of the compact index."""
+_QUOTED = re.compile(rb"(?<=\")[^\"\n]*(?=\")|(?<=')[^'\n]*(?=')")
 _ODD = (
     b"",
     b"\0",
@@ -91,6 +95,8 @@ class Mutator:
         self._seeds = [seed[:MOST_BYTES] for seed in seeds]
         self._words = [*words, *_ODD]
         self._random = random
+        # Lengths and places in a binary format go on being right.
+        self._keeping_lengths = (self._flip, self._set, self._overwrite)
         self._changes: tuple[Callable[[bytes], bytes], ...] = (
             self._flip,
             self._set,
@@ -106,6 +112,10 @@ class Mutator:
             self._noise,
             self._nest,
             self._double_line,
+            self._indent,
+            self._value,
+            self._value,
+            self._quoted,
             self._json,
             self._json,
             self._json,
@@ -114,8 +124,13 @@ class Mutator:
     def next(self) -> bytes:
         """Return the next input."""
         data = self._random.choice(self._seeds)
-        for _ in range(min(12, 1 + int(self._random.expovariate(0.5)))):
-            data = self._random.choice(self._changes)(data)[:MOST_BYTES]
+        chance = self._random.random()
+        if chance < 0.4 and data[1:2] in (b"{", b"["):
+            return self._json(data)[:MOST_BYTES]
+        changes = self._keeping_lengths if chance < 0.4 else self._changes
+        # Of a short input nothing is left after many changes.
+        for _ in range(min(12, 1 + int(self._random.expovariate(0.5)), 1 + len(data) // 100)):
+            data = self._random.choice(changes)(data)[:MOST_BYTES]
         return data
 
     def _slice(self, data: bytes, longest: int = 64) -> tuple[int, int]:
@@ -132,6 +147,12 @@ class Mutator:
     def _set(self, data: bytes) -> bytes:
         at = self._random.randint(0, len(data))
         return data[:at] + bytes([self._random.choice((0, 10, 13, 32, 127, 128, 255))]) + data[at + 1 :]
+
+    def _overwrite(self, data: bytes) -> bytes:
+        start, stop = self._slice(data, 8)
+        other, _ = self._slice(data)
+        new = data[other : other + stop - start]
+        return data[:start] + new + data[start + len(new) :]
 
     def _delete(self, data: bytes) -> bytes:
         start, stop = self._slice(data)
@@ -170,7 +191,8 @@ class Mutator:
         end = at
         while end < len(data) and 48 <= data[end] < 58:
             end += 1
-        return data[:at] + self._random.choice(_NUMBERS) + data[end:]
+        number = str(self._random.randint(0, 1 << 17)).encode()
+        return data[:at] + self._random.choice((*_NUMBERS, *[number] * 4)) + data[end:]
 
     def _cut(self, data: bytes) -> bytes:
         return data[: self._random.randint(0, len(data))]
@@ -193,13 +215,37 @@ class Mutator:
         lines.insert(self._random.randint(0, len(lines)), line)
         return b"\n".join(lines)
 
+    def _indent(self, data: bytes) -> bytes:
+        lines = data.split(b"\n")
+        at = self._random.randrange(len(lines))
+        lines[at] = b" " * self._random.randint(0, 8) + lines[at].lstrip(b" ")
+        return b"\n".join(lines)
+
+    def _value(self, data: bytes) -> bytes:
+        return self._exchange(data, _VALUE)
+
+    def _quoted(self, data: bytes) -> bytes:
+        return self._exchange(data, _QUOTED)
+
+    def _exchange(self, data: bytes, pattern: re.Pattern[bytes]) -> bytes:
+        """Put another value, a word, or many of itself, where the pattern finds one."""
+        found = [match.span() for match in pattern.finditer(data[1:4096])]
+        if not found:
+            return self._flip(data)
+        start, stop = (1 + at for at in self._random.choice(found))
+        other, end = (1 + at for at in self._random.choice(found))
+        new = self._random.choice(
+            (data[other:end], data[other:end], self._random.choice(self._words), data[start:stop] * 2, b"x" * 300)
+        )
+        return data[:start] + new + data[stop:]
+
     def _json(self, data: bytes) -> bytes:
         """Change values of a JSON document behind the first byte; most other changes leave none that can be read."""
         try:
             document = json.loads(data[1:])
         except (ValueError, RecursionError):
             return self._flip(data)
-        for _ in range(self._random.randint(1, 4)):
+        for _ in range(1 + int(self._random.expovariate(1))):
             document = self._changed(document)
         return data[:1] + json.dumps(document).encode()
 
