@@ -167,6 +167,12 @@ class RepositorySettings(Section):
         """Whether every name that its first upstream never had is asked of the next one, whatever the name is."""
         return len(self.upstreams) > 1 and not self.private and not self.union
 
+    @model_validator(mode="after")
+    def _checksums_of_gems(self) -> Self:
+        if self.format == "pypi" and any(upstream.legacy_checksums for upstream in self.upstreams):
+            raise ValueError("has an upstream with legacy_checksums, which is for RubyGems alone")
+        return self
+
     @field_validator("upstreams")
     @classmethod
     def _names_differ(cls, upstreams: tuple[UpstreamSettings, ...]) -> tuple[UpstreamSettings, ...]:

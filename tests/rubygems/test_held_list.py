@@ -10,6 +10,8 @@ from typing import Any
 
 import pytest
 
+from mirror.model import File
+from mirror.rubygems import pages
 from tests.builders import gem
 from tests.serving import Serving, serving
 from tests.simulator import Fault, Instead, Simulator, Stall, Status
@@ -254,6 +256,28 @@ async def test_no_cache_asks_for_a_page_although_the_list_has_its_digest(simulat
         for headers, asked in (({}, 1), ({}, 1), ({"Cache_Control": "no-cache"}, 2)):
             assert (await mirror.get("info/rack", **headers)).status == 200
             assert simulator.count("GET", "/info/rack") == asked
+
+
+async def test_a_page_that_cannot_be_rendered_leaves_the_stored_one(
+    simulator: Simulator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    simulator.push(gem("rack", "3.0"))
+    only = {"rubygems": {"format": "rubygems", "upstreams": [simulator.url]}}
+    async with serving(tmp_path / "data", only) as mirror:
+        await poll(mirror)
+        before = await mirror.get("info/rack")
+
+        def fail(file: File) -> bytes:
+            if file.version == "3.1":
+                raise ValueError(file.version)
+            return info_line(file)
+
+        info_line = pages.info_line
+        monkeypatch.setattr(pages, "info_line", fail)
+        simulator.push(gem("rack", "3.1"))
+        await poll(mirror)
+        assert ((after := await mirror.get("info/rack")).status, after.body) == (200, before.body)
+        assert simulator.count("GET", "/info/rack") > 1
 
 
 async def test_a_list_that_loses_a_great_part_at_once_is_believed_after_some_minutes(

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from mirror.config.repositories import RepositorySettings
 from mirror.model import File
 from mirror.rubygems.identity import with_checksum
 from mirror.rubygems.pages import info_line, revision
@@ -62,6 +63,12 @@ async def test_a_held_gem_is_listed_with_our_checksum_where_that_is_wanted(
         assert body.count(b"checksum") == wanted
     async with serving(tmp_path / "data", settings(simulator, wanted)) as mirror:
         assert await pages(mirror) == (body, True)
+
+
+def test_the_setting_is_for_gems_alone() -> None:
+    upstream = {"url": "https://index.example/simple/", "legacy_checksums": True}
+    with pytest.raises(ValueError, match="for RubyGems alone"):
+        RepositorySettings.model_validate({"format": "pypi", "upstreams": [upstream]})
 
 
 async def test_pages_with_all_checksums_stay_as_upstream_wrote_them(simulator: Simulator, tmp_path: Path) -> None:
