@@ -20,6 +20,8 @@ from tests.uploading import push, upload
 
 ARCHIVES = sorted((Path(__file__).parent.parent / "data").glob("store-*.tar.xz"))
 HOST = {"Host": "mirror.example"}
+POLICIES = {"removed": "hide", "yanked": "serve"}
+"""What no settings meant then; gems are another matter since."""
 OTHER_STATUSES = {"/info/nothing-here": 404}
 """What is answered otherwise since: the list that is held of an upstream says what that has, also offline."""
 
@@ -47,10 +49,7 @@ class OldStore:
             self.folder / "data",
             self.settings["repositories"],
             policy=self.settings["policy"],
-            policies={
-                "removed": "hide",
-                "yanked": "serve",
-            },  # as it was for gems, too; where nothing is set, other since
+            policies=POLICIES,
             offline=True,
             allowed_hosts=[HOST["Host"]],
         ) as mirror:
