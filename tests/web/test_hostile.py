@@ -96,7 +96,7 @@ async def test_what_stands_in_the_journal_is_shown_as_text(mirror: Serving) -> N
 async def test_what_an_upstream_and_a_token_are_called_is_shown_as_text(mirror: Serving, text: str) -> None:
     (one, *_) = mirror.mirror.upstreams.values()
     one.name = text
-    one._last_error = str(UpstreamUnavailable(f"{text} does not answer"))
+    one._traffic.record_error(UpstreamUnavailable(f"{text} does not answer"))
     moving = TransferState(filename=text, source=text, size=10, received=5, readers=1, seconds=1.0, stored=False)
     page = html.render_page(
         make_mocked_request("GET", "/-/state/"),
