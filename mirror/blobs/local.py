@@ -15,7 +15,7 @@ from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from email.utils import formatdate
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -266,12 +266,16 @@ class LocalBlobs:
         await off_loop(move)
 
     async def walk(self) -> AsyncIterator[StoredBlob]:
+        from mirror.blobs.listing import blobs_in  # which uses this module
+
         for shard in await off_loop(lambda: sorted(self.root.iterdir())):
-            for held in await off_loop(lambda shard=shard: _blobs_of(shard)):  # type: ignore[misc]
+            for held in await off_loop(partial(blobs_in, shard)):
                 yield held
 
     async def clean_incoming(self) -> int:
-        return await off_loop(lambda: sum(_remove(path) for path in self.incoming.iterdir()))
+        from mirror.blobs.listing import remove_files  # which uses this module
+
+        return await off_loop(partial(remove_files, self.incoming))
 
     def _path(self, digest: str) -> Path:
         return self.root / check_digest(digest)[:2] / digest
@@ -360,30 +364,9 @@ def _short(label: Sequence[str]) -> bytes:
     return hashlib.sha256("\0".join(label).encode()).hexdigest()[:32].encode()
 
 
-def _blobs_of(shard: Path) -> list[StoredBlob]:
-    found = []
-    if shard.is_dir():
-        with os.scandir(shard) as entries:
-            for entry in entries:
-                try:
-                    digest, stat = check_digest(entry.name), entry.stat(follow_symlinks=False)
-                except (MissingBlob, FileNotFoundError):
-                    continue  # not a blob, or just deleted
-                found.append(StoredBlob(digest=digest, size=stat.st_size, stored=stat.st_ctime))
-    return found
-
-
 def _move_if_there(path: Path, target: Path) -> None:
     with suppress(FileNotFoundError):
         path.rename(target)
-
-
-def _remove(path: Path) -> bool:
-    try:
-        path.unlink(missing_ok=True)
-    except IsADirectoryError:
-        return False
-    return True
 
 
 def check_digest(digest: str) -> str:

@@ -13,7 +13,7 @@ from typing import IO, TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import click
 
-from mirror.cli.output import say_marked
+from mirror.cli.output import say, say_marked
 from mirror.errors import Invalid
 
 if TYPE_CHECKING:
@@ -173,7 +173,7 @@ class SyncSelection(NamedTuple):
         locks = [read(Path(one)) for one in files]
         for lock in locks:
             for warning in lock.warnings:
-                click.echo(f"mirror: {lock.name}: {warning}", err=True)
+                say(f"mirror: {lock.name}: {warning}", err=True)
         return [*locks, *(named(names, newest) if names else ())]
 
 
