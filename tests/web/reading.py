@@ -33,7 +33,7 @@ def sound(reply: Reply) -> LexborHTMLParser:
     assert policy.startswith("default-src 'none';")
     assert "unsafe" not in policy
     assert reply.headers["X-Content-Type-Options"] == "nosniff"
-    assert reply.headers["Referrer-Policy"] == "no-referrer"
+    assert reply.headers["Referrer-Policy"] == "same-origin"
     assert "public" not in reply.headers["Cache-Control"]
     tree = LexborHTMLParser(reply.text)
     for node in tree.css("*"):

@@ -7,6 +7,8 @@ import pytest
 from axe_playwright_python.async_playwright import Axe
 from playwright.async_api import Browser
 
+from mirror.auth.passwords import hash_password
+from mirror.catalog import User
 from tests.builders import wheel
 from tests.serving import Serving, repositories, serving
 from tests.simulator import Simulator
@@ -131,3 +133,58 @@ async def test_nothing_that_an_author_wrote_runs(mirror: Serving, chromium: Brow
             assert await page.locator("script").count() == 1
             assert await page.locator("img").count() == 0
         assert viewer.faults == []
+
+
+FETCHES = """
+async ([page, file]) => {
+    const names = await (await fetch(page, {headers: {Accept: "application/vnd.pypi.simple.v1+json"}})).json()
+    const part = await (await fetch(file, {headers: {Range: "bytes=0-3"}})).arrayBuffer()
+    return [names.name, new TextDecoder().decode(part.slice(0, 2))]
+}
+"""
+
+
+async def test_a_page_of_another_origin_reads_what_everyone_may_read_and_nothing_else(
+    simulator: Simulator, chromium: Browser, tmp_path: Path
+) -> None:
+    simulator.publish(wheel("six", "1.0"))
+    paths = ["simple/six/", "packages/six/six-1.0-py3-none-any.whl"]
+    closed = {"rules": [{"read": ["authenticated"]}]}
+    async with (
+        serving(tmp_path / "other", repositories(simulator)) as other,
+        serving(tmp_path / "open", repositories(simulator)) as everyone,
+        serving(tmp_path / "closed", repositories(simulator), auth=closed) as members,
+    ):
+        context = await chromium.new_context()
+        page = await context.new_page()
+        await page.goto(f"{other.url}health")  # which no policy of ours keeps from fetching
+        assert await page.evaluate(FETCHES, [everyone.url + path for path in paths]) == ["six", "PK"]
+        token = await make_token(members, ["read"])
+        for headers in ("{}", f"{{headers: {{Authorization: 'Bearer {token}'}}}}"):
+            for path in paths:
+                refused = f"fetch('{members.url}{path}', {headers}).then(() => 'read', (error) => error.name)"
+                assert await page.evaluate(refused) == "TypeError", f"{path} {headers}"
+        uploads = f"fetch('{everyone.url}legacy/', {{method: 'POST', body: 'x'}}).then(() => 'sent', (e) => e.name)"
+        assert await page.evaluate(uploads) == "TypeError"
+        await context.close()
+
+
+async def test_the_page_to_sign_in_is_sound_and_signs_in(
+    simulator: Simulator, chromium: Browser, tmp_path: Path
+) -> None:
+    simulator.publish(wheel("six", "1.0"))
+    closed = {"rules": [{"read": ["authenticated"]}]}
+    async with serving(tmp_path / "data", repositories(simulator), auth=closed) as members:
+        await members.mirror.catalog.accounts.add_user(User(name="rita", password=hash_password("correct horse")))
+        for scheme, size in (("light", DESK), ("dark", PHONE)):
+            async with open_viewer(chromium, members.url, scheme=scheme, size=size) as viewer:  # type: ignore[arg-type]
+                page = await viewer.open("-/signin")
+                assert await page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+                assert serious((await Axe().run(page)).response) == []
+                await page.get_by_label("Name").fill("rita")
+                await page.get_by_label("Password").fill("correct horse")
+                await page.keyboard.press("Enter")
+                await page.wait_for_url("**/-/projects/")
+                assert "Signed in as rita" in await page.inner_text("footer")
+                assert serious((await Axe().run(page)).response) == []
+                assert viewer.faults == []
