@@ -7,7 +7,7 @@ it as well. What upstream has been seen to have removed one by one does not coun
 The surprise: the doubt is the caller's to keep, and may be forgotten at any time; then it only lasts longer.
 """
 
-from collections.abc import Collection, Container
+from collections.abc import Callable, Collection, Container
 
 import msgspec
 
@@ -73,3 +73,19 @@ def doubt(known: Doubt | None, lost: int, of: int, now: float, tolerance: Tolera
     if now - known.since >= CONFIRMED_AFTER_SECONDS:
         return None
     return Doubt(since=known.since, lost=lost, of=of)
+
+
+class Doubts:
+    """The doubts about several things, as they are now, with a clock."""
+
+    def __init__(self, tolerance: Tolerance, clock: Callable[[], float]) -> None:
+        self._tolerance = tolerance
+        self._clock = clock
+        self._known: dict[str, Doubt] = {}
+
+    def believe(self, what: str, lost: int, of: int) -> bool:
+        """Return whether it is believed that so many parts of something are gone, of so many; remember a doubt."""
+        doubted = doubt(self._known.pop(what, None), lost, of, self._clock(), self._tolerance)
+        if doubted is not None:
+            self._known[what] = doubted
+        return doubted is None

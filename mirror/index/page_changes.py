@@ -1,18 +1,20 @@
 """What it means that a page has changed: which files and names are gone, and whether that is to be believed yet.
 
 The surprise: a page that lost a great part is refused here like one that does not parse, until a second answer minutes
-later says the same (`losses`), so that what is stored goes on. And an HTML page without any file never replaces a JSON
-page that has some: an index that speaks JSON does not stop to, but portals and maintenance pages speak HTML.
+later says the same (`losses`), so that what is stored goes on; a list of names is believed at once where pages of the
+lost ones are gone as well. And an HTML page without any file never replaces a JSON page that has some: an index that
+speaks JSON does not stop to, but portals and maintenance pages speak HTML.
 """
 
 import logging
-from collections.abc import Collection, Container
+from collections.abc import Awaitable, Callable
 
 from mirror.catalog import Claims, PageRow
 from mirror.errors import UpstreamProtocolError
 from mirror.index.cache import BoundedCache, MemoryBudget
-from mirror.index.losses import CONFIRMED_AFTER_SECONDS, LIST, PAGE, Doubt, Tolerance, doubt, lost
+from mirror.index.losses import CONFIRMED_AFTER_SECONDS, LIST, PAGE, Doubt, Tolerance, doubt, is_great, lost
 from mirror.index.page_reader import PageReader
+from mirror.index.page_samples import pages_are_gone
 from mirror.index.page_store import PageStore, warn_if_full
 from mirror.index.removals import Removals
 from mirror.model import Names, Page, Project, UpstreamResponse
@@ -31,7 +33,10 @@ class PageChanges:
         removals: Removals,
         claims: Claims,
         memory: MemoryBudget,
+        has_page: Callable[[str], Awaitable[bool]],
     ) -> None:
+        """`has_page` asks upstream whether it has a page of a project. Raises MirrorError where that is not known."""
+        self._has_page = has_page
         self._source = source
         self._store = store
         self._reader = reader
@@ -59,7 +64,8 @@ class PageChanges:
             )
         if old is not None and not listed and after.status != "quarantined":
             names = {file.filename for file in after.files}
-            self._believe(page, [file.filename for file in old.files], names, now, PAGE)
+            gone = lost([file.filename for file in old.files], names)
+            self._believe(page, len(gone), len(old.files), now, PAGE)
         await self._compare(page, old, after, now)
 
     async def check_missing(self, page: Page, now: float) -> None:
@@ -72,20 +78,22 @@ class PageChanges:
         if known and (self._names == 0 or len(after.serials) < self._names):
             old = await self._stored_names(page)
             if old is not None:
-                gone = self._believe(page, old.serials, after.serials, now, LIST)
+                gone = lost(old.serials, after.serials)
+                great = is_great(len(gone), len(old.serials), LIST)
+                if great and await pages_are_gone(gone, after.serials, self._has_page):
+                    self._doubts.forget(page)
+                else:
+                    self._believe(page, len(gone), len(old.serials), now, LIST)
                 with warn_if_full("which names upstream no longer lists"):
                     await self._claims.add(self._source, gone, now)
         self._names = len(after.serials)
 
-    def _believe(
-        self, page: Page, before: Collection[str], after: Container[str], now: float, tolerance: Tolerance
-    ) -> list[str]:
-        """Return what is gone. Raises UpstreamProtocolError when that is so much that it is not believed yet."""
-        gone = lost(before, after)
-        doubted = doubt(self._doubts.value(page), len(gone), len(before), now, tolerance)
+    def _believe(self, page: Page, gone: int, of: int, now: float, tolerance: Tolerance) -> None:
+        """Raise UpstreamProtocolError when so many things of so many are gone that it is not believed yet."""
+        doubted = doubt(self._doubts.value(page), gone, of, now, tolerance)
         if doubted is None:
             self._doubts.forget(page)
-            return gone
+            return
         self._doubts.put(page, doubted)
         raise UpstreamProtocolError(
             f"{self._source} no longer lists {doubted} {'files of ' + page.name if page.name else 'projects'}; the"

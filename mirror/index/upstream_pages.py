@@ -81,7 +81,9 @@ class UpstreamPages:
         self._overdue: set[Page] = set()
         """Pages that upstream has been asked for longer than a client with a stored one is kept waiting."""
         self._serials = NewerSerials(self.name, catalog)
-        self._changes = PageChanges(self.name, self.store, self._reader, self._removals, catalog.claims, memory)
+        self._changes = PageChanges(
+            self.name, self.store, self._reader, self._removals, catalog.claims, memory, self._has_page
+        )
 
     async def project(self, name: str, freshness: Freshness = Freshness.USUAL, known: str = "") -> Listing:
         """Return what upstream lists of a project; see `Source.project`."""
@@ -291,6 +293,14 @@ class UpstreamPages:
 
     def _too_slow(self) -> UpstreamUnavailable:
         return UpstreamUnavailable(f"{self.upstream.name} is taking too long to answer.")
+
+    async def _has_page(self, name: str) -> bool:
+        """Ask upstream whether it has a page of a project; nothing is stored."""
+        try:
+            await self.upstream.get(self._format.request_for(self.upstream.url, Page("project", name)))
+        except NotFound:
+            return False
+        return True
 
     async def _refresh(self, page: Page, row: PageRow) -> PageState:
         """Ask for a page while the stored one is served; the next request sees what came of it."""

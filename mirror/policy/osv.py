@@ -86,6 +86,8 @@ class OsvIndex(msgspec.Struct, frozen=True, kw_only=True):
     """The `records.stamp` of the folder before they were read."""
     projects: Mapping[tuple[str, str], tuple[Advisory, ...]] = {}
     """(ecosystem, canonical name) → its advisories."""
+    records: int = 0
+    """The number of records that are about any project here."""
     skipped: int = 0
     """The number of files that are not records, or cannot be read."""
 

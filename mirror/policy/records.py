@@ -4,7 +4,8 @@ A folder is the operator's copy of a collection of records, one JSON file each, 
 one. Many authors write such records: one that does not parse or is too large is left out and counted in `skipped`.
 
 A folder that cannot be read at the start is an error, because without it rules would let through what they refuse. One
-that becomes unreadable later leaves the records as they were.
+that becomes unreadable later leaves the records as they were, and so does one that lost a great part at once, as while
+it is being copied anew, until it still lacks that minutes later.
 """
 
 import asyncio
@@ -32,14 +33,21 @@ Canonical = Mapping[str, Callable[[str], str]]
 """The name of an ecosystem in OSV records → the function that makes a project name canonical."""
 
 
+BelieveLoss = Callable[[str, int, int], bool]
+"""Returns whether it is believed that a folder lost so many records of so many."""
+
+
 class Policies:
     """The policy of each repository, as it is now."""
 
-    def __init__(self, settings: Settings, versions: Mapping[str, Versions], canonical: Canonical) -> None:
+    def __init__(
+        self, settings: Settings, versions: Mapping[str, Versions], canonical: Canonical, believe: BelieveLoss
+    ) -> None:
         """Check the rules of the settings. Raises Misconfigured.
 
         `versions`: repository → the versions of its ecosystem.
         """
+        self._believe = believe
         check(settings, versions)
         self.listeners: list[Callable[[str, Policy], None]] = []
         """Called with a repository's name and its new policy when records have changed."""
@@ -67,7 +75,7 @@ class Policies:
         for folder in osv_folders(self._rules):
             try:
                 if await asyncio.to_thread(stamp, Path(folder)) != self._records[folder].stamp:
-                    self._records[folder] = await asyncio.to_thread(load, Path(folder), self._canonical)
+                    self._take(folder, await asyncio.to_thread(load, Path(folder), self._canonical))
             except (ConfigError, OSError) as error:
                 logger.error("%s The records stay as they were.", error)
         for name, old in self._policies.items():
@@ -77,6 +85,17 @@ class Policies:
                 self._policies[name] = new
                 for listener in self.listeners:
                     listener(name, new)
+
+    def _take(self, folder: str, new: OsvIndex) -> None:
+        """Replace the records of a folder, unless a great part of them is gone and that is not confirmed yet."""
+        before, after = self._records[folder].records, new.records
+        if self._believe(folder, before - after, before):
+            self._records[folder] = new
+        else:
+            logger.warning(
+                "%s lacks %d of %d OSV records at once; the old ones stay until it still does some minutes later",
+                folder, before - after, before,
+            )  # fmt: skip
 
     def _policy(self, repository: str) -> Policy:
         policies = self._settings.policies
@@ -150,6 +169,7 @@ def load(folder: Path, canonical: Canonical) -> OsvIndex:
     return OsvIndex(
         digest=sha256(b"".join(sorted(digests))).hexdigest(),
         stamp=before,
+        records=len(digests),
         projects={project: tuple(advisories) for project, advisories in found.items()},
         skipped=skipped,
     )

@@ -18,6 +18,7 @@ from mirror.errors import NotFound
 from mirror.index.cache import MemoryBudget
 from mirror.index.freshness import Ages
 from mirror.index.gathering import SourceOrder
+from mirror.index.losses import LIST, Doubts
 from mirror.index.precedence import Precedence
 from mirror.index.publish import NAMING, NAMING_RULES, Publisher
 from mirror.index.records import record_uploads
@@ -66,6 +67,7 @@ class Mirror:
             settings,
             {name: ECOSYSTEMS[one.format].versions for name, one in settings.repositories.items()},
             {one.versions.ecosystem: one.format.canonical for one in ECOSYSTEMS.values()},
+            Doubts(LIST, store.clock).believe,
         )
         self.catalog = store.catalog
         self.blobs = store.blobs

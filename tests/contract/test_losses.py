@@ -9,7 +9,7 @@ from mirror.index.losses import CONFIRMED_AFTER_SECONDS
 from tests.builders import wheel
 from tests.contract.pypi import JSON, NOW, filenames, mirroring
 from tests.serving import Serving
-from tests.simulator import Instead, Simulator
+from tests.simulator import Instead, Simulator, Status
 
 BUILT = [wheel("thing", f"{number}.0") for number in range(12)]
 NO_INDEX = {
@@ -112,3 +112,39 @@ async def test_a_list_that_lost_many_names_is_doubted_and_one_that_lost_a_few_is
         assert len(await names(m)) == 597  # doubted again, by a process that had not counted the stored ones
         clock.now += CONFIRMED_AFTER_SECONDS
         assert len(await names(m)) == 100
+
+
+@pytest.mark.parametrize("gone", [True, False], ids=["gone", "still there"])
+async def test_a_list_that_lost_many_names_is_believed_at_once_where_their_pages_are_gone(
+    simulator: Simulator, tmp_path: Path, gone: bool
+) -> None:
+    for number in range(100):
+        simulator.publish(wheel(f"thing{number}", "1.0"))
+    clock = Clock()
+    ages = {"fresh": 1, "stale_while_revalidate": 0}
+    async with mirroring(tmp_path / "data", simulator, clock=clock, pages=ages) as mirror:
+        assert len(await names(mirror)) == 100
+        page = json.loads((await mirror.get("/simple/", Accept=JSON)).body)
+        left = {project["name"] for project in page["projects"][:50]}
+        if gone:
+            for project in page["projects"][50:]:
+                simulator.pypi.remove(project["name"])
+        else:
+            simulator.inject("/simple/", without(json.dumps(page).encode(), "projects", 50))
+        clock.now += 10
+        assert set(await names(mirror)) == (left if gone else {project["name"] for project in page["projects"]})
+        assert simulator.count("GET", "/simple/*/") <= 9
+
+
+async def test_an_index_that_answers_404_to_everything_confirms_no_loss(simulator: Simulator, tmp_path: Path) -> None:
+    for number in range(100):
+        simulator.publish(wheel(f"thing{number}", "1.0"))
+    clock = Clock()
+    ages = {"fresh": 1, "stale_while_revalidate": 0}
+    async with mirroring(tmp_path / "data", simulator, clock=clock, pages=ages) as mirror:
+        assert len(await names(mirror)) == 100
+        page = (await mirror.get("/simple/", Accept=JSON)).body
+        simulator.inject("/simple/", without(page, "projects", 50))
+        simulator.inject("/simple/*/", Status(404))
+        clock.now += 10
+        assert len(await names(mirror)) == 100

@@ -14,6 +14,7 @@ import pytest
 
 from mirror.cli import main
 from mirror.errors import ConfigError
+from mirror.index.losses import CONFIRMED_AFTER_SECONDS
 from tests.builders import gem, sdist, wheel
 from tests.serving import Client, repositories, serving, spawned
 from tests.simulator import Simulator
@@ -293,6 +294,29 @@ async def test_new_records_take_effect_without_a_restart(simulator: Simulator, t
         assert (refused.status, "MAL-2026-1" in refused.text) == (403, True)
         assert await numbers(mirror) == ["1.0"]
         assert await listed(mirror) == {"1.0"}
+
+
+async def test_a_folder_that_lost_most_records_at_once_is_believed_minutes_later(
+    simulator: Simulator, tmp_path: Path, clock: Clock, caplog: pytest.LogCaptureFixture
+) -> None:
+    publish(simulator)
+    folder = tmp_path / "osv"
+    osv(folder, "PyPI", "MAL-2026-1", "2.0")
+    for number in range(20):
+        osv(folder, "PyPI", f"MAL-2026-X{number}", "7.0")
+    bad = rule("known-bad", folder=str(folder))
+    async with serving(tmp_path / "data", repositories(simulator), clock=clock, policy=[bad]) as mirror:
+        assert await filenames(mirror) == OLD
+        for record in folder.iterdir():
+            record.unlink()
+        for seconds in (0, CONFIRMED_AFTER_SECONDS - 1):
+            clock.now += seconds
+            await mirror.mirror.policies.check_folders()
+            assert await filenames(mirror) == OLD
+        assert "lacks 21 of 21 OSV records" in caplog.text
+        clock.now += 1
+        await mirror.mirror.policies.check_folders()
+        assert await filenames(mirror) == OLD | NEW
 
 
 # As of a date

@@ -5,21 +5,16 @@ gems, taken by chance, while it has one of a gem that it goes on listing, the li
 """
 
 import asyncio
-import random
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
-from mirror.errors import MirrorError, NotFound, UpstreamProtocolError
+from mirror.errors import NotFound, UpstreamProtocolError
 from mirror.index import losses
+from mirror.index.page_samples import pages_are_gone
 from mirror.model import Page
 from mirror.rubygems import pages
 from mirror.rubygems.log.versions_map import VersionsMap
 from mirror.upstream import Upstream
-
-PAGES_ASKED = 8
-"""Lost gems whose pages are asked for."""
-WAIT_SECONDS = 5.0
-"""Time for which they are waited for."""
 
 
 class ListLosses:
@@ -42,7 +37,7 @@ class ListLosses:
         doubt = None
         if len(lost) >= least:
             doubt = losses.doubt(self._doubt, len(lost), len(before), self._clock(), losses.LIST)
-        if doubt is not None and has_pages and await self._are_gone(lost, listed):
+        if doubt is not None and has_pages and await pages_are_gone(lost, listed, self._has_page):
             doubt = None
         self._doubt = doubt
         if doubt is not None:
@@ -50,19 +45,6 @@ class ListLosses:
                 f"{self._upstream.name}: its list of versions lacks {doubt} gems at once; the old one is kept"
                 " until the next answers confirm it."
             )
-
-    async def _are_gone(self, lost: Sequence[str], listed: VersionsMap) -> bool:
-        """Return whether upstream has no pages of gems that its list lacks, and has one of a gem that it lists."""
-        control = next(iter(listed), None)
-        if control is None:
-            return False  # an index that has lost everything confirms nothing
-        asked = random.sample(lost, min(PAGES_ASKED, len(lost)))
-        try:
-            async with asyncio.timeout(WAIT_SECONDS):
-                has, *others = await asyncio.gather(*(self._has_page(name) for name in (control, *asked)))
-        except (MirrorError, TimeoutError):
-            return False
-        return has and not any(others)
 
     async def _has_page(self, name: str) -> bool:
         """Return whether upstream has a page of a gem that lists any version. Raises Invalid, UpstreamError."""
