@@ -24,7 +24,7 @@ from mirror.index.merge import merge, removed_everywhere, worst
 from mirror.index.names import NameIndex
 from mirror.index.precedence import FIRST, SourceChoice, choose
 from mirror.index.source import Document, Listing, OpenFile, Source, Wanted
-from mirror.index.view import RepositoryNames, UnfilteredProject, View
+from mirror.index.view import RepositoryNames, UnfilteredProject, View, stand_in
 from mirror.model import File, Format, Outcome, Page, Project
 from mirror.policy import Policy, Verdict, apply, matches
 
@@ -112,7 +112,11 @@ class Repository:
             validity = Validity(min(until, known.decided_until))
             view = msgspec.structs.replace(known, validity=validity, outcome=outcome)
         else:
-            view = self._merge_listings(name, await self._complete(name, listings), until, outcome)
+            complete = await self._complete(name, listings)
+            try:
+                view = self._merge_listings(name, complete, until, outcome)
+            except Exception as error:  # an odd value on a page, whatever reads it
+                view = stand_in(name, known, self.policy, until, self._clock(), error)
         return self._keep(name, freshness, known, view)
 
     async def _gather(self, name: str, freshness: Freshness, known: Mapping[str, str]) -> dict[str, Listing]:

@@ -1,14 +1,18 @@
 """What a repository shows at a moment: a project through policy, the same before policy, and all names."""
 
+import logging
 from collections.abc import Mapping
 
 import msgspec
 
+from mirror.errors import UpstreamProtocolError
 from mirror.index.cache import Validity
 from mirror.index.precedence import SourceChoice
 from mirror.index.source import NameListing
 from mirror.model import File, Outcome, Project
-from mirror.policy import Verdict
+from mirror.policy import Policy, Verdict
+
+logger = logging.getLogger(__name__)
 
 
 class View(msgspec.Struct, frozen=True, kw_only=True):
@@ -55,3 +59,16 @@ class RepositoryNames(NameListing, frozen=True, kw_only=True):
 
     validity: Validity
     """Until when no source has to be asked; it ends when the names change."""
+
+
+def stand_in(name: str, known: View | None, policy: Policy, until: float, now: float, error: Exception) -> View:
+    """Return the last view in place of one that cannot be made, for as long as this policy lets it stand.
+
+    What is on a page is upstream's fault. Raises UpstreamProtocolError where there is none.
+    """
+    logger.error("the page of %s cannot be shown", name, exc_info=error)
+    if known is None or now >= known.decided_until or f"\0{policy.digest}\0" not in known.revision:
+        raise UpstreamProtocolError(
+            f"The page of {name} has values that cannot be used ({type(error).__name__})."
+        ) from error
+    return msgspec.structs.replace(known, validity=Validity(min(until, known.decided_until)), outcome="stale")

@@ -385,7 +385,8 @@ class Transfer:
                     await self.listeners[key](held)
                 except Exception:  # the bytes are right: readers get them
                     logger.exception("%s is stored, but could not be recorded in the catalog", self.file.filename)
-        self.path = (await self._blobs.open(self.digest)).path
+        found = await self._blobs.find(self.digest)  # a sweep may have withdrawn it just now: it comes back
+        self.path = found.path if found else None
 
     def _fail(self, error: MirrorError) -> None:
         self._error = error

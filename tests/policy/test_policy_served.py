@@ -15,6 +15,7 @@ import pytest
 from mirror.cli import main
 from mirror.errors import ConfigError
 from mirror.index.losses import CONFIRMED_AFTER_SECONDS
+from mirror.policy import verdicts
 from tests.builders import gem, sdist, wheel
 from tests.serving import Client, repositories, serving, spawned
 from tests.simulator import Simulator
@@ -317,6 +318,29 @@ async def test_a_folder_that_lost_most_records_at_once_is_believed_minutes_later
         clock.now += 1
         await mirror.mirror.policies.check_folders()
         assert await filenames(mirror) == OLD | NEW
+
+
+async def test_a_page_that_policy_cannot_judge_is_the_fault_of_upstream_and_the_last_one_goes_on(
+    simulator: Simulator, tmp_path: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    simulator.publish(wheel("acme", "1.0"), uploaded=ago(9))
+    simulator.publish(wheel("odd", "9.0"), uploaded=ago(9))
+
+    def judge(policy: Any, project: Any, now: float, **options: Any) -> Any:
+        if any(file.version == "9.0" for file in project.files):
+            raise OverflowError("a value that nobody thought of")
+        return verdicts.apply(policy, project, now, **options)
+
+    monkeypatch.setattr("mirror.index.repository.apply", judge)
+    rested = rule("cooldown", age="3 days")
+    async with serving(tmp_path / "data", repositories(simulator), clock=clock, policy=[rested]) as mirror:
+        before = await filenames(mirror)
+        assert before == {"acme-1.0-py3-none-any.whl"}
+        assert (await mirror.get("simple/odd/")).status == 502
+        simulator.publish(wheel("acme", "9.0"), uploaded=ago(9))
+        clock.now += DAY
+        assert await filenames(mirror) == before
+        assert (await mirror.get(f"packages/acme/{before.pop()}")).status == 200
 
 
 # As of a date

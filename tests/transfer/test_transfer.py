@@ -550,6 +550,27 @@ async def test_a_part_that_is_not_the_one_asked_for_is_refused(stage: TransferSt
     await expect_nothing_kept(stage)
 
 
+async def test_a_sweep_that_withdraws_the_blob_as_it_arrives_is_noticed_by_no_one(
+    stage: TransferStage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    adopt = stage.blobs.adopt
+
+    async def withdrawn(path: Path, digest: str) -> StoredBlob:
+        blob = await adopt(path, digest)
+        await stage.blobs.withdraw(digest)
+        return blob
+
+    monkeypatch.setattr(stage.blobs, "adopt", withdrawn)
+    file = stage.file_server.file(BIG)
+    body, _ = await stage.open(file)
+    assert await content(body) == BIG
+    await stage.settled()
+    assert await content(body, 1_000_000, 1_500_000) == BIG[1_000_000:1_500_000]
+    assert [held.digest for held in stage.held] == [file.sha256]  # as what it is needed for, it is put back
+    await stage.blobs.restore(file.sha256 or "")
+    assert await stage.fetch(file) == BIG
+
+
 # A full disk
 
 
