@@ -21,9 +21,9 @@ def opened(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     def noting(method: str) -> None:
         original = getattr(Repository, method)
 
-        async def asked(self: Repository, project: str, filename: str) -> Any:
+        async def asked(self: Repository, project: str, filename: str, *wanted: Any) -> Any:
             names.append(filename)
-            return await original(self, project, filename)
+            return await original(self, project, filename, *wanted)
 
         monkeypatch.setattr(Repository, method, asked)
 

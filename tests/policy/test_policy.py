@@ -343,6 +343,7 @@ class Counting:
     ecosystem = python.ecosystem
     pattern, check = staticmethod(python.pattern), staticmethod(python.check)
     key, kind, platforms = staticmethod(python.key), staticmethod(python.kind), staticmethod(python.platforms)
+    locks_need_pages, yanked_files_go = python.locks_need_pages, python.yanked_files_go
     asked = 0
 
     def matches(self, specifier: str, version: str) -> bool:
