@@ -106,7 +106,7 @@ def _text(fields: "dict[str, Node]", name: str) -> str | None:
     node = fields.get(name)
     if node is not None and not isinstance(node, str):
         raise _wrong(name)
-    return node
+    return node if node is None else str(node)  # a Number is nothing that could be stored
 
 
 def _needed_text(fields: "dict[str, Node]", name: str) -> str:
@@ -128,13 +128,13 @@ def _texts(fields: "dict[str, Node]", name: str) -> tuple[str | None, ...]:
     """Return a list of texts, given as lists or single texts; old gems nest them. Raises Invalid for anything else."""
     node = fields.get(name)
     if isinstance(node, str):
-        return (node,)
+        return (str(node),)
     found = []
     for part in _list(fields, name):
         for item in part if isinstance(part, list) else [part]:
             if item is not None and not isinstance(item, str):
                 raise _wrong(name)
-            found.append(item)
+            found.append(item if item is None else str(item))
     return tuple(found)
 
 
@@ -310,7 +310,7 @@ def _put(parent: _Open, node: Node) -> None:
     elif parent.keys:
         parent.node[parent.keys.pop()] = node
     elif isinstance(node, str):
-        parent.keys.append(node)
+        parent.keys.append(str(node))
     else:
         raise Invalid("The gem's metadata has a key that is not a text.")
 

@@ -428,6 +428,24 @@ def test_what_is_there_in_the_wrong_shape_is_refused(before, after, tmp_path):
     assert "by its specification" not in str(refused.value)
 
 
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        ("summary: The acme of the tests", "summary: 2024"),
+        ("authors:\n- Nobody", "authors:\n- 7"),
+        ("authors:\n- Nobody", "authors: 7"),
+        ("metadata: {}", "metadata: {1: 2.5}"),
+    ],
+)
+def test_texts_that_look_like_numbers_are_texts(before, after, tmp_path):
+    path = tmp_path / "acme-1.0.gem"
+    path.write_bytes(with_yaml(lambda text: text.replace(before, after, 1)))
+    filename = filename_of("", path)
+    path = path.rename(tmp_path / filename)
+    facts = inspect(filename, path).extra["spec"]
+    assert {"2024", "7", "2.5"} & {facts["summary"], *facts["authors"], *facts["metadata"].values()}
+
+
 def header_only(name: str, size: int, form: int = tarfile.USTAR_FORMAT) -> bytes:
     info = tarfile.TarInfo(name)
     info.size = size
