@@ -73,6 +73,11 @@ class TokenSettings(ScopeSettings):
     expires: Time | None = None
     """When it expires: a date, or a date with a time; UTC unless it has a zone."""
 
+    @property
+    def unlimited(self) -> bool:
+        """Whether it may change every project without the settings saying so: `projects = ["*"]` does."""
+        return "projects" not in self.model_fields_set and set(self.rights) != {"read"}
+
 
 class AccessRuleSettings(ScopeSettings):
     """[[auth.rules]]: who has which rights on some projects. For each right, the first rule that matches decides."""

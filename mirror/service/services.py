@@ -124,6 +124,11 @@ class Mirror:
                 " which are merged.",
                 name,
             )
+        for name in (name for name, token in self.settings.auth.tokens.items() if token.unlimited):
+            logger.warning(
+                'auth.tokens.%s may upload any project, since it names none: say `projects = ["*"]` if that is meant.',
+                name,
+            )
         await record_uploads(self.catalog, self.store.records)
         for publisher in self.publishers.values():
             if self.store.database.renewed or await publisher.lost():

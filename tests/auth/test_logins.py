@@ -1,14 +1,21 @@
 """Guessing passwords: what it costs, whom it does not keep out, and what the time of a refusal shows."""
 
 import asyncio
+import base64
+import time
 from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
 
 import pytest
 
 from mirror.auth.guard import REFUSAL_SECONDS, Guard, refusal_delay
+from mirror.auth.passwords import hash_password
 from mirror.auth.rights import AccessRules
 from mirror.catalog import Accounts, Token, User
 from mirror.errors import Unauthorized
+from tests.serving import repositories, serving
+from tests.simulator import Simulator
 
 PASSWORD = "correct horse"
 
@@ -123,3 +130,29 @@ async def test_those_who_are_known_do_not_queue_behind_guesses(monkeypatch: pyte
         assert await verifier.verify(PASSWORD, PASSWORD, known=True)
     release.set()
     await asyncio.gather(*guesses)
+
+
+async def test_addresses_that_a_client_claims_to_have_change_nothing(simulator: Simulator, tmp_path: Path) -> None:
+    closed: dict[str, Any] = {"rules": [{"read": ["authenticated"]}]}
+    async with serving(tmp_path / "data", repositories(simulator), auth=closed) as mirror:
+        await mirror.mirror.catalog.accounts.add_user(User(name="alice", password=hash_password(PASSWORD)))
+        seen = []
+        for number in range(7):
+            login = "Basic " + base64.b64encode(f"alice:wrong-{number}".encode()).decode()
+            forged = {"X_Forwarded_For": f"10.0.0.{number}", "Forwarded": f"for=10.1.0.{number}"}
+            began = time.monotonic()
+            assert (await mirror.get("simple/", Authorization=login, **forged)).status == 401
+            seen.append(time.monotonic() - began)
+        assert seen[-1] > 0.9, "one client waits after some wrong ones"
+
+
+@pytest.mark.parametrize(
+    ("token", "warned"),
+    [({}, True), ({"projects": ["*"]}, False), ({"projects": ["acme"]}, False), ({"rights": ["read"]}, False)],
+)
+async def test_a_token_of_the_file_says_aloud_that_it_uploads_everything(
+    token: dict[str, Any], warned: bool, simulator: Simulator, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    auth = {"tokens": {"ci": {"sha256": "0" * 64, **token}}}
+    async with serving(tmp_path / "data", repositories(simulator), auth=auth):
+        assert ("auth.tokens.ci may upload any project" in caplog.text) is warned
