@@ -192,7 +192,7 @@ def time_sent(reply: WireResponse) -> float | None:
     try:
         date = parsedate_to_datetime(reply.header("Date"))
         age = int(reply.header("Age") or 0)  # RFC 9111: a cache leaves the Date of what it stores as it was
-    except (ValueError, TypeError):
+    except (ValueError, TypeError, OverflowError):
         return None
     return (date if date.tzinfo else date.replace(tzinfo=UTC)).timestamp() + age
 

@@ -81,7 +81,10 @@ def host_of(header: str | None) -> str:
 
 def is_same_site(origin: str, host: str, secure: bool) -> bool:
     """Return whether a page of `origin` comes from the server that it calls `host`; a secure one has no plain pages."""
-    parts = urlsplit(origin)
+    try:
+        parts = urlsplit(origin)
+    except ValueError:  # brackets that hold no address
+        return False
     if parts.scheme not in ("http", "https") or (secure and parts.scheme == "http"):
         return False
     return parts.netloc.lower() == host.lower()

@@ -103,7 +103,7 @@ def unmodified(headers: Mapping[str, str], etag: str, modified: str | None) -> b
         return False
     try:
         return parsedate_to_datetime(modified) <= parsedate_to_datetime(since)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         return False
 
 

@@ -102,6 +102,9 @@ def test_a_name_that_it_listens_at_is_its_own() -> None:
         ("http://m.example:8484.evil.example", False, False),
         ("http://m.example:8484", True, False),
         ("https://m.example:8484", True, True),
+        ("http://m.exampl]e", False, False),
+        ("http://[[m]]", False, False),
+        ("http://a[b]c", False, False),
     ],
 )
 def test_a_page_is_of_the_same_site_by_host_and_port(origin: str, secure: bool, same: bool) -> None:
