@@ -4,7 +4,9 @@ import asyncio
 import random
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 
-from mirror.errors import MirrorError
+from mirror.errors import MirrorError, NotFound
+from mirror.model import Format, Page
+from mirror.upstream import Upstream
 
 PAGES_ASKED = 8
 """Lost names whose pages are asked for."""
@@ -29,3 +31,12 @@ async def pages_are_gone(
     except (MirrorError, TimeoutError):
         return False
     return has and not any(others)
+
+
+async def has_page(upstream: Upstream, format: Format, name: str) -> bool:
+    """Ask upstream whether it has a page of a project; nothing is stored. Raises UpstreamError."""
+    try:
+        await upstream.get(format.request_for(upstream.url, Page("project", name)))
+    except NotFound:
+        return False
+    return True

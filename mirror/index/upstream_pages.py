@@ -6,6 +6,7 @@
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable
+from functools import partial
 
 import msgspec
 
@@ -27,6 +28,7 @@ from mirror.index.journal import Journal
 from mirror.index.page_changes import PageChanges
 from mirror.index.page_listing import LAG_SECONDS, LISTED_SECONDS, PageListing
 from mirror.index.page_reader import PageReader
+from mirror.index.page_samples import has_page
 from mirror.index.page_store import PageState, PageStore, off_loop
 from mirror.index.removals import Removals, with_removed
 from mirror.index.serials import NewerSerials
@@ -81,9 +83,8 @@ class UpstreamPages:
         self._overdue: set[Page] = set()
         """Pages that upstream has been asked for longer than a client with a stored one is kept waiting."""
         self._serials = NewerSerials(self.name, catalog)
-        self._changes = PageChanges(
-            self.name, self.store, self._reader, self._removals, catalog.claims, memory, self._has_page
-        )
+        asks = partial(has_page, upstream, format)
+        self._changes = PageChanges(self.name, self.store, self._reader, self._removals, catalog.claims, memory, asks)
 
     async def project(self, name: str, freshness: Freshness = Freshness.USUAL, known: str = "") -> Listing:
         """Return what upstream lists of a project; see `Source.project`."""
@@ -104,7 +105,8 @@ class UpstreamPages:
         except Offline as error:
             missing = error
         except UpstreamUnavailable as error:
-            if not self._last_missing(page):
+            row = self.store.row_in_memory(page)
+            if row is None or row.stamp.found:  # else its last answer was that there is no such page
                 raise
             missing = error
         removed = await self._removals.of(name)
@@ -219,10 +221,6 @@ class UpstreamPages:
             raise UpstreamUnavailable(f"The page of {page.name or page.kind} cannot be kept; please ask again.")
         return stored
 
-    def _last_missing(self, page: Page) -> bool:
-        """Return whether upstream's last answer was that there is no such page."""
-        return (row := self.store.row_in_memory(page)) is not None and not row.stamp.found
-
     def forget(self, project: str) -> None:
         """Read again what is stored of a project, since someone else has changed it; "" is the list of names."""
         self.store.forget(Page("project", project) if project else NAMES)
@@ -293,14 +291,6 @@ class UpstreamPages:
 
     def _too_slow(self) -> UpstreamUnavailable:
         return UpstreamUnavailable(f"{self.upstream.name} is taking too long to answer.")
-
-    async def _has_page(self, name: str) -> bool:
-        """Ask upstream whether it has a page of a project; nothing is stored."""
-        try:
-            await self.upstream.get(self._format.request_for(self.upstream.url, Page("project", name)))
-        except NotFound:
-            return False
-        return True
 
     async def _refresh(self, page: Page, row: PageRow) -> PageState:
         """Ask for a page while the stored one is served; the next request sees what came of it."""
