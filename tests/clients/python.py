@@ -117,12 +117,12 @@ class Environments:
         self._made: dict[str, Path] = {}
 
     def having(self, requirement: str, least: tuple[int, int] = (3, 9), most: tuple[int, int] = (3, 99)) -> Path:
-        """The `bin` directory of an environment with that requirement."""
+        """The `bin` directory of an environment with the newest release that meets that requirement."""
         if requirement not in self._made:
             place = self._directory / f"client{len(self._made)}"
             subprocess.run([interpreter(least, most), "-m", "venv", place], check=True, timeout=PATIENCE)
             done = subprocess.run(  # with this machine's own configuration
-                [place / "bin" / "python", "-m", "pip", "install", "--quiet", requirement],
+                [place / "bin" / "python", "-m", "pip", "install", "--quiet", "--upgrade", requirement],
                 capture_output=True, text=True, timeout=PATIENCE,
             )  # fmt: skip
             if done.returncode:

@@ -15,7 +15,7 @@ import pytest
 from tests.builders import Built, sdist, wheel
 from tests.clients.nginx import Nginx
 from tests.clients.python import Environments, running, secured, uv
-from tests.serving import Spawned, spawned
+from tests.serving import Serving, Spawned, spawned
 from tests.simulator import Simulator
 from tests.uploading import upload
 
@@ -45,7 +45,7 @@ def only_pypi(simulator: Simulator) -> dict[str, Any]:
     return {"pypi": {"format": "pypi", "upstreams": [simulator.simple_url]}}
 
 
-Index = Spawned | Nginx | Simulator | None
+Index = Spawned | Serving | Nginx | Simulator | None
 """Where a client installs from; None for what it uses when nothing is said."""
 
 
@@ -60,11 +60,11 @@ class Pip:
     def __init__(self, python: Path) -> None:
         self.python = python
 
-    async def install(self, index: Index, home: Path, *names: str) -> dict[str, str]:
+    async def install(self, index: Index, home: Path, *names: str, **variables: str) -> dict[str, str]:
         """Install into an empty directory, with an empty cache; what is there then."""
         await running(
             self.python, "-m", "pip", "install", *from_index("--index-url", index), "--target", home / "installed",
-            "--cache-dir", home / "cache", *names,
+            "--cache-dir", home / "cache", *names, **variables,
         )  # fmt: skip
         return installed(home / "installed")
 
@@ -72,10 +72,10 @@ class Pip:
 class Uv:
     """The newest uv."""
 
-    async def install(self, index: Index, home: Path, *names: str) -> dict[str, str]:
+    async def install(self, index: Index, home: Path, *names: str, **variables: str) -> dict[str, str]:
         await running(
             uv(), "pip", "install", "--python", sys.executable, *from_index("--default-index", index),
-            "--target", home / "installed", "--cache-dir", home / "cache", *names,
+            "--target", home / "installed", "--cache-dir", home / "cache", *names, **variables,
         )  # fmt: skip
         return installed(home / "installed")
 
@@ -261,10 +261,14 @@ async def test_wheels_with_odd_metadata_install_as_they_do_directly(
         "local": replace(plain, filename="local-1.0+cpu-py3-none-any.whl"),
         "beside": beside,
         "packed": packed,
+        "varied": wheel("varied", "1.0"),
         "long": replace(long, filename=f"long-1.0-{tags}.whl"),
     }
     for built in names.values():
         simulator.publish(built, core_metadata=False)
+    varied = names["varied"]  # wheel variants, and what tells them apart, stand beside the wheel
+    for filename in ("varied-1.0-py3-none-any-x86_64_v3.whl", "varied-1.0-variants.json"):
+        simulator.publish(replace(varied, filename=filename), core_metadata=False)
     simulator.pypi.configure(html_only=form == "html", metadata=False)
     async with spawned(tmp_path / "data", only_pypi(simulator)) as mirror:
         for name, built in names.items():

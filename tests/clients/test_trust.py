@@ -4,11 +4,12 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
+from yarl import URL
 
 from tests.builders import wheel
 from tests.clients.test_pypi import Pip, Uv, client, environments
 from tests.serving import spawned
-from tests.simulator import Instead, Simulator, Status
+from tests.simulator import Instead, Redirect, Simulator, Status
 
 __all__ = ["client", "environments"]
 
@@ -24,7 +25,7 @@ async def public() -> AsyncIterator[Simulator]:
         yield running
 
 
-@pytest.mark.parametrize("trouble", ["down", "404", "login page"])
+@pytest.mark.parametrize("trouble", ["down", "404", "login page", "redirected"])
 async def test_a_client_never_gets_another_project_of_an_internal_name(
     simulator: Simulator, public: Simulator, tmp_path: Path, client: Pip | Uv, trouble: str
 ) -> None:
@@ -41,6 +42,9 @@ async def test_a_client_never_gets_another_project_of_an_internal_name(
                 await simulator.go_down()
             case "404":
                 simulator.inject("/simple/*", Status(404))
+            case "redirected":
+                there = f"http://localhost:{URL(public.url).port}/simple/ourlib/"
+                simulator.inject("/simple/ourlib/", Redirect(there))
             case _:
                 simulator.inject("/simple/*", Instead(LOGIN))
         if trouble == "404":
@@ -49,3 +53,16 @@ async def test_a_client_never_gets_another_project_of_an_internal_name(
         else:
             assert await client.install(mirror, tmp_path / "after", "ourlib", "common") == both
         assert public.count("GET", "*ourlib*") == 0
+
+
+async def test_names_that_a_bucket_forbids_come_from_the_next_index_where_that_is_set(
+    simulator: Simulator, public: Simulator, tmp_path: Path, client: Pip | Uv
+) -> None:
+    simulator.publish(OURS)
+    public.publish(COMMON)
+    simulator.inject("/simple/common/", Status(403))
+    bucket = {"url": simulator.simple_url, "forbidden_means_missing": True}
+    repositories = {"pypi": {"format": "pypi", "upstreams": [bucket, public.simple_url]}}
+    async with spawned(tmp_path / "data", repositories) as mirror:
+        found = await client.install(mirror, tmp_path / "home", "ourlib", "common")
+        assert found == {"ourlib": "1.0", "common": "1.0"}

@@ -28,7 +28,7 @@ from .faults import (
     no_digest,
     wrong_content_type,
 )
-from .lies import CutCompression, HangUp, LongHeader, RateLimit
+from .lies import CutCompression, HangUp, LongHeader, RateLimit, Redirect
 from .pypi import PyPI
 from .rubygems import RubyGems
 from .server import Simulator
@@ -53,6 +53,7 @@ __all__ = [
     "PyPI",
     "RangeNotSatisfiable",
     "RateLimit",
+    "Redirect",
     "Request",
     "RotateEtag",
     "RubyGems",

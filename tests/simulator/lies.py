@@ -1,4 +1,4 @@
-"""Faults that depend on the whole body or on other requests: ends cut cleanly, long heads, limits of a rate."""
+"""Faults of the whole answer or of several: ends cut cleanly, long heads, redirects elsewhere, limits of a rate."""
 
 import gzip
 import sys
@@ -52,6 +52,17 @@ class LongHeader(Fault):
 
     def spoil(self, answer: SimulatedResponse) -> None:
         answer.headers["Content-Security-Policy"] = "a" * self.size
+
+
+@dataclass(frozen=True)
+class Redirect(Fault):
+    """A redirect to this URL, whatever there is."""
+
+    location: str
+
+    def spoil(self, answer: SimulatedResponse) -> None:
+        Status(302).spoil(answer)
+        answer.headers["Location"] = self.location
 
 
 @dataclass(frozen=True)
