@@ -35,7 +35,7 @@ async def exchange(url: str, data: bytes, whole: bool) -> bytes:
     try:
         writer.write(data)
         for patience in (LONGEST_SECONDS,) if whole else (SILENCE_SECONDS, LONGEST_SECONDS):
-            while not _complete(bytes(received)):
+            while not _whole(bytes(received)):
                 try:
                     async with asyncio.timeout(patience):
                         chunk = await reader.read(1 << 20)
@@ -326,7 +326,7 @@ async def _script(url: str, parts: list[bytes], silence: float) -> bytes:
         for part in parts:
             writer.write(part)
             before = len(received)
-            while not _complete(bytes(received[before:])):
+            while _whole(bytes(received[before:])) < max(1, part.count(b" HTTP/1.")):
                 async with asyncio.timeout(silence):
                     chunk = await reader.read(1 << 20)
                 if not chunk:
@@ -339,17 +339,17 @@ async def _script(url: str, parts: list[bytes], silence: float) -> bytes:
     return bytes(received)
 
 
-def _complete(received: bytes) -> bool:
-    """Return whether these bytes are whole responses with lengths."""
+def _whole(received: bytes) -> int:
+    """Return how many responses these bytes are; 0 if they end within one, or if one has no length."""
+    count = 0
     while received:
         head, end, rest = received.partition(b"\r\n\r\n")
         length = re.search(rb"\r\nContent-Length: (\d+)", head, re.IGNORECASE)
         if not end or length is None or len(rest) < int(length[1]):
-            return False
+            return 0
         received = rest[int(length[1]) :]
-        if not received:
-            return True
-    return False
+        count += 1
+    return count
 
 
 _VARIABLE = re.compile(rb"\r\n(Date|Server|X-Request-Id|Age|X-Mirror-Cache|Connection): [^\r\n]*", re.IGNORECASE)
