@@ -66,11 +66,6 @@ def _rows(versions: VersionsMap, kind: SpecsKind) -> Iterator[tuple[str, str, st
             yield name, version, platform
 
 
-def number_of_rows(versions: VersionsMap, kind: SpecsKind) -> int:
-    """Return how many versions a legacy index of that kind lists. Blocking."""
-    return sum(1 for _ in _rows(versions, kind))
-
-
 def map_from_specs(*indexes: bytes) -> VersionsMap:
     """Return the map that an upstream's gzipped `specs` and `prerelease_specs` describe, without MD5s. Blocking.
 

@@ -172,13 +172,12 @@ class Routes:
         readable = await self._access.scope(request)
         which = next(word for word in get_args(SpecsKind) if word == request.match_info["which"])
         log = await self._current(facts)
-        given = await self._published.specs.get(log.map, which) if readable.everything else None
-        content = self._content(log, readable, lambda versions: given or specs(versions, which), BINARY)
-        key = self._key(which if given is None else f"{which} as upstream has it", log, readable)
+        content = self._content(log, readable, lambda versions: specs(versions, which), BINARY)
+        key = self._key(which, log, readable)
         if not request.match_info["gz"]:
             page = await self._page_cache.get(key, content)
             content = self._content(log, readable, lambda _: zlib.decompress(page.body, 31), BINARY)
-            key = (*key, "plain")
+            key = self._key(f"{which} plain", log, readable)
         return await self._respond(request, key, content, SPECS)
 
     # One gem

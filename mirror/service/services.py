@@ -239,7 +239,6 @@ class Mirror:
             self.catalog,
             precedence=precedence,
             offline=self.settings.offline,
-            memory=self.memory,
             fresh=self.settings.ages(repository.name).fresh,
             clock=self.clock,
         )

@@ -19,8 +19,7 @@ from mirror.rubygems import json_api
 from tests.builders import gem
 from tests.genuine import GEMS
 from tests.serving import Serving, serving
-from tests.simulator import Body, Corrupt, Fault, Instead, Request, Simulator, Stall, Status
-from tests.uploading import make_token, push
+from tests.simulator import Body, Corrupt, Fault, Request, Simulator, Stall, Status
 
 HOSTILE = [
     "info/%2e%2e", "info/..%2f..%2fetc%2fpasswd", "info/a%00b", "info/%ff%fe", "info/a%0d%0aSet-Cookie:%20x",
@@ -93,42 +92,6 @@ def simulator_specs(simulator: Simulator, which: str) -> bytes:
     answer = simulator.rubygems.answer(Request("GET", f"/{which}.4.8", "", CIMultiDict(), 0, 0))
     assert answer is not None
     return bytes(answer.body)
-
-
-async def test_the_specs_are_upstreams_own_bytes_while_nothing_differs(mirror: Serving, simulator: Simulator) -> None:
-    theirs = {which: simulator_specs(simulator, which) for which in ("specs", "latest_specs", "prerelease_specs")}
-    for which, body in theirs.items():
-        assert (await mirror.get(f"{which}.4.8")).body == body
-    asked = simulator.count(path="/specs.4.8.gz")
-    assert (await mirror.get("specs.4.8.gz")).outcome == "hit"
-    assert simulator.count(path="/specs.4.8.gz") == asked == 1
-    await push(mirror, await make_token(mirror), gem("our-own", "1.0").content)
-    ours = gzip.decompress((await mirror.get("specs.4.8.gz")).body)
-    assert b"our-own" in ours
-    assert ours != theirs["specs"]
-
-
-@pytest.mark.parametrize("fault", [Status(500), Stall(), Corrupt()])
-async def test_the_specs_are_made_here_where_upstreams_are_not_to_be_had(
-    mirror: Serving, simulator: Simulator, fault: Fault, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("mirror.rubygems.log.upstream_specs.WAIT_SECONDS", 0.1)
-    simulator.inject("/specs.4.8.gz", fault)
-    reply = await mirror.get("specs.4.8.gz")
-    assert reply.status == 200
-    assert b"rack" in gzip.decompress(reply.body)
-
-
-async def test_specs_that_list_less_than_the_versions_are_not_passed_on(mirror: Serving, simulator: Simulator) -> None:
-    await mirror.get("versions")
-    lagging = simulator_specs(simulator, "specs")
-    simulator.push(gem("newer", "1.0"))
-    for one in mirror.mirror.upstream_indexes.values():
-        one.asked_at = 0
-    simulator.inject("/specs.4.8.gz", Instead(gzip.compress(lagging)))
-    body = gzip.decompress((await mirror.get("specs.4.8.gz")).body)
-    assert body != lagging
-    assert b"newer" in body
 
 
 async def test_unchanged_specs_are_304_by_time_and_by_etag_until_a_gem_comes(

@@ -13,7 +13,6 @@ from mirror.catalog import Catalog, Logs
 from mirror.catalog.claims import Claims
 from mirror.catalog.sqlite import SQLite
 from mirror.errors import UpstreamUnavailable
-from mirror.index.cache import MemoryBudget
 from mirror.index.freshness import Freshness
 from mirror.index.precedence import Precedence
 from mirror.rubygems.log import local_entries
@@ -190,7 +189,7 @@ async def test_nothing_is_written_over_a_log_that_cannot_be_read(
     async with serving(tmp_path / "data", repository) as served:
         index = index_of(served)
         await index.writer.opened
-        again = PublishedIndex(served.mirror.repositories["rubygems"], [], catalog, memory=MemoryBudget(1 << 20))
+        again = PublishedIndex(served.mirror.repositories["rubygems"], [], catalog)
         monkeypatch.setattr(catalog.logs, "read", fail)
         again.open()
         with pytest.raises(OSError, match="has failed"):

@@ -22,7 +22,7 @@ from yarl import URL
 
 from mirror.catalog import Catalog
 from mirror.errors import MirrorError, NotFound, ReservedName, UnknownProject, UpstreamError, UpstreamUnavailable
-from mirror.index.cache import MemoryBudget, SingleFlight, Validity
+from mirror.index.cache import SingleFlight, Validity
 from mirror.index.freshness import Freshness
 from mirror.index.precedence import Precedence
 from mirror.index.repository import Repository, View
@@ -33,7 +33,6 @@ from mirror.rubygems.log.local_entries import HIDDEN, LocalEntries, LocalEntry
 from mirror.rubygems.log.policy_review import PolicyReview
 from mirror.rubygems.log.published_log import PublishedLog
 from mirror.rubygems.log.upstream_index import UpstreamIndex
-from mirror.rubygems.log.upstream_specs import UpstreamSpecs
 from mirror.rubygems.log.writer import LogWriter
 from mirror.rubygems.names import listed_as
 
@@ -62,14 +61,11 @@ class PublishedIndex:
         *,
         precedence: Precedence = FIRST_WINS,
         offline: bool = False,
-        memory: MemoryBudget,
         fresh: float = 600.0,
         clock: Callable[[], float] = time.time,
     ) -> None:
         """`fresh`: seconds after which a client waits for upstream, instead of getting the log at once."""
         self.upstreams = tuple(upstreams)
-        self.specs = UpstreamSpecs(self.upstreams, memory, offline)
-        """The legacy index of the upstream, where it lists the same."""
         self.policies = 0
         """How often the policy changed: a page is rendered, and with it listed, again under each."""
         self._repository = repository
@@ -192,7 +188,6 @@ class PublishedIndex:
     async def close(self) -> None:
         """Stop what runs in the background."""
         await self._background.close()
-        await self.specs.close()
         await self.writer.close()
 
     # What upstreams list

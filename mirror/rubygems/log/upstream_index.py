@@ -148,23 +148,6 @@ class UpstreamIndex:
         """The upstream's address."""
         return self._upstream.url
 
-    @property
-    def has_specs(self) -> bool:
-        """Whether it has a legacy index beside its list; without a list, our copy is made of that index."""
-        return not self._legacy
-
-    async def specs(self, kind: str, known: UpstreamResponse | None) -> UpstreamResponse:
-        """Return a file of upstream's legacy index; `known` is what it was before. Raises UpstreamError."""
-        response = await self._upstream.get(
-            self._list_request(f"{kind}.4.8.gz", SPECS_BYTES),
-            etag=known.etag if known else None,
-            last_modified=known.last_modified if known else None,
-        )
-        if response is None:
-            assert known is not None, "an unconditional request has a response"
-            return known
-        return response
-
     async def refresh(self, anew: bool = False) -> bool:
         """Fetch what is new, and return whether anything is. Raises UpstreamError; the copy then stays as it was.
 
@@ -322,7 +305,14 @@ class UpstreamIndex:
         """Return both specs indexes as they are now, None when they have not changed."""
         specs = []
         for kind, old in zip_longest(("specs", "prerelease_specs"), self._specs):
-            specs.append(await self.specs(kind, old))
+            response = await self._upstream.get(
+                self._list_request(f"{kind}.4.8.gz", SPECS_BYTES),
+                etag=old.etag if old else None,
+                last_modified=old.last_modified if old else None,
+            )
+            response = response or old
+            assert response is not None, "an unconditional request has a response"
+            specs.append(response)
         return specs if [one.body for one in specs] != [one.body for one in self._specs] else None
 
     async def _info_from_gemspecs(self, name: str) -> UpstreamResponse:

@@ -52,14 +52,6 @@ class VersionsMap:
 
     __hash__ = None  # type: ignore[assignment]
 
-    def lists_same(self, other: "VersionsMap") -> bool:
-        """Return whether both list the same versions of the same gems, in whatever order. Blocking."""
-        names = self._entries.keys() | other._entries.keys()
-        return all(
-            self._entries.get(name) == other._entries.get(name) or {*self.versions(name)} == {*other.versions(name)}
-            for name in names
-        )
-
     @property
     def size(self) -> int:
         """The bytes of the shortest log that lists the same, without its header."""

@@ -73,13 +73,6 @@ def load_specs(data: bytes, most: int = 4_000_000) -> Iterator[tuple[str, str, s
                 raise Invalid("The marshalled list of gems holds something that is not a gem.")
 
 
-def number_of_specs(data: bytes) -> int:
-    """Return how many rows a specs index announces, without reading them. Raises Invalid."""
-    if data[:3] != HEADER + b"[" or len(data) < 4:
-        raise Invalid("The marshalled data is not a list of gems.")
-    return _Reader(data[3:], 0)._count()
-
-
 class _Placeholder:
     """Holds the number of an object whose parts are still being read."""
 
