@@ -29,6 +29,7 @@ from mirror.index.ecosystem import Ecosystem
 from mirror.index.freshness import Freshness
 from mirror.index.repository import Repository, View
 from mirror.model import File
+from mirror.server.negotiate import SHORT_RANGE_BYTES
 from mirror.service import scheduled_sync
 from mirror.service.directory import RunningMirror
 from mirror.service.ecosystems import ECOSYSTEMS
@@ -111,7 +112,9 @@ class RemoteFetcher:
         clients = self._ecosystem(repository).clients
         unknown = UnknownFile(project, file.filename)
         async with self._slots:
-            await self._request("GET", repository, clients.file_path(project, file), unknown, Range="bytes=-1")
+            # A shorter range would be passed through, and nothing kept.
+            last = f"bytes=-{SHORT_RANGE_BYTES}"
+            await self._request("GET", repository, clients.file_path(project, file), unknown, Range=last)
             if format.has_sidecar(file):
                 path = clients.sidecar_path(project, format.sidecar_name(file))
                 await self._request("GET", repository, path, unknown)
