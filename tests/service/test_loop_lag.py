@@ -32,13 +32,17 @@ async def test_what_is_dense_to_parse_does_not_stop_the_loop(
 
         async def flood() -> None:
             _, writer = await asyncio.open_connection(url.host, url.port)
-            with suppress(ConnectionError):
-                writer.write(head)
-                while True:
-                    writer.write(piece)
-                    await writer.drain()
-                    await asyncio.sleep(0.01)
-            writer.close()
+            try:
+                with suppress(ConnectionError):
+                    writer.write(head)
+                    while True:
+                        writer.write(piece)
+                        await writer.drain()
+                        await asyncio.sleep(0.01)
+            finally:
+                writer.transport.abort()
+                with suppress(OSError):
+                    await writer.wait_closed()
 
         flooding = [asyncio.create_task(flood()) for _ in range(4)]
         try:
