@@ -7,7 +7,7 @@ project that someone does. Nothing here is for threads.
 import asyncio
 import logging
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable, Hashable
+from collections.abc import Awaitable, Callable, Collection, Hashable
 from typing import Any, Generic, TypeVar
 
 import msgspec
@@ -257,3 +257,46 @@ class LoadingCache(Generic[K, V]):
     async def close(self) -> None:
         """Stop what is being loaded."""
         await self._loading.close()
+
+
+class RareRows(Generic[V]):
+    """The rows of a table by project, where few projects are in it: most are answered without reading it."""
+
+    def __init__(
+        self,
+        budget: MemoryBudget,
+        weigh: Callable[[V], int],
+        read_projects: Callable[[], Awaitable[Collection[str]]],
+        read: Callable[[str], Awaitable[V]],
+    ) -> None:
+        """`read_projects` returns the projects that are in the table, `read` what it has of one."""
+        self.projects: Collection[str] | None = None
+        """The projects that are in the table; None while that is not in memory."""
+        self._read_projects = read_projects
+        self._read = read
+        self._reading: SingleFlight[str, Collection[str]] = SingleFlight()
+        self._known: LoadingCache[str, V] = LoadingCache(budget, weigh)
+
+    async def of(self, project: str) -> V | None:
+        """Return what the table has of a project; None if the project is not in it."""
+        projects = self.projects
+        if projects is None:
+            projects, _ = await self._reading.run("", self._load_projects)
+        return await self._known.get(project, lambda: self._read(project)) if project in projects else None
+
+    async def _load_projects(self) -> Collection[str]:
+        projects = await self._read_projects()
+        if self._reading.owns(""):
+            self.projects = projects
+        return projects
+
+    def forget(self, project: str) -> None:
+        """Read again what the table has of a project, since that has changed."""
+        self.projects = None
+        self._reading.pop("", None)
+        self._known.forget(project)
+
+    async def close(self) -> None:
+        """Stop what is being read."""
+        await self._reading.close()
+        await self._known.close()

@@ -6,13 +6,14 @@ it went is not here: we could not give it to anyone.
 """
 
 import logging
-from collections.abc import Awaitable, Callable, Collection, Sequence
+from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
 
 import msgspec
 
 from mirror.catalog import Catalog
 from mirror.catalog.retention import Why
-from mirror.index.cache import FILE_BYTES, LoadingCache, MemoryBudget, SingleFlight
+from mirror.index.cache import FILE_BYTES, MemoryBudget, RareRows
 from mirror.index.journal import Journal
 from mirror.model import File, Project
 
@@ -26,35 +27,19 @@ class Removals:
         self._source = source
         self._catalog = catalog
         self._journal = journal
-        self.projects: Collection[str] | None = None
-        """Those that have removed files, where that is in memory."""
-        self._reading: SingleFlight[str, Collection[str]] = SingleFlight()
-        self._known: LoadingCache[str, tuple[File, ...]] = LoadingCache(memory, lambda files: FILE_BYTES * len(files))
+        self.rows: RareRows[tuple[File, ...]] = RareRows(
+            memory, lambda files: FILE_BYTES * len(files), partial(catalog.removed.projects, source), self._read_files
+        )
+        self.forget = self.rows.forget
+        self.close = self.rows.close
 
     async def of(self, project: str) -> tuple[File, ...]:
         """Return the removed files of a project."""
-        projects = self.projects
-        if projects is None:
-            projects, _ = await self._reading.run("", self._read_projects)
-        if project not in projects:
-            return ()
-        return await self._known.get(project, lambda: self._read_files(project)) or ()
+        return await self.rows.of(project) or ()
 
     async def _read_files(self, project: str) -> tuple[File, ...]:
         files = await self._catalog.removed.of_project(self._source, project)
         return tuple(msgspec.structs.replace(file, source=self._source) for file in files)
-
-    async def _read_projects(self) -> Collection[str]:
-        projects = await self._catalog.removed.projects(self._source)
-        if self._reading.owns(""):
-            self.projects = projects
-        return projects
-
-    def forget(self, project: str) -> None:
-        """Read them again, since they have changed."""
-        self.projects = None
-        self._reading.pop("", None)
-        self._known.forget(project)
 
     async def compare(
         self, name: str, before: Callable[[], Awaitable[Project | None]] | None, after: Project | None, now: float
@@ -92,11 +77,6 @@ class Removals:
         for serial in await self._catalog.removed.change(self._source, name, gone, why, back, now):
             self._journal.recorded(serial)
         self.forget(name)
-
-    async def close(self) -> None:
-        """Stop what is being read."""
-        await self._reading.close()
-        await self._known.close()
 
 
 def with_removed(revision: str, project: Project, removed: Sequence[File]) -> tuple[str, Project, frozenset[str]]:

@@ -4,13 +4,14 @@ That is noticed when a client asks for one that its page has promised. It is rem
 then on, so that the next client reads the file instead.
 """
 
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
+from functools import partial
 
 import msgspec
 
 from mirror.catalog import Catalog
 from mirror.errors import StorageFull
-from mirror.index.cache import LoadingCache, MemoryBudget, SingleFlight
+from mirror.index.cache import MemoryBudget, RareRows
 from mirror.index.journal import Journal
 from mirror.model import File, Project
 
@@ -23,52 +24,29 @@ class SidecarGaps:
 
     def __init__(self, source: str, catalog: Catalog, journal: Journal, memory: MemoryBudget) -> None:
         self._source = source
-        self._catalog = catalog
+        self._table = catalog.no_sidecars
         self._journal = journal
-        self.projects: Collection[str] | None = None
-        """Those that have such files, where that is in memory."""
-        self._reading: SingleFlight[str, Collection[str]] = SingleFlight()
-        self._known: LoadingCache[str, Mapping[str, str]] = LoadingCache(
-            memory, lambda files: FILE_NAME_BYTES * len(files)
+        self.rows: RareRows[Mapping[str, str]] = RareRows(
+            memory,
+            lambda files: FILE_NAME_BYTES * len(files),
+            partial(self._table.projects, source),
+            partial(self._table.of_project, source),
         )
-
-    async def of(self, project: str) -> Mapping[str, str]:
-        """Return the files of a project that have no sidecar: file name → digest, "" where the index lists none."""
-        projects = self.projects
-        if projects is None:
-            projects, _ = await self._reading.run("", self._read_projects)
-        if project not in projects:
-            return {}
-        return await self._known.get(project, lambda: self._catalog.no_sidecars.of_project(self._source, project)) or {}
-
-    async def _read_projects(self) -> Collection[str]:
-        projects = await self._catalog.no_sidecars.projects(self._source)
-        if self._reading.owns(""):
-            self.projects = projects
-        return projects
+        """File name → digest, "" where the index lists none."""
+        self.forget = self.rows.forget
+        self.close = self.rows.close
 
     async def add(self, project: str, file: File, now: float) -> bool:
         """Remember a file; return whether that is news. On a full disk nothing is remembered."""
-        if (await self.of(project)).get(file.filename) == _digest(file):
+        if (await self.rows.of(project) or {}).get(file.filename) == _digest(file):
             return False
         try:
-            serial = await self._catalog.no_sidecars.add(self._source, project, file.filename, _digest(file), now)
+            serial = await self._table.add(self._source, project, file.filename, _digest(file), now)
         except StorageFull:
             return False
         self._journal.recorded(serial)
         self.forget(project)
         return True
-
-    def forget(self, project: str) -> None:
-        """Read them again, since they have changed."""
-        self.projects = None
-        self._reading.pop("", None)
-        self._known.forget(project)
-
-    async def close(self) -> None:
-        """Stop what is being read."""
-        await self._reading.close()
-        await self._known.close()
 
 
 def with_gaps(revision: str, project: Project, gaps: Mapping[str, str]) -> tuple[str, Project]:

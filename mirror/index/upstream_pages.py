@@ -120,8 +120,8 @@ class UpstreamPages:
         removed: tuple[File, ...] = ()
         if self._may_have_removed(page.name):
             removed = await self._removals.of(page.name)
-        known_gaps = self.gaps.projects
-        gaps = await self.gaps.of(page.name) if known_gaps is None or page.name in known_gaps else None
+        known_gaps = self.gaps.rows.projects
+        gaps = await self.gaps.rows.of(page.name) if known_gaps is None or page.name in known_gaps else None
         same = known == state.row.stamp.revision and not (self.checksums and self.checksums.lacks(page.name))
         if same and not removed and not gaps:
             return Listing(revision=known, until=until, outcome=state.outcome, project=None)
@@ -231,7 +231,7 @@ class UpstreamPages:
 
     def _may_have_removed(self, project: str) -> bool:
         """Return whether there may be removed files of a project."""
-        return self._removals.projects is None or project in self._removals.projects
+        return self._removals.rows.projects is None or project in self._removals.rows.projects
 
     async def close(self) -> None:
         """Stop what runs in the background."""
