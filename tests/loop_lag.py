@@ -6,9 +6,13 @@ assert lag.worst < LAG_SECONDS
 """
 
 import asyncio
+import gc
+import sys
 import time
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+
+from mirror.runtime import tune_runtime
 
 LAG_SECONDS = 0.2
 """The longest that the event loop of a mirror may stand still, whatever a client or an upstream sends."""
@@ -38,10 +42,25 @@ async def loop_lag() -> AsyncIterator[LoopLag]:
             lag.worst, lag.probes = max(lag.worst, late), lag.probes + 1
             lag.busy = max(lag.busy, min(late, time.process_time() - used))
 
-    probing = asyncio.create_task(probe())
+    with _tuned():
+        probing = asyncio.create_task(probe())
+        try:
+            yield lag
+            await asyncio.sleep(PROBE_SECONDS)
+        finally:
+            probing.cancel()
+            await asyncio.gather(probing, return_exceptions=True)
+
+
+@contextmanager
+def _tuned() -> Iterator[None]:
+    """Tune the interpreter as `serve` does: the garbage collector would go through all that other tests have left."""
+    threshold, interval = gc.get_threshold(), sys.getswitchinterval()
+    gc.collect()
+    tune_runtime()
     try:
-        yield lag
-        await asyncio.sleep(PROBE_SECONDS)
+        yield
     finally:
-        probing.cancel()
-        await asyncio.gather(probing, return_exceptions=True)
+        gc.unfreeze()
+        gc.set_threshold(*threshold)
+        sys.setswitchinterval(interval)
