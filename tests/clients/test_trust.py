@@ -7,6 +7,7 @@ import pytest
 from yarl import URL
 
 from tests.builders import wheel
+from tests.clients.test_odd_upstreams import CLIENTS
 from tests.clients.test_pypi import Pip, Uv, client, environments
 from tests.serving import spawned
 from tests.simulator import Instead, Redirect, Simulator, Status
@@ -25,6 +26,7 @@ async def public() -> AsyncIterator[Simulator]:
         yield running
 
 
+@CLIENTS
 @pytest.mark.parametrize("trouble", ["down", "404", "login page", "redirected"])
 async def test_a_client_never_gets_another_project_of_an_internal_name(
     simulator: Simulator, public: Simulator, tmp_path: Path, client: Pip | Uv, trouble: str
@@ -55,6 +57,7 @@ async def test_a_client_never_gets_another_project_of_an_internal_name(
         assert public.count("GET", "*ourlib*") == 0
 
 
+@CLIENTS
 async def test_names_that_a_bucket_forbids_come_from_the_next_index_where_that_is_set(
     simulator: Simulator, public: Simulator, tmp_path: Path, client: Pip | Uv
 ) -> None:
