@@ -100,16 +100,28 @@ class Blocked(MirrorError):
         self.reason = reason
 
 
-class StorageFull(MirrorError):
-    """The store has no room for what has to be kept."""
-
-
 class Unavailable(MirrorError):
     """The answer may exist, but cannot be given at this moment. `retry_after` is in seconds."""
 
     def __init__(self, message: str, retry_after: float = 10.0) -> None:
         super().__init__(message)
         self.retry_after = retry_after
+
+
+class StorageError(MirrorError):
+    """The store cannot keep what has to be kept: what comes from upstream is served without it."""
+
+
+class StorageFull(StorageError):
+    """The store has no room for what has to be kept."""
+
+
+class StorageUnavailable(StorageError, Unavailable):
+    """The database or the object store cannot be reached at this moment; whether it has kept something is not known."""
+
+
+class ConstraintViolation(MirrorError):
+    """A transaction contradicts a constraint of the catalog's tables, and nothing of it is stored."""
 
 
 class Offline(Unavailable):

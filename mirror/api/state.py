@@ -14,7 +14,7 @@ from aiohttp import web
 from mirror import __version__
 from mirror.catalog import Catalog
 from mirror.config import Settings
-from mirror.errors import StorageFull
+from mirror.errors import StorageError
 from mirror.index.journal import Journal
 from mirror.index.upstream import CachedUpstream
 from mirror.telemetry.metrics import Metrics, Snapshot, UpstreamState
@@ -204,7 +204,7 @@ class MirrorState:
             async with asyncio.timeout(PROBE_SECONDS):
                 await self._catalog.feed.bounds()
                 await self._catalog.leases.take("ready", self._clock(), 0)
-        except StorageFull:
+        except StorageError:
             return True
         except Exception:
             logger.exception("the catalog takes no changes")

@@ -12,7 +12,7 @@ from aiohttp import web
 
 from mirror.auth.rights import Identity
 from mirror.catalog import RemovedFiles
-from mirror.errors import Blocked, StorageFull, Unauthorized
+from mirror.errors import Blocked, StorageError, Unauthorized
 from mirror.server.facts import facts_of
 
 logger = logging.getLogger(__name__)
@@ -64,7 +64,7 @@ class AuditTrail:
         audit("removed", who=who, client=client, repository=facts_of(request).repository, filename=filename)
         try:
             await self._removed.fetched(source, project, filename, client, who, self._clock())
-        except StorageFull as error:
+        except StorageError as error:
             logger.warning("only the log records that the removed file %s was served: %s", filename, error)
 
     async def _who(self, request: web.Request) -> str:

@@ -7,7 +7,7 @@ import msgspec
 
 from mirror.catalog.database import Database, Row, Statement, among
 from mirror.catalog.feed import APPEND_EVENT, NEXT_SERIAL, record_all
-from mirror.errors import StorageFull
+from mirror.errors import StorageError
 
 FILES_PER_STATEMENT = 100
 """Files that one statement writes."""
@@ -61,12 +61,12 @@ class Files:
         self._uses[key] = self._uses.get(key, (0, 0.0))[0] + 1, at
 
     async def flush_uses(self) -> None:
-        """Record the uses that were noted. Raises StorageFull, and then keeps them."""
+        """Record the uses that were noted. Raises StorageError, and then keeps them."""
         uses, self._uses = self._uses, {}
         try:
             if uses:
                 await self.used((*key, count, at) for key, (count, at) in uses.items())
-        except StorageFull:
+        except StorageError:
             for key, (count, at) in uses.items():
                 more, last = self._uses.get(key, (0, at))
                 self._uses[key] = count + more, max(at, last)

@@ -16,7 +16,7 @@ import msgspec
 from mirror.catalog import Catalog, PageRow
 from mirror.catalog.claims import owner_of
 from mirror.catalog.pages import MISSING_AT_ONCE
-from mirror.errors import MirrorError, StorageFull, UpstreamProtocolError
+from mirror.errors import MirrorError, StorageError, UpstreamProtocolError
 from mirror.index.cache import BoundedCache, LoadingCache, MemoryBudget
 from mirror.index.page_reader import LARGE_PAGE_BYTES, PageReader
 from mirror.model import Format, Outcome, Page, Project, Stamp, UpstreamResponse
@@ -115,7 +115,7 @@ class PageStore:
         self.changed = True
         try:
             serial = await self._pages.put(self._source, page, response, row.stamp, self._owner)
-        except StorageFull as error:
+        except StorageError as error:
             logger.warning("the page %s %s stays in memory: %s", page.kind, page.name, error)
             self._unstored.put(page, (row, response), weight=ROW_BYTES + len(response.body))
             return None
@@ -173,7 +173,7 @@ def warn_if_full(what: str) -> Iterator[None]:
     """Go on when the disk is too full to record something."""
     try:
         yield
-    except StorageFull as error:
+    except StorageError as error:
         logger.warning("could not record %s: %s", what, error)
 
 

@@ -10,7 +10,7 @@ from functools import partial
 import msgspec
 
 from mirror.catalog import Catalog
-from mirror.errors import StorageFull
+from mirror.errors import StorageError
 from mirror.index.cache import MemoryBudget, RareRows
 from mirror.index.journal import Journal
 from mirror.model import File, Project
@@ -42,7 +42,7 @@ class SidecarGaps:
             return False
         try:
             serial = await self._table.add(self._source, project, file.filename, _digest(file), now)
-        except StorageFull:
+        except StorageError:
             return False
         self._journal.recorded(serial)
         self.forget(project)

@@ -12,7 +12,7 @@ from typing import TypeVar
 
 from mirror.blobs import BlobStore, StoredBlob
 from mirror.catalog import Catalog, HeldFile
-from mirror.errors import MirrorError, NoSidecar, NotFound, Offline, StorageFull, UpstreamRefused
+from mirror.errors import MirrorError, NoSidecar, NotFound, Offline, StorageError, UpstreamRefused
 from mirror.index.cache import LoadingCache, MemoryBudget, SingleFlight
 from mirror.index.journal import Journal
 from mirror.index.remote_files import RemoteFiles
@@ -200,7 +200,7 @@ class UpstreamFiles:
             now = await self._catalog.files.get(self._name, row.project, row.filename)
             if now is not None and now.digest == row.digest:  # else it is held with other bytes
                 logger.error("the blob of %s has vanished from the store; it is fetched again", row.filename)
-                with suppress(StorageFull):  # then it stays known as one that has vanished
+                with suppress(StorageError):  # then it stays known as one that has vanished
                     await self._catalog.files.forget(self._name, row.project, row.filename)
         return body
 
@@ -234,7 +234,7 @@ class UpstreamFiles:
             await self._blobs.label(blob.digest, self._name, filename)
         try:
             serial = await self._catalog.files.add(held, kind)
-        except StorageFull as error:
+        except StorageError as error:
             logger.warning("%s is kept, but not entered in the catalog: %s", filename, error)
             return
         if (known := self._held.peek(project)) is not None:

@@ -14,7 +14,7 @@ from mirror.errors import (
     Invalid,
     NoSidecar,
     NotFound,
-    StorageFull,
+    StorageError,
     UpstreamError,
     UpstreamProtocolError,
     UpstreamRefused,
@@ -100,7 +100,7 @@ class UpstreamSidecars:
             content = await self._fetched_or_made(project, name, file, held)
         try:
             blob = await self._blobs.write(content)
-        except StorageFull as error:
+        except StorageError as error:
             logger.warning("%s is passed on without being kept: %s", name, error)
             return OpenFile(MemoryBody.of(content), "miss", provisional=True)
         if kept is not None and kept.digest != blob.digest:

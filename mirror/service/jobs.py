@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from mirror.api.state import EvictionSummary
 from mirror.config import Settings
-from mirror.errors import MirrorError, StorageFull
+from mirror.errors import MirrorError, StorageError
 from mirror.index.journal import LOOK_SECONDS
 from mirror.index.source import name_of
 from mirror.maintenance.evict import Evictor
@@ -253,7 +253,7 @@ def verifier(mirror: Mirror, store: Store, rate: int | None) -> Verifier:
 
 
 async def _flush(store: Store) -> None:
-    with suppress(StorageFull):  # it stays in memory
+    with suppress(StorageError):  # it stays in memory
         await store.catalog.logs.flush()
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from mirror.catalog import Catalog
-from mirror.errors import StorageFull
+from mirror.errors import StorageError
 
 if TYPE_CHECKING:
     from mirror.telemetry.metrics import Metrics  # with an HTTP server, which `mirror status` does without
@@ -67,7 +67,7 @@ class Statistics:
         """Record what has been counted since the last time, and which files were used."""
         try:
             await self._catalog.files.flush_uses()
-        except StorageFull as error:
+        except StorageError as error:
             logger.warning("could not record which files were used: %s", error)
         counted = Counter(self._counted())
         added = counted - self._recorded
@@ -76,7 +76,7 @@ class Statistics:
         self._recorded = counted  # before it waits: another flush may come meanwhile
         try:
             await self._catalog.counters.add(added, int(self._clock() // HOUR))
-        except StorageFull as error:
+        except StorageError as error:
             self._recorded = self._recorded - added
             logger.warning("could not record statistics: %s", error)
 

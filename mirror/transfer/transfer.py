@@ -27,6 +27,7 @@ from mirror.errors import (
     DigestMismatch,
     MirrorError,
     NotFound,
+    StorageError,
     StorageFull,
     UpstreamError,
     UpstreamProtocolError,
@@ -365,7 +366,7 @@ class Transfer:
         elif self.storing:
             try:
                 await self._store()
-            except StorageFull as error:
+            except StorageError as error:
                 if unsure and not self.readers:
                     raise
                 logger.error("%s is passed on without being stored: %s", self.file.filename, error)

@@ -15,7 +15,7 @@ from typing import Protocol
 from mirror.airgap.follow.remote import FeedLine, FeedMismatch, FeedPosition, HeldFileLine, RemoteMirror
 from mirror.api.state import FollowState
 from mirror.catalog import Cursor, Cursors
-from mirror.errors import Blocked, MirrorError, NotFound, StorageFull, UpstreamProtocolError
+from mirror.errors import Blocked, MirrorError, NotFound, StorageError, UpstreamProtocolError
 from mirror.policy import matches
 
 logger = logging.getLogger(__name__)
@@ -202,7 +202,7 @@ class Follower:
         async with asyncio.TaskGroup() as group:
             for _ in range(min(PROJECTS_AT_ONCE, len(files))):
                 group.create_task(work())
-        if failures and (raising or isinstance(failures[0], StorageFull)):
+        if failures and (raising or isinstance(failures[0], StorageError)):
             raise failures[0]
         self.state.failed += len(failures)
         for failure in failures:
