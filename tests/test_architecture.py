@@ -215,7 +215,7 @@ PURE = [
 ]
 """Modules that decide, parse and render: equal arguments, equal results. What they import is here too, or a value."""
 VALUES = ("errors", "model", "config.policy", "index.ecosystem")
-IMPURE = {"asyncio", "aiohttp", "aiosqlite", "http", "os", "random", "secrets", "socket", "subprocess", "time"}
+IMPURE = {"asyncio", "aiohttp", "sqlite3", "http", "os", "random", "secrets", "socket", "subprocess", "time"}
 """Libraries that read a clock, a file, the network or chance."""
 
 

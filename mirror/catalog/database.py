@@ -22,6 +22,9 @@ class Database(Protocol):
     async def read(self, sql: str, *values: Value) -> list[Row]:
         """Return the rows of one query, as last committed."""
 
+    async def scan(self, sql: str, *values: Value) -> list[Row]:
+        """Return the rows of a query that may take long, on a connection that nothing else waits for."""
+
     async def write(self, *statements: Statement) -> list[list[Row]]:
         """Run the statements as one transaction, durable when it returns; return the rows of each, in order."""
 

@@ -4,19 +4,23 @@ Each commit waits for the disk (`synchronous=FULL`), because answered means dura
 time share one commit, so that many small ones cost little. A database file that turns out damaged, at the start or in
 use, is set aside, never deleted, and a new one begun: what was cached comes again from upstream, and uploads are
 rebuilt from their records.
+
+The surprise: each connection has a thread, and a whole commit is one call there. A library that goes to the thread and
+back for each statement takes as long for that as SQLite does for all of them.
 """
 
 import asyncio
 import logging
 import os
 import sqlite3
+import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from importlib.resources import files
 from pathlib import Path
-
-import aiosqlite
+from queue import SimpleQueue
+from typing import Any, TypeVar
 
 from mirror.catalog.database import Row, Statement, Value
 from mirror.errors import StorageFull
@@ -30,13 +34,73 @@ TRANSACTIONS_PER_COMMIT = 256
 CHECKED_BYTES = 64 << 20
 """Bytes above which a file is not checked as a whole at the start; its damage shows in use."""
 
+LOCKED_SECONDS = 30.0
+"""Time for which a transaction waits while another process writes."""
 SPARE_BYTES = 256 << 10
 """Bytes that are reserved while the file is closed, so that it can be opened on a disk that has become full since."""
 
 _UNFIT = (OverflowError, UnicodeEncodeError)
 """Raised for an integer of more than 64 bits, and for text with lone surrogates."""
 
-_Job = tuple[Sequence[Statement], asyncio.Future[list[list[Row]]]]
+_Results = list[list[Row]]
+_Job = tuple[Sequence[Statement], asyncio.Future[_Results]]
+T = TypeVar("T")
+
+
+class _Connection:
+    """A connection to the file, and the thread in which it is used."""
+
+    def __init__(self, name: str) -> None:
+        self._calls: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
+        self._thread = threading.Thread(target=self._work, name=name, daemon=True)
+        self._thread.start()
+        self._connection: sqlite3.Connection | None = None
+
+    async def open(self, path: Path, prepare: Callable[[sqlite3.Connection], None]) -> None:
+        """Open the file, and call `prepare` with the connection."""
+
+        def work() -> None:
+            self._connection = sqlite3.connect(path, isolation_level=None, timeout=LOCKED_SECONDS)
+            prepare(self._connection)
+
+        await self._call(work)
+
+    async def call(self, work: Callable[[sqlite3.Connection], T]) -> T:
+        """Return what `work` returns for the connection, once earlier calls have ended."""
+        connection = self._connection
+        assert connection is not None
+        return await self._call(lambda: work(connection))
+
+    async def close(self) -> None:
+        """Close the connection, once earlier calls have ended."""
+        if self._connection is not None:
+            await self.call(lambda connection: connection.close())
+        self._calls.put(None)
+
+    async def _call(self, work: Callable[[], T]) -> T:
+        loop = asyncio.get_running_loop()
+        done: asyncio.Future[T] = loop.create_future()
+
+        def call() -> None:
+            try:
+                result = work()
+            except Exception as error:
+                loop.call_soon_threadsafe(_settle, done.set_exception, done, error)
+            else:
+                loop.call_soon_threadsafe(_settle, done.set_result, done, result)
+
+        self._calls.put(call)
+        return await done
+
+    def _work(self) -> None:
+        while (call := self._calls.get()) is not None:
+            with suppress(RuntimeError):  # the event loop is closed: no one waits any more
+                call()
+
+
+def _settle(settle: Callable[[T], None], done: asyncio.Future[Any], value: T) -> None:
+    if not done.done():  # it is, where the caller was cancelled
+        settle(value)
 
 
 class SQLite:
@@ -45,8 +109,11 @@ class SQLite:
     def __init__(self, path: Path) -> None:
         self._path = path
         self._spare = path.with_name(f"{path.name}.spare")
-        self._writer: aiosqlite.Connection | None = None
-        self._readers: asyncio.Queue[aiosqlite.Connection] = asyncio.Queue()
+        self._writer: _Connection | None = None
+        self._readers: asyncio.Queue[_Connection] = asyncio.Queue()
+        self._scanner: _Connection | None = None
+        """Opened by the first `scan`."""
+        self._scanning = asyncio.Lock()
         self._jobs: asyncio.Queue[_Job] = asyncio.Queue()
         self._worker: asyncio.Task[None] | None = None
         self._renewing = asyncio.Lock()
@@ -65,16 +132,14 @@ class SQLite:
         self._worker.add_done_callback(end_process)
 
     async def read(self, sql: str, *values: Value) -> list[Row]:
-        try:
-            return await self._read(sql, values)
-        except sqlite3.DatabaseError as error:
-            if not _is_damage(error):
-                raise
-            await self._renew(error)
-            return await self._read(sql, values)
+        return await self._twice(self._read, sql, values)
 
-    async def write(self, *statements: Statement) -> list[list[Row]]:
-        done: asyncio.Future[list[list[Row]]] = asyncio.get_running_loop().create_future()
+    async def scan(self, sql: str, *values: Value) -> list[Row]:
+        return await self._twice(self._scan, sql, values)
+
+    async def write(self, *statements: Statement) -> _Results:
+        self._check_open()
+        done: asyncio.Future[_Results] = asyncio.get_running_loop().create_future()
         self._jobs.put_nowait((statements, done))
         return await asyncio.shield(done)
 
@@ -84,14 +149,40 @@ class SQLite:
             self._worker.remove_done_callback(end_process)
             self._worker.cancel()
             await asyncio.gather(self._worker, return_exceptions=True)
+            self._worker = None
         await self._disconnect()
+
+    def _check_open(self) -> None:
+        if self._worker is None:
+            raise RuntimeError(f"The catalog {self._path} is not open: call `open` before it is used.")
+
+    async def _twice(
+        self, read: Callable[[str, Sequence[Value]], Awaitable[list[Row]]], sql: str, values: Sequence[Value]
+    ) -> list[Row]:
+        """Return the rows of a query, asked again of a new file where this one turns out damaged."""
+        self._check_open()
+        try:
+            return await read(sql, values)
+        except sqlite3.DatabaseError as error:
+            if not _is_damage(error):
+                raise
+            await self._renew(error)
+            return await read(sql, values)
 
     async def _read(self, sql: str, values: Sequence[Value]) -> list[Row]:
         connection = await self._readers.get()
         try:
-            return await _run(connection, sql, values)
+            return await connection.call(lambda opened: _run(opened, sql, values))
         finally:
             self._readers.put_nowait(connection)
+
+    async def _scan(self, sql: str, values: Sequence[Value]) -> list[Row]:
+        async with self._scanning:
+            if self._scanner is None:
+                scanner = _Connection("catalog-scan")
+                await scanner.open(self._path, _prepare_reader)
+                self._scanner = scanner
+            return await self._scanner.call(lambda opened: _run(opened, sql, values))
 
     async def _work(self) -> None:
         while True:
@@ -99,7 +190,7 @@ class SQLite:
             while len(batch) < TRANSACTIONS_PER_COMMIT and not self._jobs.empty():
                 batch.append(self._jobs.get_nowait())
             try:
-                await self._commit_with_room(batch)
+                await self._commit(batch)
             except Exception as error:  # whatever it is: the writer goes on, and no caller waits for ever
                 try:
                     if _is_damage(error):
@@ -112,71 +203,33 @@ class SQLite:
                 for _ in batch:
                     self._jobs.task_done()
 
-    async def _commit_with_room(self, batch: list[_Job]) -> None:
-        """Run a batch in one commit; once more where the disk is full but the log of changes can begin anew."""
-        try:
-            await self._commit(batch)
-        except sqlite3.Error as error:
-            if not _is_full(error):
-                raise
-            assert self._writer is not None
-            with suppress(sqlite3.Error):
-                # The log of changes takes more when it begins anew, which it otherwise does only behind a commit.
-                await _run(self._writer, "PRAGMA wal_checkpoint(PASSIVE)")
-            await self._commit(batch)
-
     async def _commit(self, batch: list[_Job]) -> None:
-        """Run a batch in one commit; a transaction that breaks a constraint or has an unfit value fails alone."""
+        """Run a batch in one commit, and give each transaction its result."""
         assert self._writer is not None
-        results: list[tuple[asyncio.Future[list[list[Row]]], list[list[Row]]]] = []
-        broken: list[tuple[asyncio.Future[list[list[Row]]], Exception]] = []
-        try:
-            await _run(self._writer, "BEGIN IMMEDIATE")
-            alone = len(batch) == 1
-            for statements, done in batch:
-                if not alone:
-                    await _run(self._writer, "SAVEPOINT job")
-                try:
-                    results.append((done, [await _run(self._writer, sql, values) for sql, values in statements]))
-                except (sqlite3.IntegrityError, *_UNFIT) as error:
-                    if alone:
-                        raise  # nothing else is to be saved
-                    await _run(self._writer, "ROLLBACK TO job")
-                    broken.append((done, error))
-                if not alone:
-                    await _run(self._writer, "RELEASE job")
-            await _run(self._writer, "COMMIT")
-        except Exception:
-            if self._writer.in_transaction:
-                await self._writer.rollback()
-            raise
-        for done, rows in results:
-            if not done.done():
-                done.set_result(rows)
-        for done, violation in broken:
-            _fail(done, violation)
+        transactions = [statements for statements, _ in batch]
+        results = await self._writer.call(lambda writer: _commit_with_room(writer, transactions))
+        for (_, done), result in zip(batch, results, strict=True):
+            if isinstance(result, Exception):
+                _fail(done, result)
+            elif not done.done():
+                done.set_result(result)
 
     async def _connect(self) -> None:
         self._spare.unlink(missing_ok=True)
         with suppress(FileExistsError):  # the files beside it get its mode
             os.close(os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
-        connections: list[aiosqlite.Connection] = []
+        thorough = self._path.stat().st_size <= CHECKED_BYTES
+        connections = [_Connection("catalog-write"), *(_Connection("catalog-read") for _ in range(READERS))]
         try:
-            for number in range(1 + READERS):
-                connection = await aiosqlite.connect(self._path, isolation_level=None, timeout=30)
-                connections.append(connection)
-                await _run(connection, "PRAGMA journal_mode = WAL")
-                await _run(connection, "PRAGMA synchronous = FULL")
-                if number == 0:
-                    await _migrate(connection, thorough=self._path.stat().st_size <= CHECKED_BYTES)
-                else:
-                    await _run(connection, "PRAGMA query_only = ON")
+            await connections[0].open(self._path, lambda opened: _prepare_writer(opened, thorough))
+            for reader in connections[1:]:
+                await reader.open(self._path, _prepare_reader)
         except BaseException:
             for connection in connections:
                 await connection.close()
             raise
-        self._writer, readers = connections[0], connections[1:]
-        for reader in readers:
+        self._writer = connections[0]
+        for reader in connections[1:]:
             self._readers.put_nowait(reader)
 
     async def _disconnect(self) -> None:
@@ -185,6 +238,10 @@ class SQLite:
             self._writer = None
             for _ in range(READERS):
                 await (await self._readers.get()).close()
+            async with self._scanning:
+                if self._scanner is not None:
+                    await self._scanner.close()
+                    self._scanner = None
             with suppress(OSError):  # then there is no room, and opening it again has to do without
                 self._spare.write_bytes(bytes(SPARE_BYTES))
 
@@ -205,6 +262,58 @@ class SQLite:
             self.renewed += 1
 
 
+# In the threads of the connections
+
+
+def _commit_with_room(writer: sqlite3.Connection, batch: Sequence[Sequence[Statement]]) -> list[_Results | Exception]:
+    """Run a batch in one commit; once more where the disk is full but the log of changes can begin anew."""
+    try:
+        return _commit(writer, batch)
+    except sqlite3.Error as error:
+        if not _is_full(error):
+            raise
+        with suppress(sqlite3.Error):
+            # The log of changes takes more when it begins anew, which it otherwise does only behind a commit.
+            _run(writer, "PRAGMA wal_checkpoint(PASSIVE)")
+        return _commit(writer, batch)
+
+
+def _commit(writer: sqlite3.Connection, batch: Sequence[Sequence[Statement]]) -> list[_Results | Exception]:
+    """Run a batch in one commit; a transaction that breaks a constraint or has an unfit value fails alone."""
+    results: list[_Results | Exception] = []
+    alone = len(batch) == 1
+    try:
+        _run(writer, "BEGIN IMMEDIATE")
+        for statements in batch:
+            if not alone:
+                _run(writer, "SAVEPOINT job")
+            try:
+                results.append([_run(writer, sql, values) for sql, values in statements])
+            except (sqlite3.IntegrityError, *_UNFIT) as error:
+                if alone:
+                    raise  # nothing else is to be saved
+                _run(writer, "ROLLBACK TO job")
+                results.append(error)
+            if not alone:
+                _run(writer, "RELEASE job")
+        _run(writer, "COMMIT")
+    except BaseException:
+        if writer.in_transaction:
+            writer.rollback()
+        raise
+    return results
+
+
+def _prepare_writer(connection: sqlite3.Connection, thorough: bool) -> None:
+    _run(connection, "PRAGMA journal_mode = WAL")
+    _run(connection, "PRAGMA synchronous = FULL")
+    _migrate(connection, thorough)
+
+
+def _prepare_reader(connection: sqlite3.Connection) -> None:
+    _run(connection, "PRAGMA query_only = ON")
+
+
 def _is_damage(error: Exception) -> bool:
     code = getattr(error, "sqlite_errorcode", None)
     return code is not None and code & 0xFF in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
@@ -214,7 +323,7 @@ def _is_full(error: Exception) -> bool:
     return getattr(error, "sqlite_errorcode", None) in (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR_SHMSIZE)
 
 
-def _fail(done: asyncio.Future[list[list[Row]]], error: Exception) -> None:
+def _fail(done: asyncio.Future[_Results], error: Exception) -> None:
     if done.done():
         return
     done.set_exception(StorageFull("The disk that holds the catalog is full.") if _is_full(error) else error)
@@ -225,14 +334,14 @@ _NUMBERS = tuple(map(str, range(1, 1 << 15)))
 """The names of `$1` and so on; SQLite itself takes no more."""
 
 
-async def _run(connection: aiosqlite.Connection, sql: str, values: Sequence[Value] = ()) -> list[Row]:
-    return list(await connection.execute_fetchall(sql, dict(zip(_NUMBERS, values, strict=False))))  # type: ignore[arg-type]  # rows are tuples here
+def _run(connection: sqlite3.Connection, sql: str, values: Sequence[Value] = ()) -> list[Row]:
+    return connection.execute(sql, dict(zip(_NUMBERS, values, strict=False))).fetchall()
 
 
-async def _migrate(connection: aiosqlite.Connection, thorough: bool) -> None:
+def _migrate(connection: sqlite3.Connection, thorough: bool) -> None:
     """Apply the numbered files that this database has not seen, each in a transaction of its own."""
     if thorough:
-        (verdict, *_) = await _run(connection, "PRAGMA quick_check(1)")
+        (verdict, *_) = _run(connection, "PRAGMA quick_check(1)")
         if verdict != ("ok",):
             damage = sqlite3.DatabaseError(str(verdict[0]))
             damage.sqlite_errorcode = sqlite3.SQLITE_CORRUPT
@@ -240,14 +349,14 @@ async def _migrate(connection: aiosqlite.Connection, thorough: bool) -> None:
     scripts = [entry for entry in files("mirror.catalog").joinpath("migrations").iterdir() if entry.name[:4].isdigit()]
     for script in sorted(scripts, key=lambda entry: entry.name):
         number = int(script.name[:4])
-        await _run(connection, "BEGIN IMMEDIATE")
-        ((version,),) = await _run(connection, "PRAGMA user_version")
+        _run(connection, "BEGIN IMMEDIATE")
+        ((version,),) = _run(connection, "PRAGMA user_version")
         if version < number:
             # executescript would commit first; one statement at a time stays inside the transaction.
             for statement in _statements(script.read_text()):
-                await _run(connection, statement)
-            await _run(connection, f"PRAGMA user_version = {number}")
-        await _run(connection, "COMMIT")
+                _run(connection, statement)
+            _run(connection, f"PRAGMA user_version = {number}")
+        _run(connection, "COMMIT")
 
 
 def _statements(script: str) -> list[str]:

@@ -30,7 +30,7 @@ DRIFT_SECONDS = 60.0
 """How far clocks may differ."""
 RENEW_BEFORE = timedelta(days=14)
 """How long before it expires a certificate should be replaced."""
-LIBRARIES = ("aiohttp", "aiosqlite", "msgspec", "packaging", "pydantic-settings", "uvloop", "yarl")
+LIBRARIES = ("aiohttp", "msgspec", "packaging", "pydantic-settings", "uvloop", "yarl")
 
 _DATA_DIR = Requirement(
     "mirror/data-dir",

@@ -209,3 +209,31 @@ async def test_a_set_names_what_it_was_given_and_can_be_replaced(catalog: Catalo
     assert await catalog.sets.holding(members[5]) == []
     await catalog.sets.replace("ci", [])
     assert await catalog.sets.names() == {"laptop": 1}
+
+
+async def test_a_catalog_that_is_not_open_says_so_instead_of_waiting_for_ever(tmp_path: Path) -> None:
+    catalog = Catalog(SQLite(tmp_path / "catalog.sqlite"))
+    async with asyncio.timeout(5):
+        for use in (catalog.counters.all(), catalog.counters.add({"a": 1}), catalog.database.scan("SELECT 1")):
+            with pytest.raises(RuntimeError, match="not open"):
+                await use
+        await catalog.close()
+    assert list(tmp_path.iterdir()) == []
+
+
+async def test_a_long_scan_keeps_no_one_from_reading(catalog: Catalog) -> None:
+    numbers = "WITH RECURSIVE numbers (n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM numbers WHERE n < $1)"
+    scans = [asyncio.create_task(catalog.database.scan(f"{numbers} SELECT count(*) FROM numbers", 3_000_000))]
+    scans += [asyncio.create_task(catalog.database.scan("SELECT 1")) for _ in range(9)]
+    for _ in range(20):
+        assert await catalog.pages.get("up", SIX) is None
+    assert not any(scan.done() for scan in scans)
+    assert (await asyncio.gather(*scans))[0] == [(3_000_000,)]
+
+
+async def test_a_caller_who_leaves_does_not_take_the_connection_along(catalog: Catalog) -> None:
+    for _ in range(10):
+        reading = asyncio.create_task(catalog.counters.all())
+        await asyncio.sleep(0)
+        reading.cancel()
+    assert (await catalog.counters.all())["feed"] == 0

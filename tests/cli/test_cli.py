@@ -95,7 +95,7 @@ def test_the_help_is_light_and_names_every_command() -> None:
     assert not [name for name in imported if name.startswith("mirror.cli.")], "no command is needed to name them all"
 
 
-SLOW_IMPORTS = {"aiohttp", "aiosqlite", "prometheus_client", "jinja2", "cryptography", "pydantic", "rich.console"}
+SLOW_IMPORTS = {"aiohttp", "sqlite3", "prometheus_client", "jinja2", "cryptography", "pydantic", "rich.console"}
 
 
 @pytest.mark.parametrize("module", sorted({entry.module for entry in COMMANDS.values()}))
@@ -130,7 +130,7 @@ def test_a_shell_completes_commands_without_importing_them() -> None:
 
 def test_settings_are_read_without_the_server_or_the_terminal_library() -> None:
     code = "import sys; from mirror.cli import main; main(['check-config']); print(*sys.modules, file=sys.stderr)"
-    assert {"aiohttp", "rich", "aiosqlite"} & set(python("-c", code).stderr.split()) == set()
+    assert {"aiohttp", "rich", "sqlite3"} & set(python("-c", code).stderr.split()) == set()
 
 
 def test_an_ecosystem_is_imported_without_settings_or_an_http_client() -> None:

@@ -55,7 +55,7 @@ def children_of(parent: int) -> Iterator[int]:
 def test_a_worker_starts_without_settings_and_lock_files() -> None:
     code = "import sys, mirror.airgap.sync.workers.worker; print(*sys.modules)"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
-    assert {"pydantic", "packaging", "aiosqlite", "mirror.config"} & set(result.stdout.split()) == set()
+    assert {"pydantic", "packaging", "sqlite3", "mirror.config"} & set(result.stdout.split()) == set()
 
 
 async def test_a_worker_stores_a_wheel_and_its_sidecar_and_leaves_the_rest_undone(
