@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.postgres import PostgresServer, running_postgres
 from tests.simulator import Simulator
 
 _strays: list[str] = []
@@ -83,6 +84,19 @@ async def simulator() -> AsyncIterator[Simulator]:
     """A fresh upstream of both kinds, empty."""
     async with Simulator() as running:
         yield running
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[PostgresServer]:
+    """A PostgreSQL server, for all tests of this process."""
+    with running_postgres() as server:
+        yield server
+
+
+@pytest.fixture
+def postgres_url(postgres: PostgresServer) -> str:
+    """The URL of an empty database of the test's own."""
+    return postgres.url(postgres.fresh())
 
 
 @pytest.fixture

@@ -36,7 +36,7 @@ BACK_ENDS = (
     "blobs.local.LocalBlobs",
     "blobs.objects.ObjectBlobs",
     "catalog.sqlite.SQLite",
-    "catalog.postgres.Postgres",
+    "catalog.postgres.PostgreSQL",
 )
 
 REGISTRIES = [".".join(parts) for parts in (("pypi", "org"), ("pythonhosted", "org"), ("rubygems", "org"))] + [

@@ -17,13 +17,13 @@ import threading
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
-from importlib.resources import files
 from pathlib import Path
 from queue import SimpleQueue
 from typing import Any, TypeVar
 
 from mirror.catalog.database import Row, Statement, Value
-from mirror.errors import StorageFull
+from mirror.catalog.migration import migrations
+from mirror.errors import ConstraintViolation, StorageFull
 from mirror.runtime import end_process
 
 logger = logging.getLogger(__name__)
@@ -326,7 +326,11 @@ def _is_full(error: Exception) -> bool:
 def _fail(done: asyncio.Future[_Results], error: Exception) -> None:
     if done.done():
         return
-    done.set_exception(StorageFull("The disk that holds the catalog is full.") if _is_full(error) else error)
+    if _is_full(error):
+        error = StorageFull("The disk that holds the catalog is full.")
+    elif isinstance(error, sqlite3.IntegrityError):
+        error = ConstraintViolation(f"The catalog refuses a row: {error}.")
+    done.set_exception(error)
     done.exception()  # retrieved here, since the writer may have gone: without it asyncio logs a warning
 
 
@@ -346,19 +350,12 @@ def _migrate(connection: sqlite3.Connection, thorough: bool) -> None:
             damage = sqlite3.DatabaseError(str(verdict[0]))
             damage.sqlite_errorcode = sqlite3.SQLITE_CORRUPT
             raise damage
-    scripts = [entry for entry in files("mirror.catalog").joinpath("migrations").iterdir() if entry.name[:4].isdigit()]
-    for script in sorted(scripts, key=lambda entry: entry.name):
-        number = int(script.name[:4])
+    for migration in migrations():
         _run(connection, "BEGIN IMMEDIATE")
         ((version,),) = _run(connection, "PRAGMA user_version")
-        if version < number:
+        if version < migration.number:
             # executescript would commit first; one statement at a time stays inside the transaction.
-            for statement in _statements(script.read_text()):
+            for statement in migration.statements():
                 _run(connection, statement)
-            _run(connection, f"PRAGMA user_version = {number}")
+            _run(connection, f"PRAGMA user_version = {migration.number}")
         _run(connection, "COMMIT")
-
-
-def _statements(script: str) -> list[str]:
-    lines = [line for line in script.splitlines() if not line.lstrip().startswith("--")]
-    return [statement for statement in "\n".join(lines).split(";") if statement.strip()]

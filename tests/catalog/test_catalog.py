@@ -1,8 +1,6 @@
 """The catalog: what is written is there after a restart, in one commit with its event, and damage is survived."""
 
 import asyncio
-import sqlite3
-from collections.abc import AsyncIterator
 from pathlib import Path
 
 import msgspec
@@ -10,7 +8,9 @@ import pytest
 
 from mirror.catalog import Catalog, HeldFile, SetMember
 from mirror.catalog.sqlite import SQLite
+from mirror.errors import ConstraintViolation
 from mirror.model import Event, Page, Stamp, UpstreamResponse
+from tests.catalog.conftest import Opener
 
 SIX = Page("project", "six")
 
@@ -19,13 +19,6 @@ async def opened(path: Path) -> Catalog:
     database = SQLite(path)
     await database.open()
     return Catalog(database)
-
-
-@pytest.fixture
-async def catalog(tmp_path: Path) -> AsyncIterator[Catalog]:
-    catalog = await opened(tmp_path / "catalog.sqlite")
-    yield catalog
-    await catalog.close()
 
 
 def answer(body: bytes = b"{}", etag: str | None = '"1"') -> UpstreamResponse:
@@ -105,7 +98,7 @@ async def test_many_writers_share_commits_and_one_that_fails_fails_alone(catalog
     results = await asyncio.gather(
         *(catalog.database.write((insert, (str(number % 90),))) for number in range(100)), return_exceptions=True
     )
-    assert sum(isinstance(result, sqlite3.IntegrityError) for result in results) == 10
+    assert sum(isinstance(result, ConstraintViolation) for result in results) == 10
     assert await catalog.database.read("SELECT count(*) FROM leases") == [(90,)]
 
 
@@ -127,29 +120,26 @@ async def test_a_value_that_does_not_fit_fails_alone_and_the_next_is_written(
 async def test_a_transaction_that_breaks_a_constraint_leaves_nothing(catalog: Catalog) -> None:
     insert = "INSERT INTO leases (name, holder, until) VALUES ($1, 'me', 0)"
     await catalog.database.write((insert, ("taken",)))
-    with pytest.raises(sqlite3.IntegrityError):
+    with pytest.raises(ConstraintViolation):
         await catalog.database.write((insert, ("new",)), (insert, ("taken",)))
     assert await catalog.database.read("SELECT name FROM leases") == [("taken",)]
 
 
-async def test_everything_is_there_after_a_restart(tmp_path: Path) -> None:
-    catalog = await opened(tmp_path / "catalog.sqlite")
+async def test_everything_is_there_after_a_restart(open_catalog: Opener) -> None:
+    catalog = await open_catalog()
     await catalog.pages.put("up", SIX, answer(), Stamp(1, True, "r"))
     serial = await catalog.feed.append(Event(serial=0, at=1, source="up", project="six", kind="yank", detail={"a": 1}))
     await catalog.close()
-    again = await opened(tmp_path / "catalog.sqlite")
+    again = await open_catalog()
     assert await again.pages.answer("up", SIX) == answer()
     assert (await again.feed.bounds())[1] == serial
     assert (await again.feed.since(serial - 1))[0].detail == {"a": 1}
-    await again.close()
 
 
-async def test_two_processes_write_one_catalog(tmp_path: Path) -> None:
-    one, two = await opened(tmp_path / "catalog.sqlite"), await opened(tmp_path / "catalog.sqlite")
+async def test_two_processes_write_one_catalog(open_catalog: Opener) -> None:
+    one, two = await open_catalog(), await open_catalog()
     await asyncio.gather(*(node.counters.add({"n": 1}) for node in (one, two) for _ in range(20)))
     assert (await one.counters.all())["n"] == 40
-    await one.close()
-    await two.close()
 
 
 async def test_a_damaged_file_is_set_aside_at_the_start(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

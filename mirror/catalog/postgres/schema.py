@@ -1,0 +1,167 @@
+"""The tables in PostgreSQL: made and brought up to date in one transaction, or refused with nothing changed.
+
+Three tables are this engine's own: `schema_version` has a row for each migration, `repositories` those that the
+catalog has served, and `commits` the number of each writer's last transaction, by which it finds out after a lost
+connection whether that was committed.
+"""
+
+import re
+import time
+from collections.abc import Mapping
+
+import asyncpg
+
+from mirror.catalog.migration import POSTGRESQL_LINE, Migration, migrations
+from mirror.catalog.postgres.connecting import DatabaseConnection
+from mirror.errors import ConfigError
+
+ONLY_WRITER = "pg_advisory_xact_lock(hashtextextended(CAST(current_schema() AS TEXT), 7815263))"
+"""Waits until no other transaction of a mirror writes in this schema. It ends with the transaction."""
+BEGIN = (
+    "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE;"
+    " SET LOCAL lock_timeout = '10s';"
+    # A node that is stopped in the middle must not stop all others.
+    " SET LOCAL idle_in_transaction_session_timeout = '5s';"
+    f" SELECT {ONLY_WRITER}"
+)
+"""Begins a transaction that writes, as one message."""
+
+OWN_TABLES = (
+    "CREATE TABLE schema_version (number INTEGER PRIMARY KEY, name TEXT NOT NULL, at DOUBLE PRECISION NOT NULL)",
+    'CREATE TABLE commits (writer TEXT COLLATE "C" PRIMARY KEY, number BIGINT NOT NULL, at DOUBLE PRECISION NOT NULL)',
+    'CREATE TABLE repositories (name TEXT COLLATE "C" PRIMARY KEY, format TEXT NOT NULL)',
+)
+KEPT_SECONDS = 30 * 86_400
+"""How long the row of a writer is kept that has ended."""
+
+_TEXT = re.compile(r"\bTEXT\b")
+
+
+def in_postgresql(migration: Migration) -> list[str]:
+    """Return the statements of a migration as PostgreSQL runs them: text compares by its bytes, as in SQLite."""
+    return [_TEXT.sub('TEXT COLLATE "C"', statement) for statement in migration.statements(POSTGRESQL_LINE)]
+
+
+async def prepare(connection: DatabaseConnection, repositories: Mapping[str, str]) -> None:
+    """Make the tables or bring them up to date. Raises ConfigError where this mirror cannot use the database.
+
+    `repositories` has the format of each repository by its name.
+    """
+    await _check_server(connection)
+    await connection.execute(BEGIN)
+    try:
+        await _prepare(connection, repositories)
+        await connection.execute("COMMIT")
+    except BaseException:
+        if not connection.is_closed():
+            await connection.execute("ROLLBACK")
+        raise
+
+
+async def schema_number(connection: DatabaseConnection) -> int:
+    """Return the number of the newest migration that the database has seen; 0 without any."""
+    ((present,),) = await connection.fetch("SELECT CAST(to_regclass('schema_version') AS TEXT)")
+    if present is None:
+        return 0
+    ((number,),) = await connection.fetch("SELECT coalesce(max(number), 0) FROM schema_version")
+    return int(str(number))
+
+
+async def _check_server(connection: DatabaseConnection) -> None:
+    ((version, encoding, replica, schema),) = await connection.fetch(
+        "SELECT CAST(current_setting('server_version_num') AS INTEGER), current_setting('server_encoding'),"
+        " pg_is_in_recovery(), CAST(current_schema() AS TEXT)"
+    )
+    if int(str(version)) < 130000:
+        raise ConfigError("catalog.url: the server is older than PostgreSQL 13: upgrade it.")
+    if encoding != "UTF8":
+        raise ConfigError(f"catalog.url: the database has the encoding {encoding}: create one with UTF8.")
+    if replica:
+        raise ConfigError("catalog.url: the server is a replica, which takes no changes: name the primary.")
+    if schema is None:
+        raise ConfigError("catalog.url: the role has no schema to use there: create the one that search_path names.")
+
+
+async def _prepare(connection: DatabaseConnection, repositories: Mapping[str, str]) -> None:
+    ((present,),) = await connection.fetch("SELECT CAST(to_regclass('schema_version') AS TEXT)")
+    seen: set[object] = set()
+    if present is not None:
+        seen = {number for (number,) in await connection.fetch("SELECT number FROM schema_version")}
+        await _check_owner(connection, seen, repositories)
+    else:
+        for statement in OWN_TABLES:
+            await connection.execute(statement)
+    for migration in migrations():
+        if migration.number in seen:
+            continue
+        for statement in in_postgresql(migration):
+            await connection.execute(statement)
+        await connection.fetch(
+            "INSERT INTO schema_version (number, name, at) VALUES ($1, $2, $3)",
+            migration.number, migration.name, time.time(),
+        )  # fmt: skip
+    for name, form in repositories.items():
+        await connection.fetch(
+            "INSERT INTO repositories (name, format) VALUES ($1, $2) ON CONFLICT DO NOTHING", name, form
+        )
+    await connection.fetch("DELETE FROM commits WHERE at < $1", time.time() - KEPT_SECONDS)
+
+
+async def _check_owner(connection: DatabaseConnection, seen: set[object], repositories: Mapping[str, str]) -> None:
+    """Raise ConfigError where a newer version, or another mirror, has made the tables."""
+    known = migrations()[-1].number
+    newest = max((int(str(number)) for number in seen), default=0)
+    if newest > known:
+        raise ConfigError(
+            f"catalog.url: a newer version of the mirror has made this catalog (schema {newest}, and this one knows"
+            f" {known}): upgrade this node."
+        )
+    recorded = {str(name): str(form) for name, form in await connection.fetch("SELECT name, format FROM repositories")}
+    for name, form in repositories.items():
+        if recorded.get(name, form) != form:
+            raise ConfigError(
+                f"catalog.url: this catalog belongs to another mirror, whose repository {name!r} is one of"
+                f" {recorded[name]}: name a database or a schema of its own for this one."
+            )
+    if recorded and not recorded.keys() & repositories.keys():
+        raise ConfigError(
+            f"catalog.url: this catalog belongs to another mirror, with the repositories {', '.join(sorted(recorded))}:"
+            " name a database or a schema of its own for this one."
+        )
+
+
+def refusal(error: Exception) -> ConfigError | None:
+    """Return what is wrong with the settings or the rights, in a sentence; None for an error that is a mistake here."""
+    match error:
+        case asyncpg.InvalidPasswordError() | asyncpg.InvalidAuthorizationSpecificationError():
+            sentence = "the server refuses the login: check the role and its password."
+        case asyncpg.InvalidCatalogNameError():
+            sentence = "there is no such database on the server: create it first."
+        case asyncpg.InsufficientPrivilegeError():
+            sentence = (
+                f"the role has not enough rights ({_first_line(error)}): make it the owner of the database, or GRANT"
+                " CREATE and USAGE on its schema."
+            )
+        case asyncpg.DuplicateTableError() | asyncpg.DuplicateObjectError() | asyncpg.UndefinedColumnError():
+            sentence = (
+                f"there are tables of something else in the database ({_first_line(error)}): name a database or a"
+                " schema of its own."
+            )
+        case asyncpg.LockNotAvailableError():
+            sentence = "the catalog is being changed by another node for too long: try again."
+        case asyncpg.ClientConfigurationError():
+            sentence = f"is not usable: {_first_line(error)}."
+        case asyncpg.PostgresError():
+            sentence = f"the server answers with an error: {_first_line(error)}."
+        case TimeoutError():
+            sentence = "the database server does not answer in time."
+        case OSError() | asyncpg.InterfaceError() | asyncpg.InternalClientError():
+            reason = error.strerror if isinstance(error, OSError) and error.strerror else _first_line(error)
+            sentence = f"the database server cannot be reached: {reason}."
+        case _:
+            return None
+    return ConfigError(f"catalog.url: {sentence}")
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
