@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+import tests.postgres
 from tests.postgres import PostgresServer, running_postgres
 from tests.simulator import Simulator
 
@@ -57,6 +58,21 @@ def _is_address(host: object) -> bool:
 
 
 sys.addaudithook(_watch)
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Add the choice of the catalog for the suites of what is served."""
+    parser.addoption(
+        "--catalog", choices=("sqlite", "postgres"), default="sqlite",
+        help="which engine has the catalogs of the mirrors that tests start",
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="session", autouse=True)
+def chosen_catalog(request: pytest.FixtureRequest) -> None:
+    """Start the server that `--catalog` asks for."""
+    if request.config.getoption("--catalog") == "postgres":
+        tests.postgres.chosen = request.getfixturevalue("postgres")
 
 
 @pytest.fixture(autouse=True)

@@ -4,6 +4,7 @@ It is started by an unprivileged user in a directory of its own and does not wai
 machine would lose is no concern of a test. Where there is none, tests that need it are skipped; in CI they fail.
 """
 
+import hashlib
 import itertools
 import os
 import pwd
@@ -118,6 +119,20 @@ class PostgresServer:
 
     def _as_user(self) -> dict[str, object]:
         return {} if self._user is None else {"user": self._user, "group": self._user, "extra_groups": []}
+
+
+chosen: PostgresServer | None = None
+"""The server that keeps the catalog of each mirror that tests start, with `--catalog postgres`."""
+
+
+def chosen_catalog(data_dir: Path) -> dict[str, dict[str, str]]:
+    """The settings of the catalog for a data directory: the same database each time, made by the first call."""
+    if chosen is None:
+        return {}
+    name = f"mirror-{hashlib.sha256(bytes(data_dir.absolute())).hexdigest()[:16]}"
+    if not chosen.sql(f"SELECT 1 FROM pg_database WHERE datname = '{name}'"):
+        chosen.create(name)
+    return {"catalog": {"url": chosen.url(name)}}
 
 
 def postgres_binaries() -> Path:

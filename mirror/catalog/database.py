@@ -32,6 +32,21 @@ class Database(Protocol):
         """Finish what is running and close the files or connections."""
 
 
+class Engine(Database, Protocol):
+    """A database engine, with what only the process knows that opens it."""
+
+    @property
+    def renewed(self) -> int:
+        """The number of times that a damaged catalog was replaced by an empty one."""
+
+    @property
+    def available(self) -> bool:
+        """Whether the database answers, as far as is known."""
+
+    async def open(self) -> None:
+        """Open the database, made or brought up to date as needed. Raises ConfigError or OSError where it cannot be."""
+
+
 async def among(database: Database, sql: str, digests: Collection[str]) -> set[str]:
     """Return the digests that a query finds among these; `{}` in the query stands for some of them at a time."""
     asked, found = list(digests), set[str]()

@@ -106,6 +106,9 @@ def _settle(settle: Callable[[T], None], done: asyncio.Future[Any], value: T) ->
 class SQLite:
     """A catalog in one file, which other processes of this machine may use at the same time."""
 
+    available = True
+    """A file answers, or the process that needs it ends."""
+
     def __init__(self, path: Path) -> None:
         self._path = path
         self._spare = path.with_name(f"{path.name}.spare")

@@ -105,9 +105,10 @@ def _from_store(settings: "Settings", repositories: list[str], name: str, versio
     import msgspec
 
     from mirror.api.explain import explain_project
+    from mirror.service.directory import has_catalog
     from mirror.service.open import Mode, open_mirror
 
-    if not settings.catalog_file.exists():
+    if not has_catalog(settings):
         return []
 
     async def run() -> list[dict[str, Any]]:

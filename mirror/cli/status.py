@@ -108,8 +108,10 @@ def _parse(content: object) -> StatusReport | None:
 
 def _status_from_catalog(settings: "Settings") -> dict[str, Any]:
     """Return the status that the catalog knows; zeros when there is no catalog yet."""
+    from mirror.service.directory import has_catalog
+
     status: dict[str, Any] = {"running": False, "projects": 0, "files": 0, "bytes": 0, "hits": {}, "upstreams": []}
-    return status | (asyncio.run(_totals(settings)) if settings.catalog_file.exists() else {})
+    return status | (asyncio.run(_totals(settings)) if has_catalog(settings) else {})
 
 
 async def _totals(settings: "Settings") -> dict[str, Any]:
@@ -195,8 +197,10 @@ def report_command() -> None:
 @settings_options
 def removed_command(as_json: bool, options: SettingsOptions) -> int:
     """List the files that are held here and that upstream no longer lists, and who has fetched them since."""
+    from mirror.service.directory import has_catalog
+
     settings = options.load()
-    found = asyncio.run(_removed_files(settings)) if settings.catalog_file.exists() else []
+    found = asyncio.run(_removed_files(settings)) if has_catalog(settings) else []
     if as_json:
         say(json.dumps(msgspec.to_builtins(found), indent=2))
         return 0

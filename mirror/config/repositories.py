@@ -1,12 +1,11 @@
 """[repositories.NAME] and [pages]: the indexes that are served, their upstreams, and the ages of pages."""
 
-import os
-from pathlib import Path
 from typing import Annotated, Literal, Self
 
 from pydantic import BeforeValidator, Field, SecretStr, field_validator, model_validator
 from pydantic_settings import NoDecode
 
+from mirror.config.passwords import read_password
 from mirror.config.values import (
     Duration,
     Flag,
@@ -85,8 +84,6 @@ class UpstreamSettings(Section):
 
     @model_validator(mode="after")
     def _has_one_password(self) -> Self:
-        if sum(given is not None for given in (self.password, self.password_file, self.credential)) > 1:
-            raise ValueError("should have only one of password, password_file and credential")
         self.secret()
         return self
 
@@ -97,25 +94,7 @@ class UpstreamSettings(Section):
 
     def secret(self) -> SecretStr | None:
         """Return the password, read from where it is kept at each call. Raises ValueError."""
-        if self.credential is not None:
-            directory = os.environ.get("CREDENTIALS_DIRECTORY")
-            if not directory:
-                raise ValueError("names a credential, but systemd has not given any (CREDENTIALS_DIRECTORY is not set)")
-            return _content(Path(directory, self.credential), f"the credential {self.credential!r}")
-        if self.password_file is not None:
-            return _content(self.password_file, "password_file")
-        return self.password
-
-
-def _content(path: Path, what: str) -> SecretStr:
-    try:
-        with path.open("rb") as file:
-            text = file.read(65536).decode().strip()
-    except (OSError, UnicodeDecodeError):
-        raise ValueError(f"cannot read {what}") from None
-    if not text:
-        raise ValueError(f"finds nothing in {what}")
-    return SecretStr(text)
+        return read_password(self.password, self.password_file, self.credential)
 
 
 class AgesSettings(Section):

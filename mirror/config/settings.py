@@ -15,6 +15,7 @@ from pydantic import BeforeValidator, Field, StringConstraints, field_validator,
 from pydantic_settings import NoDecode
 
 from mirror.config.auth import AuthSettings
+from mirror.config.catalog import CatalogSettings
 from mirror.config.policy import PoliciesSettings, RuleSettings
 from mirror.config.repositories import AgesSettings, PagesSettings, RepositorySettings
 from mirror.config.values import (
@@ -239,6 +240,8 @@ class Settings(Section):
     """[[sync]]: sets of files that are fetched before clients ask for them."""
     store: StoreSettings = StoreSettings()
     """[store]"""
+    catalog: CatalogSettings = CatalogSettings()
+    """[catalog]"""
     feed: FeedSettings = FeedSettings()
     """[feed]"""
     policy: tuple[RuleSettings, ...] = ()
@@ -287,7 +290,7 @@ class Settings(Section):
 
     @property
     def catalog_file(self) -> Path:
-        """The path of the database."""
+        """The path of the database, where [catalog] names none."""
         return self.data_dir / "catalog.sqlite"
 
     def ages(self, repository: str) -> AgesSettings:

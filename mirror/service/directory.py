@@ -18,6 +18,7 @@ from pathlib import Path
 
 import msgspec
 
+from mirror.config import Settings
 from mirror.errors import ConfigError
 
 logger = logging.getLogger(__name__)
@@ -53,6 +54,11 @@ def open_to_others(data_dir: Path) -> bool:
         return bool(data_dir.stat().st_mode & OTHERS)
     except OSError:
         return False
+
+
+def has_catalog(settings: Settings) -> bool:
+    """Return whether there may be a catalog: its file is made by the first process that needs it."""
+    return settings.catalog.url is not None or settings.catalog_file.exists()
 
 
 def lock(data_dir: Path) -> int:

@@ -158,6 +158,8 @@ class Service:
         """Use other settings from now on; if one of them is wrong, change nothing. Raises ConfigError."""
         if settings.data_dir != self._settings.data_dir:
             raise ConfigError("data_dir: cannot change while the mirror runs; restart it.")
+        if settings.catalog.url != self._settings.catalog.url:
+            raise ConfigError("catalog.url: cannot change while the mirror runs; restart it.")
         tls = _tls(settings.tls)
         new = Generation(settings, self.store, self.activity, self.connections)
         try:

@@ -10,8 +10,10 @@ from functools import cached_property
 
 from mirror.blobs.local import LocalBlobs
 from mirror.catalog import Catalog
+from mirror.catalog.database import Engine
 from mirror.catalog.sqlite import SQLite
 from mirror.config import Settings
+from mirror.errors import ConfigError
 from mirror.index.journal import Journal
 from mirror.index.records import Records
 from mirror.isolation import IsolatedProcesses
@@ -27,7 +29,7 @@ class Store:
         self.clock = clock
         self.secret = secrets.token_bytes(32)
         """By which this process proves to commands that it has the data directory."""
-        self.database = SQLite(settings.catalog_file)
+        self.database = catalog_engine(settings)
         self.catalog = Catalog(self.database)
         self.records = Records(settings.data_dir / "uploads")
         self.journal = Journal(self.catalog.feed)
@@ -39,7 +41,7 @@ class Store:
         return LocalBlobs(self.data_dir)
 
     async def open(self) -> None:
-        """Open the catalog, made or brought up to date as needed."""
+        """Open the catalog, made or brought up to date as needed. Raises ConfigError and OSError."""
         make(self.data_dir)
         await self.database.open()
 
@@ -51,3 +53,20 @@ class Store:
         """Finish what is being written, and close the catalog."""
         await self.isolated.close()
         await self.catalog.close()
+
+
+def catalog_engine(settings: Settings) -> Engine:
+    """Return the engine that the settings choose, not yet open. Raises ConfigError where it is not installed."""
+    if settings.catalog.url is None:
+        return SQLite(settings.catalog_file)
+    try:
+        from mirror.catalog.postgres import PostgreSQL
+    except ModuleNotFoundError:
+        raise ConfigError("catalog.url: PostgreSQL needs an extra: pip install 'mirror[postgres]'") from None
+
+    def password() -> str | None:
+        secret = settings.catalog.secret()
+        return None if secret is None else secret.get_secret_value()
+
+    formats = {name: one.format for name, one in settings.repositories.items()}
+    return PostgreSQL(settings.catalog.url, password, formats)
