@@ -214,6 +214,10 @@ class Body(Protocol):
     def path(self) -> Path | None:
         """The local file that has all of the bytes, verified; None where there is none."""
 
+    @property
+    def location(self) -> str | None:
+        """The URL at which a client may fetch them itself, for some minutes; None where there is none."""
+
     def read(self, start: int = 0, stop: int | None = None) -> AsyncIterator[bytes]:
         """Yield the bytes [start, stop). Raises UpstreamError when the rest cannot be fetched."""
 

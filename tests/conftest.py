@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 import tests.postgres
+from tests import objects, servers
 from tests.postgres import PostgresServer, running_postgres
 from tests.simulator import Simulator
 
@@ -66,6 +67,10 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         "--catalog", choices=("sqlite", "postgres"), default="sqlite",
         help="which engine has the catalogs of the mirrors that tests start",
     )  # fmt: skip
+    parser.addoption(
+        "--blobs", choices=("directory", *objects.KINDS), default="directory",
+        help="which store has the files of the mirrors that tests start",
+    )  # fmt: skip
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -73,6 +78,25 @@ def chosen_catalog(request: pytest.FixtureRequest) -> None:
     """Start the server that `--catalog` asks for."""
     if request.config.getoption("--catalog") == "postgres":
         tests.postgres.chosen = request.getfixturevalue("postgres")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def chosen_blobs(request: pytest.FixtureRequest) -> None:
+    """Start the server that `--blobs` asks for."""
+    if (kind := request.config.getoption("--blobs")) != "directory":
+        objects.choose(kind)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Prepare for servers that all workers share."""
+    if not hasattr(config, "workerinput"):
+        servers.open_session()
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    """End the servers that were started."""
+    if not hasattr(config, "workerinput"):
+        servers.close_session()
 
 
 @pytest.fixture(autouse=True)

@@ -23,6 +23,7 @@ from mirror.config import Settings
 from mirror.service.endpoints import Endpoints
 from mirror.service.open import Mode, open_mirror
 from mirror.service.services import Mirror
+from tests.objects import chosen_blobs
 from tests.postgres import chosen_catalog
 from tests.simulator import Simulator
 
@@ -125,7 +126,7 @@ async def serving(
     table = {"log": {"access": False}, "limits": {"shutdown_grace": 2}} | settings
     table["pages"] = {"recheck": 0} | settings.get("pages", {})  # so that a test need not wait to see a change
     table |= {"listen": ["127.0.0.1:0"], "data_dir": str(data_dir), "repositories": repositories}
-    table = chosen_catalog(data_dir) | table
+    table = chosen_catalog(data_dir) | chosen_blobs(data_dir) | table
     validated = Settings.model_validate(table)
     async with open_mirror(validated, Mode.SERVE, clock=clock) as opened, _session() as session:
         assert opened.endpoints
@@ -165,7 +166,7 @@ async def spawned(
 
 def write_settings(data_dir: Path, repositories: Table | None, **settings: Any) -> Path:
     """The settings of `spawned` as a file beside `data_dir`, for commands."""
-    table = {"log": {"access": False}} | chosen_catalog(data_dir) | settings
+    table = {"log": {"access": False}} | chosen_catalog(data_dir) | chosen_blobs(data_dir) | settings
     table |= {"listen": ["127.0.0.1:0"], "data_dir": str(data_dir)}
     if repositories is not None:
         table["repositories"] = repositories

@@ -37,6 +37,7 @@ class MemoryBody(msgspec.Struct, frozen=True):
     digest: str
     modified: None = None
     path: None = None
+    location: None = None
 
     @classmethod
     def of(cls, content: bytes) -> "MemoryBody":
@@ -64,6 +65,16 @@ class SmallBlob(msgspec.Struct, frozen=True, kw_only=True):
     """As for `BlobStore.label`."""
 
 
+class Numbers(Protocol):
+    """The numbers of a catalog, by name: what a store that is not in the data directory recognises it by."""
+
+    async def get(self, name: str) -> int | None:
+        """Return a number; None when there is none of that name."""
+
+    async def settle(self, name: str, value: int) -> int:
+        """Give a number its value unless it has one; return the value that it has."""
+
+
 class BlobStore(Protocol):
     """The store of the bytes of files. All methods may be called concurrently, also by several processes."""
 
@@ -71,6 +82,8 @@ class BlobStore(Protocol):
     """A local directory for files that are being written; `adopt` takes them from here."""
     disk_space: "DiskSpace"
     """The free space there, checked before something large is written."""
+    orphan_seconds: float
+    """Age from which a blob that nothing refers to is an orphan: before, something may be about to refer to it."""
 
     async def find(self, digest: str) -> Body | None:
         """Return the blob with a digest. Cheap: it is called for every answer with a held file.
@@ -80,6 +93,9 @@ class BlobStore(Protocol):
 
     async def open(self, digest: str) -> Body:
         """Return the blob with a digest. Raises MissingBlob where `find` returns None."""
+
+    async def open_stored(self, digest: str) -> Body:
+        """Return a blob as it is stored, past every cache and unverified: for verification. Raises MissingBlob."""
 
     async def adopt(self, path: Path, digest: str) -> StoredBlob:
         """Make the finished file at `path` the blob with a digest: durable first, then visible as a whole.
@@ -108,7 +124,10 @@ class BlobStore(Protocol):
         """Delete a blob; no error when it is missing. Readers that have begun may finish."""
 
     async def withdraw(self, digest: str) -> None:
-        """Move a blob out of the store so that it can be restored; no error when it is missing."""
+        """Move a blob out of the store so that it can be restored; no error when it is missing.
+
+        This process no longer finds it. One that stores it anew from here on keeps it, whatever becomes of this one.
+        """
 
     async def restore(self, digest: str) -> None:
         """Move a withdrawn blob back, unless the store has got it again meanwhile."""
@@ -127,3 +146,12 @@ class BlobStore(Protocol):
 
     async def clean_incoming(self) -> int:
         """Delete unfinished files of an earlier process; return their number. Only before anything is written."""
+
+    async def claim(self) -> None:
+        """Make sure, at the start, that the store is that of this mirror's catalog and can be written.
+
+        Raises ConfigError, and then nothing has changed. Where it was not called, the first change begins with it.
+        """
+
+    async def close(self) -> None:
+        """Finish what runs in the background."""

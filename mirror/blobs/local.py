@@ -31,6 +31,8 @@ CLAIM_BYTES = 4 << 20
 """The space that is reserved ahead of the bytes that come, where not all of a file could be reserved."""
 RESERVED_BYTES = 64 << 20
 """The space reserved for the catalog; on a small disk a twentieth of it."""
+ORPHAN_SECONDS = 3600.0
+"""Age from which a blob that nothing refers to is an orphan."""
 REFUSAL_SECONDS = 600.0
 """The time for which the disk counts as full for files of the size of one that was refused."""
 
@@ -173,6 +175,7 @@ class LocalBody(msgspec.Struct, frozen=True):
     digest: str
     modified: str | None
     path: Path | None
+    location: str | None = None
 
     async def read(self, start: int = 0, stop: int | None = None) -> AsyncIterator[bytes]:
         """Yield the bytes [start, stop). Raises MissingBlob when the blob was deleted or is shorter than it was."""
@@ -196,6 +199,8 @@ class LocalBody(msgspec.Struct, frozen=True):
 
 class LocalBlobs:
     """A BlobStore in the directories `blobs`, `incoming` and `outgoing` of `data_dir`, which are made if missing."""
+
+    orphan_seconds = ORPHAN_SECONDS
 
     def __init__(self, data_dir: Path) -> None:
         self.root = data_dir / "blobs"
@@ -226,6 +231,9 @@ class LocalBlobs:
         if body is None:
             raise MissingBlob(digest[:64])
         return body
+
+    async def open_stored(self, digest: str) -> LocalBody:
+        return await self.open(digest)
 
     async def adopt(self, path: Path, digest: str) -> StoredBlob:
         return await off_loop(lambda: self._adopt(path, digest))
@@ -276,6 +284,12 @@ class LocalBlobs:
         from mirror.blobs.listing import remove_files  # which uses this module
 
         return await off_loop(partial(remove_files, self.incoming))
+
+    async def claim(self) -> None:
+        """Do nothing: a data directory has one catalog, and one process that holds its lock."""
+
+    async def close(self) -> None:
+        """Do nothing: nothing runs in the background."""
 
     def _path(self, digest: str) -> Path:
         return self.root / check_digest(digest)[:2] / digest

@@ -52,6 +52,19 @@ class Counters:
         )
         return [(int(span), name, int(value)) for span, name, value in rows]
 
+    async def get(self, name: str) -> int | None:
+        """Return one total; None when there is none of that name."""
+        rows = await self._database.read("SELECT value FROM counters WHERE name = $1", name)
+        return int(rows[0][0]) if rows else None
+
+    async def settle(self, name: str, value: int) -> int:
+        """Give a total its value unless it has one; return the value that it has, for every node the same."""
+        insert = "INSERT INTO counters (name, value) VALUES ($1, $2) ON CONFLICT (name) DO NOTHING"
+        await self._database.write((insert, (name, value)))
+        settled = await self.get(name)
+        assert settled is not None, "it was just written"
+        return settled
+
     async def all(self) -> dict[str, int]:
         """Return every total by its name."""
         return dict(await self._database.read("SELECT name, value FROM counters"))

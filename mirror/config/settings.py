@@ -15,6 +15,7 @@ from pydantic import BeforeValidator, Field, StringConstraints, field_validator,
 from pydantic_settings import NoDecode
 
 from mirror.config.auth import AuthSettings
+from mirror.config.blobs import BlobsSettings
 from mirror.config.catalog import CatalogSettings
 from mirror.config.policy import PoliciesSettings, RuleSettings
 from mirror.config.repositories import AgesSettings, PagesSettings, RepositorySettings
@@ -242,6 +243,8 @@ class Settings(Section):
     """[store]"""
     catalog: CatalogSettings = CatalogSettings()
     """[catalog]"""
+    blobs: BlobsSettings = BlobsSettings()
+    """[blobs]"""
     feed: FeedSettings = FeedSettings()
     """[feed]"""
     policy: tuple[RuleSettings, ...] = ()

@@ -31,6 +31,7 @@ class ListedBody(msgspec.Struct, frozen=True):
     digest: str
     modified: None = None
     path: Path | None = None
+    location: str | None = None
 
     async def read(self, start: int = 0, stop: int | None = None) -> AsyncIterator[bytes]:
         """Raise an error, because nothing has been fetched."""

@@ -23,8 +23,6 @@ from mirror.model import File, Format
 
 logger = logging.getLogger(__name__)
 
-ORPHAN_SECONDS = 3600.0
-"""Age from which a blob that nothing refers to is an orphan: before, something may be about to refer to it."""
 PAUSE_SECONDS = 2.0
 """Time between moving blobs out of the store and removing them."""
 BATCH_BLOBS = 500
@@ -168,7 +166,7 @@ class Evictor:
             orphans=tuple(
                 digest
                 for digest, blob in stored.items()
-                if digest not in known_digests and now - blob.stored >= ORPHAN_SECONDS
+                if digest not in known_digests and now - blob.stored >= self._blobs.orphan_seconds
             ),
             sizes={digest: blob.size for digest, blob in stored.items()},
         )

@@ -118,8 +118,11 @@ class Verifier:
 
     async def _wrong(self, blob: StoredBlob, held: Sequence[HeldFile]) -> list[HeldFile]:
         """Return the names under which a blob is held that cannot be what they say, and that no digest vouches for."""
-        body = await self._blobs.find(blob.digest)
-        if body is None or not held:
+        if not held:
+            return []
+        try:
+            body = await self._blobs.open_stored(blob.digest)
+        except MissingBlob:
             return []
         beginning = b"".join([chunk async for chunk in body.read(0, BEGINNING_BYTES)])
         ending = b"".join([chunk async for chunk in body.read(max(0, body.size - END_BYTES))])
@@ -140,7 +143,7 @@ class Verifier:
         return await self._blobs.find(digest) is not None
 
     async def _digest(self, digest: str) -> str:
-        body = await self._blobs.open(digest)
+        body = await self._blobs.open_stored(digest)
         loop = asyncio.get_running_loop()
         began, read = loop.time(), 0
         hasher = hashlib.sha256()

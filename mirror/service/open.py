@@ -15,7 +15,7 @@ from enum import Enum
 from functools import cached_property
 from typing import TYPE_CHECKING
 
-from mirror.blobs.local import LocalBlobs
+from mirror.blobs import BlobStore
 from mirror.config import Settings
 from mirror.service.directory import lock
 from mirror.service.store import Store
@@ -57,7 +57,7 @@ class OpenMirror:
         self._mirror: Mirror | None = None
 
     @property
-    def blobs(self) -> LocalBlobs:
+    def blobs(self) -> BlobStore:
         """The bytes of files; their directories are made on first use."""
         return self.store.blobs
 

@@ -26,6 +26,7 @@ from mirror.errors import Invalid, MirrorError, Offline
 from mirror.index.freshness import Freshness
 from mirror.isolation import IsolatedProcesses
 from mirror.model import Grant
+from mirror.service.blobs import store_for_workers
 from mirror.service.ecosystems import ECOSYSTEMS
 from mirror.service.services import Mirror
 
@@ -59,6 +60,7 @@ async def local_fetcher(
 
 def worker_config(mirror: Mirror) -> WorkerConfig:
     """Return how workers reach the upstreams and the store of a mirror; upstreams that need a proxy are left out."""
+    blob_store, blob_settings = store_for_workers(mirror.settings)
     return WorkerConfig(
         formats={name: f"mirror.{name}:FORMAT" for name in {one.format.name for one in mirror.repositories.values()}},
         upstreams={
@@ -74,7 +76,8 @@ def worker_config(mirror: Mirror) -> WorkerConfig:
             for upstream in mirror.upstreams.values()
             if upstream.options.proxy is None
         },
-        blob_store="mirror.blobs.local:LocalBlobs",
+        blob_store=blob_store,
+        blob_settings=blob_settings,
         data_dir=str(mirror.settings.data_dir.absolute()),
     )
 

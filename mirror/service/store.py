@@ -6,9 +6,9 @@ Light on purpose: a command that changes one row imports this module and no HTTP
 import secrets
 import time
 from collections.abc import Callable
-from functools import cached_property
+from functools import cached_property, partial
 
-from mirror.blobs.local import LocalBlobs
+from mirror.blobs import BlobStore
 from mirror.catalog import Catalog
 from mirror.catalog.database import Engine
 from mirror.catalog.sqlite import SQLite
@@ -17,6 +17,7 @@ from mirror.errors import ConfigError
 from mirror.index.journal import Journal
 from mirror.index.records import Records
 from mirror.isolation import IsolatedProcesses
+from mirror.service.blobs import blob_store
 from mirror.service.directory import make
 
 
@@ -34,11 +35,15 @@ class Store:
         self.records = Records(settings.data_dir / "uploads")
         self.journal = Journal(self.catalog.feed)
         self.isolated = IsolatedProcesses()
+        self._open_blobs = partial(blob_store, settings, self.catalog.counters)
 
     @cached_property
-    def blobs(self) -> LocalBlobs:
-        """The blobs, whose directories are made when they are first needed: not for a command about accounts."""
-        return LocalBlobs(self.data_dir)
+    def blobs(self) -> BlobStore:
+        """The blobs, whose directories are made when they are first needed: not for a command about accounts.
+
+        Raises ConfigError.
+        """
+        return self._open_blobs()
 
     async def open(self) -> None:
         """Open the catalog, made or brought up to date as needed. Raises ConfigError and OSError."""
@@ -46,12 +51,18 @@ class Store:
         await self.database.open()
 
     async def clean(self) -> None:
-        """Remove what a crash left behind; only for the process that holds the data directory's lock."""
+        """Remove what a crash left behind; only for the process that holds the data directory's lock.
+
+        Raises ConfigError when the store of blobs is not this mirror's.
+        """
         await self.blobs.clean_incoming()
+        await self.blobs.claim()
 
     async def close(self) -> None:
         """Finish what is being written, and close the catalog."""
         await self.isolated.close()
+        if "blobs" in self.__dict__:  # else they were not needed
+            await self.blobs.close()
         await self.catalog.close()
 
 

@@ -98,6 +98,8 @@ class Transfer:
 
     # The Body
 
+    location: str | None = None
+
     @property
     def size(self) -> int:
         return self._size or 0  # known once `wait_open` has returned

@@ -231,6 +231,7 @@ class RangeBody:
 
     modified: str | None = None
     path: Path | None = None
+    location: str | None = None
 
     def __init__(
         self, upstream: RangeFetcher, url: URL, file: File, size: int, validator: str | None, tail: bytes

@@ -135,6 +135,7 @@ class _Ranges:
     digest = ""
     modified: str | None = None
     path: Path | None = None
+    location: str | None = None
 
     def __init__(self, client: IndexClient, url: URL, size: int) -> None:
         self._asking = client

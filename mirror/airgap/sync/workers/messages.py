@@ -47,7 +47,8 @@ class WorkerConfig(msgspec.Struct, frozen=True, kw_only=True):
     upstreams: Mapping[str, WorkerUpstream]
     """By the names of their sources."""
     blob_store: str
-    """Import path of a class that makes a `BlobStore` of `data_dir`."""
+    """Import path of a function that makes a `BlobStore` of `data_dir`, and of `blob_settings` where there are any."""
+    blob_settings: str = ""
     data_dir: str
     connections: int = 1
     """The most connections for one batch."""

@@ -49,8 +49,8 @@ class BatchRunner:
             name: cast(Format, _imported(path)) for name, path in config.formats.items()
         }
         self._clients = {name: SmallFileClient(upstream) for name, upstream in config.upstreams.items()}
-        make_store = cast(Callable[[Path], BlobStore], _imported(config.blob_store))
-        self._blobs = make_store(Path(config.data_dir))
+        make_store = cast(Callable[..., BlobStore], _imported(config.blob_store))
+        self._blobs = make_store(Path(config.data_dir), *filter(None, [config.blob_settings]))
         self._connections = config.connections
 
     async def run(self, jobs: Sequence[Job]) -> list[list[JobResult]]:

@@ -1,0 +1,43 @@
+"""The choice of the store of files: a directory, or an object store with a cache in the data directory.
+
+The surprise: what reaches an object store is imported only where the settings name one, because it is an optional part
+of the mirror.
+"""
+
+from pathlib import Path
+
+from mirror.blobs import BlobStore, Numbers
+from mirror.blobs.local import LocalBlobs
+from mirror.config import Settings
+from mirror.config.blobs import BlobsSettings
+
+
+def blob_store(settings: Settings, numbers: Numbers) -> BlobStore:
+    """Return the store that the settings name; nothing is asked yet. Raises ConfigError.
+
+    `numbers` are those of the catalog.
+    """
+    if settings.blobs.url is None:
+        return LocalBlobs(settings.data_dir)
+    return _object_blobs(settings.data_dir, settings.blobs, numbers)
+
+
+def store_for_workers(settings: Settings) -> tuple[str, str]:
+    """Return how the worker processes of a sync make the same store: an import path, and the text for it."""
+    if settings.blobs.url is None:
+        return "mirror.blobs.local:LocalBlobs", ""
+    return "mirror.service.blobs:worker_store", settings.blobs.model_dump_json()
+
+
+def worker_store(data_dir: Path, text: str) -> BlobStore:
+    """Return the store of a worker process, whose mirror has made sure that it is the right one."""
+    return _object_blobs(data_dir, BlobsSettings.model_validate_json(text), None)
+
+
+def _object_blobs(data_dir: Path, settings: BlobsSettings, numbers: Numbers | None) -> BlobStore:
+    from mirror.blobs.objects import ObjectBlobs
+    from mirror.blobs.objects_cache import BlobCache
+
+    directory = data_dir / "cache"
+    cache = BlobCache(LocalBlobs(directory), directory / "blobs", settings.cache)
+    return ObjectBlobs(data_dir, cache, settings, numbers)

@@ -1,0 +1,98 @@
+"""Real servers that tests share: started by the first test that needs one, on loopback, ended with the session.
+
+Workers of one session are processes of their own; they share the servers through a directory that the first process
+makes. Where a server is not installed its tests are skipped, and fail in CI.
+"""
+
+import fcntl
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+DIRECTORY = "TEST_SERVERS"
+"""The variable with the directory of the session's servers."""
+START_SECONDS = 40.0
+
+_started: list[subprocess.Popen[bytes]] = []
+"""Those that this process has started."""
+
+
+def open_session() -> None:
+    """Make the directory of the servers; called in the first process of a session."""
+    os.environ[DIRECTORY] = tempfile.mkdtemp(prefix="servers-")
+
+
+def close_session() -> None:
+    """End all servers that were started."""
+    directory = Path(os.environ.pop(DIRECTORY))
+    for file in directory.glob("*.json"):
+        pid = json.loads(file.read_text())["pid"]
+        with suppress(ProcessLookupError):
+            os.killpg(pid, signal.SIGKILL)
+    for process in _started:
+        process.wait()
+    shutil.rmtree(directory, ignore_errors=True)
+
+
+def shared(name: str, start: Callable[[Path], dict[str, Any]]) -> dict[str, Any]:
+    """What `start` returned in the process of this session that was first to call it, for a directory of its own.
+
+    It holds the `pid` of the server, which leads a process group.
+    """
+    directory = Path(os.environ[DIRECTORY])
+    file = directory / f"{name}.json"
+    with (directory / f"{name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not file.exists():
+            home = directory / name
+            home.mkdir(exist_ok=True)
+            file.write_text(json.dumps(start(home)))
+        found: dict[str, Any] = json.loads(file.read_text())
+        return found
+
+
+def missing(what: str) -> None:
+    """Skip the test because a server is not installed; in CI it is a failure."""
+    if os.environ.get("CI"):
+        pytest.fail(f"{what} is not installed: .ci/run and the extra `test` should install it", pytrace=False)
+    pytest.skip(f"{what} is not installed")
+
+
+def launch(command: Sequence[str | Path], log: Path, port: int, **options: Any) -> int:
+    """Start a server, wait until it accepts connections at a port, and return its process id."""
+    with log.open("wb") as output:
+        process = subprocess.Popen(
+            [str(word) for word in command], stdin=subprocess.DEVNULL, stdout=output, stderr=output,
+            start_new_session=True, **options,
+        )  # fmt: skip
+    end = time.monotonic() + START_SECONDS
+    while time.monotonic() < end and process.poll() is None:
+        with socket.socket() as probe:
+            if probe.connect_ex(("127.0.0.1", port)) == 0:
+                _started.append(process)
+                return process.pid
+        time.sleep(0.05)
+    process.kill()
+    raise AssertionError(f"{command[0]} does not answer:\n{log.read_text()[-2000:]}")
+
+
+def free_ports(count: int) -> list[int]:
+    """Ports of loopback that nothing listens at."""
+    sockets = [socket.socket() for _ in range(count)]
+    for one in sockets:
+        one.bind(("127.0.0.1", 0))
+    ports: list[int] = [one.getsockname()[1] for one in sockets]
+    for one in sockets:
+        one.close()
+    return ports
