@@ -288,6 +288,8 @@ class Format(msgspec.Struct, frozen=True, kw_only=True):
     """Render a project in each form that clients may ask for, to find out whether that is possible at all."""
     revision: Callable[[bytes], str]
     """Returns the identity of a page's body: equal bodies have equal revisions."""
+    index_pages: tuple[Page, ...] = (Page("names"),)
+    """The pages about all projects at once: the list of names, and lists of the format's own."""
     check_document: Callable[[Page, UpstreamResponse], None] = _any_document
     """Checks a page of any other kind before it replaces an older one. Raises UpstreamProtocolError."""
 

@@ -122,8 +122,11 @@ class StaticLayout(Protocol):
     def entry(self, project: Project) -> str:
         """Return what lists of all projects have to know of this one."""
 
-    def index(self, entries: Mapping[str, str]) -> Iterable[tuple[str, bytes]]:
-        """Yield the pages about all projects, given their entries by name in order. What clients read first is last."""
+    def index(self, entries: Mapping[str, str], documents: Mapping[str, bytes]) -> Iterable[tuple[str, bytes]]:
+        """Yield the pages about all projects, given their entries by name in order. What clients read first is last.
+
+        `documents` are what the one upstream has of such pages, by kind.
+        """
 
     def nginx_http(self) -> str:
         """Return lines for the `http` part of nginx's configuration, the same for every mount."""

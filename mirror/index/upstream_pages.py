@@ -222,8 +222,9 @@ class UpstreamPages:
         return stored
 
     def forget(self, project: str) -> None:
-        """Read again what is stored of a project, since someone else has changed it; "" is the list of names."""
-        self.store.forget(Page("project", project) if project else NAMES)
+        """Read again what is stored of a project, since someone else has changed it; "" is what is about all."""
+        for page in [Page("project", project)] if project else self._format.index_pages:
+            self.store.forget(page)
         self._removals.forget(project)
         self.gaps.forget(project)
         if self.checksums is not None:

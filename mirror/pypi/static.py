@@ -67,7 +67,7 @@ class PythonLayout:
     def entry(self, project: Project) -> str:
         return "" if project.serial is None else str(project.serial)
 
-    def index(self, entries: Mapping[str, str]) -> Iterator[tuple[str, bytes]]:
+    def index(self, entries: Mapping[str, str], documents: Mapping[str, bytes]) -> Iterator[tuple[str, bytes]]:
         serials = {name: int(entry) if entry else None for name, entry in entries.items()}
         newest = max((serial for serial in serials.values() if serial is not None), default=None)
         names = Names(serials=serials, serial=newest)

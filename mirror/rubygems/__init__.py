@@ -12,15 +12,16 @@ clients, summary, static, doctor    what people copy, what people read, exported
 `FORMAT` is what the index knows of it, `ECOSYSTEM` what all others do.
 """
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, get_args
 
 from yarl import URL
 
 from mirror.errors import Invalid, UpstreamProtocolError
 from mirror.index.ecosystem import Ecosystem, StaticLayout, SummaryReader
-from mirror.model import Body, File, Format, UpstreamRequest
+from mirror.model import Body, File, Format, Page, UpstreamRequest, UpstreamResponse
 from mirror.rubygems import clients, identity, names, pages, versions
-from mirror.rubygems.marshal.reading import read_gemspec_rz
+from mirror.rubygems.index import SpecsKind
+from mirror.rubygems.marshal.reading import check_specs, read_gemspec_rz
 
 if TYPE_CHECKING:
     from mirror.doctor import ExamineOptions, Finding, IndexClient
@@ -28,6 +29,17 @@ if TYPE_CHECKING:
 __all__ = ["ECOSYSTEM", "FORMAT"]
 
 _SIDECAR_LIMIT = 4 << 20
+_LEGACY_INDEX = tuple(Page(kind) for kind in get_args(SpecsKind))
+
+
+def _check_document(page: Page, response: UpstreamResponse) -> None:
+    if page not in _LEGACY_INDEX:
+        pages.check_document(page, response)
+        return
+    try:
+        check_specs(response.body)
+    except Invalid as error:
+        raise UpstreamProtocolError(f"The upstream's {page.kind}.4.8.gz is refused: {error}") from error
 
 
 def _has_sidecar(file: File) -> bool:
@@ -72,7 +84,8 @@ FORMAT = Format(
     parse_names=pages.parse_names,
     renderings=(pages.render_info,),
     revision=pages.revision,
-    check_document=pages.check_document,
+    index_pages=(Page("names"), *_LEGACY_INDEX),
+    check_document=_check_document,
     has_sidecar=_has_sidecar,
     sidecar_name=_sidecar_name,
     request_for_sidecar=_request_for_sidecar,

@@ -1,7 +1,10 @@
 """What is about every gem at once: `/names` and the specs of the legacy index, rendered and read."""
 
+import hashlib
 import zlib
 from collections.abc import Iterable, Iterator
+from itertools import groupby
+from operator import itemgetter
 from typing import Literal, TypeAlias
 
 import msgspec
@@ -64,6 +67,29 @@ def _rows(versions: VersionsMap, kind: SpecsKind) -> Iterator[tuple[str, str, st
             chosen = [(version, platform) for version, platform in chosen if newest[platform] == version]
         for version, platform in chosen:
             yield name, version, platform
+
+
+def listed_digest(versions: VersionsMap, kind: SpecsKind) -> bytes:
+    """Return a digest of what a legacy index of that kind lists; see `specs_digest`. Blocking."""
+    return _digest(_rows(versions, kind))
+
+
+def specs_digest(content: bytes, limit: int = _SPECS_BYTES) -> bytes:
+    """Return a digest of what a gzipped legacy index lists, whatever the order and the bytes in which it does.
+
+    Blocking. Raises Invalid, also above `limit` bytes when decompressed.
+    """
+    data = inflate(content, 16 + zlib.MAX_WBITS, limit, "The index of gems")
+    return _digest(sorted(load_specs(data), key=itemgetter(0)))
+
+
+def _digest(rows: Iterable[tuple[str, str, str]]) -> bytes:
+    """Return a digest of rows that are ordered by name."""
+    digest, encode = hashlib.sha256(), msgspec.msgpack.encode
+    for _, same_name in groupby(rows, itemgetter(0)):
+        for row in sorted(same_name):
+            digest.update(encode(row))
+    return digest.digest()
 
 
 def map_from_specs(*indexes: bytes) -> VersionsMap:

@@ -39,6 +39,9 @@ def request_for(base: URL, page: Page) -> UpstreamRequest:
             return UpstreamRequest(url=base / "info" / canonical(name), limit=16 * _MB)
         case "names", _:
             return UpstreamRequest(url=base / "names", limit=64 * _MB, kind="list")
+        case ("specs" | "latest_specs" | "prerelease_specs") as which, _:
+            # Of the class without which an upstream is not down, since they can be made here.
+            return UpstreamRequest(url=base / f"{which}.4.8.gz", limit=64 * _MB, timeout=600, kind="api")
         case "gem_json", [name]:
             url = base / "api/v1/gems" / f"{canonical(name)}.json"
         case "versions_json", [name]:

@@ -37,13 +37,15 @@ from collections.abc import Awaitable, Callable, Sequence
 from datetime import UTC, datetime
 from typing import TypeAlias, get_args
 
+import msgspec
 from aiohttp import web
 
 from mirror.auth import ReadAccess, Scope
 from mirror.blobs.local import http_date
-from mirror.errors import AbsentPage, Invalid, NotFound, UnknownProject, UpstreamError
+from mirror.errors import AbsentPage, Invalid, MirrorError, NotFound, UnknownProject, UpstreamError
 from mirror.index.freshness import Freshness
 from mirror.index.repository import Repository
+from mirror.index.source import Document
 from mirror.policy import as_of, parse_moment
 from mirror.rubygems import pages, versions
 from mirror.rubygems.index import SpecsKind, render_names, specs
@@ -174,10 +176,14 @@ class Routes:
         log = await self._current(facts)
         content = self._content(log, readable, lambda versions: specs(versions, which), BINARY)
         key = self._key(which, log, readable)
+        if readable.everything and self._published.specs is not None:
+            theirs = await self._published.specs.get(log, which)
+            if theirs is not None:
+                content, key = self._passed_on(theirs, content), (*key, theirs.revision)
         if not request.match_info["gz"]:
             page = await self._page_cache.get(key, content)
             content = self._content(log, readable, lambda _: zlib.decompress(page.body, 31), BINARY)
-            key = self._key(f"{which} plain", log, readable)
+            key = (*key, "plain")
         return await self._respond(request, key, content, SPECS)
 
     # One gem
@@ -279,6 +285,23 @@ class Routes:
             # The next second, for a copy that a client made in the very second of a change may be the old one.
             modified = http_date(math.floor(self._published.changed_at) + 1)
             return PageInput(rendered, media_type, heavy=True, etag=pages.revision, modified=modified)
+
+        return page
+
+    def _passed_on(
+        self, theirs: Document, ours: Callable[[], Awaitable[PageInput]]
+    ) -> Callable[[], Awaitable[PageInput]]:
+        """Return the input of a page that is an upstream's, byte for byte; ours stands in where it has just gone."""
+
+        async def page() -> PageInput:
+            made = await ours()
+            try:
+                revision, body = await theirs.read()
+            except MirrorError:
+                revision, body = "", b""
+            if revision != theirs.revision:
+                return msgspec.structs.replace(made, kept=False)
+            return msgspec.structs.replace(made, render=lambda: body)
 
         return page
 

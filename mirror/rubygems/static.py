@@ -13,9 +13,10 @@ from datetime import UTC, datetime
 from html import escape
 from typing import get_args
 
+from mirror.errors import Invalid
 from mirror.model import File, Page, Project
 from mirror.rubygems import pages
-from mirror.rubygems.index import SpecsKind, render_names, specs
+from mirror.rubygems.index import SpecsKind, listed_digest, render_names, specs, specs_digest
 from mirror.rubygems.log.versions_map import VersionsMap, render_versions
 from mirror.rubygems.names import FullName, address_of, canonical, is_listed, listed_as, split_number
 
@@ -70,15 +71,16 @@ class RubyLayout:
         numbers = dict.fromkeys(map(listed_as, project.files))
         return f"{','.join(numbers)} {pages.revision(pages.render_info(project))}"
 
-    def index(self, entries: Mapping[str, str]) -> Iterator[tuple[str, bytes]]:
+    def index(self, entries: Mapping[str, str], documents: Mapping[str, bytes]) -> Iterator[tuple[str, bytes]]:
         versions = VersionsMap()
         for name, entry in entries.items():
             numbers, _, md5 = entry.partition(" ")
             versions.set(name, numbers.split(","), md5)
         yield "gems/index.html", _list_for_people(versions)
         for which in get_args(SpecsKind):
-            gz = specs(versions, which)
-            yield f"{which}.4.8.gz", gz
+            theirs = documents.get(which)
+            same = theirs is not None and _lists_same(theirs, versions, which)
+            yield f"{which}.4.8.gz", theirs if theirs is not None and same else specs(versions, which)
         yield "names", render_names(versions)
         yield "versions", render_versions(versions, _BEGINNING)
 
@@ -135,6 +137,14 @@ location ~ ^{at}/api/v1/gems/ {{
     add_header Cache-Control max-age=60;
 }}
 {elsewhere if files else here}"""
+
+
+def _lists_same(theirs: bytes, versions: VersionsMap, which: SpecsKind) -> bool:
+    """Return whether an upstream's file lists just what the tree does."""
+    try:
+        return specs_digest(theirs) == listed_digest(versions, which)
+    except Invalid:
+        return False
 
 
 def _list_for_people(versions: VersionsMap) -> bytes:

@@ -34,6 +34,7 @@ from mirror.policy import Policy
 from mirror.policy.records import Policies
 from mirror.rubygems.log.published_index import PublishedIndex
 from mirror.rubygems.log.upstream_index import UpstreamIndex
+from mirror.rubygems.log.upstream_specs import UpstreamSpecs
 from mirror.server.pages import PageCache
 from mirror.service.ecosystems import ECOSYSTEMS
 from mirror.service.store import Store
@@ -237,6 +238,7 @@ class Mirror:
             repository,
             followed,
             self.catalog,
+            specs=self._upstream_specs(sources, followed),
             precedence=precedence,
             offline=self.settings.offline,
             fresh=self.settings.ages(repository.name).fresh,
@@ -246,6 +248,14 @@ class Mirror:
             if source.pages.checksums is not None:
                 source.pages.checksums.changed.append(published.recheck)
         return published
+
+    def _upstream_specs(
+        self, sources: Sequence[CachedUpstream], followed: Sequence[UpstreamIndex]
+    ) -> UpstreamSpecs | None:
+        if len(sources) != 1:
+            return None  # what several list together, none of them has in one file
+        offline, isolated = self.settings.offline, self.store.isolated
+        return UpstreamSpecs(sources[0], followed[0], isolated, offline=offline, clock=self.clock)
 
     def _policy_changed(self, name: str, policy: Policy) -> None:
         self.repositories[name].set_policy(policy)

@@ -30,7 +30,7 @@ from mirror.rubygems.log.versions_map import parse_versions
 from mirror.service.ecosystems import ECOSYSTEMS
 from mirror.service.open import Mode, open_mirror
 from mirror.service.services import Mirror
-from tests.builders import gem, sdist, wheel
+from tests.builders import Built, gem, sdist, wheel
 from tests.serving import Serving, repositories, serving, write_settings
 from tests.simulator import Simulator
 from tests.uploading import make_token, push, upload
@@ -142,6 +142,25 @@ async def test_the_gem_index_lists_held_gems_with_the_md5_of_the_pages_beside_it
     assert b"rack" not in gzip.decompress(there["prerelease_specs.4.8.gz"])
     assert json.loads(there["api/v1/gems/rack.json"])["version"] == "3.0"
     assert "../info/rack" in there["gems/index.html"].decode()
+
+
+@pytest.mark.parametrize("held", [[RACK, RACK_JAVA], [RACK]], ids=["all", "one"])
+async def test_the_legacy_index_is_upstreams_own_where_the_tree_has_all_that_it_lists(
+    simulator: Simulator, tmp_path: Path, held: list[Built]
+) -> None:
+    simulator.push(RACK)
+    simulator.push(RACK_JAVA)
+    found = {"rubygems": {"format": "rubygems", "upstreams": [simulator.url]}}
+    names = ["specs.4.8.gz", "latest_specs.4.8.gz", "prerelease_specs.4.8.gz"]
+    async with serving(tmp_path / "data", found) as mirror:
+        theirs = {name: (await mirror.get(name)).body for name in names}
+        for one in held:
+            assert (await mirror.get(f"gems/{one.filename}")).status == 200
+    await exported(tmp_path, found)
+    there = tree(tmp_path / "tree")
+    same = {name for name in names if there[name] == theirs[name]}
+    assert same == ({*names} if len(held) == 2 else {"prerelease_specs.4.8.gz"})
+    assert (b"java" in gzip.decompress(there["specs.4.8.gz"])) == (RACK_JAVA in held)
 
 
 async def test_files_are_linked_to_the_store_where_that_lets_no_one_into_it(

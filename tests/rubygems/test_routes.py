@@ -16,10 +16,12 @@ import pytest
 from multidict import CIMultiDict
 
 from mirror.rubygems import json_api
+from mirror.rubygems.marshal.reading import load_specs
 from tests.builders import gem
 from tests.genuine import GEMS
 from tests.serving import Serving, serving
-from tests.simulator import Body, Corrupt, Fault, Request, Simulator, Stall, Status
+from tests.simulator import Body, Corrupt, Fault, Instead, Request, Simulator, Stall, Status
+from tests.uploading import make_token, push
 
 HOSTILE = [
     "info/%2e%2e", "info/..%2f..%2fetc%2fpasswd", "info/a%00b", "info/%ff%fe", "info/a%0d%0aSet-Cookie:%20x",
@@ -90,6 +92,123 @@ async def test_the_specs_are_those_of_upstream_when_ruby_reads_them(
 
 def simulator_specs(simulator: Simulator, which: str) -> bytes:
     answer = simulator.rubygems.answer(Request("GET", f"/{which}.4.8", "", CIMultiDict(), 0, 0))
+    assert answer is not None
+    return bytes(answer.body)
+
+
+SPECS = ("specs", "latest_specs", "prerelease_specs")
+
+
+async def test_the_specs_are_upstreams_own_bytes_while_nothing_differs(mirror: Serving, simulator: Simulator) -> None:
+    theirs = {which: simulator_file(simulator, which) for which in SPECS}
+    for which, body in theirs.items():
+        assert (await mirror.get(f"{which}.4.8.gz")).body == body
+        assert (await mirror.get(f"{which}.4.8")).body == gzip.decompress(body)
+        reply = await mirror.get(f"{which}.4.8.gz")
+        assert (reply.outcome, reply.headers["ETag"]) == ("hit", f'"{hashlib.md5(body).hexdigest()}"')
+        assert simulator.count(path=f"/{which}.4.8.gz") == 1
+    await push(mirror, await make_token(mirror), gem("our-own", "1.0").content)
+    ours = gzip.decompress((await mirror.get("specs.4.8.gz")).body)
+    assert b"our-own" in ours
+    assert simulator.count(path="/specs.4.8.gz") == 1  # it cannot list what only this mirror has
+
+
+async def test_a_newer_list_brings_upstreams_newer_specs(mirror: Serving, simulator: Simulator) -> None:
+    before = (await mirror.get("specs.4.8.gz")).headers
+    simulator.push(gem("newer", "1.0"))
+    for one in mirror.mirror.upstream_indexes.values():
+        one.asked_at = 0
+    after = await mirror.get("specs.4.8.gz", If_Modified_Since=before["Last-Modified"])
+    assert (after.status, after.body) == (200, simulator_file(simulator, "specs"))
+    assert simulator.count(path="/specs.4.8.gz") == 2
+
+
+async def test_upstreams_specs_outlive_a_restart_without_the_network(simulator: Simulator, tmp_path: Path) -> None:
+    simulator.load_genuine(GEMS)
+    async with serving(tmp_path / "data", upstreams(simulator)) as mirror:
+        bodies = [(await mirror.get(f"{which}.4.8.gz")).body for which in SPECS]
+    assert bodies == [simulator_file(simulator, which) for which in SPECS]
+    asked = len(simulator.requests)
+    async with serving(tmp_path / "data", upstreams(simulator), offline=True) as mirror:
+        assert [(await mirror.get(f"{which}.4.8.gz")).body for which in SPECS] == bodies
+    assert len(simulator.requests) == asked
+
+
+async def test_a_policy_that_hides_a_version_hides_it_in_the_specs(simulator: Simulator, tmp_path: Path) -> None:
+    simulator.load_genuine(GEMS)
+    async with serving(tmp_path / "data", upstreams(simulator)) as mirror:
+        assert (await mirror.get("specs.4.8.gz")).body == simulator_file(simulator, "specs")
+    rule = {"name": "hidden", "kind": "deny", "projects": ["rack"], "reason": "It is hidden."}
+    async with serving(tmp_path / "data", upstreams(simulator), policy=[rule]) as mirror:
+        await mirror.get("info/rack")
+        rows = load_specs(gzip.decompress((await mirror.get("specs.4.8.gz")).body))
+    names = {name for name, _, _ in rows}
+    assert "rack" not in names
+    assert "sinatra" in names
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        Status(500), Status(404), Stall(), Corrupt(), Body(b"<html>maintenance</html>"),
+        Instead(gzip.compress(b"\x04\x08[\x06[\x06" + b"[\x06" * 100 + b"0")),
+        Instead(gzip.compress(b"\x04\x08[\x06o:\nEvil\0")), Instead(gzip.compress(bytes(10 << 20))),
+    ],
+    ids=["500", "404", "silent", "corrupt", "a page", "too deep", "another class", "nothing but zeros"],
+)  # fmt: skip
+async def test_the_specs_are_made_here_where_upstreams_cannot_be_used(
+    mirror: Serving, simulator: Simulator, fault: Fault, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mirror.rubygems.log.upstream_specs.WAIT_SECONDS", 1.0)
+    simulator.inject("/specs.4.8.gz", fault)
+    for _ in range(2):
+        reply = await mirror.get("specs.4.8.gz")
+        assert reply.status == 200
+        assert b"rack" in gzip.decompress(reply.body)
+    assert simulator.count(path="/specs.4.8.gz") <= 3  # with the transport's own retry
+    assert (await mirror.get("info/rack")).status == 200
+
+
+async def test_specs_that_lag_behind_their_own_list_are_not_passed_on(mirror: Serving, simulator: Simulator) -> None:
+    lagging = simulator_file(simulator, "specs")
+    simulator.push(gem("newer", "1.0"))
+    simulator.inject("/specs.4.8.gz", Instead(lagging))
+    body = (await mirror.get("specs.4.8.gz")).body
+    assert body != lagging
+    assert b"newer" in gzip.decompress(body)
+
+
+async def test_a_large_list_is_seldom_compared_with_upstreams_specs(
+    mirror: Serving, simulator: Simulator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mirror.rubygems.log.upstream_specs.LARGE_GEMS", 5)
+    assert (await mirror.get("specs.4.8.gz")).body == simulator_file(simulator, "specs")
+    simulator.push(gem("newer", "1.0"))
+    for one in mirror.mirror.upstream_indexes.values():
+        one.asked_at = 0
+    assert b"newer" in gzip.decompress((await mirror.get("specs.4.8.gz")).body)
+    assert simulator.count(path="/specs.4.8.gz") == 1
+
+
+async def test_large_specs_are_read_in_an_isolated_process(
+    mirror: Serving, simulator: Simulator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mirror.rubygems.log.upstream_specs.SMALL_BYTES", 10)
+    monkeypatch.setattr("mirror.rubygems.log.upstream_specs.WAIT_SECONDS", 30.0)
+    assert (await mirror.get("specs.4.8.gz")).body == simulator_file(simulator, "specs")
+
+
+async def test_with_two_upstreams_the_specs_are_made_here(simulator: Simulator, tmp_path: Path) -> None:
+    simulator.load_genuine(GEMS)
+    async with Simulator() as other:
+        repository = {"rubygems": {"format": "rubygems", "upstreams": [simulator.url, other.url]}}
+        async with serving(tmp_path / "data", repository) as mirror:
+            assert b"rack" in gzip.decompress((await mirror.get("specs.4.8.gz")).body)
+    assert simulator.count(path="/specs.4.8.gz") == 0
+
+
+def simulator_file(simulator: Simulator, which: str) -> bytes:
+    answer = simulator.rubygems.answer(Request("GET", f"/{which}.4.8.gz", "", CIMultiDict(), 0, 0))
     assert answer is not None
     return bytes(answer.body)
 

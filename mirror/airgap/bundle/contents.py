@@ -19,7 +19,7 @@ from mirror.catalog.bundles import ImportedSerials
 from mirror.config import Settings
 from mirror.errors import Invalid, Unavailable
 from mirror.index.ecosystem import Ecosystem
-from mirror.model import File
+from mirror.model import File, Page
 
 Mark = TypeVar("Mark")
 
@@ -191,6 +191,8 @@ class StoreLayout(msgspec.Struct, frozen=True, kw_only=True):
     repositories: Mapping[str, BundleRepository]
     sidecars: Mapping[str, str]
     """Source → the ending of the names of its sidecars."""
+    index_pages: Mapping[str, tuple[Page, ...]]
+    """Source → its pages about all projects."""
     logs: Mapping[LogKey, str]
     """The name under which a log is stored."""
     renamed: Mapping[str, Callable[[File], File]] = {}
@@ -214,12 +216,12 @@ def layout_of(settings: Settings, ecosystems: Mapping[str, Ecosystem]) -> StoreL
             logs |= {(role, name): f"{role} {name}" for role in ("published", "own")}
             for upstream in one.upstreams:
                 logs["upstream", str(upstream.url)] = f"upstream {upstream.url} {upstream.username}"
+    formats = {source: ecosystems[one.format] for one in repositories.values() for source in one.sources}
     return StoreLayout(
         renamed={name: ecosystems[one.format].format.renamed for name, one in settings.repositories.items()},
         repositories=repositories,
-        sidecars={
-            source: ecosystems[one.format].sidecar_suffix for one in repositories.values() for source in one.sources
-        },
+        sidecars={source: one.sidecar_suffix for source, one in formats.items()},
+        index_pages={source: one.format.index_pages for source, one in formats.items()},
         logs=logs,
     )
 

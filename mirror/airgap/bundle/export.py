@@ -157,10 +157,14 @@ async def _changed(catalog: Catalog, held: BundleContents, lacking: Difference, 
 
 
 def _selected(lacking: Difference, layout: StoreLayout, selection: ExportSelection) -> Difference:
-    """Return the selected part; with the lists of names, and the logs without which clients see no gem."""
+    """Return the selected part; with the lists of all projects, and the logs without which clients see no gem."""
     sources = {name: one.sources for name, one in layout.repositories.items()}
     pages = {(source, "project", project) for name, project in selection.projects for source in sources[name]}
-    pages |= {(source, "names", "") for name, _ in selection.projects for source in sources[name]}
+    of_all = layout.index_pages
+    pages |= {
+        (source, page.kind, page.name)
+        for name, _ in selection.projects for source in sources[name] for page in of_all[source]
+    }  # fmt: skip
     files = {(source, project, file) for name, project, file in selection.files for source in sources[name]}
     uploads = {(name, file) for name, _, file in selection.files}
     gems = any(("published", name) in layout.logs for name, _ in selection.projects)

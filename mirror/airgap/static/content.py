@@ -5,12 +5,14 @@ A sidecar that no client has requested so far is made from its file, and not sto
 
 import hashlib
 import logging
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 
 from mirror.blobs import BlobStore
 from mirror.catalog import Catalog
 from mirror.errors import MirrorError
+from mirror.index.freshness import Freshness
 from mirror.index.repository import Repository
+from mirror.index.upstream_pages import NAMES
 from mirror.model import Body, File
 
 logger = logging.getLogger(__name__)
@@ -70,6 +72,24 @@ class HeldContent:
             logger.info("%s: %s", file.filename, error)
             return None
         return content
+
+
+async def index_documents(repository: Repository) -> Mapping[str, bytes]:
+    """Return by kind what a repository's one upstream has about all projects besides their names, as it is held.
+
+    With several upstreams there is none: what they list together, none of them has in one page.
+    """
+    found: dict[str, bytes] = {}
+    upstreams = [source for source in repository.sources if not source.local]
+    for page in repository.format.index_pages if len(upstreams) == 1 else ():
+        if page == NAMES:
+            continue
+        try:
+            if (document := await upstreams[0].document(page, Freshness.HELD)) is not None:
+                found[page.kind] = (await document.read()).content
+        except MirrorError as error:
+            logger.info("the %s of %s are made here: %s", page.kind, repository.name, error)
+    return found
 
 
 def digest_of(content: Body | bytes) -> str:

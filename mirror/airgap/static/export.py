@@ -17,7 +17,7 @@ from pathlib import Path
 import msgspec
 
 from mirror import __version__
-from mirror.airgap.static.content import HeldContent, bytes_of, digest_of
+from mirror.airgap.static.content import HeldContent, bytes_of, digest_of, index_documents
 from mirror.airgap.static.tree import OWN, Tree, TreeProject, TreeState, begin, finish
 from mirror.auth.rights import Scope
 from mirror.blobs import BlobStore
@@ -301,7 +301,8 @@ class _Export:
             layout, mount = self._source.layouts[name], self._mount(name)
             mounts.setdefault(mount, []).append(layout)
             entries = {project: one.entry for project, one in exported.items() if one.paths}
-            for path, content in await asyncio.to_thread(list, layout.index(entries)):
+            documents = await index_documents(self._source.repositories[name])
+            for path, content in await asyncio.to_thread(list, layout.index(entries, documents)):
                 written[mount + path] = await self._write(mount + path, content)
             http[layout.nginx_http()] = ""
             server.append(layout.nginx_server(f"/{mount}".rstrip("/"), self._files(mount)))

@@ -33,6 +33,7 @@ from mirror.rubygems.log.local_entries import HIDDEN, LocalEntries, LocalEntry
 from mirror.rubygems.log.policy_review import PolicyReview
 from mirror.rubygems.log.published_log import PublishedLog
 from mirror.rubygems.log.upstream_index import UpstreamIndex
+from mirror.rubygems.log.upstream_specs import UpstreamSpecs
 from mirror.rubygems.log.writer import LogWriter
 from mirror.rubygems.names import listed_as
 
@@ -59,6 +60,7 @@ class PublishedIndex:
         upstreams: Sequence[UpstreamIndex],
         catalog: Catalog,
         *,
+        specs: UpstreamSpecs | None = None,
         precedence: Precedence = FIRST_WINS,
         offline: bool = False,
         fresh: float = 600.0,
@@ -66,6 +68,8 @@ class PublishedIndex:
     ) -> None:
         """`fresh`: seconds after which a client waits for upstream, instead of getting the log at once."""
         self.upstreams = tuple(upstreams)
+        self.specs = specs
+        """The legacy index of the upstream, if there is one alone."""
         self.policies = 0
         """How often the policy changed: a page is rendered, and with it listed, again under each."""
         self._repository = repository
@@ -188,6 +192,8 @@ class PublishedIndex:
     async def close(self) -> None:
         """Stop what runs in the background."""
         await self._background.close()
+        if self.specs is not None:
+            await self.specs.close()
         await self.writer.close()
 
     # What upstreams list

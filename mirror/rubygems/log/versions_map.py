@@ -68,6 +68,14 @@ class VersionsMap:
         md5 = None if entry is None else entry.rpartition(b" ")[2]
         return None if md5 is None or md5 == _UNKNOWN else md5.decode("utf-8", "surrogateescape")
 
+    def lists_same(self, other: "VersionsMap") -> bool:
+        """Return whether both list the same versions of the same gems, in whatever order. Blocking."""
+        names = self._entries.keys() | other._entries.keys()
+        return all(
+            self._entries.get(name) == other._entries.get(name) or {*self.versions(name)} == {*other.versions(name)}
+            for name in names
+        )
+
     def set(self, name: str, versions: Iterable[str], md5: str | None) -> None:
         """Replace the versions and the MD5 of a gem."""
         listed = ",".join(dict.fromkeys(versions)).encode("utf-8", "surrogateescape")

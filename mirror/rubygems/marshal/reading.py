@@ -73,6 +73,16 @@ def load_specs(data: bytes, most: int = 4_000_000) -> Iterator[tuple[str, str, s
                 raise Invalid("The marshalled list of gems holds something that is not a gem.")
 
 
+def check_specs(content: bytes) -> None:
+    """Check that gzipped bytes begin as a specs index does, whatever follows. Raises Invalid."""
+    try:
+        head = zlib.decompressobj(16 + zlib.MAX_WBITS).decompress(content, 3)
+    except zlib.error:
+        head = b""
+    if head != HEADER + b"[":
+        raise Invalid("That is not a marshalled list of gems.")
+
+
 class _Placeholder:
     """Holds the number of an object whose parts are still being read."""
 

@@ -9,6 +9,7 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
+from multidict import CIMultiDict
 
 from mirror.catalog.bundles import BundleImport, ImportedSerials
 from mirror.config import Settings
@@ -16,7 +17,7 @@ from mirror.service.open import Mode, open_mirror
 from tests.airgap.bundle.nodes import Node, pages, trusting
 from tests.builders import Built, gem, wheel
 from tests.serving import Client, serving
-from tests.simulator import Simulator
+from tests.simulator import Request, Simulator, Status
 from tests.uploading import make_token, push, upload
 
 JSON = "application/vnd.pypi.simple.v1+json"
@@ -119,6 +120,43 @@ async def test_everything_is_byte_for_byte_the_same_on_the_other_side(two: Two) 
     assert "new files (6): " in said
     assert "uploads: upload (2): " in said
     assert await two.asked_of_b(*BOTH, *OURS) == wanted
+
+
+def legacy_index(simulator: Simulator) -> dict[str, tuple[int, bytes]]:
+    """Return upstream's own files of the legacy index, as answers."""
+    found = {}
+    for path in INDEX[3:]:
+        answer = simulator.rubygems.answer(Request("GET", f"/{path}", "", CIMultiDict(), 0, 0))
+        assert answer is not None
+        found[path] = answer.status, bytes(answer.body)
+    return found
+
+
+@pytest.mark.parametrize("words", [["--all"], ["--no-deps", "gem:rack"]], ids=["all of it", "a selection"])
+async def test_upstreams_own_legacy_index_is_passed_on_on_the_other_side(two: Two, words: list[str]) -> None:
+    await two.carried(*words)
+    async with serving(two.b.data_dir, two.b.repositories, offline=True) as mirror:
+        assert await pages(mirror, INDEX[3:]) == legacy_index(two.simulator)
+
+
+async def test_a_legacy_index_that_comes_after_its_list_is_seen_by_a_mirror_that_serves(
+    two: Two, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mirror.rubygems.log.upstream_specs.AGAIN_SECONDS", 0.0)
+    publish(two.simulator, gem("rack", "5.0"))
+    two.simulator.inject("/*specs.4.8.gz", Status(500))
+    ours = {path: answer for path, answer in (await two.asked_of_a(*BOTH)).items() if path in INDEX[3:]}
+    assert ours != legacy_index(two.simulator)
+    await two.carried("--all")
+    async with serving(two.b.data_dir, two.b.repositories, offline=True) as mirror:
+        assert await pages(mirror, INDEX[3:]) == ours
+        two.simulator.heal()
+        await two.asked_of_a(*BOTH)
+        await two.on_b("inventory", "-o", two.directory / "held")
+        await two.carried("--for", two.directory / "held", name="update.tar")
+        async with asyncio.timeout(20):
+            while await pages(mirror, INDEX[3:]) != legacy_index(two.simulator):  # noqa: ASYNC110
+                await asyncio.sleep(0.05)  # until it has noticed
 
 
 async def test_uploads_remain_uploads_with_their_records(two: Two) -> None:
