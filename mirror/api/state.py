@@ -12,6 +12,7 @@ import msgspec
 from aiohttp import web
 
 from mirror import __version__
+from mirror.api.recent import RecentResults
 from mirror.catalog import Catalog
 from mirror.config import Settings
 from mirror.errors import StorageError
@@ -25,13 +26,16 @@ from mirror.upstream import Upstream
 logger = logging.getLogger(__name__)
 
 COUNT_SECONDS = 15.0
-"""Time for which counts of what is in the catalog are used again."""
+"""Time for which the number of pages in each state is used again: it is the one thing here that is counted."""
 READY_SECONDS = 1.0
 """Time for which the answer of `/ready` holds, so that asking often costs little."""
 PROBE_SECONDS = 5.0
 """Time for which `/ready` waits for the catalog."""
 
 NO_STORE = {"Cache-Control": "no-store"}
+
+_WITH_NAMES = "with names"
+"""The kind of status that names projects."""
 
 Pages = Mapping[Literal["fresh", "stale", "missing"], int]
 
@@ -92,7 +96,7 @@ class MirrorState:
         self._probing = asyncio.Lock()
         self._probed: tuple[float, bool] | None = None
         """When the catalog was last tried, on the clock of the event loop, and whether it took a change."""
-        self._counted: tuple[float, Pages, int, int] | None = None
+        self._counted: tuple[float, Pages] | None = None
         self.connections: Callable[[], int | None] = lambda: None
         """Returns how many clients are connected; set by the process that listens."""
         self.swept: EvictionSummary | None = None
@@ -158,7 +162,8 @@ class MirrorState:
         return await asyncio.to_thread(self._metrics.render, snapshot, accept)
 
     async def _snapshot(self) -> Snapshot:
-        pages, files, size = await self._count()
+        pages = await self._count()
+        files, size = await self._catalog.files.totals()
         return Snapshot(
             upstreams=tuple(_state(name, one.upstream) for name, each in self._cached.items() for one in each),
             transfers=len(self._transfers.active()),
@@ -174,8 +179,8 @@ class MirrorState:
             log_lines_dropped=self.lines_dropped(),
         )
 
-    async def _count(self) -> tuple[Pages, int, int]:
-        """Return pages by state, files and their bytes, at most COUNT_SECONDS old, so that scrapes cost little."""
+    async def _count(self) -> Pages:
+        """Return the number of pages by state, at most COUNT_SECONDS old, so that scrapes cost little."""
         async with self._counting:
             now = self._clock()
             if self._counted is None or not 0 <= now - self._counted[0] < COUNT_SECONDS:
@@ -184,9 +189,8 @@ class MirrorState:
                     for name, each in self._cached.items()
                     for one in each
                 }
-                self._counted = now, await self._catalog.pages.states(fresh), *await self._catalog.files.totals()
-            _, pages, files, size = self._counted
-            return pages, files, size
+                self._counted = now, await self._catalog.pages.states(fresh)
+            return self._counted[1]
 
     async def ready(self) -> bool:
         """Return whether the catalog answers and takes changes, as it did at most READY_SECONDS ago.
@@ -248,6 +252,13 @@ class MonitoringApi:
         self._prove = prove
         self._state = state
         self._may_read_all = may_read_all
+        self._expositions = RecentResults(state.exposition)
+        self._reports = RecentResults(self._report)
+
+    async def close(self) -> None:
+        """Cancel what is being made."""
+        await self._expositions.close()
+        await self._reports.close()
 
     def table(self) -> list[web.RouteDef]:
         """Return the routes, to be added to an application."""
@@ -275,13 +286,13 @@ class MonitoringApi:
 
     async def metrics(self, request: web.Request) -> web.Response:
         """Return the metrics in the exposition format of Prometheus."""
-        body, content_type = await self._state.exposition(request.headers.get("Accept", ""))
+        body, content_type = await self._expositions.get(request.headers.get("Accept", ""))
         return web.Response(body=body, headers={**NO_STORE, "Content-Type": content_type})
 
     async def status(self, request: web.Request) -> web.Response:
         """Return what is held and what that saved, as JSON."""
-        return web.Response(
-            body=msgspec.json.encode(await self._state.status(names=await self._may_read_all(request))),
-            content_type="application/json",
-            headers=NO_STORE,
-        )
+        body = await self._reports.get(_WITH_NAMES if await self._may_read_all(request) else "")
+        return web.Response(body=body, content_type="application/json", headers=NO_STORE)
+
+    async def _report(self, kind: str) -> bytes:
+        return msgspec.json.encode(await self._state.status(names=kind == _WITH_NAMES))

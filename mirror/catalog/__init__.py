@@ -16,6 +16,7 @@ from mirror.catalog.logs import Logs
 from mirror.catalog.pages import PageRow, Pages
 from mirror.catalog.retention import RemovalReport, RemovedFiles, SetMember, Sets
 from mirror.catalog.sidecars import NoSidecars
+from mirror.catalog.totals import CatalogTotals
 from mirror.catalog.uploads import Upload, UploadRow, Uploads
 
 __all__ = [
@@ -23,6 +24,7 @@ __all__ = [
     "Browse",
     "Bundles",
     "Catalog",
+    "CatalogTotals",
     "Claims",
     "Contents",
     "Counters",
@@ -71,6 +73,7 @@ class Catalog:
         self.sets = Sets(database)
         self.removed = RemovedFiles(database)
         self.no_sidecars = NoSidecars(database)
+        self.totals = CatalogTotals(database)
         self.uploads = Uploads(database)
         self.accounts = Accounts(database)
         self.leases = Leases(database)

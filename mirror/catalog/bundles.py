@@ -8,6 +8,7 @@ import msgspec
 
 from mirror.catalog.database import Database, Statement, Value
 from mirror.catalog.feed import record
+from mirror.catalog.totals import STAGED_PAGES_ADDED, files_added
 from mirror.catalog.uploads import UploadRow, writing
 
 if sys.version_info >= (3, 14):
@@ -203,6 +204,7 @@ class Bundles:
         statements: list[Statement] = [
             *record(change.at, f"bundle:{change.origin}", "", "import"),
             *_events("staged_pages", "staged_pages.name", "''", change.bundle, change.pages, change.at),
+            (STAGED_PAGES_ADDED, (change.bundle,)),
             (
                 f"INSERT INTO pages ({_PAGE}, body) SELECT {_PAGE}, body FROM staged_pages WHERE bundle = $1"
                 f" ON CONFLICT (source, kind, name) DO UPDATE SET {_PAGE_CHANGES}",
@@ -233,6 +235,10 @@ class Bundles:
                 for source, project, row in change.removed
             ),
             *_events("staged_files", "project", "filename", change.bundle, change.files, change.at),
+            (
+                files_added("SELECT source, project, filename, digest, size FROM staged_files WHERE bundle = $1"),
+                (change.bundle,),
+            ),
             (
                 "INSERT INTO files (source, project, filename, digest, size, stored, used, uses)"
                 " SELECT source, project, filename, digest, size, $2, $2, 0 FROM staged_files WHERE bundle = $1"

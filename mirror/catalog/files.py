@@ -7,6 +7,7 @@ import msgspec
 
 from mirror.catalog.database import Database, Row, Statement, among
 from mirror.catalog.feed import APPEND_EVENT, NEXT_SERIAL, record_all
+from mirror.catalog.totals import CatalogTotals, file_removed, files_added
 from mirror.errors import StorageError
 
 FILES_PER_STATEMENT = 100
@@ -48,11 +49,25 @@ def _adding(count: int) -> str:
     )
 
 
+@lru_cache(maxsize=FILES_PER_STATEMENT)
+def _counting(count: int) -> str:
+    """Return the statement that counts so many files that are about to be added, each with five values."""
+    rows = [
+        f"(${5 * row + 1}, ${5 * row + 2}, ${5 * row + 3}, ${5 * row + 4}, CAST(${5 * row + 5} AS BIGINT))"
+        for row in range(count)
+    ]
+    return files_added(f"VALUES {', '.join(rows)}")
+
+
+_THIS_FILE = "source = $1 AND project = $2 AND filename = $3"
+
+
 class Files:
     """The table of held files."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
+        self._totals = CatalogTotals(database)
         self._uses: dict[tuple[str, str, str], tuple[int, float]] = {}
 
     def note_use(self, source: str, project: str, filename: str, at: float) -> None:
@@ -82,15 +97,12 @@ class Files:
 
     async def forget_all(self, held: Iterable[HeldFile]) -> None:
         """Remove these files, unless they have been stored again since."""
-        await self._database.write(
-            *(
-                (
-                    "DELETE FROM files WHERE source = $1 AND project = $2 AND filename = $3 AND stored = $4",
-                    (one.source, one.project, one.filename, one.stored),
-                )
-                for one in held
-            )
-        )
+        this_one = f"{_THIS_FILE} AND stored = $4"
+        statements: list[Statement] = []
+        for one in held:
+            values = (one.source, one.project, one.filename, one.stored)
+            statements += [(file_removed(this_one), values), (f"DELETE FROM files WHERE {this_one}", values)]
+        await self._database.write(*statements)
 
     async def get(self, source: str, project: str, filename: str) -> HeldFile | None:
         """Return what is held under a name, or None."""
@@ -105,6 +117,7 @@ class Files:
         rows = await self._database.write(
             NEXT_SERIAL,
             (APPEND_EVENT, (held.stored, held.source, held.project, kind, held.filename, "{}")),
+            (_counting(1), (held.source, held.project, held.filename, held.digest, held.size)),
             (
                 f"INSERT INTO files ({_COLUMNS}) VALUES ($1, $2, $3, $4, $5, $6, $6, 0)"
                 " ON CONFLICT (source, project, filename) DO UPDATE SET digest = excluded.digest,"
@@ -121,20 +134,27 @@ class Files:
         for start in range(0, len(many), FILES_PER_STATEMENT):
             some = many[start : start + FILES_PER_STATEMENT]
             statements += record_all([(one.stored, one.source, one.project, kind, one.filename) for one, kind in some])
+            names = {(one.source, one.project, one.filename): one for one, _ in some}  # the last one of each name
+            counted = [
+                value
+                for one in names.values()
+                for value in (one.source, one.project, one.filename, one.digest, one.size)
+            ]
             values = [
                 value
-                for one, _ in some
+                for one in names.values()
                 for value in (one.source, one.project, one.filename, one.digest, one.size, one.stored)
             ]
-            statements.append((_adding(len(some)), values))
+            statements += [(_counting(len(names)), counted), (_adding(len(names)), values)]
         rows = await self._database.write(*statements)
-        newest: int = max(serial for (serial,) in rows[-2])
+        newest: int = max(serial for (serial,) in rows[-3])
         return newest
 
     async def forget(self, source: str, project: str, filename: str) -> None:
         """Remove a file: it is no longer held."""
+        values = (source, project, filename)
         await self._database.write(
-            ("DELETE FROM files WHERE source = $1 AND project = $2 AND filename = $3", (source, project, filename))
+            (file_removed(_THIS_FILE), values), (f"DELETE FROM files WHERE {_THIS_FILE}", values)
         )
 
     async def used(self, uses: Iterable[tuple[str, str, str, int, float]]) -> None:
@@ -167,7 +187,4 @@ class Files:
 
     async def totals(self) -> tuple[int, int]:
         """Return how many blobs are held, and how many bytes they have."""
-        rows = await self._database.read(
-            "SELECT count(*), coalesce(sum(size), 0) FROM (SELECT DISTINCT digest, size FROM files) AS blobs"
-        )
-        return rows[0][0], int(rows[0][1])
+        return await self._totals.files()

@@ -9,6 +9,7 @@ import msgspec
 from mirror.catalog.claims import CLAIM
 from mirror.catalog.database import Database
 from mirror.catalog.feed import NEXT_SERIAL, event_sql
+from mirror.catalog.totals import OLD_PAGE_REMOVED, PAGE_ADDED, PAGE_REMOVED, CatalogTotals
 from mirror.model import Page, Stamp, UpstreamResponse
 
 if sys.version_info >= (3, 14):
@@ -45,6 +46,7 @@ class Pages:
 
     def __init__(self, database: Database) -> None:
         self._database = database
+        self._totals = CatalogTotals(database)
 
     async def get(self, source: str, page: Page) -> PageRow | None:
         """Return what is known of a page, or None."""
@@ -110,6 +112,7 @@ class Pages:
         rows = await self._database.write(
             NEXT_SERIAL,
             (_CHANGED, (stamp.checked, source, page.name, page.kind, "", "{}", stamp.revision)),
+            *([(PAGE_ADDED, (source, page.name))] if page.kind == "project" else []),
             (
                 "INSERT INTO pages (source, kind, name, checked, found, revision,"
                 " url, content_type, etag, last_modified, serial, body)"
@@ -145,6 +148,7 @@ class Pages:
         rows = await self._database.write(
             NEXT_SERIAL,
             (_REMOVED, (checked, source, page.name, kind, "", "{}", page.kind)),
+            *([(PAGE_REMOVED, (source, page.name))] if page.kind == "project" else []),
             (
                 "INSERT INTO pages (source, kind, name, checked, found, revision, url, content_type, body)"
                 " VALUES ($1, $2, $3, $4, 0, '', '', '', $5)"
@@ -158,10 +162,11 @@ class Pages:
 
     async def forget(self, source: str, project: str, before: float) -> None:
         """Remove the stored page of a project, unless upstream confirmed it at `before` or later."""
+        values = (source, project, before)
         await self._database.write(
-            ("DELETE FROM pages WHERE source = $1 AND kind = 'project' AND name = $2 AND checked < $3",
-             (source, project, before)),
-        )  # fmt: skip
+            (OLD_PAGE_REMOVED, values),
+            ("DELETE FROM pages WHERE source = $1 AND kind = 'project' AND name = $2 AND checked < $3", values),
+        )
 
     async def trim_missing(self, source: str, before: float, most: int) -> int:
         """Forget pages that a source never had: those checked before a moment, and the oldest beyond so many.
@@ -196,19 +201,19 @@ class Pages:
 
         `fresh`: source → since when a page must have been checked.
         """
-        found: dict[Literal["fresh", "stale", "missing"], int] = {"fresh": 0, "stale": 0, "missing": 0}
+        stored = await self._totals.projects()
+        counting = (
+            "SELECT (SELECT count(*) FROM pages WHERE source = $1 AND kind = 'project' AND found = 1"
+            " AND checked >= $2), (SELECT count(*) FROM pages WHERE source = $1 AND kind = 'project' AND found = 0)"
+        )
+        states: dict[Literal["fresh", "stale", "missing"], int] = {"fresh": 0, "stale": 0, "missing": 0}
         for source, since in fresh.items():
-            rows = await self._database.read(
-                "SELECT found, checked >= $2 AS young, count(*) FROM pages"
-                " WHERE source = $1 AND kind = 'project' GROUP BY found, young", source, since,
-            )  # fmt: skip
-            for there, young, number in rows:
-                found["missing" if not there else "fresh" if young else "stale"] += number
-        return found
+            ((young, missing),) = await self._database.scan(counting, source, since)
+            states["fresh"] += young
+            states["stale"] += max(0, stored.get(source, 0) - young)
+            states["missing"] += missing
+        return states
 
     async def totals(self) -> dict[str, int]:
         """Return how many projects' pages are stored, by source."""
-        rows = await self._database.read(
-            "SELECT source, count(*) FROM pages WHERE kind = 'project' AND found = 1 GROUP BY source"
-        )
-        return dict(rows)
+        return await self._totals.projects()

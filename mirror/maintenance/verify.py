@@ -92,7 +92,8 @@ class Verifier:
         self._rate = rate
 
     async def verify(self) -> AsyncIterator[VerifyProgress]:
-        """Read every blob, then look for missing ones; yields the progress after each."""
+        """Count the totals again, read every blob, then look for missing ones; yields the progress after each blob."""
+        await self._catalog.totals.recount()
         count = size = 0
         seen: set[str] = set()
         names = await self._expected()

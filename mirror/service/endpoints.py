@@ -40,6 +40,7 @@ class Endpoints:
             mirror.journal,
             mirror.catalog.contents,
         )
+        self._monitoring = MonitoringApi(mirror.state, self._may_read_all, partial(prove, mirror.store.secret))
         auth, limits = mirror.settings.auth, mirror.settings.limits
         self.form_memory = FormMemory(limits.forms, limits.client_share)
         self.pages = WebPages(
@@ -59,6 +60,7 @@ class Endpoints:
 
     async def close(self) -> None:
         """Cancel background work."""
+        await self._monitoring.close()
         await self.pages.close()
 
     def application(self) -> web.Application:
@@ -72,7 +74,7 @@ class Endpoints:
         for name in mirror.repositories:
             app.add_routes(self._routes(name))
         app.add_routes(UploadsApi(mirror.publishers, mirror.catalog.uploads, mirror.guard).table())
-        app.add_routes(MonitoringApi(mirror.state, self._may_read_all, partial(prove, mirror.store.secret)).table())
+        app.add_routes(self._monitoring.table())
         app.add_routes(self.feed.table())
         app.add_routes(ExplainApi(mirror.repositories, mirror.guard, mirror.catalog.files, mirror.clock).table())
         app.add_routes(self.pages.table())

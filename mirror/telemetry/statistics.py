@@ -1,5 +1,6 @@
 """Totals that outlive a restart: requests by outcome, and the bytes that were sent and saved."""
 
+import asyncio
 import logging
 import time
 from collections import Counter
@@ -54,6 +55,8 @@ class Statistics:
         self._metrics = metrics
         self._clock = clock
         self._recorded: Counter[str] = Counter()
+        self._recording = asyncio.Lock()
+        """Held while counts move from memory into the catalog, where they must not be counted twice, or not at all."""
 
     def _counted(self) -> dict[str, int]:
         counted: dict[str, int] = {}
@@ -69,33 +72,42 @@ class Statistics:
             await self._catalog.files.flush_uses()
         except StorageError as error:
             logger.warning("could not record which files were used: %s", error)
-        counted = Counter(self._counted())
-        added = counted - self._recorded
-        if not added:
-            return
-        self._recorded = counted  # before it waits: another flush may come meanwhile
-        try:
-            await self._catalog.counters.add(added, int(self._clock() // HOUR))
-        except StorageError as error:
-            self._recorded = self._recorded - added
-            logger.warning("could not record statistics: %s", error)
+        async with self._recording:
+            added = self._unrecorded()
+            if not added:
+                return
+            self._recorded += added  # before it waits: what is cancelled meanwhile is written all the same
+            try:
+                await self._catalog.counters.add(added, self._hour())
+            except StorageError as error:
+                self._recorded -= added
+                logger.warning("could not record statistics: %s", error)
+
+    def _unrecorded(self) -> Counter[str]:
+        return Counter(self._counted()) - self._recorded
+
+    def _hour(self) -> int:
+        return int(self._clock() // HOUR)
 
     async def totals(self) -> dict[str, object]:
         """Return requests by outcome, and the bytes that clients got in all and without an upstream."""
-        await self.flush()
-        return totals_of(await self._catalog.counters.all())
+        async with self._recording:
+            return totals_of(Counter(await self._catalog.counters.all()) + self._unrecorded())
 
     async def history(self, spans: int, hours: int) -> list[Span]:
         """Return the last `spans` spans of `hours` hours each, oldest first, the current one last."""
-        await self.flush()
-        last = int(self._clock() // HOUR) // hours
+        last = self._hour() // hours
         first = last - spans + 1
         counted = {number: dict.fromkeys(OUTCOMES, (0, 0)) for number in range(first, last + 1)}
-        for number, name, value in await self._catalog.counters.spans(first * hours, hours):
+        async with self._recording:
+            rows = await self._catalog.counters.spans(first * hours, hours)
+            rows += [(last, name, value) for name, value in self._unrecorded().items()]
+        for number, name, value in rows:
             counter, _, outcome = name.partition(".")
             if number in counted and outcome in counted[number]:
                 requests, sent = counted[number][outcome]
-                counted[number][outcome] = (value, sent) if counter == "requests" else (requests, value)
+                more = (value, 0) if counter == "requests" else (0, value)
+                counted[number][outcome] = requests + more[0], sent + more[1]
         return [_span(number * hours * HOUR, counts) for number, counts in counted.items()]
 
 

@@ -12,10 +12,10 @@ from aiohttp import web
 from yarl import URL
 
 from mirror import __version__
+from mirror.api.recent import RecentResults
 from mirror.auth import Scope
 from mirror.catalog import Catalog
 from mirror.errors import Invalid, MirrorError, NotFound
-from mirror.index.cache import SingleFlight
 from mirror.index.journal import Journal
 from mirror.index.precedence import chosen
 from mirror.index.repository import View
@@ -102,7 +102,7 @@ class WebPages:
         self._project_list = ProjectList(repositories, catalog.browse)
         self._descriptions = Descriptions()
         self._summaries = ProjectSummaries()
-        self._totals_in_flight: SingleFlight[str, tuple[Mapping[str, object], Sequence[Span], int]] = SingleFlight()
+        self._totals = RecentResults(self._read_totals)
         self._sign_in = SignIn(access, self._page, self.error_page)
         self._by_source: dict[str, list[str]] = {}
         for name, browsable in repositories.items():
@@ -129,7 +129,7 @@ class WebPages:
 
     async def close(self) -> None:
         """Cancel background work."""
-        await self._totals_in_flight.close()
+        await self._totals.close()
         await self._descriptions.close()
 
     # Pages
@@ -148,7 +148,7 @@ class WebPages:
 
     @_errors_as_pages
     async def _start(self, request: web.Request) -> web.StreamResponse:
-        (status, spans, hours), _ = await self._totals_in_flight.run("", self._totals)
+        status, spans, hours = await self._totals.get()
         hits = status["hits"]
         assert isinstance(hits, Mapping)
         requests = sum(hits.values())
@@ -175,7 +175,7 @@ class WebPages:
             ],
         )
 
-    async def _totals(self) -> tuple[Mapping[str, object], Sequence[Span], int]:
+    async def _read_totals(self, _: str) -> tuple[Mapping[str, object], Sequence[Span], int]:
         """Return the totals, and the spans of the plot with the hours of each."""
         status = await self._status()
         spans = await self._statistics.history(30, 24)

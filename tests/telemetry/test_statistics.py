@@ -53,8 +53,20 @@ async def test_requests_are_counted_once_when_two_ask_for_the_totals_at_the_same
     statistics = Statistics(catalog, metrics, clock=lambda: NOON)
     for _ in range(3):
         metrics.count_response("pypi", "file", "hit", 200, 1000, 0.1)
-    await asyncio.gather(statistics.totals(), statistics.totals(), statistics.history(1, 1))
+    asking = [statistics.totals(), statistics.flush(), statistics.totals(), statistics.flush(), statistics.totals()]
+    totals = [result for result in await asyncio.gather(*asking) if result is not None]
+    assert [one["hits"] for one in totals] == [{"hit": 3, "miss": 0, "joined": 0, "stale": 0, "offline": 0}] * 3
     assert (await catalog.counters.all())["requests.hit"] == 3
+    assert [span.hits for span in await statistics.history(1, 1)] == [3]
+
+
+async def test_totals_are_shown_without_being_written(catalog: Catalog) -> None:
+    metrics = Metrics()
+    statistics = Statistics(catalog, metrics, clock=lambda: NOON)
+    metrics.count_response("pypi", "file", "hit", 200, 1000, 0.1)
+    assert (await statistics.totals())["bytes_served"] == 1000
+    assert [span.saved for span in await statistics.history(1, 24)] == [1000]
+    assert "requests.hit" not in await catalog.counters.all()
 
 
 async def test_requests_that_found_no_room_are_counted_later(catalog: Catalog, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,51 @@
+"""Results that are made at most so often, however often they are requested.
+
+A page of numbers takes milliseconds to make, and anyone may request it again and again. So the first few requests
+get a result of their own, and those that come faster get the last one again, at most `1 / RESULTS_PER_SECOND` old.
+"""
+
+import time
+from collections.abc import Awaitable, Callable
+from typing import Generic, TypeVar
+
+from mirror.index.cache import SingleFlight
+
+RESULTS_PER_SECOND = 4.0
+"""Results of one kind that are made in a second, in the long run."""
+RESULTS_AT_ONCE = 10.0
+"""Results of one kind that are made without a pause, before the last one is given again."""
+KINDS = 8
+"""Kinds of which the last result is kept."""
+
+T = TypeVar("T")
+
+
+class RecentResults(Generic[T]):
+    """The newest results of some work, by their kind."""
+
+    def __init__(self, work: Callable[[str], Awaitable[T]], clock: Callable[[], float] = time.monotonic) -> None:
+        """`work` returns the result of a kind; `clock` is in seconds."""
+        self._work = work
+        self._clock = clock
+        self._flights: SingleFlight[str, T] = SingleFlight()
+        self._last: dict[str, T] = {}
+        self._allowed = RESULTS_AT_ONCE
+        self._asked = clock()
+
+    async def get(self, kind: str = "") -> T:
+        """Return a result of a kind: a new one, or the last one where many are requested."""
+        now = self._clock()
+        self._allowed = min(RESULTS_AT_ONCE, self._allowed + (now - self._asked) * RESULTS_PER_SECOND)
+        self._asked = now
+        if self._allowed < 1 and kind in self._last:
+            return self._last[kind]
+        self._allowed = max(0.0, self._allowed - 1)
+        result, _ = await self._flights.run(kind, lambda: self._work(kind))
+        if len(self._last) >= KINDS:
+            self._last.clear()
+        self._last[kind] = result
+        return result
+
+    async def close(self) -> None:
+        """Cancel the work that is in progress."""
+        await self._flights.close()
