@@ -17,7 +17,7 @@ NEAR = 0.75
 """How alike (0 to 1) a name is to a setting's that it is taken for a misspelling of."""
 
 _SERVICE = re.compile(
-    r"MIRROR(?:_[A-Z0-9_]+)??_(?:SERVICE_HOST|SERVICE_PORT(?:_[A-Z0-9_]+)?|PORT_[0-9]+_(?:TCP|UDP|SCTP)(?:_(?:PROTO|PORT|ADDR))?)"
+    r"\AMIRROR(?:_[A-Z0-9_]+)??_(?:SERVICE_HOST|SERVICE_PORT(?:_[A-Z0-9_]+)?|PORT_[0-9]+_(?:TCP|UDP|SCTP)(?:_(?:PROTO|PORT|ADDR))?)"
 )
 """The names of service links that can be nothing else."""
 _LINK = re.compile(r"(?:tcp|udp|sctp)://[^/]*")

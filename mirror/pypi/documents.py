@@ -25,7 +25,7 @@ _TAG = re.compile(
     r"<(?:a|base|meta)(?=[\s/])(?:[^<>\"']|\"[^\"]{0,8192}\"|'[^']{0,8192}'){0,8192}+>[^<]{0,8192}", re.IGNORECASE
 )
 _PLAIN_URL = re.compile(r"https?://[A-Za-z0-9](?:[A-Za-z0-9.-]*[A-Za-z0-9])?/[!\"$-~]*")  # nothing to resolve
-_RELATIVE_URL = re.compile(r"(?!//)([A-Za-z0-9_./~+-]*/)([A-Za-z0-9_][A-Za-z0-9_.+!-]*)(?:#[!-~]*)?")
+_RELATIVE_URL = re.compile(r"\A(?!//)([A-Za-z0-9_./~+-]*/)([A-Za-z0-9_][A-Za-z0-9_.+!-]*)(?:#[!-~]*)?")
 """A path whose last part needs no resolving, and perhaps a fragment."""
 _NOT_PLAIN = re.compile("[^!-~]+")
 _URL_LIMIT = 8192
@@ -47,7 +47,7 @@ _HEAD_CHARACTERS = 4096
 """How far into a document its title and first heading are looked for, in characters."""
 _HEADING = re.compile(r"<(title|h1)\b[^<>]{0,200}>([^<]{0,300})</\1\s*>", re.IGNORECASE)
 _USUAL = re.compile(
-    r"\s*(?:(?:all )?links? (?:for|to)\b|index of\b|simple (?:package )?(?:index|repository)\b|package index\b"
+    r"\A\s*(?:(?:all )?links? (?:for|to)\b|index of\b|simple (?:package )?(?:index|repository)\b|package index\b"
     r"|python package index\b|pypi simple\b|(?:directory )?listing (?:for|of)\b)",
     re.IGNORECASE,
 )

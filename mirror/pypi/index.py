@@ -17,7 +17,7 @@ from mirror.model import Names, UpstreamResponse
 from mirror.pypi.documents import check_version, document_kind, html_tags, looks_like_index, natural
 from mirror.pypi.names import canonical
 
-_DIRECTORY = re.compile(r"(?:\./)?[^/?#:]+/")
+_DIRECTORY = re.compile(r"\A(?:\./)?[^/?#:]+/")
 """A link to a directory beside the list, as file servers write it, who cut the text."""
 
 

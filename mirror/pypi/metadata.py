@@ -26,8 +26,8 @@ _FIELDS_LIMIT = 100
 _VALUE_LIMIT = 4096
 _REQUIREMENTS_LIMIT = 5000
 _METADATA_VERSION = re.compile(r"[12]\.[0-9]")
-_MIME = re.compile(rb"(?:content-|mime-version).*?:", re.IGNORECASE)
-_PLAIN_HEAD = re.compile(rb"(?:[!-9;-~]+:[^\n]*\n(?:[ \t][^\n]*\n)*)+")
+_MIME = re.compile(rb"\A(?:content-|mime-version).*?:", re.IGNORECASE)
+_PLAIN_HEAD = re.compile(rb"\A(?:[!-9;-~]+:[^\n]*\n(?:[ \t][^\n]*\n)*)+")
 _PLAIN_FIELD = re.compile(
     rb"^(metadata-version|name|version|requires-python):([^\n]*)\n([ \t])?", re.IGNORECASE | re.MULTILINE
 )  # fmt: skip

@@ -19,7 +19,7 @@ PARSED_CHARACTERS = 1000
 """Characters of a header that are parsed: the parts take forty times as much memory."""
 
 _RANGE = re.compile(r"bytes=(\d*)-(\d*)", re.ASCII)
-_QUALITY = re.compile(r"\s*q\s*=\s*([01](?:\.\d{0,3})?)\s*", re.IGNORECASE)
+_QUALITY = re.compile(r"\A\s*q\s*=\s*([01](?:\.\d{0,3})?)\s*", re.IGNORECASE)
 
 
 @lru_cache(maxsize=CACHED_HEADERS)

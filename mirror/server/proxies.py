@@ -25,7 +25,7 @@ MAX_HOPS = 32
 """Proxies in a row that are read, the nearest ones."""
 
 _PREFIX = re.compile(r"(?:/[A-Za-z0-9._~-]{1,100}){0,10}/?")
-_PAIR = re.compile(r'\s*([A-Za-z-]{1,20})=(?:"((?:[^"\\]|\\.)*)"|([^\s;,"]*))\s*')
+_PAIR = re.compile(r'\A\s*([A-Za-z-]{1,20})=(?:"((?:[^"\\]|\\.)*)"|([^\s;,"]*))\s*')
 
 
 class ForwardedRequest(msgspec.Struct, frozen=True):

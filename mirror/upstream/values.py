@@ -21,7 +21,7 @@ Origin = tuple[str, str | None, int | None]
 _PLAIN = re.compile("[!-~]*")
 _NOT_PLAIN = re.compile("[^!-~]+")
 _CONTROL = re.compile("[\x00-\x1f\x7f]")
-_AUTHORITY = re.compile("(?:[A-Za-z][A-Za-z0-9+.-]*:)?//[^/?#]*")
+_AUTHORITY = re.compile(r"\A(?:[A-Za-z][A-Za-z0-9+.-]*:)?//[^/?#]*")
 
 HEADER_LINE_BYTES = 64 << 10
 """The longest header line of an upstream's answer that every client of ours reads."""
