@@ -43,6 +43,12 @@ def raise_open_files() -> int:
     return hard
 
 
+def processors() -> int:
+    """Return on how many processors this process may run."""
+    affinity = getattr(os, "sched_getaffinity", None)  # Linux alone has it
+    return len(affinity(0)) if affinity else os.cpu_count() or 1
+
+
 def affordable_connections(wanted: int, open_files: int) -> int:
     """Return how many connections a limit of open files allows: each needs a second one while it sends a file."""
     return max(16, min(wanted, (open_files - RESERVED_DESCRIPTORS) * 3 // 4))

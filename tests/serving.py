@@ -135,11 +135,16 @@ async def serving(
 
 @asynccontextmanager
 async def spawned(
-    data_dir: Path, repositories: Table | None, *words: str, checkout: Path | None = None, **settings: Any
+    data_dir: Path,
+    repositories: Table | None,
+    *words: str,
+    checkout: Path | None = None,
+    code: str = "",
+    **settings: Any,
 ) -> AsyncIterator[Spawned]:
     """`mirror serve` with further words for its command line, until it ends or the block does.
 
-    `checkout` is where its code is, this checkout if none is given.
+    `checkout` is where its code is, this checkout if none is given; `code` is run in place of the command.
 
     `repositories` None are those of a mirror that is not configured. Its settings stand beside `data_dir`, what it says
     in `<data_dir>.log`.
@@ -152,7 +157,7 @@ async def spawned(
     with said.open("ab") as log:
         before = said.stat().st_size
         process = await asyncio.create_subprocess_exec(
-            sys.executable, "-m", "mirror", "serve", "--config", str(file), *words,
+            sys.executable, *(("-c", code) if code else ("-m", "mirror")), "serve", "--config", str(file), *words,
             stdout=log, stderr=log, env=environment, cwd=checkout or Path(__file__).parent.parent,
         )  # fmt: skip
     try:

@@ -33,12 +33,17 @@ HINTS = {
 )
 @click.option("--data-dir", type=click.Path(path_type=Path), metavar="DIR", help="Where everything is kept.")
 @click.option("--offline", is_flag=True, help="Never ask an upstream: serve what is held.")
-def serve_command(config: Path | None, listen: tuple[str, ...], data_dir: Path | None, offline: bool) -> int:
+@click.option("--workers", metavar="N", help='How many processes answer; "auto" for one on each processor.')
+def serve_command(
+    config: Path | None, listen: tuple[str, ...], data_dir: Path | None, offline: bool, workers: str | None
+) -> int:
     """Run the mirror. It needs no settings. It stops on SIGTERM or Ctrl-C, after finishing the answers in progress."""
     from mirror.config import load
     from mirror.service.process import serve
 
     given: dict[str, Any] = {"listen": listen, "data_dir": data_dir, "offline": offline}
+    if workers is not None:
+        given["node"] = {"workers": int(workers) if workers.isdecimal() else workers}
 
     def settings() -> "Settings":
         return load(config, {key: value for key, value in given.items() if value}, check_settings)

@@ -32,8 +32,10 @@ from mirror.config.values import (
     Section,
     Size,
     Whole,
+    Workers,
     listed,
 )
+from mirror.runtime import processors
 
 DEFAULT_REPOSITORIES: Mapping[str, Mapping[str, object]] = {
     "pypi": {"format": "pypi", "mount": "/", "upstreams": ["https://pypi.org/simple/"]},
@@ -164,6 +166,19 @@ class FeedSettings(Section):
     """How long changes are kept. A follower that has been away for longer compares everything that is held."""
 
 
+class NodeSettings(Section):
+    """[node]: the processes that serve, which share all that is stored."""
+
+    workers: Workers = 1
+    """How many processes answer on this machine, on the same addresses; "auto" for one on each processor. Memory and
+    connections are divided among them."""
+
+    @property
+    def count(self) -> int:
+        """The number of processes."""
+        return self.workers or processors()
+
+
 class SyncSettings(Section):
     """[[sync]]: one set of files. Its lock files are read each time; what they no longer name may be evicted."""
 
@@ -237,6 +252,8 @@ class Settings(Section):
     """[log]"""
     auth: AuthSettings = AuthSettings()
     """[auth]"""
+    node: NodeSettings = NodeSettings()
+    """[node]"""
     sync: tuple[SyncSettings, ...] = ()
     """[[sync]]: sets of files that are fetched before clients ask for them."""
     store: StoreSettings = StoreSettings()

@@ -248,7 +248,21 @@ def mode(value: object) -> int:
     raise ValueError('should be the mode of a file as text, such as "0660"')
 
 
+def workers(value: object) -> int:
+    """Return a number of processes, 1 to 64; 0 for "auto". Raises ValueError."""
+    if value == "auto":
+        return 0
+    try:
+        number = int(value) if isinstance(value, Text) else value
+    except ValueError:
+        number = None
+    if type(number) is int and 1 <= number <= 64:
+        return number
+    raise ValueError('should be a number of processes from 1 to 64, or "auto"')
+
+
 Flag = Annotated[bool, BeforeValidator(flag)]
+Workers = Annotated[int, BeforeValidator(workers)]
 Mode = Annotated[int, BeforeValidator(mode)]
 Network = Annotated[str, AfterValidator(network)]
 Networks = Annotated[tuple[Network, ...], NoDecode, BeforeValidator(listed)]

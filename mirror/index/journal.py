@@ -14,6 +14,8 @@ from collections.abc import Awaitable, Callable, Collection, Iterable
 from typing import NamedTuple
 
 from mirror.catalog import FeedTable, Position
+from mirror.index.cache import SingleFlight
+from mirror.index.change_counter import COUNTER_BYTES, ChangeCounter
 from mirror.model import Event
 
 logger = logging.getLogger(__name__)
@@ -41,8 +43,10 @@ class Subscription(NamedTuple):
 class Journal:
     """Reads the journal, and wakes those who wait for news."""
 
-    def __init__(self, table: FeedTable) -> None:
+    def __init__(self, table: FeedTable, changes: ChangeCounter | None = None) -> None:
+        """`changes`: what tells at once that another process has changed something."""
         self._table = table
+        self.changes = changes or ChangeCounter()
         self.news = asyncio.Event()
         """Set when there is something new, for those who wait."""
         self.own_serials: deque[int] = deque()
@@ -53,6 +57,9 @@ class Journal:
         self._hurry_until = 0.0
         self._own: set[int] | None = None  # serials beyond that of our own events, while others are followed
         self._serial = 0
+        self._replaced: Callable[[], Awaitable[None]] = _do_nothing
+        self._taken_in: Callable[[], Awaitable[None]] | None = None
+        self._looking: SingleFlight[str, None] = SingleFlight()
 
     async def open(self) -> None:
         """Learn where the journal stands."""
@@ -141,13 +148,31 @@ class Journal:
         `taken_in` is awaited when a bundle was taken in, before anything in it is reported.
         """
         self._own = set()
+        self._replaced, self._taken_in = replaced, taken_in
         while True:
             try:
-                await self.look(replaced, taken_in)
+                await self._looking.run("", self._look)
             except Exception:
                 logger.exception("the journal cannot be read; it is tried again")
             hurried = time.monotonic() < self._hurry_until
             await asyncio.sleep(HURRIED_LOOK_SECONDS if hurried else LOOK_SECONDS)
+
+    async def catch_up(self) -> None:
+        """Report what other processes have changed before this call, where `changes` says that there is something.
+
+        When the journal cannot be read, it is logged: what is in memory is served on.
+        """
+        while self.changes.memory[:COUNTER_BYTES] != self.changes.seen:  # once more, where a look had begun before
+            try:
+                await self._looking.run("", self._look)
+            except Exception:
+                logger.exception("the journal cannot be read; it is tried again")
+                return
+
+    async def _look(self) -> None:
+        seen = self.changes.memory[:COUNTER_BYTES]
+        await self.look(self._replaced, self._taken_in)
+        self.changes.seen = seen
 
     async def look(
         self, replaced: Callable[[], Awaitable[None]], taken_in: Callable[[], Awaitable[None]] | None = None
@@ -181,3 +206,7 @@ class Journal:
             if self._followed > seen:
                 self._serial = max(self._followed, self.serial)
                 self.wake()
+
+
+async def _do_nothing() -> None:
+    """Stand for what is to be done when the journal began anew, in a process that does not follow others."""

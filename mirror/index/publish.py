@@ -234,6 +234,7 @@ class Publisher:
                 subscription.listener(self._source, upload.project)
         self._journal.own_serials.append(serial)
         self._journal.news.set()
+        self._journal.changes.advance()
         return serial
 
     async def _drop(self, digests: tuple[str, ...]) -> None:

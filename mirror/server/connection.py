@@ -18,6 +18,7 @@ from aiohttp import web
 from aiohttp.abc import AbstractAccessLogger
 
 from mirror.index.cache import CacheEntry
+from mirror.index.change_counter import COUNTER_BYTES
 from mirror.server.connections import Connections, Standing
 from mirror.server.facts import FACTS, RequestFacts, ResponseRecord, facts_of
 from mirror.server.negotiate import requested_freshness
@@ -155,11 +156,9 @@ class ConnectionProtocol(asyncio.Protocol):
         self._all_replayable = True  # every request so far could be replayed
         self._request: bytes | None = None  # the one that aiohttp is answering, when it can be replayed
         self._running = 0  # how many requests aiohttp is answering
-        self._parse_at = 0.0  # when aiohttp has to see a request again, for its keep-alive timer
-        self.used = False
+        self._parse_at, self.used = 0.0, False  # when aiohttp has to see a request again, for its keep-alive timer
         # How the client keeps up:
-        self._head_bytes = 0  # of a head that is incomplete
-        self._head_end = b""  # its last bytes
+        self._head_bytes, self._head_end = 0, b""  # of a head that is incomplete: how many, and the last ones
         self._in_request = False  # aiohttp has a complete head
         self._payload: Any = None  # the body of the request that is being answered
         self._plain_body = False  # which is one of a known length
@@ -217,8 +216,7 @@ class ConnectionProtocol(asyncio.Protocol):
         length = self._head_bytes + (len(data) if end < 0 else end)
         if length > self._connections.limits.headers:
             return False
-        self._in_request = end >= 0
-        complete = self._in_request
+        complete = self._in_request = end >= 0
         self._head_bytes, self._head_end = (0, b"") if complete else (length, (self._head_end + data)[-3:])
         return True
 
@@ -230,7 +228,10 @@ class ConnectionProtocol(asyncio.Protocol):
         if now >= validity.until or not (validity.of or validity).live or (kept is None and replay.shared is not None):
             self._replays.forget(entry.key)
             return False
-        if now >= self._parse_at or self._group.draining or transport.get_write_buffer_size() > MAX_UNSENT_BYTES:
+        changes = self._replays.changes  # where others have changed something, the middleware looks at it
+        if now >= self._parse_at or self._group.draining or changes.memory[:COUNTER_BYTES] != changes.seen:
+            return False
+        if transport.get_write_buffer_size() > MAX_UNSENT_BYTES:
             return False
         entry.used = self.used = True
         head, body = replay.head + date_line(), replay.content if kept is None else kept.content
@@ -270,8 +271,7 @@ class ConnectionProtocol(asyncio.Protocol):
         self._parse_at = self._replays.clock() + self._group.parse_within
 
     def _end_request(self) -> None:
-        self._payload, self._unread_body, self._in_request = None, False, False
-        self._plain_body = False
+        self._payload, self._unread_body, self._in_request, self._plain_body = None, False, False, False
         self._progress_at = self._connections.clock()
         if self in self._group.open:
             self._connections.idle[self] = None

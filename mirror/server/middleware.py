@@ -28,6 +28,8 @@ from mirror.errors import (
     Unavailable,
     UpstreamError,
 )
+from mirror.index.change_counter import COUNTER_BYTES
+from mirror.index.journal import Journal
 from mirror.server.facts import RequestFacts, facts_of
 from mirror.server.hosts import HostNames, is_same_site
 from mirror.server.proxies import TrustedProxies
@@ -82,10 +84,15 @@ class RequestAuditor(Protocol):
         """Record that a client got a file that upstream has removed."""
 
 
-def request_middleware(proxies: TrustedProxies, hosts: HostNames, audit: RequestAuditor) -> Middleware:
+def request_middleware(
+    proxies: TrustedProxies, hosts: HostNames, audit: RequestAuditor, journal: Journal
+) -> Middleware:
     """Return the middleware."""
+    changes = journal.changes
 
     async def handle(request: web.Request, handler: Handler) -> web.StreamResponse:
+        if changes.memory[:COUNTER_BYTES] != changes.seen:  # another process has answered something that must be seen
+            await journal.catch_up()
         facts = facts_of(request)
         if proxies.trusts(facts.client):
             proxies.read_headers(request, facts)

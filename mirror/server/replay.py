@@ -14,6 +14,7 @@ from collections.abc import Callable
 import msgspec
 
 from mirror.index.cache import BoundedCache, MemoryBudget, Validity
+from mirror.index.change_counter import ChangeCounter
 from mirror.server.facts import RequestFacts
 
 REPLAY_REQUEST_BYTES = 4096
@@ -48,12 +49,16 @@ class Replay(msgspec.Struct, frozen=True):
 class ReplayCache(BoundedCache[bytes, Replay]):
     """The responses that can be replayed, by raw request."""
 
-    __slots__ = ("clock",)
+    __slots__ = ("changes", "clock")
 
-    def __init__(self, memory: MemoryBudget, clock: Callable[[], float] = time.time) -> None:
+    def __init__(
+        self, memory: MemoryBudget, clock: Callable[[], float] = time.time, changes: ChangeCounter | None = None
+    ) -> None:
+        """`changes`: while they differ from what this process has seen, nothing is replayed."""
         super().__init__(memory)
         self.clock = clock
+        self.changes = changes or ChangeCounter()
 
     def beside(self) -> "ReplayCache":
         """Return another one with the same budget and clock."""
-        return ReplayCache(self._budget, self.clock)
+        return ReplayCache(self._budget, self.clock, self.changes)

@@ -11,6 +11,7 @@ import hashlib
 import hmac
 import logging
 import os
+import secrets
 import stat
 from collections.abc import Sequence
 from contextlib import suppress
@@ -109,6 +110,11 @@ def served_by(data_dir: Path) -> RunningMirror | None:
     finally:
         os.close(descriptor)
     return None
+
+
+def new_secret() -> bytes:
+    """Return a secret by which a process proves to commands that it has the data directory."""
+    return secrets.token_bytes(32)
 
 
 def prove(secret: bytes, challenge: str) -> str:

@@ -69,7 +69,9 @@ class Endpoints:
         trusted = TrustedProxies(proxies.trusted, proxies.standard)
         audit = AuditTrail(mirror.guard.identify, mirror.catalog.removed, mirror.clock)
         hosts = HostNames(mirror.settings.allowed_hosts, [address.host for address in mirror.settings.listen])
-        app = web.Application(middlewares=[request_middleware(trusted, hosts, audit)], client_max_size=1 << 20)
+        app = web.Application(
+            middlewares=[request_middleware(trusted, hosts, audit, mirror.journal)], client_max_size=1 << 20
+        )
         app[FORM_MEMORY] = self.form_memory
         for name in mirror.repositories:
             app.add_routes(self._routes(name))

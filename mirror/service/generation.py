@@ -34,7 +34,7 @@ class Generation:
         observer = Observer(self._access, activity.metrics)
         self._group = ConnectionGroup(
             connections,
-            ReplayCache(self.mirror.memory, store.clock),
+            ReplayCache(self.mirror.memory, store.clock, store.changes),
             settings.limits.idle,
             observer.process,
             HostNames(settings.allowed_hosts, [address.host for address in settings.listen]).guards,

@@ -140,7 +140,7 @@ def process_jobs(service: "Service") -> list[BackgroundJob]:
             _call(service.check_certificate),
             every=CERTIFICATE_SECONDS,
         ),
-        BackgroundJob("heartbeat", "record that the event loop runs", _call(service.heartbeat.beat), every=1.0),
+        BackgroundJob("heartbeat", "record that the event loop runs", _call(service.beat), every=1.0),
         BackgroundJob(
             "watchdog",
             "reset the watchdog of systemd while the event loop runs",

@@ -107,12 +107,12 @@ class Listener:
     def __init__(self, sock: socket.socket, address: Address | None) -> None:
         """`address` None: the socket was handed over by systemd, and is not ours to remove."""
         self.address = address
-        self._sock = sock
+        self.sock = sock
         self._server: asyncio.Server | None = None
         self._inode = self._inode_now()
 
     def _path(self) -> str:
-        name = self._sock.getsockname()
+        name = self.sock.getsockname()
         return name if isinstance(name, str) else ""
 
     def _inode_now(self) -> int | None:
@@ -123,8 +123,8 @@ class Listener:
 
     def url(self, secure: bool) -> str:
         """Return its URL for clients."""
-        name = self._sock.getsockname()
-        if self._sock.family == socket.AF_UNIX:
+        name = self.sock.getsockname()
+        if self.sock.family == socket.AF_UNIX:
             return f"http+unix://{str(name).replace('/', '%2F')}"
         host = self.address.host if self.address else name[0]
         host = f"[{host}]" if ":" in host else host
@@ -133,12 +133,12 @@ class Listener:
     async def serve(self, connect: Connect, context: ssl.SSLContext | None) -> None:
         """Begin to serve the socket, in place of the server before; with a `context`, TCP is TLS."""
         before = self._server
-        if self._sock.family == socket.AF_UNIX:
+        if self.sock.family == socket.AF_UNIX:
             context = None
         # Not create_unix_server, not for Unix sockets either: that one may remove the path when it ends.
         self._server = await asyncio.get_running_loop().create_server(
             connect,
-            sock=self._sock.dup(),
+            sock=self.sock.dup(),
             backlog=BACKLOG,
             ssl=context,
             ssl_handshake_timeout=HANDSHAKE_SECONDS if context else None,
@@ -153,7 +153,7 @@ class Listener:
         if self.address is not None and self._inode is not None and self._inode_now() == self._inode:
             with suppress(OSError):
                 os.unlink(self._path())
-        self._sock.close()
+        self.sock.close()
 
 
 class Listeners:
@@ -197,6 +197,19 @@ class Listeners:
         for listener in bound.values():
             if listener not in self._own.values():
                 listener.close()
+
+    @property
+    def sockets(self) -> list[socket.socket]:
+        """All of them as sockets, for other processes to serve."""
+        return [listener.sock for listener in self._all()]
+
+    def hold(self, bound: dict[Address, Listener], secure: bool) -> dict[Address, Listener]:
+        """Keep what `bind` has returned open, for other processes to serve, and return what was kept before.
+
+        That stays open as well, until it is given to `release`. `secure`: whether TCP connections are TLS.
+        """
+        before, self._own, self.secure = self._own, bound, secure
+        return before
 
     async def use(self, bound: dict[Address, Listener], tls: TLS | None) -> None:
         """Listen at what `bind` has returned, and nowhere else."""

@@ -27,6 +27,7 @@ from mirror.service.listening import TLS, Listeners
 from mirror.service.services import Activity, Mirror
 from mirror.service.store import Store
 from mirror.service.systemd import Heartbeat, Notifier, listen_fds
+from mirror.service.workers import RETIRE, WorkerContext, WorkerSupervisor
 from mirror.telemetry import log
 
 logger = logging.getLogger(__name__)
@@ -44,10 +45,12 @@ class Service:
         clock: Callable[[], float] = time.time,
         passed: Sequence[socket.socket] = (),
         notifier: Notifier | None = None,
+        worker: WorkerContext | None = None,
     ) -> None:
-        """`passed` are listening sockets from systemd."""
-        self.store = Store(settings, clock)
+        """`passed` are listening sockets from systemd; `worker`: what it gets from its supervisor, if it has one."""
+        self.store = Store(settings, clock, worker.secret if worker else b"")
         self.notifier = notifier or Notifier()
+        self._worker = worker
         self.heartbeat = Heartbeat()
         self.jobs = Supervisor()
         """Those of the process; each generation has its own."""
@@ -57,13 +60,12 @@ class Service:
         self._settings = settings
         self._open_files = raise_open_files()
         self.connections = Connections(self._limits(settings.limits))
-        self._listeners = Listeners(lambda: self.generation.connect(), passed)
+        self._listeners = Listeners(lambda: self.generation.connect(), worker.sockets if worker else passed)
         self._tls: TLS | None = None
         self._retiring: dict[Generation, asyncio.Task[None]] = {}
         self._open = AsyncExitStack()
         """What is open, to be closed in reverse."""
         self._politely = True
-        self._lock = -1
 
     @property
     def mirror(self) -> Mirror:
@@ -104,11 +106,12 @@ class Service:
     async def _start(self) -> None:
         settings, opened = self._settings, self._open
         self._tls = _tls(settings.tls)
-        self._lock = lock(settings.data_dir)
-        opened.callback(os.close, self._lock)
+        if self._worker is None:
+            opened.callback(os.close, lock(settings.data_dir))
         opened.push_async_callback(self.store.close)
         await self.store.open()
-        await self.store.clean()
+        if self._worker is None or self._worker.first:
+            await self.store.clean()
         await self.store.journal.open()
         self.activity = Activity(self.store)
         opened.push_async_callback(self.activity.statistics.flush)
@@ -125,7 +128,8 @@ class Service:
         opened.push_async_callback(self.jobs.stop)
         await self._listeners.use(bound, self._tls)
         self.generation.start_jobs(self.urls)
-        publish(settings.data_dir, self.urls, self.store.secret)
+        if self._worker is None:
+            publish(settings.data_dir, self.urls, self.store.secret)
         self.jobs.start(process_jobs(self))
 
     async def stop(self, politely: bool = True) -> None:
@@ -136,6 +140,18 @@ class Service:
         self._politely = politely
         self._listeners.close()
         await self._open.aclose()
+
+    async def retire(self) -> None:
+        """Accept no more connections, and finish what has begun, however long that takes."""
+        self._listeners.close()
+        await self.generation.jobs.stop()
+        await self.generation.retire()
+
+    def beat(self) -> None:
+        """Record that the event loop runs."""
+        self.heartbeat.beat()
+        if self._worker is not None:
+            self._worker.beat()
 
     async def _finish(self) -> None:
         grace = self._settings.limits.shutdown_grace
@@ -226,8 +242,41 @@ def serve(
     settings = load()
     log.configure(settings.log.format, settings.log.level)
     tune_runtime()
+    if settings.node.count > 1:
+        return WorkerSupervisor(load, _work, ready).run(settings)
     with asyncio.Runner(loop_factory=event_loops()) as runner:
         return runner.run(_serve(settings, load, ready))
+
+
+def _work(context: WorkerContext) -> int:
+    """Serve as one of several workers, until the supervisor says to end or is gone."""
+    with asyncio.Runner(loop_factory=event_loops()) as runner:
+        runner.run(_serve_with_others(context))
+    return 0
+
+
+async def _serve_with_others(context: WorkerContext) -> None:
+    loop, wishes = asyncio.get_running_loop(), asyncio.Queue[signal.Signals]()
+    for number in (signal.SIGTERM, RETIRE):
+        loop.add_signal_handler(number, wishes.put_nowait, number)
+
+    def end() -> None:
+        loop.remove_reader(context.supervisor)
+        logger.error("the supervisor is gone, and with it this worker")
+        wishes.put_nowait(signal.SIGTERM)
+
+    loop.add_reader(context.supervisor, end)
+    service = Service(context.settings, worker=context)
+    await service.start()
+    context.ready()
+    if await wishes.get() == RETIRE:
+        retiring = asyncio.create_task(service.retire())
+        stopping = asyncio.create_task(wishes.get())
+        await asyncio.wait({retiring, stopping}, return_when=asyncio.FIRST_COMPLETED)
+        for task in (retiring, stopping):
+            task.cancel()
+        await asyncio.gather(retiring, stopping, return_exceptions=True)
+    await service.stop()
 
 
 async def _serve(

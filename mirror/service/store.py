@@ -3,7 +3,6 @@
 Light on purpose: a command that changes one row imports this module and no HTTP.
 """
 
-import secrets
 import time
 from collections.abc import Callable
 from functools import cached_property, partial
@@ -14,26 +13,31 @@ from mirror.catalog.database import Engine
 from mirror.catalog.sqlite import SQLite
 from mirror.config import Settings
 from mirror.errors import ConfigError
+from mirror.index.change_counter import ChangeCounter
 from mirror.index.journal import Journal
 from mirror.index.records import Records
 from mirror.isolation import IsolatedProcesses
 from mirror.service.blobs import blob_store
-from mirror.service.directory import make
+from mirror.service.directory import make, new_secret
 
 
 class Store:
     """The contents of a data directory."""
 
-    def __init__(self, settings: Settings, clock: Callable[[], float] = time.time) -> None:
-        """Name the parts, opening nothing; `clock` is the time for everything that pages and policies depend on."""
+    def __init__(self, settings: Settings, clock: Callable[[], float] = time.time, secret: bytes = b"") -> None:
+        """Name the parts, opening nothing; `clock` is the time for everything that pages and policies depend on.
+
+        `secret` is that of a process which others share the data directory with; empty: a new one.
+        """
         self.data_dir = settings.data_dir
         self.clock = clock
-        self.secret = secrets.token_bytes(32)
+        self.secret = secret or new_secret()
         """By which this process proves to commands that it has the data directory."""
         self.database = catalog_engine(settings)
         self.catalog = Catalog(self.database)
         self.records = Records(settings.data_dir / "uploads")
-        self.journal = Journal(self.catalog.feed)
+        self.changes = ChangeCounter()
+        self.journal = Journal(self.catalog.feed, self.changes)
         self.isolated = IsolatedProcesses()
         self._open_blobs = partial(blob_store, settings, self.catalog.counters)
 
@@ -48,6 +52,7 @@ class Store:
     async def open(self) -> None:
         """Open the catalog, made or brought up to date as needed. Raises ConfigError and OSError."""
         make(self.data_dir)
+        self.changes.open(self.data_dir / "changes")
         await self.database.open()
 
     async def clean(self) -> None:
@@ -64,6 +69,7 @@ class Store:
         if "blobs" in self.__dict__:  # else they were not needed
             await self.blobs.close()
         await self.catalog.close()
+        self.changes.close()
 
 
 def catalog_engine(settings: Settings) -> Engine:

@@ -53,7 +53,9 @@ async def test_a_command_about_rows_makes_the_catalog_and_nothing_else(tmp_path:
     settings = settings_in(tmp_path)
     async with open_mirror(settings, Mode.BESIDE) as opened:
         await opened.catalog.accounts.users()
-    assert {path.name for path in settings.data_dir.iterdir()} == {"catalog.sqlite", "catalog.sqlite.spare"}
+    assert {path.name for path in settings.data_dir.iterdir()} == {
+        "catalog.sqlite", "catalog.sqlite.spare", "changes",
+    }  # fmt: skip
 
 
 def test_opening_imports_neither_http_nor_an_ecosystem() -> None:

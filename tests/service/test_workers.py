@@ -1,0 +1,258 @@
+"""`mirror serve --workers`: several processes answer like one, whatever happens to one of them."""
+
+import asyncio
+import os
+import re
+import signal
+import socket
+import sys
+import time
+from collections import Counter
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import pytest
+
+from tests.builders import Built, wheel
+from tests.contract.pypi import eventually
+from tests.serving import Client, Spawned, repositories, spawned
+from tests.simulator import Simulator
+from tests.uploading import basic, fields_of, form
+
+WORKERS = 3
+
+
+def only_pypi(simulator: Simulator) -> dict[str, Any]:
+    return {"pypi": repositories(simulator)["pypi"]}
+
+
+def workers_of(mirror: Spawned) -> list[int]:
+    """The processes that answer."""
+    children = Path(f"/proc/{mirror.pid}/task/{mirror.pid}/children").read_text().split()
+    return sorted(map(int, children))
+
+
+def worker_at(port: int, workers: list[int]) -> int | None:
+    """The process that has the server's end of a connection from this local port; None while none has it."""
+    inodes = set()
+    for line in Path("/proc/net/tcp").read_text().splitlines()[1:]:
+        fields = line.split()
+        if int(fields[2].rpartition(":")[2], 16) == port:
+            inodes.add(fields[9])
+    for pid in workers:
+        for entry in Path(f"/proc/{pid}/fd").iterdir():
+            try:
+                target = os.readlink(entry)
+            except OSError:
+                continue
+            if (found := re.fullmatch(r"socket:\[(\d+)\]", target)) and found[1] in inodes:
+                return pid
+    return None
+
+
+@asynccontextmanager
+async def client_of_each(mirror: Spawned) -> AsyncIterator[dict[int, Client]]:
+    """A client for each worker, whose one connection that worker answers."""
+    workers = workers_of(mirror)
+    clients: dict[int, Client] = {}
+    async with AsyncExitStack() as stack:
+        async with asyncio.timeout(30):
+            while len(clients) < len(workers):
+                used: list[socket.socket] = []
+
+                def connect(address: Any, used: list[socket.socket] = used) -> socket.socket:
+                    used.append(socket.socket(address[0]))
+                    return used[-1]
+
+                connector = aiohttp.TCPConnector(limit=1, socket_factory=connect)
+                session = await stack.enter_async_context(aiohttp.ClientSession(connector=connector))
+                client = Client(mirror.url, session)
+                await client.get("/health")
+                if (pid := worker_at(used[-1].getsockname()[1], workers)) is not None:
+                    clients.setdefault(pid, client)
+        yield clients
+
+
+async def command(data_dir: Path, *words: str) -> str:
+    """What a command says that is given the settings of `spawned`."""
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "mirror", *words, "--config", str(data_dir.with_suffix(".toml")),
+        stdout=asyncio.subprocess.PIPE,
+    )  # fmt: skip
+    said, _ = await process.communicate()
+    assert process.returncode == 0
+    return said.decode().strip()
+
+
+async def token_of(data_dir: Path) -> str:
+    return await command(
+        data_dir, "token", "create", "--name", "t", "--right", "upload", "--right", "yank", "--project", "*"
+    )
+
+
+async def upload(client: Client, token: str, built: Built) -> int:
+    data = form(fields_of(built).items(), built.filename, built.content)
+    return (await client.ask("POST", "/legacy/", data, Authorization=basic(token))).status
+
+
+async def test_what_one_worker_has_answered_the_others_show(simulator: Simulator, tmp_path: Path) -> None:
+    async with (
+        spawned(tmp_path / "data", only_pypi(simulator), "--workers", f"{WORKERS}") as mirror,
+        client_of_each(mirror) as clients,
+    ):
+        token = await token_of(tmp_path / "data")
+        assert len(clients) == WORKERS
+        missing = Counter[int]()
+        each = list(clients.items())
+        for number in range(30):
+            built = wheel("ours", f"1.{number}")
+            writer = each[number % WORKERS][0]
+            assert await upload(clients[writer], token, built) == 200
+            for pid, client in each:
+                reply = await client.get("/simple/ours/")
+                missing[pid] += built.filename not in reply.text
+                missing[pid] += "ours" not in (await client.get("/simple/")).text
+        assert not missing.total()
+        assert await mirror.end() == 0
+
+
+async def test_what_a_command_changes_every_worker_shows_with_its_next_answer(
+    simulator: Simulator, tmp_path: Path
+) -> None:
+    async with (
+        spawned(tmp_path / "data", only_pypi(simulator), "--workers", f"{WORKERS}") as mirror,
+        client_of_each(mirror) as clients,
+    ):
+        built = wheel("ours", "1.0")
+        (tmp_path / built.filename).write_bytes(built.content)
+        for client in clients.values():
+            assert (await client.get("/simple/ours/")).status == 404
+        await command(tmp_path / "data", "add", str(tmp_path / built.filename))
+        for client in clients.values():
+            assert built.filename in (await client.get("/simple/ours/")).text
+
+
+async def test_a_worker_that_is_killed_is_back_within_a_second(simulator: Simulator, tmp_path: Path) -> None:
+    async with spawned(tmp_path / "data", only_pypi(simulator), "--workers", f"{WORKERS}") as mirror:
+        before = workers_of(mirror)
+        assert len(before) == WORKERS
+        await asyncio.sleep(5.1)  # one that ends sooner is taken for one that cannot work
+        for victim in before:
+            os.kill(victim, signal.SIGKILL)
+            killed = time.monotonic()
+
+            async def is_back(victim: int = victim) -> bool:
+                workers = workers_of(mirror)
+                return victim not in workers and len(workers) == WORKERS
+
+            await eventually(is_back)
+            assert time.monotonic() - killed < 1
+        async with client_of_each(mirror) as clients:
+            assert len(clients) == WORKERS
+        assert await mirror.end() == 0
+
+
+@pytest.mark.parametrize("how", ["reload", "stop"])
+async def test_no_request_is_lost_by_a_reload_nor_cut_off_by_stopping(
+    simulator: Simulator, tmp_path: Path, how: str
+) -> None:
+    built = wheel("known", "1.0", size=300_000)
+    simulator.publish(built)
+    failures: list[object] = []
+    answers = 0
+    async with spawned(tmp_path / "data", only_pypi(simulator), "--workers", "2") as mirror:
+        stopping = asyncio.Event()
+
+        async def ask() -> None:
+            nonlocal answers
+            while not stopping.is_set():
+                async with aiohttp.ClientSession() as session:
+                    for path in ("simple/known/", f"packages/known/{built.filename}") * 5:
+                        try:
+                            async with session.get(mirror.url + path) as response:
+                                body = await response.read()
+                        except aiohttp.ClientConnectorError:
+                            if how == "stop":
+                                return  # it accepts nothing more
+                            raise
+                        except aiohttp.ServerDisconnectedError as error:
+                            if how == "stop":
+                                return  # an idle connection was closed as the request came
+                            failures.append(error)
+                            continue
+                        if response.status != 200 or (path.endswith(".whl") and body != built.content):
+                            failures.append((response.status, path, len(body)))
+                        answers += 1
+
+        clients = [asyncio.create_task(ask()) for _ in range(8)]
+        await asyncio.sleep(0.5)
+        if how == "reload":
+            for _ in range(2):
+                before = workers_of(mirror)
+                mirror.process.send_signal(signal.SIGHUP)
+
+                async def are_replaced(before: list[int] = before) -> bool:
+                    workers = workers_of(mirror)
+                    return len(workers) == 2 and not {*before} & {*workers}
+
+                await eventually(are_replaced)
+        else:
+            assert await mirror.end() == 0
+        stopping.set()
+        await asyncio.gather(*clients)
+    assert answers
+    assert not failures
+
+
+async def test_no_worker_outlives_its_supervisor(simulator: Simulator, tmp_path: Path) -> None:
+    async with spawned(tmp_path / "data", only_pypi(simulator), "--workers", f"{WORKERS}") as mirror:
+        workers = workers_of(mirror)
+        await mirror.end(signal.SIGKILL)
+
+        async def are_gone() -> bool:
+            return not any(Path(f"/proc/{pid}").exists() for pid in workers)
+
+        await eventually(are_gone)
+    async with spawned(tmp_path / "data", only_pypi(simulator)) as mirror:  # the data directory is free
+        assert (await mirror.get("/health")).status == 200
+
+
+async def test_a_worker_that_hangs_is_replaced(simulator: Simulator, tmp_path: Path) -> None:
+    code = "import mirror.service.workers as w, mirror.cli; w.HUNG_SECONDS = 2.0; mirror.cli.main()"
+    async with spawned(tmp_path / "data", only_pypi(simulator), "--workers", "2", code=code) as mirror:
+        hung, other = workers_of(mirror)
+        os.kill(hung, signal.SIGSTOP)
+
+        async def is_replaced() -> bool:
+            workers = workers_of(mirror)
+            return hung not in workers and len(workers) == 2
+
+        await eventually(is_replaced)
+        assert other in workers_of(mirror)
+
+
+async def test_settings_that_cannot_be_used_end_the_start_and_change_nothing_later(
+    simulator: Simulator, tmp_path: Path
+) -> None:
+    async with spawned(tmp_path / "data", only_pypi(simulator), "--workers", "2") as mirror:
+        before = workers_of(mirror)
+        file = (tmp_path / "data").with_suffix(".toml")
+        file.write_text(file.read_text() + "\nnonsense = 1\n")
+        mirror.process.send_signal(signal.SIGHUP)
+
+        async def is_said() -> bool:
+            return b"the settings stay as they were" in (tmp_path / "data.log").read_bytes()
+
+        await eventually(is_said)
+        assert workers_of(mirror) == before
+        assert (await mirror.get("/health")).status == 200
+    second = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "mirror", "serve", "--data-dir", str(tmp_path / "other"), "--workers", "many",
+        stderr=asyncio.subprocess.PIPE,
+    )  # fmt: skip
+    _, said = await second.communicate()
+    assert second.returncode == 2
+    assert b"workers: should be a number of processes" in said
