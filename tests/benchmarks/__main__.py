@@ -11,11 +11,14 @@ from pathlib import Path
 
 import click
 
-from tests.benchmarks import beside
+from tests.benchmarks import beside, cold_files, installs, rows
 from tests.benchmarks.load import WRK
 from tests.benchmarks.nginx import available
-from tests.benchmarks.rows import MEASUREMENTS, Site, site
+from tests.benchmarks.rows import Site, site
 from tests.benchmarks.table import Row, markdown, text
+
+MEASUREMENTS = {**rows.MEASUREMENTS, **cold_files.MEASUREMENTS, **installs.MEASUREMENTS}
+"""All measurements by name, in the order of the table."""
 
 
 def machine() -> str:
@@ -46,12 +49,12 @@ async def all_rows(place: Site, names: tuple[str, ...], checkout: Path | None) -
 
 async def measure(names: tuple[str, ...], quick: bool, checkout: Path | None) -> list[Row]:
     """All rows, each printed when it is there."""
-    rows = []
+    measured = []
     async with site(quick) as place:
         async for row in all_rows(place, names, checkout):
             print(text(row), flush=True)
-            rows.append(row)
-    return rows
+            measured.append(row)
+    return measured
 
 
 @click.command()
@@ -69,11 +72,11 @@ def main(names: tuple[str, ...], quick: bool, table: bool, checkout: Path | None
     os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # an installed mirror is not compiled at each start
     where = machine()
     print(where)
-    rows = asyncio.run(measure(names, quick, checkout))
-    missed = [row.what for row in rows if row.met is False]
+    measured = asyncio.run(measure(names, quick, checkout))
+    missed = [row.what for row in measured if row.met is False]
     if table:
-        print(f"\n{where}\n\n{markdown(rows)}")
-    print(f"\n{len(missed)} of {sum(row.met is not None for row in rows)} bounds are missed", *missed, sep="\n  ")
+        print(f"\n{where}\n\n{markdown(measured)}")
+    print(f"\n{len(missed)} of {sum(row.met is not None for row in measured)} bounds are missed", *missed, sep="\n  ")
     sys.exit(1 if missed else 0)
 
 
