@@ -35,9 +35,9 @@ class MemoryBody(msgspec.Struct, frozen=True):
 
     content: bytes
     digest: str
-    modified: None = None
-    path: None = None
-    location: None = None
+    modified: str | None = None
+    path: Path | None = None
+    location: str | None = None
 
     @classmethod
     def of(cls, content: bytes) -> "MemoryBody":
@@ -110,7 +110,6 @@ class BlobStore(Protocol):
     async def store_all(self, blobs: Sequence[SmallBlob]) -> list[StoredBlob]:
         """Store many small blobs together, far cheaper than one after the other; all are durable when this returns.
 
-        Writing blocks the event loop, for a process that does nothing else; only making the files durable does not.
         Raises StorageFull or OSError; then none of them is stored.
         """
 

@@ -1,4 +1,4 @@
-"""Writing many small blobs together, for a sync.
+"""Writing many small blobs together, for a sync and for small files that are requested at the same time.
 
 Files are written before any is synced, and renamed before directories are: two syncs for all of them.
 """
@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from mirror.blobs import SmallBlob, StoredBlob
-from mirror.blobs.local import add_label, check_digest, off_loop, storage_errors, sync, write_at
+from mirror.blobs.local import add_label, check_digest, storage_errors, sync, write_at
 
 SYNCFS_FILES = 32
 """The number of files from which one sync of the whole file system is quicker than one for each of them."""
@@ -20,38 +20,55 @@ _syncfs = getattr(ctypes.CDLL(None, use_errno=True), "syncfs", None)
 """syncfs(2) of Linux, which the module os lacks."""
 
 
-async def store_all(
-    root: Path, incoming_dir: Path, known_shards: set[str], blobs: Sequence[SmallBlob]
-) -> list[StoredBlob]:
-    """Store blobs below `root`, all or none. `known_shards` are directories that exist; new ones are added.
+def store_all(root: Path, incoming_dir: Path, known_shards: set[str], blobs: Sequence[SmallBlob]) -> list[StoredBlob]:
+    """Store blobs below `root`, all or none; they are durable then. Blocks.
 
-    Raises StorageFull or OSError.
+    `known_shards` are directories that exist; new ones are added. Raises StorageFull or OSError.
     """
     incoming = f"{incoming_dir}/{secrets.token_hex(16)}"
     moves: list[tuple[str, str]] = []
+    many = _syncfs is not None and len(blobs) >= SYNCFS_FILES
+    unsynced: list[int] = []
     with storage_errors():
         try:
             for digest, blob in {check_digest(blob.digest): blob for blob in blobs}.items():
                 target = f"{root}/{digest[:2]}/{digest}"
                 if not _is_whole(target, len(blob.content)):
                     moves.append((f"{incoming}-{len(moves)}.part", target))
-                    _write_new(moves[-1][0], blob)
+                    unsynced.append(_write_new(moves[-1][0], blob))
+                    if many:
+                        os.close(unsynced.pop())
                 elif blob.label:
                     add_label(target, blob.label)
             shards = {target[: -len("/") - 64] for _, target in moves}
-            for shard in shards - known_shards:
+            new_shards = shards - known_shards
+            for shard in new_shards:
                 os.makedirs(shard, mode=0o700, exist_ok=True)
-            known_shards |= shards
-            await off_loop(lambda: _sync_all([path for path, _ in moves], root))
+            if many:
+                _sync_file_system(root)
+            for fd in unsynced:
+                os.fsync(fd)
             for path, target in moves:
                 os.replace(path, target)
-            await off_loop(lambda: _sync_all([*shards, str(root)], root))
+            _sync_directories(root, [*shards, str(root)] if new_shards else [*shards], many)
+            known_shards |= shards
         except BaseException:
             for path, _ in moves:
                 Path(path).unlink(missing_ok=True)
             raise
+        finally:
+            for fd in unsynced:
+                os.close(fd)
     now = time.time()
     return [StoredBlob(digest=blob.digest, size=len(blob.content), stored=now) for blob in blobs]
+
+
+def _sync_directories(root: Path, directories: Sequence[str], many: bool) -> None:
+    if many:
+        _sync_file_system(root)
+    else:
+        for directory in directories:
+            sync(directory, os.O_RDONLY)
 
 
 def _is_whole(path: str, size: int) -> bool:
@@ -59,24 +76,24 @@ def _is_whole(path: str, size: int) -> bool:
     return os.access(path, os.F_OK) and os.stat(path).st_size == size
 
 
-def _write_new(path: str, blob: SmallBlob) -> None:
+def _write_new(path: str, blob: SmallBlob) -> int:
+    """Write a file, and return its descriptor."""
     fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
     try:
         write_at(fd, blob.content, 0)
         if blob.label:
-            add_label(fd, blob.label)
+            add_label(fd, blob.label, is_first=True)
         if blob.date is not None:
             os.utime(fd, (blob.date, blob.date))
-    finally:
+    except BaseException:
         os.close(fd)
+        raise
+    return fd
 
 
-def _sync_all(paths: Sequence[str], root: Path) -> None:
-    """Make files and directories durable: many with one call for the whole file system, where that exists."""
-    if _syncfs is None or len(paths) < SYNCFS_FILES:
-        for path in paths:
-            sync(Path(path), os.O_RDONLY)
-        return
+def _sync_file_system(root: Path) -> None:
+    """Make everything durable on the file system of a directory."""
+    assert _syncfs is not None
     fd = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         if _syncfs(fd) != 0:

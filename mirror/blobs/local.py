@@ -9,7 +9,6 @@ import errno
 import hashlib
 import os
 import re
-import tempfile
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -239,11 +238,14 @@ class LocalBlobs:
         return await off_loop(lambda: self._adopt(path, digest))
 
     async def write(self, content: bytes) -> StoredBlob:
-        return await off_loop(lambda: self._write(content))
+        digest = await off_loop(lambda: hashlib.sha256(content).hexdigest())
+        await self.store_all([SmallBlob(content=content, digest=digest)])
+        return StoredBlob(digest=digest, size=len(content), stored=os.stat(self._path(digest)).st_ctime)
 
     async def label(self, digest: str, *label: str) -> None:
         path = self._path(digest)
-        await off_loop(lambda: add_label(path, label))
+        if _short(label) not in _labels(path):
+            await off_loop(lambda: add_label(path, label))
 
     async def is_labelled(self, digest: str, *label: str) -> bool:
         return _SHA256.fullmatch(digest) is not None and _short(label) in _labels(self._path(digest))
@@ -310,25 +312,12 @@ class LocalBlobs:
         found = target.stat()
         return StoredBlob(digest=digest, size=found.st_size, stored=found.st_ctime)
 
-    def _write(self, content: bytes) -> StoredBlob:
-        self.disk_space.check(len(content))
-        digest = hashlib.sha256(content).hexdigest()
-        with storage_errors():
-            fd, name = tempfile.mkstemp(dir=self.incoming)
-            path = Path(name)
-            try:
-                with open(fd, "wb") as file:
-                    file.write(content)
-                return self._adopt(path, digest)
-            finally:
-                path.unlink(missing_ok=True)
-
     async def store_all(self, blobs: Sequence[SmallBlob]) -> list[StoredBlob]:
         """See `BlobStore`."""
-        from mirror.blobs.bulk import store_all  # which uses this module, and only a sync needs it
+        from mirror.blobs.bulk import store_all  # which uses this module
 
         self.disk_space.check(sum(len(blob.content) for blob in blobs))
-        return await store_all(self.root, self.incoming, self._shards, blobs)
+        return await off_loop(lambda: store_all(self.root, self.incoming, self._shards, blobs))
 
 
 def write_at(fd: int, chunk: bytes, offset: int) -> None:
@@ -351,7 +340,7 @@ def finish_part(fd: int, size: int, date: int) -> None:
     os.utime(fd, (date, date))  # so that Last-Modified is the same from now on
 
 
-def sync(path: Path, flags: int) -> None:
+def sync(path: str | Path, flags: int) -> None:
     """Make a file or directory durable."""
     fd = os.open(path, flags | os.O_CLOEXEC)
     try:
@@ -360,9 +349,9 @@ def sync(path: Path, flags: int) -> None:
         os.close(fd)
 
 
-def add_label(target: int | str | Path, label: Sequence[str]) -> None:
-    """Label a file, given its path or descriptor, with an extended attribute; no error where there can be none."""
-    known = _labels(target)
+def add_label(target: int | str | Path, label: Sequence[str], is_first: bool = False) -> None:
+    """Label a file, given its path or descriptor, if it can have attributes; with `is_first` it has no label yet."""
+    known = [] if is_first else _labels(target)
     if _short(label) not in known and len(known) < _MOST_LABELS:
         with suppress(OSError, AttributeError):
             os.setxattr(target, _LABELS, b"\n".join((*known, _short(label))))

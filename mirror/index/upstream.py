@@ -5,6 +5,7 @@ from functools import partial
 import msgspec
 
 from mirror.errors import MirrorError, NoSidecar, Offline, UpstreamUnavailable
+from mirror.index.cache import SingleFlight
 from mirror.index.checksums import HeldChecksums
 from mirror.index.freshness import Freshness, fresh_until
 from mirror.index.journal import Journal
@@ -13,8 +14,10 @@ from mirror.index.upstream_files import UpstreamFiles
 from mirror.index.upstream_pages import NAMES, UpstreamPages
 from mirror.model import File, Names, Outcome, Page
 
-RENEWED_SECONDS = 10.0
-"""Time for which a page counts as just asked for, when one of its links is refused."""
+RENEWAL_PAUSE_SECONDS = 3.0
+"""Time after a page was asked for because one of its links was refused, before it is asked for that reason again."""
+RENEWALS_KNOWN = 1000
+"""The most projects of which the last such moment is remembered, the oldest going first."""
 
 
 class CachedUpstream:
@@ -35,6 +38,9 @@ class CachedUpstream:
         self.project = pages.project
         self.open = files.open
         self.origin = files.origin
+        self._renewing: SingleFlight[str, None] = SingleFlight()
+        self._renewals: dict[str, float] = {}
+        """When the page of a project was last asked for because of a link, the oldest first."""
         files.renew = self._renew
         if pages.checksums is not None:
             files.kept_unvouched = partial(self._kept_unvouched, pages.checksums)
@@ -88,15 +94,39 @@ class CachedUpstream:
         checksums.forget(project)
 
     async def _renew(self, project: str, file: File) -> File | None:
-        """Ask for the page of a project anew, and return the entry of a file if nothing but its link has changed."""
-        known = await self.pages.store.row(Page("project", project))
-        asked = known is not None and 0 <= self._options.clock() - known.stamp.checked < RENEWED_SECONDS
+        """Return the entry of a file whose link was refused, if nothing but its link has changed.
+
+        Its page is asked for anew where what we have of it lists the very link: once for all who ask meanwhile, and
+        then not for a while, whatever clients do.
+        """
         try:
-            listing = await self.pages.project(project, Freshness.ANY if asked else Freshness.ANEW)
+            renewed = await self._renewed_entry(project, file)
+            if renewed is not None:
+                return renewed
+            since = self._options.clock() - self._renewals.get(project, 0.0)
+            if project not in self._renewing and 0 <= since < RENEWAL_PAUSE_SECONDS:
+                return None
+            await self._renewing.run(project, lambda: self._ask_anew(project))
+            return await self._renewed_entry(project, file)
         except MirrorError:
             return None
+
+    async def _ask_anew(self, project: str) -> None:
+        """Ask upstream for the page of a project. Raises MirrorError."""
+        known = await self.pages.store.row(Page("project", project))
+        try:
+            listing = await self.pages.project(project, Freshness.ANEW)
+        finally:
+            self._renewals.pop(project, None)
+            self._renewals[project] = self._options.clock()
+            if len(self._renewals) > RENEWALS_KNOWN:
+                del self._renewals[next(iter(self._renewals))]
         if known is None or listing.revision != known.stamp.revision:
             self.outdated([project])
+
+    async def _renewed_entry(self, project: str, file: File) -> File | None:
+        """Return the entry of a file as its page lists it, if it differs in its link and in nothing else."""
+        listing = await self.pages.project(project, Freshness.ANY)
         entry = listing.project.file(file.filename) if listing.project else None
         if entry is None or entry.url == file.url:
             return None
@@ -121,6 +151,7 @@ class CachedUpstream:
         self._files.forget(project)
 
     async def close(self) -> None:
+        await self._renewing.close()
         await self.pages.close()
         await self._files.close()
 

@@ -5,21 +5,23 @@ could never deliver, such as a private one of another repository; so a source ha
 blobs themselves are labelled with the source, so that a lost catalog does not mean to fetch everything again.
 """
 
+import asyncio
 import logging
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from typing import TypeVar
 
-from mirror.blobs import BlobStore, StoredBlob
+from mirror.blobs import BlobStore, SmallBlob, StoredBlob
 from mirror.catalog import Catalog, HeldFile
-from mirror.errors import MirrorError, NoSidecar, NotFound, Offline, StorageError, UpstreamRefused
+from mirror.errors import DigestMismatch, MirrorError, NoSidecar, NotFound, Offline, StorageError, UpstreamRefused
 from mirror.index.cache import LoadingCache, MemoryBudget, SingleFlight
 from mirror.index.journal import Journal
 from mirror.index.remote_files import RemoteFiles
+from mirror.index.small_files import SmallFileWriter
 from mirror.index.source import OpenFile, SourceOptions, Wanted, name_of_upstream
 from mirror.index.upstream_sidecars import UpstreamSidecars
-from mirror.model import Body, File, Format
-from mirror.transfer import NextOrigin, Origin, Transfers
+from mirror.model import Body, File, Format, Outcome
+from mirror.transfer import KeptBody, NextOrigin, Origin, SmallFile, Transfers, fetch_small, is_small
 from mirror.upstream import Upstream
 
 logger = logging.getLogger(__name__)
@@ -30,6 +32,8 @@ Renewal = Callable[[str, File], Awaitable[File | None]]
 
 HELD_BYTES = 800
 """Bytes that the row of a held file takes in memory (measured)."""
+SMALL_FILES = 64
+"""Small files that are in memory at once, on their way from the upstream to the store."""
 WHOLE_BYTES = 1 << 20
 """Bytes up to which a file is fetched whole, and kept, also where a part of it is asked for."""
 
@@ -67,8 +71,10 @@ class UpstreamFiles:
         """Set by the source that has the pages: called when the link of a file is refused or gone."""
         self.kept_unvouched: Callable[[str], None] = lambda project: None
         """Called with the project when a file is held now for which its page has no checksum."""
+        self._writer = SmallFileWriter(catalog, blobs, journal)
+        self._small_slots = asyncio.Semaphore(SMALL_FILES)
         self._remote = RemoteFiles(upstream, memory)
-        self._sidecars = UpstreamSidecars(format, upstream, self, blobs, options)
+        self._sidecars = UpstreamSidecars(format, upstream, self, options)
         self.sidecar = self._sidecars.open
 
     async def open(
@@ -93,30 +99,63 @@ class UpstreamFiles:
             return OpenFile(remote, "miss", provisional=wanted == "part")
         # The other look-ups are part of the flight: a running transfer keeps the loop busy, and clients that came with
         # the first one would wait for the catalog behind its bytes.
-        early = wanted == "stream" and (digest is None or file.size is None)
-        key = (project, file.filename, digest, early)
-        opened, joined = await self._opening.run(key, lambda: self._open(project, file, early, next_origin))
+        streamed = wanted == "stream" and not is_small(file)
+        key = (project, file.filename, digest, streamed)
+        opened, joined = await self._opening.run(key, lambda: self._open(project, file, streamed, next_origin))
         if joined and opened.outcome == "miss":
             return OpenFile(opened.body, "joined", growing=opened.growing)
         return opened
 
-    async def _open(self, project: str, file: File, early: bool, elsewhere: NextOrigin | None) -> OpenFile:
-        held = None if self._transfers.runs(file) else await self.held(project, file)
+    async def _open(self, project: str, file: File, streamed: bool, elsewhere: NextOrigin | None) -> OpenFile:
+        running = self._transfers.runs(file)
+        held = None if running else await self.held(project, file)
         if held:
             self._catalog.files.note_use(self._name, project, file.filename, self._clock())
             return OpenFile(held, "offline" if self._offline else "hit")
-        if self._offline:
+        if self._offline and not running:
             raise Offline(f"{file.filename} is not held here, and this mirror is offline.")
 
+        if is_small(file) and not running and (small := await self._fetch_small(project, file)) is not None:
+            return OpenFile(small, "miss")
         record = self.origin(project, file).record
         body, joined = await self.linked(
             project,
             file,
             lambda linked: self._transfers.open(
-                linked, self._upstream, record, early, self._next_origin(project, linked, elsewhere)
+                linked,
+                self._upstream,
+                record,
+                streamed,
+                self._next_origin(project, linked, elsewhere),
+                has_others=elsewhere is not None,
             ),
         )
-        return OpenFile(body, "joined" if joined else "miss", growing=not body.is_sized)
+        outcome: Outcome = "joined" if joined else "miss"
+        return OpenFile(body if streamed else KeptBody(body), outcome, growing=not body.is_sized)
+
+    async def _fetch_small(self, project: str, file: File) -> Body | None:
+        """Return a small file that is fetched and held; None where only a transfer may get it."""
+        async with self._small_slots:
+            try:
+                small = await self.linked(project, file, lambda linked: fetch_small(linked, self._upstream))
+            except DigestMismatch as error:
+                logger.warning("%s was not fetched: %s", file.filename, error)
+                raise
+            if small is None:
+                return None
+            try:
+                await self.keep(project, file.filename, small)
+            except StorageError as error:
+                logger.error("%s is passed on without being stored: %s", file.filename, error)
+            return small.body
+
+    async def keep(self, project: str, filename: str, small: SmallFile, kind: str = "file") -> None:
+        """Store small bytes and record that they are held under a name. Raises StorageError, for the former alone."""
+        held = self._row_of(project, filename, small.digest, len(small.content))
+        label = (self._name, filename) if kind == "file" else ()
+        blob = SmallBlob(content=small.content, digest=small.digest, date=small.date, label=label)
+        if await self._writer.store(blob, held, kind):
+            self._remember(held)
 
     def origin(self, project: str, file: File) -> Origin:
         """Return where a file may be fetched from this upstream."""
@@ -183,10 +222,10 @@ class UpstreamFiles:
 
     async def _delivered(self, project: str, file: File, digest: str) -> Body | None:
         """Return what this source has delivered though the catalog does not know it, as after its loss; record it."""
-        if not await self._blobs.is_labelled(digest, self._name, file.filename):
-            return None
         body = await self._blobs.find(digest)
         if body is None or file.size not in (None, body.size):
+            return None
+        if not await self._blobs.is_labelled(digest, self._name, file.filename):
             return None
         blob = StoredBlob(digest=digest, size=body.size, stored=self._clock())
         await self.record(project, file.filename, blob)
@@ -214,35 +253,38 @@ class UpstreamFiles:
         row = known.get(filename)
         if row is not None and digest in (None, row.digest):
             return row
+        if digest is not None and await self._blobs.find(digest) is None:
+            return None
         # What is not known may be there all the same: a sync records many files without reporting each.
         row = await self._catalog.files.get(self._name, project, filename)
         if row is not None and self._held.peek(project) is known:
             self._held.put(project, known | {filename: row})
         return row
 
-    async def record(self, project: str, filename: str, blob: StoredBlob, kind: str = "file") -> None:
+    async def record(self, project: str, filename: str, blob: StoredBlob) -> None:
         """Record that bytes are held under a name; with a full disk only in the log."""
-        held = HeldFile(
-            source=self._name,
-            project=project,
-            filename=filename,
-            digest=blob.digest,
-            size=blob.size,
-            stored=self._clock(),
-        )
-        if kind == "file":
-            await self._blobs.label(blob.digest, self._name, filename)
+        held = self._row_of(project, filename, blob.digest, blob.size)
+        await self._blobs.label(blob.digest, self._name, filename)
         try:
-            serial = await self._catalog.files.add(held, kind)
+            serial = await self._catalog.files.add(held)
         except StorageError as error:
             logger.warning("%s is kept, but not entered in the catalog: %s", filename, error)
             return
-        if (known := self._held.peek(project)) is not None:
-            self._held.put(project, known | {filename: held})
-        else:
-            self._held.forget(project)  # it may be being read
+        self._remember(held)
         self._journal.own_serials.append(serial)
         self._journal.news.set()
+
+    def _row_of(self, project: str, filename: str, digest: str, size: int) -> HeldFile:
+        return HeldFile(
+            source=self._name, project=project, filename=filename, digest=digest, size=size, stored=self._clock()
+        )
+
+    def _remember(self, held: HeldFile) -> None:
+        """Add a row that was recorded to what is in memory of its project."""
+        if (known := self._held.peek(held.project)) is not None:
+            self._held.put(held.project, known | {held.filename: held})
+        else:
+            self._held.forget(held.project)  # it may be being read
 
     def forget(self, project: str) -> None:
         """Read again what is held of a project, since someone else has changed it."""
@@ -254,3 +296,4 @@ class UpstreamFiles:
         await self._opening.close()
         await self._sidecars.close()
         await self._remote.close()
+        await self._writer.close()

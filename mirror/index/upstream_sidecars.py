@@ -4,11 +4,11 @@ The surprise: what was neither promised by a digest nor made from the verified f
 invent it, so it is compared once the file itself is held, and replaced where it differs.
 """
 
+import hashlib
 import logging
 from collections.abc import Awaitable, Callable
 from typing import Protocol, TypeVar
 
-from mirror.blobs import BlobStore, MemoryBody, StoredBlob
 from mirror.catalog import HeldFile
 from mirror.errors import (
     Invalid,
@@ -23,6 +23,7 @@ from mirror.errors import (
 from mirror.index.cache import SingleFlight
 from mirror.index.source import OpenFile, SourceOptions
 from mirror.model import Body, File, Format, Outcome
+from mirror.transfer import SmallFile
 from mirror.upstream import Upstream
 
 logger = logging.getLogger(__name__)
@@ -49,21 +50,19 @@ class HeldFiles(Protocol):
     async def linked(self, project: str, file: File, work: Callable[[File], Awaitable[T]]) -> T:
         """Return the result of `work(file)`; once more with a new link when the one of the page is refused or gone."""
 
-    async def record(self, project: str, filename: str, blob: StoredBlob, kind: str = "file") -> None:
-        """Record that bytes are held under a name."""
+    async def keep(self, project: str, filename: str, small: SmallFile, kind: str = "file") -> None:
+        """Store small bytes and record that they are held under a name. Raises StorageError, for the former alone."""
 
 
 class UpstreamSidecars:
     """The sidecars of one upstream's files."""
 
-    def __init__(
-        self, format: Format, upstream: Upstream, files: HeldFiles, blobs: BlobStore, options: SourceOptions
-    ) -> None:
+    def __init__(self, format: Format, upstream: Upstream, files: HeldFiles, options: SourceOptions) -> None:
         self._format = format
         self._upstream = upstream
         self._files = files
-        self._blobs = blobs
         self._offline = options.offline
+        self._clock = options.clock
         self._making: SingleFlight[tuple[str, str], OpenFile] = SingleFlight()
 
     async def open(self, project: str, file: File) -> OpenFile:
@@ -98,16 +97,16 @@ class UpstreamSidecars:
             content = b"".join([chunk async for chunk in kept.read()])
         elif content is None:
             content = await self._fetched_or_made(project, name, file, held)
+        sidecar = SmallFile(content, hashlib.sha256(content).hexdigest(), int(self._clock()))
         try:
-            blob = await self._blobs.write(content)
+            await self._files.keep(project, name, sidecar, "sidecar")
         except StorageError as error:
             logger.warning("%s is passed on without being kept: %s", name, error)
-            return OpenFile(MemoryBody.of(content), "miss", provisional=True)
-        if kept is not None and kept.digest != blob.digest:
+            return OpenFile(sidecar.body, "miss", provisional=True)
+        if kept is not None and kept.digest != sidecar.digest:
             logger.warning("%s was not what %s has: it is replaced", name, file.filename)
-        await self._files.record(project, name, blob, "sidecar")
-        provisional = held is None and not self._is_promised(file, blob.digest)
-        return OpenFile(await self._blobs.open(blob.digest), "miss", provisional)
+        provisional = held is None and not self._is_promised(file, sidecar.digest)
+        return OpenFile(sidecar.body, "miss", provisional)
 
     async def _kept(self, project: str, name: str) -> Body | None:
         """Return the sidecar that was kept before its file was."""

@@ -5,13 +5,28 @@ as the upstream has begun to answer; any number of readers follow it. It does no
 knows no catalog: the caller passes a function to be called once the blob is held.
 
 Two surprises. The last bytes of a file (TAIL_BYTES) are never readable before every promised digest has been compared,
-or without any the archive has been looked at: a bad file always ends short, whatever its readers have got of it. And a
-full disk does not stop a transfer: it goes on without storing the file, with a small window in memory and at the pace
-of its slowest reader.
+or without any the archive has been looked at: a bad file always ends short, whatever its readers have got of it. The
+end of a large file is readable at once then, while the disk still makes it durable; it is recorded as held afterwards.
+And a full disk does not stop a transfer: it goes on without storing the file, with a small window in memory and at the
+pace of its slowest reader.
 """
 
+from mirror.transfer.growing import TAIL_BYTES, GrowingBody, KeptBody
 from mirror.transfer.interruptions import NextOrigin, OnHeld, Origin
-from mirror.transfer.transfer import TAIL_BYTES, Transfer
-from mirror.transfer.transfers import Transfers, TransferState
+from mirror.transfer.small import SmallFile, fetch_small
+from mirror.transfer.state import TransferState
+from mirror.transfer.transfer import Transfers, is_small
 
-__all__ = ["TAIL_BYTES", "NextOrigin", "OnHeld", "Origin", "Transfer", "TransferState", "Transfers"]
+__all__ = [
+    "TAIL_BYTES",
+    "GrowingBody",
+    "KeptBody",
+    "NextOrigin",
+    "OnHeld",
+    "Origin",
+    "SmallFile",
+    "TransferState",
+    "Transfers",
+    "fetch_small",
+    "is_small",
+]

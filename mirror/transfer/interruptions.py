@@ -19,6 +19,8 @@ FRUITLESS_ATTEMPTS = 5
 """Interruptions in a row, without a byte between them, after which a transfer fails."""
 SLOW_ATTEMPTS = 2
 """Connections on which an upstream may send too slowly: another one may be quicker."""
+SILENCE_SECONDS = 5.0
+"""Time for which an upstream may send nothing in the middle of a file that another source has, too."""
 ATTEMPTS = 100
 """Interruptions in all after which a transfer fails."""
 _ELSEWHERE = frozenset({"slow", "timeout", "paused"})
@@ -44,6 +46,8 @@ class Interruptions(msgspec.Struct):
 
     next_origin: NextOrigin | None = None
     """Asked where to go on, when the upstream fails in the middle of a file."""
+    has_others: bool = False
+    """Whether another source may have the file, so that less patience is due with this one."""
     fruitless: int = 0
     """Those in a row without a byte between them."""
     slow: int = 0
@@ -63,6 +67,7 @@ class Interruptions(msgspec.Struct):
             if origin is not None:
                 self.fruitless = self.slow = 0
                 return origin
+            self.has_others = False
         if pause is None:
             raise error
         await asyncio.sleep(max(blocked, pause * random.uniform(0.7, 1.3)))

@@ -11,6 +11,7 @@ from typing import Any
 import aiohttp
 import pytest
 
+from mirror.index.upstream import RENEWAL_PAUSE_SECONDS
 from tests.builders import wheel
 from tests.contract.pypi import filenames, held, mirroring, page_of, patient, settled
 from tests.serving import serving
@@ -116,6 +117,21 @@ async def test_a_transfer_that_fails_in_its_middle_goes_on_from_the_second_sourc
             one.release()
 
 
+async def test_a_source_that_falls_silent_is_given_up_soon_where_another_has_the_file(
+    simulator: Simulator, second: Simulator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mirror.transfer.transfer.SILENCE_SECONDS", 0.2)
+    for upstream in (simulator, second):
+        upstream.publish(BIG)
+    stalled = simulator.inject("*.whl", Stall(after=200_000))
+    async with mirroring(tmp_path / "data", simulator, second, repository=UNION) as mirror:
+        async with asyncio.timeout(10):  # half of the silence that is allowed where there is no other source
+            reply = await mirror.get(f"/packages/thing/{BIG.filename}")
+        assert (reply.status, reply.body) == (200, BIG.content)
+        assert [one.status for one in second.asked("GET", "*.whl")] == [206]
+        stalled.release()
+
+
 async def test_another_source_is_asked_only_where_files_are_shown_together(
     simulator: Simulator, second: Simulator, tmp_path: Path
 ) -> None:
@@ -180,6 +196,32 @@ async def test_a_link_that_stays_refused_in_the_middle_of_a_file_is_asked_anew_o
             await mirror.get(f"/packages/thing/{BIG.filename}")
         assert simulator.count("GET", "/simple/thing/") == 2
         assert simulator.count("GET", "*.whl") == 2
+
+
+async def test_a_link_that_expires_within_seconds_of_its_page_is_renewed(simulator: Simulator, tmp_path: Path) -> None:
+    simulator.publish(SMALL)
+    async with mirroring(tmp_path / "data", simulator, network=patient(), clock=Clock()) as mirror:
+        assert await filenames(mirror, "thing") == [SMALL.filename]
+        simulator.pypi.relink("thing", SMALL.filename)
+        reply = await mirror.get(f"/packages/thing/{SMALL.filename}")
+        assert (reply.status, reply.body) == (200, SMALL.content)
+        assert simulator.count("GET", "/simple/thing/") == 2
+
+
+async def test_clients_that_ask_for_a_refused_file_have_its_page_asked_for_once_in_a_while(
+    simulator: Simulator, tmp_path: Path
+) -> None:
+    simulator.publish(SMALL)
+    clock = Clock()
+    simulator.inject("*.whl", Status(404))
+    async with mirroring(tmp_path / "data", simulator, network=patient(), clock=clock) as mirror:
+        assert await filenames(mirror, "thing") == [SMALL.filename]
+        for pages in (2, 3):
+            for _ in range(3):
+                replies = await asyncio.gather(*(mirror.get(f"/packages/thing/{SMALL.filename}") for _ in range(5)))
+                assert {reply.status for reply in replies} == {404}
+            assert simulator.count("GET", "/simple/thing/") == pages
+            clock.now += RENEWAL_PAUSE_SECONDS
 
 
 @pytest.mark.parametrize("relinked", [True, False])

@@ -478,14 +478,14 @@ async def test_who_asks_for_a_file_at_the_same_moment_shares_the_look_ups(
 ) -> None:
     source = desk.source()
     file = (await project(source)).files[0]
-    read, looked_up = desk.catalog.files.get, 0
+    read, looked_up = desk.catalog.files.of_project, 0
 
-    async def get(*words: str) -> HeldFile | None:
+    async def of_project(*words: str) -> list[HeldFile]:
         nonlocal looked_up
         looked_up += 1
         return await read(*words)
 
-    monkeypatch.setattr(desk.catalog.files, "get", get)
+    monkeypatch.setattr(desk.catalog.files, "of_project", of_project)
     opened = await asyncio.gather(*(source.open("six", file) for _ in range(20)))
     assert sorted(one.outcome for one in opened) == ["joined"] * 19 + ["miss"]
     assert looked_up == 1

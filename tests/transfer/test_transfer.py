@@ -26,9 +26,9 @@ from mirror.errors import (
     UpstreamUnavailable,
 )
 from mirror.model import Body, File
-from mirror.transfer import TAIL_BYTES, Transfer, Transfers
-from mirror.transfer import transfer as module
-from mirror.transfer.transfer import WINDOW_BYTES
+from mirror.transfer import TAIL_BYTES, GrowingBody, KeptBody, Transfers
+from mirror.transfer import growing as module
+from mirror.transfer.growing import WINDOW_BYTES
 from mirror.upstream import SlowBody, Upstream, UpstreamOptions
 from tests.builders import noise, sdist, wheel
 from tests.file_server import LAST_MODIFIED, FileServer
@@ -56,7 +56,7 @@ class TransferStage:
         self.transfers = Transfers(blobs, limit=limit)
         self.held: list[StoredBlob] = []
 
-    async def open(self, file: File, early: bool = False) -> tuple[Transfer, bool]:
+    async def open(self, file: File, early: bool = False) -> tuple[GrowingBody, bool]:
         async def record(held: StoredBlob) -> None:
             self.held.append(held)
 
@@ -132,6 +132,31 @@ async def test_first_bytes_are_readable_while_the_rest_is_still_at_the_upstream(
     assert b"".join([chunk async for chunk in reading]) == BIG[1000:]
     assert body.path
     assert body.path.read_bytes() == BIG
+
+
+async def test_the_end_of_a_large_file_waits_for_its_digest_and_not_for_the_disk(
+    stage: TransferStage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mirror.transfer.transfer.PROMPT_END_BYTES", len(BIG))
+    adopt, may_adopt = stage.blobs.adopt, asyncio.Event()
+
+    async def slow(path: Path, digest: str) -> StoredBlob:
+        await may_adopt.wait()
+        return await adopt(path, digest)
+
+    monkeypatch.setattr(stage.blobs, "adopt", slow)
+    file = stage.file_server.file(BIG)
+    body, _ = await stage.open(file)
+    keeping = asyncio.create_task(content(KeptBody(body)))
+    assert await content(body) == BIG
+    assert stage.held == []
+    late, joined = await stage.open(file)
+    assert joined
+    assert await content(late) == BIG
+    assert not keeping.done()  # who counts on it being held still waits
+    may_adopt.set()
+    assert await keeping == BIG
+    assert [held.digest for held in stage.held] == [file.sha256]
 
 
 async def test_client_that_leaves_changes_nothing(stage: TransferStage) -> None:
