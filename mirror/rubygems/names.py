@@ -149,65 +149,54 @@ def parse_gem_filename(filename: str, known: Callable[[str], bool] | None = None
 def platform_parts(platform: str) -> tuple[str | None, str, str | None] | None:
     """Return the CPU, operating system and version that Gem::Platform reads; None for the generic platform.
 
-    On Linux the version is the C library (`x86_64-linux-gnu`), which RubyGems has kept since 3.4. Before, it dropped
-    `gnu`, and so took a gem for glibc to be one for every Linux.
+    As RubyGems has done it since 3.7. On Linux the version is the C library (`x86_64-linux-gnu`); before 3.4, `gnu` was
+    dropped, so that a gem for glibc was taken to be one for every Linux.
     """
     if platform in {"", GENERIC}:
         return None
-    parts = platform.split("-")
-    while parts and not parts[-1]:
-        parts.pop()  # as Ruby's split does
-    if not parts:
-        return None, "unknown", None
-    if len(parts) > 2 and not parts[-1][-1].isdigit():
-        tail = parts.pop()
-        parts[-1] += f"-{tail}"  # x86_64-linux-musl
-    cpu: str | None = parts[0]
-    if re.search(r"i\d86", parts[0], re.ASCII):
-        cpu = "x86"
-    if len(parts) == 3 and re.fullmatch(r"\d+(\.\d+)?", parts[2], re.ASCII):
-        return cpu, parts[1], parts[2]
-    if len(parts) == 1:
-        cpu, system = None, parts[0]
-    else:
-        system = parts[1]
+    first, dash, system = platform.rstrip("-").partition("-")
+    cpu: str | None = "x86" if re.search(r"i\d86", first, re.ASCII) else first
+    if not dash:
+        cpu, system = None, first
     for pattern, name in _SYSTEMS:
         if match := pattern.search(system):
-            return cpu, name, match.group(1) if match.re.groups else None
-        if name == "mingw" and (match := _MSWIN.search(system)):  # Ruby looks for it at this place in its list
-            name = match.group(1)
-            return ("x86" if cpu is None and name.endswith("32") else cpu), name, match.group(2)
-    if match := re.match(r"(\w+_platform)(\d+)?", system, re.ASCII):
-        return cpu, match.group(1), match.group(2)
+            version = match.group("version") if "version" in match.groupdict() else None
+            found = name or match.group("system")
+            if cpu is None and found.startswith("mswin") and found.endswith("32"):
+                cpu = "x86"
+            return cpu, found, version
     return cpu, "unknown", None
 
 
-_MSWIN = re.compile(r"(mswin\d+)(?:_(\d+))?", re.ASCII)
 _SYSTEMS = [
     (re.compile(pattern, re.ASCII), name)
     for pattern, name in (
-        (r"aix(\d+)?", "aix"),
+        (r"aix-?(?P<version>\d+)?", "aix"),
         (r"cygwin", "cygwin"),
-        (r"darwin(\d+)?", "darwin"),
-        (r"^macruby$", "macruby"),
-        (r"freebsd(\d+)?", "freebsd"),
-        (r"^(?:java|jruby)$", "java"),
-        (r"^java([\d.]*)", "java"),
-        (r"^dalvik(\d+)?$", "dalvik"),
-        (r"^dotnet$", "dotnet"),
-        (r"^dotnet([\d.]*)", "dotnet"),
-        (r"linux-?(\w+)?", "linux"),
+        (r"darwin-?(?P<version>\d+)?", "darwin"),
+        (r"^macruby-?(?P<version>\d+(?:\.\d+)*)?", "macruby"),
+        (r"freebsd-?(?P<version>\d+)?", "freebsd"),
+        (r"^jruby$", "java"),
+        (r"^java-?(?P<version>\d+(?:\.\d+)*)?", "java"),
+        (r"^dalvik-?(?P<version>\d+)?$", "dalvik"),
+        (r"^dotnet-?(?P<version>\d+(?:\.\d+)*)?", "dotnet"),
+        (r"linux-?(?P<version>\w+)?", "linux"),
         (r"mingw32", "mingw32"),
-        (r"mingw-?(\w+)?", "mingw"),
+        (r"mingw-?(?P<version>\w+)?", "mingw"),
+        (r"(?P<system>mswin\d+)(?:[_-](?P<version>\d+))?", ""),
         (r"netbsdelf", "netbsdelf"),
-        (r"openbsd(\d+\.\d+)?", "openbsd"),
-        (r"solaris(\d+\.\d+)?", "solaris"),
+        (r"openbsd-?(?P<version>\d+\.\d+)?", "openbsd"),
+        (r"solaris-?(?P<version>\d+\.\d+)?", "solaris"),
         (r"wasi", "wasi"),
+        (r"^(?P<system>\w+_platform)-?(?P<version>\d+)?", ""),
     )
 ]
+"""What to look for in this order, and the name; where that is empty, it is what was found."""
 
 
 def normal_platform(platform: str) -> str:
     """Return the platform as Gem::Platform writes it, and `gem build` names files: `i686-linux` → `x86-linux`."""
     parts = platform_parts(platform)
-    return GENERIC if parts is None else "-".join(part for part in parts if part is not None)
+    if parts is None:
+        return GENERIC
+    return ("" if parts[0] is None else "-").join(part for part in parts if part is not None)

@@ -168,7 +168,7 @@ def _platform(node: Node) -> str:
         parts = [_text(node, key) for key in ("cpu", "os", "version")]
         if not parts[1]:
             raise _wrong("platform")
-        return "-".join(part for part in parts if part)
+        return ("-" if parts[0] else "").join(part for part in parts if part)
     if node is not None and (not isinstance(node, str) or isinstance(node, Number)):
         raise _wrong("platform")
     return node or GENERIC

@@ -1,10 +1,10 @@
 """What Ruby makes of platforms, versions and requirements, as a table: 40,000 comparisons and as many matches.
 
-The table lies in `data/agreement.json`. It was made by RubyGems 3.6.7, and is made anew by
+The table lies in `data/agreement.json`. It was made by RubyGems 4.0.22, and is made anew by
 
     python -m tests.rubygems.agreement ROOT > tests/rubygems/data/agreement.json
 
-where ROOT is an unpacked Debian release with a Ruby of 2024 or later.
+where ROOT is an unpacked Debian release with RubyGems 3.7 or later.
 """
 
 import json
@@ -34,6 +34,11 @@ PLATFORMS = [
     "universal-dalvik-1.4", "macruby", "x86-test_platform9", "a-b-c", "a-b-c-d", "2.0-java", "x86-", "--",
 ]  # fmt: skip
 """Platforms as authors write them."""
+EARLIER = {
+    "x86_64-linux-gnux32", "mips64el-linux-gnuabi64", "x86_64-linux-musl-1.2", "x86_64-linux-gnu-2",
+    "x86_64-unknown-linux-gnu", "java1.8", "universal-dalvik-1.4",
+}  # fmt: skip
+"""Those that RubyGems before 3.7 reads in another way."""
 SIZE = 200
 """So many versions, and so many requirements."""
 SCRIPT = """

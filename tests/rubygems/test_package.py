@@ -286,6 +286,21 @@ def test_a_gem_is_named_by_one_rule_however_its_author_called_the_file(tmp_path)
         filename_of("acme-1.0-x86-linux.gem", path)
 
 
+@pytest.mark.parametrize(
+    ("written", "named"),
+    [
+        ("x86_64-linux-gnux32", "x86_64-linux-gnux32"),
+        ("x86_64-unknown-linux-gnu", "x86_64-linux-gnu"),
+        ("!ruby/object:Gem::Platform {cpu: x86_64, os: linux, version: gnux32}", "x86_64-linux-gnux32"),
+        ("!ruby/object:Gem::Platform {cpu: null, os: java, version: '1.8'}", "java1.8"),
+    ],
+)
+def test_a_platform_is_written_as_rubygems_writes_it_today(written, named, tmp_path):
+    path = tmp_path / "upload"
+    path.write_bytes(with_yaml(lambda text: text.replace("platform: ruby", f"platform: {written}", 1)))
+    assert filename_of("", path) == f"acme-1.0-{named}.gem"
+
+
 def test_a_gem_for_one_ruby_abi_is_named_after_its_content(tmp_path):
     built = builders.addressed_gem("acme", "1.0", "3.4", platform="x86_64-linux-gnu")
     path = tmp_path / "upload"

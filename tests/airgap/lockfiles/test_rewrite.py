@@ -130,6 +130,13 @@ GEM
   remote: https://other.example/
   specs:
     rack (3.1.16)
+    native (1.0-x86_64-linux)
+
+CONTENT ADDRESSES
+  native (1.0-x86_64-linux) 78be552b sha256=78be552b
+
+A SECTION OF THE FUTURE
+  remote: https://gems.example/
 
 BUNDLED WITH
    2.6.2

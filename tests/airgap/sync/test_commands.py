@@ -61,6 +61,9 @@ async def test_the_bytes_are_counted_that_the_index_does_not_list(simulator: Sim
     simulator.publish(SIX)
     said, _ = await commands("sync", "--no-deps", "six")
     assert said.splitlines()[-1] == "1 file fetched (940 bytes), 0 held before"
+    simulator.push(gem("rack", "3.0", size=1_500_000))
+    said, _ = await commands("sync", "--no-deps", "gem:rack")
+    assert said.splitlines()[-1] == "1 file fetched (1.5 MB), 0 held before"
 
 
 async def test_a_wheel_without_metadata_is_fetched_all_the_same(simulator: Simulator, commands: Commands) -> None:
