@@ -10,7 +10,7 @@ from tests.builders import addressed_gem, gem
 from tests.clients.ruby import Home, Ruby, rubies
 from tests.genuine import GEMS
 from tests.serving import repositories, serving, spawned
-from tests.simulator import Simulator
+from tests.simulator import Simulator, Status
 from tests.uploading import make_token, push
 
 pytestmark = [pytest.mark.clients, pytest.mark.timeout(600)]
@@ -107,6 +107,22 @@ async def test_clients_that_do_not_know_content_addresses_install_what_they_know
             assert "native (1.0)" in await home.run("gem", "list")
             listed = await home.run("gem", "list", "-r", "--all")
             assert listed.split() == ["native", "(1.0)"]
+
+
+@pytest.mark.parametrize("ruby", rubies(), ids=str)
+async def test_a_listed_gem_without_a_page_takes_nothing_else_away(
+    simulator: Simulator, tmp_path: Path, ruby: Ruby
+) -> None:
+    for built in (gem("tiny", "1.0"), gem("tiny", "2.0", dependencies={"lost": ">= 0"}), gem("lost", "1.0")):
+        simulator.push(built)
+    simulator.inject("/info/lost", Status(404))
+    async with serving(tmp_path / "data", repositories(simulator)) as mirror:
+        with ruby.home(mirror.url) as home:
+            await home.bundle("lock", gemfile='gem "tiny"\n')
+            assert home.locked() == {"tiny (1.0)"}
+            await home.bundle("install")
+            assert simulator.count(path="/info/lost") > 0
+            assert simulator.count(path="/*specs.4.8.gz") == 0  # it has not given up the compact index
 
 
 @pytest.mark.parametrize("ruby", [one for one in rubies() if one.name != "machine"], ids=str)
