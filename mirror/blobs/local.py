@@ -20,7 +20,7 @@ from typing import TypeVar
 
 import msgspec
 
-from mirror.blobs import SmallBlob, StoredBlob
+from mirror.blobs import SmallBlob, StoredBlob, StoreState
 from mirror.errors import MissingBlob, StorageFull
 
 CHUNK_BYTES = 256 * 1024
@@ -210,6 +210,7 @@ class LocalBlobs:
         for directory in (self.root, self.incoming, self.outgoing):
             directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         self.disk_space = DiskSpace(data_dir)
+        self._missing = 0
         self._shards: set[str] = set()
         """Directories below `root` that exist, so that `store_all` need not make them."""
 
@@ -228,6 +229,7 @@ class LocalBlobs:
     async def open(self, digest: str) -> LocalBody:
         body = await self.find(digest)
         if body is None:
+            self._missing += 1
             raise MissingBlob(digest[:64])
         return body
 
@@ -286,6 +288,9 @@ class LocalBlobs:
         from mirror.blobs.listing import remove_files  # which uses this module
 
         return await off_loop(partial(remove_files, self.incoming))
+
+    def state(self) -> StoreState:
+        return StoreState(missing=self._missing)
 
     async def claim(self) -> None:
         """Do nothing: a data directory has one catalog, and one process that holds its lock."""

@@ -17,7 +17,7 @@ from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Mappin
 from functools import partial
 from pathlib import Path
 
-from mirror.blobs import Numbers, SmallBlob, StoredBlob
+from mirror.blobs import Numbers, SmallBlob, StoredBlob, StoreState
 from mirror.blobs.local import check_digest, off_loop
 from mirror.blobs.objects_cache import BlobCache
 from mirror.blobs.objects_client import CREATE_BYTES, MissingObject, ObjectClient, StoredObject
@@ -73,8 +73,7 @@ class ObjectBlobs:
         self.cache = cache
         self.incoming = self.cache.local.incoming
         self.disk_space = self.cache.local.disk_space
-        self.damaged = 0
-        """How many objects were found damaged since the start."""
+        self._damaged = self._missing = 0
         self._url = settings.url or ""
         self._data_dir = data_dir
         self._redirect = None if settings.redirect == "never" else settings.redirect
@@ -116,6 +115,7 @@ class ObjectBlobs:
     async def open(self, digest: str) -> Body:
         body = await self.find(digest)
         if body is None:
+            self._missing += 1
             raise MissingBlob(digest[:64])
         return body
 
@@ -170,8 +170,9 @@ class ObjectBlobs:
     async def write(self, content: bytes) -> StoredBlob:
         await self.claim()
         digest = await off_loop(lambda: hashlib.sha256(content).hexdigest())
-        await self._create(digest, content, {"date": str(int(self._clock()))})
-        await self.cache.write(content)
+        date = int(self._clock())
+        await self._create(digest, content, {"date": str(date)})
+        await self.cache.write(SmallBlob(content=content, digest=digest, date=date))
         return StoredBlob(digest=digest, size=len(content), stored=self._clock())
 
     async def store_all(self, blobs: Sequence[SmallBlob]) -> list[StoredBlob]:
@@ -182,9 +183,12 @@ class ObjectBlobs:
         async def store(blob: SmallBlob) -> None:
             async with slots:
                 date = int(self._clock()) if blob.date is None else blob.date
-                await self._create(check_digest(blob.digest), blob.content, {"date": str(date)})
+                storing = [self._create(check_digest(blob.digest), blob.content, {"date": str(date)})]
                 if blob.label:
-                    await self._write_label(blob.digest, blob.label)
+                    storing.append(self._write_label(blob.digest, blob.label))
+                await _all_of(storing)
+                if self._numbers is not None:  # else it is a process that serves no one
+                    await self.cache.write(SmallBlob(content=blob.content, digest=blob.digest, date=date))
 
         await _all_of(store(blob) for blob in {blob.digest: blob for blob in blobs}.values())
         now = self._clock()
@@ -279,7 +283,8 @@ class ObjectBlobs:
         await self.client.delete([_key(digest)])
 
     async def _judge(self, digest: str) -> None:
-        """Look again at an object that did not have the right bytes; set it aside if it has not."""
+        """Look again at an object that was missing, or did not have the right bytes; then set it aside."""
+        self._known.pop(digest, None)
         hasher = hashlib.sha256()
         try:
             async for chunk in self.client.read(_key(digest)):
@@ -287,7 +292,7 @@ class ObjectBlobs:
         except MissingObject:
             return
         if hasher.hexdigest() != digest:
-            self.damaged += 1
+            self._damaged += 1
             logger.error("the object of blob %s is damaged and is set aside", digest)
             await self.set_aside(digest)
 
@@ -303,6 +308,16 @@ class ObjectBlobs:
                     continue
                 if known:
                     yield StoredBlob(digest=digest, size=one.size, stored=one.modified)
+
+    def state(self) -> StoreState:
+        return StoreState(
+            missing=self._missing,
+            reachable=not self.client.breaker.is_open,
+            requests=dict(self.client.requests),
+            errors=self.client.errors,
+            damaged=self._damaged,
+            evicted=self.cache.evicted,
+        )
 
     async def clean_incoming(self) -> int:
         return await self.cache.local.clean_incoming()

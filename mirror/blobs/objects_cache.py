@@ -14,7 +14,7 @@ from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
-from mirror.blobs import BlobStore
+from mirror.blobs import BlobStore, SmallBlob
 from mirror.blobs.local import off_loop
 from mirror.errors import MirrorError, StorageFull
 from mirror.model import Body
@@ -109,15 +109,18 @@ class BlobCache:
                 logger.warning("blob %s is not cached: %s", digest, error)
         await off_loop(partial(path.unlink, missing_ok=True))
 
-    async def write(self, content: bytes) -> None:
+    async def write(self, blob: SmallBlob) -> None:
         """Keep a copy of small content if there is room for it."""
-        if await self.reserve(len(content)):
+        size = len(blob.content)
+        if await self.reserve(size):
             try:
-                await self.local.write(content)
-            except StorageFull:
-                self.release(len(content))
+                await self.local.store_all([blob])
+                path = self._root / blob.digest[:2] / blob.digest
+                await off_loop(partial(_set_access_time, path, self._clock()))
+            except (OSError, StorageFull):
+                self.release(size)
             else:
-                self._reserved -= len(content)
+                self._reserved -= size
 
     async def drop(self, digest: str) -> None:
         """Delete the copy of a blob; no error when there is none."""

@@ -45,18 +45,18 @@ class NoRoom(StorageFull):
     """A blob does not fit into the cache."""
 
 
-Damaged = Callable[[str], Awaitable[None]]
-"""A function that is called with the digest of a blob whose object does not have these bytes."""
+Doubt = Callable[[str], Awaitable[None]]
+"""A function that is called with the digest of a blob whose object is missing, or does not have these bytes."""
 
 
 class Download:
     """One blob on its way from the object store into the cache; any number of readers follow it."""
 
-    def __init__(self, facts: BlobFacts, client: ObjectClient, cache: BlobCache, damaged: Damaged) -> None:
+    def __init__(self, facts: BlobFacts, client: ObjectClient, cache: BlobCache, doubt: Doubt) -> None:
         self.facts = facts
         self._client = client
         self._cache = cache
-        self._damaged = damaged
+        self._doubt = doubt
         self._part = cache.local.incoming / f"{secrets.token_hex(16)}.part"
         self._fd = -1
         self._received = 0
@@ -79,6 +79,7 @@ class Download:
             reserved = 0
         except MissingObject:
             self._error = MissingBlob(self.facts.digest)
+            await self._doubt(self.facts.digest)
         except MirrorError as error:
             self._error = error
         except OSError as error:
@@ -105,7 +106,7 @@ class Download:
             self._received += len(chunk)
             self._notify()
         if hasher.hexdigest() != self.facts.digest:
-            await self._damaged(self.facts.digest)
+            await self._doubt(self.facts.digest)
             raise MissingBlob(self.facts.digest)
 
     def _take(self, hasher: "hashlib._Hash", chunk: bytes) -> None:
@@ -139,10 +140,10 @@ class Download:
 class ObjectReader:
     """Reads the blobs of one object store through one cache."""
 
-    def __init__(self, client: ObjectClient, cache: BlobCache, damaged: Damaged) -> None:
+    def __init__(self, client: ObjectClient, cache: BlobCache, doubt: Doubt) -> None:
         self._client = client
         self._cache = cache
-        self._damaged = damaged
+        self._doubt = doubt
         self._running: dict[str, Download] = {}
         """By digest."""
         self._tasks: set[asyncio.Task[None]] = set()
@@ -167,7 +168,7 @@ class ObjectReader:
         running = self._running.get(facts.digest)
         if running is not None:
             return running
-        download = self._running[facts.digest] = Download(facts, self._client, self._cache, self._damaged)
+        download = self._running[facts.digest] = Download(facts, self._client, self._cache, self._doubt)
 
         def ended(task: asyncio.Task[None]) -> None:
             self._tasks.discard(task)
@@ -191,9 +192,10 @@ class ObjectReader:
                     del held[:-TAIL_BYTES]
                     yield ready
         except MissingObject:
+            await self._doubt(facts.digest)
             raise MissingBlob(facts.digest) from None
         if hasher.hexdigest() != facts.digest:
-            await self._damaged(facts.digest)
+            await self._doubt(facts.digest)
             raise MissingBlob(facts.digest)
         yield bytes(held)
 
@@ -203,6 +205,7 @@ class ObjectReader:
                 start += len(chunk)
                 yield chunk
         except MissingObject:
+            await self._doubt(facts.digest)
             raise MissingBlob(facts.digest) from None
         if start < stop:
             raise MissingBlob(facts.digest)

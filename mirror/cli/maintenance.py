@@ -14,6 +14,7 @@ from mirror.cli.output import say
 
 if TYPE_CHECKING:
     from mirror.config import Settings
+    from mirror.maintenance.backup import BackupResult
     from mirror.maintenance.verify import Fault
 
 
@@ -108,9 +109,17 @@ def backup_command(target: Path, options: SettingsOptions) -> int:
     A mirror may be serving meanwhile. A further backup to the same directory copies only what is new. `mirror restore`
     makes a data directory from it. Exit status 1 when an uploaded file was missing.
     """
-    from mirror.maintenance.backup import back_up
+    from mirror.maintenance.backup import add_stored, back_up
+    from mirror.service.open import Mode, open_mirror
 
-    result = back_up(options.load().data_dir, target)
+    async def add() -> "BackupResult":
+        async with open_mirror(settings, Mode.READ_ONLY) as opened:
+            return await add_stored(opened.blobs, target, result)
+
+    settings = options.load()
+    result = back_up(settings.data_dir, target)
+    if result.missing and settings.blobs.url is not None:
+        result = asyncio.run(add())
     size = decimal(result.bytes)
     say(f"backed up to {target}: the catalog, the records, and {result.blobs} new files ({size})")
     for digest in result.missing:

@@ -13,7 +13,16 @@ from typing import TypeVar
 
 from mirror.blobs import BlobStore, SmallBlob, StoredBlob
 from mirror.catalog import Catalog, HeldFile
-from mirror.errors import DigestMismatch, MirrorError, NoSidecar, NotFound, Offline, StorageError, UpstreamRefused
+from mirror.errors import (
+    DigestMismatch,
+    MirrorError,
+    NoSidecar,
+    NotFound,
+    Offline,
+    StorageError,
+    StorageUnavailable,
+    UpstreamRefused,
+)
 from mirror.index.cache import LoadingCache, MemoryBudget, SingleFlight
 from mirror.index.journal import Journal
 from mirror.index.remote_files import RemoteFiles
@@ -90,7 +99,7 @@ class UpstreamFiles:
         entry = self._held.kept.get(project)
         row = None if entry is None or digest is None else entry.value.get(file.filename)
         if entry is not None and row is not None and row.digest == digest:
-            held = await self._blobs.find(row.digest)
+            held = await self._found(row.digest)
             if held is not None and file.size in (None, held.size):
                 entry.used = True
                 self._catalog.files.note_use(self._name, project, file.filename, self._clock())
@@ -222,10 +231,14 @@ class UpstreamFiles:
 
     async def _delivered(self, project: str, file: File, digest: str) -> Body | None:
         """Return what this source has delivered though the catalog does not know it, as after its loss; record it."""
-        body = await self._blobs.find(digest)
-        if body is None or file.size not in (None, body.size):
+        try:
+            # In this order, because an object store knows as a rule that no label can tell anything.
+            if not await self._blobs.is_labelled(digest, self._name, file.filename):
+                return None
+            body = await self._blobs.find(digest)
+        except StorageUnavailable:
             return None
-        if not await self._blobs.is_labelled(digest, self._name, file.filename):
+        if body is None or file.size not in (None, body.size):
             return None
         blob = StoredBlob(digest=digest, size=body.size, stored=self._clock())
         await self.record(project, file.filename, blob)
@@ -233,7 +246,10 @@ class UpstreamFiles:
 
     async def body_of(self, row: HeldFile) -> Body | None:
         """Return the bytes of what is held; None when there are none any more."""
-        body = await self._blobs.find(row.digest)
+        try:
+            body = await self._blobs.find(row.digest)
+        except StorageUnavailable:
+            return None  # it is passed on from upstream meanwhile
         if body is None:
             self._held.forget(row.project)
             now = await self._catalog.files.get(self._name, row.project, row.filename)
@@ -242,6 +258,13 @@ class UpstreamFiles:
                 with suppress(StorageError):  # then it stays known as one that has vanished
                     await self._catalog.files.forget(self._name, row.project, row.filename)
         return body
+
+    async def _found(self, digest: str) -> Body | None:
+        """Return a blob of which there is a row; None also where the store cannot be asked."""
+        try:
+            return await self._blobs.find(digest)
+        except StorageUnavailable:
+            return None
 
     async def row(self, project: str, filename: str, digest: str | None = None) -> HeldFile | None:
         """Return what is held under a name; with a `digest`, it is looked for twice before it is another."""

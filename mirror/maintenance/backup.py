@@ -6,6 +6,8 @@ because blobs never change. The catalog is copied first and the records after it
 to is there.
 """
 
+import asyncio
+import hashlib
 import os
 import shutil
 from collections.abc import Iterable
@@ -14,8 +16,9 @@ from pathlib import Path
 
 import msgspec
 
+from mirror.blobs import BlobStore
 from mirror.catalog.inspection import copy_catalog, uploaded_blobs, uploaded_names
-from mirror.errors import Conflict, Invalid, NotFound
+from mirror.errors import Conflict, Invalid, MissingBlob, NotFound
 
 CATALOG = "catalog.sqlite"
 
@@ -52,6 +55,33 @@ def back_up(data_dir: Path, target: Path) -> BackupResult:
         needed = set(uploaded_blobs(data_dir / CATALOG))
         saved = msgspec.structs.replace(saved, missing=tuple(one for one in saved.missing if one in needed))
     return saved
+
+
+async def add_stored(blobs: BlobStore, target: Path, saved: BackupResult) -> BackupResult:
+    """Add to a backup what is not in the data directory but in an object store, verified; return what it has then."""
+    count, size = saved.blobs, saved.bytes
+    missing: list[str] = []
+    for digest in saved.missing:
+        there = target / "blobs" / digest[:2] / digest
+        there.parent.mkdir(parents=True, exist_ok=True)
+        part, hasher = there.with_name(f"{digest}.part"), hashlib.sha256()
+        try:
+            body = await blobs.open_stored(digest)
+            with part.open("wb") as file:
+                async for chunk in body.read():
+                    hasher.update(chunk)
+                    await asyncio.to_thread(file.write, chunk)
+        except MissingBlob:
+            missing.append(digest)
+            continue
+        if hasher.hexdigest() != digest:
+            part.unlink()
+            missing.append(digest)
+            continue
+        _sync(part)
+        part.replace(there)
+        count, size = count + 1, size + body.size
+    return BackupResult(count, size, tuple(missing))
 
 
 def restore(source: Path, data_dir: Path) -> BackupResult:

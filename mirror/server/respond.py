@@ -47,6 +47,7 @@ Handler = Callable[[R, web.Request], Awaitable[web.StreamResponse]]
 _REASONS = {
     200: "OK",
     206: "Partial Content",
+    302: "Found",
     304: "Not Modified",
     416: "Range Not Satisfiable",
 }
@@ -314,6 +315,11 @@ async def _send_file(
     request: web.BaseRequest, status: int, head: bytes, body: Body, part: tuple[int, int], validity: Validity | None
 ) -> web.StreamResponse:
     start, stop = part
+    facts = facts_of(request)
+    if body.location is not None and facts.kind == "file":
+        # What is signed expires, and may be meant for this client alone: no one keeps it.
+        headers = [("Location", body.location), ("Content-Length", "0"), ("X-Mirror-Cache", facts.outcome)]
+        return PreparedResponse(302, make_head(302, [*headers, ("Cache-Control", "no-store")]))
     if body.path is not None and stop - start < SENDFILE_BYTES:
         content = b"".join([chunk async for chunk in body.read(start, stop)])
         return PreparedResponse(status, head, (content,), validity if len(content) <= REPLAY_COPY_BYTES else None)

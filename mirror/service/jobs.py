@@ -44,6 +44,8 @@ VERIFY_SECONDS = 3600.0
 """Time for which one process has the right to verify the store, renewed while it does, and pause after each pass."""
 RENEW_BLOBS = 100
 """Blobs that are verified between two renewals of that right."""
+ORPHANS_SECONDS = 86_400.0
+"""Time between two looks through an object store for objects that nothing refers to."""
 SYNC_RETRY_SECONDS = 300.0
 """Pause after which a sync set that is not complete is tried again."""
 
@@ -187,6 +189,16 @@ def mirror_jobs(mirror: Mirror, store: Store, urls: Sequence[str]) -> list[Backg
                 "keep the store below [store] limit",
                 partial(_sweep, mirror, evictor(settings, store, limit)),
                 every=settings.store.sweep_every,
+                lease="sweep",
+            )
+        )
+    elif settings.blobs.url is not None:
+        jobs.append(
+            BackgroundJob(
+                "sweep",
+                "remove objects that nothing refers to, as a crash leaves them",
+                partial(_sweep, mirror, evictor(settings, store, None)),
+                every=ORPHANS_SECONDS,
                 lease="sweep",
             )
         )

@@ -23,6 +23,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Histo
 from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector
 
+from mirror.blobs import StoreState
 from mirror.model import Outcome, UrlClass
 from mirror.server.facts import RequestKind, ResponseRecord
 from mirror.telemetry.log import AccessLog, request_id
@@ -76,6 +77,8 @@ class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
     offline: bool = False
     feed_serial: int | None = None
     log_lines_dropped: int = 0
+    blobs: StoreState = StoreState()
+    """The store of files."""
 
 
 class Totals(msgspec.Struct, frozen=True):
@@ -283,6 +286,24 @@ def _state(now: Snapshot) -> Iterator[Metric]:
     yield CounterMetricFamily(
         "mirror_access_log_dropped_total", "Access log lines lost.", value=float(now.log_lines_dropped)
     )
+    yield from _blobs(now.blobs)
+
+
+def _blobs(now: StoreState) -> Iterator[Metric]:
+    for name, text, value in (
+        ("mirror_missing_blobs_total", "Requests for files that are lost, such as uploads.", now.missing),
+        ("mirror_object_errors_total", "Requests that the object store failed.", now.errors),
+        ("mirror_object_damaged_total", "Objects that did not have the right bytes.", now.damaged),
+        ("mirror_cache_evicted_total", "Files that had to leave the cache of the object store.", now.evicted),
+    ):
+        yield CounterMetricFamily(name, text, value=float(value))
+    yield GaugeMetricFamily("mirror_object_store_up", "0 while the object store is not asked.", value=now.reachable)
+    requests = CounterMetricFamily(
+        "mirror_object_requests_total", "Requests to the object store.", labels=["operation"]
+    )
+    for operation, number in now.requests.items():
+        requests.add_metric([operation], number)
+    yield requests
 
 
 def _upstreams(upstreams: Iterable[UpstreamState]) -> Iterator[Metric]:

@@ -225,6 +225,8 @@ class Transfers:
         self.keeps_unverified = keeps_unverified
         self.disk_space = blobs.disk_space
         """The free space for files."""
+        self.store_state = blobs.state
+        """Returns the state of the store of files."""
         self._blobs = blobs
         self._limit = limit
         self.running: dict[tuple[str, ...], Transfer] = {}

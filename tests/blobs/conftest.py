@@ -48,7 +48,7 @@ class Stores:
         return store
 
 
-@pytest.fixture(params=["directory", "s3", "azure"])
+@pytest.fixture(params=["directory", *objects.KINDS])
 async def stores(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Stores]:
     made = Stores(request.param, tmp_path)
     yield made

@@ -128,7 +128,9 @@ async def test_many_small_ones_are_stored_together(stores: Stores) -> None:
     assert [one.digest for one in held] == [one.digest for one in (*parts, parts[2])]
     assert {one.digest for one in await everything(there)} == {one.digest for one in parts}
     for number, one in enumerate(parts):
-        assert await content(await there.open(one.digest)) == one.content
+        for store in (here, there):
+            body = await store.open(one.digest)
+            assert (await content(body), body.modified) == (one.content, "Fri, 14 Jul 2017 02:40:00 GMT")
         assert await there.is_labelled(one.digest, "source", str(number))
 
 
