@@ -83,12 +83,13 @@ def start_seaweed(home: Path) -> dict[str, Any]:
     ]
     (home / "s3.json").write_text(json.dumps({"identities": identities}))
     (home / "data").mkdir(exist_ok=True)
-    pid = launch(
-        [weed, "server", "-s3", "-ip=127.0.0.1", "-ip.bind=127.0.0.1", f"-dir={home / 'data'}",
-         f"-s3.config={home / 's3.json'}", "-s3.autoCreateBucket=false", "-s3.port.iceberg=0", "-s3.port.lance=0", "-master.telemetry=false",
-         "-master.volumeSizeLimitMB=128", "-volume.max=40", *(f"-{name}={port}" for name, port in ports.items())],
-        home / "log", ports["s3.port"], cwd=home,
-    )  # fmt: skip
+    options = {
+        "ip": "127.0.0.1", "ip.bind": "127.0.0.1", "dir": home / "data", "s3.config": home / "s3.json",
+        "s3.autoCreateBucket": "false", "s3.port.iceberg": 0, "s3.port.lance": 0, "master.telemetry": "false",
+        "master.volumeSizeLimitMB": 128, "volume.max": 40, **ports,
+    }  # fmt: skip
+    words = [f"-{name}={value}" for name, value in options.items()]
+    pid = launch([weed, "server", "-s3", *words], home / "log", ports["s3.port"], cwd=home)
     url = f"http://127.0.0.1:{ports['s3.port']}"
     _until_done(lambda: make_bucket(url, BUCKET))
     return {"pid": pid, "url": url}

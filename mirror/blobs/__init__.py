@@ -108,6 +108,9 @@ class BlobStore(Protocol):
         None when it is missing, or empty where it must not be, or `digest` is not a SHA-256.
         """
 
+    def may_hold(self, digest: str) -> bool:
+        """Return whether there may be a blob with a digest, as far as that is known without asking another machine."""
+
     async def open(self, digest: str) -> Body:
         """Return the blob with a digest. Raises MissingBlob where `find` returns None."""
 

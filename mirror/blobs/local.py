@@ -226,6 +226,9 @@ class LocalBlobs:
             return None  # what some file systems leave after a loss of power
         return LocalBody(found.st_size, digest, http_date(found.st_mtime), Path(path))
 
+    def may_hold(self, digest: str) -> bool:
+        return _SHA256.fullmatch(digest) is not None and os.access(f"{self._prefix}{digest[:2]}/{digest}", os.F_OK)
+
     async def open(self, digest: str) -> LocalBody:
         body = await self.find(digest)
         if body is None:

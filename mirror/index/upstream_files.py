@@ -276,7 +276,7 @@ class UpstreamFiles:
         row = known.get(filename)
         if row is not None and digest in (None, row.digest):
             return row
-        if digest is not None and await self._blobs.find(digest) is None:
+        if digest is not None and not self._blobs.may_hold(digest):
             return None
         # What is not known may be there all the same: a sync records many files without reporting each.
         row = await self._catalog.files.get(self._name, project, filename)
