@@ -26,6 +26,7 @@ from mirror.doctor import (
     machine,
     open_session,
 )
+from mirror.doctor.objects import check_object_store
 from mirror.errors import ConfigError, Invalid, MirrorError, UpstreamError
 from mirror.index.ecosystem import Ecosystem
 from mirror.service.directory import served_by
@@ -161,6 +162,7 @@ async def examine_here(settings: Settings, wanted: DoctorOptions) -> list[Doctor
         _CONFIGURATION.ok(),
         *await asyncio.to_thread(running.findings),
         *machine.check_storage(settings, held if isinstance(held, int) else 0),
+        *await check_object_store(settings),
         catalog,
         machine.check_upstreams(troubles, settings.offline),
         machine.check_names(settings),

@@ -176,6 +176,8 @@ class Service:
             raise ConfigError("data_dir: cannot change while the mirror runs; restart it.")
         if settings.catalog.url != self._settings.catalog.url:
             raise ConfigError("catalog.url: cannot change while the mirror runs; restart it.")
+        if settings.blobs != self._settings.blobs:
+            raise ConfigError("blobs: cannot change while the mirror runs; restart it.")
         tls = _tls(settings.tls)
         new = Generation(settings, self.store, self.activity, self.connections)
         try:

@@ -300,6 +300,57 @@ def test_without_its_library_an_object_store_is_one_clear_sentence(tmp_path: Pat
     ]
 
 
+async def test_the_doctor_looks_at_the_store(simulator: Simulator, store: FaultyStore, tmp_path: Path) -> None:
+    from mirror.config import Settings
+    from mirror.doctor.objects import check_object_store
+
+    settings = Settings.model_validate({"data_dir": str(tmp_path / "a"), "blobs": store.table})
+    assert [one.verdict for one in await check_object_store(settings)] == ["fails"]  # it was never used
+    async with node(tmp_path / "a", simulator, store):
+        pass
+    assert {one.verdict for one in await check_object_store(settings)} == {"ok"}
+    store.fail = lambda method, path: True
+    (found,) = await check_object_store(settings)
+    assert (found.name, found.verdict) == ("mirror/object-store", "fails")
+
+
+async def test_a_backup_has_the_uploads_of_an_object_store(
+    simulator: Simulator, store: FaultyStore, tmp_path: Path
+) -> None:
+    from mirror.maintenance.backup import add_stored, back_up
+
+    async with node(tmp_path / "a", simulator, store) as mirror:
+        assert (await upload(mirror, await make_token(mirror), OURS)).status == 200
+        await mirror.get(path_of(LARGE))
+        saved = await asyncio.to_thread(back_up, tmp_path / "a", tmp_path / "backup")
+        assert OURS.sha256 in saved.missing
+        whole = await add_stored(mirror.mirror.blobs, tmp_path / "backup", saved)
+    assert whole.missing == ()
+    kept = {path.name for path in (tmp_path / "backup" / "blobs").glob("??/*")}
+    assert OURS.sha256 in kept
+    assert LARGE.sha256 not in kept
+
+
+async def test_verify_reads_the_objects_and_mends_what_is_damaged(
+    simulator: Simulator, store: FaultyStore, tmp_path: Path
+) -> None:
+    from mirror.service.jobs import verifier
+
+    async with node(tmp_path / "a", simulator, store) as mirror:
+        await mirror.get(path_of(LARGE))
+        await mirror.get(path_of(SMALL))
+        key = f"blobs/{LARGE.sha256[:2]}/{LARGE.sha256}"
+        await blobs_of(mirror).client.replace(key, b"x" * len(LARGE.content), len(LARGE.content))
+        found = [
+            one.fault
+            async for one in verifier(mirror.mirror, mirror.mirror.store, None).verify()
+            if one.fault is not None
+        ]
+        assert [(fault.digest, fault.mended) for fault in found] == [(LARGE.sha256, True)]
+        await forget_cache(mirror)
+        assert (await mirror.get(path_of(LARGE), User_Agent="x")).body == LARGE.content
+
+
 # Redirects
 
 
