@@ -31,7 +31,7 @@ class FaultyStore:
 
     async def handle(self, request: web.Request) -> web.StreamResponse:
         self.requests[request.method] += 1
-        self.paths.append(f"{request.method} {request.path}")
+        self.paths.append(f"{request.method} {request.path_qs}")
         if self.hang(request.method, request.path):
             await asyncio.sleep(3600)
         if self.fail(request.method, request.path):

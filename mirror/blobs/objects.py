@@ -163,7 +163,8 @@ class ObjectBlobs:
             return StoredBlob(digest=digest, size=facts.size, stored=self._clock())
         size, date = about.st_size, int(about.st_mtime)
         if size <= CREATE_BYTES:
-            await self._create(digest, await off_loop(path.read_bytes), {"date": str(date)})
+            if not await self.client.create(key, path, {"date": str(date)}) and not await self._stays(digest, size):
+                await self.client.replace(key, path, size, {"date": str(date)})
         elif not await self._stays(digest, size):
             await self.client.replace(key, path, size, {"date": str(date)})
         self._remember(BlobFacts(digest=digest, key=key, size=size, date=date))

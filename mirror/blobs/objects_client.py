@@ -43,6 +43,8 @@ CREATE_BYTES = PART_BYTES
 """Bytes up to which an object is written in one request, which fails where there is one already."""
 CREATES_AT_ONCE = 16
 """Such requests at once, all of whose bodies are in memory."""
+UPLOADS_AT_ONCE = 8
+"""Large uploads at once, each with PARTS_AT_ONCE parts in memory."""
 CHUNK_BYTES = 256 * 1024
 """The least bytes that are taken from a response at once."""
 PAGE_OBJECTS = 1000
@@ -117,6 +119,7 @@ class ObjectClient:
         self.breaker = Breaker(clock)
         self._store = store
         self._creating = asyncio.Semaphore(CREATES_AT_ONCE)
+        self._uploading = asyncio.Semaphore(UPLOADS_AT_ONCE)
 
     async def head(self, key: str) -> StoredObject | None:
         """Return what is known of an object; None when there is none."""
@@ -154,7 +157,7 @@ class ObjectClient:
             return b"".join([chunk async for chunk in self.read(key)])
         return None
 
-    async def create(self, key: str, content: bytes, attributes: dict[str, str] | None = None) -> bool:
+    async def create(self, key: str, content: bytes | Path, attributes: dict[str, str] | None = None) -> bool:
         """Write an object of up to CREATE_BYTES; return false, and change nothing, when there is one.
 
         Raises MissingObject when there is no such bucket.
@@ -163,28 +166,22 @@ class ObjectClient:
 
         async with self._creating:
             with suppress(AlreadyExistsError, PreconditionError), self._request("put"):
-                async with asyncio.timeout(ANSWER_SECONDS + len(content) / SLOWEST_BYTES_PER_SECOND):
+                async with asyncio.timeout(ANSWER_SECONDS + CREATE_BYTES / SLOWEST_BYTES_PER_SECOND):
                     await self._store.put_async(key, content, mode="create", attributes=attributes or {})
                 return True
         return False
 
     async def replace(
-        self,
-        key: str,
-        content: bytes | Path | AsyncIterator[bytes],
-        size: int,
-        attributes: dict[str, str] | None = None,
+        self, key: str, content: bytes | Path, size: int, attributes: dict[str, str] | None = None
     ) -> None:
-        """Write an object of any size, in place of one that is there; a large one in parts, visible when it is whole.
-
-        What an iterator of `content` raises is raised, and then nothing has been written.
-        """
-        with self._request("put"):
-            async with asyncio.timeout(ANSWER_SECONDS + size / SLOWEST_BYTES_PER_SECOND):
-                await self._store.put_async(
-                    key, content, attributes=attributes or {}, use_multipart=size > PART_BYTES,
-                    chunk_size=PART_BYTES, max_concurrency=PARTS_AT_ONCE,
-                )  # fmt: skip
+        """Write an object of any size, in place of one that is there; a large one in parts, but whole or not at all."""
+        async with self._uploading:
+            with self._request("put"):
+                async with asyncio.timeout(ANSWER_SECONDS + size / SLOWEST_BYTES_PER_SECOND):
+                    await self._store.put_async(
+                        key, content, attributes=attributes or {}, use_multipart=size > PART_BYTES,
+                        chunk_size=PART_BYTES, max_concurrency=PARTS_AT_ONCE,
+                    )  # fmt: skip
 
     async def copy(self, key: str, target: str) -> None:
         """Copy an object within the store. Raises MissingObject."""
