@@ -10,6 +10,7 @@ back for each statement takes as long for that as SQLite does for all of them.
 """
 
 import asyncio
+import fcntl
 import logging
 import os
 import sqlite3
@@ -119,6 +120,7 @@ class SQLite:
         self._scanning = asyncio.Lock()
         self._jobs: asyncio.Queue[_Job] = asyncio.Queue()
         self._worker: asyncio.Task[None] | None = None
+        self._inode = 0
         self._renewing = asyncio.Lock()
         self.renewed = 0
         """How often a damaged file was replaced."""
@@ -164,6 +166,8 @@ class SQLite:
     ) -> list[Row]:
         """Return the rows of a query, asked again of a new file where this one turns out damaged."""
         self._check_open()
+        if self._is_replaced():
+            await self._renew(None)
         try:
             return await read(sql, values)
         except sqlite3.DatabaseError as error:
@@ -193,6 +197,8 @@ class SQLite:
             while len(batch) < TRANSACTIONS_PER_COMMIT and not self._jobs.empty():
                 batch.append(self._jobs.get_nowait())
             try:
+                if self._is_replaced():
+                    await self._renew(None)
                 await self._commit(batch)
             except Exception as error:  # whatever it is: the writer goes on, and no caller waits for ever
                 try:
@@ -221,7 +227,8 @@ class SQLite:
         self._spare.unlink(missing_ok=True)
         with suppress(FileExistsError):  # the files beside it get its mode
             os.close(os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
-        thorough = self._path.stat().st_size <= CHECKED_BYTES
+        found = self._path.stat()
+        self._inode, thorough = found.st_ino, found.st_size <= CHECKED_BYTES
         connections = [_Connection("catalog-write"), *(_Connection("catalog-read") for _ in range(READERS))]
         try:
             await connections[0].open(self._path, lambda opened: _prepare_writer(opened, thorough))
@@ -248,21 +255,40 @@ class SQLite:
             with suppress(OSError):  # then there is no room, and opening it again has to do without
                 self._spare.write_bytes(bytes(SPARE_BYTES))
 
-    async def _renew(self, error: Exception) -> None:
-        """Set the damaged file aside and begin a new one; once, however many readers saw the damage."""
+    def _is_replaced(self) -> bool:
+        """Return whether another process has set our file aside as damaged: what we write would go there."""
+        try:
+            return os.stat(self._path).st_ino != self._inode
+        except FileNotFoundError:
+            return True
+
+    async def _renew(self, error: Exception | None) -> None:
+        """Begin a new file where this one is damaged, or use the one that another process has begun.
+
+        Once, however many readers and processes saw the damage; a damaged file is set aside.
+        """
         seen = self.renewed
         async with self._renewing:
             if self.renewed != seen:
                 return
             await self._disconnect()
-            aside = f"{self._path.name}.damaged-{int(time.time())}"
-            logger.error("The catalog is damaged (%s): it is kept as %s, and a new one is begun.", error, aside)
-            for suffix in ("", "-wal", "-shm"):
-                part = self._path.with_name(self._path.name + suffix)
-                if part.exists():
-                    part.rename(part.with_name(aside + suffix))
-            await self._connect()
+            directory = os.open(self._path.parent, os.O_RDONLY | os.O_CLOEXEC)
+            try:
+                await asyncio.to_thread(fcntl.flock, directory, fcntl.LOCK_EX)
+                if not self._is_replaced():
+                    self._set_aside(error)
+                await self._connect()
+            finally:
+                os.close(directory)
             self.renewed += 1
+
+    def _set_aside(self, error: Exception | None) -> None:
+        aside = f"{self._path.name}.damaged-{int(time.time())}"
+        logger.error("The catalog is damaged (%s): it is kept as %s, and a new one is begun.", error, aside)
+        for suffix in ("", "-wal", "-shm"):
+            part = self._path.with_name(self._path.name + suffix)
+            if part.exists():
+                part.rename(part.with_name(aside + suffix))
 
 
 # In the threads of the connections

@@ -170,6 +170,27 @@ async def test_damage_that_shows_in_use_is_survived(tmp_path: Path, caplog: pyte
     assert "damaged" in caplog.text
 
 
+async def test_of_two_processes_that_see_damage_one_begins_a_new_file_and_the_other_uses_it(tmp_path: Path) -> None:
+    path = tmp_path / "catalog.sqlite"
+    one = await opened(path)
+    for number in range(200):
+        await one.pages.put("up", Page("project", f"p{number}"), answer(b"%d" % number), Stamp(1, True, "r"))
+    await one.database.read("PRAGMA wal_checkpoint(TRUNCATE)")
+    await one.close()
+    one, two, three = [await opened(path) for _ in range(3)]
+    content = bytearray(path.read_bytes())
+    content[4096:] = b"\xff" * (len(content) - 4096)
+    with path.open("r+b") as file:
+        file.write(content)
+    for catalog in (one, two):
+        assert await catalog.pages.get("up", Page("project", "p150")) is None
+    await three.pages.put("up", SIX, answer(), Stamp(1, True, "r"))  # it has seen no damage, and must not write there
+    assert [await catalog.pages.answer("up", SIX) for catalog in (one, two, three)] == [answer()] * 3
+    for catalog in (one, two, three):
+        await catalog.close()
+    assert len(list(tmp_path.glob("catalog.sqlite.damaged-*[0-9]"))) == 1
+
+
 async def test_many_files_are_recorded_in_one_transaction_with_an_event_for_each(catalog: Catalog) -> None:
     await catalog.feed.append(Event(serial=0, at=1, source="up", project="x", kind="page"))
     many = [
