@@ -45,7 +45,7 @@ LIMITS = {
     "cold file": 14,
     "held file": 8,
     "first /versions": 14,
-    "cold /info": 16,
+    "cold /info": 17,
     "upload": 18,
 }
 """How many files a request may visit: what one may expect somebody to read at a time."""

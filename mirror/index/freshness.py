@@ -87,8 +87,3 @@ def stands_in(stamp: Stamp, now: float, ages: Ages) -> bool:
     if not stamp.found:
         return False
     return ages.stale_if_error is None or now - stamp.checked < ages.fresh + ages.stale_if_error
-
-
-def fresh_until(stamp: Stamp, ages: Ages) -> float:
-    """Return the moment until which the page is served without asking upstream."""
-    return stamp.checked + (ages.fresh if stamp.found else ages.negative)

@@ -18,6 +18,7 @@ from mirror.catalog.claims import owner_of
 from mirror.catalog.pages import MISSING_AT_ONCE
 from mirror.errors import MirrorError, StorageError, UpstreamProtocolError
 from mirror.index.cache import BoundedCache, LoadingCache, MemoryBudget
+from mirror.index.freshness import Ages
 from mirror.index.page_reader import LARGE_PAGE_BYTES, PageReader
 from mirror.model import Format, Outcome, Page, Project, Stamp, UpstreamResponse
 
@@ -180,3 +181,8 @@ def warn_if_full(what: str) -> Iterator[None]:
 async def off_loop(response: UpstreamResponse, work: Callable[[], T]) -> T:
     """Work on a page, in a thread when the page is large."""
     return work() if len(response.body) < LARGE_PAGE_BYTES else await asyncio.to_thread(work)
+
+
+def fresh_until(stamp: Stamp, ages: Ages) -> float:
+    """Return the moment until which the page is served without asking upstream."""
+    return stamp.checked + (ages.fresh if stamp.found else ages.negative)

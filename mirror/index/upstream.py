@@ -7,7 +7,7 @@ import msgspec
 from mirror.errors import MirrorError, NoSidecar, Offline, UpstreamUnavailable
 from mirror.index.cache import SingleFlight
 from mirror.index.checksums import HeldChecksums
-from mirror.index.freshness import Freshness, fresh_until
+from mirror.index.freshness import Freshness
 from mirror.index.journal import Journal
 from mirror.index.source import Document, DocumentBody, LoadedNames, NameListing, OpenFile, Outdated, SourceOptions
 from mirror.index.upstream_files import UpstreamFiles
@@ -63,11 +63,9 @@ class CachedUpstream:
             return NameListing(
                 revision=self._held_revision(), until=until, outcome=outcome, load=self._names_of_stored_pages
             )
-        stamp = state.row.stamp
+        stamp, until = state.row.stamp, self.pages.until(NAMES, state)
         if not stamp.found:
-            until = fresh_until(stamp, self._options.ages)
             return NameListing(revision="", until=until, outcome=state.outcome, load=_no_names)
-        until = self.pages.until(NAMES, state)
         return NameListing(revision=stamp.revision, until=until, outcome=state.outcome, load=self.pages.names)
 
     def _held_revision(self) -> str:

@@ -23,13 +23,13 @@ from mirror.errors import (
 )
 from mirror.index.cache import BoundedCache, MemoryBudget, SingleFlight
 from mirror.index.checksums import HeldChecksums
-from mirror.index.freshness import CURRENT, Decision, Freshness, decide, fresh_until, stands_in
+from mirror.index.freshness import CURRENT, Decision, Freshness, decide, stands_in
 from mirror.index.journal import Journal
 from mirror.index.page_changes import PageChanges
 from mirror.index.page_listing import LAG_SECONDS, LISTED_SECONDS, PageListing
 from mirror.index.page_reader import PageReader
 from mirror.index.page_samples import has_page
-from mirror.index.page_store import PageState, PageStore, off_loop
+from mirror.index.page_store import PageState, PageStore, fresh_until, off_loop
 from mirror.index.removals import Removals, with_removed
 from mirror.index.serials import NewerSerials
 from mirror.index.sidecars import SidecarGaps, with_gaps

@@ -1,9 +1,9 @@
 """The HTTP client of one upstream: conditional GET, streams, ranges, retries, limits, and pauses in trouble.
 
 It knows no format: pages are bytes to it. It does not cache, and it neither resumes nor verifies files, as
-`mirror.transfer` does. client (requests), body (what arrives, its digests), pacing (when to ask, decided purely) and
-turns (what requests do about it), failures (errors), values (options, URLs), outgoing (connections: addresses, proxies,
-certificates).
+`mirror.transfer` does. client (requests), connections (the small client for most of them), body
+(what arrives, its digests), pacing (when to ask, decided purely) and turns (what requests do about it), failures
+(errors), values (options, URLs), outgoing (the way out: addresses, proxies, certificates).
 
 The surprise: what fails is remembered for each host that the upstream links to, and there for each address and class of
 URLs, so that neither a dead file host nor one absurd URL in a page stops requests to a healthy index.
@@ -11,6 +11,7 @@ URLs, so that neither a dead file host nor one absurd URL in a page stops reques
 
 from mirror.upstream.body import Digests, RangeBody, Stream, checkable, parse_url
 from mirror.upstream.client import Upstream, storable
+from mirror.upstream.connections import ConnectionPool
 from mirror.upstream.failures import SlowBody
 from mirror.upstream.outgoing import ForbiddenAddress, Outgoing
 from mirror.upstream.pacing import BreakerState, retry_after
@@ -30,6 +31,7 @@ from mirror.upstream.values import (
 __all__ = [
     "HEADER_LINE_BYTES",
     "BreakerState",
+    "ConnectionPool",
     "Credentials",
     "Digests",
     "ForbiddenAddress",

@@ -18,14 +18,13 @@ from functools import partial
 from pathlib import Path
 from typing import Protocol, Self
 
-import aiohttp
 import msgspec
 from yarl import URL
 
 from mirror.errors import DigestMismatch, UpstreamProtocolError
 from mirror.model import File
 from mirror.upstream.failures import SlowBody
-from mirror.upstream.values import as_written, describe, parse_http_date
+from mirror.upstream.values import HttpResponse, as_written, describe, parse_http_date
 
 if sys.version_info >= (3, 14):
     from compression import zstd
@@ -66,9 +65,7 @@ class RateLimit(msgspec.Struct):
 class Stream:
     """The bytes of a file, or of a part of it, as they arrive from an upstream."""
 
-    def __init__(
-        self, response: aiohttp.ClientResponse, read: Callable[[], Awaitable[bytes]], minimum_rate: int = 0
-    ) -> None:
+    def __init__(self, response: HttpResponse, read: Callable[[], Awaitable[bytes]], minimum_rate: int = 0) -> None:
         """`read` returns what has arrived of the body, empty at its end; `minimum_rate` is in bytes per second.
 
         Raises UpstreamProtocolError.

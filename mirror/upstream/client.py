@@ -19,6 +19,7 @@ from mirror.errors import UpstreamError, UpstreamProtocolError
 from mirror.model import Body, File, UpstreamRequest, UpstreamResponse, UrlClass
 from mirror.upstream import failures, turns
 from mirror.upstream.body import DECODERS, DECODING_ERRORS, Decoder, RangeBody, Stream, ends_visibly, parse_url
+from mirror.upstream.connections import ConnectionPool
 from mirror.upstream.failures import FAILURES, ResponseTimeout, TemporaryFailure
 from mirror.upstream.outgoing import Outgoing
 from mirror.upstream.pacing import HostPacing, Hosts, client_wait
@@ -26,6 +27,7 @@ from mirror.upstream.turns import address_of, wait_turn
 from mirror.upstream.values import (
     HEADER_LINE_BYTES,
     Credentials,
+    HttpResponse,
     RawResponse,
     Traffic,
     UpstreamHealth,
@@ -40,8 +42,6 @@ _ENCODINGS = "gzip, deflate, zstd"
 _USABLE = frozenset({200, 206, 304, 416})
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _GATEWAY_ERRORS = frozenset({502, 503, 504})
-_READ_AHEAD_BYTES = 256 * 1024
-"""Bytes of an answer that are read ahead; a chunk has up to twice as many."""
 _PIECE_BYTES = 1024
 """Bytes that are decompressed at a time, because each may become a thousand, and between which others have a turn."""
 
@@ -50,11 +50,19 @@ _Clock = Callable[[], float]
 
 
 class _Response(aiohttp.ClientResponse):
-    """A response whose connection can be closed even when it is complete, and the connection idle."""
+    """An answer of aiohttp as an `HttpResponse`, whose connection can be closed even when it is idle."""
 
     async def start(self, connection: aiohttp.connector.Connection) -> aiohttp.ClientResponse:
-        self.transport = connection.transport
+        self._transport = connection.transport
         return await super().start(connection)
+
+    async def next_chunk(self) -> bytes:
+        return await self.content.readany()
+
+    def end(self, *, connection: bool = False) -> None:
+        self.close()
+        if connection and self._transport is not None:
+            self._transport.close()
 
 
 class Upstream:
@@ -71,16 +79,14 @@ class Upstream:
         self.authorization = basic_authorization(auth) if auth else None
         """The value of the header Authorization, sent to the origin of `url` alone."""
         self.outgoing = Outgoing(
-            self.url,
-            ca_file=self.options.ca_file,
-            proxy=self.options.proxy,
-            allow_hosts=self.options.allow_hosts,
+            self.url, ca_file=self.options.ca_file, proxy=self.options.proxy, allow_hosts=self.options.allow_hosts,
             connect_timeout=self.options.connect_timeout,
-        )
-        self._own_connector = self.outgoing.own_connector()
-        self._clock = clock
+        )  # fmt: skip
+        self.outgoing.own_connector()  # raises ConfigError for certificates that cannot be used
+        self._pool = ConnectionPool(self.outgoing, self.options.user_agent, self.options.read_timeout)
         self._sessions: dict[bool, aiohttp.ClientSession] = {}
         """By whether they are for the index's own host."""
+        self._clock = clock
         self._page_slots = asyncio.Semaphore(self.options.connections)
         self._file_slots = asyncio.Semaphore(self.options.connections)
         self._api_slots = asyncio.Semaphore(self.options.connections)
@@ -112,13 +118,11 @@ class Upstream:
             raise UpstreamProtocolError(f"{describe(request.url)} sent no content (status {raw.status}).")
         serial = raw.headers.get("X-PyPI-Last-Serial", "")
         return UpstreamResponse(
-            url=raw.url,
-            content_type=storable(raw.headers.get("Content-Type")) or "",
-            body=raw.body,
+            url=raw.url, content_type=storable(raw.headers.get("Content-Type")) or "", body=raw.body,
             etag=storable(raw.headers.get("ETag")),
             last_modified=storable(raw.headers.get("Last-Modified")),
             serial=int(serial) if serial.isascii() and serial.isdigit() and len(serial) < 19 else None,
-        )
+        )  # fmt: skip
 
     async def get_raw(self, request: UpstreamRequest, headers: Mapping[str, str]) -> RawResponse:
         """Request a page with additional headers (Range, If-None-Match, Accept-Encoding).
@@ -128,11 +132,11 @@ class Upstream:
         headers = {"Accept": request.accept, "Accept-Encoding": _ENCODINGS, **headers}
 
         async def once() -> RawResponse:
-            response = await self._request(request.url, request.kind, headers)
+            response = await self._request(request.url, request.kind, headers, request.kind != "list")
             try:
                 body = await self._read_whole(response, request)
             finally:
-                response.close()  # after the whole body this only returns the connection to the pool
+                response.end()  # after the whole body this only returns the connection to the pool
             return RawResponse(url=str(response.url), status=response.status, headers=response.headers, body=body)
 
         slots = self._api_slots if request.kind == "api" else self._page_slots
@@ -140,7 +144,7 @@ class Upstream:
         slots.release()
         return raw
 
-    async def _read_whole(self, response: aiohttp.ClientResponse, request: UpstreamRequest) -> bytes:
+    async def _read_whole(self, response: HttpResponse, request: UpstreamRequest) -> bytes:
         """Return a body, decompressed. Raises TemporaryFailure when it was cut off, UpstreamProtocolError."""
         url, headers, body = response.url, response.headers, bytearray()
         # A part of compressed bytes cannot be decompressed; the caller sees that it is not the part that it requested.
@@ -190,31 +194,33 @@ class Upstream:
     # Files
 
     def fetch(
-        self, url: URL, *, start: int = 0, stop: int | None = None, if_range: str | None = None
+        self, url: URL, *, start: int = 0, stop: int | None = None, if_range: str | None = None, small: bool = False
     ) -> AbstractAsyncContextManager[Stream]:
         """Open a file from `start` on, identity-encoded. Leaving the block early closes the connection.
 
         With `start` or `stop` a range is requested; `Stream.start` is where the answer begins. `if_range` is a strong
-        ETag or a Last-Modified. Raises like `get`; inside the block `chunks` raises UpstreamUnavailable.
+        ETag or a Last-Modified. What is `small` comes with less work. Raises like `get`; inside the block `chunks`
+        raises UpstreamUnavailable.
         """
         byte_range = f"bytes={start}-{'' if stop is None else stop - 1}" if start or stop is not None else None
         # A range of known length is short: like a page, it does not wait behind whole files.
-        return self._stream(url, byte_range, if_range, self._file_slots if stop is None else self._page_slots)
+        slots = self._file_slots if stop is None else self._page_slots
+        return self._stream(url, byte_range, if_range, slots, small or stop is not None)
 
     def stream_range(self, url: URL, byte_range: str) -> AbstractAsyncContextManager[Stream]:
         """Open a short part of a file, as `fetch` does; `byte_range` is the value of a Range."""
-        return self._stream(url, byte_range, None, self._page_slots)
+        return self._stream(url, byte_range, None, self._page_slots, small=True)
 
     @asynccontextmanager
     async def _stream(
-        self, url: URL, byte_range: str | None, if_range: str | None, slots: asyncio.Semaphore
+        self, url: URL, byte_range: str | None, if_range: str | None, slots: asyncio.Semaphore, small: bool
     ) -> AsyncIterator[Stream]:
         headers = {"Accept-Encoding": "identity"}
         if byte_range:
             headers["Range"] = byte_range
             if if_range:
                 headers["If-Range"] = if_range
-        response = await self._retrying(url, "file", lambda: self._request(url, "file", headers), slots, None)
+        response = await self._retrying(url, "file", lambda: self._request(url, "file", headers, small), slots, None)
         try:
             if response.status not in (200, 206):
                 raise UpstreamProtocolError(f"{describe(url)} answered {response.status} to a request for a file.")
@@ -223,7 +229,7 @@ class Upstream:
             self.record_error(error)
             raise
         finally:
-            response.close()  # an answer of 200 to a small range is not read to its end
+            response.end()  # an answer of 200 to a small range is not read to its end
             slots.release()
 
     async def open_ranges(self, file: File) -> Body:
@@ -278,15 +284,19 @@ class Upstream:
                 raise timeout_error from None
         raise AssertionError("unreachable")
 
-    async def _request(self, url: URL, kind: UrlClass, headers: Mapping[str, str]) -> aiohttp.ClientResponse:
-        """Return the final answer once its head is here; its status is 200, 206, 304 or 416. The caller closes it."""
+    async def _request(self, url: URL, kind: UrlClass, headers: Mapping[str, str], small: bool) -> HttpResponse:
+        """Return the final answer once its head is here; its status is 200, 206, 304 or 416. The caller ends it.
+
+        What is `small` comes by the client that has little work with each answer.
+        """
         asked_again = False
         for _ in range(self.options.redirects + 1):
-            response = await self._send(url, kind, headers)
+            sent = self.authorization
+            response = await self._send(url, kind, headers, small)
             try:
                 if response.status in _USABLE:
                     return response
-                if response.status == 401 and not asked_again and await self._has_new_login(response):
+                if response.status == 401 and not asked_again and await self._has_new_login(url, sent):
                     asked_again = True
                 elif response.status in _REDIRECTS:
                     target = redirect_target(response.url, response.headers.get("Location"))
@@ -299,12 +309,12 @@ class Upstream:
                     missing = missing or self.options.forbidden_means_missing
                     raise failures.refusal(response.status, response.url, self.name, missing)
             except BaseException:
-                response.close()
+                response.end()
                 raise
-            response.close()
+            response.end()
         raise UpstreamProtocolError(f"{describe(url)} was redirected too often.")
 
-    async def _send(self, url: URL, kind: UrlClass, headers: Mapping[str, str]) -> "_Response":
+    async def _send(self, url: URL, kind: UrlClass, headers: Mapping[str, str], small: bool) -> HttpResponse:
         """Send one request and return its answer. Raises UpstreamError, for 429 and 5xx too."""
         if url.scheme not in ("http", "https") or not url.host:
             raise UpstreamProtocolError(f"{str(url)[:80]!r} is not a web address.")
@@ -317,11 +327,17 @@ class Upstream:
             headers = {**headers, "Authorization": self.authorization}
         self._traffic.requests += 1
         try:
-            response = cast(_Response, await self._open_session(url).get(
-                url, headers=headers, allow_redirects=False, auto_decompress=False,
-                proxy=self.outgoing.proxy_for(url) if self.outgoing.has_proxies else None,
-                max_line_size=HEADER_LINE_BYTES, max_field_size=HEADER_LINE_BYTES,
-            ))  # fmt: skip
+            proxy = self.outgoing.proxy_for(url) if self.outgoing.has_proxies else None
+            if small and proxy is None:
+                response: HttpResponse = await self._pool.get(url, headers)
+            else:
+                own = url.raw_host == self.url.raw_host
+                if own not in self._sessions or self._sessions[own].closed:
+                    self._sessions[own] = self.outgoing.open_session(own, self.options, _Response)
+                response = cast(_Response, await self._sessions[own].get(
+                    url, headers=headers, allow_redirects=False, auto_decompress=False, proxy=proxy,
+                    max_line_size=HEADER_LINE_BYTES, max_field_size=HEADER_LINE_BYTES,
+                ))  # fmt: skip
         except FAILURES as error:
             turns.note_failure(host, url, kind, error, began, self._clock())
             raise failures.network_error(url, error, self.pause(url, kind)) from None
@@ -331,27 +347,25 @@ class Upstream:
         if response.status == 429 or response.status >= 500:
             failure = failures.trouble(response.status, url, response.headers, time.time())
             turns.note_trouble(host, url, kind, failure, began, now)
-            response.close()
-            if response.status in _GATEWAY_ERRORS and response.transport is not None:
-                response.transport.close()  # so that the next try may reach another machine behind the name
+            # After an error of a gateway the next try may reach another machine behind the name.
+            response.end(connection=response.status in _GATEWAY_ERRORS)
             raise failure
         if host.troubled:
             host.succeeded(address_of(url), kind, began, now)
         return response
 
-    async def _has_new_login(self, response: aiohttp.ClientResponse) -> bool:
+    async def _has_new_login(self, url: URL, sent: str | None) -> bool:
         """Return whether there are other credentials by now than those that an answer of 401 refuses."""
-        sent, read = response.request_info.headers.get("Authorization"), self.options.read_login
-        if read is None or origin(response.url) != origin(self.url):
+        if self.options.read_login is None or origin(url) != origin(self.url):
             return False
         if sent == self.authorization:
-            self.authorization = await turns.read_again(read, sent)
+            self.authorization = await turns.read_again(self.options.read_login, sent)
         return sent != self.authorization
 
-    async def _read_chunk(self, response: aiohttp.ClientResponse, kind: UrlClass) -> bytes:
+    async def _read_chunk(self, response: HttpResponse, kind: UrlClass) -> bytes:
         """Return what has arrived of the body, empty at its end."""
         try:
-            chunk = await response.content.readany()
+            chunk = await response.next_chunk()
         except FAILURES as error:
             self._host(response.url).failed(address_of(response.url), kind, self._clock())
             raise failures.network_error(response.url, error, self.pause(response.url, kind)) from None
@@ -361,20 +375,6 @@ class Upstream:
     def _host(self, url: URL) -> HostPacing:
         key = url.host or "", url.port or 0
         return self._hosts.known.get(key) or self._hosts.add(key)
-
-    def _open_session(self, url: URL) -> aiohttp.ClientSession:
-        own = url.raw_host == self.url.raw_host
-        if own not in self._sessions or self._sessions[own].closed:
-            options = self.options
-            self._sessions[own] = aiohttp.ClientSession(
-                connector=self._own_connector() if own else self.outgoing.connector(),
-                timeout=aiohttp.ClientTimeout(connect=options.connect_timeout, sock_read=options.read_timeout),
-                headers={"User-Agent": options.user_agent},
-                cookie_jar=aiohttp.DummyCookieJar(),
-                read_bufsize=_READ_AHEAD_BYTES,
-                response_class=_Response,
-            )
-        return self._sessions[own]
 
     def pause(self, url: URL, kind: UrlClass = "file") -> float:
         """Return the seconds for which requests for a URL would fail at once; 0 when it may be asked for."""
@@ -390,6 +390,7 @@ class Upstream:
 
     async def close(self) -> None:
         """Close all connections. Streams in use break off."""
+        self._pool.close()
         for session in self._sessions.values():
             await session.close()
 

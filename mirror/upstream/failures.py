@@ -18,8 +18,17 @@ from mirror.upstream.addresses import AllowedHosts
 from mirror.upstream.pacing import client_wait, retry_after
 from mirror.upstream.values import describe
 
-FAILURES = (TimeoutError, aiohttp.ClientError, OSError)
-"""What aiohttp raises when no answer comes, or none that can be read."""
+
+class ConnectFailure(OSError):
+    """An attempt to connect that failed; its text is why, without addresses."""
+
+
+class InvalidResponse(Exception):
+    """An answer that is not HTTP, or whose head is too large."""
+
+
+FAILURES = (TimeoutError, aiohttp.ClientError, OSError, InvalidResponse)
+"""What a client raises when no answer comes, or none that can be read."""
 _TEMPORARY = frozenset({429, 502, 503, 504})
 """Statuses that may be different a moment later."""
 
@@ -93,22 +102,24 @@ def redirect_refusal(url: URL, target: URL, upstream: str, allowed: Collection[s
 
 
 def network_error(url: URL, error: Exception, seconds: float) -> UpstreamError:
-    """Return an error of aiohttp as one of the mirror's, without IP addresses or secrets in its text.
+    """Return an error of a client as one of the mirror's, without IP addresses or secrets in its text.
 
     `seconds` is for how long the upstream is to be left alone.
     """
     match error:
         case TimeoutError():
             return ResponseTimeout(f"{url.host} took too long to answer.", client_wait(seconds))
-        case aiohttp.ClientResponseError() | aiohttp.InvalidURL():
+        case aiohttp.ClientResponseError() | aiohttp.InvalidURL() | InvalidResponse():
             return UpstreamProtocolError(f"{describe(url)} did not answer in HTTP.")
         case _:
             return TemporaryFailure(f"{url.host} {_text(error)}.", client_wait(seconds))
 
 
 def _text(error: Exception) -> str:
-    """Return an error of aiohttp as the rest of a sentence that begins with the host."""
+    """Return an error of a client as the rest of a sentence that begins with the host."""
     match error:
+        case ConnectFailure():
+            return f"cannot be reached: {error}"
         case aiohttp.ClientProxyConnectionError():
             return "cannot be reached: the proxy does not answer"
         case aiohttp.ClientConnectorCertificateError() | aiohttp.ClientConnectorSSLError():

@@ -16,10 +16,12 @@ import socket
 import ssl
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
+from typing import TypeVar, cast
 
 import aiohttp
+from aiohappyeyeballs import start_connection
 from aiohttp import AddrInfoType
 from aiohttp.abc import ResolveResult
 from aiohttp.tracing import Trace
@@ -27,15 +29,27 @@ from yarl import URL
 
 from mirror.errors import ConfigError, UpstreamProtocolError
 from mirror.upstream.addresses import AllowedHosts, IPAddress, host_of, is_internal, is_metadata, literal
+from mirror.upstream.failures import ConnectFailure
 from mirror.upstream.proxies import proxies_of
+from mirror.upstream.values import UpstreamOptions
 
 IDLE_SECONDS = 2.5
 """The longest that a connection waits for another request. What was taken out of service may go on to answer on old
 connections; its 404 would give the names of an internal index to the next one."""
 _HOME_SECONDS = 10.0
 """The longest search for the addresses of the index itself."""
+RESOLVED_SECONDS = 10.0
+"""How long the addresses of a host are used for new connections."""
+MOST_RESOLVED = 64
+"""The most hosts whose addresses are remembered, the oldest going first."""
+ATTEMPT_SECONDS = 0.25
+"""After so long without an answer the next address of a host is tried as well (RFC 8305, section 5)."""
+READ_AHEAD_BYTES = 256 * 1024
+"""Bytes of an answer that are read ahead; a chunk has up to twice as many."""
 _MOST_CHECKED = 4096
 """The most addresses that are remembered as checked, the oldest going first."""
+
+P = TypeVar("P", bound=asyncio.Protocol)
 
 
 class ForbiddenAddress(UpstreamProtocolError):
@@ -73,6 +87,8 @@ class Outgoing:
         self._home_lock = asyncio.Lock()
         self._checked: dict[IPAddress, None] = {}
         """Internal addresses that a check let through, the oldest first."""
+        self._resolved: dict[tuple[str, int], tuple[float, asyncio.Task[list[str]]]] = {}
+        """The checked addresses of hosts, and until when they are used."""
         self.has_proxies = self._proxy is not None or bool(self._proxies)
         """Whether any request may go through a proxy, so that `proxy_for` has to be asked."""
         proxies = [self._proxy] if self._proxy else list(self._proxies.by_scheme.values())
@@ -96,7 +112,8 @@ class Outgoing:
             bundle = self._environment.get("REQUESTS_CA_BUNDLE")
             files = [bundle, self._environment.get("SSL_CERT_FILE")] if bundle else []
             try:
-                self._context = _trusting([str(self._ca_file)] if self._ca_file else [one for one in files if one])
+                bundles = [str(self._ca_file)] if self._ca_file else [one for one in files if one]
+                self._context = _trusting(bundles) if bundles else _system_trust()
             except (OSError, ssl.SSLError) as error:
                 name = "ca_file" if self._ca_file else "REQUESTS_CA_BUNDLE"
                 raise ConfigError(f"{name}: cannot be used for {self._url.host}: {error.strerror or error}.") from None
@@ -107,6 +124,22 @@ class Outgoing:
     def connector(self) -> aiohttp.TCPConnector:
         """Return a connector for a session of aiohttp. Requests need `proxy_for` as well where `has_proxies`."""
         return _CheckedConnector(self, self._trust())
+
+    def open_session(
+        self, own: bool, options: UpstreamOptions, response_class: type[aiohttp.ClientResponse]
+    ) -> aiohttp.ClientSession:
+        """Return a session of aiohttp; `own` for the index's own host.
+
+        Requests need `proxy_for` as well where `has_proxies`.
+        """
+        return aiohttp.ClientSession(
+            connector=self.own_connector()() if own else self.connector(),
+            timeout=aiohttp.ClientTimeout(connect=options.connect_timeout, sock_read=options.read_timeout),
+            headers={"User-Agent": options.user_agent},
+            cookie_jar=aiohttp.DummyCookieJar(),
+            read_bufsize=READ_AHEAD_BYTES,
+            response_class=response_class,
+        )
 
     def own_connector(self) -> Callable[[], aiohttp.TCPConnector]:
         """Return what makes the connector for the index's own host; an address in its URL needs no check.
@@ -133,6 +166,47 @@ class Outgoing:
             if address is not None and is_internal(address) and not self._is_named(host_of(url), address):
                 raise self._forbidden(host_of(url))
         return proxy
+
+    async def open_connection(self, factory: Callable[[], P], host: str, port: int, *, tls: bool) -> P:
+        """Open a direct connection to a host, and return its protocol.
+
+        Raises ConnectFailure, ConnectionTimeoutError, ForbiddenAddress and ConfigError.
+        """
+        loop = asyncio.get_running_loop()
+        try:
+            async with asyncio.timeout(self._connect_timeout):
+                infos = [_numeric(text, port) for text in await self._resolve(host, port)]
+                found = await start_connection(
+                    infos, happy_eyeballs_delay=ATTEMPT_SECONDS, loop=loop, socket_factory=self.open_socket
+                )
+                _, protocol = await loop.create_connection(
+                    factory, sock=found,
+                    ssl=self.tls_context() if tls else None, server_hostname=host.rstrip(".") if tls else None,
+                )  # fmt: skip
+        except TimeoutError:
+            self._resolved.pop((host, port), None)
+            raise aiohttp.ConnectionTimeoutError(f"no connection to {host} in time") from None
+        except OSError as error:
+            self._resolved.pop((host, port), None)
+            raise ConnectFailure(_reason(error)) from error
+        return protocol
+
+    async def _resolve(self, host: str, port: int) -> list[str]:
+        """Return what `addresses` does; for connections that are opened within RESOLVED_SECONDS, it is asked once."""
+        key, now = (host, port), asyncio.get_running_loop().time()
+        until, task = self._resolved.get(key, (0.0, None))
+        if task is None or until < now or task.cancelled():
+            task = asyncio.create_task(self.addresses(host, port), name=f"addresses of {host}")
+            task.add_done_callback(lambda done: done.cancelled() or done.exception())  # it may have no reader left
+            self._resolved.pop(key, None)
+            self._resolved[key] = now + RESOLVED_SECONDS, task
+            if len(self._resolved) > MOST_RESOLVED:
+                del self._resolved[next(iter(self._resolved))]
+        try:
+            return await asyncio.shield(task)
+        except Exception:
+            self._resolved.pop(key, None)
+            raise
 
     async def addresses(self, host: str, port: int) -> list[str]:
         """Return the addresses of a host to which a connection may go. Raises OSError and ForbiddenAddress."""
@@ -248,10 +322,31 @@ def _inside(addresses: Iterable[IPAddress]) -> frozenset[IPAddress]:
     return frozenset(one for one in addresses if is_internal(one) and not is_metadata(one))
 
 
+def _numeric(text: str, port: int) -> AddrInfoType:
+    """Return an address as a connection to it takes it; nothing is resolved."""
+    flags = socket.AI_NUMERICHOST | socket.AI_NUMERICSERV
+    return cast(AddrInfoType, socket.getaddrinfo(text, port, type=socket.SOCK_STREAM, flags=flags)[0])
+
+
+def _reason(error: OSError) -> str:
+    """Return why there is no connection, without addresses."""
+    match error:
+        case ssl.SSLError():
+            return "no trusted TLS connection (a private authority needs ca_file)"
+        case socket.gaierror():
+            return "its name is not known to the resolver"
+        case _:
+            return os.strerror(error.errno) if error.errno else "no connection"
+
+
+@cache
+def _system_trust() -> ssl.SSLContext:
+    """Return the context that trusts the system's certificates; one for all, as loading them takes a while."""
+    return ssl.create_default_context()
+
+
 def _trusting(bundles: list[str]) -> ssl.SSLContext:
-    """Return a context that trusts these files and directories; the system's certificates where there are none."""
-    if not bundles:
-        return ssl.create_default_context()
+    """Return a context that trusts these files and directories."""
     files = [one for one in bundles if not os.path.isdir(one)]
     directories = [one for one in bundles if os.path.isdir(one)]
     context = ssl.create_default_context(cafile=next(iter(files), None), capath=next(iter(directories), None))

@@ -8,7 +8,7 @@ from yarl import URL
 
 from mirror.errors import UpstreamUnavailable
 from mirror.model import UrlClass
-from mirror.upstream.failures import RequestPause, TemporaryFailure
+from mirror.upstream.failures import ConnectFailure, InvalidResponse, RequestPause, TemporaryFailure
 from mirror.upstream.pacing import Hold, HostPacing, client_wait
 from mirror.upstream.values import Credentials, basic_authorization
 
@@ -52,11 +52,11 @@ async def wait_turn(host: HostPacing, url: URL, kind: UrlClass, clock: Callable[
 def note_failure(host: HostPacing, url: URL, kind: UrlClass, error: Exception, began: float, now: float) -> None:
     """Record that a request that was sent at `began` got no answer."""
     match error:
-        case aiohttp.ConnectionTimeoutError() | aiohttp.ClientConnectorError():
+        case aiohttp.ConnectionTimeoutError() | aiohttp.ClientConnectorError() | ConnectFailure():
             host.unreachable(now, slow=isinstance(error, TimeoutError))
         case TimeoutError():
             host.silent(address_of(url), began, now)
-        case aiohttp.ClientResponseError() | aiohttp.InvalidURL():
+        case aiohttp.ClientResponseError() | aiohttp.InvalidURL() | InvalidResponse():
             pass  # it did answer, though not in HTTP
         case _:
             host.failed(address_of(url), kind, now)

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 from email.utils import parsedate_to_datetime
 from pathlib import Path
+from typing import Protocol
 from urllib.parse import quote
 
 import msgspec
@@ -90,6 +91,30 @@ class RawResponse(msgspec.Struct, frozen=True, kw_only=True):
     headers: Mapping[str, str]
     """Case-insensitive."""
     body: bytes
+
+
+class HttpResponse(Protocol):
+    """An answer whose head is here, and whose body is read as it comes."""
+
+    @property
+    def url(self) -> URL: ...
+
+    @property
+    def status(self) -> int: ...
+
+    @property
+    def headers(self) -> Mapping[str, str]:
+        """Case-insensitive."""
+
+    @property
+    def content_length(self) -> int | None:
+        """Of the body in bytes, None when that is not known."""
+
+    async def next_chunk(self) -> bytes:
+        """Return what has come of the body, empty at its end. Raises what `failures.FAILURES` has."""
+
+    def end(self, *, connection: bool = False) -> None:
+        """Keep the connection for the next request if all of the answer has come, unless it is to be closed too."""
 
 
 class UpstreamHealth(msgspec.Struct, frozen=True, kw_only=True):

@@ -2,7 +2,8 @@
 
 import pytest
 
-from mirror.index.freshness import Ages, Decision, Freshness, decide, fresh_until, stands_in
+from mirror.index.freshness import Ages, Decision, Freshness, decide, stands_in
+from mirror.index.page_store import fresh_until
 from mirror.model import Stamp
 
 AGES = Ages(fresh=600, stale_while_revalidate=300, stale_if_error=1000, negative=60)
