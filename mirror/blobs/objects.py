@@ -174,10 +174,7 @@ class ObjectBlobs:
     async def write(self, content: bytes) -> StoredBlob:
         await self.claim()
         digest = await off_loop(lambda: hashlib.sha256(content).hexdigest())
-        date = int(self._clock())
-        await self._create(digest, content, {"date": str(date)})
-        await self.cache.write(SmallBlob(content=content, digest=digest, date=date))
-        return StoredBlob(digest=digest, size=len(content), stored=self._clock())
+        return (await self.store_all([SmallBlob(content=content, digest=digest)]))[0]
 
     async def store_all(self, blobs: Sequence[SmallBlob]) -> list[StoredBlob]:
         """See `BlobStore`. Where an error is raised, some may be stored: a sweep finds them."""
@@ -187,12 +184,12 @@ class ObjectBlobs:
         async def store(blob: SmallBlob) -> None:
             async with slots:
                 date = int(self._clock()) if blob.date is None else blob.date
-                storing = [self._create(check_digest(blob.digest), blob.content, {"date": str(date)})]
+                work = [self._create(check_digest(blob.digest), blob.content, {"date": str(date)})]
                 if blob.label:
-                    storing.append(self._write_label(blob.digest, blob.label))
-                await _all_of(storing)
+                    work.append(self._write_label(blob.digest, blob.label))
                 if self._numbers is not None:  # else it is a process that serves no one
-                    await self.cache.write(SmallBlob(content=blob.content, digest=blob.digest, date=date))
+                    work.append(self.cache.write(SmallBlob(content=blob.content, digest=blob.digest, date=date)))
+                await _all_of(work)
 
         await _all_of(store(blob) for blob in {blob.digest: blob for blob in blobs}.values())
         now = self._clock()
