@@ -58,6 +58,11 @@ def chosen_blobs(data_dir: Path) -> dict[str, BlobsTable]:
     return {"blobs": table(chosen, hashlib.sha256(str(data_dir).encode()).hexdigest()[:24])}
 
 
+def local_files(data_dir: Path) -> Path:
+    """Where `blobs` and `incoming` are below a data directory: with an object store, those of its cache."""
+    return data_dir / "cache" if chosen else data_dir
+
+
 def table(kind: str, prefix: str | None = None) -> BlobsTable:
     """The section [blobs] for a kind of store, one of KINDS, with credentials put into the environment."""
     start, scheme, keys = KINDS[kind]

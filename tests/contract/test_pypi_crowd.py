@@ -9,6 +9,7 @@ import aiohttp
 import pytest
 
 from tests.builders import Built, wheel
+from tests.objects import local_files
 from tests.serving import Spawned, repositories, spawned
 from tests.simulator import Corrupt, Cut, Drip, Simulator, Stall
 
@@ -62,7 +63,7 @@ class Crowd:
 
 
 def blobs(data: Path) -> set[str]:
-    return {path.name for path in (data / "blobs").glob("*/*")}
+    return {path.name for path in (local_files(data) / "blobs").glob("*/*")}
 
 
 async def test_one_upstream_request_feeds_everybody_from_its_first_byte_on(

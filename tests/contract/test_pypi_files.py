@@ -290,7 +290,7 @@ async def test_one_wrong_byte_never_makes_a_whole_file(mirror: Serving, simulato
         assert len(got) < LARGE.size
         assert wrong.hits == attempt  # nothing was kept: each time it is tried again
         assert await held(mirror) == set()
-        assert list((mirror.mirror.settings.data_dir / "incoming").iterdir()) == []
+        assert list(mirror.mirror.blobs.incoming.iterdir()) == []
     simulator.heal()
     assert (await mirror.get(path_of(LARGE))).body == LARGE.content
     assert await held(mirror) == {LARGE.sha256}

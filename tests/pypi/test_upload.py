@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from tests.builders import Built, sdist, wheel
+from tests.objects import local_files
 from tests.serving import Reply, Serving, serving
 from tests.uploading import basic, fields_of, form, make_token, send_form, upload
 
@@ -23,7 +24,7 @@ async def mirror(tmp_path: Path) -> AsyncIterator[Serving]:
     limits = {"upload": 300_000, "form": 50_000, "form_fields": 60, "shutdown_grace": 1}
     async with serving(tmp_path / "data", repositories, limits=limits) as mirror:
         yield mirror
-        assert list((tmp_path / "data/incoming").iterdir()) == [], "nothing is left half way"
+        assert list((local_files(tmp_path / "data") / "incoming").iterdir()) == [], "nothing is left half way"
 
 
 @pytest.fixture

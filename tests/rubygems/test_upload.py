@@ -20,6 +20,7 @@ from mirror.catalog import User
 from mirror.model import Grant
 from mirror.rubygems.log.versions_map import parse_versions
 from tests.builders import addressed_gem, gem, noise, wheel
+from tests.objects import local_files
 from tests.serving import Serving, serving
 from tests.uploading import basic, change_gem, form, make_token, push
 
@@ -32,7 +33,7 @@ async def mirror(tmp_path: Path) -> AsyncIterator[Serving]:
     limits = {"upload": 300_000, "form": 50_000, "shutdown_grace": 1}
     async with serving(tmp_path / "data", repositories, limits=limits) as mirror:
         yield mirror
-        assert list((tmp_path / "data/incoming").iterdir()) == [], "nothing is left half way"
+        assert list((local_files(tmp_path / "data") / "incoming").iterdir()) == [], "nothing is left half way"
 
 
 @pytest.fixture
