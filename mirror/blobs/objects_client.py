@@ -164,9 +164,10 @@ class ObjectClient:
         """
         from obstore.exceptions import AlreadyExistsError, PreconditionError
 
+        size = content.stat().st_size if isinstance(content, Path) else len(content)
         async with self._creating:
             with suppress(AlreadyExistsError, PreconditionError), self._request("put"):
-                async with asyncio.timeout(ANSWER_SECONDS + CREATE_BYTES / SLOWEST_BYTES_PER_SECOND):
+                async with asyncio.timeout(ANSWER_SECONDS + size / SLOWEST_BYTES_PER_SECOND):
                     await self._store.put_async(key, content, mode="create", attributes=attributes or {})
                 return True
         return False
