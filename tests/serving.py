@@ -185,7 +185,7 @@ async def _ready(process: asyncio.subprocess.Process, said: Path, before: int) -
     async with asyncio.timeout(START):
         while True:
             text = said.read_bytes()[before:].decode()
-            if found := re.search(r"^The mirror is ready: (http://[^\s,]+)", text, re.MULTILINE):
+            if found := re.search(r"^The mirror is ready: (https?://[^\s,]+)", text, re.MULTILINE):
                 return found[1]
             if process.returncode is not None:
                 raise AssertionError(f"the mirror ended with {process.returncode}:\n{text}")

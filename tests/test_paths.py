@@ -9,7 +9,8 @@ of the background that happens to wake meanwhile is no part of the request. So t
 count, which take in many responses at once a moment later. Nor does the formatting of the application's log, which the
 mirror here does not configure: an upload writes one line, of the audit trail.
 
-Every request has a User-Agent of its own, so that none is answered by repeating an earlier answer without parsing.
+Every request has a header of its own that the mirror does not know, so that none is answered by repeating an earlier
+answer.
 """
 
 import asyncio
@@ -28,7 +29,7 @@ from typing import Any
 import pytest
 from yarl import URL
 
-from mirror.server.connection import RECORD_SECONDS
+from mirror.server.group import RECORD_SECONDS
 from tests.builders import gem, wheel
 from tests.serving import Serving, repositories, serving
 from tests.simulator import Simulator
@@ -135,16 +136,16 @@ def traced_statements(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 class Connection:
-    """One kept connection of a client that sends a User-Agent of its own with each request."""
+    """One kept connection of a client that sends a header of its own with each request."""
 
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._reader = reader
         self._writer = writer
-        self._agents = map("client/{}".format, itertools.count(1))
+        self._numbers = itertools.count(1)
 
     async def send(self, method: str, path: str, body: bytes = b"", **headers: str) -> Trace:
         """Send one request, read its response, which has to be a success, and return what it went through."""
-        lines = [f"{method} {path} HTTP/1.1", "Host: localhost", f"User-Agent: {next(self._agents)}"]
+        lines = [f"{method} {path} HTTP/1.1", "Host: localhost", f"X-Number: {next(self._numbers)}"]
         lines += [f"{name.replace('_', '-')}: {value}" for name, value in headers.items()]
         lines += [f"Content-Length: {len(body)}"] if body else []
         request = "\r\n".join([*lines, "", ""]).encode() + body

@@ -29,6 +29,7 @@ from mirror.auth.credentials import (
     parse_authorization,
 )
 from mirror.auth.passwords import PasswordVerifier
+from mirror.auth.readers import ReadAccess, RightsNumbers
 from mirror.auth.rights import ANONYMOUS, AccessRules, Identity, Scope, scope
 from mirror.auth.sessions import SESSION_SECONDS, session_secret
 from mirror.auth.throttle import LoginThrottle
@@ -69,6 +70,7 @@ def refusal_delay(seconds: float) -> float:
 class _VerifiedCredential(msgspec.Struct, frozen=True):
     identity: Identity
     until: float
+    rights: int = 0
 
 
 class Guard:
@@ -91,8 +93,10 @@ class Guard:
         self._clock = clock
         self._key = os.urandom(32)
         self._verified: BoundedCache[bytes, _VerifiedCredential] = BoundedCache(MemoryBudget(VERIFIED_BYTES))
-        self._verifying: SingleFlight[bytes, Identity] = SingleFlight()
+        self._verifying: SingleFlight[bytes, _VerifiedCredential] = SingleFlight()
         self._scopes: BoundedCache[tuple[Identity, Right, str], Scope] = BoundedCache(MemoryBudget(VERIFIED_BYTES))
+        self._numbers = RightsNumbers(rules.normalize)
+        self.anonymous_rights = self._number(ANONYMOUS)
         self._generation: int | None = None
         self._checked_at = float("-inf")
         self._passwords = PasswordVerifier()
@@ -106,24 +110,47 @@ class Guard:
 
     async def identify(self, request: web.BaseRequest) -> Identity:
         """Return who sends a request; ANONYMOUS without credentials. Raises Unauthorized for wrong ones."""
-        facts_of(request).private = True
+        facts = facts_of(request)
+        facts.private = True
         header = request.headers.get("Authorization")
         secret = session_secret(request) if header is None else ""
         if header is None and not secret:
+            facts.rights = self.anonymous_rights
             return ANONYMOUS
         await self._check_accounts()
-        key = self._cache_key(header, secret)
+        presented = f"session {secret}" if header is None else f"header {header}"
+        key = self._digest(presented.encode(errors="surrogateescape"))
         entry = self._verified.get(key)
         if entry is not None and self._clock() < entry.value.until:
             entry.used = True
-            return entry.value.identity
-        address = address_of(request)
-        identity, _ = await self._verifying.run(key, lambda: self._verify(key, header, secret, address))
-        return identity
+            verified = entry.value
+        else:
+            address = address_of(request)
+            verified, _ = await self._verifying.run(key, lambda: self._verify(key, header, secret, address))
+        # Asked twice for one request, the answers may differ: then no one knows on which of them its response depends.
+        facts.rights = verified.rights if facts.rights in (0, verified.rights) else -1
+        return verified.identity
 
-    def _cache_key(self, header: str | None, secret: str) -> bytes:
-        presented = f"session {secret}" if header is None else f"header {header}"
-        return hashlib.blake2b(presented.encode(errors="surrogateescape"), key=self._key, digest_size=16).digest()
+    def _digest(self, presented: bytes) -> bytes:
+        return hashlib.blake2b(presented, key=self._key, digest_size=16).digest()
+
+    def known_rights(self, authorization: bytes) -> int:
+        """Return the number of what the sender of an Authorization header may read, without waiting.
+
+        Two clients with the same number may read the same, in all repositories. 0 where that has to be looked at first,
+        by `identify`: the header was not verified lately, or accounts may have changed.
+        """
+        now = self._clock()
+        if self._generation is None or abs(now - self._checked_at) >= RECHECK_SECONDS:
+            return 0
+        entry = self._verified.get(self._digest(b"header " + authorization))
+        if entry is None or now >= entry.value.until:
+            return 0
+        entry.used = True
+        return entry.value.rights
+
+    def _number(self, identity: Identity) -> int:
+        return self._numbers.of(self.scope(identity, "read", name) for name in self._numbers.repositories)
 
     def accounts_changed(self) -> None:
         """Make a change of an account in this process take effect with the next request."""
@@ -140,15 +167,16 @@ class Guard:
             self._generation = generation
             self._verified.clear()
 
-    async def _verify(self, key: bytes, header: str | None, secret: str, address: str) -> Identity:
+    async def _verify(self, key: bytes, header: str | None, secret: str, address: str) -> _VerifiedCredential:
         generation = self._generation
         if header is None:
             verified = await self._verify_session(secret)
         else:
             verified = await self._verify_credential(parse_authorization(header), address)
+        verified = msgspec.structs.replace(verified, rights=self._number(verified.identity))
         if generation == self._generation:  # else an account has changed meanwhile, perhaps this one
             self._verified.put(key, verified, VERIFIED_ENTRY_BYTES)
-        return verified.identity
+        return verified
 
     async def _verify_credential(
         self, credential: TokenCredential | PasswordCredential, address: str
@@ -301,7 +329,7 @@ class Guard:
         self._scopes.put(key, found, VERIFIED_ENTRY_BYTES)
         return found
 
-    def read_access(self, repository: str) -> "ReadAccess":
+    def read_access(self, repository: str) -> ReadAccess:
         """Return what the routes of one repository need to check reading."""
         return ReadAccess(self, repository)
 
@@ -369,24 +397,3 @@ class Guard:
     async def close(self) -> None:
         """Wait for what is being recorded; to be called before the catalog closes."""
         await asyncio.gather(*self._recording, return_exceptions=True)
-
-
-class ReadAccess:
-    """Checks whether a client may read one repository, for its routes."""
-
-    def __init__(self, guard: Guard, repository: str) -> None:
-        self._guard = guard
-        self._repository = repository
-        self.public = guard.scope(ANONYMOUS, "read", repository)
-        """The projects that everyone may read."""
-        self.open = self.public.everything
-        """Whether everyone may read everything, so that no client has to be checked."""
-
-    async def check(self, request: web.BaseRequest, project: str) -> None:
-        """Raise UnknownProject or Unauthorized unless the client may read a project, given by its canonical name."""
-        if not self.open:
-            await self._guard.require(request, "read", self._repository, project)
-
-    async def scope(self, request: web.BaseRequest) -> Scope:
-        """Return what the client may read, for lists and searches. Raises Unauthorized."""
-        return self.public if self.open else await self._guard.readable(request, self._repository)

@@ -47,7 +47,7 @@ class AccessRules(msgspec.Struct, frozen=True):
 
     rules: tuple[AccessRule, ...] = ()
     normalize: Mapping[str, Normalize] = {}
-    """By repository; patterns of others are used as they are."""
+    """By repository, for all there are."""
 
     def normalized(self, repository: str, patterns: Iterable[str]) -> tuple[str, ...]:
         """Return the patterns as they match canonical names of a repository."""

@@ -1,209 +1,136 @@
-"""One connection of a client: what it is sent without parsing, and whether its client keeps up.
+"""One connection of a client: what it is sent without a handler, and what is left to aiohttp.
 
-`ConnectionProtocol` stands between the transport and aiohttp's protocol. It answers what `replay` knows without parsing
-the request, forwards everything else to aiohttp, and records when its client last made progress, for `connections`.
-What is to be noted of each response is collected by its `ConnectionGroup`, and noted for many at once a moment later.
+`ConnectionProtocol` stands between the transport and aiohttp's protocol. Where `replay` has the response to what a
+request means, it sends that; everything else it forwards to aiohttp, whose protocol is made when it is first needed.
+On the way it records how far its client has come, for `progress`, and each response, for the group to note.
 
-Replaying is limited to connections that have sent nothing but whole requests of the kind that can be replayed, one at
-a time: only then is it certain that aiohttp would see the same request boundaries (RFC 9112 section 11.2).
+Replaying is limited to connections that have sent nothing but whole requests without a body, one at a time: only then
+is it certain that aiohttp would see the same request boundaries (RFC 9112 section 11.2). Where a request ends, and what
+it holds, is decided by aiohttp's own parser, of which the group has one more for this.
 """
 
 import asyncio
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from email.utils import formatdate
 from typing import Any, cast
 
-from aiohttp import web
+from aiohttp import EMPTY_PAYLOAD, web
 from aiohttp.abc import AbstractAccessLogger
+from aiohttp.http import HttpVersion11
+from aiohttp.http_exceptions import HttpProcessingError
 
-from mirror.index.cache import CacheEntry
+from mirror.errors import Invalid
 from mirror.index.change_counter import COUNTER_BYTES
-from mirror.server.connections import Connections, Standing
 from mirror.server.facts import FACTS, RequestFacts, ResponseRecord, facts_of
+from mirror.server.group import RECORD_SECONDS, RECORDS_AT_ONCE, ConnectionGroup
 from mirror.server.negotiate import requested_freshness
-from mirror.server.proxies import network_of
-from mirror.server.replay import REPLAY_BODY_BYTES, REPLAY_BYTES, REPLAY_REQUEST_BYTES, Replay, ReplayCache
+from mirror.server.progress import ClientProgress
+from mirror.server.proxies import FORWARDED_HEADERS
+from mirror.server.replay import (
+    FORWARDED,
+    PRIVATE_KEY,
+    REPLAY_BODY_BYTES,
+    REPLAY_BYTES,
+    REPLAY_REQUEST_BYTES,
+    ROLES,
+    HeaderRole,
+    Replay,
+    RequestHead,
+)
 from mirror.server.slices import DENSE_BYTES, SLICE_BYTES, Slices
 
 MAX_UNSENT_BYTES = 64 << 10
 """Bytes waiting to be written from which on a connection gets no replays, but waits in aiohttp for its client."""
-BODY_SECONDS = 30.0
-"""Seconds over which the rate is measured at which a body arrives."""
 JOINED_WRITE_BYTES = 16 << 10
 """Bytes of a replay's body up to which copying it behind its head costs less than a second buffer."""
-RECORD_SECONDS = 0.1
-"""Seconds after which responses are recorded …"""
-RECORDS_AT_ONCE = 200
-"""… or this many of them: recording delays whatever else the event loop has to do."""
-QUIET_SECONDS = 0.25
-"""Seconds without a request after which a connection counts as not in use."""
 
 
-class ConnectionGroup:
-    """The connections of one server, which are drained together, and what they share."""
+class ConnectionProtocol(ClientProgress, asyncio.Protocol):
+    """One connection: sends replays, leaves all other requests to aiohttp, and notes when its client stalls."""
 
-    def __init__(
-        self,
-        connections: Connections,
-        replays: ReplayCache,
-        keepalive: float,
-        process: Callable[[Sequence[ResponseRecord]], None],
-        guards: Callable[[str], bool] = lambda address: False,
-        client_of: Callable[[str], str] = network_of,
-    ) -> None:
-        """`keepalive` is aiohttp's, in seconds; `process` is called with the records of responses a moment later.
-
-        `client_of` returns the client to which a connection from an address is counted; empty for a trusted proxy.
-        `guards`: whether a connection to this local address may only use the names of loopback for the mirror.
-        """
-        self.connections = connections
-        self.replays = replays
-        self.guarded_replays = replays.beside()
-        """Those of guarded connections: others may be answered under any name."""
-        self.guards = guards
-        self.client_of = client_of
-        self._process = process
-        self._records: list[ResponseRecord] = []
-        self.parse_within = keepalive / 2
-        """Seconds after which aiohttp has to see a connection's next request, to restart its keep-alive timer."""
-        self.draining = False
-        """Whether each response is the last one of its connection."""
-        self.open: set[ConnectionProtocol] = set()
-        self.lost = asyncio.Event()
-        """Set whenever one of them has ended."""
-
-    def request_factory(self, make_request: Callable[..., web.BaseRequest]) -> Callable[..., web.BaseRequest]:
-        """Return a factory of requests for aiohttp, around its own one, that attaches their facts."""
-
-        def start_request(message: Any, payload: Any, protocol: Any, writer: Any, task: Any) -> web.BaseRequest:
-            inner = protocol.transport.get_protocol() if protocol.transport is not None else None
-            connection = inner if isinstance(inner, ConnectionProtocol) else None
-            if connection is not None:
-                connection.request_started(payload, message.chunked)
-            if self.draining:
-                message = message._replace(should_close=True)
-            request = make_request(message, payload, protocol, writer, task)
-            headers = request.headers
-            request[FACTS] = RequestFacts(
-                request.method,
-                request.path_qs,
-                headers.get("User-Agent", ""),
-                requested_freshness(headers.get("Cache-Control"), headers.get("Pragma")),
-                request.remote or "",
-                connection is not None and connection.guarded,
-            )
-            return request
-
-        return start_request
-
-    def record(self, record: ResponseRecord) -> None:
-        """Let a response be recorded a moment later."""
-        self._records.append(record)
-        if len(self._records) == 1:
-            asyncio.get_running_loop().call_later(RECORD_SECONDS, self.process_records)
-        elif len(self._records) == RECORDS_AT_ONCE:
-            asyncio.get_running_loop().call_soon(self.process_records)
-
-    def process_records(self) -> None:
-        """Record now what waits for it."""
-        records, self._records = self._records, []
-        if records:
-            self._process(records)
-
-    def access_logger(self) -> type[AbstractAccessLogger]:
-        """Return the class whose instance aiohttp calls for each response once its last byte is written."""
-        group = self
-
-        class Logger(AbstractAccessLogger):
-            enabled = True
-
-            def log(self, request: web.BaseRequest, response: web.StreamResponse, seconds: float) -> None:
-                if (connection := connection_of(request)) is not None:
-                    connection.response_finished()
-                facts = facts_of(request)
-                sent = _sent(request, response)
-                group.record(ResponseRecord(time.time(), facts, facts.client, response.status, sent, seconds))
-
-        return Logger
-
-
-def _sent(request: web.BaseRequest, response: web.StreamResponse) -> int:
-    """Return the bytes of the body that were sent; aiohttp counts the head of its own responses among them."""
-    if isinstance(response, web.Response):
-        return 0 if request.method == "HEAD" else response.content_length or 0
-    return response.body_length
-
-
-class ConnectionProtocol(asyncio.Protocol):
-    """One connection: sends replays, leaves all other requests to aiohttp, and notices when its client stalls."""
-
-    def __init__(self, inner: asyncio.Protocol, group: ConnectionGroup) -> None:
-        """`inner` is aiohttp's protocol."""
-        self._inner = inner
+    def __init__(self, make_inner: Callable[[], asyncio.Protocol], group: ConnectionGroup) -> None:
+        """`make_inner` returns aiohttp's protocol."""
+        super().__init__(group.connections.limits)
+        self._make_inner = make_inner
+        self._inner: asyncio.Protocol | None = None
         self._group = group
         self._replays = group.replays
         self._connections = group.connections
-        self._transport: asyncio.Transport | None = None
         self._client = ""
         self.network = ""
         """The client to which its place is counted."""
-        self.waiting = False
-        """Whether the client waits for news, which may be long in coming."""
         self.guarded = False
         """Whether the client may only use the names of loopback for the mirror."""
         # Replaying:
-        self._all_replayable = True  # every request so far could be replayed
-        self._request: bytes | None = None  # the one that aiohttp is answering, when it can be replayed
+        self._trusted = False  # the client is a proxy whose headers count
+        self._scheme = "http"
+        self._whole = True  # all that was sent so far was whole requests without a body
+        self._key = b""  # of the request that is being answered, when its response can be replayed
         self._running = 0  # how many requests aiohttp is answering
-        self._parse_at, self.used = 0.0, False  # when aiohttp has to see a request again, for its keep-alive timer
-        # How the client keeps up:
-        self._head_bytes, self._head_end = 0, b""  # of a head that is incomplete: how many, and the last ones
-        self._in_request = False  # aiohttp has a complete head
-        self._payload: Any = None  # the body of the request that is being answered
-        self._plain_body = False  # which is one of a known length
+        # How the client keeps up, beside what `ClientProgress` has:
+        self._head_end = b""  # the last bytes of a head that is incomplete
+        self._plain_body = False  # the body of the request that is being answered has a known length
         self._unread_body = False  # it was answered before all of its body had come
-        self._progress_at = 0.0  # when the client last made progress
-        self._slices = Slices(self._forward, inner)
-        self._received = self._received_before = 0  # bytes in all: now, and at `_progress_at`
-        self._unsent = 0  # bytes that the client has not taken, while writing is paused
+        self._slices: Slices | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        group = self._group
         self._transport = cast(asyncio.Transport, transport)
-        peer = transport.get_extra_info("peername")
+        peer, own = transport.get_extra_info("peername"), transport.get_extra_info("sockname")
         self._client = str(peer[0]) if isinstance(peer, tuple) else ""
-        self._slices.transport = self._transport
-        self.network = self._group.client_of(self._client)
-        own = transport.get_extra_info("sockname")
-        self.guarded = isinstance(own, tuple) and self._group.guards(str(own[0]))
-        self._replays = self._group.guarded_replays if self.guarded else self._group.replays
+        self._trusted = group.proxies.trusts(self._client)
+        if self._trusted and transport.get_extra_info("sslcontext") is not None:
+            self._scheme = "https"
+        self.network = group.proxies.client_of(self._client)
+        self.guarded = isinstance(own, tuple) and group.guards(str(own[0]))
+        if self.guarded:
+            self._replays = group.guarded_replays
         self._progress_at = self._connections.clock()
-        self._group.open.add(self)
-        accepted = self._connections.add(self)
-        self._inner.connection_made(transport)
-        if not accepted:
+        group.open.add(self)
+        if not self._connections.add(self):
             self._refuse(b"503 Service Unavailable", b"There are too many connections: come back in a moment.\n")
 
     def data_received(self, data: bytes) -> None:
-        if self._all_replayable:
-            if not self._running and (entry := self._replays.get(data)) is not None and self._replay(entry):
-                return
-            self._all_replayable = is_replayable(data)
-            self._request = data if self._all_replayable and not self._running else None
+        if self._whole:
+            entry = self._group.heads.get(data)
+            head = read_head(data, self._group) if entry is None else entry.value
+            self._key = b""
+            if head is None:
+                self._whole = False
+            elif not self._running and head.key:
+                if entry is not None:
+                    entry.used = True
+                if self._replay(head):
+                    if entry is None and head.repeats:
+                        self._group.heads.keep(data, head)
+                    return
             self._running += 1
         if self._plain_body:  # of a known length: how many lines it has costs nothing
             self._forward(self._slices.take() + data if self._slices else data)
         elif self._slices or (len(data) > SLICE_BYTES and data.count(b"\n") * DENSE_BYTES > len(data)):
+            if self._slices is None:
+                self._slices = Slices(self._forward, self._aiohttp(), self._transport)
             self._slices.add(data)
         else:
             self._forward(data)
+
+    def _aiohttp(self) -> asyncio.Protocol:
+        """Return aiohttp's protocol, made when it is needed for the first time."""
+        if self._inner is None:
+            assert self._transport is not None, "data comes over a transport"
+            self._inner = self._make_inner()
+            self._inner.connection_made(self._transport)
+            if self._unsent:
+                self._inner.pause_writing()
+        return self._inner
 
     def _forward(self, data: bytes) -> None:
         self._received += len(data)
         if not self._in_request and not self._count_head(data):
             self._refuse(b"431 Request Header Fields Too Large", b"The headers of the request are too large.\n")
             return
-        self._inner.data_received(data)
+        self._aiohttp().data_received(data)
         if self._unread_body and self._payload.is_eof():
             self._end_request()
 
@@ -220,26 +147,45 @@ class ConnectionProtocol(asyncio.Protocol):
         self._head_bytes, self._head_end = (0, b"") if complete else (length, (self._head_end + data)[-3:])
         return True
 
-    def _replay(self, entry: CacheEntry[Replay]) -> bool:
-        """Send a replay and return True; False when it is no longer valid, or aiohttp has to see the request."""
-        transport, replay, now = self._transport, entry.value, self._replays.clock()
-        assert transport is not None, "data comes over a transport"
+    def _replay(self, head: RequestHead) -> bool:
+        """Send the response that is kept for what a request means, and return True; False to leave it to aiohttp."""
+        group, replays, key, client = self._group, self._replays, head.key, self._client
+        if self._trusted and head.forwarded is not None:
+            try:
+                report = group.proxies.report(client, self._scheme, head.host, head.forwarded)
+            except Invalid:
+                return False
+            if report is not None:
+                key, client = report.key + key, report.client or client
+        self._key = key
+        entry = replays.get(key)
+        if entry is None:  # what everyone may read would be there
+            rights = group.rights(head.authorization) if head.authorization else group.anonymous_rights
+            if not rights or (entry := replays.get(PRIVATE_KEY % (rights, key))) is None:
+                return False
+        replay, transport, now = entry.value, self._transport, replays.clock()
         validity, kept = replay.validity, None if replay.shared is None else replay.shared()
         if now >= validity.until or not (validity.of or validity).live or (kept is None and replay.shared is not None):
-            self._replays.forget(entry.key)
+            replays.forget(entry.key)
             return False
-        changes = self._replays.changes  # where others have changed something, the middleware looks at it
-        if now >= self._parse_at or self._group.draining or changes.memory[:COUNTER_BYTES] != changes.seen:
+        assert transport is not None, "data comes over a transport"
+        changes = replays.changes  # where others have changed something, the middleware looks at it
+        if changes.memory[:COUNTER_BYTES] != changes.seen or group.draining or transport.is_closing():
             return False
         if transport.get_write_buffer_size() > MAX_UNSENT_BYTES:
             return False
         entry.used = self.used = True
-        head, body = replay.head + date_line(), replay.content if kept is None else kept.content
+        self._progress_at = self._connections.clock()
+        line = date_line() if head.keep_alive else b"\r\nConnection: close" + date_line()
         if replay.size <= JOINED_WRITE_BYTES:
-            transport.write(head + body)
+            transport.write(replay.head + line + (replay.content if kept is None else kept.content))
         else:
-            transport.writelines((head, body))
-        self._group.record(ResponseRecord(time.time(), replay.facts, self._client, replay.status, replay.size, 0.0))
+            transport.writelines((replay.head + line, replay.content if kept is None else kept.content))
+        if not head.keep_alive:
+            transport.close()
+        request_id = head.request_id if self._trusted else ""
+        who = client, head.agent, request_id
+        record_response(group, ResponseRecord(now, replay.facts, *who, replay.status, replay.size, 0.0))
         return True
 
     def _refuse(self, status: bytes, sentence: bytes) -> None:
@@ -263,12 +209,11 @@ class ConnectionProtocol(asyncio.Protocol):
         is still sending would not see the response otherwise.
         """
         self._running -= 1
-        self._request = None
+        self._key = b""
         self._progress_at = self._connections.clock()
         self._unread_body = self._payload is not None and not self._payload.is_eof()
         if not self._unread_body:
             self._end_request()
-        self._parse_at = self._replays.clock() + self._group.parse_within
 
     def _end_request(self) -> None:
         self._payload, self._unread_body, self._in_request, self._plain_body = None, False, False, False
@@ -279,108 +224,141 @@ class ConnectionProtocol(asyncio.Protocol):
             self._transport.close()
 
     def remember(self, replay: Replay) -> None:
-        """Keep the response to the request that is being answered, unless it or its request is too large."""
-        request = self._request
-        if request is not None and len(request) <= REPLAY_REQUEST_BYTES and replay.size <= REPLAY_BODY_BYTES:
-            facts = len(replay.facts.path) + len(replay.facts.agent)
-            weight = REPLAY_BYTES + len(request) + len(replay.head) + len(replay.content) + facts
-            self._replays.put(request, replay, weight)
-
-    def stall_reason(self, now: float) -> str:
-        """Return why the client is too slow, as half a sentence; an empty string while it keeps up."""
-        limits = self._connections.limits
-        if self._head_bytes:
-            late = now - self._progress_at > limits.head_time
-            return f"no whole request within {limits.head_time:.0f} s" if late else ""
-        if self._unsent:
-            return self._unsent_reason(now)
-        if self._payload is None or self._payload.is_eof() or self._transport is None:
-            return ""
-        seconds = min(limits.stall, BODY_SECONDS)
-        if not self._transport.is_reading() or self._received - self._received_before >= limits.body_rate * seconds:
-            # Either we are the slow side, or the client does send.
-            self._progress_at, self._received_before = now, self._received
-            return ""
-        if now - self._progress_at <= seconds:
-            return ""
-        return f"less than {limits.body_rate:.0f} bytes of a body in a second, for {seconds:.0f} s"
-
-    def _unsent_reason(self, now: float) -> str:
-        assert self._transport is not None, "writing was paused"
-        unsent = self._transport.get_write_buffer_size()
-        if unsent != self._unsent:
-            self._unsent, self._progress_at = unsent, now
-        stall = self._connections.limits.stall
-        return f"nothing of a response taken within {stall:.0f} s" if now - self._progress_at > stall else ""
-
-    def in_use(self, now: float) -> bool:
-        """Return whether the client may well send a request just now."""
-        used, self.used = self.used, False
-        return used or bool(self._head_bytes) or (not self._in_request and now - self._progress_at < QUIET_SECONDS)
-
-    def standing(self) -> Standing:
-        """Return what would be lost with the connection."""
-        if self._head_bytes or (self._payload is not None and not self._payload.is_eof()):
-            return Standing.SENDING
-        if not self._in_request:
-            return Standing.IDLE
-        return Standing.WAITING if self.waiting else Standing.SERVED
-
-    def close_idle(self) -> None:
-        """Close the connection unless a request is being answered."""
-        if not self._in_request and self._transport is not None:
-            self._transport.close()
-
-    def abort(self) -> None:
-        """Close the connection at once."""
-        if self._transport is not None:
-            self._transport.abort()
+        """Keep the response to the request that is being answered, unless it is too large or depends on more."""
+        key, facts = self._key, replay.facts
+        if not key or replay.size > REPLAY_BODY_BYTES or (facts.private and not facts.rights):
+            return
+        if facts.private:
+            key = PRIVATE_KEY % (facts.rights, key)
+        weight = REPLAY_BYTES + len(key) + len(replay.head) + len(replay.content) + len(facts.path) + len(facts.agent)
+        self._replays.put(key, replay, weight)
 
     def eof_received(self) -> bool | None:
-        return self._inner.eof_received()
+        return None if self._inner is None else self._inner.eof_received()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._group.open.discard(self)
         self._group.lost.set()
         self._connections.remove(self)
-        self._inner.connection_lost(exc)
+        if self._inner is not None:
+            self._inner.connection_lost(exc)
         self._payload, self._unread_body = None, False
 
     def pause_writing(self) -> None:
         assert self._transport is not None, "writing goes over a transport"
         self._unsent, self._progress_at = self._transport.get_write_buffer_size(), self._connections.clock()
-        self._inner.pause_writing()
+        if self._inner is not None:
+            self._inner.pause_writing()
 
     def resume_writing(self) -> None:
         self._unsent, self._progress_at = 0, self._connections.clock()
-        self._inner.resume_writing()
+        if self._inner is not None:
+            self._inner.resume_writing()
+
+
+def read_head(data: bytes, group: ConnectionGroup) -> RequestHead | None:
+    """Return what a request asks for; without a key when it is to be left to aiohttp.
+
+    None when these bytes are anything but one whole request without a body, or too many.
+    """
+    if len(data) > REPLAY_REQUEST_BYTES or not data.startswith((b"GET ", b"HEAD ")):
+        return None
+    try:
+        messages, upgraded, rest = group.parser.feed_data(data)
+        ((message, payload),) = messages
+    except (HttpProcessingError, ValueError):  # no request, or not one of them
+        group.renew_parser()
+        return None
+    if message.should_close or upgraded or rest or payload is not EMPTY_PAYLOAD:
+        group.renew_parser()
+        if upgraded or rest or payload is not EMPTY_PAYLOAD:
+            return None
+    aside: dict[bytes, bytes] = {}
+    kept = [message.method.encode(), message.path.encode(errors="surrogateescape")]
+    for name, value in message.raw_headers:
+        name = name.lower()
+        role = ROLES.get(name)
+        if role is None:
+            kept += name, value
+        elif role is HeaderRole.SET_ASIDE and name not in aside:
+            aside[name] = value
+        elif role is not HeaderRole.IGNORED:
+            return RequestHead()
+    host, connection, headers = aside.get(b"host"), aside.get(b"connection"), message.headers
+    usual = connection is None or connection.lower() in (b"keep-alive", b"close")
+    if host is None or not usual or message.version != HttpVersion11:
+        return RequestHead()
+    kept.append(host)
+    return RequestHead(
+        b"\n".join(kept),
+        headers["Host"],
+        headers.get("User-Agent", ""),
+        aside.get(b"authorization", b""),
+        None if FORWARDED.isdisjoint(aside) else tuple(map(headers.get, FORWARDED_HEADERS)),  # type: ignore[arg-type]
+        headers["X-Request-ID"] if b"x-request-id" in aside else "",
+        not message.should_close,
+    )
+
+
+def request_factory(
+    group: ConnectionGroup, make_request: Callable[..., web.BaseRequest]
+) -> Callable[..., web.BaseRequest]:
+    """Return a factory of requests for aiohttp, around its own one, that attaches their facts."""
+
+    def start_request(message: Any, payload: Any, protocol: Any, writer: Any, task: Any) -> web.BaseRequest:
+        inner = protocol.transport.get_protocol() if protocol.transport is not None else None
+        connection = inner if isinstance(inner, ConnectionProtocol) else None
+        if connection is not None:
+            connection.request_started(payload, message.chunked)
+        if group.draining:
+            message = message._replace(should_close=True)
+        request = make_request(message, payload, protocol, writer, task)
+        headers = request.headers
+        request[FACTS] = RequestFacts(
+            request.method,
+            request.path_qs,
+            headers.get("User-Agent", ""),
+            requested_freshness(headers.get("Cache-Control"), headers.get("Pragma")),
+            request.remote or "",
+            connection is not None and connection.guarded,
+        )
+        return request
+
+    return start_request
+
+
+def access_logger(group: ConnectionGroup) -> type[AbstractAccessLogger]:
+    """Return the class whose instance aiohttp calls for each response once its last byte is written."""
+
+    class Logger(AbstractAccessLogger):
+        enabled = True
+
+        def log(self, request: web.BaseRequest, response: web.StreamResponse, seconds: float) -> None:
+            if (connection := connection_of(request)) is not None:
+                connection.response_finished()
+            facts, sent = facts_of(request), response.body_length
+            if isinstance(response, web.Response):  # whose length is counted with its head
+                sent = 0 if request.method == "HEAD" else response.content_length or 0
+            who = facts.client, facts.agent, facts.request_id
+            record_response(group, ResponseRecord(time.time(), facts, *who, response.status, sent, seconds))
+
+    return Logger
+
+
+def record_response(group: ConnectionGroup, record: ResponseRecord) -> None:
+    """Let a response be recorded a moment later."""
+    group.records.append(record)
+    if not group.recording:
+        group.recording = True
+        asyncio.get_running_loop().call_later(RECORD_SECONDS, group.process_last_records)
+    if len(group.records) == RECORDS_AT_ONCE:
+        asyncio.get_running_loop().call_soon(group.process_records)
 
 
 def connection_of(request: web.BaseRequest) -> ConnectionProtocol | None:
     """Return the connection of a request; None on a server whose connections are plain aiohttp ones."""
     protocol = request.transport.get_protocol() if request.transport is not None else None
     return protocol if isinstance(protocol, ConnectionProtocol) else None
-
-
-_NOT_REPLAYED = (
-    b"\ncontent-length",
-    b"\ntransfer-encoding",
-    b"\nupgrade",
-    b"\nexpect",
-    b"\nauthorization",
-    b"\ncookie",
-    b"\nforwarded",  # names the client
-    b"\nx-forwarded-",
-    b"\nx-request-id",
-)
-
-
-def is_replayable(data: bytes) -> bool:
-    """Return whether these bytes are one whole request, without a body and without credentials."""
-    if not data.startswith((b"GET /", b"HEAD /")) or data.find(b"\r\n\r\n") != len(data) - 4:
-        return False
-    head = data.lower()
-    return not any(name in head for name in _NOT_REPLAYED)
 
 
 _date = (0, b"")

@@ -4,7 +4,8 @@
 there are too many, the one that has been idle longest is closed, so that a new client is served although ten thousand
 others only wait.
 
-Not here on purpose: how long an idle connection stays open, which aiohttp's keep-alive timer decides.
+The same look closes the connections that have been idle for too long: one that is served by replays alone is unknown to
+aiohttp, whose own timer is set so that it never ends one.
 """
 
 import logging
@@ -38,6 +39,8 @@ class ConnectionLimits(msgspec.Struct, frozen=True, kw_only=True):
     """Seconds from the first byte of a head to its last."""
     body_rate: float = 1000.0
     """Bytes in a second at which a body has to arrive."""
+    idle: float = 75.0
+    """Seconds for which a connection stays open without a request."""
     stall: float = 120.0
     """Seconds for which a client may neither send what it has announced nor take what it has asked for."""
 
@@ -69,6 +72,9 @@ class ClientConnection(Protocol):
 
     def standing(self) -> Standing:
         """Return what would be lost with it."""
+
+    def close_if_idle(self, before: float) -> None:
+        """Close it if its last request ended before this time of its clock, and none has begun."""
 
     def abort(self) -> None:
         """Close the connection at once."""
@@ -139,13 +145,15 @@ class Connections:
         return next(iter(self.idle), None)
 
     def close_slow(self) -> None:
-        """Close the connections whose clients are too slow."""
+        """Close the connections whose clients are too slow, or have been silent between requests for too long."""
         now = self.clock()
         for connection in list(self._all):
             if reason := connection.stall_reason(now):
                 self._count_refused("a client was too slow: %s", reason)
                 self.remove(connection)
                 connection.abort()
+        for connection in list(self.idle):
+            connection.close_if_idle(now - self.limits.idle)
 
     def _count_refused(self, reason: str, fact: object) -> None:
         self.refused += 1

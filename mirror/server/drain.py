@@ -6,12 +6,15 @@ from typing import Any
 
 from aiohttp import web, web_response
 
-from mirror.server.connection import ConnectionGroup, ConnectionProtocol
+from mirror.server.connection import ConnectionProtocol, access_logger, request_factory
+from mirror.server.group import ConnectionGroup
 
 DRAIN_SECONDS = 1.0
 """Seconds for which connections in use get one more response, which announces that it is their last."""
 CLOSE_SECONDS = 0.5
 """Seconds that a request has to end once it is cancelled."""
+NEVER_SECONDS = 365 * 86_400.0
+"""Longer than any connection lasts."""
 POLL_SECONDS = 0.05
 """Seconds between two checks whether connections are still in use."""
 
@@ -23,11 +26,12 @@ vars(web_response)["SERVER_SOFTWARE"] = "mirror"
 class ConnectionRunner(web.AppRunner):
     """An AppRunner whose connections are a `ConnectionGroup`.
 
-    It needs no sites: the listener that accepts connections calls `connect`.
+    It needs no sites: the listener that accepts connections calls `connect`. How long an idle connection stays open is
+    decided by `mirror.server.connections`, for aiohttp sees only some requests of a connection.
     """
 
     def __init__(self, app: web.Application, group: ConnectionGroup, **options: Any) -> None:
-        super().__init__(app, **options)
+        super().__init__(app, access_log_class=access_logger(group), keepalive_timeout=NEVER_SECONDS, **options)
         self._group = group
 
     @property
@@ -37,16 +41,22 @@ class ConnectionRunner(web.AppRunner):
 
     def connect(self) -> ConnectionProtocol:
         """Return the protocol of a new connection."""
-        inner = super().server
-        assert inner is not None, "set up"
-        return ConnectionProtocol(inner(), self._group)
+        make_inner = super().server
+        assert make_inner is not None, "set up"
+        return ConnectionProtocol(make_inner, self._group)
 
     async def setup(self) -> None:
         """Set up the application, with requests that the group knows of."""
         await super().setup()
         server = super().server
         assert server is not None, "set up"
-        server.request_factory = self._group.request_factory(server.request_factory)
+        server.request_factory = request_factory(self._group, server.request_factory)
+
+    async def cleanup(self) -> None:
+        """Close all connections, those too that aiohttp has never seen."""
+        await super().cleanup()
+        for connection in list(self._group.open):
+            connection.close_idle()
 
     async def drain(self) -> None:
         """Let connections in use end with a response that announces it, not in the middle of a request.

@@ -1,7 +1,7 @@
 """The facts of a request that its headers do not hold, and those that are needed often, in one typed object.
 
-`ConnectionGroup` attaches a `RequestFacts` to each request when it begins. The middleware adds what a trusted proxy
-reports, handlers add what they serve, and the access log, the metrics and the audit trail read it.
+`mirror.server.connection` attaches a `RequestFacts` to each request when it begins. The middleware adds what a trusted
+proxy reports, handlers add what they serve, and the access log, the metrics and the audit trail read it.
 """
 
 import re
@@ -38,6 +38,8 @@ class RequestFacts(msgspec.Struct):
     """Whether the connection may only use the names of loopback for the mirror; see `mirror.server.hosts`."""
     private: bool = False
     """Whether the response depends on who the client is, so that no cache may give it to another one."""
+    rights: int = 0
+    """The number of what the client may read, on which a private response may depend; 0 where that is not certain."""
     host: str = ""
     """The host with its port under which the client reaches a trusted proxy in front; empty without one."""
     origin: str = ""
@@ -61,8 +63,13 @@ class ResponseRecord(msgspec.Struct, frozen=True):
     at: float
     """Seconds since the epoch: when its last byte was written."""
     facts: RequestFacts
+    """Of this request, or of the one whose response was replayed; what is below is of this one."""
     client: str
     """The client's address."""
+    agent: str
+    """The User-Agent header."""
+    request_id: str
+    """The identifier of the request that a trusted proxy gave; empty without one."""
     status: int
     sent: int
     """Bytes of the body."""

@@ -7,7 +7,7 @@ there is any X-Forwarded header, `Forwarded` is ignored, and the settings can tu
 
 import ipaddress
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from functools import lru_cache
 
 import msgspec
@@ -28,6 +28,14 @@ _PREFIX = re.compile(r"(?:/[A-Za-z0-9._~-]{1,100}){0,10}/?")
 _PAIR = re.compile(r'\A\s*([A-Za-z-]{1,20})=(?:"((?:[^"\\]|\\.)*)"|([^\s;,"]*))\s*')
 
 
+FORWARDED_HEADERS = ("X-Forwarded-For", "X-Forwarded-Proto", "X-Forwarded-Host", "X-Forwarded-Prefix", "Forwarded")
+"""The headers in which a proxy reports a request."""
+ForwardedFields = tuple[str | None, str | None, str | None, str | None, str | None]
+"""The values of those headers."""
+CACHED_REPORTS = 1024
+"""Reports that are kept; each may have some kilobytes, most have fifty bytes."""
+
+
 class ForwardedRequest(msgspec.Struct, frozen=True):
     """A request as the proxy that forwards it reports it; empty where it reports nothing."""
 
@@ -37,6 +45,19 @@ class ForwardedRequest(msgspec.Struct, frozen=True):
     host: str = ""
     prefix: str = ""
     """The path below which the proxy serves us, without a slash at the end."""
+
+
+class ProxyReport(msgspec.Struct, frozen=True):
+    """The facts of a request that a trusted proxy has reported."""
+
+    client: str
+    """An address; empty where the proxy reports none."""
+    host: str
+    origin: str
+    """Scheme, authority and path below which the client reaches the proxy."""
+    prefix: str
+    key: bytes
+    """All of it on which a response may depend."""
 
 
 class TrustedProxies:
@@ -50,6 +71,11 @@ class TrustedProxies:
         self._standard = standard
         self.trusts = lru_cache(maxsize=4096)(self._trusts)
         """Return whether an address (empty: a Unix socket) is trusted."""
+        self.report = lru_cache(maxsize=CACHED_REPORTS)(self._report)
+        """Return what a peer reports of a request with this scheme and host, or None; for headers of bounded size.
+
+        Raises Invalid.
+        """
 
     def _trusts(self, address: str) -> bool:
         if not address:
@@ -69,28 +95,37 @@ class TrustedProxies:
     def read_headers(self, request: web.Request, facts: RequestFacts) -> None:
         """Put what a trusted proxy reports of a request into its facts. Raises Invalid."""
         facts.request_id = request.headers.get("X-Request-ID", "")
-        forwarded = self.forwarded(facts.client, request.headers)
+        report = self._report(facts.client, request.scheme, request.host, forwarded_fields(request.headers))
+        if report is not None:
+            facts.client = report.client or facts.client
+            facts.host, facts.origin, facts.prefix = report.host, report.origin, report.prefix
+
+    def _report(self, peer: str, scheme: str, host: str, fields: ForwardedFields | None) -> ProxyReport | None:
+        forwarded = self._forwarded(peer, fields)
         if forwarded is None:
-            return
-        facts.client = forwarded.client or facts.client
-        scheme, host = forwarded.scheme or request.scheme, forwarded.host or request.host
+            return None
+        scheme, host, prefix = forwarded.scheme or scheme, forwarded.host or host, forwarded.prefix
         if not HOST.fullmatch(host):
             raise Invalid("The Host header is not a host name.")
-        facts.host, facts.prefix = host, forwarded.prefix
-        facts.origin = f"{scheme}://{host}{forwarded.prefix}"
+        origin = f"{scheme}://{host}{prefix}"
+        return ProxyReport(forwarded.client, host, origin, prefix, f"{origin}\n{host}\n{prefix}\n".encode())
 
     def forwarded(self, peer: str, headers: CIMultiDictProxy[str]) -> ForwardedRequest | None:
         """Return what a peer reports of its client; None when it is not trusted, or reports nothing. Raises Invalid."""
-        if not self.trusts(peer):
+        return self._forwarded(peer, forwarded_fields(headers))
+
+    def _forwarded(self, peer: str, fields: ForwardedFields | None) -> ForwardedRequest | None:
+        if fields is None or not self.trusts(peer):
             return None
-        others = any(name in headers for name in _X)
-        if "Forwarded" in headers and (self._standard or not others):
-            hops = _forwarded(",".join(headers.getall("Forwarded")))
+        *x_forwarded, forwarded = fields
+        others = any(field is not None for field in x_forwarded)
+        if forwarded is not None and (self._standard or not others):
+            hops = _forwarded(forwarded)
         elif others and not self._standard:
-            hops = _x_forwarded({field: _last(headers, name) for name, field in _X.items()})
+            hops = _x_forwarded(*map(_last, x_forwarded[:3]))
         else:
             return None
-        prefix = (_last(headers, "X-Forwarded-Prefix") or [""])[-1]
+        prefix = (_last(x_forwarded[3]) or [""])[-1]
         return _checked(msgspec.structs.replace(self._last_untrusted(hops), prefix=prefix))
 
     def _last_untrusted(self, hops: Sequence[ForwardedRequest]) -> ForwardedRequest:
@@ -115,29 +150,28 @@ def network_of(address: str) -> str:
     return str(ipaddress.ip_network((ip, 64), strict=False))
 
 
-_X: Mapping[str, str] = {
-    "X-Forwarded-For": "client",
-    "X-Forwarded-Proto": "scheme",
-    "X-Forwarded-Host": "host",
-    "X-Forwarded-Prefix": "prefix",
-}
+def forwarded_fields(headers: CIMultiDictProxy[str]) -> ForwardedFields | None:
+    """Return the values of the headers in which proxies report, those of several lines as one; None without any."""
+    if not any(name in headers for name in FORWARDED_HEADERS):
+        return None
+    one = [",".join(headers.getall(name)) if name in headers else None for name in FORWARDED_HEADERS]
+    return one[0], one[1], one[2], one[3], one[4]
 
 
-def _last(headers: CIMultiDictProxy[str], name: str) -> list[str]:
-    """Return the last items of a list header, which may be sent in several lines."""
-    return [item.strip() for item in ",".join(headers.getall(name, [])).split(",")[-MAX_HOPS:] if item.strip()]
+def _last(field: str | None) -> list[str]:
+    """Return the last items of a list header."""
+    return [item.strip() for item in (field or "").split(",")[-MAX_HOPS:] if item.strip()]
 
 
-def _x_forwarded(lists: Mapping[str, Sequence[str]]) -> list[ForwardedRequest]:
+def _x_forwarded(clients: Sequence[str], schemes: Sequence[str], hosts: Sequence[str]) -> list[ForwardedRequest]:
     """Return one hop for each address; a shorter list of schemes or hosts was begun by a later proxy."""
-    number = max(1, len(lists["client"]))
+    number = max(1, len(clients))
 
-    def at(field: str, back: int) -> str:
-        items = lists[field]
+    def at(items: Sequence[str], back: int) -> str:
         return items[-min(back, len(items))] if items else ""
 
     return [
-        ForwardedRequest(_address(at("client", back)), at("scheme", back).lower(), at("host", back))
+        ForwardedRequest(_address(at(clients, back)), at(schemes, back).lower(), at(hosts, back))
         for back in range(number, 0, -1)
     ]
 

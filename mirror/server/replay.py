@@ -1,28 +1,106 @@
-"""Replaying responses: a request whose exact bytes have been answered before is answered without being parsed.
+"""Replaying responses: a request that means what an earlier one meant gets its response without a handler.
 
-Clients repeat themselves: the same client asks for the same page with the same bytes. So a response that is in memory
-is kept under the raw request for as long as it is valid; the next one costs a look-up and a write. A request with
-credentials is never replayed: whether they are still valid is checked each time.
+`RequestHead` is what a request means, made by `mirror.server.connection` of what aiohttp's own parser finds in it. Its
+`key` has everything on which a response may depend; what is set aside goes to the log, or says who the client is. A
+response that is in memory is kept under the key for as long as it is valid; the next one costs a look-up and a write.
 
-`mirror.server.connection` looks replays up and sends them, without a call of anything here.
+A response that depends on who the client is (a private one) is kept under the number of the rights that its client has:
+no one with other rights can find it. Credentials are looked at by `mirror.auth.guard` each time, by their digest.
+
+Where the same bytes come again, even the parser is spared: `HeadCache` keeps what was found in them, unless they hold
+credentials, which are kept nowhere.
 """
 
 import time
 import weakref
 from collections.abc import Callable
+from enum import Enum, auto
 
 import msgspec
 
 from mirror.index.cache import BoundedCache, MemoryBudget, Validity
 from mirror.index.change_counter import ChangeCounter
 from mirror.server.facts import RequestFacts
+from mirror.server.proxies import FORWARDED_HEADERS, ForwardedFields
 
 REPLAY_REQUEST_BYTES = 4096
 """Bytes of a request up to which its response is kept."""
 REPLAY_BODY_BYTES = 16 << 20
 """Bytes of a response's body up to which it is kept. What waits for a slow client is no copy, but these bytes."""
 REPLAY_BYTES = 1200
-"""Bytes that a replay takes in memory, without request, head and body (measured)."""
+"""Bytes that a replay takes in memory, without key, head and body (measured)."""
+HEAD_BYTES = 600
+"""Bytes that a request's head takes in memory, without its bytes and its key (measured)."""
+
+PRIVATE_KEY = b"%d\n%b"
+"""The key of a private response: the number of the rights that it is for, and the key of its request."""
+
+UNUSUAL = frozenset(
+    {
+        b"content-length", b"cookie", b"cookie2", b"expect", b"http2-settings", b"proxy-authorization",
+        b"proxy-connection", b"te", b"trailer", b"transfer-encoding", b"upgrade",
+    }
+)  # fmt: skip
+"""Headers with which a request is left to aiohttp: a body, another protocol, a session, a hop that wants something."""
+SET_ASIDE = frozenset(
+    {
+        b"authorization", b"connection", b"forwarded", b"host", b"user-agent", b"x-forwarded-for", b"x-forwarded-host",
+        b"x-forwarded-prefix", b"x-forwarded-proto", b"x-request-id",
+    }
+)  # fmt: skip
+"""Headers that are read for themselves: they are not in the key as they were sent, and may be sent once."""
+IGNORED = frozenset(
+    {
+        b"cdn-loop", b"cf-connecting-ip", b"cf-ipcountry", b"cf-ray", b"cf-visitor", b"keep-alive", b"traceparent",
+        b"tracestate", b"true-client-ip", b"via", b"x-amzn-trace-id", b"x-b3-parentspanid", b"x-b3-sampled",
+        b"x-b3-spanid", b"x-b3-traceid", b"x-cloud-trace-context", b"x-correlation-id", b"x-forwarded-port",
+        b"x-forwarded-server", b"x-real-ip",
+    }
+)  # fmt: skip
+"""Headers that nothing here reads, and that differ from request to request: no response depends on them."""
+
+
+FORWARDED = frozenset(name.lower().encode() for name in FORWARDED_HEADERS)
+"""Those of them in which a proxy reports."""
+
+
+class HeaderRole(Enum):
+    """The part that a header plays; one without a part is in the key as it was sent."""
+
+    UNUSUAL = auto()
+    SET_ASIDE = auto()
+    IGNORED = auto()
+
+
+ROLES = {
+    **dict.fromkeys(UNUSUAL, HeaderRole.UNUSUAL),
+    **dict.fromkeys(SET_ASIDE, HeaderRole.SET_ASIDE),
+    **dict.fromkeys(IGNORED, HeaderRole.IGNORED),
+}
+"""Name of a header in lower case → its part."""
+
+
+class RequestHead(msgspec.Struct, frozen=True):
+    """A GET or HEAD: its meaning, and its sender."""
+
+    key: bytes = b""
+    """All on which the response depends but the rights of its client and what a proxy reports; empty: no replays."""
+    host: str = ""
+    agent: str = ""
+    """The User-Agent header."""
+    authorization: bytes = b""
+    """The Authorization header."""
+    forwarded: ForwardedFields | None = None
+    """What a proxy reports, if it can be trusted."""
+    request_id: str = ""
+    """The identifier that a proxy gave the request, if it can be trusted."""
+    keep_alive: bool = True
+    """Whether the connection stays open."""
+
+    @property
+    def repeats(self) -> bool:
+        """Whether the same bytes may well come again, and may be kept."""
+        return not (self.authorization or self.request_id)
 
 
 class SharedBytes(msgspec.Struct, weakref=True, eq=False):
@@ -47,7 +125,7 @@ class Replay(msgspec.Struct, frozen=True):
 
 
 class ReplayCache(BoundedCache[bytes, Replay]):
-    """The responses that can be replayed, by raw request."""
+    """The responses that can be replayed, by what their requests mean."""
 
     __slots__ = ("changes", "clock")
 
@@ -62,3 +140,19 @@ class ReplayCache(BoundedCache[bytes, Replay]):
     def beside(self) -> "ReplayCache":
         """Return another one with the same budget and clock."""
         return ReplayCache(self._budget, self.clock, self.changes)
+
+    def heads(self) -> "HeadCache":
+        """Return a cache of heads with the same budget."""
+        return HeadCache(self._budget)
+
+
+class HeadCache(BoundedCache[bytes, RequestHead]):
+    """The heads that were found in requests, by their bytes: in the same bytes, the same is found."""
+
+    __slots__ = ()
+
+    def keep(self, request: bytes, head: RequestHead) -> None:
+        """Keep what was found in a request, unless that holds credentials or never comes again."""
+        if head.repeats:
+            forwarded = sum(len(field) for field in head.forwarded or () if field)
+            self.put(request, head, HEAD_BYTES + len(request) + len(head.key) + len(head.agent) + forwarded)

@@ -18,10 +18,12 @@ WAITING_BYTES = 1 << 20
 class Slices(bytearray):
     """The rest of such data, while which waits nothing is read from the connection."""
 
-    def __init__(self, forward: Callable[[bytes], None], inner: asyncio.Protocol) -> None:
+    def __init__(
+        self, forward: Callable[[bytes], None], inner: asyncio.Protocol, transport: asyncio.Transport | None
+    ) -> None:
         """`forward` is called with each slice; `inner` is aiohttp's protocol, which pauses reading for itself."""
         super().__init__()
-        self.transport: asyncio.Transport | None = None
+        self.transport = transport
         self._forward = forward
         self._inner = inner
 

@@ -7,9 +7,10 @@ from contextlib import AsyncExitStack
 from typing import BinaryIO
 
 from mirror.config import Settings
-from mirror.server.connection import ConnectionGroup, ConnectionProtocol
+from mirror.server.connection import ConnectionProtocol
 from mirror.server.connections import Connections
 from mirror.server.drain import CLOSE_SECONDS, ConnectionRunner
+from mirror.server.group import ConnectionGroup
 from mirror.server.hosts import HostNames
 from mirror.server.proxies import TrustedProxies
 from mirror.server.replay import ReplayCache
@@ -35,10 +36,11 @@ class Generation:
         self._group = ConnectionGroup(
             connections,
             ReplayCache(self.mirror.memory, store.clock, store.changes),
-            settings.limits.idle,
             observer.process,
-            HostNames(settings.allowed_hosts, [address.host for address in settings.listen]).guards,
-            TrustedProxies(settings.proxies.trusted, settings.proxies.standard).client_of,
+            guards=HostNames(settings.allowed_hosts, [address.host for address in settings.listen]).guards,
+            proxies=TrustedProxies(settings.proxies.trusted, settings.proxies.standard),
+            rights=self.mirror.guard.known_rights,
+            anonymous_rights=self.mirror.guard.anonymous_rights,
         )
         self._runner: ConnectionRunner | None = None
         self._open = AsyncExitStack()
@@ -65,11 +67,9 @@ class Generation:
             self.endpoints.application(),
             self._group,
             shutdown_timeout=CLOSE_SECONDS,
-            access_log_class=self._group.access_logger(),
             max_line_size=32_768,  # so that nonsense of some length is still answered by us
             max_field_size=16_384,
             auto_decompress=False,
-            keepalive_timeout=self.mirror.settings.limits.idle,
         )
         self._open.push_async_callback(runner.cleanup)
         await runner.setup()

@@ -90,6 +90,7 @@ class Service:
             headers=limits.headers,
             head_time=limits.head_time,
             body_rate=limits.body_rate,
+            idle=limits.idle,
             stall=limits.stall,
         )
 

@@ -242,8 +242,8 @@ class Observer:
             )
             if self._access is not None:
                 self._access.add(
-                    request_id(facts.request_id), record.client, facts.method, facts.path, record.status, record.sent,
-                    record.seconds, facts.outcome, facts.agent, record.at,
+                    request_id(record.request_id), record.client, facts.method, facts.path, record.status, record.sent,
+                    record.seconds, facts.outcome, record.agent, record.at,
                 )  # fmt: skip
 
 

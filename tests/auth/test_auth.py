@@ -32,7 +32,7 @@ from mirror.catalog.sqlite import SQLite
 from mirror.errors import Conflict, Forbidden, Invalid, MirrorError, Unauthorized, UnknownProject
 from mirror.model import Grant, Names, Right
 from mirror.pypi.versions import pattern as python_pattern
-from mirror.server.facts import FACTS, RequestFacts
+from mirror.server.facts import FACTS, RequestFacts, facts_of
 from tests.builders import gem, wheel
 from tests.serving import repositories, serving
 from tests.simulator import Simulator
@@ -426,6 +426,63 @@ async def test_a_change_by_another_process_is_noticed(
         await guard.identify(request(presented))
     await guard.close()
     await database.close()
+
+
+REPOSITORIES = {"pypi": python_pattern, "rubygems": str}
+
+
+async def test_who_may_read_the_same_has_the_same_number(
+    accounts: Accounts, made: Callable[..., Guard], clock: Clock
+) -> None:
+    some = ("acme-*",)
+    for name, projects in (("a", some), ("b", some), ("c", ("*",)), ("d", ("other",))):
+        user_grant = grant("read", projects=projects)
+        await accounts.add_user(User(name=name, password=HASH, grants=(user_grant,)))
+    guard = made(AccessRules((rule(read=["nobody"]),), REPOSITORIES))
+    presented = {name: basic(name, PASSWORD) for name in "abcd"}
+    assert [guard.known_rights(one.encode()) for one in presented.values()] == [0, 0, 0, 0], "none was verified yet"
+    noted = []
+    for one in presented.values():
+        asked = request(one)
+        await guard.identify(asked)
+        noted.append(facts_of(asked).rights)
+    assert noted == [guard.known_rights(one.encode()) for one in presented.values()]
+    assert noted[0] == noted[1]
+    assert len({*noted, guard.anonymous_rights}) == 4
+    assert 0 not in noted
+    clock.now += RECHECK_SECONDS
+    assert guard.known_rights(presented["a"].encode()) == 0, "accounts have to be looked at"
+    await guard.identify(request(presented["b"]))
+    assert guard.known_rights(presented["a"].encode()) == noted[0]
+    guard.accounts_changed()
+    assert guard.known_rights(presented["a"].encode()) == 0
+    clock.now += VERIFIED_SECONDS
+    await guard.identify(request(presented["b"]))
+    assert guard.known_rights(presented["a"].encode()) == 0, "it has to be verified again"
+    await guard.close()
+
+
+async def test_rights_that_change_or_end_are_no_longer_known(
+    accounts: Accounts, made: Callable[..., Guard], clock: Clock
+) -> None:
+    guard, presented = made(AccessRules((rule(read=["@readers"]),), REPOSITORIES)), f"Bearer {TOKEN}"
+    expires = clock.now + 10
+    await accounts.add_token(Token(name="ci", sha256=digest(TOKEN), grants=(grant("read"),), expires=expires))
+    await guard.identify(request(presented))
+    assert guard.known_rights(presented.encode())
+    clock.now = expires - 0.1
+    await guard.identify(request())
+    await guard.identify(request(presented))
+    assert guard.known_rights(presented.encode())
+    clock.now = expires
+    assert guard.known_rights(presented.encode()) == 0
+    await guard.close()
+
+
+async def test_without_knowing_all_repositories_no_rights_are_told_apart(made: Callable[..., Guard]) -> None:
+    asked, guard = request(), made(CLOSED)
+    await guard.identify(asked)
+    assert (facts_of(asked).rights, guard.anonymous_rights) == (0, 0)
 
 
 async def test_a_verification_that_a_change_overtakes_is_not_remembered(

@@ -5,9 +5,11 @@ from pathlib import Path
 
 import pytest
 
+from mirror.auth import digest
 from mirror.model import Right
 from tests.builders import Built, gem, wheel
-from tests.serving import Reply, Serving, serving
+from tests.serving import Reply, Serving, repositories, serving
+from tests.simulator import Simulator
 from tests.uploading import basic, change_gem, make_token, push, upload
 
 WHO: dict[str, tuple[Right, ...] | None] = {
@@ -139,3 +141,26 @@ async def test_what_is_yanked_over_http_can_be_unyanked_and_another_sites_page_c
     assert after.partition("<!--SERIAL")[0] == before.partition("<!--SERIAL")[0]
     for wrong in ("-/uploads/nowhere/x.whl", "-/uploads/pypi/x.whl"):
         assert (await mirror.ask("DELETE", wrong, **login)).status == 404
+
+
+async def test_what_is_kept_for_one_client_reaches_only_those_with_its_rights(
+    tmp_path: Path, simulator: Simulator
+) -> None:
+    simulator.publish(wheel("acme", "1.0"))
+    simulator.publish(wheel("other", "1.0"))
+    async with serving(tmp_path / "data", repositories(simulator), auth=CLOSED) as mirror:
+        tokens = [await make_token(mirror, ("read",), projects) for projects in (("acme",), ("acme",), ("*",))]
+        accounts = mirror.mirror.catalog.accounts
+
+        async def seen(path: str) -> list[int]:
+            return [(await mirror.get(path, Authorization=basic(one))).status for one in tokens]
+
+        for _ in range(4):
+            assert await seen("simple/acme/") == [200, 200, 200]
+            assert await seen("simple/other/") == [404, 404, 200]
+            assert (await mirror.get("simple/acme/")).status == 401
+        answered = [await mirror.get("simple/acme/", Authorization=basic(one)) for one in tokens]
+        assert {one.headers["Cache-Control"].partition(",")[0] for one in answered} == {"private"}
+        assert await accounts.remove_token(digest(tokens[0])[:12])
+        mirror.mirror.guard.accounts_changed()
+        assert await seen("simple/acme/") == [401, 200, 200]

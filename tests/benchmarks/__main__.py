@@ -11,15 +11,17 @@ from pathlib import Path
 
 import click
 
-from tests.benchmarks import beside, cold_files, installs, object_rows, rows
+from tests.benchmarks import beside, cold_files, front, installs, object_rows, rows
 from tests.benchmarks.load import WRK
 from tests.benchmarks.nginx import available
 from tests.benchmarks.rows import Site, site
 from tests.benchmarks.table import Row, markdown, text
 
 MEASUREMENTS = {
-    **rows.MEASUREMENTS, **cold_files.MEASUREMENTS, **installs.MEASUREMENTS, **object_rows.MEASUREMENTS
-}  # fmt: skip
+    name: measurement
+    for module in (rows, front, cold_files, installs, object_rows)
+    for name, measurement in module.MEASUREMENTS.items()
+}
 """All measurements by name, in the order of the table."""
 
 

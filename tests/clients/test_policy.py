@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from mirror.server.connection import ConnectionGroup
+from mirror.server import connection
 from mirror.server.facts import ResponseRecord
+from mirror.server.group import ConnectionGroup
 from tests.builders import gem, sdist, wheel
 from tests.clients import require_client
 from tests.clients.ruby import Home, Ruby, rubies
@@ -142,13 +143,13 @@ async def test_ruby_clients_see_a_version_from_the_second_on_that_its_cooldown_i
 def recorded(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, int, int]]:
     """(path, status, bytes) of every answer."""
     answers: list[tuple[str, int, int]] = []
-    record = ConnectionGroup.record
+    record = connection.record_response
 
-    def remembering(self: ConnectionGroup, response: ResponseRecord) -> None:
+    def remembering(group: ConnectionGroup, response: ResponseRecord) -> None:
         answers.append((response.facts.path, response.status, response.sent))
-        record(self, response)
+        record(group, response)
 
-    monkeypatch.setattr(ConnectionGroup, "record", remembering)
+    monkeypatch.setattr(connection, "record_response", remembering)
     return answers
 
 

@@ -1,16 +1,14 @@
-"""Fuzzers of requests: targets and headers, ranges, forms; and replays beside a server without any."""
+"""Fuzzers of requests: targets and headers, ranges, forms."""
 
 import asyncio
 import re
 import tempfile
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import asynccontextmanager
 from pathlib import Path
-from unittest.mock import patch
 
 from yarl import URL
 
-from mirror.server.replay import Replay, ReplayCache
 from tests.builders import gem, wheel
 from tests.fuzz.fuzzer import Check, Fuzzer
 from tests.serving import Serving, repositories, serving
@@ -35,7 +33,7 @@ async def exchange(url: str, data: bytes, whole: bool) -> bytes:
     try:
         writer.write(data)
         for patience in (LONGEST_SECONDS,) if whole else (SILENCE_SECONDS, LONGEST_SECONDS):
-            while not _whole(bytes(received)):
+            while not whole_responses(bytes(received)):
                 try:
                     async with asyncio.timeout(patience):
                         chunk = await reader.read(1 << 20)
@@ -101,7 +99,7 @@ _HEADERS = (
     b"Authorization: Basic OjpYOg==\r\nX-Forwarded-For: 1.1.1.1\r\nX-Forwarded-Host: a.example\r\nVia: x\r\n",
 )
 _COOKIE = b"Cookie: mirror-session=%b\r\n" % (b"ab" * 32)
-_WORDS = [
+WORDS = [
     b"bytes=",
     b"%2e%2e",
     b"%c0%af",
@@ -269,77 +267,7 @@ async def _forms() -> AsyncIterator[Check]:
         yield check
 
 
-# Replays
-
-
-class NoReplays(ReplayCache):
-    """A cache that keeps nothing."""
-
-    __slots__ = ()
-
-    def put(self, key: bytes, value: Replay, weight: int) -> None:
-        return
-
-
-def _now() -> float:
-    """Return one moment for both, which their bodies state."""
-    return 1_800_000_000.0
-
-
-@asynccontextmanager
-async def _replays() -> AsyncIterator[Check]:
-    """Two mirrors with the same content, of which one keeps no replays: each script must read the same from both."""
-    with tempfile.TemporaryDirectory() as directory:
-        async with Simulator() as simulator:
-            simulator.publish(wheel("acme", "1.0"))
-            simulator.push(gem("rack", "1.0"))
-            places = Path(directory, "a"), Path(directory, "b")
-            async with AsyncExitStack() as stack:
-                fast = await stack.enter_async_context(serving(places[0], repositories(simulator), clock=_now))
-                with patch("mirror.service.generation.ReplayCache", NoReplays):
-                    plain = await stack.enter_async_context(serving(places[1], repositories(simulator), clock=_now))
-                for mirror in (fast, plain):
-                    for path in ("simple/acme/", "simple/acme/", "versions", "versions", "names", "info/rack"):
-                        await mirror.get(path)
-
-                async def check(data: bytes) -> bool:
-                    parts = data.split(b"\x00|")[:6]
-                    for silence in (SILENCE_SECONDS, 2.0, 5.0):  # one of them may have been late
-                        first = await _script(fast.url, parts, silence)
-                        again = await _script(fast.url, parts, silence)
-                        expected = await _script(plain.url, parts, silence)
-                        if _comparable(first) == _comparable(again) == _comparable(expected):
-                            break
-                    assert _comparable(first) == _comparable(expected), (first[:800], expected[:800])
-                    assert _comparable(again) == _comparable(expected), (again[:800], expected[:800])
-                    return any(status < 400 for status in statuses(first))
-
-                yield check
-
-
-async def _script(url: str, parts: list[bytes], silence: float) -> bytes:
-    """Send the parts over one connection, each after the response to the one before (or after a silence)."""
-    where = URL(url)
-    reader, writer = await asyncio.open_connection(where.host, where.port)
-    received = bytearray()
-    try:
-        for part in parts:
-            writer.write(part)
-            before = len(received)
-            while _whole(bytes(received[before:])) < max(1, part.count(b" HTTP/1.")):
-                async with asyncio.timeout(silence):
-                    chunk = await reader.read(1 << 20)
-                if not chunk:
-                    return bytes(received)
-                received += chunk
-    except (TimeoutError, ConnectionError):
-        pass
-    finally:
-        writer.close()
-    return bytes(received)
-
-
-def _whole(received: bytes) -> int:
+def whole_responses(received: bytes) -> int:
     """Return how many responses these bytes are; 0 if they end within one, or if one has no length."""
     count = 0
     while received:
@@ -352,38 +280,8 @@ def _whole(received: bytes) -> int:
     return count
 
 
-_VARIABLE = re.compile(rb"\r\n(Date|Server|X-Request-Id|Age|X-Mirror-Cache|Connection): [^\r\n]*", re.IGNORECASE)
-
-
-def _comparable(received: bytes) -> bytes:
-    """Return a response without what depends on the moment or on how it came about."""
-    return _VARIABLE.sub(b"", received)
-
-
-def _script_seeds() -> list[bytes]:
-    page = b"GET /simple/acme/ HTTP/1.1\r\nHost: localhost\r\n\r\n"
-    log = b"GET /versions HTTP/1.1\r\nHost: localhost\r\nAccept-Encoding: gzip\r\n\r\n"
-    json = b"GET /simple/acme/ HTTP/1.1\r\nHost: localhost\r\nAccept: application/vnd.pypi.simple.v1+json\r\n\r\n"
-    post = b"POST /simple/acme/ HTTP/1.1\r\nHost: localhost\r\nContent-Length: 4\r\n\r\nabcd"
-    chunked = b"POST / HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n4\r\nabcd\r\n0\r\n\r\n"
-    etag = b'GET /simple/acme/ HTTP/1.1\r\nHost: localhost\r\nIf-None-Match: "x"\r\n\r\n'
-    scripts = (
-        [page, page, page],
-        [log, page, log],
-        [json, json, page],
-        [page, post, page],
-        [chunked, page],
-        [page, etag, page, etag],
-    )
-    return [b"\x00|".join(script) for script in scripts] + [
-        page + page,
-        page[:-2],
-        page + b"\x00|" + page[:20] + b"\x00|" + page[20:],
-    ]
-
-
 FUZZERS = (
-    Fuzzer("targets", _request_seeds, _targets, _WORDS),
+    Fuzzer("targets", _request_seeds, _targets, WORDS),
     Fuzzer(
         "ranges",
         lambda: [
@@ -404,6 +302,5 @@ FUZZERS = (
         _forms,
         [b"--XX\r\n", b"--XX--\r\n", b"\r\n\r\n", b'filename="', b'name="content"', b"%", b"&", b"="],
     ),
-    Fuzzer("replays", _script_seeds, _replays, [*_WORDS, b"\x00|", b"\r\n\r\n", b"\r\n "]),
 )
 """What is sent over connections."""

@@ -34,6 +34,9 @@ class FakeConnection:
     def standing(self) -> Standing:
         return self.state
 
+    def close_if_idle(self, before: float) -> None:
+        return
+
     def abort(self) -> None:
         self.aborted = True
 

@@ -1,22 +1,28 @@
 """Replays: repeated requests are answered without parsing, and no client can tell the difference."""
 
 import asyncio
+import re
 import weakref
 from collections.abc import AsyncIterator
 from email.utils import parsedate_to_datetime
+from pathlib import Path
 
 import pytest
 from aiohttp import web
 
 from mirror.index.cache import ENTRY_BYTES, MemoryBudget, Validity
-from mirror.server.connection import ConnectionGroup, ConnectionProtocol
+from mirror.server.connection import ConnectionProtocol
 from mirror.server.connections import ConnectionLimits, Connections
 from mirror.server.drain import ConnectionRunner
-from mirror.server.facts import RequestFacts, ResponseRecord
-from mirror.server.replay import REPLAY_BYTES, Replay, ReplayCache, SharedBytes
+from mirror.server.facts import RequestFacts, ResponseRecord, facts_of
+from mirror.server.group import ConnectionGroup
+from mirror.server.proxies import TrustedProxies
+from mirror.server.replay import IGNORED, REPLAY_BYTES, Replay, ReplayCache, SharedBytes
 from mirror.server.respond import PreparedResponse, make_head
 from mirror.telemetry.metrics import Metrics, Observer
 
+PROXIES = TrustedProxies(["127.0.0.1"])
+PACKAGE = Path(__file__).parents[2] / "mirror"
 REQUEST = b"GET /page HTTP/1.1\r\nHost: mirror.example\r\n\r\n"
 
 
@@ -28,14 +34,27 @@ class Site:
         self.validity = Validity(2000.0)
         self.now = 1000.0
         self.records: list[ResponseRecord] = []
+        self.rights: dict[bytes, int] = {}
+        self.private = False
         self.group: ConnectionGroup
         self.port = 0
 
     async def handle(self, request: web.Request) -> web.StreamResponse:
         self.handled += 1
+        facts = facts_of(request)
+        if self.private:
+            facts.private = True
+            facts.rights = self.rights.get(request.headers.get("Authorization", "").encode(), 0)
+        if PROXIES.trusts(facts.client):
+            PROXIES.read_headers(request, facts)
         body = b"%d" % self.handled
         head = make_head(200, [("Content-Length", str(len(body))), ("X-Mirror-Cache", "hit")])
         return PreparedResponse(200, head, (body,), self.validity)
+
+    def noted(self) -> list[ResponseRecord]:
+        """All records so far."""
+        self.group.process_records()
+        return self.records
 
     async def talk(self, *parts: bytes) -> list[bytes]:
         """Send each part on one connection and wait for the body of one response after each."""
@@ -62,8 +81,10 @@ async def site() -> AsyncIterator[Site]:
     app.router.add_route("*", "/{path:.*}", site.handle)
     connections = Connections(ConnectionLimits())
     replays = ReplayCache(MemoryBudget(1 << 20), lambda: site.now)
-    group = ConnectionGroup(connections, replays, 75, site.records.extend)
-    runner = ConnectionRunner(app, group, access_log_class=group.access_logger())
+    group = ConnectionGroup(
+        connections, replays, site.records.extend, proxies=PROXIES, rights=lambda header: site.rights.get(header, 0)
+    )
+    runner = ConnectionRunner(app, group)
     await runner.setup()
     await web.TCPSite(runner, "127.0.0.1", 0).start()
     site.group = group
@@ -98,10 +119,139 @@ async def test_counts_are_read_with_what_waits_to_be_counted(site: Site) -> None
     assert metrics.totals()[""].requests == 2
 
 
-async def test_another_connection_joins_after_its_first_request(site: Site) -> None:
+async def test_another_connection_joins_with_its_first_request(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     await site.talk(REQUEST)
-    # aiohttp has to have seen a connection once, for its timers to run
-    assert await site.talk(REQUEST, REQUEST) == [b"2", b"2"]
+
+    def unexpected(connection: ConnectionProtocol) -> None:
+        raise AssertionError("aiohttp has nothing to do")
+
+    monkeypatch.setattr(ConnectionProtocol, "_aiohttp", unexpected)
+    assert await site.talk(REQUEST, REQUEST) == [b"1", b"1"]
+
+
+def with_headers(*lines: bytes) -> bytes:
+    return REQUEST.replace(b"\r\n\r\n", b"".join(b"\r\n" + line for line in lines) + b"\r\n\r\n")
+
+
+async def test_clients_that_ask_for_the_same_share_a_response_and_the_log_names_each(site: Site) -> None:
+    asked = [with_headers(b"User-Agent: pip/%d" % number, b"X-Real-IP: 192.0.2.%d" % number) for number in range(5)]
+    assert await site.talk(*asked, *asked) == [b"1"] * 10
+    assert [record.agent for record in site.noted()] == [f"pip/{number}" for number in range(5)] * 2
+
+
+async def test_spelling_does_not_matter(site: Site) -> None:
+    assert await site.talk(
+        with_headers(b"Accept: text/html", b"Connection: keep-alive"),
+        with_headers(b"ACCEPT:text/html"),
+        with_headers(b"accept:  text/html  ", b"Keep-Alive: 30"),
+    ) == [b"1", b"1", b"1"]
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        b"Accept: text/html", b"Accept-Encoding: gzip", b'If-None-Match: "x"', b"Range: bytes=0-1", b"If-Range: x",
+        b"Cache-Control: no-cache", b"Pragma: no-cache", b"Origin: http://localhost", b"Sec-Fetch-Site: none",
+        b"If-Modified-Since: Tue, 05 May 2026 10:00:00 GMT", b"X-Something: else", b"Accept-Language: de",
+        b"X-Forwarded-Host: other.example", b"X-Forwarded-Proto: https", b"X-Forwarded-Prefix: /python",
+        b"Forwarded: host=other.example",
+    ],
+)  # fmt: skip
+async def test_on_what_a_response_may_depend_it_is_another_request(site: Site, line: bytes) -> None:
+    other = with_headers(line)
+    assert await site.talk(REQUEST, other, REQUEST, other) == [b"1", b"2", b"1", b"2"]
+
+
+async def test_behind_a_proxy_clients_share_a_response_and_the_log_names_each(site: Site) -> None:
+    asked = [
+        with_headers(
+            b"X-Forwarded-For: 192.0.2.%d" % number, b"X-Forwarded-Proto: https", b"X-Forwarded-Host: mirror.example",
+            b"X-Request-ID: given-%d" % number,
+        )
+        for number in range(5)
+    ]  # fmt: skip
+    assert await site.talk(*asked, *asked) == [b"1"] * 10
+    assert [(record.client, record.request_id) for record in site.noted()] == [
+        (f"192.0.2.{number}", f"given-{number}") for number in range(5)
+    ] * 2
+
+
+async def test_from_others_the_headers_of_proxies_mean_nothing(site: Site) -> None:
+    site.group.proxies = TrustedProxies([])
+    forged = with_headers(b"X-Forwarded-For: 192.0.2.1", b"X-Request-ID: forged", b"X-Forwarded-Host: a.example")
+    assert await site.talk(REQUEST, forged) == [b"1", b"1"]
+    assert [(record.client, record.request_id) for record in site.noted()] == [("127.0.0.1", "")] * 2
+
+
+async def test_what_a_proxy_may_not_report_is_no_replay(site: Site) -> None:
+    await site.talk(REQUEST)
+    reader, writer = await asyncio.open_connection("127.0.0.1", site.port)
+    writer.write(with_headers(b"X-Forwarded-Host: a b"))
+    assert (await reader.readline()).startswith(b"HTTP/1.1 500")  # here no middleware makes a 400 of it
+    writer.close()
+
+
+async def test_a_private_response_is_for_those_with_the_same_rights(site: Site) -> None:
+    site.private, site.rights = True, {b"Bearer a": 1, b"Bearer b": 1, b"Bearer c": 2}
+    first, same, other, unknown = (with_headers(b"Authorization: Bearer " + name) for name in (b"a", b"b", b"c", b"d"))
+    assert await site.talk(first, first, same, other, other, unknown, unknown) == [
+        b"1", b"1", b"1", b"2", b"2", b"3", b"4",
+    ]  # fmt: skip
+    site.rights[b"Bearer b"] = 0  # something has changed, which has to be looked at
+    assert await site.talk(first, same, REQUEST) == [b"1", b"5", b"6"]
+    site.rights[b"Bearer b"] = 2
+    assert await site.talk(same) == [b"2"]
+
+
+async def test_credentials_for_what_everyone_may_read_are_not_looked_at(site: Site) -> None:
+    assert await site.talk(REQUEST, with_headers(b"Authorization: Bearer a")) == [b"1", b"1"]
+
+
+async def test_no_credential_is_kept(site: Site) -> None:
+    site.private, site.rights = True, {b"Bearer secret": 1}
+    await site.talk(*[with_headers(b"Authorization: Bearer secret")] * 3)
+    assert site.handled == 1
+    kept = [*site.group.replays, *site.group.heads]
+    assert kept
+    assert not any(b"secret" in key for key in kept)
+
+
+def test_nothing_reads_the_headers_that_are_ignored() -> None:
+    source = "".join(path.read_text() for path in PACKAGE.rglob("*.py") if path.name != "replay.py").lower()
+    assert [name for name in IGNORED if re.search(f'(?<!b)"{name.decode()}"', source)] == []
+
+
+async def test_a_connection_that_is_to_be_closed_is_closed_after_a_replay(site: Site) -> None:
+    assert await site.talk(REQUEST) == [b"1"]
+    reader, writer = await asyncio.open_connection("127.0.0.1", site.port)
+    writer.write(with_headers(b"Connection: close"))
+    response = await reader.read()
+    assert b"\r\nConnection: close\r\n" in response
+    assert response.endswith(b"\r\n\r\n1")
+    writer.close()
+    assert await site.talk(REQUEST) == [b"1"]
+
+
+async def test_a_connection_without_requests_for_long_is_closed(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    connections, times = site.group.connections, [0.0]
+    monkeypatch.setattr(connections, "clock", lambda: times[0])
+    pairs = [await asyncio.open_connection("127.0.0.1", site.port) for _ in range(3)]
+    for pair in pairs:
+        assert await site.ask(*pair, REQUEST) == b"1"
+    times[0] = 70.0
+    assert await site.ask(*pairs[2], REQUEST) == b"1"
+    assert await site.ask(*pairs[1], with_headers(b"Cookie: a=b")) == b"2"
+    times[0] = 76.0
+    connections.close_slow()
+    assert await pairs[0][0].read() == b""
+    assert await site.ask(*pairs[1], REQUEST) == b"1"
+    assert await site.ask(*pairs[2], REQUEST) == b"1"
+    times[0] = 152.0
+    connections.close_slow()
+    assert [await one.read() for one, _ in pairs] == [b"", b"", b""]
+    assert connections.refused == 0
+    for _, writer in pairs:
+        writer.close()
 
 
 async def test_other_bytes_are_another_request(site: Site) -> None:
@@ -127,19 +277,21 @@ async def test_a_replay_ends_when_its_validity_does(site: Site) -> None:
     writer.close()
 
 
-@pytest.mark.parametrize("header", [b"Authorization: Basic eDp5", b"Cookie: a=b", b"Content-Length: 0"])
-async def test_requests_with_credentials_or_bodies_are_always_parsed(site: Site, header: bytes) -> None:
-    request = REQUEST.replace(b"Host", header + b"\r\nHost")
-    assert await site.talk(request, request, REQUEST, REQUEST) == [b"1", b"2", b"3", b"4"]
+@pytest.mark.parametrize(
+    "line",
+    [
+        b"Cookie: a=b", b"Content-Length: 0", b"TE: trailers", b"Connection: x", b"Trailer: x",
+        b"X-Request-ID: a\r\nX-Request-ID: b", b"Authorization: Bearer a\r\nAuthorization: Bearer b",
+    ],
+)  # fmt: skip
+async def test_unusual_requests_are_always_handled(site: Site, line: bytes) -> None:
+    request = with_headers(line)
+    assert await site.talk(REQUEST, request, request, REQUEST) == [b"1", b"2", b"3", b"1"]
 
 
-async def test_aiohttp_sees_a_request_of_each_connection_now_and_then(site: Site) -> None:
-    site.validity.until = 10_000.0
-    reader, writer = await asyncio.open_connection("127.0.0.1", site.port)
-    for now, body in ((1000.0, b"1"), (1037.0, b"1"), (1038.0, b"2"), (1075.0, b"2"), (1076.0, b"3")):
-        site.now = now
-        assert await site.ask(reader, writer, REQUEST) == body
-    writer.close()
+async def test_after_a_body_nothing_is_replayed(site: Site) -> None:
+    post = b"POST /page HTTP/1.1\r\nHost: mirror.example\r\nContent-Length: 1\r\n\r\nx"
+    assert await site.talk(REQUEST, post, REQUEST) == [b"1", b"2", b"3"]
 
 
 async def test_a_request_in_two_parts_is_understood_and_ends_replaying(site: Site) -> None:
@@ -179,9 +331,9 @@ def response(body: bytes) -> Replay:
 
 def keep(replays: ReplayCache, request: bytes, replay: Replay) -> None:
     """Keep a replay as a connection does that has seen its request."""
-    group = ConnectionGroup(Connections(ConnectionLimits()), replays, 75, lambda records: None)
-    connection = ConnectionProtocol(asyncio.Protocol(), group)
-    connection._request = request
+    group = ConnectionGroup(Connections(ConnectionLimits()), replays, lambda records: None)
+    connection = ConnectionProtocol(asyncio.Protocol, group)
+    connection._key = request
     connection.remember(replay)
 
 
