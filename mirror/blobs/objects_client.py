@@ -45,7 +45,7 @@ CREATES_AT_ONCE = 16
 """Such requests at once, all of whose bodies are in memory."""
 UPLOADS_AT_ONCE = 8
 """Large uploads at once, each with PARTS_AT_ONCE parts in memory."""
-CHUNK_BYTES = 256 * 1024
+CHUNK_BYTES = 512 * 1024
 """The least bytes that are taken from a response at once."""
 PAGE_OBJECTS = 1000
 """Objects that are listed with one request."""
@@ -143,13 +143,21 @@ class ObjectClient:
                 else:
                     found = await self._store.get_async(key, options={"range": {"offset": start}} if start else None)
             chunks = found.stream(min_chunk_size=CHUNK_BYTES).__aiter__()
-        while True:
+
+        async def next_chunk() -> bytes:
             with self._request(""):
                 async with asyncio.timeout(ANSWER_SECONDS + SILENCE_SECONDS):
-                    chunk = await anext(chunks, b"")
-            if not chunk:
-                return
-            yield chunk
+                    return await anext(chunks, b"")
+
+        # One chunk ahead: else nothing is received while the last one is hashed, written and sent.
+        ahead = asyncio.create_task(next_chunk())
+        try:
+            while chunk := await ahead:
+                ahead = asyncio.create_task(next_chunk())
+                yield chunk
+        finally:
+            ahead.cancel()
+            await asyncio.gather(ahead, return_exceptions=True)
 
     async def content(self, key: str) -> bytes | None:
         """Return a small object; None when there is none."""

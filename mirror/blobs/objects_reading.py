@@ -60,6 +60,8 @@ class Download:
         self._part = cache.local.incoming / f"{secrets.token_hex(16)}.part"
         self._fd = -1
         self._received = 0
+        self._newest = 0, b""
+        """The newest chunk, so that readers who are up to date need not read it again."""
         self._verified = False
         self._error: MirrorError | None = None
         self._changed = asyncio.Event()
@@ -103,6 +105,7 @@ class Download:
             if self._received + len(chunk) > self.facts.size:
                 break
             await off_loop(partial(self._take, hasher, chunk))
+            self._newest = self._received, chunk
             self._received += len(chunk)
             self._notify()
         if hasher.hexdigest() != self.facts.digest:
@@ -126,7 +129,11 @@ class Download:
             readable = self.facts.size if self._verified else min(self._received, self.facts.size - TAIL_BYTES)
             end = min(stop, readable)
             if start < end:
-                chunk = await read_at(self._fd, start, min(CHUNK_BYTES, end - start))
+                offset, newest = self._newest
+                if offset <= start < offset + len(newest):
+                    chunk = newest[start - offset : end - offset]
+                else:
+                    chunk = await read_at(self._fd, start, min(CHUNK_BYTES, end - start))
                 if not chunk:
                     raise MissingBlob(self.facts.digest)
                 start += len(chunk)
