@@ -10,6 +10,14 @@ class MirrorError(Exception):
     """Base class of every error that the mirror raises on purpose."""
 
 
+class LostLease(MirrorError):
+    """Another process has taken over the work, so that nothing more of it is done here."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(f"The lease {name!r} has gone to another process.")
+        self.name = name
+
+
 class NotFound(MirrorError):
     """The requested thing does not exist."""
 

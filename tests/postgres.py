@@ -4,6 +4,7 @@ It is started by an unprivileged user in a directory of its own and does not wai
 machine would lose is no concern of a test. Where there is none, tests that need it are skipped; in CI they fail.
 """
 
+import asyncio
 import hashlib
 import itertools
 import os
@@ -16,6 +17,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Self
 from urllib.parse import quote
 
 import pytest
@@ -194,3 +196,126 @@ def _unprivileged() -> str | None:
 
 def _locales() -> str:
     return subprocess.run(["locale", "-a"], capture_output=True, text=True, check=False).stdout
+
+
+@contextmanager
+def running_pgbouncer(server: PostgresServer) -> Iterator[int]:
+    """PgBouncer in transaction mode in front of a server; its port on loopback. It logs in as the superuser."""
+    program = shutil.which("pgbouncer", path=f"{os.environ.get('PATH', '')}:/usr/sbin")
+    if program is None:
+        missing("PgBouncer is not installed (Debian: pgbouncer)")
+    assert program is not None
+    port, directory = free_port(), server.directory / "bouncer"
+    directory.mkdir()
+    settings = directory / "pgbouncer.ini"
+    settings.write_text(
+        "[databases]\n"
+        f"* = host={server.directory} port={server.port} user=postgres\n"
+        "[pgbouncer]\n"
+        f"listen_addr = 127.0.0.1\nlisten_port = {port}\nunix_socket_dir =\n"
+        "auth_type = any\npool_mode = transaction\ndefault_pool_size = 3\nserver_reset_query =\n"
+    )
+    user = _unprivileged()
+    if user is not None:
+        for path in (directory, settings):
+            shutil.chown(path, user)
+    with (directory / "log").open("ab") as log:
+        who = {} if user is None else {"user": user, "group": user, "extra_groups": []}
+        process = subprocess.Popen([program, str(settings)], stdout=log, stderr=log, cwd="/", **who)
+    try:
+        deadline = time.monotonic() + START_SECONDS
+        while True:
+            try:
+                socket.create_connection(("127.0.0.1", port), 1).close()
+                break
+            except OSError:
+                if time.monotonic() > deadline or process.poll() is not None:
+                    raise AssertionError((directory / "log").read_text()) from None
+                time.sleep(0.05)
+        yield port
+    finally:
+        process.kill()
+        process.wait()
+        shutil.rmtree(directory, ignore_errors=True)
+
+
+class PostgresProxy:
+    """Stands between a client and a server, passes everything on, and can lose connections at chosen moments."""
+
+    def __init__(self, server: PostgresServer) -> None:
+        self._upstream = str(server.directory / f".s.PGSQL.{server.port}")
+        self._directory = Path(tempfile.mkdtemp(prefix="mirror-proxy-"))
+        self._server: asyncio.Server | None = None
+        self._running: set[asyncio.Task[None]] = set()
+        self.lose_commit: str | None = None
+        """`before` or `after` the server gets the next COMMIT, its connection is lost: once."""
+        self.silent = False
+        """Whether nothing is passed on any more: connections stay open, and nothing answers."""
+        self.down = False
+        """Whether new connections are closed at once."""
+
+    def url(self, database: str) -> str:
+        """The URL of a database through the proxy."""
+        return f"postgresql://postgres@/{database}?host={quote(str(self._directory), safe='')}&port=5432"
+
+    def cut(self) -> None:
+        """Close all connections, and each new one at once, until `down` is false again."""
+        self.down = True
+        for task in self._running:
+            task.cancel()
+
+    async def __aenter__(self) -> Self:
+        self._server = await asyncio.start_unix_server(self._serve, self._directory / ".s.PGSQL.5432")
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        assert self._server is not None
+        self._server.close()
+        for task in self._running:
+            task.cancel()
+        await asyncio.gather(*self._running, return_exceptions=True)
+        shutil.rmtree(self._directory, ignore_errors=True)
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        if self.down:
+            writer.close()
+            return
+        self._running.add(task)
+        up_reader, up_writer = await asyncio.open_unix_connection(self._upstream)
+        lost = asyncio.Event()
+
+        async def forward() -> None:
+            while data := await reader.read(65536):
+                if self.silent:
+                    continue
+                if b"COMMIT\0" in data and self.lose_commit is not None:
+                    how, self.lose_commit = self.lose_commit, None
+                    lost.set()
+                    if how == "after":
+                        up_writer.write(data)
+                        await up_reader_done.wait()
+                    return
+                up_writer.write(data)
+
+        up_reader_done = asyncio.Event()
+
+        async def back() -> None:
+            while data := await up_reader.read(65536):
+                if lost.is_set():
+                    up_reader_done.set()
+                    return
+                if not self.silent:
+                    writer.write(data)
+
+        both = [asyncio.ensure_future(forward()), asyncio.ensure_future(back())]
+        try:
+            await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for one in both:
+                one.cancel()
+            await asyncio.gather(*both, return_exceptions=True)
+            for end in (writer, up_writer):
+                end.close()
+            self._running.discard(task)

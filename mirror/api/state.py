@@ -211,6 +211,8 @@ class MirrorState:
                 await self._catalog.leases.take("ready", self._clock(), 0)
         except StorageError:
             return True
+        except TimeoutError:
+            return self._catalog.database.shared  # the other nodes could not serve without it either
         except Exception:
             logger.exception("the catalog takes no changes")
             return False
@@ -222,6 +224,8 @@ class MirrorState:
             return "The disk is full: what is held is served, and nothing more is kept."
         if not self._transfers.store_state().reachable:
             return "The object store does not answer: what is cached is served, and nothing more is kept."
+        if not self._catalog.database.available:
+            return "The catalog's database does not answer: what is in memory is served, and nothing more is kept."
         return ""
 
 

@@ -34,7 +34,7 @@ from mirror.auth.rights import ANONYMOUS, AccessRules, Identity, Scope, scope
 from mirror.auth.sessions import SESSION_SECONDS, session_secret
 from mirror.auth.throttle import LoginThrottle
 from mirror.catalog import Accounts, Session, Token, User
-from mirror.errors import Forbidden, MirrorError, Unauthorized, UnknownProject
+from mirror.errors import Forbidden, MirrorError, StorageUnavailable, Unauthorized, UnknownProject
 from mirror.index.cache import BoundedCache, MemoryBudget, SingleFlight
 from mirror.model import Grant, Right
 from mirror.runtime import log_failure
@@ -162,7 +162,10 @@ class Guard:
         if self._generation is not None and abs(now - self._checked_at) < RECHECK_SECONDS:
             return
         self._checked_at = now  # before waiting: only one of many requests checks
-        generation = await self._accounts.generation()
+        try:
+            generation = await self._accounts.generation()
+        except StorageUnavailable:
+            return  # who was verified remains so until that ends, and no one else is
         if generation != self._generation:
             self._generation = generation
             self._verified.clear()

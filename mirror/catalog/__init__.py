@@ -7,7 +7,7 @@ recorded about cached content can always be made again; uploads have their recor
 from mirror.catalog.accounts import Accounts, Session, Token, User
 from mirror.catalog.bundles import Bundles
 from mirror.catalog.claims import Claims
-from mirror.catalog.coordination import Counters, Cursor, Cursors, Leases
+from mirror.catalog.coordination import Counters, Cursor, Cursors, FencedDatabase, Lease, Leases
 from mirror.catalog.database import Database
 from mirror.catalog.feed import FeedTable, Position
 from mirror.catalog.files import Files, HeldFile
@@ -32,10 +32,12 @@ __all__ = [
     "Cursors",
     "Database",
     "FeedTable",
+    "FencedDatabase",
     "Files",
     "HeldFile",
     "HeldProject",
     "HeldThing",
+    "Lease",
     "Leases",
     "Logs",
     "NoSidecars",
@@ -77,6 +79,10 @@ class Catalog:
         self.uploads = Uploads(database)
         self.accounts = Accounts(database)
         self.leases = Leases(database)
+
+    def under(self, lease: Lease) -> "Catalog":
+        """Return the same catalog for work under a lease: what it writes raises LostLease once another one has it."""
+        return Catalog(FencedDatabase(self.database, lease))
 
     async def close(self) -> None:
         """Finish what is being written, and close the database."""

@@ -9,7 +9,8 @@ from contextlib import asynccontextmanager
 
 import msgspec
 
-from mirror.catalog.database import Database, Statement
+from mirror.catalog.database import Database, Row, Statement, Value
+from mirror.errors import ConstraintViolation, LostLease
 
 KEPT_HOURS = 400 * 24
 """Hours for which the totals of single hours are kept."""
@@ -102,47 +103,131 @@ class Cursors:
         )
 
 
+class Lease(msgspec.Struct, frozen=True):
+    """The right of one process to do a thing, for as long as no other one has taken it since."""
+
+    name: str
+    holder: str
+    epoch: int
+    """Rises whenever the lease goes to another holder, and is never given out twice."""
+
+    @property
+    def guard(self) -> Statement:
+        """The statement that makes its transaction fail when the lease has gone to another holder.
+
+        It adds a row without a holder then, which the table does not allow.
+        """
+        return (
+            "INSERT INTO leases (name, holder, until, epoch) SELECT $1, NULL, 0, 0"
+            " WHERE NOT EXISTS (SELECT 1 FROM leases WHERE name = $1 AND epoch = $2)",
+            (self.name, self.epoch),
+        )
+
+
+class FencedDatabase:
+    """A database that takes changes only while a lease is held: each transaction checks its epoch.
+
+    A process that was stopped for a while and goes on then changes nothing that another one has taken over.
+    """
+
+    def __init__(self, database: Database, lease: Lease) -> None:
+        self._database = database
+        self._lease = lease
+
+    @property
+    def shared(self) -> bool:
+        """Whether other machines use the database as well."""
+        return self._database.shared
+
+    @property
+    def available(self) -> bool:
+        """Whether the database answers, as far as is known."""
+        return self._database.available
+
+    async def read(self, sql: str, *values: Value) -> list[Row]:
+        return await self._database.read(sql, *values)
+
+    async def scan(self, sql: str, *values: Value) -> list[Row]:
+        return await self._database.scan(sql, *values)
+
+    async def write(self, *statements: Statement) -> list[list[Row]]:
+        """Run the statements as one transaction. Raises LostLease, and then nothing is written."""
+        try:
+            results = await self._database.write(self._lease.guard, *statements)
+        except ConstraintViolation:
+            held = "SELECT 1 FROM leases WHERE name = $1 AND epoch = $2"
+            if await self._database.read(held, self._lease.name, self._lease.epoch):
+                raise  # a statement's own
+            raise LostLease(self._lease.name) from None
+        return results[1:]
+
+    async def close(self) -> None:
+        """Do nothing: the database belongs to others as well."""
+
+
 class Leases:
-    """The table of leases."""
+    """The table of leases, judged by the database's clock: that of this machine counts where the database is a file."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
         self._holder = f"{os.getpid()}-{secrets.token_hex(8)}"
 
-    async def take(self, name: str, now: float, seconds: float) -> bool:
-        """Take or renew a lease; return False while another process has it."""
-        rows = await self._database.write(
+    async def take(self, name: str, now: float, seconds: float) -> Lease | None:
+        """Take a lease, or renew one that this process has; return None while another process has it.
+
+        `now` is the time of this machine.
+        """
+        _, rows = await self._database.write(
+            ("UPDATE counters SET value = value + 1 WHERE name = 'lease epoch'", ()),
             (
-                "INSERT INTO leases (name, holder, until) VALUES ($1, $2, $4)"
-                " ON CONFLICT (name) DO UPDATE SET holder = excluded.holder, until = excluded.until"
-                " WHERE leases.until <= $3 OR leases.holder = excluded.holder RETURNING holder",
-                (name, self._holder, now, now + seconds),
+                "INSERT INTO leases (name, holder, until, epoch)"
+                " SELECT $1, $2, current_seconds($3) + $4, value FROM counters WHERE name = 'lease epoch'"
+                " ON CONFLICT (name) DO UPDATE SET holder = excluded.holder, until = excluded.until,"
+                " epoch = CASE WHEN leases.holder = excluded.holder THEN leases.epoch ELSE excluded.epoch END"
+                " WHERE leases.until <= current_seconds($3) OR leases.holder = excluded.holder RETURNING epoch",
+                (name, self._holder, now, seconds),
+            ),
+        )
+        return Lease(name, self._holder, rows[0][0]) if rows else None
+
+    async def renew(self, lease: Lease, now: float, seconds: float) -> bool:
+        """Renew a lease; return False when another process has taken it, or it was given back.
+
+        One that has ended meanwhile, and that no one has taken, goes on.
+        """
+        (rows,) = await self._database.write(
+            (
+                "UPDATE leases SET until = current_seconds($3) + $4 WHERE name = $1 AND epoch = $2 RETURNING epoch",
+                (lease.name, lease.epoch, now, seconds),
             )
         )
-        return bool(rows[0])
+        return bool(rows)
 
     async def give_back(self, name: str) -> None:
         """Release a lease that this process has."""
         await self._database.write(("DELETE FROM leases WHERE name = $1 AND holder = $2", (name, self._holder)))
 
     @asynccontextmanager
-    async def held(self, name: str, clock: Callable[[], float], seconds: float) -> AsyncIterator[bool]:
-        """Hold a lease for the length of the block, renewed in time; yield False while another process has it."""
-        if not await self.take(name, clock(), seconds):
-            yield False
+    async def held(self, name: str, clock: Callable[[], float], seconds: float) -> AsyncIterator[Lease | None]:
+        """Hold a lease for the length of the block, renewed in time; yield None while another process has it."""
+        lease = await self.take(name, clock(), seconds)
+        if lease is None:
+            yield None
             return
-        renewing = asyncio.create_task(self._renew(name, clock, seconds))
+        renewing = asyncio.create_task(self._keep(lease, clock, seconds))
         try:
-            yield True
+            yield lease
         finally:
             renewing.cancel()
             await asyncio.gather(renewing, return_exceptions=True)
             await self.give_back(name)
 
-    async def _renew(self, name: str, clock: Callable[[], float], seconds: float) -> None:
+    async def _keep(self, lease: Lease, clock: Callable[[], float], seconds: float) -> None:
         while True:
             await asyncio.sleep(seconds / 3)
             try:
-                await self.take(name, clock(), seconds)
+                if not await self.renew(lease, clock(), seconds):
+                    logger.error("The lease %s has gone to another process, which goes on with its work.", lease.name)
+                    return
             except Exception:
-                logger.exception("could not renew the lease %s; it is tried again", name)
+                logger.exception("could not renew the lease %s; it is tried again", lease.name)

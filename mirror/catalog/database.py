@@ -19,6 +19,14 @@ VALUES_PER_QUERY = 100
 class Database(Protocol):
     """A database engine."""
 
+    @property
+    def shared(self) -> bool:
+        """Whether nodes on other machines use it as well, so that it may be out of reach for a while."""
+
+    @property
+    def available(self) -> bool:
+        """Whether the database answers, as far as is known."""
+
     async def read(self, sql: str, *values: Value) -> list[Row]:
         """Return the rows of one query, as last committed."""
 
@@ -38,10 +46,6 @@ class Engine(Database, Protocol):
     @property
     def renewed(self) -> int:
         """The number of times that a damaged catalog was replaced by an empty one."""
-
-    @property
-    def available(self) -> bool:
-        """Whether the database answers, as far as is known."""
 
     async def open(self) -> None:
         """Open the database, made or brought up to date as needed. Raises ConfigError or OSError where it cannot be."""

@@ -44,7 +44,10 @@ class Browse:
         `like` and `unlike` are patterns from `contains` or `begins`; an empty `unlike` excludes nothing. `sidecar` is
         the ending of sidecars' file names.
         """
-        fitting = "project > $2 AND project LIKE $3 ESCAPE '!' AND ($4 = '' OR project NOT LIKE $4 ESCAPE '!')"
+        fitting = (
+            "project > $2 AND lower(project) LIKE lower($3) ESCAPE '!'"
+            " AND ($4 = '' OR lower(project) NOT LIKE lower($4) ESCAPE '!')"
+        )
         # The names of the page first, source by source in the order of the index, so that each stops after a few.
         parts = [
             f"SELECT DISTINCT project FROM files WHERE source = ${7 + number} AND {fitting}"
@@ -52,7 +55,7 @@ class Browse:
             for number in range(len(sources))
         ]
         parts.append(f"SELECT DISTINCT project FROM uploads WHERE repository = $1 AND deleted = 0 AND {fitting}")
-        names = _first(parts, "project")
+        names = _first(parts, "project", limit="$6")
         rows = await self._database.read(
             "SELECT project, sum(CASE WHEN filename LIKE $5 ESCAPE '!' THEN 0 ELSE 1 END), sum(size), max(used) FROM ("
             f" SELECT project, filename, size, used FROM files WHERE source IN ({_numbered(7, sources)})"
@@ -80,13 +83,15 @@ class Browse:
     ) -> list[str]:
         """Return the names of projects whose pages are stored, held or not; for the arguments see `held`."""
         parts = [
-            f"SELECT name FROM pages WHERE source = ${7 + number} AND kind = 'project' AND found = 1"
-            " AND name > $2 AND name LIKE $3 ESCAPE '!' AND ($4 = '' OR name NOT LIKE $4 ESCAPE '!')"
+            f"SELECT name FROM pages WHERE source = ${5 + number} AND kind = 'project' AND found = 1"
+            " AND name > $1 AND lower(name) LIKE lower($2) ESCAPE '!'"
+            " AND ($3 = '' OR lower(name) NOT LIKE lower($3) ESCAPE '!')"
             for number in range(len(sources))
         ]
         if not parts:
             return []
-        rows = await self._database.read(_first(parts, "name"), "", after, like, unlike, "", limit, *sources)
+        sql = _first(parts, "name", limit="$4")
+        rows = await self._database.read(sql, after, like, unlike, limit, *sources)
         return [name for (name,) in rows]
 
 
@@ -100,12 +105,13 @@ def begins(text: str) -> str:
     return f"{_literal(text)}%"
 
 
-def _first(parts: Sequence[str], column: str) -> str:
-    """Return the query of the first $6 values of a column in several queries, each of which stops after as many."""
+def _first(parts: Sequence[str], column: str, limit: str) -> str:
+    """Return the query of the first values of a column in several queries, each of which stops after as many."""
     each = (
-        f"SELECT {column} FROM ({part} ORDER BY {column} LIMIT $6) AS part{number}" for number, part in enumerate(parts)
+        f"SELECT {column} FROM ({part} ORDER BY {column} LIMIT {limit}) AS part{number}"
+        for number, part in enumerate(parts)
     )
-    return f"SELECT {column} FROM ({' UNION '.join(each)}) AS parts ORDER BY {column} LIMIT $6"
+    return f"SELECT {column} FROM ({' UNION '.join(each)}) AS parts ORDER BY {column} LIMIT {limit}"
 
 
 def _numbered(first: int, values: Sequence[object]) -> str:

@@ -62,6 +62,7 @@ class _Connection:
 
         def work() -> None:
             self._connection = sqlite3.connect(path, isolation_level=None, timeout=LOCKED_SECONDS)
+            self._connection.create_function("current_seconds", 1, lambda given: given)  # see migration 0015
             prepare(self._connection)
 
         await self._call(work)
@@ -107,6 +108,8 @@ def _settle(settle: Callable[[T], None], done: asyncio.Future[Any], value: T) ->
 class SQLite:
     """A catalog in one file, which other processes of this machine may use at the same time."""
 
+    shared = False
+    """A file belongs to its machine."""
     available = True
     """A file answers, or the process that needs it ends."""
 

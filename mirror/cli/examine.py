@@ -6,14 +6,13 @@ import ssl
 import time
 from collections.abc import Sequence
 from datetime import UTC, datetime
-from pathlib import Path
 
 import aiohttp
 import msgspec
 from yarl import URL
 
 from mirror import __version__
-from mirror.catalog.inspection import Inspection, held_projects, inspect
+from mirror.catalog.inspection import held_projects, inspect
 from mirror.cli.ask import get_from_address, get_from_url, json_from_address, json_from_url, proves
 from mirror.config import RepositorySettings, Settings, UpstreamSettings
 from mirror.doctor import (
@@ -26,11 +25,16 @@ from mirror.doctor import (
     machine,
     open_session,
 )
+<<<<<<< HEAD
 from mirror.doctor.objects import check_object_store
+=======
+from mirror.doctor.database import check_database
+>>>>>>> e0a4511 (catalog: leases have epochs, and outages of PostgreSQL are survived)
 from mirror.errors import ConfigError, Invalid, MirrorError, UpstreamError
 from mirror.index.ecosystem import Ecosystem
 from mirror.service.directory import served_by
 from mirror.service.ecosystems import ECOSYSTEMS
+from mirror.service.store import catalog_password
 from mirror.upstream import Outgoing
 
 _SERVES = Requirement("index/serves", "There is an index at the URL.", "everyone whose client uses it")
@@ -153,7 +157,7 @@ async def examine_here(settings: Settings, wanted: DoctorOptions) -> list[Doctor
     running = await asyncio.to_thread(_RunningMirror, settings)
     status = running.status
     held = status.get("bytes")
-    inspection, catalog = await _inspect_catalog(settings.catalog_file)
+    newest, catalog = await _inspect_catalog(settings)
     upstreams = [] if settings.offline else [(one.name, await _ask_upstream(one)) for one in _upstreams(settings)]
     now = time.time()
     offsets = {name: clock - now for name, (clock, _) in upstreams if clock is not None}
@@ -163,24 +167,36 @@ async def examine_here(settings: Settings, wanted: DoctorOptions) -> list[Doctor
         *await asyncio.to_thread(running.findings),
         *machine.check_storage(settings, held if isinstance(held, int) else 0),
         *await check_object_store(settings),
-        catalog,
+        *catalog,
         machine.check_upstreams(troubles, settings.offline),
         machine.check_names(settings),
-        *machine.check_clock(now, offsets, inspection.newest if inspection else None),
+        *machine.check_clock(now, offsets, newest),
         *machine.check_certificate(settings, datetime.now(UTC)),
         machine.check_libraries(),
     ]
     return [DoctorSection("this mirror", findings), *await running.repositories(wanted)]
 
 
-async def _inspect_catalog(path: Path) -> tuple[Inspection | None, Finding]:
-    if not path.exists():
-        return None, machine.catalog_not_checked("there is none yet")
+async def _inspect_catalog(settings: Settings) -> tuple[float | None, list[Finding]]:
+    """Return when something changed last in the catalog, where that can be found out, and how the catalog is."""
+    if settings.catalog.url is not None:
+        return await _inspect_database(settings, settings.catalog.url)
+    if not settings.catalog_file.exists():
+        return None, [machine.catalog_not_checked("there is none yet")]
     try:
-        inspection = await asyncio.to_thread(inspect, path)
+        inspection = await asyncio.to_thread(inspect, settings.catalog_file)
     except OSError as error:
-        return None, machine.catalog_not_checked(f"it cannot be opened: {error.strerror}")
-    return inspection, machine.check_catalog(inspection.damage, inspection.unfinished)
+        return None, [machine.catalog_not_checked(f"it cannot be opened: {error.strerror}")]
+    return inspection.newest, [machine.check_catalog(inspection.damage, inspection.unfinished)]
+
+
+async def _inspect_database(settings: Settings, url: str) -> tuple[float | None, list[Finding]]:
+    try:
+        from mirror.catalog.postgres.inspection import inspect_database
+    except ModuleNotFoundError:
+        return None, [machine.catalog_not_checked("pip install 'mirror[postgres]'")]
+    seen = await inspect_database(url, catalog_password(settings))
+    return seen.newest, check_database(seen.trouble, seen.latency, seen.offset, seen.schema, seen.known)
 
 
 def _upstreams(settings: Settings) -> list[UpstreamSettings]:
@@ -296,6 +312,8 @@ class _RunningMirror:
 
     def _held(self, repository: RepositorySettings) -> tuple[str, ...]:
         sources = [str(one.url) for one in repository.upstreams]
+        if self._settings.catalog.url is not None:
+            return ()
         try:
             return held_projects(self._settings.catalog_file, sources) if sources else ()
         except OSError:

@@ -14,6 +14,7 @@ from collections.abc import Awaitable, Callable, Collection, Iterable
 from typing import NamedTuple
 
 from mirror.catalog import FeedTable, Position
+from mirror.errors import StorageUnavailable
 from mirror.index.cache import SingleFlight
 from mirror.index.change_counter import COUNTER_BYTES, ChangeCounter
 from mirror.model import Event
@@ -152,6 +153,8 @@ class Journal:
         while True:
             try:
                 await self._looking.run("", self._look)
+            except StorageUnavailable:  # the catalog reports it once
+                logger.debug("the journal cannot be read at the moment")
             except Exception:
                 logger.exception("the journal cannot be read; it is tried again")
             hurried = time.monotonic() < self._hurry_until

@@ -16,7 +16,7 @@ import msgspec
 from mirror.catalog import Catalog, PageRow
 from mirror.catalog.claims import owner_of
 from mirror.catalog.pages import MISSING_AT_ONCE
-from mirror.errors import MirrorError, StorageError, UpstreamProtocolError
+from mirror.errors import MirrorError, StorageError, StorageUnavailable, UpstreamProtocolError
 from mirror.index.cache import BoundedCache, LoadingCache, MemoryBudget
 from mirror.index.freshness import Ages
 from mirror.index.page_reader import LARGE_PAGE_BYTES, PageReader
@@ -71,21 +71,27 @@ class PageStore:
         self._unstored: BoundedCache[Page, tuple[PageRow, UpstreamResponse]] = BoundedCache(memory)
 
     async def row(self, page: Page) -> PageRow | None:
-        """Return what is known of a page; None when it was never asked for."""
+        """Return what is known of a page; None when it was never asked for, or the catalog cannot be reached."""
         if (unstored := self._unstored.value(page)) is not None:
             return unstored[0]
-        return await self._rows.get(page, lambda: self._pages.get(self._source, page))
+        try:
+            return await self._rows.get(page, lambda: self._pages.get(self._source, page))
+        except StorageUnavailable:
+            return None
 
     def row_in_memory(self, page: Page) -> PageRow | None:
         """Return what is known of a page without reading the catalog."""
         return self._rows.peek(page)
 
     async def read(self, page: Page) -> tuple[str, UpstreamResponse] | None:
-        """Return the newest response with its revision; None where there is none or it is damaged."""
+        """Return the newest response with its revision; None where there is none, or it is damaged or out of reach."""
         if (unstored := self._unstored.value(page)) is not None:
             row, response = unstored
             return row.stamp.revision, response
-        return await self._pages.read(self._source, page)
+        try:
+            return await self._pages.read(self._source, page)
+        except StorageUnavailable:
+            return None
 
     async def project(self, page: Page, response: UpstreamResponse) -> Project:
         """Return the project on a response, with this source as the one that lists it. Raises UpstreamProtocolError.

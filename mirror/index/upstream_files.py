@@ -252,10 +252,10 @@ class UpstreamFiles:
             return None  # it is passed on from upstream meanwhile
         if body is None:
             self._held.forget(row.project)
-            now = await self._catalog.files.get(self._name, row.project, row.filename)
-            if now is not None and now.digest == row.digest:  # else it is held with other bytes
-                logger.error("the blob of %s has vanished from the store; it is fetched again", row.filename)
-                with suppress(StorageError):  # then it stays known as one that has vanished
+            with suppress(StorageError):  # then it stays known as one that has vanished
+                now = await self._catalog.files.get(self._name, row.project, row.filename)
+                if now is not None and now.digest == row.digest:  # else it is held with other bytes
+                    logger.error("the blob of %s has vanished from the store; it is fetched again", row.filename)
                     await self._catalog.files.forget(self._name, row.project, row.filename)
         return body
 
@@ -267,7 +267,16 @@ class UpstreamFiles:
             return None
 
     async def row(self, project: str, filename: str, digest: str | None = None) -> HeldFile | None:
-        """Return what is held under a name; with a `digest`, it is looked for twice before it is another."""
+        """Return what is held under a name; with a `digest`, it is looked for twice before it is another.
+
+        None while the catalog cannot be reached: then the labels of the blobs tell what this source has delivered.
+        """
+        try:
+            return await self._row(project, filename, digest)
+        except StorageUnavailable:
+            return None
+
+    async def _row(self, project: str, filename: str, digest: str | None) -> HeldFile | None:
 
         async def read() -> dict[str, HeldFile]:
             return {held.filename: held for held in await self._catalog.files.of_project(self._name, project)}

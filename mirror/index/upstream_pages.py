@@ -16,6 +16,7 @@ from mirror.errors import (
     MirrorError,
     NotFound,
     Offline,
+    StorageUnavailable,
     UnknownProject,
     UpstreamError,
     UpstreamProtocolError,
@@ -276,7 +277,7 @@ class UpstreamPages:
             async with asyncio.timeout(self.upstream.options.stale_timeout if stand_in or missing else None):
                 state, joined = await self._asking.run(page, lambda: self._ask(page, row))
                 return msgspec.structs.replace(state, outcome="joined") if joined else state
-        except UpstreamError as error:
+        except (UpstreamError, StorageUnavailable) as error:
             if stand_in is None:
                 raise
             logger.warning("serving the stored page of %s: %s", page.name or page.kind, error)
@@ -329,7 +330,7 @@ class UpstreamPages:
     async def _fetch_again(self, page: Page) -> PageState:
         """Fetch a page whose stored response can no longer be read, without a condition."""
         what = page.name or page.kind
-        logger.error("the stored page of %s is lost or damaged; it is fetched again", what)
+        logger.error("the stored page of %s is lost, damaged or out of reach; it is fetched again", what)
         self.store.forget(page)
         if self._options.offline:
             raise Offline(f"The stored page of {what} is lost or damaged, and this mirror is offline.")

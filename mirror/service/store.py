@@ -81,9 +81,15 @@ def catalog_engine(settings: Settings) -> Engine:
     except ModuleNotFoundError:
         raise ConfigError("catalog.url: PostgreSQL needs an extra: pip install 'mirror[postgres]'") from None
 
-    def password() -> str | None:
+    formats = {name: one.format for name, one in settings.repositories.items()}
+    return PostgreSQL(settings.catalog.url, catalog_password(settings), formats)
+
+
+def catalog_password(settings: Settings) -> Callable[[], str | None]:
+    """Return what reads the password of the catalog's database, each time from where it is kept."""
+
+    def read() -> str | None:
         secret = settings.catalog.secret()
         return None if secret is None else secret.get_secret_value()
 
-    formats = {name: one.format for name, one in settings.repositories.items()}
-    return PostgreSQL(settings.catalog.url, password, formats)
+    return read

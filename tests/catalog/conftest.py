@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 REPOSITORIES = {"pypi": "pypi", "rubygems": "rubygems"}
 
 Opener = Callable[[], Awaitable[Catalog]]
+EngineOpener = Callable[[str], Awaitable["PostgreSQL"]]
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
@@ -45,3 +46,18 @@ def engine(url: str) -> "PostgreSQL":
     from mirror.catalog.postgres import PostgreSQL
 
     return PostgreSQL(url, lambda: None, REPOSITORIES)
+
+
+@pytest.fixture
+async def open_engine() -> AsyncIterator[EngineOpener]:
+    """Opens a database of PostgreSQL, each time as another process would; what is open in the end is closed."""
+    opened: list[PostgreSQL] = []
+
+    async def open_one(url: str) -> "PostgreSQL":
+        opened.append(engine(url))
+        await opened[-1].open()
+        return opened[-1]
+
+    yield open_one
+    for one in opened:
+        await one.close()

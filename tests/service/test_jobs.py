@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from mirror.api import state as state_module
-from mirror.catalog.coordination import Leases
+from mirror.catalog.coordination import Lease, Leases
 from mirror.catalog.sqlite import SQLite
 from mirror.config import Settings
 from mirror.index.cache import SingleFlight
@@ -158,7 +158,7 @@ async def test_a_lease_is_renewed_again_after_a_failure(tmp_path: Path, caplog: 
     leases, taken = Leases(database), asyncio.Event()
     failures = 1
 
-    async def take(name: str, now: float, seconds: float) -> bool:
+    async def renew(lease: Lease, now: float, seconds: float) -> bool:
         nonlocal failures
         if failures:
             failures -= 1
@@ -168,10 +168,10 @@ async def test_a_lease_is_renewed_again_after_a_failure(tmp_path: Path, caplog: 
 
     async with leases.held("it", lambda: 0.0, 0.03) as mine:
         assert mine
-        leases.take = take  # type: ignore[method-assign]
+        leases.renew = renew  # type: ignore[method-assign]
         async with asyncio.timeout(10):
             await taken.wait()
-        del leases.take  # type: ignore[method-assign]
+        del leases.renew  # type: ignore[method-assign]
     await database.close()
     assert "could not renew the lease it; it is tried again" in caplog.messages
 

@@ -17,6 +17,7 @@ from mirror.catalog.postgres.connecting import (
     DatabaseConnection,
     DatabaseFault,
     DatabaseServer,
+    ReaderPool,
     check_fit,
     fault_of,
     rows_of,
@@ -35,6 +36,8 @@ CLOSE_SECONDS = 3.0
 class PostgreSQL:
     """A catalog in a PostgreSQL database, which other nodes use at the same time."""
 
+    shared = True
+    """Other nodes use it as well."""
     renewed = 0
     """A damaged database is not replaced by the mirror."""
 
@@ -45,7 +48,7 @@ class PostgreSQL:
         self._scanning = asyncio.Lock()
         self._busy: set[DatabaseConnection] = set()
         self.outage = Outage(self._ask, self._break_off)
-        self._pool = self._server.pool(READERS)
+        self._pool: ReaderPool | None = None
         self._writer = CommitWriter(self._server, self.outage)
 
     @property
@@ -61,7 +64,7 @@ class PostgreSQL:
                 await prepare(connection, self._repositories)
             finally:
                 connection.terminate()
-            await self._pool
+            self._pool = await self._server.pool(READERS)
         except Exception as error:
             if (sentence := refusal(error)) is None:
                 raise
@@ -78,10 +81,10 @@ class PostgreSQL:
                 with self.outage.watching():
                     return await self._read(sql, values)
             except Exception as error:
-                if fault_of(error) is DatabaseFault.UNREACHABLE and attempt < READ_ATTEMPTS:
-                    await self._pool.expire_connections()
-                    continue
                 if fault_of(error) is DatabaseFault.UNREACHABLE:
+                    if attempt < READ_ATTEMPTS:
+                        await self._expire()
+                        continue
                     self.outage.begin(error)
                 raise typed(error) from error
 
@@ -93,11 +96,15 @@ class PostgreSQL:
         for _, values in statements:
             check_fit(values)
         self.outage.check()
+        if self._pool is None:
+            raise RuntimeError("The catalog is not open: call `open` before it is used.")
         return await self._writer.write(statements)
 
     async def close(self) -> None:
         await self._writer.close()
         await self.outage.close()
+        if self._pool is None:
+            return
         try:
             async with asyncio.timeout(CLOSE_SECONDS):
                 await self._pool.close()
@@ -105,12 +112,19 @@ class PostgreSQL:
             self._pool.terminate()
 
     async def _read(self, sql: str, values: tuple[Value, ...]) -> list[Row]:
+        if self._pool is None:
+            raise RuntimeError("The catalog is not open: call `open` before it is used.")
         async with self._pool.acquire() as connection:
             self._busy.add(connection)
             try:
                 return rows_of(await connection.fetch(sql, *values))
             finally:
                 self._busy.discard(connection)
+
+    async def _expire(self) -> None:
+        """Have the other connections opened anew before they are used: they may be lost as well."""
+        if self._pool is not None:
+            await self._pool.expire_connections()
 
     async def _ask(self) -> None:
         """Let the server answer a question on a new connection."""

@@ -25,7 +25,7 @@ from mirror.catalog.postgres.connecting import (
     typed,
 )
 from mirror.catalog.postgres.outage import Outage
-from mirror.catalog.postgres.schema import BEGIN
+from mirror.catalog.postgres.schema import BEGIN, CLOCK
 from mirror.runtime import end_process
 
 logger = logging.getLogger(__name__)
@@ -120,16 +120,14 @@ class CommitWriter:
                 error: Exception = undecided.cause
             except Exception as failure:
                 error = failure
-                if fault_of(error) is DatabaseFault.OWN:
-                    if separately or len(batch) == 1:
-                        raise typed(error) from error
-                    await self._roll_back()
+                await self._roll_back()
+            match fault_of(error):
+                case DatabaseFault.OWN if not separately and len(batch) > 1:
                     separately = True  # one of them breaks a constraint: that one is to fail alone
-                    continue
-            await self._roll_back()
-            if fault_of(error) is DatabaseFault.FULL or attempt == ATTEMPTS:
-                break
-            await asyncio.sleep(PAUSE_SECONDS * (attempt - 1))
+                case DatabaseFault.UNREACHABLE | DatabaseFault.INTERRUPTED if attempt < ATTEMPTS:
+                    await asyncio.sleep(PAUSE_SECONDS * (attempt - 1))
+                case _:
+                    break
         if fault_of(error) is DatabaseFault.UNREACHABLE:
             self._outage.begin(error)
         raise typed(error) from error
@@ -139,9 +137,9 @@ class CommitWriter:
         connection = await self._connected()
         await connection.execute(BEGIN)
         await connection.fetch(
-            "INSERT INTO commits (writer, number, at) VALUES ($1, $2, $3)"
+            f"INSERT INTO commits (writer, number, at) VALUES ($1, $2, {CLOCK})"
             " ON CONFLICT (writer) DO UPDATE SET number = excluded.number, at = excluded.at",
-            self._name, self._number, time.time(),
+            self._name, self._number,
         )  # fmt: skip
         outcomes: list[_Outcome] = []
         for statements in batch:

@@ -4,8 +4,8 @@ No connection relies on the state of a session: statements are not prepared unde
 one transaction. So a pooler in transaction mode, such as PgBouncer, may stand in between.
 """
 
-from collections.abc import Awaitable, Callable, Sequence
-from decimal import Decimal
+from collections.abc import AsyncIterable, Awaitable, Callable, Sequence
+from contextlib import AbstractAsyncContextManager
 from enum import Enum
 from typing import Protocol
 
@@ -33,6 +33,9 @@ class DatabaseConnection(Protocol):
     async def execute(self, sql: str) -> str:
         """Run statements without values; return the tag of the last one."""
 
+    def cursor(self, sql: str, *, prefetch: int) -> AsyncIterable[Sequence[Value]]:
+        """Return the rows of one statement, so many at a time; within a transaction."""
+
     def terminate(self) -> None:
         """Close the connection without a word to the server."""
 
@@ -41,6 +44,22 @@ class DatabaseConnection(Protocol):
 
     async def close(self) -> None:
         """Close the connection."""
+
+
+class ReaderPool(Protocol):
+    """The part of `asyncpg.Pool` that is used here."""
+
+    def acquire(self) -> AbstractAsyncContextManager[DatabaseConnection]:
+        """Lend a connection for the length of a block."""
+
+    async def expire_connections(self) -> None:
+        """Open each connection anew before it is used again."""
+
+    async def close(self) -> None:
+        """Close all connections, once they are not in use any more."""
+
+    def terminate(self) -> None:
+        """Close all connections without a word to the server."""
 
 
 class DatabaseServer(msgspec.Struct, frozen=True):
@@ -57,17 +76,18 @@ class DatabaseServer(msgspec.Struct, frozen=True):
         await prepare_types(connection)
         return connection
 
-    def pool(self, size: int) -> "asyncpg.Pool":
+    async def pool(self, size: int) -> "ReaderPool":
         """Return a pool of at most so many connections, which are opened when they are needed."""
-        return asyncpg.create_pool(
+        pool: ReaderPool = await asyncpg.create_pool(
             **self.arguments(), min_size=0, max_size=size, init=prepare_types, reset=_keep_as_it_is
         )
+        return pool
 
     def arguments(self) -> dict[str, object]:
         """Return the arguments of `asyncpg.connect`."""
         return {
             "dsn": self.url,
-            "password": self.password(),
+            "password": None if self.password() is None else self.password,  # called for each connection
             "timeout": CONNECT_SECONDS,
             "statement_cache_size": 0,  # a statement with a name belongs to a session, and a pooler changes those
             "server_settings": {"application_name": "mirror"},
@@ -82,9 +102,8 @@ async def prepare_types(connection: DatabaseConnection) -> None:
 
 
 def _number(text: str) -> int | float:
-    """Return a sum as a whole number, and an average as a float."""
-    number = Decimal(text)
-    return float(number) if "." in text or not number.is_finite() else int(number)
+    """Return a sum of whole numbers as one, and any other exact number as a float."""
+    return int(text) if text.lstrip("-").isdecimal() else float(text)
 
 
 def _bool_text(value: object) -> str:
@@ -139,6 +158,7 @@ _UNREACHABLE = (
     asyncpg.ReadOnlySQLTransactionError,  # it has become a replica of another one
     asyncpg.IdleInTransactionSessionTimeoutError,
     asyncpg.InternalClientError,
+    asyncpg.InvalidCatalogNameError,  # the database is being restored
     asyncpg.InvalidAuthorizationSpecificationError,  # the password has changed
 )
 _INTERRUPTED = (asyncpg.SerializationError, asyncpg.DeadlockDetectedError, asyncpg.LockNotAvailableError)

@@ -6,7 +6,6 @@ connection whether that was committed.
 """
 
 import re
-import time
 from collections.abc import Mapping
 
 import asyncpg
@@ -25,6 +24,9 @@ BEGIN = (
     f" SELECT {ONLY_WRITER}"
 )
 """Begins a transaction that writes, as one message."""
+
+CLOCK = "CAST(extract(epoch FROM clock_timestamp()) AS DOUBLE PRECISION)"
+"""The server's own time, in seconds since the epoch."""
 
 OWN_TABLES = (
     "CREATE TABLE schema_version (number INTEGER PRIMARY KEY, name TEXT NOT NULL, at DOUBLE PRECISION NOT NULL)",
@@ -97,14 +99,14 @@ async def _prepare(connection: DatabaseConnection, repositories: Mapping[str, st
         for statement in in_postgresql(migration):
             await connection.execute(statement)
         await connection.fetch(
-            "INSERT INTO schema_version (number, name, at) VALUES ($1, $2, $3)",
-            migration.number, migration.name, time.time(),
+            f"INSERT INTO schema_version (number, name, at) VALUES ($1, $2, {CLOCK})",
+            migration.number, migration.name,
         )  # fmt: skip
     for name, form in repositories.items():
         await connection.fetch(
             "INSERT INTO repositories (name, format) VALUES ($1, $2) ON CONFLICT DO NOTHING", name, form
         )
-    await connection.fetch("DELETE FROM commits WHERE at < $1", time.time() - KEPT_SECONDS)
+    await connection.fetch(f"DELETE FROM commits WHERE at < {CLOCK} - $1", KEPT_SECONDS)
 
 
 async def _check_owner(connection: DatabaseConnection, seen: set[object], repositories: Mapping[str, str]) -> None:
@@ -149,7 +151,7 @@ def refusal(error: Exception) -> ConfigError | None:
             )
         case asyncpg.LockNotAvailableError():
             sentence = "the catalog is being changed by another node for too long: try again."
-        case asyncpg.ClientConfigurationError():
+        case ValueError():  # asyncpg.ClientConfigurationError is one
             sentence = f"is not usable: {_first_line(error)}."
         case asyncpg.PostgresError():
             sentence = f"the server answers with an error: {_first_line(error)}."

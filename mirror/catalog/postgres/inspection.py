@@ -1,0 +1,60 @@
+"""Looking at the database from outside, beside running nodes: nothing is written or locked."""
+
+import statistics
+import time
+from collections.abc import Callable
+
+import msgspec
+
+from mirror.catalog.migration import migrations
+from mirror.catalog.postgres.connecting import DatabaseServer
+from mirror.catalog.postgres.schema import CLOCK, refusal, schema_number
+
+QUESTIONS = 5
+"""How often the time of an answer is measured."""
+
+
+class DatabaseInspection(msgspec.Struct, frozen=True, kw_only=True):
+    """The result of an inspection of a database."""
+
+    trouble: str = ""
+    """The reason for which it cannot be used; empty when it can."""
+    latency: float = 0.0
+    """The usual time until an answer, in seconds."""
+    offset: float = 0.0
+    """The time of its clock minus that of this machine, in seconds."""
+    schema: int = 0
+    """The number of the newest migration that it has seen; 0 when no node has used it yet."""
+    known: int = 0
+    """The number of the newest migration that this version knows."""
+    newest: float | None = None
+    """When something changed last, in seconds since the epoch."""
+
+
+async def inspect_database(url: str, password: Callable[[], str | None]) -> DatabaseInspection:
+    """Look at the database."""
+    known = migrations()[-1].number
+    try:
+        connection = await DatabaseServer(url, password).connect()
+        try:
+            latencies, offsets = [], []
+            for _ in range(QUESTIONS):
+                asked, began = time.time(), time.perf_counter()
+                rows = await connection.fetch(f"SELECT {CLOCK}")
+                latencies.append(time.perf_counter() - began)
+                offsets.append(float(str(rows[0][0])) - asked - latencies[-1] / 2)
+            schema = await schema_number(connection)
+            newest = await connection.fetch("SELECT max(at) FROM feed") if schema else [(None,)]
+        finally:
+            connection.terminate()
+    except Exception as error:
+        if (sentence := refusal(error)) is None:
+            raise
+        return DatabaseInspection(trouble=str(sentence), known=known)
+    return DatabaseInspection(
+        latency=statistics.median(latencies),
+        offset=statistics.median(offsets),
+        schema=schema,
+        known=known,
+        newest=None if newest[0][0] is None else float(str(newest[0][0])),
+    )
