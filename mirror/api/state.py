@@ -6,6 +6,7 @@ The endpoints are open to everyone, and so name no project unless the client may
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import suppress
 from typing import Literal
 
 import msgspec
@@ -15,7 +16,7 @@ from mirror import __version__
 from mirror.api.recent import RecentResults
 from mirror.catalog import Catalog
 from mirror.config import Settings
-from mirror.errors import StorageError
+from mirror.errors import StorageError, StorageUnavailable
 from mirror.index.journal import Journal
 from mirror.index.upstream import CachedUpstream
 from mirror.telemetry.metrics import Metrics, Snapshot, UpstreamState
@@ -97,6 +98,8 @@ class MirrorState:
         self._probed: tuple[float, bool] | None = None
         """When the catalog was last tried, on the clock of the event loop, and whether it took a change."""
         self._counted: tuple[float, Pages] | None = None
+        self._held: tuple[Pages, int, int] = {"fresh": 0, "stale": 0, "missing": 0}, 0, 0
+        """Pages by state, files and their bytes, as the catalog last reported them."""
         self.connections: Callable[[], int | None] = lambda: None
         """Returns how many clients are connected; set by the process that listens."""
         self.swept: EvictionSummary | None = None
@@ -162,8 +165,9 @@ class MirrorState:
         return await asyncio.to_thread(self._metrics.render, snapshot, accept)
 
     async def _snapshot(self) -> Snapshot:
-        pages = await self._count()
-        files, size = await self._catalog.files.totals()
+        with suppress(StorageUnavailable):  # what was known last goes on: an outage is when figures are needed
+            self._held = await self._count(), *await self._catalog.files.totals()
+        pages, files, size = self._held
         return Snapshot(
             upstreams=tuple(_state(name, one.upstream) for name, each in self._cached.items() for one in each),
             transfers=len(self._transfers.active()),

@@ -25,11 +25,8 @@ from mirror.doctor import (
     machine,
     open_session,
 )
-<<<<<<< HEAD
-from mirror.doctor.objects import check_object_store
-=======
 from mirror.doctor.database import check_database
->>>>>>> e0a4511 (catalog: leases have epochs, and outages of PostgreSQL are survived)
+from mirror.doctor.objects import check_object_store
 from mirror.errors import ConfigError, Invalid, MirrorError, UpstreamError
 from mirror.index.ecosystem import Ecosystem
 from mirror.service.directory import served_by

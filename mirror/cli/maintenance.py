@@ -111,13 +111,14 @@ def backup_command(target: Path, options: SettingsOptions) -> int:
     """
     from mirror.maintenance.backup import add_stored, back_up
     from mirror.service.open import Mode, open_mirror
+    from mirror.service.store import catalog_copier
 
     async def add() -> "BackupResult":
         async with open_mirror(settings, Mode.READ_ONLY) as opened:
             return await add_stored(opened.blobs, target, result)
 
     settings = options.load()
-    result = back_up(settings.data_dir, target)
+    result = back_up(settings.data_dir, target, catalog_copier(settings))
     if result.missing and settings.blobs.url is not None:
         result = asyncio.run(add())
     size = decimal(result.bytes)

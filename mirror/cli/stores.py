@@ -11,6 +11,7 @@ import asyncio
 import tempfile
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
 from pathlib import Path
 
 from mirror.airgap.follow import Applier
@@ -22,7 +23,7 @@ from mirror.airgap.sync.resolve import Resolvers
 from mirror.airgap.sync.workers import WorkerPool
 from mirror.catalog.inspection import copy_catalog
 from mirror.cli.remote import RemoteApplier, beside_running
-from mirror.config import Address, Settings
+from mirror.config import Address, CatalogSettings, Settings
 from mirror.index.upstream import CachedUpstream
 from mirror.service import scheduled_sync
 from mirror.service.directory import served_by
@@ -30,6 +31,7 @@ from mirror.service.following import LocalApplier
 from mirror.service.open import Mode, open_mirror
 from mirror.service.scheduled_sync import Access
 from mirror.service.services import Mirror
+from mirror.service.store import catalog_copier
 
 
 @asynccontextmanager
@@ -97,8 +99,9 @@ class _OfflineResolver:
 
     async def _start(self) -> Resolvers:
         directory = Path(self._stack.enter_context(tempfile.TemporaryDirectory()))
-        await asyncio.to_thread(_link_data, self._settings.data_dir, self._settings.catalog_file, directory)
-        temporary = _private(self._settings).model_copy(update={"data_dir": directory, "offline": True})
+        await asyncio.to_thread(_link_data, self._settings, directory)
+        update = {"data_dir": directory, "offline": True, "catalog": CatalogSettings()}
+        temporary = _private(self._settings).model_copy(update=update)
         opened = await self._stack.enter_async_context(open_mirror(temporary, Mode.SERVE))
         access = scheduled_sync.grant_access(await opened.mirror(), opened.urls)
         return Resolvers(await self._stack.enter_async_context(access), build=self._build)
@@ -110,9 +113,10 @@ def _private(settings: Settings) -> Settings:
     return settings.model_copy(update={"listen": (Address("127.0.0.1", 0),), "sync": (), "log": log})
 
 
-def _link_data(data_dir: Path, catalog: Path, directory: Path) -> None:
+def _link_data(settings: Settings, directory: Path) -> None:
     """Make a data directory with a copy of the catalog and links to the files of the real one."""
     for name in ("blobs", "uploads"):
-        (data_dir / name).mkdir(parents=True, exist_ok=True)
-        (directory / name).symlink_to(data_dir / name)
-    copy_catalog(catalog, directory / catalog.name)
+        (settings.data_dir / name).mkdir(parents=True, exist_ok=True)
+        (directory / name).symlink_to(settings.data_dir / name)
+    copy = catalog_copier(settings) or partial(copy_catalog, settings.catalog_file)
+    copy(directory / settings.catalog_file.name)

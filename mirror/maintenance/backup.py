@@ -10,7 +10,7 @@ import asyncio
 import hashlib
 import os
 import shutil
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from pathlib import Path
 
@@ -33,17 +33,21 @@ class BackupResult(msgspec.Struct, frozen=True):
     """Digests of blobs that should have been there."""
 
 
-def back_up(data_dir: Path, target: Path) -> BackupResult:
+def back_up(data_dir: Path, target: Path, copy: Callable[[Path], None] | None = None) -> BackupResult:
     """Copy the catalog and the uploads of a mirror, which may be serving, to a directory. Blocking.
 
-    Raises NotFound when there is no catalog.
+    `copy` writes the catalog to a new file, where it is none of the data directory. Raises NotFound when there is no
+    catalog, and what `copy` raises.
     """
-    if not (data_dir / CATALOG).is_file():
+    if copy is None and not (data_dir / CATALOG).is_file():
         raise NotFound(f"There is no catalog in {data_dir}: name the mirror's data directory with --data-dir.")
     target.mkdir(mode=0o700, parents=True, exist_ok=True)
     fresh = target / f"{CATALOG}.new"
     fresh.unlink(missing_ok=True)
-    copy_catalog(data_dir / CATALOG, fresh)
+    if copy is None:
+        copy_catalog(data_dir / CATALOG, fresh)
+    else:
+        copy(fresh)
     saved = _copy_blobs(data_dir, target, uploaded_blobs(fresh))
     # What was uploaded after the catalog was copied is left out.
     _copy_records(
@@ -51,7 +55,7 @@ def back_up(data_dir: Path, target: Path) -> BackupResult:
     )
     _sync(fresh)
     fresh.replace(target / CATALOG)
-    if saved.missing:  # unless it was deleted meanwhile
+    if saved.missing and copy is None:  # unless it was deleted meanwhile
         needed = set(uploaded_blobs(data_dir / CATALOG))
         saved = msgspec.structs.replace(saved, missing=tuple(one for one in saved.missing if one in needed))
     return saved

@@ -3,9 +3,11 @@
 Light on purpose: a command that changes one row imports this module and no HTTP.
 """
 
+import asyncio
 import time
 from collections.abc import Callable
 from functools import cached_property, partial
+from pathlib import Path
 
 from mirror.blobs import BlobStore
 from mirror.catalog import Catalog
@@ -83,6 +85,20 @@ def catalog_engine(settings: Settings) -> Engine:
 
     formats = {name: one.format for name, one in settings.repositories.items()}
     return PostgreSQL(settings.catalog.url, catalog_password(settings), formats)
+
+
+def catalog_copier(settings: Settings) -> Callable[[Path], None] | None:
+    """Return what writes a copy of the catalog to a new file, blocking; None where it is a file of the data directory.
+
+    Raises ConfigError where the engine is not installed, and what is returned where the database cannot be read.
+    """
+    url = settings.catalog.url
+    if url is None:
+        return None
+    catalog_engine(settings)
+    from mirror.catalog.postgres.copying import copy_database
+
+    return lambda target: asyncio.run(copy_database(url, catalog_password(settings), target))
 
 
 def catalog_password(settings: Settings) -> Callable[[], str | None]:

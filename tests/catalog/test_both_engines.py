@@ -1,6 +1,7 @@
 """What the catalog's SQL relies on, and every engine has to give: order, numbers, patterns, one writer at a time."""
 
 import asyncio
+import random
 
 import pytest
 
@@ -10,6 +11,8 @@ from mirror.catalog.holdings import begins, contains
 from mirror.errors import Conflict, ConstraintViolation, LostLease
 from mirror.model import Event, File, Page, Stamp, UpstreamResponse
 from tests.catalog.conftest import Opener
+from tests.catalog.test_totals import BLOBS, SOURCES, applied, counted
+from tests.catalog.test_totals import NAMES as TOTALLED
 
 NAMES = ["B", "RedCloth", "Z", "_x", "a", "a-b", "a.b", "ab", "b%", "é"]
 """In the order of their bytes, which is that of no language."""
@@ -129,6 +132,20 @@ async def test_uploads_are_written_renamed_and_counted(catalog: Catalog) -> None
     await uploads.rename("Acme-1.0.whl", uploaded("acme", "acme-1.0.whl"), "uploads:team")
     assert [row.upload.filename for row in await uploads.all("team")] == ["acme-1.0.whl", "acme-2.0.whl"]
     assert await uploads.get("team", "Acme-1.0.whl") is None
+
+
+async def test_totals_are_what_counting_gives(catalog: Catalog) -> None:
+    choice = random.Random(7)
+    names = [(source, name) for source in SOURCES for name in TOTALLED]
+    for number in range(60):
+        what = choice.choice(["add", "add all", "forget", "forget all", "import", "page", "no page", "old page"])
+        files = [(name, choice.choice(BLOBS)) for name in choice.sample(names, choice.randint(1, 4))]
+        await applied(catalog, what, files)
+        assert await catalog.files.totals() == await counted(catalog), (number, what)
+    assert not await catalog.totals.recount()
+    await catalog.database.write(("UPDATE totals SET files = 7", ()), ("UPDATE page_totals SET projects = 9", ()))
+    assert await catalog.totals.recount()
+    assert await catalog.files.totals() == await counted(catalog)
 
 
 async def test_accounts_are_added_once_and_sessions_make_room(catalog: Catalog) -> None:

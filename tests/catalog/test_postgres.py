@@ -10,12 +10,15 @@ from pathlib import Path
 
 import pytest
 
-from mirror.catalog import Catalog, HeldFile
+from mirror.catalog import Catalog, HeldFile, User
 from mirror.catalog.migration import Migration, migrations
+from mirror.catalog.sqlite import SQLite
 from mirror.config import Settings
+from mirror.doctor.database import check_database
 from mirror.errors import ConfigError, StorageUnavailable
+from mirror.maintenance.backup import back_up, restore
 from mirror.model import Event
-from mirror.service.store import catalog_engine
+from mirror.service.store import catalog_copier, catalog_engine
 from tests.catalog.conftest import REPOSITORIES, EngineOpener
 from tests.postgres import PASSWORD, PostgresProxy, PostgresServer, free_port, running_pgbouncer, running_postgres
 from tests.serving import write_settings
@@ -57,6 +60,12 @@ async def test_four_nodes_that_start_at_once_make_the_tables_once(postgres: Post
     await asyncio.gather(*(start(postgres.url(name)) for _ in range(4)))
     numbers = postgres.sql("SELECT number FROM schema_version ORDER BY 1", name).split()
     assert [int(number) for number in numbers] == [migration.number for migration in migrations()]
+
+
+async def test_statements_are_kept_prepared_where_no_pooler_is(
+    open_engine: EngineOpener, postgres: PostgresServer
+) -> None:
+    assert (await open_engine(postgres.url(postgres.fresh())))._server.statements > 0
 
 
 async def test_a_migration_that_is_new_is_applied_to_a_catalog_in_use(
@@ -317,6 +326,66 @@ async def test_a_server_that_is_silent_is_noticed_and_what_waits_is_broken_off(
         await answers(catalog)
 
 
+# Beside running nodes
+
+
+async def test_a_backup_has_the_catalog_as_a_file_of_sqlite(
+    open_engine: EngineOpener, postgres: PostgresServer, tmp_path: Path
+) -> None:
+    name = postgres.fresh()
+    catalog = Catalog(await open_engine(postgres.url(name)))
+    many = [HeldFile(source="up", project="é", filename=f"{n}", digest=f"{n:064x}", size=1 << 40) for n in range(1200)]
+    await catalog.files.add_all([(one, "file") for one in many])
+    await catalog.logs.append("v", bytes(range(256)))
+    await catalog.accounts.add_user(User(name="ann", password="x"))
+    settings = Settings.model_validate({"data_dir": tmp_path / "data", "catalog": {"url": postgres.url(name)}})
+    (tmp_path / "data").mkdir()
+    saved = await asyncio.to_thread(back_up, tmp_path / "data", tmp_path / "backup", catalog_copier(settings))
+    assert saved.missing == ()
+    restore(tmp_path / "backup", tmp_path / "restored")
+    database = SQLite(tmp_path / "restored" / "catalog.sqlite")
+    await database.open()
+    restored = Catalog(database)
+    assert sorted(await restored.files.all(), key=str) == sorted(await catalog.files.all(), key=str)
+    assert await restored.feed.since(0, 5000) == await catalog.feed.since(0, 5000)
+    assert await restored.logs.read("v") == bytes(range(256))
+    assert await restored.accounts.users() == await catalog.accounts.users()
+    assert await restored.counters.all() == await catalog.counters.all()
+    await database.close()
+
+
+async def test_the_doctor_measures_the_database(open_engine: EngineOpener, postgres: PostgresServer) -> None:
+    from mirror.catalog.postgres.inspection import inspect_database
+
+    name = postgres.fresh()
+    assert (await inspect_database(postgres.url(name), lambda: None)).schema == 0
+    catalog = Catalog(await open_engine(postgres.url(name)))
+    await catalog.feed.append(Event(serial=0, at=7, source="up", project="six", kind="page"))
+    seen = await inspect_database(postgres.url(name), lambda: None)
+    assert (seen.trouble, seen.schema, seen.newest) == ("", seen.known, 7.0)
+    assert abs(seen.offset) < 5
+    assert 0 < seen.latency < 5
+    away = await inspect_database(f"postgresql://127.0.0.1:{free_port()}/x", lambda: None)
+    assert "cannot be reached" in away.trouble
+
+
+@pytest.mark.parametrize(
+    ("facts", "fails"),
+    [
+        (("", 0.001, 0.1, 15, 15), set()),
+        (("", 0.001, 0.1, 0, 15), set()),
+        (("", 0.2, 0.1, 15, 15), {"mirror/database-latency"}),
+        (("", 0.001, -3600.0, 15, 15), {"mirror/database-clock"}),
+        (("", 0.001, 0.1, 16, 15), {"mirror/catalog"}),
+        (("it does not answer", 0.0, 0.0, 0, 15), {"mirror/catalog"}),
+    ],
+)
+def test_the_doctor_judges_the_database(facts: tuple[str, float, float, int, int], fails: set[str]) -> None:
+    found = check_database(*facts)
+    assert {one.name for one in found if one.verdict == "fails"} == fails
+    assert all(one.verdict != "unknown" for one in found)
+
+
 # A pooler
 
 
@@ -328,6 +397,7 @@ async def test_pgbouncer_in_transaction_mode_may_stand_in_between(
         url = f"postgresql://mirror@127.0.0.1:{port}/{name}?sslmode=disable"
         nodes = [await open_engine(url) for _ in range(3)]
         catalogs = [Catalog(node) for node in nodes]
+        assert {node._server.statements for node in nodes} == {0}, "a prepared statement belongs to a session"
         await asyncio.gather(
             *(catalog.counters.add({"n": 1}) for catalog in catalogs for _ in range(30)),
             *(catalog.feed.bounds() for catalog in catalogs for _ in range(30)),

@@ -10,6 +10,8 @@ import pytest
 PACKAGE = Path(__file__).parent.parent.parent / "mirror"
 CATALOG = PACKAGE / "catalog"
 SQL = re.compile(r"\b(SELECT .+ FROM|INSERT INTO|UPDATE \w+ SET|DELETE FROM|WHERE \w+ (=|IN|LIKE)|VALUES \()")
+ENGINES = {"self", "database", "copy"}
+"""Arguments that are no values: what runs the SQL."""
 COUNTS = {"len", "enumerate", "range", "_numbered"}
 """Calls that make numbers of placeholders out of values."""
 
@@ -42,7 +44,7 @@ def names_in(expression: ast.AST) -> set[str]:
 def given(function: ast.AsyncFunctionDef) -> set[str]:
     """What callers give to a query, and what is taken out of that."""
     arguments = function.args
-    names = {one.arg for one in (*arguments.posonlyargs, *arguments.args, *arguments.kwonlyargs)} - {"self", "database"}
+    names = {one.arg for one in (*arguments.posonlyargs, *arguments.args, *arguments.kwonlyargs)} - ENGINES
     for node in ast.walk(function):
         match node:
             case ast.Assign(targets=[target], value=value) if names_in(value) & names and not SQL.search(

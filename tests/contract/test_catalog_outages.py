@@ -63,6 +63,8 @@ async def test_a_mirror_goes_on_while_the_database_is_away(
         assert (status, int(retry_after or 0) > 0) == (503, True)
         ready, health = await mirror.get("/ready"), await mirror.get("/health")
         assert (ready.status, ready.text) == (200, "ready\n")
+        metrics = await mirror.get("/metrics")
+        assert (metrics.status, "mirror_degraded 1.0" in metrics.text) == (200, True)
         assert health.status == 200
         assert health.text.startswith("degraded: The catalog's database does not answer")
 

@@ -3,8 +3,8 @@
 connecting (connections, and what errors mean), schema (tables and migrations), commits (the writer of this process),
 outage (whether the server answers).
 
-The surprise: nothing here keeps a session, no statement has a name, and no lock outlives its transaction. So PgBouncer
-in transaction mode may stand in between, and a node that is stopped holds up no one for long.
+The surprise: nothing here relies on a session, and no lock outlives its transaction. So PgBouncer in transaction mode
+may stand in between, and a node that is stopped holds up no one for long.
 """
 
 import asyncio
@@ -62,6 +62,7 @@ class PostgreSQL:
             connection = await self._server.connect()
             try:
                 await prepare(connection, self._repositories)
+                await self._server.learn_sessions(connection)
             finally:
                 connection.terminate()
             self._pool = await self._server.pool(READERS)

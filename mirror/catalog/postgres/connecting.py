@@ -1,7 +1,8 @@
 """Connections to a PostgreSQL server, and the meaning of its errors.
 
-No connection relies on the state of a session: statements are not prepared under a name, and all settings are those of
-one transaction. So a pooler in transaction mode, such as PgBouncer, may stand in between.
+No connection relies on the state of a session: all settings are those of one transaction, and statements are prepared
+under a name only where the first connection has shown that there is no pooler. So one in transaction mode, such as
+PgBouncer, may stand in between.
 """
 
 from collections.abc import AsyncIterable, Awaitable, Callable, Sequence
@@ -17,6 +18,8 @@ from mirror.errors import ConstraintViolation, StorageFull, StorageUnavailable
 
 CONNECT_SECONDS = 3.0
 """How long a connection may take to open."""
+PREPARED_STATEMENTS = 200
+"""Statements that a connection keeps prepared, where it has a session of its own."""
 RETRY_AFTER_SECONDS = 5.0
 """The time after which a client may try again."""
 
@@ -35,6 +38,9 @@ class DatabaseConnection(Protocol):
 
     def cursor(self, sql: str, *, prefetch: int) -> AsyncIterable[Sequence[Value]]:
         """Return the rows of one statement, so many at a time; within a transaction."""
+
+    def get_server_pid(self) -> int:
+        """Return the number of the server's process, as the client was told."""
 
     def terminate(self) -> None:
         """Close the connection without a word to the server."""
@@ -62,13 +68,15 @@ class ReaderPool(Protocol):
         """Close all connections without a word to the server."""
 
 
-class DatabaseServer(msgspec.Struct, frozen=True):
+class DatabaseServer(msgspec.Struct):
     """The address of a database, with the way to its password."""
 
     url: str
     """What libpq calls a connection URI, without a password."""
     password: Callable[[], str | None]
     """Reads the password from where it is kept; None leaves it to PGPASSFILE, PGPASSWORD and the server's rules."""
+    statements: int = 0
+    """How many statements each connection keeps prepared; see `learn_sessions`."""
 
     async def connect(self) -> DatabaseConnection:
         """Open a connection. Raises what `asyncpg.connect` raises."""
@@ -83,13 +91,22 @@ class DatabaseServer(msgspec.Struct, frozen=True):
         )
         return pool
 
+    async def learn_sessions(self, connection: DatabaseConnection) -> None:
+        """Have statements kept prepared from now on, if a connection leads to one session of the server.
+
+        They belong to a session, and a pooler gives each transaction another one: it also gives the client another
+        number of its process than the server has.
+        """
+        ((number,),) = await connection.fetch("SELECT pg_backend_pid()")
+        self.statements = PREPARED_STATEMENTS if number == connection.get_server_pid() else 0
+
     def arguments(self) -> dict[str, object]:
         """Return the arguments of `asyncpg.connect`."""
         return {
             "dsn": self.url,
             "password": None if self.password() is None else self.password,  # called for each connection
             "timeout": CONNECT_SECONDS,
-            "statement_cache_size": 0,  # a statement with a name belongs to a session, and a pooler changes those
+            "statement_cache_size": self.statements,
             "server_settings": {"application_name": "mirror"},
         }
 
@@ -161,7 +178,12 @@ _UNREACHABLE = (
     asyncpg.InvalidCatalogNameError,  # the database is being restored
     asyncpg.InvalidAuthorizationSpecificationError,  # the password has changed
 )
-_INTERRUPTED = (asyncpg.SerializationError, asyncpg.DeadlockDetectedError, asyncpg.LockNotAvailableError)
+_INTERRUPTED = (
+    asyncpg.SerializationError,
+    asyncpg.DeadlockDetectedError,
+    asyncpg.LockNotAvailableError,
+    asyncpg.InvalidCachedStatementError,  # a newer version has changed the table
+)
 
 
 def fault_of(error: BaseException) -> DatabaseFault:

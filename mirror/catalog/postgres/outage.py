@@ -51,12 +51,12 @@ class Outage:
 
     @contextmanager
     def watching(self) -> Iterator[None]:
-        """Find out whether the server answers, should the block take long."""
-        timer = asyncio.get_running_loop().call_later(SLOW_SECONDS, self.suspect)
+        """Find out whether the server answers, should the block take long, again and again."""
+        watch = _Watch(self.suspect)
         try:
             yield
         finally:
-            timer.cancel()
+            watch.timer.cancel()
 
     async def close(self) -> None:
         """Stop looking."""
@@ -79,3 +79,15 @@ class Outage:
                     self.since = None
                 return
             await asyncio.sleep(PROBE_SECONDS)
+
+
+class _Watch:
+    """Calls a function every few seconds, until its timer is cancelled."""
+
+    def __init__(self, look: Callable[[], None]) -> None:
+        self._look = look
+        self.timer = asyncio.get_running_loop().call_later(SLOW_SECONDS, self._again)
+
+    def _again(self) -> None:
+        self._look()
+        self.timer = asyncio.get_running_loop().call_later(SLOW_SECONDS, self._again)
