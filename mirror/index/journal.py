@@ -168,6 +168,8 @@ class Journal:
         while self.changes.memory[:COUNTER_BYTES] != self.changes.seen:  # once more, where a look had begun before
             try:
                 await self._looking.run("", self._look)
+            except StorageUnavailable:
+                return
             except Exception:
                 logger.exception("the journal cannot be read; it is tried again")
                 return
