@@ -330,7 +330,7 @@ class UpstreamPages:
     async def _fetch_again(self, page: Page) -> PageState:
         """Fetch a page whose stored response can no longer be read, without a condition."""
         what = page.name or page.kind
-        logger.error("the stored page of %s is lost, damaged or out of reach; it is fetched again", what)
+        logger.error("the stored page of %s is lost or damaged, or out of reach; it is fetched again", what)
         self.store.forget(page)
         if self._options.offline:
             raise Offline(f"The stored page of {what} is lost or damaged, and this mirror is offline.")

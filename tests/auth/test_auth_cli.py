@@ -19,7 +19,7 @@ from mirror.auth.passwords import hash_password, verify_password
 from mirror.cli import main
 from mirror.config import load
 from tests.builders import wheel
-from tests.serving import Serving, repositories, serving
+from tests.serving import Serving, repositories, serving, write_settings
 from tests.simulator import Simulator
 
 SECRET = re.compile(r"mirror_[0-9a-f]{64}")
@@ -258,11 +258,12 @@ async def test_a_running_mirror_notices_what_commands_change(simulator: Simulato
     simulator.pypi.publish(wheel("six", "1.0"))
     data = tmp_path / "data"
     rules = {"rules": [{"repositories": ["pypi"], "read": ["authenticated"]}]}
+    file = write_settings(data, repositories(simulator))
 
     def run(*words: str, typed: str = "") -> str:
         # A process of its own, as on the machine of the one who does it.
         done = subprocess.run(
-            [sys.executable, "-m", "mirror", *words, "--data-dir", str(data)],
+            [sys.executable, "-m", "mirror", *words, "--config", str(file)],
             input=typed, capture_output=True, text=True, timeout=60, check=True, cwd=Path(__file__).parents[2],
         )  # fmt: skip
         return done.stdout.strip()

@@ -40,7 +40,7 @@ class DatabaseConnection(Protocol):
         """Return the rows of one statement, so many at a time; within a transaction."""
 
     def get_server_pid(self) -> int:
-        """Return the number of the server's process, as the client was told."""
+        """Return the number of the server's process, as the client knows it."""
 
     def terminate(self) -> None:
         """Close the connection without a word to the server."""
