@@ -14,7 +14,7 @@ import socket
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Self
@@ -24,10 +24,9 @@ import pytest
 
 PASSWORD = "not a secret"
 START_SECONDS = 30.0
+_HASTY = {"fsync": "off", "synchronous_commit": "off", "full_page_writes": "off"}
+"""What a server need not do whose content is lost with it."""
 _OPTIONS = {
-    "fsync": "off",
-    "synchronous_commit": "off",
-    "full_page_writes": "off",
     "shared_buffers": "32MB",
     "max_connections": "200",
     "wal_level": "minimal",
@@ -39,8 +38,9 @@ _OPTIONS = {
 class PostgresServer:
     """A running server; the superuser is `postgres`, who needs no password at the Unix socket."""
 
-    def __init__(self, binaries: Path, directory: Path, user: str | None) -> None:
+    def __init__(self, binaries: Path, directory: Path, user: str | None, options: Mapping[str, str]) -> None:
         self._binaries = binaries
+        self._options = {**_OPTIONS, **options}
         self._user = user
         self.directory = directory
         """Also the directory of its Unix socket."""
@@ -63,7 +63,7 @@ class PostgresServer:
 
     def start(self) -> None:
         """Start it, and wait until it answers."""
-        options = _OPTIONS | {"port": str(self.port), "unix_socket_directories": str(self.directory)}
+        options = self._options | {"port": str(self.port), "unix_socket_directories": str(self.directory)}
         words = [word for name, value in options.items() for word in ("-c", f"{name}={value}")]
         with (self.directory / "log").open("ab") as log:
             self._process = subprocess.Popen(
@@ -160,11 +160,11 @@ def missing(what: str) -> None:
 
 
 @contextmanager
-def running_postgres() -> Iterator[PostgresServer]:
-    """A fresh server, until the end of the block."""
+def running_postgres(durable: bool = False) -> Iterator[PostgresServer]:
+    """A fresh server, until the end of the block; a durable one waits for the disk."""
     binaries = postgres_binaries()
     directory = Path(tempfile.mkdtemp(prefix="mirror-postgres-"))
-    server = PostgresServer(binaries, directory, _unprivileged())
+    server = PostgresServer(binaries, directory, _unprivileged(), {} if durable else _HASTY)
     try:
         server.initialize()
         server.start()

@@ -128,7 +128,7 @@ class Evictor:
             return EvictionReport(limit=self._limit, busy=True)
         try:
             await self._settle(await self._blobs.withdrawn())  # left by a sweep that was killed
-            await self._remove(decision.evicted, decision.orphans)
+            await self._remove(self._catalog.under(leased), decision.evicted, decision.orphans)
         finally:
             await self._catalog.leases.give_back("sweep")
         return self._report(decision)
@@ -206,17 +206,18 @@ class Evictor:
             if (parent := by_sidecar.get((one.source, one.project, one.filename))) is not None and parent is not one
         }
 
-    async def _remove(self, evicted: Sequence[HeldFile], orphans: Sequence[str]) -> None:
+    async def _remove(self, catalog: Catalog, evicted: Sequence[HeldFile], orphans: Sequence[str]) -> None:
+        """Remove files and blobs; `catalog` is the one under the lease."""
         for start in range(0, len(evicted), BATCH_BLOBS):
             batch = evicted[start : start + BATCH_BLOBS]
-            await self._catalog.files.forget_all(batch)
+            await catalog.files.forget_all(batch)
             await self._remove_blobs({one.digest for one in batch})
         for start in range(0, len(orphans), BATCH_BLOBS):
             await self._remove_blobs(set(orphans[start : start + BATCH_BLOBS]))
         for source, project in {(one.source, one.project) for one in evicted}:
             if not await self._catalog.files.of_project(source, project):
                 # A page without a held file lets no one install offline; it is fetched again with the next file.
-                await self._catalog.pages.forget(source, project, before=self._clock() - self._min_age)
+                await catalog.pages.forget(source, project, before=self._clock() - self._min_age)
 
     async def _remove_blobs(self, digests: Collection[str]) -> None:
         withdrawn = set(digests) - await self._needed(digests)

@@ -182,7 +182,7 @@ async def sync_set(mirror: Mirror, urls: Sequence[str], one: SyncSettings) -> bo
             wanted = await sync_inputs(mirror.settings, one)
             async with grant_access(mirror, urls) as index, local_fetcher(mirror) as fetcher:
                 result = await fetch(wanted, fetcher, Resolvers(index), holdings(mirror), NoProgress())
-            await remember(mirror.catalog.sets, one.name, result, only=True)
+            await remember(mirror.catalog.under(mine).sets, one.name, result, only=True)
     except MirrorError as error:
         logger.error("the set %s could not be fetched: %s", one.name, error)
         return False

@@ -50,6 +50,8 @@ async def prepare(connection: DatabaseConnection, repositories: Mapping[str, str
     `repositories` has the format of each repository by its name.
     """
     await _check_server(connection)
+    if await _is_ready(connection, repositories):
+        return  # without the lock, for which a command would have to wait behind a long import
     await connection.execute(BEGIN)
     try:
         await _prepare(connection, repositories)
@@ -82,6 +84,24 @@ async def _check_server(connection: DatabaseConnection) -> None:
         raise ConfigError("catalog.url: the server is a replica, which takes no changes: name the primary.")
     if schema is None:
         raise ConfigError("catalog.url: the role has no schema to use there: create the one that search_path names.")
+
+
+async def _is_ready(connection: DatabaseConnection, repositories: Mapping[str, str]) -> bool:
+    """Return whether nothing has to be made or checked: the tables are those of this version and of this mirror."""
+    ((present,),) = await connection.fetch("SELECT CAST(to_regclass('schema_version') AS TEXT)")
+    if present is None:
+        return False
+    try:
+        seen = {number for (number,) in await connection.fetch("SELECT number FROM schema_version")}
+        rows = await connection.fetch("SELECT name, format FROM repositories")
+        ((may_write,),) = await connection.fetch(
+            "SELECT has_table_privilege('commits', 'INSERT') AND has_table_privilege('commits', 'UPDATE')"
+            " AND has_table_privilege('feed', 'INSERT')"
+        )
+    except asyncpg.PostgresError:
+        return False  # what is the matter is found out by what has to be done now
+    recorded = {(str(name), str(form)) for name, form in rows}
+    return bool(may_write) and seen == {one.number for one in migrations()} and recorded >= set(repositories.items())
 
 
 async def _prepare(connection: DatabaseConnection, repositories: Mapping[str, str]) -> None:
