@@ -38,6 +38,8 @@ DECIDE_SECONDS = 10.0
 """How long a writer waits for the server to learn whether a transaction was committed."""
 PAUSE_SECONDS = 0.2
 """The pause between two attempts."""
+KEPT_SECONDS = 30 * 86_400.0
+"""How long the row of a writer that has ended is kept."""
 
 Results = list[list[Row]]
 _Job = tuple[Sequence[Statement], asyncio.Future[Results]]
@@ -141,6 +143,8 @@ class CommitWriter:
             " ON CONFLICT (writer) DO UPDATE SET number = excluded.number, at = excluded.at",
             self._name, self._number,
         )  # fmt: skip
+        if self._number == 1:
+            await connection.fetch(f"DELETE FROM commits WHERE at < {CLOCK} - $1", KEPT_SECONDS)
         outcomes: list[_Outcome] = []
         for statements in batch:
             if separately:

@@ -33,9 +33,6 @@ OWN_TABLES = (
     'CREATE TABLE commits (writer TEXT COLLATE "C" PRIMARY KEY, number BIGINT NOT NULL, at DOUBLE PRECISION NOT NULL)',
     'CREATE TABLE repositories (name TEXT COLLATE "C" PRIMARY KEY, format TEXT NOT NULL)',
 )
-KEPT_SECONDS = 30 * 86_400
-"""How long the row of a writer is kept that has ended."""
-
 _TEXT = re.compile(r"\bTEXT\b")
 
 
@@ -126,7 +123,6 @@ async def _prepare(connection: DatabaseConnection, repositories: Mapping[str, st
         await connection.fetch(
             "INSERT INTO repositories (name, format) VALUES ($1, $2) ON CONFLICT DO NOTHING", name, form
         )
-    await connection.fetch(f"DELETE FROM commits WHERE at < {CLOCK} - $1", KEPT_SECONDS)
 
 
 async def _check_owner(connection: DatabaseConnection, seen: set[object], repositories: Mapping[str, str]) -> None:
