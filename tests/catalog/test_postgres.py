@@ -1,6 +1,8 @@
 """PostgreSQL as the engine: what is refused at the start, lost connections, outages, and a pooler in between."""
 
 import asyncio
+import importlib.util
+import os
 import re
 import signal
 import sys
@@ -22,6 +24,9 @@ from mirror.service.store import catalog_copier, catalog_engine
 from tests.catalog.conftest import REPOSITORIES, EngineOpener
 from tests.postgres import PASSWORD, PostgresProxy, PostgresServer, free_port, running_pgbouncer, running_postgres
 from tests.serving import write_settings
+
+if importlib.util.find_spec("asyncpg") is None and os.environ.get("CI") != "true":
+    pytest.skip("asyncpg is not installed (mirror[postgres])", allow_module_level=True)
 
 COUNT = "SELECT value FROM counters WHERE name = 'n'"
 
