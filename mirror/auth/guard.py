@@ -1,8 +1,8 @@
 """Authentication and authorization of requests, for all repositories.
 
 A credential that was verified is kept for a minute under a keyed hash of its header, because argon2 is slow on purpose:
-the next request of the same client costs one look-up. Changes that a command makes in another process take effect
-within a second or so; they are looked for only when a client presents credentials. Where everyone may read, reading
+the next request of the same client costs one look-up. Changes that a command or another worker makes take effect with
+the next request; they are looked for only when a client presents credentials. Where everyone may read, reading
 costs nothing, and credentials are not even verified.
 """
 
@@ -32,7 +32,7 @@ from mirror.auth.passwords import PasswordVerifier
 from mirror.auth.readers import ReadAccess, RightsNumbers
 from mirror.auth.rights import ANONYMOUS, AccessRules, Identity, Scope, scope
 from mirror.auth.sessions import SESSION_SECONDS, session_secret
-from mirror.auth.throttle import LoginThrottle
+from mirror.auth.throttle import LoginThrottle, refusal_delay
 from mirror.catalog import Accounts, Session, Token, User
 from mirror.errors import Forbidden, MirrorError, StorageUnavailable, Unauthorized, UnknownProject
 from mirror.index.cache import BoundedCache, MemoryBudget, SingleFlight
@@ -56,15 +56,8 @@ FREE_PER_LOGIN, FREE_PER_NETWORK, FREE_PER_NAME = 3, 100, 20
 KNOWN_LOGINS_BYTES = 4 << 20
 """Memory for networks from which users have logged in."""
 KNOWN_LOGIN_BYTES = 200
-REFUSAL_SECONDS = 0.25
-"""A login is refused after a multiple of this time, which does not show whether there is such a user."""
 
 _VERBS: Mapping[Right, str] = {"read": "read", "upload": "upload to", "yank": "yank", "admin": "administer"}
-
-
-def refusal_delay(seconds: float) -> float:
-    """Return how many seconds a login that took so long to be refused waits until it is answered."""
-    return REFUSAL_SECONDS - seconds % REFUSAL_SECONDS
 
 
 class _VerifiedCredential(msgspec.Struct, frozen=True):
@@ -84,8 +77,9 @@ class Guard:
         users: Iterable[User] = (),
         tokens: Iterable[Token] = (),
         clock: Callable[[], float] = time.time,
+        announce: Callable[[], None] = lambda: None,
     ) -> None:
-        """`users` and `tokens` are those of the configuration; they hide those of the same name in the catalog."""
+        """`users` and `tokens` of the settings hide those of that name in the catalog; `announce` reports changes."""
         self._accounts = accounts
         self._rules = rules
         self._users = {user.name: user for user in users}
@@ -99,6 +93,7 @@ class Guard:
         self.anonymous_rights = self._number(ANONYMOUS)
         self._generation: int | None = None
         self._checked_at = float("-inf")
+        self._announce = announce
         self._passwords = PasswordVerifier()
         self._login_throttle = LoginThrottle(FREE_PER_LOGIN, max_pause=30.0)
         self._network_throttle = LoginThrottle(FREE_PER_NETWORK, max_pause=1.0)
@@ -125,8 +120,7 @@ class Guard:
             entry.used = True
             verified = entry.value
         else:
-            address = address_of(request)
-            verified, _ = await self._verifying.run(key, lambda: self._verify(key, header, secret, address))
+            verified, _ = await self._verifying.run(key, lambda: self._verify(key, header, secret, address_of(request)))
         # Asked twice for one request, the answers may differ: then no one knows on which of them its response depends.
         facts.rights = verified.rights if facts.rights in (0, verified.rights) else -1
         return verified.identity
@@ -153,7 +147,12 @@ class Guard:
         return self._numbers.of(self.scope(identity, "read", name) for name in self._numbers.repositories)
 
     def accounts_changed(self) -> None:
-        """Make a change of an account in this process take effect with the next request."""
+        """Make a change of an account in this process take effect with the next request, in others as well."""
+        self.look_again()
+        self._announce()
+
+    def look_again(self) -> None:
+        """Look with the next request whether accounts have changed."""
         self._checked_at = float("-inf")
 
     async def _check_accounts(self) -> None:

@@ -59,3 +59,12 @@ class LoginThrottle:
     def _pause(self, count: int) -> float:
         over = count - self._free
         return 0.0 if over <= 0 else min(0.25 * 2 ** min(over - 1, 20), self._max_pause)
+
+
+REFUSAL_SECONDS = 0.25
+"""A login is refused after a multiple of this time, which does not show whether there is such a user."""
+
+
+def refusal_delay(seconds: float) -> float:
+    """Return how many seconds a login that took so long to be refused waits until it is answered."""
+    return REFUSAL_SECONDS - seconds % REFUSAL_SECONDS

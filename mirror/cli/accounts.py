@@ -82,7 +82,9 @@ def with_accounts(settings: "Settings", work: "Callable[[Accounts], Awaitable[T]
 
     async def run() -> T:
         async with open_mirror(settings, Mode.BESIDE) as opened:
-            return await work(opened.catalog.accounts)
+            result = await work(opened.catalog.accounts)
+            opened.store.changes.advance()  # a mirror that runs looks at them with the next request
+            return result
 
     return asyncio.run(run())
 

@@ -61,6 +61,7 @@ class Journal:
         self._replaced: Callable[[], Awaitable[None]] = _do_nothing
         self._taken_in: Callable[[], Awaitable[None]] | None = None
         self._looking: SingleFlight[str, None] = SingleFlight()
+        self._noticing: list[Callable[[], None]] = []
 
     async def open(self) -> None:
         """Learn where the journal stands."""
@@ -91,6 +92,14 @@ class Journal:
                 self.subscriptions[source].remove(subscription)
 
         return end
+
+    def on_change(self, notice: Callable[[], None]) -> Callable[[], None]:
+        """Call `notice` whenever another process has announced a change, which need not be an event.
+
+        Returns a function that ends it.
+        """
+        self._noticing.append(notice)
+        return lambda: self._noticing.remove(notice)
 
     def changed(self, source: str, project: str, writer: object = None) -> None:
         """Report to all but the writer that what a source lists of a project has changed."""
@@ -177,7 +186,10 @@ class Journal:
     async def _look(self) -> None:
         seen = self.changes.memory[:COUNTER_BYTES]
         await self.look(self._replaced, self._taken_in)
-        self.changes.seen = seen
+        if seen != self.changes.seen:
+            self.changes.seen = seen
+            for notice in self._noticing:
+                notice()
 
     async def look(
         self, replaced: Callable[[], Awaitable[None]], taken_in: Callable[[], Awaitable[None]] | None = None

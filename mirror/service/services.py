@@ -100,8 +100,10 @@ class Mirror:
             users=users_of(settings.auth),
             tokens=tokens_of(settings.auth),
             clock=store.clock,
+            announce=store.changes.advance,
         )
         self._open.push_async_callback(self.guard.close)
+        self._open.callback(self.journal.on_change(self.guard.look_again))
         self._open.push_async_callback(self.page_cache.close)
         self.state = MirrorState(
             settings, self.catalog, self.journal, self.transfers, self.statistics, self.metrics, self.cached_upstreams,

@@ -9,9 +9,10 @@ from typing import Any
 
 import pytest
 
-from mirror.auth.guard import REFUSAL_SECONDS, Guard, refusal_delay
+from mirror.auth.guard import Guard
 from mirror.auth.passwords import hash_password
 from mirror.auth.rights import AccessRules
+from mirror.auth.throttle import REFUSAL_SECONDS, refusal_delay
 from mirror.catalog import Accounts, Token, User
 from mirror.errors import Unauthorized
 from tests.serving import repositories, serving

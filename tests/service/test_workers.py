@@ -135,6 +135,24 @@ async def test_what_a_command_changes_every_worker_shows_with_its_next_answer(
             assert built.filename in (await client.get("/simple/ours/")).text
 
 
+async def test_an_account_that_a_command_takes_away_is_refused_by_every_worker_at_once(
+    simulator: Simulator, tmp_path: Path
+) -> None:
+    simulator.publish(wheel("known", "1.0"))
+    closed = {"rules": [{"repositories": ["pypi"], "read": ["authenticated"]}]}
+    data = tmp_path / "data"
+    async with (
+        spawned(data, only_pypi(simulator), "--workers", f"{WORKERS}", auth=closed) as mirror,
+        client_of_each(mirror) as clients,
+    ):
+        token = basic(await command(data, "token", "create", "--name", "reader"))
+        for client in [*clients.values()] * 2:
+            assert (await client.get("/simple/known/", Authorization=token)).status == 200
+        await command(data, "token", "revoke", "reader")
+        for client in clients.values():
+            assert (await client.get("/simple/known/", Authorization=token)).status == 401
+
+
 async def test_a_worker_that_is_killed_is_back_within_a_second(simulator: Simulator, tmp_path: Path) -> None:
     async with spawned(tmp_path / "data", only_pypi(simulator), "--workers", f"{WORKERS}") as mirror:
         before = workers_of(mirror)
