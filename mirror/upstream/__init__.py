@@ -12,12 +12,13 @@ URLs, so that neither a dead file host nor one absurd URL in a page stops reques
 from mirror.upstream.body import Digests, RangeBody, Stream, checkable, parse_url
 from mirror.upstream.client import Upstream, storable
 from mirror.upstream.connections import ConnectionPool
-from mirror.upstream.failures import SlowBody
+from mirror.upstream.failures import InvalidResponse, SlowBody
 from mirror.upstream.outgoing import ForbiddenAddress, Outgoing
 from mirror.upstream.pacing import BreakerState, retry_after
 from mirror.upstream.values import (
     HEADER_LINE_BYTES,
     Credentials,
+    HttpResponse,
     Origin,
     RawResponse,
     UpstreamHealth,
@@ -35,6 +36,8 @@ __all__ = [
     "Credentials",
     "Digests",
     "ForbiddenAddress",
+    "HttpResponse",
+    "InvalidResponse",
     "Origin",
     "Outgoing",
     "RangeBody",

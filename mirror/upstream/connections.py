@@ -310,7 +310,6 @@ class PooledConnection(asyncio.Protocol):
         except (httptools.HttpParserError, httptools.HttpParserUpgrade, InvalidResponse):
             # What follows a complete answer is not wanted, and no matter of its reader.
             self.abort(None if self._has_head else InvalidResponse())
-            return
         response.wake()
 
     def connection_lost(self, exc: Exception | None) -> None:

@@ -82,6 +82,7 @@ class Outgoing:
         self._allowed = AllowedHosts(allow_hosts)
         self._connect_timeout = connect_timeout
         self._context: ssl.SSLContext | None = None
+        self._loading = asyncio.Lock()
         self._home: frozenset[IPAddress] | None = None
         """The internal addresses at which the index itself is; None before it is known."""
         self._home_lock = asyncio.Lock()
@@ -118,6 +119,13 @@ class Outgoing:
                 name = "ca_file" if self._ca_file else "REQUESTS_CA_BUNDLE"
                 raise ConfigError(f"{name}: cannot be used for {self._url.host}: {error.strerror or error}.") from None
         return self._context
+
+    async def _loaded_context(self) -> ssl.SSLContext:
+        """Return what `tls_context` does; the event loop goes on while certificates are loaded."""
+        if self._context is not None:
+            return self._context
+        async with self._loading:
+            return await asyncio.to_thread(self.tls_context)
 
     # Connections
 
@@ -175,13 +183,13 @@ class Outgoing:
         loop = asyncio.get_running_loop()
         try:
             async with asyncio.timeout(self._connect_timeout):
+                context = await self._loaded_context() if tls else None
                 infos = [_numeric(text, port) for text in await self._resolve(host, port)]
                 found = await start_connection(
                     infos, happy_eyeballs_delay=ATTEMPT_SECONDS, loop=loop, socket_factory=self.open_socket
                 )
                 _, protocol = await loop.create_connection(
-                    factory, sock=found,
-                    ssl=self.tls_context() if tls else None, server_hostname=host.rstrip(".") if tls else None,
+                    factory, sock=found, ssl=context, server_hostname=host.rstrip(".") if tls else None,
                 )  # fmt: skip
         except TimeoutError:
             self._resolved.pop((host, port), None)
