@@ -11,7 +11,7 @@ from pathlib import Path
 
 import click
 
-from tests.benchmarks import beside, cold_files, commits, front, installs, object_rows, rows
+from tests.benchmarks import beside, cold_files, cold_pages, commits, front, installs, object_rows, rows
 from tests.benchmarks.load import WRK
 from tests.benchmarks.nginx import available
 from tests.benchmarks.rows import Site, site
@@ -19,7 +19,7 @@ from tests.benchmarks.table import Row, markdown, text
 
 MEASUREMENTS = {
     name: measurement
-    for module in (rows, front, cold_files, installs, object_rows, commits)
+    for module in (rows, front, cold_pages, cold_files, installs, object_rows, commits)
     for name, measurement in module.MEASUREMENTS.items()
 }
 """All measurements by name, in the order of the table."""

@@ -99,13 +99,20 @@ def changing(tree: Tree, times: int) -> Iterator[bytes]:
         yield b"-1000.%d-" % number
 
 
-def resolvable(tree: Tree) -> list[str]:
-    """A hundred projects, each needing some of the others; returns their names."""
-    for number, name in enumerate(SET):
-        needs = [f"{other}>=1.{VERSIONS - 5}" for other in SET[number + 1 : number + 30 : 7]]
+def small_pages(tree: Tree, names: Sequence[str]) -> None:
+    """Pages like the small one."""
+    for name in names:
+        tree.page(name, [_listed(name, f"1.{number}") for number in range(10)])
+
+
+def resolvable(tree: Tree, number: int = len(SET)) -> list[str]:
+    """Projects, a hundred or so many, each needing some of the others; returns their names."""
+    names = [f"member-{index:03d}" for index in range(number)]
+    for index, name in enumerate(names):
+        needs = [f"{other}>=1.{VERSIONS - 5}" for other in names[index + 1 : index + 30 : 7]]
         built = [wheel(name, f"1.{version}", requires=needs, requires_python=">=3.8") for version in range(VERSIONS)]
         tree.page(name, [tree.file(name, one.filename, one.content, one.metadata) for one in built])
-    return list(SET)
+    return names
 
 
 def _listed(project: str, version: str) -> Entry:

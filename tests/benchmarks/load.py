@@ -145,6 +145,10 @@ class _Client:
         return count
 
     @property
+    def status(self) -> int:
+        return int(self.head.split(b" ", 2)[1])
+
+    @property
     def done(self) -> bool:
         return 0 <= self.size <= self.got
 
@@ -228,3 +232,32 @@ def percentile(times: Sequence[float], part: float) -> float:
     """The value below which `part` of the values lie."""
     ordered = sorted(times)
     return ordered[min(len(ordered) - 1, int(part * len(ordered)))]
+
+
+def one_of_each(url: str, paths: Sequence[str], number: int, headers: Headers) -> list[float]:
+    """Ask for each path once, in order, with so many connections; returns the seconds of each answer. Blocking."""
+    left = list(reversed(paths))
+    times: list[float] = []
+    buffer = bytearray(_PIECE)
+    with _clients(url + left[-1], 0, headers) as (selector, _):
+        for _ in range(min(number, len(left))):
+            client = _Client(*request(url + left.pop(), headers))
+            selector.register(client.connection, selectors.EVENT_READ, [client, time.perf_counter()])
+        while selector.get_map():
+            ready = selector.select(60)
+            assert ready, "no byte in a minute"
+            for key, _ in ready:
+                client, began = key.data
+                client.take(buffer)
+                if not client.done:
+                    continue
+                assert client.status == 200, client.status
+                times.append(time.perf_counter() - began)
+                if not left:
+                    selector.unregister(client.connection)
+                    client.connection.close()
+                    continue
+                client.asked = request(url + left.pop(), headers)[1]
+                key.data[1] = time.perf_counter()
+                client.begin()
+    return times
