@@ -20,7 +20,7 @@ import re
 import sqlite3
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import CodeType
@@ -29,6 +29,7 @@ from typing import Any
 import pytest
 from yarl import URL
 
+from mirror.errors import MirrorError
 from mirror.server.group import RECORD_SECONDS
 from tests.builders import gem, wheel
 from tests.serving import Serving, repositories, serving
@@ -172,6 +173,10 @@ async def connected(simulator: Simulator, data_dir: Path) -> AsyncIterator[tuple
         reader, writer = await asyncio.open_connection(url.host, url.port)
         connection = Connection(reader, writer)
         await connection.send("GET", "/simple/warm/")
+        for upstream in mirror.mirror.upstreams.values():  # each opens its session once in its life
+            with suppress(MirrorError):
+                async with upstream.fetch(upstream.url):
+                    pass
         try:
             yield mirror, connection
         finally:

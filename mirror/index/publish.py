@@ -18,11 +18,11 @@ import msgspec
 from mirror.blobs import BlobStore
 from mirror.catalog import Catalog, Upload, UploadRow
 from mirror.errors import Conflict, Invalid, MissingBlob, NotFound, StorageFull, UnknownFile, UnknownProject
-from mirror.index.inspection import inspect
+from mirror.index.inspection import ATTESTED, INSPECT, SLOWEST_BYTES_PER_SECOND
 from mirror.index.journal import Journal
 from mirror.index.records import DamagedRecord, Records
 from mirror.index.uploads import source_name
-from mirror.isolation import IsolatedProcesses
+from mirror.isolation import IsolatedProcesses, IsolationError
 from mirror.model import AcceptedUpload, Body, File, Format
 
 logger = logging.getLogger(__name__)
@@ -98,9 +98,17 @@ class Publisher:
     async def inspect(self, filename: str, path: Path, attested: bool = False) -> AcceptedUpload:
         """Inspect a file that is to be added, and is called `filename` so far, which may be empty.
 
-        Its name here is that in the result. Raises Invalid for anything that must not be published.
+        Its name here is that in the result. Raises Invalid for anything that must not be published, and for what takes
+        too much time or memory to read.
         """
-        return await inspect(self._isolated, self.format.package_reader, filename, path, attested)
+        options = (self.format.package_reader, filename, str(path.absolute()), ATTESTED if attested else "")
+        try:
+            size = await asyncio.to_thread(lambda: path.stat().st_size)
+            more_seconds = size / SLOWEST_BYTES_PER_SECOND
+            content = await self._isolated.run(INSPECT, b"", *options, more_seconds=more_seconds)
+        except IsolationError as error:
+            raise Invalid(f"The file cannot be inspected: {error}.") from error
+        return msgspec.msgpack.decode(content, type=AcceptedUpload)
 
     async def add(self, path: Path, kept: AcceptedUpload, *, by: str, origin: str, attestations: str = "") -> Change:
         """Add the inspected file at `path`, which is moved away from there. The same bytes again change nothing.
