@@ -17,6 +17,6 @@ async def test_the_front_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(front, "WRK", None)
     monkeypatch.setattr(front, "SECONDS", 0.05)
     async with site(quick=True) as place:
-        rows = [row async for measurement in front.MEASUREMENTS.values() async for row in measurement(place)]
+        rows = [row for measurement in front.MEASUREMENTS.values() async for row in measurement(place)]
     assert len(rows) == 6
     assert all(math.isfinite(row.figure) and row.figure > 0 and text(row) for row in rows)

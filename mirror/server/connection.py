@@ -13,6 +13,7 @@ import asyncio
 import time
 from collections.abc import Callable
 from email.utils import formatdate
+from itertools import chain
 from typing import Any, cast
 
 from aiohttp import EMPTY_PAYLOAD, web
@@ -274,12 +275,12 @@ def read_head(data: bytes, group: ConnectionGroup) -> RequestHead | None:
         if upgraded or rest or payload is not EMPTY_PAYLOAD:
             return None
     aside: dict[bytes, bytes] = {}
-    kept = [message.method.encode(), message.path.encode(errors="surrogateescape")]
+    kept: dict[bytes, bytes] = {}
     for name, value in message.raw_headers:
         name = name.lower()
         role = ROLES.get(name)
-        if role is None:
-            kept += name, value
+        if role is None and name not in kept:
+            kept[name] = value
         elif role is HeaderRole.SET_ASIDE and name not in aside:
             aside[name] = value
         elif role is not HeaderRole.IGNORED:
@@ -288,9 +289,9 @@ def read_head(data: bytes, group: ConnectionGroup) -> RequestHead | None:
     usual = connection is None or connection.lower() in (b"keep-alive", b"close")
     if host is None or not usual or message.version != HttpVersion11:
         return RequestHead()
-    kept.append(host)
+    target = message.path.encode(errors="surrogateescape")
     return RequestHead(
-        b"\n".join(kept),
+        b"\n".join((message.method.encode(), target, host, *chain.from_iterable(sorted(kept.items())))),
         headers["Host"],
         headers.get("User-Agent", ""),
         aside.get(b"authorization", b""),

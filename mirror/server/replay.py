@@ -65,7 +65,7 @@ FORWARDED = frozenset(name.lower().encode() for name in FORWARDED_HEADERS)
 
 
 class HeaderRole(Enum):
-    """The part that a header plays; one without a part is in the key as it was sent."""
+    """The part that a header plays; one without a part is in the key."""
 
     UNUSUAL = auto()
     SET_ASIDE = auto()

@@ -106,7 +106,7 @@ class PreparedResponse(web.StreamResponse):
             return
         self._sent = True
         self._keep_alive = request.keep_alive
-        if self._validity is not None and request.keep_alive and len(self._chunks) <= 1:
+        if self._validity is not None and len(self._chunks) <= 1:
             self._remember(self._validity, request)
         head = finish_head(self._head, request)
         if self.body_length <= WRITE_BYTES:

@@ -147,6 +147,11 @@ async def test_spelling_does_not_matter(site: Site) -> None:
     ) == [b"1", b"1", b"1"]
 
 
+async def test_the_order_of_headers_does_not_matter(site: Site) -> None:
+    lines = b"Accept: text/html", b"Accept-Encoding: gzip"
+    assert await site.talk(with_headers(*lines), with_headers(*reversed(lines))) == [b"1", b"1"]
+
+
 @pytest.mark.parametrize(
     "line",
     [
@@ -232,6 +237,12 @@ async def test_a_connection_that_is_to_be_closed_is_closed_after_a_replay(site: 
     assert await site.talk(REQUEST) == [b"1"]
 
 
+async def test_the_response_to_a_request_that_closes_its_connection_is_kept(site: Site) -> None:
+    for _ in range(3):
+        assert await site.talk(with_headers(b"Connection: close")) == [b"1"]
+    assert await site.talk(REQUEST) == [b"1"]
+
+
 async def test_a_connection_without_requests_for_long_is_closed(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     connections, times = site.group.connections, [0.0]
     monkeypatch.setattr(connections, "clock", lambda: times[0])
@@ -281,7 +292,8 @@ async def test_a_replay_ends_when_its_validity_does(site: Site) -> None:
     "line",
     [
         b"Cookie: a=b", b"Content-Length: 0", b"TE: trailers", b"Connection: x", b"Trailer: x",
-        b"X-Request-ID: a\r\nX-Request-ID: b", b"Authorization: Bearer a\r\nAuthorization: Bearer b",
+        b"Accept: a\r\nAccept: b", b"X-Request-ID: a\r\nX-Request-ID: b",
+        b"Authorization: Bearer a\r\nAuthorization: Bearer b",
     ],
 )  # fmt: skip
 async def test_unusual_requests_are_always_handled(site: Site, line: bytes) -> None:
