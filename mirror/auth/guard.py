@@ -2,8 +2,7 @@
 
 A credential that was verified is kept for a minute under a keyed hash of its header, because argon2 is slow on purpose:
 the next request of the same client costs one look-up. Changes that a command or another worker makes take effect with
-the next request; they are looked for only when a client presents credentials. Where everyone may read, reading
-costs nothing, and credentials are not even verified.
+the next request that presents credentials. Where everyone may read, reading costs nothing: none are verified.
 """
 
 import asyncio
