@@ -1,5 +1,6 @@
 """Pages as upstream answered them: raw bodies, compressed, with what is needed to ask again conditionally."""
 
+import asyncio
 import sys
 from collections.abc import Mapping
 from typing import Literal
@@ -26,6 +27,8 @@ _REMOVED = event_sql(
 )
 
 
+UNPACKED_IN_LOOP_BYTES = 64 << 10
+"""Bytes of a compressed page up to which unpacking it is quicker than the hop to a thread."""
 MISSING_AT_ONCE = 1000
 """Pages that are missing upstream of which one statement forgets."""
 
@@ -68,20 +71,31 @@ class Pages:
 
     async def read(self, source: str, page: Page) -> tuple[str, UpstreamResponse] | None:
         """Return the stored response and its revision; None when none is stored or readable, or upstream has none."""
+        packed = await self.read_packed(source, page)
+        if packed is None:
+            return None
+        revision, response = packed
+        try:
+            if len(response.body) <= UNPACKED_IN_LOOP_BYTES:
+                body = zstd.decompress(response.body)
+            else:
+                body = await asyncio.to_thread(zstd.decompress, response.body)
+        except zstd.ZstdError:
+            return None
+        return revision, msgspec.structs.replace(response, body=body)
+
+    async def read_packed(self, source: str, page: Page) -> tuple[str, UpstreamResponse] | None:
+        """Return the stored response, with its body in zstd, and its revision; None where there is none."""
         rows = await self._database.read(
             "SELECT revision, url, content_type, etag, last_modified, serial, body"
             " FROM pages WHERE source = $1 AND kind = $2 AND name = $3 AND found = 1",
             source, page.kind, page.name,
         )  # fmt: skip
         for revision, url, content_type, etag, last_modified, serial, body in rows:
-            try:
-                content = zstd.decompress(body)
-            except zstd.ZstdError:
-                return None
             return revision, UpstreamResponse(
                 url=url,
                 content_type=content_type,
-                body=content,
+                body=body,
                 etag=etag,
                 last_modified=last_modified,
                 serial=serial,

@@ -119,6 +119,10 @@ class PagesSettings(AgesSettings):
 
     memory: Size = 64_000_000
     """How much memory pages may take in all: parsed, rendered, compressed, and as responses that can be repeated."""
+    disk: Size = 1_000_000_000
+    """How much rendered pages may take on disk, compressed, below `rendered` in the data directory: from there they are
+    served at once that memory has no room for, also after a restart. They take at most a tenth of what is free there,
+    and may be deleted at any time. 0: none are kept."""
     max_size: Size = 256_000_000
     """The largest page that is accepted from an upstream, decompressed."""
 

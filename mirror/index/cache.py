@@ -45,13 +45,19 @@ class Validity(msgspec.Struct, eq=False):
 
 
 class MemoryBudget:
-    """Bytes that the caches made with it may take together."""
+    """Bytes that the caches made with it may take together.
+
+    Small entries that spare much work are kept longer than others: they make room only once they take more than half.
+    """
 
     def __init__(self, limit_bytes: int) -> None:
         self.limit_bytes = limit_bytes
         self.weight = 0
         """Bytes that all entries take; never above the limit."""
+        self.small_weight = 0
+        """The part of that for entries of caches of small ones."""
         self._order: OrderedDict[CacheEntry[Any], None] = OrderedDict()  # as they were put, or had a second chance
+        self._small: OrderedDict[CacheEntry[Any], None] = OrderedDict()  # those of caches of small ones
 
     def add(self, entry: "CacheEntry[Any]") -> None:
         """Take in an entry that is no heavier than the limit; the oldest ones that no one uses make room for it.
@@ -59,20 +65,29 @@ class MemoryBudget:
         A hit only marks its entry as used, to cost nothing; here a marked one gets a second chance.
         """
         while self.weight + entry.weight > self.limit_bytes:
-            oldest = next(iter(self._order))
+            order = self._small if not self._order or 2 * self.small_weight > self.limit_bytes else self._order
+            oldest = next(iter(order))
             if oldest.used:
                 oldest.used = False
-                self._order.move_to_end(oldest)
+                order.move_to_end(oldest)
             else:
                 self.remove(oldest)
                 oldest.cache.evict(oldest)
-        self._order[entry] = None
         self.weight += entry.weight
+        if entry.cache.small:
+            self.small_weight += entry.weight
+            self._small[entry] = None
+        else:
+            self._order[entry] = None
 
     def remove(self, entry: "CacheEntry[Any]") -> None:
         """Let go of an entry."""
-        del self._order[entry]
         self.weight -= entry.weight
+        if entry.cache.small:
+            self.small_weight -= entry.weight
+            del self._small[entry]
+        else:
+            del self._order[entry]
 
 
 class CacheEntry(Generic[V]):
@@ -96,11 +111,17 @@ class BoundedCache(dict[K, CacheEntry[V]]):
     by the methods below alone.
     """
 
-    __slots__ = ("_budget", "_evicted")
+    __slots__ = ("_budget", "_evicted", "small")
 
-    def __init__(self, budget: MemoryBudget, evicted: Callable[[V], None] | None = None) -> None:
-        """`evicted` is called with each value that is dropped for want of room, or never kept for that reason."""
+    def __init__(
+        self, budget: MemoryBudget, evicted: Callable[[V], None] | None = None, *, small: bool = False
+    ) -> None:
+        """`evicted` is called with each value that is dropped for want of room, or never kept for that reason.
+
+        `small`: its entries are small, spare much work, and are kept longer than those of other caches.
+        """
         super().__init__()
+        self.small = small
         self._budget = budget
         self._evicted = evicted
 

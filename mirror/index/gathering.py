@@ -8,10 +8,11 @@ import asyncio
 from collections.abc import Container, Mapping, Sequence
 
 from mirror.catalog import Claims
-from mirror.errors import MirrorError, Offline, ReservedName, UnknownProject, UpstreamError
+from mirror.errors import MirrorError, NotFound, Offline, ReservedName, UnknownProject, UpstreamError
 from mirror.index.freshness import Freshness
 from mirror.index.precedence import Permission, Precedence, Reply, SourceReply, permission
-from mirror.index.source import Listing, Source
+from mirror.index.source import Document, Listing, Source
+from mirror.model import Page
 from mirror.policy import matches
 
 
@@ -93,6 +94,13 @@ class SourceOrder:
         if not found:
             raise missing
         return found
+
+    async def document(self, source: str, page: Page, freshness: Freshness) -> Document | None:
+        """Return a page of the format's own that a source has; None where there is none, or no such source."""
+        try:
+            return await next(one.document(page, freshness) for one in self.sources if one.name == source)
+        except (NotFound, StopIteration):
+            return None
 
     async def taken_names(self) -> list[set[str]]:
         """Return for each source, in order, the names that belong to sources before it, without those of unions."""

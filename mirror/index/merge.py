@@ -4,12 +4,15 @@ By default the first source that has a project wins wholly, so that no upstream 
 (dependency confusion). Only for names configured as `union` are the files of all sources shown together, by file name.
 """
 
+import logging
 from collections.abc import Container, Mapping, Sequence
 
 import msgspec
 
 from mirror.model import File, Names, Outcome, Project
 from mirror.policy import matches
+
+logger = logging.getLogger(__name__)
 
 _STATUSES: Mapping[str | None, int] = {None: 0, "active": 1, "deprecated": 3, "archived": 4, "quarantined": 5}
 _UNKNOWN_STATUS = 2  # a status that PEP 792 does not know counts more than `active`, and forbids nothing
@@ -60,6 +63,17 @@ def merge(projects: Sequence[Project], *, union: bool) -> MergeResult:
         status=max((project.status for project in projects), key=lambda status: _STATUSES.get(status, _UNKNOWN_STATUS)),
     )
     return MergeResult(project=merged, conflicts=tuple(conflicts))
+
+
+def merge_union(name: str, projects: Sequence[Project]) -> Project:
+    """Return what several sources list of a project, as one; the log tells where they disagree."""
+    merged = merge(projects, union=True)
+    for conflict in merged.conflicts:
+        logger.warning(
+            "%s: %s is shown from %s, and %s offers other bytes under that name",
+            name, conflict.filename, conflict.source, conflict.other_source,
+        )  # fmt: skip
+    return merged.project
 
 
 def _conflict(kept: File, other: File) -> DigestConflict | None:

@@ -19,6 +19,7 @@ from mirror.catalog.pages import MISSING_AT_ONCE
 from mirror.errors import MirrorError, StorageError, StorageUnavailable, UpstreamProtocolError
 from mirror.index.cache import BoundedCache, LoadingCache, MemoryBudget
 from mirror.index.freshness import Ages
+from mirror.index.packing import COMPRESS
 from mirror.index.page_reader import LARGE_PAGE_BYTES, PageReader
 from mirror.model import Format, Outcome, Page, Project, Stamp, UpstreamResponse
 
@@ -111,6 +112,18 @@ class PageStore:
             raise UpstreamProtocolError(f"The page of {page.name} lists more than {MOST_FILES:,} files or versions.")
         files = tuple(msgspec.structs.replace(file, source=self._source) for file in project.files)
         return msgspec.structs.replace(project, files=files)
+
+    async def read_packed(self, page: Page) -> tuple[str, UpstreamResponse] | None:
+        """Return the newest response with its revision, its body in zstd; None where there is none."""
+        if (unstored := self._unstored.value(page)) is None:
+            return await self._pages.read_packed(self._source, page)
+        row, response = unstored
+        packed = await asyncio.to_thread(COMPRESS["zstd"], response.body)
+        return row.stamp.revision, msgspec.structs.replace(response, body=packed)
+
+    async def serials(self) -> dict[str, int]:
+        """Return the serial of each stored page of a project that has one, by the project's name."""
+        return await self._pages.serials(self._source)
 
     def unstored(self, page: Page) -> UpstreamResponse | None:
         """Return the response of a page that the full disk did not take."""

@@ -6,31 +6,34 @@ A project as it is shown is a `View`. It is the only thing here with a lifetime:
 its revision, and what is replayed without looking at it again is valid for as long as its `validity` holds.
 """
 
-import logging
 import math
 import sys
 import time
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from typing import TypeVar
 
 import msgspec
 
-from mirror.errors import Blocked, NotFound, UnknownFile, UnknownProject
-from mirror.index.cache import FILE_BYTES, BoundedCache, MemoryBudget, SingleFlight, Validity
+from mirror.errors import Blocked, UnknownFile, UnknownProject
+from mirror.index.cache import FILE_BYTES, BoundedCache, MemoryBudget, Validity
 from mirror.index.elsewhere import OtherSources, open_from_any
 from mirror.index.freshness import CURRENT, Freshness
 from mirror.index.gathering import SourceOrder
 from mirror.index.journal import Journal
-from mirror.index.merge import merge, removed_everywhere, worst
+from mirror.index.merge import merge_union, removed_everywhere, worst
+from mirror.index.name_lists import ListRenderer
 from mirror.index.names import NameIndex
 from mirror.index.precedence import FIRST, SourceChoice, choose
 from mirror.index.source import Document, Listing, OpenFile, Source, Wanted
-from mirror.index.view import RepositoryNames, UnfilteredProject, View, stand_in
-from mirror.model import File, Format, Outcome, Page, Project
+from mirror.index.view import RepositoryNames, UnfilteredProject, View, ViewStamp, stand_in, unfiltered
+from mirror.index.views import MANY_PROJECTS, STAMP_BYTES, ViewCache
+from mirror.isolation import IsolatedProcesses
+from mirror.model import File, Format, Outcome, Page
 from mirror.policy import Policy, Verdict, apply, matches
 
 __all__ = ["Repository", "UnfilteredProject", "View"]
 
-logger = logging.getLogger(__name__)
+S = TypeVar("S", bound=ViewStamp)
 
 VIEW_BYTES = 3000
 """Bytes that a view takes in memory, without its files (measured)."""
@@ -38,9 +41,6 @@ NOTICED_SECONDS = 3600.0
 """Time after which a request for a small file is looked at again, so that eviction knows that the file is in use."""
 
 _NONE_WITHHELD: Mapping[str, Verdict] = {}
-
-MANY_PROJECTS = 10_000
-"""Projects that change at once, above which no view is kept."""
 
 
 class Repository:
@@ -56,22 +56,19 @@ class Repository:
         journal: Journal,
         memory: MemoryBudget,
         clock: Callable[[], float] = time.time,
+        isolated: IsolatedProcesses | None = None,
     ) -> None:
-        self.name = name
-        self.format = format
-        self.sources = order.sources
+        self.name, self.format = name, format
+        self.sources, self.policy = order.sources, policy
         self.changed: list[Callable[[str], None]] = []
         """Called with a project's name when what is shown of it may have changed ("" for the list of names)."""
-        self.policy = policy
         self._order = order
         self._precedence = order.precedence
         self._clock = clock
         self._by_name = {source.name: source for source in self.sources}
-        self.views: BoundedCache[str, View] = BoundedCache(memory, evicted=lambda view: view.validity.end())
-        """The views in memory, by project."""
-        self.viewing: SingleFlight[tuple[str, Freshness], View] = SingleFlight()
-        """The views that are being made, by project and freshness."""
-        self._names = NameIndex(order, clock)
+        self._cache = ViewCache(memory)
+        self.views, self.viewing, self._stamps = self._cache.views, self._cache.viewing, self._cache.stamps
+        self._names = NameIndex(order, clock, ListRenderer(format.name, isolated) if isolated else None)
         for source in self.sources:
             source.outdated = self._outdated
         self._stop_listening = journal.listen(self._source_changed, self._by_name, own=self.sources)
@@ -81,9 +78,42 @@ class Repository:
     async def project(self, name: str, freshness: Freshness = Freshness.USUAL) -> View:
         """Return a project by its canonical name. Raises UnknownProject, Unavailable, UpstreamError."""
         view = await self._view(name, freshness)
-        if view.gone and not view.project.files:
+        if view.gone and view.empty:
             raise self._order.unknown(name, view.inputs)
         return view
+
+    async def stamp(
+        self, name: str, freshness: Freshness, stored: Callable[[], Awaitable[ViewStamp | None]]
+    ) -> ViewStamp:
+        """Return the stamp of a project, not made anew where one is in memory or `stored`. Raises as `project`."""
+        entry = None if name in self.views else self._stamps.get(name)
+        if entry and freshness not in CURRENT and entry.value.validity.holds(self._clock()):
+            entry.used = True
+            stamp = entry.value
+        elif name in self.views or (known := entry.value if entry else await stored()) is None:
+            return await self.project(name, freshness)
+        else:
+            stamp, _ = await self._cache.stamping.run(
+                (name, freshness), lambda: self._renew_stamp(name, freshness, known)
+            )
+        if stamp.gone and stamp.empty:
+            raise self._order.unknown(name, stamp.inputs)
+        return stamp
+
+    async def _renew_stamp(self, name: str, freshness: Freshness, known: ViewStamp) -> ViewStamp:
+        """Ask the sources whether a stamp is still right, and return it with what that means; else make the view."""
+        before = self._known(name)
+        try:
+            listings = await self._gather(name, freshness, known.inputs)
+        except UnknownProject:
+            self.forget(name)
+            raise
+        until = min(listing.until for listing in listings.values())
+        outcome = worst([listing.outcome for listing in listings.values()])
+        if not self._unchanged(known, listings):
+            return msgspec.structs.replace(await self._view(name, Freshness.ANY), outcome=outcome)
+        stamp = msgspec.structs.replace(known, validity=Validity(min(until, known.decided_until)), outcome=outcome)
+        return self._keep(name, self._cache.stamping.owns((name, freshness)), before, stamp, self._stamps, STAMP_BYTES)
 
     async def _view(self, name: str, freshness: Freshness) -> View:
         """Return a project, or what is left of one that is gone."""
@@ -98,11 +128,11 @@ class Repository:
 
     async def _make_view(self, name: str, freshness: Freshness) -> View:
         """Make a view of what the sources have now, and keep it in memory."""
-        known = self.views.peek(name)
+        known, before = self.views.peek(name), self._known(name)
         try:
             listings = await self._gather(name, freshness, known.inputs if known else {})
         except UnknownProject:
-            if known is not None:
+            if before is not None:
                 self.forget(name)
             raise
         until = min(listing.until for listing in listings.values())
@@ -117,7 +147,7 @@ class Repository:
                 view = self._merge_listings(name, complete, until, outcome)
             except Exception as error:  # an odd value on a page, whatever reads it
                 view = stand_in(name, known, self.policy, until, self._clock(), error)
-        return self._keep(name, freshness, known, view)
+        return self._keep(name, self.viewing.owns((name, freshness)), before, view, self.views, _weight(view))
 
     async def _gather(self, name: str, freshness: Freshness, known: Mapping[str, str]) -> dict[str, Listing]:
         """Return the listings of the sources in order: of the one that is shown, or of all for a union."""
@@ -132,7 +162,7 @@ class Repository:
             return [source for source in self.sources if source.local]
         return self.sources
 
-    def _unchanged(self, known: View, listings: Mapping[str, Listing]) -> bool:
+    def _unchanged(self, known: ViewStamp, listings: Mapping[str, Listing]) -> bool:
         inputs = {source: listing.revision for source, listing in listings.items()}
         return (
             self._clock() < known.decided_until
@@ -153,7 +183,7 @@ class Repository:
         """Merge the listings of the sources, and apply policy."""
         merged, *others = (listing.project for listing in listings.values() if listing.project is not None)
         if others:
-            merged = self._merge_projects(name, [merged, *others])
+            merged = merge_union(name, [merged, *others])
         removed = _removed_files(listings)
         shown, withheld, decided_until = merged, _NONE_WITHHELD, math.inf
         yanked = self.policy.blocks_yanked and any(file.yanked is not None for file in merged.files)
@@ -169,6 +199,7 @@ class Repository:
             withheld=withheld,
             removed=removed if shown.status != "quarantined" else frozenset(files),
             gone=all(listing.gone for listing in listings.values()),
+            empty=not shown.files,
             sources=tuple(dict.fromkeys(file.source for file in merged.files)),
             inputs=inputs,
             choice=self._choice(name, listings),
@@ -178,26 +209,21 @@ class Repository:
             outcome=outcome,
         )
 
-    def _merge_projects(self, name: str, projects: Sequence[Project]) -> Project:
-        """Return what several sources list, as one project."""
-        merged = merge(projects, union=True)
-        for conflict in merged.conflicts:
-            logger.warning(
-                "%s: %s is shown from %s, and %s offers other bytes under that name",
-                name, conflict.filename, conflict.source, conflict.other_source,
-            )  # fmt: skip
-        return merged.project
-
     def _revision(self, inputs: Mapping[str, str], decided_until: float) -> str:
         """Return the revision of everything that goes into a view."""
         sources = "\0".join(f"{source} {revision}" for source, revision in inputs.items())
         return f"{sources}\0{self.policy.digest}\0{decided_until}"
 
-    def _keep(self, name: str, freshness: Freshness, before: View | None, view: View) -> View:
-        """Keep a view; `before` is the one that was kept when its sources were asked."""
-        known = self.views.peek(name)
+    def _known(self, name: str) -> ViewStamp | None:
+        return self.views.peek(name) or self._stamps.peek(name)
+
+    def _keep(
+        self, name: str, owned: bool, before: ViewStamp | None, view: S, cache: BoundedCache[str, S], weight: int
+    ) -> S:
+        """Keep a view or stamp of so many bytes, unless what was kept `before` has changed, or it is not `owned`."""
+        known = self._known(name)
         differs = known is None or known.revision != view.revision
-        if not self.viewing.owns((name, freshness)):
+        if not owned:
             view.validity.end()  # it has changed since the sources were asked
             return view
         if known is not before and differs:
@@ -210,7 +236,8 @@ class Repository:
         elif known is not None:
             known.validity.end()
         settled: Outcome = "offline" if view.outcome == "offline" else "hit"
-        self.views.put(name, msgspec.structs.replace(view, outcome=settled), _weight(view))
+        self._stamps.forget(name)
+        cache.put(name, msgspec.structs.replace(view, outcome=settled), weight)
         if differs and (known is not None or view.outcome in ("miss", "joined")):
             self._notify(name)
         return view
@@ -218,12 +245,7 @@ class Repository:
     async def candidates(self, name: str, freshness: Freshness = Freshness.USUAL) -> UnfilteredProject:
         """Return a project before policy, and the sources that may answer for it. Raises as `project`."""
         found = await self._gather(name, freshness, {})
-        return UnfilteredProject(
-            project=merge([one.project for one in found.values() if one.project], union=len(found) > 1).project,
-            sources=tuple(found),
-            choice=self._choice(name, found),
-            removed=_removed_files(found),
-        )
+        return unfiltered(found, self._choice(name, found), _removed_files(found))
 
     def _choice(self, name: str, found: Collection[str]) -> SourceChoice:
         uploaded = any(source.local and source.name in found for source in self.sources)
@@ -310,27 +332,15 @@ class Repository:
     async def document(
         self, view: View, page: Page, freshness: Freshness = Freshness.USUAL, source: str = ""
     ) -> Document | None:
-        """Return a page of the format's own about a project; None where there is none.
-
-        It is asked of the source that won the project, if none is named.
-        """
-        source = source or next(iter(view.sources), "")
-        if source not in self._by_name:
-            return None
-        try:
-            return await self._by_name[source].document(page, freshness)
-        except NotFound:
-            return None
+        """Return a page of the format's own about a project, from the source that won it if none is named; or None."""
+        return await self._order.document(source or next(iter(view.sources), ""), page, freshness)
 
     # Changes
 
     def forget(self, project: str) -> None:
         """Look at a project again ("" for the list of names): what is shown of it may have changed."""
-        for freshness in Freshness:
-            self.viewing.pop((project, freshness), None)
-        if (entry := self.views.get(project)) is not None:
-            entry.value.validity.end()
-            self.views.forget(project)
+        if project in self.views or project in self._stamps or self.viewing or self._cache.stamping:
+            self._cache.forget(project)
         if not project and (self._names.kept or self._names.gathering):
             self._names.forget()
         self._notify(project)
@@ -341,29 +351,19 @@ class Repository:
             for name in names:
                 self.forget(name)
             return
-        self._forget_views()
+        self._cache.forget_all()
         for name in names:
             self._notify(name)
 
     def set_policy(self, policy: Policy) -> None:
         """Look at projects through another policy from now on."""
         self.policy = policy
-        self._forget_views()
-
-    def _forget_views(self) -> None:
-        self._end_validities()
-        self.views.clear()
-
-    def _end_validities(self) -> None:
-        """Let every view be made again, those that are being made as well; what turns out unchanged stays."""
-        self.viewing.clear()
-        for entry in self.views.values():
-            entry.value.validity.end()
+        self._cache.forget_all()
 
     def _outdated(self, projects: Collection[str] | None) -> None:
         """Look again at the projects that a source of ours lists otherwise than before; None for all of them."""
         if projects is None:
-            self._end_validities()
+            self._cache.end_validities()
         else:
             self.forget_some(projects)
 
@@ -382,7 +382,7 @@ class Repository:
     async def close(self) -> None:
         """Stop what runs in the background."""
         self._stop_listening()
-        await self.viewing.close()
+        await self._cache.close()
         await self._names.close()
         for source in self.sources:
             await source.close()

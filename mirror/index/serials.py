@@ -4,6 +4,8 @@ Clients such as bandersnatch compare the two, so a page with an older serial tha
 whatever its age.
 """
 
+from collections.abc import Mapping
+
 from mirror.catalog import Catalog, PageRow
 from mirror.model import Names
 
@@ -14,7 +16,7 @@ class NewerSerials:
     def __init__(self, source: str, catalog: Catalog) -> None:
         self._source = source
         self._catalog = catalog
-        self._newer: dict[str, int] = {}
+        self._newer: Mapping[str, int] = {}
         self._checked = 0.0  # when the list of names was last confirmed, in seconds since the epoch
 
     async def compare(self, names: Names, checked: float) -> None:
@@ -26,6 +28,10 @@ class NewerSerials:
             if (newer := names.serials.get(name)) is not None and serial < newer
         }
         self._checked = checked
+
+    def set_newer(self, newer: Mapping[str, int], checked: float) -> None:
+        """Take in what another process found when it compared them with a list that was confirmed at a moment."""
+        self._newer, self._checked = newer, checked
 
     def exceeds(self, project: str, row: PageRow) -> bool:
         """Return whether the list of names, read after the page of a project, has a newer serial for it."""

@@ -1,7 +1,7 @@
 """What a source of projects is, and what it returns."""
 
 import time
-from collections.abc import Awaitable, Callable, Collection, Container, Iterable
+from collections.abc import Awaitable, Callable, Collection, Container, Iterable, Mapping
 from typing import Literal, NamedTuple, Protocol
 
 import msgspec
@@ -36,6 +36,18 @@ class LoadedNames(NamedTuple):
     names: Names
 
 
+class PackedNames(msgspec.Struct, frozen=True, array_like=True):
+    """A list of names as it is stored, to be read in another process."""
+
+    revision: str
+    facts: bytes
+    """The response without its body, as JSON."""
+    body: bytes
+    """In zstd."""
+    stored: dict[str, int]
+    """The serials of the stored pages of projects, which are to be compared with those of the list."""
+
+
 class NameListing(msgspec.Struct, frozen=True, kw_only=True):
     """The names that a source or repository has at a moment; they are parsed only when they are needed."""
 
@@ -46,6 +58,10 @@ class NameListing(msgspec.Struct, frozen=True, kw_only=True):
     outcome: Outcome
     load: Callable[[], Awaitable[LoadedNames]]
     """Returns the names. Raises Unavailable, UpstreamError."""
+    pack: Callable[[], Awaitable[PackedNames]] | None = None
+    """Returns the names as they are stored, where they are a document. Raises Unavailable, UpstreamError."""
+    compared: Callable[[Mapping[str, int]], None] | None = None
+    """Called with the projects whose stored pages have older serials than the list, once it was read."""
 
 
 Wanted = Literal["whole", "stream", "part", "head"]

@@ -43,9 +43,10 @@ class UploadSource:
         self._reading.pop("", None)
 
     async def names(self, freshness: Freshness = Freshness.USUAL) -> NameListing:
-        changed = {name: at for name, at in (await self._projects()).items() if at is not None}
+        projects = await self._projects()
+        changed = {name: at for name, at in projects.items() if at is not None}
         newest = max(map(_serial, changed.values()), default=None)
-        revision = f"{newest} {len(changed)}"
+        revision = f"{newest} {len(changed)} {len(projects)}"
 
         async def load() -> LoadedNames:
             return LoadedNames(

@@ -9,7 +9,16 @@ from mirror.index.cache import SingleFlight
 from mirror.index.checksums import HeldChecksums
 from mirror.index.freshness import Freshness
 from mirror.index.journal import Journal
-from mirror.index.source import Document, DocumentBody, LoadedNames, NameListing, OpenFile, Outdated, SourceOptions
+from mirror.index.source import (
+    Document,
+    DocumentBody,
+    LoadedNames,
+    NameListing,
+    OpenFile,
+    Outdated,
+    PackedNames,
+    SourceOptions,
+)
 from mirror.index.upstream_files import UpstreamFiles
 from mirror.index.upstream_pages import NAMES, UpstreamPages
 from mirror.model import File, Names, Outcome, Page
@@ -66,7 +75,26 @@ class CachedUpstream:
         stamp, until = state.row.stamp, self.pages.until(NAMES, state)
         if not stamp.found:
             return NameListing(revision="", until=until, outcome=state.outcome, load=_no_names)
-        return NameListing(revision=stamp.revision, until=until, outcome=state.outcome, load=self.pages.names)
+        return NameListing(
+            revision=stamp.revision,
+            until=until,
+            outcome=state.outcome,
+            load=self.pages.names,
+            pack=self._packed_names,
+            compared=lambda newer: self.pages.serials.set_newer(newer, stamp.checked),
+        )
+
+    async def _packed_names(self) -> PackedNames:
+        """Return the stored list of names; fetched again when it was lost."""
+        found = await self.pages.store.read_packed(NAMES)
+        if found is None:
+            await self.pages.response(NAMES)
+            found = await self.pages.store.read_packed(NAMES)
+        if found is None:
+            raise UpstreamUnavailable("The list of projects cannot be kept; please ask again.")
+        revision, response = found
+        facts = msgspec.json.encode(msgspec.structs.replace(response, body=b""))
+        return PackedNames(revision, facts, response.body, await self.pages.store.serials())
 
     def _held_revision(self) -> str:
         return f"held at {self._journal.serial}"

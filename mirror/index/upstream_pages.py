@@ -83,7 +83,7 @@ class UpstreamPages:
         self._asking: SingleFlight[Page, PageState] = SingleFlight()
         self._overdue: set[Page] = set()
         """Pages that upstream has been asked for longer than a client with a stored one is kept waiting."""
-        self._serials = NewerSerials(self.name, catalog)
+        self.serials = NewerSerials(self.name, catalog)
         asks = partial(has_page, upstream, format)
         self._changes = PageChanges(self.name, self.store, self._reader, self._removals, catalog.claims, memory, asks)
 
@@ -161,7 +161,7 @@ class UpstreamPages:
         lags = row and listed is not None and listed != row.stamp.revision and self._lags(page, listed, now)
         if row and lags and freshness not in CURRENT:
             return PageState(row, "stale")
-        if row and freshness is Freshness.USUAL and page.kind == "project" and self._serials.exceeds(page.name, row):
+        if row and freshness is Freshness.USUAL and page.kind == "project" and self.serials.exceeds(page.name, row):
             freshness = Freshness.ANEW
         if row:
             decision = decide(row.stamp, now, self._options.ages, listed=listed, freshness=freshness)
@@ -209,7 +209,7 @@ class UpstreamPages:
         revision, response = await self.response(NAMES)
         names = await self._reader.names(response)
         row = await self.store.row(NAMES)
-        await self._serials.compare(names, row.stamp.checked if row else 0.0)
+        await self.serials.compare(names, row.stamp.checked if row else 0.0)
         return LoadedNames(revision, names)
 
     async def response(self, page: Page) -> tuple[str, UpstreamResponse]:
@@ -354,7 +354,7 @@ class UpstreamPages:
         elif page.kind == "names":
             names = await self._reader.names(response)
             await self._changes.check_names(page, before, names, now)
-            await self._serials.compare(names, now)
+            await self.serials.compare(names, now)
         else:
             await off_loop(response, lambda: self._format.check_document(page, response))
         row = PageRow(

@@ -1,21 +1,41 @@
 """What a repository shows at a moment: a project through policy, the same before policy, and all names."""
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 
 import msgspec
 
 from mirror.errors import UpstreamProtocolError
 from mirror.index.cache import Validity
+from mirror.index.merge import merge
+from mirror.index.name_lists import RenderedNames
 from mirror.index.precedence import SourceChoice
-from mirror.index.source import NameListing
+from mirror.index.source import Listing, NameListing
 from mirror.model import File, Outcome, Project
 from mirror.policy import Policy, Verdict
 
 logger = logging.getLogger(__name__)
 
 
-class View(msgspec.Struct, frozen=True, kw_only=True):
+class ViewStamp(msgspec.Struct, frozen=True, kw_only=True):
+    """The inputs of a view, and until when it is right: pages of it are kept under that, without the view."""
+
+    inputs: Mapping[str, str]
+    """The sources that it was made of, in their order, and the revision of what each has."""
+    revision: str
+    """Equal revisions, equal views."""
+    decided_until: float
+    """Policy decides the same before this moment; a file's entry is good for as long, however old the page."""
+    gone: bool
+    """No source has the project any more: only removed files are left."""
+    empty: bool
+    """No file is shown."""
+    validity: Validity
+    """Until when no source has to be asked; it ends when the view is replaced."""
+    outcome: Outcome
+
+
+class View(ViewStamp, frozen=True, kw_only=True):
     """A project as this repository shows it."""
 
     project: Project
@@ -26,21 +46,10 @@ class View(msgspec.Struct, frozen=True, kw_only=True):
     """File name → why it is not shown."""
     removed: frozenset[str]
     """Names of files that upstream has taken back; those that may be fetched are in `files`."""
-    gone: bool
-    """No source has the project any more: only removed files are left."""
     sources: tuple[str, ...]
     """The sources that contributed files, the winning one first."""
-    inputs: Mapping[str, str]
-    """The sources that it was made of, in their order, and the revision of what each has."""
     choice: SourceChoice
     """By which rule these sources answer for it."""
-    revision: str
-    """Equal revisions, equal views."""
-    decided_until: float
-    """Policy decides the same before this moment; a file's entry is good for as long, however old the page."""
-    validity: Validity
-    """Until when no source has to be asked; it ends when the view is replaced."""
-    outcome: Outcome
 
 
 class UnfilteredProject(msgspec.Struct, frozen=True, kw_only=True):
@@ -54,11 +63,21 @@ class UnfilteredProject(msgspec.Struct, frozen=True, kw_only=True):
     """Names of files that upstream has taken back."""
 
 
+def unfiltered(listings: Mapping[str, Listing], choice: SourceChoice, removed: frozenset[str]) -> UnfilteredProject:
+    """Return a project before policy, of the listings of its sources."""
+    projects = [listing.project for listing in listings.values() if listing.project]
+    project = merge(projects, union=len(listings) > 1).project
+    return UnfilteredProject(project=project, sources=tuple(listings), choice=choice, removed=removed)
+
+
 class RepositoryNames(NameListing, frozen=True, kw_only=True):
     """The names of a repository."""
 
     validity: Validity
     """Until when no source has to be asked; it ends when the names change."""
+    render: Callable[[str, str], Awaitable[tuple[str, RenderedNames] | None]]
+    """Returns the revision and the page of all names, rendered elsewhere by a function and compressed in a coding; None
+    where they are better rendered here. Raises Unavailable, UpstreamError."""
 
 
 def stand_in(name: str, known: View | None, policy: Policy, until: float, now: float, error: Exception) -> View:

@@ -29,8 +29,10 @@ from mirror.errors import (
 )
 from mirror.index.freshness import Freshness
 from mirror.index.merge import worst
+from mirror.index.packing import PackedPage
 from mirror.index.repository import Repository, View
 from mirror.index.source import Document
+from mirror.index.view import RepositoryNames, ViewStamp
 from mirror.model import File, Page, Project
 from mirror.policy import as_of, parse_moment
 from mirror.pypi import index, legacy, pages, versions
@@ -38,8 +40,8 @@ from mirror.pypi.names import canonical, has_metadata, safe_filename
 from mirror.pypi.pages import HTML_TYPE, JSON_TYPE
 from mirror.pypi.provenance import check_provenance
 from mirror.server.facts import facts_of, public_url
-from mirror.server.negotiate import negotiate
-from mirror.server.pages import PageCache, PageInput
+from mirror.server.negotiate import choose_encoding, negotiate
+from mirror.server.pages import PageCache, PageInput, PageKey
 from mirror.server.respond import respond_file, retry_if_evicted, wanted_of
 from mirror.server.rules import OWN_PAGE, PAGE
 
@@ -101,17 +103,18 @@ class Routes:
         listing = await self._repository.names(facts.freshness)
 
         async def content() -> PageInput:
-            revision, names = await listing.load()
             render = index.render_names_json if media_type == JSON_TYPE else index.render_names_html
-            return PageInput(
-                render=lambda: render(readable.filter(names)),
-                media_type=_content_type(media_type),
-                headers=() if names.serial is None else (("X-PyPI-Last-Serial", str(names.serial)),),
-                heavy=True,
-                kept=revision == listing.revision,
-            )
+            encoding = choose_encoding(request.headers.get("Accept-Encoding", ""), PAGE.encodings)
+            if readable.everything and (
+                made := await listing.render(f"{render.__module__}:{render.__name__}", encoding)
+            ):
+                revision, rendered = made
+                page, serial = rendered.page, rendered.serial
+                return _names_input(listing, revision, media_type, serial, lambda: page)
+            revision, names = await listing.load()
+            return _names_input(listing, revision, media_type, names.serial, lambda: render(readable.filter(names)))
 
-        key = (self._repository.name, "", "names", media_type, readable, listing.revision)
+        key = PageKey((self._repository.name, "", "names", media_type, readable), listing.revision, durable=True)
         return await self._page_cache.respond(request, key, content, listing.outcome, listing.validity)
 
     async def project(self, request: web.Request) -> web.StreamResponse:
@@ -122,26 +125,33 @@ class Routes:
         name = _canonical(written)
         if written != name or not request.path.endswith("/"):
             query = f"?{request.rel_url.raw_query_string}" if request.query_string else ""
-            place = f"{facts.prefix}{self._root(request)}/simple/{name}/{query}"
-            raise web.HTTPMovedPermanently(URL(place, encoded=True))
+            url = f"{facts.prefix}{self._root(request)}/simple/{name}/{query}"
+            raise web.HTTPMovedPermanently(URL(url, encoded=True))
         if not self._access.open:
             await self._access.check(request, name)
         media_type = self._media_type(request)
         moment = _moment(request)
-        view = await self._view(name, facts.freshness, moment)
+        place = (self._repository.name, name, "simple", media_type, moment)
+        if moment is None:
+            stamp = await self._repository.stamp(name, facts.freshness, lambda: self._page_cache.stamp(place))
+        else:
+            stamp = await self._view(name, facts.freshness, moment)
 
         async def content() -> PageInput:
+            view = await self._view(name, Freshness.ANY, moment)
             render = pages.render_json if media_type == JSON_TYPE else pages.render_html
             return _page_input(
                 view,
                 _content_type(media_type),
                 # Relative links: the same page is right under every host name and mount.
                 lambda: render(advertised(view.project), _linker(f"../../packages/{name}"), _provenance_linker(name)),
+                kept=view.revision == stamp.revision,
+                stamp=view,
             )
 
-        key = (self._repository.name, name, "simple", media_type, moment, view.revision)
-        rules = PAGE if self._own.isdisjoint(view.inputs) else OWN_PAGE
-        return await self._page_cache.respond(request, key, content, view.outcome, view.validity, rules)
+        key = PageKey(place, stamp.revision, durable=moment is None)
+        rules = PAGE if self._own.isdisjoint(stamp.inputs) else OWN_PAGE
+        return await self._page_cache.respond(request, key, content, stamp.outcome, stamp.validity, rules)
 
     async def legacy(self, request: web.Request) -> web.StreamResponse:
         """Serve `/pypi/<project>/json` and `/pypi/<project>/<version>/json`, for bandersnatch and pip-audit."""
@@ -173,7 +183,8 @@ class Routes:
             )
 
         revision = document.revision if document else None
-        key = (self._repository.name, name, "legacy", version, base, moment, view.revision, revision)
+        place = (self._repository.name, name, "legacy", version, base, moment)
+        key = PageKey(place, (view.revision, revision))
         outcome = worst([view.outcome, document.outcome]) if document else view.outcome
         rules = PAGE if self._own.isdisjoint(view.inputs) else OWN_PAGE
         # Never replayed: links begin with the scheme, which is not among the bytes of a request.
@@ -273,7 +284,8 @@ class Routes:
             kept = read == document.revision
             return _page_input(view, "application/vnd.pypi.integrity.v1+json", lambda: body, kept)
 
-        key = (self._repository.name, name, "provenance", filename, view.revision, document.revision)
+        place = (self._repository.name, name, "provenance", filename)
+        key = PageKey(place, (view.revision, document.revision))
         outcome = worst([view.outcome, document.outcome])
         return await self._page_cache.respond(request, key, content, outcome, view.validity)
 
@@ -311,7 +323,26 @@ class Routes:
         return _FORMATS[negotiate(request.headers.get("Accept", ""), OFFERED) or TEXT_HTML]
 
 
-def _page_input(view: View, media_type: str, render: Callable[[], bytes], kept: bool = True) -> PageInput:
+def _names_input(
+    listing: RepositoryNames,
+    revision: str,
+    media_type: str,
+    serial: int | None,
+    render: Callable[[], bytes | PackedPage],
+) -> PageInput:
+    """Return the input of a page of names that were read at a revision."""
+    return PageInput(
+        render=render,
+        media_type=_content_type(media_type),
+        headers=() if serial is None else (("X-PyPI-Last-Serial", str(serial)),),
+        heavy=True,
+        kept=revision == listing.revision,
+    )
+
+
+def _page_input(
+    view: View, media_type: str, render: Callable[[], bytes], kept: bool = True, stamp: ViewStamp | None = None
+) -> PageInput:
     """Return the input of a page that shows a view; see `PageInput.kept`."""
     serial = view.project.serial
     return PageInput(
@@ -320,6 +351,7 @@ def _page_input(view: View, media_type: str, render: Callable[[], bytes], kept: 
         headers=() if serial is None else (("X-PyPI-Last-Serial", str(serial)),),
         heavy=len(view.project.files) >= HEAVY_FILES,
         kept=kept,
+        stamp=stamp,
     )
 
 

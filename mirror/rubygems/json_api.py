@@ -32,7 +32,7 @@ from mirror.rubygems.marshal.reading import read_gemspec_rz
 from mirror.rubygems.names import GENERIC, FullName, canonical
 from mirror.rubygems.pages import Links
 from mirror.server.facts import facts_of, public_url
-from mirror.server.pages import PageCache, PageInput
+from mirror.server.pages import PageCache, PageInput, PageKey
 from mirror.server.rules import PAGE
 
 logger = logging.getLogger(__name__)
@@ -144,7 +144,7 @@ class JsonApi:
             return PageInput(lambda: body, JSON, etag=pages.revision, kept=kept)
 
         revision = document.revision if document else None
-        key = (self._repository.name, name, kind, about, view.revision, revision)
+        key = PageKey((self._repository.name, name, kind, about), (view.revision, revision))
         # Never replayed: links begin with the scheme, which is not among the bytes of a request.
         rules = MADE_HERE if failed else PAGE
         return await self._page_cache.respond(request, key, content, view.outcome, rules=rules)

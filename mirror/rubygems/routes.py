@@ -55,7 +55,7 @@ from mirror.rubygems.log.published_log import PublishedLog
 from mirror.rubygems.log.versions_map import VersionsMap, render_versions
 from mirror.rubygems.names import FullName, canonical, parse_gem_filename, split_full_name
 from mirror.server.facts import RequestFacts, facts_of
-from mirror.server.pages import Key, PageCache, PageInput, RenderedPage
+from mirror.server.pages import PageCache, PageInput, PageKey
 from mirror.server.representation import Chunk, Representation
 from mirror.server.respond import respond, respond_file, retry_if_evicted, wanted_of
 from mirror.server.rules import COMPACT, ResponseRules
@@ -179,11 +179,12 @@ class Routes:
         if readable.everything and self._published.specs is not None:
             theirs = await self._published.specs.get(log, which)
             if theirs is not None:
-                content, key = self._passed_on(theirs, content), (*key, theirs.revision)
+                content = self._passed_on(theirs, content)
+                key = key._replace(revision=f"{key.revision} {theirs.revision}")
         if not request.match_info["gz"]:
-            page = await self._page_cache.get(key, content)
-            content = self._content(log, readable, lambda _: zlib.decompress(page.body, 31), BINARY)
-            key = (*key, "plain")
+            packed = await self._page_cache.body(key, content)
+            content = self._content(log, readable, lambda _: zlib.decompress(packed, 31), BINARY)
+            key = key._replace(place=(*key.place, "plain"))
         return await self._respond(request, key, content, SPECS)
 
     # One gem
@@ -213,14 +214,18 @@ class Routes:
                 body = pages.render_info(as_of(view.project, moment, versions))
             return PageInput(lambda: body, TEXT, etag=pages.revision)
 
-        key = (self._repository.name, name, "info", moment, view.revision, self._published.policies)
+        key = PageKey((self._repository.name, name, "info", moment), (view.revision, self._published.policies))
         validity = view.validity if self._access.open else None
         return await self._page_cache.respond(request, key, content, view.outcome, validity, COMPACT)
 
     async def _respond_empty(self, request: web.Request) -> web.StreamResponse:
         """Respond for a gem that the log lists, or did once: clients request it, and an error ends all (rule 5)."""
-        facts_of(request).outcome = "hit"
-        return await respond(request, RenderedPage(PageInput(bytes, TEXT, etag=pages.revision), pages.EMPTY), COMPACT)
+
+        async def content() -> PageInput:
+            return PageInput(lambda: pages.EMPTY, TEXT, etag=pages.revision)
+
+        key = PageKey((self._repository.name, "", "empty"), "")
+        return await self._page_cache.respond(request, key, content, "hit", rules=COMPACT)
 
     @retry_if_evicted
     async def gemspec(self, request: web.Request) -> web.StreamResponse:
@@ -263,11 +268,11 @@ class Routes:
         facts.outcome = "miss" if first and self._published.outcome == "hit" else self._published.outcome
         return log
 
-    def _key(self, kind: str, log: PublishedLog, readable: Scope) -> Key:
-        return (self._repository.name, "", kind, readable, log.etag)
+    def _key(self, kind: str, log: PublishedLog, readable: Scope) -> PageKey:
+        return PageKey((self._repository.name, "", kind, readable), log.etag, durable=True)
 
     async def _respond(
-        self, request: web.Request, key: Key, content: Callable[[], Awaitable[PageInput]], rules: ResponseRules
+        self, request: web.Request, key: PageKey, content: Callable[[], Awaitable[PageInput]], rules: ResponseRules
     ) -> web.StreamResponse:
         return await self._page_cache.respond(request, key, content, facts_of(request).outcome or "hit", rules=rules)
 

@@ -38,6 +38,8 @@ FLUSH_SECONDS = 10.0
 """Time between two attempts to write what waits in memory because the disk was full."""
 TRIM_SECONDS = 600.0
 """Time between two checks of the journal's length; half of what is kept where that is less."""
+TRIM_RENDERED_SECONDS = 10.0
+"""Time between two looks at how much room rendered pages may take on disk."""
 MISSING_SECONDS = 60.0
 """Time between two looks at the pages that upstreams never had."""
 VERIFY_SECONDS = 3600.0
@@ -141,6 +143,12 @@ def process_jobs(service: "Service") -> list[BackgroundJob]:
             "reload the files of [tls] when they change",
             _call(service.check_certificate),
             every=CERTIFICATE_SECONDS,
+        ),
+        BackgroundJob(
+            "rendered pages",
+            "drop rendered pages on disk as it fills up",
+            store.rendered.trim,
+            every=TRIM_RENDERED_SECONDS,
         ),
         BackgroundJob("heartbeat", "record that the event loop runs", _call(service.beat), every=1.0),
         BackgroundJob(

@@ -113,6 +113,7 @@ class Service:
         await self.store.open()
         if self._worker is None or self._worker.first:
             await self.store.clean()
+        await self.store.keep_rendered(settings)
         await self.store.journal.open()
         self.activity = Activity(self.store)
         opened.push_async_callback(self.activity.statistics.flush)
@@ -198,6 +199,7 @@ class Service:
             raise
         self.generation, self._settings, self._tls = new, settings, tls
         self.connections.limits = self._limits(settings.limits)
+        await self.store.keep_rendered(settings)
         await self._listeners.use(bound, tls)
         publish(settings.data_dir, self.urls, self.store.secret)
         self._retiring[old] = asyncio.create_task(old.retire())

@@ -37,7 +37,7 @@ from mirror.rubygems.log.upstream_index import UpstreamIndex
 from mirror.rubygems.log.upstream_specs import UpstreamSpecs
 from mirror.server.pages import PageCache
 from mirror.service.ecosystems import ECOSYSTEMS
-from mirror.service.store import Store
+from mirror.service.store import Store, places_memory
 from mirror.telemetry.metrics import Metrics
 from mirror.telemetry.statistics import Statistics
 from mirror.transfer import Transfers
@@ -76,8 +76,8 @@ class Mirror:
         self.transfers = activity.transfers
         self.metrics = activity.metrics
         self.statistics = activity.statistics
-        self.memory = MemoryBudget(settings.pages.memory)
-        self.page_cache = PageCache(self.memory)
+        self.memory = MemoryBudget(settings.pages.memory - places_memory(settings))
+        self.page_cache = PageCache(self.memory, store.rendered)
         self.upstreams: dict[str, Upstream] = {}
         self.cached_upstreams: dict[str, list[CachedUpstream]] = {}
         """The upstreams of each repository with what they answered, by the repository's name."""
@@ -216,6 +216,7 @@ class Mirror:
             journal=self.journal,
             memory=self.memory,
             clock=self.clock,
+            isolated=self.store.isolated,
         )
         self._open.push_async_callback(repository.close)
         if ecosystem.log_path is not None:

@@ -17,10 +17,20 @@ from mirror.config import Settings
 from mirror.errors import ConfigError
 from mirror.index.change_counter import ChangeCounter
 from mirror.index.journal import Journal
+from mirror.index.packing import PAGES_VERSION
 from mirror.index.records import Records
 from mirror.isolation import IsolatedProcesses
+from mirror.server.disk_cache import RECORD_BYTES, DiskCache
 from mirror.service.blobs import blob_store
 from mirror.service.directory import make, new_secret
+
+PLACES_SHARE = 8
+"""The part of the memory for pages in which it is kept where pages are on disk: an eighth."""
+
+
+def places_memory(settings: Settings) -> int:
+    """Return the bytes of memory for the places of rendered pages on disk."""
+    return settings.pages.memory // PLACES_SHARE if settings.pages.disk else 0
 
 
 class Store:
@@ -42,6 +52,8 @@ class Store:
         self.journal = Journal(self.catalog.feed, self.changes)
         self.isolated = IsolatedProcesses()
         self._open_blobs = partial(blob_store, settings, self.catalog.counters)
+        self.rendered = DiskCache(settings.data_dir / "rendered", PAGES_VERSION)
+        """Rendered pages, for the process that serves; not open in any other one."""
 
     @cached_property
     def blobs(self) -> BlobStore:
@@ -57,6 +69,10 @@ class Store:
         self.changes.open(self.data_dir / "changes")
         await self.database.open()
 
+    async def keep_rendered(self, settings: Settings) -> None:
+        """Keep rendered pages on disk as these settings say; only for the process that serves."""
+        await self.rendered.resize(settings.pages.disk, places_memory(settings) // RECORD_BYTES)
+
     async def clean(self) -> None:
         """Remove what a crash left behind; only for the process that holds the data directory's lock.
 
@@ -67,6 +83,7 @@ class Store:
 
     async def close(self) -> None:
         """Finish what is being written, and close the catalog."""
+        await self.rendered.close()
         await self.isolated.close()
         if "blobs" in self.__dict__:  # else they were not needed
             await self.blobs.close()

@@ -10,7 +10,7 @@ from urllib.parse import urljoin
 
 import pytest
 
-from mirror.server.pages import zstd
+from mirror.index.packing import zstd
 from tests.builders import sdist, wheel
 from tests.serving import Serving
 from tests.simulator import Simulator

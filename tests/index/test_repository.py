@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Container, Iterable, Sequence
 
+import msgspec
 import pytest
 
 from mirror.catalog import Catalog, Claims
@@ -17,13 +18,14 @@ from mirror.errors import (
     UpstreamRefused,
     UpstreamUnavailable,
 )
-from mirror.index.cache import MemoryBudget
+from mirror.index.cache import MemoryBudget, Validity
 from mirror.index.freshness import Freshness
 from mirror.index.gathering import SourceOrder
 from mirror.index.journal import Journal
 from mirror.index.precedence import Precedence
 from mirror.index.repository import Repository
 from mirror.index.source import Document, Listing, LoadedNames, NameListing, OpenFile, Outdated
+from mirror.index.view import ViewStamp
 from mirror.model import File, Names, Outcome, Page, Project
 from mirror.policy import policy_for
 from mirror.pypi import FORMAT, versions
@@ -309,15 +311,78 @@ async def test_a_view_that_there_is_no_room_for_is_served_and_never_replayed() -
     assert served.validity("six", view.files["six-1.tar.gz"]) is None
 
 
-async def test_what_makes_room_is_no_longer_replayed() -> None:
-    served = repository(Fake("a", "six-1.tar.gz"), memory=6000)
+async def nothing_stored() -> None:
+    """There is no page on disk."""
+
+
+async def test_what_makes_room_leaves_its_stamp_and_is_replayed_until_it_changes() -> None:
+    source = Fake("a", "six-1.tar.gz")
+    served = repository(source, memory=6500)
     view = await served.project("six")
     file = served.validity("six", view.files["six-1.tar.gz"])
-    assert view.validity.holds(0)
-    await served.project("seven")
-    assert not view.validity.holds(0)
     assert file is not None
+    await served.project("seven")
+    assert "six" not in served.views
+    stamp = await served.stamp("six", Freshness.USUAL, nothing_stored)
+    assert stamp.validity is view.validity
+    assert source.parsed == 2
+    assert file.holds(0)
+    served.forget("six")
+    assert not view.validity.holds(0)
     assert not file.holds(0)
+
+
+async def test_what_no_stamp_is_left_of_is_no_longer_replayed() -> None:
+    served = repository(Fake("a", "six-1.tar.gz"), memory=6000)
+    view = await served.project("six")
+    for number in range(10):
+        await served.project(f"other-{number}")
+    assert not view.validity.holds(0)
+
+
+async def test_a_stamp_on_disk_spares_reading_the_page_for_as_long_as_it_is_the_same() -> None:
+    source, clock = Fake("a", "six-1.tar.gz"), Clock()
+    before = await repository(source, clock=clock).project("six")
+    ended = msgspec.structs.replace(before, validity=Validity(0, live=False))
+
+    async def stored() -> ViewStamp:
+        return ended
+
+    served = repository(source, clock=clock)
+    stamp = await served.stamp("six", Freshness.USUAL, stored)
+    assert (stamp.revision, source.parsed) == (before.revision, 1)
+    assert stamp.validity.holds(0)
+    clock.now, source.until = 100, 200
+    assert (await served.stamp("six", Freshness.USUAL, stored)).validity is stamp.validity
+    source.filenames = ("six-2.tar.gz",)
+    changed = await served.stamp("six", Freshness.NOW, stored)
+    assert changed.revision != before.revision
+    assert not stamp.validity.live
+    assert [file.filename for file in (await served.project("six")).project.files] == ["six-2.tar.gz"]
+
+
+async def test_a_stamp_of_other_settings_is_not_believed() -> None:
+    source = Fake("a", "six-1.tar.gz")
+    before = await repository(source).project("six")
+
+    async def stored() -> ViewStamp:
+        return msgspec.structs.replace(before, revision=before.revision.replace("\0", "\0another policy ", 1))
+
+    stamp = await repository(source).stamp("six", Freshness.USUAL, stored)
+    assert stamp.revision == before.revision
+    assert source.parsed == 2
+
+
+async def test_a_project_that_has_gone_is_not_served_from_its_stamp() -> None:
+    source = Fake("a", "six-1.tar.gz")
+    before = await repository(source).project("six")
+
+    async def stored() -> ViewStamp:
+        return before
+
+    source.filenames = ()
+    with pytest.raises(UnknownProject):
+        await repository(source).stamp("six", Freshness.USUAL, stored)
 
 
 async def test_a_file_that_is_withheld_while_it_is_opened_is_never_replayed() -> None:

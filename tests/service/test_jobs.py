@@ -48,6 +48,7 @@ async def test_these_are_all_the_jobs(simulator: Simulator, tmp_path: Path) -> N
         ("journal", None, ""),
         ("slow clients", 2, ""),
         ("certificate", 5, ""),
+        ("rendered pages", 10, ""),
         ("heartbeat", 1, ""),
         ("watchdog", None, ""),
         ("policies", 300, ""),
