@@ -26,8 +26,6 @@ from mirror.errors import MissingBlob, StorageFull
 CHUNK_BYTES = 256 * 1024
 """The size of one read: large enough to be worth a thread, small enough not to delay the event loop."""
 
-CLAIM_BYTES = 4 << 20
-"""The space that is reserved ahead of the bytes that come, where not all of a file could be reserved."""
 RESERVED_BYTES = 64 << 20
 """The space reserved for the catalog; on a small disk a twentieth of it."""
 ORPHAN_SECONDS = 3600.0
@@ -89,15 +87,15 @@ class DiskSpace:
         """Return whether so many bytes would fit; unlike `check`, a promised size that does not leaves no trace."""
         return self._fits(size)
 
-    def reserve(self, promised: int | None) -> "Reservation":
-        """Reserve space for a size that is only promised: all of it or nothing.
+    def reserve(self, promised: int) -> int:
+        """Reserve space for a size that is only promised: all of it or nothing; return how much, until `release`.
 
         All promises together get at most half of what is free, so that none of them keeps others from being stored.
         """
         free = self.free()
-        fits = free is None or self._claimed + (promised or 0) <= free // 2
-        self._claimed += promised or 0 if fits else 0
-        return Reservation(self, promised or 0 if fits else 0)
+        reserved = promised if free is None or self._claimed + promised <= free // 2 else 0
+        self._claimed += reserved
+        return reserved
 
     def claim(self, size: int) -> None:
         """Reserve space for bytes that are about to be written, until `release`. Raises StorageFull."""
@@ -137,34 +135,6 @@ class DiskSpace:
         except OSError:
             return None
         return about.f_bavail * about.f_frsize, about.f_blocks * about.f_frsize
-
-
-class Reservation:
-    """Disk space that is reserved for the bytes of one file that are still to come."""
-
-    def __init__(self, space: DiskSpace, size: int) -> None:
-        self._space = space
-        self._left = size
-
-    def extend(self, size: int, most: int) -> bool:
-        """Reserve space for the next `size` bytes unless it is; return whether there is any.
-
-        Up to `most` bytes, and no more than CLAIM_BYTES, are reserved at once.
-        """
-        if self._left < size:
-            more = max(size, min(most, CLAIM_BYTES))
-            try:
-                self._space.claim(more)
-            except StorageFull:
-                return False
-            self._left += more
-        return True
-
-    def release(self, size: int | None = None) -> None:
-        """End the reservation of bytes that are written; without a size, of all that is left."""
-        released = self._left if size is None else min(size, self._left)
-        self._left -= released
-        self._space.release(released)
 
 
 class LocalBody(msgspec.Struct, frozen=True):

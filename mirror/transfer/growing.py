@@ -17,7 +17,7 @@ from pathlib import Path
 from mirror.blobs import BlobStore
 from mirror.blobs.local import (
     CHUNK_BYTES,
-    Reservation,
+    DiskSpace,
     add_label,
     create_part,
     finish_part,
@@ -35,10 +35,41 @@ TAIL_BYTES = 64 * 1024
 """The end of a file that is not readable before it is verified; a file no larger than that is fetched whole first."""
 WINDOW_BYTES = 1024 * 1024
 """The newest part, which is kept in memory so that readers that are up to date need no disk."""
+CLAIM_BYTES = 4 << 20
+"""The space that is reserved ahead of the bytes that come, where not all of a file could be reserved."""
 READER_WAIT_SECONDS = 30.0
 """The time for which a transfer that cannot be stored waits for its slowest reader (or for any)."""
 
 logger = logging.getLogger(__name__)
+
+
+class Reservation:
+    """Disk space that is reserved for the bytes of one file that are still to come."""
+
+    def __init__(self, space: DiskSpace, promised: int | None) -> None:
+        """`promised` is the size of the file where it is known; it is reserved if it fits beside other promises."""
+        self._space = space
+        self._left = space.reserve(promised or 0)
+
+    def extend(self, size: int, most: int) -> bool:
+        """Reserve space for the next `size` bytes unless it is; return whether there is any.
+
+        Up to `most` bytes, and no more than CLAIM_BYTES, are reserved at once.
+        """
+        if self._left < size:
+            more = max(size, min(most, CLAIM_BYTES))
+            try:
+                self._space.claim(more)
+            except StorageFull:
+                return False
+            self._left += more
+        return True
+
+    def release(self, size: int | None = None) -> None:
+        """End the reservation of bytes that are written; without a size, of all that is left."""
+        released = self._left if size is None else min(size, self._left)
+        self._left -= released
+        self._space.release(released)
 
 
 class GrowingBody:
@@ -187,7 +218,7 @@ class GrowingBody:
         if self._file.digests.get("sha256") and not self._disk_space.fits(self._file.size or 0):
             self.storing = False
         else:
-            self._reserved = self._disk_space.reserve(self._file.size)
+            self._reserved = Reservation(self._disk_space, self._file.size)
 
     def _release(self, size: int | None = None) -> None:
         if self._reserved is not None:

@@ -11,6 +11,7 @@ import pytest
 
 from mirror.blobs.local import DiskSpace
 from mirror.errors import StorageFull
+from mirror.transfer.growing import Reservation
 from tests.builders import Built, gem, wheel
 from tests.serving import Client, Serving, repositories, serving, spawned
 from tests.simulator import Simulator
@@ -246,7 +247,7 @@ def test_what_is_on_its_way_in_has_its_room(free: list[int], tmp_path: Path) -> 
 
 def test_promised_sizes_reserve_no_more_than_half_of_what_is_free(free: list[int], tmp_path: Path) -> None:
     disk_space = DiskSpace(tmp_path)
-    first, *others = (disk_space.reserve(600) for _ in range(3))
+    first, *others = (Reservation(disk_space, 600) for _ in range(3))
     assert disk_space.fits(900)
     assert not disk_space.fits(901)
     for one in others:
@@ -258,7 +259,7 @@ def test_promised_sizes_reserve_no_more_than_half_of_what_is_free(free: list[int
 
 def test_what_could_not_be_reserved_is_reserved_as_it_comes(free: list[int], tmp_path: Path) -> None:
     disk_space = DiskSpace(tmp_path)
-    coming = disk_space.reserve(1_400)
+    coming = Reservation(disk_space, 1_400)
     assert disk_space.fits(1_500)
     assert coming.extend(1_000, 1_000)
     assert not disk_space.fits(501)
