@@ -28,7 +28,7 @@ async def fetch_small(file: File, upstream: Upstream) -> SmallFile | None:
 
     Raises NotFound, UpstreamError; DigestMismatch too.
     """
-    async with upstream.fetch(parse_url(file.url)) as stream:
+    async with upstream.fetch(parse_url(file.url), small=True) as stream:
         if stream.status != 200 or stream.size not in (None, file.size):
             raise UpstreamProtocolError(f"{file.filename} has {stream.size} bytes, but {file.size} are promised.")
         chunks: list[bytes] = []
