@@ -9,6 +9,7 @@ import errno
 import hashlib
 import os
 import re
+import tempfile
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -213,9 +214,7 @@ class LocalBlobs:
         return await off_loop(lambda: self._adopt(path, digest))
 
     async def write(self, content: bytes) -> StoredBlob:
-        digest = await off_loop(lambda: hashlib.sha256(content).hexdigest())
-        await self.store_all([SmallBlob(content=content, digest=digest)])
-        return StoredBlob(digest=digest, size=len(content), stored=os.stat(self._path(digest)).st_ctime)
+        return await off_loop(lambda: self._write(content))
 
     async def label(self, digest: str, *label: str) -> None:
         path = self._path(digest)
@@ -289,6 +288,19 @@ class LocalBlobs:
             sync(target.parent, os.O_RDONLY | os.O_DIRECTORY)
         found = target.stat()
         return StoredBlob(digest=digest, size=found.st_size, stored=found.st_ctime)
+
+    def _write(self, content: bytes) -> StoredBlob:
+        self.disk_space.check(len(content))
+        digest = hashlib.sha256(content).hexdigest()
+        with storage_errors():
+            fd, name = tempfile.mkstemp(dir=self.incoming)
+            path = Path(name)
+            try:
+                with open(fd, "wb") as file:
+                    file.write(content)
+                return self._adopt(path, digest)
+            finally:
+                path.unlink(missing_ok=True)
 
     async def store_all(self, blobs: Sequence[SmallBlob]) -> list[StoredBlob]:
         """See `BlobStore`."""
