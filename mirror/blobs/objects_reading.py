@@ -12,6 +12,7 @@ import os
 import secrets
 import weakref
 from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import aclosing
 from functools import partial
 from pathlib import Path
 
@@ -101,13 +102,14 @@ class Download:
         self._fd = await off_loop(partial(create_part, self._part))
         weakref.finalize(self, os.close, self._fd)  # open for as long as there may be readers
         hasher = hashlib.sha256()
-        async for chunk in self._client.read(self.facts.key):
-            if self._received + len(chunk) > self.facts.size:
-                break
-            await off_loop(partial(self._take, hasher, chunk))
-            self._newest = self._received, chunk
-            self._received += len(chunk)
-            self._notify()
+        async with aclosing(self._client.read(self.facts.key)) as chunks:
+            async for chunk in chunks:
+                if self._received + len(chunk) > self.facts.size:
+                    break
+                await off_loop(partial(self._take, hasher, chunk))
+                self._newest = self._received, chunk
+                self._received += len(chunk)
+                self._notify()
         if hasher.hexdigest() != self.facts.digest:
             await self._doubt(self.facts.digest)
             raise MissingBlob(self.facts.digest)

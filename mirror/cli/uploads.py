@@ -53,7 +53,7 @@ def add_command(paths: tuple[Path, ...], repository: str | None, options: Settin
         for path in _files(paths):
             try:
                 publisher = publishers[_repository_for(settings, path, repository)]
-                change = await _add(settings, publisher, path)
+                change = await _add(publisher, path)
             except MirrorError as error:
                 say(f"{path}: {error}", err=True)
                 status = 1
@@ -103,10 +103,10 @@ def _repository_for(settings: "Settings", path: Path, wanted: str | None) -> str
     return fitting[0]
 
 
-async def _add(settings: "Settings", publisher: "Publisher", path: Path) -> "Change":
+async def _add(publisher: "Publisher", path: Path) -> "Change":
     from mirror.server.receive import incoming
 
-    async with incoming(settings.data_dir / "incoming") as copy:
+    async with incoming(publisher.incoming) as copy:
         await asyncio.to_thread(shutil.copyfile, path, copy.path)
         kept = await publisher.inspect(path.name, copy.path)
         return await publisher.add(copy.path, kept, by=caller(), origin=str(path.resolve()))

@@ -88,6 +88,8 @@ class Publisher:
         """Awaited with the project after each change, before the client is answered: makes the change visible."""
         self._source = source_name(repository)
         self._catalog = catalog
+        self.incoming = blobs.incoming
+        """The directory for files that `add` takes."""
         self._blobs = blobs
         self._records = records
         self._journal = journal

@@ -13,6 +13,7 @@ import pytest
 from mirror.errors import UnknownFile
 from mirror.index.publish import AlreadyUploaded
 from tests.builders import Built, gem, sdist, wheel
+from tests.objects import local_files
 from tests.serving import Client, Reply, Serving, repositories, serving, spawned
 from tests.simulator import Simulator
 from tests.uploading import make_token, push, upload
@@ -225,7 +226,7 @@ async def test_a_name_taken_by_another_process_is_not_overwritten(tmp_path: Path
         await add(mirror, first)
         # As if the catalog did not know of it yet: the record is what decides.
         await mirror.mirror.store.database.write(("DELETE FROM uploads", ()))
-        path = tmp_path / "data/incoming/second"
+        path = writer.incoming / "second"
         path.write_bytes(second.content)
         kept = await writer.inspect(second.filename, path)
         with pytest.raises(AlreadyUploaded):
@@ -336,7 +337,7 @@ async def test_what_was_answered_survives_kill_9(tmp_path: Path) -> None:
         assert await mirror.process.wait() == -signal.SIGKILL
     assert 25 <= len(answered) < len(builts)
     async with spawned(data, both) as mirror:
-        assert list((data / "incoming").iterdir()) == []
+        assert list((local_files(data) / "incoming").iterdir()) == []
         listed, pushed = await files(mirror), await gems(mirror)
         for built in answered:
             ruby = built.filename.endswith(".gem")
