@@ -297,6 +297,8 @@ class Format(msgspec.Struct, frozen=True, kw_only=True):
     """Returns whether a file can have a sidecar (a wheel can, an sdist cannot)."""
     sidecar_name: Callable[[File], str]
     """Returns the file name under which a file's sidecar is held."""
+    sidecar_instead_of: str = ""
+    """The ending of a file's name that its sidecar's ending takes the place of; empty where it is appended."""
     request_for_sidecar: Callable[[URL, File], UpstreamRequest | None]
     """Returns the request for a file's sidecar, or None when the upstream, whose URL it is, does not offer it."""
     sidecar_digest: Callable[[File], str | None]

@@ -1,9 +1,11 @@
 """Results that are made at most so often, however often they are requested.
 
-A page of numbers takes milliseconds to make, and anyone may request it again and again. So the first few requests
-get a result of their own, and those that come faster get the last one again, at most `1 / RESULTS_PER_SECOND` old.
+A page of numbers takes milliseconds to make, and anyone may request it again and again. So the first few requests get a
+result of their own, and those that come faster get the last one again, at most `1 / RESULTS_PER_SECOND` old, after a
+pause that leaves the time to clients who install something.
 """
 
+import asyncio
 import time
 from collections.abc import Awaitable, Callable
 from typing import Generic, TypeVar
@@ -14,6 +16,8 @@ RESULTS_PER_SECOND = 4.0
 """Results of one kind that are made in a second, in the long run."""
 RESULTS_AT_ONCE = 10.0
 """Results of one kind that are made without a pause, before the last one is given again."""
+PAUSE_SECONDS = 0.015
+"""How long those wait who get the last result again."""
 KINDS = 8
 """Kinds of which the last result is kept."""
 
@@ -23,24 +27,25 @@ T = TypeVar("T")
 class RecentResults(Generic[T]):
     """The newest results of some work, by their kind."""
 
-    def __init__(self, work: Callable[[str], Awaitable[T]], clock: Callable[[], float] = time.monotonic) -> None:
-        """`work` returns the result of a kind; `clock` is in seconds."""
-        self._work = work
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        """`clock` is in seconds."""
         self._clock = clock
         self._flights: SingleFlight[str, T] = SingleFlight()
         self._last: dict[str, T] = {}
         self._allowed = RESULTS_AT_ONCE
         self._asked = clock()
 
-    async def get(self, kind: str = "") -> T:
-        """Return a result of a kind: a new one, or the last one where many are requested."""
+    async def get(self, kind: str, work: Callable[[], Awaitable[T]]) -> T:
+        """Return a result of a kind: a new one, which `work` makes, or the last one where many are requested."""
         now = self._clock()
         self._allowed = min(RESULTS_AT_ONCE, self._allowed + (now - self._asked) * RESULTS_PER_SECOND)
         self._asked = now
         if self._allowed < 1 and kind in self._last:
-            return self._last[kind]
+            last = self._last[kind]
+            await asyncio.sleep(PAUSE_SECONDS)
+            return last
         self._allowed = max(0.0, self._allowed - 1)
-        result, _ = await self._flights.run(kind, lambda: self._work(kind))
+        result, _ = await self._flights.run(kind, work)
         if len(self._last) >= KINDS:
             self._last.clear()
         self._last[kind] = result

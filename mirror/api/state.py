@@ -35,9 +35,6 @@ PROBE_SECONDS = 5.0
 
 NO_STORE = {"Cache-Control": "no-store"}
 
-_WITH_NAMES = "with names"
-"""The kind of status that names projects."""
-
 Pages = Mapping[Literal["fresh", "stale", "missing"], int]
 
 
@@ -263,8 +260,8 @@ class MonitoringApi:
         self._prove = prove
         self._state = state
         self._may_read_all = may_read_all
-        self._expositions = RecentResults(state.exposition)
-        self._reports = RecentResults(self._report)
+        self._expositions: RecentResults[tuple[bytes, str]] = RecentResults()
+        self._reports: RecentResults[bytes] = RecentResults()
 
     async def close(self) -> None:
         """Cancel what is being made."""
@@ -297,13 +294,15 @@ class MonitoringApi:
 
     async def metrics(self, request: web.Request) -> web.Response:
         """Return the metrics in the exposition format of Prometheus."""
-        body, content_type = await self._expositions.get(request.headers.get("Accept", ""))
+        accept = request.headers.get("Accept", "")
+        body, content_type = await self._expositions.get(accept, lambda: self._state.exposition(accept))
         return web.Response(body=body, headers={**NO_STORE, "Content-Type": content_type})
 
     async def status(self, request: web.Request) -> web.Response:
         """Return what is held and what that saved, as JSON."""
-        body = await self._reports.get(_WITH_NAMES if await self._may_read_all(request) else "")
+        names = await self._may_read_all(request)
+        body = await self._reports.get("with names" if names else "", lambda: self._report(names))
         return web.Response(body=body, content_type="application/json", headers=NO_STORE)
 
-    async def _report(self, kind: str) -> bytes:
-        return msgspec.json.encode(await self._state.status(names=kind == _WITH_NAMES))
+    async def _report(self, names: bool) -> bytes:
+        return msgspec.json.encode(await self._state.status(names=names))

@@ -18,7 +18,8 @@ from mirror.auth import Guard
 from mirror.auth.audit import address_of, audit
 from mirror.catalog import Uploads
 from mirror.errors import Invalid, NotFound, UnknownProject
-from mirror.index.publish import Change, Publisher
+from mirror.index.additions import Change
+from mirror.index.publish import Publisher
 from mirror.model import Right
 from mirror.server.facts import facts_of
 from mirror.server.receive import read_body

@@ -8,7 +8,7 @@ of power there is either the whole blob or, when `adopt` had not returned, perha
 """
 
 import hashlib
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
@@ -18,6 +18,9 @@ from mirror.model import Body
 
 if TYPE_CHECKING:
     from mirror.blobs.local import DiskSpace
+
+BEGINNINGS = tuple(f"{number:02x}" for number in range(256))
+"""What digests begin with: a part of a store for each, small enough to be looked at as a whole."""
 
 
 class StoredBlob(msgspec.Struct, frozen=True, kw_only=True):
@@ -159,6 +162,12 @@ class BlobStore(Protocol):
 
     async def set_aside(self, digest: str) -> None:
         """Move a damaged blob out of the store, to where an administrator can inspect it."""
+
+    async def digests(self, beginning: str) -> list[str]:
+        """Return the digests of all blobs that begin with two hexadecimal digits: one 256th of the store."""
+
+    async def stored(self, digests: Collection[str]) -> list[StoredBlob]:
+        """Return those of these blobs that are here. They are few: it may cost a request for each."""
 
     def walk(self) -> AsyncIterator[StoredBlob]:
         """Yield every blob, unordered; blobs that are added or deleted meanwhile may be missing."""

@@ -63,6 +63,15 @@ def store_all(root: Path, incoming_dir: Path, known_shards: set[str], blobs: Seq
     return [StoredBlob(digest=blob.digest, size=len(blob.content), stored=now) for blob in blobs]
 
 
+def sync_all(paths: Sequence[str], root: Path) -> None:
+    """Make files or directories on the file system of `root` durable. Blocks."""
+    if _syncfs is None or len(paths) < SYNCFS_FILES:
+        for path in paths:
+            sync(path, os.O_RDONLY)
+    else:
+        _sync_file_system(root)
+
+
 def _sync_directories(root: Path, directories: Sequence[str], many: bool) -> None:
     if many:
         _sync_file_system(root)

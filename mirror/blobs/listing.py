@@ -4,24 +4,38 @@ Other things than blobs may lie there, and blobs may be deleted meanwhile. Every
 """
 
 import os
+import re
+from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 
 from mirror.blobs import StoredBlob
-from mirror.blobs.local import check_digest
-from mirror.errors import MissingBlob
+
+DIGEST_CHARACTERS = 64
+_are_digests = re.compile(r"[0-9a-f]*", re.ASCII).fullmatch
+
+
+def digests_in(shard: Path) -> list[str]:
+    """Return the digests of the blobs of one directory of a store; none where there is no directory."""
+    with suppress(FileNotFoundError, NotADirectoryError):
+        names = [name for name in os.listdir(shard) if len(name) == DIGEST_CHARACTERS]
+        # One look at all of them, since others hardly ever lie there.
+        return names if _are_digests("".join(names)) else [name for name in names if _are_digests(name)]
+    return []
 
 
 def blobs_in(shard: Path) -> list[StoredBlob]:
     """Return the blobs of one directory of a store; none where there is no directory."""
+    return stored_in(shard / digest for digest in digests_in(shard))
+
+
+def stored_in(paths: Iterable[Path]) -> list[StoredBlob]:
+    """Return those of these blobs that are there."""
     found = []
-    if shard.is_dir():
-        with os.scandir(shard) as entries:
-            for entry in entries:
-                try:
-                    digest, stat = check_digest(entry.name), entry.stat(follow_symlinks=False)
-                except (MissingBlob, FileNotFoundError):
-                    continue  # not a blob, or just deleted
-                found.append(StoredBlob(digest=digest, size=stat.st_size, stored=stat.st_ctime))
+    for path in paths:
+        with suppress(FileNotFoundError):  # just deleted
+            about = path.stat(follow_symlinks=False)
+            found.append(StoredBlob(digest=path.name, size=about.st_size, stored=about.st_ctime))
     return found
 
 

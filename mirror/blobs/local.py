@@ -11,7 +11,7 @@ import os
 import re
 import tempfile
 import time
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from email.utils import formatdate
@@ -22,6 +22,7 @@ from typing import TypeVar
 import msgspec
 
 from mirror.blobs import SmallBlob, StoredBlob, StoreState
+from mirror.blobs.listing import blobs_in, digests_in, remove_files, stored_in
 from mirror.errors import MissingBlob, StorageFull
 
 CHUNK_BYTES = 256 * 1024
@@ -249,16 +250,18 @@ class LocalBlobs:
 
         await off_loop(move)
 
-    async def walk(self) -> AsyncIterator[StoredBlob]:
-        from mirror.blobs.listing import blobs_in  # which uses this module
+    async def digests(self, beginning: str) -> list[str]:
+        return await off_loop(lambda: digests_in(self.root / beginning))
 
+    async def stored(self, digests: Collection[str]) -> list[StoredBlob]:
+        return await off_loop(lambda: stored_in([self._path(digest) for digest in digests]))
+
+    async def walk(self) -> AsyncIterator[StoredBlob]:
         for shard in await off_loop(lambda: sorted(self.root.iterdir())):
             for held in await off_loop(partial(blobs_in, shard)):
                 yield held
 
     async def clean_incoming(self) -> int:
-        from mirror.blobs.listing import remove_files  # which uses this module
-
         return await off_loop(partial(remove_files, self.incoming))
 
     def state(self) -> StoreState:

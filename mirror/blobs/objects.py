@@ -13,7 +13,7 @@ import logging
 import os
 import time
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Coroutine, Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -300,7 +300,21 @@ class ObjectBlobs:
     # Everything
 
     async def walk(self) -> AsyncIterator[StoredBlob]:
-        async for page in self.client.walk(BLOBS):
+        async for blob in self._below(BLOBS):
+            yield blob
+
+    async def digests(self, beginning: str) -> list[str]:
+        return [blob.digest async for blob in self._below(f"{BLOBS}/{beginning}")]
+
+    async def stored(self, digests: Collection[str]) -> list[StoredBlob]:
+        return [
+            StoredBlob(digest=digest, size=about.size, stored=about.modified)
+            for digest in digests
+            if (about := await self.client.head(_key(digest))) is not None
+        ]
+
+    async def _below(self, prefix: str) -> AsyncIterator[StoredBlob]:
+        async for page in self.client.walk(prefix):
             for one in page:
                 digest = one.key.rpartition("/")[2]
                 try:

@@ -9,6 +9,7 @@ from mirror.catalog.bundles import Bundles
 from mirror.catalog.claims import Claims
 from mirror.catalog.coordination import Counters, Cursor, Cursors, FencedDatabase, Lease, Leases
 from mirror.catalog.database import Database
+from mirror.catalog.eviction import EvictionOrder, SidecarNaming
 from mirror.catalog.feed import FeedTable, Position
 from mirror.catalog.files import Files, HeldFile
 from mirror.catalog.holdings import Browse, Contents, HeldProject, HeldThing
@@ -31,6 +32,7 @@ __all__ = [
     "Cursor",
     "Cursors",
     "Database",
+    "EvictionOrder",
     "FeedTable",
     "FencedDatabase",
     "Files",
@@ -49,6 +51,7 @@ __all__ = [
     "Session",
     "SetMember",
     "Sets",
+    "SidecarNaming",
     "Token",
     "Upload",
     "UploadRow",
@@ -65,6 +68,7 @@ class Catalog:
         self.pages = Pages(database)
         self.claims = Claims(database)
         self.files = Files(database)
+        self.eviction = EvictionOrder(database)
         self.feed = FeedTable(database)
         self.logs = Logs(database)
         self.counters = Counters(database)

@@ -27,10 +27,11 @@ class HeldFile(msgspec.Struct, frozen=True, kw_only=True):
     uses: int = 0
 
 
-_COLUMNS = "source, project, filename, digest, size, stored, used, uses"
+FILE_COLUMNS = "source, project, filename, digest, size, stored, used, uses"
 
 
-def _held(row: Row) -> HeldFile:
+def held_file(row: Row) -> HeldFile:
+    """Return a file from a row of FILE_COLUMNS."""
     source, project, filename, digest, size, stored, used, uses = row
     return HeldFile(
         source=source, project=project, filename=filename, digest=digest, size=size,
@@ -43,7 +44,7 @@ def _adding(count: int) -> str:
     """Return the statement that adds so many files, each with six values."""
     rows = (", ".join(f"${6 * row + at}" for at in (1, 2, 3, 4, 5, 6, 6)) for row in range(count))
     return (
-        f"INSERT INTO files ({_COLUMNS}) VALUES {', '.join(f'({row}, 0)' for row in rows)}"
+        f"INSERT INTO files ({FILE_COLUMNS}) VALUES {', '.join(f'({row}, 0)' for row in rows)}"
         " ON CONFLICT (source, project, filename) DO UPDATE SET digest = excluded.digest,"
         " size = excluded.size, stored = excluded.stored"
     )
@@ -87,9 +88,14 @@ class Files:
                 self._uses[key] = count + more, max(at, last)
             raise
 
+    def noted_use(self, held: HeldFile) -> float:
+        """Return when a file was last used, with the uses that are not recorded yet."""
+        _, at = self._uses.get((held.source, held.project, held.filename), (0, 0.0))
+        return max(held.used, at)
+
     async def all(self) -> list[HeldFile]:
         """Return everything that is held, with the uses that are not recorded yet."""
-        held = [_held(row) for row in await self._database.read(f"SELECT {_COLUMNS} FROM files")]
+        held = [held_file(row) for row in await self._database.read(f"SELECT {FILE_COLUMNS} FROM files")]
         for at, one in enumerate(held):
             if (noted := self._uses.get((one.source, one.project, one.filename))) is not None:
                 held[at] = msgspec.structs.replace(one, used=max(one.used, noted[1]))
@@ -107,10 +113,10 @@ class Files:
     async def get(self, source: str, project: str, filename: str) -> HeldFile | None:
         """Return what is held under a name, or None."""
         rows = await self._database.read(
-            f"SELECT {_COLUMNS} FROM files WHERE source = $1 AND project = $2 AND filename = $3",
+            f"SELECT {FILE_COLUMNS} FROM files WHERE source = $1 AND project = $2 AND filename = $3",
             source, project, filename,
         )  # fmt: skip
-        return _held(rows[0]) if rows else None
+        return held_file(rows[0]) if rows else None
 
     async def add(self, held: HeldFile, kind: str = "file") -> int:
         """Record that a file or sidecar is held, and return the serial of its event."""
@@ -119,7 +125,7 @@ class Files:
             (APPEND_EVENT, (held.stored, held.source, held.project, kind, held.filename, "{}")),
             (_counting(1), (held.source, held.project, held.filename, held.digest, held.size)),
             (
-                f"INSERT INTO files ({_COLUMNS}) VALUES ($1, $2, $3, $4, $5, $6, $6, 0)"
+                f"INSERT INTO files ({FILE_COLUMNS}) VALUES ($1, $2, $3, $4, $5, $6, $6, 0)"
                 " ON CONFLICT (source, project, filename) DO UPDATE SET digest = excluded.digest,"
                 " size = excluded.size, stored = excluded.stored",
                 (held.source, held.project, held.filename, held.digest, held.size, held.stored),
@@ -172,14 +178,21 @@ class Files:
     async def of_project(self, source: str, project: str) -> list[HeldFile]:
         """Return everything held of one project."""
         rows = await self._database.read(
-            f"SELECT {_COLUMNS} FROM files WHERE source = $1 AND project = $2 ORDER BY filename", source, project
+            f"SELECT {FILE_COLUMNS} FROM files WHERE source = $1 AND project = $2 ORDER BY filename", source, project
         )
-        return [_held(row) for row in rows]
+        return [held_file(row) for row in rows]
+
+    async def has_any(self, source: str, project: str) -> bool:
+        """Return whether anything is held of a project."""
+        rows = await self._database.read(
+            "SELECT 1 FROM files WHERE source = $1 AND project = $2 LIMIT 1", source, project
+        )
+        return bool(rows)
 
     async def named(self, digest: str) -> list[HeldFile]:
         """Return every name under which a blob is held."""
-        rows = await self._database.read(f"SELECT {_COLUMNS} FROM files WHERE digest = $1", digest)
-        return [_held(row) for row in rows]
+        rows = await self._database.read(f"SELECT {FILE_COLUMNS} FROM files WHERE digest = $1", digest)
+        return [held_file(row) for row in rows]
 
     async def needed(self, digests: Collection[str]) -> set[str]:
         """Return which of these blobs are held under any name."""

@@ -56,7 +56,8 @@ class Browse:
         ]
         parts.append(f"SELECT DISTINCT project FROM uploads WHERE repository = $1 AND deleted = 0 AND {fitting}")
         names = _first(parts, "project", limit="$6")
-        rows = await self._database.read(
+        read = self._database.read if like == "%" else self._database.scan  # a search looks at every name
+        rows = await read(
             "SELECT project, sum(CASE WHEN filename LIKE $5 ESCAPE '!' THEN 0 ELSE 1 END), sum(size), max(used) FROM ("
             f" SELECT project, filename, size, used FROM files WHERE source IN ({_numbered(7, sources)})"
             f" AND project IN ({names}) UNION ALL SELECT project, filename, size, uploaded FROM uploads"
@@ -90,8 +91,8 @@ class Browse:
         ]
         if not parts:
             return []
-        sql = _first(parts, "name", limit="$4")
-        rows = await self._database.read(sql, after, like, unlike, limit, *sources)
+        read = self._database.read if like == "%" else self._database.scan
+        rows = await read(_first(parts, "name", limit="$4"), after, like, unlike, limit, *sources)
         return [name for (name,) in rows]
 
 

@@ -46,14 +46,6 @@ class Sets:
         )
         return [SetMember(*row) for row in rows]
 
-    async def held(self) -> set[str]:
-        """Return the digests of everything that is held because a set names it."""
-        rows = await self._database.read(
-            "SELECT DISTINCT files.digest FROM sets JOIN files ON files.source = sets.source"
-            " AND files.project = sets.project AND files.filename = sets.filename"
-        )
-        return {digest for (digest,) in rows}
-
     async def holding(self, member: SetMember) -> list[str]:
         """Return the sets that name a file or sidecar: without any, it may be evicted."""
         rows = await self._database.read(
@@ -130,14 +122,6 @@ class RemovedFiles:
             "SELECT facts FROM removed WHERE source = $1 AND project = $2 ORDER BY since, filename", source, project
         )
         return tuple(_decode(facts) for (facts,) in rows)
-
-    async def held(self) -> set[str]:
-        """Return the digests of removed files that we hold: no one else may have them any more."""
-        rows = await self._database.read(
-            "SELECT DISTINCT files.digest FROM removed JOIN files ON files.source = removed.source"
-            " AND files.project = removed.project AND files.filename = removed.filename"
-        )
-        return {digest for (digest,) in rows}
 
     async def change(
         self, source: str, project: str, gone: Sequence[File], why: Why, back: Collection[str], now: float

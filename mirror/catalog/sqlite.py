@@ -35,6 +35,8 @@ TRANSACTIONS_PER_COMMIT = 256
 CHECKED_BYTES = 64 << 20
 """Bytes above which a file is not checked as a whole at the start; its damage shows in use."""
 
+SCAN_KIB = 8 << 10
+"""KiB of memory for the pages of the file that long reads have come across."""
 LOCKED_SECONDS = 30.0
 """Time for which a transaction waits while another process writes."""
 SPARE_BYTES = 256 << 10
@@ -190,7 +192,7 @@ class SQLite:
         async with self._scanning:
             if self._scanner is None:
                 scanner = _Connection("catalog-scan")
-                await scanner.open(self._path, _prepare_reader)
+                await scanner.open(self._path, _prepare_scanner)
                 self._scanner = scanner
             return await self._scanner.call(lambda opened: _run(opened, sql, values))
 
@@ -344,6 +346,11 @@ def _prepare_writer(connection: sqlite3.Connection, thorough: bool) -> None:
 
 def _prepare_reader(connection: sqlite3.Connection) -> None:
     _run(connection, "PRAGMA query_only = ON")
+
+
+def _prepare_scanner(connection: sqlite3.Connection) -> None:
+    _prepare_reader(connection)
+    _run(connection, f"PRAGMA cache_size = -{SCAN_KIB}")
 
 
 def _is_damage(error: Exception) -> bool:

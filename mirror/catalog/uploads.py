@@ -1,6 +1,6 @@
 """Files of our own: the table from which pages are made. The truth about them stands beside the files."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 
 import msgspec
 
@@ -99,19 +99,6 @@ class Uploads:
         )  # fmt: skip
         return [_row(row) for row in rows]
 
-    async def other_spelling(self, repository: str, project: str, filename: str, version: str) -> str | None:
-        """Return an upload of the version, deleted or not, whose name differs in case and separators alone; or None."""
-        plain = "replace(replace(lower({}), '-', '.'), '_', '.')"
-        rows = await self._database.read(
-            "SELECT filename, facts FROM uploads WHERE repository = $1 AND project = $2 AND filename <> $3"
-            f" AND {plain.format('filename')} = {plain.format('$3')}",
-            repository, project, filename,
-        )  # fmt: skip
-        for other, facts in rows:
-            if not facts or msgspec.json.decode(facts, type=_Version).version == version:
-                return str(other)
-        return None
-
     async def newest(self, repository: str, project: str) -> float:
         """Return when a project last changed; 0 when it never had an upload."""
         rows = await self._database.read(
@@ -128,16 +115,14 @@ class Uploads:
         )
         return dict(rows)
 
-    async def put(self, row: UploadRow, kind: str, source: str, detail: str = "{}") -> int:
-        """Write an upload and an event of that kind in one transaction; return the event's serial."""
-        upload = row.upload
-        rows = await self._database.write(
-            NEXT_SERIAL,
-            (APPEND_EVENT, (upload.changed, source, upload.project, kind, upload.filename, detail)),
-            writing(row),
-        )
-        serial: int = rows[1][0][0]
-        return serial
+    async def put_all(self, rows: Sequence[tuple[UploadRow, str]], kind: str, source: str) -> list[int]:
+        """Write uploads, each with an event of that kind and its detail, in one transaction; return the serials."""
+        statements: list[Statement] = []
+        for row, detail in rows:
+            upload = row.upload
+            event = (upload.changed, source, upload.project, kind, upload.filename, detail)
+            statements += [NEXT_SERIAL, (APPEND_EVENT, event), writing(row)]
+        return [serial for ((serial,),) in (await self._database.write(*statements))[1::3]] if rows else []
 
     async def rename(self, filename: str, row: UploadRow, source: str) -> None:
         """Put an upload in the place of the one that was named `filename`, with the events that others follow."""
@@ -174,7 +159,7 @@ class Uploads:
         )
 
     async def blobs(self) -> set[str]:
-        """Return every blob that any upload needs: never to be evicted."""
+        """Return every blob that any upload needs."""
         rows = await self._database.read(
             "SELECT digest FROM uploads WHERE deleted = 0 UNION SELECT sidecar FROM uploads WHERE deleted = 0"
         )

@@ -15,6 +15,7 @@ from mirror.cli.output import say
 if TYPE_CHECKING:
     from mirror.config import Settings
     from mirror.maintenance.backup import BackupResult
+    from mirror.maintenance.surplus import Batch
     from mirror.maintenance.verify import Fault
 
 
@@ -37,15 +38,18 @@ async def _sweep(settings: "Settings", limit: int | None, dry_run: bool) -> int:
     from mirror.service.jobs import evictor
     from mirror.service.open import Mode, open_mirror
 
+    def tell(batch: "Batch") -> None:
+        lines = [f"{'would go' if dry_run else 'gone'}: {held.filename} ({decimal(held.size)})" for held in batch.files]
+        if lines:
+            say("\n".join(lines))
+
     async with open_mirror(settings, Mode.BESIDE) as opened:
-        report = await evictor(settings, opened.store, limit).sweep(dry_run=dry_run)
+        report = await evictor(settings, opened.store, limit).sweep(dry_run=dry_run, tell=tell)
     if report.busy:
         say("Another process is sweeping this store.", err=True)
         return 1
-    for held in report.evicted:
-        say(f"{'would go' if dry_run else 'gone'}: {held.filename} ({decimal(held.size)})")
     if report.orphans:
-        say(f"{len(report.orphans)} blobs that nothing refers to {'would go' if dry_run else 'are gone'}")
+        say(f"{report.orphans} blobs that nothing refers to {'would go' if dry_run else 'are gone'}")
     within = "no limit" if limit is None else f"limit {decimal(limit)}"
     say(f"{decimal(report.before)} before, {decimal(report.after)} after, {within}")
     if limit is None or report.after <= limit:

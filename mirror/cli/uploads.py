@@ -6,6 +6,7 @@ The running mirror notices a change by itself, within a second or so.
 import asyncio
 import shutil
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from contextlib import AsyncExitStack
 from functools import wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
@@ -18,20 +19,30 @@ from mirror.errors import Invalid, MirrorError, NotFound, UnknownFile
 
 if TYPE_CHECKING:
     from mirror.config import Settings
-    from mirror.index.publish import Change, Publisher
+    from mirror.index.additions import AddedFile, Change
+    from mirror.index.publish import Publisher
+
+    Outcomes = Sequence[tuple[Path, AddedFile]]
+
+BATCH_FILES = 200
+"""Files that are added together: they wait for the disk once."""
+BATCH_BYTES = 32 << 20
+"""Bytes from which a batch is complete."""
 
 T = TypeVar("T")
 
 
 def _with_publishers(settings: "Settings", work: "Callable[[Mapping[str, Publisher]], Awaitable[T]]") -> T:
     """Return the result of `work` on repository → what publishes in it."""
+    from mirror.runtime import event_loops
     from mirror.service.open import Mode, open_mirror
 
     async def run() -> T:
         async with open_mirror(settings, Mode.BESIDE) as opened:
             return await work(opened.publishers)
 
-    return asyncio.run(run())
+    with asyncio.Runner(loop_factory=event_loops()) as runner:
+        return runner.run(run())
 
 
 # mirror add
@@ -49,23 +60,16 @@ def add_command(paths: tuple[Path, ...], repository: str | None, options: Settin
     settings = options.load()
 
     async def work(publishers: "Mapping[str, Publisher]") -> int:
-        status = 0
-        for path in _files(paths):
-            try:
-                publisher = publishers[_repository_for(settings, path, repository)]
-                change = await _add(publisher, path)
-            except MirrorError as error:
-                say(f"{path}: {error}", err=True)
-                status = 1
-                continue
-            new = change.serial is not None
-            say(f"{'added' if new else 'already here'}: {change.upload.filename}")
-            if new:
-                audit_change(
-                    "upload", change.serial, repository=publisher.repository, project=change.upload.project,
-                    filename=change.upload.filename,
-                )  # fmt: skip
-        return status
+        status, last, before = 0, asyncio.create_task(_nothing()), asyncio.create_task(_nothing())
+        try:
+            # Two batches at a time: one is inspected while the other is stored.
+            for some in _batches(_files(paths)):
+                before, last = last, asyncio.create_task(_add(settings, publishers, some, repository, after=last))
+                status = max(status, _report(await before))
+            return max(status, _report(await last))
+        finally:
+            last.cancel()
+            await asyncio.gather(before, last, return_exceptions=True)
 
     return _with_publishers(settings, work)
 
@@ -103,13 +107,82 @@ def _repository_for(settings: "Settings", path: Path, wanted: str | None) -> str
     return fitting[0]
 
 
-async def _add(publisher: "Publisher", path: Path) -> "Change":
+def _batches(paths: Iterator[Path]) -> Iterator[list[Path]]:
+    """Yield files that are added together: many small ones, few large ones."""
+    some: list[Path] = []
+    size = 0
+    for path in paths:
+        some.append(path)
+        size += path.stat().st_size
+        if len(some) == BATCH_FILES or size >= BATCH_BYTES:
+            yield some
+            some, size = [], 0
+    if some:
+        yield some
+
+
+async def _add(
+    settings: "Settings",
+    publishers: "Mapping[str, Publisher]",
+    paths: Sequence[Path],
+    wanted: str | None,
+    after: "asyncio.Task[Outcomes]",
+) -> "Outcomes":
+    """Inspect files, add them once a task has ended, and return the outcome for each, in their order."""
+    from mirror.index.additions import AddedFile, NewFile
+    from mirror.index.upload_bytes import SMALL_BYTES
     from mirror.server.receive import incoming
 
-    async with incoming(publisher.incoming) as copy:
-        await asyncio.to_thread(shutil.copyfile, path, copy.path)
-        kept = await publisher.inspect(path.name, copy.path)
-        return await publisher.add(copy.path, kept, by=caller(), origin=str(path.resolve()))
+    outcomes: dict[Path, AddedFile] = {}
+    new: dict[str, dict[Path, NewFile]] = {}
+    who = caller()
+
+    async def inspect(path: Path, stack: AsyncExitStack) -> None:
+        try:
+            repository = _repository_for(settings, path, wanted)
+            place = path
+            if not (stays := path.stat().st_size <= SMALL_BYTES):
+                place = (await stack.enter_async_context(incoming(publishers[repository].incoming))).path
+                await asyncio.to_thread(shutil.copyfile, path, place)
+            kept = await publishers[repository].inspect(path.name, place)
+        except MirrorError as error:
+            outcomes[path] = AddedFile(error=error)
+        else:
+            file = NewFile(path=place, kept=kept, by=who, origin=str(path.resolve()), stays=stays)
+            new.setdefault(repository, {})[path] = file
+
+    async with AsyncExitStack() as stack:
+        await asyncio.gather(*(inspect(path, stack) for path in paths))
+        await asyncio.wait([after])
+        for repository, files in new.items():
+            ordered = [path for path in paths if path in files]
+            added = await publishers[repository].add_all([files[path] for path in ordered])
+            outcomes |= dict(zip(ordered, added, strict=True))
+    return [(path, outcomes[path]) for path in paths]
+
+
+async def _nothing() -> "Outcomes":
+    """Stand for the batch before the first."""
+    return []
+
+
+def _report(outcomes: "Outcomes") -> int:
+    """Print the outcomes, and return the exit status that they mean."""
+    status = 0
+    for path, added in outcomes:
+        change = added.change
+        if change is None:
+            say(f"{path}: {added.error}", err=True)
+            status = 1
+            continue
+        new = change.serial is not None
+        say(f"{'added' if new else 'already here'}: {change.upload.filename}")
+        if new:
+            audit_change(
+                "upload", change.serial, repository=change.upload.repository, project=change.upload.project,
+                filename=change.upload.filename,
+            )  # fmt: skip
+    return status
 
 
 # mirror yank, unyank, delete

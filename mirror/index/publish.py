@@ -7,23 +7,41 @@ overwritten, and the name of a deleted one is never used again.
 
 import asyncio
 import logging
-import tempfile
+import os
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 
 import msgspec
 
 from mirror.blobs import BlobStore
 from mirror.catalog import Catalog, Upload, UploadRow
-from mirror.errors import Conflict, Invalid, MissingBlob, NotFound, StorageFull, UnknownFile, UnknownProject
+from mirror.errors import (
+    Conflict,
+    Invalid,
+    MirrorError,
+    MissingBlob,
+    NotFound,
+    StorageError,
+    UnknownFile,
+    UnknownProject,
+)
+from mirror.index.additions import (
+    AddedFile,
+    AlreadyUploaded,
+    Change,
+    NewFile,
+    PendingFile,
+    ProjectFiles,
+    RebuildResult,
+)
 from mirror.index.inspection import ATTESTED, INSPECT, SLOWEST_BYTES_PER_SECOND
 from mirror.index.journal import Journal
 from mirror.index.records import DamagedRecord, Records
+from mirror.index.upload_bytes import UploadBytes, on_disk, store_bytes
 from mirror.index.uploads import source_name
 from mirror.isolation import IsolatedProcesses, IsolationError
-from mirror.model import AcceptedUpload, Body, File, Format
+from mirror.model import AcceptedUpload, File, Format
 
 logger = logging.getLogger(__name__)
 
@@ -31,37 +49,6 @@ NAMING = "naming"
 """The counter of the rules by which our own files are named …"""
 NAMING_RULES = 1
 """… and its value when all are named by those of today."""
-
-
-class AlreadyUploaded(Conflict):
-    """Another file of that name is here, or was and is `deleted`; with its digest."""
-
-    def __init__(self, filename: str, digest: str, deleted: bool) -> None:
-        super().__init__(
-            f"The file name {filename} was deleted here, and is not used again: publish another version."
-            if deleted
-            else f"There is another file named {filename} here: files are never overwritten; publish another version."
-        )
-        self.filename = filename
-        self.digest = digest
-        self.deleted = deleted
-
-
-class Change(msgspec.Struct, frozen=True):
-    """The result of a change."""
-
-    upload: Upload
-    """The upload after the change."""
-    serial: int | None
-    """The serial of the event in the journal; None when nothing had to be changed."""
-
-
-class RebuildResult(msgspec.Struct, frozen=True):
-    """The result of a rebuild of the table."""
-
-    uploads: int
-    faults: tuple[str, ...] = ()
-    """A sentence for each record or file that could not be used."""
 
 
 async def _do_nothing(project: str) -> None:
@@ -115,62 +102,99 @@ class Publisher:
     async def add(self, path: Path, kept: AcceptedUpload, *, by: str, origin: str, attestations: str = "") -> Change:
         """Add the inspected file at `path`, which is moved away from there. The same bytes again change nothing.
 
-        Raises AlreadyUploaded, Conflict, Invalid, StorageFull; then nothing has changed.
+        Raises AlreadyUploaded, Conflict, Invalid, StorageError; then nothing has changed.
         """
-        file = kept.file
-        digest, facts = _digest(kept), _facts(kept)
+        (added,) = await self.add_all([NewFile(path=path, kept=kept, by=by, origin=origin, attestations=attestations)])
+        if added.error is not None:
+            raise added.error
+        assert added.change is not None
+        return added.change
+
+    async def add_all(self, files: Sequence[NewFile]) -> list[AddedFile]:
+        """Add several files as `add` does, and return what became of each; all are durable together."""
         async with self._writing:
-            row = await self._catalog.uploads.get(self.repository, file.filename)
-            if row is None:
-                await self._check_spelling(kept)
-                await self._check_exclusion(kept)
-                now = await self._moment(kept.project)
-                held = await self._blobs.adopt(path, digest)
-                sidecar = await self._blobs.write(kept.sidecar)
-                wanted = Upload(
-                    repository=self.repository, project=kept.project, filename=file.filename, digest=digest,
-                    size=held.size, uploaded=now, changed=now, uploader=by, origin=origin, attestations=attestations,
-                )  # fmt: skip
-                upload = await asyncio.to_thread(self._records.add, wanted)
-                if upload.digest == digest and not upload.deleted:
-                    # The record may be an older one, which the catalog had lost.
-                    try:
-                        row = UploadRow(upload=upload, sidecar=sidecar.digest, facts=facts)
-                        serial = await self._put(row, "upload")
-                    except StorageFull:
-                        if upload is wanted:
-                            await asyncio.to_thread(self._records.remove, wanted)
-                            await self._drop((digest, sidecar.digest))
-                        raise
-                    change = Change(upload, serial)
-                else:
-                    await self._drop((digest, sidecar.digest))
-                    raise AlreadyUploaded(file.filename, upload.digest, upload.deleted)
-            elif row.upload.digest != digest or row.upload.deleted:
-                raise AlreadyUploaded(file.filename, row.upload.digest, row.upload.deleted)
+            pending: list[PendingFile] = []
+            rows: dict[str, list[UploadRow]] = {}
+            added: dict[int, AddedFile] = {}
+            for number, file in enumerate(files):
+                try:
+                    project = file.kept.project
+                    if project not in rows:
+                        rows[project] = await self._catalog.uploads.of_project(self.repository, project)
+                    beside = [one for one in pending if one.upload.project == project]
+                    others = ProjectFiles(rows[project], beside)
+                    if (known := await self._known(file, others)) is not None:
+                        added[number] = AddedFile(Change(known, None))
+                    else:
+                        pending.append(self._checked(file, number, others))
+                except MirrorError as error:
+                    added[number] = AddedFile(error=error)
+            try:
+                added |= await self._store(pending)
+            except (StorageError, Conflict) as error:
+                added |= {one.number: AddedFile(error=error) for one in pending}
+        results = [added[number] for number in range(len(files))]
+        for project in dict.fromkeys(one.change.upload.project for one in results if one.change is not None):
+            await self.published(project)
+        return results
+
+    async def _known(self, new: NewFile, beside: ProjectFiles) -> Upload | None:
+        """Return the upload that has these bytes under that name already. Raises AlreadyUploaded."""
+        filename, digest = new.kept.file.filename, _digest(new.kept)
+        known = next((one.upload for one in beside.pending if one.upload.filename == filename), None)
+        if known is None and (row := await self._catalog.uploads.get(self.repository, filename)) is not None:
+            known = row.upload
+        if known is not None and (known.digest != digest or known.deleted):
+            raise AlreadyUploaded(filename, known.digest, known.deleted)
+        return known
+
+    def _checked(self, new: NewFile, number: int, beside: ProjectFiles) -> PendingFile:
+        """Return a file as it will be stored. Raises Conflict, Invalid."""
+        kept, digest = new.kept, _digest(new.kept)
+        moment = round(self._clock(), 3)
+        if beside.rows or beside.pending:
+            beside.check(kept.file, self.format.exclude)
+            moment = max(moment, round(beside.newest + 0.001, 3))
+        size = os.stat(new.path).st_size
+        upload = Upload(
+            repository=self.repository, project=kept.project, filename=kept.file.filename, digest=digest, size=size,
+            uploaded=moment, changed=moment, uploader=new.by, origin=new.origin, attestations=new.attestations,
+        )  # fmt: skip
+        self._records.check(upload)
+        stored = UploadBytes(path=new.path, digest=digest, size=size, sidecar=kept.sidecar, stays=new.stays)
+        return PendingFile(number, upload, kept.file, _facts(kept), stored)
+
+    async def _store(self, pending: Sequence[PendingFile]) -> dict[int, AddedFile]:
+        """Store what is pending: the bytes, then the records, then the rows with their events. Raises StorageError."""
+        if not pending:
+            return {}
+        if len(pending) == 1 and not pending[0].stored.stays:
+            await self._blobs.adopt(pending[0].stored.path, pending[0].stored.digest)
+            sidecars = [(await self._blobs.write(pending[0].stored.sidecar)).digest]
+        else:
+            sidecars = await store_bytes(self._blobs, [one.stored for one in pending])
+        recorded = await asyncio.to_thread(self._records.add_all, [one.upload for one in pending])
+        added: dict[int, AddedFile] = {}
+        rows: list[tuple[PendingFile, UploadRow]] = []
+        for one, upload, sidecar in zip(pending, recorded, sidecars, strict=True):
+            # The record may be an older one, which the catalog had lost.
+            if upload.digest == one.upload.digest and not upload.deleted:
+                rows.append((one, UploadRow(upload=upload, sidecar=sidecar, facts=one.facts)))
             else:
-                change = Change(row.upload, None)
-        await self.published(kept.project)
-        return change
-
-    async def _check_spelling(self, kept: AcceptedUpload) -> None:
-        """Check that no file is here whose name is another spelling of this one's. Raises Conflict."""
-        file = kept.file
-        other = await self._catalog.uploads.other_spelling(self.repository, kept.project, file.filename, file.version)
-        if other is not None:
-            raise Conflict(
-                f"There is, or was, a file named {other} here, and {file.filename} is only another spelling of that"
-                " name: publish another version."
-            )
-
-    async def _check_exclusion(self, kept: AcceptedUpload) -> None:
-        """Raise Conflict when the project has a file beside which this one cannot be published."""
-        for other in await self._files(kept.project):
-            if self.format.exclude(kept.file, other):
-                raise Conflict(
-                    f"{other.filename} is here for the same version and platform as {kept.file.filename}: files are"
-                    " never replaced by others; publish another version."
-                )
+                await self._drop((one.upload.digest, sidecar))
+                error = AlreadyUploaded(upload.filename, upload.digest, upload.deleted)
+                added[one.number] = AddedFile(error=error)
+        try:
+            serials = await self._put_all([row for _, row in rows], "upload")
+        except StorageError:
+            for one, row in rows:
+                if row.upload is one.upload:
+                    await asyncio.to_thread(self._records.remove, one.upload)
+                    await self._drop((one.upload.digest, row.sidecar))
+            raise
+        for (one, row), serial in zip(rows, serials, strict=True):
+            added[one.number] = AddedFile(Change(row.upload, serial))
+        return added
 
     async def yank(self, filename: str, reason: str = "") -> Change:
         """Mark a file as not to be used any more. Raises UnknownFile."""
@@ -236,16 +260,24 @@ class Publisher:
         return max(round(self._clock(), 3), round(newest + 0.001, 3))
 
     async def _put(self, row: UploadRow, kind: str) -> int:
-        upload = row.upload
-        detail = {"digest": upload.digest} | ({"reason": upload.yanked} if kind == "yank" else {})
-        serial = await self._catalog.uploads.put(row, kind, self._source, msgspec.json.encode(detail).decode())
-        for subscription in list(self._journal.subscriptions.get(self._source, ())):
-            if self not in subscription.own:
-                subscription.listener(self._source, upload.project)
-        self._journal.own_serials.append(serial)
+        (serial,) = await self._put_all([row], kind)
+        return serial
+
+    async def _put_all(self, rows: Sequence[UploadRow], kind: str) -> list[int]:
+        """Write rows with an event of that kind for each, in one transaction; return the serials."""
+        changes = []
+        for row in rows:
+            detail = {"digest": row.upload.digest} | ({"reason": row.upload.yanked} if kind == "yank" else {})
+            changes.append((row, msgspec.json.encode(detail).decode()))
+        serials = await self._catalog.uploads.put_all(changes, kind, self._source)
+        for row, serial in zip(rows, serials, strict=True):
+            for subscription in list(self._journal.subscriptions.get(self._source, ())):
+                if self not in subscription.own:
+                    subscription.listener(self._source, row.upload.project)
+            self._journal.own_serials.append(serial)
         self._journal.news.set()
         self._journal.changes.advance()
-        return serial
+        return serials
 
     async def _drop(self, digests: tuple[str, ...]) -> None:
         """Delete those of these blobs that nothing needs any more."""
@@ -291,7 +323,7 @@ class Publisher:
         if upload.deleted:
             return UploadRow(upload=upload, sidecar="", facts="")
         body = await self._blobs.open(upload.digest)
-        async with _on_disk(body, self._blobs.incoming) as path:
+        async with on_disk(body, self._blobs.incoming) as path:
             try:
                 kept = await self.inspect(upload.filename, path, bool(upload.attestations))
             except Invalid:  # perhaps it was named by earlier rules
@@ -352,16 +384,3 @@ def _facts(kept: AcceptedUpload) -> str:
         return msgspec.json.encode(kept.file).decode()
     except UnicodeEncodeError:
         raise Invalid("The metadata inside the file holds text that is not UTF-8.") from None
-
-
-@asynccontextmanager
-async def _on_disk(body: Body, incoming: Path) -> AsyncIterator[Path]:
-    """Provide a path with the bytes of a blob; a temporary copy where the store has no local files."""
-    if body.path is not None:
-        yield body.path
-        return
-    with tempfile.NamedTemporaryFile(dir=incoming) as copy:
-        async for chunk in body.read():
-            await asyncio.to_thread(copy.write, chunk)
-        copy.flush()
-        yield Path(copy.name)

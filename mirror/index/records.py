@@ -8,11 +8,12 @@ processes that add the same name at the same time one loses, whatever the catalo
 import asyncio
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import msgspec
 
+from mirror.blobs.bulk import sync_all
 from mirror.blobs.local import storage_errors
 from mirror.catalog import Catalog, Upload
 from mirror.errors import Invalid
@@ -38,18 +39,30 @@ class Records:
 
     def add(self, upload: Upload) -> Upload:
         """Write a new record, and return the one that is there now: another one when the name was taken."""
-        path = self._path(upload)
+        return self.add_all([upload])[0]
+
+    def add_all(self, uploads: Sequence[Upload]) -> list[Upload]:
+        """Write new records as `add` does; all are durable together when this returns."""
+        paths = [self._path(upload) for upload in uploads]
+        written: list[Path] = []
+        present: list[Upload] = []
         with storage_errors():
-            _make_directory(path.parent, self._root)
-            written = _write(path, upload)
             try:
-                os.link(written, path)
-            except FileExistsError:
-                return _read(path)
+                for path, upload in zip(paths, uploads, strict=True):
+                    _make_directory(path.parent, self._root)
+                    written.append(_write(path, upload))
+                sync_all(list(map(str, written)), self._root)
+                for new, path, upload in zip(written, paths, uploads, strict=True):
+                    try:
+                        os.link(new, path)
+                        present.append(upload)
+                    except FileExistsError:
+                        present.append(_read(path))
             finally:
-                written.unlink()
-            _sync_directory(path.parent)
-        return upload
+                for new in written:
+                    new.unlink()
+            sync_all(list({str(path.parent) for path in paths}), self._root)
+        return present
 
     def remove(self, upload: Upload) -> None:
         """Remove a record that was just added."""
@@ -62,7 +75,9 @@ class Records:
         path = self._path(upload)
         with storage_errors():
             _make_directory(path.parent, self._root)
-            os.replace(_write(path, upload), path)
+            written = _write(path, upload)
+            sync_all([str(written)], self._root)
+            os.replace(written, path)
             _sync_directory(path.parent)
 
     def read(self, repository: str) -> Iterator[Upload | DamagedRecord]:
@@ -116,14 +131,12 @@ def _read(path: Path) -> Upload:
 
 
 def _write(path: Path, upload: Upload) -> Path:
-    """Write a record durably under a temporary name beside its place."""
+    """Write a record under a temporary name beside its place; it is not durable yet."""
     content = msgspec.json.format(msgspec.json.encode(upload), indent=1)
     fd, name = tempfile.mkstemp(dir=path.parent, prefix=".")
     try:
         with open(fd, "wb") as file:
             file.write(content)
-            file.flush()
-            os.fsync(fd)
     except BaseException:
         Path(name).unlink()
         raise

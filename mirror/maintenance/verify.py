@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 
 import msgspec
 
-from mirror.blobs import BlobStore, StoredBlob
+from mirror.blobs import BEGINNINGS, BlobStore
 from mirror.blobs.local import off_loop
 from mirror.catalog import Catalog, HeldFile
 from mirror.errors import MirrorError, MissingBlob, UnknownFile
@@ -95,34 +95,36 @@ class Verifier:
         """Count the totals again, read every blob, then look for missing ones; yields the progress after each blob."""
         await self._catalog.totals.recount()
         count = size = 0
-        seen: set[str] = set()
-        names = await self._expected()
-        async for blob in self._blobs.walk():
-            seen.add(blob.digest)
-            fault = None
-            try:
-                actual = await self._digest(blob.digest)
-            except (MissingBlob, OSError):
-                actual = ""
-            if actual != blob.digest and await self._is_stored(blob.digest):
-                await self._blobs.set_aside(blob.digest)
-                fault = await self._repair(blob.digest, await self._catalog.files.named(blob.digest), missing=False)
-            elif wrong := await self._wrong(blob, names.get(blob.digest, ())):
-                await self._blobs.set_aside(blob.digest)
-                fault = await self._repair(blob.digest, wrong, missing=False)
-            count, size = count + 1, size + blob.size
-            yield VerifyProgress(blobs=count, bytes=size, fault=fault)
+        for beginning in BEGINNINGS:
+            names = await self._expected(beginning)
+            for digest in await self._blobs.digests(beginning):
+                fault = None
+                try:
+                    actual, read = await self._read(digest)
+                except (MissingBlob, OSError):
+                    actual, read = "", 0
+                if actual != digest and await self._is_stored(digest):
+                    await self._blobs.set_aside(digest)
+                    fault = await self._repair(digest, await self._catalog.files.named(digest), missing=False)
+                elif wrong := await self._wrong(digest, names.get(digest, ())):
+                    await self._blobs.set_aside(digest)
+                    fault = await self._repair(digest, wrong, missing=False)
+                count, size = count + 1, size + read
+                yield VerifyProgress(blobs=count, bytes=size, fault=fault)
         # All names before any is mended: mending a sidecar also makes the catalog forget its missing file.
-        for digest, held in (await self._expected()).items():
-            if digest not in seen and not await self._is_stored(digest):
+        missing = {
+            digest: held for beginning in BEGINNINGS for digest, held in (await self._missing(beginning)).items()
+        }
+        for digest, held in missing.items():
+            if not await self._is_stored(digest):
                 yield VerifyProgress(blobs=count, bytes=size, fault=await self._repair(digest, held, missing=True))
 
-    async def _wrong(self, blob: StoredBlob, held: Sequence[HeldFile]) -> list[HeldFile]:
+    async def _wrong(self, digest: str, held: Sequence[HeldFile]) -> list[HeldFile]:
         """Return the names under which a blob is held that cannot be what they say, and that no digest vouches for."""
         if not held:
             return []
         try:
-            body = await self._blobs.open_stored(blob.digest)
+            body = await self._blobs.open_stored(digest)
         except MissingBlob:
             return []
         beginning = b"".join([chunk async for chunk in body.read(0, BEGINNING_BYTES)])
@@ -133,17 +135,25 @@ class Verifier:
         # One name that is vouched for is enough for the bytes to stay.
         return [] if any([await self._is_verified(one) for one in suspects]) else suspects
 
-    async def _expected(self) -> dict[str, list[HeldFile]]:
-        """Return every blob that should be there, with the names under which it is held."""
-        expected: dict[str, list[HeldFile]] = {digest: [] for digest in await self._catalog.uploads.blobs()}
-        for one in await self._catalog.files.all():
+    async def _expected(self, beginning: str) -> dict[str, list[HeldFile]]:
+        """Return the blobs that should be there and begin so, with the names under which each is held."""
+        order = self._catalog.eviction
+        expected: dict[str, list[HeldFile]] = {digest: [] for digest in await order.uploaded(beginning)}
+        for one in await order.all_held(beginning):
             expected.setdefault(one.digest, []).append(one)
         return expected
+
+    async def _missing(self, beginning: str) -> dict[str, list[HeldFile]]:
+        """Return the blobs that should be there, begin so and are not."""
+        expected = await self._expected(beginning)
+        stored = set(await self._blobs.digests(beginning))
+        return {digest: held for digest, held in expected.items() if digest not in stored}
 
     async def _is_stored(self, digest: str) -> bool:
         return await self._blobs.find(digest) is not None
 
-    async def _digest(self, digest: str) -> str:
+    async def _read(self, digest: str) -> tuple[str, int]:
+        """Return the digest that the bytes of a blob have, and how many they are."""
         body = await self._blobs.open_stored(digest)
         loop = asyncio.get_running_loop()
         began, read = loop.time(), 0
@@ -153,7 +163,7 @@ class Verifier:
             read += len(chunk)
             if self._rate and (early := read / self._rate - (loop.time() - began)) > 0:
                 await asyncio.sleep(early)
-        return hasher.hexdigest()
+        return hasher.hexdigest(), read
 
     async def _repair(self, digest: str, held: Sequence[HeldFile], *, missing: bool) -> Fault:
         """Mend a blob that is gone from the store, and return the fault with its outcome."""

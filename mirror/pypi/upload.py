@@ -15,7 +15,8 @@ from mirror.auth import Guard, Identity
 from mirror.auth.audit import address_of, audit
 from mirror.config import LimitsSettings
 from mirror.errors import Conflict, Invalid, TooLarge
-from mirror.index.publish import AlreadyUploaded, Change, Publisher
+from mirror.index.additions import AlreadyUploaded, Change
+from mirror.index.publish import Publisher
 from mirror.model import AcceptedUpload
 from mirror.pypi.names import canonical, canonical_version, kind_of, parse_filename
 from mirror.pypi.provenance import from_attestations

@@ -88,6 +88,7 @@ FORMAT = Format(
     check_document=_check_document,
     has_sidecar=_has_sidecar,
     sidecar_name=_sidecar_name,
+    sidecar_instead_of=".gem",
     request_for_sidecar=_request_for_sidecar,
     sidecar_digest=lambda file: None,
     check_sidecar=_check_sidecar,

@@ -290,15 +290,12 @@ async def _trim(store: Store, keep: float) -> None:
 async def _sweep(mirror: Mirror, evictor: Evictor) -> None:
     report = await evictor.sweep()
     if not report.busy:
-        mirror.metrics.evicted(len(report.evicted), report.freed)
+        mirror.metrics.evicted(report.files, report.freed)
         mirror.state.swept = EvictionSummary(
-            at=mirror.clock(), files=len(report.evicted), orphans=len(report.orphans), freed=report.freed
+            at=mirror.clock(), files=report.files, orphans=report.orphans, freed=report.freed
         )
-    if report.evicted or report.orphans:
-        logger.info(
-            "swept: %d files and %d orphans went, %d bytes in all",
-            len(report.evicted), len(report.orphans), report.freed,
-        )  # fmt: skip
+    if report.files or report.orphans:
+        logger.info("swept: %d files and %d orphans went, %d bytes in all", report.files, report.orphans, report.freed)
 
 
 async def _verify(store: Store, verifier: Verifier) -> None:

@@ -82,8 +82,17 @@ def root_from(path: str) -> str:
 
 def render_page(request: web.Request, template: str, values: Mapping[str, object], status: int = 200) -> web.Response:
     """Render a template; all `values` are escaped, unless they are `Markup`."""
-    text = _environment().get_template(template).render(values, at=root_from(request.path))
-    signed_in = bool(values.get("user")) or "Authorization" in request.headers
+    text = render_text(request, template, values)
+    return page_of(text, status, signed_in=bool(values.get("user")) or "Authorization" in request.headers)
+
+
+def render_text(request: web.Request, template: str, values: Mapping[str, object]) -> str:
+    """Render a template to the text of a page; see `render_page`."""
+    return _environment().get_template(template).render(values, at=root_from(request.path))
+
+
+def page_of(text: str, status: int = 200, *, signed_in: bool = False) -> web.Response:
+    """Return a page with its headers."""
     response = web.Response(
         status=status,
         text=text,

@@ -27,7 +27,7 @@ from mirror.telemetry.statistics import Span
 from mirror.web import views
 from mirror.web.access import ViewerAccess
 from mirror.web.descriptions import Descriptions
-from mirror.web.html import render_page, root_from, static_file, unescaped
+from mirror.web.html import page_of, render_page, render_text, root_from, static_file, unescaped
 from mirror.web.plot import plot
 from mirror.web.projects import BrowsableRepository, ProjectList
 from mirror.web.signin import SignIn
@@ -102,7 +102,7 @@ class WebPages:
         self._project_list = ProjectList(repositories, catalog.browse)
         self._descriptions = Descriptions()
         self._summaries = ProjectSummaries()
-        self._totals = RecentResults(self._read_totals)
+        self._start_pages: RecentResults[str] = RecentResults()
         self._sign_in = SignIn(access, self._page, self.error_page)
         self._by_source: dict[str, list[str]] = {}
         for name, browsable in repositories.items():
@@ -129,7 +129,7 @@ class WebPages:
 
     async def close(self) -> None:
         """Cancel background work."""
-        await self._totals.close()
+        await self._start_pages.close()
         await self._descriptions.close()
 
     # Pages
@@ -148,21 +148,30 @@ class WebPages:
 
     @_errors_as_pages
     async def _start(self, request: web.Request) -> web.StreamResponse:
-        status, spans, hours = await self._totals.get()
+        if "Authorization" in request.headers or "Cookie" in request.headers:
+            return await self._page(request, "start.html", **await self._start_values(request))
+        # Everyone who is not signed in sees the same.
+        kind = f"{public_url(request)} {request.path}"
+        return page_of(await self._start_pages.get(kind, lambda: self._start_text(request)))
+
+    async def _start_text(self, request: web.Request) -> str:
+        values = await self._with_common_values(request, **await self._start_values(request))
+        return render_text(request, "start.html", values)
+
+    async def _start_values(self, request: web.Request) -> dict[str, object]:
+        status, spans, hours = await self._read_totals()
         hits = status["hits"]
         assert isinstance(hits, Mapping)
         requests = sum(hits.values())
-        return await self._page(
-            request,
-            "start.html",
-            section="start",
-            title="Start",
-            status=status,
-            requests=requests,
-            rate=views.share(requests - hits["miss"], requests),
-            plot=plot(spans, hours),
-            by_hour=hours == 1,
-            repositories=[
+        return {
+            "section": "start",
+            "title": "Start",
+            "status": status,
+            "requests": requests,
+            "rate": views.share(requests - hits["miss"], requests),
+            "plot": plot(spans, hours),
+            "by_hour": hours == 1,
+            "repositories": [
                 {
                     "name": browsable.name,
                     "format": browsable.format,
@@ -173,9 +182,9 @@ class WebPages:
                 }
                 for browsable in self._repositories.values()
             ],
-        )
+        }
 
-    async def _read_totals(self, _: str) -> tuple[Mapping[str, object], Sequence[Span], int]:
+    async def _read_totals(self) -> tuple[Mapping[str, object], Sequence[Span], int]:
         """Return the totals, and the spans of the plot with the hours of each."""
         status = await self._status()
         spans = await self._statistics.history(30, 24)
@@ -356,10 +365,12 @@ class WebPages:
     # Rendering
 
     async def _page(self, request: web.Request, template: str, status: int = 200, /, **values: object) -> web.Response:
+        return render_page(request, template, await self._with_common_values(request, **values), status)
+
+    async def _with_common_values(self, request: web.Request, **values: object) -> dict[str, object]:
+        """Return the values of a template with those that every one needs."""
         common = {"query": "", "version": __version__, "now": self._clock()}
-        return render_page(
-            request, template, {**common, **await self._access.template_values(request), **values}, status
-        )
+        return {**common, **await self._access.template_values(request), **values}
 
 
 def _root(request: web.BaseRequest, browsable: BrowsableRepository) -> URL:

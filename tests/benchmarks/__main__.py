@@ -11,7 +11,17 @@ from pathlib import Path
 
 import click
 
-from tests.benchmarks import beside, cold_files, cold_pages, commits, front, installs, object_rows, rows
+from tests.benchmarks import (
+    beside,
+    cold_files,
+    cold_pages,
+    commits,
+    front,
+    great_rows,
+    installs,
+    object_rows,
+    rows,
+)
 from tests.benchmarks.load import WRK
 from tests.benchmarks.nginx import available
 from tests.benchmarks.rows import Site, site
@@ -23,6 +33,8 @@ MEASUREMENTS = {
     for name, measurement in module.MEASUREMENTS.items()
 }
 """All measurements by name, in the order of the table."""
+ON_DEMAND = great_rows.MEASUREMENTS
+"""Those that take minutes: they are run when they are named."""
 
 
 def machine() -> str:
@@ -47,7 +59,7 @@ async def all_rows(place: Site, names: tuple[str, ...], checkout: Path | None) -
             yield row
         return
     for name in names or MEASUREMENTS:
-        async for row in MEASUREMENTS[name](place):
+        async for row in (MEASUREMENTS | ON_DEMAND)[name](place):
             yield row
 
 
@@ -62,7 +74,7 @@ async def measure(names: tuple[str, ...], quick: bool, checkout: Path | None) ->
 
 
 @click.command()
-@click.argument("names", nargs=-1, type=click.Choice(list(MEASUREMENTS)))
+@click.argument("names", nargs=-1, type=click.Choice([*MEASUREMENTS, *ON_DEMAND]))
 @click.option("--quick", is_flag=True, help="One short round of each: to see that it works, not how fast it is.")
 @click.option(
     "--beside", "checkout", type=click.Path(path_type=Path, exists=True, file_okay=False), metavar="DIR",

@@ -7,6 +7,7 @@ content, so that they take no space. `--no-blobs` leaves them out. The rows of `
 
 import asyncio
 import hashlib
+import logging
 import os
 import sqlite3
 import time
@@ -23,7 +24,6 @@ from mirror.catalog.sqlite import SQLite
 
 SOURCE = "http://127.0.0.1:9/simple/"
 """The upstream of everything, where no one listens."""
-REPOSITORIES = {"pypi": {"format": "pypi", "upstreams": [SOURCE]}}
 FILES_PER_PROJECT = 50
 """Files and sidecars, as many of each."""
 MISSING = 5_000
@@ -40,8 +40,8 @@ class GreatStore(msgspec.Struct, frozen=True):
     projects: int
 
 
-def make(directory: Path, files: int, *, blobs: bool = True) -> GreatStore:
-    """Fill a new data directory with so many files and sidecars."""
+def make(directory: Path, files: int, *, blobs: bool = True, source: str = SOURCE) -> GreatStore:
+    """Fill a new data directory with so many files and sidecars of an upstream."""
     directory.mkdir(mode=0o700, parents=True, exist_ok=True)
     path = directory / "catalog.sqlite"
     asyncio.run(_begin(path))
@@ -52,10 +52,10 @@ def make(directory: Path, files: int, *, blobs: bool = True) -> GreatStore:
         connection.executemany(
             "INSERT INTO files (source, project, filename, digest, size, stored, used, uses)"
             " VALUES (?, ?, ?, ?, ?, ?, ?, 1)",
-            ((SOURCE, *row) for row in _files(files, now)),
+            ((source, *row) for row in _files(files, now)),
         )
         projects = -(-files // FILES_PER_PROJECT)
-        _pages(connection, projects, now)
+        _pages(connection, projects, now, source)
         connection.execute(
             "INSERT INTO feed (serial, at, source, project, kind, filename, detail)"
             " SELECT row_number() OVER (ORDER BY stored), stored, source, project, 'file', filename, '{}' FROM files"
@@ -79,9 +79,8 @@ async def _finish(path: Path) -> None:
     """Count what was written past the catalog."""
     database = SQLite(path)
     await database.open()
-    totals = getattr(Catalog(database), "totals", None)  # earlier versions have none
-    if totals is not None:
-        await totals.recount()
+    logging.getLogger("mirror.catalog.totals").setLevel(logging.ERROR)  # that they are wrong is no news here
+    await Catalog(database).totals.recount()
     await database.close()
 
 
@@ -100,20 +99,20 @@ def _files(count: int, now: float) -> Iterator[tuple[str, str, str, int, float, 
         yield name, filename, _digest(number), SIDECAR_BYTES if place % 2 else WHEEL_BYTES, stored, used
 
 
-def _pages(connection: sqlite3.Connection, projects: int, now: float) -> None:
+def _pages(connection: sqlite3.Connection, projects: int, now: float, source: str) -> None:
     body = bytes.fromhex("28b52ffd200211000000") + bytes(600)
     connection.executemany(
         "INSERT INTO pages (source, kind, name, checked, found, revision, url, content_type, body)"
         " VALUES (?, 'project', ?, ?, 1, 'r', ?, 'text/html', ?)",
         (
-            (SOURCE, f"project-{number:06d}", now - number, f"{SOURCE}project-{number:06d}/", body)
+            (source, f"project-{number:06d}", now - number, f"{source}project-{number:06d}/", body)
             for number in range(projects)
         ),
     )
     connection.executemany(
         "INSERT INTO pages (source, kind, name, checked, found, revision, url, content_type, body)"
         " VALUES (?, 'project', ?, ?, 0, '', '', '', x'')",
-        ((SOURCE, f"never-{number:06d}", now - number) for number in range(MISSING)),
+        ((source, f"never-{number:06d}", now - number) for number in range(MISSING)),
     )
     connection.execute(
         "INSERT INTO claims (owner, project, at) SELECT source, name, checked FROM pages WHERE found = 1"

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from mirror.errors import UnknownFile
-from mirror.index.publish import AlreadyUploaded
+from mirror.index.additions import AlreadyUploaded
 from tests.builders import Built, gem, sdist, wheel
 from tests.objects import local_files
 from tests.serving import Client, Reply, Serving, repositories, serving, spawned

@@ -2,17 +2,26 @@
 
 import asyncio
 import hashlib
+import tempfile
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import given
+from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-from mirror.catalog import SetMember
-from mirror.maintenance.evict import Candidate, plan
+from mirror.catalog import HeldFile, SetMember, eviction
+from mirror.config import Settings
+from mirror.maintenance import surplus
+from mirror.maintenance.evict import Evictor
+from mirror.maintenance.surplus import Batch, fewest
+from mirror.model import File
 from mirror.service.jobs import evictor
+from mirror.service.store import Store
 from tests.builders import gem, wheel
 from tests.maintenance.stores import settings, store_of, stored, upload
 from tests.serving import Serving, repositories, serving
@@ -26,49 +35,99 @@ TOGETHER = 25
 # Deciding
 
 
-def candidate(digest: str, size: int, used: float, pinned: bool = False) -> Candidate:
-    return Candidate(digest=digest, size=size, used=used, pinned=pinned)
+def held(digest: str, size: int, **facts: Any) -> HeldFile:
+    return HeldFile(source=SOURCE, project="p", filename=f"{digest}.whl", digest=digest, size=size, **facts)
 
 
-def test_the_least_recently_used_go_first_and_only_as_many_as_needed() -> None:
-    evicted = plan([candidate("a", 10, 30), candidate("b", 10, 10), candidate("c", 10, 20)], 20, 1000, 0)
-    assert [one.digest for one in evicted] == ["b"]
+def test_only_as_many_go_as_are_needed() -> None:
+    candidates = [held("a", 10), held("b", 10), held("c", 10)]
+    assert [len(fewest(candidates, excess)) for excess in (-5, 0, 1, 10, 11, 30, 99)] == [0, 0, 1, 1, 2, 3, 3]
 
 
-def test_what_is_pinned_or_was_used_lately_stays_above_the_limit() -> None:
-    assert plan([candidate("a", 10, 0, pinned=True), candidate("b", 10, 950)], 0, 1000, 60) == []
+SOURCE = "https://index.example/simple/"
+blob = st.tuples(st.integers(1, 100), st.integers(0, 20), st.sampled_from(["", "set", "removed", "used now"]))
 
 
-def test_without_a_limit_nothing_goes() -> None:
-    assert plan([candidate("a", 10, 0)], None, 1000, 0) == []
+@given(st.lists(blob, max_size=12), st.integers(0, 800), st.integers(0, 20))
+@hypothesis_settings(max_examples=40, deadline=None)
+def test_what_goes_is_the_least_recently_used_and_no_more_than_needed(
+    blobs: list[tuple[int, int, str]], limit: int, min_age: int
+) -> None:
+    async def check(directory: Path) -> None:
+        store = Store(Settings.model_validate({"data_dir": str(directory)}), lambda: 20.0)
+        await store.database.open()
+        known = []
+        for number, (size, used, why) in enumerate(blobs):
+            digest = (await store.blobs.write(bytes([number]) * size)).digest
+            one = held(digest, size, stored=float(used), used=float(used))
+            await store.catalog.files.add(one)
+            if why == "set":
+                await store.catalog.sets.add("ci", [SetMember(SOURCE, "p", one.filename)])
+            elif why == "removed":
+                gone = [File(filename=one.filename, version="1")]
+                await store.catalog.removed.change(SOURCE, "p", gone, "file", [], 1)
+            elif why == "used now":
+                store.catalog.files.note_use(SOURCE, "p", one.filename, 20.0)
+            known.append((20 if why == "used now" else used, digest, size, why in ("set", "removed")))
+        report = await Evictor(
+            store.catalog, store.blobs, {}, limit=limit, min_age=min_age, clock=store.clock, pause=0
+        ).sweep()
+        kept = {path.name for path in (directory / "blobs").glob("??/*")}
+        expected, size = set(), sum(size for _, _, size, _ in known)
+        for used, digest, bytes_, pinned in sorted(known):
+            if size > limit and not pinned and 20 - used >= min_age:
+                expected.add(digest)
+                size -= bytes_
+        assert {digest for _, digest, _, _ in known} - kept == expected
+        assert (report.files, report.after) == (len(expected), size)
+        assert await store.catalog.files.totals() == (len(kept), size)
+        await store.close()
+
+    with tempfile.TemporaryDirectory() as directory:
+        asyncio.run(check(Path(directory)))
 
 
-@given(
-    st.lists(st.tuples(st.integers(0, 100), st.integers(0, 1000), st.booleans())),
-    st.integers(0, 2000),
-    st.integers(0, 900),
-)
-def test_a_plan_keeps_its_promises(blobs: list[tuple[int, int, bool]], limit: int, min_age: int) -> None:
-    known = [candidate(str(number), *facts) for number, facts in enumerate(blobs)]
-    gone = set(plan(known, limit, 1000, min_age))
-    assert all(not one.pinned and 1000 - one.used >= min_age for one in gone)
-    left = [one for one in known if one not in gone and not one.pinned and 1000 - one.used >= min_age]
-    assert sum(one.size for one in known if one not in gone) <= limit or not left
-    assert all(one.used <= other.used for one in gone for other in left)
+async def test_a_sweep_of_many_slices_evicts_everything_once_and_in_order(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(eviction, "SLICE_FILES", 7)
+    monkeypatch.setattr(surplus, "BATCH_BLOBS", 3)
+    store = Store(Settings.model_validate({"data_dir": str(tmp_path)}), lambda: 1000.0)
+    await store.database.open()
+    digests = []
+    for number in range(40):
+        digests.append((await store.blobs.write(b"%d" % number)).digest)
+        for project in ("one", "two", "three")[: 1 + number % 3]:  # several names, used at one moment
+            one = held(digests[-1], 1, stored=1.0 + number // 20, used=1.0 + number // 20)
+            await store.catalog.files.add(msgspec.structs.replace(one, project=project))
+    batches: list[Batch] = []
+    one = Evictor(store.catalog, store.blobs, {}, limit=0, min_age=0, clock=store.clock, pause=0)
+    await one.sweep(tell=batches.append)
+    gone = list(dict.fromkeys(file.digest for batch in batches for file in batch.files))
+    assert gone == sorted(digests[:20]) + sorted(digests[20:])
+    assert sum(len(batch.files) for batch in batches) == sum(1 + number % 3 for number in range(40))
+    assert await store.catalog.files.totals() == (0, 0)
+    await store.close()
 
 
 # Sweeping
 
 
 async def swept(mirror: Serving, limit: int | None, **options: Any) -> Any:
+    """The report of a sweep, with what went: `evicted` and `orphans`."""
     store = store_of(mirror)
     await store.database.open()
+    batches: list[Batch] = []
     try:
         one = evictor(settings(mirror), store, limit)
         one._pause = 0.05
-        return await one.sweep(**options)
+        report = await one.sweep(tell=batches.append, **options)
     finally:
         await store.close()
+    evicted = tuple(file for batch in batches for file in batch.files)
+    orphans = tuple(digest for batch in batches for digest in batch.orphans)
+    assert (report.files, report.orphans) == (len(evicted), len(orphans))
+    return SimpleNamespace(**msgspec.structs.asdict(report) | {"evicted": evicted, "orphans": orphans})
 
 
 async def test_a_thousand_files_are_swept_to_the_limit_in_order_while_clients_install(
@@ -255,11 +314,6 @@ async def test_a_file_that_goes_between_being_found_and_being_opened_is_fetched_
             assert (reply.status, reply.body) == (200, built.content)
             assert len(simulator.requests) == 1
             assert gone == [built.sha256]
-
-
-def test_a_file_that_is_larger_than_the_limit_goes_when_it_is_old_enough() -> None:
-    assert plan([candidate("a", 100, 0)], 50, 10, 60) == []
-    assert [one.digest for one in plan([candidate("a", 100, 0)], 50, 100, 60)] == ["a"]
 
 
 async def test_serve_keeps_the_limit_by_itself_and_says_so(tmp_path: Path, simulator: Simulator) -> None:

@@ -16,6 +16,7 @@ from mirror.errors import UpstreamUnavailable
 from mirror.index.freshness import Freshness
 from mirror.index.precedence import Precedence
 from mirror.rubygems.log import local_entries
+from mirror.rubygems.log import writer as writer_module
 from mirror.rubygems.log.events import PageChange, Update, UpstreamChange
 from mirror.rubygems.log.local_entries import LocalEntry
 from mirror.rubygems.log.name_owners import NameOwners
@@ -217,13 +218,17 @@ async def test_a_log_that_could_not_be_read_once_is_read_again(
     async def fail(self: Claims, repository: str) -> set[str]:
         raise OSError("The disk has failed.")
 
+    failures = []
     with monkeypatch.context() as patched:
         patched.setattr(Claims, "released", fail)
         stack = AsyncExitStack()
         mirror = await stack.enter_async_context(serving(tmp_path / "data", repository))
-        for _ in range(2):
-            with pytest.raises(OSError, match="has failed"):
+        for _ in range(5):
+            with pytest.raises(OSError, match="has failed") as failure:
                 await index_of(mirror).current(Freshness.NOW)
+            failures.append(failure.value)
+    assert len(set(map(id, failures))) == 1, "it is read again after a pause, not with each request"
+    monkeypatch.setattr(writer_module, "OPEN_AGAIN_SECONDS", 0.0)
     async with stack:
         if asks == "a client":
             assert (await index_of(mirror).current(Freshness.NOW)).slice().startswith(published.slice())

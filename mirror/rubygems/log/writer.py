@@ -33,6 +33,8 @@ from mirror.runtime import end_process
 
 logger = logging.getLogger(__name__)
 
+OPEN_AGAIN_SECONDS = 1.0
+"""Time after which a log that could not be read is read again: until then, each request gets the same error."""
 MOST_CHUNKS = 2000
 """Appends after which the stored log is written anew in one piece: the same bytes, in fewer rows."""
 SLACK_BYTES = 4 << 20
@@ -212,19 +214,19 @@ class LogWriter:
             self._batch.append(self._queue.get_nowait())
         for _, done in self._batch:
             done.cancel()
-        self.loaded.cancel()
-        self.opened.cancel()
+        for future in (self.loaded, self.opened):
+            future.cancel()
 
     # The task
 
     async def _run(self) -> None:
-        failure = await self._try_to_open()
+        failure, tried = await self._try_to_open(), time.monotonic()
         while True:
             self._batch = [await self._queue.get()]
             while not self._queue.empty():
                 self._batch.append(self._queue.get_nowait())
-            if failure is not None:
-                failure = await self._try_to_open()
+            if failure is not None and time.monotonic() - tried >= OPEN_AGAIN_SECONDS:
+                failure, tried = await self._try_to_open(), time.monotonic()
             tail, problem = b"", failure
             if problem is None:
                 try:
@@ -249,9 +251,8 @@ class LogWriter:
                 await self._open()
         except Exception as error:
             logger.exception("the published index cannot be read; nothing is added to it until it can")
-            for future in (self.loaded, self.opened):
-                if not future.done():
-                    future.set_exception(error)
+            for future in filter(lambda one: not one.done(), (self.loaded, self.opened)):
+                future.set_exception(error)
             return error
         self.on_open()
         return None

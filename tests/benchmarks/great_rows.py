@@ -1,0 +1,177 @@
+"""The measurements of a great store: a catalog of a million files, and many uploads at once.
+
+`tests.benchmarks.great_store` makes the catalog, which takes a minute or two. `--quick` makes a small one.
+"""
+
+import asyncio
+import shutil
+import statistics
+import sys
+import time
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+from tests.benchmarks import content, great_store
+from tests.benchmarks.load import Pulse, ask, load, percentile
+from tests.benchmarks.rows import MB, Site, mb, mirror_of, resident
+from tests.benchmarks.table import Row
+from tests.builders import gem
+from tests.serving import Spawned, write_settings
+
+GEMS = 960
+SECONDS = 5.0
+"""Time for which pages are requested alone, and beside the loops."""
+BROWSER = {"Accept": "text/html"}
+NUMBERS = {"/-/status": {}, "/metrics": {}, "/": BROWSER}
+"""What shows how much is held, with the headers of a request for it."""
+
+
+def files_of(site: Site) -> int:
+    return 2_000 if site.rounds == 1 else 1_000_000
+
+
+@asynccontextmanager
+async def great(site: Site) -> AsyncIterator[tuple[Path, great_store.GreatStore]]:
+    """A data directory with a great store of the site's upstream."""
+    data, source = site.place("great"), f"{site.upstream.url}/simple/"
+    made = await asyncio.to_thread(great_store.make, data, files_of(site), source=source)
+    try:
+        yield data, made
+    finally:
+        await asyncio.to_thread(shutil.rmtree, data)
+
+
+async def numbers(site: Site) -> AsyncIterator[Row]:
+    """What shows numbers, and pages beside four loops that ask for it."""
+    async with great(site) as (data, made):
+        async with mirror_of(site.upstream, data) as mirror:
+            for path, headers in NUMBERS.items():
+                url = mirror.url.rstrip("/") + path
+                await asyncio.to_thread(_timed, url, headers)  # modules are loaded with the first
+                times = [await asyncio.to_thread(_timed, url, headers) for _ in range(5)]
+                slowest = max(times) * 1e3
+                yield Row(
+                    what=f"{made.files:,} files: {path}", ours=f"{slowest:.1f} ms", figure=slowest, unit="ms",
+                    target=20, better="less",
+                )  # fmt: skip
+            alone, beside = await _beside_loops(mirror, 0.5 if site.rounds == 1 else SECONDS)
+        figure = percentile(beside, 0.99) / percentile(alone, 0.99)
+        yield Row(
+            what=f"{made.files:,} files: page beside four loops, p99",
+            ours=f"{percentile(beside, 0.99) * 1e3:.1f} ms", beside=f"{percentile(alone, 0.99) * 1e3:.1f} ms alone",
+            figure=figure, target=1.5, better="less",
+        )  # fmt: skip
+        async for row in _commands(site, data, made):
+            yield row
+        async for row in _sweeping(site, data, made):
+            yield row
+
+
+def _timed(url: str, headers: dict[str, str]) -> float:
+    began = time.perf_counter()
+    head, _ = ask(url, headers)
+    assert head.startswith("HTTP/1.1 200"), head
+    return time.perf_counter() - began
+
+
+async def _beside_loops(mirror: Spawned, seconds: float) -> tuple[Sequence[float], Sequence[float]]:
+    """How long small pages take alone, and beside four loops, in turns."""
+    url = mirror.url.rstrip("/")
+    await mirror.get(f"/simple/{content.SMALL}/")
+    alone: list[float] = []
+    beside: list[float] = []
+    for _ in range(2):
+        pulse = Pulse(f"{url}/simple/{content.SMALL}/")
+        pulse.start()
+        await asyncio.sleep(seconds)
+        alone += pulse.end()
+        pulse = Pulse(f"{url}/simple/{content.SMALL}/")
+        pulse.start()
+        loops = [*NUMBERS.items(), ("/-/status", {})]
+        await asyncio.gather(*(load(url + path, 1, seconds, headers) for path, headers in loops))
+        beside += pulse.end()
+    return alone, beside
+
+
+async def _commands(site: Site, data: Path, made: great_store.GreatStore) -> AsyncIterator[Row]:
+    """The commands that look at a great store."""
+    table = {"pypi": {"format": "pypi", "upstreams": [f"{site.upstream.url}/simple/"]}}
+    settings = write_settings(data, table)
+    limit = str(int(made.bytes * 0.87))
+    for words, seconds, megabytes in (
+        (("status",), 0.7, None),
+        (("sweep", "--dry-run", "--limit", limit), 5.0, 150),
+    ):
+        runs = [await _ran(*words, "--config", str(settings)) for _ in range(site.rounds)]
+        took, most = statistics.median(one[0] for one in runs), max(one[1] for one in runs)
+        what = f"{made.files:,} files: mirror {' '.join(words[:2])}"
+        yield Row(what=what, ours=f"{took:.2f} s", figure=took, unit="s", target=seconds, better="less")
+        if megabytes is not None:
+            yield Row(
+                what=f"{what}: memory", ours=mb(most), figure=most / MB, unit="MiB", target=megabytes, better="less"
+            )
+
+
+async def _ran(*words: str) -> tuple[float, int]:
+    """Run a command of the mirror, and return the seconds that it took and the most bytes of memory."""
+    code = (
+        "import sys; from mirror.cli import main\n"
+        "try: status = main(sys.argv[1:])\n"
+        "finally: print(*(line for line in open('/proc/self/status') if 'VmHWM' in line), file=sys.stderr)\n"
+        "sys.exit(status)"
+    )
+    began = time.perf_counter()
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-c", code, *words, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE
+    )
+    _, said = await process.communicate()
+    took = time.perf_counter() - began
+    assert process.returncode == 0, said.decode()
+    return took, int(said.rpartition(b"VmHWM:")[2].split()[0]) * 1024
+
+
+async def _sweeping(site: Site, data: Path, made: great_store.GreatStore) -> AsyncIterator[Row]:
+    """A sweep of a serving mirror: how long it keeps requests waiting, and the memory that it takes."""
+    store = {"limit": int(made.bytes * 0.999), "sweep_every": "1h", "min_age": "0s"}
+    async with mirror_of(site.upstream, data, store=store) as mirror:
+        pulse = Pulse(mirror.url.rstrip("/") + f"/simple/{content.SMALL}/")
+        await mirror.get(f"/simple/{content.SMALL}/")
+        rest = most = resident(mirror.pid)
+        pulse.start()
+        async with asyncio.timeout(300):
+            while (await mirror.get("/-/status")).json()["store"]["swept"] is None:
+                most = max(most, resident(mirror.pid))
+                await asyncio.sleep(0.05)
+        longest = max(pulse.end()) * 1e3
+    what = f"{made.files:,} files: sweep in serve"
+    yield Row(
+        what=f"{what}: longest wait for a page",
+        ours=f"{longest:.0f} ms", figure=longest, unit="ms", target=20, better="less",
+    )  # fmt: skip
+    yield Row(
+        what=f"{what}: memory more", ours=mb(most - rest), figure=(most - rest) / MB, unit="MiB", target=30,
+        better="less",
+    )  # fmt: skip
+
+
+async def added(site: Site) -> AsyncIterator[Row]:
+    """`mirror add` of many gems, on the disk of temporary files."""
+    gems = site.place("gems")
+    gems.mkdir()
+    count = 50 if site.rounds == 1 else GEMS
+    for number in range(count):
+        built = gem(f"gem{number // 8}", f"1.{number % 8}.0", size=4000)
+        (gems / built.filename).write_bytes(built.content)
+    rates = []
+    for _ in range(site.rounds):
+        data = site.place("added")
+        settings = write_settings(data, {"rubygems": {"format": "rubygems", "upstreams": []}})
+        took, _ = await _ran("add", str(gems), "--config", str(settings))
+        assert len(list((data / "uploads").rglob("*.json"))) == count
+        rates.append(count / took)
+    rate = statistics.median(rates)
+    yield Row(what=f"mirror add of {count} gems", ours=f"{rate:.0f}/s", figure=rate, unit="/s", target=500)
+
+
+MEASUREMENTS = {"great": numbers, "add": added}
