@@ -68,7 +68,7 @@ class PendingFile(msgspec.Struct, frozen=True):
 
 
 class ProjectFiles(msgspec.Struct, frozen=True):
-    """What a project of ours has, while files are added to it."""
+    """The files of one of our own projects, while others are added to it."""
 
     rows: Sequence[UploadRow]
     """Those in the catalog, also deleted ones."""
@@ -76,7 +76,7 @@ class ProjectFiles(msgspec.Struct, frozen=True):
 
     @property
     def newest(self) -> float:
-        """When it last changed, in seconds since the epoch; 0 for a project that never had a file."""
+        """The time of its last change, in seconds since the epoch; 0 for a project that never had a file."""
         changed = (one.changed for one in (*(row.upload for row in self.rows), *(new.upload for new in self.pending)))
         return max(changed, default=0.0)
 

@@ -29,7 +29,7 @@ class UploadBytes(msgspec.Struct, frozen=True, kw_only=True):
     size: int
     sidecar: bytes
     stays: bool = False
-    """Whether the file at `path` is somebody's, and stays there: for small ones."""
+    """Whether the file stays at `path`, where it is not ours: for small ones."""
 
 
 async def store_bytes(blobs: BlobStore, files: Sequence[UploadBytes]) -> list[str]:

@@ -45,7 +45,7 @@ def fewest(candidates: Sequence[HeldFile], excess: int) -> Sequence[HeldFile]:
 
 
 class Surplus:
-    """What one store can do without at a moment."""
+    """The blobs that one store can do without at a moment."""
 
     def __init__(
         self,
