@@ -19,8 +19,24 @@ from mirror.model import Body
 if TYPE_CHECKING:
     from mirror.blobs.local import DiskSpace
 
-BEGINNINGS = tuple(f"{number:02x}" for number in range(256))
-"""What digests begin with: a part of a store for each, small enough to be looked at as a whole."""
+PART_BLOBS = 4_000
+"""Blobs that are looked at together, or a few more."""
+_DIGITS = "0123456789abcdef"
+
+
+def beginnings(blobs: int) -> Sequence[str]:
+    """Return what digests begin with, so that each beginning is a part of so many blobs that is small enough."""
+    if blobs <= PART_BLOBS:
+        return ("",)
+    if blobs <= PART_BLOBS * len(_DIGITS):
+        return tuple(_DIGITS)
+    return tuple(first + second for first in _DIGITS for second in _DIGITS)
+
+
+async def parts_of(store: "BlobStore", known: int) -> Sequence[str]:
+    """Return `beginnings` for a store that should have `known` blobs, and may have more."""
+    sample = len(await store.digests("00"))
+    return beginnings(max(known, sample * len(_DIGITS) ** 2))
 
 
 class StoredBlob(msgspec.Struct, frozen=True, kw_only=True):
@@ -164,7 +180,7 @@ class BlobStore(Protocol):
         """Move a damaged blob out of the store, to where an administrator can inspect it."""
 
     async def digests(self, beginning: str) -> list[str]:
-        """Return the digests of all blobs that begin with two hexadecimal digits: one 256th of the store."""
+        """Return the digests of all blobs that begin with up to two hexadecimal digits: a part of the store."""
 
     async def stored(self, digests: Collection[str]) -> list[StoredBlob]:
         """Return those of these blobs that are here. They are few: it may cost a request for each."""

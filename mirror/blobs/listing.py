@@ -11,12 +11,17 @@ from pathlib import Path
 
 from mirror.blobs import StoredBlob
 
-DIGEST_CHARACTERS = 64
+DIGEST_CHARACTERS, SHARD_CHARACTERS = 64, 2
 _are_digests = re.compile(r"[0-9a-f]*", re.ASCII).fullmatch
 
 
-def digests_in(shard: Path) -> list[str]:
-    """Return the digests of the blobs of one directory of a store; none where there is no directory."""
+def digests_in(root: Path, beginning: str) -> list[str]:
+    """Return the digests of the blobs of a store that begin with up to two digits."""
+    shards = [root / beginning] if len(beginning) == SHARD_CHARACTERS else root.glob(f"{beginning}*")
+    return [name for shard in shards for name in _names_in(shard)]
+
+
+def _names_in(shard: Path) -> list[str]:
     with suppress(FileNotFoundError, NotADirectoryError):
         names = [name for name in os.listdir(shard) if len(name) == DIGEST_CHARACTERS]
         # One look at all of them, since others hardly ever lie there.
@@ -26,7 +31,7 @@ def digests_in(shard: Path) -> list[str]:
 
 def blobs_in(shard: Path) -> list[StoredBlob]:
     """Return the blobs of one directory of a store; none where there is no directory."""
-    return stored_in(shard / digest for digest in digests_in(shard))
+    return stored_in(shard / digest for digest in _names_in(shard))
 
 
 def stored_in(paths: Iterable[Path]) -> list[StoredBlob]:

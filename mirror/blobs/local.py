@@ -251,7 +251,7 @@ class LocalBlobs:
         await off_loop(move)
 
     async def digests(self, beginning: str) -> list[str]:
-        return await off_loop(lambda: digests_in(self.root / beginning))
+        return await off_loop(lambda: digests_in(self.root, beginning))
 
     async def stored(self, digests: Collection[str]) -> list[StoredBlob]:
         return await off_loop(lambda: stored_in([self._path(digest) for digest in digests]))

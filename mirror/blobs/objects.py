@@ -11,13 +11,14 @@ import asyncio
 import hashlib
 import logging
 import os
+import sys
 import time
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Callable, Collection, Coroutine, Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
-from mirror.blobs import Numbers, SmallBlob, StoredBlob, StoreState
+from mirror.blobs import Numbers, SmallBlob, StoredBlob, StoreState, beginnings
 from mirror.blobs.local import check_digest, off_loop
 from mirror.blobs.objects_cache import BlobCache
 from mirror.blobs.objects_client import CREATE_BYTES, MissingObject, ObjectClient, StoredObject
@@ -304,7 +305,10 @@ class ObjectBlobs:
             yield blob
 
     async def digests(self, beginning: str) -> list[str]:
-        return [blob.digest async for blob in self._below(f"{BLOBS}/{beginning}")]
+        # A listing is of whole folders, whose names have two digits.
+        folders = [one for one in beginnings(sys.maxsize) if one.startswith(beginning)] if beginning else [""]
+        below = [self._below(f"{BLOBS}/{folder}".rstrip("/")) for folder in folders]
+        return [blob.digest for blobs in below async for blob in blobs]
 
     async def stored(self, digests: Collection[str]) -> list[StoredBlob]:
         return [

@@ -118,14 +118,14 @@ class EvictionOrder:
         return await self._files(("source", "project", "filename"), list(names))
 
     async def held(self, beginning: str) -> set[str]:
-        """Return the digests of what is held, of those that begin with two hexadecimal digits."""
+        """Return the digests of what is held, of those that begin with up to two hexadecimal digits."""
         rows = await self._database.scan(
             "SELECT DISTINCT digest FROM files WHERE digest >= $1 AND digest < $2", *_range(beginning)
         )
         return {digest for (digest,) in rows}
 
     async def uploaded(self, beginning: str) -> set[str]:
-        """Return the digests of uploads and of their sidecars, of those that begin with two hexadecimal digits."""
+        """Return the digests of uploads and their sidecars, of those that begin with up to two hexadecimal digits."""
         rows = await self._database.scan(
             "SELECT digest FROM uploads WHERE digest >= $1 AND digest < $2 AND deleted = 0"
             " UNION SELECT sidecar FROM uploads WHERE sidecar >= $1 AND sidecar < $2 AND deleted = 0",
@@ -134,7 +134,7 @@ class EvictionOrder:
         return {digest for (digest,) in rows}
 
     async def all_held(self, beginning: str) -> list[HeldFile]:
-        """Return every name of the blobs whose digests begin with two hexadecimal digits."""
+        """Return every name of the blobs whose digests begin with up to two hexadecimal digits."""
         rows = await self._database.scan(
             f"SELECT {FILE_COLUMNS} FROM files WHERE digest >= $1 AND digest < $2", *_range(beginning)
         )
@@ -170,5 +170,7 @@ def _files_of(rows: Iterable[Row]) -> tuple[list[HeldFile], set[str]]:
 
 def _range(beginning: str) -> tuple[str, str]:
     """Return the first digest that begins so, and what comes after the last."""
+    if not beginning:
+        return "", _PAST_ALL
     after = int(beginning, 16) + 1
-    return beginning, f"{after:02x}" if after < 256 else _PAST_ALL
+    return beginning, f"{after:0{len(beginning)}x}" if after < 16 ** len(beginning) else _PAST_ALL

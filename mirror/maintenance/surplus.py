@@ -9,7 +9,7 @@ from contextlib import suppress
 
 import msgspec
 
-from mirror.blobs import BEGINNINGS, BlobStore
+from mirror.blobs import BlobStore, parts_of
 from mirror.catalog import Catalog, HeldFile, SidecarNaming
 from mirror.catalog.eviction import START
 from mirror.errors import StorageError
@@ -87,9 +87,9 @@ class Surplus:
             yield batch
 
     async def _orphans(self) -> AsyncIterator[Batch]:
-        _, self.before = await self._catalog.files.totals()
+        files, self.before = await self._catalog.files.totals()
         order, found, size = self._catalog.eviction, list[str](), 0
-        for beginning in BEGINNINGS:
+        for beginning in await parts_of(self._blobs, files):
             stored = set(await self._blobs.digests(beginning))
             held = await order.held(beginning)
             ours = await order.uploaded(beginning)

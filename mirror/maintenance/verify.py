@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 
 import msgspec
 
-from mirror.blobs import BEGINNINGS, BlobStore
+from mirror.blobs import BlobStore, parts_of
 from mirror.blobs.local import off_loop
 from mirror.catalog import Catalog, HeldFile
 from mirror.errors import MirrorError, MissingBlob, UnknownFile
@@ -95,7 +95,9 @@ class Verifier:
         """Count the totals again, read every blob, then look for missing ones; yields the progress after each blob."""
         await self._catalog.totals.recount()
         count = size = 0
-        for beginning in BEGINNINGS:
+        files, _ = await self._catalog.files.totals()
+        parts = await parts_of(self._blobs, files)
+        for beginning in parts:
             names = await self._expected(beginning)
             for digest in await self._blobs.digests(beginning):
                 fault = None
@@ -112,9 +114,7 @@ class Verifier:
                 count, size = count + 1, size + read
                 yield VerifyProgress(blobs=count, bytes=size, fault=fault)
         # All names before any is mended: mending a sidecar also makes the catalog forget its missing file.
-        missing = {
-            digest: held for beginning in BEGINNINGS for digest, held in (await self._missing(beginning)).items()
-        }
+        missing = {digest: held for beginning in parts for digest, held in (await self._missing(beginning)).items()}
         for digest, held in missing.items():
             if not await self._is_stored(digest):
                 yield VerifyProgress(blobs=count, bytes=size, fault=await self._repair(digest, held, missing=True))

@@ -49,7 +49,7 @@ blob = st.tuples(st.integers(1, 100), st.integers(0, 20), st.sampled_from(["", "
 
 
 @given(st.lists(blob, max_size=12), st.integers(0, 800), st.integers(0, 20))
-@hypothesis_settings(max_examples=40, deadline=None)
+@hypothesis_settings(max_examples=20, deadline=None)
 def test_what_goes_is_the_least_recently_used_and_no_more_than_needed(
     blobs: list[tuple[int, int, str]], limit: int, min_age: int
 ) -> None:
