@@ -95,6 +95,7 @@ class Verifier:
         """Count the totals again, read every blob, then look for missing ones; yields the progress after each blob."""
         await self._catalog.totals.recount()
         count = size = 0
+        faulty: set[str] = set()
         files, _ = await self._catalog.files.totals()
         parts = await parts_of(self._blobs, files)
         for beginning in parts:
@@ -111,12 +112,14 @@ class Verifier:
                 elif wrong := await self._wrong(digest, names.get(digest, ())):
                     await self._blobs.set_aside(digest)
                     fault = await self._repair(digest, wrong, missing=False)
+                if fault is not None:
+                    faulty.add(digest)
                 count, size = count + 1, size + read
                 yield VerifyProgress(blobs=count, bytes=size, fault=fault)
         # All names before any is mended: mending a sidecar also makes the catalog forget its missing file.
         missing = {digest: held for beginning in parts for digest, held in (await self._missing(beginning)).items()}
         for digest, held in missing.items():
-            if not await self._is_stored(digest):
+            if digest not in faulty and not await self._is_stored(digest):
                 yield VerifyProgress(blobs=count, bytes=size, fault=await self._repair(digest, held, missing=True))
 
     async def _wrong(self, digest: str, held: Sequence[HeldFile]) -> list[HeldFile]:
