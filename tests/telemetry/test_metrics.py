@@ -12,11 +12,13 @@ import pytest
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
 from prometheus_client.parser import text_string_to_metric_families
 
+from mirror.blobs import StoreState
 from mirror.telemetry.metrics import REQUEST_BUCKETS, Metrics, Snapshot, Totals, UpstreamState
 
 DASHBOARD = Path(__file__).parents[2] / "config" / "grafana-dashboard.json"
 
 BUSY = Snapshot(
+    blobs=StoreState(requests={"get": 2}),
     upstreams=(
         UpstreamState(
             repository="pypi",
