@@ -11,7 +11,7 @@ fetched again.
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 
 import msgspec
 
@@ -50,6 +50,14 @@ def _ignore(batch: Batch) -> None:
     """Serve as `tell` where no one wants to know."""
 
 
+async def _chained(early: Sequence[Batch], batches: AsyncIterator[Batch]) -> AsyncIterator[Batch]:
+    """Yield the early batches, then the others."""
+    for batch in early:
+        yield batch
+    async for batch in batches:
+        yield batch
+
+
 class Evictor:
     """Keep one store below its limit."""
 
@@ -78,28 +86,36 @@ class Evictor:
 
         Raises StorageFull when the catalog cannot record it.
         """
-        leases = self._catalog.leases
+        surplus = Surplus(self._catalog, self._blobs, self._formats, self._limit, self._min_age, self._clock())
+        batches, leases = surplus.batches(), self._catalog.leases
+        early: list[Batch] = []
         if dry_run:
-            return await self._sweep(tell, None)
+            return await self._sweep(surplus, early, batches, tell, None)
         try:
             leased = await leases.take("sweep", self._clock(), LEASE_SECONDS)
         except StorageFull:
-            await self._make_room()
+            early = await self._make_room(batches)
             leased = await leases.take("sweep", self._clock(), LEASE_SECONDS)
         if not leased:
             return EvictionReport(limit=self._limit, busy=True)
         async with leases.held("sweep", self._clock, LEASE_SECONDS):
             await self._settle(await self._blobs.withdrawn())  # left by a sweep that was killed
-            return await self._sweep(tell, self._catalog.under(leased))
+            return await self._sweep(surplus, early, batches, tell, self._catalog.under(leased))
 
-    def _surplus(self) -> Surplus:
-        return Surplus(self._catalog, self._blobs, self._formats, self._limit, self._min_age, self._clock())
+    async def _sweep(
+        self,
+        surplus: Surplus,
+        early: Sequence[Batch],
+        batches: AsyncIterator[Batch],
+        tell: Callable[[Batch], None],
+        catalog: Catalog | None,
+    ) -> EvictionReport:
+        """Remove all batches from a catalog, which is the one under the lease; None removes nothing.
 
-    async def _sweep(self, tell: Callable[[Batch], None], catalog: Catalog | None) -> EvictionReport:
-        """Remove all batches from a catalog, which is the one under the lease; None removes nothing."""
+        The blobs of `early` are gone already.
+        """
         files = orphans = freed = 0
-        surplus = self._surplus()
-        async for batch in surplus.batches():
+        async for batch in _chained(early, batches):
             if catalog is not None:
                 await self._remove(catalog, batch)
             tell(batch)
@@ -109,15 +125,19 @@ class Evictor:
             files=files, orphans=orphans, freed=freed, before=before, after=before - freed, limit=self._limit
         )
 
-    async def _make_room(self) -> None:
-        """Remove some of what goes before the catalog can record it: a later request has it fetched again."""
-        freed = 0
-        async for batch in self._surplus().batches():
+    async def _make_room(self, batches: AsyncIterator[Batch]) -> list[Batch]:
+        """Remove the blobs of some batches before the catalog can record it; return these batches.
+
+        A later request for one of them has it fetched again.
+        """
+        early: list[Batch] = []
+        async for batch in batches:
+            early.append(batch)
             for digest in batch.digests:
                 await self._blobs.delete(digest)
-            freed += batch.freed
-            if freed >= CATALOG_ROOM_BYTES:
-                return
+            if sum(one.freed for one in early) >= CATALOG_ROOM_BYTES:
+                break
+        return early
 
     async def _remove(self, catalog: Catalog, batch: Batch) -> None:
         if batch.files:

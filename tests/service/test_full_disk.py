@@ -100,7 +100,7 @@ async def test_an_upload_that_the_catalog_has_no_room_for_leaves_nothing(
     async with serving(tmp_path / "data", repositories(simulator)) as mirror:
         token = await make_token(mirror)
         with monkeypatch.context() as patched:
-            patched.setattr(mirror.mirror.catalog.uploads, "put", full)
+            patched.setattr(mirror.mirror.catalog.uploads, "put_all", full)
             assert await upload(mirror, ours, token) == 507
         assert not list((tmp_path / "data" / "uploads").rglob("*.json"))
         assert files_on(tmp_path / "data") == set()
