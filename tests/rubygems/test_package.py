@@ -97,6 +97,7 @@ class Counted:
     digest = "0" * 64
     modified = None
     path = None
+    location = None
 
     def __init__(self, content: bytes) -> None:
         self.content = content

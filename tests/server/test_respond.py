@@ -64,7 +64,7 @@ def test_a_head_never_carries_a_line_break() -> None:
 class Brittle:
     """A body that breaks off after its first chunk."""
 
-    size, digest, modified, path = 100, "d" * 64, None, None
+    size, digest, modified, path, location = 100, "d" * 64, None, None, None
 
     async def read(self, start: int = 0, stop: int | None = None) -> AsyncIterator[bytes]:
         yield b"x" * 10
