@@ -19,6 +19,8 @@ from tests.benchmarks import (
     front,
     great_rows,
     installs,
+    many_pages,
+    name_list,
     object_rows,
     rows,
 )
@@ -29,11 +31,11 @@ from tests.benchmarks.table import Row, markdown, text
 
 MEASUREMENTS = {
     name: measurement
-    for module in (rows, front, cold_pages, cold_files, installs, object_rows, commits)
+    for module in (rows, front, cold_pages, cold_files, installs, object_rows, commits, name_list)
     for name, measurement in module.MEASUREMENTS.items()
 }
 """All measurements by name, in the order of the table."""
-ON_DEMAND = great_rows.MEASUREMENTS
+ON_DEMAND = {**great_rows.MEASUREMENTS, **many_pages.MEASUREMENTS}
 """Those that take minutes: they are run when they are named."""
 
 

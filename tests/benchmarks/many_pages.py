@@ -19,7 +19,7 @@ import selectors
 import socket
 import sys
 import time
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -220,6 +220,9 @@ async def many_pages(site: Site) -> AsyncIterator[Row]:
             )  # fmt: skip
         memory = resident(mirror.pid) / MB
         yield Row(what=f"{what}: memory", ours=f"{memory:.0f} MiB", figure=memory, unit="MiB")
+
+
+MEASUREMENTS: Mapping[str, Callable[[Site], AsyncIterator[Row]]] = {"many-pages": many_pages}
 
 
 async def prepare(directory: Path, projects: int) -> None:
