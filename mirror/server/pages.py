@@ -224,7 +224,10 @@ class PageCache:
         if entry is not None:
             entry.used = True
             return entry.value
-        page, _ = await self._rendering.run(key, lambda: self._find(key, content))
+        # Not once for all who wait: a read costs less than the task that it would take.
+        if key.durable and (found := await self._load(key.place)) and found.facts.revision == key.revision:
+            return self._keep(key, found)
+        page, _ = await self._rendering.run(key, lambda: self._render(key, content))
         return page
 
     async def body(self, key: PageKey, content: Callable[[], Awaitable[PageInput]]) -> bytes:
@@ -243,12 +246,6 @@ class PageCache:
         if key not in self._pages:
             self._keep(key, page)
         return page.facts.stamp.restored(page.facts.revision)
-
-    async def _find(self, key: PageKey, content: Callable[[], Awaitable[PageInput]]) -> RenderedPage:
-        page = await self._load(key.place) if key.durable else None
-        if page is not None and page.facts.revision == key.revision:
-            return self._keep(key, page)
-        return await self._render(key, content)
 
     async def _load(self, place: Place) -> RenderedPage | None:
         """Return the page at a place on disk; None where there is none, or it is damaged."""
