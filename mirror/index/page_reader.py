@@ -14,8 +14,10 @@ from mirror.errors import MirrorError, UpstreamProtocolError
 from mirror.isolation import IsolatedProcesses, IsolationError
 from mirror.model import File, Format, Names, Page, Project, UpstreamResponse
 
-LARGE_PAGE_BYTES = 256 << 10
+LARGE_PAGE_BYTES = 32 << 10
 """Bytes of a page above which parsing it leaves the event loop."""
+THREADS = 1
+"""Pages that are parsed in threads at once: threads take turns anyway, and the event loop is one of those who wait."""
 ISOLATED_PAGE_BYTES = 4 << 20
 """Bytes of a page above which it is parsed elsewhere; larger genuine ones are rare."""
 MOST_NAMES = 5_000_000
@@ -30,15 +32,22 @@ class PageReader:
     def __init__(self, format: Format, isolated: IsolatedProcesses) -> None:
         self._format = format
         self._isolated = isolated
+        self._threads = asyncio.Semaphore(THREADS)
 
     async def project(self, page: Page, response: UpstreamResponse) -> Project:
-        """Return the project on a page. Raises UpstreamProtocolError."""
-        if len(response.body) <= LARGE_PAGE_BYTES:
-            return self._format.parse(page, response)
+        """Return the project on a large page, which can be rendered; see `read_project` for what it raises."""
         if len(response.body) <= ISOLATED_PAGE_BYTES:
-            return await asyncio.to_thread(self._format.parse, page, response)
+            async with self._threads:
+                return await asyncio.to_thread(read_project, self._format, page, response)
         content = await self._elsewhere("parse_project", page, response)
-        return await asyncio.to_thread(_join_project, content)
+        async with self._threads:
+            return await asyncio.to_thread(self._join_and_render, content)
+
+    def _join_and_render(self, content: bytes) -> Project:
+        project = _join_project(content)
+        for render in self._format.renderings:
+            render(project)
+        return project
 
     async def names(self, response: UpstreamResponse) -> Names:
         """Return the names on a list. Raises UpstreamProtocolError."""
@@ -58,6 +67,14 @@ class PageReader:
             raise UpstreamProtocolError(
                 f"The page of {page.name or 'all names'} cannot be read: {error}. It has {len(response.body):,} bytes."
             ) from error
+
+
+def read_project(format: Format, page: Page, response: UpstreamResponse) -> Project:
+    """Return the project on a page, after rendering it in every form. Raises UpstreamProtocolError, and anything."""
+    project = format.parse(page, response)
+    for render in format.renderings:
+        render(project)
+    return project
 
 
 def read_names(format: Format, response: UpstreamResponse) -> Names:

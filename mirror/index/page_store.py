@@ -100,10 +100,13 @@ class PageStore:
         It is one that can be rendered. Any exception about it is upstream's fault, also that of a library for a value
         that no one expected: it must never become an error of ours, but leave the stored page standing.
         """
-        small = len(response.body) <= LARGE_PAGE_BYTES
         try:
-            project = self._format.parse(page, response) if small else await self._reader.project(page, response)
-            await off_loop(response, lambda: [render(project) for render in self._format.renderings])
+            if len(response.body) > LARGE_PAGE_BYTES:
+                project = await self._reader.project(page, response)
+            else:
+                project = self._format.parse(page, response)
+                for render in self._format.renderings:
+                    render(project)
         except MirrorError:
             raise
         except Exception as error:
