@@ -5,8 +5,8 @@ time share one commit, so that many small ones cost little. A database file that
 use, is set aside, never deleted, and a new one begun: what was cached comes again from upstream, and uploads are
 rebuilt from their records.
 
-The surprise: each connection has a thread, and a whole commit is one call there. A library that goes to the thread and
-back for each statement takes as long for that as SQLite does for all of them.
+The surprise: a whole commit is one call to the thread of its connection. To go there and back for each statement, as
+aiosqlite's own methods do, takes as long as SQLite does for all of them.
 """
 
 import asyncio
@@ -14,13 +14,14 @@ import fcntl
 import logging
 import os
 import sqlite3
-import threading
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
-from queue import SimpleQueue
-from typing import Any, TypeVar
+from typing import Self, TypeVar
+
+import aiosqlite
 
 from mirror.catalog.database import Row, Statement, Value
 from mirror.catalog.migration import migrations
@@ -35,6 +36,8 @@ TRANSACTIONS_PER_COMMIT = 256
 CHECKED_BYTES = 64 << 20
 """Bytes above which a file is not checked as a whole at the start; its damage shows in use."""
 
+ROWS_AT_ONCE = 64
+"""Rows that aiosqlite's own cursors, which are not used here, would fetch at a time."""
 SCAN_KIB = 8 << 10
 """KiB of memory for the pages of the file that long reads have come across."""
 LOCKED_SECONDS = 30.0
@@ -50,61 +53,31 @@ _Job = tuple[Sequence[Statement], asyncio.Future[_Results]]
 T = TypeVar("T")
 
 
-class _Connection:
-    """A connection to the file, and the thread in which it is used."""
+class _Connection(aiosqlite.Connection):
+    """A connection of aiosqlite, in whose thread a whole commit is one call."""
 
-    def __init__(self, name: str) -> None:
-        self._calls: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
-        self._thread = threading.Thread(target=self._work, name=name, daemon=True)
-        self._thread.start()
-        self._connection: sqlite3.Connection | None = None
+    @classmethod
+    async def open(cls, path: Path, prepare: Callable[[sqlite3.Connection], None]) -> Self:
+        """Return an open connection, for which `prepare` was called in its thread."""
 
-    async def open(self, path: Path, prepare: Callable[[sqlite3.Connection], None]) -> None:
-        """Open the file, and call `prepare` with the connection."""
+        def connect() -> sqlite3.Connection:
+            connection = sqlite3.connect(path, isolation_level=None, timeout=LOCKED_SECONDS)
+            try:
+                connection.create_function("current_seconds", 1, lambda given: given)  # see migration 0015
+                prepare(connection)
+            except BaseException:
+                connection.close()
+                raise
+            return connection
 
-        def work() -> None:
-            self._connection = sqlite3.connect(path, isolation_level=None, timeout=LOCKED_SECONDS)
-            self._connection.create_function("current_seconds", 1, lambda given: given)  # see migration 0015
-            prepare(self._connection)
-
-        await self._call(work)
+        connection = cls(connect, iter_chunk_size=ROWS_AT_ONCE)
+        await connection
+        return connection
 
     async def call(self, work: Callable[[sqlite3.Connection], T]) -> T:
-        """Return what `work` returns for the connection, once earlier calls have ended."""
-        connection = self._connection
-        assert connection is not None
-        return await self._call(lambda: work(connection))
-
-    async def close(self) -> None:
-        """Close the connection, once earlier calls have ended."""
-        if self._connection is not None:
-            await self.call(lambda connection: connection.close())
-        self._calls.put(None)
-
-    async def _call(self, work: Callable[[], T]) -> T:
-        loop = asyncio.get_running_loop()
-        done: asyncio.Future[T] = loop.create_future()
-
-        def call() -> None:
-            try:
-                result = work()
-            except Exception as error:
-                loop.call_soon_threadsafe(_settle, done.set_exception, done, error)
-            else:
-                loop.call_soon_threadsafe(_settle, done.set_result, done, result)
-
-        self._calls.put(call)
-        return await done
-
-    def _work(self) -> None:
-        while (call := self._calls.get()) is not None:
-            with suppress(RuntimeError):  # the event loop is closed: no one waits any more
-                call()
-
-
-def _settle(settle: Callable[[T], None], done: asyncio.Future[Any], value: T) -> None:
-    if not done.done():  # it is, where the caller was cancelled
-        settle(value)
+        """Return what `work` returns for the connection in its thread, once earlier calls have ended."""
+        result: T = await self._execute(work, self._conn)  # type: ignore[no-untyped-call]  # aiosqlite has no types there
+        return result
 
 
 class SQLite:
@@ -191,9 +164,7 @@ class SQLite:
     async def _scan(self, sql: str, values: Sequence[Value]) -> list[Row]:
         async with self._scanning:
             if self._scanner is None:
-                scanner = _Connection("catalog-scan")
-                await scanner.open(self._path, _prepare_scanner)
-                self._scanner = scanner
+                self._scanner = await _Connection.open(self._path, _prepare_scanner)
             return await self._scanner.call(lambda opened: _run(opened, sql, values))
 
     async def _work(self) -> None:
@@ -234,11 +205,10 @@ class SQLite:
             os.close(os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
         found = self._path.stat()
         self._inode, thorough = found.st_ino, found.st_size <= CHECKED_BYTES
-        connections = [_Connection("catalog-write"), *(_Connection("catalog-read") for _ in range(READERS))]
+        connections: list[_Connection] = []
         try:
-            await connections[0].open(self._path, lambda opened: _prepare_writer(opened, thorough))
-            for reader in connections[1:]:
-                await reader.open(self._path, _prepare_reader)
+            connections.append(await _Connection.open(self._path, partial(_prepare_writer, thorough=thorough)))
+            connections.extend([await _Connection.open(self._path, _prepare_reader) for _ in range(READERS)])
         except BaseException:
             for connection in connections:
                 await connection.close()
