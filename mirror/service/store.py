@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable
 from functools import cached_property, partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from mirror.blobs import BlobStore
 from mirror.catalog import Catalog
@@ -20,9 +21,11 @@ from mirror.index.journal import Journal
 from mirror.index.packing import PAGES_VERSION
 from mirror.index.records import Records
 from mirror.isolation import IsolatedProcesses
-from mirror.server.disk_cache import RECORD_BYTES, DiskCache
 from mirror.service.blobs import blob_store
 from mirror.service.directory import make, new_secret
+
+if TYPE_CHECKING:
+    from mirror.server.disk_cache import DiskCache
 
 PLACES_SHARE = 8
 """The part of the memory for pages in which it is kept where pages are on disk: an eighth."""
@@ -52,8 +55,13 @@ class Store:
         self.journal = Journal(self.catalog.feed, self.changes)
         self.isolated = IsolatedProcesses()
         self._open_blobs = partial(blob_store, settings, self.catalog.counters)
-        self.rendered = DiskCache(settings.data_dir / "rendered", PAGES_VERSION)
+
+    @cached_property
+    def rendered(self) -> "DiskCache":
         """Rendered pages, for the process that serves; not open in any other one."""
+        from mirror.server.disk_cache import DiskCache
+
+        return DiskCache(self.data_dir / "rendered", PAGES_VERSION)
 
     @cached_property
     def blobs(self) -> BlobStore:
@@ -71,6 +79,8 @@ class Store:
 
     async def keep_rendered(self, settings: Settings) -> None:
         """Keep rendered pages on disk as these settings say; only for the process that serves."""
+        from mirror.server.disk_cache import RECORD_BYTES
+
         await self.rendered.resize(settings.pages.disk, places_memory(settings) // RECORD_BYTES)
 
     async def clean(self) -> None:
@@ -83,7 +93,8 @@ class Store:
 
     async def close(self) -> None:
         """Finish what is being written, and close the catalog."""
-        await self.rendered.close()
+        if "rendered" in self.__dict__:
+            await self.rendered.close()
         await self.isolated.close()
         if "blobs" in self.__dict__:  # else they were not needed
             await self.blobs.close()

@@ -113,15 +113,15 @@ async def test_the_serials_of_the_journal_become_visible_in_order(open_catalog: 
 async def test_what_one_has_written_another_reads_at_once(open_catalog: Opener) -> None:
     one, two = await open_catalog(), await open_catalog()
     for number in range(50):
-        await one.uploads.put(uploaded("acme", f"acme-{number}.whl"), "upload", "uploads:team")
+        await one.uploads.put_all([(uploaded("acme", f"acme-{number}.whl"), "{}")], "upload", "uploads:team")
         assert len(await two.uploads.of_project("team", "acme")) == number + 1
         one, two = two, one
 
 
 async def test_uploads_are_written_renamed_and_counted(catalog: Catalog) -> None:
     uploads = catalog.uploads
-    await uploads.put(uploaded("acme", "Acme-1.0.whl"), "upload", "uploads:team")
-    await uploads.put(uploaded("acme", "acme-2.0.whl", deleted=True), "upload", "uploads:team")
+    await uploads.put_all([(uploaded("acme", "Acme-1.0.whl"), "{}")], "upload", "uploads:team")
+    await uploads.put_all([(uploaded("acme", "acme-2.0.whl", deleted=True), "{}")], "upload", "uploads:team")
     assert await uploads.other_spelling("team", "acme", "acme_1.0.whl", "1.0") == "Acme-1.0.whl"
     assert await uploads.other_spelling("team", "acme", "other.whl", "1.0") is None
     assert await uploads.newest("team", "acme") == 3.5

@@ -394,8 +394,6 @@ def _text(value: Value) -> str | None:
 
 
 def _texts(value: Value) -> tuple[str | None, ...]:
-    if isinstance(value, str):
-        return (str(value),)
     if not isinstance(value, list):
-        return ()
+        return (str(value),) if isinstance(value, str) else ()
     return tuple(_text(item) for part in value for item in (part if isinstance(part, list) else [part]))
