@@ -1,7 +1,7 @@
-"""A fuzzer of responses: the client of the sync workers must not see anything that the ordinary client does not."""
+"""Fuzzers of responses: no small client may see anything that the general client does not."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 
 import aiohttp
@@ -10,6 +10,8 @@ from yarl import URL
 from mirror.airgap.sync.workers.client import SmallFileClient
 from mirror.airgap.sync.workers.messages import WorkerUpstream
 from mirror.errors import MirrorError
+from mirror.upstream import ConnectionPool, Outgoing
+from mirror.upstream.failures import InvalidResponse
 from tests.fuzz.fuzzer import Check, Fuzzer
 
 LIMIT_BYTES = 64 << 10
@@ -41,8 +43,13 @@ _WORDS = (
 
 
 @asynccontextmanager
-async def _opened() -> AsyncIterator[Check]:
+async def _serving() -> AsyncIterator[tuple[URL, Callable[[bytes], None]]]:
+    """A server that sends the same bytes to each request, and what sets them."""
     sent = b""
+
+    def answer(data: bytes) -> None:
+        nonlocal sent
+        sent = data
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
@@ -55,34 +62,76 @@ async def _opened() -> AsyncIterator[Check]:
             writer.close()
 
     server = await asyncio.start_server(serve, "127.0.0.1", 0)
-    port = server.sockets[0].getsockname()[1]
-    url = URL(f"http://127.0.0.1:{port}/file")
-    upstream = WorkerUpstream(
-        url=str(url), authorization=None, user_agent="fuzz", ca_file=None, connect_timeout=5, read_timeout=5
-    )
-
-    async def check(data: bytes) -> bool:
-        nonlocal sent
-        sent = data
-        client = SmallFileClient(upstream)
-        try:
-            lean = await client.get(url, LIMIT_BYTES)
-        except MirrorError:
-            return False  # it leaves the file to the ordinary client
-        finally:
-            client.close()
-        assert len(lean.body) <= LIMIT_BYTES
-        try:
-            async with aiohttp.ClientSession(auto_decompress=False) as session, session.get(url) as response:
-                ordinary = await response.read()
-        except aiohttp.ClientError:
-            # What follows a whole response is an error to it; bodies are compared with their digests anyway.
-            return True
-        assert (lean.status, lean.body) == (response.status, ordinary)
-        return True
-
     async with server:
+        yield URL(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/file"), answer
+
+
+@asynccontextmanager
+async def _opened() -> AsyncIterator[Check]:
+    async with _serving() as (url, answer):
+        upstream = WorkerUpstream(
+            url=str(url), authorization=None, user_agent="fuzz", ca_file=None, connect_timeout=5, read_timeout=5
+        )
+
+        async def check(data: bytes) -> bool:
+            answer(data)
+            client = SmallFileClient(upstream)
+            try:
+                lean = await client.get(url, LIMIT_BYTES)
+            except MirrorError:
+                return False  # it leaves the file to the ordinary client
+            finally:
+                client.close()
+            assert len(lean.body) <= LIMIT_BYTES
+            try:
+                async with aiohttp.ClientSession(auto_decompress=False) as session, session.get(url) as response:
+                    ordinary = await response.read()
+            except aiohttp.ClientError:
+                # What follows a whole response is an error to it; bodies are compared with their digests anyway.
+                return True
+            assert (lean.status, lean.body) == (response.status, ordinary)
+            return True
+
         yield check
 
 
-FUZZERS = (Fuzzer("lean-client", lambda: _SEEDS, _opened, _WORDS),)
+@asynccontextmanager
+async def _pooled() -> AsyncIterator[Check]:
+    async with _serving() as (url, answer):
+
+        async def check(data: bytes) -> bool:
+            answer(data)
+            pool = ConnectionPool(Outgoing(url), "fuzz", 5)
+            body = b""
+            try:
+                small = await pool.get(url, {})
+                while chunk := await small.next_chunk():
+                    body += chunk
+                small.end()
+            except (OSError, InvalidResponse):
+                return False
+            finally:
+                pool.close()
+            try:
+                async with (
+                    aiohttp.ClientSession(auto_decompress=False) as session,
+                    session.get(url, allow_redirects=False) as response,
+                ):
+                    general = await response.read()
+            except aiohttp.ClientError:
+                return True  # as for the other one
+            assert (small.status, body) == (response.status, general)
+            assert _lines(small.headers) == _lines(response.headers)
+            return True
+
+        yield check
+
+
+def _lines(headers: Mapping[str, str]) -> list[tuple[str, str]]:
+    return [(name.lower(), value) for name, value in headers.items()]
+
+
+FUZZERS = (
+    Fuzzer("lean-client", lambda: _SEEDS, _opened, _WORDS),
+    Fuzzer("small-client", lambda: _SEEDS, _pooled, _WORDS),
+)
