@@ -215,8 +215,7 @@ class Routes:
             return PageInput(lambda: body, TEXT, etag=pages.revision)
 
         key = PageKey((self._repository.name, name, "info", moment), (view.revision, self._published.policies))
-        validity = view.validity if self._access.open else None
-        return await self._page_cache.respond(request, key, content, view.outcome, validity, COMPACT)
+        return await self._page_cache.respond(request, key, content, view.outcome, view.validity, COMPACT)
 
     async def _respond_empty(self, request: web.Request) -> web.StreamResponse:
         """Respond for a gem that the log lists, or did once: clients request it, and an error ends all (rule 5)."""

@@ -143,11 +143,14 @@ async def test_what_is_yanked_over_http_can_be_unyanked_and_another_sites_page_c
         assert (await mirror.ask("DELETE", wrong, **login)).status == 404
 
 
+@pytest.mark.parametrize("format", BOTH)
 async def test_what_is_kept_for_one_client_reaches_only_those_with_its_rights(
-    tmp_path: Path, simulator: Simulator
+    tmp_path: Path, simulator: Simulator, format: str
 ) -> None:
-    simulator.publish(wheel("acme", "1.0"))
-    simulator.publish(wheel("other", "1.0"))
+    for name in ("acme", "other"):
+        simulator.publish(wheel(name, "1.0"))
+        simulator.push(gem(name, "1.0"))
+    acme, other = page_of(format, "acme"), page_of(format, "other")
     async with serving(tmp_path / "data", repositories(simulator), auth=CLOSED) as mirror:
         tokens = [await make_token(mirror, ("read",), projects) for projects in (("acme",), ("acme",), ("*",))]
         accounts = mirror.mirror.catalog.accounts
@@ -156,11 +159,11 @@ async def test_what_is_kept_for_one_client_reaches_only_those_with_its_rights(
             return [(await mirror.get(path, Authorization=basic(one))).status for one in tokens]
 
         for _ in range(4):
-            assert await seen("simple/acme/") == [200, 200, 200]
-            assert await seen("simple/other/") == [404, 404, 200]
-            assert (await mirror.get("simple/acme/")).status == 401
-        answered = [await mirror.get("simple/acme/", Authorization=basic(one)) for one in tokens]
+            assert await seen(acme) == [200, 200, 200]
+            assert await seen(other) == [404, 404, 200]
+            assert (await mirror.get(acme)).status == 401
+        answered = [await mirror.get(acme, Authorization=basic(one)) for one in tokens]
         assert {one.headers["Cache-Control"].partition(",")[0] for one in answered} == {"private"}
         assert await accounts.remove_token(digest(tokens[0])[:12])
         mirror.mirror.guard.accounts_changed()
-        assert await seen("simple/acme/") == [401, 200, 200]
+        assert await seen(acme) == [401, 200, 200]
