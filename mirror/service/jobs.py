@@ -150,6 +150,13 @@ def process_jobs(service: "Service") -> list[BackgroundJob]:
             store.rendered.trim,
             every=TRIM_RENDERED_SECONDS,
         ),
+        BackgroundJob(
+            "catalog",
+            "go on being the node that serves from a shared catalog",
+            service.keep_catalog,
+            every=5.0,
+            retry_seconds=5.0,
+        ),
         BackgroundJob("heartbeat", "record that the event loop runs", _call(service.beat), every=1.0),
         BackgroundJob(
             "watchdog",

@@ -12,15 +12,17 @@ import signal
 import socket
 import time
 from collections.abc import Callable, Sequence
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 from functools import partial
 
 from mirror import __version__
+from mirror.catalog.coordination import Lease
 from mirror.config import LimitsSettings, Settings, TLSSettings
-from mirror.errors import ConfigError
-from mirror.runtime import affordable_connections, event_loops, raise_open_files, tune_runtime
+from mirror.errors import ConfigError, StorageError
+from mirror.runtime import EXIT_BROKEN, affordable_connections, event_loops, raise_open_files, tune_runtime
 from mirror.server.connections import ConnectionLimits, Connections
 from mirror.service.directory import lock, publish
+from mirror.service.ecosystems import ECOSYSTEMS
 from mirror.service.generation import Generation
 from mirror.service.jobs import Supervisor, process_jobs
 from mirror.service.listening import TLS, Listeners
@@ -32,6 +34,12 @@ from mirror.telemetry import log
 
 logger = logging.getLogger(__name__)
 
+SERVING = "serving"
+"""The lease of the one node that serves from a shared catalog."""
+SERVING_SECONDS = 15.0
+"""Seconds for which it has that right, renewed in a third of the time."""
+TAKEOVER_SECONDS = 30.0
+"""Seconds for which a second node waits for the first one to end; after one that was killed it takes half of that."""
 CLOSING_SECONDS = 2.0
 """The part of the time for stopping that is left for closing everything, once no more answers are waited for."""
 
@@ -51,6 +59,8 @@ class Service:
         self.store = Store(settings, clock, worker.secret if worker else b"")
         self.notifier = notifier or Notifier()
         self._worker = worker
+        self.lease: Lease | None = None
+        """Held while it serves from a catalog that nodes share."""
         self.heartbeat = Heartbeat()
         self.jobs = Supervisor()
         """Those of the process; each generation has its own."""
@@ -111,6 +121,8 @@ class Service:
             opened.callback(os.close, lock(settings.data_dir))
         opened.push_async_callback(self.store.close)
         await self.store.open()
+        if self.store.database.shared:
+            await self._claim_catalog()
         if self._worker is None or self._worker.first:
             await self.store.clean()
         await self.store.keep_rendered(settings)
@@ -133,6 +145,30 @@ class Service:
         if self._worker is None:
             publish(settings.data_dir, self.urls, self.store.secret)
         self.jobs.start(process_jobs(self))
+
+    async def _claim_catalog(self) -> None:
+        """Become the one node that serves from a shared catalog. Raises ConfigError when another one is."""
+        leases, clock = self.store.catalog.leases, self.store.clock
+        until = time.monotonic() + TAKEOVER_SECONDS
+        while (lease := await leases.take(SERVING, clock(), SERVING_SECONDS)) is None:
+            if time.monotonic() > until:
+                raise ConfigError(
+                    "catalog.url: another node serves from this database; this one can be started once that has ended."
+                )
+            await asyncio.sleep(1)
+        self.lease = lease
+        self._open.push_async_callback(self._give_back)
+
+    async def _give_back(self) -> None:
+        with suppress(StorageError):  # it ends by itself
+            await self.store.catalog.leases.give_back(SERVING)
+
+    async def keep_catalog(self) -> None:
+        """Renew the right to serve from a shared catalog; end the process when another node has it now."""
+        if self.lease and not await self.store.catalog.leases.renew(self.lease, self.store.clock(), SERVING_SECONDS):
+            logger.critical("another node serves from this database now, and this one ends")
+            logging.shutdown()
+            os._exit(EXIT_BROKEN)
 
     async def stop(self, politely: bool = True) -> None:
         """Accept no more connections, let responses finish for the configured time, and close everything.
@@ -248,9 +284,22 @@ def serve(
     log.configure(settings.log.format, settings.log.level)
     tune_runtime()
     if settings.node.count > 1:
+        check_workers(settings)
         return WorkerSupervisor(load, _work, ready).run(settings)
     with asyncio.Runner(loop_factory=event_loops()) as runner:
         return runner.run(_serve(settings, load, ready))
+
+
+def check_workers(settings: Settings) -> None:
+    """Raise ConfigError where only one process may work with what is stored."""
+    for name, one in settings.repositories.items():
+        if ECOSYSTEMS[one.format].log_path is not None:
+            raise ConfigError(
+                f"node.workers: the list of versions of repositories.{name} is written by one process; serve it by a"
+                " mirror of its own, or leave workers at 1."
+            )
+    if settings.catalog.url is not None:
+        raise ConfigError("node.workers: several workers need the catalog in the data directory; remove catalog.url.")
 
 
 def _work(context: WorkerContext) -> int:
