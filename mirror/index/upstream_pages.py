@@ -89,8 +89,7 @@ class UpstreamPages:
 
     async def project(self, name: str, freshness: Freshness = Freshness.USUAL, known: str = "") -> Listing:
         """Return what upstream lists of a project; see `Source.project`."""
-        page = Page("project", name)
-        until = self._clock() + LAG_SECONDS
+        page, until = Page("project", name), self._clock() + LAG_SECONDS
         outcome: Outcome = "offline" if self._options.offline else "stale"
         try:
             state = await self.get(page, freshness)

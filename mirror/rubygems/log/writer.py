@@ -358,8 +358,7 @@ class LogWriter:
     async def _begin(self, wanted: VersionsMap) -> bytes:
         """Write the log anew, in its shortest form."""
         log = await asyncio.to_thread(PublishedLog.begin, wanted, datetime.fromtimestamp(self._clock(), UTC))
-        content = log.slice()
-        await self._logs.replace(self._log_name, [content])
+        await self._logs.replace(self._log_name, [content := log.slice()])
         self._publish(log)
         await self._share_memory(log.map)
         return content
