@@ -71,7 +71,8 @@ def _completed(
         with_checksum(file, held[file.filename]) if not file.sha256 and file.filename in held else file
         for file in project.files
     )
-    ours = [file.filename for file, before in zip(files, project.files, strict=True) if file is not before]
-    if not ours:
+    names = [file.filename for file, before in zip(files, project.files, strict=True) if file is not before]
+    if not names:
         return revision, project
+    ours = (f"{name} {held[name]}" for name in names)
     return "\0".join((revision, "checksums", *ours)), msgspec.structs.replace(project, files=files)

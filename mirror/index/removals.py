@@ -87,5 +87,6 @@ def with_removed(revision: str, project: Project, removed: Sequence[File]) -> tu
         return revision, project, frozenset()
     versions = dict.fromkeys((*project.versions, *(file.version for file in left)))
     project = msgspec.structs.replace(project, files=(*project.files, *left), versions=tuple(versions))
-    # The same page can leave other files behind than it did before.
-    return "\0".join((revision, *(file.filename for file in left))), project, frozenset(f.filename for f in left)
+    # The same page can leave other files behind than it did before, or other bytes under the same name.
+    revisions = (f"{file.filename} {file.sha256 or ''}" for file in left)
+    return "\0".join((revision, *revisions)), project, frozenset(file.filename for file in left)
