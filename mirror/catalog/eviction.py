@@ -5,6 +5,7 @@ is read on the connection for long reads.
 """
 
 from collections.abc import Collection, Iterable, Sequence
+from functools import lru_cache
 
 import msgspec
 
@@ -92,13 +93,7 @@ class EvictionOrder:
         A sidecar whose file is held is no candidate: it goes with that.
         """
         endings = [ending for naming in sidecars for ending in (naming.ending, naming.instead_of)]
-        stays = [*([_is_sidecar(len(sidecars))] if sidecars else []), *_STAYS]
-        rows = await self._database.scan(
-            f"SELECT {FILE_COLUMNS}, {_is_shared('slice')}, CASE WHEN {' OR '.join(stays)} THEN 1 ELSE 0 END FROM"
-            f" (SELECT {FILE_COLUMNS} FROM files WHERE ({_ORDER}) > ($1, $2, $3, $4, $5) AND used >= $1 AND used <= $6"
-            f" ORDER BY {_ORDER} LIMIT {SLICE_FILES}) AS slice ORDER BY {_ORDER}",
-            *after, used_before, *endings,
-        )  # fmt: skip
+        rows = await self._database.scan(_selecting_slice(len(sidecars)), *after, used_before, *endings)
         candidates, shared = _files_of(row[:-1] for row in rows if not row[-1])
         if len(rows) < SLICE_FILES:
             return EvictionSlice(candidates, shared, None)
@@ -143,19 +138,37 @@ class EvictionOrder:
     async def _files(self, columns: Sequence[str], keys: Sequence[tuple[str, ...]]) -> tuple[list[HeldFile], set[str]]:
         """Return the files that have one of these values in the columns, and which digests have other names."""
         rows: list[Row] = []
-        found = ", ".join(f"files.{column}" for column in FILE_COLUMNS.split(", "))
-        same = " AND ".join(f"files.{column} = wanted.{column}" for column in columns)
         for start in range(0, len(keys), VALUES_PER_QUERY):
             some = keys[start : start + VALUES_PER_QUERY]
-            places = iter(range(1, 1 + len(some) * len(columns)))
-            wanted = ", ".join(f"({', '.join(f'${next(places)}' for _ in columns)})" for _ in some)
-            # A cross join: SQLite looks up each of these values, and would otherwise read the whole table.
             rows += await self._database.scan(
-                f"WITH wanted ({', '.join(columns)}) AS (VALUES {wanted})"
-                f" SELECT {found}, {_is_shared('files')} FROM wanted CROSS JOIN files WHERE {same}",
-                *(value for key in some for value in key),
+                _selecting_files(tuple(columns), len(some)), *(value for key in some for value in key)
             )
         return _files_of(rows)
+
+
+@lru_cache(maxsize=8)
+def _selecting_slice(namings: int) -> str:
+    """Return the query for the next files after a position ($1 to $5), used at $6 or before; see `_is_sidecar`."""
+    stays = " OR ".join([*([_is_sidecar(namings)] if namings else []), *_STAYS])
+    return (
+        f"SELECT {FILE_COLUMNS}, {_is_shared('slice')}, CASE WHEN {stays} THEN 1 ELSE 0 END FROM"
+        f" (SELECT {FILE_COLUMNS} FROM files WHERE ({_ORDER}) > ($1, $2, $3, $4, $5) AND used >= $1 AND used <= $6"
+        f" ORDER BY {_ORDER} LIMIT {SLICE_FILES}) AS slice ORDER BY {_ORDER}"
+    )
+
+
+@lru_cache(maxsize=4 * VALUES_PER_QUERY)
+def _selecting_files(columns: tuple[str, ...], count: int) -> str:
+    """Return the query for the files that have one of so many groups of values in these columns of the table."""
+    found = ", ".join(f"files.{column}" for column in FILE_COLUMNS.split(", "))
+    same = " AND ".join(f"files.{column} = wanted.{column}" for column in columns)
+    places = iter(range(1, 1 + count * len(columns)))
+    wanted = ", ".join(f"({', '.join(f'${next(places)}' for _ in columns)})" for _ in range(count))
+    # A cross join: SQLite looks up each of these values, and would otherwise read the whole table.
+    return (
+        f"WITH wanted ({', '.join(columns)}) AS (VALUES {wanted})"
+        f" SELECT {found}, {_is_shared('files')} FROM wanted CROSS JOIN files WHERE {same}"
+    )
 
 
 def _files_of(rows: Iterable[Row]) -> tuple[list[HeldFile], set[str]]:

@@ -113,7 +113,7 @@ async def test_totals_that_are_wrong_are_corrected_and_reported(
     await catalog.files.add(held((("a", "one"), 1)))
     await catalog.pages.put("a", Page("project", "one"), ANSWER, Stamp(1, True, "r"))
     await database.write(("UPDATE totals SET files = 7, bytes = 0", ()), ("UPDATE page_totals SET projects = 9", ()))
-    with caplog.at_level(logging.WARNING):
+    with caplog.at_level(logging.WARNING, logger="mirror.catalog.totals"):
         assert await catalog.totals.recount()
     assert "wrong by -6 files, 10 bytes and -8 pages" in caplog.text
     assert await catalog.files.totals() == (1, 10)
