@@ -111,9 +111,9 @@ class Outgoing:
         """
         if self._context is None:
             bundle = self._environment.get("REQUESTS_CA_BUNDLE")
-            files = [bundle, self._environment.get("SSL_CERT_FILE")] if bundle else []
+            files = [bundle, self._environment.get("SSL_CERT_FILE")] if bundle else []  # often the same file
             try:
-                bundles = [str(self._ca_file)] if self._ca_file else [one for one in files if one]
+                bundles = [str(self._ca_file)] if self._ca_file else list(dict.fromkeys(one for one in files if one))
                 self._context = _trusting(bundles) if bundles else _system_trust()
             except (OSError, ssl.SSLError) as error:
                 name = "ca_file" if self._ca_file else "REQUESTS_CA_BUNDLE"
