@@ -120,7 +120,10 @@ async def _run(job: BackgroundJob) -> None:
 def process_jobs(service: "Service") -> list[BackgroundJob]:
     """List the jobs of the process, which go on whatever its settings become."""
     store, activity = service.store, service.activity
+    purpose = "go on being the node that serves from a shared catalog"
+    shared = [BackgroundJob("catalog", purpose, service.keep_catalog, every=5.0, retry_seconds=5.0)]
     return [
+        *(shared if store.database.shared else ()),
         BackgroundJob(
             "statistics",
             "add what was counted to the totals in the catalog",
@@ -149,13 +152,6 @@ def process_jobs(service: "Service") -> list[BackgroundJob]:
             "drop rendered pages on disk as it fills up",
             store.rendered.trim,
             every=TRIM_RENDERED_SECONDS,
-        ),
-        BackgroundJob(
-            "catalog",
-            "go on being the node that serves from a shared catalog",
-            service.keep_catalog,
-            every=5.0,
-            retry_seconds=5.0,
         ),
         BackgroundJob("heartbeat", "record that the event loop runs", _call(service.beat), every=1.0),
         BackgroundJob(
