@@ -27,4 +27,7 @@ async def test_more_is_installed_than_the_disk_of_the_mirror_holds(
     async with spawned(small_disk, repositories(simulator)) as mirror:
         await running(*begin[client], f"{mirror.url}simple/", "--target", tmp_path / "installed", *names)
         assert len(list((tmp_path / "installed").glob("*.dist-info"))) == 12
-        assert 6 <= len(list((small_disk / "blobs").glob("??/*"))) - len(names) <= 8  # and each wheel's metadata
+        # uv asks for all of them at once: half of the disk is promised to those that come first, and the rest of them
+        # share what is left until it is full.
+        least = {"pip": 6, "uv": 4}[client]
+        assert least <= len(list((small_disk / "blobs").glob("??/*"))) - len(names) <= 8  # and each wheel's metadata
