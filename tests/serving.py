@@ -171,8 +171,8 @@ async def spawned(
 
 def write_settings(data_dir: Path, repositories: Table | None, **settings: Any) -> Path:
     """The settings of `spawned` as a file beside `data_dir`, for commands."""
-    table = {"log": {"access": False}} | chosen_catalog(data_dir) | chosen_blobs(data_dir) | settings
-    table |= {"listen": ["127.0.0.1:0"], "data_dir": str(data_dir)}
+    table: dict[str, Any] = {"log": {"access": False}, "listen": ["127.0.0.1:0"]}
+    table |= chosen_catalog(data_dir) | chosen_blobs(data_dir) | settings | {"data_dir": str(data_dir)}
     if repositories is not None:
         table["repositories"] = repositories
     file = data_dir.with_suffix(".toml")

@@ -1,0 +1,171 @@
+"""Several nodes: each a `mirror serve` of its own, over one PostgreSQL database and one store of files.
+
+    async with cluster(tmp_path, only_pypi(simulator), 3, catalog=postgres_url) as nodes:
+        nodes[0].stop()                       # SIGSTOP; `go_on` for SIGCONT
+        await nodes[1].end(signal.SIGKILL)
+        await nodes[1].start()                # at the address that it had
+        await nodes.next().get("/simple/x/")  # round-robin over those that run
+
+The files are in a directory that all of them share, or with `blobs=objects.table("s3")` in an object store. Everything
+else that is given is their settings.
+"""
+
+import asyncio
+import hashlib
+import itertools
+import os
+import signal
+import time
+from collections.abc import AsyncIterator, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import aiohttp
+
+from tests.servers import free_ports
+from tests.serving import Client, Spawned, Table, repositories, spawned
+from tests.simulator import Simulator
+
+ALL_SERVE = """
+import mirror.service.process as process, mirror.cli
+async def claim_nothing(service): pass
+if hasattr(process.Service, "_claim_catalog"):
+    process.Service._claim_catalog = claim_nothing
+mirror.cli.main()
+"""
+"""The command, without the lease by which one node at a time serves from a shared catalog."""
+
+
+def only_pypi(simulator: Simulator) -> dict[str, Any]:
+    """The repository of Python alone, with the simulator as its upstream."""
+    return {"pypi": repositories(simulator)["pypi"]}
+
+
+class Node:
+    """One node, which keeps its address and its data directory when it is started again."""
+
+    def __init__(self, data_dir: Path, repositories: Table, listen: str, settings: Mapping[str, Any]) -> None:
+        self.data_dir = data_dir
+        self.url = f"http://{listen}/"
+        self._repositories = repositories
+        self._settings = {**settings, "listen": [listen]}
+        self._stack = AsyncExitStack()
+        self._process: Spawned | None = None
+
+    @property
+    def process(self) -> Spawned:
+        """The process, with an HTTP client of its own."""
+        assert self._process is not None, "it was not started"
+        return self._process
+
+    @property
+    def running(self) -> bool:
+        """Whether it was started and has not ended."""
+        return self._process is not None and self._process.process.returncode is None
+
+    @property
+    def said(self) -> str:
+        """Its log."""
+        return self.data_dir.with_suffix(".log").read_text()
+
+    async def start(self) -> None:
+        """Start it, and wait until it answers."""
+        await self._stack.aclose()
+        made = spawned(self.data_dir, self._repositories, code=ALL_SERVE, **self._settings)
+        self._process = await self._stack.enter_async_context(made)
+
+    async def end(self, how: signal.Signals = signal.SIGTERM) -> int:
+        """Send a signal and wait for the end; its exit status."""
+        return await self.process.end(how)
+
+    def stop(self) -> None:
+        """Let it stand still (SIGSTOP)."""
+        os.kill(self.process.pid, signal.SIGSTOP)
+
+    def go_on(self) -> None:
+        """Let it go on after `stop` (SIGCONT)."""
+        os.kill(self.process.pid, signal.SIGCONT)
+
+    async def close(self) -> None:
+        """Kill it if it runs."""
+        await self._stack.aclose()
+
+
+class Nodes(list[Node]):
+    """The nodes of one mirror."""
+
+    def __init__(self, nodes: list[Node]) -> None:
+        super().__init__(nodes)
+        self._numbers = itertools.count()
+
+    def next(self) -> Client:
+        """The next one in turn of those that run."""
+        running = [node for node in self if node.running]
+        return running[next(self._numbers) % len(running)].process
+
+
+@asynccontextmanager
+async def cluster(
+    directory: Path,
+    repositories: Table,
+    count: int,
+    *,
+    catalog: str,
+    blobs: Table | None = None,
+    own: Mapping[int, Table] | None = None,
+    **settings: Any,
+) -> AsyncIterator[Nodes]:
+    """So many nodes, started one after the other; `own` are settings of single ones, by their number from 0 on."""
+    files = directory / "files"
+    files.mkdir(exist_ok=True)
+    nodes = Nodes([])
+    for number, port in enumerate(free_ports(count)):
+        data_dir = directory / f"node{number}"
+        data_dir.mkdir(mode=0o700, exist_ok=True)
+        table: dict[str, Any] = {"catalog": {"url": catalog}} | settings
+        if blobs is None:
+            (data_dir / "blobs").symlink_to(files)
+        else:
+            table["blobs"] = dict(blobs)
+        nodes.append(Node(data_dir, repositories, f"127.0.0.1:{port}", table | dict((own or {}).get(number, {}))))
+    try:
+        for node in nodes:
+            await node.start()
+        yield nodes
+    finally:
+        for node in nodes:
+            await node.close()
+
+
+class Download(NamedTuple):
+    """A download as its client saw it."""
+
+    digest: str
+    size: int
+    first_byte_at: float
+    """On the clock of `time.monotonic`; infinite where none came."""
+    longest_pause: float
+    """Seconds between two pieces, or before the first one."""
+    whole: bool
+    """Whether as many bytes came as were promised, with status 200."""
+
+
+async def download(url: str, pace: float = 0.0) -> Download:
+    """Fetch a file on a connection of its own; `pace` are seconds to wait after each piece."""
+    hasher, size, first, pause = hashlib.sha256(), 0, float("inf"), 0.0
+    before = time.monotonic()
+    whole = False
+    try:
+        async with aiohttp.ClientSession() as session, session.get(url) as response:
+            async for piece in response.content.iter_any():
+                now = time.monotonic()
+                first, pause, before = min(first, now), max(pause, now - before), now
+                hasher.update(piece)
+                size += len(piece)
+                if pace:
+                    await asyncio.sleep(pace)
+            whole = response.status == 200
+    except (aiohttp.ClientError, ConnectionError):
+        pass
+    return Download(hasher.hexdigest(), size, first, max(pause, time.monotonic() - before), whole)
