@@ -13,7 +13,7 @@ from mirror.catalog.eviction import EvictionOrder, SidecarNaming
 from mirror.catalog.feed import FeedTable, Position
 from mirror.catalog.files import Files, HeldFile
 from mirror.catalog.holdings import Browse, Contents, HeldProject, HeldThing
-from mirror.catalog.logs import Logs
+from mirror.catalog.logs import START, LogGrowth, LogPosition, Logs
 from mirror.catalog.pages import PageRow, Pages
 from mirror.catalog.retention import RemovalReport, RemovedFiles, SetMember, Sets
 from mirror.catalog.sidecars import NoSidecars
@@ -21,6 +21,7 @@ from mirror.catalog.totals import CatalogTotals
 from mirror.catalog.uploads import Upload, UploadRow, Uploads
 
 __all__ = [
+    "START",
     "Accounts",
     "Browse",
     "Bundles",
@@ -41,6 +42,8 @@ __all__ = [
     "HeldThing",
     "Lease",
     "Leases",
+    "LogGrowth",
+    "LogPosition",
     "Logs",
     "NoSidecars",
     "PageRow",

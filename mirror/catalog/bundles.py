@@ -296,14 +296,17 @@ def _log_statements(change: BundleImport) -> list[Statement]:
     """Return the statements that write the logs of a bundle."""
     statements: list[Statement] = []
     for log in change.logs:
-        if log.replace:
-            statements.append(("DELETE FROM logs WHERE name = $1", (log.name,)))
+        # A number is left out in front of what replaces a log, as in `Logs`.
         statements.append(
             (
-                "INSERT INTO logs (name, seq, body) SELECT $1, coalesce(max(seq), 0) + 1, $2 FROM logs WHERE name = $1",
+                "INSERT INTO logs (name, seq, body)"
+                f" SELECT $1, coalesce(max(seq), 0) + {2 if log.replace else 1}, $2 FROM logs WHERE name = $1",
                 (log.name, zstd.compress(log.content, 3)),
             )
         )
+        if log.replace:
+            newest = "(SELECT max(seq) FROM logs WHERE name = $1)"
+            statements.append((f"DELETE FROM logs WHERE name = $1 AND seq < {newest}", (log.name,)))
     return statements
 
 

@@ -34,6 +34,10 @@ Listener = Callable[[str, str], None]
 """Called with a source and a project ("" for its list of names)."""
 
 
+Looker = Callable[[bool], Awaitable[None]]
+"""Called at each look at what other processes have written, with whether `changes` says that there is something."""
+
+
 class Subscription(NamedTuple):
     """Someone who listens to changes of a source, but for those by writers of its own."""
 
@@ -62,6 +66,7 @@ class Journal:
         self._taken_in: Callable[[], Awaitable[None]] | None = None
         self._looking: SingleFlight[str, None] = SingleFlight()
         self._noticing: list[Callable[[], None]] = []
+        self._lookers: list[Looker] = []
 
     async def open(self) -> None:
         """Learn where the journal stands."""
@@ -169,6 +174,11 @@ class Journal:
             hurried = time.monotonic() < self._hurry_until
             await asyncio.sleep(HURRIED_LOOK_SECONDS if hurried else LOOK_SECONDS)
 
+    def call_on_look(self, looker: Looker) -> Callable[[], None]:
+        """Call `looker` at each look, for what is shared beside the journal. Returns a function that ends it."""
+        self._lookers.append(looker)
+        return lambda: self._lookers.remove(looker)
+
     async def catch_up(self) -> None:
         """Report what other processes have changed before this call, where `changes` says that there is something.
 
@@ -185,8 +195,11 @@ class Journal:
 
     async def _look(self) -> None:
         seen = self.changes.memory[:COUNTER_BYTES]
+        moved = seen != self.changes.seen
         await self.look(self._replaced, self._taken_in)
-        if seen != self.changes.seen:
+        for look in tuple(self._lookers):
+            await look(moved)
+        if moved:
             self.changes.seen = seen
             for notice in self._noticing:
                 notice()

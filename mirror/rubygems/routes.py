@@ -316,7 +316,7 @@ class Routes:
         """
         readable = await self._access.scope(request)
         try:
-            log = self._published.log or await self._published.current()
+            log = self._published.known or await self._published.current()
         except UpstreamError:
             log = None
         try:

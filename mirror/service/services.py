@@ -150,14 +150,17 @@ class Mirror:
             await self.catalog.counters.add({NAMING: NAMING_RULES - before})
 
     async def _show_uploads(self, name: str, published: PublishedIndex) -> None:
-        """Have a gem index list uploads: before a push is answered, and soon after another process changed them."""
+        """Have a gem index list uploads: before a push is answered; when asked where another process changed them."""
         publisher, uploads = self.publishers[name], self.repositories[name].sources[0]
 
         async def show_all() -> None:
             await published.show((await (await uploads.names()).load()).names.serials)
 
+        published.writer.stored.on_append = self.journal.changes.advance
+        self._open.callback(self.journal.call_on_look(published.look))
+
         def changed(source: str, project: str) -> None:
-            self._start(published.show([project]))
+            published.report(project)
 
         publisher.published = lambda project: published.show([project])
         self._open.callback(self.journal.listen(changed, [uploads.name], own=(publisher,)))

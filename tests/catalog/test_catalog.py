@@ -6,7 +6,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from mirror.catalog import Catalog, HeldFile, SetMember
+from mirror.catalog import START, Catalog, HeldFile, LogGrowth, LogPosition, SetMember
 from mirror.catalog.sqlite import SQLite
 from mirror.errors import ConstraintViolation
 from mirror.model import Event, Page, Stamp, UpstreamResponse
@@ -75,15 +75,55 @@ async def test_held_files_are_found_by_name_and_by_digest(catalog: Catalog) -> N
     assert await catalog.files.get("up", "six", "six-1.whl") is None
 
 
+def end_of(position: LogPosition | None) -> LogPosition:
+    """Where a log ends that was written."""
+    assert position is not None
+    return position
+
+
 async def test_logs_append_and_replace(catalog: Catalog) -> None:
-    assert await catalog.logs.read("v") == b""
-    await catalog.logs.append("v", b"one\n")
-    await catalog.logs.append("v", b"two\n")
-    await catalog.logs.append("other", b"else\n")
-    assert (await catalog.logs.read("v"), await catalog.logs.chunks("v")) == (b"one\ntwo\n", 2)
-    await catalog.logs.replace("v", [b"three\n"])
-    await catalog.logs.append("v", b"four\n")
-    assert await catalog.logs.read("v") == b"three\nfour\n"
+    logs = catalog.logs
+    assert await logs.read("v") == b""
+    one = end_of(await logs.append("v", b"one\n", START))
+    two = end_of(await logs.append("v", b"two\n", one))
+    assert await logs.append("other", b"else\n", START)
+    assert (await logs.read("v"), two.chunks, await logs.position("v")) == (b"one\ntwo\n", 2, two)
+    assert await logs.read_on("v", one) == LogGrowth(two, b"two\n", anew=False)
+    three = end_of(await logs.replace("v", b"three\n", two))
+    four = end_of(await logs.append("v", b"four\n", three))
+    assert await logs.read("v") == b"three\nfour\n"
+    assert four.chunks == 2
+    for known in (START, one, two):
+        assert await logs.read_on("v", known) == LogGrowth(four, b"three\nfour\n", anew=True)
+    assert await logs.read_on("v", four) == LogGrowth(four, b"", anew=False)
+
+
+async def test_who_takes_a_log_to_end_elsewhere_writes_nothing(open_catalog: Opener) -> None:
+    ours, theirs = (await open_catalog()).logs, (await open_catalog()).logs
+    one = end_of(await ours.append("v", b"one\n", START))
+    two = end_of(await theirs.append("v", b"two\n", one))
+    for after in (START, one):
+        assert await ours.append("v", b"lost\n", after) is None
+        assert await ours.replace("v", b"lost\n", after) is None
+    three = end_of(await theirs.append("v", b"three\n", two))
+    assert await ours.replace("v", b"lost\n", one) is None, "two more than it knew"
+    assert await ours.read("v") == b"one\ntwo\nthree\n"
+    anew = end_of(await ours.replace("v", b"anew\n", three))
+    assert await theirs.append("v", b"lost\n", three) is None
+    assert await theirs.read_on("v", three) == LogGrowth(anew, b"anew\n", anew=True)
+
+
+async def test_of_those_who_write_at_the_same_time_one_is_accepted(open_catalog: Opener) -> None:
+    writers = [(await open_catalog()).logs for _ in range(3)]
+    end, content = START, b""
+    for number in range(10):
+        chunks = [b"%d %d\n" % (number, at) for at in range(3)]
+        replacing = number == 5
+        write = [one.replace if replacing else one.append for one in writers]
+        ends = await asyncio.gather(*(one("v", chunk, end) for one, chunk in zip(write, chunks, strict=True)))
+        ((accepted, end),) = [(chunk, one) for chunk, one in zip(chunks, ends, strict=True) if one is not None]
+        content = accepted if replacing else content + accepted
+        assert {await one.read("v") for one in writers} == {content}
 
 
 async def test_counters_add_up(catalog: Catalog) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from mirror.rubygems.log import writer
+from mirror.rubygems.log import stored_log, writer
 from mirror.rubygems.log.events import PageChange
 from mirror.rubygems.log.local_entries import LocalEntry
 from mirror.rubygems.log.published_index import PublishedIndex
@@ -119,7 +119,8 @@ async def test_what_upstream_appended_before_a_crash_is_published_after_it(
         before = await log(mirror)
         (followed,) = mirror.mirror.upstream_indexes.values()
         line = f"tilt 1.0 {'0' * 31}1\n"
-        await mirror.mirror.catalog.logs.append(f"upstream {followed.name}", line.encode())
+        logs, name = mirror.mirror.catalog.logs, f"upstream {followed.name}"
+        assert await logs.append(name, line.encode(), await logs.position(name))
     async with serve(tmp_path / "data", upstreams(simulator), offline=True) as mirror:
         await opened(mirror)
         assert await log(mirror) == before + line
@@ -129,7 +130,7 @@ async def test_a_log_that_grew_too_long_is_begun_anew_at_a_restart(
     simulator: Simulator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(writer, "SLACK_BYTES", 0)
-    monkeypatch.setattr(writer, "MOST_CHUNKS", 4)
+    monkeypatch.setattr(stored_log, "MOST_CHUNKS", 4)
     simulator.push(gem("rack", "3.0"))
     async with serve(tmp_path / "data", upstreams(simulator)) as mirror:
         for version in range(12):

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from yarl import URL
 
-from mirror.catalog import Catalog
+from mirror.catalog import Catalog, LogGrowth, LogPosition
 from mirror.catalog.sqlite import SQLite
 from mirror.errors import UpstreamError
 from mirror.rubygems.log.upstream_index import UpstreamIndex
@@ -90,6 +90,29 @@ async def test_only_what_upstream_appends_is_transferred(following: Following, s
     assert await following.stored() == simulator.rubygems.versions()
 
 
+async def test_two_processes_that_follow_one_upstream_store_each_line_once(
+    following: Following, simulator: Simulator
+) -> None:
+    first = following.index
+    second = UpstreamIndex(following.upstream, "gems", Catalog(following.catalog.database))
+    try:
+        for number in range(6):
+            simulator.push(gem("rack", f"4.{number}"))
+            await asyncio.gather(first.refresh(), second.refresh())
+            assert await following.stored() == simulator.rubygems.versions()
+            for one in (first, second):
+                await one.read_on()
+                assert one.map == parse_versions(simulator.rubygems.versions())
+        simulator.push(gem("rack", "5.0"))
+        await first.refresh()
+        simulator.forget()
+        await second.read_on()
+        assert second.map == first.map
+        assert not simulator.asked("GET", "/versions"), "what another process has fetched is not asked for"
+    finally:
+        await second.close()
+
+
 async def test_nothing_new_costs_nothing_also_after_a_restart(following: Following, simulator: Simulator) -> None:
     await following.index.refresh()
     following.transferred()
@@ -109,11 +132,11 @@ async def test_a_copy_that_could_not_be_read_is_read_again_and_not_replaced(
     await following.index.refresh()
     restarted = following.begin()
 
-    async def fail(name: str) -> bytes:
+    async def fail(name: str, after: LogPosition) -> LogGrowth:
         raise OSError("The disk has failed.")
 
     with monkeypatch.context() as patched:
-        patched.setattr(following.catalog.logs, "read", fail)
+        patched.setattr(following.catalog.logs, "read_on", fail)
         for attempt in (restarted.open, restarted.refresh):
             with pytest.raises(OSError, match="has failed"):
                 await attempt()

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from mirror.catalog import Catalog, Logs
+from mirror.catalog import START, Catalog, LogGrowth, LogPosition, Logs
 from mirror.catalog.claims import Claims
 from mirror.catalog.sqlite import SQLite
 from mirror.errors import UpstreamUnavailable
@@ -21,8 +21,8 @@ from mirror.rubygems.log.events import PageChange, Update, UpstreamChange
 from mirror.rubygems.log.local_entries import LocalEntry
 from mirror.rubygems.log.name_owners import NameOwners
 from mirror.rubygems.log.published_index import PublishedIndex
+from mirror.rubygems.log.upstream_maps import UpstreamMaps, wanted_map
 from mirror.rubygems.log.versions_map import VersionsMap
-from mirror.rubygems.log.writer import UpstreamMaps, wanted_map
 from tests.builders import gem
 from tests.serving import Serving, serving
 from tests.uploading import make_token, push
@@ -44,14 +44,14 @@ class Disk:
         self.slow = asyncio.Event()
         """Set when a write waits for the disk."""
 
-    async def append_slowly(self, name: str, chunk: bytes) -> None:
+    async def append_slowly(self, name: str, chunk: bytes, after: LogPosition) -> LogPosition | None:
         if not self.go_on.is_set():
             self.slow.set()
         await self.go_on.wait()
         if any(mark in chunk for mark in self.failing):
             raise OSError("The disk has failed.")
         self.appended.append((name, chunk))
-        await self.append(name, chunk)
+        return await self.append(name, chunk, after)
 
 
 @pytest.fixture
@@ -181,9 +181,9 @@ async def test_nothing_is_written_over_a_log_that_cannot_be_read(
     database = SQLite(tmp_path / "catalog.sqlite")
     await database.open()
     catalog = Catalog(database)
-    await catalog.logs.append("published rubygems", b"damaged")
+    await catalog.logs.append("published rubygems", b"damaged", START)
 
-    async def fail(name: str) -> bytes:
+    async def fail(name: str, after: LogPosition) -> LogGrowth:
         raise OSError("The disk has failed.")
 
     repository = {"rubygems": {"format": "rubygems", "upstreams": []}}
@@ -191,7 +191,7 @@ async def test_nothing_is_written_over_a_log_that_cannot_be_read(
         index = index_of(served)
         await index.writer.opened
         again = PublishedIndex(served.mirror.repositories["rubygems"], [], catalog)
-        monkeypatch.setattr(catalog.logs, "read", fail)
+        monkeypatch.setattr(catalog.logs, "read_on", fail)
         again.open()
         with pytest.raises(OSError, match="has failed"):
             await again.current()
@@ -317,9 +317,10 @@ async def test_a_disk_that_fails_at_the_start_does_not_end_the_writer(
     repository = {"rubygems": {"format": "rubygems", "upstreams": []}}
     async with serving(tmp_path / "data", repository) as mirror:
         await index_of(mirror).writer.apply(Update())
-        await mirror.mirror.catalog.logs.append("own rubygems", local_entries._line("rack", LocalEntry(("1.0",), MD5)))
+        line = local_entries._line("rack", LocalEntry(("1.0",), MD5))
+        await mirror.mirror.catalog.logs.append("own rubygems", line, START)
 
-    async def fail(self: Logs, name: str, chunk: bytes) -> None:
+    async def fail(self: Logs, name: str, chunk: bytes, after: LogPosition) -> None:
         raise OSError("The disk has failed.")
 
     with monkeypatch.context() as patched:

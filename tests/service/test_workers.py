@@ -1,6 +1,7 @@
 """`mirror serve --workers`: several processes answer like one, whatever happens to one of them."""
 
 import asyncio
+import hashlib
 import os
 import signal
 import sys
@@ -11,7 +12,7 @@ from pathlib import Path
 import aiohttp
 import pytest
 
-from tests.builders import Built, wheel
+from tests.builders import Built, gem, wheel
 from tests.contract.pypi import eventually
 from tests.nodes.cluster import only_pypi
 from tests.nodes.workers import client_of_each, workers_of
@@ -220,3 +221,47 @@ async def test_settings_that_cannot_be_used_end_the_start_and_change_nothing_lat
     _, said = await second.communicate()
     assert second.returncode == 2
     assert b"workers: should be a number of processes" in said
+
+
+async def test_the_gem_log_of_all_workers_is_one_byte_for_byte_after_each_answer(
+    simulator: Simulator, tmp_path: Path
+) -> None:
+    settings = {"rubygems": {"format": "rubygems", "upstreams": []}}
+    async with (
+        spawned(tmp_path / "data", settings, "--workers", "2") as mirror,
+        client_of_each(mirror) as clients,
+    ):
+        key = await token_of(tmp_path / "data")
+        each = list(clients.values())
+        assert len(each) == 2
+        before = b""
+        for number in range(30):
+            name = f"ours{number % 3}"
+            built = gem(name, f"1.{number}")
+            reply = await each[number % 2].ask("POST", "/api/v1/gems", built.content, Authorization=key)
+            assert reply.status == 200
+            answers = {(await client.get("/versions")).body for client in each}
+            assert len(answers) == 1
+            (log,) = answers
+            assert log.startswith(before)
+            assert len(log.splitlines()) == number + 3, "a line for each push, none twice"
+            assert log.splitlines()[-1].startswith(f"{name} 1.{number} ".encode())
+            for client in each:
+                page = await client.get(f"/info/{name}")
+                assert log.splitlines()[-1].endswith(hashlib.md5(page.body, usedforsecurity=False).hexdigest().encode())
+                assert name in (await client.get("/names")).text
+            before = log
+        pushes = (
+            client.ask("POST", "/api/v1/gems", gem("both", f"{at}.{number}").content, Authorization=key)
+            for number in range(5)
+            for at, client in enumerate(each)
+        )
+        assert {reply.status for reply in await asyncio.gather(*pushes)} == {200}
+        logs = {(await client.get("/versions")).body for client in each}
+        assert len(logs) == 1
+        (log,) = logs
+        assert log.startswith(before)
+        added = [item for line in log.splitlines() if line.startswith(b"both ") for item in line.split()[1].split(b",")]
+        assert {item for item in added if not item.startswith(b"-")} >= {
+            f"{at}.{number}".encode() for at in range(2) for number in range(5)
+        }

@@ -4,6 +4,7 @@ from typing import TypeAlias
 
 import msgspec
 
+from mirror.index.cache import Validity
 from mirror.rubygems.log.local_entries import LocalEntry
 from mirror.rubygems.log.versions_map import VersionsMap
 
@@ -23,6 +24,8 @@ class PageChange(msgspec.Struct, frozen=True):
 
     name: str
     entry: LocalEntry | None
+    of: Validity | None = None
+    """What has to be valid as the page is listed, else it has changed meanwhile and is checked again; None: nothing."""
 
 
 class ReviewEnd(msgspec.Struct, frozen=True):

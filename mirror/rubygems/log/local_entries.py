@@ -11,7 +11,8 @@ from collections.abc import Callable, Mapping
 
 import msgspec
 
-from mirror.catalog import Logs
+from mirror.catalog import START, Logs
+from mirror.index.cache import Validity
 from mirror.rubygems.log.versions_map import VersionsMap
 
 
@@ -50,40 +51,71 @@ class LocalEntries:
         """When the next page is due, in seconds since the epoch."""
         self.due: dict[str, float] = {}
         """When to check the page of each gem that has an entry, or will have one once the writer has stored it."""
+        self.known = Validity(math.inf)
+        """Ends as entries of other processes are read: what was decided before may be outdated."""
+        self._position = START
         self._logs = logs
         self._log_name = f"own {repository}"
         self._on_sooner = on_sooner
 
     async def read(self) -> None:
         """Read the stored entries."""
-        for line in (await self._logs.read(self._log_name)).splitlines():
-            name, entry = msgspec.json.decode(line, type=tuple[str, LocalEntry | None])
-            if entry is None:
-                self.entries.pop(name, None)
-            else:
-                self.entries[name] = entry
+        await self.read_on()
         self.due = dict.fromkeys([*self.due, *self.entries], 0.0)
         self.mark_all_due()
 
-    async def put(self, entries: Mapping[str, LocalEntry | None]) -> set[str]:
-        """Store entries, None to remove one; return the names of the gems that are listed otherwise from now on."""
+    async def read_on(self) -> set[str]:
+        """Read the entries that other processes have stored; return the names of the gems that they are about."""
+        growth = await self._logs.read_on(self._log_name, self._position)
+        if growth.anew and not growth.content and self.entries:  # the catalog has been lost
+            await self._logs.append(
+                self._log_name, b"".join(_line(*entry) for entry in self.entries.items()), growth.position
+            )
+            growth = await self._logs.read_on(self._log_name, growth.position)
+        before = dict(self.entries) if growth.anew else {}
+        if growth.anew:
+            self.entries.clear()
+        names = set[str]()
+        for line in growth.content.splitlines():
+            name, entry = msgspec.json.decode(line, type=tuple[str, LocalEntry | None])
+            names.add(name)
+            if entry is None:
+                self.entries.pop(name, None)
+            else:
+                self.entries[name] = entry
+        self._position = growth.position
+        if growth.anew:
+            both = before.keys() | self.entries.keys()
+            names = {name for name in both if before.get(name) != self.entries.get(name)}
+        if names:
+            self.known.end()
+            self.known = Validity(math.inf)
+        return names
+
+    async def put(self, entries: Mapping[str, LocalEntry | None]) -> set[str] | None:
+        """Store entries, None to remove one; return the names of the gems that are listed otherwise from now on.
+
+        Return None where another process has stored entries that have not been read here; then nothing is stored.
+        """
         changed: dict[str, LocalEntry | None] = {}
         for name, entry in entries.items():
             known = self.entries.get(name)
-            if entry is not None:
-                self.due.setdefault(name, entry.until)
             if (entry is None and known is not None) or (entry is not None and not entry.lists_same(known)):
                 changed[name] = entry
-            elif entry is None:
-                self.due.pop(name, None)
         if changed:
-            await self._logs.append(self._log_name, b"".join(_line(name, entry) for name, entry in changed.items()))
-        for name, entry in changed.items():
+            lines = b"".join(_line(name, entry) for name, entry in changed.items())
+            position = await self._logs.append(self._log_name, lines, self._position)
+            if position is None:
+                return None
+            self._position = position
+        for name, entry in entries.items():
             if entry is None:
                 self.entries.pop(name, None)
                 self.due.pop(name, None)
             else:
-                self.entries[name] = entry
+                self.due.setdefault(name, entry.until)
+                if name in changed:
+                    self.entries[name] = entry
         return set(changed)
 
     # When to check pages again

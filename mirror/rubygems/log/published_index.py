@@ -47,6 +47,9 @@ POLL_SECONDS = 60.0
 """Between two requests to an upstream: the public index wants no more."""
 NOW_POLL_SECONDS = 2.0
 """The same for clients that require a fresh answer."""
+MOST_TRIES = 3
+"""How often a page is made at once that changes while it is made; then it is listed, and checked with the next request.
+"""
 WAIT_SECONDS = 5.0
 """For which a client waits for an upstream while there is a log to serve."""
 
@@ -78,7 +81,10 @@ class PublishedIndex:
         self.writer = LogWriter(
             repository.name, self.upstreams, precedence, catalog, self._local, self._review, self._end_validity, clock
         )
+        self.writer.on_read = repository.forget_some
         self._offline = offline
+        self._reported: set[str] = set()
+        """Gems of which another process has changed uploads, or released the name."""
         self._fresh = max(fresh, POLL_SECONDS)
         self._clock = clock
         self._validity = Validity(0)
@@ -96,9 +102,14 @@ class PublishedIndex:
         return self.writer.log
 
     @property
+    def known(self) -> PublishedLog | None:
+        """The log where no other process may have written more; None where `current` has to be awaited."""
+        return None if self.writer.stored.behind else self.writer.log
+
+    @property
     def changed_at(self) -> float:
         """The time at which the log last grew, for the Last-Modified of what is derived from it."""
-        return self.writer.changed_at
+        return self.writer.stored.changed_at
 
     @property
     def outcome(self) -> Outcome:
@@ -109,7 +120,8 @@ class PublishedIndex:
         """Return for how long `current` returns the same log without any work."""
         if not self._validity.live:
             self._validity = Validity(0)
-        busy = not self.writer.opened.done() or not self.writer.idle or self._review.held_back
+        writer = self.writer
+        busy = not writer.opened.done() or not writer.idle or writer.stored.behind or self._review.held_back
         polled = min((one.asked_at + POLL_SECONDS for one in self.upstreams), default=math.inf)
         self._validity.until = 0 if busy else min(self._local.next_due, math.inf if self._offline else polled)
         return self._validity
@@ -127,7 +139,8 @@ class PublishedIndex:
         if writer.opened.done():
             if not self._offline:
                 await self._poll(freshness)
-            if now_required and not writer.idle:  # another repository has learned of the same change
+            # Another process may have appended, or another repository may have learned of the same change.
+            if writer.stored.behind or (now_required and not writer.idle):
                 await asyncio.wait({writer.post(Update())}, timeout=WAIT_SECONDS)
             if self._review.waiting and self._review.due:
                 self._background.start("review", self._review_changes)
@@ -152,15 +165,17 @@ class PublishedIndex:
             raise UnknownProject(name)
         return view
 
-    async def render(self, view: View) -> bytes:
-        """Return the body of a gem's info page, which the log lists from now on."""
+    async def render(self, view: View, *, last: bool = False) -> bytes:
+        """Return the body of a gem's info page, which the log lists from now on.
+
+        A page that has changed meanwhile is checked again instead; with `last`, it is listed all the same.
+        """
         name, body, entry = view.project.name, pages.render_info(view.project), None
         if body != view.project.extra.get("body") or view.decided_until != math.inf:
             listed = self.writer.listed_upstream(name)
             entry = entry_of(view, body, listed, self._clock())
-        current = view.validity.live
-        await self._list(name, entry)
-        if not current:  # what replaced the view may have been listed before
+        await self._list(name, entry, None if last else view.validity)
+        if last and not view.validity.live:  # what replaced the view may have been listed before
             self._local.schedule(name, 0.0)
         return body
 
@@ -274,11 +289,25 @@ class PublishedIndex:
         """Have a page checked although upstream's list says nothing new of it."""
         self._local.schedule(name, 0.0)
 
+    def report(self, name: str) -> None:
+        """Have what another process has changed of a gem listed before the log is read the next time."""
+        self._reported.add(name)
+        self._local.schedule(name, 0.0)
+
+    async def look(self, moved: bool) -> None:
+        """Find out whether other processes have written to the log; `moved`: they have changed something."""
+        if moved or await self.writer.is_outdated():
+            self.writer.stored.behind = True
+            self._end_validity()
+
     def _page_changed(self, name: str) -> None:
         if name in self._local.due:
             self._local.mark_due(name)
 
     async def _check_due(self) -> None:
+        if self._reported:
+            reported, self._reported = self._reported, set()
+            await self.writer.apply(Release(frozenset(reported)))
         # Not `ANY`: upstream may list more than a stored page shows.
         await self._check(self._local.take_due(self._clock()), Freshness.USUAL)
 
@@ -303,24 +332,31 @@ class PublishedIndex:
 
     async def _list_page(self, name: str, freshness: Freshness = Freshness.USUAL) -> MirrorError | None:
         """Let the log list what a gem's page shows now; return the error if the page cannot be fetched."""
-        try:
-            await self.page(name, freshness)
-        except ReservedName:
-            await self._list(name, HIDDEN)
-        except NotFound:
-            await self._list(name, None)
-        except MirrorError as error:
-            return error
+        for tried in range(MOST_TRIES):
+            known = self._local.known
+            try:
+                await self.render(await self.view(name, freshness), last=tried == MOST_TRIES - 1)
+            except ReservedName:
+                await self._list(name, HIDDEN, known)
+            except NotFound:
+                await self._list(name, None, known)
+            except MirrorError as error:
+                return error
+            if self._local.due.get(name) != 0.0:
+                break  # else the page has changed meanwhile
         return None
 
-    async def _list(self, name: str, entry: LocalEntry | None) -> None:
-        """Let the log list a gem as its page shows it; None: as its upstream lists it."""
+    async def _list(self, name: str, entry: LocalEntry | None, of: Validity | None) -> None:
+        """Let the log list a gem as its page shows it; None: as its upstream lists it.
+
+        It is checked again instead where `of`, from which that follows, is no longer valid as it is listed.
+        """
         if entry is None and name not in self._local.due:
             return
         if entry is not None:
             self._local.schedule(name, entry.until)
         if not self.writer.retired:  # else the page is checked again when it goes on
-            await self.writer.apply(PageChange(name, entry))
+            await self.writer.apply(PageChange(name, entry, of))
 
 
 def entry_of(view: View, body: bytes, listed: LocalEntry | None, now: float) -> LocalEntry:

@@ -8,8 +8,14 @@ from typing import TYPE_CHECKING, TypeAlias
 
 import msgspec
 
+from mirror.rubygems.log.versions_map import VersionsMap, parse_versions
+
 if TYPE_CHECKING:
     from hashlib import _Hash
+
+
+LEGACY = b"legacy\n"
+"""Stands before a stored copy that was made from specs."""
 
 
 class UpstreamCopy(msgspec.Struct, frozen=True):
@@ -24,10 +30,22 @@ class UpstreamCopy(msgspec.Struct, frozen=True):
         """Return the description of a body. Blocking for a large one."""
         return cls(len(body), hashlib.sha256(body), etag)
 
+    def grown(self, tail: bytes) -> "UpstreamCopy":
+        """Return the description of the copy with more bytes."""
+        sha256 = self.sha256.copy()
+        sha256.update(tail)
+        return UpstreamCopy(self.size + len(tail), sha256, None)
+
     def request_headers(self) -> dict[str, str]:
         """Return the headers that request the tail: one byte of overlap shows whether it fits."""
         headers = {"Range": f"bytes={self.size - 1}-", "Accept-Encoding": "identity"}
         return headers | {"If-None-Match": self.etag} if self.etag else headers
+
+
+def read_copy(stored: bytes) -> tuple[UpstreamCopy | None, VersionsMap]:
+    """Return the description of a stored copy, None of one that was made from specs, and what it lists. Blocking."""
+    copy = None if stored.startswith(LEGACY) else UpstreamCopy.of(stored, None)
+    return copy, parse_versions(stored.removeprefix(LEGACY))
 
 
 class Unchanged(msgspec.Struct, frozen=True):

@@ -17,8 +17,8 @@ from itertools import zip_longest
 
 from yarl import URL
 
-from mirror.catalog import Catalog
-from mirror.errors import Invalid, NotFound, UpstreamProtocolError
+from mirror.catalog import START, Catalog, LogGrowth, LogPosition
+from mirror.errors import NotFound, UpstreamProtocolError
 from mirror.index import losses
 from mirror.index.cache import SingleFlight
 from mirror.index.page_listing import PageListing
@@ -27,21 +27,27 @@ from mirror.index.upstream import CachedUpstream
 from mirror.index.upstream_pages import UpstreamPages
 from mirror.model import UpstreamRequest, UpstreamResponse
 from mirror.rubygems import pages
-from mirror.rubygems.index import info_from_gemspecs, map_from_specs
+from mirror.rubygems.index import map_from_specs
+from mirror.rubygems.log.gemspec_pages import body_from_gemspecs
 from mirror.rubygems.log.list_losses import ListLosses
-from mirror.rubygems.log.upstream_copy import Append, Refetch, Refused, Replace, Unchanged, UpstreamCopy, follow
+from mirror.rubygems.log.upstream_copy import (
+    LEGACY,
+    Append,
+    Refetch,
+    Refused,
+    Replace,
+    Unchanged,
+    UpstreamCopy,
+    follow,
+    read_copy,
+)
 from mirror.rubygems.log.versions_map import EMPTY_MD5, VersionsMap, excess, names_in, parse_versions, render_versions
-from mirror.rubygems.marshal import Gemspec
-from mirror.rubygems.marshal.reading import read_gemspec_rz
-from mirror.rubygems.names import full_name, split_number
 from mirror.upstream import Upstream
 
 logger = logging.getLogger(__name__)
 
 MOST_CHUNKS = 500
 """Appends after which the stored copy is written anew in one piece."""
-MOST_GEMSPECS = 2000
-"""The most versions of a gem whose info page is made from gemspecs."""
 LIST_SECONDS = 600.0
 """For a list of everything, ten megabytes compressed: it has to arrive over a slow line, too."""
 VERSIONS_BYTES = 256 << 20
@@ -54,12 +60,7 @@ WAIT_SECONDS = 5.0
 """Time for which that is waited for."""
 MOST_LOST = 500_000
 """The most gems that are remembered after they have gone."""
-GEMSPECS_AT_ONCE = 8
-GEMSPEC_BYTES = 4 << 20
-"""The most that one gemspec may have."""
 
-_LEGACY = b"legacy\n"
-"""Stands before a stored copy that was made from specs."""
 _NOT_MADE = "not made yet"
 """A revision that no page has, so that the page is made."""
 
@@ -84,6 +85,8 @@ class UpstreamIndex:
         self._claimed: Collection[str] | None = None
         """The gems that the catalog knew to be upstream's when the copy was read; None before that."""
         self._log_name = f"upstream {name}"
+        self._position = START
+        self._storing = asyncio.Lock()
         self._copy: UpstreamCopy | None = None
         self._legacy = False
         self._specs: list[UpstreamResponse] = []
@@ -124,18 +127,52 @@ class UpstreamIndex:
 
     async def _open(self) -> None:
         claimed = await self._claims.all_names(self._source)
-        stored = await self._logs.read(self._log_name)
-        if not stored:
+        stored = await self._logs.read_on(self._log_name, START)
+        if not stored.content:
             self._claimed = claimed
             return
-        self._legacy = stored.startswith(_LEGACY)
-        listed = await asyncio.to_thread(parse_versions, stored.removeprefix(_LEGACY))
-        listed.keep_names(claimed)
-        self.map = listed
+        self.map = await self._taken_over(stored, claimed)
         self._show_map()
-        if not self._legacy:
+
+    async def _taken_over(self, growth: LogGrowth, claimed: Collection[str]) -> VersionsMap:
+        """Make what is stored our copy; return what it lists."""
+        if growth.anew or self.map is None:
             # The ETag is not stored: the first request after a restart goes without, and returns one byte.
-            self._copy = await asyncio.to_thread(UpstreamCopy.of, stored, None)
+            copy, listed = await asyncio.to_thread(read_copy, growth.content)
+            listed.keep_names(claimed)
+        else:
+            copy = self._copy and self._copy.grown(growth.content)
+            listed = await asyncio.to_thread(self.map.grown, growth.content)
+        self._position, self._copy, self._legacy = growth.position, copy, copy is None
+        return listed
+
+    async def read_on(self) -> None:
+        """Take over what other processes have stored."""
+        await self.open()
+        async with self._storing:
+            growth = await self._logs.read_on(self._log_name, self._position)
+            if not growth.content:
+                # What has been lost is fetched again as a whole.
+                self._position, self._copy = growth.position, None if growth.anew else self._copy
+                return
+            claimed = await self._claims.all_names(self._source) if growth.anew else ()
+            listed = await self._taken_over(growth, claimed)
+            if growth.anew:
+                await self._replace_all(listed)
+            else:
+                self._replace_map(listed, names_in(growth.content.split(b"\n")))
+
+    async def _store(self, content: bytes, after: LogPosition, *, anew: bool) -> bool:
+        """Store what is new, or all; return False where another process has stored something."""
+        write = self._logs.replace if anew else self._logs.append
+        position = await write(self._log_name, content, after)
+        if position is None:
+            return False
+        if position.chunks > MOST_CHUNKS:
+            whole = await self._logs.read(self._log_name)
+            position = await self._logs.replace(self._log_name, whole, position) or position
+        self._position = position
+        return True
 
     def replace_equal(self, known: VersionsMap, shared: VersionsMap) -> None:
         """Let an equal map take the place of `known`, unless another one has already."""
@@ -187,7 +224,7 @@ class UpstreamIndex:
         await self._flight.close()
 
     async def _refresh(self) -> bool:
-        await self.open()  # else what is stored would be replaced without a look at it
+        await self.read_on()  # else what is stored would be replaced without a look at it
         self.asked_at = self._clock()
         try:
             return await self._follow(self._copy)
@@ -202,12 +239,17 @@ class UpstreamIndex:
         if self.map is not None:
             return False
         logger.warning("%s has no list of versions: it counts as empty, and is asked again", self._upstream.name)
-        await self._logs.replace(self._log_name, [_LEGACY])
-        self._legacy, empty = True, VersionsMap()
+        empty, after = VersionsMap(), self._position
         await self._keep_names(empty)
-        return await self._replace_all(empty)
+        async with self._storing:
+            if await self._store(LEGACY, after, anew=True):
+                self._legacy = True
+                return await self._replace_all(empty)
+        await self.read_on()  # another process was first
+        return True
 
     async def _follow(self, copy: UpstreamCopy | None) -> bool:
+        after = self._position
         request = self._list_request("versions", VERSIONS_BYTES)
         response = await self._upstream.get_raw(request, copy.request_headers() if copy else {})
         result = await asyncio.to_thread(follow, copy, response.status, response.headers, response.body)
@@ -219,28 +261,30 @@ class UpstreamIndex:
                 await self._check_size(tail, grown.size)
                 listed = await asyncio.to_thread(known.grown, tail)
                 await self._losses.check(known, listed, losses.LIST.least)
-                await self._logs.append(self._log_name, tail)
-                if await self._logs.chunks(self._log_name) > MOST_CHUNKS:
-                    await self._logs.replace(self._log_name, [await self._logs.read(self._log_name)])
-                self._copy = grown
-                logger.info("%s lists %d bytes more", self._upstream.name, len(tail))
-                self._replace_map(listed, names_in(tail.split(b"\n")))
-                return True
+                async with self._storing:
+                    if await self._store(tail, after, anew=False):
+                        self._copy = grown
+                        logger.info("%s lists %d bytes more", self._upstream.name, len(tail))
+                        self._replace_map(listed, names_in(tail.split(b"\n")))
+                        return True
             case Replace(body, fetched):
                 await self._check_size(body, fetched.size)
                 listed = await asyncio.to_thread(parse_versions, body)
                 if self.map is not None:
                     await self._losses.check(self.map, listed)
                 await self._keep_names(listed)
-                await self._logs.replace(self._log_name, [body])
-                self._copy, self._legacy = fetched, False
-                logger.info("%s: its list of versions was fetched as a whole, %d bytes", self._upstream.name, len(body))
-                return await self._replace_all(listed)
+                async with self._storing:
+                    if await self._store(body, after, anew=True):
+                        self._copy, self._legacy = fetched, False
+                        logger.info("%s: its list was fetched as a whole, %d bytes", self._upstream.name, len(body))
+                        return await self._replace_all(listed)
             case Refetch(reason):
                 logger.info("%s: %s It is fetched as a whole.", self._upstream.name, reason)
                 return await self._follow(None)
             case Refused(reason):
                 raise UpstreamProtocolError(f"{self._upstream.name}: {reason}")
+        await self.read_on()  # another process was first
+        return await self._follow(self._copy)
 
     async def _check_size(self, lines: bytes, size: int) -> None:
         """Check new lines, and the bytes of the log with them. Raises UpstreamProtocolError."""
@@ -285,7 +329,7 @@ class UpstreamIndex:
     # An upstream that has only the legacy index
 
     async def _refresh_legacy(self) -> bool:
-        specs = await self._fetch_specs()
+        after, specs = self._position, await self._fetch_specs()
         if specs is None:
             return False
         listed = await asyncio.to_thread(map_from_specs, *(response.body for response in specs))
@@ -297,9 +341,12 @@ class UpstreamIndex:
                 listed.set(name, listed.versions(name), self.map.md5(name))
         await self._keep_names(listed)
         body = await asyncio.to_thread(render_versions, listed, datetime.fromtimestamp(0, UTC))
-        await self._logs.replace(self._log_name, [_LEGACY + body])
-        self._legacy, self._specs = True, specs
-        return await self._replace_all(listed)
+        async with self._storing:
+            if await self._store(LEGACY + body, after, anew=True):
+                self._legacy, self._specs = True, specs
+                return await self._replace_all(listed)
+        await self.read_on()  # another process was first; the next request compares with what it has stored
+        return True
 
     async def _fetch_specs(self) -> list[UpstreamResponse] | None:
         """Return both specs indexes as they are now, None when they have not changed."""
@@ -319,33 +366,22 @@ class UpstreamIndex:
         numbers = self.map.versions(name) if self.map is not None else ()
         if not numbers:
             raise NotFound(f"{self._upstream.name} lists no gem named {name!r}.")
-        slots = asyncio.Semaphore(GEMSPECS_AT_ONCE)
-
-        async def gemspec(number: str) -> Gemspec | None:
-            full = full_name(name, *split_number(number))
-            url = self._upstream.url / "quick/Marshal.4.8" / f"{full}.gemspec.rz"
-            async with slots:
-                try:
-                    response = await self._upstream.get(UpstreamRequest(url=url, limit=GEMSPEC_BYTES, kind="sidecar"))
-                    assert response is not None, "an unconditional request has a response"
-                    return read_gemspec_rz(response.body)
-                except (NotFound, Invalid) as error:
-                    logger.warning("%s is left out: %s", full, error)
-                    return None
-
-        specs = await asyncio.gather(*(gemspec(number) for number in numbers[-MOST_GEMSPECS:]))
-        body = info_from_gemspecs(spec for spec in specs if spec is not None)
+        body = await body_from_gemspecs(self._upstream, name, numbers)
         await self._store_md5(name, numbers, pages.revision(body))
         return UpstreamResponse(url=str(self._upstream.url / "info" / name), content_type="text/plain", body=body)
 
     async def _store_md5(self, name: str, numbers: Collection[str], md5: str) -> None:
         """Store the MD5 of a page that was made, as if upstream had listed it."""
-        known = self.map
-        if self._retired or known is None or known.versions(name) != tuple(numbers):
-            return  # upstream lists other versions by now, and the page will be made again
         line = f"{name} {','.join(numbers)} {md5}\n".encode()
-        await self._logs.append(self._log_name, line)
-        self._replace_map(known.grown(line), [name])
+        while True:
+            async with self._storing:
+                known = self.map
+                if self._retired or known is None or known.versions(name) != tuple(numbers):
+                    return  # upstream lists other versions by now, and the page will be made again
+                if await self._store(line, self._position, anew=False):
+                    self._replace_map(known.grown(line), [name])
+                    return
+            await self.read_on()
 
     def _made_revision(self, name: str) -> str | None:
         """Return the MD5 of an info page that is made from gemspecs."""

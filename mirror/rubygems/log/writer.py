@@ -1,9 +1,12 @@
-"""The one writer of a published log: a task that takes what happened from a queue, and appends what follows from it.
+"""The writer of a published log: a task that takes what happened from a queue, and appends what follows from it.
 
 What may change the log arrives as a value: an upstream lists something else, a page shows something else, policy has
 seen a change. The writer takes all events that wait, works out what the log should list, and persists the differences
 before anyone can see them. Each event has a future, which is done when the log lists the event. Readers take
 `log`, which is immutable; `on_change` is called when another one replaces it.
+
+Each process has such a writer, and all of them append to one log, at the position where they take it to end. Who is
+refused there reads on, first the log and then what others have made it from, and works out again what is missing.
 
 The surprise: the writer fetches nothing. Pages are fetched before events about them are posted, so that a push never
 waits for an upstream. And an upstream's list arrives with the event that names what has changed in it: what changes in
@@ -14,9 +17,8 @@ import asyncio
 import logging
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence, Set
+from collections.abc import Callable, Collection, Mapping, Sequence, Set
 from datetime import UTC, datetime
-from functools import partial
 
 import msgspec
 
@@ -27,7 +29,9 @@ from mirror.rubygems.log.local_entries import LocalEntries, LocalEntry
 from mirror.rubygems.log.name_owners import NameOwners
 from mirror.rubygems.log.policy_review import PolicyReview
 from mirror.rubygems.log.published_log import PublishedLog
+from mirror.rubygems.log.stored_log import StoredLog
 from mirror.rubygems.log.upstream_index import UpstreamIndex
+from mirror.rubygems.log.upstream_maps import UpstreamMaps, wanted_map
 from mirror.rubygems.log.versions_map import VersionsMap, diff, names_in
 from mirror.runtime import end_process
 
@@ -35,69 +39,10 @@ logger = logging.getLogger(__name__)
 
 OPEN_AGAIN_SECONDS = 1.0
 """Time after which a log that could not be read is read again: until then, each request gets the same error."""
-MOST_CHUNKS = 2000
-"""Appends after which the stored log is written anew in one piece: the same bytes, in fewer rows."""
 SLACK_BYTES = 4 << 20
 """How much longer than twice its shortest form the log may be before it is begun anew."""
-
-
-class UpstreamMaps(msgspec.Struct, frozen=True):
-    """The listings of the upstreams of one repository at one moment, in order.
-
-    The first that lists a gem counts, or ever listed it: no other upstream takes over the name of a gem that is gone,
-    except where the files of all are shown together.
-    """
-
-    maps: tuple[VersionsMap | None, ...]
-    """None for an upstream whose list was never fetched."""
-    owners: NameOwners
-
-    def replace(self, upstream: int, listed: VersionsMap) -> "UpstreamMaps":
-        """Return the listings with another one of one upstream, given its place."""
-        return UpstreamMaps((*self.maps[:upstream], listed, *self.maps[upstream + 1 :]), self.owners)
-
-    def usable(self) -> list[VersionsMap] | None:
-        """Return the maps from which something follows, in their order; None when nothing does.
-
-        A later upstream does not count where an earlier one is unknown: that could list another gem of the same name.
-        """
-        maps = list(self.maps)
-        while maps and maps[-1] is None:
-            maps.pop()
-        known = [one for one in maps if one is not None]
-        return None if len(known) < len(maps) or (self.maps and not known) else known
-
-    def entry(self, name: str) -> LocalEntry | None:
-        """Return how the first upstream that lists a gem lists it."""
-        if self.owners.is_private(name):
-            return None
-        having = [one for one in self.maps if one is not None and one.knows(name)]
-        if self.owners.passes_on(name):
-            having = [one for one in having if name in one]
-        return LocalEntry.from_map(having[0], name) if having and name in having[0] else None
-
-
-def wanted_map(maps: Sequence[VersionsMap], owners: NameOwners, overrides: Mapping[str, LocalEntry]) -> VersionsMap:
-    """Return what a log should list: the first upstream that knows a gem, and the overrides before all of them.
-
-    `maps` are those that are usable, or the same part of each. Blocking for large maps.
-    """
-    if len(maps) == 1 and not overrides and not owners.precedence.private:
-        return maps[0]
-    wanted = VersionsMap()
-    for one in maps:
-        wanted.add_unknown(one)
-        if owners.precedence.union or owners.released:
-            wanted.forget_empty(owners.passes_on)
-    if owners.precedence.private:
-        for name in [name for name in wanted if owners.is_private(name)]:
-            wanted.remove(name)
-    for name, entry in overrides.items():
-        if entry.versions:
-            wanted.set(name, entry.versions, entry.md5)
-        else:
-            wanted.remove(name)
-    return wanted
+RECHECK_SECONDS = 60.0
+"""After which the page of a gem is checked here that another process has listed otherwise than upstream does."""
 
 
 class LogWriter:
@@ -115,10 +60,8 @@ class LogWriter:
         clock: Callable[[], float] = time.time,
     ) -> None:
         """`on_change` is called as `log` is replaced."""
-        self.log: PublishedLog | None = None
-        """What is served; None until there is anything to list."""
-        self.changed_at = clock()
-        """The time at which the log last grew, for the Last-Modified of what is derived from it."""
+        self.stored = StoredLog(catalog.logs, f"published {repository}", on_change, clock)
+        """The log that is written, with what other processes have written."""
         self.retired = False
         """Whether another writer goes on with the log, so that nothing is appended here."""
         self.loaded = _awaited()
@@ -127,6 +70,8 @@ class LogWriter:
         """Done once the log lists what the stored copies of the upstreams do."""
         self.on_open: Callable[[], None] = lambda: None
         """Called then."""
+        self.on_read: Callable[[Collection[str]], None] = lambda names: None
+        """Called with the gems of which another process has listed another page."""
         self._upstreams = tuple(upstreams)
         self._maps = UpstreamMaps((None,) * len(upstreams), NameOwners(precedence))
         self._following = False
@@ -140,13 +85,15 @@ class LogWriter:
         self._task: asyncio.Task[None] | None = None
         self._closed = False
         self._repository = repository
-        self._logs = catalog.logs
         self._claims = catalog.claims
-        self._log_name = f"published {repository}"
         self._local = local
         self._review = review
-        self._on_change = on_change
         self._clock = clock
+
+    @property
+    def log(self) -> PublishedLog | None:
+        """The log that is served; None until there is anything to list."""
+        return self.stored.log
 
     # Posting events
 
@@ -185,6 +132,10 @@ class LogWriter:
         if self.opened.done() and self.opened.exception() is not None:
             await self.apply(Update())
         await asyncio.shield(self.opened)
+
+    async def is_outdated(self) -> bool:
+        """Return whether another process has written to the log, unless it is read or written here just now."""
+        return self.opened.done() and self.idle and await self.stored.is_outdated()
 
     def start(self) -> None:
         """Read what is stored, then take events. What is posted before is taken afterwards."""
@@ -258,18 +209,14 @@ class LogWriter:
         return None
 
     async def _open(self) -> None:
-        stored = await self._logs.read(self._log_name)
-        if stored:
-            # Compressing takes as long as all the rest, and the log can be served without.
-            self.log = await asyncio.to_thread(partial(PublishedLog.from_bytes, stored, packed=False))
+        await self.stored.open()
         await self._local.read()
         self.loaded.set_result(None)
-        await asyncio.gather(*(one.open() for one in self._upstreams))
+        await asyncio.gather(*(one.read_on() for one in self._upstreams))
         self._maps = UpstreamMaps(tuple(one.map for one in self._upstreams), await self._owners())
         self._following = True
         if self.log is not None:
-            self.log = await asyncio.to_thread(self.log.packed)
-            self._on_change()
+            await self.stored.pack()
             await self._hold_back_differences(self.log)
             try:
                 await self._update()  # a crash may have come between an upstream's change and ours
@@ -287,13 +234,20 @@ class LogWriter:
 
     async def _apply_all(self, events: Sequence[LogEvent]) -> bytes:
         """Apply all events to the log; return the bytes by which it grew."""
-        entries: dict[str, LocalEntry | None] = {}
+        needed = await self._take(events)
+        if self.stored.behind:
+            await self._read_on()
+        return await self._update() if needed or self.log is not None else b""
+
+    async def _take(self, events: Sequence[LogEvent]) -> bool:
+        """Take over what events tell; return whether they need a log where there is none."""
+        pages: dict[str, PageChange] = {}
         needed = False
         for event in events:
             match event:
-                case PageChange(name, entry):
+                case PageChange(name):
                     if not self.retired:
-                        entries[name] = self._if_different(name, entry)
+                        pages[name] = event
                 case UpstreamChange(upstream, listed, names):
                     self._maps = self._maps.replace(upstream, listed)
                     if self.log is not None:
@@ -312,9 +266,50 @@ class LogWriter:
                         needed = True
                 case Update():
                     needed = True
-        if entries:
-            self._add_changed(await self._local.put(entries))
-        return await self._update() if needed or self.log is not None else b""
+        if pages:
+            await self._store_entries(pages)
+        return needed
+
+    async def _store_entries(self, pages: Mapping[str, PageChange]) -> None:
+        """Store how pages are listed; one that has changed meanwhile is checked again instead."""
+        while True:
+            entries = {}
+            for name, change in pages.items():
+                if change.of is None or change.of.live:
+                    entries[name] = self._if_different(name, change.entry)
+                else:
+                    self._local.schedule(name, 0.0)
+            changed = await self._local.put(entries)
+            if changed is not None:
+                self._add_changed(changed)
+                return
+            await self._read_entries()
+
+    # What other processes write
+
+    async def _read_on(self) -> None:
+        """Read what other processes have appended to the log, and then from what they have made it."""
+        growth = await self.stored.read_on()
+        if not growth.content:
+            return
+        if growth.anew:
+            self._changed = None
+        await self._read_entries()
+        for one in self._upstreams:
+            await one.read_on()
+        events: list[LogEvent] = []
+        while not self._queue.empty():  # what they list now must count before anything is compared with the log
+            self._batch.append(self._queue.get_nowait())
+            events.append(self._batch[-1][0])
+        await self._take(events)
+
+    async def _read_entries(self) -> None:
+        names = await self._local.read_on()
+        if names:
+            self.on_read(names)
+        for name in names & self._local.entries.keys() - self._local.due.keys():
+            self._local.schedule(name, self._clock() + RECHECK_SECONDS)
+        self._add_changed(names)
 
     async def _owners(self) -> NameOwners:
         released = await self._claims.released(self._repository)
@@ -332,10 +327,20 @@ class LogWriter:
     async def _update(self) -> bytes:
         """Append the differences to the log, persisted before they are seen; return the bytes by which it grew."""
         names, self._changed = self._changed, set()
-        maps = self._maps.usable()
-        if maps is None or self.retired:
-            self._changed = None
-            return b""
+        while True:
+            maps = self._maps.usable()
+            if maps is None or self.retired:
+                self._changed = None
+                return b""
+            tail = await self._append_differences(maps, names)
+            if tail is not None:
+                return tail
+            await self._read_on()
+            names = None if names is None or self._changed is None else names | self._changed
+            self._changed = set()
+
+    async def _append_differences(self, maps: Sequence[VersionsMap], names: set[str] | None) -> bytes | None:
+        """Append the differences of some gems, or of all; return them, or None where another process has appended."""
         owners = self._maps.owners
         if self.log is None or names is None:
             wanted = await asyncio.to_thread(wanted_map, maps, owners, self._overrides(None))
@@ -346,27 +351,19 @@ class LogWriter:
             wanted = wanted_map([one.only(names) for one in maps], owners, self._overrides(names))
             tail = b"".join(line + b"\n" for line in diff(self.log.map.only(names), wanted))
             log = await asyncio.to_thread(self.log.appended, tail) if tail else self.log
-        if tail:
-            await self._logs.append(self._log_name, tail)
-            if await self._logs.chunks(self._log_name) > MOST_CHUNKS:
-                await self._logs.replace(self._log_name, [log.slice()])
-            self._publish(log)
+        if tail and not await self.stored.append(tail, log):
+            return None
         if names is None:
             await self._share_memory(log.map)
         return tail
 
-    async def _begin(self, wanted: VersionsMap) -> bytes:
-        """Write the log anew, in its shortest form."""
+    async def _begin(self, wanted: VersionsMap) -> bytes | None:
+        """Write the log anew, in its shortest form; return it, or None where another process has written."""
         log = await asyncio.to_thread(PublishedLog.begin, wanted, datetime.fromtimestamp(self._clock(), UTC))
-        await self._logs.replace(self._log_name, [content := log.slice()])
-        self._publish(log)
+        if not await self.stored.replace(log):
+            return None
         await self._share_memory(log.map)
-        return content
-
-    def _publish(self, log: PublishedLog) -> None:
-        # Last-Modified has whole seconds: two states of one second would be the same to a proxy.
-        self.log, self.changed_at = log, max(self._clock(), math.floor(self.changed_at) + 1)
-        self._on_change()
+        return log.slice()
 
     def _overrides(self, names: set[str] | None) -> dict[str, LocalEntry]:
         """Return how these gems, or all, are listed whatever upstreams list: local entries, and what is held back."""
