@@ -200,7 +200,12 @@ PURE = [
         for name in ("names", "versions", "pages", "static", "summary", "clients")
     ),
     *("pypi.documents", "pypi.index", "pypi.legacy", "pypi.metadata", "rubygems.index", "rubygems.specification"),
-    *("rubygems.log.versions_map", "rubygems.log.upstream_copy", "rubygems.log.published_log"),
+    *(
+        "rubygems.log.versions_map",
+        "rubygems.log.upstream_copy",
+        "rubygems.log.published_log",
+        "rubygems.log.name_owners",
+    ),
     *(
         "index.merge",
         "index.freshness",

@@ -13,7 +13,7 @@ from mirror.catalog.eviction import EvictionOrder, SidecarNaming
 from mirror.catalog.feed import FeedTable, Position
 from mirror.catalog.files import Files, HeldFile
 from mirror.catalog.holdings import Browse, Contents, HeldProject, HeldThing
-from mirror.catalog.logs import START, LogGrowth, LogPosition, Logs
+from mirror.catalog.logs import START, LogGrowth, LogPosition, Logs, SharedLog
 from mirror.catalog.pages import PageRow, Pages
 from mirror.catalog.retention import RemovalReport, RemovedFiles, SetMember, Sets
 from mirror.catalog.sidecars import NoSidecars
@@ -54,6 +54,7 @@ __all__ = [
     "Session",
     "SetMember",
     "Sets",
+    "SharedLog",
     "SidecarNaming",
     "Token",
     "Upload",

@@ -192,6 +192,44 @@ class Logs:
         return LogPosition(seq if anew or not after.last else after.first, seq)
 
 
+class SharedLog:
+    """One stream as far as this process knows it, to which other processes append as well."""
+
+    def __init__(self, logs: Logs, name: str) -> None:
+        self.position = START
+        """Up to where it is known: the reader moves it once it has taken over what `growth` returned."""
+        self._logs = logs
+        self._name = name
+
+    async def growth(self) -> LogGrowth:
+        """Return what other processes have written."""
+        return await self._logs.read_on(self._name, self.position)
+
+    async def is_outdated(self) -> bool:
+        """Return whether what is stored is not what is known here, unless that changes just now."""
+        known = self.position
+        return await self._logs.position(self._name) != known == self.position
+
+    async def append(self, chunk: bytes, most_chunks: int) -> bool:
+        """Append to it; return False, with nothing written, where another process has written meanwhile.
+
+        After so many appends, the stream is stored in one piece again.
+        """
+        position = await self._logs.append(self._name, chunk, self.position)
+        if position is None:
+            return False
+        if position.chunks > most_chunks:
+            position = await self._logs.replace(self._name, await self._logs.read(self._name), position) or position
+        self.position = position
+        return True
+
+    async def replace(self, content: bytes) -> bool:
+        """Replace it; return False, with nothing written, where another process has written meanwhile."""
+        position = await self._logs.replace(self._name, content, self.position)
+        self.position = position or self.position
+        return position is not None
+
+
 class _Waiting(msgspec.Struct, frozen=True):
     """The part of a log that is still to be written."""
 

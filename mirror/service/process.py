@@ -22,7 +22,6 @@ from mirror.errors import ConfigError, StorageError
 from mirror.runtime import EXIT_BROKEN, affordable_connections, event_loops, raise_open_files, tune_runtime
 from mirror.server.connections import ConnectionLimits, Connections
 from mirror.service.directory import lock, publish
-from mirror.service.ecosystems import ECOSYSTEMS
 from mirror.service.generation import Generation
 from mirror.service.jobs import Supervisor, process_jobs
 from mirror.service.listening import TLS, Listeners
@@ -292,12 +291,6 @@ def serve(
 
 def check_workers(settings: Settings) -> None:
     """Raise ConfigError where only one process may work with what is stored."""
-    for name, one in settings.repositories.items():
-        if ECOSYSTEMS[one.format].log_path is not None:
-            raise ConfigError(
-                f"node.workers: the list of versions of repositories.{name} is written by one process; serve it by a"
-                " mirror of its own, or leave workers at 1."
-            )
     if settings.catalog.url is not None:
         raise ConfigError("node.workers: several workers need the catalog in the data directory; remove catalog.url.")
 

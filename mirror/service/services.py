@@ -156,7 +156,8 @@ class Mirror:
         async def show_all() -> None:
             await published.show((await (await uploads.names()).load()).names.serials)
 
-        published.writer.stored.on_append = self.journal.changes.advance
+        if self.settings.node.count > 1:
+            published.writer.on_append = self.journal.changes.advance
         self._open.callback(self.journal.call_on_look(published.look))
 
         def changed(source: str, project: str) -> None:

@@ -18,11 +18,11 @@ from mirror.errors import StorageFull
 from mirror.index.cache import Validity
 from mirror.index.precedence import Precedence
 from mirror.index.repository import Repository
-from mirror.rubygems.log import stored_log
+from mirror.rubygems.log import writer
 from mirror.rubygems.log.events import PageChange, Update
-from mirror.rubygems.log.local_entries import LocalEntries, LocalEntry
+from mirror.rubygems.log.local_entries import LocalEntries
 from mirror.rubygems.log.policy_review import PolicyReview
-from mirror.rubygems.log.versions_map import parse_versions
+from mirror.rubygems.log.versions_map import LocalEntry, parse_versions
 from mirror.rubygems.log.writer import LogWriter
 
 NAMES = ("acme", "rack", "tilt")
@@ -49,7 +49,7 @@ class Process:
         return self.writer.log.slice()
 
     async def read_on(self) -> None:
-        self.writer.stored.behind = True
+        self.writer.behind = True
         await self.writer.apply(Update())
 
     async def lists(self, name: str, *versions: str, of: Validity | None = None) -> bytes:
@@ -107,7 +107,7 @@ async def test_a_page_that_has_changed_in_another_process_is_not_listed_as_it_wa
     await first.lists("acme", "1.0")
     await second.read_on()
     view = Validity(math.inf)
-    second.writer.on_read = lambda names: view.end() if "acme" in names else None
+    second.local.on_read = lambda names: view.end() if "acme" in names else None
     await first.lists("acme", "1.0", "1.1")
     await second.lists("acme", "1.0", "0.9", of=view)
     assert second.content == first.content
@@ -118,7 +118,7 @@ async def test_a_page_that_has_changed_in_another_process_is_not_listed_as_it_wa
 async def test_a_log_that_is_written_anew_in_one_piece_is_the_same_for_all(
     start: Start, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(stored_log, "MOST_CHUNKS", 4)
+    monkeypatch.setattr(writer, "MOST_CHUNKS", 4)
     first, second = await start(), await start()
     for number in range(12):
         await (first, second)[number % 2].lists("acme", f"1.{number}")
@@ -172,7 +172,7 @@ async def slowly(processes: list[Process], chance: random.Random) -> AsyncIterat
 async def test_however_they_interleave_every_version_is_listed_once_and_all_see_the_same(
     start: Start, monkeypatch: pytest.MonkeyPatch, seed: int
 ) -> None:
-    monkeypatch.setattr(stored_log, "MOST_CHUNKS", 6)
+    monkeypatch.setattr(writer, "MOST_CHUNKS", 6)
     chance = random.Random(seed)
     processes = [await start() for _ in range(3)]
     seen = b""

@@ -9,10 +9,10 @@ from typing import Any
 import msgspec
 import pytest
 
-from mirror.rubygems.log import stored_log, writer
+from mirror.rubygems.log import writer
 from mirror.rubygems.log.events import PageChange
-from mirror.rubygems.log.local_entries import LocalEntry
 from mirror.rubygems.log.published_index import PublishedIndex
+from mirror.rubygems.log.versions_map import LocalEntry
 from tests.builders import gem
 from tests.serving import Serving, serving
 from tests.simulator import Simulator
@@ -130,7 +130,7 @@ async def test_a_log_that_grew_too_long_is_begun_anew_at_a_restart(
     simulator: Simulator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(writer, "SLACK_BYTES", 0)
-    monkeypatch.setattr(stored_log, "MOST_CHUNKS", 4)
+    monkeypatch.setattr(writer, "MOST_CHUNKS", 4)
     simulator.push(gem("rack", "3.0"))
     async with serve(tmp_path / "data", upstreams(simulator)) as mirror:
         for version in range(12):

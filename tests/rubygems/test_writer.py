@@ -18,11 +18,10 @@ from mirror.index.precedence import Precedence
 from mirror.rubygems.log import local_entries
 from mirror.rubygems.log import writer as writer_module
 from mirror.rubygems.log.events import PageChange, Update, UpstreamChange
-from mirror.rubygems.log.local_entries import LocalEntry
 from mirror.rubygems.log.name_owners import NameOwners
 from mirror.rubygems.log.published_index import PublishedIndex
-from mirror.rubygems.log.upstream_maps import UpstreamMaps, wanted_map
-from mirror.rubygems.log.versions_map import VersionsMap
+from mirror.rubygems.log.published_log import UpstreamMaps, wanted_map
+from mirror.rubygems.log.versions_map import LocalEntry, VersionsMap
 from tests.builders import gem
 from tests.serving import Serving, serving
 from tests.uploading import make_token, push

@@ -4,9 +4,8 @@ The one asymmetry between the ecosystems. Pure values, which know no clock, stor
 
 versions_map      gem → its versions and the MD5 of its `/info`: parsed, rendered, compared
 upstream_copy     an upstream's log as far as it was fetched, and what to believe of a response
-published_log     our own log at one moment, with its digests and its compressed form
+published_log     our own log at one moment, as it is stored for all processes, and what it should list
 name_owners       to whom the names of gems belong, beyond the order of the upstreams
-upstream_maps     what the upstreams list together, and what follows for our own log
 events            what may change our log
 
 What acts on them:
@@ -14,7 +13,6 @@ What acts on them:
 upstream_index    follows one upstream: requests, verifies and stores its log
 local_entries     the gems that are listed otherwise than upstream lists them, persisted
 policy_review     the changes of upstreams that policy has not seen yet
-stored_log        our own log as it is stored for all processes, and as far as this one knows it
 gemspec_pages     makes the info pages of an upstream that has none
 writer            the task that appends to the log, from a queue of events; it combines what upstreams list
 published_index   what clients read, and what posts those events: polling upstreams, checking pages

@@ -5,8 +5,7 @@ from typing import TypeAlias
 import msgspec
 
 from mirror.index.cache import Validity
-from mirror.rubygems.log.local_entries import LocalEntry
-from mirror.rubygems.log.versions_map import VersionsMap
+from mirror.rubygems.log.versions_map import LocalEntry, VersionsMap
 
 
 class UpstreamChange(msgspec.Struct, frozen=True):

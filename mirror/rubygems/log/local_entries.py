@@ -7,43 +7,28 @@ changed meanwhile.
 """
 
 import math
-from collections.abc import Callable, Mapping
+import time
+from collections.abc import Callable, Collection, Mapping
 
 import msgspec
 
-from mirror.catalog import START, Logs
+from mirror.catalog import Logs, SharedLog
 from mirror.index.cache import Validity
-from mirror.rubygems.log.versions_map import VersionsMap
+from mirror.rubygems.log.events import PageChange
+from mirror.rubygems.log.versions_map import LocalEntry
 
-
-class LocalEntry(msgspec.Struct, frozen=True):
-    """The entry of a gem in the published log."""
-
-    versions: tuple[str, ...]
-    """None at all: the gem is hidden here."""
-    md5: str
-    """Of its `/info`."""
-    until: float = math.inf
-    """When to check the page again, in seconds since the epoch."""
-
-    @classmethod
-    def from_map(cls, versions: VersionsMap, name: str) -> "LocalEntry":
-        """Return how a map lists the gem."""
-        return cls(versions.versions(name), versions.md5(name) or "")
-
-    def lists_same(self, other: "LocalEntry | None") -> bool:
-        """Return whether both list the same versions and MD5, whenever each is checked again."""
-        return other is not None and (self.versions, self.md5) == (other.versions, other.md5)
-
-
-HIDDEN = LocalEntry((), "")
-"""The entry of a gem that no source may give: its name belongs to one that has it no longer."""
+MOST_CHUNKS = 2000
+"""Changes after which what is stored is written anew in one piece."""
+RECHECK_SECONDS = 60.0
+"""After which the page of a gem is checked here that another process has listed otherwise than upstream does."""
 
 
 class LocalEntries:
-    """The local entries of one repository. Only the writer of the log calls `read` and `put`."""
+    """The local entries of one repository. Only the writer of the log calls `read`, `read_on` and `store`."""
 
-    def __init__(self, logs: Logs, repository: str, on_sooner: Callable[[], None]) -> None:
+    def __init__(
+        self, logs: Logs, repository: str, on_sooner: Callable[[], None], clock: Callable[[], float] = time.time
+    ) -> None:
         """`on_sooner` is called when a page becomes due before all others."""
         self.entries: dict[str, LocalEntry] = {}
         """By the names of the gems; changed only here."""
@@ -53,25 +38,33 @@ class LocalEntries:
         """When to check the page of each gem that has an entry, or will have one once the writer has stored it."""
         self.known = Validity(math.inf)
         """Ends as entries of other processes are read: what was decided before may be outdated."""
-        self._position = START
-        self._logs = logs
-        self._log_name = f"own {repository}"
+        self.on_read: Callable[[Collection[str]], None] = lambda names: None
+        """Called with the gems of which another process has listed another page."""
+        self._stored = SharedLog(logs, f"own {repository}")
         self._on_sooner = on_sooner
+        self._clock = clock
 
     async def read(self) -> None:
         """Read the stored entries."""
-        await self.read_on()
+        await self._read_on()
         self.due = dict.fromkeys([*self.due, *self.entries], 0.0)
         self.mark_all_due()
 
     async def read_on(self) -> set[str]:
         """Read the entries that other processes have stored; return the names of the gems that they are about."""
-        growth = await self._logs.read_on(self._log_name, self._position)
+        names = await self._read_on()
+        if names:
+            self.on_read(names)
+        for name in names & self.entries.keys() - self.due.keys():
+            self.schedule(name, self._clock() + RECHECK_SECONDS)
+        return names
+
+    async def _read_on(self) -> set[str]:
+        growth = await self._stored.growth()
         if growth.anew and not growth.content and self.entries:  # the catalog has been lost
-            await self._logs.append(
-                self._log_name, b"".join(_line(*entry) for entry in self.entries.items()), growth.position
-            )
-            growth = await self._logs.read_on(self._log_name, growth.position)
+            self._stored.position = growth.position
+            await self._stored.replace(b"".join(_line(*entry) for entry in self.entries.items()))
+            growth = await self._stored.growth()
         before = dict(self.entries) if growth.anew else {}
         if growth.anew:
             self.entries.clear()
@@ -83,7 +76,7 @@ class LocalEntries:
                 self.entries.pop(name, None)
             else:
                 self.entries[name] = entry
-        self._position = growth.position
+        self._stored.position = growth.position
         if growth.anew:
             both = before.keys() | self.entries.keys()
             names = {name for name in both if before.get(name) != self.entries.get(name)}
@@ -92,7 +85,25 @@ class LocalEntries:
             self.known = Validity(math.inf)
         return names
 
-    async def put(self, entries: Mapping[str, LocalEntry | None]) -> set[str] | None:
+    async def store(self, pages: Mapping[str, PageChange], listed: Callable[[str], LocalEntry | None]) -> set[str]:
+        """Store how pages are listed; return the names of the gems that are listed otherwise from now on.
+
+        `listed` returns how upstream lists a gem. A page that has changed meanwhile is checked again instead.
+        """
+        names = set[str]()
+        while True:
+            entries = {}
+            for name, change in pages.items():
+                if change.of is None or change.of.live:
+                    entries[name] = _if_different(change.entry, listed(name))
+                else:
+                    self.schedule(name, 0.0)
+            changed = await self._put(entries)
+            if changed is not None:
+                return names | changed
+            names |= await self.read_on()
+
+    async def _put(self, entries: Mapping[str, LocalEntry | None]) -> set[str] | None:
         """Store entries, None to remove one; return the names of the gems that are listed otherwise from now on.
 
         Return None where another process has stored entries that have not been read here; then nothing is stored.
@@ -104,10 +115,8 @@ class LocalEntries:
                 changed[name] = entry
         if changed:
             lines = b"".join(_line(name, entry) for name, entry in changed.items())
-            position = await self._logs.append(self._log_name, lines, self._position)
-            if position is None:
+            if not await self._stored.append(lines, MOST_CHUNKS):
                 return None
-            self._position = position
         for name, entry in entries.items():
             if entry is None:
                 self.entries.pop(name, None)
@@ -142,6 +151,11 @@ class LocalEntries:
         """Return the gems whose pages are due by now. They stay due, but `next_due` does not count them any more."""
         self.next_due = min((due for due in self.due.values() if due > now), default=math.inf)
         return [name for name, due in self.due.items() if due <= now]
+
+
+def _if_different(entry: LocalEntry | None, listed: LocalEntry | None) -> LocalEntry | None:
+    """Return the entry of a page, or None where it lists for ever what upstream lists."""
+    return None if entry is not None and entry.until == math.inf and entry.lists_same(listed) else entry
 
 
 def _line(name: str, entry: LocalEntry | None) -> bytes:

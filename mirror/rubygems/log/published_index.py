@@ -29,11 +29,12 @@ from mirror.index.repository import Repository, View
 from mirror.model import Outcome
 from mirror.rubygems import pages
 from mirror.rubygems.log.events import PageChange, Release, ReviewEnd, Update
-from mirror.rubygems.log.local_entries import HIDDEN, LocalEntries, LocalEntry
+from mirror.rubygems.log.local_entries import LocalEntries
 from mirror.rubygems.log.policy_review import PolicyReview
 from mirror.rubygems.log.published_log import PublishedLog
 from mirror.rubygems.log.upstream_index import UpstreamIndex
 from mirror.rubygems.log.upstream_specs import UpstreamSpecs
+from mirror.rubygems.log.versions_map import HIDDEN, LocalEntry
 from mirror.rubygems.log.writer import LogWriter
 from mirror.rubygems.names import listed_as
 
@@ -76,12 +77,12 @@ class PublishedIndex:
         self.policies = 0
         """How often the policy changed: a page is rendered, and with it listed, again under each."""
         self._repository = repository
-        self._local = LocalEntries(catalog.logs, repository.name, self._end_validity)
+        self._local = LocalEntries(catalog.logs, repository.name, self._end_validity, clock)
         self._review = PolicyReview(repository, clock)
         self.writer = LogWriter(
             repository.name, self.upstreams, precedence, catalog, self._local, self._review, self._end_validity, clock
         )
-        self.writer.on_read = repository.forget_some
+        self._local.on_read = repository.forget_some
         self._offline = offline
         self._reported: set[str] = set()
         """Gems of which another process has changed uploads, or released the name."""
@@ -104,12 +105,12 @@ class PublishedIndex:
     @property
     def known(self) -> PublishedLog | None:
         """The log where no other process may have written more; None where `current` has to be awaited."""
-        return None if self.writer.stored.behind else self.writer.log
+        return None if self.writer.behind else self.writer.log
 
     @property
     def changed_at(self) -> float:
         """The time at which the log last grew, for the Last-Modified of what is derived from it."""
-        return self.writer.stored.changed_at
+        return self.writer.changed_at
 
     @property
     def outcome(self) -> Outcome:
@@ -121,7 +122,7 @@ class PublishedIndex:
         if not self._validity.live:
             self._validity = Validity(0)
         writer = self.writer
-        busy = not writer.opened.done() or not writer.idle or writer.stored.behind or self._review.held_back
+        busy = not writer.opened.done() or not writer.idle or writer.behind or self._review.held_back
         polled = min((one.asked_at + POLL_SECONDS for one in self.upstreams), default=math.inf)
         self._validity.until = 0 if busy else min(self._local.next_due, math.inf if self._offline else polled)
         return self._validity
@@ -140,7 +141,7 @@ class PublishedIndex:
             if not self._offline:
                 await self._poll(freshness)
             # Another process may have appended, or another repository may have learned of the same change.
-            if writer.stored.behind or (now_required and not writer.idle):
+            if writer.behind or (now_required and not writer.idle):
                 await asyncio.wait({writer.post(Update())}, timeout=WAIT_SECONDS)
             if self._review.waiting and self._review.due:
                 self._background.start("review", self._review_changes)
@@ -297,7 +298,7 @@ class PublishedIndex:
     async def look(self, moved: bool) -> None:
         """Find out whether other processes have written to the log; `moved`: they have changed something."""
         if moved or await self.writer.is_outdated():
-            self.writer.stored.behind = True
+            self.writer.behind = True
             self._end_validity()
 
     def _page_changed(self, name: str) -> None:

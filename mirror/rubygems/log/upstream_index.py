@@ -17,7 +17,7 @@ from itertools import zip_longest
 
 from yarl import URL
 
-from mirror.catalog import START, Catalog, LogGrowth, LogPosition
+from mirror.catalog import Catalog, LogGrowth, LogPosition, SharedLog
 from mirror.errors import NotFound, UpstreamProtocolError
 from mirror.index import losses
 from mirror.index.cache import SingleFlight
@@ -79,13 +79,11 @@ class UpstreamIndex:
         """Called with the names of the gems that upstream lists otherwise than before."""
         self._pages: list[UpstreamPages] = []
         self._upstream = upstream
-        self._logs = catalog.logs
         self._claims = catalog.claims
         self._source = name_of_upstream(upstream)
         self._claimed: Collection[str] | None = None
         """The gems that the catalog knew to be upstream's when the copy was read; None before that."""
-        self._log_name = f"upstream {name}"
-        self._position = START
+        self._stored = SharedLog(catalog.logs, f"upstream {name}")
         self._storing = asyncio.Lock()
         self._copy: UpstreamCopy | None = None
         self._legacy = False
@@ -127,7 +125,7 @@ class UpstreamIndex:
 
     async def _open(self) -> None:
         claimed = await self._claims.all_names(self._source)
-        stored = await self._logs.read_on(self._log_name, START)
+        stored = await self._stored.growth()
         if not stored.content:
             self._claimed = claimed
             return
@@ -143,17 +141,17 @@ class UpstreamIndex:
         else:
             copy = self._copy and self._copy.grown(growth.content)
             listed = await asyncio.to_thread(self.map.grown, growth.content)
-        self._position, self._copy, self._legacy = growth.position, copy, copy is None
+        self._stored.position, self._copy, self._legacy = growth.position, copy, copy is None
         return listed
 
     async def read_on(self) -> None:
         """Take over what other processes have stored."""
         await self.open()
         async with self._storing:
-            growth = await self._logs.read_on(self._log_name, self._position)
+            growth = await self._stored.growth()
             if not growth.content:
                 # What has been lost is fetched again as a whole.
-                self._position, self._copy = growth.position, None if growth.anew else self._copy
+                self._stored.position, self._copy = growth.position, None if growth.anew else self._copy
                 return
             claimed = await self._claims.all_names(self._source) if growth.anew else ()
             listed = await self._taken_over(growth, claimed)
@@ -163,16 +161,10 @@ class UpstreamIndex:
                 self._replace_map(listed, names_in(growth.content.split(b"\n")))
 
     async def _store(self, content: bytes, after: LogPosition, *, anew: bool) -> bool:
-        """Store what is new, or all; return False where another process has stored something."""
-        write = self._logs.replace if anew else self._logs.append
-        position = await write(self._log_name, content, after)
-        if position is None:
+        """Store what is new, or all; return False where more is stored than was known as it was asked for."""
+        if self._stored.position != after:
             return False
-        if position.chunks > MOST_CHUNKS:
-            whole = await self._logs.read(self._log_name)
-            position = await self._logs.replace(self._log_name, whole, position) or position
-        self._position = position
-        return True
+        return await (self._stored.replace(content) if anew else self._stored.append(content, MOST_CHUNKS))
 
     def replace_equal(self, known: VersionsMap, shared: VersionsMap) -> None:
         """Let an equal map take the place of `known`, unless another one has already."""
@@ -239,7 +231,7 @@ class UpstreamIndex:
         if self.map is not None:
             return False
         logger.warning("%s has no list of versions: it counts as empty, and is asked again", self._upstream.name)
-        empty, after = VersionsMap(), self._position
+        empty, after = VersionsMap(), self._stored.position
         await self._keep_names(empty)
         async with self._storing:
             if await self._store(LEGACY, after, anew=True):
@@ -249,7 +241,7 @@ class UpstreamIndex:
         return True
 
     async def _follow(self, copy: UpstreamCopy | None) -> bool:
-        after = self._position
+        after = self._stored.position
         request = self._list_request("versions", VERSIONS_BYTES)
         response = await self._upstream.get_raw(request, copy.request_headers() if copy else {})
         result = await asyncio.to_thread(follow, copy, response.status, response.headers, response.body)
@@ -329,7 +321,7 @@ class UpstreamIndex:
     # An upstream that has only the legacy index
 
     async def _refresh_legacy(self) -> bool:
-        after, specs = self._position, await self._fetch_specs()
+        after, specs = self._stored.position, await self._fetch_specs()
         if specs is None:
             return False
         listed = await asyncio.to_thread(map_from_specs, *(response.body for response in specs))
@@ -378,7 +370,7 @@ class UpstreamIndex:
                 known = self.map
                 if self._retired or known is None or known.versions(name) != tuple(numbers):
                     return  # upstream lists other versions by now, and the page will be made again
-                if await self._store(line, self._position, anew=False):
+                if await self._store(line, self._stored.position, anew=False):
                     self._replace_map(known.grown(line), [name])
                     return
             await self.read_on()

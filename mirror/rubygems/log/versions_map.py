@@ -6,8 +6,11 @@ saw it keep requesting its `/info`.
 
 import hashlib
 import io
+import math
 from collections.abc import Callable, Collection, Iterable, Iterator
 from datetime import UTC, datetime
+
+import msgspec
 
 from mirror.model import Project
 from mirror.rubygems.pages import EMPTY
@@ -170,6 +173,30 @@ class VersionsMap:
             entries.setdefault(name, b" ")
         for name, (current, md5) in repeated.items():
             entries[name] = b",".join(current) + b" " + md5
+
+
+class LocalEntry(msgspec.Struct, frozen=True):
+    """The entry of a gem in the published log."""
+
+    versions: tuple[str, ...]
+    """None at all: the gem is hidden here."""
+    md5: str
+    """Of its `/info`."""
+    until: float = math.inf
+    """When to check the page again, in seconds since the epoch."""
+
+    @classmethod
+    def from_map(cls, versions: VersionsMap, name: str) -> "LocalEntry":
+        """Return how a map lists the gem."""
+        return cls(versions.versions(name), versions.md5(name) or "")
+
+    def lists_same(self, other: "LocalEntry | None") -> bool:
+        """Return whether both list the same versions and MD5, whenever each is checked again."""
+        return other is not None and (self.versions, self.md5) == (other.versions, other.md5)
+
+
+HIDDEN = LocalEntry((), "")
+"""The entry of a gem that no source may give: its name belongs to one that has it no longer."""
 
 
 def _items(entry: bytes) -> list[bytes]:

@@ -17,32 +17,31 @@ import asyncio
 import logging
 import math
 import time
-from collections.abc import Callable, Collection, Mapping, Sequence, Set
+from collections.abc import Callable, Sequence, Set
 from datetime import UTC, datetime
+from functools import partial
 
 import msgspec
 
-from mirror.catalog import Catalog
+from mirror.catalog import Catalog, LogGrowth, SharedLog
 from mirror.index.precedence import Precedence
 from mirror.rubygems.log.events import LogEvent, PageChange, Release, ReviewEnd, Update, UpstreamChange
-from mirror.rubygems.log.local_entries import LocalEntries, LocalEntry
+from mirror.rubygems.log.local_entries import LocalEntries
 from mirror.rubygems.log.name_owners import NameOwners
 from mirror.rubygems.log.policy_review import PolicyReview
-from mirror.rubygems.log.published_log import PublishedLog
-from mirror.rubygems.log.stored_log import StoredLog
+from mirror.rubygems.log.published_log import PublishedLog, UpstreamMaps, wanted_map
 from mirror.rubygems.log.upstream_index import UpstreamIndex
-from mirror.rubygems.log.upstream_maps import UpstreamMaps, wanted_map
-from mirror.rubygems.log.versions_map import VersionsMap, diff, names_in
+from mirror.rubygems.log.versions_map import LocalEntry, VersionsMap, diff, names_in
 from mirror.runtime import end_process
 
 logger = logging.getLogger(__name__)
 
 OPEN_AGAIN_SECONDS = 1.0
 """Time after which a log that could not be read is read again: until then, each request gets the same error."""
+MOST_CHUNKS = 2000
+"""Appends after which the stored log is written anew in one piece: the same bytes, in fewer rows."""
 SLACK_BYTES = 4 << 20
 """How much longer than twice its shortest form the log may be before it is begun anew."""
-RECHECK_SECONDS = 60.0
-"""After which the page of a gem is checked here that another process has listed otherwise than upstream does."""
 
 
 class LogWriter:
@@ -60,8 +59,14 @@ class LogWriter:
         clock: Callable[[], float] = time.time,
     ) -> None:
         """`on_change` is called as `log` is replaced."""
-        self.stored = StoredLog(catalog.logs, f"published {repository}", on_change, clock)
-        """The log that is written, with what other processes have written."""
+        self.log: PublishedLog | None = None
+        """What is served; None until there is anything to list."""
+        self.changed_at = clock()
+        """The time at which the log last grew here, in seconds since the epoch."""
+        self.behind = False
+        """Whether another process may have written more than is known here."""
+        self.on_append: Callable[[], None] = lambda: None
+        """Called as the log has grown for all processes."""
         self.retired = False
         """Whether another writer goes on with the log, so that nothing is appended here."""
         self.loaded = _awaited()
@@ -70,8 +75,8 @@ class LogWriter:
         """Done once the log lists what the stored copies of the upstreams do."""
         self.on_open: Callable[[], None] = lambda: None
         """Called then."""
-        self.on_read: Callable[[Collection[str]], None] = lambda names: None
-        """Called with the gems of which another process has listed another page."""
+        self._stored = SharedLog(catalog.logs, f"published {repository}")
+        self._on_change = on_change
         self._upstreams = tuple(upstreams)
         self._maps = UpstreamMaps((None,) * len(upstreams), NameOwners(precedence))
         self._following = False
@@ -89,11 +94,6 @@ class LogWriter:
         self._local = local
         self._review = review
         self._clock = clock
-
-    @property
-    def log(self) -> PublishedLog | None:
-        """The log that is served; None until there is anything to list."""
-        return self.stored.log
 
     # Posting events
 
@@ -135,7 +135,7 @@ class LogWriter:
 
     async def is_outdated(self) -> bool:
         """Return whether another process has written to the log, unless it is read or written here just now."""
-        return self.opened.done() and self.idle and await self.stored.is_outdated()
+        return self.opened.done() and self.idle and await self._stored.is_outdated()
 
     def start(self) -> None:
         """Read what is stored, then take events. What is posted before is taken afterwards."""
@@ -209,15 +209,20 @@ class LogWriter:
         return None
 
     async def _open(self) -> None:
-        await self.stored.open()
+        # Without compressing it: that takes as long as all the rest.
+        await self._take_growth(await self._stored.growth(), packed=False)
         await self._local.read()
         self.loaded.set_result(None)
         await asyncio.gather(*(one.read_on() for one in self._upstreams))
         self._maps = UpstreamMaps(tuple(one.map for one in self._upstreams), await self._owners())
         self._following = True
         if self.log is not None:
-            await self.stored.pack()
-            await self._hold_back_differences(self.log)
+            self.log = await asyncio.to_thread(self.log.packed)
+            self._on_change()
+            if self._review.policy_applies and (maps := self._maps.usable()) is not None:
+                wanted = await asyncio.to_thread(wanted_map, maps, self._maps.owners, dict(self._local.entries))
+                # What upstreams have changed since the log was written is held back, too.
+                self._review.hold_back(names_in(await asyncio.to_thread(diff, self.log.map, wanted)))
             try:
                 await self._update()  # a crash may have come between an upstream's change and ours
             except Exception:
@@ -225,17 +230,10 @@ class LogWriter:
                 self._changed = None
         self.opened.set_result(None)
 
-    async def _hold_back_differences(self, log: PublishedLog) -> None:
-        """Hold back what upstreams have changed since the log was written, too."""
-        maps = self._maps.usable()
-        if maps is not None and self._review.policy_applies:
-            wanted = await asyncio.to_thread(wanted_map, maps, self._maps.owners, dict(self._local.entries))
-            self._review.hold_back(names_in(await asyncio.to_thread(diff, log.map, wanted)))
-
     async def _apply_all(self, events: Sequence[LogEvent]) -> bytes:
         """Apply all events to the log; return the bytes by which it grew."""
         needed = await self._take(events)
-        if self.stored.behind:
+        if self.behind:
             await self._read_on()
         return await self._update() if needed or self.log is not None else b""
 
@@ -267,34 +265,25 @@ class LogWriter:
                 case Update():
                     needed = True
         if pages:
-            await self._store_entries(pages)
+            self._add_changed(await self._local.store(pages, self._maps.entry))
         return needed
-
-    async def _store_entries(self, pages: Mapping[str, PageChange]) -> None:
-        """Store how pages are listed; one that has changed meanwhile is checked again instead."""
-        while True:
-            entries = {}
-            for name, change in pages.items():
-                if change.of is None or change.of.live:
-                    entries[name] = self._if_different(name, change.entry)
-                else:
-                    self._local.schedule(name, 0.0)
-            changed = await self._local.put(entries)
-            if changed is not None:
-                self._add_changed(changed)
-                return
-            await self._read_entries()
 
     # What other processes write
 
     async def _read_on(self) -> None:
         """Read what other processes have appended to the log, and then from what they have made it."""
-        growth = await self.stored.read_on()
+        self.behind = False
+        try:
+            growth = await self._stored.growth()
+            await self._take_growth(growth)
+        except BaseException:
+            self.behind = True
+            raise
         if not growth.content:
             return
         if growth.anew:
             self._changed = None
-        await self._read_entries()
+        self._add_changed(await self._local.read_on())
         for one in self._upstreams:
             await one.read_on()
         events: list[LogEvent] = []
@@ -303,22 +292,32 @@ class LogWriter:
             events.append(self._batch[-1][0])
         await self._take(events)
 
-    async def _read_entries(self) -> None:
-        names = await self._local.read_on()
-        if names:
-            self.on_read(names)
-        for name in names & self._local.entries.keys() - self._local.due.keys():
-            self._local.schedule(name, self._clock() + RECHECK_SECONDS)
-        self._add_changed(names)
+    async def _take_growth(self, growth: LogGrowth, *, packed: bool = True) -> None:
+        log = self.log
+        if growth.anew and not growth.content and log is not None:  # the catalog has been lost
+            self._stored.position = growth.position
+            await self._stored.replace(log.slice())
+            return
+        if growth.content and (growth.anew or log is None):
+            log = await asyncio.to_thread(partial(PublishedLog.from_bytes, growth.content, packed=packed))
+        elif growth.content and log is not None:
+            log = await asyncio.to_thread(log.appended, growth.content)
+        self._stored.position = growth.position
+        if log is not None and log is not self.log:
+            self._show(log)
+
+    def _publish(self, log: PublishedLog) -> None:
+        self._show(log)
+        self.on_append()
+
+    def _show(self, log: PublishedLog) -> None:
+        # Last-Modified has whole seconds: two states of one second would be the same to a proxy.
+        self.log, self.changed_at = log, max(self._clock(), math.floor(self.changed_at) + 1)
+        self._on_change()
 
     async def _owners(self) -> NameOwners:
         released = await self._claims.released(self._repository)
         return NameOwners(self._maps.owners.precedence, frozenset(released))
-
-    def _if_different(self, name: str, entry: LocalEntry | None) -> LocalEntry | None:
-        """Return the entry of a page, or None where it lists for ever what upstream lists."""
-        listed = self._maps.entry(name)
-        return None if entry is not None and entry.until == math.inf and entry.lists_same(listed) else entry
 
     def _add_changed(self, names: Set[str]) -> None:
         if self._changed is not None:
@@ -351,8 +350,10 @@ class LogWriter:
             wanted = wanted_map([one.only(names) for one in maps], owners, self._overrides(names))
             tail = b"".join(line + b"\n" for line in diff(self.log.map.only(names), wanted))
             log = await asyncio.to_thread(self.log.appended, tail) if tail else self.log
-        if tail and not await self.stored.append(tail, log):
+        if tail and not await self._stored.append(tail, MOST_CHUNKS):
             return None
+        if tail:
+            self._publish(log)
         if names is None:
             await self._share_memory(log.map)
         return tail
@@ -360,8 +361,9 @@ class LogWriter:
     async def _begin(self, wanted: VersionsMap) -> bytes | None:
         """Write the log anew, in its shortest form; return it, or None where another process has written."""
         log = await asyncio.to_thread(PublishedLog.begin, wanted, datetime.fromtimestamp(self._clock(), UTC))
-        if not await self.stored.replace(log):
+        if not await self._stored.replace(log.slice()):
             return None
+        self._publish(log)
         await self._share_memory(log.map)
         return log.slice()
 
