@@ -7,9 +7,8 @@ import re
 from typing import Annotated, Literal, Self
 
 from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, StringConstraints, model_validator
-from pydantic_settings import NoDecode
 
-from mirror.config.values import Patterns, Section, Time, listed
+from mirror.config.values import Patterns, Section, Time, WordList, listed
 from mirror.model import Right
 
 NAME = r"[A-Za-z0-9][A-Za-z0-9._+@-]{0,99}"
@@ -36,9 +35,9 @@ def _password_hash(value: SecretStr) -> SecretStr:
 Name = Annotated[str, AfterValidator(user_name)]
 Group = Annotated[str, StringConstraints(pattern=rf"^{NAME}$")]
 Holder = Annotated[str, StringConstraints(pattern=rf"^@?{NAME}$")]
-Groups = Annotated[tuple[Group, ...], NoDecode, BeforeValidator(listed)]
-Holders = Annotated[tuple[Holder, ...] | None, NoDecode, BeforeValidator(listed)]
-Rights = Annotated[tuple[Right, ...], NoDecode, BeforeValidator(listed)]
+Groups = Annotated[tuple[Group, ...], WordList, BeforeValidator(listed)]
+Holders = Annotated[tuple[Holder, ...] | None, WordList, BeforeValidator(listed)]
+Rights = Annotated[tuple[Right, ...], WordList, BeforeValidator(listed)]
 
 
 class ScopeSettings(Section):

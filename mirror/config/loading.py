@@ -2,12 +2,9 @@
 
 Every fault becomes one line with its place: the file with the line, the variable, or the command line.
 
-The surprise: variables are always text, so they are marked as `Text`, which may stand for a number; `retries = "3"` is
-a fault in a file, while MIRROR_NETWORK__RETRIES=3 is not.
+The surprise: `environment`, which reads the variables, is imported only where there are any.
 """
 
-import difflib
-import logging
 import os
 import re
 import tomllib
@@ -17,30 +14,13 @@ from typing import Any, NamedTuple
 
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
-from pydantic_settings import BaseSettings, EnvSettingsSource, SettingsConfigDict, SettingsError
 
-from mirror.config.reference import describe
+from mirror.config.reference import Place, keys_beside
 from mirror.config.settings import DEFAULT_REPOSITORIES, Settings
-from mirror.config.values import Text
-from mirror.config.variables import PREFIX, meaning
+from mirror.config.variables import NOT_SETTINGS, PREFIX
 from mirror.errors import ConfigError, Misconfigured
 
-logger = logging.getLogger(__name__)
-
-Place = tuple[str | int, ...]
-"""The path to a setting: keys, and indexes of lists."""
 Table = dict[str, Any]
-
-TABLES_BY_NAME: tuple[Place, ...] = (("repositories",), ("auth", "users"), ("auth", "tokens"))
-"""The tables whose keys are names that the operator chooses."""
-
-
-class _Variables(Settings, BaseSettings):
-    """The settings in the form that the environment source reads; never instantiated."""
-
-    model_config = SettingsConfigDict(
-        env_prefix=PREFIX, env_nested_delimiter="__", env_ignore_empty=True, defer_build=True
-    )
 
 
 def load(
@@ -118,26 +98,11 @@ def _parse(path: Path, text: str) -> Table:
 
 def _environment() -> Table:
     """Return the settings of the environment, in the structure of the file. Raises ConfigError."""
-    tables: dict[str, set[str]] = {field: _keys_beside((field, "")) for field in Settings.model_fields}
-    for name in sorted(os.environ):
-        if not name.startswith(PREFIX):
-            continue
-        match meaning(name, os.environ[name], tables):
-            case "misspelt", meant:
-                raise ConfigError(f"{name}: is not a setting (did you mean {meant}?)")
-            case "unknown", _:
-                logger.warning("%s: is not a setting, and is ignored", name)
-    try:
-        return {key: _marked(value) for key, value in EnvSettingsSource(_Variables)().items()}
-    except SettingsError as error:
-        found = re.search(r'field "(\w+)"', str(error))
-        raise ConfigError(f"{PREFIX}{found[1].upper() if found else '*'}: should be JSON") from None
+    if all(name in NOT_SETTINGS or not name.upper().startswith(PREFIX) for name in os.environ):
+        return {}  # as nearly always: what reads them takes a while to import
+    from mirror.config.environment import read_variables
 
-
-def _marked(value: object) -> object:
-    if isinstance(value, dict):
-        return {key: _marked(inner) for key, inner in value.items()}
-    return Text(value) if isinstance(value, str) else value
+    return read_variables()
 
 
 def _merged(*layers: Mapping[str, Any]) -> Table:
@@ -164,7 +129,7 @@ def _sentence(fault: ErrorDetails) -> str:
     """Return the fault in the words of these settings. The input is never repeated: it may be a secret."""
     match fault["type"]:
         case "extra_forbidden":
-            return f"is not a setting{_suggestion(str(fault['loc'][-1]), _keys_beside(fault['loc']))}"
+            return f"is not a setting{_suggestion(str(fault['loc'][-1]), keys_beside(fault['loc']))}"
         case "missing":
             return "is missing"
         case "value_error":
@@ -180,19 +145,13 @@ def _sentence(fault: ErrorDetails) -> str:
     return str(fault["msg"]).replace("Input should", "should", 1)
 
 
-def _keys_beside(place: Place) -> set[str]:
-    """Return the known keys of the table that a place is in."""
-    steps = ["NAME" if place[:at] in TABLES_BY_NAME else step for at, step in enumerate(place[:-1])]
-    parent = "".join("[]" if isinstance(step, int) else f".{step}" for step in steps)
-    names = [f".{setting.name}" for setting in describe()]
-    return {re.split(r"[.\[]", name[len(parent) + 1 :])[0] for name in names if name.startswith(f"{parent}.")}
-
-
 def _dotted(place: Place) -> str:
     return "".join(f"[{step}]" if isinstance(step, int) else f".{step}" for step in place).removeprefix(".")
 
 
 def _suggestion(word: str, known: Iterable[str]) -> str:
+    import difflib
+
     close = difflib.get_close_matches(word, list(known), n=1)
     return f" (did you mean {close[0]}?)" if close else ""
 

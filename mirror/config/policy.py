@@ -8,9 +8,8 @@ from collections.abc import Mapping
 from typing import Annotated, Literal, Self
 
 from pydantic import AfterValidator, BeforeValidator, Field, StringConstraints, model_validator
-from pydantic_settings import NoDecode
 
-from mirror.config.values import Duration, FilePath, Patterns, Section, Size, Time, listed
+from mirror.config.values import Duration, FilePath, Patterns, Section, Size, Time, WordList, listed
 
 RuleKind = Literal["allow", "deny", "cooldown", "files", "size", "known-bad"]
 Action = Literal["hide", "block"]
@@ -27,8 +26,8 @@ def _one_line(value: str) -> str:
 
 Line = Annotated[str, Field(min_length=1, max_length=500), AfterValidator(_one_line)]
 Word = Annotated[str, StringConstraints(min_length=1, max_length=500)]
-Words = Annotated[tuple[Word, ...], NoDecode, BeforeValidator(listed)]
-Severities = Annotated[tuple[Severity, ...], NoDecode, BeforeValidator(listed)]
+Words = Annotated[tuple[Word, ...], WordList, BeforeValidator(listed)]
+Severities = Annotated[tuple[Severity, ...], WordList, BeforeValidator(listed)]
 SomePatterns = Annotated[Patterns, Field(min_length=1)]
 
 

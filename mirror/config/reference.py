@@ -3,6 +3,7 @@
 import ast
 import functools
 import inspect
+import re
 import textwrap
 import typing
 from typing import Any, NamedTuple
@@ -12,6 +13,12 @@ from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
 from mirror.config.settings import Settings
+
+Place = tuple[str | int, ...]
+"""The path to a setting: keys, and indexes of lists."""
+
+TABLES_BY_NAME: tuple[Place, ...] = (("repositories",), ("auth", "users"), ("auth", "tokens"))
+"""The tables whose keys are names that the operator chooses."""
 
 
 class Setting(NamedTuple):
@@ -30,6 +37,14 @@ class Setting(NamedTuple):
 def describe() -> tuple[Setting, ...]:
     """Return every setting with its default and its docstring, in the order of the classes, without the tables."""
     return tuple(_settings(Settings, ""))
+
+
+def keys_beside(place: Place) -> set[str]:
+    """Return the known keys of the table that a place is in."""
+    steps = ["NAME" if place[:at] in TABLES_BY_NAME else step for at, step in enumerate(place[:-1])]
+    parent = "".join("[]" if isinstance(step, int) else f".{step}" for step in steps)
+    names = [f".{setting.name}" for setting in describe()]
+    return {re.split(r"[.\[]", name[len(parent) + 1 :])[0] for name in names if name.startswith(f"{parent}.")}
 
 
 def _settings(model: type[BaseModel], prefix: str) -> list[Setting]:

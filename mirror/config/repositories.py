@@ -3,7 +3,6 @@
 from typing import Annotated, Literal, Self
 
 from pydantic import BeforeValidator, Field, SecretStr, field_validator, model_validator
-from pydantic_settings import NoDecode
 
 from mirror.config.passwords import read_password
 from mirror.config.values import (
@@ -18,6 +17,7 @@ from mirror.config.values import (
     ReadableFile,
     Section,
     Size,
+    WordList,
     index_url,
     listed,
 )
@@ -135,7 +135,7 @@ class RepositorySettings(Section):
     mount: Mount = "/"
     """Where it is served: at "/", the index is /simple/; at "/team", it is /team/simple/. Without it, a repository
     that is named like its format is at "/" and any other at /NAME."""
-    upstreams: Annotated[tuple[UpstreamSettings, ...], NoDecode, BeforeValidator(listed)] = ()
+    upstreams: Annotated[tuple[UpstreamSettings, ...], WordList, BeforeValidator(listed)] = ()
     """Where its projects come from, in this order: the first that has a project provides it. The next one is asked only
     for what those before it say they have not, and never had."""
     private: Patterns = ()

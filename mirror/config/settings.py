@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import BeforeValidator, Field, StringConstraints, field_validator, model_validator
-from pydantic_settings import NoDecode
 
 from mirror.config.auth import AuthSettings
 from mirror.config.blobs import BlobsSettings
@@ -32,6 +31,7 @@ from mirror.config.values import (
     Section,
     Size,
     Whole,
+    WordList,
     Workers,
     listed,
 )
@@ -44,7 +44,7 @@ DEFAULT_REPOSITORIES: Mapping[str, Mapping[str, object]] = {
 """What is served when no file names a repository."""
 
 Text = Annotated[str, StringConstraints(min_length=1, max_length=1000)]
-Texts = Annotated[tuple[Text, ...], NoDecode, BeforeValidator(listed)]
+Texts = Annotated[tuple[Text, ...], WordList, BeforeValidator(listed)]
 
 
 class NetworkSettings(Section):

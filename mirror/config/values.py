@@ -25,7 +25,6 @@ from pydantic import (
     SecretStr,
     StringConstraints,
 )
-from pydantic_settings import NoDecode
 from yarl import URL
 
 SECONDS = {"": 1, "ms": 0.001, "s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800} | {
@@ -49,6 +48,10 @@ class Section(BaseModel):
     """One table of the file: frozen, and an unknown key is an error."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class WordList:
+    """Marks a field whose environment variable is passed on as text, since it is not JSON."""
 
 
 class Text(str):
@@ -265,11 +268,11 @@ Flag = Annotated[bool, BeforeValidator(flag)]
 Workers = Annotated[int, BeforeValidator(workers)]
 Mode = Annotated[int, BeforeValidator(mode)]
 Network = Annotated[str, AfterValidator(network)]
-Networks = Annotated[tuple[Network, ...], NoDecode, BeforeValidator(listed)]
+Networks = Annotated[tuple[Network, ...], WordList, BeforeValidator(listed)]
 HostRule = Annotated[str, AfterValidator(host_rule)]
-HostRules = Annotated[tuple[HostRule, ...], NoDecode, BeforeValidator(listed)]
+HostRules = Annotated[tuple[HostRule, ...], WordList, BeforeValidator(listed)]
 
-HostPatterns = Annotated[tuple[Annotated[str, AfterValidator(host_pattern)], ...], NoDecode, BeforeValidator(listed)]
+HostPatterns = Annotated[tuple[Annotated[str, AfterValidator(host_pattern)], ...], WordList, BeforeValidator(listed)]
 Time = Annotated[datetime, AfterValidator(with_zone)]
 Whole = Annotated[int, BeforeValidator(whole)]
 Duration = Annotated[float, BeforeValidator(seconds)]
@@ -281,8 +284,8 @@ FilePath = Annotated[Path, AfterValidator(file_path)]
 ReadableFile = Annotated[Path, AfterValidator(readable_file)]
 Pattern = Annotated[str, StringConstraints(min_length=1, max_length=200, pattern=r"^[A-Za-z0-9._*?-]+$")]
 
-# NoDecode: the environment source passes the text on as it is, and `listed` splits it.
-Patterns = Annotated[tuple[Pattern, ...], NoDecode, BeforeValidator(listed)]
-PatternsOrTrue = Annotated[tuple[Pattern, ...], NoDecode, BeforeValidator(patterns_or_true)]
+# WordList: `listed` splits the text of a variable.
+Patterns = Annotated[tuple[Pattern, ...], WordList, BeforeValidator(listed)]
+PatternsOrTrue = Annotated[tuple[Pattern, ...], WordList, BeforeValidator(patterns_or_true)]
 ListenAddress = Annotated[Address, PlainValidator(address), PlainSerializer(str)]
-Addresses = Annotated[tuple[ListenAddress, ...], NoDecode, BeforeValidator(listed)]
+Addresses = Annotated[tuple[ListenAddress, ...], WordList, BeforeValidator(listed)]
