@@ -182,6 +182,9 @@ class BlobStore(Protocol):
     async def digests(self, beginning: str) -> list[str]:
         """Return the digests of all blobs that begin with up to two hexadecimal digits: a part of the store."""
 
+    async def listed(self, beginning: str) -> list[StoredBlob]:
+        """Return all blobs that begin with up to two hexadecimal digits: a part of the store."""
+
     async def stored(self, digests: Collection[str]) -> list[StoredBlob]:
         """Return those of these blobs that are here. They are few: it may cost a request for each."""
 

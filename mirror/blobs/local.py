@@ -23,7 +23,7 @@ import msgspec
 
 from mirror.blobs import SmallBlob, StoredBlob, StoreState
 from mirror.blobs.listing import blobs_in, digests_in, remove_files, stored_in
-from mirror.errors import MissingBlob, StorageFull
+from mirror.errors import ConfigError, MissingBlob, StorageFull
 
 CHUNK_BYTES = 256 * 1024
 """The size of one read: large enough to be worth a thread, small enough not to delay the event loop."""
@@ -32,6 +32,8 @@ RESERVED_BYTES = 64 << 20
 """The space reserved for the catalog; on a small disk a twentieth of it."""
 ORPHAN_SECONDS = 3600.0
 """Age from which a blob that nothing refers to is an orphan."""
+UNFINISHED_MOVE = "unfinished-move"
+"""A file beside `blobs` while `mirror move` fills it; it contains the identity of what is moved."""
 REFUSAL_SECONDS = 600.0
 """The time for which the disk counts as full for files of the size of one that was refused."""
 
@@ -253,6 +255,9 @@ class LocalBlobs:
     async def digests(self, beginning: str) -> list[str]:
         return await off_loop(lambda: digests_in(self.root, beginning))
 
+    async def listed(self, beginning: str) -> list[StoredBlob]:
+        return await self.stored(await self.digests(beginning))
+
     async def stored(self, digests: Collection[str]) -> list[StoredBlob]:
         return await off_loop(lambda: stored_in([self._path(digest) for digest in digests]))
 
@@ -268,7 +273,9 @@ class LocalBlobs:
         return StoreState(missing=self._missing)
 
     async def claim(self) -> None:
-        """Do nothing: a data directory has one catalog, and one process that holds its lock."""
+        """Raise ConfigError where a move has not ended; else a directory has one catalog, and one process its lock."""
+        if (self.incoming.parent / UNFINISHED_MOVE).exists():
+            raise ConfigError("data_dir: `mirror move` has not copied all files there: run it again.")
 
     async def close(self) -> None:
         """Do nothing: nothing runs in the background."""

@@ -305,10 +305,13 @@ class ObjectBlobs:
             yield blob
 
     async def digests(self, beginning: str) -> list[str]:
+        return [blob.digest for blob in await self.listed(beginning)]
+
+    async def listed(self, beginning: str) -> list[StoredBlob]:
         # A listing is of whole folders, whose names have two digits.
         folders = [one for one in beginnings(sys.maxsize) if one.startswith(beginning)] if beginning else [""]
         below = [self._below(f"{BLOBS}/{folder}".rstrip("/")) for folder in folders]
-        return [blob.digest for blobs in below async for blob in blobs]
+        return [blob for blobs in below async for blob in blobs]
 
     async def stored(self, digests: Collection[str]) -> list[StoredBlob]:
         return [

@@ -32,6 +32,8 @@ class Owner(msgspec.Struct, frozen=True, kw_only=True):
     """The identity, in hex."""
     since: int
     """When the first catalog began with these objects, in seconds since the epoch."""
+    unfinished: bool = False
+    """Whether `mirror move` is still copying, so that no mirror is to be opened over them."""
 
 
 async def claim(client: ObjectClient, url: str, data_dir: Path, numbers: Numbers, now: float) -> bool:
@@ -50,6 +52,10 @@ async def claim(client: ObjectClient, url: str, data_dir: Path, numbers: Numbers
                     f"blobs.url: {url} is empty, but {data_dir} is not: `mirror move --to-blobs {url}` moves its files"
                 )
             return await _begin(client, url, copy, numbers, now)
+        if owner.unfinished:
+            raise ConfigError(
+                f"blobs.url: `mirror move` has not copied everything to {url}: run it again, it goes on where it was"
+            )
         if identity is None:  # another node may have begun just now; or the catalog was lost
             identity = await numbers.get(IDENTITY) or (int(owner.mirror, 16) if known == owner.mirror else None)
         if identity is None or f"{identity:x}" != owner.mirror:
@@ -59,9 +65,7 @@ async def claim(client: ObjectClient, url: str, data_dir: Path, numbers: Numbers
             )
         await client.replace(MARKER, msgspec.json.encode(owner), 0)  # shows whether writing is allowed
     except StorageRefused:
-        raise ConfigError(
-            f"blobs.url: {url} does not let this mirror read, write and delete: check its credentials and their rights"
-        ) from None
+        raise _no_rights(url) from None
     except StorageUnavailable as error:
         if identity is None or known != f"{identity:x}":
             raise ConfigError(f"blobs.url: {url} cannot be used: {error}") from None
@@ -70,6 +74,37 @@ async def claim(client: ObjectClient, url: str, data_dir: Path, numbers: Numbers
     await numbers.settle(IDENTITY, identity)
     _write(copy, owner.mirror)
     return await numbers.settle(SINCE, int(now)) > owner.since
+
+
+async def reserve(client: ObjectClient, url: str, identity: int, since: int) -> None:
+    """Have a bucket filled by `mirror move` with the files of a mirror, which cannot be opened over it meanwhile.
+
+    Raises ConfigError where it holds something else, and then nothing has changed.
+    """
+    new = msgspec.json.encode(Owner(mirror=f"{identity:x}", since=since, unfinished=True))
+    try:
+        owner = await _owner(client, url)
+        if owner is None:
+            if any([True async for page in client.walk(BLOBS) if page][:1]):
+                raise ConfigError(
+                    f"blobs.url: {url} holds files of something else: give the mirror a prefix of its own"
+                )
+            await client.create(MARKER, new)
+            owner = await _owner(client, url)
+        if owner is None or owner.mirror != f"{identity:x}":
+            raise ConfigError(f"blobs.url: {url} holds the files of another mirror: give each one a prefix of its own")
+        await client.replace(MARKER, new, 0)
+    except MissingObject:
+        raise _no_bucket(url) from None
+    except StorageRefused:
+        raise _no_rights(url) from None
+    except StorageUnavailable as error:
+        raise ConfigError(f"blobs.url: {url} cannot be used: {error}") from None
+
+
+async def finish(client: ObjectClient, identity: int, since: int) -> None:
+    """Let mirrors be opened over a bucket that `mirror move` has filled. Raises StorageUnavailable."""
+    await client.replace(MARKER, msgspec.json.encode(Owner(mirror=f"{identity:x}", since=since)), 0)
 
 
 async def _owner(client: ObjectClient, url: str) -> Owner | None:
@@ -89,7 +124,7 @@ async def _owner(client: ObjectClient, url: str) -> Owner | None:
 
 async def _begin(client: ObjectClient, url: str, copy: Path, numbers: Numbers, now: float) -> bool:
     """Begin with an empty bucket, or with that of a lost catalog, at the same moment as other nodes perhaps."""
-    used = any([True async for page in client.walk(BLOBS) if page][:1])
+    used = await _has_blobs(client)
     identity = f"{await numbers.settle(IDENTITY, secrets.randbits(62)):x}"
     since = await numbers.settle(SINCE, int(now))
     owner = Owner(mirror=identity, since=0 if used else since)
@@ -104,8 +139,21 @@ async def _begin(client: ObjectClient, url: str, copy: Path, numbers: Numbers, n
     return written.since < since
 
 
+async def _has_blobs(client: ObjectClient) -> bool:
+    async for page in client.walk(BLOBS):
+        if page:
+            return True
+    return False
+
+
 def _no_bucket(url: str) -> ConfigError:
     return ConfigError(f"blobs.url: there is no bucket for {url}: create it first")
+
+
+def _no_rights(url: str) -> ConfigError:
+    return ConfigError(
+        f"blobs.url: {url} does not let this mirror read, write and delete: check its credentials and their rights"
+    )
 
 
 def _read(copy: Path) -> str:

@@ -168,9 +168,10 @@ class FencedDatabase:
 class Leases:
     """The table of leases, judged by the database's clock: that of this machine counts where the database is a file."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, holder: str = "") -> None:
+        """`holder` names a process that takes over at once what one of the same name held which was killed."""
         self._database = database
-        self._holder = f"{os.getpid()}-{secrets.token_hex(8)}"
+        self._holder = holder or f"{os.getpid()}-{secrets.token_hex(8)}"
 
     async def take(self, name: str, now: float, seconds: float) -> Lease | None:
         """Take a lease, or renew one that this process has; return None while another process has it.

@@ -5,7 +5,7 @@ from functools import lru_cache
 
 import msgspec
 
-from mirror.catalog.database import Database, Row, Statement, among
+from mirror.catalog.database import VALUES_PER_QUERY, Database, Row, Statement, among
 from mirror.catalog.feed import APPEND_EVENT, NEXT_SERIAL, record_all
 from mirror.catalog.totals import CatalogTotals, file_removed, files_added
 from mirror.errors import StorageError
@@ -197,6 +197,20 @@ class Files:
     async def needed(self, digests: Collection[str]) -> set[str]:
         """Return which of these blobs are held under any name."""
         return await among(self._database, "SELECT digest FROM files WHERE digest IN ({})", digests)
+
+    async def labels(self, digests: Sequence[str]) -> dict[str, list[tuple[str, ...]]]:
+        """Return the source and name of each file that has one of these blobs, by digest: the labels of the blobs."""
+        found: dict[str, list[tuple[str, ...]]] = {}
+        for start in range(0, len(digests), VALUES_PER_QUERY):
+            some = digests[start : start + VALUES_PER_QUERY]
+            places = ", ".join(f"${at}" for at in range(1, len(some) + 1))
+            rows = await self._database.read(
+                f"SELECT digest, source, filename FROM files WHERE digest IN ({places}) ORDER BY source, filename",
+                *some,
+            )
+            for digest, *label in rows:
+                found.setdefault(digest, []).append(tuple(label))
+        return found
 
     async def totals(self) -> tuple[int, int]:
         """Return how many blobs are held, and how many bytes they have."""

@@ -144,6 +144,15 @@ class Uploads:
         )
         return [_row(row) for row in rows]
 
+    async def behind(self, repository: str, filename: str, most: int) -> list[UploadRow]:
+        """Return the next uploads of all repositories behind one, by repository and file name."""
+        rows = await self._database.read(
+            f"SELECT {_COLUMNS} FROM uploads WHERE (repository, filename) > ($1, $2)"
+            " ORDER BY repository, filename LIMIT $3",
+            repository, filename, most,
+        )  # fmt: skip
+        return [_row(row) for row in rows]
+
     async def count(self, repository: str) -> int:
         """Return how many uploads are recorded, including deleted ones."""
         rows = await self._database.read("SELECT count(*) FROM uploads WHERE repository = $1", repository)

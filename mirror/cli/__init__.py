@@ -57,6 +57,7 @@ COMMANDS: Mapping[str, CommandEntry] = {
     "verify": CommandEntry("Maintenance", "maintenance", "Re-read what is held, and fetch damaged files again."),
     "backup": CommandEntry("Maintenance", "maintenance", "Copy the catalog and the uploads to a directory."),
     "restore": CommandEntry("Maintenance", "maintenance", "Fill an empty data directory from a backup."),
+    "move": CommandEntry("Maintenance", "move", "Move the catalog and the files to shared ones, or back."),
     "rebuild": CommandEntry("Maintenance", "uploads", "Restore the uploads in a catalog that was lost."),
 }
 

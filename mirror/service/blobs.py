@@ -12,10 +12,10 @@ from mirror.config import Settings
 from mirror.config.blobs import BlobsSettings
 
 
-def blob_store(settings: Settings, numbers: Numbers) -> BlobStore:
+def blob_store(settings: Settings, numbers: Numbers | None) -> BlobStore:
     """Return the store that the settings name; nothing is asked yet. Raises ConfigError.
 
-    `numbers` are those of the catalog.
+    `numbers` are those of the catalog; None where the caller has made sure that the store is the right one.
     """
     if settings.blobs.url is None:
         return LocalBlobs(settings.data_dir)

@@ -14,6 +14,7 @@ from mirror.blobs import BlobStore
 from mirror.catalog import Catalog
 from mirror.catalog.database import Engine
 from mirror.catalog.sqlite import SQLite
+from mirror.catalog.tables import MoveSteps
 from mirror.config import Settings
 from mirror.errors import ConfigError
 from mirror.index.change_counter import ChangeCounter
@@ -76,6 +77,10 @@ class Store:
         make(self.data_dir)
         self.changes.open(self.data_dir / "changes")
         await self.database.open()
+        if await MoveSteps(self.database).source() is not None:
+            raise ConfigError(
+                "`mirror move` has not copied everything to this catalog: run it again, it goes on where it was."
+            )
 
     async def keep_rendered(self, settings: Settings) -> None:
         """Keep rendered pages on disk as these settings say; only for the process that serves."""
