@@ -50,13 +50,13 @@ class Client:
     def __init__(self, url: str, session: aiohttp.ClientSession) -> None:
         self.url = url.rstrip("/") + "/"
         """Ends in a slash."""
-        self._session = session
+        self.session = session
 
     async def ask(self, method: str, path: str, data: Any = None, **headers: str) -> "Reply":
         """One request; `path` goes out as it is written. Header names are given with `_` for `-`."""
         named = {name.replace("_", "-"): value for name, value in headers.items()}
         url = URL(self.url + path.removeprefix("/"), encoded=True)
-        asking = self._session.request(method, url, data=data, headers=named, allow_redirects=False)
+        asking = self.session.request(method, url, data=data, headers=named, allow_redirects=False)
         async with asking as response:
             return Reply(response.status, response.headers, await response.read(), response.reason or "")
 

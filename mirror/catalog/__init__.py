@@ -12,6 +12,7 @@ from mirror.catalog.database import Database
 from mirror.catalog.eviction import EvictionOrder, SidecarNaming
 from mirror.catalog.feed import FeedTable, Position
 from mirror.catalog.files import Files, HeldFile
+from mirror.catalog.flights import FlightTable, NodeTable
 from mirror.catalog.holdings import Browse, Contents, HeldProject, HeldThing
 from mirror.catalog.logs import START, LogGrowth, LogPosition, Logs, SharedLog
 from mirror.catalog.pages import PageRow, Pages
@@ -37,6 +38,7 @@ __all__ = [
     "FeedTable",
     "FencedDatabase",
     "Files",
+    "FlightTable",
     "HeldFile",
     "HeldProject",
     "HeldThing",
@@ -46,6 +48,7 @@ __all__ = [
     "LogPosition",
     "Logs",
     "NoSidecars",
+    "NodeTable",
     "PageRow",
     "Pages",
     "Position",
@@ -87,6 +90,8 @@ class Catalog:
         self.uploads = Uploads(database)
         self.accounts = Accounts(database)
         self.leases = Leases(database)
+        self.flights = FlightTable(database)
+        self.nodes = NodeTable(database)
 
     def under(self, lease: Lease) -> "Catalog":
         """Return the same catalog for work under a lease: what it writes raises LostLease once another one has it."""

@@ -14,13 +14,14 @@ def read_password(password: SecretStr | None, password_file: Path | None, creden
         directory = os.environ.get("CREDENTIALS_DIRECTORY")
         if not directory:
             raise ValueError("names a credential, but systemd has not given any (CREDENTIALS_DIRECTORY is not set)")
-        return _content(Path(directory, credential), f"the credential {credential!r}")
+        return content(Path(directory, credential), f"the credential {credential!r}")
     if password_file is not None:
-        return _content(password_file, "password_file")
+        return content(password_file, "password_file")
     return password
 
 
-def _content(path: Path, what: str) -> SecretStr:
+def content(path: Path, what: str) -> SecretStr:
+    """Return what a file contains, without the space around it; `what` is how a message calls it. Raises ValueError."""
     try:
         with path.open("rb") as file:
             text = file.read(65536).decode().strip()

@@ -16,6 +16,7 @@ from pydantic import BeforeValidator, Field, StringConstraints, field_validator,
 from mirror.config.auth import AuthSettings
 from mirror.config.blobs import BlobsSettings
 from mirror.config.catalog import CatalogSettings
+from mirror.config.node import NodeSettings, address_of_node
 from mirror.config.policy import PoliciesSettings, RuleSettings
 from mirror.config.repositories import AgesSettings, PagesSettings, RepositorySettings
 from mirror.config.values import (
@@ -32,10 +33,8 @@ from mirror.config.values import (
     Size,
     Whole,
     WordList,
-    Workers,
     listed,
 )
-from mirror.runtime import processors
 
 DEFAULT_REPOSITORIES: Mapping[str, Mapping[str, object]] = {
     "pypi": {"format": "pypi", "mount": "/", "upstreams": ["https://pypi.org/simple/"]},
@@ -166,19 +165,6 @@ class FeedSettings(Section):
     """How long changes are kept. A follower that has been away for longer compares everything that is held."""
 
 
-class NodeSettings(Section):
-    """[node]: the processes that serve, which share all that is stored."""
-
-    workers: Workers = 1
-    """How many processes answer on this machine, on the same addresses; "auto" for one on each processor. Memory and
-    connections are divided among them."""
-
-    @property
-    def count(self) -> int:
-        """The number of processes."""
-        return self.workers or processors()
-
-
 class SyncSettings(Section):
     """[[sync]]: one set of files. Its lock files are read each time; what they no longer name may be evicted."""
 
@@ -306,6 +292,19 @@ class Settings(Section):
         for where, pattern in used:
             if not any(fnmatch.fnmatchcase(name, pattern) for name in self.repositories):
                 raise ValueError(f"{where}: {pattern!r} fits none of the repositories")
+        return self
+
+    @model_validator(mode="after")
+    def _node_has_a_place_of_its_own(self) -> Self:
+        """Check that there are other nodes, and that they do not reach what answers clients."""
+        if self.node.address is None:
+            return self
+        if self.catalog.url is None:
+            raise ValueError("node: has an address, but no [catalog] url: nodes share a catalog in PostgreSQL")
+        place = address_of_node(self.node.address)
+        for one in self.listen:
+            if one.path is None and one.port == place.port and one.host in (place.host, "0.0.0.0", "::"):
+                raise ValueError(f"node: has the address of `listen` ({one}): give it a port of its own")
         return self
 
     @property

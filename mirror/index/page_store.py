@@ -25,6 +25,8 @@ from mirror.model import Format, Outcome, Page, Project, Stamp, UpstreamResponse
 
 logger = logging.getLogger(__name__)
 
+NAMES = Page("names")
+"""The list of all projects."""
 ROW_BYTES = 700
 """Bytes that a row takes in memory, without the body of its page (measured)."""
 MOST_MISSING = 10_000
@@ -79,6 +81,11 @@ class PageStore:
             return await self._rows.get(page, lambda: self._pages.get(self._source, page))
         except StorageUnavailable:
             return None
+
+    async def row_anew(self, page: Page) -> PageRow | None:
+        """Return what is known of a page, read from the catalog again: another process may have changed it."""
+        self._rows.forget(page)
+        return await self.row(page)
 
     def row_in_memory(self, page: Page) -> PageRow | None:
         """Return what is known of a page without reading the catalog."""

@@ -9,7 +9,7 @@ from yarl import URL
 
 from mirror.index.freshness import Ages, Freshness
 from mirror.model import Body, File, Names, Outcome, Page, Project
-from mirror.transfer import NextOrigin, Origin
+from mirror.transfer import Flights, NextOrigin, Origin
 from mirror.upstream import Upstream
 
 
@@ -114,6 +114,8 @@ class SourceOptions(msgspec.Struct, frozen=True, kw_only=True):
     legacy_checksums: bool = False
     """List held files with our checksums where the index has none."""
     clock: Callable[[], float] = time.time
+    flights: Flights | None = None
+    """Those of the processes that share the store, if there are several: one of them asks for all."""
 
 
 class Source(Protocol):

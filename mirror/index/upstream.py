@@ -9,6 +9,7 @@ from mirror.index.cache import SingleFlight
 from mirror.index.checksums import HeldChecksums
 from mirror.index.freshness import Freshness
 from mirror.index.journal import Journal
+from mirror.index.page_store import NAMES
 from mirror.index.source import (
     Document,
     DocumentBody,
@@ -20,7 +21,7 @@ from mirror.index.source import (
     SourceOptions,
 )
 from mirror.index.upstream_files import UpstreamFiles
-from mirror.index.upstream_pages import NAMES, UpstreamPages
+from mirror.index.upstream_pages import UpstreamPages
 from mirror.model import File, Names, Outcome, Page
 
 RENEWAL_PAUSE_SECONDS = 3.0

@@ -30,7 +30,17 @@ from mirror.index.small_files import SmallFileWriter
 from mirror.index.source import OpenFile, SourceOptions, Wanted, name_of_upstream
 from mirror.index.upstream_sidecars import UpstreamSidecars
 from mirror.model import Body, File, Format, Outcome
-from mirror.transfer import KeptBody, NextOrigin, Origin, SmallFile, Transfers, fetch_small, is_small
+from mirror.transfer import (
+    AlreadyHeld,
+    KeptBody,
+    NextOrigin,
+    Origin,
+    SmallFile,
+    Transfers,
+    fetch_small,
+    flight_name,
+    is_small,
+)
 from mirror.upstream import Upstream
 
 logger = logging.getLogger(__name__)
@@ -126,6 +136,13 @@ class UpstreamFiles:
 
         if is_small(file) and not running and (small := await self._fetch_small(project, file)) is not None:
             return OpenFile(small, "miss")
+        try:
+            return await self._transfer(project, file, streamed, elsewhere)
+        except AlreadyHeld:  # another process has brought it since
+            return await self._open(project, file, streamed, elsewhere)
+
+    async def _transfer(self, project: str, file: File, streamed: bool, elsewhere: NextOrigin | None) -> OpenFile:
+        """Return a file on its way in. Raises AlreadyHeld."""
         record = self.origin(project, file).record
         body, joined = await self.linked(
             project,
@@ -137,13 +154,31 @@ class UpstreamFiles:
                 streamed,
                 self._next_origin(project, linked, elsewhere),
                 has_others=elsewhere is not None,
+                is_held=lambda: self._is_held_by_now(project, file),
             ),
         )
         outcome: Outcome = "joined" if joined else "miss"
         return OpenFile(body if streamed else KeptBody(body), outcome, growing=not body.is_sized)
 
+    async def _is_held_by_now(self, project: str, file: File) -> bool:
+        """Return whether another process has brought a file since it was looked for."""
+        return await self._held_by_now(project, file) is not None
+
+    async def _held_by_now(self, project: str, file: File) -> Body | None:
+        self._held.forget(project)
+        return await self.held(project, file)
+
     async def _fetch_small(self, project: str, file: File) -> Body | None:
-        """Return a small file that is fetched and held; None where only a transfer may get it."""
+        """Return a small file that is held then; None where only a transfer may get it."""
+        flights = self._transfers.flights
+        if flights is None:
+            return await self._fetch_and_keep(project, file)
+        name = flight_name("small", self._name, project, file.filename, file.digests["sha256"])
+        return await flights.once(
+            name, lambda: self._held_by_now(project, file), lambda: self._fetch_and_keep(project, file)
+        )
+
+    async def _fetch_and_keep(self, project: str, file: File) -> Body | None:
         async with self._small_slots:
             try:
                 small = await self.linked(project, file, lambda linked: fetch_small(linked, self._upstream))

@@ -30,9 +30,10 @@ from mirror.index.page_changes import PageChanges
 from mirror.index.page_listing import LAG_SECONDS, LISTED_SECONDS, PageListing
 from mirror.index.page_reader import PageReader
 from mirror.index.page_samples import has_page
-from mirror.index.page_store import PageState, PageStore, fresh_until, off_loop
+from mirror.index.page_store import NAMES, PageState, PageStore, fresh_until, off_loop
 from mirror.index.removals import Removals, with_removed
 from mirror.index.serials import NewerSerials
+from mirror.index.shared_pages import asked_once
 from mirror.index.sidecars import SidecarGaps, with_gaps
 from mirror.index.source import Listing, LoadedNames, Outdated, SourceOptions, name_of_upstream
 from mirror.isolation import IsolatedProcesses
@@ -40,8 +41,6 @@ from mirror.model import File, Format, Outcome, Page, Project, Stamp, UpstreamRe
 from mirror.upstream import Upstream
 
 logger = logging.getLogger(__name__)
-
-NAMES = Page("names")
 
 
 class UpstreamPages:
@@ -81,6 +80,7 @@ class UpstreamPages:
         self._lagging: BoundedCache[Page, tuple[str, float]] = BoundedCache(memory)
         """Pages that upstream serves older than its own index lists them: the listed revision, and when we asked."""
         self._asking: SingleFlight[Page, PageState] = SingleFlight()
+        self._ask = asked_once(self._ask_upstream, self.store, self.name, options)
         self._overdue: set[Page] = set()
         """Pages that upstream has been asked for longer than a client with a stored one is kept waiting."""
         self.serials = NewerSerials(self.name, catalog)
@@ -300,7 +300,7 @@ class UpstreamPages:
             self.outdated([page.name])
         return state
 
-    async def _ask(self, page: Page, row: PageRow | None) -> PageState:
+    async def _ask_upstream(self, page: Page, row: PageRow | None) -> PageState:
         """Ask upstream, conditionally, and store its answer."""
         request = self._format.request_for(self.upstream.url, page)
         request = msgspec.structs.replace(request, limit=min(request.limit, self._options.page_limit))
@@ -324,7 +324,7 @@ class UpstreamPages:
         if (unstored := self.store.unstored(page)) is not None:
             return await self._accept(page, row, unstored)  # there may be room by now
         confirmed = await self.store.confirm(page, known, self._clock())
-        return PageState(confirmed, "miss") if confirmed else await self._ask(page, None)
+        return PageState(confirmed, "miss") if confirmed else await self._ask_upstream(page, None)
 
     async def _fetch_again(self, page: Page) -> PageState:
         """Fetch a page whose stored response can no longer be read, without a condition."""
@@ -333,7 +333,7 @@ class UpstreamPages:
         self.store.forget(page)
         if self._options.offline:
             raise Offline(f"The stored page of {what} is lost or damaged, and this mirror is offline.")
-        state, _ = await self._asking.run(page, lambda: self._ask(page, None))
+        state, _ = await self._asking.run(page, lambda: self._ask_upstream(page, None))
         return state
 
     # Taking in an answer

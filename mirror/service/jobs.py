@@ -28,6 +28,7 @@ from mirror.service.store import Store
 from mirror.telemetry.statistics import RECORD_SECONDS
 
 if TYPE_CHECKING:
+    from mirror.service.node import Node
     from mirror.service.process import Service
 
 logger = logging.getLogger(__name__)
@@ -42,6 +43,10 @@ TRIM_RENDERED_SECONDS = 10.0
 """Time between two looks at how much room rendered pages may take on disk."""
 MISSING_SECONDS = 60.0
 """Time between two looks at the pages that upstreams never had."""
+LIFE_SECONDS = 20.0
+"""Seconds between two signs of life of a node."""
+FLIGHTS_SECONDS = 3600.0
+"""Seconds between two looks at flights whose owners have vanished."""
 VERIFY_SECONDS = 3600.0
 """Time for which one process has the right to verify the store, renewed while it does, and pause after each pass."""
 RENEW_BLOBS = 100
@@ -124,6 +129,7 @@ def process_jobs(service: "Service") -> list[BackgroundJob]:
     shared = [BackgroundJob("catalog", purpose, service.keep_catalog, every=5.0, retry_seconds=5.0)]
     return [
         *(shared if store.database.shared else ()),
+        *(() if service.node is None else _node_jobs(service.node, store)),
         BackgroundJob(
             "statistics",
             "add what was counted to the totals in the catalog",
@@ -160,6 +166,22 @@ def process_jobs(service: "Service") -> list[BackgroundJob]:
             partial(service.notifier.keep_alive, service.heartbeat.healthy),
         ),
     ]
+
+
+def _node_jobs(node: "Node", store: Store) -> list[BackgroundJob]:
+    """List the jobs of a process that is one of several."""
+    if not store.database.shared:
+        return []
+    return [
+        BackgroundJob(
+            "node", "show the other nodes that this one serves, and see whether they answer", node.show_life,
+            every=LIFE_SECONDS, retry_seconds=LIFE_SECONDS,
+        ),
+        BackgroundJob(
+            "flights", "forget what nodes were fetching that have vanished", store.catalog.flights.forget_old,
+            every=FLIGHTS_SECONDS,
+        ),
+    ]  # fmt: skip
 
 
 def mirror_jobs(mirror: Mirror, store: Store, urls: Sequence[str]) -> list[BackgroundJob]:

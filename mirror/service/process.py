@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack, suppress
 from functools import partial
+from typing import TYPE_CHECKING
 
 from mirror import __version__
 from mirror.catalog.coordination import Lease
@@ -30,6 +31,9 @@ from mirror.service.store import Store
 from mirror.service.systemd import Heartbeat, Notifier, listen_fds
 from mirror.service.workers import RETIRE, WorkerContext, WorkerSupervisor
 from mirror.telemetry import log
+
+if TYPE_CHECKING:
+    from mirror.service.node import Node
 
 logger = logging.getLogger(__name__)
 
@@ -60,6 +64,8 @@ class Service:
         self._worker = worker
         self.lease: Lease | None = None
         """Held while it serves from a catalog that nodes share."""
+        self.node: Node | None = None
+        """This process, as the other ones of the mirror reach it."""
         self.heartbeat = Heartbeat()
         self.jobs = Supervisor()
         """Those of the process; each generation has its own."""
@@ -126,7 +132,8 @@ class Service:
             await self.store.clean()
         await self.store.keep_rendered(settings)
         await self.store.journal.open()
-        self.activity = Activity(self.store)
+        await self._open_node()
+        self.activity = Activity(self.store, self.node.flights if self.node else None)
         opened.push_async_callback(self.activity.statistics.flush)
         self.generation = Generation(settings, self.store, self.activity, self.connections)
         opened.push_async_callback(lambda: self.generation.close())
@@ -144,6 +151,15 @@ class Service:
         if self._worker is None:
             publish(settings.data_dir, self.urls, self.store.secret)
         self.jobs.start(process_jobs(self))
+
+    async def _open_node(self) -> None:
+        """Be reached by the other processes of the mirror, if there are any. Raises ConfigError."""
+        if self._worker is not None or self._settings.node.address is not None:
+            from mirror.service.node import open_node
+
+            self.node = await open_node(self._settings, self.store.catalog, self._worker)
+            if self.node is not None:
+                self._open.push_async_callback(self.node.close)
 
     async def _claim_catalog(self) -> None:
         """Become the one node that serves from a shared catalog. Raises ConfigError when another one is."""
@@ -215,6 +231,8 @@ class Service:
             raise ConfigError("catalog.url: cannot change while the mirror runs; restart it.")
         if settings.blobs != self._settings.blobs:
             raise ConfigError("blobs: cannot change while the mirror runs; restart it.")
+        if settings.node.address != self._settings.node.address:
+            raise ConfigError("node.address: cannot change while the mirror runs; restart it.")
         tls = _tls(settings.tls)
         new = Generation(settings, self.store, self.activity, self.connections)
         try:

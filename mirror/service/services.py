@@ -40,7 +40,7 @@ from mirror.service.ecosystems import ECOSYSTEMS
 from mirror.service.store import Store, places_memory
 from mirror.telemetry.metrics import Metrics
 from mirror.telemetry.statistics import Statistics
-from mirror.transfer import Transfers
+from mirror.transfer import Flights, Transfers
 from mirror.upstream import Credentials, Upstream, UpstreamOptions
 
 logger = logging.getLogger(__name__)
@@ -49,8 +49,9 @@ logger = logging.getLogger(__name__)
 class Activity:
     """The work and the counters of the process: they outlive a reload of the settings, and are not stored."""
 
-    def __init__(self, store: Store) -> None:
-        self.transfers = Transfers(store.blobs)
+    def __init__(self, store: Store, flights: Flights | None = None) -> None:
+        """`flights` are those of the processes that share the store, if there are several."""
+        self.transfers = Transfers(store.blobs, flights)
         self.metrics = Metrics(__version__)
         self.statistics = Statistics(store.catalog, self.metrics)
 
@@ -281,6 +282,7 @@ class Mirror:
             offline=self.settings.offline,
             legacy_checksums=settings.legacy_checksums,
             clock=self.clock,
+            flights=self.transfers.flights,
         )
         return CachedUpstream(
             UpstreamPages(format, upstream, catalog, journal, memory, self.store.isolated, options),

@@ -64,6 +64,8 @@ class WorkerContext(NamedTuple):
     """Where to listen."""
     secret: bytes
     """By which the mirror proves to commands that it has the data directory."""
+    node_secret: bytes
+    """By which the workers prove to each other that they are workers of one mirror."""
     first: bool
     """Whether no other worker runs yet."""
     beat: Callable[[], None]
@@ -157,7 +159,7 @@ class WorkerSupervisor:
         self._announce = announce
         self._notifier = Notifier.from_environment()
         self._listeners = Listeners(_accept_nothing, listen_fds())
-        self._secret = new_secret()
+        self._secret, self._node_secret = new_secret(), new_secret()
         self._heartbeats = Heartbeats()
         self._places = set(range(MAX_WORKERS))
         self._supervisor, self._our_end = os.pipe()
@@ -236,8 +238,8 @@ class WorkerSupervisor:
             signal.set_wakeup_fd(-1)
             beat = self._heartbeats.beat
             context = WorkerContext(
-                divided(settings), self._listeners.sockets, self._secret, first, lambda: beat(place),
-                lambda: _say(end, _STARTED), self._supervisor,
+                divided(settings), self._listeners.sockets, self._secret, self._node_secret, first,
+                lambda: beat(place), lambda: _say(end, _STARTED), self._supervisor,
             )  # fmt: skip
             _work_and_exit(self._work, context, end)
         os.close(end)

@@ -11,6 +11,7 @@ And a full disk does not stop a transfer: it goes on without storing the file, w
 pace of its slowest reader.
 """
 
+from mirror.transfer.flights import AlreadyHeld, Flights, flight_name
 from mirror.transfer.growing import TAIL_BYTES, GrowingBody, KeptBody
 from mirror.transfer.interruptions import NextOrigin, OnHeld, Origin
 from mirror.transfer.small import SmallFile, fetch_small
@@ -19,6 +20,8 @@ from mirror.transfer.transfer import Transfers, is_small
 
 __all__ = [
     "TAIL_BYTES",
+    "AlreadyHeld",
+    "Flights",
     "GrowingBody",
     "KeptBody",
     "NextOrigin",
@@ -28,5 +31,6 @@ __all__ = [
     "TransferState",
     "Transfers",
     "fetch_small",
+    "flight_name",
     "is_small",
 ]

@@ -84,6 +84,8 @@ class GrowingBody:
         """Its bytes as far as they are known: by the index, the upstream, or because everything has come."""
         self.digest = file.digests.get("sha256") or ""
         self.modified: str | None = None
+        self.validator: str | None = None
+        """The value for If-Range at the upstream, where it has given one."""
         self.path: Path | None = None
         self.part = blobs.incoming / f"{secrets.token_hex(16)}.part"
         """Where its bytes are until the store adopts them."""

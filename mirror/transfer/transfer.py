@@ -3,9 +3,10 @@
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator, Collection
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection
+from contextlib import AbstractAsyncContextManager
 
-from mirror.blobs import BlobStore
+from mirror.blobs import BlobStore, StoredBlob
 from mirror.blobs.local import http_date
 from mirror.errors import (
     DigestMismatch,
@@ -18,6 +19,7 @@ from mirror.errors import (
     UpstreamUnavailable,
 )
 from mirror.model import File
+from mirror.transfer.flights import AlreadyHeld, Flights, SharedTransfer, flight_name
 from mirror.transfer.growing import READER_WAIT_SECONDS, TAIL_BYTES, GrowingBody
 from mirror.transfer.interruptions import SILENCE_SECONDS, Interruptions, NextOrigin, OnHeld, Origin
 from mirror.transfer.state import TransferState
@@ -59,13 +61,16 @@ class Transfer:
         self._url = parse_url(file.url)
         self.body = GrowingBody(file, self._url.host or "", blobs, limit)
         """Its bytes, for readers."""
-        self._validator: str | None = None
+        self.shared: SharedTransfer | None = None
+        """Set where several processes may want the file, so that one of them fetches it."""
 
     async def run(self) -> None:
         """Fetch the file. Never raises: readers get the error."""
         try:
             self.body.reserve()
             async with asyncio.timeout(TRANSFER_SECONDS):
+                if self.shared is not None:
+                    await self.shared.board()
                 await self._receive()
             await self._finish()
         except TimeoutError:
@@ -73,6 +78,8 @@ class Transfer:
         except DigestMismatch as error:
             self.upstream.record_error(error)
             self._fail(error)
+        except AlreadyHeld as held:
+            self.body.fail(held)
         except MirrorError as error:
             self._fail(error)
         except Exception:
@@ -80,6 +87,8 @@ class Transfer:
             self._fail(UpstreamUnavailable(f"{self.file.filename} could not be fetched."))
         finally:
             self.body.end()
+            if self.shared is not None:
+                await self.shared.leave()
 
     def abandon(self) -> None:
         """Fail for the readers, because the mirror is being stopped."""
@@ -101,7 +110,7 @@ class Transfer:
         while True:
             before = body.received
             try:
-                async with self.upstream.fetch(self._url, start=before, if_range=self._validator) as stream:
+                async with self._fetch(before) as stream:
                     self._check_head(stream)
                     await self._read_stream(stream)
                 if body.known_size in (None, body.received):
@@ -113,6 +122,10 @@ class Transfer:
                 error = interruption
             except (UpstreamError, NotFound) as refusal:
                 error = refusal
+            if self.shared is not None and self.shared.follows:
+                logger.info("%s is gone on with at byte %d: %s", self.file.filename, body.received, error)
+                await self.shared.board(error)
+                continue
             if not body.started:
                 raise error
             blocked = self.upstream.pause(self._url)
@@ -121,11 +134,17 @@ class Transfer:
                 self._go_on_at(origin)
             logger.info("%s continues at byte %d: %s", self.file.filename, body.received, error)
 
+    def _fetch(self, start: int) -> AbstractAsyncContextManager[Stream]:
+        """Open the file from an offset on: at upstream, or at the process that fetches it for all."""
+        if self.shared is not None and self.shared.follows:
+            return self.shared.stream(start)
+        return self.upstream.fetch(self._url, start=start, if_range=self.body.validator)
+
     def _go_on_at(self, origin: Origin) -> None:
         self._url = parse_url(origin.file.url)
         if origin.upstream is not self.upstream:
             self.upstream, self._source = origin.upstream, origin.file.source
-            self._validator = None  # the digest shows whether both halves belong together
+            self.body.validator = None  # the digest shows whether both halves belong together
             self.body.label = origin.file.source, origin.file.filename
             self.listeners[self.body.label] = origin.record
 
@@ -142,10 +161,10 @@ class Transfer:
             body.restart(self._url.host)  # nothing would show whether both halves belong to one file
         if not body.started or stream.start == body.received == 0:
             body.known_size = body.known_size if stream.size is None else stream.size
-            self._validator = stream.validator
+            self.body.validator = stream.validator
             body.date = stream.date(self.file.uploaded)
             body.modified = http_date(body.date)
-        elif stream.validator != self._validator and not body.checkable:
+        elif stream.validator != self.body.validator and not body.checkable:
             raise UpstreamProtocolError(f"{name} has changed at {self._url.host} while it was fetched.")
         body.started = True
         body.notify()
@@ -168,9 +187,10 @@ class Transfer:
     async def _chunks(self, stream: Stream) -> AsyncIterator[bytes]:
         """Yield bytes as they arrive. Raises UpstreamUnavailable, early where another source may have the file."""
         chunks = stream.chunks()
+        impatient = self.interruptions.has_others and not (self.shared is not None and self.shared.follows)
         while True:
             try:
-                async with asyncio.timeout(SILENCE_SECONDS if self.interruptions.has_others else None):
+                async with asyncio.timeout(SILENCE_SECONDS if impatient else None):
                     chunk = await anext(chunks)
             except StopAsyncIteration:
                 return
@@ -199,9 +219,16 @@ class Transfer:
         self.body.show_end()
 
     async def _store(self) -> None:
-        await self.body.finish_part()
-        held = await self._blobs.adopt(self.body.part, self.body.digest)
         called: set[tuple[str, str]] = set()
+        if self.shared is not None and not await self.shared.may_store():
+            logger.warning("%s is left to the process that has taken it over", self.file.filename)
+            return
+        if self.shared is not None and await self.shared.was_stored():
+            called.add((self.file.source, self.file.filename))
+            held = StoredBlob(digest=self.body.digest, size=self.body.size, stored=time.time())
+        else:
+            await self.body.finish_part()
+            held = await self._blobs.adopt(self.body.part, self.body.digest)
         # More may be added while one is called. A source has the files that it has delivered to their end.
         while waiting := {key for key in self.listeners if key[0] == self._source} - called:
             for key in waiting:
@@ -217,11 +244,14 @@ class Transfer:
 class Transfers:
     """At most one transfer for each file, however many clients request it."""
 
-    def __init__(self, blobs: BlobStore, *, limit: int = 32 << 30, keeps_unverified: bool = True) -> None:
-        """`limit` is the size of the largest accepted file in bytes.
+    def __init__(
+        self, blobs: BlobStore, flights: Flights | None = None, *, limit: int = 32 << 30, keeps_unverified: bool = True
+    ) -> None:
+        """`flights` are those of several processes that share the store; `limit`: bytes of the largest accepted file.
 
         `keeps_unverified` is whether files are stored that no digest of their index verifies.
         """
+        self.flights = flights
         self.keeps_unverified = keeps_unverified
         self.disk_space = blobs.disk_space
         """The free space for files."""
@@ -242,6 +272,7 @@ class Transfers:
         early: bool = False,
         next_origin: NextOrigin | None = None,
         has_others: bool = False,
+        is_held: Callable[[], Awaitable[bool]] | None = None,
     ) -> tuple[GrowingBody, bool]:
         """Return the file, which is a Body, and whether a running transfer was joined.
 
@@ -258,7 +289,10 @@ class Transfers:
         transfer = self._joinable(key)
         joined = transfer is not None
         if transfer is None:
-            transfer = self._start(key, Transfer(file, upstream, self._blobs, self._limit, self.keeps_unverified))
+            transfer = Transfer(file, upstream, self._blobs, self._limit, self.keeps_unverified)
+            if self.flights is not None and is_held is not None:
+                transfer.shared = SharedTransfer(self.flights, flight_name("file", *key), transfer.body, is_held)
+            self._start(key, transfer)
         transfer.interruptions.next_origin = transfer.interruptions.next_origin or next_origin
         transfer.interruptions.has_others |= has_others
         transfer.listeners.setdefault((file.source, file.filename), on_held)
@@ -273,7 +307,7 @@ class Transfers:
         transfer = self.running.get(key)
         return transfer if transfer and transfer.body.joinable else None
 
-    def _start(self, key: tuple[str, ...], transfer: Transfer) -> Transfer:
+    def _start(self, key: tuple[str, ...], transfer: Transfer) -> None:
         def ended(task: asyncio.Task[None]) -> None:
             del self._tasks[task]
             if task.cancelled():
@@ -285,7 +319,6 @@ class Transfers:
         task = asyncio.create_task(transfer.run(), name=f"transfer of {transfer.file.filename}")
         self._tasks[task] = transfer
         task.add_done_callback(ended)
-        return transfer
 
     def active(self) -> tuple[TransferState, ...]:
         """Return the states of all running transfers."""

@@ -10,9 +10,9 @@ The files are in a directory that all of them share, or with `blobs=objects.tabl
 else that is given is their settings.
 """
 
-import asyncio
 import hashlib
 import itertools
+import math
 import os
 import signal
 import time
@@ -151,20 +151,20 @@ class Download(NamedTuple):
     """Whether as many bytes came as were promised, with status 200."""
 
 
-async def download(url: str, pace: float = 0.0) -> Download:
-    """Fetch a file on a connection of its own; `pace` are seconds to wait after each piece."""
-    hasher, size, first, pause = hashlib.sha256(), 0, float("inf"), 0.0
+async def download(url: str, session: aiohttp.ClientSession | None = None) -> Download:
+    """Fetch a file, on a connection of its own where no session is given."""
+    if session is None:
+        async with aiohttp.ClientSession() as own:
+            return await download(url, own)
+    hasher, size, first, pause, whole = hashlib.sha256(), 0, math.inf, 0.0, False
     before = time.monotonic()
-    whole = False
     try:
-        async with aiohttp.ClientSession() as session, session.get(url) as response:
+        async with session.get(url) as response:
             async for piece in response.content.iter_any():
                 now = time.monotonic()
                 first, pause, before = min(first, now), max(pause, now - before), now
                 hasher.update(piece)
                 size += len(piece)
-                if pace:
-                    await asyncio.sleep(pace)
             whole = response.status == 200
     except (aiohttp.ClientError, ConnectionError):
         pass

@@ -41,21 +41,31 @@ def worker_at(port: int, workers: list[int]) -> int | None:
 @asynccontextmanager
 async def client_of_each(mirror: Spawned) -> AsyncIterator[dict[int, Client]]:
     """A client for each worker, whose one connection that worker answers."""
+    async with clients_of_each(mirror, 1) as clients:
+        yield {pid: each[0] for pid, each in clients.items()}
+
+
+@asynccontextmanager
+async def clients_of_each(mirror: Spawned, count: int) -> AsyncIterator[dict[int, list[Client]]]:
+    """So many clients for each worker, whose one connection that worker answers; others are closed again."""
     workers = workers_of(mirror)
-    clients: dict[int, Client] = {}
+    clients: dict[int, list[Client]] = {pid: [] for pid in workers}
     async with AsyncExitStack() as stack:
         async with asyncio.timeout(30):
-            while len(clients) < len(workers):
+            while any(len(each) < count for each in clients.values()):
                 used: list[socket.socket] = []
 
                 def connect(address: Any, used: list[socket.socket] = used) -> socket.socket:
                     used.append(socket.socket(address[0]))
                     return used[-1]
 
-                connector = aiohttp.TCPConnector(limit=1, socket_factory=connect)
-                session = await stack.enter_async_context(aiohttp.ClientSession(connector=connector))
+                session = aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=1, socket_factory=connect))
                 client = Client(mirror.url, session)
                 await client.get("/health")
-                if (pid := worker_at(used[-1].getsockname()[1], workers)) is not None:
-                    clients.setdefault(pid, client)
+                pid = worker_at(used[-1].getsockname()[1], workers)
+                if pid is None or len(clients[pid]) >= count:
+                    await session.close()
+                    continue
+                await stack.enter_async_context(session)
+                clients[pid].append(client)
         yield clients

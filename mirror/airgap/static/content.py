@@ -11,8 +11,8 @@ from mirror.blobs import BlobStore
 from mirror.catalog import Catalog
 from mirror.errors import MirrorError
 from mirror.index.freshness import Freshness
+from mirror.index.page_store import NAMES
 from mirror.index.repository import Repository
-from mirror.index.upstream_pages import NAMES
 from mirror.model import Body, File
 
 logger = logging.getLogger(__name__)

@@ -1,0 +1,261 @@
+"""What several processes want at the same time is fetched by one of them, and the others get it from that one.
+
+A process that wants something takes its flight, and fetches it; one that comes later finds who has the flight, and
+follows: it streams a file from there, or waits until a page is stored and reads that. Where the leader breaks off or
+stands still, one of those that followed takes the flight over and goes on, and the others follow that one. Nothing
+depends on it: where flights cannot be recorded, each process fetches for itself.
+
+The surprise: to have taken a flight does not mean that the thing is still missing, since another process may have
+brought it since it was looked for. So it is looked for once more then.
+"""
+
+import asyncio
+import hashlib
+import logging
+from collections.abc import Awaitable, Callable
+from contextlib import AbstractAsyncContextManager, suppress
+from typing import Protocol, TypeVar
+
+from mirror.catalog.flights import Flight
+from mirror.errors import MirrorError, StorageError
+from mirror.transfer.growing import GrowingBody
+from mirror.transfer.nodes import BrokenFlight, FailedFlight, MissingFlight, NodeClient, SilentNode
+from mirror.upstream import Stream
+
+logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+WAIT_SECONDS = 20.0
+"""The longest that a process waits for a page or a small file that another one fetches, before it does so itself."""
+LANDING_SECONDS = 60.0
+"""The longest that a process which has followed waits for the leader to store the file, before it does so itself."""
+PAUSE_SECONDS = 0.05
+"""Pause before a flight is asked for again that its owner does not know yet, or any more."""
+MISSING_ATTEMPTS = 4
+"""Times that an owner may not know of its flight, after which it is taken from it: it has started anew."""
+BOARDINGS = 12
+"""Flights that broke off, after which a process fetches a file without caring for the others."""
+
+
+class AlreadyHeld(MirrorError):
+    """Another process has brought the file meanwhile, so that nothing has to be fetched."""
+
+
+class FlightRegistry(Protocol):
+    """The record of what processes fetch, which all of them share. All methods raise StorageError."""
+
+    async def take(self, name: str, owner: str) -> Flight:
+        """Take a flight, or return it as it is in the hands of another process."""
+
+    async def take_over(self, flight: Flight, owner: str) -> Flight:
+        """Take a flight from its owner, who does not answer; or return it as another process has taken it since."""
+
+    async def holds(self, flight: Flight) -> bool:
+        """Return whether no other process has taken a flight over."""
+
+    async def end(self, flight: Flight) -> None:
+        """End a flight, unless another process has taken it over."""
+
+
+class LedFlight:
+    """A flight that this process leads."""
+
+    def __init__(self) -> None:
+        self.ended = asyncio.Event()
+        self._body: GrowingBody | None = None
+        self._source = ""
+
+    def show(self, body: GrowingBody) -> None:
+        """Let others follow a file."""
+        self._body, self._source = body, body.label[0]
+
+    @property
+    def body(self) -> GrowingBody | None:
+        """The file that others may follow; None where it is none, or now comes from a source that is not theirs."""
+        return self._body if self._body is not None and self._body.label[0] == self._source else None
+
+
+class Flights:
+    """The flights of this process, and its way to those of others."""
+
+    def __init__(self, registry: FlightRegistry, address: str, nodes: NodeClient) -> None:
+        """`address` is where this process is reached by the others."""
+        self._registry = registry
+        self._address = address
+        self.nodes = nodes
+        self.led: dict[str, LedFlight] = {}
+        """Those that this process leads, by name."""
+        self._missing: dict[int, int] = {}
+        """How often the owner of a flight did not know of it, by token."""
+
+    async def take(self, name: str, passed_over: Flight | None = None) -> Flight | None:
+        """Take a flight, or return that of another process; None where it cannot be recorded, or is ours already.
+
+        `passed_over` is the flight of a process that does not answer, and from which it is taken.
+        """
+        if name in self.led:
+            return None
+        try:
+            if passed_over is None:
+                flight = await self._registry.take(name, self._address)
+            else:
+                flight = await self._registry.take_over(passed_over, self._address)
+            if not flight.mine and flight.owner == self._address and name not in self.led:
+                # One of this process's earlier life, at the same address.
+                flight = await self._registry.take_over(flight, self._address)
+        except StorageError:
+            return None
+        if flight.mine:
+            self.led[name] = LedFlight()
+        return flight
+
+    async def end(self, flight: Flight) -> None:
+        """End a flight that this process has taken, and wake those who follow it."""
+        led = self.led.pop(flight.name, None)
+        with suppress(StorageError):
+            await self._registry.end(flight)
+        if led is not None:
+            led.ended.set()
+
+    async def holds(self, flight: Flight) -> bool:
+        """Return whether a flight is still this process's; also while that cannot be found out."""
+        try:
+            return await self._registry.holds(flight)
+        except StorageError:
+            return True
+
+    async def to_take_over(self, flight: Flight, error: MirrorError) -> Flight | None:
+        """Return a flight if it is to be taken from its owner after an error of following it, else None."""
+        match error:
+            case SilentNode():
+                return flight
+            case BrokenFlight():
+                await asyncio.sleep(PAUSE_SECONDS)
+            case MissingFlight():
+                count = self._missing[flight.token] = self._missing.pop(flight.token, 0) + 1
+                while len(self._missing) > MISSING_ATTEMPTS * 100:
+                    del self._missing[next(iter(self._missing))]
+                await asyncio.sleep(PAUSE_SECONDS)
+                return flight if count >= MISSING_ATTEMPTS else None
+        return None
+
+    async def once(self, name: str, look: Callable[[], Awaitable[T | None]], work: Callable[[], Awaitable[T]]) -> T:
+        """Return what another process has brought, as `look` finds it, or else the result of `work`.
+
+        One process at a time is at work; but no one waits longer than WAIT_SECONDS for it, and no one for a second one
+        where the first has failed.
+        """
+        found, flight = await self._wait_turn(name, look)
+        if found is not None:
+            return found
+        if flight is None:
+            return await work()
+        try:
+            found = await look()
+            return found if found is not None else await work()
+        finally:
+            await self.end(flight)
+
+    async def _wait_turn(self, name: str, look: Callable[[], Awaitable[T | None]]) -> tuple[T | None, Flight | None]:
+        """Return what another process has brought, or the flight taken; neither where this process goes alone."""
+        passed_over: Flight | None = None
+        with suppress(TimeoutError):
+            async with asyncio.timeout(WAIT_SECONDS):
+                while True:
+                    flight = await self.take(name, passed_over)
+                    if flight is None or flight.mine:
+                        return None, flight
+                    passed_over, landed = await self._wait_ended(flight)
+                    found = await look()
+                    if found is not None or landed:
+                        return found, None
+        return None, None
+
+    async def _wait_ended(self, flight: Flight) -> tuple[Flight | None, bool]:
+        """Wait for the end of another process's flight; return it if it is to be taken over, and whether it landed."""
+        try:
+            await self.nodes.wait_ended(flight)
+        except (SilentNode, MissingFlight, FailedFlight) as error:
+            return await self.to_take_over(flight, error), False
+        return None, True
+
+    async def close(self) -> None:
+        """Close the connections to other processes."""
+        await self.nodes.close()
+
+
+class SharedTransfer:
+    """The flight of one file, as one transfer takes part in it: as its leader, or following another process."""
+
+    def __init__(self, flights: Flights, name: str, body: GrowingBody, is_held: Callable[[], Awaitable[bool]]) -> None:
+        """`is_held` looks whether another process has brought the file."""
+        self._flights = flights
+        self._name = name
+        self._body = body
+        self._is_held = is_held
+        self._own: Flight | None = None
+        """The flight while this process leads it."""
+        self._leader: Flight | None = None
+        """The flight while another process leads it."""
+        self._boardings = 0
+
+    @property
+    def follows(self) -> bool:
+        """Whether the bytes come from another process."""
+        return self._leader is not None
+
+    async def board(self, error: MirrorError | None = None) -> None:
+        """Take the flight, or learn who leads it; `error` is the one of following so far.
+
+        Raises AlreadyHeld where another process has brought the file, unless some of it is already being read.
+        """
+        leader, self._leader = self._leader, None
+        self._boardings += 1
+        passed_over: Flight | None = None
+        match error:
+            case FailedFlight():
+                return
+            case MirrorError() if leader is not None:
+                passed_over = await self._flights.to_take_over(leader, error)
+        if self._boardings > BOARDINGS:
+            return
+        flight = await self._flights.take(self._name, passed_over)
+        if flight is None:
+            return
+        if not flight.mine:
+            self._leader = flight
+            return
+        self._own = flight
+        self._flights.led[self._name].show(self._body)
+        if not self._body.started and await self._is_held():
+            raise AlreadyHeld(f"{self._name} was brought by another process.")
+
+    def stream(self, start: int) -> AbstractAsyncContextManager[Stream]:
+        """Open the file at the process that leads, from an offset on. Raises UpstreamUnavailable."""
+        assert self._leader is not None, "another process leads"
+        return self._flights.nodes.stream(self._leader, start, lambda: self._body.received)
+
+    async def may_store(self) -> bool:
+        """Return whether what was fetched is still this process's to store and record."""
+        return self._own is None or await self._flights.holds(self._own)
+
+    async def was_stored(self) -> bool:
+        """Wait for the process that led to store the file, and return whether it did."""
+        if self._leader is None:
+            return False
+        with suppress(TimeoutError, SilentNode, MissingFlight, FailedFlight):
+            async with asyncio.timeout(LANDING_SECONDS):
+                await self._flights.nodes.wait_ended(self._leader)
+        return await self._is_held()
+
+    async def leave(self) -> None:
+        """End the flight, if this process leads it."""
+        own, self._own = self._own, None
+        if own is not None:
+            await self._flights.end(own)
+
+
+def flight_name(*what: str) -> str:
+    """Return the name of the flight of something, for all processes the same."""
+    return hashlib.sha256("\0".join(what).encode(errors="surrogateescape")).hexdigest()

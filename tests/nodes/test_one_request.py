@@ -1,0 +1,100 @@
+"""What the clients of several processes want at the same time is asked of upstream once."""
+
+import asyncio
+import hashlib
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from tests.builders import wheel
+from tests.nodes.cluster import download, only_pypi
+from tests.nodes.workers import clients_of_each
+from tests.serving import spawned
+from tests.simulator import Simulator
+from tests.simulator.faults import Stall
+
+FULL = bool(os.environ.get("NODES_FULL"))
+WORKERS, CLIENTS, SIZE = (8, 200, 100_000_000) if FULL else (4, 40, 20_000_000)
+
+
+async def test_a_cold_file_is_one_request_upstream_for_the_clients_of_all_workers(
+    simulator: Simulator, tmp_path: Path, report: Callable[[str], None]
+) -> None:
+    built = wheel("cold", "1.0", size=SIZE)
+    simulator.publish(built)
+    wanted = hashlib.sha256(built.content).hexdigest()
+    path = f"packages/cold/{built.filename}"
+    async with (
+        spawned(tmp_path / "data", only_pypi(simulator), "--workers", f"{WORKERS}") as mirror,
+        clients_of_each(mirror, CLIENTS // WORKERS) as clients,
+    ):
+        for each in clients.values():
+            await each[0].get("/simple/cold/")
+        stalled = simulator.inject(f"*{built.filename}", Stall())
+        fetching = [
+            asyncio.create_task(download(mirror.url + path, client.session))
+            for each in clients.values()
+            for client in each
+        ]
+        await simulator.until(lambda: simulator.count("GET", f"*{built.filename}") > 0)
+        await asyncio.sleep(0.5)  # for the other workers to follow, which no one else can see
+        began = time.monotonic()
+        stalled.release()
+        got = await asyncio.gather(*fetching)
+        latest = max(one.first_byte_at for one in got) - began
+        report(f"{len(got)} clients in {time.monotonic() - began:.1f} s, the last first byte after {latest:.3f} s")
+        assert all(one.whole for one in got)
+        assert {one.digest for one in got} == {wanted}
+        assert simulator.count("GET", f"*{built.filename}") == 1
+        assert latest < 1.0
+        again = await asyncio.gather(*(download(mirror.url + path, each[0].session) for each in clients.values()))
+        assert {one.digest for one in again} == {wanted}
+        assert simulator.count("GET", f"*{built.filename}") == 1
+        assert await mirror.end() == 0
+
+
+async def test_a_burst_for_a_cold_or_stale_page_is_one_request_upstream(simulator: Simulator, tmp_path: Path) -> None:
+    simulator.publish(wheel("wanted", "1.0"))
+    async with (
+        spawned(
+            tmp_path / "data", only_pypi(simulator), "--workers", f"{WORKERS}",
+            pages={"fresh": "1s", "stale_while_revalidate": "0s", "recheck": "0s"},
+        ) as mirror,
+        clients_of_each(mirror, 5) as clients,
+    ):  # fmt: skip
+        for round in ("cold", "stale"):
+            simulator.forget()
+            stalled = simulator.inject("/simple/wanted/", Stall())
+            asking = [
+                asyncio.create_task(client.get("/simple/wanted/")) for each in clients.values() for client in each
+            ]
+            await simulator.until(lambda: simulator.count("GET", "/simple/wanted/") > 0)
+            await asyncio.sleep(0.3)  # for the other workers to wait, which no one else can see
+            stalled.release()
+            got = await asyncio.gather(*asking)
+            assert {reply.status for reply in got} == {200}, round
+            assert len({reply.body for reply in got}) == 1
+            assert simulator.count("GET", "/simple/wanted/") == 1, round
+            simulator.heal()
+            await asyncio.sleep(1.1)
+
+
+async def test_a_small_file_is_one_request_upstream(simulator: Simulator, tmp_path: Path) -> None:
+    built = wheel("small", "1.0", size=10_000)
+    simulator.publish(built)
+    path = f"/packages/small/{built.filename}"
+    async with (
+        spawned(tmp_path / "data", only_pypi(simulator), "--workers", f"{WORKERS}") as mirror,
+        clients_of_each(mirror, 5) as clients,
+    ):
+        for each in clients.values():
+            await each[0].get("/simple/small/")
+        stalled = simulator.inject(f"*{built.filename}", Stall())
+        asking = [asyncio.create_task(client.get(path)) for each in clients.values() for client in each]
+        await simulator.until(lambda: simulator.count("GET", f"*{built.filename}") > 0)
+        await asyncio.sleep(0.3)
+        stalled.release()
+        got = await asyncio.gather(*asking)
+        assert all(reply.body == built.content for reply in got)
+        assert simulator.count("GET", f"*{built.filename}") == 1
