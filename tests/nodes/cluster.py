@@ -37,6 +37,10 @@ mirror.cli.main()
 """The command, without the lease by which one node at a time serves from a shared catalog."""
 
 
+SECRET = "not a secret, but long enough for one"
+"""What the nodes prove to each other."""
+
+
 def only_pypi(simulator: Simulator) -> dict[str, Any]:
     """The repository of Python alone, with the simulator as its upstream."""
     return {"pypi": repositories(simulator)["pypi"]}
@@ -114,16 +118,24 @@ async def cluster(
     catalog: str,
     blobs: Table | None = None,
     own: Mapping[int, Table] | None = None,
+    addressed: bool = True,
     **settings: Any,
 ) -> AsyncIterator[Nodes]:
-    """So many nodes, started one after the other; `own` are settings of single ones, by their number from 0 on."""
-    files = directory / "files"
+    """So many nodes, started one after the other; `own` are settings of single ones, by their number from 0 on.
+
+    `addressed`: each has an address at which the others reach it.
+    """
+    files, secret = directory / "files", directory / "node-secret"
     files.mkdir(exist_ok=True)
+    secret.write_text(SECRET)
     nodes = Nodes([])
-    for number, port in enumerate(free_ports(count)):
+    ports = free_ports(2 * count)
+    for number, (port, inner) in enumerate(zip(ports[:count], ports[count:], strict=True)):
         data_dir = directory / f"node{number}"
         data_dir.mkdir(mode=0o700, exist_ok=True)
         table: dict[str, Any] = {"catalog": {"url": catalog}} | settings
+        if addressed:
+            table["node"] = {"address": f"http://127.0.0.1:{inner}", "secret_file": str(secret)}
         if blobs is None:
             (data_dir / "blobs").symlink_to(files)
         else:

@@ -16,16 +16,12 @@ import pytest
 from tests.builders import Built, wheel
 from tests.contract.pypi import eventually
 from tests.nodes.cluster import Download, download, only_pypi
-from tests.nodes.workers import clients_of_each
+from tests.nodes.workers import PAUSE_SECONDS, ROUNDS, clients_of_each
 from tests.serving import Client, Spawned, spawned
 from tests.simulator import Simulator
 from tests.simulator.faults import Drip
 
-ROUNDS = int(os.environ.get("NODES_ROUNDS", "2"))
-"""Rounds of killing, each at another moment; many of them on demand."""
 SIZE = 12_000_000
-PAUSE_SECONDS = 5.0
-"""The longest pause that a client of another process sees."""
 
 
 class Flight(NamedTuple):

@@ -13,6 +13,11 @@ import aiohttp
 
 from tests.serving import Client, Spawned
 
+ROUNDS = int(os.environ.get("NODES_ROUNDS", "1"))
+"""Rounds of killing, each at another moment; many of them on demand."""
+PAUSE_SECONDS = 5.0
+"""The longest pause that a client sees when another process than its own dies."""
+
 
 def workers_of(mirror: Spawned) -> list[int]:
     """The processes that answer."""

@@ -1,0 +1,150 @@
+"""Nodes over one database fetch once for all, and one of them may die at any moment."""
+
+import asyncio
+import hashlib
+import itertools
+import os
+import random
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests import objects
+from tests.builders import wheel
+from tests.contract.pypi import eventually
+from tests.nodes.cluster import Node, cluster, download, only_pypi
+from tests.nodes.workers import PAUSE_SECONDS, ROUNDS
+from tests.postgres import PostgresServer
+from tests.simulator import Simulator
+from tests.simulator.faults import Drip, Stall
+
+FULL = bool(os.environ.get("NODES_FULL"))
+NODES, CLIENTS, SIZE = (8, 200, 100_000_000) if FULL else (3, 24, 10_000_000)
+
+
+def stored_files(postgres: PostgresServer, url: str) -> str:
+    """The rows of files, and since when they are held."""
+    name = url.partition("@/")[2].partition("?")[0]
+    return postgres.sql("SELECT source, project, filename, digest, stored FROM files", name)
+
+
+@pytest.mark.parametrize("store", ["directory", "s3"])
+async def test_a_cold_file_is_one_request_upstream_for_the_clients_of_all_nodes(
+    simulator: Simulator, postgres_url: str, tmp_path: Path, store: str, report: Callable[[str], None]
+) -> None:
+    blobs = objects.table("s3") if store == "s3" else None
+    built = wheel("cold", "1.0", size=SIZE)
+    simulator.publish(built)
+    wanted = hashlib.sha256(built.content).hexdigest()
+    async with cluster(tmp_path, only_pypi(simulator), NODES, catalog=postgres_url, blobs=blobs) as nodes:
+        urls = [f"{node.url}packages/cold/{built.filename}" for node in nodes]
+        stalled_page = simulator.inject("/simple/cold/", Stall())
+        asking = [asyncio.create_task(node.process.get("/simple/cold/")) for node in nodes for _ in range(4)]
+        await simulator.until(lambda: simulator.count("GET", "/simple/cold/") > 0)
+        await asyncio.sleep(0.5)  # for the other nodes to wait, which no one else can see
+        stalled_page.release()
+        assert {reply.status for reply in await asyncio.gather(*asking)} == {200}
+        assert simulator.count("GET", "/simple/cold/") == 1
+        stalled = simulator.inject(f"*{built.filename}", Stall())
+        fetching = [asyncio.create_task(download(url)) for url, _ in zip(itertools.cycle(urls), range(CLIENTS))]
+        await simulator.until(lambda: simulator.count("GET", f"*{built.filename}") > 0)
+        await asyncio.sleep(0.5)
+        began = time.monotonic()
+        stalled.release()
+        got = await asyncio.gather(*fetching)
+        latest = max(one.first_byte_at for one in got) - began
+        report(f"{len(got)} clients in {time.monotonic() - began:.1f} s, the last first byte after {latest:.3f} s")
+        assert all(one.whole for one in got)
+        assert {one.digest for one in got} == {wanted}
+        assert simulator.count("GET", f"*{built.filename}") == 1
+        assert {(await download(url)).digest for url in urls} == {wanted}
+        assert simulator.count("GET", f"*{built.filename}") == 1
+
+
+@pytest.mark.parametrize("round", range(ROUNDS))
+async def test_a_node_that_is_killed_while_it_fetches_is_taken_over_from_and_comes_back(
+    simulator: Simulator, postgres_url: str, tmp_path: Path, round: int
+) -> None:
+    part = 0.6 if round == 0 else random.Random(round).uniform(0.05, 0.99)
+    built = wheel("wanted", "1.0", size=SIZE)
+    simulator.publish(built)
+    simulator.inject("*.whl", Drip(64 * 1024, 0.01))
+    async with cluster(tmp_path, only_pypi(simulator), 3, catalog=postgres_url) as nodes:
+        leader, *others = nodes
+        path = f"packages/wanted/{built.filename}"
+        for node in nodes:
+            await node.process.get("/simple/wanted/")
+        led = asyncio.create_task(download(leader.url + path))
+        await simulator.until(lambda: simulator.bytes_sent("*.whl") > 0)
+        following = [asyncio.create_task(download(node.url + path)) for node in others for _ in range(2)]
+        await simulator.until(lambda: simulator.bytes_sent("*.whl") >= part * SIZE, timeout=60)
+        await leader.end(signal.SIGKILL)
+        got = await asyncio.gather(*following)
+        assert all(one.whole for one in got)
+        assert {one.digest for one in got} == {hashlib.sha256(built.content).hexdigest()}
+        assert max(one.longest_pause for one in got) <= PAUSE_SECONDS
+        assert not (await led).whole
+        first, *more = simulator.asked("GET", "*.whl")
+        assert "Range" not in first.headers
+        assert [request.headers["Range"][:6] for request in more] == ["bytes="]
+        assert more[0].headers["If-Range"]
+        await leader.start()
+        assert (await download(leader.url + path)).digest == got[0].digest
+        assert len(simulator.asked("GET", "*.whl")) == 2
+
+
+async def test_a_node_that_stood_still_changes_nothing_when_it_goes_on(
+    simulator: Simulator, postgres: PostgresServer, postgres_url: str, tmp_path: Path
+) -> None:
+    built = wheel("wanted", "1.0", size=SIZE)
+    simulator.publish(built)
+    simulator.inject("*.whl", Drip(64 * 1024, 0.01))
+    async with cluster(tmp_path, only_pypi(simulator), 2, catalog=postgres_url) as nodes:
+        leader, follower = nodes
+        path = f"packages/wanted/{built.filename}"
+        for node in nodes:
+            await node.process.get("/simple/wanted/")
+        led = asyncio.create_task(download(leader.url + path))
+        await simulator.until(lambda: simulator.bytes_sent("*.whl") > 0)
+        following = asyncio.create_task(download(follower.url + path))
+        await simulator.until(lambda: simulator.bytes_sent("*.whl") >= 0.6 * SIZE, timeout=30)
+        leader.stop()
+        try:
+            got = await following
+
+            async def is_recorded() -> bool:
+                return bool(stored_files(postgres, postgres_url))
+
+            await eventually(is_recorded)
+        finally:
+            leader.go_on()
+        assert got.whole
+        assert got.digest == hashlib.sha256(built.content).hexdigest()
+        assert got.longest_pause <= PAUSE_SECONDS
+        before = stored_files(postgres, postgres_url)
+        assert (await led).digest == got.digest
+        assert await leader.end() == 0
+        assert stored_files(postgres, postgres_url) == before
+        assert "is left to the process that has taken it over" in leader.said
+
+
+async def test_without_addresses_each_node_fetches_for_itself(
+    simulator: Simulator, postgres_url: str, tmp_path: Path
+) -> None:
+    built = wheel("wanted", "1.0", size=200_000)
+    simulator.publish(built)
+
+    async def fetch(node: Node) -> str:
+        return (await download(f"{node.url}packages/wanted/{built.filename}")).digest
+
+    async with cluster(tmp_path, only_pypi(simulator), 2, catalog=postgres_url, addressed=False) as nodes:
+        for node in nodes:
+            await node.process.get("/simple/wanted/")
+        stalled = simulator.inject("*.whl", Stall())
+        fetching = [asyncio.create_task(fetch(node)) for node in nodes]
+        await simulator.until(lambda: simulator.count("GET", "*.whl") == 2)
+        stalled.release()
+        assert set(await asyncio.gather(*fetching)) == {hashlib.sha256(built.content).hexdigest()}
