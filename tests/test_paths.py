@@ -48,7 +48,7 @@ LIMITS = {
     "held file": 8,
     "first /versions": 14,
     "cold /info": 17,
-    "upload": 18,
+    "upload": 19,
 }
 """How many files a request may visit: what one may expect somebody to read at a time."""
 GATHERS = 1

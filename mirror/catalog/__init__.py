@@ -10,7 +10,7 @@ from mirror.catalog.claims import Claims
 from mirror.catalog.coordination import Counters, Cursor, Cursors, FencedDatabase, Lease, Leases
 from mirror.catalog.database import Database
 from mirror.catalog.eviction import EvictionOrder, SidecarNaming
-from mirror.catalog.feed import FeedTable, Position
+from mirror.catalog.feed import CatalogHead, FeedTable, Position
 from mirror.catalog.files import Files, HeldFile
 from mirror.catalog.flights import FlightTable, NodeTable
 from mirror.catalog.holdings import Browse, Contents, HeldProject, HeldThing
@@ -27,6 +27,7 @@ __all__ = [
     "Browse",
     "Bundles",
     "Catalog",
+    "CatalogHead",
     "CatalogTotals",
     "Claims",
     "Contents",

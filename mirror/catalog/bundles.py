@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import msgspec
 
 from mirror.catalog.database import Database, Statement, Value
-from mirror.catalog.feed import record
+from mirror.catalog.feed import UPLOADED_IN, record
 from mirror.catalog.totals import STAGED_PAGES_ADDED, files_added
 from mirror.catalog.uploads import UploadRow, writing
 
@@ -284,6 +284,7 @@ def _upload_statements(change: BundleImport) -> list[Statement]:
         statements += [
             *record(change.at, f"uploads:{upload.repository}", upload.project, kind, upload.filename),
             writing(row),
+            (UPLOADED_IN, (upload.repository, change.at)),
             (
                 "INSERT INTO unrecorded (repository, filename) VALUES ($1, $2) ON CONFLICT DO NOTHING",
                 (upload.repository, upload.filename),

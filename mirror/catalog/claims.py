@@ -9,7 +9,7 @@ from collections.abc import Collection, Iterable
 from yarl import URL
 
 from mirror.catalog.database import Database
-from mirror.catalog.feed import record
+from mirror.catalog.feed import UPLOADED_IN, record
 
 NAMES_PER_STATEMENT = 200
 """Names that one statement writes."""
@@ -96,6 +96,7 @@ class Claims:
                 " ON CONFLICT (repository, project) DO UPDATE SET at = excluded.at",
                 (repository, project, at),
             ),
+            (UPLOADED_IN, (repository, at)),
         )
         serial: int = rows[1][0][0]
         return serial

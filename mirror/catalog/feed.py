@@ -85,6 +85,23 @@ class Position(msgspec.Struct, frozen=True, kw_only=True):
     """The newest serial ever given out."""
 
 
+class CatalogHead(msgspec.Struct, frozen=True, kw_only=True):
+    """The numbers that tell whether anything has changed that every node must see at once."""
+
+    serial: int
+    """The newest serial ever given out."""
+    accounts: int
+    """The generation of users and tokens."""
+    uploaded: frozenset[str]
+    """The repositories that ever had an upload or a released name."""
+
+
+UPLOADED_IN = (
+    "INSERT INTO uploaded_repositories (repository, since) VALUES ($1, current_seconds($2)) ON CONFLICT DO NOTHING"
+)
+"""The statement that records that a repository has uploads; its values are its name and the time of this machine."""
+
+
 class FeedTable:
     """The table of events, by serial."""
 
@@ -124,6 +141,27 @@ class FeedTable:
             "SELECT (SELECT coalesce(min(serial), 0) FROM feed), value FROM counters WHERE name = 'feed'"
         )
         return oldest, newest
+
+    async def head(self) -> CatalogHead:
+        """Return what tells whether anything has changed, with one query."""
+        numbers: dict[str, int] = {}
+        uploaded: list[str] = []
+        for kind, name, value in await self._database.read(
+            "SELECT 0, name, value FROM counters WHERE name IN ('feed', 'accounts')"
+            " UNION ALL SELECT 1, repository, 0 FROM uploaded_repositories"
+        ):
+            if kind:
+                uploaded.append(name)
+            else:
+                numbers[name] = value
+        return CatalogHead(serial=numbers["feed"], accounts=numbers["accounts"], uploaded=frozenset(uploaded))
+
+    async def uploads_age(self, repository: str, now: float) -> float:
+        """Return for how many seconds a repository has had uploads; 0 for one that has none. `now`: of this machine."""
+        rows = await self._database.read(
+            "SELECT current_seconds($2) - since FROM uploaded_repositories WHERE repository = $1", repository, now
+        )
+        return float(rows[0][0]) if rows else 0.0
 
     async def position(self) -> Position:
         """Return the state of the journal and its identity."""

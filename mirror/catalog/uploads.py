@@ -1,11 +1,11 @@
 """Files of our own: the table from which pages are made. The truth about them stands beside the files."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 import msgspec
 
 from mirror.catalog.database import Database, Row, Statement, among
-from mirror.catalog.feed import APPEND_EVENT, NEXT_SERIAL
+from mirror.catalog.feed import APPEND_EVENT, NEXT_SERIAL, UPLOADED_IN
 
 
 class Upload(msgspec.Struct, frozen=True, kw_only=True):
@@ -78,6 +78,18 @@ def writing(row: UploadRow) -> Statement:
     )  # fmt: skip
 
 
+def unchanged_since(repository: str, project: str, newest: float) -> Statement:
+    """Return the statement that makes its transaction fail where a project has changed after `newest`.
+
+    It adds a row without a name then, which the table does not allow.
+    """
+    return (
+        "INSERT INTO uploads (repository, project, filename) SELECT $1, $2, NULL WHERE $3 <>"
+        " (SELECT coalesce(max(changed), 0) FROM uploads WHERE repository = $1 AND project = $2)",
+        (repository, project, newest),
+    )
+
+
 class Uploads:
     """The table of uploads."""
 
@@ -115,14 +127,31 @@ class Uploads:
         )
         return dict(rows)
 
-    async def put_all(self, rows: Sequence[tuple[UploadRow, str]], kind: str, source: str) -> list[int]:
-        """Write uploads, each with an event of that kind and its detail, in one transaction; return the serials."""
+    async def put_all(
+        self,
+        rows: Sequence[tuple[UploadRow, str]],
+        kind: str,
+        source: str,
+        newest: Mapping[tuple[str, str], float] | None = None,
+    ) -> list[int]:
+        """Write uploads of a repository, each with an event of that kind and its detail; return the serials.
+
+        `newest` has by repository and project when these changed last, as far as the caller knows. Raises
+        ConstraintViolation where that is no longer so, and then nothing is written: all is one transaction.
+        """
+        if not rows:
+            return []
+        before = [unchanged_since(*place, changed) for place, changed in (newest or {}).items()]
+        before += [
+            (UPLOADED_IN, (name, rows[0][0].upload.changed)) for name in {row.upload.repository for row, _ in rows}
+        ]
         statements: list[Statement] = []
         for row, detail in rows:
             upload = row.upload
             event = (upload.changed, source, upload.project, kind, upload.filename, detail)
             statements += [NEXT_SERIAL, (APPEND_EVENT, event), writing(row)]
-        return [serial for ((serial,),) in (await self._database.write(*statements))[1::3]] if rows else []
+        results = (await self._database.write(*before, *statements))[len(before) :]
+        return [serial for ((serial,),) in results[1::3]]
 
     async def rename(self, filename: str, row: UploadRow, source: str) -> None:
         """Put an upload in the place of the one that was named `filename`, with the events that others follow."""

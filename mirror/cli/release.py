@@ -48,6 +48,8 @@ async def _release(settings: "Settings", name: str, repository: str | None) -> i
         if any(not row.upload.deleted for row in await opened.catalog.uploads.of_project(one, project)):
             raise Invalid(f"{name} has uploaded files in {one}: delete them first.")
         serial = await opened.catalog.claims.release(one, project, opened.store.clock())
+        opened.store.changes.advance()
+        await opened.store.journal.wait_until_noticed(one)
         audit_change("release", serial, repository=one, project=project)
         say(f"released: {project} in {one} no longer belongs to {', '.join(owners)}")
     return 0

@@ -304,9 +304,11 @@ def rebuild_command(options: SettingsOptions) -> int:
     """
 
     async def work(publishers: "Mapping[str, Publisher]") -> int:
+        from mirror.index.rebuild import UploadRebuild
+
         faults = 0
         for name, publisher in publishers.items():
-            rebuilt = await publisher.rebuild()
+            rebuilt = await UploadRebuild(publisher).rebuild()
             say(f"{name}: {rebuilt.uploads} uploads")
             for fault in rebuilt.faults:
                 say(f"  {fault}", err=True)

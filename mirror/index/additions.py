@@ -67,6 +67,22 @@ class PendingFile(msgspec.Struct, frozen=True):
     stored: UploadBytes
 
 
+class UploadBatch(msgspec.Struct, kw_only=True):
+    """Files that are added together, and how far that has come; a change by another process makes it begin again."""
+
+    files: Sequence[NewFile]
+    pending: list[PendingFile] = []
+    """Those that have passed the checks."""
+    newest: dict[str, float] = {}
+    """When each project had changed last when they were checked."""
+    sidecars: dict[int, str] = {}
+    """The digests of the sidecars of those whose bytes are stored, by number."""
+    recorded: dict[int, Upload] = {}
+    """The records that were written, by number."""
+    sizes: dict[int, int] = {}
+    """Bytes, by number."""
+
+
 class ProjectFiles(msgspec.Struct, frozen=True):
     """The files of one of our own projects, while others are added to it."""
 
@@ -102,14 +118,6 @@ class ProjectFiles(msgspec.Struct, frozen=True):
 def _file_of(row: UploadRow) -> File | None:
     """Return what is known of a file; None for a deleted one."""
     return None if row.upload.deleted else _decode(row.facts)
-
-
-class RebuildResult(msgspec.Struct, frozen=True):
-    """The result of a rebuild of the table."""
-
-    uploads: int
-    faults: tuple[str, ...] = ()
-    """A sentence for each record or file that could not be used."""
 
 
 def _plain_name(filename: str) -> str:

@@ -7,7 +7,8 @@ the number once it is committed and before it is answered; a process that answer
     if changes.memory[:8] != changes.seen:
         await journal.catch_up()
 
-The memory is a file in the data directory, so that a command, too, has its changes noticed at once.
+The memory is a file in the data directory, so that a command, too, has its changes noticed at once. What processes on
+other machines change is in `others`.
 """
 
 import fcntl
@@ -15,6 +16,8 @@ import mmap
 import os
 import struct
 from pathlib import Path
+
+from mirror.index.other_nodes import OtherNodes
 
 COUNTER_BYTES = 8
 """Bytes of the number; they are written together."""
@@ -29,6 +32,8 @@ class ChangeCounter:
         self.memory = mmap.mmap(-1, mmap.PAGESIZE)
         self.seen = self.memory[:COUNTER_BYTES]
         """What `memory` began with when this process last looked; all that was changed before is known here."""
+        self.others: OtherNodes | None = None
+        """Where the catalog is shared with other machines: what they have changed."""
         self._descriptor = -1
 
     def open(self, path: Path) -> None:

@@ -17,6 +17,7 @@ from mirror.catalog import FeedTable, Position
 from mirror.errors import StorageUnavailable
 from mirror.index.cache import SingleFlight
 from mirror.index.change_counter import COUNTER_BYTES, ChangeCounter
+from mirror.index.other_nodes import OtherNodes
 from mirror.model import Event
 
 logger = logging.getLogger(__name__)
@@ -58,6 +59,7 @@ class Journal:
         """The serials of our own events, taken in when they are needed: recording one costs no call."""
         self.subscriptions: dict[str, list[Subscription]] = {}
         """Those who listen to changes, by source."""
+        self._accounts = 0  # the generation of users and tokens that was seen last
         self._followed = 0  # up to here every event was reported
         self._hurry_until = 0.0
         self._own: set[int] | None = None  # serials beyond that of our own events, while others are followed
@@ -70,8 +72,21 @@ class Journal:
 
     async def open(self) -> None:
         """Learn where the journal stands."""
-        _, self._serial = await self._table.bounds()
-        self._followed = self._serial
+        began = time.monotonic()
+        head = await self._table.head()
+        self._followed = self._serial = head.serial
+        self._accounts = head.accounts
+        if self.changes.others is not None:
+            self.changes.others.looked(head, began)
+
+    def share(self, clock: Callable[[], float]) -> None:
+        """Notice at once, from now on, what other nodes change in a catalog that they share."""
+        self.changes.others = OtherNodes(self._table, clock, self._look_anew)
+
+    async def wait_until_noticed(self, repository: str) -> None:
+        """Wait, before a change of its uploads is answered, until every node notices it. Raises StorageUnavailable."""
+        if self.changes.others is not None:
+            await self.changes.others.wait_until_noticed(repository)
 
     @property
     def serial(self) -> int:
@@ -193,6 +208,12 @@ class Journal:
                 logger.exception("the journal cannot be read; it is tried again")
                 return
 
+    async def _look_anew(self) -> None:
+        """Look with a query that begins after this call."""
+        if running := self._looking.get(""):
+            await asyncio.wait({running})
+        await self._looking.run("", self._look)
+
     async def _look(self) -> None:
         seen = self.changes.memory[:COUNTER_BYTES]
         moved = seen != self.changes.seen
@@ -208,8 +229,9 @@ class Journal:
         self, replaced: Callable[[], Awaitable[None]], taken_in: Callable[[], Awaitable[None]] | None = None
     ) -> None:
         """Look once at what others have written. An event may be reported twice, but never not at all."""
-        seen = self.serial
-        _, newest = await self._table.bounds()
+        seen, began = self.serial, time.monotonic()
+        head = await self._table.head()
+        newest = head.serial
         if newest < seen:
             logger.error("the catalog has been replaced: it knows less than it did")
             self._followed = self._serial = newest
@@ -236,6 +258,12 @@ class Journal:
             if self._followed > seen:
                 self._serial = max(self._followed, self.serial)
                 self.wake()
+        if head.accounts != self._accounts:
+            self._accounts = head.accounts
+            for notice in self._noticing:
+                notice()
+        if self.changes.others is not None:
+            self.changes.others.looked(head, began)
 
 
 async def _do_nothing() -> None:

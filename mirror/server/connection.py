@@ -173,6 +173,8 @@ class ConnectionProtocol(ClientProgress, asyncio.Protocol):
         changes = replays.changes  # where others have changed something, the middleware looks at it
         if changes.memory[:COUNTER_BYTES] != changes.seen or group.draining or transport.is_closing():
             return False
+        if changes.others is not None and changes.others.concern(replay.facts.repository, bool(head.authorization)):
+            return False
         if transport.get_write_buffer_size() > MAX_UNSENT_BYTES:
             return False
         entry.used = self.used = True

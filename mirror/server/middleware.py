@@ -5,10 +5,11 @@ Which error becomes which status stands in one table here. Each error is logged 
 
 import logging
 import re
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
+from types import MappingProxyType
 from typing import Protocol
 
-from aiohttp import HttpVersion11, web
+from aiohttp import HttpVersion11, hdrs, web
 from aiohttp.typedefs import Middleware
 from yarl import URL
 
@@ -71,6 +72,9 @@ PREFLIGHT = (
 )
 """What the pages of other sites may send; never Authorization."""
 
+CREDENTIALS = frozenset({hdrs.AUTHORIZATION, hdrs.COOKIE})
+"""The headers by which a client says who it is."""
+
 _SLASHES = re.compile("/{2,}")
 
 
@@ -85,14 +89,27 @@ class RequestAuditor(Protocol):
 
 
 def request_middleware(
-    proxies: TrustedProxies, hosts: HostNames, audit: RequestAuditor, journal: Journal
+    proxies: TrustedProxies,
+    hosts: HostNames,
+    audit: RequestAuditor,
+    journal: Journal,
+    repositories: Mapping[object, str] = MappingProxyType({}),
 ) -> Middleware:
-    """Return the middleware."""
+    """Return the middleware.
+
+    `repositories` has the name of the repository that a handler answers for, empty for several; a handler that is not
+    in it depends on nothing that other nodes may have changed.
+    """
     changes = journal.changes
 
     async def handle(request: web.Request, handler: Handler) -> web.StreamResponse:
         if changes.memory[:COUNTER_BYTES] != changes.seen:  # another process has answered something that must be seen
             await journal.catch_up()
+        others, repository = changes.others, repositories.get(handler)
+        if others is not None and repository is not None:
+            credentials = not CREDENTIALS.isdisjoint(request.headers)
+            if others.concern(repository, credentials):
+                await others.ask()
         facts = facts_of(request)
         if proxies.trusts(facts.client):
             proxies.read_headers(request, facts)

@@ -69,17 +69,22 @@ class Endpoints:
         trusted = TrustedProxies(proxies.trusted, proxies.standard)
         audit = AuditTrail(mirror.guard.identify, mirror.catalog.removed, mirror.clock)
         hosts = HostNames(mirror.settings.allowed_hosts, [address.host for address in mirror.settings.listen])
+        routes = {name: self._routes(name) for name in mirror.repositories}
+        routes[""] = [
+            *UploadsApi(mirror.publishers, mirror.catalog.uploads, mirror.guard).table(),
+            *self.feed.table(),
+            *ExplainApi(mirror.repositories, mirror.guard, mirror.catalog.files, mirror.clock).table(),
+            *self.pages.table(),
+        ]
+        answering: dict[object, str] = {
+            route.handler: name for name, table in routes.items() for route in table if isinstance(route, web.RouteDef)
+        }
         app = web.Application(
-            middlewares=[request_middleware(trusted, hosts, audit, mirror.journal)], client_max_size=1 << 20
+            middlewares=[request_middleware(trusted, hosts, audit, mirror.journal, answering)], client_max_size=1 << 20
         )
         app[FORM_MEMORY] = self.form_memory
-        for name in mirror.repositories:
-            app.add_routes(self._routes(name))
-        app.add_routes(UploadsApi(mirror.publishers, mirror.catalog.uploads, mirror.guard).table())
-        app.add_routes(self._monitoring.table())
-        app.add_routes(self.feed.table())
-        app.add_routes(ExplainApi(mirror.repositories, mirror.guard, mirror.catalog.files, mirror.clock).table())
-        app.add_routes(self.pages.table())
+        for table in (*routes.values(), self._monitoring.table()):
+            app.add_routes(table)
         app.on_response_prepare.append(finish_headers)
         app.on_shutdown.append(self._stop_feed)
         return app

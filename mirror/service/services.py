@@ -20,7 +20,8 @@ from mirror.index.freshness import Ages
 from mirror.index.gathering import SourceOrder
 from mirror.index.losses import LIST, Doubts
 from mirror.index.precedence import Precedence
-from mirror.index.publish import NAMING, NAMING_RULES, Publisher
+from mirror.index.publish import Publisher
+from mirror.index.rebuild import NAMING, NAMING_RULES, UploadRebuild
 from mirror.index.records import record_uploads
 from mirror.index.repository import Repository
 from mirror.index.source import SourceOptions
@@ -85,6 +86,7 @@ class Mirror:
         self.repositories: dict[str, Repository] = {}
         self.publishers = publishers(settings, store)
         """What changes the uploads of a repository, by the repository's name."""
+        self.rebuilds = [UploadRebuild(publisher) for publisher in self.publishers.values()]
         self.published_indexes: dict[str, PublishedIndex] = {}
         """The gem index that a repository publishes, by the repository's name."""
         self.upstream_indexes: dict[str, UpstreamIndex] = {}
@@ -134,9 +136,9 @@ class Mirror:
                 name,
             )
         await record_uploads(self.catalog, self.store.records)
-        for publisher in self.publishers.values():
-            if self.store.database.renewed or await publisher.lost():
-                await publisher.rebuild()
+        for rebuild in self.rebuilds:
+            if self.store.database.renewed or await rebuild.lost():
+                await rebuild.rebuild()
         await self._rename_uploads()
         for name, published in self.published_indexes.items():
             published.open()
@@ -146,8 +148,8 @@ class Mirror:
         """Rename the uploads of all repositories, once for each change of the rules."""
         before = (await self.catalog.counters.all()).get(NAMING, 0)
         if before < NAMING_RULES:
-            for publisher in self.publishers.values():
-                await publisher.rename_all()
+            for rebuild in self.rebuilds:
+                await rebuild.rename_all()
             await self.catalog.counters.add({NAMING: NAMING_RULES - before})
 
     async def _show_uploads(self, name: str, published: PublishedIndex) -> None:
@@ -165,7 +167,7 @@ class Mirror:
             published.report(project)
 
         publisher.published = lambda project: published.show([project])
-        self._open.callback(self.journal.listen(changed, [uploads.name], own=(publisher,)))
+        self._open.callback(self.journal.listen(changed, [uploads.name], own=(publisher.writer,)))
         if await published.begins_anew():
             await show_all()
         else:
@@ -198,8 +200,8 @@ class Mirror:
 
     async def rebuild(self) -> None:
         """Make the uploads again in a catalog that has been replaced."""
-        for publisher in self.publishers.values():
-            await publisher.rebuild()
+        for rebuild in self.rebuilds:
+            await rebuild.rebuild()
 
     def _repository(self, name: str, settings: RepositorySettings) -> Repository:
         ecosystem = ECOSYSTEMS[settings.format]

@@ -54,6 +54,8 @@ class Store:
         self.records = Records(settings.data_dir / "uploads")
         self.changes = ChangeCounter()
         self.journal = Journal(self.catalog.feed, self.changes)
+        if self.database.shared:
+            self.journal.share(clock)
         self.isolated = IsolatedProcesses()
         self._open_blobs = partial(blob_store, settings, self.catalog.counters)
 
@@ -103,6 +105,8 @@ class Store:
         await self.isolated.close()
         if "blobs" in self.__dict__:  # else they were not needed
             await self.blobs.close()
+        if self.changes.others is not None:
+            await self.changes.others.close()
         await self.catalog.close()
         self.changes.close()
 

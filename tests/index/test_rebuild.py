@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from mirror.cli import main
+from mirror.index.rebuild import UploadRebuild
 from tests.builders import Built, gem, noise, sdist, wheel
 from tests.pypi.test_upload import attestation
 from tests.serving import Serving, repositories, serving
@@ -195,7 +196,7 @@ async def test_a_rebuild_of_what_is_right_changes_nothing(tmp_path: Path) -> Non
     async with serving(tmp_path / "data", BOTH) as mirror:
         await upload(mirror, await make_token(mirror), wheel("acme", "1.0"))
         serial = mirror.mirror.journal.serial
-        assert (await mirror.mirror.publishers["pypi"].rebuild()).uploads == 1
+        assert (await UploadRebuild(mirror.mirror.publishers["pypi"]).rebuild()).uploads == 1
         assert mirror.mirror.journal.serial == serial
 
 
@@ -214,7 +215,7 @@ async def test_records_and_files_that_cannot_be_used_are_named_and_the_rest_is_s
     moved = json.loads((records / f"{builts[3].filename}.json").read_text())
     (records / f"{builts[3].filename}.json").write_text(json.dumps({**moved, "filename": "../../x"}))
     async with serving(data, BOTH) as mirror:
-        rebuilt = await mirror.mirror.publishers["pypi"].rebuild()
+        rebuilt = await UploadRebuild(mirror.mirror.publishers["pypi"]).rebuild()
         assert rebuilt.uploads == 1
         assert len(rebuilt.faults) == 4
         files = (await mirror.get("simple/acme/", Accept=JSON)).json()["files"]

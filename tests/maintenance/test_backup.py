@@ -9,6 +9,7 @@ from urllib.parse import urljoin
 import pytest
 
 from mirror.errors import Conflict, Invalid, NotFound
+from mirror.index.rebuild import UploadRebuild
 from mirror.maintenance.backup import back_up, restore
 from tests.builders import sdist, wheel
 from tests.maintenance.stores import upload
@@ -60,7 +61,7 @@ async def test_backups_made_while_files_are_uploaded_and_deleted_are_whole(
         for name in names:
             for entry in (await mirror.get(f"/simple/{name}/", Accept=JSON)).json()["files"]:
                 assert (await mirror.get(urljoin(f"/simple/{name}/", entry["url"]))).status == 200
-        assert (await mirror.mirror.publishers["pypi"].rebuild()).faults == ()
+        assert (await UploadRebuild(mirror.mirror.publishers["pypi"]).rebuild()).faults == ()
 
 
 async def test_a_backup_says_which_file_is_lost(tmp_path: Path, simulator: Simulator) -> None:

@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 
 from mirror.cli import main
+from mirror.index.rebuild import UploadRebuild
 from mirror.index.records import Records
 from mirror.rubygems.log.versions_map import parse_versions
 from tests.builders import gem
@@ -93,7 +94,7 @@ async def test_a_loss_of_power_between_record_and_catalog_is_made_good(
     async with serving(data, REPOSITORIES) as mirror:
         await mirror.mirror.published_indexes["rubygems"].show(["acme"])
         assert sorted(await listed(mirror)) == sorted(AFTER)
-        await mirror.mirror.publishers["rubygems"].rebuild()
+        await UploadRebuild(mirror.mirror.publishers["rubygems"]).rebuild()
         assert sorted(await listed(mirror)) == sorted(AFTER)
     assert recorded(data) == {f"acme-{one}" for one in (*AFTER, "1.0-aarch64-linux-gnu")}
 
