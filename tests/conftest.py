@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 import tests.postgres
+from mirror.index import other_nodes
 from tests import objects, servers
 from tests.postgres import PostgresServer, running_postgres
 from tests.simulator import Simulator
@@ -77,6 +78,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def chosen_catalog(request: pytest.FixtureRequest) -> None:
     """Start the server that `--catalog` asks for."""
     if request.config.getoption("--catalog") == "postgres":
+        other_nodes.NOTICED_SECONDS = 0.0  # there are none
         tests.postgres.chosen = request.getfixturevalue("postgres")
 
 

@@ -19,6 +19,9 @@ from mirror.errors import StorageUnavailable
 
 logger = logging.getLogger(__name__)
 
+EVERYWHERE = "*"
+"""In the place of a repository's name: what other nodes may change at any time, such as a list that all append to."""
+
 QUESTION_SECONDS = 0.02
 """The least time between the beginnings of two questions."""
 ANSWER_SECONDS = 3.0
@@ -52,11 +55,11 @@ class OtherNodes:
     def concern(self, repository: str, credentials: bool) -> bool:
         """Return whether they may have changed what a request to a repository is answered, so that it has to ask.
 
-        `repository` is empty for what belongs to none.
+        `repository` is empty for what belongs to several, and EVERYWHERE for what changes without uploads.
         """
         if credentials or repository in self._uploaded or time.monotonic() >= self._trusted_until:
             return True
-        return not repository and bool(self._uploaded)
+        return repository == EVERYWHERE or (not repository and bool(self._uploaded))
 
     def looked(self, head: CatalogHead, began: float) -> None:
         """Take in what a look has found that began at a moment of the monotonic clock."""

@@ -23,6 +23,7 @@ from aiohttp.http_exceptions import HttpProcessingError
 
 from mirror.errors import Invalid
 from mirror.index.change_counter import COUNTER_BYTES
+from mirror.index.other_nodes import EVERYWHERE
 from mirror.server.facts import FACTS, RequestFacts, ResponseRecord, facts_of
 from mirror.server.group import RECORD_SECONDS, RECORDS_AT_ONCE, ConnectionGroup
 from mirror.server.negotiate import requested_freshness
@@ -173,7 +174,9 @@ class ConnectionProtocol(ClientProgress, asyncio.Protocol):
         changes = replays.changes  # where others have changed something, the middleware looks at it
         if changes.memory[:COUNTER_BYTES] != changes.seen or group.draining or transport.is_closing():
             return False
-        if changes.others is not None and changes.others.concern(replay.facts.repository, bool(head.authorization)):
+        if changes.others is not None and changes.others.concern(
+            EVERYWHERE if replay.facts.kind == "index" else replay.facts.repository, bool(head.authorization)
+        ):
             return False
         if transport.get_write_buffer_size() > MAX_UNSENT_BYTES:
             return False

@@ -10,6 +10,7 @@ from mirror.api.state import MonitoringApi
 from mirror.api.uploads import UploadsApi
 from mirror.auth.audit import AuditTrail
 from mirror.errors import Unauthorized
+from mirror.index.other_nodes import EVERYWHERE
 from mirror.index.repository import Repository
 from mirror.pypi.routes import Routes as PythonRoutes
 from mirror.pypi.upload import UploadRoutes as PythonUploadRoutes
@@ -41,6 +42,8 @@ class Endpoints:
             mirror.catalog.contents,
         )
         self._monitoring = MonitoringApi(mirror.state, self._may_read_all, partial(prove, mirror.store.secret))
+        self._lists: list[object] = []
+        """The handlers of lists to which every node appends."""
         auth, limits = mirror.settings.auth, mirror.settings.limits
         self.form_memory = FormMemory(limits.forms, limits.client_share)
         self.pages = WebPages(
@@ -79,6 +82,7 @@ class Endpoints:
         answering: dict[object, str] = {
             route.handler: name for name, table in routes.items() for route in table if isinstance(route, web.RouteDef)
         }
+        answering |= dict.fromkeys(self._lists, EVERYWHERE)
         app = web.Application(
             middlewares=[request_middleware(trusted, hosts, audit, mirror.journal, answering)], client_max_size=1 << 20
         )
@@ -102,8 +106,10 @@ class Endpoints:
                 *PythonUploadRoutes(publisher, guard, incoming, limits, mount).table(),
             ]
         accounts = mirror.catalog.accounts
+        routes = RubyRoutes(repository, published, pages, access, mount)
+        self._lists += [routes.versions, routes.names, routes.specs]
         return [
-            *RubyRoutes(repository, published, pages, access, mount).table(),
+            *routes.table(),
             *RubyUploadRoutes(publisher, repository, guard, accounts, incoming, limits, mount).table(),
         ]
 

@@ -125,10 +125,7 @@ async def _run(job: BackgroundJob) -> None:
 def process_jobs(service: "Service") -> list[BackgroundJob]:
     """List the jobs of the process, which go on whatever its settings become."""
     store, activity = service.store, service.activity
-    purpose = "go on being the node that serves from a shared catalog"
-    shared = [BackgroundJob("catalog", purpose, service.keep_catalog, every=5.0, retry_seconds=5.0)]
     return [
-        *(shared if store.database.shared else ()),
         *(() if service.node is None else _node_jobs(service.node, store)),
         BackgroundJob(
             "statistics",

@@ -12,15 +12,14 @@ import signal
 import socket
 import time
 from collections.abc import Callable, Sequence
-from contextlib import AsyncExitStack, suppress
+from contextlib import AsyncExitStack
 from functools import partial
 from typing import TYPE_CHECKING
 
 from mirror import __version__
-from mirror.catalog.coordination import Lease
 from mirror.config import LimitsSettings, Settings, TLSSettings
-from mirror.errors import ConfigError, StorageError
-from mirror.runtime import EXIT_BROKEN, affordable_connections, event_loops, raise_open_files, tune_runtime
+from mirror.errors import ConfigError
+from mirror.runtime import affordable_connections, event_loops, raise_open_files, tune_runtime
 from mirror.server.connections import ConnectionLimits, Connections
 from mirror.service.directory import lock, publish
 from mirror.service.generation import Generation
@@ -37,12 +36,6 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-SERVING = "serving"
-"""The lease of the one node that serves from a shared catalog."""
-SERVING_SECONDS = 15.0
-"""Seconds for which it has that right, renewed in a third of the time."""
-TAKEOVER_SECONDS = 30.0
-"""Seconds for which a second node waits for the first one to end; after one that was killed it takes half of that."""
 CLOSING_SECONDS = 2.0
 """The part of the time for stopping that is left for closing everything, once no more answers are waited for."""
 
@@ -62,8 +55,6 @@ class Service:
         self.store = Store(settings, clock, worker.secret if worker else b"")
         self.notifier = notifier or Notifier()
         self._worker = worker
-        self.lease: Lease | None = None
-        """Held while it serves from a catalog that nodes share."""
         self.node: Node | None = None
         """This process, as the other ones of the mirror reach it."""
         self.heartbeat = Heartbeat()
@@ -126,8 +117,6 @@ class Service:
             opened.callback(os.close, lock(settings.data_dir))
         opened.push_async_callback(self.store.close)
         await self.store.open()
-        if self.store.database.shared:
-            await self._claim_catalog()
         if self._worker is None or self._worker.first:
             await self.store.clean()
         await self.store.keep_rendered(settings)
@@ -160,30 +149,6 @@ class Service:
             self.node = await open_node(self._settings, self.store.catalog, self._worker)
             if self.node is not None:
                 self._open.push_async_callback(self.node.close)
-
-    async def _claim_catalog(self) -> None:
-        """Become the one node that serves from a shared catalog. Raises ConfigError when another one is."""
-        leases, clock = self.store.catalog.leases, self.store.clock
-        until = time.monotonic() + TAKEOVER_SECONDS
-        while (lease := await leases.take(SERVING, clock(), SERVING_SECONDS)) is None:
-            if time.monotonic() > until:
-                raise ConfigError(
-                    "catalog.url: another node serves from this database; this one can be started once that has ended."
-                )
-            await asyncio.sleep(1)
-        self.lease = lease
-        self._open.push_async_callback(self._give_back)
-
-    async def _give_back(self) -> None:
-        with suppress(StorageError):  # it ends by itself
-            await self.store.catalog.leases.give_back(SERVING)
-
-    async def keep_catalog(self) -> None:
-        """Renew the right to serve from a shared catalog; end the process when another node has it now."""
-        if self.lease and not await self.store.catalog.leases.renew(self.lease, self.store.clock(), SERVING_SECONDS):
-            logger.critical("another node serves from this database now, and this one ends")
-            logging.shutdown()
-            os._exit(EXIT_BROKEN)
 
     async def stop(self, politely: bool = True) -> None:
         """Accept no more connections, let responses finish for the configured time, and close everything.
@@ -301,16 +266,9 @@ def serve(
     log.configure(settings.log.format, settings.log.level)
     tune_runtime()
     if settings.node.count > 1:
-        check_workers(settings)
         return WorkerSupervisor(load, _work, ready).run(settings)
     with asyncio.Runner(loop_factory=event_loops()) as runner:
         return runner.run(_serve(settings, load, ready))
-
-
-def check_workers(settings: Settings) -> None:
-    """Raise ConfigError where only one process may work with what is stored."""
-    if settings.catalog.url is not None:
-        raise ConfigError("node.workers: several workers need the catalog in the data directory; remove catalog.url.")
 
 
 def _work(context: WorkerContext) -> int:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from mirror.catalog import Catalog, HeldFile, User
+from mirror.catalog import START, Catalog, HeldFile, User
 from mirror.catalog.migration import Migration, migrations
 from mirror.catalog.sqlite import SQLite
 from mirror.config import Settings
@@ -341,7 +341,7 @@ async def test_a_backup_has_the_catalog_as_a_file_of_sqlite(
     catalog = Catalog(await open_engine(postgres.url(name)))
     many = [HeldFile(source="up", project="é", filename=f"{n}", digest=f"{n:064x}", size=1 << 40) for n in range(1200)]
     await catalog.files.add_all([(one, "file") for one in many])
-    await catalog.logs.append("v", bytes(range(256)))
+    await catalog.logs.append("v", bytes(range(256)), START)
     await catalog.accounts.add_user(User(name="ann", password="x"))
     settings = Settings.model_validate({"data_dir": tmp_path / "data", "catalog": {"url": postgres.url(name)}})
     (tmp_path / "data").mkdir()

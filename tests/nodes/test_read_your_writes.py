@@ -1,0 +1,139 @@
+"""Promise 3: what one node has answered to a change, the next answer of every other one shows."""
+
+import asyncio
+import os
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from tests.builders import gem, wheel
+from tests.nodes.cluster import Nodes, cluster, only_pypi
+from tests.nodes.commands import run_command
+from tests.nodes.workers import client_of_each
+from tests.serving import Client, spawned
+from tests.simulator import Simulator
+from tests.uploading import basic, push, upload
+
+UPLOADS = int(os.environ.get("UPLOADS", "50"))
+"""How many files are uploaded, round robin; on demand 1,000."""
+RIGHTS = ("--right", "upload", "--right", "yank", "--right", "admin", "--project", "*")
+OURS: dict[str, Any] = {
+    "pypi": {"format": "pypi", "upstreams": []},
+    "rubygems": {"format": "rubygems", "upstreams": []},
+}
+
+
+async def upload_and_read_back(clients: Sequence[Client], token: str) -> Counter[str]:
+    """Upload round robin, read each back at once from all others, and count what they did not show."""
+    missing = Counter[str]()
+
+    async def read(client: Client, path: str, expected: str, what: str) -> None:
+        reply = await client.get(path)
+        missing[what] += reply.status != 200 or expected not in reply.text
+
+    for number in range(UPLOADS):
+        writer = clients[number % len(clients)]
+        others = [client for client in clients if client is not writer]
+        project = f"ours{number // 5}"
+        if number % 5 == 4:
+            built = gem(project, f"1.{number}")
+            assert (await push(writer, token, built.content)).status == 200
+            await asyncio.gather(
+                *(read(client, f"/info/{project}", f"1.{number} ", "info") for client in others),
+                *(read(client, "/versions", f"{project} 1.{number} ", "versions") for client in others),
+            )
+            logs = await asyncio.gather(*(client.get("/versions") for client in clients))
+            missing["one log"] += len({log.body for log in logs}) != 1
+            continue
+        built = wheel(project, f"1.{number}")
+        assert (await upload(writer, token, built)).status == 200
+        await asyncio.gather(
+            *(read(client, f"/simple/{project}/", built.filename, "page") for client in others),
+            *(read(client, "/simple/", f">{project}<", "list") for client in others),
+        )
+        at = f"/-/uploads/pypi/{built.filename}"
+        if number % 5 == 1:
+            assert (await writer.ask("POST", f"{at}/yank", Authorization=basic(token))).status == 200
+            await asyncio.gather(*(read(one, f"/simple/{project}/", "data-yanked", "yank") for one in others))
+        if number % 5 == 2:
+            assert (await others[0].ask("DELETE", at, Authorization=basic(token))).status == 200
+            pages = await asyncio.gather(*(client.get(f"/simple/{project}/") for client in clients))
+            missing["delete"] += any(built.filename in page.text for page in pages)
+    return missing
+
+
+async def test_nothing_is_missing_that_another_worker_has_just_answered(simulator: Simulator, tmp_path: Path) -> None:
+    async with spawned(tmp_path / "data", OURS, "--workers", "3") as mirror, client_of_each(mirror) as clients:
+        token = await run_command(tmp_path / "data", "token", "create", "--name", "t", *RIGHTS)
+        assert not (await upload_and_read_back(list(clients.values()), token)).total()
+
+
+async def test_nothing_is_missing_that_another_node_has_just_answered(
+    simulator: Simulator, postgres_url: str, tmp_path: Path
+) -> None:
+    async with cluster(tmp_path, OURS, 3, catalog=postgres_url) as nodes:
+        token = await run_command(nodes[0].data_dir, "token", "create", "--name", "t", *RIGHTS)
+        assert not (await upload_and_read_back([node.process for node in nodes], token)).total()
+
+
+async def test_a_token_is_known_and_refused_by_every_node_at_once(
+    simulator: Simulator, postgres_url: str, tmp_path: Path
+) -> None:
+    simulator.publish(wheel("known", "1.0"))
+    closed = {"rules": [{"repositories": ["pypi"], "read": ["authenticated"]}]}
+    async with cluster(tmp_path, only_pypi(simulator), 2, catalog=postgres_url, auth=closed) as nodes:
+        for number in range(3):
+            login = basic(await run_command(nodes[0].data_dir, "token", "create", "--name", f"t{number}"))
+            assert await statuses(nodes, login) == [200, 200]
+            assert await statuses(nodes, login) == [200, 200]
+            await run_command(nodes[number % 2].data_dir, "token", "revoke", f"t{number}")
+            assert await statuses(nodes, login) == [401, 401]
+
+
+async def statuses(nodes: Nodes, login: str) -> list[int]:
+    replies = await asyncio.gather(*(node.process.get("/simple/known/", Authorization=login) for node in nodes))
+    return [reply.status for reply in replies]
+
+
+async def test_two_nodes_that_change_one_project_at_the_same_time_lose_nothing(
+    postgres_url: str, tmp_path: Path
+) -> None:
+    async with cluster(tmp_path, {"pypi": OURS["pypi"]}, 2, catalog=postgres_url) as nodes:
+        token = await run_command(nodes[0].data_dir, "token", "create", "--name", "t", *RIGHTS)
+        for round in range(5):
+            built = [wheel("both", f"{round}.{number}") for number in range(8)]
+            replies = await asyncio.gather(
+                *(upload(nodes[number % 2].process, token, one) for number, one in enumerate(built))
+            )
+            assert [reply.status for reply in replies] == [200] * 8
+            for node in nodes:
+                page = (await node.process.get("/simple/both/")).text
+                assert all(one.filename in page for one in built)
+            # The same name with other content: one of both is refused, and all nodes have the other one.
+            rivals = [wheel("rival", f"{round}.0", summary=word) for word in ("one", "two")]
+            answers = await asyncio.gather(
+                *(upload(node.process, token, one) for node, one in zip(nodes, rivals, strict=True))
+            )
+            assert sorted(reply.status for reply in answers) in ([200, 400], [200, 409])
+            kept = rivals[[reply.status for reply in answers].index(200)]
+            for node in nodes:
+                assert (await node.process.get(f"/packages/rival/{kept.filename}")).body == kept.content
+
+
+async def test_a_name_that_is_released_is_seen_by_every_node_at_once(
+    simulator: Simulator, postgres_url: str, tmp_path: Path
+) -> None:
+    simulator.publish(wheel("taken", "9.0"))
+    async with cluster(tmp_path, only_pypi(simulator), 2, catalog=postgres_url) as nodes:
+        token = await run_command(nodes[0].data_dir, "token", "create", "--name", "t", *RIGHTS)
+        built = wheel("taken", "1.0")
+        assert (await upload(nodes[0].process, token, built)).status == 200
+        page = await nodes[1].process.get("/simple/taken/")
+        assert (built.filename in page.text, "9.0" in page.text) == (True, False)
+        reply = await nodes[1].process.ask("DELETE", f"/-/uploads/pypi/{built.filename}", Authorization=basic(token))
+        assert reply.status == 200
+        assert (await nodes[0].process.get("/simple/taken/")).status == 404
+        await run_command(nodes[1].data_dir, "release", "taken")
+        for node in nodes:
+            assert "9.0" in (await node.process.get("/simple/taken/")).text
