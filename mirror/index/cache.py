@@ -8,6 +8,7 @@ import asyncio
 import logging
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Collection, Hashable
+from enum import IntEnum
 from typing import Any, Generic, TypeVar
 
 import msgspec
@@ -26,7 +27,7 @@ FILE_BYTES = 1500
 """Bytes that the entry of one file of a parsed project takes (measured)."""
 
 
-class Validity(msgspec.Struct, eq=False):
+class Validity(msgspec.Struct, eq=False, weakref=True):
     """Until when a value is valid; `end` ends it before that moment."""
 
     until: float
@@ -44,20 +45,29 @@ class Validity(msgspec.Struct, eq=False):
         self.live = False
 
 
+class Worth(IntEnum):
+    """The work that an entry spares, for the bytes that it takes."""
+
+    USUAL = 0
+    HIGH = 1
+    HIGHEST = 2
+
+
 class MemoryBudget:
     """Bytes that the caches made with it may take together.
 
-    Small entries that spare much work are kept longer than others: they make room only once they take more than half.
+    Entries of a high worth, which are small, make room only once they take more than three quarters; then those of the
+    highest worth are the last to go.
     """
 
     def __init__(self, limit_bytes: int) -> None:
         self.limit_bytes = limit_bytes
         self.weight = 0
         """Bytes that all entries take; never above the limit."""
-        self.small_weight = 0
-        """The part of that for entries of caches of small ones."""
-        self._order: OrderedDict[CacheEntry[Any], None] = OrderedDict()  # as they were put, or had a second chance
-        self._small: OrderedDict[CacheEntry[Any], None] = OrderedDict()  # those of caches of small ones
+        self.worthy_weight = 0
+        """The part of that for entries of more than usual worth."""
+        # By worth, as they were put or had a second chance:
+        self._orders: tuple[OrderedDict[CacheEntry[Any], None], ...] = tuple(OrderedDict() for _ in Worth)
 
     def add(self, entry: "CacheEntry[Any]") -> None:
         """Take in an entry that is no heavier than the limit; the oldest ones that no one uses make room for it.
@@ -65,7 +75,7 @@ class MemoryBudget:
         A hit only marks its entry as used, to cost nothing; here a marked one gets a second chance.
         """
         while self.weight + entry.weight > self.limit_bytes:
-            order = self._small if not self._order or 2 * self.small_weight > self.limit_bytes else self._order
+            order = self._first_to_go()
             oldest = next(iter(order))
             if oldest.used:
                 oldest.used = False
@@ -74,32 +84,35 @@ class MemoryBudget:
                 self.remove(oldest)
                 oldest.cache.evict(oldest)
         self.weight += entry.weight
-        if entry.cache.small:
-            self.small_weight += entry.weight
-            self._small[entry] = None
-        else:
-            self._order[entry] = None
+        self._orders[entry.worth][entry] = None
+        if entry.worth:
+            self.worthy_weight += entry.weight
+
+    def _first_to_go(self) -> "OrderedDict[CacheEntry[Any], None]":
+        usual, *worthy = self._orders
+        if usual and 4 * self.worthy_weight <= 3 * self.limit_bytes:
+            return usual
+        return next(order for order in (*worthy, usual) if order)
 
     def remove(self, entry: "CacheEntry[Any]") -> None:
         """Let go of an entry."""
         self.weight -= entry.weight
-        if entry.cache.small:
-            self.small_weight -= entry.weight
-            del self._small[entry]
-        else:
-            del self._order[entry]
+        del self._orders[entry.worth][entry]
+        if entry.worth:
+            self.worthy_weight -= entry.weight
 
 
 class CacheEntry(Generic[V]):
     """A value in a cache, with its place in the budget."""
 
-    __slots__ = ("cache", "key", "used", "value", "weight")
+    __slots__ = ("cache", "key", "used", "value", "weight", "worth")
 
-    def __init__(self, cache: "BoundedCache[Any, V]", key: Any, value: V, weight: int) -> None:
+    def __init__(self, cache: "BoundedCache[Any, V]", key: Any, value: V, weight: int, worth: Worth) -> None:
         self.cache = cache
         self.key = key
         self.value = value
         self.weight = weight
+        self.worth = worth
         self.used = False
         """Set by the caller that uses the value: it is kept longer than those that no one uses."""
 
@@ -111,17 +124,17 @@ class BoundedCache(dict[K, CacheEntry[V]]):
     by the methods below alone.
     """
 
-    __slots__ = ("_budget", "_evicted", "small")
+    __slots__ = ("_budget", "_evicted", "_worth")
 
     def __init__(
-        self, budget: MemoryBudget, evicted: Callable[[V], None] | None = None, *, small: bool = False
+        self, budget: MemoryBudget, evicted: Callable[[K, V], None] | None = None, worth: Worth = Worth.USUAL
     ) -> None:
-        """`evicted` is called with each value that is dropped for want of room, or never kept for that reason.
+        """`evicted` is called with what is dropped for want of room, or never kept for that reason.
 
-        `small`: its entries are small, spare much work, and are kept longer than those of other caches.
+        `worth` is that of entries which are put without one.
         """
         super().__init__()
-        self.small = small
+        self._worth = worth
         self._budget = budget
         self._evicted = evicted
 
@@ -138,15 +151,15 @@ class BoundedCache(dict[K, CacheEntry[V]]):
         entry = self.get(key)
         return None if entry is None else entry.value
 
-    def put(self, key: K, value: V, weight: int = 0) -> None:
+    def put(self, key: K, value: V, weight: int = 0, worth: Worth | None = None) -> None:
         """Keep a value. `weight` is what key and value take, in bytes; what exceeds the whole budget is not kept."""
         self.forget(key)
-        entry = CacheEntry(self, key, value, weight + ENTRY_BYTES)
+        entry = CacheEntry(self, key, value, weight + ENTRY_BYTES, self._worth if worth is None else worth)
         if entry.weight <= self._budget.limit_bytes:
             self[key] = entry
             self._budget.add(entry)
         elif self._evicted is not None:
-            self._evicted(value)
+            self._evicted(key, value)
 
     def forget(self, key: K) -> None:
         """Drop a key if it is there."""
@@ -163,7 +176,7 @@ class BoundedCache(dict[K, CacheEntry[V]]):
         """Drop an entry that the budget has let go of."""
         del self[entry.key]
         if self._evicted is not None:
-            self._evicted(entry.value)
+            self._evicted(entry.key, entry.value)
 
 
 class SingleFlight(dict[K, "asyncio.Task[T]"]):

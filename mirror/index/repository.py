@@ -235,6 +235,8 @@ class Repository:
             view = msgspec.structs.replace(view, validity=known.validity)
         elif known is not None:
             known.validity.end()
+        elif (dropped := self._cache.dropped.pop(name, None)) is not None:
+            dropped.end()
         settled: Outcome = "offline" if view.outcome == "offline" else "hit"
         self._stamps.forget(name)
         cache.put(name, msgspec.structs.replace(view, outcome=settled), weight)
@@ -339,7 +341,7 @@ class Repository:
 
     def forget(self, project: str) -> None:
         """Look at a project again ("" for the list of names): what is shown of it may have changed."""
-        if project in self.views or project in self._stamps or self.viewing or self._cache.stamping:
+        if self.viewing or self._cache.stamping or any(project in kept for kept in self._cache.kept):
             self._cache.forget(project)
         if not project and (self._names.kept or self._names.gathering):
             self._names.forget()
@@ -347,13 +349,11 @@ class Repository:
 
     def forget_some(self, names: Collection[str]) -> None:
         """Call `forget` for several projects; when they are many, all views are dropped, which is quicker."""
-        if len(names) <= MANY_PROJECTS:
-            for name in names:
-                self.forget(name)
-            return
-        self._cache.forget_all()
+        many = len(names) > MANY_PROJECTS
+        if many:
+            self._cache.forget_all()
         for name in names:
-            self._notify(name)
+            (self._notify if many else self.forget)(name)
 
     def set_policy(self, policy: Policy) -> None:
         """Look at projects through another policy from now on."""

@@ -1,10 +1,13 @@
 """The views of a repository in memory, and the stamps of those for which memory has no room.
 
 A view is large, and its stamp is small: pages that were made of a view go on being served by its stamp, which says
-until when they are right, and what the sources have to be asked then.
+until when they are right, and what the sources have to be asked then. Responses that are replayed need even less: of a
+stamp that is dropped, the validity lives on for as long as one of them has it.
 """
 
-from mirror.index.cache import BoundedCache, MemoryBudget, SingleFlight
+from weakref import WeakValueDictionary
+
+from mirror.index.cache import BoundedCache, MemoryBudget, SingleFlight, Validity, Worth
 from mirror.index.freshness import Freshness
 from mirror.index.view import View, ViewStamp
 
@@ -20,17 +23,23 @@ class ViewCache:
 
     def __init__(self, memory: MemoryBudget) -> None:
         self.views: BoundedCache[str, View] = BoundedCache(memory, self._keep_stamp)
-        self.stamps: BoundedCache[str, ViewStamp] = BoundedCache(memory, lambda one: one.validity.end(), small=True)
+        self.stamps: BoundedCache[str, ViewStamp] = BoundedCache(memory, self._keep_validity, Worth.HIGH)
         """Stamps, of projects whose views are not in memory."""
+        self.dropped: WeakValueDictionary[str, Validity] = WeakValueDictionary()
+        """The validities of stamps that were dropped, while responses depend on them."""
+        self.kept = (self.views, self.stamps, self.dropped)
         self.viewing: SingleFlight[tuple[str, Freshness], View] = SingleFlight()
         """The views that are being made, by project and freshness."""
         self.stamping: SingleFlight[tuple[str, Freshness], ViewStamp] = SingleFlight()
         """The stamps that are being renewed, by project and freshness."""
 
-    def _keep_stamp(self, view: View) -> None:
+    def _keep_stamp(self, project: str, view: View) -> None:
         """Keep the stamp of a view that is dropped for want of room: what was made of it stays right for as long."""
         stamp = ViewStamp(**{field: getattr(view, field) for field in ViewStamp.__struct_fields__})
-        self.stamps.put(view.project.name, stamp, STAMP_BYTES)
+        self.stamps.put(project, stamp, STAMP_BYTES)
+
+    def _keep_validity(self, project: str, stamp: ViewStamp) -> None:
+        self.dropped[project] = stamp.validity
 
     def forget(self, project: str) -> None:
         """Drop a project, kept or being made, and let no response with it be valid any longer."""
@@ -40,6 +49,8 @@ class ViewCache:
         for known in (self.views.peek(project), self.stamps.peek(project)):
             if known is not None:
                 known.validity.end()
+        if (dropped := self.dropped.pop(project, None)) is not None:
+            dropped.end()
         self.views.forget(project)
         self.stamps.forget(project)
 
@@ -57,6 +68,9 @@ class ViewCache:
             view.value.validity.end()
         for stamp in self.stamps.values():
             stamp.value.validity.end()
+        for validity in list(self.dropped.values()):
+            validity.end()
+        self.dropped.clear()
 
     async def close(self) -> None:
         """Stop what is being made."""

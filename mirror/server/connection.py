@@ -33,7 +33,6 @@ from mirror.server.replay import (
     FORWARDED,
     PRIVATE_KEY,
     REPLAY_BODY_BYTES,
-    REPLAY_BYTES,
     REPLAY_REQUEST_BYTES,
     ROLES,
     HeaderRole,
@@ -166,8 +165,8 @@ class ConnectionProtocol(ClientProgress, asyncio.Protocol):
             if not rights or (entry := replays.get(PRIVATE_KEY % (rights, key))) is None:
                 return False
         replay, transport, now = entry.value, self._transport, replays.clock()
-        validity, kept = replay.validity, None if replay.shared is None else replay.shared()
-        if now >= validity.until or not (validity.of or validity).live or (kept is None and replay.shared is not None):
+        validity = replay.validity
+        if now >= validity.until or not (validity.of or validity).live:
             replays.forget(entry.key)
             return False
         assert transport is not None, "data comes over a transport"
@@ -180,13 +179,17 @@ class ConnectionProtocol(ClientProgress, asyncio.Protocol):
             return False
         if transport.get_write_buffer_size() > MAX_UNSENT_BYTES:
             return False
+        body = replay.body()
+        if body is None:
+            replays.forget(entry.key)
+            return False
         entry.used = self.used = True
         self._progress_at = self._connections.clock()
         line = date_line() if head.keep_alive else b"\r\nConnection: close" + date_line()
         if replay.size <= JOINED_WRITE_BYTES:
-            transport.write(replay.head + line + (replay.content if kept is None else kept.content))
+            transport.write(replay.head + line + body)
         else:
-            transport.writelines((replay.head + line, replay.content if kept is None else kept.content))
+            transport.writelines((replay.head + line, body))
         if not head.keep_alive:
             transport.close()
         request_id = head.request_id if self._trusted else ""
@@ -236,8 +239,7 @@ class ConnectionProtocol(ClientProgress, asyncio.Protocol):
             return
         if facts.private:
             key = PRIVATE_KEY % (facts.rights, key)
-        weight = REPLAY_BYTES + len(key) + len(replay.head) + len(replay.content) + len(facts.path) + len(facts.agent)
-        self._replays.put(key, replay, weight)
+        self._replays.put(key, replay, len(key) + replay.weight, replay.worth)
 
     def eof_received(self) -> bool | None:
         return None if self._inner is None else self._inner.eof_received()

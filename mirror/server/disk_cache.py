@@ -9,19 +9,18 @@ that is not there, and the directory may be deleted at any time. One process has
 """
 
 import asyncio
-import errno
 import fcntl
 import logging
 import os
 import shutil
 import struct
 import zlib
-from array import array
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Sequence
 from pathlib import Path
 
 import msgspec
+
+from mirror.server.segments import ENTRY, HEAD, Record, RecordHead, RecordReader, Segment, pack
 
 logger = logging.getLogger(__name__)
 
@@ -34,143 +33,6 @@ FREE_SHARE = 10
 """The cache takes at most this part of what would be free on its disk without it: a tenth."""
 FIRST_READ_BYTES = 64 << 10
 """Bytes that are read of a record at once; of a longer one, only the part that is asked for is read after that."""
-
-_ENTRY = struct.Struct(">QQQ")  # in the list of a segment: key, offset, length
-_HEAD = struct.Struct(">II")  # before each record: length and CRC of its head
-_NOWAIT = getattr(os, "RWF_NOWAIT", 0)
-_WOULD_WAIT = (errno.EAGAIN, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL)
-
-
-class RecordHead(msgspec.Struct, frozen=True, array_like=True):
-    """The beginning of a record, before its parts."""
-
-    about: bytes
-    parts: dict[str, tuple[int, int]]
-    """Name → length and CRC of each part, in the order in which they follow."""
-
-
-class Record(msgspec.Struct, frozen=True):
-    """A record to be written."""
-
-    key: int
-    """64 bits: the reader of a record has to check that it is the one that was meant."""
-    about: bytes
-    parts: Mapping[str, bytes]
-
-
-class RecordReader(msgspec.Struct, frozen=True, eq=False):
-    """A record as it was found."""
-
-    segment: "Segment"
-    start: int
-    """Where in the segment its parts begin."""
-    head: RecordHead
-    content: bytes
-    """Its parts, as far as they were read at once."""
-
-    def part(self, name: str) -> bytes | None:
-        """Return a part that was read at once; None where it has to be read by `DiskCache.read_part`."""
-        start, (length, checksum) = self.place(name)
-        part = self.content[start : start + length]
-        return part if len(part) == length and zlib.crc32(part) == checksum else None
-
-    def place(self, name: str) -> tuple[int, tuple[int, int]]:
-        """Return where a part begins among the parts, and its length and CRC."""
-        start = 0
-        for other, (length, checksum) in self.head.parts.items():
-            if other == name:
-                return start, (length, checksum)
-            start += length
-        raise KeyError(name)
-
-
-class Segment:
-    """One file of records, and the list of them."""
-
-    def __init__(self, path: Path, number: int) -> None:
-        """Open it, made as needed. Raises OSError."""
-        self.path = path
-        self.number = number
-        self.keys = array("Q")
-        """The keys of the records that were written to it; another segment may have newer ones by now."""
-        self.listed = path.with_suffix(".index")
-        flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
-        self.descriptor = os.open(path, flags, 0o600)
-        self._list = -1
-        try:
-            self._list = os.open(self.listed, flags, 0o600)
-            self.size = os.fstat(self.descriptor).st_size
-        except OSError:
-            self._close()
-            raise
-        self._users = 0
-        self._gone = False
-
-    def entries(self) -> list[tuple[int, int, int]]:
-        """Return key, offset and length of the records that are whole, and cut the list behind its last whole line."""
-        content = os.pread(self._list, os.fstat(self._list).st_size, 0)
-        whole = content[: len(content) // _ENTRY.size * _ENTRY.size]
-        os.ftruncate(self._list, len(whole))
-        found = [entry for entry in _ENTRY.iter_unpack(whole) if entry[1] + entry[2] <= self.size]
-        self.keys.extend(key for key, _, _ in found)
-        return found
-
-    def append(self, records: Sequence[tuple[int, bytes]]) -> list[tuple[int, int, int]]:
-        """Write records, given with their keys, and return key, offset and length of each. Raises OSError."""
-        entries, offset = [], self.size
-        for key, content in records:
-            entries.append((key, offset, len(content)))
-            offset += len(content)
-        _write(self.descriptor, b"".join(content for _, content in records))
-        _write(self._list, b"".join(_ENTRY.pack(*entry) for entry in entries))
-        return entries
-
-    def read(self, offset: int, length: int) -> bytes:
-        """Return bytes of the file, fewer where it is shorter. Raises OSError."""
-        return os.pread(self.descriptor, length, offset)
-
-    def read_now(self, offset: int, length: int) -> bytes | None:
-        """Return bytes of the file if the kernel has them in memory; else None. Raises OSError."""
-        if not _NOWAIT:
-            return None
-        content = bytearray(length)
-        try:
-            count = os.preadv(self.descriptor, [content], offset, _NOWAIT)
-        except OSError as error:
-            if error.errno in _WOULD_WAIT:
-                return None
-            raise
-        return bytes(content) if count == length else None
-
-    def __enter__(self) -> "Segment":
-        """Use it in another thread: it stays open until the end of the block."""
-        self._users += 1
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._users -= 1
-        self._close_unused()
-
-    def drop(self) -> None:
-        """Close it once no other thread uses it."""
-        self._gone = True
-        self._close_unused()
-
-    def _close_unused(self) -> None:
-        if self._gone and not self._users:
-            self._close()
-
-    def _close(self) -> None:
-        for descriptor in (self.descriptor, self._list):
-            if descriptor >= 0:
-                os.close(descriptor)
-        self.descriptor = self._list = -1
-
-    def remove(self) -> None:
-        """Delete both files. Blocking."""
-        for path in (self.listed, self.path):
-            with suppress(OSError):
-                path.unlink()
 
 
 class DiskCache:
@@ -198,7 +60,7 @@ class DiskCache:
     @property
     def size(self) -> int:
         """Bytes that it takes on disk."""
-        return sum(segment.size + _ENTRY.size * len(segment.keys) for segment in self._segments.values())
+        return sum(segment.size + ENTRY.size * len(segment.keys) for segment in self._segments.values())
 
     async def resize(self, limit_bytes: int, most_records: int) -> None:
         """Let it take so many bytes on disk and records in memory from now on; with 0 bytes it is emptied."""
@@ -246,12 +108,12 @@ class DiskCache:
         offset, length = place >> 32 & 0xFFFFFFFF, place & 0xFFFFFFFF
         content = await self._read(segment, offset, min(length, FIRST_READ_BYTES))
         try:
-            head_length, checksum = _HEAD.unpack_from(content)
-            start = _HEAD.size + head_length
-            head = content[_HEAD.size : start]
+            head_length, checksum = HEAD.unpack_from(content)
+            start = HEAD.size + head_length
+            head = content[HEAD.size : start]
             if zlib.crc32(head) != checksum:
                 raise ValueError("damaged")
-            return RecordReader(segment, offset + start, _DECODER.decode(head), content[start:])
+            return RecordReader(segment, offset + start, _DECODER.decode(head), bytes(content[start:]))
         except (struct.error, ValueError, msgspec.MsgspecError):
             self.forget(key)
             return None
@@ -261,12 +123,13 @@ class DiskCache:
         if (part := record.part(name)) is not None:
             return part
         start, (length, checksum) = record.place(name)
-        part = await self._read(record.segment, record.start + start, length)
+        part = bytes(await self._read(record.segment, record.start + start, length))
         return part if len(part) == length and zlib.crc32(part) == checksum else None
 
-    async def _read(self, segment: Segment, offset: int, length: int) -> bytes:
+    async def _read(self, segment: Segment, offset: int, length: int) -> bytes | bytearray:
         if segment.descriptor < 0:
             return b""
+        content: bytes | bytearray | None
         try:
             content = segment.read_now(offset, length)
             if content is None:
@@ -283,25 +146,32 @@ class DiskCache:
 
     # Writing
 
-    async def write(self, records: Sequence[Record]) -> None:
-        """Write records, each in the place of an older one; on a full disk none are, and older ones go."""
+    async def write(self, records: Sequence[Record]) -> Sequence[RecordReader]:
+        """Write records, each in the place of an older one, and return where they are.
+
+        On a full disk none are written, and older ones go.
+        """
         async with self._writing:
             if not records or not self.is_open:
-                return
-            packed = [(record.key, _pack(record)) for record in records]
+                return ()
+            packed = [pack(record) for record in records]
             try:
                 segment = await self._newest()
                 with segment:
-                    entries = await asyncio.to_thread(segment.append, packed)
+                    entries = await asyncio.to_thread(segment.append, [(one.key, one.content) for one in packed])
             except OSError as error:
                 logger.info("rendered pages are not kept: %s", error.strerror)
                 await self._drop_oldest(len(self._segments))
-                return
-            segment.size += sum(len(content) for _, content in packed)
-            segment.keys.extend(key for key, _ in packed)
+                return ()
+            segment.size += sum(len(one.content) for one in packed)
+            segment.keys.extend(one.key for one in packed)
             if segment.number in self._segments:
                 self._list(segment, entries)
         await self.trim()
+        return [
+            RecordReader(segment, offset + one.start, one.head, b"")
+            for one, (_, offset, _) in zip(packed, entries, strict=True)
+        ]
 
     async def _newest(self) -> Segment:
         """Return the segment to write to, a new one where there is none that has room."""
@@ -382,16 +252,3 @@ def _locked(directory: Path) -> int:
 
 
 _DECODER = msgspec.msgpack.Decoder(RecordHead)
-
-
-def _pack(record: Record) -> bytes:
-    parts = {name: (len(part), zlib.crc32(part)) for name, part in record.parts.items()}
-    head = msgspec.msgpack.encode(RecordHead(record.about, parts))
-    return b"".join((_HEAD.pack(len(head), zlib.crc32(head)), head, *record.parts.values()))
-
-
-def _write(descriptor: int, content: bytes) -> None:
-    """Write all of it. Raises OSError."""
-    rest = memoryview(content)
-    while rest:
-        rest = rest[os.write(descriptor, rest) :]

@@ -11,8 +11,9 @@ from mirror.index.cache import Validity
 from mirror.index.packing import COMPRESS, COMPRESSED_FROM_BYTES
 from mirror.index.view import ViewStamp
 from mirror.runtime import log_failure
-from mirror.server.disk_cache import DiskCache, Record
+from mirror.server.disk_cache import DiskCache
 from mirror.server.replay import SharedBytes
+from mirror.server.segments import Record, StoredPart
 
 logger = logging.getLogger(__name__)
 
@@ -64,6 +65,8 @@ class SavablePage(Protocol):
     facts: PageFacts
     on_disk: Collection[str]
     """The encodings in which it is kept on disk."""
+    stored: dict[str, StoredPart]
+    """Where on disk it is or will be, by encoding."""
 
     @property
     def bodies(self) -> Mapping[str, SharedBytes]:
@@ -96,9 +99,12 @@ class PageSaver:
             if not bodies.keys() <= {*page.on_disk}:
                 pages.append((page, bodies))
                 records.append(Record(key, msgspec.msgpack.encode(page.facts), bodies))
-        await self.disk.write(records)
+        written = await self.disk.write(records)
         for page, bodies in pages:
             page.on_disk = tuple(bodies)
+        for (page, bodies), record in zip(pages, written, strict=False):  # none are written on a full disk
+            for encoding in page.stored.keys() & bodies.keys():
+                page.stored[encoding].move(record.stored(encoding))
 
     async def close(self) -> None:
         """Write what is not saved, and end."""

@@ -8,7 +8,7 @@ restart; there a page has one place, in which each revision replaces the one bef
 
 import asyncio
 import hashlib
-from collections.abc import Awaitable, Callable, Collection, Hashable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Hashable, Mapping, Sequence
 from functools import partial
 from typing import NamedTuple
 
@@ -27,6 +27,7 @@ from mirror.server.replay import SharedBytes
 from mirror.server.representation import Chunk, HeadKey, Representation
 from mirror.server.respond import respond
 from mirror.server.rules import PAGE, ResponseRules
+from mirror.server.segments import StoredPart
 
 IN_LOOP_BYTES = 32 << 10
 """Bytes up to which compressing, or the reverse, is quicker than the hop to a thread."""
@@ -105,11 +106,13 @@ class RenderedPage(Representation):
         bodies: dict[str, bytes],
         encoders: Encoders,
         read: Callable[[str], Awaitable[bytes | None]] | None = None,
-        on_disk: Collection[str] = (),
+        stored: Mapping[str, StoredPart] = {},
     ) -> None:
-        """`read` reads a body that is `on_disk`."""
+        """`read` reads a body that is `stored`."""
         self.facts = facts
-        self.bodies = {encoding: SharedBytes(body) for encoding, body in bodies.items()}
+        self.stored = {**stored}
+        """Where on disk it is or will be, by encoding."""
+        self.bodies = {encoding: SharedBytes(body, stored.get(encoding)) for encoding, body in bodies.items()}
         self.sha256 = facts.sha256
         self.media_type = facts.media_type
         self.modified = facts.modified
@@ -117,7 +120,7 @@ class RenderedPage(Representation):
         self.size = facts.size
         self.compressible = self.size >= COMPRESSED_FROM_BYTES
         self.heads: dict[HeadKey, bytes] = {}
-        self.on_disk = on_disk
+        self.on_disk: Collection[str] = tuple(stored)
         """The encodings in which it is kept on disk."""
         self.grown: Callable[[RenderedPage], None] = lambda page: None
         """Called when the page takes more memory than before."""
@@ -154,7 +157,8 @@ class RenderedPage(Representation):
         body = await self._kept(encoding)
         if body is None:
             plain = await self._plain()
-            self.bodies[encoding] = SharedBytes(await self._encoders.run(self.size, partial(COMPRESS[encoding], plain)))
+            packed = await self._encoders.run(self.size, partial(COMPRESS[encoding], plain))
+            self.bodies[encoding] = SharedBytes(packed, self.stored.get(encoding))
             if encoding != "identity":
                 self.bodies.pop("identity", None)  # it is made again for the few who ask
         self.grown(self)
@@ -164,7 +168,7 @@ class RenderedPage(Representation):
         if encoding not in self.bodies and self._read is not None and encoding in self.on_disk:
             body = await self._read(encoding)
             if body is not None:
-                self.bodies[encoding] = SharedBytes(body)
+                self.bodies[encoding] = SharedBytes(body, self.stored.get(encoding))
         return self.bodies[encoding].content if encoding in self.bodies else None
 
     async def _plain(self) -> bytes:
@@ -173,6 +177,12 @@ class RenderedPage(Representation):
             if (body := await self._kept(encoding)) is not None:
                 return await self._encoders.run(self.size, partial(DECOMPRESS[encoding], body))
         raise LostPage(self.facts.place)
+
+    def expect_disk(self) -> None:
+        """Let replays know that what is to be written of it will be found on disk."""
+        for encoding, body in self.bodies.items():
+            if body.stored is None and not (encoding == "identity" and self.compressible):
+                body.stored = self.stored[encoding] = StoredPart()
 
     def chunks(self, encoding: str, start: int, stop: int) -> Sequence[Chunk]:
         body = self.bodies[encoding].content
@@ -257,10 +267,10 @@ class PageCache:
         facts = _decode_facts(record.head.about)
         if facts.place != text:  # another place with the same number
             return None
-        on_disk = tuple(record.head.parts)
-        bodies = {encoding: body for encoding in on_disk if (body := record.part(encoding)) is not None}
+        stored = {encoding: record.stored(encoding) for encoding in record.head.parts}
+        bodies = {encoding: body for encoding in stored if (body := record.part(encoding)) is not None}
         read = partial(disk.read_part, msgspec.structs.replace(record, content=b""))
-        return RenderedPage(facts, bodies, self._encoders, read, on_disk)
+        return RenderedPage(facts, bodies, self._encoders, read, stored)
 
     async def _render(self, key: PageKey, content: Callable[[], Awaitable[PageInput]]) -> RenderedPage:
         made = await content()
@@ -295,6 +305,7 @@ class PageCache:
             return
         saved = page.on_disk and page.bodies.keys() <= {*page.on_disk, "identity"}
         if not saved and len(saver.unsaved) < MOST_UNSAVED:
+            page.expect_disk()
             saver.unsaved[_number(page.facts.place)] = page
             if saver.timer is None:
                 saver.timer = asyncio.get_running_loop().call_later(SAVE_SECONDS, saver.start)

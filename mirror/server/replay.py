@@ -18,10 +18,11 @@ from enum import Enum, auto
 
 import msgspec
 
-from mirror.index.cache import BoundedCache, MemoryBudget, Validity
+from mirror.index.cache import BoundedCache, MemoryBudget, Validity, Worth
 from mirror.index.change_counter import ChangeCounter
 from mirror.server.facts import RequestFacts
 from mirror.server.proxies import FORWARDED_HEADERS, ForwardedFields
+from mirror.server.segments import StoredPart
 
 REPLAY_REQUEST_BYTES = 4096
 """Bytes of a request up to which its response is kept."""
@@ -29,6 +30,10 @@ REPLAY_BODY_BYTES = 16 << 20
 """Bytes of a response's body up to which it is kept. What waits for a slow client is no copy, but these bytes."""
 REPLAY_BYTES = 1200
 """Bytes that a replay takes in memory, without key, head and body (measured)."""
+STORED_REPLAY_BYTES = 950
+"""Bytes that a replay takes in memory whose body is on disk, with the validity that is kept for it (measured)."""
+READ_BYTES = 256 << 10
+"""Bytes of a body up to which it is read from disk for a replay, where the kernel has it in memory."""
 HEAD_BYTES = 600
 """Bytes that a request's head takes in memory, without its bytes and its key (measured)."""
 
@@ -104,9 +109,13 @@ class RequestHead(msgspec.Struct, frozen=True):
 
 
 class SharedBytes(msgspec.Struct, weakref=True, eq=False):
-    """Bytes that a cache keeps and counts; replays refer to them weakly, and end when the cache lets go of them."""
+    """Bytes that a cache keeps and counts; replays refer to them weakly.
+
+    When the cache lets go of them, replays read them from disk, where they are `stored`; others end.
+    """
 
     content: bytes
+    stored: StoredPart | None = None
 
 
 class Replay(msgspec.Struct, frozen=True):
@@ -121,7 +130,28 @@ class Replay(msgspec.Struct, frozen=True):
     content: bytes = b""
     """The body, unless another cache keeps it."""
     shared: weakref.ReferenceType[SharedBytes] | None = None
-    """The body in the cache that keeps it; once that has let go of it, the replay ends."""
+    """The body in the cache that keeps it."""
+    stored: StoredPart | None = None
+    """Where the body is on disk, once that cache has let go of it."""
+
+    def body(self) -> bytes | bytearray | None:
+        """Return the body; None where it is neither in memory nor can be read without waiting for a disk."""
+        if self.shared is None:
+            return self.content
+        if (kept := self.shared()) is not None:
+            return kept.content
+        return self.stored.read_now() if self.stored is not None and self.size <= READ_BYTES else None
+
+    @property
+    def worth(self) -> Worth:
+        """The highest where the body is on disk: it spares reading the catalog, and takes little."""
+        return Worth.USUAL if self.stored is None else Worth.HIGHEST
+
+    @property
+    def weight(self) -> int:
+        """Bytes that it takes in memory, without its key."""
+        held = REPLAY_BYTES if self.stored is None else STORED_REPLAY_BYTES
+        return held + len(self.head) + len(self.content) + len(self.facts.path) + len(self.facts.agent)
 
 
 class ReplayCache(BoundedCache[bytes, Replay]):

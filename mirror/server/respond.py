@@ -15,6 +15,7 @@ from datetime import datetime
 from typing import TypeVar
 
 from aiohttp import web
+from msgspec import structs
 
 from mirror.blobs.local import http_date
 from mirror.errors import MirrorError, MissingBlob
@@ -122,9 +123,11 @@ class PreparedResponse(web.StreamResponse):
     def _remember(self, validity: Validity, request: web.BaseRequest) -> None:
         body = self._chunks[0] if self._chunks else b""
         if isinstance(body, bytes) and (connection := connection_of(request)) is not None:
-            content, shared = (body, None) if self._shared is None else (b"", weakref.ref(self._shared))
-            facts = facts_of(request)
-            connection.remember(Replay(validity, self.status, self._head, len(body), facts, content, shared))
+            replay = Replay(validity, self.status, self._head, len(body), facts_of(request), body)
+            if (kept := self._shared) is not None:
+                facts = structs.replace(replay.facts, client="", agent="", request_id="")  # each time those of a client
+                replay = structs.replace(replay, facts=facts, content=b"", shared=weakref.ref(kept), stored=kept.stored)
+            connection.remember(replay)
 
     async def write_eof(self, data: bytes = b"") -> None:
         """Nothing is left to write."""

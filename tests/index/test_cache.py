@@ -56,7 +56,7 @@ def test_a_peek_is_no_use() -> None:
 def test_what_is_heavier_than_the_budget_is_not_kept_and_reported_as_evicted() -> None:
     evicted: list[int] = []
     budget = MemoryBudget(1000)
-    cache: BoundedCache[str, int] = BoundedCache(budget, evicted.append)
+    cache: BoundedCache[str, int] = BoundedCache(budget, lambda key, value: evicted.append(value))
     cache.put("a", 1, weight=400)
     cache.put("b", 2, weight=1001)
     assert (list(cache), evicted) == (["a"], [2])

@@ -303,12 +303,14 @@ async def test_a_union_of_which_one_source_has_changed_is_merged_anew() -> None:
     assert not before.validity.live
 
 
-async def test_a_view_that_there_is_no_room_for_is_served_and_never_replayed() -> None:
+async def test_a_view_that_there_is_no_room_for_is_served_until_it_changes() -> None:
     source = Fake("a", "six-1.tar.gz")
     served = repository(source, memory=100)
     view = await served.project("six")
-    assert not view.validity.holds(0)
     assert served.validity("six", view.files["six-1.tar.gz"]) is None
+    assert view.validity.holds(0)
+    served.forget("six")
+    assert not view.validity.holds(0)
 
 
 async def nothing_stored() -> None:
@@ -332,11 +334,25 @@ async def test_what_makes_room_leaves_its_stamp_and_is_replayed_until_it_changes
     assert not file.holds(0)
 
 
-async def test_what_no_stamp_is_left_of_is_no_longer_replayed() -> None:
-    served = repository(Fake("a", "six-1.tar.gz"), memory=6000)
+@pytest.mark.parametrize("change", ["project", "policy", "source", "seen"])
+async def test_what_no_stamp_is_left_of_is_replayed_until_it_changes(change: str) -> None:
+    source = Fake("a", "six-1.tar.gz")
+    served = repository(source, memory=6000)
     view = await served.project("six")
     for number in range(10):
         await served.project(f"other-{number}")
+    assert "six" not in served._stamps
+    assert view.validity.holds(0)
+    match change:
+        case "project":
+            served.forget("six")
+        case "policy":
+            served.set_policy(served.policy)
+        case "source":
+            source.outdated(None)
+        case "seen":
+            source.filenames = ("six-2.tar.gz",)
+            await served.project("six", Freshness.NOW)
     assert not view.validity.holds(0)
 
 

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from mirror.server import disk_cache
-from mirror.server.disk_cache import DiskCache, Record
+from mirror.server import segments
+from mirror.server.disk_cache import DiskCache
+from mirror.server.segments import Record
 
 MB = 1 << 20
 
@@ -40,7 +41,7 @@ async def cache(tmp_path: Path) -> AsyncIterator[DiskCache]:
 @pytest.mark.parametrize("cold", [False, True])
 async def test_a_record_is_found_again(tmp_path: Path, size: int, cold: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     if cold:
-        monkeypatch.setattr(disk_cache, "_NOWAIT", 0)
+        monkeypatch.setattr(segments, "_NOWAIT", 0)
     cache = await opened(tmp_path)
     records = [record(key, size) for key in (7, 2**64 - 1)]
     await cache.write(records)
@@ -109,13 +110,13 @@ async def test_a_full_disk_costs_what_is_kept_and_nothing_else(
     cache: DiskCache, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await cache.write([record(7)])
-    written = disk_cache._write
+    written = segments._write
 
     def full(descriptor: int, content: bytes) -> None:
         written(descriptor, content[:50])
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(disk_cache, "_write", full)
+    monkeypatch.setattr(segments, "_write", full)
     await cache.write([record(8)])
     assert await read(cache, 8) is None
     monkeypatch.undo()

@@ -1,8 +1,10 @@
 """Replays: repeated requests are answered without parsing, and no client can tell the difference."""
 
 import asyncio
+import os
 import re
 import weakref
+import zlib
 from collections.abc import AsyncIterator
 from email.utils import parsedate_to_datetime
 from pathlib import Path
@@ -17,8 +19,17 @@ from mirror.server.drain import ConnectionRunner
 from mirror.server.facts import RequestFacts, ResponseRecord, facts_of
 from mirror.server.group import ConnectionGroup
 from mirror.server.proxies import TrustedProxies
-from mirror.server.replay import IGNORED, REPLAY_BYTES, Replay, ReplayCache, SharedBytes
+from mirror.server.replay import (
+    IGNORED,
+    READ_BYTES,
+    REPLAY_BYTES,
+    STORED_REPLAY_BYTES,
+    Replay,
+    ReplayCache,
+    SharedBytes,
+)
 from mirror.server.respond import PreparedResponse, make_head
+from mirror.server.segments import Segment, StoredPart
 from mirror.telemetry.metrics import Metrics, Observer
 
 PROXIES = TrustedProxies(["127.0.0.1"])
@@ -389,3 +400,52 @@ def test_a_body_that_a_cache_keeps_is_counted_there_and_the_replay_ends_with_it(
     assert replay.shared() is page
     del page
     assert replay.shared() is None
+
+
+def stored(directory: Path, body: bytes) -> StoredPart:
+    """Where a body was written."""
+    segment = Segment(directory / "1.pages", 1)
+    ((_, offset, length),) = segment.append([(1, body)])
+    return StoredPart(segment, offset, length, zlib.crc32(body))
+
+
+def replay_of(page: SharedBytes) -> Replay:
+    return Replay(
+        Validity(1.0), 200, b"", len(page.content), RequestFacts(), shared=weakref.ref(page), stored=page.stored
+    )
+
+
+@pytest.mark.skipif(not hasattr(os, "RWF_NOWAIT"), reason="reading without waiting is Linux's")
+def test_a_body_on_disk_is_read_from_there_once_the_cache_lets_go_of_it(tmp_path: Path) -> None:
+    page = SharedBytes(b"x" * 20_000, StoredPart())
+    replay = replay_of(page)
+    assert page.stored is not None
+    assert replay.body() is page.content
+    page.stored.move(stored(tmp_path, page.content))
+    del page
+    assert replay.body() == b"x" * 20_000
+
+
+@pytest.mark.parametrize("what", ["not written", "damaged", "dropped", "large"])
+def test_a_replay_ends_whose_body_cannot_be_read(tmp_path: Path, what: str) -> None:
+    content = b"x" * (READ_BYTES + 1 if what == "large" else 1000)
+    page = SharedBytes(content, StoredPart() if what == "not written" else stored(tmp_path, content))
+    replay = replay_of(page)
+    match what, page.stored:
+        case "damaged", StoredPart():
+            (tmp_path / "1.pages").write_bytes(b"y" * 1000)
+        case "dropped", StoredPart(segment=Segment() as segment):
+            segment.drop()
+    del page
+    assert replay.body() is None
+
+
+def test_of_what_waits_on_disk_little_is_counted_and_it_is_the_last_to_go(tmp_path: Path) -> None:
+    budget = MemoryBudget(30_000)
+    replays = ReplayCache(budget, lambda: 0.0)
+    page = SharedBytes(b"x" * 20_000, StoredPart())
+    keep(replays, b"a", replay_of(page))
+    assert budget.weight == ENTRY_BYTES + STORED_REPLAY_BYTES + 1
+    for number in range(100):
+        keep(replays, b"%d" % number, response(b"x" * 1000))
+    assert b"a" in replays

@@ -8,6 +8,7 @@ import pytest
 
 from mirror.model import Project
 from mirror.pypi import pages
+from mirror.server.connection import ConnectionProtocol
 from tests.builders import Built, wheel
 from tests.serving import Reply, Serving, repositories, serving
 from tests.simulator import Simulator, Status
@@ -86,6 +87,36 @@ async def test_a_page_that_memory_has_no_room_for_is_read_from_disk(
         for _ in range(3):
             assert (await page(mirror)).body == first.body
     assert renders.names == ["six"]
+
+
+@pytest.mark.skipif(not hasattr(os, "RWF_NOWAIT"), reason="reading without waiting is Linux's")
+async def test_pages_that_memory_has_no_room_for_are_replayed_from_disk_until_they_change(
+    simulator: Simulator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    handled: list[bytes] = []
+    forward = ConnectionProtocol._forward
+
+    def count(connection: ConnectionProtocol, data: bytes) -> None:
+        handled.append(data)
+        forward(connection, data)
+
+    names = [f"acme{number}" for number in range(12)]
+    for name in names:
+        simulator.publish(wheel(name, "1.0"))
+    async with serving(tmp_path / "data", repositories(simulator), pages={"memory": 40_000}) as mirror:
+        for _ in range(2):
+            first = {name: await page(mirror, name) for name in names}
+            assert mirror.mirror.page_cache._saver is not None
+            await mirror.mirror.page_cache._saver.flush()
+        with monkeypatch.context() as patched:
+            patched.setattr(ConnectionProtocol, "_forward", count)
+            assert [(await page(mirror, name)).body for name in names] == [first[name].body for name in names]
+        assert not handled
+        assert len(mirror.mirror.page_cache._pages) < len(names)
+        newer = wheel(names[0], "2.0")
+        simulator.publish(newer)
+        assert newer.filename in files(await page(mirror, names[0], Cache_Control="no-cache"))
+        assert newer.filename in files(await page(mirror, names[0])), "the others are right no longer"
 
 
 async def test_an_upload_a_yank_and_a_deletion_are_seen_at_once_and_after_a_restart(tmp_path: Path) -> None:
