@@ -21,6 +21,7 @@ from tests.benchmarks import (
     installs,
     many_pages,
     name_list,
+    node_rows,
     object_rows,
     rows,
 )
@@ -35,7 +36,7 @@ MEASUREMENTS = {
     for name, measurement in module.MEASUREMENTS.items()
 }
 """All measurements by name, in the order of the table."""
-ON_DEMAND = {**great_rows.MEASUREMENTS, **many_pages.MEASUREMENTS}
+ON_DEMAND = {**great_rows.MEASUREMENTS, **many_pages.MEASUREMENTS, **node_rows.MEASUREMENTS}
 """Those that take minutes: they are run when they are named."""
 
 

@@ -87,11 +87,11 @@ async def site(quick: bool) -> AsyncIterator[Site]:
 
 
 def mirror_of(
-    upstream: Nginx, data: Path, *, checkout: Path | None = None, **settings: Any
+    upstream: Nginx, data: Path, *words: str, checkout: Path | None = None, **settings: Any
 ) -> contextlib.AbstractAsyncContextManager[Spawned]:
     """A mirror of an nginx, with all defaults: it writes its access log. `checkout` is where its code is."""
     table = {"pypi": {"format": "pypi", "mount": "/", "upstreams": [f"{upstream.url}/simple/"]}}
-    return spawned(data, table, checkout=checkout, log={"access": True}, **settings)
+    return spawned(data, table, *words, checkout=checkout, log={"access": True}, **settings)
 
 
 async def in_turn(
