@@ -208,6 +208,14 @@ class Leases:
         """Release a lease that this process has."""
         await self._database.write(("DELETE FROM leases WHERE name = $1 AND holder = $2", (name, self._holder)))
 
+    async def held_names(self, beginning: str, now: float) -> list[str]:
+        """Return the names of all leases that some process has, of those that begin in this way."""
+        rows = await self._database.read(
+            "SELECT name FROM leases WHERE name LIKE $1 AND until > current_seconds($2) ORDER BY name",
+            f"{beginning}%", now,
+        )  # fmt: skip
+        return [name for (name,) in rows]
+
     @asynccontextmanager
     async def held(self, name: str, clock: Callable[[], float], seconds: float) -> AsyncIterator[Lease | None]:
         """Hold a lease for the length of the block, renewed in time; yield None while another process has it."""

@@ -93,6 +93,14 @@ class FlightTable:
         await self._database.write((sql, (time.time(), FORGOTTEN_SECONDS)))
 
 
+_SHOWING = (
+    "INSERT INTO nodes (address, instance, secret, seen) VALUES ($1, $2, $3, current_seconds($4))"
+    " ON CONFLICT (address) DO UPDATE SET instance = excluded.instance, secret = excluded.secret, seen = excluded.seen"
+)
+_TAKE_ADDRESS = f"{_SHOWING} RETURNING address"
+_SHOW_LIFE = f"{_SHOWING} WHERE nodes.instance = excluded.instance RETURNING address"
+
+
 class NodeTable:
     """The table of nodes, judged by the database's clock."""
 
@@ -106,15 +114,9 @@ class NodeTable:
 
     async def show(self, node: NodeRow, first: bool = False) -> bool:
         """Record a sign of life; return whether the address is still this node's. With `first`, it takes it."""
-        same = "" if first else " WHERE nodes.instance = excluded.instance"
-        (rows,) = await self._database.write(
-            (
-                "INSERT INTO nodes (address, instance, secret, seen) VALUES ($1, $2, $3, current_seconds($4))"
-                " ON CONFLICT (address) DO UPDATE SET instance = excluded.instance, secret = excluded.secret,"
-                f" seen = excluded.seen{same} RETURNING address",
-                (node.address, node.instance, node.secret, time.time()),
-            )
-        )
+        statement = _TAKE_ADDRESS if first else _SHOW_LIFE
+        values = (node.address, node.instance, node.secret, time.time())
+        (rows,) = await self._database.write((statement, values))
         return bool(rows)
 
     async def leave(self, node: NodeRow) -> None:

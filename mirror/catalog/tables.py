@@ -13,6 +13,7 @@ import msgspec
 
 from mirror.catalog.database import Database, Row, Statement, Value
 from mirror.catalog.migration import migrations
+from mirror.errors import Conflict
 
 STATE = "move_steps"
 """The table that tells of the copy itself."""
@@ -174,11 +175,20 @@ class MoveSteps:
         return str(rows[0][0]) if rows else None
 
     async def begin(self, source: str) -> None:
-        """Empty the catalog for the content of another one, whose identity is given."""
-        await self._database.write(
-            (f"INSERT INTO {STATE} (step, detail) VALUES ('source', $1)", (source,)),
-            *(table.emptying() for table in table_shapes()),
+        """Empty the catalog for the content of another one, whose identity is given.
+
+        Raises Conflict where another move has begun at this moment, and then nothing has changed.
+        """
+        (rows,) = await self._database.write(
+            (
+                "INSERT INTO move_steps (step, detail) SELECT 'source', CAST($1 AS TEXT)"
+                " WHERE NOT EXISTS (SELECT 1 FROM move_steps WHERE step = 'source') RETURNING step",
+                (source,),
+            )
         )
+        if not rows:
+            raise Conflict("Another move has begun to fill the same catalog at this moment.")
+        await self._database.write(*(table.emptying() for table in table_shapes()))
 
     async def copied(self) -> set[str]:
         """Return the tables that are whole."""

@@ -23,6 +23,7 @@ from mirror.server.connections import CHECK_SECONDS
 from mirror.service import following, scheduled_sync
 from mirror.service.ecosystems import ECOSYSTEMS
 from mirror.service.listening import CERTIFICATE_SECONDS
+from mirror.service.presence import SERVING_SECONDS, Presence
 from mirror.service.services import Mirror
 from mirror.service.store import Store
 from mirror.telemetry.statistics import RECORD_SECONDS
@@ -127,6 +128,7 @@ def process_jobs(service: "Service") -> list[BackgroundJob]:
     store, activity = service.store, service.activity
     return [
         *(() if service.node is None else _node_jobs(service.node, store)),
+        *([_serving_job(service.presence)] if store.database.shared else ()),
         BackgroundJob(
             "statistics",
             "add what was counted to the totals in the catalog",
@@ -163,6 +165,12 @@ def process_jobs(service: "Service") -> list[BackgroundJob]:
             partial(service.notifier.keep_alive, service.heartbeat.healthy),
         ),
     ]
+
+
+def _serving_job(presence: Presence) -> BackgroundJob:
+    return BackgroundJob(
+        "serving", "show in the catalog that nodes share that this one serves", presence.show, every=SERVING_SECONDS / 3
+    )
 
 
 def _node_jobs(node: "Node", store: Store) -> list[BackgroundJob]:

@@ -32,12 +32,11 @@ from mirror.maintenance.move import (
 from mirror.service.blobs import blob_store
 from mirror.service.directory import lock
 from mirror.service.move_targets import MoveTargets, store_mark
+from mirror.service.presence import MOVING, check_unserved
 from mirror.service.store import Store, catalog_engine, catalog_password
 
 INCOMING = "moving"
 """The directory for files on their way to an object store, in the data directory."""
-SERVING = "serving"
-"""The lease of a node that serves from a shared catalog."""
 LEASE_SECONDS = 15.0
 """How long this process alone may work with a shared catalog, renewed while it does."""
 
@@ -70,7 +69,7 @@ async def move(settings: Settings, targets: MoveTargets, progress: MoveProgress)
             for name, value in mark.numbers.items():
                 await source.catalog.counters.settle(name, value)
             return MoveResult(None, alone)
-        there = await stack.enter_async_context(_catalog(end, place))
+        there = await stack.enter_async_context(_catalog(end))
         steps, ended = MoveSteps(there.database), f"{identity} {await newest_serial(source.database)}"
         if await steps.ended() == ended:
             return MoveResult(None, None)
@@ -97,18 +96,20 @@ async def _move_files(settings: Settings, end: Settings, source: Store, progress
 
 @asynccontextmanager
 async def _alone(database: Database, holder: str) -> AsyncIterator[None]:
-    """Keep nodes on other machines from serving. Raises ConfigError where one does."""
+    """Keep nodes from serving from a shared catalog, and other moves away. Raises ConfigError where one does."""
     if not database.shared:
         yield  # the lock of the data directory does it
         return
-    async with Leases(database, holder).held(SERVING, time.time, LEASE_SECONDS) as lease:
+    leases = Leases(database, holder)
+    async with leases.held(MOVING, time.time, LEASE_SECONDS) as lease:
         if lease is None:
-            raise ConfigError("catalog.url: a node serves from this database, or another move works with it: stop it.")
+            raise ConfigError("catalog.url: another `mirror move` works with this database: let it end first.")
+        await check_unserved(leases, time.time())
         yield
 
 
 @asynccontextmanager
-async def _catalog(end: Settings, holder: str) -> AsyncIterator[Catalog]:
+async def _catalog(end: Settings) -> AsyncIterator[Catalog]:
     """Open the catalog that is filled; one of another version is not brought up to date, which would change it."""
     database: Engine = catalog_engine(end)
     if end.catalog.url is not None:
@@ -121,8 +122,8 @@ async def _catalog(end: Settings, holder: str) -> AsyncIterator[Catalog]:
             raise ConfigError("--to-catalog: it holds the data of another version of the mirror: name an empty one.")
     try:
         await database.open()
-        async with _alone(database, holder):
-            yield Catalog(database)
+        await check_unserved(Leases(database), time.time())
+        yield Catalog(database)
     finally:
         await database.close()
 

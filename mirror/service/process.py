@@ -25,6 +25,7 @@ from mirror.service.directory import lock, publish
 from mirror.service.generation import Generation
 from mirror.service.jobs import Supervisor, process_jobs
 from mirror.service.listening import TLS, Listeners
+from mirror.service.presence import Presence
 from mirror.service.services import Activity, Mirror
 from mirror.service.store import Store
 from mirror.service.systemd import Heartbeat, Notifier, listen_fds
@@ -57,6 +58,8 @@ class Service:
         self._worker = worker
         self.node: Node | None = None
         """This process, as the other ones of the mirror reach it."""
+        self.presence = Presence(self.store.catalog.leases, clock, settings.data_dir)
+        """Shown where nodes share the catalog."""
         self.heartbeat = Heartbeat()
         self.jobs = Supervisor()
         """Those of the process; each generation has its own."""
@@ -117,6 +120,9 @@ class Service:
             opened.callback(os.close, lock(settings.data_dir))
         opened.push_async_callback(self.store.close)
         await self.store.open()
+        if self.store.database.shared:
+            self._open.push_async_callback(self.presence.end)
+            await self.presence.begin()
         if self._worker is None or self._worker.first:
             await self.store.clean()
         await self.store.keep_rendered(settings)

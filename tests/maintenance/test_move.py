@@ -12,6 +12,7 @@ from urllib.parse import urljoin
 
 from mirror.catalog import User
 from mirror.catalog.tables import table_shapes
+from mirror.index.rebuild import UploadRebuild
 from tests.builders import gem, wheel
 from tests.maintenance.test_commands import run
 from tests.objects import table
@@ -140,7 +141,7 @@ async def test_a_mirror_is_moved_to_shared_stores_and_back(
         assert (await mirror.get("/versions", Range=f"bytes={len(grown) - 1}-")).status == 206
         assert [user.name for user in await mirror.mirror.catalog.accounts.users()] == ["ann"]
         for publisher in mirror.mirror.publishers.values():
-            assert (await publisher.rebuild()).faults == ()
+            assert (await UploadRebuild(publisher).rebuild()).faults == ()
 
 
 def contents(directory: Path) -> dict[str, str]:

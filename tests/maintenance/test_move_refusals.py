@@ -1,12 +1,15 @@
 """What `mirror move` refuses with nothing changed, and what it makes good."""
 
 import asyncio
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from mirror.catalog import Catalog, User
+from mirror.catalog import Catalog, Leases, User
 from mirror.catalog.sqlite import SQLite
 from mirror.config import Settings
 from mirror.errors import ConfigError
@@ -15,6 +18,7 @@ from mirror.maintenance.move import MoveProgress
 from mirror.service.move import MoveResult, move
 from mirror.service.move_targets import MoveTargets
 from mirror.service.open import Mode, open_mirror
+from mirror.service.presence import MOVING
 from tests.builders import wheel
 from tests.maintenance.stores import upload
 from tests.objects import table
@@ -107,6 +111,25 @@ async def test_a_database_that_a_node_serves_from_is_refused(
             await moved(tmp_path / "data", simulator, postgres_url, None)
         with pytest.raises(ConfigError, match="a node serves from this database"):
             await moved(tmp_path / "idle", simulator, tmp_path / "back", tmp_path / "back", catalog=catalog)
+        with pytest.raises(ConfigError, match="`mirror move` is copying this catalog"):
+            async with _moving(postgres_url), serving(tmp_path / "second", repositories(simulator), catalog=catalog):
+                pass
+    await moved(tmp_path / "idle", simulator, tmp_path / "back", tmp_path / "back", catalog=catalog)
+
+
+@asynccontextmanager
+async def _moving(url: str) -> AsyncIterator[None]:
+    """The lease of a move from a database."""
+    from mirror.catalog.postgres import PostgreSQL
+
+    database = PostgreSQL(url, lambda: None, {"pypi": "pypi"})
+    await database.open()
+    try:
+        async with Leases(database).held(MOVING, time.time, 10) as lease:
+            assert lease is not None
+            yield
+    finally:
+        await database.close()
 
 
 async def test_files_alone_are_moved_to_a_bucket_and_back(tmp_path: Path, simulator: Simulator) -> None:
