@@ -8,6 +8,7 @@ import msgspec
 
 from mirror.catalog.database import Database, Statement, Value
 from mirror.catalog.feed import UPLOADED_IN, record
+from mirror.catalog.logs import COUNT_CHANGE
 from mirror.catalog.totals import STAGED_PAGES_ADDED, files_added
 from mirror.catalog.uploads import UploadRow, writing
 
@@ -295,7 +296,7 @@ def _upload_statements(change: BundleImport) -> list[Statement]:
 
 def _log_statements(change: BundleImport) -> list[Statement]:
     """Return the statements that write the logs of a bundle."""
-    statements: list[Statement] = []
+    statements: list[Statement] = [COUNT_CHANGE] if change.logs else []
     for log in change.logs:
         # A number is left out in front of what replaces a log, as in `Logs`.
         statements.append(
@@ -308,6 +309,14 @@ def _log_statements(change: BundleImport) -> list[Statement]:
         if log.replace:
             newest = "(SELECT max(seq) FROM logs WHERE name = $1)"
             statements.append((f"DELETE FROM logs WHERE name = $1 AND seq < {newest}", (log.name,)))
+        statements.append(
+            (
+                "INSERT INTO log_times (name, seq, at) SELECT $1, max(seq), current_seconds($2) FROM logs"
+                " WHERE name = $1 ON CONFLICT (name) DO UPDATE SET seq = excluded.seq,"
+                " at = CASE WHEN excluded.at > log_times.at + 1 THEN excluded.at ELSE log_times.at + 1 END",
+                (log.name, change.at),
+            )
+        )
     return statements
 
 

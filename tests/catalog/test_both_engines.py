@@ -5,7 +5,7 @@ import random
 
 import pytest
 
-from mirror.catalog import Catalog, Cursor, HeldFile, RemovedFiles, SetMember, Token, Upload, UploadRow, User
+from mirror.catalog import START, Catalog, Cursor, HeldFile, RemovedFiles, SetMember, Token, Upload, UploadRow, User
 from mirror.catalog.bundles import BundleImport, ImportedLog, ImportedSerials, RemovedRow, StagedFile, StoredPage
 from mirror.catalog.holdings import begins, contains
 from mirror.errors import Conflict, ConstraintViolation, LostLease
@@ -170,7 +170,7 @@ async def test_a_bundle_is_taken_in_with_everything_that_was_staged(catalog: Cat
     staged = StagedFile(event="file", source="up", project="six", filename="s.whl", digest="9" * 64, size=4)
     await bundles.stage_files("b", [staged])
     assert await bundles.staged("b") == {1, 2}
-    await catalog.logs.append("v", b"old")
+    await catalog.logs.append("v", b"old", START)
     row = RemovedRow(filename="gone.whl", since=1.0, why="file", facts=b"\x80")
     change = BundleImport(
         bundle="b", origin="o", seen=ImportedSerials(3, 4), at=9.0, pages=2, files=1,

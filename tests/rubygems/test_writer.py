@@ -43,14 +43,14 @@ class Disk:
         self.slow = asyncio.Event()
         """Set when a write waits for the disk."""
 
-    async def append_slowly(self, name: str, chunk: bytes, after: LogPosition) -> LogPosition | None:
+    async def append_slowly(self, name: str, chunk: bytes, after: LogPosition, now: float) -> LogPosition | None:
         if not self.go_on.is_set():
             self.slow.set()
         await self.go_on.wait()
         if any(mark in chunk for mark in self.failing):
             raise OSError("The disk has failed.")
         self.appended.append((name, chunk))
-        return await self.append(name, chunk, after)
+        return await self.append(name, chunk, after, now)
 
 
 @pytest.fixture

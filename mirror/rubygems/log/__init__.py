@@ -13,7 +13,7 @@ What acts on them:
 upstream_index    follows one upstream: requests, verifies and stores its log
 local_entries     the gems that are listed otherwise than upstream lists them, persisted
 policy_review     the changes of upstreams that policy has not seen yet
-gemspec_pages     makes the info pages of an upstream that has none
+legacy_index      the lists and the info pages of an upstream that has no compact index
 writer            the task that appends to the log, from a queue of events; it combines what upstreams list
 published_index   what clients read, and what posts those events: polling upstreams, checking pages
 """

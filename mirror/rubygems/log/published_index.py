@@ -220,11 +220,13 @@ class PublishedIndex:
         for upstream in self.upstreams:
             age = now - upstream.asked_at
             nothing_to_serve = upstream.map is None and self.log is None
-            running = now_required and upstream.name in self._background  # its response is the one that is required
-            recent = 0 <= age <= (NOW_POLL_SECONDS if now_required else POLL_SECONDS)
-            if recent and not nothing_to_serve and not running:
+            asking = any(key.startswith(f"{upstream.name} ") for key in self._background)
+            running = now_required and asking  # its response is the one that is required
+            pause = NOW_POLL_SECONDS if now_required else POLL_SECONDS
+            if 0 <= age <= pause and not nothing_to_serve and not running:
                 continue
-            task = self._background.start(upstream.name, partial(self._refresh, upstream))
+            pause = 0.0 if nothing_to_serve else pause
+            task = self._background.start(f"{upstream.name} {pause}", partial(self._refresh, upstream, pause))
             if nothing_to_serve or now_required or not 0 <= age <= self._fresh:
                 await asyncio.wait({task}, timeout=None if nothing_to_serve else WAIT_SECONDS)
             if nothing_to_serve and task.done() and (error := task.exception()):
@@ -235,11 +237,11 @@ class PublishedIndex:
         await self.writer.wait_until_open()
         for one in self.upstreams:
             if one.url == upstream and not self._offline:
-                await self._refresh(one, anew=True)
+                await self._refresh(one, 0.0, anew=True)
 
-    async def _refresh(self, upstream: UpstreamIndex, anew: bool = False) -> None:
+    async def _refresh(self, upstream: UpstreamIndex, pause: float, anew: bool = False) -> None:
         try:
-            await upstream.refresh(anew)
+            await upstream.refresh(pause, anew)
         except UpstreamError as error:
             logger.warning("the list of versions stays as it is: %s", error)
             raise

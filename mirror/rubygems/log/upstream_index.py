@@ -10,10 +10,11 @@ so that no other upstream takes over the name (`Claims`).
 
 import asyncio
 import logging
+import math
 import time
 from collections.abc import Callable, Collection
 from datetime import UTC, datetime
-from itertools import zip_longest
+from functools import partial
 
 from yarl import URL
 
@@ -28,7 +29,7 @@ from mirror.index.upstream_pages import UpstreamPages
 from mirror.model import UpstreamRequest, UpstreamResponse
 from mirror.rubygems import pages
 from mirror.rubygems.index import map_from_specs
-from mirror.rubygems.log.gemspec_pages import body_from_gemspecs
+from mirror.rubygems.log.legacy_index import LIST_SECONDS, body_from_gemspecs, fetch_specs
 from mirror.rubygems.log.list_losses import ListLosses
 from mirror.rubygems.log.upstream_copy import (
     LEGACY,
@@ -48,12 +49,10 @@ logger = logging.getLogger(__name__)
 
 MOST_CHUNKS = 500
 """Appends after which the stored copy is written anew in one piece."""
-LIST_SECONDS = 600.0
-"""For a list of everything, ten megabytes compressed: it has to arrive over a slow line, too."""
 VERSIONS_BYTES = 256 << 20
 """The most that an upstream's `/versions` may have."""
-SPECS_BYTES = 64 << 20
-"""The most that its `specs.4.8.gz` may have."""
+LOOK_SECONDS = 0.1
+"""Between two looks at whether another process has its answer."""
 UPDATE_SECONDS = 60.0
 """Age from which the list is asked for again before a gem that it lacks is said to be unknown."""
 WAIT_SECONDS = 5.0
@@ -83,7 +82,7 @@ class UpstreamIndex:
         self._source = name_of_upstream(upstream)
         self._claimed: Collection[str] | None = None
         """The gems that the catalog knew to be upstream's when the copy was read; None before that."""
-        self._stored = SharedLog(catalog.logs, f"upstream {name}")
+        self._stored = SharedLog(catalog.logs, f"upstream {name}", clock)
         self._storing = asyncio.Lock()
         self._copy: UpstreamCopy | None = None
         self._legacy = False
@@ -177,16 +176,17 @@ class UpstreamIndex:
         """The upstream's address."""
         return self._upstream.url
 
-    async def refresh(self, anew: bool = False) -> bool:
+    async def refresh(self, pause: float = 0.0, anew: bool = False) -> bool:
         """Fetch what is new, and return whether anything is. Raises UpstreamError; the copy then stays as it was.
 
-        With `anew`, the response to a request that was sent before this call does not count.
+        What another process has asked for within `pause` seconds is taken over from it. With `anew`, the response to a
+        request that was sent before this call does not count.
         """
         if anew:
             await self._flight.landed()
         if self._retired:
             return False
-        changed, _ = await self._flight.run("", self._refresh)
+        changed, _ = await self._flight.run(f"{pause}", partial(self._refresh, pause, anew))
         return changed
 
     async def _update_if_due(self) -> None:
@@ -194,7 +194,7 @@ class UpstreamIndex:
         if 0 <= self._clock() - self.asked_at <= UPDATE_SECONDS or self._retired:
             return
         # Only this caller waits: while an upstream hangs, what others list is not held up by it.
-        asking = self._flight.start("", self._refresh)
+        asking = self._flight.start(f"{UPDATE_SECONDS}", partial(self._refresh, UPDATE_SECONDS))
         done, _ = await asyncio.wait({asking}, timeout=WAIT_SECONDS)
         if done and (error := asking.exception()):
             logger.warning("the list of versions stays as it is: %s", error)
@@ -215,8 +215,22 @@ class UpstreamIndex:
             await asyncio.gather(self._opening, return_exceptions=True)
         await self._flight.close()
 
-    async def _refresh(self) -> bool:
-        await self.read_on()  # else what is stored would be replaced without a look at it
+    async def _refresh(self, pause: float = 0.0, anew: bool = False) -> bool:
+        """Ask upstream, unless another process asks now or has asked lately: then take over what it has stored."""
+        known, since = self.map, math.inf
+        while True:
+            await self.read_on()  # also since what is stored would otherwise be replaced without a look at it
+            async with self._stored.refreshing(pause, since) as state:
+                if state.ours:
+                    return await self._ask()
+            if not state.running:
+                self.asked_at = self._clock() - max(0.0, state.now - state.began)
+                await self.read_on()
+                return self.map is not known
+            since = min(since, state.now if anew else state.began)
+            await asyncio.sleep(LOOK_SECONDS)
+
+    async def _ask(self) -> bool:
         self.asked_at = self._clock()
         try:
             return await self._follow(self._copy)
@@ -242,7 +256,8 @@ class UpstreamIndex:
 
     async def _follow(self, copy: UpstreamCopy | None) -> bool:
         after = self._stored.position
-        request = self._list_request("versions", VERSIONS_BYTES)
+        url = self._upstream.url / "versions"
+        request = UpstreamRequest(url=url, limit=VERSIONS_BYTES, timeout=LIST_SECONDS, kind="list")
         response = await self._upstream.get_raw(request, copy.request_headers() if copy else {})
         result = await asyncio.to_thread(follow, copy, response.status, response.headers, response.body)
         match result:
@@ -303,9 +318,6 @@ class UpstreamIndex:
             return await self._claims.all_names(self._source)
         return self._claimed
 
-    def _list_request(self, path: str, limit: int) -> UpstreamRequest:
-        return UpstreamRequest(url=self._upstream.url / path, limit=limit, timeout=LIST_SECONDS, kind="list")
-
     async def _replace_all(self, listed: VersionsMap) -> bool:
         known = self.map or VersionsMap()
         names = await asyncio.to_thread(listed.changed, known)
@@ -321,7 +333,7 @@ class UpstreamIndex:
     # An upstream that has only the legacy index
 
     async def _refresh_legacy(self) -> bool:
-        after, specs = self._stored.position, await self._fetch_specs()
+        after, specs = self._stored.position, await fetch_specs(self._upstream, self._specs)
         if specs is None:
             return False
         listed = await asyncio.to_thread(map_from_specs, *(response.body for response in specs))
@@ -339,20 +351,6 @@ class UpstreamIndex:
                 return await self._replace_all(listed)
         await self.read_on()  # another process was first; the next request compares with what it has stored
         return True
-
-    async def _fetch_specs(self) -> list[UpstreamResponse] | None:
-        """Return both specs indexes as they are now, None when they have not changed."""
-        specs = []
-        for kind, old in zip_longest(("specs", "prerelease_specs"), self._specs):
-            response = await self._upstream.get(
-                self._list_request(f"{kind}.4.8.gz", SPECS_BYTES),
-                etag=old.etag if old else None,
-                last_modified=old.last_modified if old else None,
-            )
-            response = response or old
-            assert response is not None, "an unconditional request has a response"
-            specs.append(response)
-        return specs if [one.body for one in specs] != [one.body for one in self._specs] else None
 
     async def _info_from_gemspecs(self, name: str) -> UpstreamResponse:
         numbers = self.map.versions(name) if self.map is not None else ()

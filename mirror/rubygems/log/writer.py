@@ -62,7 +62,7 @@ class LogWriter:
         self.log: PublishedLog | None = None
         """What is served; None until there is anything to list."""
         self.changed_at = clock()
-        """The time at which the log last grew here, in seconds since the epoch."""
+        """The time at which the log last grew, in seconds since the epoch by the database's clock."""
         self.behind = False
         """Whether another process may have written more than is known here."""
         self.on_append: Callable[[], None] = lambda: None
@@ -75,7 +75,7 @@ class LogWriter:
         """Done once the log lists what the stored copies of the upstreams do."""
         self.on_open: Callable[[], None] = lambda: None
         """Called then."""
-        self._stored = SharedLog(catalog.logs, f"published {repository}")
+        self._stored = SharedLog(catalog.logs, f"published {repository}", clock)
         self._on_change = on_change
         self._upstreams = tuple(upstreams)
         self._maps = UpstreamMaps((None,) * len(upstreams), NameOwners(precedence))
@@ -312,7 +312,8 @@ class LogWriter:
 
     def _show(self, log: PublishedLog) -> None:
         # Last-Modified has whole seconds: two states of one second would be the same to a proxy.
-        self.log, self.changed_at = log, max(self._clock(), math.floor(self.changed_at) + 1)
+        grown = self._stored.position.at  # for all processes the same, unless an older version has written
+        self.log, self.changed_at = log, grown or max(self._clock(), math.floor(self.changed_at) + 1)
         self._on_change()
 
     async def _owners(self) -> NameOwners:
