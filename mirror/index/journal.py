@@ -35,8 +35,11 @@ Listener = Callable[[str, str], None]
 """Called with a source and a project ("" for its list of names)."""
 
 
-Looker = Callable[[bool], Awaitable[None]]
-"""Called at each look at what other processes have written, with whether `changes` says that there is something."""
+class Follower(NamedTuple):
+    """A reader of what is shared beside the journal."""
+
+    is_outdated: Callable[[], Awaitable[bool]]
+    outdate: Callable[[], None]
 
 
 class Subscription(NamedTuple):
@@ -68,7 +71,7 @@ class Journal:
         self._taken_in: Callable[[], Awaitable[None]] | None = None
         self._looking: SingleFlight[str, None] = SingleFlight()
         self._noticing: list[Callable[[], None]] = []
-        self._lookers: list[Looker] = []
+        self._followers: list[Follower] = []
 
     async def open(self) -> None:
         """Learn where the journal stands."""
@@ -189,10 +192,15 @@ class Journal:
             hurried = time.monotonic() < self._hurry_until
             await asyncio.sleep(HURRIED_LOOK_SECONDS if hurried else LOOK_SECONDS)
 
-    def call_on_look(self, looker: Looker) -> Callable[[], None]:
-        """Call `looker` at each look, for what is shared beside the journal. Returns a function that ends it."""
-        self._lookers.append(looker)
-        return lambda: self._lookers.remove(looker)
+    def follow_with(
+        self, is_outdated: Callable[[], Awaitable[bool]], outdate: Callable[[], None]
+    ) -> Callable[[], None]:
+        """Call `outdate` where a look finds that other processes have written what is shared beside the journal.
+
+        Returns a function that ends it.
+        """
+        self._followers.append(follower := Follower(is_outdated, outdate))
+        return lambda: self._followers.remove(follower)
 
     async def catch_up(self) -> None:
         """Report what other processes have changed before this call, where `changes` says that there is something.
@@ -217,9 +225,11 @@ class Journal:
     async def _look(self) -> None:
         seen = self.changes.memory[:COUNTER_BYTES]
         moved = seen != self.changes.seen
+        # Asked before, and said after: what a bundle has written is shown by `taken_in`, all of it at once.
+        outdated = [one for one in tuple(self._followers) if moved or await one.is_outdated()]
         await self.look(self._replaced, self._taken_in)
-        for look in tuple(self._lookers):
-            await look(moved)
+        for one in outdated:
+            one.outdate()
         if moved:
             self.changes.seen = seen
             for notice in self._noticing:

@@ -297,11 +297,14 @@ class PublishedIndex:
         self._reported.add(name)
         self._local.schedule(name, 0.0)
 
-    async def look(self, moved: bool) -> None:
-        """Find out whether other processes have written to the log; `moved`: they have changed something."""
-        if moved or await self.writer.is_outdated():
-            self.writer.behind = True
-            self._end_validity()
+    async def is_outdated(self) -> bool:
+        """Return whether other processes have written to the log."""
+        return await self.writer.is_outdated()
+
+    def outdate(self) -> None:
+        """Have the log read on before it is served the next time."""
+        self.writer.behind = True
+        self._end_validity()
 
     def _page_changed(self, name: str) -> None:
         if name in self._local.due:
