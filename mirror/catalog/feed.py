@@ -92,6 +92,8 @@ class CatalogHead(msgspec.Struct, frozen=True, kw_only=True):
     """The newest serial ever given out."""
     accounts: int
     """The generation of users and tokens."""
+    logs: int
+    """How often a log has changed."""
     uploaded: frozenset[str]
     """The repositories that ever had an upload or a released name."""
 
@@ -147,14 +149,19 @@ class FeedTable:
         numbers: dict[str, int] = {}
         uploaded: list[str] = []
         for kind, name, value in await self._database.read(
-            "SELECT 0, name, value FROM counters WHERE name IN ('feed', 'accounts')"
+            "SELECT 0, name, value FROM counters WHERE name IN ('feed', 'accounts', 'logs')"
             " UNION ALL SELECT 1, repository, 0 FROM uploaded_repositories"
         ):
             if kind:
                 uploaded.append(name)
             else:
                 numbers[name] = value
-        return CatalogHead(serial=numbers["feed"], accounts=numbers["accounts"], uploaded=frozenset(uploaded))
+        return CatalogHead(
+            serial=numbers["feed"],
+            accounts=numbers["accounts"],
+            logs=numbers["logs"],
+            uploaded=frozenset(uploaded),
+        )
 
     async def uploads_age(self, repository: str, now: float) -> float:
         """Return for how many seconds a repository has had uploads; 0 for one that has none. `now`: of this machine."""

@@ -291,11 +291,6 @@ class SharedLog:
         """Return what other processes have written."""
         return await self._logs.read_on(self._name, self.position)
 
-    async def is_outdated(self) -> bool:
-        """Return whether what is stored is not what is known here, unless that changes just now."""
-        known = self.position
-        return await self._logs.position(self._name) != known == self.position
-
     async def append(self, chunk: bytes, most_chunks: int) -> bool:
         """Append to it; return False, with nothing written, where another process has written meanwhile.
 

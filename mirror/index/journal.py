@@ -35,13 +35,6 @@ Listener = Callable[[str, str], None]
 """Called with a source and a project ("" for its list of names)."""
 
 
-class Follower(NamedTuple):
-    """A reader of what is shared beside the journal."""
-
-    is_outdated: Callable[[], Awaitable[bool]]
-    outdate: Callable[[], None]
-
-
 class Subscription(NamedTuple):
     """Someone who listens to changes of a source, but for those by writers of its own."""
 
@@ -71,14 +64,15 @@ class Journal:
         self._taken_in: Callable[[], Awaitable[None]] | None = None
         self._looking: SingleFlight[str, None] = SingleFlight()
         self._noticing: list[Callable[[], None]] = []
-        self._followers: list[Follower] = []
+        self._logs = 0  # the number of changes of logs that was seen last
+        self._outdating: list[Callable[[], None]] = []
 
     async def open(self) -> None:
         """Learn where the journal stands."""
         began = time.monotonic()
         head = await self._table.head()
         self._followed = self._serial = head.serial
-        self._accounts = head.accounts
+        self._accounts, self._logs = head.accounts, head.logs
         if self.changes.others is not None:
             self.changes.others.looked(head, began)
 
@@ -192,15 +186,13 @@ class Journal:
             hurried = time.monotonic() < self._hurry_until
             await asyncio.sleep(HURRIED_LOOK_SECONDS if hurried else LOOK_SECONDS)
 
-    def follow_with(
-        self, is_outdated: Callable[[], Awaitable[bool]], outdate: Callable[[], None]
-    ) -> Callable[[], None]:
-        """Call `outdate` where a look finds that other processes have written what is shared beside the journal.
+    def on_log_change(self, outdate: Callable[[], None]) -> Callable[[], None]:
+        """Call `outdate` whenever a look finds that a log in the catalog has changed, of this process or another.
 
         Returns a function that ends it.
         """
-        self._followers.append(follower := Follower(is_outdated, outdate))
-        return lambda: self._followers.remove(follower)
+        self._outdating.append(outdate)
+        return lambda: self._outdating.remove(outdate)
 
     async def catch_up(self) -> None:
         """Report what other processes have changed before this call, where `changes` says that there is something.
@@ -225,11 +217,7 @@ class Journal:
     async def _look(self) -> None:
         seen = self.changes.memory[:COUNTER_BYTES]
         moved = seen != self.changes.seen
-        # Asked before, and said after: what a bundle has written is shown by `taken_in`, all of it at once.
-        outdated = [one for one in tuple(self._followers) if moved or await one.is_outdated()]
         await self.look(self._replaced, self._taken_in)
-        for one in outdated:
-            one.outdate()
         if moved:
             self.changes.seen = seen
             for notice in self._noticing:
@@ -247,6 +235,7 @@ class Journal:
             self._followed = self._serial = newest
             self._own = set()
             await replaced()
+            self._outdate_logs(head.logs)
             return
         while self._followed < newest:
             events = await self._table.since(self._followed, EVENTS_AT_ONCE)
@@ -268,12 +257,19 @@ class Journal:
             if self._followed > seen:
                 self._serial = max(self._followed, self.serial)
                 self.wake()
+        if head.logs != self._logs:  # after `taken_in`, which shows what a bundle has written, all of it at once
+            self._outdate_logs(head.logs)
         if head.accounts != self._accounts:
             self._accounts = head.accounts
             for notice in self._noticing:
                 notice()
         if self.changes.others is not None:
             self.changes.others.looked(head, began)
+
+    def _outdate_logs(self, changes: int) -> None:
+        self._logs = changes
+        for outdate in tuple(self._outdating):
+            outdate()
 
 
 async def _do_nothing() -> None:

@@ -161,7 +161,7 @@ class Mirror:
 
         if self.settings.node.count > 1:
             published.writer.on_append = self.journal.changes.advance
-        self._open.callback(self.journal.follow_with(published.is_outdated, published.outdate))
+        self._open.callback(self.journal.on_log_change(published.outdate))
 
         def changed(source: str, project: str) -> None:
             published.report(project)

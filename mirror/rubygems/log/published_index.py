@@ -297,10 +297,6 @@ class PublishedIndex:
         self._reported.add(name)
         self._local.schedule(name, 0.0)
 
-    async def is_outdated(self) -> bool:
-        """Return whether other processes have written to the log."""
-        return await self.writer.is_outdated()
-
     def outdate(self) -> None:
         """Have the log read on before it is served the next time."""
         self.writer.behind = True

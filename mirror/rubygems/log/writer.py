@@ -133,10 +133,6 @@ class LogWriter:
             await self.apply(Update())
         await asyncio.shield(self.opened)
 
-    async def is_outdated(self) -> bool:
-        """Return whether another process has written to the log, unless it is read or written here just now."""
-        return self.opened.done() and self.idle and await self._stored.is_outdated()
-
     def start(self) -> None:
         """Read what is stored, then take events. What is posted before is taken afterwards."""
         self._task = asyncio.create_task(self._run(), name="the writer of a gem index")
