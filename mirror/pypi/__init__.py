@@ -36,7 +36,7 @@ def _sidecar_name(file: File) -> str:
 
 
 def _request_for_sidecar(base: URL, file: File) -> UpstreamRequest | None:
-    from mirror.pypi.metadata import METADATA_LIMIT  # imported here and below, as serving needs no email parser
+    from mirror.pypi.metadata import METADATA_LIMIT
 
     if not file.extra.get("core-metadata") or not file.url:
         return None

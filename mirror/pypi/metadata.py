@@ -10,14 +10,16 @@ index contain (License-File under metadata version 2.1, fields of single tools),
 import re
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
-from packaging.metadata import InvalidMetadata, Metadata, RawMetadata, parse_email
 from packaging.version import InvalidVersion, Version
 
 from mirror.errors import Invalid
 from mirror.pypi.names import canonical
+
+if TYPE_CHECKING:
+    from packaging.metadata import RawMetadata
 
 METADATA_LIMIT = 8 << 20
 """The largest METADATA or PKG-INFO, in bytes."""
@@ -72,6 +74,8 @@ def _identity_of_plain_head(raw: bytes) -> DistributionIdentity | None:
 
 def validate(raw: bytes) -> DistributionIdentity:
     """Check that metadata may be uploaded: UTF-8, and valid in every field that tools use. Raises Invalid."""
+    from packaging.metadata import InvalidMetadata, Metadata
+
     try:
         raw.decode()
     except UnicodeDecodeError:
@@ -148,8 +152,10 @@ def _list(values: Sequence[str] | None) -> list[str] | None:
     return list(values) if values else None
 
 
-def _fields(raw: bytes) -> tuple[RawMetadata, dict[str, list[str]]]:
+def _fields(raw: bytes) -> tuple["RawMetadata", dict[str, list[str]]]:
     """Parse into fields, and fields that are unreadable or repeated. Raises Invalid when there are absurdly many."""
+    from packaging.metadata import parse_email  # here, as serving needs no email parser
+
     if len(raw) > METADATA_LIMIT:
         raise Invalid(f"The metadata is larger than {METADATA_LIMIT} bytes.")
     head, blank, body = _split(raw)
@@ -177,7 +183,7 @@ def _split(raw: bytes) -> tuple[bytes, bytes, bytes]:
     return raw.partition(b"\n\n")
 
 
-def _identity(fields: RawMetadata, unparsed: Mapping[str, list[str]]) -> DistributionIdentity:
+def _identity(fields: "RawMetadata", unparsed: Mapping[str, list[str]]) -> DistributionIdentity:
     for field in _ONCE:
         if field in unparsed:
             raise Invalid(f"The metadata has the field {field!r} twice, or not as text.")

@@ -20,7 +20,6 @@ from mirror.maintenance.evict import Evictor
 from mirror.maintenance.verify import Verifier
 from mirror.runtime import log_failure
 from mirror.server.connections import CHECK_SECONDS
-from mirror.service import following, scheduled_sync
 from mirror.service.ecosystems import ECOSYSTEMS
 from mirror.service.listening import CERTIFICATE_SECONDS
 from mirror.service.presence import SERVING_SECONDS, Presence
@@ -251,11 +250,20 @@ def mirror_jobs(mirror: Mirror, store: Store, urls: Sequence[str]) -> list[Backg
                 retry_seconds=VERIFY_SECONDS,
             )
         )
-    return jobs if settings.offline else [*jobs, *_upstream_jobs(mirror, urls)]
+    if not settings.offline and settings.sync:
+        jobs += _sync_jobs(mirror, urls)
+    if not settings.offline and any(one.follow for each in settings.repositories.values() for one in each.upstreams):
+        jobs += _follow_jobs(mirror)
+    return jobs
 
 
-def _upstream_jobs(mirror: Mirror, urls: Sequence[str]) -> list[BackgroundJob]:
-    sets = [
+# What these two import is of no use to most mirrors.
+
+
+def _sync_jobs(mirror: Mirror, urls: Sequence[str]) -> list[BackgroundJob]:
+    from mirror.service import scheduled_sync
+
+    return [
         BackgroundJob(
             f"sync {one.name}",
             "fetch what a set names before a client needs it",
@@ -266,7 +274,12 @@ def _upstream_jobs(mirror: Mirror, urls: Sequence[str]) -> list[BackgroundJob]:
         )
         for one in mirror.settings.sync
     ]
-    follows = [
+
+
+def _follow_jobs(mirror: Mirror) -> list[BackgroundJob]:
+    from mirror.service import following
+
+    return [
         BackgroundJob(
             f"follow {source.name} into {name}",
             "apply what changes at another mirror at once",
@@ -274,7 +287,6 @@ def _upstream_jobs(mirror: Mirror, urls: Sequence[str]) -> list[BackgroundJob]:
         )
         for name, source, upstream in following.followed(mirror)
     ]
-    return [*sets, *follows]
 
 
 def _call(function: Callable[[], object]) -> Callable[[], Awaitable[None]]:
