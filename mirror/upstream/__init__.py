@@ -3,7 +3,7 @@
 It knows no format: pages are bytes to it. It does not cache, and it neither resumes nor verifies files, as
 `mirror.transfer` does. client (requests), connections (the small client for most of them), body
 (what arrives, its digests), pacing (when to ask, decided purely) and turns (what requests do about it), failures
-(errors), values (options, URLs), outgoing (the way out: addresses, proxies, certificates).
+(errors), values (options, URLs), outgoing (the way out: addresses, proxies), certificates (which ones are trusted).
 
 The surprise: what fails is remembered for each host that the upstream links to, and there for each address and class of
 URLs, so that neither a dead file host nor one absurd URL in a page stops requests to a healthy index.

@@ -82,7 +82,6 @@ class Upstream:
             self.url, ca_file=self.options.ca_file, proxy=self.options.proxy, allow_hosts=self.options.allow_hosts,
             connect_timeout=self.options.connect_timeout,
         )  # fmt: skip
-        self.outgoing.own_connector()  # raises ConfigError for certificates that cannot be used
         self._pool = ConnectionPool(self.outgoing, self.options.user_agent, self.options.read_timeout)
         self._sessions: dict[bool, aiohttp.ClientSession] = {}
         """By whether they are for the index's own host."""
@@ -332,9 +331,9 @@ class Upstream:
                 response: HttpResponse = await self._pool.get(url, headers)
             else:
                 own = url.raw_host == self.url.raw_host
-                if own not in self._sessions or self._sessions[own].closed:
-                    self._sessions[own] = self.outgoing.open_session(own, self.options, _Response)
-                response = cast(_Response, await self._sessions[own].get(
+                while (session := self._sessions.get(own)) is None or session.closed:
+                    await self.outgoing.open_session(self._sessions, own, self.options, _Response)
+                response = cast(_Response, await session.get(
                     url, headers=headers, allow_redirects=False, auto_decompress=False, proxy=proxy,
                     max_line_size=HEADER_LINE_BYTES, max_field_size=HEADER_LINE_BYTES,
                 ))  # fmt: skip

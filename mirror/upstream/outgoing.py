@@ -16,7 +16,6 @@ import socket
 import ssl
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
-from functools import cache, partial
 from pathlib import Path
 from typing import TypeVar, cast
 
@@ -27,8 +26,9 @@ from aiohttp.abc import ResolveResult
 from aiohttp.tracing import Trace
 from yarl import URL
 
-from mirror.errors import ConfigError, UpstreamProtocolError
+from mirror.errors import UpstreamProtocolError
 from mirror.upstream.addresses import AllowedHosts, IPAddress, host_of, is_internal, is_metadata, literal
+from mirror.upstream.certificates import Certificates
 from mirror.upstream.failures import ConnectFailure
 from mirror.upstream.proxies import proxies_of
 from mirror.upstream.values import UpstreamOptions
@@ -73,16 +73,13 @@ class Outgoing:
     ) -> None:
         """`url` is that of the index; `proxy` replaces those of the environment. Raises ConfigError."""
         self._url = url
-        self._ca_file = ca_file
+        self._certificates = Certificates(url.host or "", ca_file, environment)
+        if ca_file or url.scheme == "https":
+            self._certificates.check()
         self._proxy = URL(proxy) if proxy else None
         self._proxies = proxies_of({} if proxy else environment)
-        self._environment = environment
-        if url.scheme == "https":
-            self._check_bundles()
         self._allowed = AllowedHosts(allow_hosts)
         self._connect_timeout = connect_timeout
-        self._context: ssl.SSLContext | None = None
-        self._loading = asyncio.Lock()
         self._home: frozenset[IPAddress] | None = None
         """The internal addresses at which the index itself is; None before it is known."""
         self._home_lock = asyncio.Lock()
@@ -95,53 +92,29 @@ class Outgoing:
         proxies = [self._proxy] if self._proxy else list(self._proxies.by_scheme.values())
         self._proxy_ports = frozenset((host_of(one), one.port) for one in proxies)
 
-    # Certificates
-
-    def _check_bundles(self) -> None:
-        for variable in () if self._ca_file else ("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE"):
-            path = self._environment.get(variable)
-            if path and not os.access(path, os.R_OK):
-                raise ConfigError(f"{variable}: names certificates that cannot be read: correct it, or unset it.")
-
-    def tls_context(self) -> ssl.SSLContext:
-        """Return a context that trusts `ca_file`, else what the environment names, else the system. Raises ConfigError.
-
-        OpenSSL reads SSL_CERT_FILE and SSL_CERT_DIR itself. REQUESTS_CA_BUNDLE, a file or a directory, replaces the
-        system's certificates as it does for pip, and SSL_CERT_FILE beside it is trusted as well.
-        """
-        if self._context is None:
-            bundle = self._environment.get("REQUESTS_CA_BUNDLE")
-            files = [bundle, self._environment.get("SSL_CERT_FILE")] if bundle else []  # often the same file
-            try:
-                bundles = [str(self._ca_file)] if self._ca_file else list(dict.fromkeys(one for one in files if one))
-                self._context = _trusting(bundles) if bundles else _system_trust()
-            except (OSError, ssl.SSLError) as error:
-                name = "ca_file" if self._ca_file else "REQUESTS_CA_BUNDLE"
-                raise ConfigError(f"{name}: cannot be used for {self._url.host}: {error.strerror or error}.") from None
-        return self._context
-
-    async def _loaded_context(self) -> ssl.SSLContext:
-        """Return what `tls_context` does; the event loop goes on while certificates are loaded."""
-        if self._context is not None:
-            return self._context
-        async with self._loading:
-            return await asyncio.to_thread(self.tls_context)
-
     # Connections
 
     def connector(self) -> aiohttp.TCPConnector:
         """Return a connector for a session of aiohttp. Requests need `proxy_for` as well where `has_proxies`."""
         return _CheckedConnector(self, self._trust())
 
-    def open_session(
-        self, own: bool, options: UpstreamOptions, response_class: type[aiohttp.ClientResponse]
-    ) -> aiohttp.ClientSession:
-        """Return a session of aiohttp; `own` for the index's own host.
+    async def open_session(
+        self,
+        sessions: dict[bool, aiohttp.ClientSession],
+        own: bool,
+        options: UpstreamOptions,
+        response_class: type[aiohttp.ClientResponse],
+    ) -> None:
+        """Add an open session of aiohttp to `sessions`; `own` for the index's own host.
 
-        Requests need `proxy_for` as well where `has_proxies`.
+        Requests need `proxy_for` as well where `has_proxies`. Raises ConnectFailure.
         """
-        return aiohttp.ClientSession(
-            connector=self.own_connector()() if own else self.connector(),
+        if self._certificates.named:
+            await self._certificates.load()  # beside the event loop
+        if own in sessions and not sessions[own].closed:
+            return  # another request has opened it meanwhile
+        sessions[own] = aiohttp.ClientSession(
+            connector=self._own_connector() if own else self.connector(),
             timeout=aiohttp.ClientTimeout(connect=options.connect_timeout, sock_read=options.read_timeout),
             headers={"User-Agent": options.user_agent},
             cookie_jar=aiohttp.DummyCookieJar(),
@@ -149,18 +122,15 @@ class Outgoing:
             response_class=response_class,
         )
 
-    def own_connector(self) -> Callable[[], aiohttp.TCPConnector]:
-        """Return what makes the connector for the index's own host; an address in its URL needs no check.
-
-        Raises ConfigError.
-        """
+    def _own_connector(self) -> aiohttp.TCPConnector:
+        """Return the connector for the index's own host; an address in its URL needs no check."""
         if literal(host_of(self._url)) is None:
-            return self.connector
-        return partial(aiohttp.TCPConnector, limit=0, ssl=self._trust(), keepalive_timeout=IDLE_SECONDS)
+            return self.connector()
+        return aiohttp.TCPConnector(limit=0, ssl=self._trust(), keepalive_timeout=IDLE_SECONDS)
 
     def _trust(self) -> ssl.SSLContext | bool:
         """Return what TLS connections trust; True stands for aiohttp's context, which is made once for all."""
-        return self.tls_context() if self._ca_file or self._environment.get("REQUESTS_CA_BUNDLE") else True
+        return self._certificates.context() if self._certificates.named else True
 
     def proxy_for(self, url: URL) -> URL | None:
         """Return the proxy for a request; None for a direct one.
@@ -178,12 +148,12 @@ class Outgoing:
     async def open_connection(self, factory: Callable[[], P], host: str, port: int, *, tls: bool) -> P:
         """Open a direct connection to a host, and return its protocol.
 
-        Raises ConnectFailure, ConnectionTimeoutError, ForbiddenAddress and ConfigError.
+        Raises ConnectFailure, ConnectionTimeoutError and ForbiddenAddress.
         """
         loop = asyncio.get_running_loop()
         try:
             async with asyncio.timeout(self._connect_timeout):
-                context = await self._loaded_context() if tls else None
+                context = await self._certificates.load() if tls else None
                 infos = [_numeric(text, port) for text in await self._resolve(host, port)]
                 found = await start_connection(
                     infos, happy_eyeballs_delay=ATTEMPT_SECONDS, loop=loop, socket_factory=self.open_socket
@@ -288,9 +258,10 @@ class Outgoing:
 
     async def _is_index(self, address: str) -> bool:
         """Return whether a machine shows the certificate of the index. Raises OSError when it does not answer."""
+        context = await self._certificates.load()
         try:
             _, writer = await asyncio.open_connection(
-                address, self._url.port, ssl=self.tls_context(), server_hostname=self._url.host
+                address, self._url.port, ssl=context, server_hostname=self._url.host
             )
         except ssl.SSLError:
             return False
@@ -339,25 +310,11 @@ def _numeric(text: str, port: int) -> AddrInfoType:
 def _reason(error: OSError) -> str:
     """Return why there is no connection, without addresses."""
     match error:
+        case ConnectFailure():
+            return str(error)
         case ssl.SSLError():
             return "no trusted TLS connection (a private authority needs ca_file)"
         case socket.gaierror():
             return "its name is not known to the resolver"
         case _:
             return os.strerror(error.errno) if error.errno else "no connection"
-
-
-@cache
-def _system_trust() -> ssl.SSLContext:
-    """Return the context that trusts the system's certificates; one for all, as loading them takes a while."""
-    return ssl.create_default_context()
-
-
-def _trusting(bundles: list[str]) -> ssl.SSLContext:
-    """Return a context that trusts these files and directories."""
-    files = [one for one in bundles if not os.path.isdir(one)]
-    directories = [one for one in bundles if os.path.isdir(one)]
-    context = ssl.create_default_context(cafile=next(iter(files), None), capath=next(iter(directories), None))
-    for file in files[1:]:
-        context.load_verify_locations(file)
-    return context

@@ -20,6 +20,8 @@ from mirror.errors import ConfigError, UpstreamProtocolError, UpstreamUnavailabl
 from mirror.model import UpstreamRequest
 from mirror.upstream import ForbiddenAddress, Outgoing, Upstream, UpstreamOptions, parse_url
 from mirror.upstream.addresses import AllowedHosts, is_internal, literal
+from mirror.upstream.certificates import Certificates
+from mirror.upstream.failures import ConnectFailure
 from tests.file_server import FileServer, secure
 from tests.simulator.wire import redirect
 
@@ -261,6 +263,31 @@ async def test_certificates_of_the_environment_are_trusted(monkeypatch: pytest.M
 def test_certificates_that_cannot_be_read_are_named(variable: str, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=variable):
         Outgoing(URL("https://index.example/"), environment={variable: str(tmp_path / "none.pem")})
+
+
+def test_certificates_are_loaded_once_for_all_that_trust_them_until_they_change(tmp_path: Path) -> None:
+    file, other = tmp_path / "ca.pem", tmp_path / "other.pem"
+    for path in (file, other):
+        trustme.CA().cert_pem.write_to_path(path)
+    first = Certificates("index.example", file, {}).context()
+    assert Certificates("files.example", file, {"REQUESTS_CA_BUNDLE": "unused"}).context() is first
+    assert Certificates("index.example", None, {"REQUESTS_CA_BUNDLE": str(file)}).context() is first
+    assert Certificates("index.example", other, {}).context() is not first
+    file.write_bytes(file.read_bytes() + other.read_bytes())
+    assert len(Certificates("index.example", file, {}).context().get_ca_certs()) == 2
+
+
+async def test_certificates_that_plain_http_does_not_need_fail_the_request_that_does(tmp_path: Path) -> None:
+    bundle = tmp_path / "ca.pem"
+    bundle.write_text("nothing")
+    environment = {"REQUESTS_CA_BUNDLE": str(bundle)}
+    outgoing = Outgoing(URL("http://127.0.0.1/"), environment=environment)
+    with pytest.raises(ConnectFailure, match="REQUESTS_CA_BUNDLE"):
+        await outgoing.open_connection(asyncio.Protocol, "127.0.0.1", 443, tls=True)
+    with pytest.raises(ConnectFailure, match="REQUESTS_CA_BUNDLE"):
+        await outgoing.open_session({}, True, UpstreamOptions(), aiohttp.ClientResponse)
+    with pytest.raises(ConfigError, match="REQUESTS_CA_BUNDLE"):
+        Outgoing(URL("https://127.0.0.1/"), environment=environment)
 
 
 # Links as they are written
