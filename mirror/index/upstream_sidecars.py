@@ -21,9 +21,9 @@ from mirror.errors import (
     UpstreamUnavailable,
 )
 from mirror.index.cache import SingleFlight
-from mirror.index.source import OpenFile, SourceOptions
+from mirror.index.source import OpenFile, SourceOptions, name_of_upstream
 from mirror.model import Body, File, Format, Outcome
-from mirror.transfer import SmallFile
+from mirror.transfer import SmallFile, flight_name
 from mirror.upstream import Upstream
 
 logger = logging.getLogger(__name__)
@@ -62,23 +62,39 @@ class UpstreamSidecars:
         self._upstream = upstream
         self._files = files
         self._offline = options.offline
+        self._flights = options.flights
         self._clock = options.clock
         self._making: SingleFlight[tuple[str, str], OpenFile] = SingleFlight()
 
     async def open(self, project: str, file: File) -> OpenFile:
         """Return the sidecar of a file. Raises NoSidecar, Offline, UpstreamError."""
         name = self._format.sidecar_name(file)
+        held = await self._held(project, file, name)
+        if held is not None:
+            return held
+        opened, joined = await self._making.run((project, name), lambda: self._obtain_once(project, file, name))
+        return OpenFile(opened.body, "joined", opened.provisional) if joined else opened
+
+    async def _held(self, project: str, file: File, name: str) -> OpenFile | None:
+        """Return the sidecar that is held; None where there is none, or one that is older than its file."""
         row = await self._files.row(project, name)
         if row is not None and (body := await self._files.body_of(row)) is not None:
             made_from = None if self._is_promised(file, row.digest) else await self._files.row(project, file.filename)
             if made_from is None or made_from.stored <= row.stored:
                 provisional = made_from is None and not self._is_promised(file, row.digest)
                 return OpenFile(body, self._hit, provisional)
-        opened, joined = await self._making.run(
-            (project, name),
-            lambda: self._files.linked(project, file, lambda linked: self._obtain(project, name, linked)),
-        )
-        return OpenFile(opened.body, "joined", opened.provisional) if joined else opened
+        return None
+
+    async def _obtain_once(self, project: str, file: File, name: str) -> OpenFile:
+        """Make or fetch the sidecar; one of several processes does."""
+
+        async def obtain() -> OpenFile:
+            return await self._files.linked(project, file, lambda linked: self._obtain(project, name, linked))
+
+        if self._flights is None:
+            return await obtain()
+        flight = flight_name("sidecar", name_of_upstream(self._upstream), project, name)
+        return await self._flights.once(flight, lambda: self._held(project, file, name), obtain)
 
     @property
     def _hit(self) -> Outcome:

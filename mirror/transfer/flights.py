@@ -88,6 +88,7 @@ class Flights:
         """Those that this process leads, by name."""
         self._missing: dict[int, int] = {}
         """How often the owner of a flight did not know of it, by token."""
+        self._ending: set[asyncio.Task[None]] = set()
 
     async def take(self, name: str, passed_over: Flight | None = None) -> Flight | None:
         """Take a flight, or return that of another process; None where it cannot be recorded, or is ours already.
@@ -110,13 +111,18 @@ class Flights:
             self.led[name] = LedFlight()
         return flight
 
-    async def end(self, flight: Flight) -> None:
-        """End a flight that this process has taken, and wake those who follow it."""
+    def end(self, flight: Flight) -> None:
+        """End a flight that this process has taken, and wake those who follow it; no one waits for the record."""
         led = self.led.pop(flight.name, None)
-        with suppress(StorageError):
-            await self._registry.end(flight)
         if led is not None:
             led.ended.set()
+        ending = asyncio.create_task(self._record_end(flight), name="the end of a flight")
+        self._ending.add(ending)
+        ending.add_done_callback(self._ending.discard)
+
+    async def _record_end(self, flight: Flight) -> None:
+        with suppress(StorageError):
+            await self._registry.end(flight)
 
     async def holds(self, flight: Flight) -> bool:
         """Return whether a flight is still this process's; also while that cannot be found out."""
@@ -155,7 +161,7 @@ class Flights:
             found = await look()
             return found if found is not None else await work()
         finally:
-            await self.end(flight)
+            self.end(flight)
 
     async def _wait_turn(self, name: str, look: Callable[[], Awaitable[T | None]]) -> tuple[T | None, Flight | None]:
         """Return what another process has brought, or the flight taken; neither where this process goes alone."""
@@ -181,7 +187,8 @@ class Flights:
         return None, True
 
     async def close(self) -> None:
-        """Close the connections to other processes."""
+        """Record the end of all flights, and close the connections to other processes."""
+        await asyncio.gather(*self._ending)
         await self.nodes.close()
 
 
@@ -249,11 +256,11 @@ class SharedTransfer:
                 await self._flights.nodes.wait_ended(self._leader)
         return await self._is_held()
 
-    async def leave(self) -> None:
+    def leave(self) -> None:
         """End the flight, if this process leads it."""
         own, self._own = self._own, None
         if own is not None:
-            await self._flights.end(own)
+            self._flights.end(own)
 
 
 def flight_name(*what: str) -> str:

@@ -88,7 +88,7 @@ class Transfer:
         finally:
             self.body.end()
             if self.shared is not None:
-                await self.shared.leave()
+                self.shared.leave()
 
     def abandon(self) -> None:
         """Fail for the readers, because the mirror is being stopped."""

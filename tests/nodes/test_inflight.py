@@ -15,6 +15,7 @@ from mirror.blobs import StoredBlob
 from mirror.blobs.local import LocalBlobs
 from mirror.catalog.flights import Flight
 from mirror.errors import StorageError, UpstreamUnavailable
+from mirror.model import File
 from mirror.server.inflight import InflightServer
 from mirror.transfer import Transfers, flight_name
 from mirror.transfer import nodes as nodes_module
@@ -34,7 +35,7 @@ from tests.contract.pypi import eventually
 from tests.file_server import FileServer
 from tests.serving import repositories, serving
 from tests.simulator import Simulator
-from tests.simulator.faults import Cut, Stall, Status
+from tests.simulator.faults import Chunked, Cut, Stall, Status
 
 SECRET = b"a secret of thirty-two characters"
 CONTENT = bytes(range(256)) * 4096
@@ -59,7 +60,7 @@ class Peer:
         self._listening.setblocking(False)
         await self.server.start(self._listening)
 
-    async def fetch(self, file_server: FileServer) -> bytes:
+    async def fetch(self, file_server: FileServer, file: File | None = None) -> bytes:
         """The bytes of the file, which counts as held nowhere."""
 
         async def record(blob: StoredBlob) -> None:
@@ -68,7 +69,8 @@ class Peer:
         async def is_held() -> bool:
             return self.brought
 
-        body, _ = await self.transfers.open(file_server.file(CONTENT), self.upstream, record, True, is_held=is_held)
+        wanted = file or file_server.file(CONTENT)
+        body, _ = await self.transfers.open(wanted, self.upstream, record, True, is_held=is_held)
         return b"".join([chunk async for chunk in body.read()])
 
     async def receives(self) -> bool:
@@ -209,7 +211,7 @@ async def test_a_process_that_fell_silent_is_passed_over_and_one_that_waits_for_
         waiting = asyncio.create_task(follower.client.wait_ended(taken))
         await asyncio.sleep(0.6)
         assert not waiting.done()
-        await leader.flights.end(taken)
+        leader.flights.end(taken)
         async with asyncio.timeout(5):
             await waiting
         with pytest.raises(MissingFlight):
@@ -291,6 +293,29 @@ async def test_a_flight_is_taken_once_ended_by_its_owner_alone_and_taken_over_by
     assert await two.holds(over)
     await two.end(over)
     assert (await three.take("name", "http://c:1")).mine
+
+
+async def test_a_file_without_digest_and_size_is_followed_to_its_end_or_gone_on_with(
+    file_server: FileServer, tmp_path: Path
+) -> None:
+    file = file_server.file(CONTENT, "notes.txt", digests={}, sized=False)
+    chunked = file_server.inject("*", Chunked())
+    stalled = file_server.inject("*", Stall(after=300_000), times=1)
+    async with peers(tmp_path, 3) as (leader, *followers):
+        leading = asyncio.create_task(leader.fetch(file_server, file))
+        await file_server.until(lambda: file_server.bytes_sent() >= 300_000)
+        following = [asyncio.create_task(one.fetch(file_server, file)) for one in followers]
+        for one in followers:
+            await eventually(one.receives)
+        await leader.transfers.close(0)
+        stalled.release()
+        chunked.release()
+        with pytest.raises(UpstreamUnavailable):
+            await leading
+        assert await asyncio.gather(*following) == [CONTENT, CONTENT]
+        assert len(file_server.requests) == 2
+        assert file_server.requests[1].headers["Range"].startswith("bytes=")
+        assert file_server.requests[1].headers["If-Range"]
 
 
 def test_the_name_of_a_flight_tells_its_parts_apart() -> None:

@@ -3,7 +3,6 @@
 import asyncio
 import hashlib
 import itertools
-import os
 import random
 import signal
 import time
@@ -16,13 +15,12 @@ from tests import objects
 from tests.builders import wheel
 from tests.contract.pypi import eventually
 from tests.nodes.cluster import Node, cluster, download, only_pypi
-from tests.nodes.workers import PAUSE_SECONDS, ROUNDS
+from tests.nodes.workers import FULL, PAUSE_SECONDS, ROUNDS, on_demand
 from tests.postgres import PostgresServer
 from tests.simulator import Simulator
 from tests.simulator.faults import Drip, Stall
 
-FULL = bool(os.environ.get("NODES_FULL"))
-NODES, CLIENTS, SIZE = (8, 200, 100_000_000) if FULL else (3, 24, 10_000_000)
+NODES, CLIENTS, SIZE = (8, 200, 100_000_000) if FULL else (2, 12, 6_000_000)
 
 
 def stored_files(postgres: PostgresServer, url: str) -> str:
@@ -31,7 +29,7 @@ def stored_files(postgres: PostgresServer, url: str) -> str:
     return postgres.sql("SELECT source, project, filename, digest, stored FROM files", name)
 
 
-@pytest.mark.parametrize("store", ["directory", "s3"])
+@pytest.mark.parametrize("store", ["directory", pytest.param("s3", marks=on_demand)])
 async def test_a_cold_file_is_one_request_upstream_for_the_clients_of_all_nodes(
     simulator: Simulator, postgres_url: str, tmp_path: Path, store: str, report: Callable[[str], None]
 ) -> None:
@@ -72,7 +70,7 @@ async def test_a_node_that_is_killed_while_it_fetches_is_taken_over_from_and_com
     built = wheel("wanted", "1.0", size=SIZE)
     simulator.publish(built)
     simulator.inject("*.whl", Drip(64 * 1024, 0.01))
-    async with cluster(tmp_path, only_pypi(simulator), 3, catalog=postgres_url) as nodes:
+    async with cluster(tmp_path, only_pypi(simulator), 3 if FULL else 2, catalog=postgres_url) as nodes:
         leader, *others = nodes
         path = f"packages/wanted/{built.filename}"
         for node in nodes:
@@ -131,6 +129,7 @@ async def test_a_node_that_stood_still_changes_nothing_when_it_goes_on(
         assert "is left to the process that has taken it over" in leader.said
 
 
+@on_demand
 async def test_without_addresses_each_node_fetches_for_itself(
     simulator: Simulator, postgres_url: str, tmp_path: Path
 ) -> None:

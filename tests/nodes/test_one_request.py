@@ -2,19 +2,17 @@
 
 import asyncio
 import hashlib
-import os
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 from tests.builders import wheel
 from tests.nodes.cluster import download, only_pypi
-from tests.nodes.workers import clients_of_each
+from tests.nodes.workers import FULL, clients_of_each
 from tests.serving import spawned
 from tests.simulator import Simulator
 from tests.simulator.faults import Stall
 
-FULL = bool(os.environ.get("NODES_FULL"))
 WORKERS, CLIENTS, SIZE = (8, 200, 100_000_000) if FULL else (4, 40, 20_000_000)
 
 

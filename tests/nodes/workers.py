@@ -10,9 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import aiohttp
+import pytest
 
 from tests.serving import Client, Spawned
 
+FULL = bool(os.environ.get("NODES_FULL"))
+"""Whether tests take as many processes, clients and bytes as what is promised says, and those run that take long."""
+on_demand = pytest.mark.skipif(not FULL, reason="takes long: set NODES_FULL=1")
 ROUNDS = int(os.environ.get("NODES_ROUNDS", "1"))
 """Rounds of killing, each at another moment; many of them on demand."""
 PAUSE_SECONDS = 5.0
