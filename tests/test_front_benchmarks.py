@@ -18,5 +18,5 @@ async def test_the_front_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(front, "SECONDS", 0.05)
     async with site(quick=True) as place:
         rows = [row for measurement in front.MEASUREMENTS.values() async for row in measurement(place)]
-    assert len(rows) == 6
+    assert len(rows) == 5
     assert all(math.isfinite(row.figure) and row.figure > 0 and text(row) for row in rows)

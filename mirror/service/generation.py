@@ -90,6 +90,10 @@ class Generation:
         """Return the protocol of a new connection."""
         return self.runner.connect()
 
+    def client_of(self, address: str) -> str:
+        """Return the client to which a connection from an address is counted; empty for a trusted proxy."""
+        return self._group.proxies.client_of(address)
+
     async def stop_writing(self) -> None:
         """Leave writing to another generation, and have no client wait for news; answer everything else as before."""
         self.endpoints.feed.stop()

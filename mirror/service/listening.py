@@ -14,17 +14,15 @@ import stat
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import cast
 
 from mirror.config import Address
 from mirror.errors import ConfigError
+from mirror.service.handshakes import Connected, Handshakes, NewConnection, SecureServer
 
 logger = logging.getLogger(__name__)
 
 BACKLOG = 4096
 """Connections that wait to be taken; the kernel's own limit is lower in most places."""
-HANDSHAKE_SECONDS = 15.0
-"""The longest that a TLS handshake may take."""
 CERTIFICATE_SECONDS = 5.0
 """Time between two checks whether the certificate's files have changed."""
 
@@ -39,12 +37,8 @@ class TLS:
         """`key` None: it is in the certificate's file. Raises ConfigError."""
         self._certificate, self._key = certificate, key
         self._seen = self._stamps()
-        self._current = self._load()
-        self.context = _server_context()
-        self.context.sni_callback = self._choose  # also called when the client names no server
-
-    def _choose(self, connection: ssl.SSLObject, name: str | None, context: ssl.SSLContext) -> None:
-        connection.context = self._current
+        self.context = self._load()
+        """For the connections that are accepted at this moment."""
 
     def _load(self) -> ssl.SSLContext:
         context = _server_context()
@@ -75,7 +69,7 @@ class TLS:
             return False
         self._seen = stamps
         try:
-            self._current = self._load()
+            self.context = self._load()
         except ConfigError as error:
             logger.error("%s The certificate stays as it was.", error)
             return False
@@ -91,17 +85,6 @@ def _server_context() -> ssl.SSLContext:
     return context
 
 
-class NewConnection(asyncio.Protocol):
-    """A connection until its TLS handshake is over, which may be long after it was accepted: after a reload, say."""
-
-    def __init__(self, connected: Callable[[asyncio.Transport], None]) -> None:
-        """`connected` is called when it is ready, to give it another protocol or to close it."""
-        self._connected = connected
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._connected(cast(asyncio.Transport, transport))
-
-
 class Listener:
     """One listening socket, and the server on it."""
 
@@ -109,7 +92,7 @@ class Listener:
         """`address` None: the socket was handed over by systemd, and is not ours to remove."""
         self.address = address
         self.sock = sock
-        self._server: asyncio.Server | None = None
+        self._server: asyncio.Server | SecureServer | None = None
         self._inode = self._inode_now()
 
     def _path(self) -> str:
@@ -131,19 +114,16 @@ class Listener:
         host = f"[{host}]" if ":" in host else host
         return f"{'https' if secure else 'http'}://{host}:{name[1]}/"
 
-    async def serve(self, connect: Connect, context: ssl.SSLContext | None) -> None:
-        """Begin to serve the socket, in place of the server before; with a `context`, TCP is TLS."""
+    async def serve(self, connected: Connected, secure: Callable[[socket.socket], SecureServer] | None = None) -> None:
+        """Begin to serve the socket, in place of the server before; `secure` makes the server where TCP is TLS."""
         before = self._server
-        if self.sock.family == socket.AF_UNIX:
-            context = None
-        # Not create_unix_server, not for Unix sockets either: that one may remove the path when it ends.
-        self._server = await asyncio.get_running_loop().create_server(
-            connect,
-            sock=self.sock.dup(),
-            backlog=BACKLOG,
-            ssl=context,
-            ssl_handshake_timeout=HANDSHAKE_SECONDS if context else None,
-        )
+        if secure is not None and self.sock.family != socket.AF_UNIX:
+            self._server = secure(self.sock.dup())
+        else:
+            # Not create_unix_server, not for Unix sockets either: that one may remove the path when it ends.
+            self._server = await asyncio.get_running_loop().create_server(
+                lambda: NewConnection(connected), sock=self.sock.dup(), backlog=BACKLOG
+            )
         if before is not None:
             before.close()
 
@@ -212,14 +192,20 @@ class Listeners:
         before, self._own, self.secure = self._own, bound, secure
         return before
 
-    async def use(self, bound: dict[Address, Listener], tls: TLS | None) -> None:
+    async def use(self, bound: dict[Address, Listener], tls: TLS | None, handshakes: Handshakes) -> None:
         """Listen at what `bind` has returned, and nowhere else."""
+        secure = (
+            None if tls is None else lambda sock: SecureServer(sock, handshakes, lambda: tls.context, self._connected)
+        )
         gone = [listener for listener in self._own.values() if listener not in bound.values()]
         self._own, self.secure = bound, tls is not None
         for listener in self._all():
-            await listener.serve(lambda: NewConnection(self._connected), tls.context if tls else None)
+            await listener.serve(self._connected, secure)
         for listener in gone:
             listener.close()
+
+    def _serve_securely(self, tls: TLS, handshakes: Handshakes, sock: socket.socket) -> SecureServer:
+        return SecureServer(sock, handshakes, lambda: tls.context, self._connected)
 
     def _connected(self, transport: asyncio.Transport) -> None:
         """Let the server of this moment have a connection."""

@@ -23,6 +23,7 @@ from mirror.runtime import affordable_connections, event_loops, raise_open_files
 from mirror.server.connections import ConnectionLimits, Connections
 from mirror.service.directory import lock, publish
 from mirror.service.generation import Generation
+from mirror.service.handshakes import Handshakes
 from mirror.service.jobs import Supervisor, process_jobs
 from mirror.service.listening import TLS, Listeners
 from mirror.service.presence import Presence
@@ -70,6 +71,7 @@ class Service:
         self._open_files = raise_open_files()
         self.connections = Connections(self._limits(settings.limits))
         self._listeners = Listeners(lambda: self.generation.connect(), worker.sockets if worker else passed)
+        self._handshakes = Handshakes(self.connections, lambda address: self.generation.client_of(address))
         self._tls: TLS | None = None
         self._retiring: dict[Generation, asyncio.Task[None]] = {}
         self._open = AsyncExitStack()
@@ -141,7 +143,7 @@ class Service:
             raise
         opened.push_async_callback(self._finish)
         opened.push_async_callback(self.jobs.stop)
-        await self._listeners.use(bound, self._tls)
+        await self._listeners.use(bound, self._tls, self._handshakes)
         self.generation.start_jobs(self.urls)
         if self._worker is None:
             publish(settings.data_dir, self.urls, self.store.secret)
@@ -163,6 +165,7 @@ class Service:
         """
         self._politely = politely
         self._listeners.close()
+        self._handshakes.close()
         await self._open.aclose()
 
     async def retire(self) -> None:
@@ -224,7 +227,7 @@ class Service:
         self.generation, self._settings, self._tls = new, settings, tls
         self.connections.limits = self._limits(settings.limits)
         await self.store.keep_rendered(settings)
-        await self._listeners.use(bound, tls)
+        await self._listeners.use(bound, tls, self._handshakes)
         publish(settings.data_dir, self.urls, self.store.secret)
         self._retiring[old] = asyncio.create_task(old.retire())
         self._retiring[old].add_done_callback(partial(self._retired, old))
