@@ -10,7 +10,6 @@ from pathlib import Path
 import pytest
 
 import tests.postgres
-from mirror.index import other_nodes
 from tests import objects, servers
 from tests.postgres import PostgresServer, running_postgres
 from tests.simulator import Simulator
@@ -78,7 +77,6 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def chosen_catalog(request: pytest.FixtureRequest) -> None:
     """Start the server that `--catalog` asks for."""
     if request.config.getoption("--catalog") == "postgres":
-        other_nodes.NOTICED_SECONDS = 0.0  # there are none
         tests.postgres.chosen = request.getfixturevalue("postgres")
 
 

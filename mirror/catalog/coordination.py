@@ -12,6 +12,8 @@ import msgspec
 from mirror.catalog.database import Database, Row, Statement, Value
 from mirror.errors import ConstraintViolation, LostLease
 
+SERVING = "serving "
+"""How the names of the leases begin by which processes show that they serve from a shared catalog, each by its own."""
 KEPT_HOURS = 400 * 24
 """Hours for which the totals of single hours are kept."""
 
@@ -172,6 +174,14 @@ class Leases:
         """`holder` names a process that takes over at once what one of the same name held which was killed."""
         self._database = database
         self._holder = holder or f"{os.getpid()}-{secrets.token_hex(8)}"
+
+    async def elsewhere(self, beginning: str, now: float) -> bool:
+        """Return whether another process has a lease whose name begins so. `now` is the time of this machine."""
+        rows = await self._database.read(
+            "SELECT 1 FROM leases WHERE substr(name, 1, $1) = $2 AND holder <> $3 AND until > current_seconds($4)",
+            len(beginning), beginning, self._holder, now,
+        )  # fmt: skip
+        return bool(rows)
 
     async def take(self, name: str, now: float, seconds: float) -> Lease | None:
         """Take a lease, or renew one that this process has; return None while another process has it.

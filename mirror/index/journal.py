@@ -13,7 +13,7 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Collection, Iterable
 from typing import NamedTuple
 
-from mirror.catalog import FeedTable, Position
+from mirror.catalog import FeedTable, Leases, Position
 from mirror.errors import StorageUnavailable
 from mirror.index.cache import SingleFlight
 from mirror.index.change_counter import COUNTER_BYTES, ChangeCounter
@@ -76,9 +76,9 @@ class Journal:
         if self.changes.others is not None:
             self.changes.others.looked(head, began)
 
-    def share(self, clock: Callable[[], float]) -> None:
+    def share(self, leases: Leases, clock: Callable[[], float]) -> None:
         """Notice at once, from now on, what other nodes change in a catalog that they share."""
-        self.changes.others = OtherNodes(self._table, clock, self._look_anew)
+        self.changes.others = OtherNodes(self._table, leases, clock, self._look_anew)
 
     async def wait_until_noticed(self, repository: str) -> None:
         """Wait, before a change of its uploads is answered, until every node notices it. Raises StorageUnavailable."""

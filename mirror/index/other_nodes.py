@@ -5,8 +5,8 @@ machine a number in memory tells; between machines a request asks the catalog, t
 20 ms. Most requests need not even do that: what no upload was ever made to, and what needs no credentials, no other
 node can change at once. All that is looked at once a second.
 
-The surprise: a repository's first upload is answered a few seconds late, once every node knows that its readers have to
-ask. A node that could not look for as long lets all its readers ask until it can.
+The surprise: where several nodes serve, a repository's first upload is answered a few seconds late, once each of them
+knows that its readers have to ask. A node that could not look for as long lets all its readers ask until it can.
 """
 
 import asyncio
@@ -14,7 +14,8 @@ import logging
 import time
 from collections.abc import Awaitable, Callable
 
-from mirror.catalog import CatalogHead, FeedTable
+from mirror.catalog import CatalogHead, FeedTable, Leases
+from mirror.catalog.coordination import SERVING
 from mirror.errors import StorageUnavailable
 
 logger = logging.getLogger(__name__)
@@ -37,9 +38,12 @@ SETTLED_SECONDS = 60.0
 class OtherNodes:
     """A question to the catalog whether other nodes have changed anything, asked once for many requests."""
 
-    def __init__(self, table: FeedTable, clock: Callable[[], float], look: Callable[[], Awaitable[None]]) -> None:
+    def __init__(
+        self, table: FeedTable, leases: Leases, clock: Callable[[], float], look: Callable[[], Awaitable[None]]
+    ) -> None:
         """`look` looks at the catalog, reports what is new, and calls `looked`."""
         self._table = table
+        self._leases = leases
         self._clock = clock
         self._look = look
         self._uploaded: frozenset[str] = frozenset()
@@ -94,8 +98,8 @@ class OtherNodes:
 
         Raises StorageUnavailable.
         """
-        if repository in self._settled:
-            return
+        if repository in self._settled or not await self._leases.elsewhere(SERVING, self._clock()):
+            return  # who begins to serve from now on looks first
         if await self._table.uploads_age(repository, self._clock()) < SETTLED_SECONDS:
             seen = self._first_seen.setdefault(repository, time.monotonic())
             await asyncio.sleep(seen + NOTICED_SECONDS - time.monotonic())

@@ -36,7 +36,7 @@ from mirror.index.additions import (
 )
 from mirror.index.inspection import ATTESTED, INSPECT, SLOWEST_BYTES_PER_SECOND
 from mirror.index.journal import Journal
-from mirror.index.records import Records
+from mirror.index.records import UploadRecords
 from mirror.index.upload_bytes import UploadBytes
 from mirror.index.upload_writer import ATTEMPTS, UploadWriter, busy
 from mirror.isolation import IsolatedProcesses, IsolationError
@@ -56,7 +56,7 @@ class Publisher:
         format: Format,
         catalog: Catalog,
         blobs: BlobStore,
-        records: Records,
+        records: UploadRecords,
         journal: Journal,
         isolated: IsolatedProcesses,
         clock: Callable[[], float] = time.time,

@@ -8,8 +8,9 @@ processes that add the same name at the same time one loses, whatever the catalo
 import asyncio
 import os
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import Protocol
 
 import msgspec
 
@@ -106,14 +107,60 @@ class Records:
 
     def _path(self, upload: Upload) -> Path:
         """Return where a record is. Raises Invalid for names that cannot be those of files: they come from outside."""
-        parts = (upload.repository, upload.project, upload.filename)
-        for part in parts:
-            if part in ("", ".", "..") or "/" in part or "\0" in part or len(part.encode()) > NAME_BYTES:
-                raise Invalid(f"{part[:80]!r} cannot be used as a name here: it is too long or not one name.")
-        return self._root.joinpath(*parts[:2], f"{upload.filename}{_SUFFIX}")
+        check_names(upload)
+        return self._root / upload.repository / upload.project / f"{upload.filename}{_SUFFIX}"
 
 
-async def record_uploads(catalog: Catalog, records: Records) -> None:
+class UploadRecords(Protocol):
+    """The records of all repositories, wherever they are. All methods block, and raise StorageError."""
+
+    def check(self, upload: Upload) -> None:
+        """Check that there can be a record under these names. Raises Invalid."""
+
+    def add_all(self, uploads: Sequence[Upload]) -> list[Upload]:
+        """Write new records, and return for each the one that is there now: another one when the name was taken."""
+
+    def remove(self, upload: Upload) -> None:
+        """Remove a record that was just added."""
+
+    def replace(self, upload: Upload) -> None:
+        """Replace the record of that name."""
+
+    def read(self, repository: str) -> Iterator[Upload | DamagedRecord]:
+        """Yield every record of a repository, by project and file name; for one that cannot be read, the error."""
+
+    def any(self, repository: str) -> bool:
+        """Return whether a repository has any record."""
+
+
+def check_names(upload: Upload) -> None:
+    """Check that repository, project and file name can be parts of a path. Raises Invalid: they come from outside."""
+    for part in (upload.repository, upload.project, upload.filename):
+        if part in ("", ".", "..") or "/" in part or "\0" in part or len(part.encode()) > NAME_BYTES:
+            raise Invalid(f"{part[:80]!r} cannot be used as a name here: it is too long or not one name.")
+
+
+def encoded(upload: Upload) -> bytes:
+    """Return the content of a record."""
+    return msgspec.json.format(msgspec.json.encode(upload), indent=1)
+
+
+def move_records(source: UploadRecords, target: UploadRecords, repositories: Iterable[str]) -> int:
+    """Move records to where there are none of these names yet, and return their number; blocking.
+
+    Damaged ones stay where they are. Raises StorageError.
+    """
+    moved = 0
+    for repository in repositories:
+        uploads = [one for one in source.read(repository) if not isinstance(one, DamagedRecord)]
+        target.add_all(uploads)
+        for upload in uploads:
+            source.remove(upload)
+        moved += len(uploads)
+    return moved
+
+
+async def record_uploads(catalog: Catalog, records: UploadRecords) -> None:
     """Write the missing records of imported uploads: a process may have been killed before it wrote them."""
     missing = await catalog.bundles.unrecorded()
     for repository, filename in missing:
@@ -132,7 +179,7 @@ def _read(path: Path) -> Upload:
 
 def _write(path: Path, upload: Upload) -> Path:
     """Write a record under a temporary name beside its place; it is not durable yet."""
-    content = msgspec.json.format(msgspec.json.encode(upload), indent=1)
+    content = encoded(upload)
     fd, name = tempfile.mkstemp(dir=path.parent, prefix=".")
     try:
         with open(fd, "wb") as file:

@@ -15,7 +15,7 @@ from mirror.catalog import Catalog, Upload, UploadRow
 from mirror.errors import StorageError, Unavailable
 from mirror.index.additions import AddedFile, AlreadyUploaded, Change, PendingFile, UploadBatch
 from mirror.index.journal import Journal
-from mirror.index.records import Records
+from mirror.index.records import UploadRecords
 from mirror.index.upload_bytes import store_bytes
 from mirror.index.uploads import source_name
 
@@ -31,7 +31,7 @@ class UploadWriter:
         repository: str,
         catalog: Catalog,
         blobs: BlobStore,
-        records: Records,
+        records: UploadRecords,
         journal: Journal,
         clock: Callable[[], float] = time.time,
     ) -> None:

@@ -4,12 +4,17 @@ The surprise: what reaches an object store is imported only where the settings n
 of the mirror.
 """
 
+import asyncio
+import logging
 from pathlib import Path
 
 from mirror.blobs import BlobStore, Numbers
 from mirror.blobs.local import LocalBlobs
 from mirror.config import Settings
 from mirror.config.blobs import BlobsSettings
+from mirror.index.records import Records, UploadRecords, move_records
+
+logger = logging.getLogger(__name__)
 
 
 def blob_store(settings: Settings, numbers: Numbers | None) -> BlobStore:
@@ -20,6 +25,25 @@ def blob_store(settings: Settings, numbers: Numbers | None) -> BlobStore:
     if settings.blobs.url is None:
         return LocalBlobs(settings.data_dir)
     return _object_blobs(settings.data_dir, settings.blobs, numbers)
+
+
+def upload_records(settings: Settings) -> UploadRecords:
+    """Return the records of uploads, which are where the files are; nothing is asked yet."""
+    if settings.blobs.url is None:
+        return Records(settings.data_dir / "uploads")
+    from mirror.blobs.objects_connect import connect
+    from mirror.index.object_records import ObjectRecords
+
+    return ObjectRecords(lambda: connect(settings.blobs))
+
+
+async def gather_records(settings: Settings, records: UploadRecords) -> None:
+    """Move records that are still in the data directory to where those of all nodes are. Raises StorageError."""
+    local = Records(settings.data_dir / "uploads")
+    if settings.blobs.url is None or not await asyncio.to_thread(lambda: any(map(local.any, settings.repositories))):
+        return
+    moved = await asyncio.to_thread(move_records, local, records, settings.repositories)
+    logger.info("moved %d records of uploads into the object store", moved)
 
 
 def store_for_workers(settings: Settings) -> tuple[str, str]:

@@ -19,7 +19,6 @@ from mirror.catalog.database import Database, Engine
 from mirror.catalog.tables import MoveSteps, identity_of, newest_serial
 from mirror.config import Settings
 from mirror.errors import ConfigError
-from mirror.index.records import Records
 from mirror.maintenance.move import (
     CatalogCopy,
     FilesCopy,
@@ -29,7 +28,7 @@ from mirror.maintenance.move import (
     copy_files,
     copy_records,
 )
-from mirror.service.blobs import blob_store
+from mirror.service.blobs import blob_store, upload_records
 from mirror.service.directory import lock
 from mirror.service.move_targets import MoveTargets, store_mark
 from mirror.service.presence import MOVING, check_unserved
@@ -65,6 +64,7 @@ async def move(settings: Settings, targets: MoveTargets, progress: MoveProgress)
             assert mark is not None, "something is moved"
             await mark.reserve(may_have_files=True)
             alone = await _move_files(settings, end, source, progress)
+            await copy_records(source.catalog, upload_records(end).replace)
             await mark.finish()
             for name, value in mark.numbers.items():
                 await source.catalog.counters.settle(name, value)
@@ -79,8 +79,8 @@ async def move(settings: Settings, targets: MoveTargets, progress: MoveProgress)
         if not begun:
             await steps.begin(identity)
         rows = await copy_catalog(source.database, there.database, progress)
-        if end.catalog.url is None:
-            await copy_records(there, Records(end.data_dir / "uploads").replace)
+        if end.catalog.url is None or mark is not None:
+            await copy_records(there, upload_records(end).replace)
         files = None
         if mark is not None:
             files = await _move_files(settings, end, source, progress)

@@ -11,12 +11,13 @@ from contextlib import suppress
 from pathlib import Path
 
 from mirror.catalog import Leases
+from mirror.catalog.coordination import SERVING
 from mirror.errors import ConfigError, StorageError
 
-SERVING, MOVING = "serving ", "moving"
-"""How the names of leases begin: of each process that serves, and of one that moves the catalog."""
+MOVING = "moving"
+"""The lease of a process that moves the catalog."""
 SERVING_SECONDS = 15.0
-"""How long the former lasts, renewed in a third of the time: for so long a node that was killed holds up a move."""
+"""How long the lease of one that serves lasts, renewed in a third of the time: so long a killed node delays a move."""
 
 
 class Presence:

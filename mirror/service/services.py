@@ -37,6 +37,7 @@ from mirror.rubygems.log.published_index import PublishedIndex
 from mirror.rubygems.log.upstream_index import UpstreamIndex
 from mirror.rubygems.log.upstream_specs import UpstreamSpecs
 from mirror.server.pages import PageCache
+from mirror.service.blobs import gather_records
 from mirror.service.ecosystems import ECOSYSTEMS
 from mirror.service.store import Store, places_memory
 from mirror.telemetry.metrics import Metrics
@@ -135,6 +136,7 @@ class Mirror:
                 'auth.tokens.%s may upload any project, since it names none: say `projects = ["*"]` if that is meant.',
                 name,
             )
+        await gather_records(self.settings, self.store.records)
         await record_uploads(self.catalog, self.store.records)
         for rebuild in self.rebuilds:
             if self.store.database.renewed or await rebuild.lost():

@@ -20,9 +20,8 @@ from mirror.errors import ConfigError
 from mirror.index.change_counter import ChangeCounter
 from mirror.index.journal import Journal
 from mirror.index.packing import PAGES_VERSION
-from mirror.index.records import Records
 from mirror.isolation import IsolatedProcesses
-from mirror.service.blobs import blob_store
+from mirror.service.blobs import blob_store, upload_records
 from mirror.service.directory import make, new_secret
 
 if TYPE_CHECKING:
@@ -51,11 +50,11 @@ class Store:
         """By which this process proves to commands that it has the data directory."""
         self.database = catalog_engine(settings)
         self.catalog = Catalog(self.database)
-        self.records = Records(settings.data_dir / "uploads")
+        self.records = upload_records(settings)
         self.changes = ChangeCounter()
         self.journal = Journal(self.catalog.feed, self.changes)
         if self.database.shared:
-            self.journal.share(clock)
+            self.journal.share(self.catalog.leases, clock)
         self.isolated = IsolatedProcesses()
         self._open_blobs = partial(blob_store, settings, self.catalog.counters)
 

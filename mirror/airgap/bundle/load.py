@@ -28,7 +28,7 @@ from mirror.blobs.local import storage_errors
 from mirror.catalog import Catalog, UploadRow
 from mirror.catalog.bundles import BundleImport, ImportedLog, ImportedSerials, StagedFile, StoredPage
 from mirror.errors import Conflict, StorageFull
-from mirror.index.records import Records, record_uploads
+from mirror.index.records import UploadRecords, record_uploads
 from mirror.model import File
 
 RESERVED_BYTES = 64 << 20
@@ -59,7 +59,7 @@ async def load(
     parts: Sequence[Path],
     catalog: Catalog,
     blobs: BlobStore,
-    records: Records,
+    records: UploadRecords,
     layout: StoreLayout,
     data_dir: Path,
     *,
@@ -107,7 +107,7 @@ class _Import:
         held: BundleContents,
         catalog: Catalog,
         blobs: BlobStore,
-        records: Records,
+        records: UploadRecords,
         layout: StoreLayout,
     ) -> None:
         """`seen` is what is recorded of the bundle's mirror afterwards, `held` what the store has before."""
