@@ -5,12 +5,11 @@ By default the first source that has a project wins wholly, so that no upstream 
 """
 
 import logging
-from collections.abc import Container, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import msgspec
 
-from mirror.model import File, Names, Outcome, Project
-from mirror.policy import matches
+from mirror.model import File, Outcome, Project
 
 logger = logging.getLogger(__name__)
 
@@ -100,26 +99,6 @@ def removed_everywhere(sources: Sequence[tuple[frozenset[str], Sequence[File]]])
     if not removed or len(sources) == 1:
         return removed
     return removed.difference(file.filename for names, files in sources for file in files if file.filename not in names)
-
-
-def merge_names(
-    sources: Sequence[Names], private: Sequence[tuple[str, ...]], taken: Sequence[Container[str]] = ()
-) -> Names:
-    """Merge the names of sources, in their order.
-
-    `private` are patterns of names that each source may not have, `taken` the names that belong to sources before it.
-    """
-    serials: dict[str, int | None] = {}
-    display: dict[str, str] = {}
-    for names, patterns, others in zip(sources, private, taken or [()] * len(sources), strict=True):
-        for name, serial in names.serials.items():
-            if name in serials or name in others or (patterns and matches(patterns, name)):
-                continue
-            serials[name] = serial
-            if name in names.display:
-                display[name] = names.display[name]
-    newest = max((names.serial for names in sources if names.serial is not None), default=None)
-    return Names(serials=dict(sorted(serials.items())), display=display, serial=newest)
 
 
 def worst(outcomes: Sequence[Outcome]) -> Outcome:

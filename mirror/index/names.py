@@ -9,8 +9,9 @@ import msgspec
 from mirror.index.cache import SingleFlight, Validity
 from mirror.index.freshness import CURRENT, Freshness
 from mirror.index.gathering import SourceOrder
-from mirror.index.merge import merge_names, worst
-from mirror.index.name_lists import ListRenderer, RenderedNames
+from mirror.index.merge import worst
+from mirror.index.name_lists import ListRenderer
+from mirror.index.name_rendering import RenderedNames, merge_names
 from mirror.index.source import LoadedNames, NameListing
 from mirror.index.view import RepositoryNames
 from mirror.model import Outcome

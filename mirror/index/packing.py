@@ -47,3 +47,15 @@ class PackedPage(msgspec.Struct, frozen=True, array_like=True):
     """Bytes, not compressed."""
     sha256: bytes
     """Of the bytes, not compressed."""
+
+
+class PackedNames(msgspec.Struct, frozen=True, array_like=True):
+    """A list of names as it is stored, to be read in another process."""
+
+    revision: str
+    facts: bytes
+    """The response without its body, as JSON."""
+    body: bytes
+    """In zstd."""
+    stored: dict[str, int]
+    """The serials of the stored pages of projects, which are to be compared with those of the list."""

@@ -8,6 +8,7 @@ import msgspec
 from yarl import URL
 
 from mirror.index.freshness import Ages, Freshness
+from mirror.index.packing import PackedNames
 from mirror.model import Body, File, Names, Outcome, Page, Project
 from mirror.transfer import Flights, NextOrigin, Origin
 from mirror.upstream import Upstream
@@ -34,18 +35,6 @@ class LoadedNames(NamedTuple):
 
     revision: str
     names: Names
-
-
-class PackedNames(msgspec.Struct, frozen=True, array_like=True):
-    """A list of names as it is stored, to be read in another process."""
-
-    revision: str
-    facts: bytes
-    """The response without its body, as JSON."""
-    body: bytes
-    """In zstd."""
-    stored: dict[str, int]
-    """The serials of the stored pages of projects, which are to be compared with those of the list."""
 
 
 class NameListing(msgspec.Struct, frozen=True, kw_only=True):

@@ -9,6 +9,7 @@ from mirror.index.cache import SingleFlight
 from mirror.index.checksums import HeldChecksums
 from mirror.index.freshness import Freshness
 from mirror.index.journal import Journal
+from mirror.index.packing import PackedNames
 from mirror.index.page_store import NAMES
 from mirror.index.source import (
     Document,
@@ -17,7 +18,6 @@ from mirror.index.source import (
     NameListing,
     OpenFile,
     Outdated,
-    PackedNames,
     SourceOptions,
 )
 from mirror.index.upstream_files import UpstreamFiles

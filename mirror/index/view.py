@@ -8,7 +8,7 @@ import msgspec
 from mirror.errors import UpstreamProtocolError
 from mirror.index.cache import Validity
 from mirror.index.merge import merge
-from mirror.index.name_lists import RenderedNames
+from mirror.index.name_rendering import RenderedNames
 from mirror.index.precedence import SourceChoice
 from mirror.index.source import Listing, NameListing
 from mirror.model import File, Outcome, Project

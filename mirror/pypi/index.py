@@ -6,16 +6,16 @@ The surprise: the parser makes names canonical, so that rendering needs no escap
 """
 
 import re
-from collections.abc import Iterable
+from collections.abc import Sequence
 from html import escape
-from typing import Any
+from typing import Any, cast
 
 import msgspec
 
 from mirror.errors import Invalid, UpstreamProtocolError
 from mirror.model import Names, UpstreamResponse
 from mirror.pypi.documents import check_version, document_kind, html_tags, looks_like_index, natural
-from mirror.pypi.names import canonical
+from mirror.pypi.names import canonical, canonical_names
 
 _DIRECTORY = re.compile(r"\A(?:\./)?[^/?#:]+/")
 """A link to a directory beside the list, as file servers write it, who cut the text."""
@@ -53,8 +53,9 @@ def parse_names(response: UpstreamResponse) -> Names:
         raise UpstreamProtocolError(f"The list of projects cannot be read: {error}.") from error
     check_version(listing.meta.api_version)
     serial = natural(listing.meta.serial)
-    entries = ((entry.name, entry.serial) for entry in listing.projects)
-    return _names(entries, response.serial if serial is None else serial)
+    entries = [entry for entry in listing.projects if isinstance(entry.name, str)]
+    written, own = [entry.name for entry in entries], [natural(entry.serial) for entry in entries]
+    return _names(written, own, response.serial if serial is None else serial)
 
 
 def _parse_html(response: UpstreamResponse) -> Names:
@@ -76,7 +77,7 @@ def _parse_html(response: UpstreamResponse) -> Names:
     # A list of anchors that are named like what they lead to is one without any title, too.
     if 2 * same <= len(found) and not looks_like_index(text, version=version):
         raise UpstreamProtocolError("What was answered for the list of projects is another kind of web page.")
-    return _names(((name, None) for name in found), response.serial)
+    return _names(found, [None] * len(found), response.serial)
 
 
 def _too_many() -> UpstreamProtocolError:
@@ -90,20 +91,12 @@ def _same(written: str, linked: str) -> bool:
         return False
 
 
-def _names(entries: Iterable[tuple[Any, Any]], serial: int | None) -> Names:
-    serials: dict[str, int | None] = {}
-    display: dict[str, str] = {}
-    for written, own in entries:
-        if not isinstance(written, str):
-            continue
-        try:
-            name = canonical(written)
-        except Invalid:
-            continue
-        serials[name] = natural(own)
-        if name != written:
-            display[name] = written
-    return Names(serials=serials, display=display, serial=serial)
+def _names(written: Sequence[str], serials: Sequence[int | None], serial: int | None) -> Names:
+    names = canonical_names(written)
+    display = {name: other for name, other in zip(names, written, strict=True) if name is not None and name != other}
+    own = dict(zip(names, serials, strict=True))
+    own.pop(None, None)
+    return Names(serials=cast(dict[str, int | None], own), display=display, serial=serial)
 
 
 def render_names_json(names: Names) -> bytes:

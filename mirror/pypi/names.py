@@ -8,6 +8,7 @@ The surprise: the tolerant one needs the project's name, because only with it is
 """
 
 import re
+from collections.abc import Sequence
 from functools import lru_cache
 from typing import Literal
 
@@ -38,6 +39,10 @@ VERSION_LIMIT = 256
 _NAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9])?")  # PEP 508
 _CANONICAL = re.compile(r"[a-z0-9]+(?:-[a-z0-9]+)*")
 _SEPARATORS = re.compile(r"[-_.]+")  # PEP 503
+_OF_NAMES = b"abcdefghijklmnopqrstuvwxyz0123456789-\n"
+_LOWER = bytes.maketrans(b"ABCDEFGHIJKLMNOPQRSTUVWXYZ_.", b"abcdefghijklmnopqrstuvwxyz--")
+NAMES_AT_ONCE = 500
+"""Names of a list that are looked at together; where one of them is odd, each of them is looked at."""
 _SAFE_FILENAME = re.compile(r"[A-Za-z0-9_][^\x00-\x1f\x7f-\x9f/\\?#\u2028\u2029\ud800-\udfff]*")
 SDIST_SUFFIXES = (
     *(".tar.gz", ".zip", ".tgz", ".tar.bz2", ".tbz2", ".tbz", ".tar.xz", ".txz", ".tar.lzma", ".tlz", ".tar.z", ".tar"),
@@ -72,6 +77,36 @@ def canonical(name: str) -> str:
             f"use up to {NAME_LIMIT} letters, digits, '.', '_' and '-', with a letter or digit at both ends."
         )
     return _SEPARATORS.sub("-", name).lower()
+
+
+def canonical_names(names: Sequence[str]) -> list[str | None]:
+    """Return the canonical form of each name, None for those that are none: many at once, a list has a million."""
+    found: list[str | None] = []
+    for start in range(0, len(names), NAMES_AT_ONCE):
+        some = names[start : start + NAMES_AT_ONCE]
+        text = "\n".join(("", *some, "")).encode(errors="surrogatepass")
+        plain = text.translate(_LOWER)
+        while b"--" in plain:
+            plain = plain.replace(b"--", b"-")
+        if (
+            plain.translate(None, _OF_NAMES)  # something that is in no name
+            or b"-\n" in plain
+            or b"\n-" in plain
+            or b"\n\n" in plain
+            or plain.count(b"\n") != len(some) + 1
+            or max(map(len, some)) > NAME_LIMIT
+        ):
+            found += map(_canonical_or_none, some)
+        else:
+            found += some if plain == text else plain.decode().split("\n")[1:-1]
+    return found
+
+
+def _canonical_or_none(name: str) -> str | None:
+    try:
+        return canonical(name)
+    except Invalid:
+        return None
 
 
 def safe_filename(name: str) -> bool:

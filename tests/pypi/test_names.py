@@ -7,7 +7,16 @@ from packaging.tags import Tag
 from packaging.utils import canonicalize_name
 
 from mirror.errors import Invalid
-from mirror.pypi.names import canonical, kind_of, parse_filename, safe_filename, version_of, wheel_tags
+from mirror.pypi import names
+from mirror.pypi.names import (
+    canonical,
+    canonical_names,
+    kind_of,
+    parse_filename,
+    safe_filename,
+    version_of,
+    wheel_tags,
+)
 
 
 @given(st.from_regex(r"[A-Za-z0-9]([A-Za-z0-9._-]{0,40}[A-Za-z0-9])?", fullmatch=True))
@@ -117,3 +126,19 @@ def test_an_sdist_file_name_gives_its_parts(filename: str) -> None:
 def test_what_is_neither_wheel_nor_sdist_cannot_be_uploaded(filename: str) -> None:
     with pytest.raises(Invalid):
         parse_filename(filename)
+
+
+_ODD = st.lists(st.text(st.sampled_from("aZ09-_.\n é\ud800"), max_size=6) | st.just("a" * 201), max_size=12)
+
+
+@given(_ODD, st.integers(1, 5))
+def test_many_names_at_once_are_normalised_like_each(written: list[str], at_once: int) -> None:
+    def alone(name: str) -> str | None:
+        try:
+            return canonical(name)
+        except Invalid:
+            return None
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(names, "NAMES_AT_ONCE", at_once)
+        assert canonical_names(written) == [alone(name) for name in written]
