@@ -1,12 +1,14 @@
 """The catalog: what is written is there after a restart, in one commit with its event, and damage is survived."""
 
 import asyncio
+import math
+import time
 from pathlib import Path
 
 import msgspec
 import pytest
 
-from mirror.catalog import START, Catalog, HeldFile, LogGrowth, LogPosition, SetMember
+from mirror.catalog import START, Catalog, HeldFile, LogGrowth, LogPosition, SetMember, SharedLog, logs
 from mirror.catalog.sqlite import SQLite
 from mirror.errors import ConstraintViolation
 from mirror.model import Event, Page, Stamp, UpstreamResponse
@@ -124,6 +126,42 @@ async def test_of_those_who_write_at_the_same_time_one_is_accepted(open_catalog:
         ((accepted, end),) = [(chunk, one) for chunk, one in zip(chunks, ends, strict=True) if one is not None]
         content = accepted if replacing else content + accepted
         assert {await one.read("v") for one in writers} == {content}
+
+
+async def test_two_states_of_a_log_are_never_of_the_same_second(open_catalog: Opener) -> None:
+    ours, theirs = (await open_catalog()).logs, (await open_catalog()).logs
+    end, times = START, list[int]()
+    for number in range(4):
+        write = (ours.replace if number == 2 else ours.append) if number % 2 else theirs.append
+        end = end_of(await write("v", b"%d\n" % number, end))
+        times.append(int(end.at))
+        assert await ours.position("v") == await theirs.position("v") == end
+        assert (await theirs.read_on("v", START)).position == end
+    assert times == sorted(set(times))
+
+
+async def test_one_process_asks_upstream_and_all_others_leave_it_to_that_one(
+    open_catalog: Opener, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, second = SharedLog((await open_catalog()).logs, "v"), SharedLog((await open_catalog()).logs, "v")
+    second._holder = "another"
+    async with first.refreshing(60.0) as ours:
+        assert ours.ours
+        async with second.refreshing() as theirs:
+            assert (theirs.ours, theirs.running, theirs.began) == (False, True, ours.began)
+    async with second.refreshing(60.0) as recent:
+        assert (recent.ours, recent.running) == (False, False)
+    async with second.refreshing(since=ours.began) as late:
+        assert not late.ours, "it was asked no earlier than that"
+    async with first.refreshing(60.0) as again:
+        assert again.ours, "who asked last knows by itself whether it is too early"
+    async with second.refreshing() as anew:
+        assert anew.ours
+    monkeypatch.setattr(logs, "REFRESH_SECONDS", 0.001)
+    assert (await first._logs.begin_refresh("v", "dead", time.time(), 0.0, math.inf)).ours
+    await asyncio.sleep(0.01)
+    async with second.refreshing(60.0) as instead:
+        assert instead.ours, "the process that asked has died"
 
 
 async def test_counters_add_up(catalog: Catalog) -> None:

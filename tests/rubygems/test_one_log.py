@@ -24,6 +24,7 @@ from mirror.rubygems.log.local_entries import LocalEntries
 from mirror.rubygems.log.policy_review import PolicyReview
 from mirror.rubygems.log.versions_map import LocalEntry, parse_versions
 from mirror.rubygems.log.writer import LogWriter
+from tests.catalog.conftest import engine
 
 NAMES = ("acme", "rack", "tilt")
 
@@ -60,13 +61,14 @@ class Process:
 Start = Callable[[], Awaitable[Process]]
 
 
-@pytest.fixture
-async def start(tmp_path: Path) -> AsyncIterator[Start]:
-    """Starts one more process over the same catalog."""
+@pytest.fixture(params=["sqlite", "postgresql"])
+async def start(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Start]:
+    """Starts one more process over the same catalog, with each engine."""
     started: list[Process] = []
+    url = request.getfixturevalue("postgres_url") if request.param == "postgresql" else ""
 
     async def start_one() -> Process:
-        database = SQLite(tmp_path / "catalog.sqlite")
+        database = engine(url) if url else SQLite(tmp_path / "catalog.sqlite")
         await database.open()
         started.append(Process(Catalog(database)))
         started[-1].writer.start()
@@ -168,7 +170,7 @@ async def slowly(processes: list[Process], chance: random.Random) -> AsyncIterat
     yield
 
 
-@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("seed", range(3))
 async def test_however_they_interleave_every_version_is_listed_once_and_all_see_the_same(
     start: Start, monkeypatch: pytest.MonkeyPatch, seed: int
 ) -> None:

@@ -1,0 +1,135 @@
+"""Promise 4: the gem index is one log, whichever process appends to it and whichever is asked."""
+
+import asyncio
+import base64
+import hashlib
+import os
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.builders import gem
+from tests.clients.ruby import Ruby, rubies
+from tests.nodes.cluster import cluster
+from tests.nodes.commands import run_command
+from tests.nodes.workers import client_of_each
+from tests.serving import Client, Reply, Spawned, spawned
+from tests.simulator import Simulator
+from tests.uploading import change_gem, push
+
+ROUNDS = int(os.environ.get("ROUNDS", "20"))
+"""How often two processes append at the same time; on demand 200."""
+SPECS = [f"/{kind}.4.8.gz" for kind in ("specs", "latest_specs", "prerelease_specs")]
+RIGHTS = ("--right", "upload", "--right", "yank", "--project", "*")
+
+
+def gems(*upstreams: str, **more: Any) -> dict[str, Any]:
+    return {"rubygems": {"format": "rubygems", "upstreams": list(upstreams), **more}}
+
+
+@asynccontextmanager
+async def processes(
+    set_up: str, request: pytest.FixtureRequest, directory: Path, repositories: dict[str, Any], count: int
+) -> AsyncIterator[tuple[list[Client], Path]]:
+    """A client for each of so many processes of one mirror, and the data directory of one."""
+    async with AsyncExitStack() as stack:
+        if set_up == "workers":
+            running = spawned(directory / "data", repositories, "--workers", f"{count}")
+            clients = await stack.enter_async_context(client_of_each(await stack.enter_async_context(running)))
+            yield list(clients.values()), directory / "data"
+        else:
+            url = request.getfixturevalue("postgres_url")
+            nodes = await stack.enter_async_context(cluster(directory, repositories, count, catalog=url))
+            yield [node.process for node in nodes], nodes[0].data_dir
+
+
+async def same_of_all(clients: Sequence[Client], path: str) -> Reply:
+    """What all processes answer at this moment: the same, byte for byte, with the same validators."""
+    replies = await asyncio.gather(*(client.get(path) for client in clients))
+    assert {reply.status for reply in replies} == {200}
+    assert len({reply.body for reply in replies}) == 1, path
+    for header in ("ETag", "Repr-Digest", "Digest", "Last-Modified"):
+        assert len({reply.headers.get(header) for reply in replies}) == 1, (path, header)
+    return replies[0]
+
+
+async def log_of_all(clients: Sequence[Client]) -> bytes:
+    """The log, of which every process shows the same bytes."""
+    reply = await same_of_all(clients, "/versions")
+    assert reply.headers["ETag"] == f'"{hashlib.md5(reply.body, usedforsecurity=False).hexdigest()}"'
+    digest = base64.b64encode(hashlib.sha256(reply.body).digest()).decode()
+    assert reply.headers["Repr-Digest"] == f"sha-256=:{digest}:"
+    return reply.body
+
+
+@pytest.mark.parametrize(("set_up", "count"), [("workers", 4), ("nodes", 2)])
+async def test_what_two_append_at_the_same_time_is_in_the_log_once(
+    set_up: str, count: int, request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
+    async with processes(set_up, request, tmp_path, gems(), count) as (clients, data_dir):
+        token = await run_command(data_dir, "token", "create", "--name", "t", *RIGHTS)
+        before = await log_of_all(clients)
+        for number in range(ROUNDS):
+            pair = [clients[number % count], clients[(number + 1) % count]]
+            names = ["both", "both"] if number % 2 else [f"first{number % 3}", f"second{number % 3}"]
+            replies = await asyncio.gather(
+                *(push(one, token, gem(names[at], f"1.{number}.{at}").content) for at, one in enumerate(pair))
+            )
+            assert [reply.status for reply in replies] == [200, 200]
+            log = await log_of_all(clients)
+            assert log.startswith(before)
+            if number % 5 == 4:
+                yanked = f"1.{number - number % 2 - 1}.0"
+                assert (await change_gem(pair[0], token, "yank", "both", yanked)).status == 200
+            before = await log_of_all(clients)
+            for at, name in enumerate(names):
+                page = await same_of_all(clients, f"/info/{name}")
+                lines = [line for line in before.decode().splitlines() if line.startswith(f"{name} ")]
+                assert lines[-1].endswith(hashlib.md5(page.body, usedforsecurity=False).hexdigest())
+                items = [item for line in lines for item in line.split()[1].split(",")]
+                assert items.count(f"1.{number}.{at}") == 1 + items.count(f"-1.{number}.{at}")
+        for path in (*SPECS, "/names"):
+            await same_of_all(clients, path)
+
+
+@pytest.mark.parametrize("set_up", ["workers", "nodes"])
+async def test_upstream_is_asked_once_for_its_list_and_once_for_each_change(
+    set_up: str, request: pytest.FixtureRequest, simulator: Simulator, tmp_path: Path
+) -> None:
+    simulator.push(gem("rack", "3.0"))
+    async with processes(set_up, request, tmp_path, gems(simulator.url), 3) as (clients, _):
+        await log_of_all(clients)
+        assert simulator.count("GET", "/versions") == 1
+        simulator.push(gem("rack", "3.1"))
+        simulator.forget()
+        await asyncio.sleep(2.1)  # below which no client can have upstream asked again
+        replies = await asyncio.gather(*(client.get("/versions", Cache_Control="no-cache") for client in clients * 3))
+        assert all(b"rack 3.1 " in reply.body for reply in replies)
+        assert simulator.count("GET", "/versions") == 1
+        assert b"rack 3.1 " in await log_of_all(clients)
+
+
+@pytest.mark.parametrize("ruby", rubies(), ids=str)
+async def test_bundler_and_gem_see_each_push_whichever_worker_they_reach(
+    simulator: Simulator, tmp_path: Path, ruby: Ruby
+) -> None:
+    simulator.push(gem("rack", "3.0"))
+    mirror: Spawned
+    async with spawned(tmp_path / "data", gems(simulator.url), "--workers", "4") as mirror:
+        token = await run_command(tmp_path / "data", "token", "create", "--name", "t", *RIGHTS)
+        with ruby.home(mirror.url) as home:
+            for number in range(4):
+                built = gem("acme", f"1.{number}", dependencies={"rack": ">= 0"})
+                (home.place / built.filename).write_bytes(built.content)
+                said = await home.run(
+                    "gem", "push", built.filename, "--host", mirror.url.rstrip("/"), GEM_HOST_API_KEY=token
+                )
+                assert "Successfully registered" in said
+                await home.bundle("lock", "--update", gemfile='gem "acme"\n')
+                assert f"acme (1.{number})" in home.locked()
+            await home.bundle("install")
+            assert "acme (1.3)" in await home.run("gem", "list", "--remote", "acme")
+            await home.run("gem", "install", "acme", "--version", "1.2")
