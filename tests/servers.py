@@ -7,6 +7,7 @@ makes. Where a server is not installed its tests are skipped, and fail in CI.
 import fcntl
 import json
 import os
+import random
 import shutil
 import signal
 import socket
@@ -23,6 +24,8 @@ import pytest
 DIRECTORY = "TEST_SERVERS"
 """The variable with the directory of the session's servers."""
 START_SECONDS = 40.0
+KEPT_PORTS = range(18_000, 32_000)
+"""Below those of outgoing connections (net.ipv4.ip_local_port_range)."""
 
 _started: list[subprocess.Popen[bytes]] = []
 """Those that this process has started."""
@@ -104,3 +107,14 @@ def free_ports(count: int) -> list[int]:
     for one in sockets:
         one.close()
     return ports
+
+
+def kept_ports(count: int) -> list[int]:
+    """Ports of loopback for servers that come back to them: outgoing connections are given none of these meanwhile."""
+    numbers = random.sample(range(KEPT_PORTS.start, KEPT_PORTS.stop), 20 * count)
+    found: list[int] = []
+    for number in numbers:
+        with socket.socket() as one, suppress(OSError):
+            one.bind(("127.0.0.1", number))
+            found.append(number)
+    return found[:count]

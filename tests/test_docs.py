@@ -15,7 +15,14 @@ from mirror.cli import COMMANDS, group
 from mirror.config import Settings, describe, load
 
 ROOT = Path(__file__).parent.parent
-GUIDES = ["README.md", "config/README.md", "systemd/README.md", "mirror/airgap/README.md", "tests/README.md"]
+GUIDES = [
+    "README.md",
+    "config/README.md",
+    "config/compose/README.md",
+    "systemd/README.md",
+    "mirror/airgap/README.md",
+    "tests/README.md",
+]
 DOCUMENTS = [*GUIDES, "mirror/DECISIONS.md", "mirror/CHANGELOG.md", "mirror/SECURITY.md"]
 TEXTS = {path: (ROOT / path).read_text() for path in DOCUMENTS}
 MANUAL = "\n".join(TEXTS[path] for path in GUIDES)

@@ -23,7 +23,7 @@ from typing import Any, NamedTuple
 
 import aiohttp
 
-from tests.servers import free_ports
+from tests.servers import kept_ports
 from tests.serving import Client, Spawned, Table, repositories, spawned
 from tests.simulator import Simulator
 
@@ -73,10 +73,10 @@ class Node:
         """Its log."""
         return self.data_dir.with_suffix(".log").read_text()
 
-    async def start(self) -> None:
-        """Start it, and wait until it answers."""
+    async def start(self, code: str = ALL_SERVE) -> None:
+        """Start it, and wait until it answers; `code` is run in place of the command."""
         await self._stack.aclose()
-        made = spawned(self.data_dir, self._repositories, code=ALL_SERVE, **self._settings)
+        made = spawned(self.data_dir, self._repositories, code=code, **self._settings)
         self._process = await self._stack.enter_async_context(made)
 
     async def end(self, how: signal.Signals = signal.SIGTERM) -> int:
@@ -129,7 +129,7 @@ async def cluster(
     files.mkdir(exist_ok=True)
     secret.write_text(SECRET)
     nodes = Nodes([])
-    ports = free_ports(2 * count)
+    ports = kept_ports(2 * count)
     for number, (port, inner) in enumerate(zip(ports[:count], ports[count:], strict=True)):
         data_dir = directory / f"node{number}"
         data_dir.mkdir(mode=0o700, exist_ok=True)
