@@ -154,19 +154,15 @@ class UpstreamFiles:
                 streamed,
                 self._next_origin(project, linked, elsewhere),
                 has_others=elsewhere is not None,
-                is_held=lambda: self._is_held_by_now(project, file),
+                is_held=lambda: self._is_held(project, file),
             ),
         )
         outcome: Outcome = "joined" if joined else "miss"
         return OpenFile(body if streamed else KeptBody(body), outcome, growing=not body.is_sized)
 
-    async def _is_held_by_now(self, project: str, file: File) -> bool:
-        """Return whether another process has brought a file since it was looked for."""
-        return await self._held_by_now(project, file) is not None
-
-    async def _held_by_now(self, project: str, file: File) -> Body | None:
-        self._held.forget(project)
-        return await self.held(project, file)
+    async def _is_held(self, project: str, file: File) -> bool:
+        """Return whether a file is held by now, as another process may have brought it."""
+        return await self.held(project, file) is not None
 
     async def _fetch_small(self, project: str, file: File) -> Body | None:
         """Return a small file that is held then; None where only a transfer may get it."""
@@ -174,9 +170,7 @@ class UpstreamFiles:
         if flights is None:
             return await self._fetch_and_keep(project, file)
         name = flight_name("small", self._name, project, file.filename, file.digests["sha256"])
-        return await flights.once(
-            name, lambda: self._held_by_now(project, file), lambda: self._fetch_and_keep(project, file)
-        )
+        return await flights.once(name, lambda: self.held(project, file), lambda: self._fetch_and_keep(project, file))
 
     async def _fetch_and_keep(self, project: str, file: File) -> Body | None:
         async with self._small_slots:

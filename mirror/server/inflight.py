@@ -21,6 +21,10 @@ logger = logging.getLogger(__name__)
 
 MOST_REQUESTS = 10_000
 """The most requests at a time; all processes of the mirror together have fewer for what is fetched at once."""
+MOST_CONNECTIONS = 4096
+"""The most connections at a time, those of strangers included."""
+STRANGER_SECONDS = 5.0
+"""Seconds after which a connection is closed that has not shown the secret."""
 STALL_SECONDS = 60.0
 """Seconds after which a process that takes nothing of what it has asked for is given up."""
 CLOSE_SECONDS = 0.1
@@ -36,22 +40,41 @@ class InflightServer:
         self._expected = f"Bearer {token}".encode()
         self._requests = 0
         self._server = web.Server(self._handle, access_log=None)
+        self._strangers: dict[web.RequestHandler, asyncio.TimerHandle] = {}
+        """The connections that have not shown the secret yet, with what will close them."""
         self._listening: asyncio.Server | None = None
 
     async def start(self, listening: socket.socket) -> None:
         """Answer at a listening socket."""
-        self._listening = await asyncio.get_running_loop().create_server(self._server, sock=listening)
+        self._listening = await asyncio.get_running_loop().create_server(self._connect, sock=listening)
+
+    def _connect(self) -> web.RequestHandler:
+        """Return the protocol of a new connection, which has little time to show the secret."""
+        connection = self._server()
+        seconds = STRANGER_SECONDS if len(self._server.connections) < MOST_CONNECTIONS else 0.0
+        timer = asyncio.get_running_loop().call_later(seconds, self._close_stranger, connection)
+        self._strangers[connection] = timer
+        return connection
+
+    def _close_stranger(self, connection: web.RequestHandler) -> None:
+        del self._strangers[connection]
+        if connection.transport is not None:
+            connection.transport.abort()
 
     async def close(self) -> None:
         """Answer no more, and break off what is being sent."""
         if self._listening is not None:
             self._listening.close()
+        for timer in self._strangers.values():
+            timer.cancel()
         await self._server.shutdown(CLOSE_SECONDS)
 
     async def _handle(self, request: web.BaseRequest) -> web.StreamResponse:
         shown = request.headers.get("Authorization", "").encode(errors="replace")
         if not hmac.compare_digest(shown, self._expected) or request.method != "GET":
             return web.Response(status=401, headers={"WWW-Authenticate": "Bearer"})
+        if (timer := self._strangers.pop(request.protocol, None)) is not None:
+            timer.cancel()
         if request.path == NODE_PATH:
             return web.Response(status=204)
         name, slash, rest = request.path.removeprefix(INFLIGHT_PATH).partition("/")

@@ -4,7 +4,7 @@ import asyncio
 import hashlib
 import socket
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
 import aiohttp
@@ -16,6 +16,7 @@ from mirror.blobs.local import LocalBlobs
 from mirror.catalog.flights import Flight
 from mirror.errors import StorageError, UpstreamUnavailable
 from mirror.model import File
+from mirror.server import inflight
 from mirror.server.inflight import InflightServer
 from mirror.transfer import Transfers, flight_name
 from mirror.transfer import nodes as nodes_module
@@ -127,6 +128,27 @@ async def test_only_who_has_the_secret_gets_an_answer_and_for_that_address_alone
         stranger = NodeClient(b"another secret of enough characters")
         assert not await stranger.answers(one.address)
         await stranger.close()
+
+
+async def test_a_connection_that_does_not_show_the_secret_is_closed_soon(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(inflight, "STRANGER_SECONDS", 0.2)
+    async with peers(tmp_path, 1) as (one,):
+        url = URL(one.address)
+        for sent in (b"", b"GET / HTTP/1.1\r\nHost: x\r\n", b"GET /-/node/ HTTP/1.1\r\nHost: x\r\n\r\n"):
+            reader, writer = await asyncio.open_connection(url.host, url.port)
+            writer.write(sent)
+            async with asyncio.timeout(5):
+                with suppress(ConnectionResetError):
+                    while await reader.read(4096):
+                        pass
+            writer.close()
+        friend = NodeClient(SECRET)
+        assert await friend.answers(one.address)
+        await asyncio.sleep(0.3)
+        assert await friend.answers(one.address)
+        await friend.close()
 
 
 async def test_what_answers_clients_does_not_know_these_paths(simulator: Simulator, tmp_path: Path) -> None:
