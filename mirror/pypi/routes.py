@@ -78,12 +78,12 @@ class Routes:
     def _routes_below(self, at: str) -> list[web.RouteDef]:
         """Return the routes below a mount, or below the mount as of a date."""
         return [
+            web.get(f"{at}/simple/{{project}}/", self.project),  # the most frequent one first: they are tried in order
             web.get(f"{at}/simple", self.names),  # bandersnatch asks for it without the slash
             web.get(f"{at}/simple/", self.names),
             web.get(f"{at}/simple/index.html", self.elsewhere),
             web.get(f"{at}/simple/{{project}}/index.html", self.elsewhere),
             web.get(f"{at}/simple/{{project}}", self.project),
-            web.get(f"{at}/simple/{{project}}/", self.project),
             web.get(f"{at}/packages/{{project}}/{{filename}}", self.file),
             # As distributions of Linux write it: source/a/acme/acme-1.0.tar.gz, py3/a/acme/acme-1.0-py3-none-any.whl.
             web.get(f"{at}/packages/{{kind}}/{{letter}}/{{project}}/{{filename}}", self.elsewhere),

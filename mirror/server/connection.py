@@ -46,6 +46,10 @@ MAX_UNSENT_BYTES = 64 << 10
 JOINED_WRITE_BYTES = 16 << 10
 """Bytes of a replay's body up to which copying it behind its head costs less than a second buffer."""
 
+UNUSUAL_REQUESTS = 8
+"""Requests that no replay can answer, as those of browsers with cookies, after which none of a connection is looked at:
+each would be parsed twice. A proxy's connection has requests of many clients."""
+
 
 class ConnectionProtocol(ClientProgress, asyncio.Protocol):
     """One connection: sends replays, leaves all other requests to aiohttp, and notes when its client stalls."""
@@ -69,6 +73,7 @@ class ConnectionProtocol(ClientProgress, asyncio.Protocol):
         self._whole = True  # all that was sent so far was whole requests without a body
         self._key = b""  # of the request that is being answered, when its response can be replayed
         self._running = 0  # how many requests aiohttp is answering
+        self._unusual = 0  # how many of them no replay can answer
         # How the client keeps up, beside what `ClientProgress` has:
         self._head_end = b""  # the last bytes of a head that is incomplete
         self._plain_body = False  # the body of the request that is being answered has a known length
@@ -99,7 +104,10 @@ class ConnectionProtocol(ClientProgress, asyncio.Protocol):
             self._key = b""
             if head is None:
                 self._whole = False
-            elif not self._running and head.key:
+            elif not head.key:
+                self._unusual += 1
+                self._whole = self._trusted or self._unusual < UNUSUAL_REQUESTS
+            elif not self._running:
                 if entry is not None:
                     entry.used = True
                 if self._replay(head):
@@ -179,7 +187,7 @@ class ConnectionProtocol(ClientProgress, asyncio.Protocol):
             return False
         if transport.get_write_buffer_size() > MAX_UNSENT_BYTES:
             return False
-        body = replay.body()
+        body = replay.content if replay.shared is None else replay.body()
         if body is None:
             replays.forget(entry.key)
             return False
@@ -231,6 +239,11 @@ class ConnectionProtocol(ClientProgress, asyncio.Protocol):
             self._connections.idle[self] = None
         if self._group.draining and self._transport is not None:
             self._transport.close()
+
+    @property
+    def keeps_replay(self) -> bool:
+        """Whether the response to the request that is being answered may be kept."""
+        return bool(self._key)
 
     def remember(self, replay: Replay) -> None:
         """Keep the response to the request that is being answered, unless it is too large or depends on more."""

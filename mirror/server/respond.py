@@ -122,7 +122,8 @@ class PreparedResponse(web.StreamResponse):
 
     def _remember(self, validity: Validity, request: web.BaseRequest) -> None:
         body = self._chunks[0] if self._chunks else b""
-        if isinstance(body, bytes) and (connection := connection_of(request)) is not None:
+        connection = connection_of(request)
+        if connection is not None and connection.keeps_replay and isinstance(body, bytes):
             replay = Replay(validity, self.status, self._head, len(body), facts_of(request), body)
             if (kept := self._shared) is not None:
                 facts = structs.replace(replay.facts, client="", agent="", request_id="")  # each time those of a client

@@ -13,7 +13,8 @@ import pytest
 from aiohttp import web
 
 from mirror.index.cache import ENTRY_BYTES, MemoryBudget, Validity
-from mirror.server.connection import ConnectionProtocol
+from mirror.server import connection
+from mirror.server.connection import ConnectionProtocol, read_head
 from mirror.server.connections import ConnectionLimits, Connections
 from mirror.server.drain import ConnectionRunner
 from mirror.server.facts import RequestFacts, ResponseRecord, facts_of
@@ -26,6 +27,7 @@ from mirror.server.replay import (
     STORED_REPLAY_BYTES,
     Replay,
     ReplayCache,
+    RequestHead,
     SharedBytes,
 )
 from mirror.server.respond import PreparedResponse, make_head
@@ -310,6 +312,25 @@ async def test_a_replay_ends_when_its_validity_does(site: Site) -> None:
 async def test_unusual_requests_are_always_handled(site: Site, line: bytes) -> None:
     request = with_headers(line)
     assert await site.talk(REQUEST, request, request, REQUEST) == [b"1", b"2", b"3", b"1"]
+
+
+async def test_a_client_that_always_sends_unusual_requests_is_parsed_once(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    parsed: list[bytes] = []
+
+    def read(data: bytes, group: ConnectionGroup) -> RequestHead | None:
+        parsed.append(data)
+        return read_head(data, group)
+
+    monkeypatch.setattr(connection, "read_head", read)
+    site.group.proxies = TrustedProxies(())
+    request = with_headers(b"Cookie: a=b")
+    numbers = [b"%d" % number for number in range(1, 13)]
+    assert await site.talk(*[request] * 12) == numbers
+    assert len(parsed) == connection.UNUSUAL_REQUESTS
+    others = await site.talk(REQUEST, *[request] * 7, REQUEST)
+    assert (others[0], others[-1]) == (b"13", b"13")
 
 
 async def test_after_a_body_nothing_is_replayed(site: Site) -> None:
