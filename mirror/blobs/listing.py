@@ -4,7 +4,6 @@ Other things than blobs may lie there, and blobs may be deleted meanwhile. Every
 """
 
 import os
-import re
 from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
@@ -12,7 +11,7 @@ from pathlib import Path
 from mirror.blobs import StoredBlob
 
 DIGEST_CHARACTERS, SHARD_CHARACTERS = 64, 2
-_are_digests = re.compile(r"[0-9a-f]*", re.ASCII).fullmatch
+_DIGITS = b"0123456789abcdef"
 
 
 def digests_in(root: Path, beginning: str) -> list[str]:
@@ -25,8 +24,12 @@ def _names_in(shard: Path) -> list[str]:
     with suppress(FileNotFoundError, NotADirectoryError):
         names = [name for name in os.listdir(shard) if len(name) == DIGEST_CHARACTERS]
         # One look at all of them, since others hardly ever lie there.
-        return names if _are_digests("".join(names)) else [name for name in names if _are_digests(name)]
+        return names if _are_digits("".join(names)) else [name for name in names if _are_digits(name)]
     return []
+
+
+def _are_digits(text: str) -> bool:
+    return not os.fsencode(text).translate(None, _DIGITS)
 
 
 def blobs_in(shard: Path) -> list[StoredBlob]:

@@ -86,7 +86,8 @@ class Evictor:
 
         Raises StorageFull when the catalog cannot record it.
         """
-        surplus = Surplus(self._catalog, self._blobs, self._formats, self._limit, self._min_age, self._clock())
+        store = self._catalog, self._blobs, self._formats
+        surplus = Surplus(*store, self._limit, self._min_age, self._clock(), ahead=dry_run)
         batches, leases = surplus.batches(), self._catalog.leases
         early: list[Batch] = []
         if dry_run:

@@ -4,14 +4,15 @@ The surprise: nothing here holds the whole store. The blobs are compared with th
 their digests, and what may go comes from the catalog in slices, in the order in which it goes.
 """
 
-from collections.abc import AsyncIterator, Collection, Mapping, Sequence
-from contextlib import suppress
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterator, Collection, Mapping, Sequence
+from contextlib import aclosing, suppress
 
 import msgspec
 
 from mirror.blobs import BlobStore, parts_of
 from mirror.catalog import Catalog, HeldFile, SidecarNaming
-from mirror.catalog.eviction import START
+from mirror.catalog.eviction import START, EvictionSlice, Position
 from mirror.errors import StorageError
 from mirror.model import File, Format
 
@@ -55,13 +56,19 @@ class Surplus:
         limit: int | None,
         min_age: float,
         now: float,
+        *,
+        ahead: bool = False,
     ) -> None:
-        """`formats`: source → the format of its files; `limit` in bytes, `min_age` in seconds."""
+        """`formats`: source → the format of its files; `limit` in bytes, `min_age` in seconds.
+
+        `ahead`: each slice is read while the one before is looked at, as nothing of that will be removed.
+        """
         self._catalog = catalog
         self._blobs = blobs
         self._formats = formats
         self._limit = limit
         self._now = now
+        self._ahead = ahead
         self._used_before = now - min_age
         self._sidecars = sorted(
             {(one.sidecar_name(File(filename="", version="")), one.sidecar_instead_of) for one in formats.values()}
@@ -90,9 +97,11 @@ class Surplus:
         files, self.before = await self._catalog.files.totals()
         order, found, size = self._catalog.eviction, list[str](), 0
         for beginning in await parts_of(self._blobs, files):
-            stored = set(await self._blobs.digests(beginning))
-            held = await order.held(beginning)
-            ours = await order.uploaded(beginning)
+            if self._ahead:
+                names, held = await asyncio.gather(self._blobs.digests(beginning), order.held(beginning))
+            else:
+                names, held = await self._blobs.digests(beginning), await order.held(beginning)
+            ours, stored = await order.uploaded(beginning), set(names)
             lost = {one.digest: one.size for one in await order.named(held - stored)}
             self.before -= sum(lost.values())
             self._lost |= lost.keys()
@@ -108,22 +117,40 @@ class Surplus:
             yield Batch(orphans=found, freed=size)
 
     async def _unused(self, excess: int) -> AsyncIterator[Batch]:
-        files, order = self._catalog.files, self._catalog.eviction
         with suppress(StorageError):  # then what is noted counts all the same
-            await files.flush_uses()
+            await self._catalog.files.flush_uses()
+        if excess <= 0:
+            return
+        async with aclosing(self._slices()) as slices:
+            async for found in slices:
+                for start in range(0, len(found.candidates), BATCH_BLOBS):
+                    some = found.candidates[start : start + BATCH_BLOBS]
+                    stored = [one for one in some if one.digest not in self._lost]
+                    batch = await self._complete(fewest(stored, excess), found.shared)
+                    if batch.files:
+                        yield batch
+                        excess -= batch.freed
+                    if excess <= 0:
+                        return
+
+    async def _slices(self) -> AsyncGenerator[EvictionSlice]:
+        """Yield what may go, in the order in which it goes."""
         namings = [SidecarNaming(*naming) for naming in self._sidecars]
-        position: tuple[float, str, str, str, str] | None = START
-        while position is not None and excess > 0:
-            found = await order.slice(position, self._used_before, namings)
-            position = found.end
-            for start in range(0, len(found.candidates), BATCH_BLOBS):
-                stored = [one for one in found.candidates[start : start + BATCH_BLOBS] if one.digest not in self._lost]
-                batch = await self._complete(fewest(stored, excess), found.shared)
-                if batch.files:
-                    yield batch
-                    excess -= batch.freed
-                if excess <= 0:
-                    return
+        position: Position | None = START
+        reading: asyncio.Task[EvictionSlice] | None = None
+        try:
+            while position is not None:
+                found = await (reading or self._catalog.eviction.slice(position, self._used_before, namings))
+                position = found.end
+                if self._ahead and position is not None:
+                    reading = asyncio.create_task(
+                        self._catalog.eviction.slice(position, self._used_before, namings), name="the next slice"
+                    )
+                yield found
+        finally:
+            if reading is not None:
+                reading.cancel()
+                await asyncio.wait({reading})
 
     async def _complete(self, candidates: Sequence[HeldFile], shared: Collection[str]) -> Batch:
         """Return a batch with every name of these blobs, and with their sidecars; `shared` have several names."""
