@@ -50,7 +50,11 @@ _MAX_PATH_CHARACTERS = 1024
 _MAX_AGENT_CHARACTERS = 256
 _REPEATED_LINES = 20  # lines of one kind that are written within …
 _REPEAT_SECONDS = 10.0  # … so many seconds; more are only counted
-_BATCH_LINES = 100  # formatting holds the interpreter lock: a few hundred microseconds at a time, no more
+_BATCH_LINES = 50
+"""Lines that are formatted at a time, which holds the interpreter's lock for 50 to 100 µs."""
+_PAUSE_SECONDS = 0.0005
+"""The pause after these. Where one core does everything, the event loop would otherwise wait for all that are left: a
+thread that gives up the lock for a write has it again before the other one has woken up."""
 _WARNING_SECONDS = 60.0
 
 
@@ -360,6 +364,8 @@ class AccessLog:
                 self._stream.flush()
             except (OSError, ValueError):  # a full disk, a reader that went away, a stream closed under us
                 self._unwritten += len(lines)
+            if not self._closing:
+                time.sleep(_PAUSE_SECONDS)
 
     def _warn(self) -> None:
         dropped, now = self.dropped, time.monotonic()
