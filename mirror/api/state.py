@@ -5,6 +5,7 @@ The endpoints are open to everyone, and so name no project unless the client may
 
 import asyncio
 import logging
+import os
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from typing import Literal
@@ -21,6 +22,7 @@ from mirror.index.journal import Journal
 from mirror.index.upstream import CachedUpstream
 from mirror.telemetry.metrics import Metrics, Snapshot, UpstreamState
 from mirror.telemetry.statistics import Statistics
+from mirror.telemetry.worker_reports import WorkerReports, of_processes, together
 from mirror.transfer import Transfers
 from mirror.upstream import Upstream
 
@@ -80,8 +82,9 @@ class MirrorState:
         metrics: Metrics,
         cached: Mapping[str, Sequence[CachedUpstream]],
         clock: Callable[[], float],
+        reports: WorkerReports | None = None,
     ) -> None:
-        """`cached`: the upstreams of each repository."""
+        """`cached`: the upstreams of each repository; `reports`: those of all workers, where there are several."""
         self._settings = settings
         self._catalog = catalog
         self._journal = journal
@@ -90,6 +93,7 @@ class MirrorState:
         self._metrics = metrics
         self._cached = cached
         self._clock = clock
+        self._reports = reports
         self._counting = asyncio.Lock()
         self._probing = asyncio.Lock()
         self._probed: tuple[float, bool] | None = None
@@ -107,20 +111,28 @@ class MirrorState:
         """The progress of following other mirrors, by repository and upstream."""
 
     @property
-    def _upstreams(self) -> list[Upstream]:
-        """All upstreams, each once, though several repositories may share it."""
-        return list({id(one.upstream): one.upstream for each in self._cached.values() for one in each}.values())
+    def _upstreams(self) -> list[tuple[str, Upstream]]:
+        """All upstreams, each once with a repository that has it, though several may share it."""
+        pairs = [(name, one.upstream) for name, each in self._cached.items() for one in each]
+        return list({id(upstream): (name, upstream) for name, upstream in pairs}.values())
 
     async def status(self, names: bool = True) -> dict[str, object]:
         """Return what is held, what that saved and how upstreams are; without `names`, nothing that names a project."""
         files, size = await self._catalog.files.totals()
         projects = sum((await self._catalog.pages.totals()).values())
         offline = self._settings.offline
+        others = [] if self._reports is None else self._reports.others()
+        snapshot = self._current()
+        if self._reports is not None:
+            snapshot = together(self._reports.with_inherited(snapshot), others)
+        counted = {(one.repository, one.upstream): one for one in snapshot.upstreams}
+        upstreams = [(upstream.health(), repository) for repository, upstream in self._upstreams]
         return {
             "version": __version__,
             "running": True,
             "offline": offline,
             "degraded": self.degraded(),
+            "workers": 1 + sum(report.live for report in others),
             "repositories": {name: {"format": one.format} for name, one in self._settings.repositories.items()},
             "projects": projects,
             "files": files,
@@ -132,7 +144,7 @@ class MirrorState:
             },
             "serial": self._journal.serial,
             **await self._statistics.totals(),
-            "transfers": len(self._transfers.active()),
+            "transfers": snapshot.transfers,
             "following": [
                 {"name": name, "serial": one.serial, "newest": one.newest, "behind": one.behind, "failed": one.failed}
                 for name, one in self.following.items()
@@ -141,17 +153,17 @@ class MirrorState:
                 {
                     "name": state.name,
                     "url": state.url,
-                    "state": "offline" if offline else "ok" if state.breaker == "closed" else "down",
-                    "breaker": state.breaker,
+                    "state": "offline" if offline else "ok" if whole.breaker == "closed" else "down",
+                    "breaker": whole.breaker,
                     "retry_in": state.retry_in,
                     "paused": {"classes": state.paused, "addresses": state.paused_addresses},
                     "last_cause": state.last_cause,
                     "last_error": state.last_error if names else state.last_cause,
-                    "requests": state.requests,
-                    "errors": state.errors,
-                    "bytes": state.bytes,
+                    "requests": whole.requests,
+                    "errors": sum(whole.errors.values()),
+                    "bytes": whole.received,
                 }
-                for state in (upstream.health() for upstream in self._upstreams)
+                for state, whole in ((state, counted[repository, state.name]) for state, repository in upstreams)
             ],
         }
 
@@ -159,11 +171,25 @@ class MirrorState:
         """Return the exposition for Prometheus, with its Content-Type."""
         snapshot = await self._snapshot()
         self._metrics.catch_up()
-        return await asyncio.to_thread(self._metrics.render, snapshot, accept)
+        if self._reports is None:
+            return await asyncio.to_thread(self._metrics.render, snapshot, accept)
+        others = self._reports.others()
+        whole = self._metrics.with_others([report.counts for report in others])
+        pids = [os.getpid(), *(report.pid for report in others if report.live)]
+        snapshot = together(self._reports.with_inherited(snapshot), others)
+        return await asyncio.to_thread(lambda: whole.render(snapshot, accept, of_processes(pids)))
+
+    def publish(self) -> None:
+        """Report to the other workers what this one has counted."""
+        if self._reports is not None:
+            self._reports.publish(self._metrics.counts(), self._current(), dict(self._statistics.unrecorded()))
 
     async def _snapshot(self) -> Snapshot:
         with suppress(StorageUnavailable):  # what was known last goes on: an outage is when figures are needed
             self._held = await self._count(), *await self._catalog.files.totals()
+        return self._current()
+
+    def _current(self) -> Snapshot:
         pages, files, size = self._held
         return Snapshot(
             upstreams=tuple(_state(name, one.upstream) for name, each in self._cached.items() for one in each),

@@ -26,6 +26,7 @@ from mirror.service.presence import SERVING_SECONDS, Presence
 from mirror.service.services import Mirror
 from mirror.service.store import Store
 from mirror.telemetry.statistics import RECORD_SECONDS
+from mirror.telemetry.worker_reports import PUBLISH_SECONDS
 
 if TYPE_CHECKING:
     from mirror.service.node import Node
@@ -134,6 +135,7 @@ def process_jobs(service: "Service") -> list[BackgroundJob]:
             activity.statistics.flush,
             every=RECORD_SECONDS,
         ),
+        BackgroundJob("report", "tell the other workers what was counted", _call(service.report), PUBLISH_SECONDS),
         BackgroundJob(
             "event loop lag", "measure how late the event loop wakes a task", activity.metrics.sample_loop_lag
         ),

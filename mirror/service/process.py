@@ -130,7 +130,12 @@ class Service:
         await self.store.keep_rendered(settings)
         await self.store.journal.open()
         await self._open_node()
-        self.activity = Activity(self.store, self.node.flights if self.node else None)
+        self.activity = Activity(
+            self.store,
+            self.node.flights if self.node else None,
+            self._worker.reports if self._worker else None,
+        )
+        opened.callback(self.report)
         opened.push_async_callback(self.activity.statistics.flush)
         self.generation = Generation(settings, self.store, self.activity, self.connections)
         opened.push_async_callback(lambda: self.generation.close())
@@ -173,6 +178,11 @@ class Service:
         self._listeners.close()
         await self.generation.jobs.stop()
         await self.generation.retire()
+
+    def report(self) -> None:
+        """Report to the other workers, if there are any, what this one has counted."""
+        if "generation" in vars(self):  # else it could not start
+            self.mirror.state.publish()
 
     def beat(self) -> None:
         """Record that the event loop runs."""

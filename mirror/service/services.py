@@ -42,6 +42,7 @@ from mirror.service.ecosystems import ECOSYSTEMS
 from mirror.service.store import Store, places_memory
 from mirror.telemetry.metrics import Metrics
 from mirror.telemetry.statistics import Statistics
+from mirror.telemetry.worker_reports import WorkerReports, unrecorded
 from mirror.transfer import Flights, Transfers
 from mirror.upstream import Credentials, Upstream, UpstreamOptions
 
@@ -51,11 +52,17 @@ logger = logging.getLogger(__name__)
 class Activity:
     """The work and the counters of the process: they outlive a reload of the settings, and are not stored."""
 
-    def __init__(self, store: Store, flights: Flights | None = None) -> None:
-        """`flights` are those of the processes that share the store, if there are several."""
+    def __init__(self, store: Store, flights: Flights | None = None, reports: WorkerReports | None = None) -> None:
+        """`flights` and `reports` are those of the processes that share the store, if there are several."""
         self.transfers = Transfers(store.blobs, flights)
         self.metrics = Metrics(__version__)
         self.statistics = Statistics(store.catalog, self.metrics)
+        self.reports = reports
+        if reports is not None:
+            self.statistics.elsewhere = lambda: unrecorded(reports.others())
+            if reports.inherited is not None:
+                self.metrics.add(reports.inherited.counts)
+                self.statistics.go_on_from(reports.inherited.unrecorded)
 
 
 class Mirror:
@@ -111,7 +118,7 @@ class Mirror:
         self._open.push_async_callback(self.page_cache.close)
         self.state = MirrorState(
             settings, self.catalog, self.journal, self.transfers, self.statistics, self.metrics, self.cached_upstreams,
-            store.clock,
+            store.clock, activity.reports,
         )  # fmt: skip
 
     async def open(self) -> None:

@@ -29,6 +29,7 @@ from mirror.service.directory import lock, new_secret, publish
 from mirror.service.listening import Listeners
 from mirror.service.systemd import Notifier, listen_fds
 from mirror.telemetry import log
+from mirror.telemetry.worker_reports import ReportMemory, WorkerReports
 
 logger = logging.getLogger(__name__)
 
@@ -70,6 +71,8 @@ class WorkerContext(NamedTuple):
     """Whether no other worker runs yet."""
     beat: Callable[[], None]
     """To be called about once a second."""
+    reports: WorkerReports
+    """What the workers report to each other."""
     ready: Callable[[], None]
     """To be called once it answers."""
     supervisor: int
@@ -161,6 +164,7 @@ class WorkerSupervisor:
         self._listeners = Listeners(_accept_nothing, listen_fds())
         self._secret, self._node_secret = new_secret(), new_secret()
         self._heartbeats = Heartbeats()
+        self._reports = ReportMemory(MAX_WORKERS)
         self._places = set(range(MAX_WORKERS))
         self._supervisor, self._our_end = os.pipe()
         self._woken, self._wake = os.pipe()
@@ -239,7 +243,8 @@ class WorkerSupervisor:
             beat = self._heartbeats.beat
             context = WorkerContext(
                 divided(settings), self._listeners.sockets, self._secret, self._node_secret, first,
-                lambda: beat(place), lambda: _say(end, _STARTED), self._supervisor,
+                lambda: beat(place),
+                WorkerReports(self._reports, place), lambda: _say(end, _STARTED), self._supervisor,
             )  # fmt: skip
             _work_and_exit(self._work, context, end)
         os.close(end)

@@ -81,6 +81,18 @@ class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
     """The store of files."""
 
 
+class Counts(msgspec.Struct, frozen=True, kw_only=True):
+    """All that a process has counted, as plain values."""
+
+    series: list[tuple[str, str, str, int, int, int]] = []
+    """Repository, kind, outcome, class of status; requests and bytes."""
+    latencies: list[tuple[str, str, str, list[int], float]] = []
+    """Repository, kind, outcome; observations in each bucket, and their sum."""
+    lag: tuple[list[int], float] = ([], 0.0)
+    evicted: tuple[int, int] = (0, 0)
+    """Files, and their bytes."""
+
+
 class Totals(msgspec.Struct, frozen=True):
     """All requests with one outcome, since the start."""
 
@@ -102,6 +114,11 @@ class _Histogram:
     def observe(self, value: float) -> None:
         self.counts[bisect_left(self.bounds, value)] += 1  # le: a value equal to a bound belongs to it
         self.total += value
+
+    def add(self, counts: Sequence[int], total: float) -> None:
+        for bucket, count in enumerate(counts):
+            self.counts[bucket] += count
+        self.total += total
 
 
 class _Series:
@@ -170,6 +187,35 @@ class Metrics:
             sums[outcome] = Totals(so_far.requests + series.requests, so_far.sent + series.sent)
         return sums
 
+    def counts(self) -> Counts:
+        """Return all that was counted so far."""
+        self.catch_up()
+        return Counts(
+            series=[(*labels, one.requests, one.sent) for labels, one in self._series.items()],
+            latencies=[(*labels, list(one.counts), one.total) for labels, one in self._latencies.items()],
+            lag=(list(self._lag.counts), self._lag.total),
+            evicted=self._evicted,
+        )
+
+    def add(self, counts: Counts) -> None:
+        """Add what another process has counted."""
+        for repository, kind, outcome, status, requests, sent in counts.series:
+            series = self._first(repository, kind, outcome, status)
+            series.requests += requests
+            series.sent += sent
+        for repository, kind, outcome, buckets, total in counts.latencies:
+            latency = self._latencies.setdefault((repository, kind, outcome), _Histogram(REQUEST_BUCKETS))
+            latency.add(buckets, total)
+        self._lag.add(*counts.lag)
+        self._evicted = self._evicted[0] + counts.evicted[0], self._evicted[1] + counts.evicted[1]
+
+    def with_others(self, others: Sequence[Counts]) -> "Metrics":
+        """Return the metrics of several processes together."""
+        whole = Metrics(self._version)
+        for counts in (self.counts(), *others):
+            whole.add(counts)
+        return whole
+
     async def sample_loop_lag(self, interval: float = 1.0) -> None:
         """Measure how late the event loop wakes a task, until cancelled: as long would a request have waited."""
         loop = asyncio.get_running_loop()
@@ -178,14 +224,15 @@ class Metrics:
             await asyncio.sleep(interval)
             self._lag.observe(max(0.0, loop.time() - due))
 
-    def render(self, snapshot: Snapshot, accept: str = "") -> tuple[bytes, str]:
+    def render(self, snapshot: Snapshot, accept: str = "", system: Sequence[Metric] = ()) -> tuple[bytes, str]:
         """Return the exposition and its Content-Type, in the format that the `Accept` header asks for (else text).
 
+        `system`: what the system knows of several processes, in place of what it knows of this one.
         Takes some 10 ms when much was counted: call it in a thread, while counting goes on, and `catch_up` before it.
         """
         registry = CollectorRegistry()
         registry.register(_Exposition([*self._requests(), *self._evictions(), *self._loop(), *_state(snapshot)]))
-        ProcessCollector(registry=registry)
+        registry.register(_Exposition(system) if system else ProcessCollector(registry=None))
         encode, content_type = choose_encoder(accept)
         return encode(registry), content_type
 

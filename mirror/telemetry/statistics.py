@@ -55,6 +55,9 @@ class Statistics:
         self._metrics = metrics
         self._clock = clock
         self._recorded: Counter[str] = Counter()
+        self.elsewhere: Callable[[], Counter[str]] = Counter
+        """Returns what other processes over the same catalog have counted and not recorded yet, as far as it is known.
+        """
         self._recording = asyncio.Lock()
         """Held while counts move from memory into the catalog, where they must not be counted twice, or not at all."""
 
@@ -73,7 +76,7 @@ class Statistics:
         except StorageError as error:
             logger.warning("could not record which files were used: %s", error)
         async with self._recording:
-            added = self._unrecorded()
+            added = self.unrecorded()
             if not added:
                 return
             self._recorded += added  # before it waits: what is cancelled meanwhile is written all the same
@@ -83,8 +86,16 @@ class Statistics:
                 self._recorded -= added
                 logger.warning("could not record statistics: %s", error)
 
-    def _unrecorded(self) -> Counter[str]:
+    def unrecorded(self) -> Counter[str]:
+        """Return what this process has counted that is not in the catalog yet."""
         return Counter(self._counted()) - self._recorded
+
+    def go_on_from(self, unrecorded: Mapping[str, int]) -> None:
+        """Take what the metrics have so far as recorded, but for these counts of a process that has ended."""
+        self._recorded = Counter(self._counted()) - Counter(unrecorded)
+
+    def _waiting(self) -> Counter[str]:
+        return self.unrecorded() + self.elsewhere()
 
     def _hour(self) -> int:
         return int(self._clock() // HOUR)
@@ -92,7 +103,7 @@ class Statistics:
     async def totals(self) -> dict[str, object]:
         """Return requests by outcome, and the bytes that clients got in all and without an upstream."""
         async with self._recording:
-            return totals_of(Counter(await self._catalog.counters.all()) + self._unrecorded())
+            return totals_of(Counter(await self._catalog.counters.all()) + self._waiting())
 
     async def history(self, spans: int, hours: int) -> list[Span]:
         """Return the last `spans` spans of `hours` hours each, oldest first, the current one last."""
@@ -101,7 +112,7 @@ class Statistics:
         counted = {number: dict.fromkeys(OUTCOMES, (0, 0)) for number in range(first, last + 1)}
         async with self._recording:
             rows = await self._catalog.counters.spans(first * hours, hours)
-            rows += [(last, name, value) for name, value in self._unrecorded().items()]
+            rows += [(last, name, value) for name, value in self._waiting().items()]
         for number, name, value in rows:
             counter, _, outcome = name.partition(".")
             if number in counted and outcome in counted[number]:
