@@ -12,7 +12,7 @@ import msgspec
 
 from mirror.index.name_rendering import ListInput, RenderedNames, render_list
 from mirror.index.source import NameListing
-from mirror.isolation import IsolatedProcesses, IsolationError
+from mirror.isolation.processes import IsolatedProcesses, IsolationError
 
 LONG_BYTES = 256 << 10
 """Bytes of stored lists, compressed, from which they are read in another process."""

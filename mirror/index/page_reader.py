@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 import msgspec
 
 from mirror.errors import MirrorError, UpstreamProtocolError
-from mirror.isolation import IsolatedProcesses, IsolationError
+from mirror.isolation.processes import IsolatedProcesses, IsolationError
 from mirror.model import File, Format, Names, Page, Project, UpstreamResponse
 
 LARGE_PAGE_BYTES = 32 << 10

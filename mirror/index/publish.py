@@ -39,7 +39,7 @@ from mirror.index.journal import Journal
 from mirror.index.records import UploadRecords
 from mirror.index.upload_bytes import UploadBytes
 from mirror.index.upload_writer import ATTEMPTS, UploadWriter, busy
-from mirror.isolation import IsolatedProcesses, IsolationError
+from mirror.isolation.processes import IsolatedProcesses, IsolationError
 from mirror.model import AcceptedUpload, File, Format
 
 

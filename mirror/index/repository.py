@@ -27,7 +27,7 @@ from mirror.index.precedence import FIRST, SourceChoice, choose
 from mirror.index.source import Document, Listing, OpenFile, Source, Wanted
 from mirror.index.view import RepositoryNames, UnfilteredProject, View, ViewStamp, stand_in, unfiltered
 from mirror.index.views import MANY_PROJECTS, STAMP_BYTES, ViewCache
-from mirror.isolation import IsolatedProcesses
+from mirror.isolation.processes import IsolatedProcesses
 from mirror.model import File, Format, Outcome, Page
 from mirror.policy import Policy, Verdict, apply, matches
 

@@ -36,7 +36,7 @@ from mirror.index.serials import NewerSerials
 from mirror.index.shared_pages import asked_once
 from mirror.index.sidecars import SidecarGaps, with_gaps
 from mirror.index.source import Listing, LoadedNames, Outdated, SourceOptions, name_of_upstream
-from mirror.isolation import IsolatedProcesses
+from mirror.isolation.processes import IsolatedProcesses
 from mirror.model import File, Format, Outcome, Page, Project, Stamp, UpstreamResponse
 from mirror.upstream import Upstream
 

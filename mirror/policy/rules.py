@@ -17,11 +17,13 @@ import math
 import re
 from collections.abc import Callable, Mapping
 from functools import cache, lru_cache
-from typing import NamedTuple, Protocol, TypeVar
+from typing import TYPE_CHECKING, NamedTuple, Protocol, TypeVar
 
-from mirror.config.policy import Action, RuleSettings
 from mirror.model import File
 from mirror.policy.osv import Advisory, OsvIndex
+
+if TYPE_CHECKING:
+    from mirror.config.policy import Action, RuleSettings  # an isolated process does without its parser
 
 T = TypeVar("T")
 
@@ -84,7 +86,7 @@ class Objection(NamedTuple):
     """Seconds since the epoch at which it ends."""
     detail: str = ""
     """What is added to the rule's reason."""
-    action: Action | None = None
+    action: "Action | None" = None
     """Replaces the rule's own action."""
 
 
@@ -92,7 +94,7 @@ Objector = Callable[[File], Objection | None]
 
 
 def objector(
-    rule: RuleSettings, project: str, versions: Versions, advisories: Mapping[str, OsvIndex]
+    rule: "RuleSettings", project: str, versions: Versions, advisories: Mapping[str, OsvIndex]
 ) -> Objector | None:
     """Return the function that examines files of one project; None when the rule cannot object to any of them."""
     match rule.kind:
@@ -118,7 +120,7 @@ def by_version(function: Callable[[str], T]) -> Callable[[File], T]:
     return lambda file: cached(file.version)
 
 
-def _names(rule: RuleSettings, project: str, versions: Versions) -> Callable[[File], bool]:
+def _names(rule: "RuleSettings", project: str, versions: Versions) -> Callable[[File], bool]:
     """Return whether a rule (allow, deny) names a file of the project."""
     specifier = rule.versions
     if not matches(rule.projects, project):
@@ -128,14 +130,14 @@ def _names(rule: RuleSettings, project: str, versions: Versions) -> Callable[[Fi
     return by_version(lambda version: versions.matches(specifier, version))
 
 
-def _cooldown(rule: RuleSettings) -> Objector:
+def _cooldown(rule: "RuleSettings") -> Objector:
     """Object to files younger than `age`, counted from the upload at the upstream."""
     age = min(rule.age or 0, LONGEST_AGE_SECONDS)
     ageless = None if rule.unknown == "allow" else Objection(detail="its upload time is not known", action="hide")
     return lambda file: Objection(file.uploaded.timestamp() + age) if file.uploaded else ageless
 
 
-def _files(rule: RuleSettings, versions: Versions) -> Objector:
+def _files(rule: "RuleSettings", versions: Versions) -> Objector:
     """Object to other kinds and other platforms than the rule lists. Files for all platforms always pass."""
     allowed_kinds, allowed_platforms = rule.kinds or (), rule.platforms or ()
 
@@ -150,7 +152,7 @@ def _files(rule: RuleSettings, versions: Versions) -> Objector:
     return examine
 
 
-def _size(rule: RuleSettings) -> Objector:
+def _size(rule: "RuleSettings") -> Objector:
     """Object to files of more than `largest` bytes. The size of a gem is unknown until it is held."""
     largest = rule.largest or 0
     sizeless = Objection(detail="its size is not known", action="hide") if rule.unknown == "hide" else None
@@ -163,7 +165,7 @@ def _size(rule: RuleSettings) -> Objector:
     return examine
 
 
-def _known_bad(rule: RuleSettings, advisories: tuple[Advisory, ...], versions: Versions) -> Objector | None:
+def _known_bad(rule: "RuleSettings", advisories: tuple[Advisory, ...], versions: Versions) -> Objector | None:
     """Object to versions that records report as malicious, or as vulnerable enough."""
     counting = [advisory for advisory in advisories if _counts(rule, advisory)]
     if not counting:
@@ -176,7 +178,7 @@ def _known_bad(rule: RuleSettings, advisories: tuple[Advisory, ...], versions: V
     return by_version(examine)
 
 
-def _counts(rule: RuleSettings, advisory: Advisory) -> bool:
+def _counts(rule: "RuleSettings", advisory: Advisory) -> bool:
     """Return whether the rule takes a record into account, by its id, its aliases or its severity."""
     ids = (advisory.id, *advisory.aliases)
     if any(matches(rule.ignore or (), one) for one in ids):

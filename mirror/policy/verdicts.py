@@ -16,18 +16,25 @@ import math
 from collections.abc import Callable, Collection, Mapping, Sequence
 from datetime import UTC, date, datetime, time
 from hashlib import sha256
-from typing import Literal, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import msgspec
 
-from mirror.config.policy import Action, ExemptionSettings, Reaction, RuleSettings
 from mirror.errors import Blocked, ConfigError, Invalid, UnknownFile
 from mirror.model import File, Project
 from mirror.policy.osv import OsvIndex
 from mirror.policy.rules import Objector, Versions, by_version, matches, objector
 
+if TYPE_CHECKING:
+    from mirror.config.policy import (  # an isolated process does without its parser
+        Action,
+        ExemptionSettings,
+        Reaction,
+        RuleSettings,
+    )
+
 State = Literal["visible", "hidden", "blocked"]
-_STATES: dict[Action, State] = {"hide": "hidden", "block": "blocked"}
+_STATES: "dict[Action, State]" = {"hide": "hidden", "block": "blocked"}
 
 
 class Policy(msgspec.Struct, frozen=True, kw_only=True):
@@ -35,15 +42,15 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True):
 
     repository: str
     versions: Versions
-    rules: tuple[RuleSettings, ...] = ()
+    rules: "tuple[RuleSettings, ...]" = ()
     """The rules that apply to the repository, without the allow rules."""
-    allow_rules: tuple[RuleSettings, ...] = ()
+    allow_rules: "tuple[RuleSettings, ...]" = ()
     """Together they are one list; without any, everything is let through."""
-    removed: Reaction = "hide"
+    removed: "Reaction" = "hide"
     """The treatment of held files that upstream no longer lists."""
     blocks_yanked: bool = False
     """Whether files of our own are refused once they are yanked."""
-    quarantined: Reaction = "block"
+    quarantined: "Reaction" = "block"
     """The treatment of projects that upstream has put in quarantine (PEP 792)."""
     advisories: Mapping[str, OsvIndex] = {}
     """The records of each folder that a known-bad rule names."""
@@ -85,12 +92,12 @@ class FilterResult(msgspec.Struct, frozen=True, kw_only=True):
 
 def policy_for(
     repository: str,
-    rules: Sequence[RuleSettings],
+    rules: "Sequence[RuleSettings]",
     versions: Versions,
     *,
     advisories: Mapping[str, OsvIndex] | None = None,
-    removed: Reaction | None = None,
-    quarantined: Reaction = "block",
+    removed: "Reaction | None" = None,
+    quarantined: "Reaction" = "block",
     serves_yanked: bool = False,
 ) -> Policy:
     """Return the policy of one repository, with patterns and specifiers checked for its ecosystem.
@@ -142,12 +149,12 @@ def named_projects(policy: Policy) -> frozenset[str]:
     return frozenset(reported | {pattern for pattern in patterns if not set(pattern) & set("*?[")})
 
 
-def osv_folders(rules: Sequence[RuleSettings]) -> tuple[str, ...]:
+def osv_folders(rules: "Sequence[RuleSettings]") -> tuple[str, ...]:
     """Return the folders of OSV records that the rules name, each once."""
     return tuple(dict.fromkeys(str(rule.folder) for rule in rules if rule.folder is not None))
 
 
-def _with_canonical_patterns(rule: RuleSettings, versions: Versions) -> RuleSettings:
+def _with_canonical_patterns(rule: "RuleSettings", versions: Versions) -> "RuleSettings":
     """Return the rule with its patterns in the spelling of canonical names."""
 
     def canonical(patterns: tuple[str, ...]) -> tuple[str, ...]:
@@ -244,7 +251,7 @@ def _judges(policy: Policy, project: Project, removed: Collection[str], now: flo
     return judges
 
 
-def _judge(rule: RuleSettings, objects: Objector, project: str, versions: Versions, now: float) -> _Judge:
+def _judge(rule: "RuleSettings", objects: Objector, project: str, versions: Versions, now: float) -> _Judge:
     """Return the judge of a rule, its exemptions included."""
     exempt = [one for one in rule.exempt if matches(one.projects, project)]
     exempts_uploads = not rule.uploads
@@ -263,7 +270,7 @@ def _judge(rule: RuleSettings, objects: Objector, project: str, versions: Versio
     return judge
 
 
-def _exempt_until(exemption: ExemptionSettings, version: str, versions: Versions) -> float:
+def _exempt_until(exemption: "ExemptionSettings", version: str, versions: Versions) -> float:
     """Return until when a version is exempt; -inf when it is not."""
     if exemption.versions and not versions.matches(exemption.versions, version):
         return -math.inf
@@ -289,7 +296,7 @@ def _not_allowed(policy: Policy, project: str, now: float) -> _Judge:
     return judge
 
 
-def _by_upstream(rule: str, reason: str, action: Action, filenames: Collection[str] | None = None) -> _Judge:
+def _by_upstream(rule: str, reason: str, action: "Action", filenames: Collection[str] | None = None) -> _Judge:
     """Return the judge of what the upstream has done to a project, or to some of its files."""
     claim = _Claim(-math.inf, math.inf, _STATES[action], rule, reason, "")
     return lambda file: None if _uploaded(file) or (filenames is not None and file.filename not in filenames) else claim

@@ -24,7 +24,7 @@ from mirror.catalog import Token
 from mirror.config import RepositorySettings, Settings, SyncSettings
 from mirror.errors import Invalid, MirrorError, Offline
 from mirror.index.freshness import Freshness
-from mirror.isolation import IsolatedProcesses
+from mirror.isolation.processes import IsolatedProcesses
 from mirror.model import Grant
 from mirror.service.blobs import store_for_workers
 from mirror.service.ecosystems import ECOSYSTEMS

@@ -20,7 +20,7 @@ from mirror.errors import ConfigError
 from mirror.index.change_counter import ChangeCounter
 from mirror.index.journal import Journal
 from mirror.index.packing import PAGES_VERSION
-from mirror.isolation import IsolatedProcesses
+from mirror.isolation.processes import IsolatedProcesses
 from mirror.service.blobs import blob_store, upload_records
 from mirror.service.directory import make, new_secret
 

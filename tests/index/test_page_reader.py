@@ -9,7 +9,7 @@ import pytest
 from mirror.errors import UpstreamProtocolError
 from mirror.index import page_reader
 from mirror.index.page_reader import PageReader
-from mirror.isolation import IsolatedProcesses
+from mirror.isolation.processes import IsolatedProcesses
 from mirror.model import Page, UpstreamResponse
 from mirror.pypi import FORMAT
 from tests.loop_lag import LAG_SECONDS, loop_lag

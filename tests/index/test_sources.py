@@ -24,7 +24,7 @@ from mirror.index.source import OpenFile, SourceOptions
 from mirror.index.upstream import CachedUpstream
 from mirror.index.upstream_files import UpstreamFiles
 from mirror.index.upstream_pages import UpstreamPages
-from mirror.isolation import IsolatedProcesses
+from mirror.isolation.processes import IsolatedProcesses
 from mirror.model import Page, Project, UpstreamRequest, UpstreamResponse
 from mirror.pypi import FORMAT
 from mirror.transfer import Transfers

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from mirror.errors import Invalid, UpstreamProtocolError
-from mirror.isolation import IsolatedProcesses, IsolationError
+from mirror.isolation.processes import IsolatedProcesses, IsolationError
 
 FUNCTIONS = "tests.isolation.functions"
 

@@ -12,7 +12,7 @@ import msgspec
 
 from mirror.airgap.lockfiles import RequirementSet, read
 from mirror.errors import Invalid, InvalidLock
-from mirror.isolation import IsolatedProcesses, IsolationError
+from mirror.isolation.processes import IsolatedProcesses, IsolationError
 
 _MOST_READINGS = 20
 """An error at the first variable that is missing hides the next one."""

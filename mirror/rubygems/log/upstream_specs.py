@@ -20,7 +20,7 @@ from mirror.errors import Invalid, MirrorError
 from mirror.index.cache import SingleFlight
 from mirror.index.freshness import Freshness
 from mirror.index.source import Document, DocumentBody, Source
-from mirror.isolation import IsolatedProcesses
+from mirror.isolation.processes import IsolatedProcesses
 from mirror.model import Page
 from mirror.rubygems.index import SpecsKind, listed_digest, specs_digest
 from mirror.rubygems.log.published_log import PublishedLog

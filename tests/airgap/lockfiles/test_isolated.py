@@ -9,7 +9,7 @@ import pytest
 from mirror.airgap.lockfiles import read
 from mirror.airgap.lockfiles.isolated import read_isolated
 from mirror.errors import Invalid, InvalidLock
-from mirror.isolation import IsolatedProcesses
+from mirror.isolation.processes import IsolatedProcesses
 
 DATA = Path(__file__).parent / "data"
 NAMES = {"uv-forks.txt": "uv.lock", "poetry-2.1.txt": "poetry.lock", "gemfile-2.3.txt": "Gemfile.lock"}
