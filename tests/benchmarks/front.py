@@ -196,10 +196,11 @@ async def connecting(site: Site) -> AsyncIterator[Row]:
     1.23.4 does so only when it is told, and otherwise resumes the sessions of wrk, whose handshakes then cost 130 µs.
 
     The bound of 0.8 is out of reach for Python on uvloop. On 2026-11-27, on a busy machine of 2 cores (OpenSSL 3.0.19,
-    ECDSA P-256, the least of nine rounds): nginx 313 to 334 µs, the mirror 446 µs, 0.70 to 0.75 x. A server on uvloop
-    that gives one constant response and knows nothing else takes 390 to 415 µs, 0.80 x: of these 270 are the handshake
-    in OpenSSL, which the ssl module calls, the rest buffers, timers and system calls. Without session tickets it would
-    be 20 µs less; clients with a certificate of RSA would pay ten times that for each new connection.
+    ECDSA P-256, the least of nine rounds): nginx 299 to 334 µs, the mirror 420 to 448 µs, 0.70 to 0.75 x; by the
+    medians of a busier run 0.64 x. A server on uvloop that gives one constant response and knows nothing else takes 390
+    to 415 µs, 0.80 x: of these 270 are the handshake in OpenSSL, which the ssl module calls, the rest buffers, timers
+    and system calls. Without session tickets it would be 20 µs less; where the certificate is of RSA, a client that
+    resumes its session spares the server many times that.
     """
     if WRK is None:
         return  # our own client keeps its connections, and knows no TLS
@@ -244,7 +245,12 @@ def working(server: Spawned | Nginx, loading: Loading) -> Loading:
 
 
 async def saturated(site: Site) -> AsyncIterator[Row]:
-    """The slowest of a hundred responses, while 32 clients ask as fast as they are answered."""
+    """The slowest of a hundred responses, while 32 clients ask as fast as they are answered.
+
+    It needs a machine that does nothing else: where others want both cores, nginx needs 9 to 14 ms as well. In
+    processor time of the server, from one request of a connection to the next, it was 1.2 to 1.5 ms on 2026-11-27;
+    before the access log was written in small parts, 2.3 ms.
+    """
     if WRK is None:
         return  # our own client does not measure it
     async with beside(site, site.mirror, ASKED) as other:

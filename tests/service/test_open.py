@@ -1,5 +1,6 @@
 """Opening what is stored: who may do it at the same time, and what is made for it."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -62,3 +63,17 @@ def test_opening_imports_neither_http_nor_an_ecosystem() -> None:
     code = "import sys, mirror.service.open; print(*sys.modules)"
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
     assert not {"aiohttp", "mirror.server", "mirror.pypi", "mirror.rubygems"} & set(loaded)
+
+
+def test_serving_imports_nothing_that_is_of_use_to_few(tmp_path: Path) -> None:
+    file = tmp_path / "mirror.toml"
+    file.write_text(f'data_dir = "{tmp_path}"\n')
+    code = (
+        "import sys; from pathlib import Path; import mirror.service.process; from mirror.config import load;"
+        " load(Path(sys.argv[1])); print(*sys.modules)"
+    )
+    bare = {name: value for name, value in os.environ.items() if not name.startswith("MIRROR_")}
+    words = [sys.executable, "-c", code, str(file)]
+    loaded = set(subprocess.run(words, capture_output=True, text=True, check=True, env=bare).stdout.split())
+    others = {"asyncpg", "obstore", "jinja2", "docutils", "argon2", "yaml", "packaging.metadata", "pydantic_settings"}
+    assert not {*others, "mirror.airgap", "mirror.doctor.client", "mirror.isolation.worker"} & loaded
