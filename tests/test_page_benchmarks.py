@@ -18,5 +18,5 @@ async def test_pages_beyond_memory_are_measured(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(name_list, "QUICK_NAMES", 2000)
     async with site(quick=True) as place:
         rows = [row async for row in many_pages.many_pages(place)] + [row async for row in name_list.name_list(place)]
-    assert len(rows) == 9
+    assert len(rows) == 10
     assert all(math.isfinite(row.figure) and row.figure > 0 and text(row) for row in rows)
