@@ -322,7 +322,7 @@ async def test_what_was_answered_survives_kill_9(tmp_path: Path) -> None:
     both = {name: {"format": name, "upstreams": []} for name in ("pypi", "rubygems")}
     data = tmp_path / "data"
     answered: list[Built] = []
-    builts = [wheel("acme", f"1.{n}", size=20_000) for n in range(60)] + [gem("acme", f"1.{n}") for n in range(60)]
+    builts = [built for n in range(60) for built in (wheel("acme", f"1.{n}", size=20_000), gem("acme", f"1.{n}"))]
     async with spawned(data, both) as mirror:
         secret = (await command(data, "token", "create", "--name", "t", "--right", "upload")).strip().splitlines()[-1]
 
