@@ -19,7 +19,7 @@ from mirror.config.node import address_of_node
 from mirror.errors import ConfigError, StorageError
 from mirror.server.inflight import InflightServer
 from mirror.service.workers import WorkerContext
-from mirror.transfer.flight_files import FlightFiles
+from mirror.transfer.flight_links import FlightLinks
 from mirror.transfer.flights import FlightRegistry, Flights
 from mirror.transfer.nodes import NodeClient, node_token
 
@@ -92,7 +92,7 @@ async def open_node(settings: Settings, catalog: Catalog, worker: WorkerContext 
         listening = await asyncio.to_thread(_bind, place.host, place.port if worker is None else 0)
         node = Node(catalog.flights, listening, settings.node.secret())
     elif worker is not None:
-        files = FlightFiles(settings.data_dir / "flights")
+        files = FlightLinks(settings.data_dir / "flights")
         if worker.first:
             files.clean()
         node = Node(files, _bind("127.0.0.1", 0), worker.node_secret)

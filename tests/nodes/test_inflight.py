@@ -20,7 +20,7 @@ from mirror.server import inflight
 from mirror.server.inflight import InflightServer
 from mirror.transfer import Transfers, flight_name
 from mirror.transfer import nodes as nodes_module
-from mirror.transfer.flight_files import FlightFiles
+from mirror.transfer.flight_links import FlightLinks
 from mirror.transfer.flights import Flights
 from mirror.transfer.nodes import (
     INFLIGHT_PATH,
@@ -50,7 +50,7 @@ class Peer:
         self._listening = socket.create_server(("127.0.0.1", 0))
         self.address = f"http://127.0.0.1:{self._listening.getsockname()[1]}"
         self.client = NodeClient(secret)
-        self.flights = Flights(FlightFiles(directory / "flights"), self.address, self.client)
+        self.flights = Flights(FlightLinks(directory / "flights"), self.address, self.client)
         self.server = InflightServer(self.flights, node_token(secret, self.address))
         self.transfers = Transfers(self.blobs, self.flights)
         self.upstream = Upstream("upstream", URL("http://127.0.0.1/"), UpstreamOptions(retries=0, breaker_failures=99))
@@ -301,7 +301,7 @@ async def test_where_the_first_one_fails_the_others_do_not_wait_for_each_other(t
 
 
 async def test_a_flight_is_taken_once_ended_by_its_owner_alone_and_taken_over_by_one(tmp_path: Path) -> None:
-    one, two, three = (FlightFiles(tmp_path / "flights") for _ in range(3))
+    one, two, three = (FlightLinks(tmp_path / "flights") for _ in range(3))
     first = await one.take("name", "http://a:1")
     assert first.mine
     seen = await two.take("name", "http://b:1")

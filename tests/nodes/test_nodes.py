@@ -15,7 +15,7 @@ from tests import objects
 from tests.builders import wheel
 from tests.contract.pypi import eventually
 from tests.nodes.cluster import Node, cluster, download, only_pypi
-from tests.nodes.workers import FULL, PAUSE_SECONDS, ROUNDS, on_demand
+from tests.nodes.workers import FULL, PAUSE_SECONDS, ROUNDS, on_demand, patient
 from tests.postgres import PostgresServer
 from tests.simulator import Simulator
 from tests.simulator.faults import Drip, Stall
@@ -29,6 +29,7 @@ def stored_files(postgres: PostgresServer, url: str) -> str:
     return postgres.sql("SELECT source, project, filename, digest, stored FROM files", name)
 
 
+@patient
 @pytest.mark.parametrize("store", ["directory", pytest.param("s3", marks=on_demand)])
 async def test_a_cold_file_is_one_request_upstream_for_the_clients_of_all_nodes(
     simulator: Simulator, postgres_url: str, tmp_path: Path, store: str, report: Callable[[str], None]

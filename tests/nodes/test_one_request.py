@@ -8,7 +8,7 @@ from pathlib import Path
 
 from tests.builders import wheel
 from tests.nodes.cluster import download, only_pypi
-from tests.nodes.workers import FULL, clients_of_each
+from tests.nodes.workers import FULL, clients_of_each, patient
 from tests.serving import spawned
 from tests.simulator import Simulator
 from tests.simulator.faults import Stall
@@ -16,6 +16,7 @@ from tests.simulator.faults import Stall
 WORKERS, CLIENTS, SIZE = (8, 200, 100_000_000) if FULL else (4, 40, 20_000_000)
 
 
+@patient
 async def test_a_cold_file_is_one_request_upstream_for_the_clients_of_all_workers(
     simulator: Simulator, tmp_path: Path, report: Callable[[str], None]
 ) -> None:

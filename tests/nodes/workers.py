@@ -17,6 +17,7 @@ from tests.serving import Client, Spawned
 FULL = bool(os.environ.get("NODES_FULL"))
 """Whether tests take as many processes, clients and bytes as what is promised says, and those run that take long."""
 on_demand = pytest.mark.skipif(not FULL, reason="takes long: set NODES_FULL=1")
+patient = pytest.mark.timeout(900 if FULL else 120)
 ROUNDS = int(os.environ.get("NODES_ROUNDS", "1"))
 """Rounds of killing, each at another moment; many of them on demand."""
 PAUSE_SECONDS = 5.0
@@ -60,7 +61,7 @@ async def clients_of_each(mirror: Spawned, count: int) -> AsyncIterator[dict[int
     workers = workers_of(mirror)
     clients: dict[int, list[Client]] = {pid: [] for pid in workers}
     async with AsyncExitStack() as stack:
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(120):
             while any(len(each) < count for each in clients.values()):
                 used: list[socket.socket] = []
 
