@@ -30,6 +30,22 @@ SLOW = [
     "tests/pypi/test_index.py::test_json_gives_back_the_names_that_were_rendered",
 ]
 """What is left out of those: tests that take seconds each."""
+SHARED = ["--catalog", "postgres", "--blobs", "s3"]
+"""The options for mirrors over PostgreSQL and an object store."""
+SERVED = [
+    "tests/contract",
+    *("tests/pypi/test_upload.py", "tests/index/test_uploads.py", "tests/policy/test_policy_served.py"),
+    *(f"tests/rubygems/test_{name}.py" for name in ("upload", "routes", "published_index", "yanked")),
+]
+"""What runs over those in `.ci/run`: what is served, with every statement of the catalog and every use of the blobs."""
+SERVED_SLOW = ["tests/contract/test_trouble.py", "tests/contract/test_pypi_crowd.py"]
+"""What is left out of it: what waits for upstreams, and a hundred clients of 100 MB."""
+SERVED_TOO = [
+    *("tests/pypi", "tests/rubygems", "tests/index", "tests/policy", "tests/auth", "tests/airgap", "tests/web"),
+    *("tests/server", "tests/maintenance", "tests/service/test_serving.py", "tests/service/test_rendered_pages.py"),
+    *("tests/service/test_renaming.py", "tests/service/test_jobs.py"),
+]
+"""What runs over those on demand as well."""
 
 
 @click.group()
@@ -59,6 +75,17 @@ def check() -> None:
         failed.append("types")
     print(f"{time.monotonic() - began:.0f} s: {'failed: ' + ', '.join(failed) if failed else 'all is well'}")
     sys.exit(1 if failed else 0)
+
+
+@main.command()
+@click.option("--all", "whole", is_flag=True, help="All suites in which mirrors serve; takes half an hour.")
+@click.argument("options", nargs=-1)
+def shared(whole: bool, options: tuple[str, ...]) -> None:
+    """Run the suites of what is served over PostgreSQL and an object store; OPTIONS, behind `--`, are pytest's."""
+    chosen = [*SERVED, *SERVED_TOO] if whole else [*SERVED, *(f"--ignore={path}" for path in SERVED_SLOW)]
+    cache = ["-o", "cache_dir=.pytest_cache/shared"]  # `--last-failed` is not about the usual runs
+    command = [sys.executable, "-m", "pytest", "-q", "-n", "auto", *cache, *SHARED, *chosen, *options]
+    sys.exit(subprocess.run(command, cwd=ROOT).returncode)
 
 
 @main.command("sizes")

@@ -140,6 +140,13 @@ def postgres_url(postgres: PostgresServer) -> str:
 
 
 @pytest.fixture
+def embedded(request: pytest.FixtureRequest) -> None:
+    """Skip a test that looks into a data directory with catalog and files, where `--catalog` or `--blobs` move them."""
+    if request.config.getoption("--catalog") != "sqlite" or request.config.getoption("--blobs") != "directory":
+        pytest.skip("it looks into a data directory that has the catalog and the files")
+
+
+@pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
     """The data directory, on a file system of its own with 50 MB."""
     disk = tmp_path / "data"

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import msgspec
 
+from mirror.catalog.uploads import RECORDED, Upload, recorded_upload
+
 
 class Inspection(msgspec.Struct, frozen=True, kw_only=True):
     """The result of an inspection of a catalog."""
@@ -75,6 +77,16 @@ def uploaded_names(path: Path) -> list[tuple[str, str, str]]:
     """Return repository, project and file name of all uploads, also of deleted ones. Raises OSError."""
     rows = _select(path, "SELECT repository, project, filename FROM uploads")
     return [(repository, project, filename) for repository, project, filename in rows]
+
+
+def recorded_uploads(path: Path) -> Iterator[Upload]:
+    """Yield all uploads, also deleted ones, as their records have them. Raises OSError when it cannot be read."""
+    with _opened(path) as connection:
+        try:
+            for row in connection.execute(f"SELECT {RECORDED} FROM uploads ORDER BY repository, filename"):
+                yield recorded_upload(row)
+        except sqlite3.Error as error:
+            raise OSError(None, str(error), str(path)) from error
 
 
 def _select(path: Path, sql: str) -> list[tuple[str, ...]]:

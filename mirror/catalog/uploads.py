@@ -47,16 +47,22 @@ class _Version(msgspec.Struct):
     version: str
 
 
-_KEPT = (
+RECORDED = (
     "repository, project, filename, digest, size, uploaded, changed, uploader, origin, yanked, deleted, attestations"
 )
-_COLUMNS = f"{_KEPT}, sidecar, facts"
+"""The columns of what a record has."""
+_COLUMNS = f"{RECORDED}, sidecar, facts"
+
+
+def recorded_upload(row: Row) -> Upload:
+    """Return the upload that the columns of RECORDED are about."""
+    fields = dict(zip(RECORDED.split(", "), row, strict=True))
+    return Upload(**fields | {"deleted": bool(fields["deleted"])})
 
 
 def _row(row: Row) -> UploadRow:
-    *kept, sidecar, facts = row
-    fields = dict(zip(_KEPT.split(", "), kept, strict=True))
-    return UploadRow(upload=Upload(**fields | {"deleted": bool(fields["deleted"])}), sidecar=sidecar, facts=facts)
+    *recorded, sidecar, facts = row
+    return UploadRow(upload=recorded_upload(tuple(recorded)), sidecar=sidecar, facts=facts)
 
 
 def writing(row: UploadRow) -> Statement:

@@ -113,7 +113,7 @@ def backup_command(target: Path, options: SettingsOptions) -> int:
     A mirror may be serving meanwhile. A further backup to the same directory copies only what is new. `mirror restore`
     makes a data directory from it. Exit status 1 when an uploaded file was missing.
     """
-    from mirror.maintenance.backup import add_stored, back_up
+    from mirror.maintenance.backup import add_stored, back_up, write_records
     from mirror.service.open import Mode, open_mirror
     from mirror.service.store import catalog_copier
 
@@ -123,8 +123,9 @@ def backup_command(target: Path, options: SettingsOptions) -> int:
 
     settings = options.load()
     result = back_up(settings.data_dir, target, catalog_copier(settings))
-    if result.missing and settings.blobs.url is not None:
-        result = asyncio.run(add())
+    if settings.blobs.url is not None:
+        write_records(target)
+        result = asyncio.run(add()) if result.missing else result
     size = decimal(result.bytes)
     say(f"backed up to {target}: the catalog, the records, and {result.blobs} new files ({size})")
     for digest in result.missing:

@@ -17,8 +17,9 @@ from pathlib import Path
 import msgspec
 
 from mirror.blobs import BlobStore
-from mirror.catalog.inspection import copy_catalog, uploaded_blobs, uploaded_names
+from mirror.catalog.inspection import copy_catalog, recorded_uploads, uploaded_blobs, uploaded_names
 from mirror.errors import Conflict, Invalid, MissingBlob, NotFound
+from mirror.index.records import encoded
 
 CATALOG = "catalog.sqlite"
 
@@ -86,6 +87,14 @@ async def add_stored(blobs: BlobStore, target: Path, saved: BackupResult) -> Bac
         part.replace(there)
         count, size = count + 1, size + body.size
     return BackupResult(count, size, tuple(missing))
+
+
+def write_records(target: Path) -> None:
+    """Write the records of all uploads into a backup, whose mirror has them in an object store. Blocking."""
+    for upload in recorded_uploads(target / CATALOG):
+        there = target / "uploads" / upload.repository / upload.project / f"{upload.filename}.json"
+        there.parent.mkdir(parents=True, exist_ok=True)
+        there.write_bytes(encoded(upload))
 
 
 def restore(source: Path, data_dir: Path) -> BackupResult:

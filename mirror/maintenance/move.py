@@ -5,6 +5,7 @@ on where it was; nothing changes in what is moved. The surprise: it does not rel
 two such runs. Tables are compared row by row at the end, and copied anew where the mirror has served meanwhile.
 """
 
+import asyncio
 from collections.abc import Callable
 from typing import Protocol
 
@@ -144,9 +145,8 @@ async def copy_files(catalog: Catalog, source: BlobStore, target: BlobStore, pro
 
 
 async def copy_records(catalog: Catalog, write: Callable[[Upload], object]) -> None:
-    """Call a function with each upload of a catalog, to have its record written beside the files."""
+    """Call a function, which may block, with each upload of a catalog, to have its record written beside the files."""
     place = ("", "")
     while some := await catalog.uploads.behind(*place, UPLOADS_AT_ONCE):
-        for row in some:
-            write(row.upload)
+        await asyncio.gather(*(asyncio.to_thread(write, row.upload) for row in some))
         place = (some[-1].upload.repository, some[-1].upload.filename)

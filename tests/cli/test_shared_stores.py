@@ -140,5 +140,6 @@ async def maintenance(run: Commands, tmp_path: Path) -> None:
         [] if run.served else ["mirror/running:"]
     )
     await run("sweep", "--limit", "1KB", status=1)
+    assert len(list((tmp_path / "backup" / "uploads").rglob("*.json"))) >= 3  # a deleted one has a record, too
     await run("restore", tmp_path / "backup", "--data-dir", tmp_path / "restored")
     assert len(list((tmp_path / "restored" / "blobs").glob("??/*"))) >= 4  # of uploads, with their sidecars

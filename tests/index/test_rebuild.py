@@ -107,6 +107,7 @@ async def hundred_uploads(data: Path) -> AsyncIterator[tuple[list[Built], dict[s
     yield builts, before, log
 
 
+@pytest.mark.usefixtures("embedded")
 async def test_after_mirror_rebuild_every_page_is_byte_for_byte_what_it_was(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -137,6 +138,7 @@ async def test_a_mirror_that_starts_with_an_empty_catalog_makes_it_again_itself(
             assert await listed(mirror) == log
 
 
+@pytest.mark.usefixtures("embedded")
 async def test_a_mirror_that_starts_with_a_damaged_catalog_makes_it_again_itself(
     simulator: Simulator, tmp_path: Path
 ) -> None:
@@ -200,6 +202,7 @@ async def test_a_rebuild_of_what_is_right_changes_nothing(tmp_path: Path) -> Non
         assert mirror.mirror.journal.serial == serial
 
 
+@pytest.mark.usefixtures("embedded")
 async def test_records_and_files_that_cannot_be_used_are_named_and_the_rest_is_shown(tmp_path: Path) -> None:
     data = tmp_path / "data"
     builts = [wheel("acme", f"1.{number}") for number in range(5)]
