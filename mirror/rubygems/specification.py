@@ -258,6 +258,9 @@ class _Open(NamedTuple):
     keys: list[str]
 
 
+_TAGGED = (yaml.ScalarEvent, yaml.CollectionStartEvent)  # a union would be made anew for each event
+
+
 def _compose(events: Iterator[yaml.Event]) -> tuple[Node, str | None]:
     root: list[Node] = []
     root_tag: str | None = None
@@ -268,7 +271,7 @@ def _compose(events: Iterator[yaml.Event]) -> tuple[Node, str | None]:
         node: Node
         if isinstance(event, yaml.NodeEvent):
             count += 1
-        if isinstance(event, yaml.ScalarEvent | yaml.CollectionStartEvent):
+        if isinstance(event, _TAGGED):
             if event.tag is not None and event.tag not in _TAGS:
                 raise Invalid(f"The gem's metadata holds a {event.tag[:80]!r}, which no specification has.")
             if len(stack) == 1:

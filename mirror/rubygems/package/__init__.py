@@ -7,6 +7,7 @@ stands in `identity`.
 
 import hashlib
 from collections.abc import Iterator, Mapping
+from functools import lru_cache
 from pathlib import Path
 from typing import BinaryIO
 
@@ -29,6 +30,8 @@ _CHECKSUMS_BYTES = 1 << 20
 _SIGNATURE_BYTES = 16 << 10
 _CHUNK_BYTES = 256 << 10
 
+_specification_of = lru_cache(maxsize=1)(read_specification)  # a gem's is read for its file name, and then for the rest
+
 
 def inspect(filename: str, path: Path) -> File:
     """Return what the gem at `path` describes itself as; `extra["spec"]` holds its Gemspec as plain values.
@@ -41,7 +44,7 @@ def inspect(filename: str, path: Path) -> File:
         sha256 = hashlib.file_digest(file, "sha256").hexdigest()
         members = _run(scan(size), file)
         _verify(members, file)
-        read = read_specification(_slice(file, members["metadata.gz"]))
+        read = _specification_of(_slice(file, members["metadata.gz"]))
         _verify_signatures(members, file, read.certificates)
         contents = members.get("data.tar.gz")
         if contents is None:
@@ -61,7 +64,7 @@ def filename_of(filename: str, path: Path) -> str:
     with path.open("rb") as file:
         sha256 = hashlib.file_digest(file, "sha256").hexdigest()
         members = _run(scan(path.stat().st_size, until="metadata.gz"), file)
-        spec = read_spec(_slice(file, members["metadata.gz"]))
+        spec = _specification_of(_slice(file, members["metadata.gz"])).spec
     described = _named(spec, sha256)
     if filename and not fits(spec, filename, sha256):
         raise _misnamed(filename, described)
