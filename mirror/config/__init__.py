@@ -1,8 +1,8 @@
 """Typed settings: one TOML file, the environment over it, the command line over both.
 
 values (types of single settings), settings (a class for each section), repositories, auth, catalog and policy (sections
-of their own), passwords, loading (`load`, the only function that reads the file and the environment), reference (every
-setting as data).
+of their own), passwords, loading (`load`, the only function that reads the file and the environment), environment (its
+variables, of whose names variables decides), reference (every setting as data).
 
 Settings are frozen values that are passed to what needs them, never looked up. An unknown key, a wrong type or an
 unusable directory is a ConfigError with one line that names the place.

@@ -7,6 +7,7 @@ endpoints       the URLs of a mirror, and what answers there
 generation      a mirror at work, with its connections and jobs
 process         the service: start, reload, stop, signals
 listening       sockets and certificates
+handshakes      TLS connections until their handshake is over
 systemd         the protocols of the service manager
 jobs            everything that runs in the background
 scheduled_sync  sync sets, for one mirror
