@@ -4,13 +4,14 @@
 
 What misses its bound on two cores, and why:
 
-- `mirror sweep --dry-run`: 80 MB, but some 5.4 s (6.7 s before it read ahead). Of 5.8 s of a core for 130,000 files that would go, 2.0 are the slices
-  by the index of use (15 µs a file: five look-ups whether it has to stay), 1.2 the look-ups of their sidecars, 0.5 the
-  digests of the catalog, 0.4 the directories, 1.7 Python and the lines that are printed. Both threads are busy.
+- `mirror sweep --dry-run`: 80 MB, but some 5.4 s (6.7 s before it read ahead). Of 5.8 s of a core for 130,000 files
+  that would go, 2.0 are the slices by the index of use (15 µs a file: five look-ups whether it has to stay), 1.2 the
+  look-ups of their sidecars, 0.5 the digests of the catalog, 0.4 the directories, 1.7 Python and the lines that are
+  printed.
 - The first `/` after a start: 52 ms, which the row leaves out. 20 ms are the import of the template engine, the rest is
   mostly the templates, which are compiled then; a server that no browser visits never carries them.
-- Pages beside four loops: a p99 of 1.5 to 1.6 times that of pages alone. With four clients that
-  ask without a pause, there is nearly always another request in front of a page.
+- Pages beside four loops: a p99 of 1.5 to 1.6 times that of pages alone. With four clients that ask without a pause,
+  there is nearly always another request in front of a page.
 """
 
 import asyncio
