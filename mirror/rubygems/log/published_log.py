@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from mirror.rubygems.log.name_owners import NameOwners
 from mirror.rubygems.log.versions_map import LocalEntry, VersionsMap, diff, parse_versions, render_versions
 
 if TYPE_CHECKING:
     from hashlib import _Hash
+
+    from mirror.rubygems.log.name_owners import NameOwners
 
 GZIP_LEVEL = 4
 """The compression level: it takes a fifth of the time of level 6 on such text, for a twelfth more bytes."""
@@ -158,7 +159,7 @@ class UpstreamMaps(msgspec.Struct, frozen=True):
 
     maps: tuple[VersionsMap | None, ...]
     """None for an upstream whose list was never fetched."""
-    owners: NameOwners
+    owners: "NameOwners"
 
     def replace(self, upstream: int, listed: VersionsMap) -> "UpstreamMaps":
         """Return the listings with another one of one upstream, given its place."""
@@ -185,7 +186,7 @@ class UpstreamMaps(msgspec.Struct, frozen=True):
         return LocalEntry.from_map(having[0], name) if having and name in having[0] else None
 
 
-def wanted_map(maps: Sequence[VersionsMap], owners: NameOwners, overrides: Mapping[str, LocalEntry]) -> VersionsMap:
+def wanted_map(maps: Sequence[VersionsMap], owners: "NameOwners", overrides: Mapping[str, LocalEntry]) -> VersionsMap:
     """Return what a log should list: the first upstream that knows a gem, and the overrides before all of them.
 
     `maps` are those that are usable, or the same part of each. Blocking for large maps.
