@@ -20,6 +20,7 @@ from mirror.config import Settings
 from mirror.errors import StorageError, StorageUnavailable
 from mirror.index.journal import Journal
 from mirror.index.upstream import CachedUpstream
+from mirror.telemetry.follow_lag import FollowLag
 from mirror.telemetry.metrics import Metrics, Snapshot, UpstreamState
 from mirror.telemetry.statistics import Statistics
 from mirror.telemetry.worker_reports import WorkerReports, of_processes, together
@@ -48,6 +49,8 @@ class FollowState(msgspec.Struct, kw_only=True):
     newest: int = 0
     behind: float | None = None
     """Age in seconds of the oldest change that is not applied; 0 when all are, None before anything is known."""
+    applied: float = 0.0
+    """When everything was applied last, in seconds since the epoch; 0: not yet by this process."""
     pages: int = 0
     files: int = 0
     """Fetched by this process."""
@@ -205,6 +208,9 @@ class MirrorState:
             feed_serial=self._journal.serial,
             log_lines_dropped=self.lines_dropped(),
             blobs=self._transfers.store_state(),
+            following=tuple(
+                FollowLag(name=name, seconds=one.behind, applied=one.applied) for name, one in self.following.items()
+            ),
         )
 
     async def _count(self) -> Pages:

@@ -184,6 +184,17 @@ class FeedTable:
             known = await self._marks()
         return Position(id=f"{known['feed id']:x}", forgotten=known.get("feed forgotten", 0), newest=known["feed"])
 
+    async def renew(self) -> Position:
+        """Give the journal another identity, and return its state: those who follow it compare all that both hold."""
+        await self._database.write(
+            (
+                "INSERT INTO counters (name, value) VALUES ('feed id', $1)"
+                " ON CONFLICT (name) DO UPDATE SET value = excluded.value",
+                (secrets.randbits(62),),
+            )
+        )
+        return await self.position()
+
     async def _marks(self) -> dict[str, int]:
         return dict(
             await self._database.read(

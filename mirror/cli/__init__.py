@@ -42,6 +42,7 @@ COMMANDS: Mapping[str, CommandEntry] = {
     "check": CommandEntry("Before you go offline", "sync", "Check that it would install offline."),
     "lock": CommandEntry("Before you go offline", "lock", "Change the index that a lock file names."),
     "follow": CommandEntry("Between mirrors", "follow", "Keep a replica of another mirror."),
+    "promote": CommandEntry("Between mirrors", "promote", "Become the home of a lost mirror's uploads."),
     "export": CommandEntry("Between mirrors", "export", "Write a bundle, or a tree for any web server."),
     "import": CommandEntry("Between mirrors", "bundle", "Import a bundle from another mirror."),
     "inventory": CommandEntry("Between mirrors", "bundle", "List what is held, for `mirror export --for`."),

@@ -53,7 +53,7 @@ def follow_command(
     settings = options.load_checked()
     if settings.offline:
         raise InvalidUsage("This mirror is offline: nothing can be followed.")
-    upstreams = _matching_upstreams(settings, url, into)
+    upstreams = matching_upstreams(settings, url, into)
     if token_file:
         try:
             token = SecretStr(read_token(token_file))
@@ -68,7 +68,7 @@ def follow_command(
         return runner.run(_follow(settings, upstreams, projects, repository, once))
 
 
-def _matching_upstreams(settings: "Settings", text: str, into: str | None) -> "list[tuple[str, UpstreamSettings]]":
+def matching_upstreams(settings: "Settings", text: str, into: str | None) -> "list[tuple[str, UpstreamSettings]]":
     """Return the upstreams here that are indexes of the mirror at a URL. Raises InvalidUsage."""
     from mirror.config.values import index_url
     from mirror.service.ecosystems import ECOSYSTEMS

@@ -47,6 +47,8 @@ class NewFile(msgspec.Struct, frozen=True, kw_only=True):
     attestations: str = ""
     stays: bool = False
     """Whether the file stays at `path`, which is for small ones."""
+    uploaded: float | None = None
+    """When it was uploaded elsewhere, in seconds since the epoch; None: now."""
 
 
 class AddedFile(msgspec.Struct, frozen=True):

@@ -167,9 +167,10 @@ class Publisher:
             beside.check(kept.file, self.format.exclude)
             newest = beside.newest
         moment = self.writer.moment_after(newest)
+        uploaded = moment if new.uploaded is None else round(new.uploaded, 3)
         upload = Upload(
             repository=self.repository, project=kept.project, filename=kept.file.filename, digest=digest, size=size,
-            uploaded=moment, changed=moment, uploader=new.by, origin=new.origin, attestations=new.attestations,
+            uploaded=uploaded, changed=moment, uploader=new.by, origin=new.origin, attestations=new.attestations,
         )  # fmt: skip
         self.writer.records.check(upload)
         stored = UploadBytes(path=new.path, digest=digest, size=size, sidecar=kept.sidecar, stays=new.stays)

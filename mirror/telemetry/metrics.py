@@ -26,6 +26,7 @@ from prometheus_client.registry import Collector
 from mirror.blobs import StoreState
 from mirror.model import Outcome, UrlClass
 from mirror.server.facts import RequestKind, ResponseRecord
+from mirror.telemetry.follow_lag import FollowLag, lag_families
 from mirror.telemetry.log import AccessLog, request_id
 
 Breaker = Literal["closed", "half-open", "open"]
@@ -79,6 +80,8 @@ class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
     log_lines_dropped: int = 0
     blobs: StoreState = StoreState()
     """The store of files."""
+    following: tuple[FollowLag, ...] = ()
+    """The mirrors that this one follows."""
 
 
 class Counts(msgspec.Struct, frozen=True, kw_only=True):
@@ -334,6 +337,7 @@ def _state(now: Snapshot) -> Iterator[Metric]:
         "mirror_access_log_dropped_total", "Access log lines lost.", value=float(now.log_lines_dropped)
     )
     yield from _blobs(now.blobs)
+    yield from lag_families(now.following)
 
 
 def _blobs(now: StoreState) -> Iterator[Metric]:

@@ -22,6 +22,7 @@ from prometheus_client import ProcessCollector
 from prometheus_client.core import Metric
 
 from mirror.blobs import StoreState
+from mirror.telemetry.follow_lag import FollowLag
 from mirror.telemetry.metrics import Counts, Snapshot, UpstreamState
 
 logger = logging.getLogger(__name__)
@@ -140,6 +141,7 @@ def together(own: Snapshot, reports: Sequence[WorkerReport]) -> Snapshot:
         connections=None if own.connections is None else own.connections + sum(one.connections or 0 for one in live),
         degraded=own.degraded or any(one.degraded for one in live),
         log_lines_dropped=own.log_lines_dropped + sum(one.log_lines_dropped for one in every),
+        following=tuple(_nearest(one, live) for one in own.following),
         blobs=_blobs(own.blobs, [one.blobs for one in every], [one.blobs for one in live]),
     )
 
@@ -157,6 +159,12 @@ def of_processes(pids: Collection[int]) -> list[Metric]:
                     for one, other in zip(known.samples, family.samples, strict=True)
                 ]
     return list(families.values())
+
+
+def _nearest(own: FollowLag, live: Sequence[Snapshot]) -> FollowLag:
+    """Return the lag of the worker that knows most: one of them follows for all."""
+    same = [one for each in live for one in each.following if one.name == own.name]
+    return max([own, *same], key=lambda one: (one.applied, one.seconds is not None))
 
 
 def _upstream(own: UpstreamState, every: Sequence[Snapshot], live: Sequence[Snapshot]) -> UpstreamState:

@@ -245,7 +245,7 @@ class Follower:
             await self._cursors.put(self.name, Cursor(position.feed, position.serial, self._clock()))
         self.state.serial, self.state.newest = position.serial, position.newest
         if position.serial >= position.newest:
-            self.state.behind = 0.0
+            self.state.behind, self.state.applied = 0.0, self._clock()
         self.on_change(self.state)
 
     def _count(self, names: int) -> None:
