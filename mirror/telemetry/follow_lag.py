@@ -7,7 +7,7 @@ from prometheus_client.core import GaugeMetricFamily, Metric
 
 
 class FollowLag(msgspec.Struct, frozen=True, kw_only=True):
-    """How far this mirror is behind one that it follows."""
+    """The distance of this mirror from one that it follows."""
 
     name: str
     """Repository and upstream."""
