@@ -149,6 +149,9 @@ class FencedDatabase:
     async def read(self, sql: str, *values: Value) -> list[Row]:
         return await self._database.read(sql, *values)
 
+    async def find(self, sql: str, *values: Value) -> list[Row]:
+        return await self._database.find(sql, *values)
+
     async def scan(self, sql: str, *values: Value) -> list[Row]:
         return await self._database.scan(sql, *values)
 

@@ -30,6 +30,9 @@ class Database(Protocol):
     async def read(self, sql: str, *values: Value) -> list[Row]:
         """Return the rows of one query, as last committed."""
 
+    async def find(self, sql: str, *values: Value) -> list[Row]:
+        """Return the few rows of a query that names them by a key, with as little waiting as the engine allows."""
+
     async def scan(self, sql: str, *values: Value) -> list[Row]:
         """Return the rows of a query that may take long, on a connection that nothing else waits for."""
 

@@ -55,7 +55,7 @@ class Pages:
 
     async def get(self, source: str, page: Page) -> PageRow | None:
         """Return what is known of a page, or None."""
-        rows = await self._database.read(
+        rows = await self._database.find(
             "SELECT checked, found, revision, url, content_type, etag, last_modified, serial"
             " FROM pages WHERE source = $1 AND kind = $2 AND name = $3",
             source, page.kind, page.name,

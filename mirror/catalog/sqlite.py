@@ -6,18 +6,20 @@ use, is set aside, never deleted, and a new one begun: what was cached comes aga
 rebuilt from their records.
 
 The surprise: a whole commit is one call to the thread of its connection. To go there and back for each statement, as
-aiosqlite's own methods do, takes as long as SQLite does for all of them.
+aiosqlite's own methods do, takes as long as SQLite does for all of them. And a row that is named by its key is read on
+the event loop: a thread and back takes twenty times as long as the row, while other requests wait for the interpreter.
 """
 
 import asyncio
 import fcntl
 import logging
 import os
+import re
 import sqlite3
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Self, TypeVar
 
@@ -42,6 +44,10 @@ SCAN_KIB = 8 << 10
 """KiB of memory for the pages of the file that long reads have come across."""
 LOCKED_SECONDS = 30.0
 """Time for which a transaction waits while another process writes."""
+SLOW_LOOKUP_SECONDS = 0.005
+"""Time after which a row on the event loop has taken too long, so that for …"""
+PAUSE_SECONDS = 10.0
+"""… so many seconds threads read them, as when the disk is slow or busy."""
 SPARE_BYTES = 256 << 10
 """Bytes that are reserved while the file is closed, so that it can be opened on a disk that has become full since."""
 
@@ -93,6 +99,10 @@ class SQLite:
         self._spare = path.with_name(f"{path.name}.spare")
         self._writer: _Connection | None = None
         self._readers: asyncio.Queue[_Connection] = asyncio.Queue()
+        self._finder: sqlite3.Connection | None = None
+        """Used on the event loop, for single rows."""
+        self._find_from = 0.0
+        """When it may be used again, on a monotonic clock in seconds."""
         self._scanner: _Connection | None = None
         """Opened by the first `scan`."""
         self._scanning = asyncio.Lock()
@@ -116,6 +126,16 @@ class SQLite:
 
     async def read(self, sql: str, *values: Value) -> list[Row]:
         return await self._twice(self._read, sql, values)
+
+    async def find(self, sql: str, *values: Value) -> list[Row]:
+        began = time.monotonic()
+        if self._finder is not None and began >= self._find_from and not self._is_replaced():
+            with suppress(sqlite3.Error):  # locked, or damaged: who reads in a thread waits, or begins a new file
+                rows = _run(self._finder, sql, values)
+                if time.monotonic() > began + SLOW_LOOKUP_SECONDS:
+                    self._find_from = began + PAUSE_SECONDS
+                return rows
+        return await self.read(sql, *values)
 
     async def scan(self, sql: str, *values: Value) -> list[Row]:
         return await self._twice(self._scan, sql, values)
@@ -214,10 +234,15 @@ class SQLite:
                 await connection.close()
             raise
         self._writer = connections[0]
+        self._finder = sqlite3.connect(self._path, isolation_level=None, timeout=0)
+        _prepare_reader(self._finder)
         for reader in connections[1:]:
             self._readers.put_nowait(reader)
 
     async def _disconnect(self) -> None:
+        if self._finder is not None:
+            self._finder.close()
+            self._finder = None
         if self._writer is not None:
             await self._writer.close()
             self._writer = None
@@ -343,12 +368,17 @@ def _fail(done: asyncio.Future[_Results], error: Exception) -> None:
     done.exception()  # retrieved here, since the writer may have gone: without it asyncio logs a warning
 
 
-_NUMBERS = tuple(map(str, range(1, 1 << 15)))
-"""The names of `$1` and so on; SQLite itself takes no more."""
+@lru_cache(maxsize=512)
+def _by_position(sql: str) -> str:
+    """Return a statement with the placeholders for which SQLite's driver takes values in their order, the quickest."""
+    return _PLACEHOLDER.sub(r"?\1", sql)
+
+
+_PLACEHOLDER = re.compile(r"\$(\d+)")
 
 
 def _run(connection: sqlite3.Connection, sql: str, values: Sequence[Value] = ()) -> list[Row]:
-    return connection.execute(sql, dict(zip(_NUMBERS, values, strict=False))).fetchall()
+    return connection.execute(_by_position(sql), values).fetchall()
 
 
 def _migrate(connection: sqlite3.Connection, thorough: bool) -> None:

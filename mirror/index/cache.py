@@ -6,10 +6,11 @@ project that someone does. Nothing here is for threads.
 
 import asyncio
 import logging
+import sys
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Collection, Hashable
 from enum import IntEnum
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, TypeVar, cast
 
 import msgspec
 
@@ -187,10 +188,15 @@ class SingleFlight(dict[K, "asyncio.Task[T]"]):
     it is about changes, its key is popped: those who wait get its result, and later callers begin anew.
     """
 
-    __slots__ = ("_awaited", "_tasks")
+    __slots__ = ("_at_once", "_awaited", "_tasks")
 
-    def __init__(self) -> None:
+    def __init__(self, *, at_once: bool = False) -> None:
+        """`at_once`: what is run begins in its first caller's turn of the event loop, where Python can do that.
+
+        That spares a turn, and for work that has to wait for nothing all of it.
+        """
         super().__init__()
+        self._at_once = at_once and sys.version_info >= (3, 12)
         self._tasks: set[asyncio.Task[T]] = set()  # also those whose keys were popped
         self._awaited: set[asyncio.Task[T]] = set()
 
@@ -199,7 +205,10 @@ class SingleFlight(dict[K, "asyncio.Task[T]"]):
         task = self.get(key)
         joined = task is not None
         if task is None:
-            task = self.start(key, work)
+            task = self._begin_at_once(key, work) if self._at_once else self.start(key, work)
+            if task.done():
+                self._forget(key, task)
+                return task.result(), False
         self._awaited.add(task)
         return await asyncio.shield(task), joined
 
@@ -214,6 +223,19 @@ class SingleFlight(dict[K, "asyncio.Task[T]"]):
 
         task = asyncio.create_task(fly())
         self[key] = task
+        return self._follow(key, task)
+
+    def _begin_at_once(self, key: K, work: Callable[[], Awaitable[T]]) -> asyncio.Task[T]:
+        """Begin `work()` as `start` does, but run it here until it waits for something."""
+
+        async def fly() -> T:
+            self[key] = cast("asyncio.Task[T]", asyncio.current_task())
+            return await work()
+
+        task = asyncio.Task(fly(), loop=asyncio.get_running_loop(), eager_start=True)  # type: ignore[call-arg]
+        return task if task.done() else self._follow(key, task)
+
+    def _follow(self, key: K, task: asyncio.Task[T]) -> asyncio.Task[T]:
         self._tasks.add(task)
         task.add_done_callback(lambda done: self._landed(key, done))
         return task
@@ -224,8 +246,7 @@ class SingleFlight(dict[K, "asyncio.Task[T]"]):
 
     def _landed(self, key: K, task: asyncio.Task[T]) -> None:
         self._tasks.discard(task)
-        if self.get(key) is task:
-            del self[key]
+        self._forget(key, task)
         awaited = task in self._awaited
         self._awaited.discard(task)
         match None if task.cancelled() else task.exception():
@@ -233,6 +254,10 @@ class SingleFlight(dict[K, "asyncio.Task[T]"]):
                 pass  # what was refreshed behind stays as it was, and is tried again
             case error if not awaited:
                 logger.error("work on %s failed: %s", key, error, exc_info=error)
+
+    def _forget(self, key: K, task: asyncio.Task[T]) -> None:
+        if self.get(key) is task:
+            del self[key]
 
     async def landed(self) -> None:
         """Wait until what runs now has ended."""
@@ -257,7 +282,7 @@ class LoadingCache(Generic[K, V]):
     def __init__(self, budget: MemoryBudget, weigh: Callable[[V], int]) -> None:
         self.kept: BoundedCache[K, V] = BoundedCache(budget)
         """What is kept: a look-up there costs no call."""
-        self._loading: SingleFlight[K, V | None] = SingleFlight()
+        self._loading: SingleFlight[K, V | None] = SingleFlight(at_once=True)
         self._weigh = weigh
 
     def peek(self, key: K) -> V | None:

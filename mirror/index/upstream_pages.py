@@ -79,7 +79,7 @@ class UpstreamPages:
             self.checksums = HeldChecksums(self.name, format.with_checksum, catalog, memory)
         self._lagging: BoundedCache[Page, tuple[str, float]] = BoundedCache(memory)
         """Pages that upstream serves older than its own index lists them: the listed revision, and when we asked."""
-        self._asking: SingleFlight[Page, PageState] = SingleFlight()
+        self._asking: SingleFlight[Page, PageState] = SingleFlight(at_once=True)
         self._ask = asked_once(self._ask_upstream, self.store, self.name, options)
         self._overdue: set[Page] = set()
         """Pages that upstream has been asked for longer than a client with a stored one is kept waiting."""

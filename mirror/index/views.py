@@ -28,7 +28,7 @@ class ViewCache:
         self.dropped: WeakValueDictionary[str, Validity] = WeakValueDictionary()
         """The validities of stamps that were dropped, while responses depend on them."""
         self.kept = (self.views, self.stamps, self.dropped)
-        self.viewing: SingleFlight[tuple[str, Freshness], View] = SingleFlight()
+        self.viewing: SingleFlight[tuple[str, Freshness], View] = SingleFlight(at_once=True)
         """The views that are being made, by project and freshness."""
         self.stamping: SingleFlight[tuple[str, Freshness], ViewStamp] = SingleFlight()
         """The stamps that are being renewed, by project and freshness."""

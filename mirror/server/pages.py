@@ -82,7 +82,7 @@ class Encoders:
     """Compresses pages and the reverse, each once for all who wait; the large ones one at a time."""
 
     def __init__(self) -> None:
-        self.running: SingleFlight[tuple[RenderedPage, str], None] = SingleFlight()
+        self.running: SingleFlight[tuple[RenderedPage, str], None] = SingleFlight(at_once=True)
         self.large = asyncio.Semaphore(HEAVY_AT_ONCE)
 
     async def run(self, size: int, work: Callable[[], bytes]) -> bytes:
@@ -200,7 +200,7 @@ class PageCache:
         self._pages: BoundedCache[PageKey, RenderedPage] = BoundedCache(memory)
         self._heavy = asyncio.Semaphore(HEAVY_AT_ONCE)
         self._encoders = Encoders()
-        self._rendering: SingleFlight[PageKey, RenderedPage] = SingleFlight()
+        self._rendering: SingleFlight[PageKey, RenderedPage] = SingleFlight(at_once=True)
         self._disk = disk
         self._saver = PageSaver(disk) if disk is not None else None
 

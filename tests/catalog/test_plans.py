@@ -29,11 +29,15 @@ async def test_no_request_reads_a_whole_table(
     built = wheel("six", "1.0")
     simulator.publish(built)
     asked: dict[str, tuple[Any, ...]] = {}
-    read, write = SQLite.read, SQLite.write
+    read, find, write = SQLite.read, SQLite.find, SQLite.write
 
     async def noted_read(self: SQLite, sql: str, *values: Any) -> Any:
         asked[sql] = values
         return await read(self, sql, *values)
+
+    async def noted_find(self: SQLite, sql: str, *values: Any) -> Any:
+        asked[sql] = values
+        return await find(self, sql, *values)
 
     async def noted_write(self: SQLite, *statements: Any) -> Any:
         asked.update(statements)
@@ -43,6 +47,7 @@ async def test_no_request_reads_a_whole_table(
         await upload(mirror, wheel("ours", "1.0"))
         await mirror.get("/simple/")  # lists of names are read as a whole, once
         monkeypatch.setattr(SQLite, "read", noted_read)
+        monkeypatch.setattr(SQLite, "find", noted_find)
         monkeypatch.setattr(SQLite, "write", noted_write)
         requests: list[tuple[str, dict[str, str]]] = [
             ("/simple/six/", {}), (f"/packages/six/{built.filename}", {}), ("/simple/ours/", {}),

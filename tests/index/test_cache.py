@@ -166,8 +166,29 @@ async def test_nothing_is_kept_where_there_is_nothing() -> None:
 # Single flight
 
 
-async def test_callers_of_one_key_share_one_run() -> None:
-    flight: SingleFlight[str, int] = SingleFlight()
+@pytest.fixture(params=[False, True], ids=["in its turn", "at once"])
+def at_once(request: pytest.FixtureRequest) -> bool:
+    return bool(request.param)
+
+
+async def test_work_that_waits_for_nothing_is_over_before_anyone_could_join_it(at_once: bool) -> None:
+    flight: SingleFlight[str, bool] = SingleFlight(at_once=at_once)
+
+    async def work() -> bool:
+        return flight.owns("a")
+
+    async def fail() -> bool:
+        raise KeyError("x")
+
+    for _ in range(2):
+        assert await flight.run("a", work) == (True, False)
+        with pytest.raises(KeyError):
+            await flight.run("b", fail)
+    assert not flight
+
+
+async def test_callers_of_one_key_share_one_run(at_once: bool) -> None:
+    flight: SingleFlight[str, int] = SingleFlight(at_once=at_once)
     runs = 0
 
     async def work() -> int:
@@ -182,8 +203,8 @@ async def test_callers_of_one_key_share_one_run() -> None:
     assert (await flight.run("a", work)) == (2, False)
 
 
-async def test_all_callers_get_the_error_and_the_next_one_tries_again() -> None:
-    flight: SingleFlight[str, int] = SingleFlight()
+async def test_all_callers_get_the_error_and_the_next_one_tries_again(at_once: bool) -> None:
+    flight: SingleFlight[str, int] = SingleFlight(at_once=at_once)
 
     async def fail() -> int:
         await asyncio.sleep(0)
@@ -194,8 +215,8 @@ async def test_all_callers_get_the_error_and_the_next_one_tries_again() -> None:
     assert len(flight) == 0
 
 
-async def test_a_caller_that_leaves_changes_nothing() -> None:
-    flight: SingleFlight[str, str] = SingleFlight()
+async def test_a_caller_that_leaves_changes_nothing(at_once: bool) -> None:
+    flight: SingleFlight[str, str] = SingleFlight(at_once=at_once)
     release = asyncio.Event()
 
     async def work() -> str:
@@ -232,8 +253,8 @@ async def test_closing_stops_what_runs(forget: Callable[[SingleFlight[str, bool]
     assert task.cancelled()
 
 
-async def test_after_it_is_forgotten_work_goes_on_but_no_one_joins_it() -> None:
-    flight: SingleFlight[str, int] = SingleFlight()
+async def test_after_it_is_forgotten_work_goes_on_but_no_one_joins_it(at_once: bool) -> None:
+    flight: SingleFlight[str, int] = SingleFlight(at_once=at_once)
     go_on = asyncio.Event()
     owned: list[bool] = []
 

@@ -401,13 +401,18 @@ async def test_the_first_cold_page_costs_three_looks_at_the_catalog(
     desk: Desk, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked: list[str] = []
-    read = desk.catalog.database.read
+    read, find = desk.catalog.database.read, desk.catalog.database.find
 
     async def counted(sql: str, *values: Value) -> list[Row]:
         asked.append(sql)
         return await read(sql, *values)
 
+    async def counted_find(sql: str, *values: Value) -> list[Row]:
+        asked.append(sql)
+        return await find(sql, *values)
+
     monkeypatch.setattr(desk.catalog.database, "read", counted)
+    monkeypatch.setattr(desk.catalog.database, "find", counted_find)
     source = desk.source()
     assert len(await filenames(source)) == 1
     assert len(asked) == 3, asked  # its state, what upstream has taken back, and which files have no sidecar

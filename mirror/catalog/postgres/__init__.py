@@ -89,6 +89,9 @@ class PostgreSQL:
                     self.outage.begin(error)
                 raise typed(error) from error
 
+    async def find(self, sql: str, *values: Value) -> list[Row]:
+        return await self.read(sql, *values)
+
     async def scan(self, sql: str, *values: Value) -> list[Row]:
         async with self._scanning:  # at most one, so that all others remain for what must not wait
             return await self.read(sql, *values)

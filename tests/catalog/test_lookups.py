@@ -1,0 +1,64 @@
+"""Rows that are named by their key: read on the event loop, and by threads where that would take long."""
+
+from collections.abc import AsyncIterator
+from contextlib import closing
+from pathlib import Path
+from sqlite3 import connect
+
+import pytest
+
+from mirror.catalog import sqlite
+from mirror.catalog.database import Row, Value
+from mirror.catalog.sqlite import SQLite
+
+
+@pytest.fixture
+async def finding(tmp_path: Path) -> AsyncIterator[tuple[SQLite, list[str]]]:
+    """A catalog in a file, and which of its queries threads answered."""
+    database, threads = SQLite(tmp_path / "catalog.sqlite"), []
+    await database.open()
+    read = database.read
+
+    async def noted(sql: str, *values: Value) -> list[Row]:
+        threads.append(sql)
+        return await read(sql, *values)
+
+    database.read = noted  # type: ignore[method-assign]
+    yield database, threads
+    await database.close()
+
+
+async def test_a_row_that_is_named_by_its_key_is_read_at_once(finding: tuple[SQLite, list[str]]) -> None:
+    database, threads = finding
+    found = database.find("SELECT value FROM counters WHERE name = $1", "feed")
+    with pytest.raises(StopIteration) as ended:
+        found.send(None)
+    assert ended.value.value == [(0,)]
+    await database.write(("UPDATE counters SET value = 7 WHERE name = $1", ["feed"]))
+    assert await database.find("SELECT value FROM counters WHERE name = $1", "feed") == [(7,)]
+    assert threads == []
+
+
+async def test_rows_are_read_in_threads_while_that_takes_long(
+    finding: tuple[SQLite, list[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    database, threads = finding
+    monkeypatch.setattr(sqlite, "SLOW_LOOKUP_SECONDS", -1.0)
+    for _ in range(3):
+        assert await database.find("SELECT 1") == [(1,)]
+    assert len(threads) == 2
+
+
+async def test_a_row_is_waited_for_in_a_thread_where_another_process_keeps_it(
+    finding: tuple[SQLite, list[str]], tmp_path: Path
+) -> None:
+    database, threads = finding
+    with closing(connect(tmp_path / "catalog.sqlite", isolation_level=None, timeout=0)) as other:
+        other.execute("BEGIN EXCLUSIVE")
+        assert await database.find("SELECT 1") == [(1,)], "who writes keeps no one from reading"
+        other.execute("ROLLBACK")
+    assert threads == []
+    assert database._finder is not None
+    database._finder.close()
+    assert await database.find("SELECT 1") == [(1,)]
+    assert threads == ["SELECT 1"]
