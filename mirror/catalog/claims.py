@@ -5,10 +5,11 @@ had is recorded beside its pages, and outlives them.
 """
 
 from collections.abc import Collection, Iterable
+from functools import lru_cache
 
 from yarl import URL
 
-from mirror.catalog.database import Database
+from mirror.catalog.database import Database, placeholders
 from mirror.catalog.feed import UPLOADED_IN, record
 
 NAMES_PER_STATEMENT = 200
@@ -22,10 +23,19 @@ def owner_of(source: str) -> str:
     return str(URL(source).with_user(None)) if "@" in source else source
 
 
-CLAIM = (
-    "INSERT INTO claims (owner, project, at) VALUES ($1, $2, $3)"
-    " ON CONFLICT (owner, project) DO UPDATE SET at = excluded.at"
-)
+@lru_cache(maxsize=64)
+def claim(count: int) -> str:
+    """Return the statement that records that an owner has so many projects.
+
+    Its values are the owner, and the project and the moment of each.
+    """
+    return (
+        f"INSERT INTO claims (owner, project, at) VALUES {placeholders(count, 2, 2, before='$1, ')}"
+        " ON CONFLICT (owner, project) DO UPDATE SET at = excluded.at"
+    )
+
+
+CLAIM = claim(1)
 """The statement that records that an owner has a project."""
 
 

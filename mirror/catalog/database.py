@@ -62,3 +62,17 @@ async def among(database: Database, sql: str, digests: Collection[str]) -> set[s
         places = ", ".join(f"${at}" for at in range(1, len(some) + 1))
         found.update(digest for (digest,) in await database.read(sql.format(places), *some))
     return found
+
+
+def placeholders(count: int, width: int, first: int, types: Sequence[str] = (), before: str = "") -> str:
+    """Return so many rows of placeholders as VALUES takes them, from `$first` on; `before` begins each row.
+
+    PostgreSQL needs the `types` of the first row where they follow from nothing else.
+    """
+    rows = []
+    for row in range(count):
+        places = [f"${first + row * width + at}" for at in range(width)]
+        if row == 0 and types:
+            places = [f"CAST({place} AS {kind})" for place, kind in zip(places, types, strict=True)]
+        rows.append(f"({before}{', '.join(places)})")
+    return ", ".join(rows)

@@ -3,14 +3,15 @@
 import asyncio
 import sys
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import Literal
 
 import msgspec
 
-from mirror.catalog.claims import CLAIM
-from mirror.catalog.database import Database
+from mirror.catalog.claims import CLAIM, claim
+from mirror.catalog.database import Database, Value, placeholders
 from mirror.catalog.feed import NEXT_SERIAL, event_sql
-from mirror.catalog.totals import OLD_PAGE_REMOVED, PAGE_ADDED, PAGE_REMOVED, CatalogTotals
+from mirror.catalog.totals import OLD_PAGE_REMOVED, PAGE_REMOVED, CatalogTotals, projects_added
 from mirror.model import Page, Stamp, UpstreamResponse
 
 if sys.version_info >= (3, 14):
@@ -19,9 +20,6 @@ else:
     from backports import zstd
 
 
-_CHANGED = event_sql(
-    unless="SELECT 1 FROM pages WHERE source = $2 AND kind = $4 AND name = $3 AND found = 1 AND revision = $7"
-)
 _REMOVED = event_sql(
     unless="SELECT 1 WHERE NOT EXISTS (SELECT 1 FROM pages WHERE source = $2 AND kind = $7 AND name = $3 AND found = 1)"
 )
@@ -31,6 +29,11 @@ UNPACKED_IN_LOOP_BYTES = 64 << 10
 """Bytes of a compressed page up to which unpacking it is quicker than the hop to a thread."""
 COMPRESSED_IN_LOOP_BYTES = 128 << 10
 """Bytes up to which compressing for the store is quicker than the hop to a thread: a tenth of a millisecond."""
+LEVEL = 3
+"""How well bodies are compressed, from 1 to 22."""
+REUSED_COMPRESSOR_BYTES = 32 << 10
+"""Bytes of a body up to which making a compressor takes longer than compressing."""
+_COMPRESSOR = zstd.ZstdCompressor(LEVEL)
 MISSING_AT_ONCE = 1000
 """Pages that are missing upstream of which one statement forgets."""
 
@@ -44,6 +47,45 @@ class PageRow(msgspec.Struct, frozen=True, kw_only=True):
     etag: str | None = None
     last_modified: str | None = None
     serial: int | None = None
+
+
+@lru_cache(maxsize=64)
+def _changed(count: int) -> str:
+    """Return the statement that appends events for those of so many pages whose revision is not stored.
+
+    Its values are their number, the source, and of each: its own number, moment, name, kind and revision.
+    """
+    types = ("BIGINT", "DOUBLE PRECISION", "TEXT", "TEXT", "TEXT")  # those of the first row are those of all
+    return (
+        "INSERT INTO feed (serial, at, source, project, kind, filename, detail)"
+        " SELECT counters.value - $1 + page.column1, page.column2, CAST($2 AS TEXT), page.column3, page.column4, '',"
+        f" '{{}}' FROM counters, (VALUES {placeholders(count, 5, 3, types)}) AS page WHERE counters.name = 'feed'"
+        " AND NOT EXISTS (SELECT 1 FROM pages WHERE pages.source = $2 AND pages.kind = page.column4"
+        " AND pages.name = page.column3 AND pages.found = 1 AND pages.revision = page.column5)"
+        " RETURNING serial, project, kind"
+    )
+
+
+@lru_cache(maxsize=64)
+def _stored(count: int) -> str:
+    """Return the statement that stores so many pages."""
+    return (
+        "INSERT INTO pages (source, found, kind, name, checked, revision,"
+        " url, content_type, etag, last_modified, serial, body)"
+        f" VALUES {placeholders(count, 10, 2, before='$1, 1, ')}"
+        " ON CONFLICT (source, kind, name) DO UPDATE SET checked = excluded.checked, found = 1,"
+        " revision = excluded.revision, url = excluded.url, content_type = excluded.content_type,"
+        " etag = excluded.etag, last_modified = excluded.last_modified, serial = excluded.serial,"
+        " body = excluded.body"
+    )
+
+
+async def _packed(body: bytes) -> bytes:
+    """Return a body as it is stored."""
+    if len(body) <= REUSED_COMPRESSOR_BYTES:
+        return _COMPRESSOR.compress(body, _COMPRESSOR.FLUSH_FRAME)
+    large = len(body) > COMPRESSED_IN_LOOP_BYTES
+    return await asyncio.to_thread(zstd.compress, body, LEVEL) if large else zstd.compress(body, LEVEL)
 
 
 class Pages:
@@ -120,33 +162,37 @@ class Pages:
         )
 
     async def put(self, source: str, page: Page, answer: UpstreamResponse, stamp: Stamp, owner: str = "") -> int | None:
-        """Store an answer, and in the same transaction an event when its revision is a new one.
+        """Store an answer; see `put_all`. Returns the event's serial, or None."""
+        return (await self.put_all(source, {page: (answer, stamp)}, owner)).get(page)
 
-        A project's page makes its name that of `owner`, the source if there is none. Returns the event's serial, or
-        None.
+    async def put_all(
+        self, source: str, answers: Mapping[Page, tuple[UpstreamResponse, Stamp]], owner: str = ""
+    ) -> dict[Page, int]:
+        """Store answers, and in the same transaction an event for each whose revision is a new one.
+
+        The pages of projects make their names those of `owner`, the source if there is none. Returns the serial of each
+        event.
         """
-        large = len(answer.body) > COMPRESSED_IN_LOOP_BYTES
-        body = await asyncio.to_thread(zstd.compress, answer.body, 3) if large else zstd.compress(answer.body, 3)
-        rows = await self._database.write(
-            NEXT_SERIAL,
-            (_CHANGED, (stamp.checked, source, page.name, page.kind, "", "{}", stamp.revision)),
-            *([(PAGE_ADDED, (source, page.name))] if page.kind == "project" else []),
-            (
-                "INSERT INTO pages (source, kind, name, checked, found, revision,"
-                " url, content_type, etag, last_modified, serial, body)"
-                " VALUES ($1, $2, $3, $4, 1, $5, $6, $7, $8, $9, $10, $11)"
-                " ON CONFLICT (source, kind, name) DO UPDATE SET checked = excluded.checked, found = 1,"
-                " revision = excluded.revision, url = excluded.url, content_type = excluded.content_type,"
-                " etag = excluded.etag, last_modified = excluded.last_modified, serial = excluded.serial,"
-                " body = excluded.body",
-                (
-                    source, page.kind, page.name, stamp.checked, stamp.revision, answer.url, answer.content_type,
-                    answer.etag, answer.last_modified, answer.serial, body,
-                ),
-            ),
-            *([(CLAIM, (owner or source, page.name, stamp.checked))] if page.kind == "project" else []),
-        )  # fmt: skip
-        return rows[1][0][0] if rows[1] else None
+        changes: list[Value] = [len(answers), source]
+        rows: list[Value] = [source]
+        names: list[Value] = []
+        claims: list[Value] = [owner or source]
+        for number, (page, (answer, stamp)) in enumerate(answers.items(), 1):
+            changes += number, stamp.checked, page.name, page.kind, stamp.revision
+            rows += page.kind, page.name, stamp.checked, stamp.revision, answer.url, answer.content_type
+            rows += answer.etag, answer.last_modified, answer.serial, await _packed(answer.body)
+            if page.kind == "project":
+                names.append(page.name)
+                claims += page.name, stamp.checked
+        projects = len(names)
+        _, events, *_ = await self._database.write(
+            ("UPDATE counters SET value = value + $1 WHERE name = 'feed'", (len(answers),)),
+            (_changed(len(answers)), changes),
+            *([(projects_added(projects), (source, *names))] if projects else []),
+            (_stored(len(answers)), rows),
+            *([(claim(projects), claims)] if projects else []),
+        )
+        return {Page(kind, name): serial for serial, name, kind in events}
 
     async def touch(self, source: str, page: Page, stamp: Stamp) -> bool:
         """Record that upstream has confirmed the page; return False where another revision of it is stored."""

@@ -8,8 +8,9 @@ changes files in a transaction with an event takes the serial first, which lets 
 """
 
 import logging
+from functools import lru_cache
 
-from mirror.catalog.database import Database, Statement
+from mirror.catalog.database import Database, Statement, placeholders
 
 logger = logging.getLogger(__name__)
 
@@ -47,17 +48,28 @@ def file_removed(where: str) -> str:
 
 
 _HAS_PAGE = "EXISTS (SELECT 1 FROM pages WHERE source = $1 AND kind = 'project' AND name = $2 AND found = 1{})"
-PAGE_ADDED = (
-    f"INSERT INTO page_totals (source, projects) SELECT $1, 1 WHERE NOT {_HAS_PAGE.format('')}"
-    " ON CONFLICT (source) DO UPDATE SET projects = page_totals.projects + 1"
-)
-"""Counts the page of a project that is about to be stored; its values are source and name."""
 PAGE_REMOVED = f"UPDATE page_totals SET projects = projects - 1 WHERE source = $1 AND {_HAS_PAGE.format('')}"
 """Counts the page of a project that is about to go; its values are source and name."""
 OLD_PAGE_REMOVED = (
     f"UPDATE page_totals SET projects = projects - 1 WHERE source = $1 AND {_HAS_PAGE.format(' AND checked < $3')}"
 )
 """The same, unless upstream confirmed it at the third value or later."""
+
+
+@lru_cache(maxsize=64)
+def projects_added(count: int) -> str:
+    """Return the statement that counts the pages of so many projects that are about to be stored.
+
+    Its values are the source and the names.
+    """
+    return (
+        "INSERT INTO page_totals (source, projects) SELECT CAST($1 AS TEXT), count(*)"
+        f" FROM (VALUES {placeholders(count, 1, 2, ['TEXT'])}) AS added WHERE NOT EXISTS (SELECT 1 FROM pages"
+        " WHERE source = $1 AND kind = 'project' AND name = added.column1 AND found = 1)"
+        " ON CONFLICT (source) DO UPDATE SET projects = page_totals.projects + excluded.projects"
+    )
+
+
 STAGED_PAGES_ADDED = (
     "INSERT INTO page_totals (source, projects) SELECT staged.source, sum(staged.found - coalesce(pages.found, 0))"
     " FROM staged_pages AS staged LEFT JOIN pages ON pages.source = staged.source AND pages.kind = staged.kind"

@@ -21,6 +21,8 @@ class SourceOrder:
 
     def __init__(self, repository: str, sources: Sequence[Source], precedence: Precedence, claims: Claims) -> None:
         self.sources = tuple(sources)
+        for source in self.sources[:-1]:
+            source.precedes = True
         self.precedence = precedence
         self._repository = repository
         self._claims = claims

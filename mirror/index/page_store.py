@@ -1,14 +1,16 @@
 """The pages of one source as they are stored: raw responses in the catalog, and rows about them in memory.
 
-The surprise: a page that cannot be stored because the disk is full stays in memory, as far as there is room, and counts
+The surprise: a page counts as stored from the moment when it is taken in, a little before it is written; many are
+written at once. One that cannot be stored because the disk is full stays in memory, as far as there is room, and counts
 as stored until the process ends. No client has to notice.
 """
 
 import asyncio
 import logging
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from itertools import islice
 from typing import TypeVar
 
 import msgspec
@@ -22,6 +24,7 @@ from mirror.index.freshness import Ages
 from mirror.index.packing import COMPRESS
 from mirror.index.page_reader import LARGE_PAGE_BYTES, PageReader
 from mirror.model import Format, Outcome, Page, Project, Stamp, UpstreamResponse
+from mirror.runtime import log_failure
 
 logger = logging.getLogger(__name__)
 
@@ -29,6 +32,12 @@ NAMES = Page("names")
 """The list of all projects."""
 ROW_BYTES = 700
 """Bytes that a row takes in memory, without the body of its page (measured)."""
+WRITE_SECONDS = 0.02
+"""Time for which pages that no one waits for are collected, to be written together."""
+PAGES_AT_ONCE = 32
+"""The most of them in one transaction."""
+ARRIVING_BYTES = 16 << 20
+"""Bytes of such pages above which whoever brings another one waits until it is written."""
 MOST_MISSING = 10_000
 """Pages that upstream never had, of which it is remembered at the same time; anyone can ask for any number."""
 TRIM_EVERY = 100
@@ -46,6 +55,14 @@ class PageState(msgspec.Struct, frozen=True):
     outcome: Outcome = "hit"
     project: Project | None = None
     """The project on it, where it was parsed just now."""
+
+
+class _Arrival(msgspec.Struct, frozen=True, eq=False):
+    """A page that is about to be written, and what is called with the serial of its event then."""
+
+    row: PageRow
+    response: UpstreamResponse
+    stored: Callable[[int | None], None]
 
 
 class PageStore:
@@ -72,9 +89,15 @@ class PageStore:
         self._pages = catalog.pages
         self._rows: LoadingCache[Page, PageRow] = LoadingCache(memory, lambda row: ROW_BYTES)
         self._unstored: BoundedCache[Page, tuple[PageRow, UpstreamResponse]] = BoundedCache(memory)
+        self._arriving: dict[Page, _Arrival] = {}
+        self._arriving_bytes = 0
+        self._write_timer: asyncio.TimerHandle | None = None
+        self._writing: asyncio.Task[None] | None = None
 
     async def row(self, page: Page) -> PageRow | None:
         """Return what is known of a page; None when it was never asked for, or the catalog cannot be reached."""
+        if (arrival := self._arriving.get(page)) is not None:
+            return arrival.row
         if (unstored := self._unstored.value(page)) is not None:
             return unstored[0]
         try:
@@ -93,6 +116,8 @@ class PageStore:
 
     async def read(self, page: Page) -> tuple[str, UpstreamResponse] | None:
         """Return the newest response with its revision; None where there is none, or it is damaged or out of reach."""
+        if (arrival := self._arriving.get(page)) is not None:
+            return arrival.row.stamp.revision, arrival.response
         if (unstored := self._unstored.value(page)) is not None:
             row, response = unstored
             return row.stamp.revision, response
@@ -125,6 +150,7 @@ class PageStore:
 
     async def read_packed(self, page: Page) -> tuple[str, UpstreamResponse] | None:
         """Return the newest response with its revision, its body in zstd; None where there is none."""
+        await self._arrived(page)
         if (unstored := self._unstored.value(page)) is None:
             return await self._pages.read_packed(self._source, page)
         row, response = unstored
@@ -133,6 +159,7 @@ class PageStore:
 
     async def serials(self) -> dict[str, int]:
         """Return the serial of each stored page of a project that has one, by the project's name."""
+        await self._arrived()
         return await self._pages.serials(self._source)
 
     def unstored(self, page: Page) -> UpstreamResponse | None:
@@ -143,14 +170,83 @@ class PageStore:
     async def put(self, page: Page, row: PageRow, response: UpstreamResponse) -> int | None:
         """Store a response, and return the serial of the event; None when it changed nothing or the disk is full."""
         self.changed = True
+        await self._arrived(page)
         try:
             serial = await self._pages.put(self._source, page, response, row.stamp, self._owner)
         except StorageError as error:
-            logger.warning("the page %s %s stays in memory: %s", page.kind, page.name, error)
-            self._unstored.put(page, (row, response), weight=ROW_BYTES + len(response.body))
+            self._keep_unstored(page, row, response, error)
             return None
         self._keep(page, row)
         return serial
+
+    # Pages that are answered meanwhile
+
+    @property
+    def has_room(self) -> bool:
+        """Whether a page may be answered before it is written."""
+        return self._arriving_bytes <= ARRIVING_BYTES
+
+    def put_soon(
+        self, page: Page, row: PageRow, response: UpstreamResponse, stored: Callable[[int | None], None]
+    ) -> None:
+        """Store the first response of a page in a moment; for whoever asks here, it is stored from now on.
+
+        `stored` is called when it is, with the serial of the event: None when the disk is full.
+        """
+        self.changed = True
+        self._arriving[page] = _Arrival(row, response, stored)
+        self._arriving_bytes += len(response.body)
+        self._keep(page, row)
+        if self._write_timer is None and self._writing is None:
+            self._write_timer = asyncio.get_running_loop().call_later(WRITE_SECONDS, self._start_writing)
+
+    def _start_writing(self) -> asyncio.Task[None]:
+        if self._write_timer is not None:
+            self._write_timer.cancel()
+            self._write_timer = None
+        if self._writing is None:
+            self._writing = asyncio.create_task(self._write(), name="the writer of new pages")
+            self._writing.add_done_callback(log_failure)
+        return self._writing
+
+    async def _write(self) -> None:
+        """Write what has arrived, until nothing is left."""
+        try:
+            while self._arriving:
+                await self._write_together(dict(islice(self._arriving.items(), PAGES_AT_ONCE)))
+        finally:
+            self._writing = None
+
+    async def _write_together(self, arrivals: Mapping[Page, _Arrival]) -> None:
+        """Write some pages in one transaction; each in its own where one of them cannot be written."""
+        serials: dict[Page, int] = {}
+        try:
+            answers = {page: (arrival.response, arrival.row.stamp) for page, arrival in arrivals.items()}
+            serials = await self._pages.put_all(self._source, answers, self._owner)
+        except StorageError as error:
+            for page, arrival in arrivals.items():
+                self._keep_unstored(page, arrival.row, arrival.response, error)
+        except Exception:
+            if len(arrivals) > 1:
+                for page, arrival in arrivals.items():
+                    await self._write_together({page: arrival})
+                return
+            (page,) = arrivals
+            logger.exception("the page %s %s could not be stored", page.kind, page.name)
+            self._rows.forget(page)
+        for page, arrival in arrivals.items():
+            del self._arriving[page]
+            self._arriving_bytes -= len(arrival.response.body)
+            arrival.stored(serials.get(page))
+
+    async def _arrived(self, page: Page | None = None) -> None:
+        """Wait until a page that has arrived is written, or all are."""
+        while page in self._arriving if page is not None else self._arriving:
+            await asyncio.wait([self._start_writing()])
+
+    def _keep_unstored(self, page: Page, row: PageRow, response: UpstreamResponse, error: StorageError) -> None:
+        logger.warning("the page %s %s stays in memory: %s", page.kind, page.name, error)
+        self._unstored.put(page, (row, response), weight=ROW_BYTES + len(response.body))
 
     async def put_missing(self, page: Page, now: float, had: bool) -> tuple[PageRow, int | None]:
         """Store that there is no such page, and return the row and the serial of the event, if it changed anything.
@@ -158,6 +254,7 @@ class PageStore:
         `had`: upstream says itself that there was one.
         """
         serial, self.changed = None, True
+        await self._arrived(page)
         with warn_if_full(f"that there is no {page.kind} page {page.name}"):
             serial = await self._pages.miss(self._source, page, now, self._owner if had else "")
             self._misses += 1
@@ -173,6 +270,7 @@ class PageStore:
     async def confirm(self, page: Page, row: PageRow, now: float) -> PageRow | None:
         """Store that a page is unchanged, and return its row; that of another process which has replaced the page."""
         stamp = msgspec.structs.replace(row.stamp, checked=now)
+        await self._arrived(page)
         with warn_if_full(f"that the {page.kind} page {page.name} is unchanged"):
             if not await self._pages.touch(self._source, page, stamp):
                 self._rows.forget(page)
@@ -181,6 +279,7 @@ class PageStore:
 
     async def projects(self) -> list[str]:
         """Return the names of the projects whose pages are stored, sorted."""
+        await self._arrived()
         return await self._pages.known(self._source, "project")
 
     def forget(self, page: Page) -> None:
@@ -194,7 +293,8 @@ class PageStore:
         return row
 
     async def close(self) -> None:
-        """Stop what is being read."""
+        """Write what has arrived, and stop what is being read."""
+        await self._arrived()
         await self._rows.close()
 
 
@@ -215,3 +315,15 @@ async def off_loop(response: UpstreamResponse, work: Callable[[], T]) -> T:
 def fresh_until(stamp: Stamp, ages: Ages) -> float:
     """Return the moment until which the page is served without asking upstream."""
     return stamp.checked + (ages.fresh if stamp.found else ages.negative)
+
+
+def row_of(stamp: Stamp, response: UpstreamResponse) -> PageRow:
+    """Return what is known of a page with this response."""
+    return PageRow(
+        stamp=stamp,
+        url=response.url,
+        content_type=response.content_type,
+        etag=response.etag,
+        last_modified=response.last_modified,
+        serial=response.serial,
+    )

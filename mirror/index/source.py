@@ -116,6 +116,9 @@ class Source(Protocol):
     outdated: Outdated
     """Set by the repository that asks the source: called for changes that no call of `project` has returned."""
 
+    precedes: bool
+    """Set by whoever orders sources: whether others follow that may only have the names that this one never had."""
+
     @property
     def projects(self) -> Container[str] | None:
         """The projects that it has or keeps the names of, where all are in memory: for others it need not be asked."""

@@ -30,6 +30,7 @@ class UploadSource:
         self.name = source_name(repository)
         self.repository = repository
         self.outdated: Outdated = lambda projects: None
+        self.precedes = False
         self._catalog = catalog
         self._blobs = blobs
         self.projects: Mapping[str, float | None] | None = None

@@ -63,6 +63,14 @@ class CachedUpstream:
     def outdated(self, outdated: Outdated) -> None:
         self.pages.outdated = outdated
 
+    @property
+    def precedes(self) -> bool:
+        return self.pages.precedes
+
+    @precedes.setter
+    def precedes(self, precedes: bool) -> None:
+        self.pages.precedes = precedes
+
     async def names(self, freshness: Freshness = Freshness.USUAL) -> NameListing:
         try:
             state = await self.pages.get(NAMES, freshness)

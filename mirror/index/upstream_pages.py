@@ -25,12 +25,12 @@ from mirror.errors import (
 from mirror.index.cache import BoundedCache, MemoryBudget, SingleFlight
 from mirror.index.checksums import HeldChecksums
 from mirror.index.freshness import CURRENT, Decision, Freshness, decide, stands_in
-from mirror.index.journal import Journal
+from mirror.index.journal import Journal, Subscription
 from mirror.index.page_changes import PageChanges
 from mirror.index.page_listing import LAG_SECONDS, LISTED_SECONDS, PageListing
 from mirror.index.page_reader import PageReader
 from mirror.index.page_samples import has_page
-from mirror.index.page_store import NAMES, PageState, PageStore, fresh_until, off_loop
+from mirror.index.page_store import NAMES, PageState, PageStore, fresh_until, off_loop, row_of
 from mirror.index.removals import Removals, with_removed
 from mirror.index.serials import NewerSerials
 from mirror.index.shared_pages import asked_once
@@ -60,6 +60,7 @@ class UpstreamPages:
         """What an index of upstream's own lists, where it has one; `open_listing` reads it from the store."""
         self.open_listing: Callable[[], Awaitable[None]] | None = None
         self.outdated: Outdated = lambda projects: None
+        self.precedes = False
         self.writer: object = self
         """Who changes these pages, for the journal."""
         self.name = name_of_upstream(upstream)
@@ -356,19 +357,12 @@ class UpstreamPages:
             await self.serials.compare(names, now)
         else:
             await off_loop(response, lambda: self._format.check_document(page, response))
-        row = PageRow(
-            stamp=stamp,
-            url=response.url,
-            content_type=response.content_type,
-            etag=response.etag,
-            last_modified=response.last_modified,
-            serial=response.serial,
-        )
-        serial = await self.store.put(page, row, response)
-        if changed:
-            self._report(page, serial)
+        row, report = row_of(stamp, response), partial(self._report if changed else self._recorded, page)
+        first = before is None and page.kind == "project" and self.store.has_room
+        if first and not self.precedes and not self._others():
+            self.store.put_soon(page, row, response, report)
         else:
-            self._recorded(serial)
+            report(await self.store.put(page, row, response))
         return PageState(row, "miss", project)
 
     async def _missing(self, page: Page, row: PageRow | None, had: bool) -> PageState:
@@ -383,17 +377,20 @@ class UpstreamPages:
             self._report(page, serial)
         return PageState(missing, "miss")
 
+    def _others(self) -> list[Subscription]:
+        """Return who else in this process wants to know of changes."""
+        return [one for one in self._journal.subscriptions.get(self.name, ()) if self.writer not in one.own]
+
     def _report(self, page: Page, serial: int | None) -> None:
         """Let others know that a page has changed, and all pages be looked at again by a new list of names."""
         if page.kind in ("project", "names"):
-            for subscription in self._journal.subscriptions.get(self.name, ()):
-                if self.writer not in subscription.own:
-                    subscription.listener(self.name, page.name)
-        self._recorded(serial)
+            for subscription in self._others():
+                subscription.listener(self.name, page.name)
+        self._recorded(page, serial)
         if page.kind == "names":
             self.outdated(None)
 
-    def _recorded(self, serial: int | None) -> None:
+    def _recorded(self, page: Page, serial: int | None) -> None:
         """Wake those who wait for events, after one was written."""
         if serial is not None:
             self._journal.own_serials.append(serial)
