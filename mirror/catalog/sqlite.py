@@ -26,7 +26,7 @@ from typing import Self, TypeVar
 import aiosqlite
 
 from mirror.catalog.database import Row, Statement, Value
-from mirror.catalog.migration import migrations
+from mirror.catalog.migration import migrate_sqlite
 from mirror.errors import ConstraintViolation, StorageFull
 from mirror.runtime import end_process
 
@@ -44,10 +44,12 @@ SCAN_KIB = 8 << 10
 """KiB of memory for the pages of the file that long reads have come across."""
 LOCKED_SECONDS = 30.0
 """Time for which a transaction waits while another process writes."""
-SLOW_LOOKUP_SECONDS = 0.005
+SLOW_LOOKUP_SECONDS = 0.02
 """Time after which a row on the event loop has taken too long, so that for …"""
-PAUSE_SECONDS = 10.0
+PAUSE_SECONDS = 2.0
 """… so many seconds threads read them, as when the disk is slow or busy."""
+LOOK_SECONDS = 0.05
+"""Between two looks, on the event loop, whether another process has begun a new file."""
 SPARE_BYTES = 256 << 10
 """Bytes that are reserved while the file is closed, so that it can be opened on a disk that has become full since."""
 
@@ -103,6 +105,7 @@ class SQLite:
         """Used on the event loop, for single rows."""
         self._find_from = 0.0
         """When it may be used again, on a monotonic clock in seconds."""
+        self._look_at = 0.0
         self._scanner: _Connection | None = None
         """Opened by the first `scan`."""
         self._scanning = asyncio.Lock()
@@ -129,7 +132,11 @@ class SQLite:
 
     async def find(self, sql: str, *values: Value) -> list[Row]:
         began = time.monotonic()
-        if self._finder is not None and began >= self._find_from and not self._is_replaced():
+        if began > self._look_at and self._finder is not None:
+            self._look_at = began + LOOK_SECONDS
+            if self._is_replaced():
+                self._find_from = began + LOOK_SECONDS  # who reads in a thread opens the new one
+        if self._finder is not None and began >= self._find_from:
             with suppress(sqlite3.Error):  # locked, or damaged: who reads in a thread waits, or begins a new file
                 rows = _run(self._finder, sql, values)
                 if time.monotonic() > began + SLOW_LOOKUP_SECONDS:
@@ -336,7 +343,7 @@ def _commit(writer: sqlite3.Connection, batch: Sequence[Sequence[Statement]]) ->
 def _prepare_writer(connection: sqlite3.Connection, thorough: bool) -> None:
     _run(connection, "PRAGMA journal_mode = WAL")
     _run(connection, "PRAGMA synchronous = FULL")
-    _migrate(connection, thorough)
+    migrate_sqlite(partial(_run, connection), thorough)
 
 
 def _prepare_reader(connection: sqlite3.Connection) -> None:
@@ -379,22 +386,3 @@ _PLACEHOLDER = re.compile(r"\$(\d+)")
 
 def _run(connection: sqlite3.Connection, sql: str, values: Sequence[Value] = ()) -> list[Row]:
     return connection.execute(_by_position(sql), values).fetchall()
-
-
-def _migrate(connection: sqlite3.Connection, thorough: bool) -> None:
-    """Apply the numbered files that this database has not seen, each in a transaction of its own."""
-    if thorough:
-        (verdict, *_) = _run(connection, "PRAGMA quick_check(1)")
-        if verdict != ("ok",):
-            damage = sqlite3.DatabaseError(str(verdict[0]))
-            damage.sqlite_errorcode = sqlite3.SQLITE_CORRUPT
-            raise damage
-    for migration in migrations():
-        _run(connection, "BEGIN IMMEDIATE")
-        ((version,),) = _run(connection, "PRAGMA user_version")
-        if version < migration.number:
-            # executescript would commit first; one statement at a time stays inside the transaction.
-            for statement in migration.statements():
-                _run(connection, statement)
-            _run(connection, f"PRAGMA user_version = {migration.number}")
-        _run(connection, "COMMIT")

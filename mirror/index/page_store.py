@@ -37,7 +37,7 @@ WRITE_SECONDS = 0.02
 PAGES_AT_ONCE = 32
 """The most of them in one transaction."""
 ARRIVING_BYTES = 16 << 20
-"""Bytes of such pages above which whoever brings another one waits until it is written."""
+"""Bytes of such pages above which the next one is written before it is answered."""
 MOST_MISSING = 10_000
 """Pages that upstream never had, of which it is remembered at the same time; anyone can ask for any number."""
 TRIM_EVERY = 100
@@ -89,14 +89,15 @@ class PageStore:
         self._pages = catalog.pages
         self._rows: LoadingCache[Page, PageRow] = LoadingCache(memory, lambda row: ROW_BYTES)
         self._unstored: BoundedCache[Page, tuple[PageRow, UpstreamResponse]] = BoundedCache(memory)
-        self._arriving: dict[Page, _Arrival] = {}
+        self.arriving: dict[Page, _Arrival] = {}
+        """What counts as stored and is about to be written."""
         self._arriving_bytes = 0
         self._write_timer: asyncio.TimerHandle | None = None
         self._writing: asyncio.Task[None] | None = None
 
     async def row(self, page: Page) -> PageRow | None:
         """Return what is known of a page; None when it was never asked for, or the catalog cannot be reached."""
-        if (arrival := self._arriving.get(page)) is not None:
+        if (arrival := self.arriving.get(page)) is not None:
             return arrival.row
         if (unstored := self._unstored.value(page)) is not None:
             return unstored[0]
@@ -116,7 +117,7 @@ class PageStore:
 
     async def read(self, page: Page) -> tuple[str, UpstreamResponse] | None:
         """Return the newest response with its revision; None where there is none, or it is damaged or out of reach."""
-        if (arrival := self._arriving.get(page)) is not None:
+        if (arrival := self.arriving.get(page)) is not None:
             return arrival.row.stamp.revision, arrival.response
         if (unstored := self._unstored.value(page)) is not None:
             row, response = unstored
@@ -150,7 +151,7 @@ class PageStore:
 
     async def read_packed(self, page: Page) -> tuple[str, UpstreamResponse] | None:
         """Return the newest response with its revision, its body in zstd; None where there is none."""
-        await self._arrived(page)
+        await self.written(page)
         if (unstored := self._unstored.value(page)) is None:
             return await self._pages.read_packed(self._source, page)
         row, response = unstored
@@ -159,7 +160,7 @@ class PageStore:
 
     async def serials(self) -> dict[str, int]:
         """Return the serial of each stored page of a project that has one, by the project's name."""
-        await self._arrived()
+        await self.written()
         return await self._pages.serials(self._source)
 
     def unstored(self, page: Page) -> UpstreamResponse | None:
@@ -170,7 +171,7 @@ class PageStore:
     async def put(self, page: Page, row: PageRow, response: UpstreamResponse) -> int | None:
         """Store a response, and return the serial of the event; None when it changed nothing or the disk is full."""
         self.changed = True
-        await self._arrived(page)
+        await self.written(page)
         try:
             serial = await self._pages.put(self._source, page, response, row.stamp, self._owner)
         except StorageError as error:
@@ -189,12 +190,12 @@ class PageStore:
     def put_soon(
         self, page: Page, row: PageRow, response: UpstreamResponse, stored: Callable[[int | None], None]
     ) -> None:
-        """Store the first response of a page in a moment; for whoever asks here, it is stored from now on.
+        """Store the first response of a page in a moment; for all who ask here, it is stored from now on.
 
         `stored` is called when it is, with the serial of the event: None when the disk is full.
         """
         self.changed = True
-        self._arriving[page] = _Arrival(row, response, stored)
+        self.arriving[page] = _Arrival(row, response, stored)
         self._arriving_bytes += len(response.body)
         self._keep(page, row)
         if self._write_timer is None and self._writing is None:
@@ -212,8 +213,8 @@ class PageStore:
     async def _write(self) -> None:
         """Write what has arrived, until nothing is left."""
         try:
-            while self._arriving:
-                await self._write_together(dict(islice(self._arriving.items(), PAGES_AT_ONCE)))
+            while self.arriving:
+                await self._write_together(dict(islice(self.arriving.items(), PAGES_AT_ONCE)))
         finally:
             self._writing = None
 
@@ -235,13 +236,13 @@ class PageStore:
             logger.exception("the page %s %s could not be stored", page.kind, page.name)
             self._rows.forget(page)
         for page, arrival in arrivals.items():
-            del self._arriving[page]
+            del self.arriving[page]
             self._arriving_bytes -= len(arrival.response.body)
             arrival.stored(serials.get(page))
 
-    async def _arrived(self, page: Page | None = None) -> None:
+    async def written(self, page: Page | None = None) -> None:
         """Wait until a page that has arrived is written, or all are."""
-        while page in self._arriving if page is not None else self._arriving:
+        while page in self.arriving if page is not None else self.arriving:
             await asyncio.wait([self._start_writing()])
 
     def _keep_unstored(self, page: Page, row: PageRow, response: UpstreamResponse, error: StorageError) -> None:
@@ -254,7 +255,7 @@ class PageStore:
         `had`: upstream says itself that there was one.
         """
         serial, self.changed = None, True
-        await self._arrived(page)
+        await self.written(page)
         with warn_if_full(f"that there is no {page.kind} page {page.name}"):
             serial = await self._pages.miss(self._source, page, now, self._owner if had else "")
             self._misses += 1
@@ -270,7 +271,7 @@ class PageStore:
     async def confirm(self, page: Page, row: PageRow, now: float) -> PageRow | None:
         """Store that a page is unchanged, and return its row; that of another process which has replaced the page."""
         stamp = msgspec.structs.replace(row.stamp, checked=now)
-        await self._arrived(page)
+        await self.written(page)
         with warn_if_full(f"that the {page.kind} page {page.name} is unchanged"):
             if not await self._pages.touch(self._source, page, stamp):
                 self._rows.forget(page)
@@ -279,7 +280,7 @@ class PageStore:
 
     async def projects(self) -> list[str]:
         """Return the names of the projects whose pages are stored, sorted."""
-        await self._arrived()
+        await self.written()
         return await self._pages.known(self._source, "project")
 
     def forget(self, page: Page) -> None:
@@ -294,7 +295,7 @@ class PageStore:
 
     async def close(self) -> None:
         """Write what has arrived, and stop what is being read."""
-        await self._arrived()
+        await self.written()
         await self._rows.close()
 
 

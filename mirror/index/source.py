@@ -117,7 +117,7 @@ class Source(Protocol):
     """Set by the repository that asks the source: called for changes that no call of `project` has returned."""
 
     precedes: bool
-    """Set by whoever orders sources: whether others follow that may only have the names that this one never had."""
+    """Set where sources are put in order: whether others follow, which may only have names that this one never had."""
 
     @property
     def projects(self) -> Container[str] | None:

@@ -51,7 +51,7 @@ class CachedUpstream:
         self._renewing: SingleFlight[str, None] = SingleFlight()
         self._renewals: dict[str, float] = {}
         """When the page of a project was last asked for because of a link, the oldest first."""
-        files.renew = self._renew
+        files.renew, files.arriving, files.written = self._renew, pages.store.arriving, pages.store.written
         if pages.checksums is not None:
             files.kept_unvouched = partial(self._kept_unvouched, pages.checksums)
 

@@ -7,7 +7,7 @@ blobs themselves are labelled with the source, so that a lost catalog does not m
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Container
 from contextlib import suppress
 from typing import TypeVar
 
@@ -29,7 +29,7 @@ from mirror.index.remote_files import RemoteFiles
 from mirror.index.small_files import SmallFileWriter
 from mirror.index.source import OpenFile, SourceOptions, Wanted, name_of_upstream
 from mirror.index.upstream_sidecars import UpstreamSidecars
-from mirror.model import Body, File, Format, Outcome
+from mirror.model import Body, File, Format, Outcome, Page
 from mirror.transfer import (
     AlreadyHeld,
     KeptBody,
@@ -55,6 +55,10 @@ SMALL_FILES = 64
 """Small files that are in memory at once, on their way from the upstream to the store."""
 WHOLE_BYTES = 1 << 20
 """Bytes up to which a file is fetched whole, and kept, also where a part of it is asked for."""
+
+
+async def _is_written(page: Page) -> None:
+    """Return at once."""
 
 
 async def _no_renewal(project: str, file: File) -> File | None:
@@ -90,6 +94,10 @@ class UpstreamFiles:
         """Set by the source that has the pages: called when the link of a file is refused or gone."""
         self.kept_unvouched: Callable[[str], None] = lambda project: None
         """Called with the project when a file is held now for which its page has no checksum."""
+        self.arriving: Container[Page] = ()
+        """The pages that are about to be written; set by the source that has them, as is …"""
+        self.written: Callable[[Page], Awaitable[None]] = _is_written
+        """… what is called with one of them to wait until it is: offline, a file is of no use without its page."""
         self._writer = SmallFileWriter(catalog, blobs, journal)
         self._small_slots = asyncio.Semaphore(SMALL_FILES)
         self._remote = RemoteFiles(upstream, memory)
@@ -190,6 +198,8 @@ class UpstreamFiles:
     async def keep(self, project: str, filename: str, small: SmallFile, kind: str = "file") -> None:
         """Store small bytes and record that they are held under a name. Raises StorageError, for the former alone."""
         held = self._row_of(project, filename, small.digest, len(small.content))
+        if (page := Page("project", project)) in self.arriving:
+            await self.written(page)
         label = (self._name, filename) if kind == "file" else ()
         blob = SmallBlob(content=small.content, digest=small.digest, date=small.date, label=label)
         if await self._writer.store(blob, held, kind):
@@ -325,6 +335,8 @@ class UpstreamFiles:
     async def record(self, project: str, filename: str, blob: StoredBlob) -> None:
         """Record that bytes are held under a name; with a full disk only in the log."""
         held = self._row_of(project, filename, blob.digest, blob.size)
+        if (page := Page("project", project)) in self.arriving:
+            await self.written(page)
         await self._blobs.label(blob.digest, self._name, filename)
         try:
             serial = await self._catalog.files.add(held)

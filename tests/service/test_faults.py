@@ -8,8 +8,10 @@ import hashlib
 import os
 import random
 import signal
+import sqlite3
 import subprocess
 import sys
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -99,6 +101,43 @@ async def download_until_killed(mirror: Spawned, files: list[Built], enough: int
         await asyncio.gather(*(download(session, built) for built in files))
     await mirror.end(signal.SIGKILL)
     return whole
+
+
+async def test_a_page_that_a_kill_loses_is_fetched_again_and_no_file_is_left_without_its_page(
+    simulator: Simulator, tmp_path: Path
+) -> None:
+    built = [wheel(f"many-{number}", "1.0") for number in range(12 * ROUNDS)]
+    for one in built:
+        simulator.publish(one)
+    data, answered = tmp_path / "data", 0
+    for number in range(ROUNDS):
+        last = 1 + 5 * number % 12
+        async with spawned(data, only_pypi(simulator)) as mirror:
+            answered = 0
+
+            async def install(one: Built, mirror: Spawned = mirror, last: int = last) -> None:
+                nonlocal answered
+                page = await mirror.get(f"/simple/{one.name}/")
+                assert (page.status, one.filename in page.text) == (200, True)
+                answered += 1
+                if answered == last and mirror.process.returncode is None:
+                    mirror.process.kill()  # at once: writing what was just answered takes longer
+                assert (await mirror.get(path_of(one))).body == one.content
+
+            installs = (install(one) for one in built[12 * number :][:12])
+            ends = await asyncio.gather(*installs, return_exceptions=True)
+            assert [end for end in ends if not isinstance(end, aiohttp.ClientError | None)] == []
+            assert answered >= last
+            await mirror.end(signal.SIGKILL)
+    with closing(sqlite3.connect(data / "catalog.sqlite")) as catalog:
+        assert catalog.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
+        lonely = "SELECT project FROM files WHERE project NOT IN (SELECT name FROM pages WHERE kind = 'project')"
+        assert catalog.execute(lonely).fetchall() == []
+        assert catalog.execute("SELECT name FROM pages WHERE length(body) = 0").fetchall() == []
+    async with spawned(data, only_pypi(simulator)) as mirror:
+        for one in built:
+            assert one.filename in (await mirror.get(f"/simple/{one.name}/")).text
+            assert (await mirror.get(path_of(one))).body == one.content
 
 
 # SIGTERM
