@@ -45,7 +45,7 @@ SCAN_KIB = 8 << 10
 LOCKED_SECONDS = 30.0
 """Time for which a transaction waits while another process writes."""
 SLOW_LOOKUP_SECONDS = 0.02
-"""Time after which a row on the event loop has taken too long, so that for …"""
+"""Time after which a row on the event loop has taken too long. When two do so in a row, for …"""
 PAUSE_SECONDS = 2.0
 """… so many seconds threads read them, as when the disk is slow or busy."""
 LOOK_SECONDS = 0.05
@@ -106,6 +106,7 @@ class SQLite:
         self._find_from = 0.0
         """When it may be used again, on a monotonic clock in seconds."""
         self._look_at = 0.0
+        self._was_slow = False
         self._scanner: _Connection | None = None
         """Opened by the first `scan`."""
         self._scanning = asyncio.Lock()
@@ -139,8 +140,10 @@ class SQLite:
         if self._finder is not None and began >= self._find_from:
             with suppress(sqlite3.Error):  # locked, or damaged: who reads in a thread waits, or begins a new file
                 rows = _run(self._finder, sql, values)
-                if time.monotonic() > began + SLOW_LOOKUP_SECONDS:
+                slow = time.monotonic() > began + SLOW_LOOKUP_SECONDS
+                if slow and self._was_slow:  # once, it may have been the scheduler
                     self._find_from = began + PAUSE_SECONDS
+                self._was_slow = slow
                 return rows
         return await self.read(sql, *values)
 

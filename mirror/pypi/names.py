@@ -48,6 +48,7 @@ SDIST_SUFFIXES = (
     *(".tar.gz", ".zip", ".tgz", ".tar.bz2", ".tbz2", ".tbz", ".tar.xz", ".txz", ".tar.lzma", ".tlz", ".tar.z", ".tar"),
 )
 _OTHER_SUFFIXES = (".egg", ".exe", ".msi", ".rpm", ".deb", ".dmg", "-variants.json")
+_SUFFIXES = (".whl", *SDIST_SUFFIXES, *_OTHER_SUFFIXES)
 _VARIANT_LABEL = re.compile(r"[0-9a-z._]{1,16}")  # PEP 825
 _PLATFORM_TAIL = re.compile(
     r"[.-](?:win32|win-amd64|win-arm64|linux-[a-z0-9_]+|macosx-[0-9.]+-[a-z0-9_]+|(?:noarch|src|i[3-6]86|x86_64)$)"
@@ -111,7 +112,8 @@ def _canonical_or_none(name: str) -> str | None:
 
 def safe_filename(name: str) -> bool:
     """Return whether a file name can be one ordinary, visible component of a URL path and of a path on disk."""
-    return _SAFE_FILENAME.fullmatch(name) is not None and len(name.encode()) <= FILENAME_LIMIT
+    size = len(name) if name.isascii() else len(name.encode("utf-8", "surrogatepass"))
+    return size <= FILENAME_LIMIT and _SAFE_FILENAME.fullmatch(name) is not None
 
 
 @lru_cache(maxsize=8192)  # a page of thousands of files has a few hundred versions
@@ -149,7 +151,7 @@ def is_distribution(filename: str) -> bool:
 
     Some really end in spaces. What describes the variants of a version's wheels (PEP 825) is taken for one.
     """
-    return filename.rstrip(" ").lower().endswith((".whl", *SDIST_SUFFIXES, *_OTHER_SUFFIXES))
+    return filename.endswith((".whl", ".tar.gz")) or filename.rstrip(" ").lower().endswith(_SUFFIXES)
 
 
 def has_metadata(file: File) -> bool:
@@ -160,6 +162,8 @@ def has_metadata(file: File) -> bool:
 
 def version_of(filename: str, project: str) -> str:
     """Return the version of a file of the canonical `project`, normalised where possible; "" where unclear."""
+    if filename.endswith(".whl") and len(parts := filename[:-4].split("-", 2)) > 1:  # most files
+        return canonical_version(parts[1].replace("_", "-"))
     stem = _stem(filename)
     lower = filename.lower()
     if lower.endswith((".whl", ".egg")):  # PEP 427 and eggs escape '-' in each part: the second part is the version
@@ -211,7 +215,7 @@ def _stem(filename: str) -> str:
     """Return the file name without its suffix."""
     filename = filename.rstrip(" ")
     lower = filename.lower()
-    for suffix in (".whl", *SDIST_SUFFIXES, *_OTHER_SUFFIXES):
+    for suffix in _SUFFIXES:
         if lower.endswith(suffix):
             return filename[: -len(suffix)]
     return filename

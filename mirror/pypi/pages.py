@@ -276,18 +276,19 @@ def render_json(project: Project, link: Link, provenance: Link | None = None) ->
 
 
 def _render_file(file: File, link: Link, provenance: Link | None) -> dict[str, Any]:
-    entry = {key: value for key, value in file.extra.items() if key not in _FILE_HANDLED}
+    extra = file.extra
+    entry = {} if extra.keys() <= _FILE_HANDLED else {key: extra[key] for key in extra if key not in _FILE_HANDLED}
     entry |= {"filename": file.filename, "url": link(file), "hashes": file.digests, "requires-python": file.requires}
     if file.size is not None:
         entry["size"] = file.size
     if file.uploaded is not None:
         entry["upload-time"] = timestamp(file.uploaded)
     entry["yanked"] = False if file.yanked is None else file.yanked or True
-    if metadata := file.extra.get("core-metadata"):
+    if metadata := extra.get("core-metadata"):
         entry["core-metadata"] = metadata
-    if "gpg-sig" in file.extra:
-        entry["gpg-sig"] = file.extra["gpg-sig"]
-    if provenance is not None and file.extra.get("provenance"):
+    if "gpg-sig" in extra:
+        entry["gpg-sig"] = extra["gpg-sig"]
+    if provenance is not None and extra.get("provenance"):
         entry["provenance"] = provenance(file)
     return entry
 
@@ -332,7 +333,9 @@ def _render_anchor(file: File, link: Link, provenance: Link | None) -> str:
 
 def timestamp(moment: datetime) -> str:
     """Format a moment as PEP 700 does: UTC, with a Z."""
-    return moment.astimezone(UTC).isoformat().replace("+00:00", "Z")
+    if moment.tzinfo is not UTC:
+        moment = moment.astimezone(UTC)
+    return f"{moment.isoformat()[:-6]}Z"
 
 
 class _Spelling:

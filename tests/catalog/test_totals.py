@@ -126,7 +126,7 @@ async def test_an_older_catalog_is_counted_once_when_it_is_opened(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     known = [migration for migration in migrations() if migration.number <= 14]
-    monkeypatch.setattr("mirror.catalog.sqlite.migrations", lambda: known)
+    monkeypatch.setattr("mirror.catalog.migration.migrations", lambda: known)
     path = tmp_path / "catalog.sqlite"
     first = SQLite(path)
     await first.open()
