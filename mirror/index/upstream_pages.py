@@ -6,6 +6,7 @@
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable
+from contextlib import nullcontext
 from functools import partial
 
 import msgspec
@@ -274,7 +275,8 @@ class UpstreamPages:
         try:
             if self._overdue and (stand_in or missing):
                 raise self._too_slow()
-            async with asyncio.timeout(self.upstream.options.stale_timeout if stand_in or missing else None):
+            limit = self.upstream.options.stale_timeout
+            async with asyncio.timeout(limit) if stand_in or missing else nullcontext():
                 state, joined = await self._asking.run(page, lambda: self._ask(page, row))
                 return msgspec.structs.replace(state, outcome="joined") if joined else state
         except (UpstreamError, StorageUnavailable) as error:

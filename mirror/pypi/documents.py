@@ -25,6 +25,11 @@ _TAG = re.compile(
     r"<(?:a|base|meta)(?=[\s/])(?:[^<>\"']|\"[^\"]{0,8192}\"|'[^']{0,8192}'){0,8192}+>[^<]{0,8192}", re.IGNORECASE
 )
 _PLAIN_URL = re.compile(r"https?://[A-Za-z0-9](?:[A-Za-z0-9.-]*[A-Za-z0-9])?/[!\"$-~]*")  # nothing to resolve
+_PLAIN_BASE = re.compile(
+    r"https?://[A-Za-z0-9](?:[A-Za-z0-9.-]*[A-Za-z0-9])?(?::[1-9][0-9]{0,3}|:[1-5][0-9]{4})?(?:/[A-Za-z0-9_~+-][A-Za-z0-9_.~+-]*)*/"
+)
+"""A directory in whose path nothing is to be resolved."""
+_UPWARDS = re.compile(r"(?:\.\./)*")
 _RELATIVE_URL = re.compile(r"\A(?!//)([A-Za-z0-9_./~+-]*/)([A-Za-z0-9_][A-Za-z0-9_.+!-]*)(?:#[!-~]*)?")
 """A path whose last part needs no resolving, and perhaps a fragment."""
 _NOT_PLAIN = re.compile("[^!-~]+")
@@ -143,7 +148,13 @@ def absolute_url(base: str, url: str | None) -> str | None:
 @lru_cache(maxsize=64)
 def _directory(base: str, url: str) -> str | None:
     """Return the absolute URL of a directory, cached: the files of a page are in a few directories, as a rule."""
-    return _resolved(base, url)
+    ups = len(_UPWARDS.match(url)[0]) // 3  # type: ignore[index]  # it matches any text
+    rest = url[3 * ups :]
+    if rest.startswith("/") or "./" in rest or "//" in rest or not _PLAIN_BASE.fullmatch(base):
+        return _resolved(base, url)
+    parts = base.split("/")
+    kept = parts[: -1 - ups]
+    return f"{'/'.join(kept)}/{rest}" if len(kept) >= 3 else _resolved(base, url)
 
 
 def _resolved(base: str, url: str) -> str | None:

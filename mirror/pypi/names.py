@@ -11,6 +11,7 @@ import re
 from collections.abc import Sequence
 from functools import lru_cache
 from typing import Literal
+from urllib.parse import quote
 
 import msgspec
 from packaging.tags import Tag
@@ -44,6 +45,7 @@ _LOWER = bytes.maketrans(b"ABCDEFGHIJKLMNOPQRSTUVWXYZ_.", b"abcdefghijklmnopqrst
 NAMES_AT_ONCE = 500
 """Names of a list that are looked at together; where one of them is odd, each of them is looked at."""
 _SAFE_FILENAME = re.compile(r"[A-Za-z0-9_][^\x00-\x1f\x7f-\x9f/\\?#\u2028\u2029\ud800-\udfff]*")
+_PLAIN_FILENAME = re.compile(r"[A-Za-z0-9_.-]+")
 SDIST_SUFFIXES = (
     *(".tar.gz", ".zip", ".tgz", ".tar.bz2", ".tbz2", ".tbz", ".tar.xz", ".txz", ".tar.lzma", ".tlz", ".tar.z", ".tar"),
 )
@@ -144,6 +146,11 @@ def kind_of(filename: str) -> Kind:
     if lower.endswith(SDIST_SUFFIXES) and _PLATFORM_TAIL.search(_stem(filename)) is None:
         return "sdist"
     return "other"
+
+
+def url_part(filename: str) -> str:
+    """Return a file name as it stands in a URL; most need no quoting, which looking at them tells sooner."""
+    return filename if _PLAIN_FILENAME.fullmatch(filename) else quote(filename)
 
 
 def is_distribution(filename: str) -> bool:

@@ -77,7 +77,7 @@ def request_for(base: URL, page: Page) -> UpstreamRequest:
     root = base / "" if base.path[-1:] != "/" else base
     match page.kind:
         case "project":
-            return UpstreamRequest(url=root / page.name / "", accept=_ACCEPT)
+            return UpstreamRequest(url=root.joinpath(page.name, ""), accept=_ACCEPT)
         case "names":
             return UpstreamRequest(url=root, accept=_ACCEPT, kind="list")
         case "legacy":
@@ -333,9 +333,7 @@ def _render_anchor(file: File, link: Link, provenance: Link | None) -> str:
 
 def timestamp(moment: datetime) -> str:
     """Format a moment as PEP 700 does: UTC, with a Z."""
-    if moment.tzinfo is not UTC:
-        moment = moment.astimezone(UTC)
-    return f"{moment.isoformat()[:-6]}Z"
+    return f"{(moment if moment.tzinfo is UTC else moment.astimezone(UTC)).isoformat()[:-6]}Z"
 
 
 class _Spelling:

@@ -36,7 +36,7 @@ from mirror.index.view import RepositoryNames, ViewStamp
 from mirror.model import File, Page, Project
 from mirror.policy import as_of, parse_moment
 from mirror.pypi import index, legacy, pages, versions
-from mirror.pypi.names import canonical, has_metadata, safe_filename
+from mirror.pypi.names import canonical, has_metadata, safe_filename, url_part
 from mirror.pypi.pages import HTML_TYPE, JSON_TYPE
 from mirror.pypi.provenance import check_provenance
 from mirror.server.facts import facts_of, public_url
@@ -379,7 +379,7 @@ def _moment(request: web.Request) -> datetime | None:
 
 
 def _linker(directory: str) -> Callable[[File], str]:
-    return lambda file: f"{directory}/{quote(file.filename)}"
+    return lambda file: f"{directory}/{url_part(file.filename)}"
 
 
 def _provenance_linker(name: str) -> Callable[[File], str]:

@@ -9,7 +9,7 @@ restart; there a page has one place, in which each revision replaces the one bef
 import asyncio
 import hashlib
 from collections.abc import Awaitable, Callable, Collection, Hashable, Mapping, Sequence
-from functools import partial
+from functools import lru_cache, partial
 from typing import NamedTuple
 
 import msgspec
@@ -150,6 +150,9 @@ class RenderedPage(Representation):
     async def encode(self, encoding: str) -> int:
         """Have the page in memory in an encoding, and return its size in bytes. Raises LostPage."""
         while (body := self.bodies.get(encoding)) is None:
+            if self.size <= IN_LOOP_BYTES and "identity" in self.bodies:  # no one else can come in between
+                await self._make(encoding)
+                continue
             await self._encoders.running.run((self, encoding), lambda: self._make(encoding))
         return len(body.content)
 
@@ -259,7 +262,10 @@ class PageCache:
 
     async def _load(self, place: Place) -> RenderedPage | None:
         """Return the page at a place on disk; None where there is none, or it is damaged."""
-        if (disk := self._disk) is None or (number := _number(text := _text(place))) not in disk.places:
+        if (disk := self._disk) is None:
+            return None
+        text, number = _address(place)
+        if number not in disk.places:
             return None
         record = await disk.find(number)
         if record is None:
@@ -306,7 +312,7 @@ class PageCache:
         saved = page.on_disk and page.bodies.keys() <= {*page.on_disk, "identity"}
         if not saved and len(saver.unsaved) < MOST_UNSAVED:
             page.expect_disk()
-            saver.unsaved[_number(page.facts.place)] = page
+            saver.unsaved[_address(key.place)[1]] = page
             if saver.timer is None:
                 saver.timer = asyncio.get_running_loop().call_later(SAVE_SECONDS, saver.start)
 
@@ -321,12 +327,11 @@ class PageCache:
 _decode_facts = msgspec.msgpack.Decoder(PageFacts).decode
 
 
-def _text(place: Place) -> bytes:
-    return msgspec.json.encode(place)
-
-
-def _number(text: bytes) -> int:
-    return int.from_bytes(hashlib.blake2b(text, digest_size=8).digest())
+@lru_cache(maxsize=1024)
+def _address(place: Place) -> tuple[bytes, int]:
+    """Return a place as it stands in a record on disk, and its number there."""
+    text = msgspec.json.encode(place)
+    return text, int.from_bytes(hashlib.blake2b(text, digest_size=8).digest())
 
 
 def _described(key: PageKey, made: PageInput, body: bytes | PackedPage) -> tuple[PageFacts, dict[str, bytes]]:
@@ -334,7 +339,7 @@ def _described(key: PageKey, made: PageInput, body: bytes | PackedPage) -> tuple
     packed = PackedPage("identity", body, len(body), hashlib.sha256(body).digest()) if isinstance(body, bytes) else body
     stamp = made.stamp
     facts = PageFacts(
-        place=_text(key.place) if key.durable else b"",
+        place=_address(key.place)[0] if key.durable else b"",
         revision=str(key.revision) if key.durable else "",
         media_type=made.media_type,
         etag=made.etag(packed.body) if made.etag else packed.sha256.hex()[:32],
