@@ -71,8 +71,10 @@ __all__ = [
 class Catalog:
     """All tables of one database."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, lease: Lease | None = None) -> None:
+        """`lease`: under which the database takes changes."""
         self.database = database
+        self._lease = lease
         self.pages = Pages(database)
         self.claims = Claims(database)
         self.files = Files(database)
@@ -96,7 +98,12 @@ class Catalog:
 
     def under(self, lease: Lease) -> "Catalog":
         """Return the same catalog for work under a lease: what it writes raises LostLease once another one has it."""
-        return Catalog(FencedDatabase(self.database, lease))
+        return Catalog(FencedDatabase(self.database, lease), lease)
+
+    async def check_lease(self) -> None:
+        """Check, before something outside the database is changed, that the lease is still held. Raises LostLease."""
+        if self._lease is not None:
+            await self.database.write()
 
     async def close(self) -> None:
         """Finish what is being written, and close the database."""

@@ -4,13 +4,14 @@ import asyncio
 import logging
 import os
 import secrets
-from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import asynccontextmanager, suppress
+from typing import TypeVar
 
 import msgspec
 
 from mirror.catalog.database import Database, Row, Statement, Value
-from mirror.errors import ConstraintViolation, LostLease
+from mirror.errors import ConstraintViolation, LostLease, StorageError
 
 SERVING = "serving "
 """How the names of the leases begin by which processes show that they serve from a shared catalog, each by its own."""
@@ -18,6 +19,8 @@ KEPT_HOURS = 400 * 24
 """Hours for which the totals of single hours are kept."""
 
 logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 
 class Counters:
@@ -228,6 +231,46 @@ class Leases:
             f"{beginning}%", now,
         )  # fmt: skip
         return [name for (name,) in rows]
+
+    async def now(self, machine: float) -> float:
+        """Return the database's time, in seconds since the epoch; where it is a file, that of this machine."""
+        ((seconds,),) = await self._database.read("SELECT current_seconds($1)", machine)
+        return float(seconds)
+
+    async def run(
+        self,
+        name: str,
+        clock: Callable[[], float],
+        seconds: float,
+        work: Callable[[Lease], Awaitable[T]],
+        *,
+        keep: bool = False,
+    ) -> T | None:
+        """Return the result of work under a lease, which is renewed; None while another process has the lease.
+
+        `keep`: after work that succeeds, no other process takes it for as long again. Raises LostLease, and cancels the
+        work, once another process has taken the lease.
+        """
+        lease = await self.take(name, clock(), seconds)
+        if lease is None:
+            return None
+        working = asyncio.ensure_future(work(lease))
+        keeping = asyncio.create_task(self._keep(lease, clock, seconds))
+        kept = False
+        try:
+            await asyncio.wait({working, keeping}, return_when=asyncio.FIRST_COMPLETED)
+            if not working.done():
+                raise LostLease(name)
+            result = await working
+            kept = keep and await self.renew(lease, clock(), seconds)
+            return result
+        finally:
+            working.cancel()
+            keeping.cancel()
+            await asyncio.gather(working, keeping, return_exceptions=True)
+            if not kept:
+                with suppress(StorageError):  # it ends by itself
+                    await self.give_back(name)
 
     @asynccontextmanager
     async def held(self, name: str, clock: Callable[[], float], seconds: float) -> AsyncIterator[Lease | None]:

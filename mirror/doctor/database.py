@@ -20,7 +20,7 @@ _LATENCY = Requirement(
 _CLOCK = Requirement(
     "mirror/database-clock",
     f"The clocks of this machine and of the database agree within {OFFSET_SECONDS:.0f} seconds.",
-    "everyone who reads times in the log, in records of uploads or on pages; leases follow the database's clock",
+    "everyone who reads times in the log of this machine; all that is stored has the time of the database",
 )
 
 

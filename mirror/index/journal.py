@@ -148,10 +148,6 @@ class Journal:
         """Return where the journal stands, and which one it is."""
         return await self._table.position()
 
-    async def trim(self, before: float) -> None:
-        """Forget the events older than a moment, in seconds since the epoch."""
-        await self._table.trim(before)
-
     async def bounds(self) -> tuple[int, int]:
         """Return the oldest serial that is kept, and the newest."""
         return await self._table.bounds()

@@ -17,7 +17,7 @@ import msgspec
 
 from mirror.catalog import Catalog, PageRow
 from mirror.catalog.claims import owner_of
-from mirror.catalog.pages import MISSING_AT_ONCE
+from mirror.catalog.pages import MISSING_AT_ONCE, Pages
 from mirror.errors import MirrorError, StorageError, StorageUnavailable, UpstreamProtocolError
 from mirror.index.cache import BoundedCache, LoadingCache, MemoryBudget
 from mirror.index.freshness import Ages
@@ -263,9 +263,13 @@ class PageStore:
                 await self.trim_missing(now)
         return self._keep(page, PageRow(stamp=Stamp(now, False))), serial
 
-    async def trim_missing(self, now: float) -> None:
-        """Forget pages that upstream never had, once that is no longer believed, and the oldest beyond a number."""
-        while await self._pages.trim_missing(self._source, now - self._negative, MOST_MISSING) == MISSING_AT_ONCE:
+    async def trim_missing(self, now: float, under: Pages | None = None) -> None:
+        """Forget pages that upstream never had, once that is no longer believed, and the oldest beyond a number.
+
+        `under`: the same table under a lease. Raises LostLease.
+        """
+        table = under or self._pages
+        while await table.trim_missing(self._source, now - self._negative, MOST_MISSING) == MISSING_AT_ONCE:
             pass
 
     async def confirm(self, page: Page, row: PageRow, now: float) -> PageRow | None:

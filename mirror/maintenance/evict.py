@@ -143,17 +143,19 @@ class Evictor:
     async def _remove(self, catalog: Catalog, batch: Batch) -> None:
         if batch.files:
             await catalog.files.forget_all(batch.files)
-        await self._remove_blobs(batch.digests)
+        await self._remove_blobs(catalog, batch.digests)
         for source, project in {(one.source, one.project) for one in batch.files}:
             if not await self._catalog.files.has_any(source, project):
                 # A page without a held file lets no one install offline; it is fetched again with the next file.
                 await catalog.pages.forget(source, project, before=self._clock() - self._min_age)
 
-    async def _remove_blobs(self, digests: Collection[str]) -> None:
+    async def _remove_blobs(self, catalog: Catalog, digests: Collection[str]) -> None:
         withdrawn = set(digests) - await self._needed(digests)
+        await catalog.check_lease()
         for digest in withdrawn:
             await self._blobs.withdraw(digest)
         await asyncio.sleep(self._pause)
+        await catalog.check_lease()  # after a long pause, another sweep has settled what is withdrawn
         await self._settle(withdrawn)
 
     async def _settle(self, withdrawn: Collection[str]) -> None:

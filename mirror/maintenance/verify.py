@@ -107,9 +107,11 @@ class Verifier:
                 except (MissingBlob, OSError):
                     actual, read = "", 0
                 if actual != digest and await self._is_stored(digest):
+                    await self._catalog.check_lease()
                     await self._blobs.set_aside(digest)
                     fault = await self._repair(digest, await self._catalog.files.named(digest), missing=False)
                 elif wrong := await self._wrong(digest, names.get(digest, ())):
+                    await self._catalog.check_lease()
                     await self._blobs.set_aside(digest)
                     fault = await self._repair(digest, wrong, missing=False)
                 if fault is not None:

@@ -1,18 +1,26 @@
 """Followers in the process that serves: one for each upstream of a repository that the settings say to follow."""
 
+import asyncio
+import logging
 from collections.abc import Sequence
 
 from yarl import URL
 
 from mirror.airgap.follow.follower import Applier, Follower
 from mirror.airgap.follow.remote import RemoteMirror
+from mirror.catalog.coordination import Lease
 from mirror.config import UpstreamSettings
-from mirror.errors import StorageFull, UpstreamUnavailable
+from mirror.errors import MirrorError, StorageFull, UpstreamUnavailable
 from mirror.index.freshness import Freshness
 from mirror.index.upstream import CachedUpstream
 from mirror.service.ecosystems import ECOSYSTEMS
 from mirror.service.scheduled_sync import holdings
 from mirror.service.services import Mirror
+
+logger = logging.getLogger(__name__)
+
+LEASE_SECONDS = 30.0
+"""Time for which one process has the right to follow, renewed while it does: so late another one goes on."""
 
 PAGE_TRIES = 3
 """How often a page is fetched again because a fetch was joined that began before the change."""
@@ -90,4 +98,15 @@ async def follow(mirror: Mirror, name: str, source: CachedUpstream, only: Sequen
     applier = LocalApplier(mirror, name, source.upstream.url)
     one = follower(mirror, name, source, applier, only, remote_of(mirror, name, source))
     mirror.state.following[f"{name} {source.upstream.name}"] = one.state
-    await one.run()
+    if not (mirror.store.database.shared or mirror.settings.node.count > 1):
+        await one.run()
+
+    async def work(lease: Lease) -> None:
+        await one.under(mirror.catalog.under(lease).cursors).run()
+
+    while True:  # one process follows, and the others are ready to go on where it ends
+        try:
+            await mirror.catalog.leases.run(f"follow {one.name}", mirror.clock, LEASE_SECONDS, work)
+        except MirrorError as error:
+            logger.warning("following %s into %s: %s", source.upstream.name, name, error)
+        await asyncio.sleep(LEASE_SECONDS / 3)

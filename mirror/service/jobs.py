@@ -12,6 +12,7 @@ from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
 from mirror.api.state import EvictionSummary
+from mirror.catalog.coordination import Lease
 from mirror.config import Settings
 from mirror.errors import MirrorError, StorageError
 from mirror.index.journal import LOOK_SECONDS
@@ -24,6 +25,7 @@ from mirror.service.ecosystems import ECOSYSTEMS
 from mirror.service.listening import CERTIFICATE_SECONDS
 from mirror.service.presence import SERVING_SECONDS, Presence
 from mirror.service.services import Mirror
+from mirror.service.shared_clock import QUESTION_SECONDS as CLOCK_SECONDS
 from mirror.service.store import Store
 from mirror.telemetry.statistics import RECORD_SECONDS
 from mirror.telemetry.worker_reports import PUBLISH_SECONDS
@@ -50,8 +52,8 @@ FLIGHTS_SECONDS = 3600.0
 """Seconds between two looks at flights whose owners have vanished."""
 VERIFY_SECONDS = 3600.0
 """Time for which one process has the right to verify the store, renewed while it does, and pause after each pass."""
-RENEW_BLOBS = 100
-"""Blobs that are verified between two renewals of that right."""
+LEASE_SECONDS = 60.0
+"""Time for which one process has the right to do what is short, renewed while it does."""
 ORPHANS_SECONDS = 86_400.0
 """Time between two looks through an object store for objects that nothing refers to."""
 SYNC_RETRY_SECONDS = 300.0
@@ -128,6 +130,7 @@ def process_jobs(service: "Service") -> list[BackgroundJob]:
     store, activity = service.store, service.activity
     return [
         *(() if service.node is None else _node_jobs(service.node, store)),
+        *(() if store.shared_clock is None else _clock_jobs(store)),
         *([_serving_job(service.presence)] if store.database.shared else ()),
         BackgroundJob(
             "statistics",
@@ -190,6 +193,11 @@ def _node_jobs(node: "Node", store: Store) -> list[BackgroundJob]:
     ]  # fmt: skip
 
 
+def _clock_jobs(store: Store) -> list[BackgroundJob]:
+    purpose = "take the time from the database, which all nodes share"
+    return [BackgroundJob("clock", purpose, store.follow_clock, every=CLOCK_SECONDS, retry_seconds=CLOCK_SECONDS)]
+
+
 def mirror_jobs(mirror: Mirror, store: Store, urls: Sequence[str]) -> list[BackgroundJob]:
     """List the jobs of a mirror that answers at these URLs, as its settings say."""
     settings = mirror.settings
@@ -210,6 +218,7 @@ def mirror_jobs(mirror: Mirror, store: Store, urls: Sequence[str]) -> list[Backg
             "forget which pages upstreams never had, once that is no longer believed",
             partial(_trim_missing, mirror),
             every=MISSING_SECONDS,
+            lease="missing pages",
         )
     )
     if (keep := settings.feed.keep) < float("inf"):
@@ -219,6 +228,7 @@ def mirror_jobs(mirror: Mirror, store: Store, urls: Sequence[str]) -> list[Backg
                 "shorten the journal to [feed] keep",
                 partial(_trim, store, keep),
                 every=min(TRIM_SECONDS, keep / 2),
+                lease="trim",
             )
         )
     if (limit := settings.store.limit) is not None:
@@ -246,7 +256,7 @@ def mirror_jobs(mirror: Mirror, store: Store, urls: Sequence[str]) -> list[Backg
             BackgroundJob(
                 "verify",
                 "compare what is held with its digests, and repair it",
-                partial(_verify, store, verifier(mirror, store, rate)),
+                partial(_verify, mirror, store, rate),
                 every=VERIFY_SECONDS,
                 lease="verify",
                 retry_seconds=VERIFY_SECONDS,
@@ -311,9 +321,13 @@ def evictor(settings: Settings, store: Store, limit: int | None) -> Evictor:
     return Evictor(store.catalog, store.blobs, formats, limit=limit, min_age=settings.store.min_age, clock=store.clock)
 
 
-def verifier(mirror: Mirror, store: Store, rate: int | None) -> Verifier:
-    """Return the verifier of a store, which fetches damaged files again through the mirror's repositories."""
-    return Verifier(store.catalog, store.blobs, mirror.mend, mirror.is_verified, rate)
+def verifier(mirror: Mirror, store: Store, rate: int | None, lease: Lease | None = None) -> Verifier:
+    """Return the verifier of a store, which fetches damaged files again through the mirror's repositories.
+
+    Under a lease, it ends once another process has that.
+    """
+    catalog = store.catalog if lease is None else store.catalog.under(lease)
+    return Verifier(catalog, store.blobs, mirror.mend, mirror.is_verified, rate)
 
 
 async def _flush(store: Store) -> None:
@@ -322,13 +336,20 @@ async def _flush(store: Store) -> None:
 
 
 async def _trim_missing(mirror: Mirror) -> None:
-    for sources in mirror.cached_upstreams.values():
-        for source in sources:
-            await source.pages.store.trim_missing(mirror.clock())
+    async def work(lease: Lease) -> None:
+        table = mirror.catalog.under(lease).pages
+        for sources in mirror.cached_upstreams.values():
+            for source in sources:
+                await source.pages.store.trim_missing(mirror.clock(), table)
+
+    await mirror.catalog.leases.run("missing pages", mirror.clock, LEASE_SECONDS, work)
 
 
 async def _trim(store: Store, keep: float) -> None:
-    await store.journal.trim(store.clock() - keep)
+    async def work(lease: Lease) -> None:
+        await store.catalog.under(lease).feed.trim(store.clock() - keep)
+
+    await store.catalog.leases.run("trim", store.clock, LEASE_SECONDS, work)
 
 
 async def _sweep(mirror: Mirror, evictor: Evictor) -> None:
@@ -342,9 +363,9 @@ async def _sweep(mirror: Mirror, evictor: Evictor) -> None:
         logger.info("swept: %d files and %d orphans went, %d bytes in all", report.files, report.orphans, report.freed)
 
 
-async def _verify(store: Store, verifier: Verifier) -> None:
-    leases = store.catalog.leases
-    if await leases.take("verify", store.clock(), VERIFY_SECONDS):
-        async for progress in verifier.verify():
-            if progress.blobs % RENEW_BLOBS == 0:
-                await leases.take("verify", store.clock(), VERIFY_SECONDS)
+async def _verify(mirror: Mirror, store: Store, rate: int) -> None:
+    async def work(lease: Lease) -> None:
+        async for _ in verifier(mirror, store, rate, lease).verify():
+            pass
+
+    await store.catalog.leases.run("verify", store.clock, VERIFY_SECONDS, work, keep=True)

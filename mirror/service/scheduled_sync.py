@@ -1,9 +1,9 @@
 """Syncs of one mirror: its parts in the form that `mirror.airgap.sync` takes, and sets that are kept on a schedule."""
 
 import asyncio
+import hashlib
 import logging
 import secrets
-import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
@@ -36,6 +36,8 @@ TOKEN_SECONDS = 24 * 3600.0
 """Time after which the token of a sync that was killed expires."""
 LEASE_SECONDS = 900.0
 """Time after which another node may fetch a set whose node has died; two at once would do the work twice."""
+DONE_SHARE = 0.9
+"""The part of its period for which a set that is complete is not fetched again by any of several processes."""
 
 
 def holdings(mirror: Mirror) -> Holdings:
@@ -126,7 +128,7 @@ async def grant_access(mirror: Mirror, urls: Sequence[str]) -> AsyncIterator[Acc
     if all(mirror.guard.read_access(one).open for one in mirror.settings.repositories):
         yield Access(mirror, urls, "")
         return
-    name, secret, now = f"sync-{secrets.token_hex(4)}", new_token(), time.time()
+    name, secret, now = f"sync-{secrets.token_hex(4)}", new_token(), mirror.clock()
     grants = (Grant(rights=frozenset({"read"})),)
     token = Token(name=name, sha256=digest(secret), grants=grants, created=now, expires=now + TOKEN_SECONDS)
     await mirror.catalog.accounts.add_token(token)
@@ -175,14 +177,20 @@ async def sync_inputs(settings: Settings, one: SyncSettings) -> list[SyncInput]:
 
 async def sync_set(mirror: Mirror, urls: Sequence[str], one: SyncSettings) -> bool:
     """Fetch what one set lacks, unless another node is at it; return whether all of it is here."""
+    leases, alone = mirror.catalog.leases, not mirror.store.database.shared and mirror.settings.node.count == 1
+    done = f"synced {one.name} {hashlib.sha256(one.model_dump_json().encode()).hexdigest()[:16]}"
     try:
-        async with mirror.catalog.leases.held(f"sync {one.name}", mirror.clock, LEASE_SECONDS) as mine:
+        if not alone and await leases.held_names(done, mirror.clock()):
+            return True  # another process has fetched it in this period
+        async with leases.held(f"sync {one.name}", mirror.clock, LEASE_SECONDS) as mine:
             if not mine:
                 return False
             wanted = await sync_inputs(mirror.settings, one)
             async with grant_access(mirror, urls) as index, local_fetcher(mirror) as fetcher:
                 result = await fetch(wanted, fetcher, Resolvers(index), holdings(mirror), NoProgress())
             await remember(mirror.catalog.under(mine).sets, one.name, result, only=True)
+            if not alone and not result.problems:
+                await leases.take(done, mirror.clock(), DONE_SHARE * one.every)
     except MirrorError as error:
         logger.error("the set %s could not be fetched: %s", one.name, error)
         return False

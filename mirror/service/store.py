@@ -23,6 +23,7 @@ from mirror.index.packing import PAGES_VERSION
 from mirror.isolation.processes import IsolatedProcesses
 from mirror.service.blobs import blob_store, upload_records
 from mirror.service.directory import make, new_secret
+from mirror.service.shared_clock import SharedClock
 
 if TYPE_CHECKING:
     from mirror.server.disk_cache import DiskCache
@@ -45,7 +46,9 @@ class Store:
         `secret` is that of a process which others share the data directory with; empty: a new one.
         """
         self.data_dir = settings.data_dir
-        self.clock = clock
+        self.shared_clock = SharedClock() if settings.catalog.url is not None and clock is time.time else None
+        """The clock of a database that machines share."""
+        self.clock = self.shared_clock or clock
         self.secret = secret or new_secret()
         """By which this process proves to commands that it has the data directory."""
         self.database = catalog_engine(settings)
@@ -78,10 +81,16 @@ class Store:
         make(self.data_dir)
         self.changes.open(self.data_dir / "changes")
         await self.database.open()
+        await self.follow_clock()
         if await MoveSteps(self.database).source() is not None:
             raise ConfigError(
                 "`mirror move` has not copied everything to this catalog: run it again, it goes on where it was."
             )
+
+    async def follow_clock(self) -> None:
+        """Set the clock by that of a database that machines share. Raises StorageUnavailable."""
+        if self.shared_clock is not None:
+            await self.shared_clock.learn(self.catalog.leases)
 
     async def keep_rendered(self, settings: Settings) -> None:
         """Keep rendered pages on disk as these settings say; only for the process that serves."""

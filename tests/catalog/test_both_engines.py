@@ -5,7 +5,19 @@ import random
 
 import pytest
 
-from mirror.catalog import START, Catalog, Cursor, HeldFile, RemovedFiles, SetMember, Token, Upload, UploadRow, User
+from mirror.catalog import (
+    START,
+    Catalog,
+    Cursor,
+    HeldFile,
+    Lease,
+    RemovedFiles,
+    SetMember,
+    Token,
+    Upload,
+    UploadRow,
+    User,
+)
 from mirror.catalog.bundles import BundleImport, ImportedLog, ImportedSerials, RemovedRow, StagedFile, StoredPage
 from mirror.catalog.holdings import begins, contains
 from mirror.errors import Conflict, ConstraintViolation, LostLease
@@ -267,6 +279,33 @@ async def test_what_is_done_under_a_lease_that_is_lost_changes_nothing(open_cata
     assert [event.at for event in await one.feed.since(0)] == [1.0]
     with pytest.raises(ConstraintViolation):
         await two.database.write(("INSERT INTO leases (name, holder, until) VALUES ('sweep', 'x', 0)", ()))
+
+
+async def test_work_under_a_lease_is_broken_off_as_another_process_takes_it(open_catalog: Opener) -> None:
+    one, two = await open_catalog(), await open_catalog()
+    stopped = asyncio.Event()
+
+    async def endless(lease: Lease) -> None:
+        try:
+            await one.database.write(("UPDATE leases SET until = 0", ()))  # as after a long pause
+            assert await two.leases.take("job", 1000.0, 60) is not None
+            await asyncio.Event().wait()
+        finally:
+            stopped.set()
+
+    with pytest.raises(LostLease):
+        await asyncio.wait_for(one.leases.run("job", lambda: 1000.0, 0.3, endless), 30)
+    assert stopped.is_set()
+
+    async def quick(lease: Lease) -> int:
+        return lease.epoch
+
+    assert await one.leases.run("job", lambda: 1000.0, 60, quick) is None, "another process has it"
+    await two.leases.give_back("job")
+    assert await one.leases.run("job", lambda: 1000.0, 60, quick, keep=True)
+    assert await two.leases.run("job", lambda: 1000.0, 60, quick) is None, "it was done a moment ago"
+    assert await one.leases.run("job", lambda: 1000.0, 60, quick)
+    assert await two.leases.run("job", lambda: 1000.0, 60, quick)
 
 
 async def test_two_that_take_one_lease_at_the_same_moment_do_not_both_get_it(open_catalog: Opener) -> None:

@@ -15,7 +15,7 @@ from typing import Protocol
 from mirror.airgap.follow.remote import FeedLine, FeedMismatch, FeedPosition, HeldFileLine, RemoteMirror
 from mirror.api.state import FollowState
 from mirror.catalog import Cursor, Cursors
-from mirror.errors import Blocked, MirrorError, NotFound, StorageError, UpstreamProtocolError
+from mirror.errors import Blocked, LostLease, MirrorError, NotFound, StorageError, UpstreamProtocolError
 from mirror.policy import matches
 
 logger = logging.getLogger(__name__)
@@ -89,6 +89,11 @@ class Follower:
         self._names, self._names_since = 0, -math.inf
         """How many names were looked at, and since when, on the monotonic clock."""
 
+    def under(self, cursors: Cursors) -> "Follower":
+        """Return this follower with other cursors: those under a lease."""
+        self._cursors = cursors
+        return self
+
     async def catch_up(self) -> None:
         """Apply everything up to the event that is the newest one now. Raises MirrorError."""
         newest, until = math.inf, time.monotonic() + CATCH_UP_SECONDS
@@ -110,6 +115,8 @@ class Follower:
                 self.state.last_error, self.state.behind = str(error), None
                 self.on_change(self.state)
                 await asyncio.sleep(DISTRUST_SECONDS)
+            except LostLease:
+                raise
             except MirrorError as error:
                 if str(error) != self.state.last_error:
                     logger.warning("following %s: %s", self._remote.name, error)

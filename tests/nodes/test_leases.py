@@ -1,0 +1,158 @@
+"""Promise 5: work that is done once is done under leases, by the clock of the database."""
+
+import asyncio
+import os
+import signal
+import sys
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+
+from mirror.catalog import Catalog
+from mirror.model import Event
+from tests.builders import wheel
+from tests.catalog.conftest import engine
+from tests.nodes.cluster import only_pypi
+from tests.nodes.commands import run_command
+from tests.serving import spawned
+from tests.simulator import Simulator
+from tests.uploading import upload
+
+PAUSES = int(os.environ.get("PAUSES", "5"))
+"""How often a process that holds a lease is stopped; on demand 20 and more."""
+OFF_SECONDS = 3600.0
+CLOCK_IS_OFF = f"""
+import time
+right = time.time
+time.time = lambda: right() + {OFF_SECONDS}
+import mirror.cli
+mirror.cli.main()
+"""
+"""The command on a machine whose clock is an hour ahead."""
+TIMES = {
+    "pages": ["checked"],
+    "files": ["used", "stored"],
+    "feed": ["at"],
+    "uploads": ["uploaded", "changed"],
+    "claims": ["at"],
+}
+"""Columns with times, in seconds since the epoch, and their tables."""
+
+HOLDER = """
+import asyncio, sys, time
+from mirror.catalog import Catalog
+from mirror.errors import LostLease, StorageError
+from mirror.model import Event
+from tests.catalog.conftest import engine
+
+async def main():
+    database = engine(sys.argv[1])
+    await database.open()
+    catalog = Catalog(database)
+
+    async def work(lease):
+        under = catalog.under(lease)
+        while True:
+            await under.feed.append(Event(serial=0, at=1, source="job", project=f"{lease.epoch}", kind="page"))
+            await asyncio.sleep(0.01)
+
+    while True:
+        try:
+            await catalog.leases.run("job", time.time, 0.5, work)
+        except (LostLease, StorageError):
+            pass
+        await asyncio.sleep(0.05)
+
+asyncio.run(main())
+"""
+"""A process that has an effect every 10 ms for as long as it holds a lease."""
+
+
+@asynccontextmanager
+async def opened(url: str) -> AsyncIterator[Catalog]:
+    database = engine(url)
+    await database.open()
+    try:
+        yield Catalog(database)
+    finally:
+        await database.close()
+
+
+async def test_a_holder_that_is_stopped_and_goes_on_has_no_effect_any_more(postgres_url: str) -> None:
+    async with opened(postgres_url) as catalog:
+        root = Path(__file__).parent.parent.parent
+        holder = await asyncio.create_subprocess_exec(sys.executable, "-c", HOLDER, postgres_url, cwd=root)
+        try:
+            async with asyncio.timeout(100):
+                for _ in range(PAUSES):
+                    _, before = await catalog.feed.bounds()
+                    while (await catalog.feed.bounds())[1] < before + 3:  # noqa: ASYNC110  it has the lease
+                        await asyncio.sleep(0.02)
+                    holder.send_signal(signal.SIGSTOP)
+                    while (lease := await catalog.leases.take("job", time.time(), 10)) is None:  # noqa: ASYNC110
+                        await asyncio.sleep(0.05)
+                    ours = catalog.under(lease)
+                    for number in range(4):
+                        await ours.feed.append(
+                            Event(serial=0, at=1, source="us", project=f"{lease.epoch}", kind="page")
+                        )
+                        if number == 1:
+                            holder.send_signal(signal.SIGCONT)
+                        await asyncio.sleep(0.05)
+                    await catalog.leases.give_back("job")
+        finally:
+            holder.kill()
+            await holder.wait()
+        events = await catalog.feed.since(0, 100_000)
+        epochs = [int(event.project) for event in events]
+        assert epochs == sorted(epochs), "an effect of a lease that another process had taken"
+        assert len(set(epochs)) > PAUSES
+
+
+async def test_a_node_whose_clock_is_an_hour_off_stores_no_wrong_time_and_forgets_nothing(
+    simulator: Simulator, postgres_url: str, tmp_path: Path
+) -> None:
+    built = wheel("six", "1.0")
+    simulator.publish(built)
+    simulator.publish(wheel("tilt", "1.0"))
+    shared = {"catalog": {"url": postgres_url}, "feed": {"keep": "10m"}}
+    began = time.time()
+    async with spawned(tmp_path / "right", only_pypi(simulator), **shared) as right:
+        assert (await right.get("/simple/six/")).status == 200
+        simulator.forget()
+        async with spawned(tmp_path / "wrong", only_pypi(simulator), code=CLOCK_IS_OFF, **shared) as wrong:
+            (tmp_path / "wrong" / "blobs").mkdir(exist_ok=True)
+            token = await run_command(tmp_path / "right", "token", "create", "--name", "t", "--right", "upload")
+            assert (await wrong.get("/simple/six/")).status == 200
+            assert simulator.count("GET", "/simple/six/") == 0, "what is fresh there is fresh here"
+            assert (await wrong.get("/simple/tilt/")).status == 200
+            assert (await wrong.get(f"/packages/six/{built.filename}")).status == 200
+            assert (await upload(wrong, token, wheel("ours", "1.0"))).status == 200
+            assert (await right.get("/simple/tilt/")).status == 200
+            assert await wrong.end() == 0
+        assert simulator.count("GET", "/simple/tilt/") == 1
+    async with opened(postgres_url) as catalog:
+        for table, columns in TIMES.items():
+            for column in columns:
+                rows = await catalog.database.read(f"SELECT {column} FROM {table}")
+                assert rows, table
+                for (at,) in rows:
+                    assert began - 5 < at < time.time() + 5, (table, column)
+        assert (await catalog.feed.bounds())[0] == 1, "the journal was not trimmed by a clock that is ahead"
+
+
+@pytest.mark.parametrize("count", [3])
+async def test_a_set_is_fetched_by_one_of_several_workers(simulator: Simulator, tmp_path: Path, count: int) -> None:
+    simulator.publish(wheel("six", "1.0"))
+    sets = [{"name": "shop", "names": ["six"], "dependencies": False, "every": "1h"}]
+    said = tmp_path / "data.log"
+    async with spawned(tmp_path / "data", only_pypi(simulator), "--workers", f"{count}", sync=sets) as mirror:
+        async with asyncio.timeout(60):
+            while "the set shop: " not in said.read_text():  # noqa: ASYNC110  another process has no event for it
+                await asyncio.sleep(0.1)
+        await asyncio.sleep(1)
+        assert await mirror.end() == 0
+    assert said.read_text().count("the set shop: ") == 1
