@@ -220,7 +220,7 @@ async def test_beyond_the_window_it_says_so_and_compares_what_both_hold(
             await caught_up(b, a)
         await upload(a, secret, new)
         await a.mirror.publishers["pypi"].delete(gone.filename)
-        await a.mirror.journal.trim(time.time() + 60)
+        await a.mirror.catalog.feed.trim(time.time() + 60)
         caplog.clear()
         async with serving(tmp_path / "b", of(a)) as b:
             await holds(b, kept, gone, new)

@@ -175,14 +175,14 @@ async def test_an_unknown_repository_is_not_found(mirror: Serving, question: str
 async def test_a_place_that_is_too_old_is_gone_and_the_answer_says_what_to_do(mirror: Serving) -> None:
     for at in (100.0, 200.0, 300.0):
         await mirror.mirror.journal.append(Event(serial=0, at=at, source="uploads:pypi", project="acme", kind="upload"))
-    await mirror.mirror.journal.trim(250)
+    await mirror.mirror.catalog.feed.trim(250)
     reply = await mirror.get("-/feed?since=1")
     assert reply.status == 410
     said = reply.json()
     assert (said["oldest"], said["newest"], said["resynchronise"]) == (2, 3, "/-/holdings")
     assert "no longer known" in said["error"]
     assert len(lines((await mirror.get("-/feed?since=2")).text)) == 1
-    await mirror.mirror.journal.trim(1000)
+    await mirror.mirror.catalog.feed.trim(1000)
     assert (await mirror.get("-/feed?since=2")).status == 410
     assert (await mirror.get("-/feed?since=3")).status == 200
 
@@ -201,7 +201,7 @@ async def test_the_journal_is_kept_for_as_long_as_the_settings_say(tmp_path: Pat
 async def test_trimming_forgets_nothing_that_comes_after_what_is_kept(mirror: Serving) -> None:
     for at in (100.0, 300.0, 200.0, 400.0):
         await mirror.mirror.journal.append(Event(serial=0, at=at, source="uploads:pypi", project="acme", kind="upload"))
-    await mirror.mirror.journal.trim(250)
+    await mirror.mirror.catalog.feed.trim(250)
     assert [one["serial"] for one in lines((await mirror.get("-/feed?since=1")).text)] == [2, 3, 4]
 
 
