@@ -44,6 +44,7 @@ async def test_these_are_all_the_jobs(simulator: Simulator, tmp_path: Path) -> N
     follow = next(job.name for job in jobs if job.name.startswith("follow "))
     assert [(job.name, job.every, job.lease) for job in jobs] == [
         ("statistics", 30, ""),
+        ("report", 1, ""),
         ("event loop lag", None, ""),
         ("journal", None, ""),
         ("slow clients", 2, ""),
