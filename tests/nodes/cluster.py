@@ -27,16 +27,6 @@ from tests.servers import kept_ports
 from tests.serving import Client, Spawned, Table, repositories, spawned
 from tests.simulator import Simulator
 
-ALL_SERVE = """
-import mirror.service.process as process, mirror.cli
-async def claim_nothing(service): pass
-if hasattr(process.Service, "_claim_catalog"):
-    process.Service._claim_catalog = claim_nothing
-mirror.cli.main()
-"""
-"""The command, without the lease by which one node at a time serves from a shared catalog."""
-
-
 SECRET = "not a secret, but long enough for one"
 """What the nodes prove to each other."""
 
@@ -73,8 +63,8 @@ class Node:
         """Its log."""
         return self.data_dir.with_suffix(".log").read_text()
 
-    async def start(self, code: str = ALL_SERVE) -> None:
-        """Start it, and wait until it answers; `code` is run in place of the command."""
+    async def start(self, code: str = "") -> None:
+        """Start it, and wait until it answers; `code`, if any, is run in place of the command."""
         await self._stack.aclose()
         made = spawned(self.data_dir, self._repositories, code=code, **self._settings)
         self._process = await self._stack.enter_async_context(made)
@@ -119,11 +109,12 @@ async def cluster(
     blobs: Table | None = None,
     own: Mapping[int, Table] | None = None,
     addressed: bool = True,
+    workers: int = 1,
     **settings: Any,
 ) -> AsyncIterator[Nodes]:
     """So many nodes, started one after the other; `own` are settings of single ones, by their number from 0 on.
 
-    `addressed`: each has an address at which the others reach it.
+    `addressed`: each has an address at which the others reach it. `workers` are the processes of each.
     """
     files, secret = directory / "files", directory / "node-secret"
     files.mkdir(exist_ok=True)
@@ -134,8 +125,8 @@ async def cluster(
         data_dir = directory / f"node{number}"
         data_dir.mkdir(mode=0o700, exist_ok=True)
         table: dict[str, Any] = {"catalog": {"url": catalog}} | settings
-        if addressed:
-            table["node"] = {"address": f"http://127.0.0.1:{inner}", "secret_file": str(secret)}
+        address = {"address": f"http://127.0.0.1:{inner}", "secret_file": str(secret)}
+        table["node"] = (address if addressed else {}) | {"workers": workers}
         if blobs is None:
             (data_dir / "blobs").symlink_to(files)
         else:

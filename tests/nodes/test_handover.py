@@ -1,26 +1,17 @@
-"""A node that is told to stop finishes what it has begun, or leaves it to the others; no request fails."""
+"""A node that is told to stop finishes what it has begun, or leaves it to the others."""
 
 import asyncio
 import hashlib
-import random
 import signal
-import time
-from collections.abc import Callable
 from pathlib import Path
-
-import aiohttp
-import pytest
 
 from tests.builders import wheel
 from tests.contract.pypi import eventually
 from tests.nodes.cluster import cluster, download, only_pypi
-from tests.nodes.workers import PAUSE_SECONDS, on_demand, workers_of
+from tests.nodes.workers import PAUSE_SECONDS, workers_of
 from tests.serving import spawned
 from tests.simulator import Simulator
 from tests.simulator.faults import Drip
-
-NODES, CLIENTS, SECONDS = 4, 32, 60.0
-"""The nodes, each restarted at least once, their clients, and the shortest time."""
 
 
 async def test_a_node_that_ends_in_the_middle_of_a_file_leaves_it_to_the_others(
@@ -69,55 +60,3 @@ async def test_workers_that_a_reload_replaces_are_still_followed(simulator: Simu
             assert got.whole
             assert got.digest == hashlib.sha256(built.content).hexdigest()
         assert simulator.count("GET", "*.whl") == 1
-
-
-@on_demand
-@pytest.mark.timeout(400)
-async def test_no_request_fails_while_nodes_are_restarted_one_after_the_other(
-    simulator: Simulator, postgres_url: str, tmp_path: Path, report: Callable[[str], None]
-) -> None:
-    built = [wheel(f"known{number}", "1.0", size=size) for number, size in enumerate([3_000, 200_000, 2_000_000] * 20)]
-    for one in built:
-        simulator.publish(one)
-    wanted = {one.filename: hashlib.sha256(one.content).hexdigest() for one in built}
-    answers, failures, stopping = 0, list[object](), asyncio.Event()
-    async with cluster(tmp_path, only_pypi(simulator), NODES, catalog=postgres_url) as nodes:
-
-        async def ask(seed: int) -> None:
-            """Ask as through a load balancer: where nothing listens, another node gets the request."""
-            nonlocal answers
-            chosen = random.Random(seed)
-            while not stopping.is_set():
-                one = chosen.choice(built)
-                page = chosen.random() < 0.5
-                path = f"simple/{one.name}/" if page else f"packages/{one.name}/{one.filename}"
-                async with aiohttp.ClientSession() as session:
-                    try:
-                        async with session.get(chosen.choice(nodes).url + path) as response:
-                            body = await response.read()
-                    except aiohttp.ClientConnectorError:
-                        await asyncio.sleep(0.01)
-                        continue
-                    except aiohttp.ClientError as error:
-                        failures.append(error)
-                        continue
-                right = (
-                    one.filename.encode() in body if page else hashlib.sha256(body).hexdigest() == wanted[one.filename]
-                )
-                if response.status != 200 or not right:
-                    failures.append((response.status, path, body[:200]))
-                answers += 1
-
-        clients = [asyncio.create_task(ask(seed)) for seed in range(CLIENTS)]
-        began, restarts = time.monotonic(), 0
-        while restarts < len(nodes) or time.monotonic() - began < SECONDS:
-            node = nodes[restarts % len(nodes)]
-            assert await node.end(signal.SIGTERM) == 0
-            await node.start()
-            restarts += 1
-        stopping.set()
-        await asyncio.gather(*clients)
-        report(f"{answers} answers during {restarts} restarts in {time.monotonic() - began:.0f} s")
-        assert not failures
-        assert answers
-        assert all(simulator.count("GET", f"*{one.filename}") <= 1 for one in built)

@@ -30,15 +30,20 @@ def stored_files(postgres: PostgresServer, url: str) -> str:
 
 
 @patient
-@pytest.mark.parametrize("store", ["directory", pytest.param("s3", marks=on_demand)])
+@pytest.mark.parametrize(
+    "kind", ["directory", pytest.param("s3", marks=on_demand), pytest.param("workers", marks=on_demand)]
+)
 async def test_a_cold_file_is_one_request_upstream_for_the_clients_of_all_nodes(
-    simulator: Simulator, postgres_url: str, tmp_path: Path, store: str, report: Callable[[str], None]
+    simulator: Simulator, postgres_url: str, tmp_path: Path, kind: str, report: Callable[[str], None]
 ) -> None:
-    blobs = objects.table("s3") if store == "s3" else None
+    blobs = objects.table("s3") if kind == "s3" else None
+    workers = 2 if kind == "workers" else 1
     built = wheel("cold", "1.0", size=SIZE)
     simulator.publish(built)
     wanted = hashlib.sha256(built.content).hexdigest()
-    async with cluster(tmp_path, only_pypi(simulator), NODES, catalog=postgres_url, blobs=blobs) as nodes:
+    async with cluster(
+        tmp_path, only_pypi(simulator), NODES, catalog=postgres_url, blobs=blobs, workers=workers
+    ) as nodes:
         urls = [f"{node.url}packages/cold/{built.filename}" for node in nodes]
         stalled_page = simulator.inject("/simple/cold/", Stall())
         asking = [asyncio.create_task(node.process.get("/simple/cold/")) for node in nodes for _ in range(4)]
