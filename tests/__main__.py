@@ -33,19 +33,17 @@ SLOW = [
 SHARED = ["--catalog", "postgres", "--blobs", "s3"]
 """The options for mirrors over PostgreSQL and an object store."""
 SERVED = [
-    "tests/contract",
-    *("tests/pypi/test_upload.py", "tests/index/test_uploads.py", "tests/policy/test_policy_served.py"),
-    *(f"tests/rubygems/test_{name}.py" for name in ("upload", "routes", "published_index", "yanked")),
+    *(f"tests/contract/test_{name}.py" for name in ("files_again", "inside", "losses", "other_sources", "recheck")),
+    *("tests/contract/test_catalog_outages.py", "tests/pypi/test_upload.py", "tests/index/test_uploads.py"),
+    *(f"tests/rubygems/test_{name}.py" for name in ("upload", "published_index", "yanked")),
 ]
-"""What runs over those in `.ci/run`: what is served, with every statement of the catalog and every use of the blobs."""
-SERVED_SLOW = ["tests/contract/test_trouble.py", "tests/contract/test_pypi_crowd.py"]
-"""What is left out of it: what waits for upstreams, and a hundred clients of 100 MB."""
-SERVED_TOO = [
-    *("tests/pypi", "tests/rubygems", "tests/index", "tests/policy", "tests/auth", "tests/airgap", "tests/web"),
-    *("tests/server", "tests/maintenance", "tests/service/test_serving.py", "tests/service/test_rendered_pages.py"),
-    *("tests/service/test_renaming.py", "tests/service/test_jobs.py"),
+"""What runs over those in `.ci/run`: pages, files and uploads of both kinds, and what is read of them again."""
+SERVED_ALL = [
+    *("tests/contract", "tests/pypi", "tests/rubygems", "tests/index", "tests/policy", "tests/auth", "tests/airgap"),
+    *("tests/web", "tests/server", "tests/maintenance", "tests/service/test_serving.py", "tests/service/test_jobs.py"),
+    *("tests/service/test_rendered_pages.py", "tests/service/test_renaming.py"),
 ]
-"""What runs over those on demand as well."""
+"""What runs over those on demand: all suites in which mirrors serve in the process of the test."""
 
 
 @click.group()
@@ -82,7 +80,7 @@ def check() -> None:
 @click.argument("options", nargs=-1)
 def shared(whole: bool, options: tuple[str, ...]) -> None:
     """Run the suites of what is served over PostgreSQL and an object store; OPTIONS, behind `--`, are pytest's."""
-    chosen = [*SERVED, *SERVED_TOO] if whole else [*SERVED, *(f"--ignore={path}" for path in SERVED_SLOW)]
+    chosen = SERVED_ALL if whole else SERVED
     cache = ["-o", "cache_dir=.pytest_cache/shared"]  # `--last-failed` is not about the usual runs
     command = [sys.executable, "-m", "pytest", "-q", "-n", "auto", *cache, *SHARED, *chosen, *options]
     sys.exit(subprocess.run(command, cwd=ROOT).returncode)

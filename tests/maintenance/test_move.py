@@ -10,7 +10,10 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urljoin
 
-from mirror.catalog import User
+import pytest
+
+from mirror.blobs import SmallBlob
+from mirror.catalog import HeldFile, User
 from mirror.catalog.tables import table_shapes
 from mirror.index.rebuild import UploadRebuild
 from tests.builders import gem, wheel
@@ -26,8 +29,10 @@ PATHS = (
     "/api/v1/versions/mine.json", "/specs.4.8.gz", "/pypi/ours/json",
 )  # fmt: skip
 HEADERS = ("ETag", "Content-Type", "X-PyPI-Last-Serial")
-FILES = int(os.environ.get("TEST_MOVE_FILES", "40"))
-"""Files of upstreams that are held: 10,000 on demand."""
+FILES = 40
+"""Files of an upstream that clients have fetched."""
+MORE_FILES = int(os.environ.get("TEST_MOVE_FILES", "600"))
+"""Files that are held besides: 10,000 on demand."""
 KILLS = int(os.environ.get("TEST_MOVE_KILLS", "3"))
 """How often each move is killed: 10 times on demand."""
 
@@ -72,9 +77,27 @@ async def filled(data: Path, simulator: Simulator) -> tuple[Answers, str, bytes]
         for entry in page.json()["files"]:
             assert (await mirror.get(urljoin("/simple/six/", entry["url"]))).status == 200
         assert (await mirror.get("/gems/rack-3.0.0.gem")).status == 200
+        await hold(mirror, MORE_FILES)
         await answers(mirror)  # fetches what is not held yet
         expected = await answers(mirror)
     return expected, token, expected["/versions", "*/*"][1]
+
+
+async def hold(mirror: Serving, count: int) -> None:
+    """Store so many files as if clients had fetched them."""
+    for start in range(0, count, 500):
+        contents = [f"file {number}".encode() * 200 for number in range(start, min(start + 500, count))]
+        blobs = [
+            SmallBlob(content=content, digest=hashlib.sha256(content).hexdigest(), label=("held", f"{start}-{at}.whl"))
+            for at, content in enumerate(contents)
+        ]
+        await mirror.mirror.store.blobs.store_all(blobs)
+        rows = [
+            HeldFile(source="held", project=f"held{start}", filename=blob.label[1], digest=blob.digest,
+                     size=len(blob.content), stored=1.0)
+            for blob in blobs
+        ]  # fmt: skip
+        await mirror.mirror.catalog.files.add_all([(row, "file") for row in rows])
 
 
 async def moved(config: Path, *words: str | Path, kills: int) -> list[str]:
@@ -102,6 +125,7 @@ async def killed(config: Path, *words: str | Path, after: int) -> None:
     await process.communicate()
 
 
+@pytest.mark.timeout(3600)
 async def test_a_mirror_is_moved_to_shared_stores_and_back(
     tmp_path: Path, simulator: Simulator, postgres_url: str
 ) -> None:

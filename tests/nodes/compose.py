@@ -17,7 +17,7 @@ import sys
 import tempfile
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
 import aiohttp
@@ -34,6 +34,8 @@ from tests.simulator import Simulator
 CHECKOUT = Path(__file__).parent.parent.parent
 FOLDER = CHECKOUT / "config" / "compose"
 START_SECONDS = 30.0
+PAUSE_SECONDS = 0.5
+"""Time between two commands of one client."""
 NGINX = """\
 daemon off;
 {user}
@@ -229,6 +231,8 @@ class Shift:
             number = self.rounds.get(name, 0)
             await client(number)
             self.rounds[name] = number + 1
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._ended.wait(), PAUSE_SECONDS)
 
     async def _pip(self, number: int) -> None:
         await _run(

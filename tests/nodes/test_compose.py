@@ -11,7 +11,7 @@ from tests import objects
 from tests.nodes.compose import FOLDER, roll
 from tests.simulator import Simulator
 
-SECONDS = float(os.environ.get("TEST_ROLL_SECONDS", "3"))
+SECONDS = float(os.environ.get("TEST_ROLL_SECONDS", "0"))
 """How long nodes are restarted one after the other, each once at least: a minute on demand."""
 
 

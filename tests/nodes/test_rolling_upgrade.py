@@ -18,8 +18,8 @@ from tests.nodes.compose import Composition, composition, publish_upstream
 from tests.simulator import Simulator
 from tests.uploading import basic, fields_of, form
 
-SECONDS = float(os.environ.get("TEST_ROLL_SECONDS", "8"))
-"""How long nodes are restarted: a minute on demand."""
+SECONDS = float(os.environ.get("TEST_ROLL_SECONDS", "0"))
+"""How long nodes are restarted, each once at least: a minute on demand."""
 CLIENTS = 32
 
 NEXT_VERSION = """
@@ -48,7 +48,7 @@ class Clients:
         wanted: list[Callable[[], Awaitable[None]]] = [self._page, self._file, self._info, self._versions, self._file]
         chosen = random.Random(number)
         while not self.ended:
-            await asyncio.sleep(0.02)  # as somebody who does something with it
+            await asyncio.sleep(0.1)  # as somebody who does something with it
             await (self._upload() if number == 0 else chosen.choice(wanted)())
             self.requests += 1
 
