@@ -1,9 +1,9 @@
 """Pushing, yanking, owners and keys as the clients of RubyGems do: every response, and what the index then lists."""
 
+import asyncio
 import gzip
 import hashlib
 import io
-import json
 import re
 import tarfile
 import zlib
@@ -16,7 +16,7 @@ import yaml
 from rubymarshal.reader import loads
 
 from mirror.auth.passwords import hash_password
-from mirror.catalog import User
+from mirror.catalog import Upload, User
 from mirror.model import Grant
 from mirror.rubygems.log.versions_map import parse_versions
 from tests.builders import addressed_gem, gem, noise, wheel
@@ -257,12 +257,13 @@ async def test_signing_in_gives_a_key_that_pushes(mirror: Serving) -> None:
     assert (await mirror.get("api/v1/api_key")).status == 410
 
 
-async def test_who_pushed_from_where_and_when_is_kept(mirror: Serving, tmp_path: Path) -> None:
+async def test_who_pushed_from_where_and_when_is_kept(mirror: Serving) -> None:
     login = await user(mirror, "alice", Grant(rights=frozenset({"upload"})))
     await push(mirror, login, gem("acme", "1.0").content)
-    record = json.loads((tmp_path / "data/uploads/rubygems/acme/acme-1.0.gem.json").read_text())
-    assert (record["uploader"], record["origin"], record["project"]) == ("alice", "127.0.0.1", "acme")
-    assert record["uploaded"] > 1_700_000_000
+    (record,) = await asyncio.to_thread(list, mirror.mirror.store.records.read("rubygems"))
+    assert isinstance(record, Upload)
+    assert (record.uploader, record.origin, record.project) == ("alice", "127.0.0.1", "acme")
+    assert record.uploaded > 1_700_000_000
 
 
 async def test_a_gem_keeps_the_c_library_in_its_name(mirror: Serving, key: str) -> None:
