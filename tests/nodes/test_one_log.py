@@ -4,6 +4,7 @@ import asyncio
 import base64
 import hashlib
 import os
+import signal
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
@@ -15,8 +16,8 @@ from tests.builders import gem
 from tests.clients.ruby import Ruby, rubies
 from tests.nodes.cluster import cluster
 from tests.nodes.commands import run_command
-from tests.nodes.workers import client_of_each
-from tests.serving import Client, Reply, Spawned, spawned
+from tests.nodes.workers import client_of_each, workers_of
+from tests.serving import Client, Reply, Spawned, spawned, write_settings
 from tests.simulator import Simulator
 from tests.uploading import change_gem, push
 
@@ -110,6 +111,35 @@ async def test_upstream_is_asked_once_for_its_list_and_once_for_each_change(
         assert all(b"rack 3.1 " in reply.body for reply in replies)
         assert simulator.count("GET", "/versions") == 1
         assert b"rack 3.1 " in await log_of_all(clients)
+
+
+async def test_a_policy_that_changes_is_listed_once_by_workers_that_start_and_those_that_end(
+    simulator: Simulator, tmp_path: Path
+) -> None:
+    for version in ("3.0", "3.1"):
+        simulator.push(gem("rack", version))
+    settings = gems(simulator.url)
+    async with spawned(tmp_path / "data", settings, "--workers", "3") as mirror:
+        async with client_of_each(mirror) as clients:
+            before = await log_of_all(list(clients.values()))
+        for denied, versions in (("3.1", ">=3.1"), ("3.0", "<3.1")):
+            rule = {"name": "bad", "kind": "deny", "projects": ["rack"], "versions": versions, "reason": "broken"}
+            write_settings(tmp_path / "data", settings, policy=[rule])
+            workers = workers_of(mirror)
+            mirror.process.send_signal(signal.SIGHUP)
+            async with asyncio.timeout(60):
+                while len(now := workers_of(mirror)) != 3 or {*now} & {*workers}:  # noqa: ASYNC110
+                    await asyncio.sleep(0.05)
+            async with client_of_each(mirror) as clients:
+                each = list(clients.values())
+                page = await same_of_all(each, "/info/rack")
+                assert f"\n{denied} ".encode() not in page.body
+                log = await log_of_all(each)
+                assert log.startswith(before)
+                (line,) = log[len(before) :].splitlines()
+                assert line.endswith(hashlib.md5(page.body, usedforsecurity=False).hexdigest().encode())
+                assert f"-{denied}".encode() in line
+                before = log
 
 
 @pytest.mark.parametrize("ruby", rubies(), ids=str)

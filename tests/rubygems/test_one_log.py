@@ -129,6 +129,24 @@ async def test_a_log_that_is_written_anew_in_one_piece_is_the_same_for_all(
     assert (await first.catalog.logs.position("published gems")).chunks < 5
 
 
+async def test_a_log_that_is_begun_anew_in_its_shortest_form_is_the_same_for_all(
+    start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(writer, "SLACK_BYTES", 0)
+    first, second = await start(), await start()
+    for number in range(8):
+        await (first, second)[number % 2].lists("acme", f"1.{number}")
+    await first.read_on()
+    before = first.content
+    first.writer._changed = None  # as after anything of which it is not known how much was done
+    await first.read_on()
+    assert len(first.content) < len(before)
+    assert (await second.lists("rack", "1.0")).startswith(b"rack 1.0 ")
+    await first.read_on()
+    assert first.content == second.content == await first.catalog.logs.read("published gems")
+    assert [line.split()[:2] for line in lines(first.content)] == [[b"acme", b"1.7"], [b"rack", b"1.0"]]
+
+
 async def test_what_waits_for_room_counts_unless_another_process_was_first(
     start: Start, monkeypatch: pytest.MonkeyPatch
 ) -> None:
