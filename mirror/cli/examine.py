@@ -25,13 +25,14 @@ from mirror.doctor import (
     machine,
     open_session,
 )
-from mirror.doctor.database import check_database
+from mirror.doctor.database import check_database, check_nodes
 from mirror.doctor.objects import check_object_store
 from mirror.errors import ConfigError, Invalid, MirrorError, UpstreamError
 from mirror.index.ecosystem import Ecosystem
 from mirror.service.directory import served_by
 from mirror.service.ecosystems import ECOSYSTEMS
 from mirror.service.store import catalog_password
+from mirror.transfer.nodes import NodeClient
 from mirror.upstream import Outgoing
 
 _SERVES = Requirement("index/serves", "There is an index at the URL.", "everyone whose client uses it")
@@ -193,7 +194,13 @@ async def _inspect_database(settings: Settings, url: str) -> tuple[float | None,
     except ModuleNotFoundError:
         return None, [machine.catalog_not_checked("pip install 'mirror[postgres]'")]
     seen = await inspect_database(url, catalog_password(settings))
-    return seen.newest, check_database(seen.trouble, seen.latency, seen.offset, seen.schema, seen.known)
+    findings = check_database(seen.trouble, seen.latency, seen.offset, seen.schema, seen.known)
+    if not seen.trouble and settings.node.address is not None:
+        client = NodeClient(settings.node.secret())
+        answers = await asyncio.gather(*(client.answers(address) for address in seen.nodes))
+        await client.close()
+        findings.append(check_nodes(dict(zip(seen.nodes, answers, strict=True))))
+    return seen.newest, findings
 
 
 def _upstreams(settings: Settings) -> list[UpstreamSettings]:

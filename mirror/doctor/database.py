@@ -1,5 +1,7 @@
 """Checks of the catalog's database, where that is a server that several nodes share."""
 
+from collections.abc import Mapping
+
 from mirror.doctor.findings import Finding, Requirement
 
 SLOW_SECONDS = 0.02
@@ -22,6 +24,19 @@ _CLOCK = Requirement(
     f"The clocks of this machine and of the database agree within {OFFSET_SECONDS:.0f} seconds.",
     "everyone who reads times in the log of this machine; all that is stored has the time of the database",
 )
+_NODES = Requirement(
+    "mirror/nodes",
+    "The other nodes answer this machine at their addresses, and have the same secret.",
+    "upstreams, which are asked once more by each node that does not reach the others",
+)
+
+
+def check_nodes(answers: Mapping[str, bool]) -> Finding:
+    """Judge which of the nodes that serve have answered, by their addresses."""
+    silent = [address for address, answered in answers.items() if not answered]
+    if silent:
+        return _NODES.fails(f"{', '.join(silent)}: no answer, or another secret")
+    return _NODES.ok(f"{', '.join(answers)}" if answers else "none serves at the moment")
 
 
 def check_database(trouble: str, latency: float, offset: float, schema: int, known: int) -> list[Finding]:

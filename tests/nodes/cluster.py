@@ -42,6 +42,8 @@ class Node:
     def __init__(self, data_dir: Path, repositories: Table, listen: str, settings: Mapping[str, Any]) -> None:
         self.data_dir = data_dir
         self.url = f"http://{listen}/"
+        self.address = str(settings.get("node", {}).get("address", ""))
+        """Where the other nodes reach it."""
         self._repositories = repositories
         self._settings = {**settings, "listen": [listen]}
         self._stack = AsyncExitStack()

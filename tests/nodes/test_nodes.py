@@ -3,8 +3,10 @@
 import asyncio
 import hashlib
 import itertools
+import json
 import random
 import signal
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -27,6 +29,16 @@ def stored_files(postgres: PostgresServer, url: str) -> str:
     """The rows of files, and since when they are held."""
     name = url.partition("@/")[2].partition("?")[0]
     return postgres.sql("SELECT source, project, filename, digest, stored FROM files", name)
+
+
+async def silent_nodes(node: Node) -> str:
+    """What `mirror doctor` sees of the other nodes; empty where all answer."""
+    words = ("-m", "mirror", "doctor", "--json", "--config", str(node.data_dir.with_suffix(".toml")))
+    process = await asyncio.create_subprocess_exec(sys.executable, *words, stdout=asyncio.subprocess.PIPE)
+    said, _ = await process.communicate()
+    findings = json.loads(said)["sections"][0]["findings"]
+    (finding,) = [finding for finding in findings if finding["name"] == "mirror/nodes"]
+    return str(finding["seen"]) if finding["verdict"] == "fails" else ""
 
 
 @patient
@@ -95,7 +107,9 @@ async def test_a_node_that_is_killed_while_it_fetches_is_taken_over_from_and_com
         assert "Range" not in first.headers
         assert [request.headers["Range"][:6] for request in more] == ["bytes="]
         assert more[0].headers["If-Range"]
+        assert leader.address in await silent_nodes(others[0])
         await leader.start()
+        assert await silent_nodes(others[0]) == ""
         assert (await download(leader.url + path)).digest == got[0].digest
         assert len(simulator.asked("GET", "*.whl")) == 2
 

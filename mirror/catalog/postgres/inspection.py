@@ -6,10 +6,13 @@ from collections.abc import Callable
 
 import msgspec
 
+from mirror.catalog.flights import ALIVE_SECONDS
 from mirror.catalog.migration import migrations
 from mirror.catalog.postgres.connecting import DatabaseServer
 from mirror.catalog.postgres.schema import CLOCK, refusal, schema_number
 
+NODES_SCHEMA = 17
+"""The number of the migration that made the table of nodes."""
 QUESTIONS = 5
 """How often the time of an answer is measured."""
 
@@ -29,6 +32,8 @@ class DatabaseInspection(msgspec.Struct, frozen=True, kw_only=True):
     """The number of the newest migration that this version knows."""
     newest: float | None = None
     """When something changed last, in seconds since the epoch."""
+    nodes: tuple[str, ...] = ()
+    """The addresses of the nodes that have shown a sign of life."""
 
 
 async def inspect_database(url: str, password: Callable[[], str | None]) -> DatabaseInspection:
@@ -45,6 +50,8 @@ async def inspect_database(url: str, password: Callable[[], str | None]) -> Data
                 offsets.append(float(str(rows[0][0])) - asked - latencies[-1] / 2)
             schema = await schema_number(connection)
             newest = await connection.fetch("SELECT max(at) FROM feed") if schema else [(None,)]
+            alive = f"SELECT address FROM nodes WHERE seen > {CLOCK} - {ALIVE_SECONDS} ORDER BY address"
+            nodes = await connection.fetch(alive) if schema >= NODES_SCHEMA else []
         finally:
             connection.terminate()
     except Exception as error:
@@ -57,4 +64,5 @@ async def inspect_database(url: str, password: Callable[[], str | None]) -> Data
         schema=schema,
         known=known,
         newest=None if newest[0][0] is None else float(str(newest[0][0])),
+        nodes=tuple(str(row[0]) for row in nodes),
     )
