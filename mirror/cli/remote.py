@@ -20,6 +20,7 @@ from mirror.errors import (
     Blocked,
     ConfigError,
     NotFound,
+    Offline,
     Unavailable,
     UnknownFile,
     UnknownProject,
@@ -41,8 +42,10 @@ FILE_SECONDS = 24 * 3600.0
 """How long one file may take."""
 RENEW_SECONDS = 2.1
 """After this time a running mirror asks its upstream for the log of an index again, if it did so just before."""
+STORED_SECONDS = 5.0
+"""How long a page that was answered is looked for in the store."""
 RETRY_SECONDS = 0.25
-"""Pause between two requests for the log."""
+"""Pause between two requests for the log, or two looks into the store."""
 
 
 @asynccontextmanager
@@ -102,9 +105,19 @@ class RemoteFetcher:
             await self._request("HEAD", repository, log, None)
 
     async def project(self, repository: str, name: str) -> View:
-        """Have the running mirror fetch a project's page, and return the project from the store."""
+        """Have the running mirror fetch a project's page, and return the project from the store.
+
+        The mirror answers with a new page a moment before it is stored.
+        """
         await self._request_page(repository, name)
-        return await self._repositories[repository].project(name, Freshness.ANY)
+        until = time.monotonic() + STORED_SECONDS
+        while True:
+            try:
+                return await self._repositories[repository].project(name, Freshness.ANY)
+            except Offline:
+                if time.monotonic() > until:
+                    raise
+            await asyncio.sleep(RETRY_SECONDS)
 
     async def fetch(self, repository: str, project: str, file: File) -> None:
         """Have the running mirror fetch a file with its sidecar."""

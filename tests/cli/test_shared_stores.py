@@ -127,6 +127,7 @@ async def between_mirrors(run: Commands, tmp_path: Path) -> None:
     await run("import", tmp_path / "others", "--unsigned")
     await run("follow", run.other, "--once", "--repository", "pypi", "--into", "followed")
     assert "theirs" in await run("explain", "theirs", "1.0", "--repository", "followed")
+    await run("promote", f"{run.other}simple/", "--project", "theirs", "--into", "followed")
 
 
 async def maintenance(run: Commands, tmp_path: Path) -> None:
