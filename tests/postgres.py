@@ -274,6 +274,7 @@ class PostgresProxy:
         for task in self._running:
             task.cancel()
         await asyncio.gather(*self._running, return_exceptions=True)
+        await asyncio.sleep(0.01)  # until what was closed is closed
         shutil.rmtree(self._directory, ignore_errors=True)
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -283,7 +284,12 @@ class PostgresProxy:
             writer.close()
             return
         self._running.add(task)
-        up_reader, up_writer = await asyncio.open_unix_connection(self._upstream)
+        try:
+            up_reader, up_writer = await asyncio.open_unix_connection(self._upstream)
+        except BaseException:
+            writer.close()
+            self._running.discard(task)
+            raise
         lost = asyncio.Event()
 
         async def forward() -> None:

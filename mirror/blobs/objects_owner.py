@@ -41,7 +41,7 @@ async def claim(client: ObjectClient, url: str, data_dir: Path, numbers: Numbers
 
     Raises ConfigError, also when nothing can be written; then nothing has changed.
     """
-    copy = data_dir / "cache" / "owner"
+    copy = _copy(data_dir)
     identity = await numbers.get(IDENTITY)
     known = _read(copy)
     try:
@@ -105,6 +105,21 @@ async def reserve(client: ObjectClient, url: str, identity: int, since: int) -> 
 async def finish(client: ObjectClient, identity: int, since: int) -> None:
     """Let mirrors be opened over a bucket that `mirror move` has filled. Raises StorageUnavailable."""
     await client.replace(MARKER, msgspec.json.encode(Owner(mirror=f"{identity:x}", since=since)), 0)
+
+
+async def owner_of_objects(client: ObjectClient, url: str) -> str:
+    """Return the identity of the mirror whose objects these are, in hex; empty for none. Raises ConfigError."""
+    owner = await _owner(client, url)
+    return "" if owner is None else owner.mirror
+
+
+def recorded_owner(data_dir: Path) -> str:
+    """Return the identity that lies beside the cache, in hex; empty for none."""
+    return _read(_copy(data_dir))
+
+
+def _copy(data_dir: Path) -> Path:
+    return data_dir / "cache" / "owner"
 
 
 async def _owner(client: ObjectClient, url: str) -> Owner | None:

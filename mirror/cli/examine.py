@@ -6,6 +6,7 @@ import ssl
 import time
 from collections.abc import Sequence
 from datetime import UTC, datetime
+from typing import NamedTuple
 
 import aiohttp
 import msgspec
@@ -155,7 +156,7 @@ async def examine_here(settings: Settings, wanted: DoctorOptions) -> list[Doctor
     running = await asyncio.to_thread(_RunningMirror, settings)
     status = running.status
     held = status.get("bytes")
-    newest, catalog = await _inspect_catalog(settings)
+    catalog = await _inspect_catalog(settings)
     upstreams = [] if settings.offline else [(one.name, await _ask_upstream(one)) for one in _upstreams(settings)]
     now = time.time()
     offsets = {name: clock - now for name, (clock, _) in upstreams if clock is not None}
@@ -164,43 +165,54 @@ async def examine_here(settings: Settings, wanted: DoctorOptions) -> list[Doctor
         _CONFIGURATION.ok(),
         *await asyncio.to_thread(running.findings),
         *machine.check_storage(settings, held if isinstance(held, int) else 0),
-        *await check_object_store(settings),
-        *catalog,
+        *await check_object_store(settings, catalog.files),
+        *catalog.findings,
         machine.check_upstreams(troubles, settings.offline),
         machine.check_names(settings),
-        *machine.check_clock(now, offsets, newest),
+        *machine.check_clock(now, offsets, catalog.newest),
         *machine.check_certificate(settings, datetime.now(UTC)),
         machine.check_libraries(),
     ]
     return [DoctorSection("this mirror", findings), *await running.repositories(wanted)]
 
 
-async def _inspect_catalog(settings: Settings) -> tuple[float | None, list[Finding]]:
-    """Return when something changed last in the catalog, where that can be found out, and how the catalog is."""
+class CatalogReport(NamedTuple):
+    """What is known of the catalog."""
+
+    findings: list[Finding]
+    newest: float | None = None
+    """When something changed last, in seconds since the epoch; None where that cannot be found out."""
+    files: int | None = None
+    """The identity of the object store that has the files, if the catalog tells."""
+
+
+async def _inspect_catalog(settings: Settings) -> CatalogReport:
+    """Return how the catalog is."""
     if settings.catalog.url is not None:
         return await _inspect_database(settings, settings.catalog.url)
     if not settings.catalog_file.exists():
-        return None, [machine.catalog_not_checked("there is none yet")]
+        return CatalogReport([machine.catalog_not_checked("there is none yet")])
     try:
         inspection = await asyncio.to_thread(inspect, settings.catalog_file)
     except OSError as error:
-        return None, [machine.catalog_not_checked(f"it cannot be opened: {error.strerror}")]
-    return inspection.newest, [machine.check_catalog(inspection.damage, inspection.unfinished)]
+        return CatalogReport([machine.catalog_not_checked(f"it cannot be opened: {error.strerror}")])
+    return CatalogReport([machine.check_catalog(inspection.damage, inspection.unfinished)], inspection.newest)
 
 
-async def _inspect_database(settings: Settings, url: str) -> tuple[float | None, list[Finding]]:
+async def _inspect_database(settings: Settings, url: str) -> CatalogReport:
     try:
         from mirror.catalog.postgres.inspection import inspect_database
     except ModuleNotFoundError:
-        return None, [machine.catalog_not_checked("pip install 'mirror[postgres]'")]
-    seen = await inspect_database(url, catalog_password(settings))
+        return CatalogReport([machine.catalog_not_checked("pip install 'mirror[postgres]'")])
+    formats = {name: one.format for name, one in settings.repositories.items()}
+    seen = await inspect_database(url, catalog_password(settings), formats)
     findings = check_database(seen.trouble, seen.latency, seen.offset, seen.schema, seen.known)
     if not seen.trouble and settings.node.address is not None:
         client = NodeClient(settings.node.secret())
         answers = await asyncio.gather(*(client.answers(address) for address in seen.nodes))
         await client.close()
         findings.append(check_nodes(dict(zip(seen.nodes, answers, strict=True))))
-    return seen.newest, findings
+    return CatalogReport(findings, seen.newest, seen.files)
 
 
 def _upstreams(settings: Settings) -> list[UpstreamSettings]:

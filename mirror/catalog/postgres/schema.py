@@ -134,18 +134,25 @@ async def _check_owner(connection: DatabaseConnection, seen: set[object], reposi
             f"catalog.url: a newer version of the mirror has made this catalog (schema {newest}, and this one knows"
             f" {known}): upgrade this node."
         )
+    if strange := await strangers_catalog(connection, repositories):
+        raise ConfigError(f"catalog.url: {strange}")
+
+
+async def strangers_catalog(connection: DatabaseConnection, repositories: Mapping[str, str]) -> str:
+    """Return why the tables are those of another mirror, in a sentence; empty when they are this one's."""
     recorded = {str(name): str(form) for name, form in await connection.fetch("SELECT name, format FROM repositories")}
     for name, form in repositories.items():
         if recorded.get(name, form) != form:
-            raise ConfigError(
-                f"catalog.url: this catalog belongs to another mirror, whose repository {name!r} is one of"
+            return (
+                f"this catalog belongs to another mirror, whose repository {name!r} is one of"
                 f" {recorded[name]}: name a database or a schema of its own for this one."
             )
     if recorded and not recorded.keys() & repositories.keys():
-        raise ConfigError(
-            f"catalog.url: this catalog belongs to another mirror, with the repositories {', '.join(sorted(recorded))}:"
+        return (
+            f"this catalog belongs to another mirror, with the repositories {', '.join(sorted(recorded))}:"
             " name a database or a schema of its own for this one."
         )
+    return ""
 
 
 def refusal(error: Exception) -> ConfigError | None:
