@@ -177,7 +177,7 @@ async def examine_here(settings: Settings, wanted: DoctorOptions) -> list[Doctor
 
 
 class CatalogReport(NamedTuple):
-    """What is known of the catalog."""
+    """The state of the catalog, as far as it can be found out."""
 
     findings: list[Finding]
     newest: float | None = None

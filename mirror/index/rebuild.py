@@ -6,7 +6,7 @@ import logging
 import msgspec
 
 from mirror.catalog import Upload, UploadRow
-from mirror.errors import Invalid, MissingBlob
+from mirror.errors import Invalid, MissingBlob, StorageUnavailable
 from mirror.index.publish import Publisher, digest_of, facts_text
 from mirror.index.records import DamagedRecord
 from mirror.index.upload_bytes import on_disk
@@ -42,8 +42,13 @@ class UploadRebuild:
 
     async def lost(self) -> bool:
         """Return whether there are records, but nothing in the catalog."""
-        empty = await self._uploads.count(self.repository) == 0
-        return empty and await asyncio.to_thread(self._records.any, self.repository)
+        if await self._uploads.count(self.repository):
+            return False
+        try:
+            return await asyncio.to_thread(self._records.any, self.repository)
+        except StorageUnavailable as error:
+            logger.error("%s: whether uploads were lost is not known: %s", self.repository, error)
+            return False
 
     async def rebuild(self) -> RebuildResult:
         """Rebuild the catalog's rows from the records and the files; those that are right stay as they are."""
