@@ -6,20 +6,21 @@ import signal
 import sys
 import time
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 
 import pytest
 
 from mirror.catalog import Catalog
 from mirror.model import Event
+from mirror.service import following
 from tests.builders import wheel
 from tests.catalog.conftest import engine
 from tests.nodes.cluster import only_pypi
 from tests.nodes.commands import run_command
-from tests.serving import spawned
+from tests.serving import Serving, serving, spawned
 from tests.simulator import Simulator
-from tests.uploading import upload
+from tests.uploading import make_token, upload
 
 PAUSES = int(os.environ.get("PAUSES", "5"))
 """How often a process that holds a lease is stopped; on demand 20 and more."""
@@ -156,3 +157,50 @@ async def test_a_set_is_fetched_by_one_of_several_workers(simulator: Simulator, 
         await asyncio.sleep(1)
         assert await mirror.end() == 0
     assert said.read_text().count("the set shop: ") == 1
+
+
+async def test_one_node_follows_and_another_goes_on_where_that_one_ends(
+    postgres_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(following, "LEASE_SECONDS", 1.5)
+    files = tmp_path / "files"
+    files.mkdir()
+    async with serving(tmp_path / "a", {"pypi": {"format": "pypi"}}) as a:
+        token = await make_token(a)
+        followed = {"pypi": {"format": "pypi", "upstreams": [{"url": f"{a.url}simple/", "follow": True}]}}
+        stacks: list[AsyncExitStack] = []
+        nodes: list[Serving] = []
+        try:
+            for name in ("one", "two"):
+                (tmp_path / name).mkdir(mode=0o700)
+                (tmp_path / name / "blobs").symlink_to(files)
+                stacks.append(AsyncExitStack())
+                node = serving(tmp_path / name, followed, catalog={"url": postgres_url})
+                nodes.append(await stacks[-1].enter_async_context(node))
+            for number in range(2):
+                built = wheel("acme", f"1.{number}")
+                assert (await upload(a, token, built)).status == 200
+                async with asyncio.timeout(60):
+                    while built.filename not in await held(nodes[-1]):  # noqa: ASYNC110
+                        await asyncio.sleep(0.05)
+                if number == 0:
+                    async with asyncio.timeout(60):
+                        while not any(map(follows, nodes)):  # noqa: ASYNC110
+                            await asyncio.sleep(0.05)
+                    at_it = [*map(follows, nodes)]
+                    assert sorted(at_it) == [False, True]
+                    await stacks.pop(at_it.index(True)).aclose()
+                    del nodes[at_it.index(True)]
+        finally:
+            for stack in stacks:
+                await stack.aclose()
+
+
+def follows(node: Serving) -> bool:
+    """Whether a node has applied anything of the other mirror's journal."""
+    return any(one.serial for one in node.mirror.state.following.values())
+
+
+async def held(node: Serving) -> set[str]:
+    """The names of all held files of upstreams."""
+    return {one.filename for one in await node.mirror.catalog.files.all()}
