@@ -195,6 +195,7 @@ async def test_other_sources_show_other_files_at_once(index: Simulator, tmp_path
         assert files(await page(mirror)) == names(*SIX)
 
 
+@pytest.mark.usefixtures("embedded")
 async def test_a_lost_catalog_is_not_made_up_for_by_rendered_pages(index: Simulator, tmp_path: Path) -> None:
     data = tmp_path / "data"
     async with serving(data, repositories(index)) as mirror:
