@@ -270,10 +270,13 @@ class PostgresProxy:
 
     async def __aexit__(self, *exc: object) -> None:
         assert self._server is not None
+        self.down = True  # also for those that connect at this moment
         self._server.close()
-        for task in self._running:
-            task.cancel()
-        await asyncio.gather(*self._running, return_exceptions=True)
+        await asyncio.sleep(0.01)
+        while self._running:
+            for task in list(self._running):
+                task.cancel()
+            await asyncio.wait(list(self._running))
         await asyncio.sleep(0.01)  # until what was closed is closed
         shutil.rmtree(self._directory, ignore_errors=True)
 
@@ -319,9 +322,9 @@ class PostgresProxy:
         try:
             await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
         finally:
+            for end in (writer, up_writer):
+                end.close()
             for one in both:
                 one.cancel()
             await asyncio.gather(*both, return_exceptions=True)
-            for end in (writer, up_writer):
-                end.close()
             self._running.discard(task)
