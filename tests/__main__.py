@@ -40,7 +40,7 @@ SERVED = [
 """What runs over those in `.ci/run`: pages, files and uploads of both kinds, and what is read of them again."""
 SERVED_ALL = [
     *("tests/contract", "tests/pypi", "tests/rubygems", "tests/index", "tests/policy", "tests/auth", "tests/airgap"),
-    *("tests/web", "tests/server", "tests/maintenance", "tests/service/test_serving.py"),
+    *("tests/web", "tests/server", "tests/service/test_serving.py"),
     "tests/service/test_rendered_pages.py",
 ]
 """What runs over those on demand: all suites in which mirrors serve in the process of the test."""
