@@ -253,6 +253,8 @@ class PostgresProxy:
         """Whether nothing is passed on any more: connections stay open, and nothing answers."""
         self.down = False
         """Whether new connections are closed at once."""
+        self.asked = 0
+        """Pieces that clients have sent, one or more for each statement."""
 
     def url(self, database: str) -> str:
         """The URL of a database through the proxy."""
@@ -297,6 +299,7 @@ class PostgresProxy:
 
         async def forward() -> None:
             while data := await reader.read(65536):
+                self.asked += 1
                 if self.silent:
                     continue
                 if b"COMMIT\0" in data and self.lose_commit is not None:

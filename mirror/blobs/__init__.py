@@ -120,6 +120,8 @@ class BlobStore(Protocol):
     """The free space there, checked before something large is written."""
     orphan_seconds: float
     """Age from which a blob that nothing refers to is an orphan: before, something may be about to refer to it."""
+    is_shared: bool
+    """Whether it outlives this machine, so that other nodes count on what this one has stored."""
 
     async def find(self, digest: str) -> Body | None:
         """Return the blob with a digest. Cheap: it is called for every answer with a held file.

@@ -173,7 +173,7 @@ class LocalBody(msgspec.Struct, frozen=True):
 class LocalBlobs:
     """A BlobStore in the directories `blobs`, `incoming` and `outgoing` of `data_dir`, which are made if missing."""
 
-    orphan_seconds = ORPHAN_SECONDS
+    orphan_seconds, is_shared = ORPHAN_SECONDS, False
 
     def __init__(self, data_dir: Path) -> None:
         self.root = data_dir / "blobs"

@@ -57,6 +57,7 @@ class ObjectBlobs:
     """A BlobStore over one prefix of one bucket, with its cache in `cache` of the data directory."""
 
     orphan_seconds = ORPHAN_SECONDS
+    is_shared = True
 
     def __init__(
         self,

@@ -33,6 +33,8 @@ from mirror.upstream import Digests, checkable
 
 TAIL_BYTES = 64 * 1024
 """The end of a file that is not readable before it is verified; a file no larger than that is fetched whole first."""
+MORE_BYTES = 1024
+"""What is shown of it at a time, once it is verified, while the store takes long."""
 WINDOW_BYTES = 1024 * 1024
 """The newest part, which is kept in memory so that readers that are up to date need no disk."""
 CLAIM_BYTES = 4 << 20
@@ -113,6 +115,7 @@ class GrowingBody:
         self.date = 0
         """For Last-Modified, in seconds since the epoch."""
         self.started = self.verified = False
+        self._held_back = TAIL_BYTES
         self._is_finished = False
         self._ended = False
         self._error: MirrorError | None = None
@@ -162,7 +165,7 @@ class GrowingBody:
         if self.verified:
             return self.size
         # The last bytes are held back, also where no one knows yet which they will be.
-        return min(self.received, self.size - TAIL_BYTES) if self.is_sized else self.received - TAIL_BYTES
+        return min(self.received, self.size - self._held_back) if self.is_sized else self.received - TAIL_BYTES
 
     def _from_window(self, start: int, end: int) -> bytes | None:
         """Return bytes from `start` on out of the window: the same object for every reader that is up to date."""
@@ -306,6 +309,11 @@ class GrowingBody:
             self.check.finish(b"".join(chunk for _, chunk in self._window)[-END_BYTES:])
         self.digest = self._digests.verified(self._file.filename)
         self.known_size = self.received
+
+    def show_more(self) -> None:
+        """Let some more of a verified file be read, but not all of it."""
+        self._held_back = max(1, self._held_back - MORE_BYTES)
+        self.notify()
 
     def show_end(self) -> None:
         """Let the last bytes be read, too."""

@@ -28,8 +28,10 @@ from mirror.upstream import SlowBody, Stream, Upstream, parse_url
 PROMPT_END_BYTES = 8 * 1024 * 1024
 """Bytes from which the end of a file is readable once it is verified, and not only when it is durable and recorded.
 
-Below that the disk makes no one wait long.
+Below that the disk makes no one wait long. In a store of several nodes no end is readable before it is recorded.
 """
+MORE_SECONDS = 5.0
+"""The longest that a reader is sent nothing while a slow store takes a verified file: clients give up after 15 s."""
 TRANSFER_SECONDS = 24 * 3600.0
 """The longest time for a transfer, because an upstream may send a byte now and then for ever."""
 
@@ -203,20 +205,29 @@ class Transfer:
     async def _finish(self) -> None:
         unsure = self.body.unsure
         self.body.verify()
-        if self.body.size >= PROMPT_END_BYTES:
+        if self.body.size >= PROMPT_END_BYTES and not self._blobs.is_shared:
             self.body.show_end()  # it can be fetched again, should the power fail just now
         if self.body.storing and self.body.check is not None and not self._keeps_unverified:
             logger.warning("%s is not kept, because nothing verifies it", self.file.filename)
         elif self.body.storing:
+            showing = asyncio.create_task(self._show_more(), name=f"the end of {self.file.filename}")
             try:
                 await self._store()
             except StorageError as error:
                 if unsure and not self.body.readers and not self.body.verified:
                     raise
                 logger.error("%s is passed on without being stored: %s", self.file.filename, error)
+            finally:
+                showing.cancel()
         else:
             self._blobs.disk_space.record_refusal(self.body.size)  # a file that is real and does not fit
         self.body.show_end()
+
+    async def _show_more(self) -> None:
+        """Let readers have a little more of the verified end now and then, but never all of it."""
+        while True:
+            await asyncio.sleep(MORE_SECONDS)
+            self.body.show_more()
 
     async def _store(self) -> None:
         called: set[tuple[str, str]] = set()

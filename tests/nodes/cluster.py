@@ -10,6 +10,7 @@ The files are in a directory that all of them share, or with `blobs=objects.tabl
 else that is given is their settings.
 """
 
+import asyncio
 import hashlib
 import itertools
 import math
@@ -114,8 +115,9 @@ async def cluster(
     workers: int = 1,
     **settings: Any,
 ) -> AsyncIterator[Nodes]:
-    """So many nodes, started one after the other; `own` are settings of single ones, by their number from 0 on.
+    """So many nodes, of which the first one starts before the others.
 
+    `own` are settings of single ones, by their number from 0 on.
     `addressed`: each has an address at which the others reach it. `workers` are the processes of each.
     """
     files, secret = directory / "files", directory / "node-secret"
@@ -135,8 +137,9 @@ async def cluster(
             table["blobs"] = dict(blobs)
         nodes.append(Node(data_dir, repositories, f"127.0.0.1:{port}", table | dict((own or {}).get(number, {}))))
     try:
-        for node in nodes:
-            await node.start()
+        for node in nodes[:1]:
+            await node.start()  # which makes the tables
+        await asyncio.gather(*(node.start() for node in nodes[1:]))
         yield nodes
     finally:
         for node in nodes:
