@@ -99,6 +99,12 @@ class Serving(Client):
         self.mirror = mirror
         self.endpoints = endpoints
 
+    async def written(self) -> None:
+        """Wait until the catalog has all pages that were answered ahead of the disk."""
+        for sources in self.mirror.cached_upstreams.values():
+            for source in sources:
+                await source.pages.store.written()
+
 
 class Spawned(Client):
     """A mirror in a process of its own."""

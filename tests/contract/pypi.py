@@ -52,9 +52,7 @@ async def held(mirror: Serving) -> set[str]:
 
 async def stored(mirror: Serving, simulator: Simulator, kind: str, name: str = "") -> bytes | None:
     """The raw body that is stored of an upstream's page, once all is written that was answered ahead of the disk."""
-    for sources in mirror.mirror.cached_upstreams.values():
-        for source in sources:
-            await source.pages.store.written()
+    await mirror.written()
     answer = await mirror.mirror.catalog.pages.answer(simulator.simple_url, Page(kind, name))
     return answer.body if answer else None
 

@@ -22,7 +22,8 @@ ATTRIBUTES = frozenset(_ATTRIBUTE_NAMES.split())
 
 
 async def look(mirror: Serving, path: str, **headers: str) -> Reply:
-    """Request a page as a browser does."""
+    """Request a page as a browser does, once the catalog has what was answered before."""
+    await mirror.written()
     return await mirror.get(path, **{"Accept": BROWSER, "Accept_Encoding": "identity", **headers})
 
 
