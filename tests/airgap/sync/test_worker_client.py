@@ -338,9 +338,9 @@ async def test_tls_is_verified(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     authority = trustme.CA()
     authority.cert_pem.write_to_path(tmp_path / "ca.pem")
     async with secure(authority, safe) as base:
+        strange = reaching(base)
         made = loaded(monkeypatch)
         trusting = reaching(base, ca=tmp_path / "ca.pem")
-        strange = reaching(base)
         assert await asyncio.gather(*(fetched(trusting, f"{base}it") for _ in range(3))) == [b"safe"] * 3
         assert made == [str(tmp_path / "ca.pem")], "one context for all connections: each takes a while to load"
         with pytest.raises(UpstreamUnavailable):
