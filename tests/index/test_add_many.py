@@ -11,6 +11,8 @@ from mirror.errors import Conflict
 from mirror.index.additions import AddedFile, AlreadyUploaded, NewFile
 from mirror.service.open import Mode, open_mirror
 from tests.builders import Built, gem, wheel
+from tests.objects import chosen_blobs
+from tests.postgres import chosen_catalog
 from tests.serving import write_settings
 
 REPOSITORIES = {
@@ -20,7 +22,8 @@ REPOSITORIES = {
 
 
 def settings_of(data: Path) -> Settings:
-    return Settings.model_validate({"data_dir": str(data), "repositories": REPOSITORIES})
+    stores = chosen_catalog(data) | chosen_blobs(data)
+    return Settings.model_validate({"data_dir": str(data), "repositories": REPOSITORIES, **stores})
 
 
 async def added(data: Path, folder: Path, repository: str, files: Sequence[tuple[str, bytes]]) -> list[AddedFile]:

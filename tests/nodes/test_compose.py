@@ -16,7 +16,7 @@ SECONDS = float(os.environ.get("TEST_ROLL_SECONDS", "0"))
 
 
 @pytest.mark.clients
-async def test_done_when_3_clients_install_and_publish_while_one_node_after_the_other_is_restarted(
+async def test_promise_9_clients_install_and_publish_while_one_node_after_the_other_is_restarted(
     tmp_path: Path, simulator: Simulator, postgres_url: str, report: Callable[[str], None]
 ) -> None:
     report(await roll(tmp_path, simulator, postgres_url, objects.table("s3"), SECONDS))

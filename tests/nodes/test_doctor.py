@@ -21,7 +21,7 @@ async def examine(file: Path) -> dict[str, tuple[str, str]]:
     return {one["name"]: (one["verdict"], one.get("seen", "")) for one in findings}
 
 
-async def test_the_doctor_says_that_catalog_and_bucket_are_those_of_another_mirror(
+async def test_promise_13_the_doctor_says_that_catalog_and_bucket_are_those_of_another_mirror(
     postgres: PostgresServer, tmp_path: Path
 ) -> None:
     table = {"pypi": {"format": "pypi", "upstreams": []}}

@@ -1,4 +1,4 @@
-"""A node that is told to stop finishes what it has begun, or leaves it to the others."""
+"""Promise 9: a node that is told to stop finishes what it has begun, or leaves it to the others."""
 
 import asyncio
 import hashlib
@@ -14,7 +14,7 @@ from tests.simulator import Simulator
 from tests.simulator.faults import Drip
 
 
-async def test_a_node_that_ends_in_the_middle_of_a_file_leaves_it_to_the_others(
+async def test_promise_9_a_node_that_ends_in_the_middle_of_a_file_leaves_it_to_the_others(
     simulator: Simulator, postgres_url: str, tmp_path: Path
 ) -> None:
     built = wheel("wanted", "1.0", size=5_000_000)
@@ -39,7 +39,9 @@ async def test_a_node_that_ends_in_the_middle_of_a_file_leaves_it_to_the_others(
         assert [request.headers.get("Range", "")[:6] for request in simulator.asked("GET", "*.whl")] == ["", "bytes="]
 
 
-async def test_workers_that_a_reload_replaces_are_still_followed(simulator: Simulator, tmp_path: Path) -> None:
+async def test_promise_9_workers_that_a_reload_replaces_are_still_followed(
+    simulator: Simulator, tmp_path: Path
+) -> None:
     built = wheel("wanted", "1.0", size=5_000_000)
     simulator.publish(built)
     simulator.inject("*.whl", Drip(32 * 1024, 0.02))

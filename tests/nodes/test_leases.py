@@ -82,7 +82,7 @@ async def opened(url: str) -> AsyncIterator[Catalog]:
         await database.close()
 
 
-async def test_a_holder_that_is_stopped_and_goes_on_has_no_effect_any_more(postgres_url: str) -> None:
+async def test_promise_5_a_holder_that_is_stopped_and_goes_on_has_no_effect_any_more(postgres_url: str) -> None:
     async with opened(postgres_url) as catalog:
         root = Path(__file__).parent.parent.parent
         holder = await asyncio.create_subprocess_exec(sys.executable, "-c", HOLDER, postgres_url, cwd=root)
@@ -113,7 +113,7 @@ async def test_a_holder_that_is_stopped_and_goes_on_has_no_effect_any_more(postg
         assert len(set(epochs)) > PAUSES
 
 
-async def test_a_node_whose_clock_is_an_hour_off_stores_no_wrong_time_and_forgets_nothing(
+async def test_promise_5_a_node_whose_clock_is_an_hour_off_stores_no_wrong_time_and_forgets_nothing(
     simulator: Simulator, postgres_url: str, tmp_path: Path
 ) -> None:
     built = wheel("six", "1.0")
@@ -146,7 +146,9 @@ async def test_a_node_whose_clock_is_an_hour_off_stores_no_wrong_time_and_forget
 
 
 @pytest.mark.parametrize("count", [3])
-async def test_a_set_is_fetched_by_one_of_several_workers(simulator: Simulator, tmp_path: Path, count: int) -> None:
+async def test_promise_5_a_set_is_fetched_by_one_of_several_workers(
+    simulator: Simulator, tmp_path: Path, count: int
+) -> None:
     simulator.publish(wheel("six", "1.0"))
     sets = [{"name": "shop", "names": ["six"], "dependencies": False, "every": "1h"}]
     said = tmp_path / "data.log"
@@ -159,7 +161,7 @@ async def test_a_set_is_fetched_by_one_of_several_workers(simulator: Simulator, 
     assert said.read_text().count("the set shop: ") == 1
 
 
-async def test_one_node_follows_and_another_goes_on_where_that_one_ends(
+async def test_promise_5_one_node_follows_and_another_goes_on_where_that_one_ends(
     postgres_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(following, "LEASE_SECONDS", 1.5)

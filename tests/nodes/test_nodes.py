@@ -1,4 +1,4 @@
-"""Nodes over one database fetch once for all, and one of them may die at any moment."""
+"""Promises 1 and 2: nodes over one database fetch once for all, and one of them may die at any moment."""
 
 import asyncio
 import hashlib
@@ -45,7 +45,7 @@ async def silent_nodes(node: Node) -> str:
 @pytest.mark.parametrize(
     "kind", ["directory", pytest.param("s3", marks=on_demand), pytest.param("workers", marks=on_demand)]
 )
-async def test_a_cold_file_is_one_request_upstream_for_the_clients_of_all_nodes(
+async def test_promise_1_a_cold_file_is_one_request_upstream_for_the_clients_of_all_nodes(
     simulator: Simulator, postgres_url: str, tmp_path: Path, kind: str, report: Callable[[str], None]
 ) -> None:
     blobs = objects.table("s3") if kind == "s3" else None
@@ -81,7 +81,7 @@ async def test_a_cold_file_is_one_request_upstream_for_the_clients_of_all_nodes(
 
 
 @pytest.mark.parametrize("round", range(ROUNDS))
-async def test_a_node_that_is_killed_while_it_fetches_is_taken_over_from_and_comes_back(
+async def test_promise_2_a_node_that_is_killed_while_it_fetches_is_taken_over_from_and_comes_back(
     simulator: Simulator, postgres_url: str, tmp_path: Path, round: int
 ) -> None:
     part = 0.6 if round == 0 else random.Random(round).uniform(0.05, 0.99)
@@ -114,7 +114,7 @@ async def test_a_node_that_is_killed_while_it_fetches_is_taken_over_from_and_com
         assert len(simulator.asked("GET", "*.whl")) == 2
 
 
-async def test_a_node_that_stood_still_changes_nothing_when_it_goes_on(
+async def test_promise_2_a_node_that_stood_still_changes_nothing_when_it_goes_on(
     simulator: Simulator, postgres: PostgresServer, postgres_url: str, tmp_path: Path
 ) -> None:
     built = wheel("wanted", "1.0", size=SIZE)

@@ -67,7 +67,7 @@ async def log_of_all(clients: Sequence[Client]) -> bytes:
 
 
 @pytest.mark.parametrize(("set_up", "count"), [("workers", 4), ("nodes", 2)])
-async def test_what_two_append_at_the_same_time_is_in_the_log_once(
+async def test_promise_4_what_two_append_at_the_same_time_is_in_the_log_once(
     set_up: str, count: int, request: pytest.FixtureRequest, tmp_path: Path
 ) -> None:
     async with processes(set_up, request, tmp_path, gems(), count) as (clients, data_dir):
@@ -97,7 +97,7 @@ async def test_what_two_append_at_the_same_time_is_in_the_log_once(
 
 
 @pytest.mark.parametrize("set_up", ["workers", "nodes"])
-async def test_upstream_is_asked_once_for_its_list_and_once_for_each_change(
+async def test_promise_1_upstream_is_asked_once_for_its_list_and_once_for_each_change(
     set_up: str, request: pytest.FixtureRequest, simulator: Simulator, tmp_path: Path
 ) -> None:
     simulator.push(gem("rack", "3.0"))
@@ -113,7 +113,7 @@ async def test_upstream_is_asked_once_for_its_list_and_once_for_each_change(
         assert b"rack 3.1 " in await log_of_all(clients)
 
 
-async def test_a_policy_that_changes_is_listed_once_by_workers_that_start_and_those_that_end(
+async def test_promise_4_a_policy_that_changes_is_listed_once_by_workers_that_start_and_those_that_end(
     simulator: Simulator, tmp_path: Path
 ) -> None:
     for version in ("3.0", "3.1"):
@@ -143,7 +143,7 @@ async def test_a_policy_that_changes_is_listed_once_by_workers_that_start_and_th
 
 
 @pytest.mark.parametrize("ruby", rubies(), ids=str)
-async def test_bundler_and_gem_see_each_push_whichever_worker_they_reach(
+async def test_promise_4_bundler_and_gem_see_each_push_whichever_worker_they_reach(
     simulator: Simulator, tmp_path: Path, ruby: Ruby
 ) -> None:
     simulator.push(gem("rack", "3.0"))

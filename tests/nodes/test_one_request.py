@@ -1,4 +1,4 @@
-"""What the clients of several processes want at the same time is asked of upstream once."""
+"""Promise 1: what the clients of several processes want at the same time is asked of upstream once."""
 
 import asyncio
 import hashlib
@@ -17,7 +17,7 @@ WORKERS, CLIENTS, SIZE = (8, 200, 100_000_000) if FULL else (4, 40, 20_000_000)
 
 
 @patient
-async def test_a_cold_file_is_one_request_upstream_for_the_clients_of_all_workers(
+async def test_promise_1_a_cold_file_is_one_request_upstream_for_the_clients_of_all_workers(
     simulator: Simulator, tmp_path: Path, report: Callable[[str], None]
 ) -> None:
     built = wheel("cold", "1.0", size=SIZE)
@@ -53,7 +53,9 @@ async def test_a_cold_file_is_one_request_upstream_for_the_clients_of_all_worker
         assert await mirror.end() == 0
 
 
-async def test_a_burst_for_a_cold_or_stale_page_is_one_request_upstream(simulator: Simulator, tmp_path: Path) -> None:
+async def test_promise_1_a_burst_for_a_cold_or_stale_page_is_one_request_upstream(
+    simulator: Simulator, tmp_path: Path
+) -> None:
     simulator.publish(wheel("wanted", "1.0"))
     async with (
         spawned(
@@ -79,7 +81,7 @@ async def test_a_burst_for_a_cold_or_stale_page_is_one_request_upstream(simulato
             await asyncio.sleep(1.1)
 
 
-async def test_a_small_file_is_one_request_upstream(simulator: Simulator, tmp_path: Path) -> None:
+async def test_promise_1_a_small_file_is_one_request_upstream(simulator: Simulator, tmp_path: Path) -> None:
     built = wheel("small", "1.0", size=10_000)
     simulator.publish(built)
     path = f"/packages/small/{built.filename}"

@@ -59,7 +59,7 @@ async def recovered(nodes: Nodes, token: str, number: int) -> None:
         assert built.filename in (await node.process.get("/simple/ours/")).text
 
 
-async def test_nodes_go_on_while_the_database_is_away_or_silent_and_recover_by_themselves(
+async def test_promise_6_nodes_go_on_while_the_database_is_away_or_silent_and_recover_by_themselves(
     simulator: Simulator, tmp_path: Path, postgres: PostgresServer, proxy: PostgresProxy
 ) -> None:
     for built in (KNOWN, NEW):
@@ -91,7 +91,7 @@ async def test_nodes_go_on_while_the_database_is_away_or_silent_and_recover_by_t
             await recovered(nodes, token, number)
 
 
-async def test_nodes_behind_a_pooler_in_transaction_mode_show_what_others_have_answered(
+async def test_promise_6_nodes_behind_a_pooler_in_transaction_mode_show_what_others_have_answered(
     postgres: PostgresServer, tmp_path: Path
 ) -> None:
     database = postgres.fresh()

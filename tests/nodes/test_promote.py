@@ -25,7 +25,7 @@ def command(data_dir: Path, repositories: Any, words: Sequence[str]) -> subproce
     )  # fmt: skip
 
 
-async def test_a_follower_becomes_the_home_of_uploads_with_a_new_feed_identity(tmp_path: Path) -> None:
+async def test_promise_11_a_follower_becomes_the_home_of_uploads_with_a_new_feed_identity(tmp_path: Path) -> None:
     async with serving(tmp_path / "a", EMPTY) as a:
         table = of(a)
         async with serving(tmp_path / "b", table) as b:

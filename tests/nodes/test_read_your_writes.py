@@ -63,13 +63,15 @@ async def upload_and_read_back(clients: Sequence[Client], token: str) -> Counter
     return missing
 
 
-async def test_nothing_is_missing_that_another_worker_has_just_answered(simulator: Simulator, tmp_path: Path) -> None:
+async def test_promise_3_nothing_is_missing_that_another_worker_has_just_answered(
+    simulator: Simulator, tmp_path: Path
+) -> None:
     async with spawned(tmp_path / "data", OURS, "--workers", "3") as mirror, client_of_each(mirror) as clients:
         token = await run_command(tmp_path / "data", "token", "create", "--name", "t", *RIGHTS)
         assert not (await upload_and_read_back(list(clients.values()), token)).total()
 
 
-async def test_nothing_is_missing_that_another_node_has_just_answered(
+async def test_promise_3_nothing_is_missing_that_another_node_has_just_answered(
     simulator: Simulator, postgres_url: str, tmp_path: Path
 ) -> None:
     async with cluster(tmp_path, OURS, 3, catalog=postgres_url) as nodes:
@@ -77,7 +79,7 @@ async def test_nothing_is_missing_that_another_node_has_just_answered(
         assert not (await upload_and_read_back([node.process for node in nodes], token)).total()
 
 
-async def test_a_token_is_known_and_refused_by_every_node_at_once(
+async def test_promise_3_a_token_is_known_and_refused_by_every_node_at_once(
     simulator: Simulator, postgres_url: str, tmp_path: Path
 ) -> None:
     simulator.publish(wheel("known", "1.0"))
@@ -96,7 +98,7 @@ async def statuses(nodes: Nodes, login: str) -> list[int]:
     return [reply.status for reply in replies]
 
 
-async def test_two_nodes_that_change_one_project_at_the_same_time_lose_nothing(
+async def test_promise_3_two_nodes_that_change_one_project_at_the_same_time_lose_nothing(
     postgres_url: str, tmp_path: Path
 ) -> None:
     async with cluster(tmp_path, {"pypi": OURS["pypi"]}, 2, catalog=postgres_url) as nodes:
@@ -121,7 +123,7 @@ async def test_two_nodes_that_change_one_project_at_the_same_time_lose_nothing(
                 assert (await node.process.get(f"/packages/rival/{kept.filename}")).body == kept.content
 
 
-async def test_a_name_that_is_released_is_seen_by_every_node_at_once(
+async def test_promise_3_a_name_that_is_released_is_seen_by_every_node_at_once(
     simulator: Simulator, postgres_url: str, tmp_path: Path
 ) -> None:
     simulator.publish(wheel("taken", "9.0"))

@@ -1,4 +1,4 @@
-"""A process that fetches for the others may be killed, or stand still, at any moment."""
+"""Promise 2: a process that fetches for the others may be killed, or stand still, at any moment."""
 
 import asyncio
 import hashlib
@@ -73,7 +73,7 @@ async def part_has_come(simulator: Simulator, part: float) -> None:
 
 
 @pytest.mark.parametrize("round", range(ROUNDS))
-async def test_the_clients_of_others_get_whole_files_when_the_process_that_fetches_is_killed(
+async def test_promise_2_the_clients_of_others_get_whole_files_when_the_process_that_fetches_is_killed(
     simulator: Simulator, tmp_path: Path, round: int
 ) -> None:
     part = 0.6 if round == 0 else random.Random(round).uniform(0.05, 0.99)
@@ -93,7 +93,7 @@ async def test_the_clients_of_others_get_whole_files_when_the_process_that_fetch
         assert simulator.bytes_sent("*.whl") < 1.5 * SIZE
 
 
-async def test_a_process_that_stood_still_is_passed_over_and_changes_nothing_when_it_goes_on(
+async def test_promise_2_a_process_that_stood_still_is_passed_over_and_changes_nothing_when_it_goes_on(
     simulator: Simulator, tmp_path: Path
 ) -> None:
     def rows() -> list[tuple[object, ...]]:

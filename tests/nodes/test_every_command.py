@@ -1,4 +1,4 @@
-"""Every command works where the catalog is a database and the files are objects: beside a node, and without any."""
+"""Promise 13: every command works over a database and objects, beside a node and without any."""
 
 import asyncio
 import io
@@ -79,7 +79,7 @@ async def run(
         yield Commands(config, served, other.url, capsys, monkeypatch)
 
 
-async def test_every_command_works_over_a_database_and_objects(run: Commands, tmp_path: Path) -> None:
+async def test_promise_13_every_command_works_over_a_database_and_objects(run: Commands, tmp_path: Path) -> None:
     ours = [wheel("ours", f"1.{number}", size=10_000) for number in range(3)]
     for one in ours:
         (tmp_path / one.filename).write_bytes(one.content)

@@ -1,4 +1,4 @@
-"""`mirror move`: an embedded mirror becomes one that nodes can share, and comes back, whatever interrupts it."""
+"""Promise 12: an embedded mirror is moved to where nodes can share it, and back, whatever interrupts it."""
 
 import asyncio
 import contextlib
@@ -126,7 +126,7 @@ async def killed(config: Path, *words: str | Path, after: int) -> None:
 
 
 @pytest.mark.timeout(3600)
-async def test_a_mirror_is_moved_to_shared_stores_and_back(
+async def test_promise_12_a_mirror_is_moved_to_shared_stores_and_back(
     tmp_path: Path, simulator: Simulator, postgres_url: str
 ) -> None:
     data, back = tmp_path / "data", tmp_path / "back"
