@@ -166,8 +166,8 @@ async def composition(
     }
     nodes = [ComposedNode(number, directory, variables) for number in range(count)]
     try:
-        for node in nodes:
-            await node.start()
+        await nodes[0].start()  # which makes the tables
+        await asyncio.gather(*(node.start() for node in nodes[1:]))
         async with _nginx(directory / "nginx", [node.address for node in nodes]) as url:
             yield Composition(url, nodes, directory / "nginx")
     finally:

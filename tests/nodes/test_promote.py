@@ -1,6 +1,7 @@
 """Promise 11: a follower becomes the home of the uploads of a mirror that is lost; what is lost is the lag."""
 
 import asyncio
+import signal
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -9,8 +10,10 @@ from typing import Any
 
 from tests.airgap.test_follow import EMPTY, caught_up, holds, listed, of
 from tests.builders import gem, wheel
+from tests.contract.pypi import eventually
+from tests.nodes.cluster import Node, Nodes, cluster
 from tests.nodes.commands import run_command
-from tests.serving import serving, write_settings
+from tests.serving import serving, spawned, write_settings
 from tests.uploading import basic, change_gem, make_token, push, upload
 
 FILES = [wheel("acme", "1.0"), wheel("acme", "1.1"), wheel("other", "2.0")]
@@ -71,3 +74,37 @@ async def test_promise_11_a_follower_becomes_the_home_of_uploads_with_a_new_feed
         assert "2 files of 1 projects" in again.stdout, "it can be repeated"
         await run_command(tmp_path / "b", "rebuild")
         assert set(await listed(b)) == {FILES[0].filename, FILES[1].filename, later.filename}
+
+
+async def test_promise_11_nodes_that_follow_a_mirror_which_is_killed_become_the_home_of_its_uploads(
+    postgres_url: str, tmp_path: Path
+) -> None:
+    words = ("token", "create", "--name", "t", "--right", "upload", "--project", "*")
+    async with spawned(tmp_path / "home", EMPTY) as home:
+        token = await run_command(tmp_path / "home", *words)
+        async with cluster(tmp_path, of(home), 2, catalog=postgres_url) as nodes:
+            for built in FILES[:2]:
+                assert (await upload(home, token, built)).status == 200
+            for node in nodes:
+
+                async def has_all(node: Node = node) -> bool:
+                    replies = [await node.process.get(f"/packages/acme/{built.filename}") for built in FILES[:2]]
+                    return [reply.body for reply in replies] == [built.content for built in FILES[:2]]
+
+                await eventually(has_all)
+            before = await feeds(nodes)
+            await home.end(signal.SIGKILL)
+            said = await run_command(nodes[0].data_dir, "promote", home.url, "--project", "acme")
+            assert "2 files of 1 projects" in said
+            token, later = await run_command(nodes[0].data_dir, *words), wheel("acme", "1.2")
+            assert (await upload(nodes[1].process, token, later)).status == 200
+            for node in nodes:
+                assert set(await listed(node.process)) == {built.filename for built in (*FILES[:2], later)}
+            after = await feeds(nodes)
+            assert (len(before), len(after), before & after) == (1, 1, set())
+
+
+async def feeds(nodes: Nodes) -> set[str]:
+    """The identities of the feed that nodes give: one, where they agree."""
+    replies = [await node.process.get("/-/feed?since=newest") for node in nodes]
+    return {reply.headers["X-Mirror-Feed"] for reply in replies}

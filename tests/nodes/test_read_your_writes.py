@@ -15,7 +15,7 @@ from tests.serving import Client, spawned
 from tests.simulator import Simulator
 from tests.uploading import basic, push, upload
 
-UPLOADS = int(os.environ.get("UPLOADS", "50"))
+UPLOADS = int(os.environ.get("UPLOADS", "30"))
 """How many files are uploaded, round robin; on demand 1,000."""
 RIGHTS = ("--right", "upload", "--right", "yank", "--right", "admin", "--project", "*")
 OURS: dict[str, Any] = {
@@ -103,7 +103,7 @@ async def test_promise_3_two_nodes_that_change_one_project_at_the_same_time_lose
 ) -> None:
     async with cluster(tmp_path, {"pypi": OURS["pypi"]}, 2, catalog=postgres_url) as nodes:
         token = await run_command(nodes[0].data_dir, "token", "create", "--name", "t", *RIGHTS)
-        for round in range(5):
+        for round in range(3):
             built = [wheel("both", f"{round}.{number}") for number in range(8)]
             replies = await asyncio.gather(
                 *(upload(nodes[number % 2].process, token, one) for number, one in enumerate(built))
