@@ -32,6 +32,10 @@ async def upload_and_read_back(clients: Sequence[Client], token: str) -> Counter
         reply = await client.get(path)
         missing[what] += reply.status != 200 or expected not in reply.text
 
+    # A node's first upload to a repository waits some seconds for the others: all of these at the same time.
+    first = [upload(client, token, wheel("first", f"1.{number}")) for number, client in enumerate(clients)]
+    first += [push(client, token, gem("first", f"1.{number}").content) for number, client in enumerate(clients)]
+    assert {reply.status for reply in await asyncio.gather(*first)} == {200}
     for number in range(UPLOADS):
         writer = clients[number % len(clients)]
         others = [client for client in clients if client is not writer]

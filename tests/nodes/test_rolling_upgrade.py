@@ -49,7 +49,7 @@ class Clients:
         wanted: list[Callable[[], Awaitable[None]]] = [self._page, self._file, self._info, self._versions, self._file]
         chosen = random.Random(number)
         while not self.ended:
-            await asyncio.sleep(0.1)  # as somebody who does something with it
+            await asyncio.sleep(0.2)  # as somebody who does something with it
             await (self._upload() if number == 0 else chosen.choice(wanted)())
             self.requests += 1
 

@@ -159,6 +159,33 @@ async def test_the_end_of_a_large_file_waits_for_its_digest_and_not_for_the_disk
     assert [held.digest for held in stage.held] == [file.sha256]
 
 
+async def test_in_a_store_of_several_nodes_the_end_waits_for_it_and_comes_in_small_pieces(
+    stage: TransferStage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mirror.transfer.transfer.PROMPT_END_BYTES", len(BIG))
+    monkeypatch.setattr("mirror.transfer.transfer.MORE_SECONDS", 0.001)
+    monkeypatch.setattr(stage.blobs, "is_shared", True)
+    adopt, may_adopt = stage.blobs.adopt, asyncio.Event()
+
+    async def slow(path: Path, digest: str) -> StoredBlob:
+        await may_adopt.wait()
+        return await adopt(path, digest)
+
+    monkeypatch.setattr(stage.blobs, "adopt", slow)
+    body, _ = await stage.open(stage.file_server.file(BIG))
+    got = bytearray()
+    reading = asyncio.create_task(read_into(body, got))
+    async with asyncio.timeout(10):
+        while len(got) < len(BIG) - 1:  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+    await asyncio.sleep(0.05)
+    assert (bytes(got), stage.held, reading.done()) == (BIG[:-1], [], False)
+    may_adopt.set()
+    await reading
+    assert bytes(got) == BIG
+    assert len(stage.held) == 1
+
+
 async def test_client_that_leaves_changes_nothing(stage: TransferStage) -> None:
     stalled = stage.file_server.inject(FILE, Stall(after=1_000_000))
     file = stage.file_server.file(BIG)
