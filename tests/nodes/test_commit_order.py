@@ -4,6 +4,8 @@ import asyncio
 import os
 import random
 import signal
+from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 
 from mirror.config.blobs import BlobsSettings
@@ -80,8 +82,9 @@ async def test_promise_8_the_last_bytes_wait_for_the_object_and_the_row(
 
 @patient
 async def test_promise_8_who_has_a_whole_file_finds_row_and_object_whenever_its_node_is_killed(
-    simulator: Simulator, postgres: PostgresServer, postgres_url: str, tmp_path: Path
+    simulator: Simulator, postgres: PostgresServer, postgres_url: str, tmp_path: Path, report: Callable[[str], None]
 ) -> None:
+    outcomes = Counter[tuple[str, str]]()
     blobs = objects.table("s3")
     simulator.inject("*.whl", Drip(1024 * 1024, 0.01))
     async with cluster(tmp_path, only_pypi(simulator), 3, catalog=postgres_url, blobs=blobs) as nodes:
@@ -108,5 +111,7 @@ async def test_promise_8_who_has_a_whole_file_finds_row_and_object_whenever_its_
             for digest in held:
                 assert await is_object(blobs, digest)
             for one in got:
+                outcomes["row" if built.sha256 in held else "no row", "whole" if one.whole else "broken off"] += 1
                 assert not one.whole or one.digest == built.sha256
                 assert not one.whole or built.sha256 in held
+    report(", ".join(f"{count} clients: {row}, {end}" for (row, end), count in sorted(outcomes.items())))
