@@ -13,6 +13,8 @@ import pytest
 
 from mirror.cli import COMMANDS, main
 from tests.builders import gem, sdist, wheel
+from tests.nodes.cluster import cluster, only_pypi
+from tests.nodes.commands import run_command
 from tests.objects import table
 from tests.serving import repositories, serving, write_settings
 from tests.simulator import Simulator
@@ -144,3 +146,33 @@ async def maintenance(run: Commands, tmp_path: Path) -> None:
     assert len(list((tmp_path / "backup" / "uploads").rglob("*.json"))) >= 3  # a deleted one has a record, too
     await run("restore", tmp_path / "backup", "--data-dir", tmp_path / "restored")
     assert len(list((tmp_path / "restored" / "blobs").glob("??/*"))) >= 4  # of uploads, with their sidecars
+
+
+async def test_promise_13_commands_work_beside_several_nodes_and_each_shows_what_they_did(
+    simulator: Simulator, postgres_url: str, tmp_path: Path
+) -> None:
+    six, ours = wheel("six", "1.0", size=50_000), wheel("ours", "1.0")
+    simulator.publish(six)
+    (tmp_path / ours.filename).write_bytes(ours.content)
+    async with cluster(tmp_path, only_pypi(simulator), 2, catalog=postgres_url, blobs=table("s3")) as nodes:
+        first, second = (node.data_dir for node in nodes)
+        synced, added = await asyncio.gather(
+            run_command(first, "sync", "pypi:six", "--no-deps"),
+            run_command(second, "add", str(tmp_path / ours.filename), *PYPI),
+        )
+        assert "added" in added, synced
+        simulator.forget()
+        for node in nodes:
+            assert ours.filename in (await node.process.get("/simple/ours/")).text
+            assert (await node.process.get(f"/packages/six/{six.filename}")).body == six.content
+        assert simulator.count("GET", f"*/{six.filename}") == 0
+        said = await asyncio.gather(
+            run_command(second, "status", "--json"),
+            run_command(first, "verify"),
+            run_command(second, "export", "--all", "-o", str(tmp_path / "bundle"), "--unsigned"),
+        )
+        assert json.loads(said[0])["files"] >= 1
+        assert "0 bad" in said[1]
+        await run_command(second, "yank", "ours", "1.0", *PYPI)
+        for node in nodes:
+            assert "data-yanked" in (await node.process.get("/simple/ours/")).text

@@ -12,7 +12,7 @@ from tests.objects_faults import faulty
 from tests.postgres import PostgresProxy, PostgresServer
 from tests.simulator import Simulator
 
-HITS = 300
+HITS = 100
 """Requests for each path, half of them on connections of their own."""
 MORE = 15
 """Pieces that a node may send to the database above those of an idle one, by what it does now and then anyway."""
