@@ -15,5 +15,5 @@ pytestmark = pytest.mark.skipif(available() is None, reason="nginx is not instal
 async def test_a_great_store_is_measured() -> None:
     async with site(quick=True) as place:
         rows = [row for measurement in great_rows.MEASUREMENTS.values() async for row in measurement(place)]
-    assert len(rows) == 10
+    assert len(rows) == 11
     assert all(math.isfinite(row.figure) and text(row) for row in rows)

@@ -46,7 +46,7 @@ async def fetched(mirror: Spawned, built: Built) -> None:
 async def check(mirror: Spawned, data: Path, files: list[Built], answered: list[Built]) -> None:
     """Every file that is listed or was answered is there, read from the object store alone."""
     shutil.rmtree(data / "cache" / "blobs", ignore_errors=True)
-    (data / "cache" / "blobs").mkdir()
+    (data / "cache" / "blobs").mkdir(exist_ok=True)  # what is still being cached may have kept it
     for built in files:
         reply = await mirror.get(f"packages/{built.name}/{built.filename}")
         if built in answered or reply.status != 404:

@@ -11,7 +11,7 @@ import signal
 import sqlite3
 import subprocess
 import sys
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
 
@@ -232,7 +232,9 @@ async def test_what_is_no_http_is_a_400_and_no_traceback(simulator: Simulator, t
         reader, writer = await asyncio.open_connection(url.host, url.port)
         writer.write(sent + b" " * 40_000)
         writer.write_eof()
-        answer = await reader.read()
+        answer = b""
+        with suppress(ConnectionResetError):  # it need not read what follows before it hangs up
+            answer = await reader.read()
         writer.close()
         assert answer == b"" or answer.startswith((b"HTTP/1.1 400", b"HTTP/1.0 400"))
         assert (await mirror.get("health")).status == 200
