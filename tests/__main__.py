@@ -35,9 +35,12 @@ SHARED = ["--catalog", "postgres", "--blobs", "s3"]
 SERVED = [
     *(f"tests/contract/test_{name}.py" for name in ("files_again", "inside", "losses", "other_sources", "recheck")),
     *("tests/contract/test_catalog_outages.py", "tests/pypi/test_upload.py", "tests/index/test_uploads.py"),
-    *(f"tests/rubygems/test_{name}.py" for name in ("upload", "published_index", "yanked")),
+    *(f"tests/rubygems/test_{name}.py" for name in ("upload", "yanked")),
+    "--deselect=tests/index/test_uploads.py::test_a_running_server_notices_what_commands_change",
+    "--deselect=tests/index/test_uploads.py::test_what_was_answered_survives_kill_9",
 ]
-"""What runs over those in `.ci/run`: pages, files and uploads of both kinds, and what is read of them again."""
+"""What runs over those in `.ci/run`: pages, files and uploads of both kinds, and what is read of them again; but for
+two tests that take half a minute each, since tests/nodes have the same with several processes."""
 SERVED_ALL = [
     *("tests/contract", "tests/pypi", "tests/rubygems", "tests/index", "tests/policy", "tests/auth", "tests/airgap"),
     *("tests/web", "tests/server", "tests/service/test_serving.py"),
