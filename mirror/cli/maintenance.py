@@ -70,8 +70,13 @@ def verify_command(rate: str | None, options: SettingsOptions) -> int:
     A mirror may be serving from the store. Exit status 1 when something could not be repaired.
     """
     settings = options.load()
-    logging.getLogger("mirror").setLevel(logging.CRITICAL)  # each fault is printed below, with how it ended
-    return asyncio.run(_verify(settings, parse_size("--rate", rate)))
+    logger = logging.getLogger("mirror")
+    level = logger.level
+    logger.setLevel(logging.CRITICAL)  # each fault is printed below, with how it ended
+    try:
+        return asyncio.run(_verify(settings, parse_size("--rate", rate)))
+    finally:
+        logger.setLevel(level)
 
 
 async def _verify(settings: "Settings", rate: int | None) -> int:
