@@ -10,6 +10,8 @@ import aiohttp
 from aiohttp import web
 from yarl import URL
 
+from tests import objects
+
 
 class FaultyStore:
     """The proxy; requests are signed for its own address, which it passes on as Host."""
@@ -69,3 +71,12 @@ async def faulty(target: str) -> AsyncIterator[FaultyStore]:
         yield store
     finally:
         await runner.cleanup()
+
+
+@asynccontextmanager
+async def faulty_s3() -> AsyncIterator[FaultyStore]:
+    """Such a proxy in front of SeaweedFS, with the settings of an empty bucket behind it."""
+    target = objects.table("s3")
+    async with faulty(target["endpoint"]) as proxy:
+        proxy.table = target | {"endpoint": proxy.url}
+        yield proxy

@@ -3,8 +3,7 @@
 import asyncio
 import sys
 from pathlib import Path
-from types import TracebackType
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING
 
 import click
 from rich.filesize import decimal
@@ -47,7 +46,8 @@ def move_command(
 async def _move(settings: "Settings", targets: "MoveTargets") -> int:
     from mirror.service.move import move
 
-    with MoveBars() as bars:
+    bars = MoveBars()
+    with bars.progress:
         result = await move(settings, targets, bars)
     if result.catalog is None and result.files is None:
         say("everything has been moved there before")
@@ -91,41 +91,33 @@ class MoveBars:
         from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
         self._terminal = sys.stderr.isatty()
-        self._progress = Progress(
+        self.progress = Progress(
             TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[done]}"), TimeRemainingColumn(),
             console=Console(stderr=True, highlight=False), disable=not self._terminal,
         )  # fmt: skip
-        self._table = self._progress.add_task("the catalog", total=None, done="")
-        self._files = self._progress.add_task("files", total=None, done="", visible=False)
+        """The bars, shown while this is entered as a context."""
+        self._table = self.progress.add_task("the catalog", total=None, done="")
+        self._files = self.progress.add_task("files", total=None, done="", visible=False)
         self._count = self._total = 0
-
-    def __enter__(self) -> Self:
-        self._progress.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._progress.stop()
 
     def on_table(self, name: str, rows: int) -> None:
         """Show that a table is being copied, or compared again."""
-        self._progress.reset(self._table, description=name, total=rows, done=f"{rows:,} rows")
+        self.progress.reset(self._table, description=name, total=rows, done=f"{rows:,} rows")
         if not self._terminal:
             say(f"{name}: {rows:,} rows", err=True)
 
     def on_rows(self, count: int) -> None:
         """Show that so many more rows of it are done."""
-        self._progress.update(self._table, advance=count)
+        self.progress.update(self._table, advance=count)
 
     def on_files(self, count: int, size: int) -> None:
         """Show that so many files are to be copied."""
         self._total = count
-        self._progress.reset(self._files, total=size, visible=True, done="")
+        self.progress.reset(self._files, total=size, visible=True, done="")
         if not self._terminal:
             say(f"files: {count:,} ({decimal(size)})", err=True)
 
     def on_copied(self, count: int, size: int) -> None:
         """Show that so many more files are in the other store."""
         self._count += count
-        self._progress.update(self._files, advance=size, done=f"{self._count:,}/{self._total:,} files")
+        self.progress.update(self._files, advance=size, done=f"{self._count:,}/{self._total:,} files")

@@ -17,7 +17,7 @@ from mirror.errors import ConfigError
 from tests import objects
 from tests.builders import noise, wheel
 from tests.clients.python import running
-from tests.objects_faults import FaultyStore, faulty
+from tests.objects_faults import FaultyStore, faulty_s3
 from tests.serving import Serving, repositories, serving, write_settings
 from tests.simulator import Simulator
 from tests.uploading import make_token, upload
@@ -30,9 +30,7 @@ OURS = wheel("ours", "1.0", size=400_000)
 @pytest.fixture
 async def store() -> AsyncIterator[FaultyStore]:
     """A store that can be made to fail, in front of SeaweedFS."""
-    target = objects.table("s3")
-    async with faulty(target["endpoint"]) as proxy:
-        proxy.table = target | {"endpoint": proxy.url}
+    async with faulty_s3() as proxy:
         yield proxy
 
 

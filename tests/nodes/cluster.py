@@ -17,7 +17,7 @@ import math
 import os
 import signal
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Coroutine, Iterable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -27,6 +27,7 @@ import aiohttp
 from tests.servers import kept_ports
 from tests.serving import Client, Spawned, Table, repositories, spawned
 from tests.simulator import Simulator
+from tests.simulator.faults import Stall
 
 SECRET = "not a secret, but long enough for one"
 """What the nodes prove to each other."""
@@ -177,3 +178,24 @@ async def download(url: str, session: aiohttp.ClientSession | None = None) -> Do
     except (aiohttp.ClientError, ConnectionError):
         pass
     return Download(hasher.hexdigest(), size, first, max(pause, time.monotonic() - before), whole)
+
+
+async def burst(
+    simulator: Simulator, filename: str, downloads: Iterable[Coroutine[Any, Any, Download]]
+) -> tuple[set[str], float, str]:
+    """Begin downloads of a file that upstream gives once all wait for it, with one request for all of them.
+
+    Returns the digests that came, the seconds from upstream's first byte to the last client's first one, and a report.
+    """
+    stalled = simulator.inject(f"*{filename}", Stall())
+    fetching = [asyncio.create_task(one) for one in downloads]
+    await simulator.until(lambda: simulator.count("GET", f"*{filename}") > 0)
+    await asyncio.sleep(0.5)  # for the other processes to follow, which no one else can see
+    began = time.monotonic()
+    stalled.release()
+    got = await asyncio.gather(*fetching)
+    latest = max(one.first_byte_at for one in got) - began
+    assert all(one.whole for one in got)
+    assert simulator.count("GET", f"*{filename}") == 1
+    text = f"{len(got)} clients in {time.monotonic() - began:.1f} s, the last first byte after {latest:.3f} s"
+    return {one.digest for one in got}, latest, text

@@ -7,7 +7,6 @@ import json
 import random
 import signal
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -16,7 +15,7 @@ import pytest
 from tests import objects
 from tests.builders import wheel
 from tests.contract.pypi import eventually
-from tests.nodes.cluster import Node, cluster, download, only_pypi
+from tests.nodes.cluster import Node, burst, cluster, download, only_pypi
 from tests.nodes.workers import FULL, PAUSE_SECONDS, ROUNDS, on_demand, patient
 from tests.postgres import PostgresServer
 from tests.simulator import Simulator
@@ -64,18 +63,10 @@ async def test_promise_1_a_cold_file_is_one_request_upstream_for_the_clients_of_
         stalled_page.release()
         assert {reply.status for reply in await asyncio.gather(*asking)} == {200}
         assert simulator.count("GET", "/simple/cold/") == 1
-        stalled = simulator.inject(f"*{built.filename}", Stall())
-        fetching = [asyncio.create_task(download(url)) for url, _ in zip(itertools.cycle(urls), range(CLIENTS))]
-        await simulator.until(lambda: simulator.count("GET", f"*{built.filename}") > 0)
-        await asyncio.sleep(0.5)
-        began = time.monotonic()
-        stalled.release()
-        got = await asyncio.gather(*fetching)
-        latest = max(one.first_byte_at for one in got) - began
-        report(f"{len(got)} clients in {time.monotonic() - began:.1f} s, the last first byte after {latest:.3f} s")
-        assert all(one.whole for one in got)
-        assert {one.digest for one in got} == {wanted}
-        assert simulator.count("GET", f"*{built.filename}") == 1
+        wanting = (download(url) for url, _ in zip(itertools.cycle(urls), range(CLIENTS)))
+        digests, _, text = await burst(simulator, built.filename, wanting)
+        report(text)
+        assert digests == {wanted}
         assert {(await download(url)).digest for url in urls} == {wanted}
         assert simulator.count("GET", f"*{built.filename}") == 1
 

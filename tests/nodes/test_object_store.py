@@ -10,11 +10,10 @@ import aiohttp
 import pytest
 
 from mirror.config.blobs import BlobsSettings
-from tests import objects
 from tests.builders import Built, wheel
 from tests.nodes.cluster import Node, Nodes, cluster, only_pypi
 from tests.nodes.commands import run_command
-from tests.objects_faults import FaultyStore, faulty
+from tests.objects_faults import FaultyStore, faulty_s3
 from tests.simulator import Simulator
 from tests.uploading import upload
 
@@ -25,9 +24,7 @@ OURS = wheel("ours", "1.0", size=300_000)
 @pytest.fixture
 async def store() -> AsyncIterator[FaultyStore]:
     """A store that can be made to fail, in front of SeaweedFS."""
-    target = objects.table("s3")
-    async with faulty(target["endpoint"]) as proxy:
-        proxy.table = target | {"endpoint": proxy.url}
+    async with faulty_s3() as proxy:
         yield proxy
 
 

@@ -2,12 +2,11 @@
 
 import asyncio
 import hashlib
-import time
 from collections.abc import Callable
 from pathlib import Path
 
 from tests.builders import wheel
-from tests.nodes.cluster import download, only_pypi
+from tests.nodes.cluster import burst, download, only_pypi
 from tests.nodes.workers import FULL, clients_of_each, patient
 from tests.serving import spawned
 from tests.simulator import Simulator
@@ -30,22 +29,10 @@ async def test_promise_1_a_cold_file_is_one_request_upstream_for_the_clients_of_
     ):
         for each in clients.values():
             await each[0].get("/simple/cold/")
-        stalled = simulator.inject(f"*{built.filename}", Stall())
-        fetching = [
-            asyncio.create_task(download(mirror.url + path, client.session))
-            for each in clients.values()
-            for client in each
-        ]
-        await simulator.until(lambda: simulator.count("GET", f"*{built.filename}") > 0)
-        await asyncio.sleep(0.5)  # for the other workers to follow, which no one else can see
-        began = time.monotonic()
-        stalled.release()
-        got = await asyncio.gather(*fetching)
-        latest = max(one.first_byte_at for one in got) - began
-        report(f"{len(got)} clients in {time.monotonic() - began:.1f} s, the last first byte after {latest:.3f} s")
-        assert all(one.whole for one in got)
-        assert {one.digest for one in got} == {wanted}
-        assert simulator.count("GET", f"*{built.filename}") == 1
+        wanting = (download(mirror.url + path, client.session) for each in clients.values() for client in each)
+        digests, latest, text = await burst(simulator, built.filename, wanting)
+        report(text)
+        assert digests == {wanted}
         assert latest < 2.0
         again = await asyncio.gather(*(download(mirror.url + path, each[0].session) for each in clients.values()))
         assert {one.digest for one in again} == {wanted}
