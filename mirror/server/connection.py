@@ -282,7 +282,8 @@ def read_head(data: bytes, group: ConnectionGroup) -> RequestHead | None:
 
     None when these bytes are anything but one whole request without a body, or too many.
     """
-    if len(data) > REPLAY_REQUEST_BYTES or not data.startswith((b"GET ", b"HEAD ")):
+    # The parser would keep the beginning of a second request for the next call, which is another client's.
+    if len(data) > REPLAY_REQUEST_BYTES or not (data.startswith((b"GET ", b"HEAD ")) and data.endswith(b"\r\n\r\n")):
         return None
     try:
         messages, upgraded, rest = group.parser.feed_data(data)

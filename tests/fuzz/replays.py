@@ -7,12 +7,13 @@ import tempfile
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 from unittest.mock import patch
 
 from yarl import URL
 
 from mirror.auth import digest
+from mirror.index.cache import Worth
 from mirror.server.replay import Replay, ReplayCache
 from tests.builders import gem, wheel
 from tests.fuzz.fuzzer import Check, Fuzzer
@@ -25,9 +26,14 @@ class NoReplays(ReplayCache):
     """A cache that keeps nothing."""
 
     __slots__ = ()
+    refused: ClassVar = 0
+    """How many responses were to be kept."""
 
-    def put(self, key: bytes, value: Replay, weight: int) -> None:
-        return
+    def put(self, key: bytes, value: Replay, weight: int = 0, worth: Worth | None = None) -> None:
+        NoReplays.refused += 1
+
+    def beside(self) -> ReplayCache:
+        return self
 
 
 _TOKENS = {name: f"mirror_{hashlib.sha256(name.encode()).hexdigest()}" for name in ("all", "a", "b")}
@@ -71,6 +77,8 @@ async def _replays() -> AsyncIterator[Check]:
                     for path in ("simple/acme/", "simple/team-a/", "simple/team-b/", "versions", "names", "info/rack"):
                         for _ in range(2):
                             await mirror.get(path, Authorization=f"Bearer {_TOKENS['all']}")
+
+                assert NoReplays.refused, "one of them would replay, were it not for its cache"
 
                 async def check(data: bytes) -> bool:
                     parts = [*data.split(b"\x00|")[:6], _LAST]
@@ -160,6 +168,7 @@ def _script_seeds() -> list[bytes]:
     return [b"\x00|".join(script) for script in scripts] + [
         page + page,
         page[:-2],
+        page + b"GET /simple/other/ HTTP/1.1\r\nVia: \x00|" + page,
         page + b"\x00|" + page[:20] + b"\x00|" + page[20:],
     ]
 

@@ -333,6 +333,20 @@ async def test_a_client_that_always_sends_unusual_requests_is_parsed_once(
     assert (others[0], others[-1]) == (b"13", b"13")
 
 
+@pytest.mark.parametrize("begun", [b"G", b"GET /other HTTP/1.1\r\nVia: ", b"GET /other HTTP/1.1\r\nVia: x\r\n", b"\r"])
+async def test_a_request_that_has_only_begun_is_never_joined_with_one_of_another_client(
+    site: Site, begun: bytes
+) -> None:
+    other = REQUEST.replace(b"/page", b"/other")
+    assert await site.talk(REQUEST, other) == [b"1", b"2"]
+    reader, writer = await asyncio.open_connection("127.0.0.1", site.port)
+    assert await site.ask(reader, writer, REQUEST + begun) == b"3"
+    assert await site.talk(REQUEST, other, REQUEST) == [b"1", b"2", b"1"]
+    assert read_head(REQUEST + begun, site.group) is None
+    assert read_head(REQUEST, site.group) == read_head(other.replace(b"/other", b"/page"), site.group)
+    writer.close()
+
+
 async def test_after_a_body_nothing_is_replayed(site: Site) -> None:
     post = b"POST /page HTTP/1.1\r\nHost: mirror.example\r\nContent-Length: 1\r\n\r\nx"
     assert await site.talk(REQUEST, post, REQUEST) == [b"1", b"2", b"3"]
