@@ -111,6 +111,19 @@ class Numbers(Protocol):
         """Give a number its value unless it has one; return the value that it has."""
 
 
+class GrowingBlob(Protocol):
+    """A blob that a store receives while its bytes still come in."""
+
+    def grow(self, size: int) -> None:
+        """Let the first `size` bytes of its file be sent to where the store is."""
+
+    async def finish(self) -> StoredBlob:
+        """Store it, once its file is whole and verified; the file stays where it is. Raises StorageError."""
+
+    def abandon(self) -> None:
+        """Have what was sent forgotten, unless the blob is stored."""
+
+
 class BlobStore(Protocol):
     """The store of the bytes of files. All methods may be called concurrently, also by several processes."""
 
@@ -144,6 +157,15 @@ class BlobStore(Protocol):
         The file is moved away from `path`. Idempotent, also for a blob that is held already. Raises StorageFull, and
         then leaves the file where it was; MissingBlob when there is neither file nor blob.
         """
+
+    def begin(self, path: Path, digest: str, size: int, date: int) -> GrowingBlob | None:
+        """Begin to store the file at `path`, which still grows to `size` bytes; None where only `adopt` can store it.
+
+        `date` is that of the file, in seconds since the epoch. Raises MissingBlob when it is no digest.
+        """
+
+    async def keep_copy(self, path: Path, digest: str) -> None:
+        """Move a file away from `path` that has the bytes of a stored blob, for this machine to read; or leave it."""
 
     async def write(self, content: bytes) -> StoredBlob:
         """Store small content. Raises StorageFull."""

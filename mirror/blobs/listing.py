@@ -47,6 +47,12 @@ def stored_in(paths: Iterable[Path]) -> list[StoredBlob]:
     return found
 
 
+def move_if_there(path: Path, target: Path) -> None:
+    """Move a file, unless it has gone."""
+    with suppress(FileNotFoundError):
+        path.rename(target)
+
+
 def remove_files(directory: Path) -> int:
     """Remove the files of a directory, and return how many it had; directories stay."""
     return sum(_remove(path) for path in directory.iterdir())

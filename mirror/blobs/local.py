@@ -22,7 +22,7 @@ from typing import TypeVar
 import msgspec
 
 from mirror.blobs import SmallBlob, StoredBlob, StoreState
-from mirror.blobs.listing import blobs_in, digests_in, remove_files, stored_in
+from mirror.blobs.listing import blobs_in, digests_in, move_if_there, remove_files, stored_in
 from mirror.errors import ConfigError, MissingBlob, StorageFull
 
 CHUNK_BYTES = 256 * 1024
@@ -179,8 +179,7 @@ class LocalBlobs:
         self.root = data_dir / "blobs"
         self.incoming = data_dir / "incoming"
         self._prefix = f"{self.root}/"
-        self.outgoing = data_dir / "outgoing"
-        self.damaged = data_dir / "damaged"
+        self.outgoing, self.damaged = data_dir / "outgoing", data_dir / "damaged"
         for directory in (self.root, self.incoming, self.outgoing):
             directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         self.disk_space = DiskSpace(data_dir)
@@ -216,6 +215,12 @@ class LocalBlobs:
     async def adopt(self, path: Path, digest: str) -> StoredBlob:
         return await off_loop(lambda: self._adopt(path, digest))
 
+    def begin(self, path: Path, digest: str, size: int, date: int) -> None:
+        """Return None: what is here need not be sent anywhere."""
+
+    async def keep_copy(self, path: Path, digest: str) -> None:
+        """Do nothing: what is here is no copy."""
+
     async def write(self, content: bytes) -> StoredBlob:
         return await off_loop(lambda: self._write(content))
 
@@ -232,11 +237,11 @@ class LocalBlobs:
         await off_loop(lambda: path.unlink(missing_ok=True))
 
     async def withdraw(self, digest: str) -> None:
-        await off_loop(lambda: _move_if_there(self._path(digest), self.outgoing / check_digest(digest)))
+        await off_loop(lambda: move_if_there(self._path(digest), self.outgoing / check_digest(digest)))
 
     async def restore(self, digest: str) -> None:
         path, target = self.outgoing / check_digest(digest), self._path(digest)
-        await off_loop(lambda: path.unlink(missing_ok=True) if target.exists() else _move_if_there(path, target))
+        await off_loop(lambda: path.unlink(missing_ok=True) if target.exists() else move_if_there(path, target))
 
     async def discard(self, digest: str) -> None:
         path = self.outgoing / check_digest(digest)
@@ -248,7 +253,7 @@ class LocalBlobs:
     async def set_aside(self, digest: str) -> None:
         def move() -> None:
             self.damaged.mkdir(mode=0o700, exist_ok=True)
-            _move_if_there(self._path(digest), self.damaged / check_digest(digest))
+            move_if_there(self._path(digest), self.damaged / check_digest(digest))
 
         await off_loop(move)
 
@@ -365,11 +370,6 @@ def _labels(target: int | str | Path) -> list[bytes]:
 
 def _short(label: Sequence[str]) -> bytes:
     return hashlib.sha256("\0".join(label).encode()).hexdigest()[:32].encode()
-
-
-def _move_if_there(path: Path, target: Path) -> None:
-    with suppress(FileNotFoundError):
-        path.rename(target)
 
 
 def check_digest(digest: str) -> str:

@@ -14,17 +14,18 @@ import os
 import sys
 import time
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Callable, Collection, Coroutine, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Coroutine, Iterable, Sequence
 from functools import partial
 from pathlib import Path
 
 from mirror.blobs import Numbers, SmallBlob, StoredBlob, StoreState, beginnings
 from mirror.blobs.local import check_digest, off_loop
 from mirror.blobs.objects_cache import BlobCache
-from mirror.blobs.objects_client import CREATE_BYTES, MissingObject, ObjectClient, StoredObject
+from mirror.blobs.objects_client import MissingObject, ObjectClient, StoredObject
 from mirror.blobs.objects_connect import connect
 from mirror.blobs.objects_owner import BLOBS, claim
 from mirror.blobs.objects_reading import BlobFacts, CachedBody, ObjectBody, ObjectReader, StoredBody
+from mirror.blobs.objects_writing import GrowingObject, ObjectWriter, key_of, tombstone_of
 from mirror.config.blobs import BlobsSettings
 from mirror.errors import MirrorError, MissingBlob
 from mirror.model import Body
@@ -39,10 +40,6 @@ MOST_LABELS = 1000
 """Labels that may wait to be written."""
 STORES_AT_ONCE = 16
 """Small blobs of one call that are stored at the same time."""
-TOMBSTONE_SECONDS = 60.0
-"""How long a blob that is about to go is waited for; then its tombstone is one that a sweep has left behind."""
-TOMBSTONE_PAUSE_SECONDS = 0.25
-"""Time between two looks at a tombstone."""
 SIGNED_SECONDS = 900.0
 """How long a signed redirect is valid: enough for a client to begin."""
 ORPHAN_SECONDS = 86_400.0
@@ -83,6 +80,7 @@ class ObjectBlobs:
         self._numbers = numbers
         self._is_claimed = numbers is None
         self._reader = ObjectReader(self.client, self.cache, self._judge)
+        self._writer = ObjectWriter(self.client, self.claim, self._remember)
         self._known: OrderedDict[str, tuple[BlobFacts, float]] = OrderedDict()
         self._withdrawn: set[str] = set()
         self._has_labels = True
@@ -136,7 +134,7 @@ class ObjectBlobs:
         if known is not None and self._clock() < known[1]:
             return known[0]
         try:
-            key = _key(digest)
+            key = key_of(digest)
         except MissingBlob:
             return None
         found = await self.client.head(key)
@@ -154,8 +152,7 @@ class ObjectBlobs:
     # Storing
 
     async def adopt(self, path: Path, digest: str) -> StoredBlob:
-        key = _key(digest)
-        await self.claim()
+        key_of(digest)
         try:
             about = os.stat(path)
         except FileNotFoundError:
@@ -163,15 +160,18 @@ class ObjectBlobs:
             if facts is None:
                 raise MissingBlob(digest) from None
             return StoredBlob(digest=digest, size=facts.size, stored=self._clock())
-        size, date = about.st_size, int(about.st_mtime)
-        if size <= CREATE_BYTES:
-            if not await self.client.create(key, path, {"date": str(date)}) and not await self._stays(digest, size):
-                await self.client.replace(key, path, size, {"date": str(date)})
-        elif not await self._stays(digest, size):
-            await self.client.replace(key, path, size, {"date": str(date)})
-        self._remember(BlobFacts(digest=digest, key=key, size=size, date=date))
-        await self.cache.add(path, digest, size)
-        return StoredBlob(digest=digest, size=size, stored=self._clock())
+        held = await self.begin(path, digest, about.st_size, int(about.st_mtime)).finish()
+        await self.cache.add(path, digest, about.st_size)
+        return held
+
+    def begin(self, path: Path, digest: str, size: int, date: int) -> GrowingObject:
+        """See `BlobStore`."""
+        facts = BlobFacts(digest=digest, key=key_of(digest), size=size, date=date)
+        return GrowingObject(self._writer, path, facts, self._clock)
+
+    async def keep_copy(self, path: Path, digest: str) -> None:
+        if await self.cache.find(digest) is None:
+            await self.cache.add(path, digest, os.stat(path).st_size)
 
     async def write(self, content: bytes) -> StoredBlob:
         await self.claim()
@@ -186,7 +186,8 @@ class ObjectBlobs:
         async def store(blob: SmallBlob) -> None:
             async with slots:
                 date = int(self._clock()) if blob.date is None else blob.date
-                work = [self._create(check_digest(blob.digest), blob.content, {"date": str(date)})]
+                facts = BlobFacts(digest=blob.digest, key=key_of(blob.digest), size=len(blob.content), date=date)
+                work = [self._writer.write(facts, blob.content)]
                 if blob.label:
                     work.append(self._write_label(blob.digest, blob.label))
                 if self._numbers is not None:  # else it is a process that serves no one
@@ -196,28 +197,6 @@ class ObjectBlobs:
         await _all_of(store(blob) for blob in {blob.digest: blob for blob in blobs}.values())
         now = self._clock()
         return [StoredBlob(digest=blob.digest, size=len(blob.content), stored=now) for blob in blobs]
-
-    async def _create(self, digest: str, content: bytes, attributes: Mapping[str, str]) -> None:
-        """Store a blob unless it is there, whole, and stays."""
-        if len(content) <= CREATE_BYTES and await self.client.create(_key(digest), content, dict(attributes)):
-            return
-        if not await self._stays(digest, len(content)):
-            await self.client.replace(_key(digest), content, len(content), dict(attributes))
-
-    async def _stays(self, digest: str, size: int) -> bool:
-        """Return whether a blob is there with its size, once it is decided whether it goes."""
-        waited = 0.0
-        while True:
-            found = await self.client.head(_key(digest))
-            if found is None or found.size != size:
-                return False
-            if await self.client.head(_tombstone(digest)) is None:
-                return True
-            if waited >= TOMBSTONE_SECONDS:
-                await self.client.delete([_tombstone(digest)])
-                return True
-            await asyncio.sleep(TOMBSTONE_PAUSE_SECONDS)
-            waited += TOMBSTONE_PAUSE_SECONDS
 
     # Labels
 
@@ -249,7 +228,7 @@ class ObjectBlobs:
     # Deleting
 
     async def delete(self, digest: str) -> None:
-        keys = [_key(digest)]
+        keys = [key_of(digest)]
         await self.claim()
         async for page in self.client.walk(f"labels/{digest[:2]}/{digest}"):
             keys += [one.key for one in page]
@@ -259,17 +238,17 @@ class ObjectBlobs:
 
     async def withdraw(self, digest: str) -> None:
         await self.claim()
-        await self.client.replace(_tombstone(digest), b"", 0)
+        await self.client.replace(tombstone_of(digest), b"", 0)
         self._withdrawn.add(digest)
 
     async def restore(self, digest: str) -> None:
-        await self.client.delete([_tombstone(digest)])
+        await self.client.delete([tombstone_of(digest)])
         self._withdrawn.discard(digest)
 
     async def discard(self, digest: str) -> None:
-        if await self.client.head(_tombstone(digest)) is not None:  # else a node has waited too long for it
+        if await self.client.head(tombstone_of(digest)) is not None:  # else a node has waited too long for it
             await self.delete(digest)
-            await self.client.delete([_tombstone(digest)])
+            await self.client.delete([tombstone_of(digest)])
         self._withdrawn.discard(digest)
 
     async def withdrawn(self) -> list[str]:
@@ -280,17 +259,17 @@ class ObjectBlobs:
         self._known.pop(digest, None)
         await self.cache.drop(digest)
         try:
-            await self.client.copy(_key(digest), f"damaged/{digest}")
+            await self.client.copy(key_of(digest), f"damaged/{digest}")
         except MissingObject:
             return
-        await self.client.delete([_key(digest)])
+        await self.client.delete([key_of(digest)])
 
     async def _judge(self, digest: str) -> None:
         """Look again at an object that was missing, or did not have the right bytes; then set it aside."""
         self._known.pop(digest, None)
         hasher = hashlib.sha256()
         try:
-            async for chunk in self.client.read(_key(digest)):
+            async for chunk in self.client.read(key_of(digest)):
                 await off_loop(partial(hasher.update, chunk))
         except MissingObject:
             return
@@ -318,7 +297,7 @@ class ObjectBlobs:
         return [
             StoredBlob(digest=digest, size=about.size, stored=about.modified)
             for digest in digests
-            if (about := await self.client.head(_key(digest))) is not None
+            if (about := await self.client.head(key_of(digest))) is not None
         ]
 
     async def _below(self, prefix: str) -> AsyncIterator[StoredBlob]:
@@ -326,7 +305,7 @@ class ObjectBlobs:
             for one in page:
                 digest = one.key.rpartition("/")[2]
                 try:
-                    known = one.key == _key(digest)
+                    known = one.key == key_of(digest)
                 except MissingBlob:
                     continue
                 if known:
@@ -346,18 +325,10 @@ class ObjectBlobs:
         return await self.cache.local.clean_incoming()
 
     async def close(self) -> None:
-        """Finish the labels that wait, and stop reading."""
+        """Finish the labels that wait, and stop reading and writing."""
         await self._reader.close()
+        await self._writer.close()
         await asyncio.gather(*self._labels, return_exceptions=True)
-
-
-def _key(digest: str) -> str:
-    """Return the name of a blob's object. Raises MissingBlob when it is no digest."""
-    return f"{BLOBS}/{check_digest(digest)[:2]}/{digest}"
-
-
-def _tombstone(digest: str) -> str:
-    return f"withdrawn/{check_digest(digest)}"
 
 
 def _label(digest: str, label: Sequence[str]) -> str:

@@ -192,6 +192,18 @@ class ObjectClient:
                         chunk_size=PART_BYTES, max_concurrency=PARTS_AT_ONCE,
                     )  # fmt: skip
 
+    async def replace_growing(self, key: str, parts: AsyncIterator[bytes], attributes: dict[str, str]) -> None:
+        """Write an object out of parts as they come, in place of one that is there; it appears at their end.
+
+        `parts` takes the time that it needs. What it raises is raised here, and there is no object.
+        """
+        async with self._uploading:
+            with self._request("put"):
+                await self._store.put_async(
+                    key, parts, attributes=attributes, use_multipart=True, chunk_size=PART_BYTES,
+                    max_concurrency=PARTS_AT_ONCE,
+                )  # fmt: skip
+
     async def copy(self, key: str, target: str) -> None:
         """Copy an object within the store. Raises MissingObject."""
         with self._request("copy"):

@@ -21,6 +21,7 @@ import msgspec
 from mirror.blobs.local import CHUNK_BYTES, create_part, finish_part, http_date, off_loop, read_at, write_at
 from mirror.blobs.objects_cache import BlobCache
 from mirror.blobs.objects_client import MissingObject, ObjectClient
+from mirror.blobs.objects_ranges import ParallelReader
 from mirror.errors import MirrorError, MissingBlob, StorageFull, StorageUnavailable
 from mirror.model import Body
 
@@ -53,9 +54,9 @@ Doubt = Callable[[str], Awaitable[None]]
 class Download:
     """One blob on its way from the object store into the cache; any number of readers follow it."""
 
-    def __init__(self, facts: BlobFacts, client: ObjectClient, cache: BlobCache, doubt: Doubt) -> None:
+    def __init__(self, facts: BlobFacts, ranges: ParallelReader, cache: BlobCache, doubt: Doubt) -> None:
         self.facts = facts
-        self._client = client
+        self._ranges = ranges
         self._cache = cache
         self._doubt = doubt
         self._part = cache.local.incoming / f"{secrets.token_hex(16)}.part"
@@ -102,7 +103,7 @@ class Download:
         self._fd = await off_loop(partial(create_part, self._part))
         weakref.finalize(self, os.close, self._fd)  # open for as long as there may be readers
         hasher = hashlib.sha256()
-        async with aclosing(self._client.read(self.facts.key)) as chunks:
+        async with aclosing(self._ranges.read(self.facts.key, self.facts.size)) as chunks:
             async for chunk in chunks:
                 if self._received + len(chunk) > self.facts.size:
                     break
@@ -151,6 +152,7 @@ class ObjectReader:
 
     def __init__(self, client: ObjectClient, cache: BlobCache, doubt: Doubt) -> None:
         self._client = client
+        self._ranges = ParallelReader(client)
         self._cache = cache
         self._doubt = doubt
         self._running: dict[str, Download] = {}
@@ -177,7 +179,7 @@ class ObjectReader:
         running = self._running.get(facts.digest)
         if running is not None:
             return running
-        download = self._running[facts.digest] = Download(facts, self._client, self._cache, self._doubt)
+        download = self._running[facts.digest] = Download(facts, self._ranges, self._cache, self._doubt)
 
         def ended(task: asyncio.Task[None]) -> None:
             self._tasks.discard(task)

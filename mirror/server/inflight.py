@@ -78,7 +78,7 @@ class InflightServer:
         if request.path == NODE_PATH:
             return web.Response(status=204)
         name, slash, rest = request.path.removeprefix(INFLIGHT_PATH).partition("/")
-        led = self._flights.led.get(name)
+        led = await self._flights.leading(name)
         if led is None or slash + rest not in ("", END_PATH):
             return web.Response(status=404)
         if self._requests >= MOST_REQUESTS:

@@ -86,6 +86,8 @@ class Flights:
         self.nodes = nodes
         self.led: dict[str, LedFlight] = {}
         """Those that this process leads, by name."""
+        self._taking: dict[str, asyncio.Event] = {}
+        """Those that are being taken, by name; set once it is known who leads."""
         self._missing: dict[int, int] = {}
         """How often the owner of a flight did not know of it, by token."""
         self._ending: set[asyncio.Task[None]] = set()
@@ -97,6 +99,7 @@ class Flights:
         """
         if name in self.led:
             return None
+        known = self._taking[name] = asyncio.Event()
         try:
             if passed_over is None:
                 flight = await self._registry.take(name, self._address)
@@ -107,9 +110,23 @@ class Flights:
                 flight = await self._registry.take_over(flight, self._address)
         except StorageError:
             return None
-        if flight.mine:
-            self.led[name] = LedFlight()
-        return flight
+        else:
+            if flight.mine:
+                self.led[name] = LedFlight()
+            return flight
+        finally:
+            known.set()
+            if self._taking.get(name) is known:
+                del self._taking[name]
+
+    async def leading(self, name: str) -> LedFlight | None:
+        """Return the flight of a name if this process leads it; where it is taking it just now, once that is known.
+
+        Another process may learn who leads it first: the record is written, and its writer has not read that yet.
+        """
+        if (known := self._taking.get(name)) is not None:
+            await known.wait()
+        return self.led.get(name)
 
     def end(self, flight: Flight) -> None:
         """End a flight that this process has taken, and wake those who follow it; no one waits for the record."""
@@ -172,19 +189,20 @@ class Flights:
                     flight = await self.take(name, passed_over)
                     if flight is None or flight.mine:
                         return None, flight
-                    passed_over, landed = await self._wait_ended(flight)
+                    error = await self._wait_ended(flight)
                     found = await look()
-                    if found is not None or landed:
+                    if found is not None or error is None:
                         return found, None
+                    passed_over = await self.to_take_over(flight, error)
         return None, None
 
-    async def _wait_ended(self, flight: Flight) -> tuple[Flight | None, bool]:
-        """Wait for the end of another process's flight; return it if it is to be taken over, and whether it landed."""
+    async def _wait_ended(self, flight: Flight) -> MirrorError | None:
+        """Wait for the end of another process's flight, and return the error of waiting, if any."""
         try:
             await self.nodes.wait_ended(flight)
         except (SilentNode, MissingFlight, FailedFlight) as error:
-            return await self.to_take_over(flight, error), False
-        return None, True
+            return error
+        return None
 
     async def close(self) -> None:
         """Record the end of all flights, and close the connections to other processes."""
@@ -223,6 +241,8 @@ class SharedTransfer:
         match error:
             case FailedFlight():
                 return
+            case MissingFlight() if not self._body.started and await self._is_held():
+                raise AlreadyHeld(f"{self._name} was brought by another process.")  # whose flight has just ended
             case MirrorError() if leader is not None:
                 passed_over = await self._flights.to_take_over(leader, error)
         if self._boardings > BOARDINGS:
@@ -251,6 +271,8 @@ class SharedTransfer:
         """Wait for the process that led to store the file, and return whether it did."""
         if self._leader is None:
             return False
+        if await self._is_held():  # in a store of several nodes its last bytes come after that
+            return True
         with suppress(TimeoutError, SilentNode, MissingFlight, FailedFlight):
             async with asyncio.timeout(LANDING_SECONDS):
                 await self._flights.nodes.wait_ended(self._leader)

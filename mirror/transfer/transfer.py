@@ -6,7 +6,7 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection
 from contextlib import AbstractAsyncContextManager
 
-from mirror.blobs import BlobStore, StoredBlob
+from mirror.blobs import BlobStore, GrowingBlob, StoredBlob
 from mirror.blobs.local import http_date
 from mirror.errors import (
     DigestMismatch,
@@ -28,7 +28,8 @@ from mirror.upstream import SlowBody, Stream, Upstream, parse_url
 PROMPT_END_BYTES = 8 * 1024 * 1024
 """Bytes from which the end of a file is readable once it is verified, and not only when it is durable and recorded.
 
-Below that the disk makes no one wait long. In a store of several nodes no end is readable before it is recorded.
+Below that the disk makes no one wait long. In a store of several nodes no end is readable before it is recorded; there
+only the copy for this machine is made behind it.
 """
 MORE_SECONDS = 5.0
 """The longest that a reader is sent nothing while a slow store takes a verified file: clients give up after 15 s."""
@@ -65,6 +66,8 @@ class Transfer:
         """Its bytes, for readers."""
         self.shared: SharedTransfer | None = None
         """Set where several processes may want the file, so that one of them fetches it."""
+        self._growing: GrowingBlob | None = None
+        """Set where the store receives the file while it still comes."""
 
     async def run(self) -> None:
         """Fetch the file. Never raises: readers get the error."""
@@ -89,6 +92,8 @@ class Transfer:
             self._fail(UpstreamUnavailable(f"{self.file.filename} could not be fetched."))
         finally:
             self.body.end()
+            if self._growing is not None:
+                self._growing.abandon()
             if self.shared is not None:
                 self.shared.leave()
 
@@ -124,7 +129,7 @@ class Transfer:
                 error = interruption
             except (UpstreamError, NotFound) as refusal:
                 error = refusal
-            if self.shared is not None and self.shared.follows:
+            if self.shared is not None and self._follows:
                 logger.info("%s is gone on with at byte %d: %s", self.file.filename, body.received, error)
                 await self.shared.board(error)
                 continue
@@ -138,7 +143,7 @@ class Transfer:
 
     def _fetch(self, start: int) -> AbstractAsyncContextManager[Stream]:
         """Open the file from an offset on: at upstream, or at the process that fetches it for all."""
-        if self.shared is not None and self.shared.follows:
+        if self.shared is not None and self._follows:
             return self.shared.stream(start)
         return self.upstream.fetch(self._url, start=start, if_range=self.body.validator)
 
@@ -170,6 +175,13 @@ class Transfer:
             raise UpstreamProtocolError(f"{name} has changed at {self._url.host} while it was fetched.")
         body.started = True
         body.notify()
+        if self._growing is None and not (body.unsure or self.file.alternatives or self._follows):
+            self._growing = self._blobs.begin(body.part, body.digest, body.size, body.date)
+
+    @property
+    def _follows(self) -> bool:
+        """Whether the bytes come from another process, which stores them."""
+        return self.shared is not None and self.shared.follows
 
     async def _read_stream(self, stream: Stream) -> None:
         body = self.body
@@ -185,11 +197,13 @@ class Transfer:
             if body.check is not None:
                 body.check.begin(fresh)
             await body.add(fresh)  # one at a time: meanwhile the connection reads ahead
+            if self._growing is not None and body.storing:
+                self._growing.grow(body.received)
 
     async def _chunks(self, stream: Stream) -> AsyncIterator[bytes]:
         """Yield bytes as they arrive. Raises UpstreamUnavailable, early where another source may have the file."""
         chunks = stream.chunks()
-        impatient = self.interruptions.has_others and not (self.shared is not None and self.shared.follows)
+        impatient = self.interruptions.has_others and not self._follows
         while True:
             try:
                 async with asyncio.timeout(SILENCE_SECONDS if impatient else None):
@@ -234,12 +248,15 @@ class Transfer:
         if self.shared is not None and not await self.shared.may_store():
             logger.warning("%s is left to the process that has taken it over", self.file.filename)
             return
+        body = self.body
+        await body.finish_part()
         if self.shared is not None and await self.shared.was_stored():
             called.add((self.file.source, self.file.filename))
-            held = StoredBlob(digest=self.body.digest, size=self.body.size, stored=time.time())
+            held = StoredBlob(digest=body.digest, size=body.size, stored=time.time())
+        elif growing := self._growing or self._blobs.begin(body.part, body.digest, body.size, body.date):
+            held = await growing.finish()
         else:
-            await self.body.finish_part()
-            held = await self._blobs.adopt(self.body.part, self.body.digest)
+            held = await self._blobs.adopt(body.part, body.digest)
         # More may be added while one is called. A source has the files that it has delivered to their end.
         while waiting := {key for key in self.listeners if key[0] == self._source} - called:
             for key in waiting:
@@ -248,8 +265,11 @@ class Transfer:
                     await self.listeners[key](held)
                 except Exception:  # the bytes are right: readers get them
                     logger.exception("%s is stored, but could not be recorded in the catalog", self.file.filename)
-        found = await self._blobs.find(self.body.digest)  # a sweep may have withdrawn it just now: it comes back
-        self.body.path = found.path if found else None
+        if body.size >= PROMPT_END_BYTES:
+            body.show_end()
+        await self._blobs.keep_copy(body.part, body.digest)
+        found = await self._blobs.find(body.digest)  # a sweep may have withdrawn it just now: it comes back
+        body.path = found.path if found else None
 
 
 class Transfers:

@@ -10,19 +10,27 @@ import re
 import shutil
 import statistics
 import time
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 
+import msgspec
+
 from tests import objects, servers
 from tests.benchmarks.load import download
-from tests.benchmarks.rows import MB, Site, mirror_of, times_asked
+from tests.benchmarks.nginx import Nginx, index_of, nginx
+from tests.benchmarks.rows import MB, Site, mirror_of, processor, times_asked
 from tests.benchmarks.table import Row
 from tests.serving import Spawned
 
 FILE_BYTES = 100 * MB
 SPEED_PAIRS = 5
 HITS = 200
+FAR_BYTES_PER_SECOND = 100 * MB
+"""What a store on the network gives one connection."""
+PACED_BYTES_PER_SECOND = 50 * MB
+"""What an upstream on the network gives."""
+SIDES = ("whole", "plain")
 
 
 @asynccontextmanager
@@ -35,17 +43,17 @@ async def stores() -> AsyncIterator[None]:
         servers.close_session()
 
 
-async def plain(table: objects.BlobsTable, digest: str) -> tuple[float, float]:
-    """Seconds to the first chunk and to the end of an object, read by the library alone."""
+async def plain(table: objects.BlobsTable, digest: str) -> float:
+    """Seconds to the end of an object, read by the library alone as one stream."""
     from mirror.blobs.objects_connect import connect
     from mirror.config.blobs import BlobsSettings
 
     store = connect(BlobsSettings.model_validate(table))
-    began, first = time.perf_counter(), 0.0
+    began = time.perf_counter()
     found = await store.get_async(f"blobs/{digest[:2]}/{digest}")
     async for _ in found.stream(min_chunk_size=256 * 1024):
-        first = first or time.perf_counter() - began
-    return first, time.perf_counter() - began
+        pass
+    return time.perf_counter() - began
 
 
 async def requests_of(mirror: Spawned) -> int:
@@ -59,43 +67,99 @@ async def object_rows(site: Site) -> AsyncIterator[Row]:
     async with stores():
         async for row in _from_the_store(site):
             yield row
+        async for row in _from_a_far_store(site):
+            yield row
         async for row in _cold(site):
             yield row
 
 
-async def _from_the_store(site: Site) -> AsyncIterator[Row]:
-    path = await asyncio.to_thread(site.tree.blob, "stored", FILE_BYTES)
-    digest = await asyncio.to_thread(_digest, site, path)
-    table, place = objects.table("s3"), site.place("mirror")
+class Reading(msgspec.Struct):
+    """One object read from the store: through a mirror that does not have it in its cache, and by the plain client."""
+
+    first: float
+    whole: float
+    plain: float
+    processor: float
+    """Seconds of a core of the mirror."""
+
+
+async def _read(
+    site: Site, name: str, table: objects.BlobsTable, rounds: int, then: Callable[[Spawned, str], Awaitable[None]]
+) -> list[Reading]:
+    """Have a mirror read FILE_BYTES from its store so many times; `then` is called with it and the file's path."""
+    path = await asyncio.to_thread(site.tree.blob, name, FILE_BYTES)
+    digest, place = await asyncio.to_thread(_digest, site, path), site.place("mirror")
+    readings = []
     async with mirror_of(site.upstream, place, blobs=table) as mirror:
         url = f"{mirror.url.rstrip('/')}{path}"
         await asyncio.to_thread(download, url, 1)
-        firsts, ratios, speeds = [], [], []
-        for _ in range(1 if site.rounds == 1 else SPEED_PAIRS):
+        for _ in range(rounds):
             await _leave_cache(place / "cache" / "blobs" / digest[:2] / digest)
+            before = processor(mirror.pid)
             (one,) = await asyncio.to_thread(download, url, 1)
-            _, whole = await plain(table, digest)
-            firsts.append(one.first)
-            speeds.append((one.size / one.whole, one.size / whole))
-            ratios.append(whole / one.whole)
+            used = processor(mirror.pid) - before
+            readings.append(Reading(one.first, one.whole, await plain(table, digest), used))
         assert times_asked(site.upstream, path) == 1, "it came from upstream"
+        await then(mirror, path)
+    return readings
+
+
+def _rows_of(what: str, readings: Sequence[Reading]) -> Iterator[Row]:
+    first = statistics.median(one.first for one in readings) * 1e3
+    yield Row(what=f"{what}: first byte", ours=f"{first:.0f} ms", figure=first, unit="ms", better="less")
+    mine, its = (statistics.median(FILE_BYTES / MB / getattr(one, side) for one in readings) for side in SIDES)
+    ratio = statistics.median(one.plain / one.whole for one in readings)
+    yield Row(
+        what=f"{what}, beside its plain client",
+        ours=f"{mine:.0f} MB/s", beside=f"{its:.0f} MB/s", figure=ratio, target=0.8,
+    )  # fmt: skip
+
+
+async def _from_the_store(site: Site) -> AsyncIterator[Row]:
+    asked = 0
+
+    async def ask(mirror: Spawned, path: str) -> None:
+        nonlocal asked
         before = await requests_of(mirror)
         for number in range(HITS):
             await mirror.get(path if number % 20 == 0 else "/simple/stored/", User_Agent=f"client/{number}")
         asked = await requests_of(mirror) - before
-    first = statistics.median(firsts) * 1e3
+
+    rounds = 1 if site.rounds == 1 else SPEED_PAIRS
+    readings = await _read(site, "stored", objects.table("s3"), rounds, ask)
+    for row in _rows_of("100 MB from the object store", readings):
+        yield row
+    used = statistics.median(one.processor for one in readings)
     yield Row(
-        what="100 MB from the object store: first byte", ours=f"{first:.0f} ms", figure=first, unit="ms", better="less"
+        what="the same: of a core for 100 MB", ours=f"{used * 1e3:.0f} ms", figure=used * 1e3, unit="ms", better="less"
     )
-    mine, its = (statistics.median(speed) / MB for speed in zip(*speeds, strict=True))
-    yield Row(
-        what="100 MB from the object store, beside its plain client",
-        ours=f"{mine:.0f} MB/s", beside=f"{its:.0f} MB/s", figure=statistics.median(ratios), target=0.8,
-    )  # fmt: skip
     yield Row(
         what=f"requests to the object store for {HITS} hits",
         ours=str(asked), figure=asked, unit="", target=0, better="less",
     )  # fmt: skip
+
+
+async def _from_a_far_store(site: Site) -> AsyncIterator[Row]:
+    """The same through an nginx that gives each connection what a store on the network does."""
+
+    async def nothing(mirror: Spawned, path: str) -> None: ...
+
+    table = objects.table("s3")
+    rules = f"""
+        client_max_body_size 0;
+        location / {{
+            proxy_pass {table["endpoint"]};
+            proxy_http_version 1.1;
+            proxy_set_header Host $http_host;
+            proxy_request_buffering off;
+            limit_rate {FAR_BYTES_PER_SECOND};
+        }}
+    """
+    async with nginx(site.place("far"), rules) as front:
+        far = table | {"endpoint": front.url}
+        readings = await _read(site, "far", far, 1 if site.rounds == 1 else SPEED_PAIRS, nothing)
+    for row in _rows_of(f"100 MB from a store of {FAR_BYTES_PER_SECOND // MB} MB/s a connection", readings):
+        yield row
 
 
 async def _leave_cache(path: Path) -> None:
@@ -112,28 +176,36 @@ def _digest(site: Site, path: str) -> str:
 
 async def _cold(site: Site) -> AsyncIterator[Row]:
     """100 MB that nobody holds, with a directory and with an object store in turn."""
-    ratios, times = [], []
-    for number in range(2 * site.rounds - 1):
-        name = f"cold-objects-{number}"
-        path = await asyncio.to_thread(site.tree.blob, name, FILE_BYTES)
-        pair = []
-        for changes in ({}, {"blobs": objects.table("s3")}):
-            place = site.place("mirror")
-            async with mirror_of(site.upstream, place, **changes) as mirror:
-                await mirror.get(f"/simple/{name}/")
-                (one,) = await asyncio.to_thread(download, f"{mirror.url.rstrip('/')}{path}", 1)
-                assert one.size == FILE_BYTES, "the client has another number of bytes"
-                pair.append(one.whole)
-            await asyncio.to_thread(shutil.rmtree, place)
-        os.unlink(f"{site.tree.root}{path}")
-        times.append(pair)
-        ratios.append(pair[1] / pair[0])
-    directory, stored = (statistics.median(side) for side in zip(*times, strict=True))
-    yield Row(
-        what="cold 100 MB with an object store, beside a directory",
-        ours=f"{stored:.2f} s", beside=f"{directory:.2f} s",
-        figure=statistics.median(ratios), target=1.1, better="less",
-    )  # fmt: skip
+    rates = f"limit_rate {PACED_BYTES_PER_SECOND}; {index_of(site.tree.root)}"
+    async with nginx(site.place("paced"), rates, log=True) as paced:
+        for what, upstream in (
+            ("cold 100 MB with an object store, beside a directory", site.upstream),
+            (f"the same from an upstream of {PACED_BYTES_PER_SECOND // MB} MB/s", paced),
+        ):
+            pairs = [await _cold_pair(site, upstream) for _ in range(2 * site.rounds - 1)]
+            directory, stored = (statistics.median(side) for side in zip(*pairs, strict=True))
+            yield Row(
+                what=what, ours=f"{stored:.2f} s", beside=f"{directory:.2f} s",
+                figure=statistics.median(one / beside for beside, one in pairs), target=1.1, better="less",
+            )  # fmt: skip
+
+
+async def _cold_pair(site: Site, upstream: Nginx) -> tuple[float, float]:
+    """Seconds for one client until it has all, with a directory and with an object store."""
+    name = f"cold-objects-{site.place('cold').name}"
+    path = await asyncio.to_thread(site.tree.blob, name, FILE_BYTES)
+    pair = []
+    for changes in ({}, {"blobs": objects.table("s3")}):
+        place = site.place("mirror")
+        async with mirror_of(upstream, place, **changes) as mirror:
+            await mirror.get(f"/simple/{name}/")
+            (one,) = await asyncio.to_thread(download, f"{mirror.url.rstrip('/')}{path}", 1)
+            assert one.size == FILE_BYTES, "the client has another number of bytes"
+            pair.append(one.whole)
+        await asyncio.to_thread(shutil.rmtree, place)
+    os.unlink(f"{site.tree.root}{path}")
+    directory, stored = pair
+    return directory, stored
 
 
 MEASUREMENTS: Mapping[str, Callable[[Site], AsyncIterator[Row]]] = {"objects": object_rows}

@@ -13,6 +13,7 @@ from urllib.parse import urljoin
 import pytest
 
 from mirror.blobs import SmallBlob
+from mirror.blobs.objects_client import PART_BYTES
 from mirror.catalog import HeldFile, User
 from mirror.catalog.tables import table_shapes
 from mirror.index.rebuild import UploadRebuild
@@ -57,12 +58,17 @@ async def answers(mirror: Serving) -> Answers:
     return found
 
 
-async def filled(data: Path, simulator: Simulator) -> tuple[Answers, str, bytes]:
-    """Fill a data directory with everything that a mirror has; what it answers, a token, and its list of versions."""
-    large = wheel("six", "2.0", size=3_000_000)
+async def filled(
+    data: Path, simulator: Simulator, files: int = FILES, more: int = MORE_FILES, size: int = 3_000_000
+) -> tuple[Answers, str, bytes]:
+    """Fill a data directory with everything that a mirror has; what it answers, a token, and its list of versions.
+
+    `size` is that of a large file; `more` files are held besides those that clients have fetched.
+    """
+    large = wheel("six", "2.0", size=size)
     simulator.publish(large)
     simulator.rubygems.push(gem("rack", "3.0.0"))
-    for number in range(FILES):
+    for number in range(files):
         simulator.publish(wheel("six", f"1.{number}", size=2_000 + number))
     async with serving(data, repositories(simulator), **NAMED) as mirror:
         token = await make_token(mirror)
@@ -77,7 +83,7 @@ async def filled(data: Path, simulator: Simulator) -> tuple[Answers, str, bytes]
         for entry in page.json()["files"]:
             assert (await mirror.get(urljoin("/simple/six/", entry["url"]))).status == 200
         assert (await mirror.get("/gems/rack-3.0.0.gem")).status == 200
-        await hold(mirror, MORE_FILES)
+        await hold(mirror, more)
         await answers(mirror)  # fetches what is not held yet
         expected = await answers(mirror)
     return expected, token, expected["/versions", "*/*"][1]
@@ -166,6 +172,27 @@ async def test_promise_12_a_mirror_is_moved_to_shared_stores_and_back(
         assert [user.name for user in await mirror.mirror.catalog.accounts.users()] == ["ann"]
         for publisher in mirror.mirror.publishers.values():
             assert (await UploadRebuild(publisher).rebuild()).faults == ()
+
+
+@pytest.mark.parametrize("kind", ["azure", "google"])
+async def test_promise_12_files_are_moved_to_azure_and_google_and_back(
+    tmp_path: Path, simulator: Simulator, kind: str
+) -> None:
+    data, back, blobs = tmp_path / "data", tmp_path / "back", table(kind)
+    expected, token, _ = await filled(data, simulator, files=4, more=20, size=PART_BYTES + 1_000_000)
+    there = {"blobs": blobs}
+    await moved(
+        write_settings(data, repositories(simulator)), "--to-blobs", blobs["url"], "--endpoint", blobs["endpoint"],
+        kills=1,
+    )  # fmt: skip
+    async with serving(data, repositories(simulator), **NAMED, **there) as mirror:
+        assert await answers(mirror) == expected
+        assert (await push(mirror, token, gem("mine", "1.2").content)).status == 200
+        expected = await answers(mirror)
+    shared = write_settings(data, repositories(simulator), **there)
+    await moved(shared, "--to-catalog", back, "--to-blobs", back, kills=0)
+    async with serving(back, repositories(simulator), **NAMED) as mirror:
+        assert await answers(mirror) == expected
 
 
 def contents(directory: Path) -> dict[str, str]:
