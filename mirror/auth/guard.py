@@ -127,16 +127,16 @@ class Guard:
     def _digest(self, presented: bytes) -> bytes:
         return hashlib.blake2b(presented, key=self._key, digest_size=16).digest()
 
-    def known_rights(self, authorization: bytes) -> int:
-        """Return the number of what the sender of an Authorization header may read, without waiting.
+    def known_rights(self, presented: bytes) -> int:
+        """Return the number of what the sender of a header (`header …`) or of a session (`session …`) may read.
 
         Two clients with the same number may read the same, in all repositories. 0 where that has to be looked at first,
-        by `identify`: the header was not verified lately, or accounts may have changed.
+        by `identify`: it was not verified lately, or accounts may have changed.
         """
         now = self._clock()
         if self._generation is None or abs(now - self._checked_at) >= RECHECK_SECONDS:
             return 0
-        entry = self._verified.get(self._digest(b"header " + authorization))
+        entry = self._verified.get(self._digest(presented))
         if entry is None or now >= entry.value.until:
             return 0
         entry.used = True

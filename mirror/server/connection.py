@@ -31,6 +31,7 @@ from mirror.server.progress import ClientProgress
 from mirror.server.proxies import FORWARDED_HEADERS
 from mirror.server.replay import (
     FORWARDED,
+    PERSONAL,
     PRIVATE_KEY,
     REPLAY_BODY_BYTES,
     REPLAY_REQUEST_BYTES,
@@ -38,6 +39,7 @@ from mirror.server.replay import (
     HeaderRole,
     Replay,
     RequestHead,
+    credentials_in,
 )
 from mirror.server.slices import DENSE_BYTES, SLICE_BYTES, Slices
 
@@ -47,8 +49,8 @@ JOINED_WRITE_BYTES = 16 << 10
 """Bytes of a replay's body up to which copying it behind its head costs less than a second buffer."""
 
 UNUSUAL_REQUESTS = 8
-"""Requests that no replay can answer, as those of browsers with cookies, after which none of a connection is looked at:
-each would be parsed twice. A proxy's connection has requests of many clients."""
+"""Requests that no replay can answer, as those in HTTP/1.0, after which none of a connection is looked at: all would be
+parsed twice. Over a proxy's connection come those of many."""
 
 
 class ConnectionProtocol(ClientProgress, asyncio.Protocol):
@@ -169,7 +171,7 @@ class ConnectionProtocol(ClientProgress, asyncio.Protocol):
         self._key = key
         entry = replays.get(key)
         if entry is None:  # what everyone may read would be there
-            rights = group.rights(head.authorization) if head.authorization else group.anonymous_rights
+            rights = group.rights(head.credentials) if head.credentials else group.anonymous_rights
             if not rights or (entry := replays.get(PRIVATE_KEY % (rights, key))) is None:
                 return False
         replay, transport, now = entry.value, self._transport, replays.clock()
@@ -182,7 +184,7 @@ class ConnectionProtocol(ClientProgress, asyncio.Protocol):
         if changes.memory[:COUNTER_BYTES] != changes.seen or group.draining or transport.is_closing():
             return False
         if changes.others is not None and changes.others.concern(
-            EVERYWHERE if replay.facts.kind == "index" else replay.facts.repository, bool(head.authorization)
+            EVERYWHERE if replay.facts.kind == "index" else replay.facts.repository, bool(head.credentials)
         ):
             return False
         if transport.get_write_buffer_size() > MAX_UNSENT_BYTES:
@@ -308,17 +310,19 @@ def read_head(data: bytes, group: ConnectionGroup) -> RequestHead | None:
             return RequestHead()
     host, connection, headers = aside.get(b"host"), aside.get(b"connection"), message.headers
     usual = connection is None or connection.lower() in (b"keep-alive", b"close")
-    if host is None or not usual or message.version != HttpVersion11:
+    credentials = b"" if (impersonal := PERSONAL.isdisjoint(aside)) else credentials_in(aside)
+    if host is None or not usual or credentials is None or message.version != HttpVersion11:
         return RequestHead()
     target = message.path.encode(errors="surrogateescape")
     return RequestHead(
         b"\n".join((message.method.encode(), target, host, *chain.from_iterable(sorted(kept.items())))),
         headers["Host"],
         headers.get("User-Agent", ""),
-        aside.get(b"authorization", b""),
+        credentials,
         None if FORWARDED.isdisjoint(aside) else tuple(map(headers.get, FORWARDED_HEADERS)),  # type: ignore[arg-type]
         headers["X-Request-ID"] if b"x-request-id" in aside else "",
         not message.should_close,
+        impersonal and b"x-request-id" not in aside,
     )
 
 
@@ -393,8 +397,3 @@ def date_line() -> bytes:
     if _date[0] != now:
         _date = now, b"\r\nDate: " + formatdate(now, usegmt=True).encode() + b"\r\n\r\n"
     return _date[1]
-
-
-def finish_head(head: bytes, request: web.BaseRequest) -> bytes:
-    """Return a head with what depends on the moment and the connection."""
-    return head + date_line() if request.keep_alive else head + b"\r\nConnection: close" + date_line()

@@ -39,14 +39,14 @@ class ConnectionGroup:
         *,
         guards: Callable[[str], bool] = lambda address: False,
         proxies: TrustedProxies | None = None,
-        rights: Callable[[bytes], int] = lambda authorization: 0,
+        rights: Callable[[bytes], int] = lambda credentials: 0,
         anonymous_rights: int = 0,
     ) -> None:
         """`process` is called with the records of responses a moment later.
 
         `guards`: whether a connection to this local address may only use the names of loopback for the mirror. `rights`
-        returns the number of what the sender of an Authorization header may read; 0 where that has to be looked at
-        first. `anonymous_rights` is the number of what those may read who send none.
+        returns the number of what the sender of credentials may read; 0 where that has to be looked at first.
+        `anonymous_rights` is the number of what those may read who send none.
         """
         self.connections = connections
         self.replays = replays

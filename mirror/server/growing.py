@@ -7,9 +7,8 @@ from aiohttp import web
 from aiohttp.http import HttpVersion11
 
 from mirror.errors import MirrorError
-from mirror.server.connection import finish_head
 from mirror.server.facts import facts_of
-from mirror.server.respond import FileRepresentation, SentResponse, ended, make_head, own_headers
+from mirror.server.respond import FileRepresentation, SentResponse, ended, finish_head, make_head, own_headers
 from mirror.server.rules import ResponseRules, fixed_lines
 
 

@@ -5,15 +5,17 @@
 response that is in memory is kept under the key for as long as it is valid; the next one costs a look-up and a write.
 
 A response that depends on who the client is (a private one) is kept under the number of the rights that its client has:
-no one with other rights can find it. Credentials are looked at by `mirror.auth.guard` each time, by their digest.
+no one with other rights can find it. Credentials, the secret of a browser's session among them, are looked at by
+`mirror.auth.guard` each time, by their digest. Other cookies say nothing here.
 
 Where the same bytes come again, even the parser is spared: `HeadCache` keeps what was found in them, unless they hold
-credentials, which are kept nowhere.
+credentials or cookies, which are kept nowhere.
 """
 
+import re
 import time
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from enum import Enum, auto
 
 import msgspec
@@ -42,15 +44,15 @@ PRIVATE_KEY = b"%d\n%b"
 
 UNUSUAL = frozenset(
     {
-        b"content-length", b"cookie", b"cookie2", b"expect", b"http2-settings", b"proxy-authorization",
+        b"content-length", b"cookie2", b"expect", b"http2-settings", b"proxy-authorization",
         b"proxy-connection", b"te", b"trailer", b"transfer-encoding", b"upgrade",
     }
 )  # fmt: skip
-"""Headers with which a request is left to aiohttp: a body, another protocol, a session, a hop that wants something."""
+"""Headers with which a request is left to aiohttp: a body, another protocol, a hop that wants something."""
 SET_ASIDE = frozenset(
     {
-        b"authorization", b"connection", b"forwarded", b"host", b"user-agent", b"x-forwarded-for", b"x-forwarded-host",
-        b"x-forwarded-prefix", b"x-forwarded-proto", b"x-request-id",
+        b"authorization", b"connection", b"cookie", b"forwarded", b"host", b"user-agent", b"x-forwarded-for",
+        b"x-forwarded-host", b"x-forwarded-prefix", b"x-forwarded-proto", b"x-request-id",
     }
 )  # fmt: skip
 """Headers that are read for themselves: they are not in the key as they were sent, and may be sent once."""
@@ -65,8 +67,14 @@ IGNORED = frozenset(
 """Headers that nothing here reads, and that differ from request to request: no response depends on them."""
 
 
+SESSION_COOKIE = b"mirror-session"
+"""The name of the one cookie that is read here."""
+_SESSION = re.compile(rb"(?:^|; )%b=([0-9a-f]{64})(?:;|$)" % SESSION_COOKIE)
+
 FORWARDED = frozenset(name.lower().encode() for name in FORWARDED_HEADERS)
 """Those of them in which a proxy reports."""
+PERSONAL = frozenset({b"authorization", b"cookie"})
+"""Those that may tell who the client is."""
 
 
 class HeaderRole(Enum):
@@ -93,19 +101,30 @@ class RequestHead(msgspec.Struct, frozen=True):
     host: str = ""
     agent: str = ""
     """The User-Agent header."""
-    authorization: bytes = b""
-    """The Authorization header."""
+    credentials: bytes = b""
+    """What tells who the client is, as `credentials_in` returns it."""
     forwarded: ForwardedFields | None = None
     """What a proxy reports, if it can be trusted."""
     request_id: str = ""
     """The identifier that a proxy gave the request, if it can be trusted."""
     keep_alive: bool = True
     """Whether the connection stays open."""
+    repeats: bool = True
+    """Whether the same bytes may well come again, and may be kept."""
 
-    @property
-    def repeats(self) -> bool:
-        """Whether the same bytes may well come again, and may be kept."""
-        return not (self.authorization or self.request_id)
+
+def credentials_in(headers: Mapping[bytes, bytes]) -> bytes | None:
+    """Return what tells who sends these headers, with names in lower case; None where only aiohttp can read them.
+
+    It is empty without an Authorization header and without the cookie of a session.
+    """
+    if b"authorization" in headers:
+        return b"header " + headers[b"authorization"]
+    cookies = headers.get(b"cookie", b"")
+    count, found = cookies.count(SESSION_COOKIE), _SESSION.search(cookies)
+    if count and (count > 1 or found is None):
+        return None
+    return b"session " + found[1] if found else b""
 
 
 class SharedBytes(msgspec.Struct, weakref=True, eq=False):
@@ -182,7 +201,7 @@ class HeadCache(BoundedCache[bytes, RequestHead]):
     __slots__ = ()
 
     def keep(self, request: bytes, head: RequestHead) -> None:
-        """Keep what was found in a request, unless that holds credentials or never comes again."""
+        """Keep what was found in a request, unless that holds credentials or cookies, or never comes again."""
         if head.repeats:
             forwarded = sum(len(field) for field in head.forwarded or () if field)
             self.put(request, head, HEAD_BYTES + len(request) + len(head.key) + len(head.agent) + forwarded)

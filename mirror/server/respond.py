@@ -23,7 +23,7 @@ from mirror.index.cache import Validity
 from mirror.index.repository import Repository
 from mirror.index.source import OpenFile, Wanted
 from mirror.model import Body, File
-from mirror.server.connection import connection_of, finish_head
+from mirror.server.connection import connection_of, date_line
 from mirror.server.facts import facts_of
 from mirror.server.negotiate import choose_encoding, is_short_range, parse_range, range_applies, unmodified
 from mirror.server.replay import Replay, SharedBytes
@@ -313,6 +313,11 @@ def make_head(status: int, headers: Iterable[tuple[str, str]], fixed: str = "") 
             raise ValueError(f"a line break in the header {name}")
         lines.append(f"{name}: {value}")
     return "\r\n".join(lines).encode("latin-1", "replace")
+
+
+def finish_head(head: bytes, request: web.BaseRequest) -> bytes:
+    """Return a head with what depends on the moment and the connection."""
+    return head + date_line() if request.keep_alive else head + b"\r\nConnection: close" + date_line()
 
 
 async def _send_file(

@@ -13,6 +13,7 @@ from unittest.mock import patch
 from yarl import URL
 
 from mirror.auth import digest
+from mirror.catalog import Session
 from mirror.index.cache import Worth
 from mirror.server.replay import Replay, ReplayCache
 from tests.builders import gem, wheel
@@ -49,6 +50,8 @@ _RIGHTS: dict[str, Any] = {
     },
 }
 """What both of them are set up with: a proxy that is trusted, and three tokens, two of which may see one project."""
+_SESSION = hashlib.sha256(b"session").hexdigest()
+"""The secret of a browser that one of these tokens has signed in."""
 _LAST = b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n"
 """What ends each script: whether it is answered shows in which state the connection was left."""
 
@@ -74,6 +77,8 @@ async def _replays() -> AsyncIterator[Check]:
                         serving(Path(directory, "b"), upstreams, clock=_now, **_RIGHTS)
                     )
                 for mirror in (fast, plain):
+                    session = Session(sha256=digest(_SESSION), token=digest(_TOKENS["a"]), expires=_now() + 9999)
+                    await mirror.mirror.catalog.accounts.add_session(session, _now())
                     for path in ("simple/acme/", "simple/team-a/", "simple/team-b/", "versions", "names", "info/rack"):
                         for _ in range(2):
                             await mirror.get(path, Authorization=f"Bearer {_TOKENS['all']}")
@@ -147,6 +152,9 @@ def _script_seeds() -> list[bytes]:
     )
     other = b.replace(b"team-a", b"team-b")
     anonymous = b"GET /simple/team-a/ HTTP/1.1\r\nHost: localhost\r\n\r\n"
+    session = _SESSION.encode()
+    cookies = (session, b"%b; a=b" % session, session.upper(), b'"%b"' % session, b"x; mirror-session=" + session)
+    signed = anonymous[:-2] + b"Cookie: a=b; mirror-session=%b\r\n\r\n" % session
     closing = page[:-2] + b"Connection: close\r\n\r\n"
     old = page.replace(b"HTTP/1.1", b"HTTP/1.0")
     scripts = (
@@ -157,6 +165,8 @@ def _script_seeds() -> list[bytes]:
         [page, closing, page],
         [page, old, page],
         [page, page[:-2] + b"Cookie: a=b\r\n\r\n", page],
+        [signed, a, signed, anonymous, b, signed],
+        [anonymous[:-2] + b"Cookie: mirror-session=%b\r\n\r\n" % cookie for cookie in cookies],
         [b"HEAD" + page[3:], page, b"HEAD" + page[3:]],
         [page, page, page],
         [log, page, log],
@@ -186,6 +196,8 @@ _HEADER_WORDS = [
     b"X-Real-IP: ",
     *(b"Authorization: Bearer %b\r\n" % token.encode() for token in _TOKENS.values()),
     b"Authorization: Bearer wrong\r\n",
+    b"Cookie: mirror-session=%b\r\n" % _SESSION.encode(),
+    b"mirror-session=",
     b"\t",
     b" :",
     b"\r\n\t",

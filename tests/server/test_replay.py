@@ -29,6 +29,7 @@ from mirror.server.replay import (
     ReplayCache,
     RequestHead,
     SharedBytes,
+    credentials_in,
 )
 from mirror.server.respond import PreparedResponse, make_head
 from mirror.server.segments import Segment, StoredPart
@@ -57,7 +58,8 @@ class Site:
         facts = facts_of(request)
         if self.private:
             facts.private = True
-            facts.rights = self.rights.get(request.headers.get("Authorization", "").encode(), 0)
+            presented = request.headers.get("Authorization") or request.cookies.get("mirror-session", "")
+            facts.rights = self.rights.get(presented.encode(), 0)
         if PROXIES.trusts(facts.client):
             PROXIES.read_headers(request, facts)
         body = b"%d" % self.handled
@@ -95,8 +97,9 @@ async def site() -> AsyncIterator[Site]:
     connections = Connections(ConnectionLimits())
     replays = ReplayCache(MemoryBudget(1 << 20), lambda: site.now)
     group = ConnectionGroup(
-        connections, replays, site.records.extend, proxies=PROXIES, rights=lambda header: site.rights.get(header, 0)
-    )
+        connections, replays, site.records.extend, proxies=PROXIES,
+        rights=lambda credentials: site.rights.get(credentials.partition(b" ")[2], 0),
+    )  # fmt: skip
     runner = ConnectionRunner(app, group)
     await runner.setup()
     await web.TCPSite(runner, "127.0.0.1", 0).start()
@@ -225,13 +228,49 @@ async def test_credentials_for_what_everyone_may_read_are_not_looked_at(site: Si
     assert await site.talk(REQUEST, with_headers(b"Authorization: Bearer a")) == [b"1", b"1"]
 
 
-async def test_no_credential_is_kept(site: Site) -> None:
-    site.private, site.rights = True, {b"Bearer secret": 1}
-    await site.talk(*[with_headers(b"Authorization: Bearer secret")] * 3)
+SESSION = b"5ec7e7" * 10 + b"5ec7"
+
+
+@pytest.mark.parametrize(
+    "line", [b"Authorization: Bearer 5ec7e7", b"Cookie: a=5ec7e7", b"Cookie: a=b; mirror-session=" + SESSION]
+)
+async def test_no_credential_is_kept(site: Site, line: bytes) -> None:
+    site.private, site.rights = True, {b"Bearer 5ec7e7": 1, b"": 1, SESSION: 1}
+    site.group.anonymous_rights = 1
+    await site.talk(*[with_headers(line)] * 3)
     assert site.handled == 1
     kept = [*site.group.replays, *site.group.heads]
     assert kept
-    assert not any(b"secret" in key for key in kept)
+    assert not any(b"5ec7e7" in key for key in kept)
+
+
+async def test_the_cookies_of_others_change_nothing(site: Site) -> None:
+    site.group.proxies = TrustedProxies(())
+    others = [with_headers(b"Cookie: csrf=%d; _ga=GA1.1" % number) for number in range(12)]
+    assert await site.talk(*others, REQUEST) == [b"1"] * 13
+
+
+async def test_a_session_gets_what_its_client_may_read(site: Site) -> None:
+    secrets = [b"%064x" % number for number in range(3)]
+    site.private, site.rights = True, {secrets[0]: 1, secrets[1]: 1, secrets[2]: 2}
+    first, same, other = (with_headers(b"Cookie: a=b; mirror-session=%b; c=d" % secret) for secret in secrets)
+    assert await site.talk(first, same, other, REQUEST, first, other) == [b"1", b"1", b"2", b"3", b"1", b"2"]
+    ended = with_headers(b"Cookie: mirror-session=" + b"f" * 64)
+    assert await site.talk(ended, ended) == [b"4", b"5"]
+    both = with_headers(b"Authorization: Bearer x", b"Cookie: mirror-session=" + secrets[0])
+    assert await site.talk(both, both) == [b"6", b"7"], "the header counts, as it does for the guard"
+
+
+@pytest.mark.parametrize(
+    "cookies",
+    [
+        b"mirror-session=", b"mirror-session=%b" % SESSION.upper(), b"mirror-session=%b0" % SESSION,
+        b'mirror-session="%b"' % SESSION, b"mirror-session=%b;mirror-session=%b" % (SESSION, SESSION),
+        b"a=b;mirror-session=%b" % SESSION, b"xmirror-session=%b" % SESSION, b"mirror-session =%b" % SESSION,
+    ],
+)  # fmt: skip
+def test_cookies_that_may_be_read_in_several_ways_are_left_to_aiohttp(cookies: bytes) -> None:
+    assert credentials_in({b"cookie": cookies}) is None
 
 
 def test_nothing_reads_the_headers_that_are_ignored() -> None:
@@ -264,7 +303,7 @@ async def test_a_connection_without_requests_for_long_is_closed(site: Site, monk
         assert await site.ask(*pair, REQUEST) == b"1"
     times[0] = 70.0
     assert await site.ask(*pairs[2], REQUEST) == b"1"
-    assert await site.ask(*pairs[1], with_headers(b"Cookie: a=b")) == b"2"
+    assert await site.ask(*pairs[1], with_headers(b"TE: trailers")) == b"2"
     times[0] = 76.0
     connections.close_slow()
     assert await pairs[0][0].read() == b""
@@ -304,7 +343,8 @@ async def test_a_replay_ends_when_its_validity_does(site: Site) -> None:
 @pytest.mark.parametrize(
     "line",
     [
-        b"Cookie: a=b", b"Content-Length: 0", b"TE: trailers", b"Connection: x", b"Trailer: x",
+        b"Cookie: a=b\r\nCookie: c=d", b"Cookie: mirror-session=x", b"Content-Length: 0", b"TE: trailers",
+        b"Connection: x", b"Trailer: x",
         b"Accept: a\r\nAccept: b", b"X-Request-ID: a\r\nX-Request-ID: b",
         b"Authorization: Bearer a\r\nAuthorization: Bearer b",
     ],
@@ -325,7 +365,7 @@ async def test_a_client_that_always_sends_unusual_requests_is_parsed_once(
 
     monkeypatch.setattr(connection, "read_head", read)
     site.group.proxies = TrustedProxies(())
-    request = with_headers(b"Cookie: a=b")
+    request = with_headers(b"TE: trailers")
     numbers = [b"%d" % number for number in range(1, 13)]
     assert await site.talk(*[request] * 12) == numbers
     assert len(parsed) == connection.UNUSUAL_REQUESTS
