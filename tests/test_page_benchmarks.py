@@ -6,7 +6,7 @@ import pytest
 
 from tests.benchmarks import many_pages, name_list
 from tests.benchmarks.nginx import available
-from tests.benchmarks.rows import site
+from tests.benchmarks.site import site
 from tests.benchmarks.table import text
 
 pytestmark = pytest.mark.skipif(available() is None, reason="nginx is not installed")

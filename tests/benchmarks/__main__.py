@@ -27,7 +27,7 @@ from tests.benchmarks import (
 )
 from tests.benchmarks.load import WRK
 from tests.benchmarks.nginx import available
-from tests.benchmarks.rows import Site, site
+from tests.benchmarks.site import Site, site
 from tests.benchmarks.table import Row, markdown, text
 
 MEASUREMENTS = {

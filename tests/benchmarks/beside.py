@@ -13,7 +13,8 @@ from pathlib import Path
 
 from tests.benchmarks import content
 from tests.benchmarks.load import download, load
-from tests.benchmarks.rows import CASES, MB, Case, Site, asked, compiled, in_turn, mirror_of, prepare, resident
+from tests.benchmarks.rows import CASES, Case, compiled, prepare
+from tests.benchmarks.site import MB, Site, asked, in_turn, mirror_of, resident
 from tests.benchmarks.table import Row
 from tests.serving import Client, Spawned
 

@@ -18,7 +18,7 @@ import msgspec
 from tests.benchmarks import content
 from tests.benchmarks.load import Download, Headers, download, percentile, request
 from tests.benchmarks.nginx import cache_of, nginx
-from tests.benchmarks.rows import MB, Site, mirror_of, processor
+from tests.benchmarks.site import MB, Site, mirror_of, processor
 from tests.benchmarks.table import Row
 
 CLIENTS = 16

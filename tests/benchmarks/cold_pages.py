@@ -32,7 +32,8 @@ import msgspec
 from tests.benchmarks import content
 from tests.benchmarks.load import Headers, one_of_each, percentile
 from tests.benchmarks.nginx import Nginx, cache_of, nginx
-from tests.benchmarks.rows import JSON, PIP, Site, compiled, mirror_of, processor
+from tests.benchmarks.rows import compiled
+from tests.benchmarks.site import JSON, PIP, Site, mirror_of, processor
 from tests.benchmarks.table import Row
 from tests.serving import Spawned
 

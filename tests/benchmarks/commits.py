@@ -13,7 +13,7 @@ from pathlib import Path
 from mirror.catalog import Catalog, HeldFile
 from mirror.config import Settings
 from mirror.service.store import catalog_engine
-from tests.benchmarks.rows import Site
+from tests.benchmarks.site import Site
 from tests.benchmarks.table import Row
 from tests.postgres import running_postgres
 

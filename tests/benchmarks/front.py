@@ -23,7 +23,7 @@ from mirror.auth.passwords import hash_password
 from tests.benchmarks import content
 from tests.benchmarks.load import WRK, Headers, Load, load
 from tests.benchmarks.nginx import Nginx, cache_of, free_port, index_of, nginx
-from tests.benchmarks.rows import JSON, PIP, Site, asked, in_turn, mirror_of, processor
+from tests.benchmarks.site import JSON, PIP, Site, asked, in_turn, mirror_of, processor
 from tests.benchmarks.table import Row
 from tests.serving import Spawned
 

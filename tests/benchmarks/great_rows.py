@@ -27,7 +27,7 @@ from pathlib import Path
 from tests.benchmarks import content, great_store
 from tests.benchmarks.cold_files import MEMORY
 from tests.benchmarks.load import Pulse, ask, load, percentile
-from tests.benchmarks.rows import MB, Site, mb, mirror_of, resident
+from tests.benchmarks.site import MB, Site, mb, mirror_of, resident
 from tests.benchmarks.table import Row
 from tests.builders import gem
 from tests.serving import Spawned, write_settings

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from tests.benchmarks.content import Tree
 from tests.benchmarks.nginx import cache_of, nginx
-from tests.benchmarks.rows import Site, mirror_of
+from tests.benchmarks.site import Site, mirror_of
 from tests.benchmarks.table import Row
 from tests.builders import gem, wheel
 from tests.clients.ruby import Ruby

@@ -34,7 +34,7 @@ from mirror.pypi import FORMAT
 from tests.benchmarks.content import entry
 from tests.benchmarks.load import percentile
 from tests.benchmarks.nginx import index_of, nginx
-from tests.benchmarks.rows import JSON, MB, Site, processor, resident
+from tests.benchmarks.site import JSON, MB, Site, processor, resident
 from tests.benchmarks.table import Row
 from tests.serving import Spawned, spawned
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from aiohttp import web
 
 from tests.benchmarks.content import entry
-from tests.benchmarks.rows import JSON, resident
+from tests.benchmarks.site import JSON, resident
 from tests.serving import Spawned, spawned
 
 PAGES = 1500

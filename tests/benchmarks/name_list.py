@@ -24,7 +24,7 @@ from mirror.pypi import FORMAT
 from tests.benchmarks.load import Pulse, ask
 from tests.benchmarks.many_pages import UPSTREAM, mirror_of, name_of, page_of
 from tests.benchmarks.nginx import Captured, answers_of, nginx
-from tests.benchmarks.rows import JSON, Site, processor
+from tests.benchmarks.site import JSON, Site, processor
 from tests.benchmarks.table import Row
 
 NAMES, QUICK_NAMES = 800_000, 20_000

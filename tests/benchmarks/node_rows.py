@@ -23,7 +23,7 @@ from tests.benchmarks.front import ASKED, CLIENTS, SECONDS, SMALL, TEN_KB, bind,
 from tests.benchmarks.load import Download, download, load, percentile
 from tests.benchmarks.nginx import Nginx, free_port, index_of, nginx
 from tests.benchmarks.object_rows import object_rows, requests_of, stores
-from tests.benchmarks.rows import MB, Site, asked, in_turn, mirror_of, times_asked
+from tests.benchmarks.site import MB, Site, asked, in_turn, mirror_of, times_asked
 from tests.benchmarks.table import Row
 from tests.builders import wheel
 from tests.nodes.cluster import download as watched_download

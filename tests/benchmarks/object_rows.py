@@ -19,7 +19,7 @@ import msgspec
 from tests import objects, servers
 from tests.benchmarks.load import download
 from tests.benchmarks.nginx import Nginx, index_of, nginx
-from tests.benchmarks.rows import MB, Site, mirror_of, processor, times_asked
+from tests.benchmarks.site import MB, Site, mirror_of, processor, times_asked
 from tests.benchmarks.table import Row
 from tests.serving import Spawned
 
