@@ -7,34 +7,23 @@ import socket
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import msgspec
 
-_HEAD = """\
-{user}
-daemon off;
-worker_processes 1;
-pid {directory}/pid;
-error_log {directory}/error.log warn;
-events {{ worker_connections 1024; }}
-http {{
-    {access}
+from tests.nginx import running_nginx
+
+_HTTP = """
     sendfile on;
     tcp_nopush on;
     keepalive_requests 100000000;
     keepalive_timeout 75s;
-    client_body_temp_path {directory}/body;
-    proxy_temp_path {directory}/proxy;
-    fastcgi_temp_path {directory}/fastcgi;
-    uwsgi_temp_path {directory}/uwsgi;
-    scgi_temp_path {directory}/scgi;
     types {{ }}
     {http}
     server {{
-        listen 127.0.0.1:{port};
+        listen {address};
         {server}
     }}
-}}
 """
 
 
@@ -103,29 +92,22 @@ def cache_of(upstream: str, directory: Path) -> tuple[str, str]:
 @asynccontextmanager
 async def nginx(directory: Path, server: str, http: str = "", log: bool = False) -> AsyncIterator[Nginx]:
     """One nginx until the end of the block; with `log`, each path that was asked is a line in its log."""
-    program = available()
-    assert program, "nginx is not installed"
-    directory.mkdir(parents=True)
-    port = free_port()
-    asked = directory / "asked.log"
-    configuration = _HEAD.format(
-        user="user root;" if os.geteuid() == 0 else "",
-        directory=directory,
-        access=f"log_format asked '$request_uri'; access_log {asked} asked;" if log else "access_log off;",
-        http=http,
-        port=port,
-        server=server,
-    )
-    file = directory / "nginx.conf"
-    file.write_text(configuration)
-    process = await asyncio.create_subprocess_exec(program, "-p", str(directory), "-c", str(file))
-    try:
-        await listening(port, process)
-        yield Nginx(f"http://127.0.0.1:{port}", process.pid, asked)
-    finally:
-        if process.returncode is None:
-            process.terminate()
-        await process.wait()
+    log_format = "$request_uri" if log else None
+
+    def block(address: str) -> str:
+        return _HTTP.format(http=http, address=address, server=server)
+
+    async with running_nginx(directory, block, log_format) as running:
+        await _answer(running.url)
+        yield Nginx(running.url.rstrip("/"), running.pid, running.log)
+
+
+async def _answer(url: str) -> None:
+    """Wait for any answer: then its worker runs, which a measurement may look at."""
+    reader, writer = await asyncio.open_connection(urlsplit(url).hostname, urlsplit(url).port)
+    writer.write(b"HEAD / HTTP/1.0\r\n\r\n")
+    await reader.read()
+    writer.close()
 
 
 def free_port() -> int:

@@ -13,7 +13,7 @@ def require_client(name: str) -> str:
 
     A client that is missing skips the test on somebody's laptop, and fails it where CI=true.
     """
-    places = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
+    places = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", ""), "/usr/sbin"])  # nginx
     found = shutil.which(name, path=places)
     if found is None:
         missing = f"the client {name!r} is not installed"

@@ -12,12 +12,12 @@ import json
 import os
 import re
 import signal
-import socket
 import sys
 import tempfile
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
+from functools import partial
 from pathlib import Path
 
 import aiohttp
@@ -27,6 +27,7 @@ from tests.builders import Built, gem, sdist, wheel
 from tests.clients import require_client
 from tests.clients.python import environment
 from tests.clients.ruby import Home, Ruby
+from tests.nginx import RunningNginx, running_nginx
 from tests.postgres import running_postgres
 from tests.servers import kept_ports
 from tests.simulator import Simulator
@@ -36,24 +37,7 @@ FOLDER = CHECKOUT / "config" / "compose"
 START_SECONDS = 30.0
 PAUSE_SECONDS = 0.5
 """Time between two commands of one client."""
-NGINX = """\
-daemon off;
-{user}
-worker_processes 1;
-pid {work}/pid;
-error_log {work}/error.log;
-events {{ worker_connections 1024; }}
-http {{
-    log_format wire '$request_method $request_uri $status $upstream_addr $upstream_status';
-    access_log {work}/access.log wire;
-    client_body_temp_path {work}/body;
-    proxy_temp_path {work}/proxy;
-    fastcgi_temp_path {work}/fastcgi;
-    uwsgi_temp_path {work}/uwsgi;
-    scgi_temp_path {work}/scgi;
-    include {work}/mirror.conf;
-}}
-"""
+LOG_FORMAT = "$request_method $request_uri $status $upstream_addr $upstream_status"
 
 
 class ComposedNode:
@@ -112,11 +96,11 @@ class ComposedNode:
 class Composition:
     """What runs: where clients reach it, and its nodes."""
 
-    def __init__(self, url: str, nodes: Sequence[ComposedNode], work: Path) -> None:
-        self.url = url
+    def __init__(self, front: RunningNginx, nodes: Sequence[ComposedNode]) -> None:
+        self.url = front.url
         """That of nginx; ends in a slash."""
         self.nodes = nodes
-        self._log = work / "access.log"
+        self._log = front.log
 
     def failures(self) -> list[str]:
         """The lines of nginx's log about answers of 500 and more."""
@@ -168,35 +152,20 @@ async def composition(
     try:
         await nodes[0].start()  # which makes the tables
         await asyncio.gather(*(node.start() for node in nodes[1:]))
-        async with _nginx(directory / "nginx", [node.address for node in nodes]) as url:
-            yield Composition(url, nodes, directory / "nginx")
+        http = partial(_configuration, [node.address for node in nodes])
+        async with running_nginx(directory / "nginx", http, LOG_FORMAT) as front:
+            yield Composition(front, nodes)
     finally:
         await asyncio.gather(*(node.end() for node in nodes))
 
 
-@asynccontextmanager
-async def _nginx(work: Path, addresses: Sequence[str]) -> AsyncIterator[str]:
-    """nginx with config/compose/nginx.conf, whose nodes are at these addresses."""
-    work.mkdir()
-    with socket.create_server(("127.0.0.1", 0)) as listening:
-        host, port = listening.getsockname()
-        text = (FOLDER / "nginx.conf").read_text().replace("listen 80;", f"listen {host}:{port};")
-        servers_in_it = re.findall(r"^ *server \S+:8484 (.*);\n", text, re.MULTILINE)
-        assert len(servers_in_it) == 2
-        lines = "".join(f"    server {address} {servers_in_it[0]};\n" for address in addresses)
-        text = re.sub(r"(^ *server \S+:8484 .*;\n)+", lines, text, flags=re.MULTILINE)
-        (work / "mirror.conf").write_text(text)
-        user = "user root;" if os.getuid() == 0 else ""
-        (work / "nginx.conf").write_text(NGINX.format(work=work, user=user))
-        process = await asyncio.create_subprocess_exec(  # it takes the socket over as it does from an nginx before it
-            require_client("nginx"), "-e", str(work / "error.log"), "-p", str(work), "-c", str(work / "nginx.conf"),
-            env=os.environ | {"NGINX": f"{listening.fileno()};"}, pass_fds=[listening.fileno()],
-        )  # fmt: skip
-    try:
-        yield f"http://{host}:{port}/"
-    finally:
-        process.terminate()
-        await process.wait()
+def _configuration(nodes: Sequence[str], address: str) -> str:
+    """Return config/compose/nginx.conf, with the addresses of the nodes and that of nginx."""
+    text = (FOLDER / "nginx.conf").read_text().replace("listen 80;", f"listen {address};")
+    servers_in_it = re.findall(r"^ *server \S+:8484 (.*);\n", text, re.MULTILINE)
+    assert len(servers_in_it) == 2
+    lines = "".join(f"    server {node} {servers_in_it[0]};\n" for node in nodes)
+    return re.sub(r"(^ *server \S+:8484 .*;\n)+", lines, text, flags=re.MULTILINE)
 
 
 # Clients

@@ -1,11 +1,8 @@
 """Reverse proxies: their headers count from trusted addresses, and from no others."""
 
-import asyncio
 import io
 import json
 import re
-import shutil
-import socket
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -18,6 +15,7 @@ from yarl import URL
 from mirror.errors import Invalid
 from mirror.server.proxies import ForwardedRequest, TrustedProxies
 from tests.builders import gem, wheel
+from tests.nginx import running_nginx
 from tests.serving import Spawned, repositories, serving, spawned
 from tests.simulator import Simulator
 
@@ -179,13 +177,6 @@ def snippet() -> str:
     return str(proxying)
 
 
-def free_port() -> int:
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        return int(sock.getsockname()[1])
-
-
-@pytest.mark.skipif(shutil.which("nginx") is None, reason="nginx (Debian: nginx-light) is not installed")
 async def test_the_nginx_configuration_in_the_guide_works(tmp_path: Path, simulator: Simulator) -> None:
     simulator.publish(wheel("six", "1.16.0", size=2_000_000))
     simulator.push(gem("rack", "3.0.0"))
@@ -193,37 +184,15 @@ async def test_the_nginx_configuration_in_the_guide_works(tmp_path: Path, simula
         tmp_path / "data", repositories(simulator), proxies={"trusted": ["127.0.0.1"]}, log={"format": "json"},
         allowed_hosts=["mirror.example"],
     ) as mirror:  # fmt: skip
-        port = free_port()
-        site = snippet().replace("127.0.0.1:8484", URL(mirror.url).authority)
-        site = re.sub(r"listen [^;]*;", f"listen 127.0.0.1:{port};", site)
-        site = re.sub(r"\n *ssl_[^;]*;", "", site)
-        (tmp_path / "nginx.conf").write_text(
-            f"daemon off; pid {tmp_path}/nginx.pid; error_log stderr; events {{}}\n"
-            f"http {{ access_log off; client_body_temp_path {tmp_path}/body; proxy_temp_path {tmp_path}/proxy;\n"
-            f"fastcgi_temp_path {tmp_path}/f; uwsgi_temp_path {tmp_path}/u; scgi_temp_path {tmp_path}/s;\n{site}}}\n"
-        )
-        with (tmp_path / "nginx.log").open("wb") as log:
-            nginx = await asyncio.create_subprocess_exec("nginx", "-c", str(tmp_path / "nginx.conf"), stderr=log)
-        try:
-            await wait_until_open(port)
-            await check_through(f"http://127.0.0.1:{port}", mirror)
-        finally:
-            nginx.terminate()
-            await nginx.wait()
+
+        def site(address: str) -> str:
+            text = snippet().replace("127.0.0.1:8484", URL(mirror.url).authority)
+            return re.sub(r"\n *ssl_[^;]*;", "", re.sub(r"listen [^;]*;", f"listen {address};", text))
+
+        async with running_nginx(tmp_path / "nginx", site) as front:
+            await check_through(front.url.rstrip("/"), mirror)
         await mirror.end()
     assert (tmp_path / "data.log").read_text().count('"client":"127.0.0.1"') > 0
-
-
-async def wait_until_open(port: int) -> None:
-    async with asyncio.timeout(30):
-        while True:
-            try:
-                _, writer = await asyncio.open_connection("127.0.0.1", port)
-            except ConnectionError:
-                await asyncio.sleep(0.05)
-            else:
-                writer.close()
-                return
 
 
 async def check_through(base: str, mirror: Spawned) -> None:
