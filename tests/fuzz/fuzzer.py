@@ -37,6 +37,8 @@ class Fuzzer:
     """Opens what is tested."""
     words: Sequence[bytes] = ()
     """Pieces of the language that are inserted."""
+    at_once: int = 1
+    """Inputs that are checked at the same time: several where most of the time is spent waiting."""
 
     def corpus(self) -> list[bytes]:
         """Return the inputs that once found a fault."""
@@ -92,18 +94,30 @@ async def run(
 ) -> FuzzResult:
     """Check `count` inputs until `most` of them failed; `report` is called after each input."""
     result = FuzzResult([])
-    async with fuzzer.target() as check:
-        for data in inputs(fuzzer, count, seed):
-            began = time.process_time()
+    remaining = inputs(fuzzer, count, seed)
+
+    async def work(check: Check) -> None:
+        for data in remaining:
             try:
-                async with asyncio.timeout(SILENT_SECONDS):
-                    result.understood += await check(data)
-                took = time.process_time() - began
-                assert took < SLOW_SECONDS, f"it took {took:.1f} s of processor time"
+                understood = await _checked(check, data)
+                result.understood += understood
             except Exception:
                 result.failures.append(FuzzFailure(data, traceback.format_exc()[-TEXT_CHARACTERS:]))
-                if len(result.failures) == most:
-                    break
+            if len(result.failures) >= most:
+                return
             result.checked += 1
             report()
+
+    async with fuzzer.target() as check:
+        await asyncio.gather(*(work(check) for _ in range(fuzzer.at_once)))
     return result
+
+
+async def _checked(check: Check, data: bytes) -> bool:
+    """Check one input, within its time."""
+    began = time.process_time()
+    async with asyncio.timeout(SILENT_SECONDS):
+        understood = await check(data)
+    took = time.process_time() - began  # with what others cost that were checked meanwhile
+    assert took < SLOW_SECONDS, f"it took {took:.1f} s of processor time"
+    return understood

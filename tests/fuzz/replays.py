@@ -18,7 +18,7 @@ from mirror.index.cache import Worth
 from mirror.server.replay import Replay, ReplayCache
 from tests.builders import gem, wheel
 from tests.fuzz.fuzzer import Check, Fuzzer
-from tests.fuzz.requests import SILENCE_SECONDS, WORDS, statuses, whole_responses
+from tests.fuzz.requests import AT_ONCE, SILENCE_SECONDS, WORDS, statuses, whole_responses
 from tests.serving import repositories, serving
 from tests.simulator import Simulator
 
@@ -205,5 +205,9 @@ _HEADER_WORDS = [
     b"HTTP/1.1\r\n",
 ]
 
-FUZZERS = (Fuzzer("replays", _script_seeds, _replays, [*WORDS, *_HEADER_WORDS, b"\x00|", b"\r\n\r\n", b"\r\n "]),)
+FUZZERS = (
+    Fuzzer(
+        "replays", _script_seeds, _replays, [*WORDS, *_HEADER_WORDS, b"\x00|", b"\r\n\r\n", b"\r\n "], at_once=AT_ONCE
+    ),
+)
 """What is sent to both."""

@@ -3,7 +3,8 @@
 import asyncio
 import re
 import tempfile
-from collections.abc import AsyncIterator
+import time
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -19,6 +20,8 @@ SILENCE_SECONDS = 0.1
 """Seconds after which a server that is still waiting for the rest of a request has answered all that it will."""
 LONGEST_SECONDS = 20.0
 """Seconds for any response, also on a busy machine."""
+AT_ONCE = 8
+"""Connections at the same time: most of them wait for a silence to end."""
 BIG = wheel("acme", "1.0", size=100_000)
 
 
@@ -57,13 +60,13 @@ def statuses(received: bytes) -> list[int]:
 
 
 @asynccontextmanager
-async def _mirror() -> AsyncIterator[Serving]:
+async def _mirror(clock: Callable[[], float] = time.time) -> AsyncIterator[Serving]:
     """A mirror that holds a wheel and a gem."""
     with tempfile.TemporaryDirectory() as directory:
         async with Simulator() as simulator:
             simulator.publish(BIG)
             simulator.push(gem("rack", "1.0"))
-            async with serving(Path(directory, "data"), repositories(simulator)) as mirror:
+            async with serving(Path(directory, "data"), repositories(simulator), clock=clock) as mirror:
                 for path in _PATHS:
                     await mirror.get(path)
                 yield mirror
@@ -242,10 +245,13 @@ _FORMS = (
 
 @asynccontextmanager
 async def _forms() -> AsyncIterator[Check]:
-    async with _mirror() as mirror:
+    hours = 0  # between the inputs, so that no login waits because others have failed
+    async with _mirror(lambda: time.time() + 3600 * hours) as mirror:
         secret = await make_token(mirror)
 
         async def check(data: bytes) -> bool:
+            nonlocal hours
+            hours += 1
             kind, body = (data[0] if data else 0) % len(_FORMS), data[1:]
             multipart = kind < 2
             head = (
@@ -281,7 +287,7 @@ def whole_responses(received: bytes) -> int:
 
 
 FUZZERS = (
-    Fuzzer("targets", _request_seeds, _targets, WORDS),
+    Fuzzer("targets", _request_seeds, _targets, WORDS, at_once=AT_ONCE),
     Fuzzer(
         "ranges",
         lambda: [
@@ -301,6 +307,7 @@ FUZZERS = (
         _form_seeds,
         _forms,
         [b"--XX\r\n", b"--XX--\r\n", b"\r\n\r\n", b'filename="', b'name="content"', b"%", b"&", b"="],
+        at_once=AT_ONCE,
     ),
 )
 """What is sent over connections."""
