@@ -1,7 +1,8 @@
-"""Real servers that tests share: started by the first test that needs one, on loopback, ended with the session.
+"""What the tests of a session share: real servers on loopback, and whatever else takes long to make.
 
-Workers of one session are processes of their own; they share the servers through a directory that the first process
-makes. Where a server is not installed its tests are skipped, and fail in CI.
+It is made by the first test that needs it. Workers of one session are processes of their own; they share it through a
+directory that the first process makes, which ends and deletes all of it. Where a server is not installed its tests are
+skipped, and fail in CI.
 """
 
 import fcntl
@@ -22,7 +23,7 @@ from typing import Any
 import pytest
 
 DIRECTORY = "TEST_SERVERS"
-"""The variable with the directory of the session's servers."""
+"""The variable with the directory of what is shared."""
 START_SECONDS = 40.0
 KEPT_PORTS = range(18_000, 32_000)
 """Below those of outgoing connections (net.ipv4.ip_local_port_range)."""
@@ -32,20 +33,25 @@ _started: list[subprocess.Popen[bytes]] = []
 
 
 def open_session() -> None:
-    """Make the directory of the servers; called in the first process of a session."""
+    """Make the directory of what is shared; called in the first process of a session."""
     os.environ[DIRECTORY] = tempfile.mkdtemp(prefix="servers-")
 
 
 def close_session() -> None:
-    """End all servers that were started."""
+    """End all servers that were started, and delete all that was made."""
     directory = Path(os.environ.pop(DIRECTORY))
     for file in directory.glob("*.json"):
-        pid = json.loads(file.read_text())["pid"]
-        with suppress(ProcessLookupError):
-            os.killpg(pid, signal.SIGKILL)
+        with suppress(ProcessLookupError, KeyError):
+            os.killpg(json.loads(file.read_text())["pid"], signal.SIGKILL)
     for process in _started:
         process.wait()
     shutil.rmtree(directory, ignore_errors=True)
+
+
+def leave_session() -> None:
+    """Let the servers that this process has started run on for the others; called at the end of each worker."""
+    for process in _started:
+        process.returncode = 0  # or it is complained of as left behind
 
 
 def shared(name: str, start: Callable[[Path], dict[str, Any]]) -> dict[str, Any]:
@@ -53,6 +59,11 @@ def shared(name: str, start: Callable[[Path], dict[str, Any]]) -> dict[str, Any]
 
     It holds the `pid` of the server, which leads a process group.
     """
+    return made_once(name, lambda home: _started_again(start, home))
+
+
+def made_once(name: str, make: Callable[[Path], dict[str, Any]]) -> dict[str, Any]:
+    """What `make` returned in the process of this session that was first to call it, for a directory of its own."""
     directory = Path(os.environ[DIRECTORY])
     file = directory / f"{name}.json"
     with (directory / f"{name}.lock").open("w") as lock:
@@ -60,7 +71,7 @@ def shared(name: str, start: Callable[[Path], dict[str, Any]]) -> dict[str, Any]
         if not file.exists():
             home = directory / name
             home.mkdir(exist_ok=True)
-            file.write_text(json.dumps(_started_again(start, home)))
+            file.write_text(json.dumps(make(home)))
         found: dict[str, Any] = json.loads(file.read_text())
         return found
 

@@ -5,6 +5,7 @@ What this machine's Python lacks is installed from the package index that the ma
 
 import asyncio
 import os
+import re
 import shutil
 import ssl
 import subprocess
@@ -21,6 +22,7 @@ from aiohttp import web
 from yarl import URL
 
 from tests.clients import require_client
+from tests.servers import made_once
 
 PATIENCE = 300
 """Seconds for one command, on a slow machine."""
@@ -109,26 +111,25 @@ async def secured(url: str, directory: Path) -> AsyncIterator[tuple[str, Path]]:
         await runner.cleanup()
 
 
-class Environments:
-    """Virtual environments with one client each, made when they are first asked for."""
+def having(requirement: str, least: tuple[int, int] = (3, 9), most: tuple[int, int] = (3, 99)) -> Path:
+    """The `bin` directory of an environment with the newest release that meets that requirement.
 
-    def __init__(self, directory: Path) -> None:
-        self._directory = directory
-        self._made: dict[str, Path] = {}
+    It is made once for all tests of a session.
+    """
+    name = "client-" + re.sub(r"\W+", "-", f"{requirement}-{most[1]}")
+    made = made_once(name, lambda home: _environment(home, requirement, least, most))
+    return Path(made["bin"]) if "bin" in made else _missing(made["missing"])
 
-    def having(self, requirement: str, least: tuple[int, int] = (3, 9), most: tuple[int, int] = (3, 99)) -> Path:
-        """The `bin` directory of an environment with the newest release that meets that requirement."""
-        if requirement not in self._made:
-            place = self._directory / f"client{len(self._made)}"
-            subprocess.run([interpreter(least, most), "-m", "venv", place], check=True, timeout=PATIENCE)
-            done = subprocess.run(  # with this machine's own configuration
-                [place / "bin" / "python", "-m", "pip", "install", "--quiet", "--upgrade", requirement],
-                capture_output=True, text=True, timeout=PATIENCE,
-            )  # fmt: skip
-            if done.returncode:
-                return _missing(f"{requirement}, which cannot be installed: {done.stderr.strip()[-300:]}")
-            self._made[requirement] = place / "bin"
-        return self._made[requirement]
+
+def _environment(place: Path, requirement: str, least: tuple[int, int], most: tuple[int, int]) -> dict[str, str]:
+    subprocess.run([interpreter(least, most), "-m", "venv", place], check=True, timeout=PATIENCE)
+    done = subprocess.run(  # with this machine's own configuration
+        [place / "bin" / "python", "-m", "pip", "install", "--quiet", "--upgrade", requirement],
+        capture_output=True, text=True, timeout=PATIENCE,
+    )  # fmt: skip
+    if done.returncode:
+        return {"missing": f"{requirement}, which cannot be installed: {done.stderr.strip()[-300:]}"}
+    return {"bin": str(place / "bin")}
 
 
 def uv() -> str:

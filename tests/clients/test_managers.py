@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.builders import Built, sdist, wheel
-from tests.clients.python import PATIENCE, Environments, environment
+from tests.clients.python import PATIENCE, environment, having
 from tests.serving import Spawned, repositories, spawned
 from tests.simulator import Simulator
 
@@ -28,11 +28,6 @@ description = "Tools."
 requires-python = ">=3.11"
 dependencies = [{dependencies}]
 """
-
-
-@pytest.fixture(scope="module")
-def environments(tmp_path_factory: pytest.TempPathFactory) -> Environments:
-    return Environments(tmp_path_factory.mktemp("clients"))
 
 
 @pytest.fixture
@@ -102,12 +97,10 @@ async def published(mirror: Spawned) -> set[str]:
     return {file["filename"] for file in page.json()["files"]}
 
 
-async def test_poetry_locks_installs_and_publishes(
-    mirror: Spawned, simulator: Simulator, environments: Environments, tmp_path: Path
-) -> None:
+async def test_poetry_locks_installs_and_publishes(mirror: Spawned, simulator: Simulator, tmp_path: Path) -> None:
     source = f'[[tool.poetry.source]]\nname = "mirror"\nurl = "{mirror.url}simple/"\npriority = "primary"\n'
     text = PROJECT.format(dependencies='"app"') + f"[tool.poetry]\npackage-mode = true\n{source}"
-    project = Project(tmp_path, environments.having("poetry") / "poetry", text)
+    project = Project(tmp_path, having("poetry") / "poetry", text)
     inside = {"POETRY_VIRTUALENVS_IN_PROJECT": "true", "POETRY_NO_INTERACTION": "1"}
     await project.run("lock", **inside)
     assert all(digest in (project.root / "poetry.lock").read_text() for digest in (APP.sha256, PLAIN.sha256))
@@ -126,11 +119,9 @@ async def test_poetry_locks_installs_and_publishes(
     assert simulator.asked(path="*acme*") == []
 
 
-async def test_pdm_locks_installs_and_publishes(
-    mirror: Spawned, simulator: Simulator, environments: Environments, tmp_path: Path
-) -> None:
+async def test_pdm_locks_installs_and_publishes(mirror: Spawned, simulator: Simulator, tmp_path: Path) -> None:
     # Its newest release alone does not run with the newest of what it needs.
-    client = environments.having("pdm[locked]") / "pdm"
+    client = having("pdm[locked]") / "pdm"
     project = Project(tmp_path, client, PROJECT.format(dependencies='"app"') + "[tool.pdm]\ndistribution = false\n")
     quiet = {"PDM_CHECK_UPDATE": "0", "PDM_NON_INTERACTIVE": "1"}
     await project.run("config", "pypi.url", f"{mirror.url}simple/", **quiet)
@@ -150,8 +141,8 @@ async def test_pdm_locks_installs_and_publishes(
     assert simulator.asked(path="*acme*") == []
 
 
-async def test_pipenv_locks_and_installs(mirror: Spawned, environments: Environments, tmp_path: Path) -> None:
-    project = Project(tmp_path, environments.having("pipenv") / "pipenv", "")
+async def test_pipenv_locks_and_installs(mirror: Spawned, tmp_path: Path) -> None:
+    project = Project(tmp_path, having("pipenv") / "pipenv", "")
     (project.root / "Pipfile").write_text(
         f'[[source]]\nname = "mirror"\nurl = "{mirror.url}simple/"\nverify_ssl = true\n\n[packages]\napp = "*"\n'
     )
@@ -160,9 +151,9 @@ async def test_pipenv_locks_and_installs(mirror: Spawned, environments: Environm
     assert project.installed == INSTALLED
 
 
-async def test_flit_publishes(mirror: Spawned, environments: Environments, tmp_path: Path) -> None:
+async def test_flit_publishes(mirror: Spawned, tmp_path: Path) -> None:
     system = '[build-system]\nrequires = ["flit_core"]\nbuild-backend = "flit_core.buildapi"\n'
-    project = Project(tmp_path, environments.having("flit") / "flit", PROJECT.format(dependencies="") + system)
+    project = Project(tmp_path, having("flit") / "flit", PROJECT.format(dependencies="") + system)
     (project.root / "acme_tools.py").write_text('"""Tools."""\n')
     login = {"FLIT_INDEX_URL": f"{mirror.url}legacy/", "FLIT_USERNAME": "__token__"}
     await project.run("publish", FLIT_PASSWORD="mirror_wrong", fails=True, **login)
@@ -170,8 +161,8 @@ async def test_flit_publishes(mirror: Spawned, environments: Environments, tmp_p
     assert await published(mirror) == {"acme_tools-1.0-py3-none-any.whl", "acme_tools-1.0.tar.gz"}
 
 
-async def test_hatch_publishes(mirror: Spawned, environments: Environments, tmp_path: Path) -> None:
-    project = Project(tmp_path, environments.having("hatch") / "hatch", PROJECT.format(dependencies=""))
+async def test_hatch_publishes(mirror: Spawned, tmp_path: Path) -> None:
+    project = Project(tmp_path, having("hatch") / "hatch", PROJECT.format(dependencies=""))
     files = project.built(*OURS)
     publish = ("publish", "--no-prompt", "--repo", f"{mirror.url}legacy/", "--user", "__token__", "--auth")
     await project.run(*publish, "mirror_wrong", *files, fails=True)

@@ -1,15 +1,16 @@
 """Real clients behind upstreams that lie, ask for patience or expire their links: an install is as if all were well."""
 
+import asyncio
 from pathlib import Path
 
 import pytest
 
 from tests.builders import wheel
-from tests.clients.test_pypi import INSTALLED, NEWER, Pip, Uv, client, environments, only_pypi, publish
+from tests.clients.test_pypi import IMPATIENT, INSTALLED, NEWER, Pip, Uv, client, only_pypi, pip, publish
 from tests.serving import serving, spawned
 from tests.simulator import CutCompression, Drip, HangUp, Instead, LongHeader, Simulator, Status
 
-__all__ = ["client", "environments"]
+__all__ = ["client"]
 
 pytestmark = [pytest.mark.clients, pytest.mark.timeout(600)]
 
@@ -17,7 +18,6 @@ CLIENTS = pytest.mark.parametrize("client", ["pip", "pip==23.3.2", "uv"], indire
 
 MAINTENANCE = b"<!DOCTYPE html><title>Back soon</title><h1>Maintenance</h1><a href='https://status.example/'>status</a>"
 BLOCKED = b"<?xml version='1.0'?><html xmlns='http://www.w3.org/1999/xhtml'><body>blocked by policy</body></html>"
-IMPATIENT = {"PIP_RETRIES": "0", "UV_HTTP_RETRIES": "0"}
 PAGE_LIES = {
     "maintenance": Instead(MAINTENANCE),
     "blocked": Instead(BLOCKED, "application/xhtml+xml"),
@@ -54,14 +54,15 @@ async def test_a_held_project_installs_whatever_its_index_answers_later(
         assert [name for name, one in injected.items() if not one.hits] == []
 
 
-@pytest.mark.parametrize("client", ["pip", "pip==23.3.2"], indirect=True)  # uv waits for some seconds only
 async def test_a_file_that_is_to_be_asked_for_in_an_hour_is_installed_within_the_patience_of_the_client(
-    simulator: Simulator, tmp_path: Path, client: Pip
+    simulator: Simulator, tmp_path: Path
 ) -> None:
     publish(simulator)
     injected = simulator.inject(f"*{NEWER.filename}", Status(429, retry_after=3600), times=1)
+    both = {name: pip(name) for name in ("pip", "pip==23.3.2")}  # uv waits for some seconds only
     async with spawned(tmp_path / "data", only_pypi(simulator)) as mirror:
-        assert await client.install(mirror, tmp_path / "home", "app") == INSTALLED
+        installing = (client.install(mirror, tmp_path / name, "app") for name, client in both.items())
+        assert await asyncio.gather(*installing) == [INSTALLED, INSTALLED]
         assert injected.hits
 
 
@@ -96,9 +97,9 @@ async def test_a_slow_large_file_that_nothing_verifies_arrives_before_the_client
     large = wheel("large", "1.0", size=3_000_000)
     simulator.pypi.configure(hashes=(), sizes=False, metadata=False)
     simulator.publish(large)
-    simulator.inject("*.whl", Drip(piece=large.size // 10, pause=0.8))  # eight seconds for the whole of it
+    simulator.inject("*.whl", Drip(piece=large.size // 10, pause=0.4))  # four seconds for the whole of it
     async with spawned(tmp_path / "data", only_pypi(simulator)) as mirror:
-        impatient = IMPATIENT | {"PIP_TIMEOUT": "4", "UV_HTTP_TIMEOUT": "4"}
+        impatient = IMPATIENT | {"PIP_TIMEOUT": "2", "UV_HTTP_TIMEOUT": "2"}
         found = await client.install(mirror, tmp_path / "home", "--no-deps", "large", **impatient)
     assert found == {"large": "1.0"}
 

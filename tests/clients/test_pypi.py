@@ -14,7 +14,7 @@ import pytest
 
 from tests.builders import Built, sdist, wheel
 from tests.clients.nginx import Nginx
-from tests.clients.python import Environments, running, secured, uv
+from tests.clients.python import having, running, secured, uv
 from tests.serving import Serving, Spawned, spawned
 from tests.simulator import Simulator
 from tests.uploading import upload
@@ -28,11 +28,8 @@ YANKED = wheel("library", "2.9", requires=["nonsense"])
 PLAIN = sdist("plain", "0.1")
 FOREIGN = wheel("app", "3.0", requires_python=">=99")
 INSTALLED = {"app": "2.0", "library": "2.5"}
-
-
-@pytest.fixture(scope="module")
-def environments(tmp_path_factory: pytest.TempPathFactory) -> Environments:
-    return Environments(tmp_path_factory.mktemp("clients"))
+IMPATIENT = {"PIP_RETRIES": "0", "UV_HTTP_RETRIES": "0"}
+"""Variables of a client that does not try again."""
 
 
 def publish(simulator: Simulator) -> None:
@@ -85,11 +82,13 @@ def installed(directory: Path) -> dict[str, str]:
 
 
 @pytest.fixture(params=["pip", "pip==22.3.1", "uv"])
-def client(request: pytest.FixtureRequest, environments: Environments) -> Pip | Uv:
-    if request.param == "uv":
-        return Uv()
-    # pip 22 does not run on Python 3.12 any more.
-    return Pip(environments.having(request.param, most=(3, 99) if request.param == "pip" else (3, 11)) / "python")
+def client(request: pytest.FixtureRequest) -> Pip | Uv:
+    return Uv() if request.param == "uv" else pip(request.param)
+
+
+def pip(requirement: str) -> Pip:
+    """The newest pip, or an older one; pip 22 does not run on Python 3.12 any more."""
+    return Pip(having(requirement, most=(3, 99) if requirement == "pip" else (3, 11)) / "python")
 
 
 async def test_it_installs_and_installs_again_offline_and_with_upstream_dead(
@@ -126,17 +125,15 @@ async def test_a_wrong_file_is_not_installed(simulator: Simulator, tmp_path: Pat
     simulator.publish(APP, digests={"sha256": "0" * 64})
     async with spawned(tmp_path / "data", only_pypi(simulator)) as mirror:
         with pytest.raises(AssertionError, match=r"(?i)error"):
-            await client.install(mirror, tmp_path / "home", "--no-deps", "app")
+            await client.install(mirror, tmp_path / "home", "--no-deps", "app", **IMPATIENT)
     assert APP.sha256 not in {blob.name for blob in (tmp_path / "data" / "blobs").glob("*/*")}
 
 
 # bandersnatch
 
 
-async def test_bandersnatch_mirrors_three_projects_and_verifies_them(
-    simulator: Simulator, tmp_path: Path, environments: Environments
-) -> None:
-    bandersnatch = environments.having("bandersnatch>=8", least=(3, 12)) / "bandersnatch"
+async def test_bandersnatch_mirrors_three_projects_and_verifies_them(simulator: Simulator, tmp_path: Path) -> None:
+    bandersnatch = having("bandersnatch>=8", least=(3, 12)) / "bandersnatch"
     publish(simulator)
     simulator.publish(wheel("unwanted", "1.0"))
     folder, settings = tmp_path / "folder", tmp_path / "bandersnatch.conf"

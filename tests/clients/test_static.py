@@ -8,7 +8,7 @@ import pytest
 
 from tests.builders import gem, wheel
 from tests.clients.nginx import Nginx, nginx
-from tests.clients.python import Environments, running
+from tests.clients.python import having, running
 from tests.clients.ruby import Ruby, rubies
 from tests.clients.test_pypi import APP, INSTALLED, NEWER, PLAIN, Pip, Uv, installed, publish
 from tests.clients.test_sync import mirror
@@ -20,11 +20,6 @@ pytestmark = [pytest.mark.clients, pytest.mark.timeout(600)]
 
 PYTHON = [f"packages/{built.name}/{built.filename}" for built in (APP, NEWER, PLAIN)]
 GEMFILE = 'gem "sinatra"\ngem "tiny"\n'
-
-
-@pytest.fixture(scope="module")
-def environments(tmp_path_factory: pytest.TempPathFactory) -> Environments:
-    return Environments(tmp_path_factory.mktemp("clients"))
 
 
 async def grow(tmp_path: Path, both: dict[str, Any], *paths: str) -> Path:
@@ -39,14 +34,12 @@ async def grow(tmp_path: Path, both: dict[str, Any], *paths: str) -> Path:
 
 
 @pytest.mark.parametrize("client", ["pip", "old pip", "uv"])
-async def test_python_clients_install_from_the_tree(
-    simulator: Simulator, tmp_path: Path, environments: Environments, client: str
-) -> None:
+async def test_python_clients_install_from_the_tree(simulator: Simulator, tmp_path: Path, client: str) -> None:
     publish(simulator)
     root = await grow(tmp_path, repositories(simulator), *PYTHON)
     await simulator.go_down()
     requirement, newest = {"pip": ("pip", (3, 99)), "old pip": ("pip==22.3.1", (3, 11))}.get(client, ("", (0, 0)))
-    chosen = Pip(environments.having(requirement, most=newest) / "python") if requirement else Uv()
+    chosen = Pip(having(requirement, most=newest) / "python") if requirement else Uv()
     home = tmp_path / "home"
     home.mkdir()
     async with nginx(root, tmp_path / "nginx") as server:
@@ -141,9 +134,7 @@ async def test_nginx_hands_out_each_page_as_it_should(simulator: Simulator, tmp_
         assert "[warn]" not in server.complaints()
 
 
-async def test_without_its_lines_nginx_still_serves_everybody(
-    simulator: Simulator, tmp_path: Path, environments: Environments
-) -> None:
+async def test_without_its_lines_nginx_still_serves_everybody(simulator: Simulator, tmp_path: Path) -> None:
     publish(simulator)
     simulator.push(gem("tiny", "1.0"))
     root = await grow(tmp_path, repositories(simulator), *PYTHON, "gems/tiny-1.0.gem")
@@ -154,11 +145,11 @@ async def test_without_its_lines_nginx_still_serves_everybody(
             with ruby.home(server.url) as gems:
                 await gems.bundle("install", gemfile='gem "tiny"\n')
                 assert gems.locked() == {"tiny (1.0)"}
-        pip = Pip(environments.having("pip", (3, 9)) / "python")
+        pip = Pip(having("pip", (3, 9)) / "python")
         assert await pip.install(server, home, "app") == INSTALLED
 
 
-async def test_files_may_be_on_a_mirror(simulator: Simulator, tmp_path: Path, environments: Environments) -> None:
+async def test_files_may_be_on_a_mirror(simulator: Simulator, tmp_path: Path) -> None:
     simulator.publish(wheel("alone", "1.0"))
     simulator.push(gem("tiny", "1.0"))
     both = repositories(simulator)
@@ -168,7 +159,7 @@ async def test_files_may_be_on_a_mirror(simulator: Simulator, tmp_path: Path, en
         pages = tmp_path / "pages"
         await mirror("export", "--static", pages, "--files-url", files.url, settings=settings)
         async with nginx(pages, tmp_path / "nginx") as server:
-            python = environments.having("pip", (3, 9)) / "python"
+            python = having("pip", (3, 9)) / "python"
             await running(
                 python, "-m", "pip", "install", "--no-cache-dir", "--index-url", f"{server.url}simple/",
                 "--target", tmp_path / "installed", "alone",

@@ -8,11 +8,11 @@ from yarl import URL
 
 from tests.builders import wheel
 from tests.clients.test_odd_upstreams import CLIENTS
-from tests.clients.test_pypi import Pip, Uv, client, environments
+from tests.clients.test_pypi import Pip, Uv, client
 from tests.serving import spawned
 from tests.simulator import Instead, Redirect, Simulator, Status
 
-__all__ = ["client", "environments"]
+__all__ = ["client"]
 
 pytestmark = [pytest.mark.clients, pytest.mark.timeout(600)]
 
