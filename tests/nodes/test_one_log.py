@@ -5,6 +5,7 @@ import base64
 import hashlib
 import os
 import signal
+import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
@@ -107,9 +108,11 @@ async def test_promise_1_upstream_is_asked_once_for_its_list_and_once_for_each_c
         simulator.push(gem("rack", "3.1"))
         simulator.forget()
         await asyncio.sleep(2.1)  # below which no client can have upstream asked again
+        began = time.monotonic()
         replies = await asyncio.gather(*(client.get("/versions", Cache_Control="no-cache") for client in clients * 3))
         assert all(b"rack 3.1 " in reply.body for reply in replies)
-        assert simulator.count("GET", "/versions") == 1
+        later = int((time.monotonic() - began) / 2)  # on a busy machine some clients may ask after that time again
+        assert 1 <= simulator.count("GET", "/versions") <= 1 + later
         assert b"rack 3.1 " in await log_of_all(clients)
 
 

@@ -112,7 +112,7 @@ async def test_a_later_index_answers_only_for_what_an_earlier_one_never_had(
     simulator: Simulator, second: Simulator, tmp_path: Path, trouble: str, before: str
 ) -> None:
     fill(simulator, second)
-    network = {"retries": 0, "page_timeout": 1, "connect_timeout": 1}
+    network = {"retries": 0, "page_timeout": 1, "connect_timeout": 1, "read_timeout": 0.5}
     async with serving(tmp_path / "data", both(simulator, second), network=network) as mirror:
         if before == "held":
             await poll(mirror)

@@ -78,6 +78,10 @@ class Simulator:
     ) -> None:
         self.heal()
         self._close_gone()
+        for site in list(self._runner.sites):
+            await site.stop()
+        for _ in range(3):  # until what was accepted just before is a connection that can be closed
+            await asyncio.sleep(0)
         self._abort_connections()
         await self._runner.cleanup()
 
