@@ -44,28 +44,27 @@ class EvictionSlice(msgspec.Struct, frozen=True):
 
 _ORDER = "used, digest, source, project, filename"
 _IS_NAMED = (
-    "EXISTS (SELECT 1 FROM {0} WHERE {0}.source = name.source AND {0}.project = name.project"
-    " AND {0}.filename = name.filename)"
+    "EXISTS (SELECT 1 FROM {0} WHERE {0}.source = {1}.source AND {0}.project = {1}.project"
+    " AND {0}.filename = {1}.filename)"
 )
 _STAYS = (
-    "EXISTS (SELECT 1 FROM files AS name WHERE name.digest = slice.digest AND (name.used > slice.used"
-    " OR name.used = slice.used AND (name.source, name.project, name.filename)"
-    f" > (slice.source, slice.project, slice.filename) OR {_IS_NAMED.format('sets')}"
-    f" OR {_IS_NAMED.format('removed')}))",
+    _IS_NAMED.format("sets", "slice"),
+    _IS_NAMED.format("removed", "slice"),
     "EXISTS (SELECT 1 FROM uploads WHERE uploads.digest = slice.digest AND deleted = 0)",
     "EXISTS (SELECT 1 FROM uploads WHERE uploads.sidecar = slice.digest AND deleted = 0)",
 )
-"""Whether a blob was used later under another name, or may not go at all: a member of a set, a file that upstream no
-longer lists, an upload."""
-
-
-def _is_shared(table: str) -> str:
-    """Return the expression for whether there is another name of a file's blob: 1 or 0."""
-    return (
-        f"CASE WHEN EXISTS (SELECT 1 FROM files AS other WHERE other.digest = {table}.digest"
-        " AND (other.source, other.project, other.filename)"
-        f" <> ({table}.source, {table}.project, {table}.filename)) THEN 1 ELSE 0 END"
-    )
+"""Whether a file may not go at all: a member of a set, a file that upstream no longer lists, an upload."""
+_STAYS_BY_ANOTHER_NAME = (
+    "EXISTS (SELECT 1 FROM files AS name WHERE name.digest = slice.digest AND (name.used > slice.used"
+    " OR name.used = slice.used AND (name.source, name.project, name.filename)"
+    " > (slice.source, slice.project, slice.filename)"
+    f" OR {_IS_NAMED.format('sets', 'name')} OR {_IS_NAMED.format('removed', 'name')}))"
+)
+"""Whether the blob of a file was used later under another name, or may not go for the sake of that."""
+_HAS_SEVERAL_NAMES = "EXISTS (SELECT 1 FROM files AS name WHERE name.digest = {}.digest LIMIT 1 OFFSET 1)"
+"""Whether the blob of a file is held under other names, too; only the index of digests is read."""
+_GOES, _GOES_WITH_OTHERS, _STAYS_HERE = 0, 1, 2
+"""What becomes of a file in a slice; with others: its blob has several names."""
 
 
 def _is_sidecar(namings: int) -> str:
@@ -94,10 +93,10 @@ class EvictionOrder:
         """
         endings = [ending for naming in sidecars for ending in (naming.ending, naming.instead_of)]
         rows = await self._database.scan(_selecting_slice(len(sidecars)), *after, used_before, *endings)
-        candidates, shared = _files_of(row[:-1] for row in rows if not row[-1])
+        candidates, shared = _files_of(row for row in rows if row[-1] != _STAYS_HERE)
         if len(rows) < SLICE_FILES:
             return EvictionSlice(candidates, shared, None)
-        last = held_file(rows[-1][:-2])
+        last = held_file(rows[-1][:-1])
         return EvictionSlice(candidates, shared, (last.used, last.digest, last.source, last.project, last.filename))
 
     async def named(self, digests: Collection[str]) -> list[HeldFile]:
@@ -148,10 +147,15 @@ class EvictionOrder:
 
 @lru_cache(maxsize=8)
 def _selecting_slice(namings: int) -> str:
-    """Return the query for the next files after a position ($1 to $5), used at $6 or before; see `_is_sidecar`."""
+    """Return the query for the next files after a position ($1 to $5), used at $6 or before; see `_is_sidecar`.
+
+    The last column is what becomes of the file. Most are decided by the first look-ups, so that order counts.
+    """
     stays = " OR ".join([*([_is_sidecar(namings)] if namings else []), *_STAYS])
     return (
-        f"SELECT {FILE_COLUMNS}, {_is_shared('slice')}, CASE WHEN {stays} THEN 1 ELSE 0 END FROM"
+        f"SELECT {FILE_COLUMNS}, CASE WHEN {stays} THEN {_STAYS_HERE}"
+        f" WHEN NOT {_HAS_SEVERAL_NAMES.format('slice')} THEN {_GOES}"
+        f" WHEN {_STAYS_BY_ANOTHER_NAME} THEN {_STAYS_HERE} ELSE {_GOES_WITH_OTHERS} END FROM"
         f" (SELECT {FILE_COLUMNS} FROM files WHERE ({_ORDER}) > ($1, $2, $3, $4, $5) AND used >= $1 AND used <= $6"
         f" ORDER BY {_ORDER} LIMIT {SLICE_FILES}) AS slice ORDER BY {_ORDER}"
     )
@@ -167,12 +171,13 @@ def _selecting_files(columns: tuple[str, ...], count: int) -> str:
     # A cross join: SQLite looks up each of these values, and would otherwise read the whole table.
     return (
         f"WITH wanted ({', '.join(columns)}) AS (VALUES {wanted})"
-        f" SELECT {found}, {_is_shared('files')} FROM wanted CROSS JOIN files WHERE {same}"
+        f" SELECT {found}, CASE WHEN {_HAS_SEVERAL_NAMES.format('files')} THEN 1 ELSE 0 END"
+        f" FROM wanted CROSS JOIN files WHERE {same}"
     )
 
 
 def _files_of(rows: Iterable[Row]) -> tuple[list[HeldFile], set[str]]:
-    """Return the files of rows that end in whether the blob has other names, and the digests of those that have."""
+    """Return the files of rows that end in whether the blob has several names, and the digests of those that have."""
     files, shared = [], set()
     for row in rows:
         files.append(held_file(row[:-1]))

@@ -40,8 +40,10 @@ CHECKED_BYTES = 64 << 20
 
 ROWS_AT_ONCE = 64
 """Rows that aiosqlite's own cursors, which are not used here, would fetch at a time."""
+SCANNERS = 2
+"""Long reads at once; more wait."""
 SCAN_KIB = 8 << 10
-"""KiB of memory for the pages of the file that long reads have come across."""
+"""KiB of memory for the pages of the file that the long reads of one connection have come across."""
 LOCKED_SECONDS = 30.0
 """Time for which a transaction waits while another process writes."""
 SLOW_LOOKUP_SECONDS = 0.02
@@ -107,9 +109,9 @@ class SQLite:
         """When it may be used again, on a monotonic clock in seconds."""
         self._look_at = 0.0
         self._was_slow = False
-        self._scanner: _Connection | None = None
-        """Opened by the first `scan`."""
-        self._scanning = asyncio.Lock()
+        self._scanners: list[_Connection] = []
+        """Those that are idle: `scan` opens them."""
+        self._scanning = asyncio.Semaphore(SCANNERS)
         self._jobs: asyncio.Queue[_Job] = asyncio.Queue()
         self._worker: asyncio.Task[None] | None = None
         self._inode = 0
@@ -193,9 +195,11 @@ class SQLite:
 
     async def _scan(self, sql: str, values: Sequence[Value]) -> list[Row]:
         async with self._scanning:
-            if self._scanner is None:
-                self._scanner = await _Connection.open(self._path, _prepare_scanner)
-            return await self._scanner.call(lambda opened: _run(opened, sql, values))
+            scanner = self._scanners.pop() if self._scanners else await _Connection.open(self._path, _prepare_scanner)
+            try:
+                return await scanner.call(lambda opened: _run(opened, sql, values))
+            finally:
+                self._scanners.append(scanner)
 
     async def _work(self) -> None:
         while True:
@@ -258,10 +262,12 @@ class SQLite:
             self._writer = None
             for _ in range(READERS):
                 await (await self._readers.get()).close()
-            async with self._scanning:
-                if self._scanner is not None:
-                    await self._scanner.close()
-                    self._scanner = None
+            for _ in range(SCANNERS):
+                await self._scanning.acquire()
+            while self._scanners:
+                await self._scanners.pop().close()
+            for _ in range(SCANNERS):
+                self._scanning.release()
             with suppress(OSError):  # then there is no room, and opening it again has to do without
                 self._spare.write_bytes(bytes(SPARE_BYTES))
 

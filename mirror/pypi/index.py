@@ -8,13 +8,13 @@ The surprise: the parser makes names canonical, so that rendering needs no escap
 import re
 from collections.abc import Sequence
 from html import escape
-from typing import Any, cast
+from typing import Annotated, Any, cast
 
 import msgspec
 
 from mirror.errors import Invalid, UpstreamProtocolError
 from mirror.model import Names, UpstreamResponse
-from mirror.pypi.documents import check_version, document_kind, html_tags, looks_like_index, natural
+from mirror.pypi.documents import NUMBER_LIMIT, check_version, document_kind, html_tags, looks_like_index, natural
 from mirror.pypi.names import canonical, canonical_names
 
 _DIRECTORY = re.compile(r"\A(?:\./)?[^/?#:]+/")
@@ -24,6 +24,15 @@ _DIRECTORY = re.compile(r"\A(?:\./)?[^/?#:]+/")
 class _Entry(msgspec.Struct, gc=False, omit_defaults=True):
     name: Any = None
     serial: Any = msgspec.field(default=None, name="_last-serial")
+
+
+class _PlainEntry(msgspec.Struct, gc=False):
+    """An entry without anything odd, which needs no further check: those of nearly all lists."""
+
+    name: str
+    serial: Annotated[int, msgspec.Meta(ge=0, le=NUMBER_LIMIT)] | None = msgspec.field(
+        default=None, name="_last-serial"
+    )
 
 
 class _Meta(msgspec.Struct):
@@ -36,9 +45,15 @@ class _Listing(msgspec.Struct):
     meta: _Meta = msgspec.field(default_factory=_Meta)
 
 
+class _PlainListing(msgspec.Struct):
+    projects: list[_PlainEntry]
+    meta: _Meta = msgspec.field(default_factory=_Meta)
+
+
 NAMES_LIMIT = 1_500_000
 """The most projects of an index: nearly twice as many as the largest has."""
 _DECODER = msgspec.json.Decoder(_Listing)
+_PLAIN_DECODER = msgspec.json.Decoder(_PlainListing)
 
 
 def parse_names(response: UpstreamResponse) -> Names:
@@ -48,14 +63,26 @@ def parse_names(response: UpstreamResponse) -> Names:
     if response.body.count(b"{") > NAMES_LIMIT + 2:
         raise _too_many()
     try:
-        listing = _DECODER.decode(response.body)
+        meta, written, own = _read_json(response.body)
     except (msgspec.MsgspecError, ValueError, RecursionError) as error:
         raise UpstreamProtocolError(f"The list of projects cannot be read: {error}.") from error
-    check_version(listing.meta.api_version)
-    serial = natural(listing.meta.serial)
-    entries = [entry for entry in listing.projects if isinstance(entry.name, str)]
-    written, own = [entry.name for entry in entries], [natural(entry.serial) for entry in entries]
+    check_version(meta.api_version)
+    serial = natural(meta.serial)
     return _names(written, own, response.serial if serial is None else serial)
+
+
+def _read_json(body: bytes) -> tuple[_Meta, list[str], list[int | None]]:
+    """Return what is said of the list, the names as they are written, and the serial of each.
+
+    Raises MsgspecError, ValueError, RecursionError.
+    """
+    try:
+        plain = _PLAIN_DECODER.decode(body)
+    except msgspec.ValidationError:
+        listing = _DECODER.decode(body)
+        entries = [entry for entry in listing.projects if isinstance(entry.name, str)]
+        return listing.meta, [entry.name for entry in entries], [natural(entry.serial) for entry in entries]
+    return plain.meta, [entry.name for entry in plain.projects], [entry.serial for entry in plain.projects]
 
 
 def _parse_html(response: UpstreamResponse) -> Names:
@@ -93,7 +120,10 @@ def _same(written: str, linked: str) -> bool:
 
 def _names(written: Sequence[str], serials: Sequence[int | None], serial: int | None) -> Names:
     names = canonical_names(written)
-    display = {name: other for name, other in zip(names, written, strict=True) if name is not None and name != other}
+    display: dict[str, str] = {}
+    if names != written:
+        pairs = zip(names, written, strict=True)
+        display = {name: other for name, other in pairs if name is not None and name != other}
     own = dict(zip(names, serials, strict=True))
     own.pop(None, None)
     return Names(serials=cast(dict[str, int | None], own), display=display, serial=serial)
@@ -105,10 +135,8 @@ def render_names_json(names: Names) -> bytes:
     meta: dict[str, Any] = {"api-version": "1.4"}
     if names.serial is not None:
         meta["_last-serial"] = names.serial
-    return msgspec.json.encode({
-        "meta": meta,
-        "projects": [_Entry(display.get(name, name), serial) for name, serial in names.serials.items()],
-    })  # fmt: skip
+    written = [display.get(name, name) for name in names.serials] if display else names.serials
+    return msgspec.json.encode({"meta": meta, "projects": list(map(_Entry, written, names.serials.values()))})
 
 
 def render_names_html(names: Names) -> bytes:

@@ -29,6 +29,7 @@ from mirror.service.shared_clock import QUESTION_SECONDS as CLOCK_SECONDS
 from mirror.service.store import Store
 from mirror.telemetry.statistics import RECORD_SECONDS
 from mirror.telemetry.worker_reports import PUBLISH_SECONDS
+from mirror.web import html
 
 if TYPE_CHECKING:
     from mirror.service.node import Node
@@ -40,6 +41,8 @@ RETRY_SECONDS = 60.0
 """Pause after which a job that failed is started again, unless it is due sooner."""
 FLUSH_SECONDS = 10.0
 """Time between two attempts to write what waits in memory because the disk was full."""
+PREPARE_SECONDS = 2.0
+"""Time after the start at which pages for people are prepared: a start has other things to do."""
 TRIM_SECONDS = 600.0
 """Time between two checks of the journal's length; half of what is kept where that is less."""
 TRIM_RENDERED_SECONDS = 10.0
@@ -163,6 +166,7 @@ def process_jobs(service: "Service") -> list[BackgroundJob]:
             every=TRIM_RENDERED_SECONDS,
         ),
         BackgroundJob("heartbeat", "record that the event loop runs", _call(service.beat), every=1.0),
+        BackgroundJob("pages for people", "load the template engine before the first visitor comes", _prepare_pages),
         BackgroundJob(
             "watchdog",
             "reset the watchdog of systemd while the event loop runs",
@@ -328,6 +332,11 @@ def verifier(mirror: Mirror, store: Store, rate: int | None, lease: Lease | None
     """
     catalog = store.catalog if lease is None else store.catalog.under(lease)
     return Verifier(catalog, store.blobs, mirror.mend, mirror.is_verified, rate)
+
+
+async def _prepare_pages() -> None:
+    await asyncio.sleep(PREPARE_SECONDS)
+    await asyncio.to_thread(html.prepare)
 
 
 async def _flush(store: Store) -> None:

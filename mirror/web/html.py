@@ -1,7 +1,7 @@
 """Templates, static files, and the headers of every page.
 
-The template engine is loaded with the first page, so that a server that only serves clients never carries it. Links are
-relative to the page, so that they are right under every host name and every prefix that a proxy puts in front.
+The template engine is loaded some time after the start, or with the first page, so that it makes no start slower. Links
+are relative to the page, so that they are right under every host name and every prefix that a proxy puts in front.
 """
 
 import hashlib
@@ -61,6 +61,13 @@ def _environment() -> "Environment":
     }
     environment.globals |= {"asset": asset}
     return environment
+
+
+def prepare() -> None:
+    """Load the template engine and compile all templates, so that no visitor waits for it. Blocks."""
+    environment = _environment()
+    for name in environment.list_templates():
+        environment.get_template(name)
 
 
 def asset(name: str) -> str:

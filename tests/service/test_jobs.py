@@ -51,6 +51,7 @@ async def test_these_are_all_the_jobs(simulator: Simulator, tmp_path: Path) -> N
         ("certificate", 5, ""),
         ("rendered pages", 10, ""),
         ("heartbeat", 1, ""),
+        ("pages for people", None, ""),
         ("watchdog", None, ""),
         ("policies", 300, ""),
         ("flush", 10, ""),
