@@ -45,7 +45,7 @@ CREATES_AT_ONCE = 16
 """Such requests at once, all of whose bodies are in memory."""
 UPLOADS_AT_ONCE = 8
 """Large uploads at once, each with PARTS_AT_ONCE parts in memory."""
-CHUNK_BYTES = 512 * 1024
+CHUNK_BYTES = 1 << 20
 """The least bytes that are taken from a response at once."""
 PAGE_OBJECTS = 1000
 """Objects that are listed with one request."""

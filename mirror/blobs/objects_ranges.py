@@ -10,8 +10,10 @@ from collections.abc import AsyncGenerator, AsyncIterator
 
 from mirror.blobs.objects_client import ObjectClient
 
+FIRST_BYTES = 256 * 1024
+"""Bytes of the first range: the client that waits for it gets something soon."""
 RANGE_BYTES = 4 << 20
-"""Bytes of a range: enough for the wait for its first byte to matter little."""
+"""Bytes of every other one: enough for the wait for its first byte to matter little."""
 RANGES_AHEAD = 2
 """Ranges of one object that are received besides the one that is read."""
 RANGES_IN_MEMORY = 8
@@ -37,7 +39,7 @@ class ParallelReader:
         try:
             while begun < size or ranges:
                 while begun < size and len(ranges) <= RANGES_AHEAD and (not ranges or self._ahead < RANGES_IN_MEMORY):
-                    stop = min(begun + RANGE_BYTES, size)
+                    stop = min(begun + RANGE_BYTES, size) if begun else FIRST_BYTES
                     self._ahead += bool(ranges)
                     ranges.append(IncomingRange(self._client.read(key, begun, stop)))
                     begun = stop

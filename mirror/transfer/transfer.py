@@ -199,6 +199,8 @@ class Transfer:
             await body.add(fresh)  # one at a time: meanwhile the connection reads ahead
             if self._growing is not None and body.storing:
                 self._growing.grow(body.received)
+            elif self._growing is not None:
+                self._growing.abandon()
 
     async def _chunks(self, stream: Stream) -> AsyncIterator[bytes]:
         """Yield bytes as they arrive. Raises UpstreamUnavailable, early where another source may have the file."""
