@@ -39,14 +39,19 @@ def held_file(row: Row) -> HeldFile:
     )  # fmt: skip
 
 
-@lru_cache(maxsize=FILES_PER_STATEMENT)
-def _adding(count: int) -> str:
-    """Return the statement that adds so many files, each with six values."""
+@lru_cache(maxsize=2 * FILES_PER_STATEMENT)
+def _adding(count: int, kind: str) -> str:
+    """Return the statement that adds so many files, or as many sidecars, each with six values."""
     rows = (", ".join(f"${6 * row + at}" for at in (1, 2, 3, 4, 5, 6, 6)) for row in range(count))
+    # A file that is held already is left as it is: a process that stood still may come late. A sidecar that was made
+    # again holds for the file that is there now.
+    stored = "excluded.stored"
+    if kind != "sidecar":
+        stored = "CASE WHEN files.digest = excluded.digest THEN files.stored ELSE excluded.stored END"
     return (
         f"INSERT INTO files ({FILE_COLUMNS}) VALUES {', '.join(f'({row}, 0)' for row in rows)}"
         " ON CONFLICT (source, project, filename) DO UPDATE SET digest = excluded.digest,"
-        " size = excluded.size, stored = excluded.stored"
+        f" size = excluded.size, stored = {stored}"
     )
 
 
@@ -58,6 +63,15 @@ def _counting(count: int) -> str:
         for row in range(count)
     ]
     return files_added(f"VALUES {', '.join(rows)}")
+
+
+def _adding_all(files: Sequence[HeldFile], kind: str) -> list[Statement]:
+    """Return the statements that count and add files of one kind, no two of which have the same name."""
+    counted = [value for one in files for value in (one.source, one.project, one.filename, one.digest, one.size)]
+    added = [
+        value for one in files for value in (one.source, one.project, one.filename, one.digest, one.size, one.stored)
+    ]
+    return [(_counting(len(files)), counted), (_adding(len(files), kind), added)]
 
 
 _THIS_FILE = "source = $1 AND project = $2 AND filename = $3"
@@ -123,13 +137,7 @@ class Files:
         rows = await self._database.write(
             NEXT_SERIAL,
             (APPEND_EVENT, (held.stored, held.source, held.project, kind, held.filename, "{}")),
-            (_counting(1), (held.source, held.project, held.filename, held.digest, held.size)),
-            (
-                f"INSERT INTO files ({FILE_COLUMNS}) VALUES ($1, $2, $3, $4, $5, $6, $6, 0)"
-                " ON CONFLICT (source, project, filename) DO UPDATE SET digest = excluded.digest,"
-                " size = excluded.size, stored = excluded.stored",
-                (held.source, held.project, held.filename, held.digest, held.size, held.stored),
-            ),
+            *_adding_all([held], kind),
         )
         serial: int = rows[1][0][0]
         return serial
@@ -137,23 +145,16 @@ class Files:
     async def add_all(self, many: Sequence[tuple[HeldFile, str]]) -> int:
         """Record several files with their kinds in one transaction, and return the serial of the last event."""
         statements: list[Statement] = []
+        newest_at = 0
         for start in range(0, len(many), FILES_PER_STATEMENT):
             some = many[start : start + FILES_PER_STATEMENT]
             statements += record_all([(one.stored, one.source, one.project, kind, one.filename) for one, kind in some])
-            names = {(one.source, one.project, one.filename): one for one, _ in some}  # the last one of each name
-            counted = [
-                value
-                for one in names.values()
-                for value in (one.source, one.project, one.filename, one.digest, one.size)
-            ]
-            values = [
-                value
-                for one in names.values()
-                for value in (one.source, one.project, one.filename, one.digest, one.size, one.stored)
-            ]
-            statements += [(_counting(len(names)), counted), (_adding(len(names)), values)]
+            newest_at = len(statements) - 1
+            for wanted in dict.fromkeys(kind for _, kind in some):
+                names = {(one.source, one.project, one.filename): one for one, kind in some if kind == wanted}
+                statements += _adding_all([*names.values()], wanted)  # the last one of each name
         rows = await self._database.write(*statements)
-        newest: int = max(serial for (serial,) in rows[-3])
+        newest: int = max(serial for (serial,) in rows[newest_at])
         return newest
 
     async def forget(self, source: str, project: str, filename: str) -> None:

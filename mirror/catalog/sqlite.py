@@ -44,8 +44,11 @@ SCANNERS = 2
 """Long reads at once; more wait."""
 SCAN_KIB = 8 << 10
 """KiB of memory for the pages of the file that the long reads of one connection have come across."""
-LOCKED_SECONDS = 30.0
-"""Time for which a transaction waits while another process writes."""
+LOCKED_SECONDS = 45.0
+"""Time for which a transaction waits while another process writes.
+
+Longer than a worker that stands still in the middle of one is let live, so that those who wait go on then.
+"""
 SLOW_LOOKUP_SECONDS = 0.02
 """Time after which a row on the event loop has taken too long. When two do so in a row, for …"""
 PAUSE_SECONDS = 2.0

@@ -45,6 +45,14 @@ def page(body: bytes = b"{}") -> UpstreamResponse:
     return UpstreamResponse(url="https://index.example/simple/x/", content_type="text/html", body=body)
 
 
+async def test_who_writes_to_a_catalog_that_was_closed_waits_for_no_one(open_catalog: Opener) -> None:
+    catalog = await open_catalog()
+    await catalog.close()
+    async with asyncio.timeout(5):
+        with pytest.raises(RuntimeError, match="not open"):
+            await catalog.leases.give_back("any")
+
+
 async def test_text_is_ordered_by_its_bytes(catalog: Catalog) -> None:
     await catalog.files.add_all([(held(name), "file") for name in reversed(NAMES)])
     for name in NAMES:

@@ -269,6 +269,21 @@ async def test_of_two_processes_that_see_damage_one_begins_a_new_file_and_the_ot
     assert len(list(tmp_path.glob("catalog.sqlite.damaged-*[0-9]"))) == 1
 
 
+@pytest.mark.parametrize(("kind", "digest", "stored"), [("file", "a", 1), ("file", "b", 9), ("sidecar", "a", 9)])
+async def test_a_file_that_is_recorded_late_by_another_process_is_left_as_it_is(
+    catalog: Catalog, kind: str, digest: str, stored: float
+) -> None:
+    first = HeldFile(source="up", project="six", filename="six-1.whl", digest="a", size=10, stored=1)
+    late = msgspec.structs.replace(first, digest=digest, stored=9)
+    other = msgspec.structs.replace(late, filename="six-2.whl")
+    await catalog.files.add(first, kind)
+    await catalog.files.add(late, kind)
+    await catalog.files.add(other, kind)
+    await catalog.files.add_all([(late, kind), (other, "file"), (other, "sidecar")])
+    found = [await catalog.files.get("up", "six", one.filename) for one in (late, other)]
+    assert [one and (one.digest, one.stored) for one in found] == [(digest, stored), (digest, 9)]
+
+
 async def test_many_files_are_recorded_in_one_transaction_with_an_event_for_each(catalog: Catalog) -> None:
     await catalog.feed.append(Event(serial=0, at=1, source="up", project="x", kind="page"))
     many = [

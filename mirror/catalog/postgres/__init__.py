@@ -100,8 +100,6 @@ class PostgreSQL:
         for _, values in statements:
             check_fit(values)
         self.outage.check()
-        if self._pool is None:
-            raise RuntimeError("The catalog is not open: call `open` before it is used.")
         return await self._writer.write(statements)
 
     async def close(self) -> None:

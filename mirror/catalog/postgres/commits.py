@@ -74,6 +74,8 @@ class CommitWriter:
 
     async def write(self, statements: Sequence[Statement]) -> Results:
         """Run the statements as one transaction; return the rows of each."""
+        if self._worker is None:
+            raise RuntimeError("The catalog is not open: call `open` before it is used.")
         done: asyncio.Future[Results] = asyncio.get_running_loop().create_future()
         self._jobs.put_nowait((statements, done))
         return await asyncio.shield(done)
@@ -86,10 +88,11 @@ class CommitWriter:
     async def close(self) -> None:
         """Finish what is being written."""
         await self._jobs.join()
-        if self._worker is not None:
-            self._worker.remove_done_callback(end_process)
-            self._worker.cancel()
-            await asyncio.gather(self._worker, return_exceptions=True)
+        worker, self._worker = self._worker, None  # a write from here on fails, and does not wait
+        if worker is not None:
+            worker.remove_done_callback(end_process)
+            worker.cancel()
+            await asyncio.gather(worker, return_exceptions=True)
         self.break_off()
 
     async def _work(self) -> None:
