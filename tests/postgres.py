@@ -11,11 +11,12 @@ import os
 import pwd
 import shutil
 import socket
+import sqlite3
 import subprocess
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Self
 from urllib.parse import quote
@@ -135,6 +136,15 @@ def chosen_catalog(data_dir: Path) -> dict[str, dict[str, str]]:
     if not chosen.sql(f"SELECT 1 FROM pg_database WHERE datname = '{name}'"):
         chosen.create(name)
     return {"catalog": {"url": chosen.url(name)}}
+
+
+def chosen_rows(data_dir: Path, sql: str) -> str:
+    """What a query returns of the catalog for a data directory, as text to be compared."""
+    if chosen is not None:
+        (catalog,) = chosen_catalog(data_dir).values()
+        return chosen.sql(sql, catalog["url"].partition("@/")[2].partition("?")[0])
+    with closing(sqlite3.connect(data_dir / "catalog.sqlite")) as embedded:
+        return repr(embedded.execute(sql).fetchall())
 
 
 def postgres_binaries() -> Path:

@@ -13,9 +13,11 @@ else that is given is their settings.
 import asyncio
 import hashlib
 import itertools
+import json
 import math
 import os
 import signal
+import sys
 import time
 from collections.abc import AsyncIterator, Coroutine, Iterable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -41,13 +43,17 @@ def only_pypi(simulator: Simulator) -> dict[str, Any]:
 class Node:
     """One node, which keeps its address and its data directory when it is started again."""
 
-    def __init__(self, data_dir: Path, repositories: Table, listen: str, settings: Mapping[str, Any]) -> None:
+    def __init__(
+        self, data_dir: Path, repositories: Table, listen: str, settings: Mapping[str, Any], code: str = ""
+    ) -> None:
+        """`code`, if any, is run in place of the command, unless `start` is given another one."""
         self.data_dir = data_dir
         self.url = f"http://{listen}/"
         self.address = str(settings.get("node", {}).get("address", ""))
         """Where the other nodes reach it."""
         self._repositories = repositories
         self._settings = {**settings, "listen": [listen]}
+        self._code = code
         self._stack = AsyncExitStack()
         self._process: Spawned | None = None
 
@@ -70,7 +76,7 @@ class Node:
     async def start(self, code: str = "") -> None:
         """Start it, and wait until it answers; `code`, if any, is run in place of the command."""
         await self._stack.aclose()
-        made = spawned(self.data_dir, self._repositories, code=code, **self._settings)
+        made = spawned(self.data_dir, self._repositories, code=code or self._code, **self._settings)
         self._process = await self._stack.enter_async_context(made)
 
     async def end(self, how: signal.Signals = signal.SIGTERM) -> int:
@@ -114,12 +120,14 @@ async def cluster(
     own: Mapping[int, Table] | None = None,
     addressed: bool = True,
     workers: int = 1,
+    code: str = "",
     **settings: Any,
 ) -> AsyncIterator[Nodes]:
     """So many nodes, of which the first one starts before the others.
 
     `own` are settings of single ones, by their number from 0 on.
-    `addressed`: each has an address at which the others reach it. `workers` are the processes of each.
+    `addressed`: each has an address at which the others reach it. `workers` are the processes of each; `code`, if any,
+    is run in place of the command.
     """
     files, secret = directory / "files", directory / "node-secret"
     files.mkdir(exist_ok=True)
@@ -136,7 +144,8 @@ async def cluster(
             (data_dir / "blobs").symlink_to(files)
         else:
             table["blobs"] = dict(blobs)
-        nodes.append(Node(data_dir, repositories, f"127.0.0.1:{port}", table | dict((own or {}).get(number, {}))))
+        table |= (own or {}).get(number, {})
+        nodes.append(Node(data_dir, repositories, f"127.0.0.1:{port}", table, code))
     try:
         for node in nodes[:1]:
             await node.start()  # which makes the tables
@@ -145,6 +154,16 @@ async def cluster(
     finally:
         for node in nodes:
             await node.close()
+
+
+async def silent_nodes(node: Node) -> str:
+    """What `mirror doctor` sees of the other nodes; empty where all answer."""
+    words = ("-m", "mirror", "doctor", "--json", "--config", str(node.data_dir.with_suffix(".toml")))
+    process = await asyncio.create_subprocess_exec(sys.executable, *words, stdout=asyncio.subprocess.PIPE)
+    said, _ = await process.communicate()
+    findings = json.loads(said)["sections"][0]["findings"]
+    (finding,) = [finding for finding in findings if finding["name"] == "mirror/nodes"]
+    return str(finding["seen"]) if finding["verdict"] == "fails" else ""
 
 
 class Download(NamedTuple):

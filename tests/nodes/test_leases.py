@@ -1,7 +1,6 @@
 """Promise 5: work that is done once is done under leases, by the clock of the database."""
 
 import asyncio
-import os
 import signal
 import sys
 import time
@@ -18,12 +17,13 @@ from tests.builders import wheel
 from tests.catalog.conftest import engine
 from tests.nodes.cluster import only_pypi
 from tests.nodes.commands import run_command
+from tests.nodes.workers import ROUNDS, patient
 from tests.serving import Serving, serving, spawned
 from tests.simulator import Simulator
 from tests.uploading import make_token, upload
 
-PAUSES = int(os.environ.get("PAUSES", "5"))
-"""How often a process that holds a lease is stopped; on demand 20 and more."""
+LEASE_SECONDS = 0.15
+"""How long a process that is stopped holds on to its lease."""
 OFF_SECONDS = 3600.0
 CLOCK_IS_OFF = f"""
 import time
@@ -42,7 +42,7 @@ TIMES = {
 }
 """Columns with times, in seconds since the epoch, and their tables."""
 
-HOLDER = """
+HOLDER = f"""
 import asyncio, sys, time
 from mirror.catalog import Catalog
 from mirror.errors import LostLease, StorageError
@@ -57,12 +57,12 @@ async def main():
     async def work(lease):
         under = catalog.under(lease)
         while True:
-            await under.feed.append(Event(serial=0, at=1, source="job", project=f"{lease.epoch}", kind="page"))
+            await under.feed.append(Event(serial=0, at=1, source="job", project=f"{{lease.epoch}}", kind="page"))
             await asyncio.sleep(0.01)
 
     while True:
         try:
-            await catalog.leases.run("job", time.time, 0.5, work)
+            await catalog.leases.run("job", time.time, {LEASE_SECONDS}, work)
         except (LostLease, StorageError):
             pass
         await asyncio.sleep(0.05)
@@ -82,19 +82,20 @@ async def opened(url: str) -> AsyncIterator[Catalog]:
         await database.close()
 
 
+@patient
 async def test_promise_5_a_holder_that_is_stopped_and_goes_on_has_no_effect_any_more(postgres_url: str) -> None:
     async with opened(postgres_url) as catalog:
         root = Path(__file__).parent.parent.parent
         holder = await asyncio.create_subprocess_exec(sys.executable, "-c", HOLDER, postgres_url, cwd=root)
         try:
-            async with asyncio.timeout(100):
-                for _ in range(PAUSES):
+            for _ in ROUNDS:
+                async with asyncio.timeout(30):
                     _, before = await catalog.feed.bounds()
                     while (await catalog.feed.bounds())[1] < before + 3:  # noqa: ASYNC110  it has the lease
                         await asyncio.sleep(0.02)
                     holder.send_signal(signal.SIGSTOP)
                     while (lease := await catalog.leases.take("job", time.time(), 10)) is None:  # noqa: ASYNC110
-                        await asyncio.sleep(0.05)
+                        await asyncio.sleep(0.02)
                     ours = catalog.under(lease)
                     for number in range(4):
                         await ours.feed.append(
@@ -102,15 +103,15 @@ async def test_promise_5_a_holder_that_is_stopped_and_goes_on_has_no_effect_any_
                         )
                         if number == 1:
                             holder.send_signal(signal.SIGCONT)
-                        await asyncio.sleep(0.05)
+                        await asyncio.sleep(0.02)
                     await catalog.leases.give_back("job")
         finally:
             holder.kill()
             await holder.wait()
-        events = await catalog.feed.since(0, 100_000)
+        events = await catalog.feed.since(0, 1_000_000)
         epochs = [int(event.project) for event in events]
         assert epochs == sorted(epochs), "an effect of a lease that another process had taken"
-        assert len(set(epochs)) > PAUSES
+        assert len(set(epochs)) > len(ROUNDS)
 
 
 async def test_promise_5_a_node_whose_clock_is_an_hour_off_stores_no_wrong_time_and_forgets_nothing(

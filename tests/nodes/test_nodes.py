@@ -3,10 +3,6 @@
 import asyncio
 import hashlib
 import itertools
-import json
-import random
-import signal
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -16,7 +12,7 @@ from tests import objects
 from tests.builders import wheel
 from tests.contract.pypi import eventually
 from tests.nodes.cluster import Node, burst, cluster, download, only_pypi
-from tests.nodes.workers import FULL, PAUSE_SECONDS, ROUNDS, on_demand, patient
+from tests.nodes.workers import FULL, PAUSE_SECONDS, on_demand, patient
 from tests.postgres import PostgresServer
 from tests.simulator import Simulator
 from tests.simulator.faults import Drip, Stall
@@ -28,16 +24,6 @@ def stored_files(postgres: PostgresServer, url: str) -> str:
     """The rows of files, and since when they are held."""
     name = url.partition("@/")[2].partition("?")[0]
     return postgres.sql("SELECT source, project, filename, digest, stored FROM files", name)
-
-
-async def silent_nodes(node: Node) -> str:
-    """What `mirror doctor` sees of the other nodes; empty where all answer."""
-    words = ("-m", "mirror", "doctor", "--json", "--config", str(node.data_dir.with_suffix(".toml")))
-    process = await asyncio.create_subprocess_exec(sys.executable, *words, stdout=asyncio.subprocess.PIPE)
-    said, _ = await process.communicate()
-    findings = json.loads(said)["sections"][0]["findings"]
-    (finding,) = [finding for finding in findings if finding["name"] == "mirror/nodes"]
-    return str(finding["seen"]) if finding["verdict"] == "fails" else ""
 
 
 @patient
@@ -69,40 +55,6 @@ async def test_promise_1_a_cold_file_is_one_request_upstream_for_the_clients_of_
         assert digests == {wanted}
         assert {(await download(url)).digest for url in urls} == {wanted}
         assert simulator.count("GET", f"*{built.filename}") == 1
-
-
-@pytest.mark.parametrize("round", range(ROUNDS))
-async def test_promise_2_a_node_that_is_killed_while_it_fetches_is_taken_over_from_and_comes_back(
-    simulator: Simulator, postgres_url: str, tmp_path: Path, round: int
-) -> None:
-    part = 0.6 if round == 0 else random.Random(round).uniform(0.05, 0.99)
-    built = wheel("wanted", "1.0", size=SIZE)
-    simulator.publish(built)
-    simulator.inject("*.whl", Drip(64 * 1024, 0.01))
-    async with cluster(tmp_path, only_pypi(simulator), 3 if FULL else 2, catalog=postgres_url) as nodes:
-        leader, *others = nodes
-        path = f"packages/wanted/{built.filename}"
-        for node in nodes:
-            await node.process.get("/simple/wanted/")
-        led = asyncio.create_task(download(leader.url + path))
-        await simulator.until(lambda: simulator.bytes_sent("*.whl") > 0)
-        following = [asyncio.create_task(download(node.url + path)) for node in others for _ in range(2)]
-        await simulator.until(lambda: simulator.bytes_sent("*.whl") >= part * SIZE, timeout=60)
-        await leader.end(signal.SIGKILL)
-        got = await asyncio.gather(*following)
-        assert all(one.whole for one in got)
-        assert {one.digest for one in got} == {hashlib.sha256(built.content).hexdigest()}
-        assert max(one.longest_pause for one in got) <= PAUSE_SECONDS
-        assert not (await led).whole
-        first, *more = simulator.asked("GET", "*.whl")
-        assert "Range" not in first.headers
-        assert [request.headers["Range"][:6] for request in more] == ["bytes="]
-        assert more[0].headers["If-Range"]
-        assert leader.address in await silent_nodes(others[0])
-        await leader.start()
-        assert await silent_nodes(others[0]) == ""
-        assert (await download(leader.url + path)).digest == got[0].digest
-        assert len(simulator.asked("GET", "*.whl")) == 2
 
 
 async def test_promise_2_a_node_that_stood_still_changes_nothing_when_it_goes_on(

@@ -1,12 +1,10 @@
 """Promise 4: the gem index is one log, whichever process appends to it and whichever is asked."""
 
 import asyncio
-import base64
 import hashlib
-import os
 import signal
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -17,13 +15,12 @@ from tests.builders import gem
 from tests.clients.ruby import Ruby, rubies
 from tests.nodes.cluster import cluster
 from tests.nodes.commands import run_command
-from tests.nodes.workers import client_of_each, workers_of
-from tests.serving import Client, Reply, Spawned, spawned, write_settings
+from tests.nodes.gem_log import log_of_all, same_of_all
+from tests.nodes.workers import ROUNDS, client_of_each, workers_of
+from tests.serving import Client, Spawned, spawned, write_settings
 from tests.simulator import Simulator
 from tests.uploading import change_gem, push
 
-ROUNDS = int(os.environ.get("ROUNDS", "20"))
-"""How often two processes append at the same time; on demand 200."""
 SPECS = [f"/{kind}.4.8.gz" for kind in ("specs", "latest_specs", "prerelease_specs")]
 RIGHTS = ("--right", "upload", "--right", "yank", "--project", "*")
 
@@ -48,25 +45,6 @@ async def processes(
             yield [node.process for node in nodes], nodes[0].data_dir
 
 
-async def same_of_all(clients: Sequence[Client], path: str) -> Reply:
-    """What all processes answer at this moment: the same, byte for byte, with the same validators."""
-    replies = await asyncio.gather(*(client.get(path) for client in clients))
-    assert {reply.status for reply in replies} == {200}
-    assert len({reply.body for reply in replies}) == 1, path
-    for header in ("ETag", "Repr-Digest", "Digest", "Last-Modified"):
-        assert len({reply.headers.get(header) for reply in replies}) == 1, (path, header)
-    return replies[0]
-
-
-async def log_of_all(clients: Sequence[Client]) -> bytes:
-    """The log, of which every process shows the same bytes."""
-    reply = await same_of_all(clients, "/versions")
-    assert reply.headers["ETag"] == f'"{hashlib.md5(reply.body, usedforsecurity=False).hexdigest()}"'
-    digest = base64.b64encode(hashlib.sha256(reply.body).digest()).decode()
-    assert reply.headers["Repr-Digest"] == f"sha-256=:{digest}:"
-    return reply.body
-
-
 @pytest.mark.parametrize(("set_up", "count"), [("workers", 4), ("nodes", 2)])
 async def test_promise_4_what_two_append_at_the_same_time_is_in_the_log_once(
     set_up: str, count: int, request: pytest.FixtureRequest, tmp_path: Path
@@ -74,7 +52,7 @@ async def test_promise_4_what_two_append_at_the_same_time_is_in_the_log_once(
     async with processes(set_up, request, tmp_path, gems(), count) as (clients, data_dir):
         token = await run_command(data_dir, "token", "create", "--name", "t", *RIGHTS)
         before = await log_of_all(clients)
-        for number in range(ROUNDS):
+        for number in range(len(ROUNDS)):
             pair = [clients[number % count], clients[(number + 1) % count]]
             names = ["both", "both"] if number % 2 else [f"first{number % 3}", f"second{number % 3}"]
             replies = await asyncio.gather(

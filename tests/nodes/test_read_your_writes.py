@@ -1,22 +1,26 @@
 """Promise 3: what one node has answered to a change, the next answer of every other one shows."""
 
 import asyncio
-import os
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
-from tests.builders import gem, wheel
+from tests.builders import Built, gem, wheel
+from tests.clients import require_client
+from tests.clients.python import environment
+from tests.clients.ruby import Home, Ruby
 from tests.nodes.cluster import Nodes, cluster, only_pypi
 from tests.nodes.commands import run_command
-from tests.nodes.workers import client_of_each
+from tests.nodes.workers import MANY, ROUNDS, client_of_each, patient
 from tests.serving import Client, spawned
 from tests.simulator import Simulator
 from tests.uploading import basic, push, upload
 
-UPLOADS = int(os.environ.get("UPLOADS", "30"))
-"""How many files are uploaded, round robin; on demand 1,000."""
+UPLOADS = range(5 * ROUNDS.start, 5 * ROUNDS.stop) if MANY else range(30)
+"""The numbers of what is uploaded, round robin; 1,000 with NODES_ROUNDS=200."""
+PROCESSES = 4 if MANY else 3
 RIGHTS = ("--right", "upload", "--right", "yank", "--right", "admin", "--project", "*")
 OURS: dict[str, Any] = {
     "pypi": {"format": "pypi", "upstreams": []},
@@ -24,7 +28,50 @@ OURS: dict[str, Any] = {
 }
 
 
-async def upload_and_read_back(clients: Sequence[Client], token: str) -> Counter[str]:
+class Publishing:
+    """Uploads to any process of a mirror, by plain HTTP or by real clients."""
+
+    def __init__(self, token: str, directory: Path, ruby: Home) -> None:
+        self.counts = Counter[str]()
+        """Uploads, by client."""
+        self._token = token
+        self._directory = directory
+        self._ruby = ruby
+
+    async def publish(self, client: Client, built: Built, really: bool = False) -> None:
+        """Upload a wheel or gem, which has to succeed; `really` by `uv publish` or `gem push`."""
+        is_gem = built.filename.endswith(".gem")
+        if not really:
+            send = push(client, self._token, built.content) if is_gem else upload(client, self._token, built)
+            assert (await send).status == 200
+            self.counts["plain HTTP"] += 1
+        elif is_gem:
+            (self._ruby.place / built.filename).write_bytes(built.content)
+            host = client.url.rstrip("/")
+            await self._ruby.run("gem", "push", built.filename, "--host", host, GEM_HOST_API_KEY=self._token)
+            self.counts["gem push"] += 1
+        else:
+            path = self._directory / built.filename
+            path.write_bytes(built.content)
+            urls = ("--publish-url", f"{client.url}legacy/", "--check-url", f"{client.url}simple/")
+            process = await asyncio.create_subprocess_exec(
+                require_client("uv"), "publish", *urls, "--token", self._token, "--trusted-publishing", "never", path,
+                env=environment(), stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT,
+            )  # fmt: skip
+            said, _ = await process.communicate()
+            assert process.returncode == 0, said.decode()
+            self.counts["uv publish"] += 1
+
+
+@asynccontextmanager
+async def publishing(data_dir: Path, url: str) -> AsyncIterator[tuple[Publishing, str]]:
+    """Clients that upload to a mirror, with a token of theirs."""
+    token = await run_command(data_dir, "token", "create", "--name", "t", *RIGHTS)
+    with Ruby().home(url) as ruby:
+        yield Publishing(token, data_dir.parent, ruby), token
+
+
+async def upload_and_read_back(clients: Sequence[Client], publishing: Publishing, token: str) -> Counter[str]:
     """Upload round robin, read each back at once from all others, and count what they did not show."""
     missing = Counter[str]()
 
@@ -33,16 +80,16 @@ async def upload_and_read_back(clients: Sequence[Client], token: str) -> Counter
         missing[what] += reply.status != 200 or expected not in reply.text
 
     # A node's first upload to a repository waits some seconds for the others: all of these at the same time.
-    first = [upload(client, token, wheel("first", f"1.{number}")) for number, client in enumerate(clients)]
-    first += [push(client, token, gem("first", f"1.{number}").content) for number, client in enumerate(clients)]
-    assert {reply.status for reply in await asyncio.gather(*first)} == {200}
-    for number in range(UPLOADS):
+    first = [publishing.publish(client, wheel("first", f"1.{number}")) for number, client in enumerate(clients)]
+    first += [publishing.publish(client, gem("first", f"1.{number}")) for number, client in enumerate(clients)]
+    await asyncio.gather(*first)
+    for number in UPLOADS:
         writer = clients[number % len(clients)]
         others = [client for client in clients if client is not writer]
         project = f"ours{number // 5}"
+        really = number % 5 in (3, 4) and (MANY or number < 5)
         if number % 5 == 4:
-            built = gem(project, f"1.{number}")
-            assert (await push(writer, token, built.content)).status == 200
+            await publishing.publish(writer, gem(project, f"1.{number}"), really)
             await asyncio.gather(
                 *(read(client, f"/info/{project}", f"1.{number} ", "info") for client in others),
                 *(read(client, "/versions", f"{project} 1.{number} ", "versions") for client in others),
@@ -51,7 +98,7 @@ async def upload_and_read_back(clients: Sequence[Client], token: str) -> Counter
             missing["one log"] += len({log.body for log in logs}) != 1
             continue
         built = wheel(project, f"1.{number}")
-        assert (await upload(writer, token, built)).status == 200
+        await publishing.publish(writer, built, really)
         await asyncio.gather(
             *(read(client, f"/simple/{project}/", built.filename, "page") for client in others),
             *(read(client, "/simple/", f">{project}<", "list") for client in others),
@@ -67,20 +114,27 @@ async def upload_and_read_back(clients: Sequence[Client], token: str) -> Counter
     return missing
 
 
+@patient
 async def test_promise_3_nothing_is_missing_that_another_worker_has_just_answered(
-    simulator: Simulator, tmp_path: Path
+    tmp_path: Path, report: Callable[[str], None]
 ) -> None:
-    async with spawned(tmp_path / "data", OURS, "--workers", "3") as mirror, client_of_each(mirror) as clients:
-        token = await run_command(tmp_path / "data", "token", "create", "--name", "t", *RIGHTS)
-        assert not (await upload_and_read_back(list(clients.values()), token)).total()
+    words = ("--workers", f"{PROCESSES}")
+    async with spawned(tmp_path / "data", OURS, *words) as mirror, client_of_each(mirror) as clients:
+        async with publishing(tmp_path / "data", mirror.url) as (ours, token):
+            missing = await upload_and_read_back([*clients.values()], ours, token)
+        report(f"{dict(ours.counts)} uploads, not shown: {missing.total()}")
+        assert not missing.total()
 
 
+@patient
 async def test_promise_3_nothing_is_missing_that_another_node_has_just_answered(
-    simulator: Simulator, postgres_url: str, tmp_path: Path
+    postgres_url: str, tmp_path: Path, report: Callable[[str], None]
 ) -> None:
-    async with cluster(tmp_path, OURS, 3, catalog=postgres_url) as nodes:
-        token = await run_command(nodes[0].data_dir, "token", "create", "--name", "t", *RIGHTS)
-        assert not (await upload_and_read_back([node.process for node in nodes], token)).total()
+    async with cluster(tmp_path, OURS, PROCESSES, catalog=postgres_url) as nodes:
+        async with publishing(nodes[0].data_dir, nodes[0].url) as (ours, token):
+            missing = await upload_and_read_back([node.process for node in nodes], ours, token)
+        report(f"{dict(ours.counts)} uploads, not shown: {missing.total()}")
+        assert not missing.total()
 
 
 async def test_promise_3_a_token_is_known_and_refused_by_every_node_at_once(

@@ -3,7 +3,6 @@
 import asyncio
 import hashlib
 import os
-import random
 import signal
 import sqlite3
 from collections.abc import AsyncIterator
@@ -11,12 +10,10 @@ from contextlib import asynccontextmanager, closing
 from pathlib import Path
 from typing import NamedTuple
 
-import pytest
-
 from tests.builders import Built, wheel
 from tests.contract.pypi import eventually
 from tests.nodes.cluster import Download, download, only_pypi
-from tests.nodes.workers import PAUSE_SECONDS, ROUNDS, clients_of_each
+from tests.nodes.workers import PAUSE_SECONDS, clients_of_each
 from tests.serving import Client, Spawned, spawned
 from tests.simulator import Simulator
 from tests.simulator.faults import Drip
@@ -70,27 +67,6 @@ async def flight(simulator: Simulator, directory: Path, name: str = "wanted") ->
 async def part_has_come(simulator: Simulator, part: float) -> None:
     """Wait until upstream has sent this part of the file."""
     await simulator.until(lambda: simulator.bytes_sent("*.whl") >= part * SIZE, timeout=30)
-
-
-@pytest.mark.parametrize("round", range(ROUNDS))
-async def test_promise_2_the_clients_of_others_get_whole_files_when_the_process_that_fetches_is_killed(
-    simulator: Simulator, tmp_path: Path, round: int
-) -> None:
-    part = 0.6 if round == 0 else random.Random(round).uniform(0.05, 0.99)
-    async with flight(simulator, tmp_path) as flying:
-        await part_has_come(simulator, part)
-        os.kill(flying.leader, signal.SIGKILL)
-        got = await asyncio.gather(*flying.following)
-        assert all(one.whole for one in got)
-        assert {one.digest for one in got} == {flying.digest}
-        assert max(one.longest_pause for one in got) <= PAUSE_SECONDS
-        assert not (await flying.led).whole
-        first, *more = simulator.asked("GET", "*.whl")
-        assert "Range" not in first.headers
-        assert len(more) == 1
-        assert more[0].headers["Range"].startswith("bytes=")
-        assert more[0].headers["If-Range"]
-        assert simulator.bytes_sent("*.whl") < 1.5 * SIZE
 
 
 async def test_promise_2_a_process_that_stood_still_is_passed_over_and_changes_nothing_when_it_goes_on(

@@ -17,9 +17,17 @@ from tests.serving import Client, Spawned
 FULL = bool(os.environ.get("NODES_FULL"))
 """Whether tests take as many processes, clients and bytes as what is promised says, and those run that take long."""
 on_demand = pytest.mark.skipif(not FULL, reason="takes long: set NODES_FULL=1")
-patient = pytest.mark.timeout(900 if FULL else 120)
-ROUNDS = int(os.environ.get("NODES_ROUNDS", "1"))
-"""Rounds of killing, each at another moment; many of them on demand."""
+patient = pytest.mark.timeout(900)
+
+
+def _rounds(text: str) -> range:
+    first, _, end = text.rpartition("-")
+    return range(int(first or 0), int(end))
+
+
+ROUNDS = _rounds(os.environ.get("NODES_ROUNDS", "20"))
+"""The rounds of kills, pauses and races, each with its own chances: on demand 200 of them, or a part as `100-200`."""
+MANY = len(ROUNDS) > 20
 PAUSE_SECONDS = 5.0
 """The longest pause that a client sees when another process than its own dies."""
 
@@ -58,24 +66,49 @@ async def client_of_each(mirror: Spawned) -> AsyncIterator[dict[int, Client]]:
 @asynccontextmanager
 async def clients_of_each(mirror: Spawned, count: int) -> AsyncIterator[dict[int, list[Client]]]:
     """So many clients for each worker, whose one connection that worker answers; others are closed again."""
-    workers = workers_of(mirror)
-    clients: dict[int, list[Client]] = {pid: [] for pid in workers}
+    clients: dict[int, list[Client]] = {pid: [] for pid in workers_of(mirror)}
     async with AsyncExitStack() as stack:
         async with asyncio.timeout(120):
             while any(len(each) < count for each in clients.values()):
-                used: list[socket.socket] = []
-
-                def connect(address: Any, used: list[socket.socket] = used) -> socket.socket:
-                    used.append(socket.socket(address[0]))
-                    return used[-1]
-
-                session = aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=1, socket_factory=connect))
-                client = Client(mirror.url, session)
-                await client.get("/health")
-                pid = worker_at(used[-1].getsockname()[1], workers)
+                client, pid = await _connect(mirror, [*clients])
                 if pid is None or len(clients[pid]) >= count:
-                    await session.close()
+                    await client.session.close()
                     continue
-                await stack.enter_async_context(session)
+                await stack.enter_async_context(client.session)
                 clients[pid].append(client)
         yield clients
+
+
+@asynccontextmanager
+async def clients_of_one(mirror: Spawned, count: int, others: int) -> AsyncIterator[tuple[int, list[Client]]]:
+    """A worker with so many clients or more, which come first, and so many or more of others; with one connection each.
+
+    It is whichever has got that many first.
+    """
+    clients: dict[int, list[Client]] = {}
+    async with AsyncExitStack() as stack:
+        async with asyncio.timeout(120):
+            while True:
+                client, pid = await _connect(mirror, workers_of(mirror))
+                await stack.enter_async_context(client.session)
+                if pid is not None:
+                    clients.setdefault(pid, []).append(client)
+                chosen = max(clients, key=lambda one: len(clients[one]))
+                rest = [client for one in clients if one != chosen for client in clients[one]]
+                if len(clients[chosen]) >= count and len(rest) >= others:
+                    break
+        yield chosen, clients[chosen][:count] + rest
+
+
+async def _connect(mirror: Spawned, workers: list[int]) -> tuple[Client, int | None]:
+    """A client with one connection, and which of these workers answers it."""
+    used: list[socket.socket] = []
+
+    def connect(address: Any) -> socket.socket:
+        used.append(socket.socket(address[0]))
+        return used[-1]
+
+    session = aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=1, socket_factory=connect))
+    client = Client(mirror.url, session)
+    await client.get("/health")
+    return client, worker_at(used[-1].getsockname()[1], workers)

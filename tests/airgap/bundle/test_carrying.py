@@ -5,7 +5,6 @@ import fcntl
 import io
 import shutil
 import tarfile
-from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -16,6 +15,8 @@ from mirror.config import Settings
 from mirror.service.open import Mode, open_mirror
 from tests.airgap.bundle.nodes import Node, pages, trusting
 from tests.builders import Built, gem, wheel
+from tests.objects import chosen_blobs
+from tests.postgres import chosen_catalog, chosen_rows
 from tests.serving import Client, serving
 from tests.simulator import Request, Simulator, Status
 from tests.uploading import make_token, push, upload
@@ -92,12 +93,8 @@ class Two:
 
     def state_of_b(self) -> dict[str, str]:
         """Return what B shows, as rows: enough to see that nothing has changed."""
-        import sqlite3
-
-        with closing(sqlite3.connect(self.b.data_dir / "catalog.sqlite")) as catalog:
-            tables = ("pages", "files", "uploads", "logs", "removed", "imports", "feed")
-            rows = {table: catalog.execute(f"SELECT * FROM {table} ORDER BY 1, 2, 3").fetchall() for table in tables}
-        return {table: repr(found) for table, found in rows.items()}
+        tables = ("pages", "files", "uploads", "logs", "removed", "imports", "feed")
+        return {table: chosen_rows(self.b.data_dir, f"SELECT * FROM {table} ORDER BY 1, 2, 3") for table in tables}
 
 
 @pytest.fixture
@@ -159,6 +156,7 @@ async def test_a_legacy_index_that_comes_after_its_list_is_seen_by_a_mirror_that
                 await asyncio.sleep(0.05)  # until it has noticed
 
 
+@pytest.mark.usefixtures("embedded")
 async def test_uploads_remain_uploads_with_their_records(two: Two) -> None:
     async with serving(two.a.data_dir, two.a.repositories) as mirror:
         await upload(mirror, await make_token(mirror), OURS[0])
@@ -225,7 +223,8 @@ async def test_a_gap_and_steps_back_are_refused(two: Two) -> None:
 
 
 async def test_what_the_journal_has_forgotten_is_said(two: Two) -> None:
-    async with open_mirror(Settings.model_validate({"data_dir": str(two.a.data_dir)}), Mode.ALONE) as opened:
+    table = chosen_catalog(two.a.data_dir) | chosen_blobs(two.a.data_dir) | {"data_dir": str(two.a.data_dir)}
+    async with open_mirror(Settings.model_validate(table), Mode.ALONE) as opened:
         (third,) = (await opened.journal.since(2))[:1]
         await opened.catalog.database.write(("DELETE FROM feed WHERE serial <= $1", (third.serial,)))
     said = await two.on_a("export", "-o", two.directory / "x.tar", "--since", "1", status=1)
