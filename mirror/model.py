@@ -16,6 +16,9 @@ from yarl import URL
 Outcome = Literal["hit", "miss", "joined", "stale", "offline"]
 """How a response came about; the value of the header X-Mirror-Cache."""
 
+Severity = Literal["unknown", "low", "medium", "high", "critical"]
+"""How bad what a record reports is, by the words of CVSS."""
+
 Right = Literal["read", "upload", "yank", "admin"]
 """What a user may do to a project. Each implies read; `admin` is all of them, and deleting and changing owners."""
 

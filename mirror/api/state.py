@@ -42,7 +42,7 @@ Pages = Mapping[Literal["fresh", "stale", "missing"], int]
 
 
 class FollowState(msgspec.Struct, kw_only=True):
-    """The progress of following another mirror."""
+    """The progress of following another mirror, made by this process or by the one that follows for all."""
 
     serial: int = 0
     """Everything up to here is applied."""
@@ -50,10 +50,10 @@ class FollowState(msgspec.Struct, kw_only=True):
     behind: float | None = None
     """Age in seconds of the oldest change that is not applied; 0 when all are, None before anything is known."""
     applied: float = 0.0
-    """When everything was applied last, in seconds since the epoch; 0: not yet by this process."""
+    """When everything was applied last, in seconds since the epoch; 0: not since its process started."""
     pages: int = 0
     files: int = 0
-    """Fetched by this process."""
+    """Fetched since its process started."""
     failed: int = 0
     resynchronised: int = 0
     last_error: str = ""

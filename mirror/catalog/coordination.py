@@ -107,6 +107,21 @@ class Cursors:
             )
         )
 
+    async def report(self, name: str, state: str) -> None:
+        """Store how far the process has come that moves a cursor, for others to show."""
+        await self._database.write(
+            (
+                "INSERT INTO follow_states (name, state) VALUES ($1, $2)"
+                " ON CONFLICT (name) DO UPDATE SET state = excluded.state",
+                (name, state),
+            )
+        )
+
+    async def reported(self, name: str) -> str | None:
+        """Return what was last reported of a cursor; None where nothing was."""
+        rows = await self._database.read("SELECT state FROM follow_states WHERE name = $1", name)
+        return str(rows[0][0]) if rows else None
+
 
 class Lease(msgspec.Struct, frozen=True):
     """The right of one process to do a thing, for as long as no other one has taken it since."""

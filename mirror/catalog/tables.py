@@ -17,7 +17,7 @@ from mirror.errors import Conflict
 
 STATE = "move_steps"
 """The table that tells of the copy itself."""
-LEFT_BEHIND = frozenset({STATE, "leases", "flights", "nodes"})
+LEFT_BEHIND = frozenset({STATE, "leases", "flights", "nodes", "follow_states"})
 """The tables that are not copied: what running processes hold and fetch is nothing to those of another catalog."""
 BATCH_ROWS = 512
 """The most rows that are read and written together; a power of two, as the sizes of all batches."""

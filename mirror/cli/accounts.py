@@ -76,13 +76,13 @@ def grant_options(command: Callable[..., T]) -> Callable[..., T]:
     return right(repository(project(wrapped)))
 
 
-def with_accounts(settings: "Settings", work: "Callable[[Accounts], Awaitable[T]]") -> T:
-    """Return the result of `work` on the accounts of the catalog, which is created if there is none."""
+def with_accounts(settings: "Settings", work: "Callable[[Accounts, float], Awaitable[T]]") -> T:
+    """Return the result of `work` on the accounts of the catalog, which is created if there is none, at its time."""
     from mirror.service.open import Mode, open_mirror
 
     async def run() -> T:
         async with open_mirror(settings, Mode.BESIDE) as opened:
-            result = await work(opened.catalog.accounts)
+            result = await work(opened.catalog.accounts, opened.store.clock())
             opened.store.changes.advance()  # a mirror that runs looks at them with the next request
             return result
 
@@ -126,7 +126,7 @@ def remove_accounts(
     returns the message for a name that does not exist.
     """
 
-    async def work(accounts: "Accounts") -> list[str]:
+    async def work(accounts: "Accounts", now: float) -> list[str]:
         return [name for name in names if await remove(accounts, name)]
 
     removed = with_accounts(settings, work)
@@ -182,6 +182,8 @@ _groups = click.option("--group", "groups", multiple=True, metavar="NAME", help=
 @settings_options
 def add_command(name: str, groups: tuple[str, ...], granted: GrantOptions, options: SettingsOptions) -> int:
     """Add a user. The password is asked for on the terminal, or read from standard input."""
+    import msgspec
+
     from mirror.auth.passwords import hash_password
     from mirror.catalog import User
 
@@ -195,9 +197,9 @@ def add_command(name: str, groups: tuple[str, ...], granted: GrantOptions, optio
         password=hash_password(_read_password()),
         groups=frozenset(map(checked_name, groups)),
         grants=(granted.grant(settings),) if granted.rights else (),
-        created=time.time(),
+        created=0.0,
     )
-    with_accounts(settings, lambda accounts: accounts.add_user(user))
+    with_accounts(settings, lambda accounts, now: accounts.add_user(msgspec.structs.replace(user, created=now)))
     _audit_user("add", user)
     return 0
 
@@ -214,7 +216,7 @@ def passwd_command(name: str, options: SettingsOptions) -> int:
     settings = options.load()
     user = _existing_user(settings, name)
     user = msgspec.structs.replace(user, password=hash_password(_read_password()))
-    with_accounts(settings, lambda accounts: accounts.change_user(user))
+    with_accounts(settings, lambda accounts, _: accounts.change_user(user))
     audit_change("user", action="passwd", user=name)
     return 0
 
@@ -241,7 +243,7 @@ def change_command(
         user = msgspec.structs.replace(user, groups=frozenset(map(checked_name, groups)))
     if granted.rights or no_rights:
         user = msgspec.structs.replace(user, grants=(granted.grant(settings),) if granted.rights else ())
-    with_accounts(settings, lambda accounts: accounts.change_user(user))
+    with_accounts(settings, lambda accounts, _: accounts.change_user(user))
     _audit_user("change", user)
     return 0
 
@@ -267,7 +269,7 @@ def list_command(as_json: bool, options: SettingsOptions) -> int:
 
     settings = options.load()
     in_file = users_of(settings.auth)
-    users = in_file + with_accounts(settings, lambda accounts: accounts.users())
+    users = in_file + with_accounts(settings, lambda accounts, _: accounts.users())
     if as_json:
         say(json.dumps([_user_json(user, in_file=user in in_file) for user in users], indent=2))
         return 0
@@ -301,7 +303,7 @@ def _read_password() -> str:
 def _existing_user(settings: "Settings", name: str) -> "User":
     if name in settings.auth.users:
         raise Invalid(f"{name} stands in the configuration file: change it there.")
-    user = with_accounts(settings, lambda accounts: accounts.user(name))
+    user = with_accounts(settings, lambda accounts, _: accounts.user(name))
     if user is None:
         raise Invalid(_unknown_user(name))
     return user

@@ -2,7 +2,6 @@
 
 import asyncio
 import sys
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -58,8 +57,9 @@ def import_command(parts: tuple[Path, ...], unsigned: bool, force: bool, options
                 task = bar.add_task("importing")
                 return await load(
                     parts, opened.catalog, opened.blobs, opened.records, layout_of(settings, ECOSYSTEMS),
-                    settings.data_dir, keys=Keys(settings.data_dir), now=time.time(), unsigned=unsigned, force=force,
-                    notice=notice, progress=lambda done, total: bar.update(task, completed=done, total=total),
+                    settings.data_dir, keys=Keys(settings.data_dir), now=opened.store.clock(), unsigned=unsigned,
+                    force=force, notice=notice,
+                    progress=lambda done, total: bar.update(task, completed=done, total=total),
                 )  # fmt: skip
 
     result = asyncio.run(run())

@@ -1,7 +1,6 @@
 """`mirror export`: write what is held for others, as a bundle or as a tree for any web server."""
 
 import asyncio
-import time
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -125,10 +124,11 @@ async def _export_bundle(
     choice, problems = await _select(settings, inputs, build=selection.build) if inputs else (None, [])
     print_problems(problems)
     async with open_mirror(settings, Mode.BESIDE) as opened:
+        now = opened.store.clock()
         done = await export(
-            opened.catalog, opened.blobs, layout_of(settings, ECOSYSTEMS), target, now=time.time(), signer=signer,
+            opened.catalog, opened.blobs, layout_of(settings, ECOSYSTEMS), target, now=now, signer=signer,
             selection=choice, since=since or 0, have=unpack(inventory.read_bytes()) if inventory else None,
-            parts=largest, expires=None if lifetime is None else time.time() + lifetime,
+            parts=largest, expires=None if lifetime is None else now + lifetime,
         )  # fmt: skip
     for name in done.lost:
         say(f"mirror: {name}: its bytes are lost here, so it is not in the bundle", err=True)

@@ -66,7 +66,7 @@ def create_command(
         lifetime = seconds(expires)
     except ValueError as error:
         raise Invalid(f"--expires {error}.") from None
-    secret, now = new_token(), time.time()
+    secret = new_token()
     everything = not granted.projects
     if not granted.rights:
         granted = granted._replace(rights=("read",) if everything else ("read", "upload"))
@@ -74,28 +74,26 @@ def create_command(
             say("It may only read: to upload, say --project NAME, or --project '*' for every project.", err=True)
     elif everything and set(granted.rights) != {"read"}:
         say("It is for every project: --project NAME limits it, and --project '*' says so.", err=True)
-    token = Token(
-        name=name,
-        sha256=digest(secret),
-        owner=user,
-        grants=(granted.grant(settings),),
-        created=now,
-        expires=None if math.isinf(lifetime) else now + lifetime,
-    )
+    grants = (granted.grant(settings),)
+
+    def made(now: float) -> Token:
+        expires = None if math.isinf(lifetime) else now + lifetime
+        return Token(name=name, sha256=digest(secret), owner=user, grants=grants, created=now, expires=expires)
+
     if for_file:
-        say(_configuration(token), err=True)
+        say(_configuration(made(time.time())), err=True)
     else:
         if name in settings.auth.tokens:
             raise Invalid(f"The configuration file already has a token {name!r}.")
 
-        async def add(accounts: "Accounts") -> None:
+        async def add(accounts: "Accounts", now: float) -> None:
             if user and user not in settings.auth.users and await accounts.user(user) is None:
                 raise Invalid(f"There is no user {user!r}: create one with `mirror user add {user}`.")
-            await accounts.add_token(token)
+            await accounts.add_token(made(now))
 
         with_accounts(settings, add)
-        audit_change("token", action="create", token=name, user=user or None, rights=grants_text(token.grants))
-    say(f"Token {name}: {grants_text(token.grants)}. It is shown only now:", err=True)
+        audit_change("token", action="create", token=name, user=user or None, rights=grants_text(grants))
+    say(f"Token {name}: {grants_text(grants)}. It is shown only now:", err=True)
     say(secret)
     return 0
 
@@ -124,7 +122,7 @@ def list_command(as_json: bool, options: SettingsOptions) -> int:
 
     settings = options.load()
     in_file = tokens_of(settings.auth)
-    tokens = in_file + with_accounts(settings, lambda accounts: accounts.tokens())
+    tokens = in_file + with_accounts(settings, lambda accounts, _: accounts.tokens())
     if as_json:
         say(json.dumps([_token_json(token, in_file=token in in_file) for token in tokens], indent=2))
         return 0

@@ -10,12 +10,12 @@ from typing import Annotated, Literal, Self
 from pydantic import AfterValidator, BeforeValidator, Field, StringConstraints, model_validator
 
 from mirror.config.values import Duration, FilePath, Patterns, Section, Size, Time, WordList, listed
+from mirror.model import Severity
 
 RuleKind = Literal["allow", "deny", "cooldown", "files", "size", "known-bad"]
 Action = Literal["hide", "block"]
 """hide: off the pages, while direct URLs still work, so that locked installs do; block: refused as well."""
 Reaction = Literal["keep", "hide", "block"]
-Severity = Literal["unknown", "low", "medium", "high", "critical"]
 
 
 def _one_line(value: str) -> str:

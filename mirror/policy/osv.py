@@ -7,19 +7,16 @@ schema, version 1.7.
 import re
 from collections.abc import Callable, Iterator, Mapping
 from functools import lru_cache
-from typing import TYPE_CHECKING
 
 import msgspec
 
 from mirror.errors import Invalid
-
-if TYPE_CHECKING:
-    from mirror.config.policy import Severity  # an isolated process does without its parser
+from mirror.model import Severity
 
 SortKey = Callable[[str], tuple[object, ...]]
 
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:-]{0,99}")
-_SEVERITIES: "dict[str, Severity]" = {
+_SEVERITIES: dict[str, Severity] = {
     "LOW": "low",
     "MODERATE": "medium",
     "MEDIUM": "medium",
@@ -41,7 +38,7 @@ class Advisory(msgspec.Struct, frozen=True, kw_only=True):
 
     id: str
     aliases: tuple[str, ...] = ()
-    severity: "Severity" = "unknown"
+    severity: Severity = "unknown"
     versions: tuple[str, ...] = ()
     ranges: tuple[tuple[RangeEvent, ...], ...] = ()
 
@@ -170,7 +167,7 @@ def read_record(
         )
 
 
-def _severity(record: _Record, affected: _AffectedPackage) -> "Severity":
+def _severity(record: _Record, affected: _AffectedPackage) -> Severity:
     """Return the severity that the database states, else the highest of the CVSS vectors."""
     try:
         raw = record.database_specific
@@ -184,7 +181,7 @@ def _severity(record: _Record, affected: _AffectedPackage) -> "Severity":
 
 
 @lru_cache(maxsize=4096)  # a collection has many records and few vectors
-def _rating(vector: str) -> "Severity":
+def _rating(vector: str) -> Severity:
     """Return the severity of a vector (CVSS v3 and v4, "Qualitative Severity Rating Scale")."""
     from cvss import CVSS3, CVSS4, CVSSError  # large tables, needed only while records are read
 

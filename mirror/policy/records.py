@@ -12,9 +12,10 @@ import asyncio
 import fnmatch
 import logging
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from hashlib import sha256
 from pathlib import Path
+from typing import Protocol
 
 from mirror.config import Settings
 from mirror.errors import ConfigError, Invalid, Misconfigured
@@ -37,23 +38,65 @@ BelieveLoss = Callable[[str, int, int], bool]
 """Returns whether it is believed that a folder lost so many records of so many."""
 
 
+class RecordSource(Protocol):
+    """Reads the records of folders."""
+
+    async def read(self, folder: str) -> OsvIndex:
+        """Return the records of a folder. Raises ConfigError when it cannot be read."""
+
+    async def look(self, folder: str, known: OsvIndex) -> OsvIndex:
+        """Return the records of a folder as they are now; those that are known unless they have changed.
+
+        Raises ConfigError and OSError when the folder cannot be read.
+        """
+
+
+class RecordFolders:
+    """The folders of records of this machine."""
+
+    def __init__(self, canonical: Canonical, believe: BelieveLoss) -> None:
+        self._canonical = canonical
+        self._believe = believe
+
+    async def read(self, folder: str) -> OsvIndex:
+        """Return the records of a folder. Raises ConfigError when it cannot be read."""
+        found = await asyncio.to_thread(load, Path(folder), self._canonical)
+        if found.skipped:
+            logger.warning("%s: %d files are not OSV records and are left out", folder, found.skipped)
+        return found
+
+    async def look(self, folder: str, known: OsvIndex) -> OsvIndex:
+        """Return the records of a folder as they are now; those that are known unless they have changed.
+
+        Those also where a great part is gone at once and that is not confirmed yet. Raises ConfigError and OSError.
+        """
+        if await asyncio.to_thread(stamp, Path(folder)) == known.stamp:
+            return known
+        new = await asyncio.to_thread(load, Path(folder), self._canonical)
+        before, after = known.records, new.records
+        if self._believe(folder, before - after, before):
+            return new
+        logger.warning(
+            "%s lacks %d of %d OSV records at once; the old ones stay until it still does some minutes later",
+            folder, before - after, before,
+        )  # fmt: skip
+        return known
+
+
 class Policies:
     """The policy of each repository, as it is now."""
 
-    def __init__(
-        self, settings: Settings, versions: Mapping[str, Versions], canonical: Canonical, believe: BelieveLoss
-    ) -> None:
+    def __init__(self, settings: Settings, versions: Mapping[str, Versions], source: RecordSource) -> None:
         """Check the rules of the settings. Raises Misconfigured.
 
         `versions`: repository → the versions of its ecosystem.
         """
-        self._believe = believe
         check(settings, versions)
         self.listeners: list[Callable[[str, Policy], None]] = []
         """Called with a repository's name and its new policy when records have changed."""
         self._settings = settings
         self._versions = versions
-        self._canonical = canonical
+        self._source = source
         self._rules = settings.policy
         self._records: dict[str, OsvIndex] = {}
         self._policies: dict[str, Policy] = {}
@@ -61,9 +104,7 @@ class Policies:
     async def open(self) -> None:
         """Read the folders of records. Raises ConfigError when one of them cannot be read."""
         for folder in osv_folders(self._rules):
-            self._records[folder] = await asyncio.to_thread(load, Path(folder), self._canonical)
-            if skipped := self._records[folder].skipped:
-                logger.warning("%s: %d files are not OSV records and are left out", folder, skipped)
+            self._records[folder] = await self._source.read(folder)
         self._policies = {name: self._policy(name) for name in self._versions}
 
     def of(self, repository: str) -> Policy:
@@ -72,10 +113,13 @@ class Policies:
 
     async def check_folders(self) -> None:
         """Check once whether a folder has changed, and report the policies that change with it."""
-        for folder in osv_folders(self._rules):
+        await self.renew(self._source.look)
+
+    async def renew(self, look: Callable[[str, OsvIndex], Awaitable[OsvIndex]]) -> None:
+        """Take what a look at each folder returns, given what is known of it, and report the policies that change."""
+        for folder, known in list(self._records.items()):
             try:
-                if await asyncio.to_thread(stamp, Path(folder)) != self._records[folder].stamp:
-                    self._take(folder, await asyncio.to_thread(load, Path(folder), self._canonical))
+                self._records[folder] = await look(folder, known)
             except (ConfigError, OSError) as error:
                 logger.error("%s The records stay as they were.", error)
         for name, old in self._policies.items():
@@ -85,17 +129,6 @@ class Policies:
                 self._policies[name] = new
                 for listener in self.listeners:
                     listener(name, new)
-
-    def _take(self, folder: str, new: OsvIndex) -> None:
-        """Replace the records of a folder, unless a great part of them is gone and that is not confirmed yet."""
-        before, after = self._records[folder].records, new.records
-        if self._believe(folder, before - after, before):
-            self._records[folder] = new
-        else:
-            logger.warning(
-                "%s lacks %d of %d OSV records at once; the old ones stay until it still does some minutes later",
-                folder, before - after, before,
-            )  # fmt: skip
 
     def _policy(self, repository: str) -> Policy:
         policies = self._settings.policies

@@ -3,11 +3,15 @@
 import asyncio
 import logging
 from collections.abc import Sequence
+from contextlib import suppress
 
+import msgspec
 from yarl import URL
 
 from mirror.airgap.follow.follower import Applier, Follower
 from mirror.airgap.follow.remote import RemoteMirror
+from mirror.api.state import FollowState
+from mirror.catalog import Cursors
 from mirror.catalog.coordination import Lease
 from mirror.config import UpstreamSettings
 from mirror.errors import MirrorError, StorageFull, UpstreamUnavailable
@@ -22,6 +26,8 @@ logger = logging.getLogger(__name__)
 LEASE_SECONDS = 30.0
 """Time for which one process has the right to follow, renewed while it does: so late another one goes on."""
 
+REPORT_SECONDS = 5.0
+"""Time between two reports of the process that follows to those that show how far it has come."""
 PAGE_TRIES = 3
 """How often a page is fetched again because a fetch was joined that began before the change."""
 
@@ -102,11 +108,39 @@ async def follow(mirror: Mirror, name: str, source: CachedUpstream, only: Sequen
         await one.run()
 
     async def work(lease: Lease) -> None:
-        await one.under(mirror.catalog.under(lease).cursors).run()
+        cursors = mirror.catalog.under(lease).cursors
+        reporting = asyncio.create_task(_report(one, cursors))
+        try:
+            await one.under(cursors).run()
+        finally:
+            reporting.cancel()
+            await asyncio.gather(reporting, return_exceptions=True)
 
     while True:  # one process follows, and the others are ready to go on where it ends
         try:
             await mirror.catalog.leases.run(f"follow {one.name}", mirror.clock, LEASE_SECONDS, work)
+            await _show_reported(one, mirror.catalog.cursors)
         except MirrorError as error:
             logger.warning("following %s into %s: %s", source.upstream.name, name, error)
         await asyncio.sleep(LEASE_SECONDS / 3)
+
+
+async def _report(one: Follower, cursors: Cursors) -> None:
+    """Report the state of a follower every few seconds, where it has changed, until cancelled."""
+    reported = ""
+    while True:
+        state = msgspec.json.encode(one.state).decode()
+        if state != reported:
+            with suppress(MirrorError):  # it is reported the next time
+                await cursors.report(one.name, state)
+                reported = state
+        await asyncio.sleep(REPORT_SECONDS)
+
+
+async def _show_reported(one: Follower, cursors: Cursors) -> None:
+    """Let a follower that is not at work have the state of the one that is."""
+    reported = await cursors.reported(one.name)
+    if reported is not None:
+        state = msgspec.json.decode(reported, type=FollowState)
+        for field in FollowState.__struct_fields__:
+            setattr(one.state, field, getattr(state, field))

@@ -206,12 +206,7 @@ def mirror_jobs(mirror: Mirror, store: Store, urls: Sequence[str]) -> list[Backg
     """List the jobs of a mirror that answers at these URLs, as its settings say."""
     settings = mirror.settings
     jobs = [
-        BackgroundJob(
-            "policies",
-            "reload folders of OSV records when they change",
-            mirror.policies.check_folders,
-            every=settings.policies.records_every,
-        ),
+        _records_job(mirror),
         BackgroundJob(
             "flush", "write what waits in memory because the disk was full", partial(_flush, store), every=FLUSH_SECONDS
         ),
@@ -271,6 +266,14 @@ def mirror_jobs(mirror: Mirror, store: Store, urls: Sequence[str]) -> list[Backg
     if not settings.offline and any(one.follow for each in settings.repositories.values() for one in each.upstreams):
         jobs += _follow_jobs(mirror)
     return jobs
+
+
+def _records_job(mirror: Mirror) -> BackgroundJob:
+    purpose, every = "reload folders of OSV records when they change", mirror.settings.policies.records_every
+    if (shared := mirror.shared_records) is None:
+        return BackgroundJob("policies", purpose, mirror.policies.check_folders, every=every)
+    work = partial(shared.follow, mirror.policies)
+    return BackgroundJob("policies", purpose, work, lease="records", retry_seconds=min(RETRY_SECONDS, every))
 
 
 # What these two import is of no use to most mirrors.

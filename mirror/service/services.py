@@ -32,13 +32,14 @@ from mirror.index.upstream_pages import UpstreamPages
 from mirror.maintenance.verify import is_verified, refetch
 from mirror.model import Format
 from mirror.policy import Policy
-from mirror.policy.records import Policies
+from mirror.policy.records import Policies, RecordFolders
 from mirror.rubygems.log.published_index import PublishedIndex
 from mirror.rubygems.log.upstream_index import UpstreamIndex
 from mirror.rubygems.log.upstream_specs import UpstreamSpecs
 from mirror.server.pages import PageCache
 from mirror.service.blobs import gather_records
 from mirror.service.ecosystems import ECOSYSTEMS
+from mirror.service.shared_records import shared_records
 from mirror.service.store import Store, places_memory
 from mirror.telemetry.metrics import Metrics
 from mirror.telemetry.statistics import Statistics
@@ -74,11 +75,16 @@ class Mirror:
         self.settings = settings
         self.clock = store.clock
         self.store = store
+        folders = RecordFolders(
+            {one.versions.ecosystem: one.format.canonical for one in ECOSYSTEMS.values()},
+            Doubts(LIST, store.clock).believe,
+        )
+        self.shared_records = shared_records(settings, store, folders)
+        """The records that policies read, where processes share them."""
         self.policies = Policies(
             settings,
             {name: ECOSYSTEMS[one.format].versions for name, one in settings.repositories.items()},
-            {one.versions.ecosystem: one.format.canonical for one in ECOSYSTEMS.values()},
-            Doubts(LIST, store.clock).believe,
+            self.shared_records or folders,
         )
         self.catalog = store.catalog
         self.blobs = store.blobs
@@ -101,6 +107,8 @@ class Mirror:
         """What each RubyGems upstream lists, once for all repositories."""
         self._open = AsyncExitStack()
         """What is open, to be closed in reverse."""
+        if self.shared_records is not None:
+            self._open.push_async_callback(self.shared_records.close)
         self._tasks: set[asyncio.Task[None]] = set()
         self.guard = Guard(
             self.catalog.accounts,

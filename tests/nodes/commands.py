@@ -5,10 +5,14 @@ import sys
 from pathlib import Path
 
 
-async def run_command(data_dir: Path, *words: str) -> str:
-    """What a command says that is given the settings of the mirror with this data directory; it has to succeed."""
+async def run_command(data_dir: Path, *words: str, code: str = "") -> str:
+    """What a command says that is given the settings of the mirror with this data directory; it has to succeed.
+
+    `code`, if any, is run in place of the command.
+    """
+    program = ("-c", code) if code else ("-m", "mirror")
     process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "mirror", *words, "--config", str(data_dir.with_suffix(".toml")),
+        sys.executable, *program, *words, "--config", str(data_dir.with_suffix(".toml")),
         stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
     )  # fmt: skip
     said, errors = await process.communicate()

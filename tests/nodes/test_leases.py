@@ -1,6 +1,7 @@
 """Promise 5: work that is done once is done under leases, by the clock of the database."""
 
 import asyncio
+import json
 import signal
 import sys
 import time
@@ -12,6 +13,8 @@ import pytest
 
 from mirror.catalog import Catalog
 from mirror.model import Event
+from mirror.policy import records
+from mirror.policy.osv import OsvIndex
 from mirror.service import following
 from tests.builders import wheel
 from tests.catalog.conftest import engine
@@ -39,6 +42,7 @@ TIMES = {
     "feed": ["at"],
     "uploads": ["uploaded", "changed"],
     "claims": ["at"],
+    "tokens": ["created"],
 }
 """Columns with times, in seconds since the epoch, and their tables."""
 
@@ -127,7 +131,8 @@ async def test_promise_5_a_node_whose_clock_is_an_hour_off_stores_no_wrong_time_
         simulator.forget()
         async with spawned(tmp_path / "wrong", only_pypi(simulator), code=CLOCK_IS_OFF, **shared) as wrong:
             (tmp_path / "wrong" / "blobs").mkdir(exist_ok=True)
-            token = await run_command(tmp_path / "right", "token", "create", "--name", "t", "--right", "upload")
+            create = ("token", "create", "--name", "t", "--right", "upload")
+            token = await run_command(tmp_path / "right", *create, code=CLOCK_IS_OFF)
             assert (await wrong.get("/simple/six/")).status == 200
             assert simulator.count("GET", "/simple/six/") == 0, "what is fresh there is fresh here"
             assert (await wrong.get("/simple/tilt/")).status == 200
@@ -162,10 +167,47 @@ async def test_promise_5_a_set_is_fetched_by_one_of_several_workers(
     assert said.read_text().count("the set shop: ") == 1
 
 
+async def test_promise_5_records_are_read_by_one_node_and_hold_on_all(
+    simulator: Simulator, postgres_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for version in ("1.0", "2.0"):
+        simulator.publish(wheel("acme", version))
+    folder, reads, load = tmp_path / "osv", list[Path](), records.load
+    folder.mkdir()
+
+    def counted(path: Path, canonical: records.Canonical) -> OsvIndex:
+        reads.append(path)
+        return load(path, canonical)
+
+    monkeypatch.setattr(records, "load", counted)
+    rule = {"name": "bad", "kind": "known-bad", "reason": "It is known to be bad.", "folder": str(folder)}
+    shared = {"catalog": {"url": postgres_url}, "policy": [rule], "policies": {"records_every": "1s"}}
+    async with (
+        serving(tmp_path / "one", only_pypi(simulator), **shared) as one,
+        serving(tmp_path / "two", only_pypi(simulator), **shared) as two,
+    ):
+        changed = {node: asyncio.Event() for node in (one, two)}
+        for node, event in changed.items():
+            node.mirror.policies.listeners.append(lambda name, policy, event=event: event.set())
+            assert "acme-2.0" in (await node.get("/simple/acme/")).text
+        reads.clear()
+        affected = [{"package": {"ecosystem": "PyPI", "name": "acme"}, "versions": ["2.0"]}]
+        (tmp_path / "new").write_text(json.dumps({"id": "MAL-2026-1", "affected": affected}))
+        (tmp_path / "new").rename(folder / "MAL-2026-1.json")
+        async with asyncio.timeout(20):
+            for event in changed.values():
+                await event.wait()
+        for node in (one, two):
+            page = (await node.get("/simple/acme/")).text
+            assert ("acme-1.0" in page, "acme-2.0" in page) == (True, False)
+    assert reads == [folder]
+
+
 async def test_promise_5_one_node_follows_and_another_goes_on_where_that_one_ends(
     postgres_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(following, "LEASE_SECONDS", 1.5)
+    monkeypatch.setattr(following, "REPORT_SECONDS", 0.1)
     files = tmp_path / "files"
     files.mkdir()
     async with serving(tmp_path / "a", {"pypi": {"format": "pypi"}}) as a:
@@ -188,9 +230,10 @@ async def test_promise_5_one_node_follows_and_another_goes_on_where_that_one_end
                         await asyncio.sleep(0.05)
                 if number == 0:
                     async with asyncio.timeout(60):
-                        while not any(map(follows, nodes)):  # noqa: ASYNC110
+                        while not all(map(shows, nodes)):  # noqa: ASYNC110  also the one that does not follow
                             await asyncio.sleep(0.05)
-                    at_it = [*map(follows, nodes)]
+                    leases = [node.mirror.catalog.leases for node in nodes]
+                    at_it = [not await one.elsewhere("follow ", time.time()) for one in leases]
                     assert sorted(at_it) == [False, True]
                     await stacks.pop(at_it.index(True)).aclose()
                     del nodes[at_it.index(True)]
@@ -199,8 +242,8 @@ async def test_promise_5_one_node_follows_and_another_goes_on_where_that_one_end
                 await stack.aclose()
 
 
-def follows(node: Serving) -> bool:
-    """Whether a node has applied anything of the other mirror's journal."""
+def shows(node: Serving) -> bool:
+    """Whether the status of a node says how far the other mirror's journal is applied."""
     return any(one.serial for one in node.mirror.state.following.values())
 
 
