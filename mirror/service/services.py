@@ -12,7 +12,7 @@ from contextlib import AsyncExitStack
 from mirror import __version__
 from mirror.api.state import MirrorState
 from mirror.auth import Guard, rules_of, tokens_of, users_of
-from mirror.catalog import HeldFile
+from mirror.catalog import HeldFile, SharedLog
 from mirror.config import AgesSettings, RepositorySettings, Settings, UpstreamSettings
 from mirror.errors import NotFound
 from mirror.index.cache import MemoryBudget
@@ -34,6 +34,7 @@ from mirror.model import Format
 from mirror.policy import Policy
 from mirror.policy.records import Policies, RecordFolders
 from mirror.rubygems.log.published_index import PublishedIndex
+from mirror.rubygems.log.specs_comparisons import SpecsComparisons
 from mirror.rubygems.log.upstream_index import UpstreamIndex
 from mirror.rubygems.log.upstream_specs import UpstreamSpecs
 from mirror.server.pages import PageCache
@@ -178,6 +179,8 @@ class Mirror:
 
         if self.settings.node.count > 1:
             published.writer.on_append = self.journal.changes.advance
+            if published.specs is not None:
+                published.specs.compared.on_store = self.journal.changes.advance
         self._open.callback(self.journal.on_log_change(published.outdate))
 
         def changed(source: str, project: str) -> None:
@@ -265,7 +268,7 @@ class Mirror:
             repository,
             followed,
             self.catalog,
-            specs=self._upstream_specs(sources, followed),
+            specs=self._upstream_specs(repository.name, sources, followed),
             precedence=precedence,
             offline=self.settings.offline,
             fresh=self.settings.ages(repository.name).fresh,
@@ -277,12 +280,14 @@ class Mirror:
         return published
 
     def _upstream_specs(
-        self, sources: Sequence[CachedUpstream], followed: Sequence[UpstreamIndex]
+        self, name: str, sources: Sequence[CachedUpstream], followed: Sequence[UpstreamIndex]
     ) -> UpstreamSpecs | None:
         if len(sources) != 1:
             return None  # what several list together, none of them has in one file
         offline, isolated = self.settings.offline, self.store.isolated
-        return UpstreamSpecs(sources[0], followed[0], isolated, offline=offline, clock=self.clock)
+        several = self.store.database.shared or self.settings.node.count > 1
+        compared = SpecsComparisons(SharedLog(self.catalog.logs, f"specs {name}", self.clock) if several else None)
+        return UpstreamSpecs(sources[0], followed[0], isolated, compared, offline=offline, clock=self.clock)
 
     def _policy_changed(self, name: str, policy: Policy) -> None:
         self.repositories[name].set_policy(policy)

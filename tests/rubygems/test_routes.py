@@ -3,6 +3,7 @@
 import gzip
 import hashlib
 import json
+import time
 import zlib
 from base64 import b64encode
 from collections.abc import AsyncIterator, Callable
@@ -16,6 +17,7 @@ import pytest
 from multidict import CIMultiDict
 
 from mirror.rubygems import json_api
+from mirror.rubygems.log.upstream_specs import LARGE_SECONDS
 from mirror.rubygems.marshal.reading import load_specs
 from tests.builders import gem
 from tests.genuine import GEMS
@@ -188,6 +190,36 @@ async def test_a_large_list_is_seldom_compared_with_upstreams_specs(
         one.asked_at = 0
     assert b"newer" in gzip.decompress((await mirror.get("specs.4.8.gz")).body)
     assert simulator.count(path="/specs.4.8.gz") == 1
+
+
+async def test_of_several_nodes_one_compares_and_all_serve_the_same_specs(
+    simulator: Simulator, postgres_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mirror.rubygems.log.upstream_specs.LARGE_GEMS", 5)
+    simulator.load_genuine(GEMS)
+    now = time.time()
+    shared = {"catalog": {"url": postgres_url}}
+    async with (
+        serving(tmp_path / "one", upstreams(simulator), clock=lambda: now, **shared) as one,
+        serving(tmp_path / "two", upstreams(simulator), clock=lambda: now, **shared) as two,
+    ):
+
+        async def bodies() -> list[bytes]:
+            return [(await node.get("specs.4.8.gz")).body for node in (one, two)]
+
+        assert (await one.get("specs.4.8.gz")).body == simulator_file(simulator, "specs")
+        simulator.push(gem("newer", "1.0"))
+        for node in (one, two):
+            for index in node.mirror.upstream_indexes.values():
+                index.asked_at = 0
+        # `two`, which has never compared, would at once; what `one` knows keeps both of them from it.
+        ours = await bodies()
+        assert ours[0] == ours[1] != simulator_file(simulator, "specs")
+        assert b"newer" in gzip.decompress(ours[0])
+        now += LARGE_SECONDS + 1
+        assert (await two.get("specs.4.8.gz")).body == simulator_file(simulator, "specs")
+        assert await bodies() == [simulator_file(simulator, "specs")] * 2
+        assert simulator.count(path="/specs.4.8.gz") == 2
 
 
 async def test_large_specs_are_read_in_an_isolated_process(

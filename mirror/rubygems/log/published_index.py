@@ -300,6 +300,8 @@ class PublishedIndex:
     def outdate(self) -> None:
         """Have the log read on before it is served the next time."""
         self.writer.behind = True
+        if self.specs is not None:
+            self.specs.compared.behind = True
         self._end_validity()
 
     def _page_changed(self, name: str) -> None:

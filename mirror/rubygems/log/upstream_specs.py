@@ -1,7 +1,8 @@
 """An upstream's own legacy index, which is passed on while it lists just what the published index does.
 
 Its files are stored as all its pages are, so that they survive a restart and travel in bundles. Whether one is passed
-on depends on nothing but that file and the log: mirrors that hold the same serve the same bytes, offline as well.
+on depends on nothing but that file and the log: mirrors that hold the same serve the same bytes, offline as well. When
+it is found out is another matter, and the same for all nodes of a mirror (`specs_comparisons`).
 
 The surprise: upstream is asked for a file only where the log says something else than the file that is stored, since
 most states of a list are seen by no client that reads the legacy index. While it is asked, or has not caught up with
@@ -14,8 +15,6 @@ import time
 from collections.abc import Callable
 from functools import partial
 
-import msgspec
-
 from mirror.errors import Invalid, MirrorError
 from mirror.index.cache import SingleFlight
 from mirror.index.freshness import Freshness
@@ -24,6 +23,7 @@ from mirror.isolation.processes import IsolatedProcesses
 from mirror.model import Page
 from mirror.rubygems.index import SpecsKind, listed_digest, specs_digest
 from mirror.rubygems.log.published_log import PublishedLog
+from mirror.rubygems.log.specs_comparisons import SpecsComparison, SpecsComparisons
 from mirror.rubygems.log.upstream_index import UpstreamIndex
 
 logger = logging.getLogger(__name__)
@@ -42,17 +42,6 @@ READING_SECONDS = 60.0
 """More than the usual call of such a process: the public index has two million versions."""
 
 
-class SpecsComparison(msgspec.Struct, frozen=True):
-    """The result of comparing a stored file with a log."""
-
-    log: str
-    """The ETag of the log that it was compared with."""
-    revision: str
-    """Of the file; empty where there is none."""
-    same: bool
-    at: float
-
-
 class UpstreamSpecs:
     """The legacy index of the one upstream of a repository."""
 
@@ -61,6 +50,7 @@ class UpstreamSpecs:
         source: Source,
         upstream: UpstreamIndex,
         isolated: IsolatedProcesses,
+        compared: SpecsComparisons,
         *,
         offline: bool = False,
         clock: Callable[[], float] = time.time,
@@ -70,7 +60,7 @@ class UpstreamSpecs:
         self._isolated = isolated
         self._offline = offline
         self._clock = clock
-        self._compared: dict[SpecsKind, SpecsComparison] = {}
+        self.compared = compared
         self._digests: dict[SpecsKind, tuple[str, bytes]] = {}
         """The revision of a file with the digest of what it lists; an empty one where it cannot be read."""
         self._begun: dict[SpecsKind, float] = {}
@@ -79,18 +69,19 @@ class UpstreamSpecs:
 
     async def get(self, log: PublishedLog, kind: SpecsKind) -> Document | None:
         """Return upstream's file if it lists what the log does; None if not, or if that is not known yet."""
+        await self.compared.read_on()
         stored = await self._stored(kind)
         if not self._is_settled(log, kind, stored):
             await self._wait(log, kind)
             stored = await self._stored(kind)
-        known = self._compared.get(kind)
+        known = self.compared.known.get(kind)
         if stored is None or known is None or not known.same:
             return None
         return stored if (known.log, known.revision) == (log.etag, stored.revision) else None
 
     def _is_settled(self, log: PublishedLog, kind: SpecsKind, stored: Document | None) -> bool:
         """Return whether it is too early to compare the file with the log, or to ask upstream for another one."""
-        known = self._compared.get(kind)
+        known = self.compared.known.get(kind)
         if known is None:
             return False
         age, pause = self._clock() - known.at, LARGE_SECONDS if len(log.map) > LARGE_GEMS else 0.0
@@ -118,7 +109,8 @@ class UpstreamSpecs:
                 logger.info("%s.4.8.gz is made here: %s", kind, error)
             body = await self._read(kind)
             same = body is not None and await self._digest(kind, body) == listed
-        self._compared[kind] = SpecsComparison(log.etag, body.revision if body else "", same, self._clock())
+        revision = body.revision if body else ""
+        await self.compared.put(kind, SpecsComparison(log.etag, revision, same, self._clock()))
 
     async def _may_list_same(self, log: PublishedLog) -> bool:
         """Return whether the log lists just what upstream's list of versions does."""
