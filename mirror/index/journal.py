@@ -190,19 +190,20 @@ class Journal:
         self._outdating.append(outdate)
         return lambda: self._outdating.remove(outdate)
 
-    async def catch_up(self) -> None:
+    async def catch_up(self) -> bool:
         """Report what other processes have changed before this call, where `changes` says that there is something.
 
-        When the journal cannot be read, it is logged: what is in memory is served on.
+        Returns False when the journal cannot be read, which is logged: what is in memory is served on.
         """
         while self.changes.memory[:COUNTER_BYTES] != self.changes.seen:  # once more, where a look had begun before
             try:
                 await self._looking.run("", self._look)
             except StorageUnavailable:
-                return
+                return False
             except Exception:
                 logger.exception("the journal cannot be read; it is tried again")
-                return
+                return False
+        return True
 
     async def _look_anew(self) -> None:
         """Look with a query that begins after this call."""

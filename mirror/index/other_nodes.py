@@ -26,7 +26,7 @@ EVERYWHERE = "*"
 QUESTION_SECONDS = 0.02
 """The least time between the beginnings of two questions."""
 ANSWER_SECONDS = 3.0
-"""How long a request waits for the answer; then it is given what is in memory, as while the database is away."""
+"""How long a request waits for the answer; then it is given what is in memory, marked as stale."""
 TRUSTED_SECONDS = 3.0
 """How long after a look nothing needs to be asked where there are no uploads."""
 NOTICED_SECONDS = TRUSTED_SECONDS + 0.5
@@ -48,7 +48,7 @@ class OtherNodes:
         self._look = look
         self._uploaded: frozenset[str] = frozenset()
         self._trusted_until = 0.0
-        self._next: asyncio.Task[None] | None = None
+        self._next: asyncio.Task[bool] | None = None
         self._asking = asyncio.Lock()
         self._began = 0.0
         self._first_seen: dict[str, float] = {}
@@ -70,17 +70,18 @@ class OtherNodes:
         self._uploaded = head.uploaded
         self._trusted_until = max(self._trusted_until, began + TRUSTED_SECONDS)
 
-    async def ask(self) -> None:
-        """Report what other nodes have changed before this call; where the database does not tell, go on without."""
+    async def ask(self) -> bool:
+        """Report what other nodes have changed before this call; return False where the database does not tell."""
         if self._next is None:
             self._next = asyncio.create_task(self._ask(), name="asking what other nodes have changed")
         try:
             async with asyncio.timeout(ANSWER_SECONDS):
-                await asyncio.shield(self._next)
+                return await asyncio.shield(self._next)
         except TimeoutError:
             logger.warning("The catalog does not tell in time what other nodes have changed: what is here is served.")
+            return False
 
-    async def _ask(self) -> None:
+    async def _ask(self) -> bool:
         async with self._asking:
             await asyncio.sleep(self._began + QUESTION_SECONDS - time.monotonic())
             self._next = None  # who comes from now on may know of changes that this question does not see
@@ -90,8 +91,11 @@ class OtherNodes:
                 await self._look()
             except StorageUnavailable:
                 logger.debug("the journal cannot be read at the moment")
+                return False
             except Exception:
                 logger.exception("the journal cannot be read; it is tried again")
+                return False
+            return True
 
     async def wait_until_noticed(self, repository: str) -> None:
         """Wait until every node knows that a repository has uploads, which takes some seconds after its first one.

@@ -151,7 +151,9 @@ class Routes:
         readable = self._access.public if self._access.open else await self._access.scope(request)
         log = await self._current(facts)
         if self._access.open or readable.everything:
-            replayable = self._access.open and facts.freshness is Freshness.USUAL and facts.outcome != "miss"
+            replayable = (
+                self._access.open and facts.freshness is Freshness.USUAL and facts.outcome in ("hit", "offline")
+            )
             validity = self._published.validity() if replayable else None
             return await respond(request, LogRepresentation(log), COMPACT, validity)
         # A client that may read only some gems gets a list of its own, which is rewritten instead of appended to.
@@ -261,10 +263,15 @@ class Routes:
     # Shared by the handlers
 
     async def _current(self, facts: RequestFacts) -> PublishedLog:
-        """Return the log to serve, and note how it came about: the first one has been fetched."""
+        """Return the log to serve, and note how it came about: the first one has been fetched.
+
+        One that other nodes may have appended to, where they cannot be asked, is stale.
+        """
         first = self._published.log is None and await self._published.begins_anew()
         log = await self._published.current(facts.freshness)
-        facts.outcome = "miss" if first and self._published.outcome == "hit" else self._published.outcome
+        facts.outcome = self._published.outcome
+        if facts.outcome == "hit" and (first or facts.maybe_outdated):
+            facts.outcome = "miss" if first else "stale"
         return log
 
     def _key(self, kind: str, log: PublishedLog, readable: Scope) -> PageKey:

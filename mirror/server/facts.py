@@ -53,6 +53,8 @@ class RequestFacts(msgspec.Struct):
     kind: RequestKind = "other"
     outcome: Outcome | Literal[""] = ""
     """The value of X-Mirror-Cache; empty where the header is not sent."""
+    maybe_outdated: bool = False
+    """Whether other nodes may have changed what is served from memory, as the catalog does not answer."""
     removed: tuple[str, str, str] | None = None
     """Source, project and name of the file that is served although upstream has removed it."""
 

@@ -103,14 +103,16 @@ def request_middleware(
     changes = journal.changes
 
     async def handle(request: web.Request, handler: Handler) -> web.StreamResponse:
+        known = True
         if changes.memory[:COUNTER_BYTES] != changes.seen:  # another process has answered something that must be seen
-            await journal.catch_up()
+            known = await journal.catch_up()
         others, repository = changes.others, repositories.get(handler)
         if others is not None and repository is not None:
             credentials = not CREDENTIALS.isdisjoint(request.headers)
             if others.concern(repository, credentials):
-                await others.ask()
+                known = await others.ask() and known
         facts = facts_of(request)
+        facts.maybe_outdated = not known
         if proxies.trusts(facts.client):
             proxies.read_headers(request, facts)
         _check_site(request, facts, hosts)

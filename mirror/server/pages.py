@@ -218,11 +218,14 @@ class PageCache:
     ) -> web.StreamResponse:
         """Respond to a GET or HEAD with the page under `key`; see `get`.
 
-        `outcome` is how what it is made of came about. The response may be replayed while `validity` holds; without
-        one, never: where the bytes of the request do not say all that the page depends on.
+        `outcome` is how what it is made of came about; a hit is stale where other nodes cannot be asked for changes.
+        The response may be replayed while `validity` holds; without one, never: where the bytes of the request do not
+        say all that the page depends on.
         """
         page = await self.get(key, content)
         facts = facts_of(request)
+        if facts.maybe_outdated and outcome == "hit":
+            outcome = "stale"
         facts.outcome = outcome
         replayable = outcome == "hit" and facts.freshness is Freshness.USUAL
         try:

@@ -8,11 +8,12 @@ from typing import Any
 
 import pytest
 
-from tests.builders import wheel
+from mirror.index import other_nodes
+from tests.builders import gem, wheel
 from tests.nodes.cluster import Nodes, cluster, only_pypi
 from tests.nodes.commands import run_command
 from tests.postgres import PostgresProxy, PostgresServer, running_pgbouncer
-from tests.serving import Client
+from tests.serving import Client, repositories, serving
 from tests.simulator import Simulator
 from tests.uploading import basic, upload
 
@@ -85,10 +86,44 @@ async def test_promise_6_nodes_go_on_while_the_database_is_away_or_silent_and_re
             for path in ("/simple/ours/", "/simple/known/", "/simple/new/", f"/packages/new/{NEW.filename}"):
                 status, seconds = await timed(nodes[1].process, path)
                 assert (path, status, seconds < 2.0) == (path, 200, True)
+            for path in ("/simple/ours/", "/simple/known/"):
+                assert (await nodes[1].process.get(path)).outcome == "stale"
             refused = await upload(nodes[1].process, token, wheel("ours", f"1.{number + 1}"))
             assert (refused.status, int(refused.headers["Retry-After"]) > 0) == (503, True)
             proxy.down = proxy.silent = False
             await recovered(nodes, token, number)
+            assert (await nodes[1].process.get("/simple/known/")).outcome == "hit"
+
+
+async def test_promise_6_what_other_nodes_may_have_changed_is_marked_as_stale_until_they_can_be_asked_again(
+    simulator: Simulator,
+    tmp_path: Path,
+    postgres: PostgresServer,
+    proxy: PostgresProxy,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(other_nodes, "TRUSTED_SECONDS", 0.0)  # where there are no uploads, this long is not asked
+    simulator.publish(KNOWN)
+    simulator.push(gem("rack", "1.0"))
+    paths = ("simple/known/", "simple/", "versions", "names", "specs.4.8.gz", "info/rack", "pypi/known/json")
+    database = {"url": proxy.url(postgres.fresh())}
+    async with serving(tmp_path / "data", repositories(simulator), catalog=database) as mirror:
+        for _ in range(2):
+            before = {path: await mirror.get(path) for path in paths}
+        assert {path: reply.outcome for path, reply in before.items()} == dict.fromkeys(paths, "hit")
+        proxy.cut()
+        for _ in range(2):  # the second one must not be the first one once more where that was right
+            during = {path: await mirror.get(path) for path in paths}
+            assert {path: reply.outcome for path, reply in during.items()} == dict.fromkeys(paths, "stale")
+            assert [reply.body for reply in during.values()] == [reply.body for reply in before.values()]
+        stale = 'mirror_requests_total{kind="page",outcome="stale",repository="pypi",status="2xx"} 4.0'
+        assert stale in (await mirror.get("metrics")).text
+        proxy.down = False
+        async with asyncio.timeout(RECOVERED_SECONDS):
+            while (await mirror.get("versions")).outcome == "stale":  # noqa: ASYNC110
+                await asyncio.sleep(0.05)
+        after = {path: (await mirror.get(path)).outcome for path in paths}
+        assert after == dict.fromkeys(paths, "hit")
 
 
 async def test_promise_6_nodes_behind_a_pooler_in_transaction_mode_show_what_others_have_answered(
