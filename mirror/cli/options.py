@@ -7,7 +7,7 @@ so that `--help` is immediate; each command imports what it needs when it runs.
 import os
 import pwd
 from collections.abc import Callable
-from functools import wraps
+from functools import cache, wraps
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, NamedTuple, TypeVar
 
@@ -220,6 +220,7 @@ def selection_options(command: Callable[..., T], *, required: bool = True) -> Ca
 # Who changes something
 
 
+@cache
 def caller() -> str:
     """Return the name of the user who runs this command, for records."""
     try:

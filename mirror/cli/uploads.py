@@ -7,7 +7,7 @@ import asyncio
 import shutil
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack
-from functools import wraps
+from functools import lru_cache, wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
@@ -32,13 +32,20 @@ BATCH_BYTES = 32 << 20
 T = TypeVar("T")
 
 
-def _with_publishers(settings: "Settings", work: "Callable[[Mapping[str, Publisher]], Awaitable[T]]") -> T:
-    """Return the result of `work` on repository → what publishes in it."""
+def _with_publishers(
+    settings: "Settings", work: "Callable[[Mapping[str, Publisher]], Awaitable[T]]", inspects: bool = False
+) -> T:
+    """Return the result of `work` on repository → what publishes in it.
+
+    `inspects`: it inspects files, in processes which start while this one imports what it needs.
+    """
     from mirror.runtime import event_loops
     from mirror.service.open import Mode, open_mirror
 
     async def run() -> T:
         async with open_mirror(settings, Mode.BESIDE) as opened:
+            if inspects:
+                await opened.store.isolated.start()
             return await work(opened.publishers)
 
     with asyncio.Runner(loop_factory=event_loops()) as runner:
@@ -71,7 +78,7 @@ def add_command(paths: tuple[Path, ...], repository: str | None, options: Settin
             last.cancel()
             await asyncio.gather(before, last, return_exceptions=True)
 
-    return _with_publishers(settings, work)
+    return _with_publishers(settings, work, inspects=True)
 
 
 def _files(paths: Sequence[Path]) -> Iterator[Path]:
@@ -131,7 +138,6 @@ async def _add(
     """Inspect files, add them once a task has ended, and return the outcome for each, in their order."""
     from mirror.index.additions import AddedFile, NewFile
     from mirror.index.upload_bytes import SMALL_BYTES
-    from mirror.server.receive import incoming
 
     outcomes: dict[Path, AddedFile] = {}
     new: dict[str, dict[Path, NewFile]] = {}
@@ -141,14 +147,17 @@ async def _add(
         try:
             repository = _repository_for(settings, path, wanted)
             place = path
-            if not (stays := path.stat().st_size <= SMALL_BYTES):
+            size = path.stat().st_size
+            if not (stays := size <= SMALL_BYTES):
+                from mirror.server.receive import incoming
+
                 place = (await stack.enter_async_context(incoming(publishers[repository].incoming))).path
                 await asyncio.to_thread(shutil.copyfile, path, place)
-            kept = await publishers[repository].inspect(path.name, place)
+            kept = await publishers[repository].inspect(path.name, place, size=size)
         except MirrorError as error:
             outcomes[path] = AddedFile(error=error)
         else:
-            file = NewFile(path=place, kept=kept, by=who, origin=str(path.resolve()), stays=stays)
+            file = NewFile(path=place, kept=kept, by=who, origin=_resolved(path), stays=stays)
             new.setdefault(repository, {})[path] = file
 
     async with AsyncExitStack() as stack:
@@ -159,6 +168,16 @@ async def _add(
             added = await publishers[repository].add_all([files[path] for path in ordered])
             outcomes |= dict(zip(ordered, added, strict=True))
     return [(path, outcomes[path]) for path in paths]
+
+
+def _resolved(path: Path) -> str:
+    """Return the absolute path of a file, without links."""
+    return str(path.resolve() if path.is_symlink() else _resolved_directory(path.parent) / path.name)
+
+
+@lru_cache(maxsize=16)
+def _resolved_directory(path: Path) -> Path:
+    return path.resolve()
 
 
 async def _nothing() -> "Outcomes":

@@ -73,15 +73,18 @@ class Publisher:
         self._journal = journal
         self._isolated = isolated
 
-    async def inspect(self, filename: str, path: Path, attested: bool = False) -> AcceptedUpload:
+    async def inspect(
+        self, filename: str, path: Path, attested: bool = False, size: int | None = None
+    ) -> AcceptedUpload:
         """Inspect a file that is to be added, and is called `filename` so far, which may be empty.
 
-        Its name here is that in the result. Raises Invalid for anything that must not be published, and for what takes
-        too much time or memory to read.
+        `size` is in bytes, where the caller knows it. Its name here is that in the result. Raises Invalid for anything
+        that must not be published, and for what takes too much time or memory to read.
         """
         options = (self.format.package_reader, filename, str(path.absolute()), ATTESTED if attested else "")
         try:
-            size = await asyncio.to_thread(lambda: path.stat().st_size)
+            if size is None:
+                size = await asyncio.to_thread(lambda: path.stat().st_size)
             more_seconds = size / SLOWEST_BYTES_PER_SECOND
             content = await self._isolated.run(INSPECT, b"", *options, more_seconds=more_seconds)
         except IsolationError as error:

@@ -40,6 +40,7 @@ class IsolatedProcesses:
     def __init__(
         self, most: int = PROCESSES, memory_bytes: int = MEMORY_BYTES, call_seconds: float = CALL_SECONDS
     ) -> None:
+        self._most = most
         self._slots = asyncio.Semaphore(most)
         self._memory_bytes = memory_bytes
         self._call_seconds = call_seconds
@@ -69,6 +70,10 @@ class IsolatedProcesses:
             if isinstance(kind, type) and issubclass(kind, known):
                 raise known(result.sentence)
         raise IsolationError(result.sentence)
+
+    async def start(self) -> None:
+        """Start all processes, which otherwise happens when they are needed, and before there is any call."""
+        self._idle += [await self._start() for _ in range(self._most)]
 
     @asynccontextmanager
     async def _process(self) -> AsyncIterator[Process]:

@@ -64,7 +64,7 @@ class OpenMirror:
     @cached_property
     def publishers(self) -> "Mapping[str, Publisher]":
         """The publisher of each repository's uploads, by the repository's name."""
-        from mirror.service.services import publishers
+        from mirror.service.publishers import publishers
 
         return publishers(self.settings, self.store)
 

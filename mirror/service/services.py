@@ -20,7 +20,6 @@ from mirror.index.freshness import Ages
 from mirror.index.gathering import SourceOrder
 from mirror.index.losses import LIST, Doubts
 from mirror.index.precedence import Precedence
-from mirror.index.publish import Publisher
 from mirror.index.rebuild import NAMING, NAMING_RULES, UploadRebuild
 from mirror.index.records import record_uploads
 from mirror.index.repository import Repository
@@ -40,6 +39,7 @@ from mirror.rubygems.log.upstream_specs import UpstreamSpecs
 from mirror.server.pages import PageCache
 from mirror.service.blobs import gather_records
 from mirror.service.ecosystems import ECOSYSTEMS
+from mirror.service.publishers import publishers
 from mirror.service.shared_records import shared_records
 from mirror.service.store import Store, places_memory
 from mirror.telemetry.metrics import Metrics
@@ -366,23 +366,6 @@ class Mirror:
 def _key(settings: UpstreamSettings) -> str:
     """Return the name of an upstream in the catalog's logs: another login may see other projects there."""
     return f"{settings.url} {settings.username}"
-
-
-def publishers(settings: Settings, store: Store) -> dict[str, Publisher]:
-    """Return what changes the uploads of each repository, by the repository's name."""
-    return {
-        name: Publisher(
-            name,
-            ECOSYSTEMS[one.format].format,
-            store.catalog,
-            store.blobs,
-            store.records,
-            store.journal,
-            store.isolated,
-            store.clock,
-        )
-        for name, one in settings.repositories.items()
-    }
 
 
 def ages(settings: AgesSettings) -> Ages:

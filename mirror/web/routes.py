@@ -156,7 +156,8 @@ class WebPages:
 
     async def _start_text(self, request: web.Request) -> str:
         values = await self._with_common_values(request, **await self._start_values(request))
-        return render_text(request, "start.html", values)
+        # Many may ask for it at a time; in a thread, none of those who install something waits for all of it.
+        return await asyncio.to_thread(render_text, request, "start.html", values)
 
     async def _start_values(self, request: web.Request) -> dict[str, object]:
         status, spans, hours = await self._read_totals()
