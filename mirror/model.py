@@ -58,7 +58,7 @@ class File(msgspec.Struct, frozen=True, kw_only=True):
     requires: str | None = None
     """Requires-Python, or a gem's required Ruby version."""
     source: str = ""
-    """The name of the source that lists it; set by the source."""
+    """The name of the source that lists it."""
     sidecar: bool = True
     """False where it is known that no sidecar can be made of the file; set by the source."""
     extra: Mapping[str, Any] = {}
@@ -279,16 +279,16 @@ class Format(msgspec.Struct, frozen=True, kw_only=True):
     """Returns the canonical form of a project name. Raises Invalid when it cannot be one."""
     request_for: Callable[[URL, Page], UpstreamRequest]
     """Returns the request for a page of the upstream whose index is at a URL."""
-    parse: Callable[[Page, UpstreamResponse], Project]
-    """Parses a `project` page. Raises UpstreamProtocolError when the body is not one.
+    parse: Callable[[Page, UpstreamResponse, str], Project]
+    """Parses a `project` page, as the source of a name lists it. Raises UpstreamProtocolError when the body is not one.
 
     File URLs become absolute, http or https only; names become canonical; absurd entries are left out; unknown keys are
     kept in `extra`.
     """
     parse_names: Callable[[UpstreamResponse], Names]
     """Parses a `names` page. Raises UpstreamProtocolError when the body is not one."""
-    renderings: tuple[Callable[[Project], bytes], ...]
-    """Render a project in each form that clients may ask for, to find out whether that is possible at all."""
+    check_project: Callable[[Project], object]
+    """Raises anything where a project cannot be rendered in every form that clients may ask for."""
     revision: Callable[[bytes], str]
     """Returns the identity of a page's body: equal bodies have equal revisions."""
     index_pages: tuple[Page, ...] = (Page("names"),)

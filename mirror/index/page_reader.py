@@ -34,19 +34,18 @@ class PageReader:
         self._isolated = isolated
         self._threads = asyncio.Semaphore(THREADS)
 
-    async def project(self, page: Page, response: UpstreamResponse) -> Project:
-        """Return the project on a large page, which can be rendered; see `read_project` for what it raises."""
+    async def project(self, page: Page, response: UpstreamResponse, source: str = "") -> Project:
+        """Return the project that a source lists on a large page. Raises what `read_project` raises."""
         if len(response.body) <= ISOLATED_PAGE_BYTES:
             async with self._threads:
-                return await asyncio.to_thread(read_project, self._format, page, response)
-        content = await self._elsewhere("parse_project", page, response)
+                return await asyncio.to_thread(read_project, self._format, page, response, source)
+        content = await self._elsewhere("parse_project", page, response, source)
         async with self._threads:
-            return await asyncio.to_thread(self._join_and_render, content)
+            return await asyncio.to_thread(self._join_and_check, content)
 
-    def _join_and_render(self, content: bytes) -> Project:
+    def _join_and_check(self, content: bytes) -> Project:
         project = _join_project(content)
-        for render in self._format.renderings:
-            render(project)
+        self._format.check_project(project)
         return project
 
     async def names(self, response: UpstreamResponse) -> Names:
@@ -58,9 +57,9 @@ class PageReader:
         content = await self._elsewhere("parse_names", Page("names"), response)
         return await asyncio.to_thread(_join_names, content)
 
-    async def _elsewhere(self, function: str, page: Page, response: UpstreamResponse) -> bytes:
+    async def _elsewhere(self, function: str, page: Page, response: UpstreamResponse, *more: str) -> bytes:
         facts = msgspec.structs.replace(response, body=b"")
-        options = (self._format.name, page.kind, page.name, msgspec.json.encode(facts).decode())
+        options = (self._format.name, page.kind, page.name, msgspec.json.encode(facts).decode(), *more)
         try:
             return await self._isolated.run(f"{__name__}:{function}", response.body, *options)
         except IsolationError as error:
@@ -69,11 +68,10 @@ class PageReader:
             ) from error
 
 
-def read_project(format: Format, page: Page, response: UpstreamResponse) -> Project:
-    """Return the project on a page, after rendering it in every form. Raises UpstreamProtocolError, and anything."""
-    project = format.parse(page, response)
-    for render in format.renderings:
-        render(project)
+def read_project(format: Format, page: Page, response: UpstreamResponse, source: str) -> Project:
+    """Return the project that a source lists on a page, and that can be rendered. Raises anything where it cannot."""
+    project = format.parse(page, response, source)
+    format.check_project(project)
     return project
 
 
@@ -90,9 +88,9 @@ def read_names(format: Format, response: UpstreamResponse) -> Names:
     return names
 
 
-def parse_project(body: bytes, format: str, kind: str, name: str, facts: str) -> bytes:
+def parse_project(body: bytes, format: str, kind: str, name: str, facts: str, source: str) -> bytes:
     """Parse a page in this process, and return the project in pieces. Raises UpstreamProtocolError."""
-    project = _format(format).parse(Page(kind, name), _response(body, facts))
+    project = _format(format).parse(Page(kind, name), _response(body, facts), source)
     head = msgspec.structs.replace(project, files=())
     return _pieces(head, (project.files[at : at + PIECE] for at in range(0, len(project.files), PIECE)))
 

@@ -135,19 +135,17 @@ class PageStore:
         """
         try:
             if len(response.body) > LARGE_PAGE_BYTES:
-                project = await self._reader.project(page, response)
+                project = await self._reader.project(page, response, self._source)
             else:
-                project = self._format.parse(page, response)
-                for render in self._format.renderings:
-                    render(project)
+                project = self._format.parse(page, response, self._source)
+                self._format.check_project(project)
         except MirrorError:
             raise
         except Exception as error:
             raise UpstreamProtocolError(f"The page of {page.name} cannot be used ({type(error).__name__}).") from error
         if len(project.files) > MOST_FILES or len(project.versions) > MOST_FILES:
             raise UpstreamProtocolError(f"The page of {page.name} lists more than {MOST_FILES:,} files or versions.")
-        files = tuple(msgspec.structs.replace(file, source=self._source) for file in project.files)
-        return msgspec.structs.replace(project, files=files)
+        return project
 
     async def read_packed(self, page: Page) -> tuple[str, UpstreamResponse] | None:
         """Return the newest response with its revision, its body in zstd; None where there is none."""

@@ -10,8 +10,6 @@ files), doctor (checks of any index).
 """
 
 import hashlib
-from functools import partial
-from operator import attrgetter
 from typing import TYPE_CHECKING
 
 from yarl import URL
@@ -68,8 +66,6 @@ async def _make_sidecar(file: File, body: Body) -> bytes:
     return await wheel.read_metadata(file, body)
 
 
-_filename = attrgetter("filename")
-
 FORMAT = Format(
     name="pypi",
     sidecar_kind="metadata",
@@ -77,10 +73,7 @@ FORMAT = Format(
     request_for=pages.request_for,
     parse=pages.parse_simple,
     parse_names=index.parse_names,
-    renderings=(
-        partial(pages.render_json, link=_filename, provenance=_filename),
-        partial(pages.render_html, link=_filename, provenance=_filename),
-    ),
+    check_project=pages.check_project,
     revision=pages.revision,
     has_sidecar=_has_sidecar,
     sidecar_name=_sidecar_name,

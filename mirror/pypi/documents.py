@@ -6,11 +6,12 @@ The surprise: HTML never reaches the HTML parser as it is. A tree of a million o
 so the few tags that matter are cut out first and parsed as a flat list.
 """
 
+import itertools
 import re
-from collections.abc import Container, Iterator, Mapping
+from collections.abc import Container, Iterable, Iterator, Mapping
 from datetime import UTC, datetime
 from functools import lru_cache
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 from urllib.parse import quote, unquote, urljoin, urlsplit
 
 import msgspec
@@ -19,6 +20,7 @@ from yarl import URL
 
 from mirror.errors import UpstreamProtocolError
 from mirror.model import UpstreamResponse
+from mirror.pypi.names import VERSION_LIMIT
 
 # The start tags that matter, with the text after them. Quoted values may contain '>': Requires-Python does.
 _TAG = re.compile(
@@ -36,6 +38,8 @@ _NOT_PLAIN = re.compile("[^!-~]+")
 _URL_LIMIT = 8192
 VALUES_LIMIT = 2_500_000
 """The most values in a JSON document: each takes up to a hundred times its own bytes in memory."""
+FILES_LIMIT = 100_000
+"""The most files, and the most versions, on the page of one project."""
 TAGS_LIMIT = 150_000
 """The most links in an HTML document about one project."""
 DEPTH_LIMIT = 32
@@ -44,6 +48,12 @@ TEXT_LIMIT = 16 << 10
 """The longest text of a field, in characters."""
 NUMBER_LIMIT = (1 << 63) - 1
 """The largest size or serial: what databases hold."""
+Natural = Annotated[int, msgspec.Meta(ge=0, le=NUMBER_LIMIT)]
+"""A size or serial."""
+Text = Annotated[str, msgspec.Meta(max_length=TEXT_LIMIT)]
+_Version = Annotated[str, msgspec.Meta(max_length=VERSION_LIMIT)]
+MetadataFile = bool | dict[str, str] | None
+"""Whether a file has a metadata file beside it, or the digests of that."""
 _HASH = re.compile(r"[0-9a-f]{8,256}")
 _ALGORITHM = re.compile(r"[a-z0-9_]{1,32}")
 _HASH_LENGTHS = {"md5": 32, "sha1": 40, "sha224": 56, "sha256": 64, "sha384": 96, "sha512": 128, "blake2b_256": 64}
@@ -76,6 +86,131 @@ def document_kind(response: UpstreamResponse) -> Literal["json", "html"]:
     raise UpstreamProtocolError(f"The response of type {media_type[:80] or 'unknown'!r} is not an index page.")
 
 
+FILE_FIELDS = frozenset({
+    "filename", "url", "hashes", "size", "upload-time", "yanked", "requires-python",
+    "core-metadata", "dist-info-metadata", "data-dist-info-metadata", "data-core-metadata", "gpg-sig", "provenance",
+    # Of an uploaded file, stored but on no page: its metadata's text, its other digests.
+    "metadata", "digests",
+})  # fmt: skip
+_PROJECT_FIELDS = frozenset({
+    "name", "files", "versions", "meta", "project-status", "alternate-locations", "status-reason",
+})  # fmt: skip
+_META_FIELDS = frozenset({"api-version", "_last-serial", "tracks"})
+_METADATA_FIELDS = ("core-metadata", "dist-info-metadata", "data-dist-info-metadata")
+
+
+class ListedFile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, rename="kebab"):
+    """A file on the JSON form of a project's page, where each field has the type that it is to have."""
+
+    filename: str
+    url: str
+    hashes: dict[str, str] = {}
+    size: Natural | None = None
+    upload_time: str | None = None
+    yanked: bool | Text | None = None
+    requires_python: Text | None = None
+    core_metadata: MetadataFile | msgspec.UnsetType = msgspec.UNSET
+    dist_info_metadata: MetadataFile | msgspec.UnsetType = msgspec.UNSET
+    data_dist_info_metadata: MetadataFile | msgspec.UnsetType = msgspec.UNSET
+    gpg_sig: bool | None = None
+    provenance: Text | None = None
+
+
+class PageMeta(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The facts that a page states about itself."""
+
+    api_version: str | None = msgspec.field(name="api-version", default=None)
+    last_serial: Natural | None = msgspec.field(name="_last-serial", default=None)
+    tracks: msgspec.Raw = msgspec.Raw()
+
+
+class ListedStatus(msgspec.Struct, frozen=True, kw_only=True):
+    """The status of a project (PEP 792)."""
+
+    status: Text | None = None
+    reason: Text | None = None
+
+
+class ListedProject(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, rename="kebab"):
+    """The JSON form of a project's page as nearly all indexes have it, with nothing that is unknown here."""
+
+    files: Annotated[list[ListedFile], msgspec.Meta(max_length=FILES_LIMIT)]
+    name: str | None = None
+    versions: Annotated[list[_Version], msgspec.Meta(max_length=FILES_LIMIT)] = []
+    meta: PageMeta = PageMeta()
+    project_status: ListedStatus = ListedStatus()
+    alternate_locations: msgspec.Raw = msgspec.Raw()
+
+
+def listed_project(body: bytes, name: str) -> tuple[ListedProject, dict[str, Any], Iterable[Mapping[str, Any]]]:
+    """Decode the JSON form of a project's page; return it, and what it has of fields that are unknown here.
+
+    Those are the page's own ones, and of each file in turn. A field of the wrong type or size is dropped, and a file
+    without name or link. Raises UpstreamProtocolError as `decode_json`.
+    """
+    _check_values(body)
+    try:
+        listed = _LISTED.decode(body)  # most pages are as they should be, and this is the quickest look
+    except (msgspec.MsgspecError, ValueError, RecursionError):
+        return _any_project(decode_json(body), name)
+    check_version(listed.meta.api_version)
+    return listed, {}, itertools.repeat({})
+
+
+def _any_project(
+    document: Mapping[str, Any], name: str
+) -> tuple[ListedProject, dict[str, Any], Iterable[Mapping[str, Any]]]:
+    entries, versions = document.get("files"), document.get("versions")
+    if not isinstance(entries, list):
+        raise UpstreamProtocolError(f"The index page of {name} has no list of files.")
+    versions = versions if isinstance(versions, list) else []
+    if max(len(entries), len(versions)) > FILES_LIMIT:
+        raise UpstreamProtocolError(f"The index page of {name} has more than {FILES_LIMIT:,} files or versions.")
+    files = [entry for entry in entries if isinstance(entry, dict) and _is_linked(entry)]
+    meta, status = document.get("meta"), document.get("project-status")
+    meta, status = (field if isinstance(field, dict) else {} for field in (meta, status))
+    found, extra = document.get("name"), passed_on(document, _PROJECT_FIELDS)
+    if unknown := passed_on(meta, _META_FIELDS):
+        extra["meta"] = unknown
+    listed = ListedProject(
+        files=[_any_file(entry) for entry in files],
+        name=found if isinstance(found, str) else None,
+        versions=[version for version in versions if isinstance(version, str) and len(version) <= VERSION_LIMIT],
+        meta=PageMeta(last_serial=natural(meta.get("_last-serial"))),
+        project_status=ListedStatus(status=text_field(status.get("status")), reason=text_field(status.get("reason"))),
+    )
+    return listed, extra, [passed_on(entry, FILE_FIELDS) for entry in files]
+
+
+def _is_linked(entry: Mapping[str, Any]) -> bool:
+    return isinstance(entry.get("filename"), str) and isinstance(entry.get("url"), str)
+
+
+def _any_file(entry: Mapping[str, Any]) -> ListedFile:
+    yanked, signed, uploaded = entry.get("yanked"), entry.get("gpg-sig"), entry.get("upload-time")
+    metadata = next((entry[key] for key in _METADATA_FIELDS if key in entry), None)
+    return ListedFile(
+        filename=entry["filename"],
+        url=entry["url"],
+        hashes=digests(entry.get("hashes")),
+        size=natural(entry.get("size")),
+        upload_time=uploaded if isinstance(uploaded, str) else None,
+        yanked=yanked is True or text_field(yanked),
+        requires_python=text_field(entry.get("requires-python")),
+        core_metadata=(digests(metadata) or True) if isinstance(metadata, dict) else metadata is True,
+        gpg_sig=signed if isinstance(signed, bool) else None,
+        provenance=text_field(entry.get("provenance")),
+    )
+
+
+def _check_values(body: bytes) -> None:
+    if len(body) > VALUES_LIMIT and body.count(b",") + body.count(b"[") + body.count(b"{") > VALUES_LIMIT:
+        raise UpstreamProtocolError(f"The document has more than {VALUES_LIMIT:,} values.")
+
+
+_LISTED = msgspec.json.Decoder(ListedProject)
+
+
 def decode_json(body: bytes) -> dict[str, Any]:
     """Decode a page's JSON object. Raises UpstreamProtocolError, also for an API version other than 1.x (PEP 629)."""
     document = decode_object(body)
@@ -86,8 +221,7 @@ def decode_json(body: bytes) -> dict[str, Any]:
 
 def decode_object(body: bytes) -> dict[str, Any]:
     """Decode a JSON object with a bounded number of values. Raises UpstreamProtocolError."""
-    if body.count(b",") + body.count(b"[") + body.count(b"{") > VALUES_LIMIT:
-        raise UpstreamProtocolError(f"The document has more than {VALUES_LIMIT:,} values.")
+    _check_values(body)
     try:
         document = msgspec.json.decode(body)
     except (msgspec.MsgspecError, ValueError, RecursionError) as error:
@@ -205,8 +339,8 @@ def moment(value: object) -> datetime | None:
         return None
     try:
         found = datetime.fromisoformat(value)
-        # PEP 700: always UTC; some indexes omit the zone.
-        found = found.astimezone(UTC) if found.tzinfo else found.replace(tzinfo=UTC)
+        if found.tzinfo is not UTC:  # PEP 700: always UTC; some indexes omit the zone
+            found = found.astimezone(UTC) if found.tzinfo else found.replace(tzinfo=UTC)
     except (ValueError, OverflowError):  # a zone can lead out of the calendar
         return None
     return min(found, _LAST_MOMENT) if found >= _FIRST_MOMENT else None

@@ -186,6 +186,24 @@ def version_of(filename: str, project: str) -> str:
     return canonical_version(stem.rpartition("-")[2]) if "-" in stem else ""
 
 
+class Spelling:
+    """The versions of a project's file names, in the spelling of its index."""
+
+    def __init__(self, project: str, listed: Sequence[str]) -> None:
+        """`listed` are the versions as the index spells them."""
+        self._project = project
+        self._by_group = {version_group(version): version for version in listed}
+        self._plain = frozenset(listed if len(self._by_group) == len(listed) else ())
+        """Those that stand for themselves in file names, since none is another spelling of one."""
+
+    def of(self, filename: str) -> str:
+        """Return the version of a file of the project; "" where it is unclear."""
+        if filename.endswith(".whl") and len(parts := filename.split("-", 2)) == 3 and parts[1] in self._plain:
+            return parts[1]  # nearly all files
+        version = version_of(filename, self._project)
+        return self._by_group.get(version_group(version), version)
+
+
 def parse_filename(filename: str) -> FilenameParts:
     """Parse a file name that may be uploaded: a wheel (PEP 427) or an sdist, .tar.gz or .zip (PEP 625).
 

@@ -13,6 +13,7 @@ import re
 from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime
 from html import escape
+from operator import attrgetter
 from typing import Any, Literal
 from urllib.parse import unquote, urlsplit
 
@@ -24,19 +25,20 @@ from yarl import URL
 from mirror.errors import Invalid, UpstreamProtocolError
 from mirror.model import File, Page, Project, UpstreamRequest, UpstreamResponse
 from mirror.pypi.documents import (
+    FILE_FIELDS,
+    FILES_LIMIT,
+    ListedFile,
     absolute_url,
     check_version,
-    decode_json,
     digests,
     document_kind,
     html_tags,
+    listed_project,
     looks_like_index,
     moment,
-    natural,
-    passed_on,
     text_field,
 )
-from mirror.pypi.names import VERSION_LIMIT, canonical, is_distribution, safe_filename, version_group, version_of
+from mirror.pypi.names import VERSION_LIMIT, Spelling, canonical, is_distribution, safe_filename
 
 JSON_TYPE = "application/vnd.pypi.simple.v1+json"
 HTML_TYPE = "application/vnd.pypi.simple.v1+html"
@@ -45,27 +47,13 @@ _ACCEPT = f"{JSON_TYPE}, {HTML_TYPE};q=0.2, text/html;q=0.01"
 _PROVENANCE_LIMIT = 4 << 20
 ALTERNATIVES = 8
 """How many digests of one file name count."""
-FILES_LIMIT = 100_000
-"""The most files, and the most versions, on the page of one project."""
 
 Link = Callable[[File], str]
 """Returns the URL of a file, to be printed on a page."""
+_filename = attrgetter("filename")
 
 _STATUSES = frozenset({"active", "archived", "quarantined", "deprecated"})  # PEP 792
 _FRAGMENT_ORDER = ("sha256", "sha512", "sha384", "sha224", "sha1", "md5")  # the ones that installers read
-_FILE_HANDLED = frozenset({
-    "filename", "url", "hashes", "size", "upload-time", "yanked", "requires-python",
-    "core-metadata", "dist-info-metadata", "data-dist-info-metadata", "data-core-metadata", "gpg-sig", "provenance",
-    # Of an uploaded file, stored but on no page: its metadata's text, its other digests.
-    "metadata", "digests",
-})  # fmt: skip
-_PROJECT_FIELDS = frozenset(
-    {
-        *("name", "files", "versions", "meta", "project-status", "alternate-locations"),
-        "status-reason",  # where the reason is kept
-    }
-)
-_META_FIELDS = frozenset({"api-version", "_last-serial", "tracks"})
 _SERIAL_COMMENT = re.compile(r"<!--SERIAL (\d{1,18})-->\s*\Z")
 
 
@@ -98,15 +86,15 @@ def provenance_page(file: File) -> Page:
     return Page("provenance", file.extra.get("provenance", ""))
 
 
-def parse_simple(page: Page, response: UpstreamResponse) -> Project:
-    """Parse a simple page. Raises UpstreamProtocolError when the body is not one, or is about another project.
+def parse_simple(page: Page, response: UpstreamResponse, source: str = "") -> Project:
+    """Parse a simple page of a source. Raises UpstreamProtocolError when the body is none, or of another project.
 
     Entries without the file name of a distribution or an http(s) URL are left out; a field of the wrong type or size is
     dropped, not its file. What is returned can be rendered in every form.
     """
     try:
         parse = _parse_json if document_kind(response) == "json" else _parse_html
-        return parse(response, page.name)
+        return parse(response, page.name, source)
     except (ValueError, TypeError, LookupError, ArithmeticError, RecursionError) as error:
         raise UpstreamProtocolError(f"The index page of {page.name} cannot be read: {str(error)[:200]}.") from error
 
@@ -116,79 +104,64 @@ def revision(body: bytes) -> str:
     return hashlib.sha256(body).hexdigest()
 
 
-def _parse_json(response: UpstreamResponse, name: str) -> Project:
-    document = decode_json(response.body)
-    entries = document.get("files")
-    if not isinstance(entries, list):
-        raise UpstreamProtocolError(f"The index page of {name} has no list of files.")
-    _check_name(document.get("name"), name)
-    versions = document.get("versions")
-    versions = versions if isinstance(versions, list) else []
-    _check_count(name, max(len(entries), len(versions)))
-    listed = tuple(dict.fromkeys(v for v in versions if isinstance(v, str) and len(v) <= VERSION_LIMIT))
-    version = _Spelling(name, listed)
+def _parse_json(response: UpstreamResponse, name: str, source: str) -> Project:
+    listed, extra, unknown = listed_project(response.body, name)
+    _check_name(listed.name, name)
+    versions, status = tuple(dict.fromkeys(listed.versions)), listed.project_status
+    spelling, base = Spelling(name, versions), response.url
     files: dict[str, File] = {}
-    for entry in entries:
-        if isinstance(entry, dict) and (file := _json_file(entry, response.url, version)) is not None:
+    for entry, fields in zip(listed.files, unknown, strict=False):
+        if (file := _json_file(entry, {**fields}, base, spelling, source)) is not None:
             known = files.get(file.filename)
             files[file.filename] = file if known is None else _listed_again(known, file)
-
-    extra = passed_on(document, _PROJECT_FIELDS)
-    meta = document.get("meta")
-    meta = meta if isinstance(meta, dict) else {}
-    if unknown := passed_on(meta, _META_FIELDS):
-        extra["meta"] = unknown
-    status = document.get("project-status")
-    status = status if isinstance(status, dict) else {}
-    if reason := text_field(status.get("reason")):
-        extra["status-reason"] = reason
+    if status.reason:
+        extra["status-reason"] = status.reason
     return Project(
         name=name,
         files=tuple(files.values()),
-        versions=listed or _versions_of(files.values()),
-        serial=natural(meta.get("_last-serial"), response.serial),
-        status=named if (named := text_field(status.get("status"))) in _STATUSES else None,
+        versions=versions or _versions_of(files.values()),
+        serial=listed.meta.last_serial if listed.meta.last_serial is not None else response.serial,
+        status=status.status if status.status in _STATUSES else None,
         extra=extra,
     )
 
 
-def _json_file(entry: dict[str, Any], base: str, version: "_Spelling") -> File | None:
-    filename, url = entry.get("filename"), entry.get("url")
-    if not isinstance(filename, str) or not isinstance(url, str) or not safe_filename(filename):
-        return None
-    absolute = absolute_url(base, url) if is_distribution(filename) else None
+def _json_file(listed: ListedFile, extra: dict[str, Any], base: str, spelling: Spelling, source: str) -> File | None:
+    """Return a file; `extra` are its fields that are unknown here. None for what is no distribution, or nowhere."""
+    filename = listed.filename
+    absolute = absolute_url(base, listed.url) if is_distribution(filename) and safe_filename(filename) else None
     if absolute is None:
         return None
-    extra = passed_on(entry, _FILE_HANDLED) if not entry.keys() <= _FILE_HANDLED else {}
-    for key in ("core-metadata", "dist-info-metadata", "data-dist-info-metadata"):  # PEP 714: the first one counts
-        if key in entry:
-            if metadata := _core_metadata(entry[key]):
-                extra["core-metadata"] = metadata
-            break
-    if isinstance(entry.get("gpg-sig"), bool):
-        extra["gpg-sig"] = entry["gpg-sig"]
-    if provenance := absolute_url(base, text_field(entry.get("provenance"))):
+    metadata = listed.core_metadata  # PEP 714: the first one counts
+    if metadata is msgspec.UNSET and (metadata := listed.dist_info_metadata) is msgspec.UNSET:
+        metadata = listed.data_dist_info_metadata
+    if metadata and (promised := _core_metadata(metadata)):
+        extra["core-metadata"] = promised
+    if listed.gpg_sig is not None:
+        extra["gpg-sig"] = listed.gpg_sig
+    if listed.provenance and (provenance := absolute_url(base, listed.provenance)):
         extra["provenance"] = provenance
-    yanked = entry.get("yanked")
+    yanked = listed.yanked
     return File(
         filename=filename,
-        version=version.of(filename),
-        digests=digests(entry.get("hashes")),
+        version=spelling.of(filename),
+        digests=digests(listed.hashes),
         url=absolute,
-        size=natural(entry.get("size")),
-        uploaded=moment(entry.get("upload-time")),
-        yanked="" if yanked is True else text_field(yanked) or None,
-        requires=text_field(entry.get("requires-python")) or None,
+        size=listed.size,
+        uploaded=moment(listed.upload_time),
+        yanked="" if yanked is True else yanked or None,
+        requires=listed.requires_python or None,
+        source=source,
         extra=extra,
     )
 
 
-def _parse_html(response: UpstreamResponse, name: str) -> Project:
+def _parse_html(response: UpstreamResponse, name: str, source: str) -> Project:
     text = response.body.decode("utf-8", "replace")
     base, serial = response.url, response.serial
     if comment := _SERIAL_COMMENT.search(text[-64:]):
         serial = int(comment[1])
-    version = _Spelling(name, ())
+    version = Spelling(name, ())
     files: dict[str, File] = {}
     meta: dict[str, str] = {}
     based = False
@@ -198,10 +171,11 @@ def _parse_html(response: UpstreamResponse, name: str) -> Project:
             meta.setdefault(key, attributes.get("content") or "")
         elif node.tag == "base" and not based and (href := attributes.get("href")):  # HTML: the first <base> counts
             base, based = absolute_url(response.url, href) or base, True
-        elif node.tag == "a" and (file := _html_file(node, attributes, base, version)) is not None:
+        elif node.tag == "a" and (file := _html_file(node, base, version, source)) is not None:
             known = files.get(file.filename)
             files[file.filename] = file if known is None else _listed_again(known, file)
-            _check_count(name, len(files))
+            if len(files) > FILES_LIMIT:
+                raise UpstreamProtocolError(f"The index page of {name} has more than {FILES_LIMIT:,} files.")
     check_version(meta.get("pypi:repository-version"))
     if not files and not looks_like_index(text, version="pypi:repository-version" in meta):
         raise UpstreamProtocolError(f"What was answered for {name} is another kind of web page, not an index page.")
@@ -216,7 +190,8 @@ def _parse_html(response: UpstreamResponse, name: str) -> Project:
     )
 
 
-def _html_file(node: LexborNode, attributes: Mapping[str, str | None], base: str, version: "_Spelling") -> File | None:
+def _html_file(node: LexborNode, base: str, version: Spelling, source: str) -> File | None:
+    attributes = node.attributes
     url, _, fragment = (attributes.get("href") or "").strip().partition("#")
     absolute = absolute_url(base, url) if url else None
     if absolute is None:
@@ -244,8 +219,20 @@ def _html_file(node: LexborNode, attributes: Mapping[str, str | None], base: str
         url=absolute,
         yanked=text_field(attributes["data-yanked"]) or "" if "data-yanked" in attributes else None,
         requires=(text_field(attributes.get("data-requires-python")) or "").strip() or None,
+        source=source,
         extra=extra,
     )
+
+
+def check_project(project: Project) -> None:
+    """Raise what rendering a project raises, in any form, for the sake of values that come from unknown fields.
+
+    Everything else has its type since it was parsed.
+    """
+    if project.extra.keys() <= {"status-reason"} and all(file.extra.keys() <= FILE_FIELDS for file in project.files):
+        return
+    for render in (render_json, render_html):
+        render(project, _filename, _filename)
 
 
 def api_version(project: Project) -> str:
@@ -275,22 +262,43 @@ def render_json(project: Project, link: Link, provenance: Link | None = None) ->
     return msgspec.json.encode(page)
 
 
-def _render_file(file: File, link: Link, provenance: Link | None) -> dict[str, Any]:
-    extra = file.extra
-    entry = {} if extra.keys() <= _FILE_HANDLED else {key: extra[key] for key in extra if key not in _FILE_HANDLED}
-    entry |= {"filename": file.filename, "url": link(file), "hashes": file.digests, "requires-python": file.requires}
-    if file.size is not None:
-        entry["size"] = file.size
-    if file.uploaded is not None:
-        entry["upload-time"] = timestamp(file.uploaded)
-    entry["yanked"] = False if file.yanked is None else file.yanked or True
-    if metadata := extra.get("core-metadata"):
-        entry["core-metadata"] = metadata
-    if "gpg-sig" in extra:
-        entry["gpg-sig"] = extra["gpg-sig"]
-    if provenance is not None and extra.get("provenance"):
-        entry["provenance"] = provenance(file)
-    return entry
+class RenderedFile(msgspec.Struct, kw_only=True, gc=False, rename="kebab"):
+    """A file as our page lists it, with its fields in their order."""
+
+    filename: str
+    url: str
+    hashes: Mapping[str, str]
+    requires_python: str | None
+    size: int | msgspec.UnsetType
+    upload_time: datetime | msgspec.UnsetType
+    yanked: bool | str
+    core_metadata: Literal[True] | Mapping[str, str] | msgspec.UnsetType
+    gpg_sig: bool | msgspec.UnsetType
+    provenance: str | msgspec.UnsetType
+
+
+def _render_file(file: File, link: Link, provenance: Link | None) -> RenderedFile | dict[str, Any]:
+    """Return a file for its page; with fields that are unknown here, as a dictionary."""
+    extra, unset, uploaded = file.extra, msgspec.UNSET, file.uploaded
+    if uploaded is not None and uploaded.tzinfo is not UTC:
+        uploaded = uploaded.astimezone(UTC)
+    entry = RenderedFile(
+        filename=file.filename,
+        url=link(file),
+        hashes=file.digests,
+        requires_python=file.requires,
+        size=unset if file.size is None else file.size,
+        upload_time=unset if uploaded is None else uploaded,
+        yanked=False if file.yanked is None else file.yanked or True,
+        core_metadata=extra.get("core-metadata") or unset,
+        gpg_sig=extra.get("gpg-sig", unset),
+        provenance=provenance(file) if provenance is not None and extra.get("provenance") else unset,
+    )
+    if extra.keys() <= FILE_FIELDS:
+        return entry
+    fields: dict[str, Any] = {key: extra[key] for key in extra if key not in FILE_FIELDS}
+    fields |= msgspec.to_builtins(entry)
+    return fields
 
 
 def render_html(project: Project, link: Link, provenance: Link | None = None) -> bytes:
@@ -336,18 +344,6 @@ def timestamp(moment: datetime) -> str:
     return f"{(moment if moment.tzinfo is UTC else moment.astimezone(UTC)).isoformat()[:-6]}Z"
 
 
-class _Spelling:
-    """Finds the version of a file name, in the spelling of the index."""
-
-    def __init__(self, project: str, listed: tuple[str, ...]) -> None:
-        self._project = project
-        self._spelling = {version_group(version): version for version in listed}
-
-    def of(self, filename: str) -> str:
-        version = version_of(filename, self._project)
-        return self._spelling.get(version_group(version), version)
-
-
 def _versions_of(files: Iterable[File]) -> tuple[str, ...]:
     return tuple(sorted({file.version for file in files if file.version}, key=version_key))
 
@@ -371,13 +367,8 @@ def _listed_again(known: File, again: File) -> File:
     return msgspec.structs.replace(known, digests={}, alternatives=(*listed, again.digests), size=size)
 
 
-def _check_count(name: str, count: int) -> None:
-    if count > FILES_LIMIT:
-        raise UpstreamProtocolError(f"The index page of {name} has more than {FILES_LIMIT:,} files or versions.")
-
-
-def _check_name(found: object, name: str) -> None:
-    if not isinstance(found, str):
+def _check_name(found: str | None, name: str) -> None:
+    if found is None:
         return
     try:
         same = canonical(found) == name

@@ -59,12 +59,12 @@ def request_for(base: URL, page: Page) -> UpstreamRequest:
 # --- /info -----------------------------------------------------------------------------------------------------
 
 
-def parse(page: Page, response: UpstreamResponse) -> Project:
-    """Return the gem of a `project` page. Raises UpstreamProtocolError."""
-    return parse_info(response.body, page.name, URL(response.url).with_query(None).parent.parent)
+def parse(page: Page, response: UpstreamResponse, source: str = "") -> Project:
+    """Return the gem of a `project` page, which a source lists. Raises UpstreamProtocolError."""
+    return parse_info(response.body, page.name, URL(response.url).with_query(None).parent.parent, source)
 
 
-def parse_info(body: bytes, name: str, base: URL) -> Project:
+def parse_info(body: bytes, name: str, base: URL, source: str = "") -> Project:
     """Return the gem that an `/info` body describes; its files are below `base`. Raises UpstreamProtocolError."""
     name = canonical(name)
     if body.count(b"\n") > MOST_VERSIONS:
@@ -74,7 +74,7 @@ def parse_info(body: bytes, name: str, base: URL) -> Project:
     if body.strip() and b"---" not in body.split(b"\n") and not _listed(body.lstrip().split(b"\n", 1)[0]):
         raise UpstreamProtocolError(f"The upstream's page of {name!r} is not one of the compact index.")
     gems = base / "gems"
-    files = tuple(_file(name, line, gems) for line in listed.values())
+    files = tuple(_file(name, line, gems, source) for line in listed.values())
     return Project(
         name=name, files=files, versions=tuple(dict.fromkeys(file.version for file in files)), extra={"body": body}
     )
@@ -95,7 +95,7 @@ def _listed(body: bytes) -> dict[tuple[str, str], bytes]:
     return listed
 
 
-def _file(name: str, line: bytes, gems: URL) -> File:
+def _file(name: str, line: bytes, gems: URL, source: str) -> File:
     token, facts = _read(line)
     version, _, suffix = token.partition("-")
     suffix = suffix or GENERIC
@@ -109,6 +109,7 @@ def _file(name: str, line: bytes, gems: URL) -> File:
         platform=platform if addressed else suffix,
         digests={"sha256": checksum.lower()} if _SHA256.fullmatch(checksum) else {},
         url=str(gems / filename),
+        source=source,
         requires=facts["ruby"].replace("&", ", ") if facts.get("ruby") else None,
         uploaded=_time(facts.get("created_at")),
         extra={"line": line, "address": suffix} if addressed else {"line": line},

@@ -179,6 +179,41 @@ def test_any_json_is_a_page_or_a_protocol_error_and_then_renders(value: Any, doc
     )
 
 
+usual = {
+    "size": st.integers(-1, 1 << 63) | st.sampled_from([1.0, None, "1"]),
+    "upload-time": moments.map(datetime.isoformat) | texts | st.none(),
+    "yanked": st.booleans() | texts | st.none(),
+    "requires-python": texts | st.none(),
+    "hashes": st.dictionaries(st.sampled_from(["sha256", "md5", "SHA256"]), digests | texts),
+    "core-metadata": st.booleans() | core_metadata | st.none(),
+    "dist-info-metadata": st.booleans() | core_metadata,
+    "data-dist-info-metadata": st.booleans() | core_metadata,
+    "gpg-sig": st.booleans() | st.none(),
+    "provenance": st.just("https://index.example/integrity/x") | texts | st.none(),
+    "filename": st.sampled_from(["foo-1.0-py3-none-any.whl", "foo-1-py3-none-any.whl", "foo-1.0.whl", "foo-2.tar.gz"]),
+    "url": st.just("../foo") | texts,
+    "x": st.just(1),
+}
+
+
+entries = st.lists(st.fixed_dictionaries({}, optional=usual).map(lambda fields: entry(**fields)))
+
+
+@given(
+    st.fixed_dictionaries({"files": entries}, optional={
+        "name": st.sampled_from(["foo", "FOO", None]),
+        "versions": st.lists(st.sampled_from(["1.0", "1", "1.0.0", "2", "1.0.whl", "x"])),
+        "meta": st.fixed_dictionaries({}, optional={"_last-serial": st.integers(-1, 9), "api-version": st.just("1.4")}),
+        "project-status": st.fixed_dictionaries({}, optional={"status": texts | st.just("archived"), "reason": texts}),
+        "alternate-locations": st.lists(texts),
+    })
+)  # fmt: skip
+def test_a_page_is_read_the_same_whether_or_not_it_has_an_unknown_field(page: dict[str, Any]) -> None:
+    project = from_json({**page, "x-other": 1})
+    extra = {key: value for key, value in project.extra.items() if key != "x-other"}
+    assert msgspec.structs.replace(project, extra=extra) == from_json(page)
+
+
 PIECES = [
     "<a href='foo-1.0.tar.gz'", '<a href="https://x/foo-1.0-py3-none-any.whl#sha256=', SHA, '"', "'", ">", "</a>",
     "foo", " data-yanked", "=", " data-requires-python='>3'", " data-core-metadata", "<!--", "-->", "<base href='",
