@@ -193,33 +193,32 @@ class Upstream:
     # Files
 
     def fetch(
-        self, url: URL, *, start: int = 0, stop: int | None = None, if_range: str | None = None, small: bool = False
+        self, url: URL, *, start: int = 0, stop: int | None = None, if_range: str | None = None
     ) -> AbstractAsyncContextManager[Stream]:
         """Open a file from `start` on, identity-encoded. Leaving the block early closes the connection.
 
         With `start` or `stop` a range is requested; `Stream.start` is where the answer begins. `if_range` is a strong
-        ETag or a Last-Modified. What is `small` comes with less work. Raises like `get`; inside the block `chunks`
-        raises UpstreamUnavailable.
+        ETag or a Last-Modified. Raises like `get`; inside the block `chunks` raises UpstreamUnavailable.
         """
         byte_range = f"bytes={start}-{'' if stop is None else stop - 1}" if start or stop is not None else None
         # A range of known length is short: like a page, it does not wait behind whole files.
         slots = self._file_slots if stop is None else self._page_slots
-        return self._stream(url, byte_range, if_range, slots, small or stop is not None)
+        return self._stream(url, byte_range, if_range, slots)
 
     def stream_range(self, url: URL, byte_range: str) -> AbstractAsyncContextManager[Stream]:
         """Open a short part of a file, as `fetch` does; `byte_range` is the value of a Range."""
-        return self._stream(url, byte_range, None, self._page_slots, small=True)
+        return self._stream(url, byte_range, None, self._page_slots)
 
     @asynccontextmanager
     async def _stream(
-        self, url: URL, byte_range: str | None, if_range: str | None, slots: asyncio.Semaphore, small: bool
+        self, url: URL, byte_range: str | None, if_range: str | None, slots: asyncio.Semaphore
     ) -> AsyncIterator[Stream]:
         headers = {"Accept-Encoding": "identity"}
         if byte_range:
             headers["Range"] = byte_range
             if if_range:
                 headers["If-Range"] = if_range
-        response = await self._retrying(url, "file", lambda: self._request(url, "file", headers, small), slots, None)
+        response = await self._retrying(url, "file", lambda: self._request(url, "file", headers, True), slots, None)
         try:
             if response.status not in (200, 206):
                 raise UpstreamProtocolError(f"{describe(url)} answered {response.status} to a request for a file.")
@@ -283,15 +282,15 @@ class Upstream:
                 raise timeout_error from None
         raise AssertionError("unreachable")
 
-    async def _request(self, url: URL, kind: UrlClass, headers: Mapping[str, str], small: bool) -> HttpResponse:
+    async def _request(self, url: URL, kind: UrlClass, headers: Mapping[str, str], lean: bool) -> HttpResponse:
         """Return the final answer once its head is here; its status is 200, 206, 304 or 416. The caller ends it.
 
-        What is `small` comes by the client that has little work with each answer.
+        With `lean`, it comes by the client that has little work with each answer, unless there is a proxy.
         """
         asked_again = False
         for _ in range(self.options.redirects + 1):
             sent = self.authorization
-            response = await self._send(url, kind, headers, small)
+            response = await self._send(url, kind, headers, lean)
             try:
                 if response.status in _USABLE:
                     return response
@@ -313,7 +312,7 @@ class Upstream:
             response.end()
         raise UpstreamProtocolError(f"{describe(url)} was redirected too often.")
 
-    async def _send(self, url: URL, kind: UrlClass, headers: Mapping[str, str], small: bool) -> HttpResponse:
+    async def _send(self, url: URL, kind: UrlClass, headers: Mapping[str, str], lean: bool) -> HttpResponse:
         """Send one request and return its answer. Raises UpstreamError, for 429 and 5xx too."""
         if url.scheme not in ("http", "https") or not url.host:
             raise UpstreamProtocolError(f"{str(url)[:80]!r} is not a web address.")
@@ -327,7 +326,7 @@ class Upstream:
         self._traffic.requests += 1
         try:
             proxy = self.outgoing.proxy_for(url) if self.outgoing.has_proxies else None
-            if small and proxy is None:
+            if lean and proxy is None:
                 response: HttpResponse = await self._pool.get(url, headers)
             else:
                 own = url.raw_host == self.url.raw_host

@@ -223,10 +223,7 @@ class PooledConnection(asyncio.Protocol):
         """Whether any byte came since the last request."""
         self.reusable = False
         """Whether another request may be sent."""
-        self._parser = httptools.HttpResponseParser(self)
-        self._parser.set_dangerous_leniencies(  # those of aiohttp's client
-            lenient_headers=True, lenient_optional_cr_before_lf=True, lenient_spaces_after_chunk_size=True
-        )
+        self._parser = self._new_parser()
         self._read_timeout = read_timeout
         self._response: PooledResponse | None = None
         """The answer that is awaited, until all of it is here."""
@@ -237,14 +234,24 @@ class PooledConnection(asyncio.Protocol):
         """Bytes that may still come without being part of the body."""
         self._until_end = False
         """Whether the body goes on until the connection ends."""
+        self._plain_left = 0
+        """Bytes that are still to come of a body whose length the head has."""
         self._active = 0.0
         """When anything was last sent or received, on the clock of the event loop."""
         self._timer: asyncio.TimerHandle | None = None
+
+    def _new_parser(self) -> httptools.HttpResponseParser:
+        parser = httptools.HttpResponseParser(self)
+        parser.set_dangerous_leniencies(  # those of aiohttp's client
+            lenient_headers=True, lenient_optional_cr_before_lf=True, lenient_spaces_after_chunk_size=True
+        )
+        return parser
 
     async def send(self, request: bytes, response: PooledResponse) -> None:
         """Send a request, and wait for the head of its answer. Raises OSError (TimeoutError too), InvalidResponse."""
         self.reusable = self.received = self._has_head = self._until_end = False
         self._headers, self._head_bytes, self._overhead_left = [], 0, HEAD_BYTES + OVERHEAD_BYTES
+        self._plain_left = 0
         if self._transport.is_closing():
             raise ConnectionResetError
         loop = asyncio.get_running_loop()
@@ -300,6 +307,10 @@ class PooledConnection(asyncio.Protocol):
             self.abort()  # not requested
             return
         self._active = asyncio.get_running_loop().time()
+        if self._plain_left:
+            self._take_plain(data, response)
+            response.wake()
+            return
         self._overhead_left -= len(data)
         try:
             self._parser.feed_data(data)
@@ -311,6 +322,26 @@ class PooledConnection(asyncio.Protocol):
             # What follows a complete answer is not wanted, and no matter of its reader.
             self.abort(None if self._has_head else InvalidResponse())
         response.wake()
+
+    def _take_plain(self, data: bytes, response: PooledResponse) -> None:
+        """Take more of a body whose length is known: the parser would do nothing but copy it."""
+        surplus = len(data) - self._plain_left
+        self._add(response, data[: self._plain_left] if surplus > 0 else data)
+        if surplus >= 0:
+            self._complete(response)
+            self._parser = self._new_parser()  # the old one goes on to wait for the body
+        if surplus > 0:
+            self.abort()  # not requested
+
+    def _add(self, response: PooledResponse, content: bytes) -> None:
+        self._plain_left -= min(len(content), self._plain_left)
+        if response.add(content) and not response.paused:
+            response.paused = True
+            self._transport.pause_reading()
+
+    def _complete(self, response: PooledResponse) -> None:
+        self.reusable = self._parser.should_keep_alive()
+        response.complete, self._response = True, None
 
     def connection_lost(self, exc: Exception | None) -> None:
         response = self._response
@@ -345,22 +376,22 @@ class PooledConnection(asyncio.Protocol):
         response.status, response.headers = status, headers
         length = headers.get("Content-Length")
         response.content_length = int(length) if length is not None and length.isdigit() else None
-        chunked = headers.get("Transfer-Encoding", "").lower().rstrip().endswith("chunked")
+        coding = headers.get("Transfer-Encoding")
+        chunked = coding is not None and coding.lower().rstrip().endswith("chunked")
         self._until_end = length is None and not chunked and status not in (204, 304)
+        if coding is None and status not in (204, 304):
+            self._plain_left = response.content_length or 0
         self._has_head = True
 
     def on_body(self, body: bytes) -> None:
         response = self._response
         if response is not None:
             self._overhead_left += (1 + OVERHEAD_FACTOR) * len(body)
-            if response.add(body) and not response.paused:
-                response.paused = True
-                self._transport.pause_reading()
+            self._add(response, body)
 
     def on_message_complete(self) -> None:
         response = self._response
         if not self._has_head:
             self._headers = []  # as 103: the final answer is yet to come
         elif response is not None:
-            self.reusable = self._parser.should_keep_alive()
-            response.complete, self._response = True, None
+            self._complete(response)

@@ -54,7 +54,10 @@ async def _serving() -> AsyncIterator[tuple[URL, Callable[[bytes], None]]]:
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
             await reader.readuntil(b"\r\n\r\n")
-            writer.write(sent)
+            middle = len(sent) // 2  # in two parts, of which the second one may be nothing but a body
+            writer.write(sent[:middle])
+            await asyncio.sleep(0.001)
+            writer.write(sent[middle:])
             await writer.drain()
         except (OSError, asyncio.IncompleteReadError):
             pass

@@ -118,7 +118,7 @@ async def test_each_status_is_one_kind_of_error(
 async def test_connections_are_kept(file_server: FileServer, upstream: Upstream) -> None:
     for number in range(5):
         await get(upstream, file_server.put(f"/{number}", b"page"))
-        async with upstream.fetch(URL(f"{file_server.url}{number}"), small=True) as stream:
+        async with upstream.fetch(URL(f"{file_server.url}{number}")) as stream:
             assert [chunk async for chunk in stream.chunks()] == [b"page"]
     assert len(file_server._server.connections) == 1
 

@@ -114,6 +114,27 @@ async def test_no_more_is_read_ahead_than_a_bound_and_a_slow_reader_is_no_silenc
         response.end()
 
 
+@pytest.mark.parametrize(("surplus", "connections"), [(b"", 1), (b"HTTP/1.1 204 No Content\r\n\r\n", 2)])
+async def test_a_body_that_comes_behind_its_head_is_whole_and_more_than_that_ends_the_connection(
+    surplus: bytes, connections: int
+) -> None:
+    head_is_read = asyncio.Event()
+
+    async def serve(writer: asyncio.StreamWriter, number: int) -> None:
+        head_is_read.clear()
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\n")
+        await head_is_read.wait()
+        writer.write(bytes(1000) + surplus)
+
+    async with pool(serve) as (server, client, url):
+        for _ in range(2):
+            response = await client.get(url, {})
+            head_is_read.set()
+            assert await body(response) == bytes(1000)
+            response.end()
+        assert server.connections == connections
+
+
 @pytest.mark.parametrize("start", [b"", b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nhalf"])
 async def test_a_silence_and_an_early_end_are_errors(start: bytes) -> None:
     async def serve(writer: asyncio.StreamWriter, number: int) -> None:
