@@ -225,12 +225,12 @@ class LocalBlobs:
         return await off_loop(lambda: self._write(content))
 
     async def label(self, digest: str, *label: str) -> None:
-        path = self._path(digest)
+        path = f"{self._prefix}{check_digest(digest)[:2]}/{digest}"
         if _short(label) not in _labels(path):
             await off_loop(lambda: add_label(path, label))
 
     async def is_labelled(self, digest: str, *label: str) -> bool:
-        return _SHA256.fullmatch(digest) is not None and _short(label) in _labels(self._path(digest))
+        return self.may_hold(digest) and _short(label) in _labels(f"{self._prefix}{digest[:2]}/{digest}")
 
     async def delete(self, digest: str) -> None:
         path = self._path(digest)

@@ -12,6 +12,8 @@ from mirror.errors import StorageError
 
 FILES_PER_STATEMENT = 100
 """Files that one statement writes."""
+FEW_FILES = 32
+"""Files of a project up to which looking for them is quick enough for `Database.find`."""
 
 
 class HeldFile(msgspec.Struct, frozen=True, kw_only=True):
@@ -126,7 +128,7 @@ class Files:
 
     async def get(self, source: str, project: str, filename: str) -> HeldFile | None:
         """Return what is held under a name, or None."""
-        rows = await self._database.read(
+        rows = await self._database.find(
             f"SELECT {FILE_COLUMNS} FROM files WHERE source = $1 AND project = $2 AND filename = $3",
             source, project, filename,
         )  # fmt: skip
@@ -178,9 +180,10 @@ class Files:
 
     async def of_project(self, source: str, project: str) -> list[HeldFile]:
         """Return everything held of one project."""
-        rows = await self._database.read(
-            f"SELECT {FILE_COLUMNS} FROM files WHERE source = $1 AND project = $2 ORDER BY filename", source, project
-        )
+        query = f"SELECT {FILE_COLUMNS} FROM files WHERE source = $1 AND project = $2 ORDER BY filename"
+        rows = await self._database.find(f"{query} LIMIT {FEW_FILES}", source, project)
+        if len(rows) == FEW_FILES:  # there may be any number
+            rows = await self._database.read(query, source, project)
         return [held_file(row) for row in rows]
 
     async def has_any(self, source: str, project: str) -> bool:

@@ -52,7 +52,7 @@ Renewal = Callable[[str, File], Awaitable[File | None]]
 HELD_BYTES = 800
 """Bytes that the row of a held file takes in memory (measured)."""
 SMALL_FILES = 64
-"""Small files that are in memory at once, on their way from the upstream to the store."""
+"""Small files that are in memory at once, on their way from the upstream to the store: up to 16 MiB."""
 WHOLE_BYTES = 1 << 20
 """Bytes up to which a file is fetched whole, and kept, also where a part of it is asked for."""
 
@@ -89,7 +89,7 @@ class UpstreamFiles:
         self._clock = options.clock
         self._held: LoadingCache[str, dict[str, HeldFile]] = LoadingCache(memory, lambda held: HELD_BYTES * len(held))
         """What is held of a project, by file name; some of it may be missing here."""
-        self._opening: SingleFlight[tuple[str, str, str | None, bool], OpenFile] = SingleFlight()
+        self._opening: SingleFlight[tuple[str, str, str | None, bool], OpenFile] = SingleFlight(at_once=True)
         self.renew: Renewal = _no_renewal
         """Set by the source that has the pages: called when the link of a file is refused or gone."""
         self.kept_unvouched: Callable[[str], None] = lambda project: None

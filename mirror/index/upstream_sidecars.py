@@ -64,7 +64,7 @@ class UpstreamSidecars:
         self._offline = options.offline
         self._flights = options.flights
         self._clock = options.clock
-        self._making: SingleFlight[tuple[str, str], OpenFile] = SingleFlight()
+        self._making: SingleFlight[tuple[str, str], OpenFile] = SingleFlight(at_once=True)
 
     async def open(self, project: str, file: File) -> OpenFile:
         """Return the sidecar of a file. Raises NoSidecar, Offline, UpstreamError."""

@@ -32,7 +32,7 @@ from mirror.transfer.archives import END_BYTES, ArchiveCheck
 from mirror.upstream import Digests, checkable
 
 TAIL_BYTES = 64 * 1024
-"""The end of a file that is not readable before it is verified; a file no larger than that is fetched whole first."""
+"""The end of a file that is not readable before it is verified."""
 MORE_BYTES = 1024
 """What is shown of it at a time, once it is verified, while the store takes long."""
 WINDOW_BYTES = 1024 * 1024

@@ -1,12 +1,19 @@
 """Small files: fetched whole into memory and verified, without a task, a file and readers of their own."""
 
+import asyncio
+
 import msgspec
 
 from mirror.blobs import MemoryBody
 from mirror.blobs.local import http_date
 from mirror.errors import UpstreamProtocolError, UpstreamUnavailable
 from mirror.model import File
+from mirror.transfer.growing import TAIL_BYTES
 from mirror.upstream import Digests, Upstream, parse_url
+
+SMALL_SECONDS = 1.0
+"""After so long a transfer fetches what has not come whole, as that lets clients read what there is; where it would not
+(TAIL_BYTES), there is no such limit."""
 
 
 class SmallFile(msgspec.Struct, frozen=True):
@@ -24,22 +31,23 @@ class SmallFile(msgspec.Struct, frozen=True):
 
 
 async def fetch_small(file: File, upstream: Upstream) -> SmallFile | None:
-    """Return a small file; None where it breaks off, so that only a transfer, which resumes, may get it.
+    """Return a small file; None where it breaks off or is slow, so that it is one for a transfer.
 
     Raises NotFound, UpstreamError; DigestMismatch too.
     """
-    async with upstream.fetch(parse_url(file.url), small=True) as stream:
+    async with upstream.fetch(parse_url(file.url)) as stream:
         if stream.status != 200 or stream.size not in (None, file.size):
             raise UpstreamProtocolError(f"{file.filename} has {stream.size} bytes, but {file.size} are promised.")
         chunks: list[bytes] = []
         size = 0
         try:
-            async for chunk in stream.chunks():
-                chunks.append(chunk)
-                size += len(chunk)
-                if size > (file.size or 0):
-                    raise UpstreamProtocolError(f"{upstream.name} sends more of {file.filename} than is promised.")
-        except UpstreamUnavailable:
+            async with asyncio.timeout(SMALL_SECONDS if (file.size or 0) > TAIL_BYTES else None):
+                async for chunk in stream.chunks():
+                    chunks.append(chunk)
+                    size += len(chunk)
+                    if size > (file.size or 0):
+                        raise UpstreamProtocolError(f"{upstream.name} sends more of {file.filename} than is promised.")
+        except (UpstreamUnavailable, TimeoutError):
             return None
         if size != file.size:
             return None

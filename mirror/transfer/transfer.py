@@ -20,7 +20,7 @@ from mirror.errors import (
 )
 from mirror.model import File
 from mirror.transfer.flights import AlreadyHeld, Flights, SharedTransfer, flight_name
-from mirror.transfer.growing import READER_WAIT_SECONDS, TAIL_BYTES, GrowingBody
+from mirror.transfer.growing import READER_WAIT_SECONDS, GrowingBody
 from mirror.transfer.interruptions import SILENCE_SECONDS, Interruptions, NextOrigin, OnHeld, Origin
 from mirror.transfer.state import TransferState
 from mirror.upstream import SlowBody, Stream, Upstream, parse_url
@@ -33,6 +33,8 @@ only the copy for this machine is made behind it.
 """
 MORE_SECONDS = 5.0
 """The longest that a reader is sent nothing while a slow store takes a verified file: clients give up after 15 s."""
+SMALL_BYTES = 256 << 10
+"""Bytes up to which a file is fetched whole into memory: that costs less than a transfer, and no one waits long."""
 TRANSFER_SECONDS = 24 * 3600.0
 """The longest time for a transfer, because an upstream may send a byte now and then for ever."""
 
@@ -40,8 +42,8 @@ logger = logging.getLogger(__name__)
 
 
 def is_small(file: File) -> bool:
-    """Return whether a file is for `fetch_small`: no byte of it may be read before all is verified anyway."""
-    return file.size is not None and file.size <= TAIL_BYTES and "sha256" in file.digests and not file.alternatives
+    """Return whether a file is for `fetch_small`: so small that its first bytes need not be sent before its last."""
+    return file.size is not None and file.size <= SMALL_BYTES and "sha256" in file.digests and not file.alternatives
 
 
 class Transfer:

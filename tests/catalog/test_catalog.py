@@ -9,6 +9,7 @@ import msgspec
 import pytest
 
 from mirror.catalog import START, Catalog, HeldFile, LogGrowth, LogPosition, SetMember, SharedLog, logs
+from mirror.catalog.files import FEW_FILES
 from mirror.catalog.sqlite import SQLite
 from mirror.errors import ConstraintViolation
 from mirror.model import Event, Page, Stamp, UpstreamResponse
@@ -75,6 +76,15 @@ async def test_held_files_are_found_by_name_and_by_digest(catalog: Catalog) -> N
     assert (used.uses, used.used) == (3, 9.0)
     await catalog.files.forget("up", "six", "six-1.whl")
     assert await catalog.files.get("up", "six", "six-1.whl") is None
+
+
+@pytest.mark.parametrize("count", [FEW_FILES - 1, FEW_FILES, FEW_FILES + 1])
+async def test_a_project_has_all_its_held_files_however_many(catalog: Catalog, count: int) -> None:
+    names = [f"six-{number:03d}.whl" for number in range(count)]
+    await catalog.files.add_all(
+        [(HeldFile(source="up", project="six", filename=name, digest="d" * 64, size=10), "file") for name in names]
+    )
+    assert [one.filename for one in await catalog.files.of_project("up", "six")] == names
 
 
 def end_of(position: LogPosition | None) -> LogPosition:

@@ -15,9 +15,11 @@ from mirror.catalog.sqlite import SQLite
 from mirror.errors import StorageFull
 from mirror.index.journal import Journal
 from mirror.index.small_files import SmallFileWriter
+from mirror.transfer import TAIL_BYTES
+from mirror.transfer.transfer import SMALL_BYTES
 from tests.builders import wheel
 from tests.contract.pypi import held, mirroring, patient
-from tests.simulator import Corrupt, Cut, Simulator
+from tests.simulator import Corrupt, Cut, Simulator, Stall
 
 SMALL = wheel("thing", "1.0")
 
@@ -130,6 +132,22 @@ async def test_a_small_file_that_breaks_off_is_fetched_again_unseen(simulator: S
         reply = await mirror.get(f"/packages/thing/{SMALL.filename}")
         assert (reply.status, reply.body, reply.outcome) == (200, SMALL.content, "miss")
         assert await held(mirror) == {SMALL.sha256}
+
+
+async def test_clients_read_what_has_come_of_a_file_that_does_not_come_at_once(
+    simulator: Simulator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mirror.transfer.small.SMALL_SECONDS", 0.0)
+    built = wheel("thing", "2.0", size=SMALL_BYTES - 10_000)
+    assert TAIL_BYTES < len(built.content) < SMALL_BYTES
+    simulator.publish(built)
+    stalled = simulator.inject("*.whl", Stall(after=TAIL_BYTES + 50_000))
+    async with mirroring(tmp_path / "data", simulator) as mirror:
+        async with mirror.session.get(f"{mirror.url}packages/thing/{built.filename}") as response:
+            assert await response.content.readexactly(50_000) == built.content[:50_000]
+            stalled.release()
+            assert await response.read() == built.content[50_000:]
+        assert await held(mirror) == {built.sha256}
 
 
 async def test_a_small_file_answers_alike_when_it_is_fetched_and_when_it_is_held(
