@@ -30,6 +30,7 @@ import pytest
 from yarl import URL
 
 from mirror.errors import MirrorError
+from mirror.model import UpstreamRequest
 from mirror.server.group import RECORD_SECONDS
 from tests.builders import gem, wheel
 from tests.serving import Serving, repositories, serving
@@ -44,7 +45,7 @@ ATTEMPTS = 4
 LIMITS = {
     "cold page": 16,
     "held page": 8,
-    "cold file": 14,
+    "cold file": 15,
     "held file": 8,
     "first /versions": 14,
     "cold /info": 17,
@@ -175,8 +176,7 @@ async def connected(simulator: Simulator, data_dir: Path) -> AsyncIterator[tuple
         await connection.send("GET", "/simple/warm/")
         for upstream in mirror.mirror.upstreams.values():  # each opens its session once in its life
             with suppress(MirrorError):
-                async with upstream.fetch(upstream.url):
-                    pass
+                await upstream.get(UpstreamRequest(url=upstream.url, kind="list"))
         try:
             yield mirror, connection
         finally:
@@ -197,7 +197,7 @@ def judge(name: str, trace: Trace, report: Callable[[str], None]) -> None:
 
 
 async def test_a_page_and_a_file_of_python(simulator: Simulator, tmp_path: Path, report: Callable[[str], None]) -> None:
-    built = [wheel(f"cold{number}", "1.0", size=200_000) for number in range(ATTEMPTS)]
+    built = [wheel(f"cold{number}", "1.0", size=400_000) for number in range(ATTEMPTS)]
     for one in built:
         simulator.publish(one)
     async with connected(simulator, tmp_path / "data") as (_, connection):

@@ -4,17 +4,23 @@ Files are written before any is synced, and renamed before directories are: two 
 """
 
 import ctypes
+import math
 import os
+import re
 import secrets
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from mirror.blobs import SmallBlob, StoredBlob
 from mirror.blobs.local import add_label, check_digest, storage_errors, sync, write_at
 
-SYNCFS_FILES = 32
-"""The number of files from which one sync of the whole file system is quicker than one for each of them."""
+SYNCFS_FILES = 4
+"""Files from which one sync of the whole file system is many times quicker than one for each of them, unless …"""
+DIRTY_BYTES = 256 << 20
+"""… more bytes than that, of whomever, wait to be written: it waits for them too, and is quicker only from …"""
+MANY_FILES = 32
+"""… so many files on."""
 
 _syncfs = getattr(ctypes.CDLL(None, use_errno=True), "syncfs", None)
 """syncfs(2) of Linux, which the module os lacks."""
@@ -27,7 +33,7 @@ def store_all(root: Path, incoming_dir: Path, known_shards: set[str], blobs: Seq
     """
     incoming = f"{incoming_dir}/{secrets.token_hex(16)}"
     moves: list[tuple[str, str]] = []
-    many = _syncfs is not None and len(blobs) >= SYNCFS_FILES
+    many = sync_together(len(blobs), dirty_bytes)
     unsynced: list[int] = []
     with storage_errors():
         try:
@@ -65,11 +71,28 @@ def store_all(root: Path, incoming_dir: Path, known_shards: set[str], blobs: Seq
 
 def sync_all(paths: Sequence[str], root: Path) -> None:
     """Make files or directories on the file system of `root` durable. Blocks."""
-    if _syncfs is None or len(paths) < SYNCFS_FILES:
+    if sync_together(len(paths), dirty_bytes):
+        _sync_file_system(root)
+    else:
         for path in paths:
             sync(path, os.O_RDONLY)
-    else:
-        _sync_file_system(root)
+
+
+def sync_together(files: int, dirty: Callable[[], float]) -> bool:
+    """Return whether to sync the whole file system for so many files; `dirty` returns the bytes that wait for that."""
+    if _syncfs is None or files < SYNCFS_FILES:
+        return False
+    return files >= MANY_FILES or dirty() <= DIRTY_BYTES
+
+
+def dirty_bytes() -> float:
+    """Return how many bytes the system has yet to write to disks; infinity where it does not say."""
+    try:
+        with open("/proc/meminfo", "rb") as file:
+            found = re.search(rb"^Dirty: +(\d+) kB$", file.read(), re.MULTILINE)
+    except OSError:
+        return math.inf
+    return math.inf if found is None else int(found[1]) * 1024
 
 
 def _sync_directories(root: Path, directories: Sequence[str], many: bool) -> None:

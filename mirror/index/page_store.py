@@ -94,6 +94,8 @@ class PageStore:
         self._arriving_bytes = 0
         self._write_timer: asyncio.TimerHandle | None = None
         self._writing: asyncio.Task[None] | None = None
+        self._some_written = asyncio.Event()
+        """Set, and replaced, whenever some of them are written."""
 
     async def row(self, page: Page) -> PageRow | None:
         """Return what is known of a page; None when it was never asked for, or the catalog cannot be reached."""
@@ -213,8 +215,14 @@ class PageStore:
         try:
             while self.arriving:
                 await self._write_together(dict(islice(self.arriving.items(), PAGES_AT_ONCE)))
+                self._wake()
         finally:
             self._writing = None
+            self._wake()
+
+    def _wake(self) -> None:
+        self._some_written.set()
+        self._some_written = asyncio.Event()
 
     async def _write_together(self, arrivals: Mapping[Page, _Arrival]) -> None:
         """Write some pages in one transaction; each in its own where one of them cannot be written."""
@@ -241,7 +249,8 @@ class PageStore:
     async def written(self, page: Page | None = None) -> None:
         """Wait until a page that has arrived is written, or all are."""
         while page in self.arriving if page is not None else self.arriving:
-            await asyncio.wait([self._start_writing()])
+            self._start_writing()
+            await self._some_written.wait()
 
     def _keep_unstored(self, page: Page, row: PageRow, response: UpstreamResponse, error: StorageError) -> None:
         logger.warning("the page %s %s stays in memory: %s", page.kind, page.name, error)

@@ -26,6 +26,8 @@ class _Arrival(msgspec.Struct, frozen=True, eq=False):
     blob: SmallBlob
     held: HeldFile
     kind: str
+    page_written: "asyncio.Future[None] | None"
+    """Done when the page that lists the file is stored, where that is on its way."""
     stored: "asyncio.Future[bool]"
     """Whether it is recorded now; else StorageError is raised."""
 
@@ -40,13 +42,19 @@ class SmallFileWriter:
         self._waiting: list[_Arrival] = []
         self._writing: asyncio.Task[None] | None = None
 
-    async def store(self, blob: SmallBlob, held: HeldFile, kind: str = "file") -> bool:
-        """Make a file durable and record it; return False where the disk had room for the file alone.
+    async def store(
+        self,
+        blob: SmallBlob,
+        held: HeldFile,
+        kind: str = "file",
+        page_written: "asyncio.Future[None] | None" = None,
+    ) -> bool:
+        """Make a file durable and record it, once `page_written` is done; return False where it was not recorded.
 
         Raises StorageError.
         """
         stored: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
-        self._waiting.append(_Arrival(blob, held, kind, stored))
+        self._waiting.append(_Arrival(blob, held, kind, page_written, stored))
         if self._writing is None or self._writing.done():
             self._writing = asyncio.create_task(self._write_all(), name="the writer of small files")
         return await stored
@@ -76,6 +84,8 @@ class SmallFileWriter:
             for one in batch:  # some of them may fit
                 await self._write_alone(one)
             return
+        if pages := [one.page_written for one in batch if one.page_written is not None]:
+            await asyncio.wait(pages)
         try:
             newest = await self._catalog.files.add_all([(one.held, one.kind) for one in batch])
         except StorageError as error:

@@ -198,11 +198,12 @@ class UpstreamFiles:
     async def keep(self, project: str, filename: str, small: SmallFile, kind: str = "file") -> None:
         """Store small bytes and record that they are held under a name. Raises StorageError, for the former alone."""
         held = self._row_of(project, filename, small.digest, len(small.content))
+        page_written = None
         if (page := Page("project", project)) in self.arriving:
-            await self.written(page)
+            page_written = asyncio.ensure_future(self.written(page))  # while the file becomes durable
         label = (self._name, filename) if kind == "file" else ()
         blob = SmallBlob(content=small.content, digest=small.digest, date=small.date, label=label)
-        if await self._writer.store(blob, held, kind):
+        if await self._writer.store(blob, held, kind, page_written):
             self._remember(held)
 
     def origin(self, project: str, file: File) -> Origin:

@@ -3,12 +3,13 @@
 import errno
 import hashlib
 import os
+import sys
 from pathlib import Path
 
 import pytest
 
 from mirror.blobs import SmallBlob, StoredBlob
-from mirror.blobs.bulk import SYNCFS_FILES
+from mirror.blobs.bulk import DIRTY_BYTES, MANY_FILES, SYNCFS_FILES, dirty_bytes, sync_together
 from mirror.blobs.local import CHUNK_BYTES, LocalBlobs
 from mirror.errors import MissingBlob, StorageFull
 from mirror.model import Body
@@ -184,7 +185,22 @@ def small(content: bytes, date: int | None = None) -> SmallBlob:
     return SmallBlob(content=content, digest=sha256(content), date=date)
 
 
-@pytest.mark.parametrize("count", [3, SYNCFS_FILES + 8], ids=["a few", "many"])
+@pytest.mark.parametrize(
+    ("files", "dirty", "together"),
+    [
+        (SYNCFS_FILES - 1, 0, False),
+        (SYNCFS_FILES, DIRTY_BYTES, True),
+        (MANY_FILES - 1, DIRTY_BYTES + 1, False),
+        (MANY_FILES, DIRTY_BYTES + 1, True),
+    ],
+)
+@pytest.mark.skipif(sys.platform != "linux", reason="syncfs is a call of Linux")
+def test_few_files_do_not_wait_for_what_others_have_to_write(files: int, dirty: int, together: bool) -> None:
+    assert sync_together(files, lambda: dirty) == together
+    assert 0 <= dirty_bytes() < 1 << 50
+
+
+@pytest.mark.parametrize("count", [3, MANY_FILES + 8], ids=["a few", "many"])
 async def test_many_are_stored_at_once_and_each_is_a_blob_like_any_other(
     blobs: LocalBlobs, tmp_path: Path, count: int
 ) -> None:

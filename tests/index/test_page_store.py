@@ -12,7 +12,7 @@ from mirror.index.freshness import Freshness
 from mirror.index.upstream import CachedUpstream
 from mirror.model import Page, Stamp, UpstreamResponse
 from tests.builders import wheel
-from tests.index.test_sources import NEWER, PAGE, SIX, Desk, content, filenames
+from tests.index.test_sources import NEWER, PAGE, SIX, Desk, content, filenames, project
 from tests.simulator import Simulator
 
 
@@ -86,6 +86,21 @@ async def test_pages_that_come_together_are_written_together(desk: Desk, disk: S
     assert disk.begun == 1
     assert await source.pages.store.projects() == [f"member{number}" for number in range(5)]
     assert [event.serial for event in await desk.feed.since(0)] == [1, 2, 3, 4, 5]
+
+
+async def test_a_file_becomes_durable_while_its_page_is_written_and_is_recorded_after_it(
+    desk: Desk, disk: SlowDisk
+) -> None:
+    source = desk.source()
+    (file,) = (await project(source)).files
+    opening = asyncio.create_task(source.files.open("six", file))
+    await until(lambda: desk.blobs.may_hold(SIX.sha256))
+    await until(lambda: disk.begun == 1)
+    assert await desk.catalog.files.of_project(source.name, "six") == []
+    assert not opening.done()
+    disk.released.set()
+    assert await content(await opening) == SIX.content
+    assert [event.kind for event in await desk.feed.since(0)] == ["project", "file"]
 
 
 async def test_a_newer_page_is_written_before_it_is_answered(desk: Desk, disk: SlowDisk) -> None:
