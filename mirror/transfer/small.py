@@ -11,7 +11,7 @@ from mirror.model import File
 from mirror.transfer.growing import TAIL_BYTES
 from mirror.upstream import Digests, Upstream, parse_url
 
-SMALL_SECONDS = 1.0
+SMALL_SECONDS = 3.0
 """After so long a transfer fetches what has not come whole, as that lets clients read what there is; where it would not
 (TAIL_BYTES), there is no such limit."""
 

@@ -93,7 +93,7 @@ async def test_a_file_becomes_durable_while_its_page_is_written_and_is_recorded_
 ) -> None:
     source = desk.source()
     (file,) = (await project(source)).files
-    opening = asyncio.create_task(source.files.open("six", file))
+    opening = asyncio.create_task(source.open("six", file))
     await until(lambda: desk.blobs.may_hold(SIX.sha256))
     await until(lambda: disk.begun == 1)
     assert await desk.catalog.files.of_project(source.name, "six") == []
