@@ -5,10 +5,10 @@ succeeds, and costs a tenth of a file that is written. Nothing waits for the dis
 afterwards.
 """
 
+import asyncio
 import fcntl
 import os
 import secrets
-from contextlib import suppress
 from pathlib import Path
 
 from mirror.catalog.flights import Flight
@@ -16,6 +16,8 @@ from mirror.errors import StorageError
 
 ATTEMPTS = 10
 """Attempts to read who has a flight, each of which may find that it has just ended."""
+TURN_ATTEMPTS, TURN_SECONDS = 20, 0.01
+"""Attempts to be the only one that takes a flight over, and the seconds between two of them."""
 
 
 class FlightLinks:
@@ -56,8 +58,7 @@ class FlightLinks:
         try:
             turn = os.open(self._directory, os.O_RDONLY | os.O_CLOEXEC)
             try:
-                with suppress(BlockingIOError):  # two that take over at once are two requests upstream, no more
-                    fcntl.flock(turn, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                await _take_turn(turn)
                 if self._is(flight):
                     os.symlink(_target(taken), part)
                     part.replace(self._path(flight.name))
@@ -91,6 +92,20 @@ class FlightLinks:
     def _is(self, flight: Flight) -> bool:
         found = self._read(flight.name)
         return found is not None and found.token == flight.token
+
+
+async def _take_turn(descriptor: int) -> None:
+    """Wait until no other process takes a flight over, but not for one that stands still. Raises OSError.
+
+    Where two take over at once, upstream gets two requests, and nothing else happens.
+    """
+    for _ in range(TURN_ATTEMPTS):
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            await asyncio.sleep(TURN_SECONDS)
+        else:
+            return
 
 
 def _target(flight: Flight) -> str:
