@@ -21,6 +21,7 @@ import sys
 import time
 from collections.abc import AsyncIterator, Coroutine, Iterable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -29,7 +30,8 @@ import aiohttp
 from tests.servers import kept_ports
 from tests.serving import Client, Spawned, Table, repositories, spawned
 from tests.simulator import Simulator
-from tests.simulator.faults import Stall
+from tests.simulator.faults import Fault
+from tests.simulator.wire import SimulatedResponse
 
 SECRET = "not a secret, but long enough for one"
 """What the nodes prove to each other."""
@@ -199,6 +201,18 @@ async def download(url: str, session: aiohttp.ClientSession | None = None) -> Do
     return Download(hasher.hexdigest(), size, first, max(pause, time.monotonic() - before), whole)
 
 
+FIRST_BYTES = 128 * 1024
+"""Bytes that upstream sends at first in `burst`: what the load of all others costs is no part of the first byte."""
+
+
+@dataclass(frozen=True)
+class StallTwice(Fault):
+    """Stop before the headers, and once more after FIRST_BYTES of the body."""
+
+    def spoil(self, answer: SimulatedResponse) -> None:
+        answer.stall_before, answer.stall_at = True, FIRST_BYTES
+
+
 async def burst(
     simulator: Simulator, filename: str, downloads: Iterable[Coroutine[Any, Any, Download]]
 ) -> tuple[set[str], float, str]:
@@ -206,11 +220,14 @@ async def burst(
 
     Returns the digests that came, the seconds from upstream's first byte to the last client's first one, and a report.
     """
-    stalled = simulator.inject(f"*{filename}", Stall())
+    stalled = simulator.inject(f"*{filename}", StallTwice())
     fetching = [asyncio.create_task(one) for one in downloads]
     await simulator.until(lambda: simulator.count("GET", f"*{filename}") > 0)
-    await asyncio.sleep(0.5)  # for the other processes to follow, which no one else can see
+    await asyncio.sleep(0.5 + len(fetching) / 100)  # for the other processes to follow, which no one else can see
     began = time.monotonic()
+    stalled.released.set()
+    stalled.released.clear()  # who waits goes on, until it waits for the second time
+    await asyncio.sleep(len(fetching) / 100)
     stalled.release()
     got = await asyncio.gather(*fetching)
     latest = max(one.first_byte_at for one in got) - began

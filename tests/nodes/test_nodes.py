@@ -1,4 +1,4 @@
-"""Promises 1 and 2: nodes over one database fetch once for all, and one of them may die at any moment."""
+"""Promise 1: nodes over one database fetch once for all."""
 
 import asyncio
 import hashlib
@@ -10,20 +10,12 @@ import pytest
 
 from tests import objects
 from tests.builders import wheel
-from tests.contract.pypi import eventually
 from tests.nodes.cluster import Node, burst, cluster, download, only_pypi
-from tests.nodes.workers import FULL, PAUSE_SECONDS, on_demand, patient
-from tests.postgres import PostgresServer
+from tests.nodes.workers import FULL, on_demand, patient
 from tests.simulator import Simulator
-from tests.simulator.faults import Drip, Stall
+from tests.simulator.faults import Stall
 
 NODES, CLIENTS, SIZE = (8, 200, 100_000_000) if FULL else (2, 12, 6_000_000)
-
-
-def stored_files(postgres: PostgresServer, url: str) -> str:
-    """The rows of files, and since when they are held."""
-    name = url.partition("@/")[2].partition("?")[0]
-    return postgres.sql("SELECT source, project, filename, digest, stored FROM files", name)
 
 
 @patient
@@ -55,41 +47,6 @@ async def test_promise_1_a_cold_file_is_one_request_upstream_for_the_clients_of_
         assert digests == {wanted}
         assert {(await download(url)).digest for url in urls} == {wanted}
         assert simulator.count("GET", f"*{built.filename}") == 1
-
-
-async def test_promise_2_a_node_that_stood_still_changes_nothing_when_it_goes_on(
-    simulator: Simulator, postgres: PostgresServer, postgres_url: str, tmp_path: Path
-) -> None:
-    built = wheel("wanted", "1.0", size=SIZE)
-    simulator.publish(built)
-    simulator.inject("*.whl", Drip(64 * 1024, 0.01))
-    async with cluster(tmp_path, only_pypi(simulator), 2, catalog=postgres_url) as nodes:
-        leader, follower = nodes
-        path = f"packages/wanted/{built.filename}"
-        for node in nodes:
-            await node.process.get("/simple/wanted/")
-        led = asyncio.create_task(download(leader.url + path))
-        await simulator.until(lambda: simulator.bytes_sent("*.whl") > 0)
-        following = asyncio.create_task(download(follower.url + path))
-        await simulator.until(lambda: simulator.bytes_sent("*.whl") >= 0.6 * SIZE, timeout=30)
-        leader.stop()
-        try:
-            got = await following
-
-            async def is_recorded() -> bool:
-                return bool(stored_files(postgres, postgres_url))
-
-            await eventually(is_recorded)
-        finally:
-            leader.go_on()
-        assert got.whole
-        assert got.digest == hashlib.sha256(built.content).hexdigest()
-        assert got.longest_pause <= PAUSE_SECONDS
-        before = stored_files(postgres, postgres_url)
-        assert (await led).digest == got.digest
-        assert await leader.end() == 0
-        assert stored_files(postgres, postgres_url) == before
-        assert "is left to the process that has taken it over" in leader.said
 
 
 @on_demand
