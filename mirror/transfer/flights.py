@@ -1,9 +1,9 @@
 """What several processes want at the same time is fetched by one of them, and the others get it from that one.
 
 A process that wants something takes its flight, and fetches it; one that comes later finds who has the flight, and
-follows: it streams a file from there, or waits until a page is stored and reads that. Where the leader breaks off or
-stands still, one of those that followed takes the flight over and goes on, and the others follow that one. Nothing
-depends on it: where flights cannot be recorded, each process fetches for itself.
+follows: it streams a file from there, or waits until a page is stored and reads that. Where the leader breaks off,
+stands still or fails, one of those that followed takes the flight over and goes on, and the others follow that one.
+Nothing depends on it: where flights cannot be recorded, each process fetches for itself.
 
 The surprise: to have taken a flight does not mean that the thing is still missing, since another process may have
 brought it since it was looked for. So it is looked for once more then.
@@ -34,6 +34,8 @@ PAUSE_SECONDS = 0.05
 """Pause before a flight is asked for again that its owner does not know yet, or any more."""
 MISSING_ATTEMPTS = 4
 """Times that an owner may not know of its flight, after which it is taken from it: it has started anew."""
+MOST_FAILURES = 2
+"""Leaders that could not fetch something, after which a process tries for itself: upstream says to it what is wrong."""
 BOARDINGS = 12
 """Flights that broke off, after which a process fetches a file without caring for the others."""
 
@@ -128,6 +130,18 @@ class Flights:
             await known.wait()
         return self.led.get(name)
 
+    async def take_after(self, failed: Flight) -> Flight | None:
+        """Take a flight whose leader could not fetch it, or return it as another process leads it since.
+
+        None where that leader goes on with it for itself, and as `take` does.
+        """
+        for _ in range(MISSING_ATTEMPTS):
+            await asyncio.sleep(PAUSE_SECONDS)  # its end is recorded a moment later
+            flight = await self.take(failed.name)
+            if flight is None or flight.token != failed.token:
+                return flight
+        return None
+
     def end(self, flight: Flight) -> None:
         """End a flight that this process has taken, and wake those who follow it; no one waits for the record."""
         led = self.led.pop(flight.name, None)
@@ -166,8 +180,8 @@ class Flights:
     async def once(self, name: str, look: Callable[[], Awaitable[T | None]], work: Callable[[], Awaitable[T]]) -> T:
         """Return what another process has brought, as `look` finds it, or else the result of `work`.
 
-        One process at a time is at work; but no one waits longer than WAIT_SECONDS for it, and no one for a second one
-        where the first has failed.
+        One process at a time is at work; but no one waits longer than WAIT_SECONDS, nor for a third one where two have
+        failed.
         """
         found, flight = await self._wait_turn(name, look)
         if found is not None:
@@ -183,17 +197,19 @@ class Flights:
     async def _wait_turn(self, name: str, look: Callable[[], Awaitable[T | None]]) -> tuple[T | None, Flight | None]:
         """Return what another process has brought, or the flight taken; neither where this process goes alone."""
         passed_over: Flight | None = None
+        failures = 0
         with suppress(TimeoutError):
             async with asyncio.timeout(WAIT_SECONDS):
-                while True:
+                while failures < MOST_FAILURES:
                     flight = await self.take(name, passed_over)
                     if flight is None or flight.mine:
                         return None, flight
                     error = await self._wait_ended(flight)
                     found = await look()
-                    if found is not None or error is None:
+                    if found is not None:
                         return found, None
-                    passed_over = await self.to_take_over(flight, error)
+                    failures += error is None
+                    passed_over = None if error is None else await self.to_take_over(flight, error)
         return None, None
 
     async def _wait_ended(self, flight: Flight) -> MirrorError | None:
@@ -224,6 +240,7 @@ class SharedTransfer:
         self._leader: Flight | None = None
         """The flight while another process leads it."""
         self._boardings = 0
+        self._failures = 0
 
     @property
     def follows(self) -> bool:
@@ -238,16 +255,18 @@ class SharedTransfer:
         leader, self._leader = self._leader, None
         self._boardings += 1
         passed_over: Flight | None = None
+        flight: Flight | None
         match error:
-            case FailedFlight():
-                return
+            case FailedFlight() if leader is not None:
+                self._failures += 1
+                flight = await self._flights.take_after(leader) if self._failures < MOST_FAILURES else None
             case MissingFlight() if not self._body.started and await self._is_held():
                 raise AlreadyHeld(f"{self._name} was brought by another process.")  # whose flight has just ended
-            case MirrorError() if leader is not None:
-                passed_over = await self._flights.to_take_over(leader, error)
-        if self._boardings > BOARDINGS:
-            return
-        flight = await self._flights.take(self._name, passed_over)
+            case _:
+                if error is not None and leader is not None:
+                    passed_over = await self._flights.to_take_over(leader, error)
+                takes = self._boardings <= BOARDINGS
+                flight = await self._flights.take(self._name, passed_over) if takes else None
         if flight is None:
             return
         if not flight.mine:

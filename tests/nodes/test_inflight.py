@@ -14,7 +14,7 @@ from yarl import URL
 from mirror.blobs import StoredBlob
 from mirror.blobs.local import LocalBlobs
 from mirror.catalog.flights import Flight
-from mirror.errors import StorageError, UpstreamUnavailable
+from mirror.errors import NotFound, StorageError, UpstreamUnavailable
 from mirror.model import File
 from mirror.server import inflight
 from mirror.server.inflight import InflightServer
@@ -77,6 +77,10 @@ class Peer:
     async def receives(self) -> bool:
         """Whether bytes of a file have come."""
         return any(state.received for state in self.transfers.active())
+
+    async def follows(self) -> bool:
+        """Whether it waits for another process to send it a file."""
+        return any(one.shared is not None and one.shared.follows for one in self.transfers.running.values())
 
     async def close(self) -> None:
         await self.transfers.close(1)
@@ -188,6 +192,61 @@ async def test_one_that_follows_goes_on_where_the_leader_fails(file_server: File
         assert await following == CONTENT
         assert file_server.requests[-1].headers["Range"].startswith("bytes=")
         assert [blob.size for blob in follower.stored] == [len(CONTENT)]
+
+
+async def test_where_the_leader_fails_outright_one_takes_over_and_the_others_follow_that_one(
+    file_server: FileServer, tmp_path: Path
+) -> None:
+    failing = [file_server.inject("*", fault, times=1) for fault in (Stall(), Status(404))]
+    async with peers(tmp_path, 4) as (leader, *others):
+        leading = asyncio.create_task(leader.fetch(file_server))
+        await file_server.until(lambda: bool(file_server.requests))
+        following = [asyncio.create_task(one.fetch(file_server)) for one in others]
+        for one in others:
+            await eventually(one.follows)
+        for fault in failing:  # of two faults of one answer, both stall it
+            fault.release()
+        with pytest.raises(NotFound):
+            await leading
+        assert await asyncio.gather(*following) == [CONTENT] * 3
+        assert len(file_server.requests) == 2
+
+
+async def test_where_one_process_cannot_have_a_page_one_other_asks_for_it_too(tmp_path: Path) -> None:
+    stored: list[str] = []
+    tries = 0
+    begun, answered = asyncio.Event(), asyncio.Event()
+
+    async def look() -> str | None:
+        return stored[0] if stored else None
+
+    async def ask() -> str:
+        nonlocal tries
+        tries += 1
+        begun.set()
+        await answered.wait()
+        if tries == 1:
+            raise UpstreamUnavailable("It does not answer.")
+        stored.append("a page")
+        return stored[0]
+
+    async with peers(tmp_path, 4) as each:
+        asking = [asyncio.create_task(one.flights.once("f" * 64, look, ask)) for one in each]
+        await begun.wait()
+        answered.set()
+        got = await asyncio.gather(*asking, return_exceptions=True)
+        assert [type(one) for one in got if one != "a page"] == [UpstreamUnavailable]
+        assert tries == 2
+
+
+async def test_where_upstream_fails_for_good_everyone_learns_what_it_says(
+    file_server: FileServer, tmp_path: Path
+) -> None:
+    file_server.inject("*", Status(404))
+    async with peers(tmp_path, 4) as each:
+        got = await asyncio.gather(*(one.fetch(file_server) for one in each), return_exceptions=True)
+        assert [type(error) for error in got] == [NotFound] * 4
+        assert not any(one.flights.led for one in each)
 
 
 async def test_one_that_follows_verifies_the_digest_itself(
