@@ -22,11 +22,11 @@ from mirror.maintenance.verify import Verifier
 from mirror.runtime import log_failure
 from mirror.server.connections import CHECK_SECONDS
 from mirror.service.ecosystems import ECOSYSTEMS
-from mirror.service.listening import CERTIFICATE_SECONDS
 from mirror.service.presence import SERVING_SECONDS, Presence
 from mirror.service.services import Mirror
 from mirror.service.shared_clock import QUESTION_SECONDS as CLOCK_SECONDS
 from mirror.service.store import Store
+from mirror.service.tls import CERTIFICATE_SECONDS
 from mirror.telemetry.statistics import RECORD_SECONDS
 from mirror.telemetry.worker_reports import PUBLISH_SECONDS
 from mirror.web import html

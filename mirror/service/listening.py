@@ -9,7 +9,6 @@ import asyncio
 import logging
 import os
 import socket
-import ssl
 import stat
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
@@ -18,71 +17,15 @@ from pathlib import Path
 from mirror.config import Address
 from mirror.errors import ConfigError
 from mirror.service.handshakes import Connected, Handshakes, NewConnection, SecureServer
+from mirror.service.tls import TLS
 
 logger = logging.getLogger(__name__)
 
 BACKLOG = 4096
 """Connections that wait to be taken; the kernel's own limit is lower in most places."""
-CERTIFICATE_SECONDS = 5.0
-"""Time between two checks whether the certificate's files have changed."""
 
 Connect = Callable[[], asyncio.BaseProtocol]
 """Makes the protocol of a new connection."""
-
-
-class TLS:
-    """A certificate with its key, which may be replaced while connections are made."""
-
-    def __init__(self, certificate: Path, key: Path | None) -> None:
-        """`key` None: it is in the certificate's file. Raises ConfigError."""
-        self._certificate, self._key = certificate, key
-        self._seen = self._stamps()
-        self.context = self._load()
-        """For the connections that are accepted at this moment."""
-
-    def _load(self) -> ssl.SSLContext:
-        context = _server_context()
-        try:
-            context.load_cert_chain(self._certificate, self._key)
-        except (OSError, ssl.SSLError) as error:
-            reason = getattr(error, "reason", None) or error.strerror or error
-            raise ConfigError(
-                f"tls: {self._certificate} with its key cannot be used: {str(reason).lower().replace('_', ' ')}."
-            ) from None
-        return context
-
-    def _stamps(self) -> list[tuple[int, int, int] | None]:
-        found: list[tuple[int, int, int] | None] = []
-        for path in filter(None, (self._certificate, self._key)):
-            try:
-                status = path.stat()
-            except OSError:
-                found.append(None)
-            else:
-                found.append((status.st_mtime_ns, status.st_ino, status.st_size))
-        return found
-
-    def reload_if_changed(self) -> bool:
-        """Load the files again if they have changed; return whether that was so. Unusable files are logged, once."""
-        stamps = self._stamps()
-        if stamps == self._seen:
-            return False
-        self._seen = stamps
-        try:
-            self.context = self._load()
-        except ConfigError as error:
-            logger.error("%s The certificate stays as it was.", error)
-            return False
-        logger.info("the certificate was replaced")
-        return True
-
-
-def _server_context() -> ssl.SSLContext:
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.minimum_version = ssl.TLSVersion.TLSv1_2
-    context.set_alpn_protocols(["http/1.1"])
-    context.num_tickets = 1  # a second one would cost a tenth of the handshake, and package clients use none or one
-    return context
 
 
 class Listener:
@@ -203,9 +146,6 @@ class Listeners:
             await listener.serve(self._connected, secure)
         for listener in gone:
             listener.close()
-
-    def _serve_securely(self, tls: TLS, handshakes: Handshakes, sock: socket.socket) -> SecureServer:
-        return SecureServer(sock, handshakes, lambda: tls.context, self._connected)
 
     def _connected(self, transport: asyncio.Transport) -> None:
         """Let the server of this moment have a connection."""

@@ -25,11 +25,12 @@ from mirror.service.directory import lock, publish
 from mirror.service.generation import Generation
 from mirror.service.handshakes import Handshakes
 from mirror.service.jobs import Supervisor, process_jobs
-from mirror.service.listening import TLS, Listeners
+from mirror.service.listening import Listeners
 from mirror.service.presence import Presence
 from mirror.service.services import Activity, Mirror
 from mirror.service.store import Store
 from mirror.service.systemd import Heartbeat, Notifier, listen_fds
+from mirror.service.tls import TLS
 from mirror.service.workers import RETIRE, WorkerContext, WorkerSupervisor
 from mirror.telemetry import log
 

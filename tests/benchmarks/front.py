@@ -195,11 +195,12 @@ async def connecting(site: Site) -> AsyncIterator[Row]:
     processor time of the server that counts. Both speak TLS 1.3, as browsers and package clients do: an nginx before
     1.23.4 does so only when it is told, and otherwise resumes the sessions of wrk, whose handshakes then cost 130 µs.
 
-    The bound of 0.8 is out of reach for Python on uvloop. On 2026-11-27, on a busy machine of 2 cores (OpenSSL 3.0.19,
-    ECDSA P-256, the least of nine rounds): nginx 299 to 334 µs, the mirror 420 to 448 µs, 0.70 to 0.75 x; by the
-    medians of a busier run 0.64 x. A server on uvloop that gives one constant response and knows nothing else takes 390
-    to 415 µs, 0.80 x: of these 270 are the handshake in OpenSSL, which the ssl module calls, the rest buffers, timers
-    and system calls. Without session tickets it would be 20 µs less; where the certificate is of RSA, a client that
+    The bound of 0.8 is at the edge of what Python reaches on uvloop. On 2026-11-27, on 2 cores that did nothing else
+    (OpenSSL 3.0.19, ECDSA P-256), two runs gave 0.76 and 0.81 x (nginx 355 and 324 µs, the mirror 455 and 390 µs). By a
+    profile 240 µs of it are the handshake in OpenSSL (196 after the client's first message), the same for both; 80 are
+    the kernel's, 75 Python's and 25 uvloop's. Since then `mirror.service.tls` spares the loop what OpenSSL is asked in
+    vain, and the wait for the client's close_notify: over 14 pairs on a busy machine, where all figures are lower, 0.65
+    instead of 0.63 x. Without session tickets it would be 20 µs less; where the certificate is of RSA, a client that
     resumes its session spares the server many times that.
     """
     if WRK is None:
@@ -249,7 +250,8 @@ async def saturated(site: Site) -> AsyncIterator[Row]:
 
     It needs a machine that does nothing else: where others want both cores, nginx needs 9 to 14 ms as well. In
     processor time of the server, from one request of a connection to the next, it was 1.2 to 1.5 ms on 2026-11-27;
-    before the access log was written in small parts, 2.3 ms.
+    before the access log was written in small parts, 2.3 ms. Two runs on a machine that did nothing else gave 1.23 and
+    1.99 ms, where nginx had 1.66 and 3.09 ms.
     """
     if WRK is None:
         return  # our own client does not measure it

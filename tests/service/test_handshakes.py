@@ -166,3 +166,76 @@ async def test_too_many_open_files_are_no_end_of_accepting(
     under_way.close()
     await until(lambda: len(connections) == 0)
     writer.close()
+
+
+class SilentClient:
+    """A client that speaks TLS over a connection and never says that it ends."""
+
+    def __init__(self, streams: Streams, authority: trustme.CA) -> None:
+        context = ssl.create_default_context()
+        authority.configure_trust(context)
+        self._reader, self._writer = streams
+        self._incoming, self._outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+        self._end = context.wrap_bio(self._incoming, self._outgoing, server_hostname="127.0.0.1")
+
+    async def send(self, request: bytes, piece: int) -> None:
+        """Shake hands and send a request, so many bytes at a time."""
+        while True:
+            try:
+                self._end.do_handshake()
+                break
+            except ssl.SSLWantReadError:
+                await self._flush(piece)
+                self._incoming.write(await self._reader.read(1 << 16))
+        self._end.write(request)
+        await self._flush(piece)
+
+    async def _flush(self, piece: int) -> None:
+        content = self._outgoing.read()
+        for start in range(0, len(content), piece):
+            self._writer.write(content[start : start + piece])
+            await self._writer.drain()
+            await asyncio.sleep(0)
+
+    async def received(self) -> tuple[bytes, bool]:
+        """Return all that comes until the connection ends, and whether TLS was ended before (close_notify)."""
+        async with asyncio.timeout(WAIT):
+            self._incoming.write(await self._reader.read())
+        received = b""
+        try:
+            while part := self._end.read(1 << 16):
+                received += part
+        except ssl.SSLWantReadError:
+            return received, False
+        return received, True
+
+    def close(self) -> None:
+        self._writer.close()
+
+
+@pytest.mark.parametrize("piece", [1, 1 << 16], ids=["byte by byte", "at once"])
+async def test_a_connection_ends_with_its_last_response_whatever_the_client_does(
+    service: Service, authority: trustme.CA, piece: int
+) -> None:
+    (streams,) = await connected(service, 1)
+    client = SilentClient(streams, authority)
+    await client.send(b"GET /health HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n\r\n", piece)
+    response, ended = await client.received()
+    assert response.startswith(b"HTTP/1.1 200 OK\r\n")
+    assert response.endswith(b"\r\n\r\nok\n")
+    assert ended, "a client could take what is cut off for the end"
+    await until(lambda: len(service.connections) == 0)
+    client.close()
+
+
+async def test_a_refused_request_with_a_body_that_no_one_reads_is_answered(
+    service: Service, authority: trustme.CA
+) -> None:
+    (streams,) = await connected(service, 1)
+    client = SilentClient(streams, authority)
+    head = b"POST /nowhere HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\nContent-Length: 100000\r\n\r\n"
+    await client.send(head + b"x" * 100_000, 1 << 16)
+    response, ended = await client.received()
+    assert response.startswith(b"HTTP/1.1 404 Not Found\r\n"), response
+    assert ended
+    client.close()
