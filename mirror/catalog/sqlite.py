@@ -42,8 +42,8 @@ ROWS_AT_ONCE = 64
 """Rows that aiosqlite's own cursors, which are not used here, would fetch at a time."""
 SCANNERS = 2
 """Long reads at once; more wait."""
-SCAN_KIB = 8 << 10
-"""KiB of memory for the pages of the file that the long reads of one connection have come across."""
+SCAN_KIB = 4 << 10
+"""KiB of memory for the pages of the file that the long reads of one connection have come across: more speeds up none."""
 LOCKED_SECONDS = 45.0
 """Time for which a transaction waits while another process writes.
 
