@@ -1,5 +1,6 @@
 """Rows that are named by their key: read on the event loop, and by threads where that would take long."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import closing
 from pathlib import Path
@@ -62,3 +63,14 @@ async def test_a_row_is_waited_for_in_a_thread_where_another_process_keeps_it(
     database._finder.close()
     assert await database.find("SELECT 1") == [(1,)]
     assert threads == ["SELECT 1"]
+
+
+async def test_a_long_read_does_not_make_another_one_wait(finding: tuple[SQLite, list[str]]) -> None:
+    database, _ = finding
+    counting = (
+        "WITH RECURSIVE n (x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM n WHERE x < 3000000) SELECT count(*) FROM n"
+    )
+    long, short = (asyncio.create_task(database.scan(sql)) for sql in (counting, "SELECT 1"))
+    done, _ = await asyncio.wait({long, short}, return_when=asyncio.FIRST_COMPLETED)
+    assert done == {short}
+    assert await long == [(3_000_000,)]

@@ -33,6 +33,15 @@ async def test_a_process_serves_many_calls(processes: IsolatedProcesses) -> None
     assert await processes.run(f"{FUNCTIONS}:number", b"") == await processes.run(f"{FUNCTIONS}:number", b"")
 
 
+async def test_processes_that_were_started_beforehand_serve_the_first_calls(
+    processes: IsolatedProcesses, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await processes.start()
+    monkeypatch.setattr("mirror.isolation.processes.sys.executable", "/nowhere")
+    calls = (processes.run(f"{FUNCTIONS}:number", b"") for _ in range(2))
+    assert len({*await asyncio.gather(*calls)}) == 2
+
+
 async def test_errors_of_the_mirror_come_back_as_they_are(processes: IsolatedProcesses) -> None:
     with pytest.raises(Invalid, match=r"^This is not right\.$"):
         await processes.run(f"{FUNCTIONS}:refuse", b"", "invalid")

@@ -36,6 +36,13 @@ def test_json_gives_back_the_names_that_were_rendered(listed: Names) -> None:
     assert parse(render_names_json(listed)) == listed
 
 
+@given(names(serials=True))
+def test_an_entry_that_is_odd_changes_nothing_about_the_others(listed: Names) -> None:
+    page = json.loads(render_names_json(listed))
+    page["projects"].insert(0, {"name": 7, "_last-serial": -1})
+    assert parse(json.dumps(page).encode()) == listed
+
+
 @given(names(serials=False))
 def test_html_gives_back_the_names_that_were_rendered(listed: Names) -> None:
     assert parse(render_names_html(listed), "text/html") == listed

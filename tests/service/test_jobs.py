@@ -14,8 +14,10 @@ from mirror.catalog.sqlite import SQLite
 from mirror.config import Settings
 from mirror.index.cache import SingleFlight
 from mirror.runtime import EXIT_BROKEN
+from mirror.service import jobs
 from mirror.service.jobs import RETRY_SECONDS, BackgroundJob, Supervisor, mirror_jobs, process_jobs
 from mirror.service.process import Service
+from mirror.web import html
 from tests.serving import repositories, serving
 from tests.simulator import Simulator
 
@@ -64,6 +66,15 @@ async def test_these_are_all_the_jobs(simulator: Simulator, tmp_path: Path) -> N
     ]
     assert all(job.purpose for job in jobs)
     assert running | {"watchdog"} == {job.name for job in jobs}, "one ends at once, without systemd"
+
+
+async def test_the_template_engine_is_loaded_before_the_first_visitor_comes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(jobs, "PREPARE_SECONDS", 0.0)
+    html._environment.cache_clear()
+    await jobs._prepare_pages()
+    cache = html._environment().cache
+    assert cache is not None
+    assert {"start.html", "projects.html", "project.html"} <= {name for _, name in cache}
 
 
 async def test_an_offline_mirror_has_no_job_that_asks_an_upstream(simulator: Simulator, tmp_path: Path) -> None:
