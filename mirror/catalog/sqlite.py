@@ -43,7 +43,7 @@ ROWS_AT_ONCE = 64
 SCANNERS = 2
 """Long reads at once; more wait."""
 SCAN_KIB = 4 << 10
-"""KiB of memory for the pages of the file that the long reads of one connection have come across: more speeds up none."""
+"""KiB of memory for pages of the file that one connection for long reads has come across; more makes none faster."""
 LOCKED_SECONDS = 45.0
 """Time for which a transaction waits while another process writes.
 
