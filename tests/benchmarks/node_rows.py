@@ -2,6 +2,12 @@
 
 Real servers on loopback: PostgreSQL and SeaweedFS share the machine's cores with the nodes and the clients, so what is
 compared are times of processors, or one set-up with another under the same load.
+
+A cold file of four nodes beside one, profiled on two cores with 10 MB and 40 clients: all four take 0.27 s of a core and
+the one 0.16 s, because each of them receives, hashes and keeps the file (0.07 s); from an upstream that is as fast as the
+machine that is 1.17 times the time until all have all. What was waiting is gone: the object is almost sent when the file
+has come, its copy for the cache is made behind the end, and one that follows asks for the row at once, not for the end of
+the flight. From an upstream of 2 MB/s it is 1.0 times, 40 to 110 ms until the last client's first byte in both.
 """
 
 import asyncio
@@ -34,8 +40,8 @@ from tests.uploading import basic, fields_of, form
 NODES = 4
 CLIENTS_OF_A_NODE = 10
 COLD_BYTES = 100 * MB
-PACED_BYTES_PER_SECOND = 20 * MB
-"""What an upstream on the network gives, where the machine is not the limit."""
+PACED_SECONDS = 5
+"""How long an upstream takes for the file that is as slow as one on the network, so that the machine is no limit."""
 SLOW_BYTES = 20 * MB
 """The size of the file whose node is killed."""
 SLOW_BYTES_PER_SECOND = 5 * MB
@@ -168,10 +174,11 @@ class ColdCrowd(msgspec.Struct):
 async def cold(site: Site) -> AsyncIterator[Row]:
     """A cold file that clients of all nodes want, beside as many clients of one node."""
     size = COLD_BYTES if site.rounds > 1 else 10 * MB
-    rates = f"limit_rate {PACED_BYTES_PER_SECOND}; {index_of(site.tree.root)}"
+    rate = size // PACED_SECONDS
+    rates = f"limit_rate {rate}; {index_of(site.tree.root)}"
     async with stores(), nginx(site.place("paced"), rates, log=True) as paced:
         with running_postgres(durable=True) as server:
-            for how, upstream in (("", site.upstream), (f" from {PACED_BYTES_PER_SECOND // MB} MB/s", paced)):
+            for how, upstream in (("", site.upstream), (f" from {rate // MB} MB/s", paced)):
                 async with cluster(site, server.url(server.fresh()), NODES, upstream) as nodes:
                     crowds = [await _cold_crowd(site, upstream, [*nodes.values()], size) for _ in range(site.rounds)]
                 for row in _cold_rows(f"cold {size // MB} MB{how}", crowds):
