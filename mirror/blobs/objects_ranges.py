@@ -1,23 +1,25 @@
-"""Reading a large object in several ranges at once: an object store gives each connection a part of what it can.
+"""Reading a large object in several ranges at once, where an object store gives each connection a part of what it can.
 
-The bytes come out in their order. What is received ahead of them is in memory: a few ranges of one object, and not many
-of all objects together; a reader that gets none of those goes on with one range after the other.
+The first range shows whether it does: a store that is quick on one connection is read as one stream. The bytes come out
+in their order. What is received ahead of them is in memory: a few ranges of one object, and not many of all objects
+together; a reader that gets none of those goes on with one range after the other.
 """
 
 import asyncio
+import time
 from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator
 
 from mirror.blobs.objects_client import ObjectClient
 
-FIRST_BYTES = 256 * 1024
-"""Bytes of the first range: the client that waits for it gets something soon."""
 RANGE_BYTES = 4 << 20
-"""Bytes of every other one: enough for the wait for its first byte to matter little."""
+"""Bytes of a range: enough for the wait for its first byte to matter little."""
 RANGES_AHEAD = 2
 """Ranges of one object that are received besides the one that is read."""
 RANGES_IN_MEMORY = 8
 """Ranges that are received ahead for all readers together."""
+FAST_BYTES_PER_SECOND = 128 << 20
+"""Bytes per second from which one connection is enough: several would cost more than they gain."""
 
 
 class ParallelReader:
@@ -34,19 +36,23 @@ class ParallelReader:
             async for chunk in self._client.read(key):
                 yield chunk
             return
-        ranges: deque[IncomingRange] = deque()
-        begun = 0
+        first = IncomingRange(self._client.read(key, 0, RANGE_BYTES))
+        ranges, begun = deque([first]), RANGE_BYTES
         try:
-            while begun < size or ranges:
+            while ranges:
+                async for chunk in ranges[0].chunks():
+                    yield chunk
+                done = ranges.popleft()
+                self._ahead -= bool(ranges)  # the next one is read from now on
+                if done is first and first.bytes_per_second >= FAST_BYTES_PER_SECOND:
+                    async for chunk in self._client.read(key, begun, size):
+                        yield chunk
+                    return
                 while begun < size and len(ranges) <= RANGES_AHEAD and (not ranges or self._ahead < RANGES_IN_MEMORY):
-                    stop = min(begun + RANGE_BYTES, size) if begun else FIRST_BYTES
+                    stop = min(begun + RANGE_BYTES, size)
                     self._ahead += bool(ranges)
                     ranges.append(IncomingRange(self._client.read(key, begun, stop)))
                     begun = stop
-                async for chunk in ranges[0].chunks():
-                    yield chunk
-                ranges.popleft()
-                self._ahead -= bool(ranges)  # the next one is read from now on
         finally:
             self._ahead -= max(0, len(ranges) - 1)
             for one in ranges:
@@ -57,6 +63,8 @@ class IncomingRange:
     """One range of an object, which is received whether its bytes are read yet or not."""
 
     def __init__(self, source: AsyncGenerator[bytes, None]) -> None:
+        self.bytes_per_second = 0.0
+        """How fast it came, behind its first piece; once it has come."""
         self._source = source
         self._chunks: deque[bytes] = deque()
         self._has_ended = False
@@ -64,10 +72,13 @@ class IncomingRange:
         self._receiving = asyncio.create_task(self._receive(), name="a range of an object")
 
     async def _receive(self) -> None:
+        began, received = 0.0, 0
         try:
             async for chunk in self._source:
+                began, received = (began, received + len(chunk)) if began else (time.perf_counter(), 0)
                 self._chunks.append(chunk)
                 self._changed.set()
+            self.bytes_per_second = received / max(time.perf_counter() - began, 1e-6)
         finally:
             self._has_ended = True
             self._changed.set()

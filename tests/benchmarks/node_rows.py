@@ -1,13 +1,10 @@
 """Several nodes over one PostgreSQL and one object store, beside one node; and several workers of one machine.
 
-Real servers on loopback: PostgreSQL and SeaweedFS share the machine's cores with the nodes and the clients, so what is
-compared are times of processors, or one set-up with another under the same load.
-
-A cold file of four nodes beside one, profiled on two cores with 10 MB and 40 clients: all four take 0.27 s of a core and
-the one 0.16 s, because each of them receives, hashes and keeps the file (0.07 s); from an upstream that is as fast as the
-machine that is 1.17 times the time until all have all. What was waiting is gone: the object is almost sent when the file
-has come, its copy for the cache is made behind the end, and one that follows asks for the row at once, not for the end of
-the flight. From an upstream of 2 MB/s it is 1.0 times, 40 to 110 ms until the last client's first byte in both.
+A cold file of four nodes beside one, profiled on two cores with 10 MB and 40 clients: all four take 0.27 s of a core,
+and the one 0.16 s, because each of them receives, hashes and keeps the file (0.07 s). From an upstream as fast as the
+machine that is about 1.2 times the time until all have all; from one of 2 MB/s it is 1.0 times. What was waiting is
+gone: the object is almost sent when the file has come, the copy for the cache is made behind its end, and one that
+follows asks for the row at once, not for the end of the flight.
 """
 
 import asyncio

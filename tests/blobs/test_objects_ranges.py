@@ -6,8 +6,9 @@ from typing import cast
 
 import pytest
 
+from mirror.blobs import objects_ranges
 from mirror.blobs.objects_client import MissingObject, ObjectClient
-from mirror.blobs.objects_ranges import FIRST_BYTES, RANGE_BYTES, RANGES_AHEAD, RANGES_IN_MEMORY, ParallelReader
+from mirror.blobs.objects_ranges import RANGE_BYTES, RANGES_AHEAD, RANGES_IN_MEMORY, ParallelReader
 from mirror.errors import StorageUnavailable
 from tests.builders import noise
 
@@ -41,18 +42,30 @@ class Ranges:
             self.open -= 1
 
 
+@pytest.fixture(autouse=True)
+def slow_store(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No connection is quick enough."""
+    monkeypatch.setattr(objects_ranges, "FAST_BYTES_PER_SECOND", float("inf"))
+
+
 def reader(ranges: Ranges) -> ParallelReader:
     return ParallelReader(cast(ObjectClient, ranges))
 
 
-async def test_the_bytes_come_in_their_order_and_the_first_ones_soon() -> None:
+async def test_the_bytes_come_in_their_order() -> None:
     ranges = Ranges()
-    chunks = [chunk async for chunk in reader(ranges).read("key", len(LARGE))]
-    assert b"".join(chunks) == LARGE
-    assert len(chunks[0]) == FIRST_BYTES
-    assert ranges.asked[0] == (0, FIRST_BYTES)
+    assert b"".join([chunk async for chunk in reader(ranges).read("key", len(LARGE))]) == LARGE
+    assert ranges.asked[0] == (0, RANGE_BYTES)
     assert (ranges.most, ranges.open) == (1 + RANGES_AHEAD, 0)
     assert all(stop is not None and stop - start <= RANGE_BYTES for start, stop in ranges.asked)
+
+
+async def test_where_one_connection_is_quick_the_rest_is_one_stream(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(objects_ranges, "FAST_BYTES_PER_SECOND", 1)
+    ranges = Ranges()
+    assert b"".join([chunk async for chunk in reader(ranges).read("key", len(LARGE))]) == LARGE
+    assert ranges.asked == [(0, RANGE_BYTES), (RANGE_BYTES, len(LARGE))]
+    assert ranges.most == 1
 
 
 async def test_a_small_object_is_read_at_once() -> None:
