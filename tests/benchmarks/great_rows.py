@@ -4,10 +4,11 @@
 
 What is near its bound on two cores, and why:
 
-- `mirror sweep --dry-run`: 86 MB, and 5.0 s of a core, of which two cores do a part at the same time. For 130,000 files
-  that would go, 1.4 are the slices by the index of use (11 µs a file), 1.0 the look-ups of their sidecars (15 µs each:
-  the row, its index and that of digests are each another page of the file), 0.9 the digests of the catalog, 0.6 the
-  directories, 0.5 the imports, the rest Python and the lines that are printed.
+- `mirror sweep --dry-run`: 78 MB, and at best 5.0 s where five other processes wanted the same two cores; it was not
+  measured on a quiet machine since two connections read at once. It takes 5.0 s of a core, 0.92 of what it took
+  before. For 130,000 files that would go, 1.4 are the slices by the index of use (11 µs a file), 1.0 the look-ups of
+  their sidecars (15 µs each: the row, its index and that of digests are each another page of the file), 0.9 the
+  digests of the catalog, 0.6 the directories, 0.5 the imports, the rest Python and the lines that are printed.
 - Pages beside four loops: with four clients that ask without a pause, there is nearly always another request in front
   of a page, and a number that is made anew takes some milliseconds.
 - The first `/`: 45 ms without what `mirror.web.html.prepare` does two seconds after the start, for 5 MB.
