@@ -14,7 +14,7 @@ class FollowLag(msgspec.Struct, frozen=True, kw_only=True):
     seconds: float | None = None
     """Age of the oldest change that is not applied; 0 when all are, None while the other mirror does not answer."""
     applied: float = 0.0
-    """When the last change was applied or there was none, in seconds since the epoch; 0: never by this process."""
+    """When the last change was applied or there was none, in seconds since the epoch; 0: not since the start."""
 
 
 def lag_families(following: Iterable[FollowLag]) -> Iterator[Metric]:
