@@ -5,7 +5,6 @@ machine would lose is no concern of a test. Where there is none, tests that need
 """
 
 import asyncio
-import hashlib
 import itertools
 import os
 import pwd
@@ -16,7 +15,9 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
+from functools import cached_property
 from pathlib import Path
 from typing import Self
 from urllib.parse import quote
@@ -109,10 +110,26 @@ class PostgresServer:
         """Create a database."""
         self.sql(f'CREATE DATABASE "{database}" TEMPLATE "{template}"')
 
-    def fresh(self) -> str:
-        """Create an empty database, and return its name."""
+    def fresh(self, template: str = "template0") -> str:
+        """Create an empty database, or a copy of another one, and return its name."""
         name = f"test{next(self._numbers)}"
-        self.create(name)
+        self.create(name, template)
+        return name
+
+    @cached_property
+    def tables(self) -> str:
+        """The name of a database with the tables of a catalog, of which copies are made sooner than tables."""
+
+        async def make() -> None:
+            from mirror.catalog.postgres import PostgreSQL
+
+            database = PostgreSQL(self.url(name), lambda: None, {})
+            await database.open()
+            await database.close()
+
+        name = self.fresh()
+        with ThreadPoolExecutor(1) as thread:  # in a loop of its own: a test may have one that runs
+            thread.submit(asyncio.run, make()).result()
         return name
 
     def _run(self, program: str, *words: str) -> None:
@@ -126,16 +143,18 @@ class PostgresServer:
 
 chosen: PostgresServer | None = None
 """The server that keeps the catalog of each mirror that tests start, with `--catalog postgres`."""
+_catalogs: dict[Path, str] = {}
+"""The databases of those, by data directory."""
 
 
 def chosen_catalog(data_dir: Path) -> dict[str, dict[str, str]]:
     """The settings of the catalog for a data directory: the same database each time, made by the first call."""
     if chosen is None:
         return {}
-    name = f"mirror-{hashlib.sha256(bytes(data_dir.absolute())).hexdigest()[:16]}"
-    if not chosen.sql(f"SELECT 1 FROM pg_database WHERE datname = '{name}'"):
-        chosen.create(name)
-    return {"catalog": {"url": chosen.url(name)}}
+    place = data_dir.absolute()
+    if place not in _catalogs:
+        _catalogs[place] = chosen.fresh(chosen.tables)
+    return {"catalog": {"url": chosen.url(_catalogs[place])}}
 
 
 def chosen_rows(data_dir: Path, sql: str) -> str:

@@ -22,7 +22,7 @@ EngineOpener = Callable[[str], Awaitable["PostgreSQL"]]
 async def open_catalog(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Opener]:
     """Opens one catalog, each time as another process would; what is open in the end is closed."""
     opened: list[Catalog] = []
-    url = request.getfixturevalue("postgres_url") if request.param == "postgresql" else ""
+    url = request.getfixturevalue("catalog_url") if request.param == "postgresql" else ""
 
     async def open_one() -> Catalog:
         database = engine(url) if url else SQLite(tmp_path / "catalog.sqlite")

@@ -65,7 +65,7 @@ Start = Callable[[], Awaitable[Process]]
 async def start(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Start]:
     """Starts one more process over the same catalog, with each engine."""
     started: list[Process] = []
-    url = request.getfixturevalue("postgres_url") if request.param == "postgresql" else ""
+    url = request.getfixturevalue("catalog_url") if request.param == "postgresql" else ""
 
     async def start_one() -> Process:
         database = engine(url) if url else SQLite(tmp_path / "catalog.sqlite")
