@@ -14,6 +14,9 @@ from tests import objects, servers
 from tests.postgres import PostgresServer, running_postgres
 from tests.simulator import Simulator
 
+LONG = ("tests/clients/", "tests/nodes/", "tests/service/", "tests/web/test_browser.py", "tests/airgap/", "tests/fuzz/")
+"""The tests that take longest, by the beginnings of their names, in groups that take about as long."""
+
 _strays: list[str] = []
 _guarding = False
 
@@ -89,14 +92,34 @@ def chosen_blobs(request: pytest.FixtureRequest) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     """Prepare for servers that all workers share."""
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # or each process that tests start compiles the mirror anew
     if not hasattr(config, "workerinput"):
         servers.open_session()
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:
     """End the servers that were started."""
-    if not hasattr(config, "workerinput"):
+    if hasattr(config, "workerinput"):
+        servers.leave_session()
+    else:
         servers.close_session()
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Let each worker begin with some of what takes long: what comes last is waited for by all others."""
+    workers = getattr(config, "workerinput", {}).get("workercount", 1)
+    if workers == 1:
+        return
+    rest = [item for item in items if not item.nodeid.startswith(LONG)]
+    groups = [[item for item in items if item.nodeid.startswith(place)] for place in LONG]
+    ordered: list[pytest.Item] = []
+    for number in range(workers):  # each is given an equal part of the whole list; who has finished takes from others
+        own = [item for group in groups[number::workers] for item in group]
+        more = max(0, (len(items) - len(ordered)) // (workers - number) - len(own))
+        ordered += own + rest[:more]
+        rest = rest[more:]
+    items[:] = ordered + rest
 
 
 @pytest.fixture(autouse=True)
@@ -137,6 +160,12 @@ def postgres() -> Iterator[PostgresServer]:
 def postgres_url(postgres: PostgresServer) -> str:
     """The URL of an empty database of the test's own."""
     return postgres.url(postgres.fresh())
+
+
+@pytest.fixture
+def catalog_url(postgres: PostgresServer) -> str:
+    """The URL of a database of the test's own, with the empty tables of a catalog."""
+    return postgres.url(postgres.fresh(postgres.tables))
 
 
 @pytest.fixture
