@@ -33,8 +33,11 @@ class Grant(msgspec.Struct, frozen=True, kw_only=True):
     """Names or glob patterns."""
 
 
-class File(msgspec.Struct, frozen=True, kw_only=True):
-    """One downloadable artefact: a wheel, an sdist, a gem."""
+class File(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+    """One downloadable artefact: a wheel, an sdist, a gem.
+
+    Nothing in it leads back to it, so that the garbage collector need not look at it: there are many.
+    """
 
     filename: str
     version: str

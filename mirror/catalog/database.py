@@ -5,7 +5,9 @@ of many callers into one commit, and what makes the same SQL run on SQLite and o
 `$1`, `$2`, …
 """
 
+import re
 from collections.abc import Collection, Sequence
+from functools import lru_cache
 from typing import Any, Protocol
 
 Value = str | int | float | bytes | None
@@ -76,3 +78,23 @@ def placeholders(count: int, width: int, first: int, types: Sequence[str] = (), 
             places = [f"CAST({place} AS {kind})" for place, kind in zip(places, types, strict=True)]
         rows.append(f"({before}{', '.join(places)})")
     return ", ".join(rows)
+
+
+@lru_cache(maxsize=512)
+def by_position(sql: str) -> str:
+    """Return a statement with the placeholders for which SQLite's driver takes values in their order, the quickest.
+
+    A number stands only where it is not the next one: SQLite looks each numbered one up in the list of all.
+    """
+    highest = 0
+
+    def place(found: re.Match[str]) -> str:
+        nonlocal highest
+        number = int(found[1])
+        follows, highest = number == highest + 1, max(highest, number)
+        return "?" if follows else f"?{number}"
+
+    return _PLACEHOLDER.sub(place, sql)
+
+
+_PLACEHOLDER = re.compile(r"\$(\d+)")

@@ -14,18 +14,17 @@ import asyncio
 import fcntl
 import logging
 import os
-import re
 import sqlite3
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
-from functools import lru_cache, partial
+from functools import partial
 from pathlib import Path
 from typing import Self, TypeVar
 
 import aiosqlite
 
-from mirror.catalog.database import Row, Statement, Value
+from mirror.catalog.database import Row, Statement, Value, by_position
 from mirror.catalog.migration import migrate_sqlite
 from mirror.errors import ConstraintViolation, StorageFull
 from mirror.runtime import end_process
@@ -42,6 +41,8 @@ ROWS_AT_ONCE = 64
 """Rows that aiosqlite's own cursors, which are not used here, would fetch at a time."""
 SCANNERS = 2
 """Long reads at once; more wait."""
+CACHED_STATEMENTS = 256
+"""Statements that a connection keeps prepared: writing some pages has four for each number of them."""
 SCAN_KIB = 4 << 10
 """KiB of memory for pages of the file that one connection for long reads has come across; more makes none faster."""
 LOCKED_SECONDS = 45.0
@@ -74,7 +75,9 @@ class _Connection(aiosqlite.Connection):
         """Return an open connection, for which `prepare` was called in its thread."""
 
         def connect() -> sqlite3.Connection:
-            connection = sqlite3.connect(path, isolation_level=None, timeout=LOCKED_SECONDS)
+            connection = sqlite3.connect(
+                path, isolation_level=None, timeout=LOCKED_SECONDS, cached_statements=CACHED_STATEMENTS
+            )
             try:
                 connection.create_function("current_seconds", 1, lambda given: given)  # see migration 0015
                 prepare(connection)
@@ -387,14 +390,5 @@ def _fail(done: asyncio.Future[_Results], error: Exception) -> None:
     done.exception()  # retrieved here, since the writer may have gone: without it asyncio logs a warning
 
 
-@lru_cache(maxsize=512)
-def _by_position(sql: str) -> str:
-    """Return a statement with the placeholders for which SQLite's driver takes values in their order, the quickest."""
-    return _PLACEHOLDER.sub(r"?\1", sql)
-
-
-_PLACEHOLDER = re.compile(r"\$(\d+)")
-
-
 def _run(connection: sqlite3.Connection, sql: str, values: Sequence[Value] = ()) -> list[Row]:
-    return connection.execute(_by_position(sql), values).fetchall()
+    return connection.execute(by_position(sql), values).fetchall()

@@ -10,7 +10,8 @@ import sys
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Collection, Hashable
 from enum import IntEnum
-from typing import Any, Generic, TypeVar, cast
+from functools import partial
+from typing import Any, Generic, TypeVar
 
 import msgspec
 
@@ -210,7 +211,10 @@ class SingleFlight(dict[K, "asyncio.Task[T]"]):
                 self._forget(key, task)
                 return task.result(), False
         self._awaited.add(task)
-        return await asyncio.shield(task), joined
+        landed = asyncio.get_running_loop().create_future()  # as asyncio.shield does, with half of its callbacks
+        task.add_done_callback(partial(_wake, landed))
+        await landed
+        return task.result(), joined
 
     def start(self, key: K, work: Callable[[], Awaitable[T]]) -> asyncio.Task[T]:
         """Begin `work()` without waiting for it, or return the task that is running already."""
@@ -229,7 +233,7 @@ class SingleFlight(dict[K, "asyncio.Task[T]"]):
         """Begin `work()` as `start` does, but run it here until it waits for something."""
 
         async def fly() -> T:
-            self[key] = cast("asyncio.Task[T]", asyncio.current_task())
+            self[key] = asyncio.current_task()  # type: ignore[assignment]  # which is the one that runs this
             return await work()
 
         task = asyncio.Task(fly(), loop=asyncio.get_running_loop(), eager_start=True)  # type: ignore[call-arg]
@@ -270,6 +274,11 @@ class SingleFlight(dict[K, "asyncio.Task[T]"]):
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def _wake(waiter: "asyncio.Future[None]", task: "asyncio.Task[Any]") -> None:
+    if not waiter.done():
+        waiter.set_result(None)
 
 
 class LoadingCache(Generic[K, V]):

@@ -1,6 +1,5 @@
 """The content codings in which pages are sent and kept, and pages that are rendered and compressed elsewhere."""
 
-import gzip
 import sys
 import zlib
 from collections.abc import Callable, Mapping
@@ -24,9 +23,29 @@ tells.
 COMPRESSED_FROM_BYTES = 1024
 """Bytes below which compressing is not worth it."""
 
+LEVEL = 6
+"""How well pages are compressed, by either coding."""
+REUSED_COMPRESSOR_BYTES = 32 << 10
+"""Bytes of a page up to which making a compressor of zstd takes longer than compressing."""
+_COMPRESSOR = zstd.ZstdCompressor(LEVEL)
+
+
+def _zstd(content: bytes) -> bytes:
+    if len(content) <= REUSED_COMPRESSOR_BYTES:
+        return _COMPRESSOR.compress(content, _COMPRESSOR.FLUSH_FRAME)
+    return zstd.compress(content, LEVEL)
+
+
+def _gzip(content: bytes) -> bytes:
+    """Compress by zlib in a window that is no larger than the content: to set up the usual 256 KiB costs more time."""
+    bits = min(max(len(content).bit_length(), 9), zlib.MAX_WBITS)
+    compressor = zlib.compressobj(LEVEL, zlib.DEFLATED, 16 + bits, min(bits - 7, zlib.DEF_MEM_LEVEL))
+    return compressor.compress(content) + compressor.flush()
+
+
 COMPRESS: Mapping[str, Callable[[bytes], bytes]] = {
-    "zstd": partial(zstd.compress, level=6),
-    "gzip": partial(gzip.compress, compresslevel=6, mtime=0),
+    "zstd": _zstd,
+    "gzip": _gzip,
     "identity": bytes,
 }
 """Content coding → the function that applies it."""

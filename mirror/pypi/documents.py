@@ -99,7 +99,7 @@ _META_FIELDS = frozenset({"api-version", "_last-serial", "tracks"})
 _METADATA_FIELDS = ("core-metadata", "dist-info-metadata", "data-dist-info-metadata")
 
 
-class ListedFile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, rename="kebab"):
+class ListedFile(msgspec.Struct, frozen=True, kw_only=True, gc=False, forbid_unknown_fields=True, rename="kebab"):
     """A file on the JSON form of a project's page, where each field has the type that it is to have."""
 
     filename: str

@@ -316,9 +316,10 @@ class Routes:
         return self._prefix if date is None else f"{self._prefix}/at/{quote(date, safe=':')}"
 
     def _media_type(self, request: web.Request) -> str:
-        wanted = request.query.get("format", "").replace(" ", "+")  # a '+' that the client did not encode
-        if wanted in _FORMATS:
-            return _FORMATS[wanted]
+        if request.rel_url.raw_query_string:
+            wanted = request.query.get("format", "").replace(" ", "+")  # a '+' that the client did not encode
+            if wanted in _FORMATS:
+                return _FORMATS[wanted]
         # PEP 691 allows 406 for an Accept that matches nothing; HTML helps more.
         return _FORMATS[negotiate(request.headers.get("Accept", ""), OFFERED) or TEXT_HTML]
 
