@@ -2,22 +2,23 @@
 
 The peer is nginx as a cache before the same upstream, with as empty a store, asked in turn with the mirror.
 
-The bounds of the small pages are not reached. On 2026-11-27 (2 cores that eight others used as well) a page took 0.97
-ms of a core for the 1.36 to 1.46 ms of the day before, in turns of the same run, at 720 to 770/s for 530 to 580/s and
-with a p99 of 50 ms for 75 ms. The resolver is at 1.9 times nginx, within its bound.
-Where the time of the event loop goes, by 1,384 samples (threads have another 0.06 ms):
+The bounds of the small pages are not reached. On 2026-11-27 (2 cores that seven others used as well), in turns of the
+same run with the code of the hours before, a page took 0.74 ms of a core for 0.96 ms, at 1,160/s for 980/s and with a
+p99 of 25 ms for 40 ms; with smaller compressors, and while those others were busier, 0.99 ms for 1.35 ms (best rounds:
+0.73 ms for 1.13 ms). The resolver is at 1.9 times nginx, within its bound.
+Where the time of the event loop goes, by 3,333 samples before the compressors (threads take another tenth):
 
-    15.8 %  parsing the page of ten files                  9.0 %  page cache, ETag, head of the answer
-    15.4 %  the server: aiohttp, connection, middleware    7.2 %  compressing the answer (gzip)
-    14.5 %  request to upstream, and its answer            6.3 %  rendering to see that it can be rendered
-    10.5 %  single flights, merging, policy, view          3.7 %  rendering the answer
-     7.3 %  the catalog's row of the page                  3.4 %  handing pages to the catalog's writer
-     6.9 %  the rest: digest, collector, event loop, log
+    23.4 %  the server: aiohttp, connection, middleware     5.9 %  handing pages to the catalog's writer
+    19.1 %  request to upstream, and its answer             5.5 %  the catalog's row of the page
+     9.9 %  single flights, merging, policy, view           4.5 %  page cache, ETag, head of the answer
+     9.8 %  the event loop itself                           3.3 %  handing pages to the disk cache
+     8.2 %  compressing the answer (gzip)                   2.0 %  rendering the answer
+     8.0 %  parsing the page of ten files                   0.5 %  log and metrics
 
-No stage alone is more than a sixth, so that 0.6 ms needs another one for each of the three largest: a parser of pages
-that is not Python, a server without aiohttp's handlers, a client that shares its parser's work. What was large is gone:
-threads that fought with the event loop for the interpreter, to read one row and to write each page by itself, took a
-third.
+Of all processor time, 12 % is the kernel's and nearly all of the rest the interpreter's, in no place much: what is left
+is the number of Python functions that a page goes through. A page with unknown fields is still looked at field by
+field. The p99 follows from that: 16 requests go through each stage together, so that each waits for the work of all 16
+(10 ms at the bound); in the longest gaps between answers the process waited for a core about as long as it had one.
 """
 
 import asyncio
