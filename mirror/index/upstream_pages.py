@@ -70,6 +70,7 @@ class UpstreamPages:
         self._journal = journal
         self._options = options
         self._clock = options.clock
+        self._is_alone = options.flights is None and not catalog.database.shared
         self._reader = PageReader(format, isolated)
         self.store = PageStore(self.name, format, catalog, memory, self._reader, options.ages.negative)
         self._removals = Removals(self.name, catalog, journal, memory)
@@ -361,7 +362,7 @@ class UpstreamPages:
             await off_loop(response, lambda: self._format.check_document(page, response))
         row, report = row_of(stamp, response), partial(self._report if changed else self._recorded, page)
         first = before is None and page.kind == "project" and self.store.has_room
-        if first and not self.precedes and self._options.flights is None and not self._others():
+        if first and self._is_alone and not self.precedes and not self._others():
             self.store.put_soon(page, row, response, report)
         else:
             report(await self.store.put(page, row, response))

@@ -14,7 +14,7 @@ from tests.clients.ruby import Home, Ruby
 from tests.nodes.cluster import Nodes, cluster, only_pypi
 from tests.nodes.commands import run_command
 from tests.nodes.workers import MANY, ROUNDS, client_of_each, patient
-from tests.serving import Client, spawned
+from tests.serving import Client, serving, spawned
 from tests.simulator import Simulator
 from tests.uploading import basic, push, upload
 
@@ -197,3 +197,13 @@ async def test_promise_3_a_name_that_is_released_is_seen_by_every_node_at_once(
         await run_command(nodes[1].data_dir, "release", "taken")
         for node in nodes:
             assert "9.0" in (await node.process.get("/simple/taken/")).text
+
+
+async def test_promise_3_a_page_is_stored_before_it_is_answered_where_other_nodes_may_fetch_it_too(
+    simulator: Simulator, postgres_url: str, tmp_path: Path
+) -> None:
+    simulator.publish(wheel("acme", "1.0"))
+    async with serving(tmp_path / "data", only_pypi(simulator), catalog={"url": postgres_url}) as mirror:
+        assert (await mirror.get("/simple/acme/")).outcome == "miss"
+        # What is written late would replace what another node has fetched meanwhile.
+        assert not mirror.mirror.cached_upstreams["pypi"][0].pages.store.arriving
