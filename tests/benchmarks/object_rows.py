@@ -21,10 +21,12 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 import msgspec
+from msgspec.structs import replace
 
 from tests import objects, servers
 from tests.benchmarks.load import download
-from tests.benchmarks.nginx import Nginx, index_of, nginx
+from tests.benchmarks.nginx import Nginx
+from tests.benchmarks.pacing import paced
 from tests.benchmarks.site import MB, Site, mirror_of, processor, times_asked
 from tests.benchmarks.table import Row
 from tests.serving import Spawned
@@ -32,9 +34,9 @@ from tests.serving import Spawned
 FILE_BYTES = 100 * MB
 SPEED_PAIRS = 5
 HITS = 200
-FAR_BYTES_PER_SECOND = 100 * MB
+FAR_BYTES_PER_SECOND = 50 * MB
 """What a store on the network gives one connection."""
-PACED_BYTES_PER_SECOND = 50 * MB
+PACED_BYTES_PER_SECOND = 20 * MB
 """What an upstream on the network gives."""
 SIDES = ("whole", "plain")
 
@@ -158,24 +160,14 @@ async def _from_the_store(site: Site) -> AsyncIterator[Row]:
 
 
 async def _from_a_far_store(site: Site) -> AsyncIterator[Row]:
-    """The same through an nginx that gives each connection what a store on the network does."""
+    """The same from a store that gives each connection what one on the network does."""
 
     async def nothing(mirror: Spawned, path: str) -> None: ...
 
     table = objects.table("s3")
-    rules = f"""
-        client_max_body_size 0;
-        location / {{
-            proxy_pass {table["endpoint"]};
-            proxy_http_version 1.1;
-            proxy_set_header Host $http_host;
-            proxy_request_buffering off;
-            limit_rate {FAR_BYTES_PER_SECOND};
-        }}
-    """
-    async with nginx(site.place("far"), rules) as front:
-        far = table | {"endpoint": front.url}
-        readings = await _read(site, "far", far, 1 if site.rounds == 1 else SPEED_PAIRS, nothing)
+    async with paced(table["endpoint"], FAR_BYTES_PER_SECOND) as url:
+        rounds = 1 if site.rounds == 1 else SPEED_PAIRS
+        readings = await _read(site, "far", table | {"endpoint": url}, rounds, nothing)
     for row in _rows_of(f"100 MB from a store of {FAR_BYTES_PER_SECOND // MB} MB/s a connection", readings):
         yield row
 
@@ -194,11 +186,10 @@ def _digest(site: Site, path: str) -> str:
 
 async def _cold(site: Site) -> AsyncIterator[Row]:
     """100 MB that nobody holds, with a directory and with an object store in turn."""
-    rates = f"limit_rate {PACED_BYTES_PER_SECOND}; {index_of(site.tree.root)}"
-    async with nginx(site.place("paced"), rates, log=True) as paced:
+    async with paced(site.upstream.url, PACED_BYTES_PER_SECOND) as url:
         for what, upstream in (
             ("cold 100 MB with an object store, beside a directory", site.upstream),
-            (f"the same from an upstream of {PACED_BYTES_PER_SECOND // MB} MB/s", paced),
+            (f"the same from an upstream of {PACED_BYTES_PER_SECOND // MB} MB/s", replace(site.upstream, url=url)),
         ):
             times = [await _cold_times(site, upstream) for _ in range(2 * site.rounds - 1)]
             directory, stored, plainly = (statistics.median(side) for side in zip(*times, strict=True))
