@@ -32,6 +32,8 @@ PACES = {40_000: 4_096, 1_500_000: 64 * 1024, PROMPT_END_BYTES + 500_000: 512 * 
 """Sizes of files, and the bytes of them that upstream sends every 5 ms; each size takes another way to its clients."""
 END_SECONDS = 0.3
 """What is struck at the end is struck up to so long after upstream has sent all of it."""
+STILL_SECONDS = 5.0
+"""The longest that a victim stands still: one that prepares a statement of a transaction holds up all others."""
 QUICK_TO_DOUBT = """
 from mirror.service import workers
 from mirror.transfer import nodes
@@ -183,6 +185,9 @@ class Rounds:
         if part == 1.0:
             await asyncio.sleep(chosen.uniform(0.0, END_SECONDS))
         struck = await strike()
+        loop = asyncio.get_running_loop()
+        until = loop.time() + STILL_SECONDS
+        waking = None if go_on is None else loop.call_at(until, go_on)
         if alone:
             await self._check_stored(built, await led)
             following = [self._fetch(built, one) for one in crowd.others]
@@ -192,7 +197,9 @@ class Rounds:
         assert rival.unanswered is None, "a push to a process that was left in peace failed"
         before = self._rows()
         went_on = False
-        if go_on is not None:
+        if go_on is not None and waking is not None:
+            waking.cancel()
+            self.counts["that held up all others"] += loop.time() > until
             wheels.ended = gems.ended = True
             went_on = go_on()
             self.counts["processes that went on"] += went_on

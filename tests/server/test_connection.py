@@ -12,6 +12,7 @@ from mirror.runtime import affordable_connections
 from mirror.server.connections import ConnectionLimits, Connections, Standing
 from mirror.server.proxies import TrustedProxies
 from tests.builders import wheel
+from tests.objects import local_files
 from tests.serving import Serving, repositories, serving
 from tests.simulator import Simulator
 
@@ -244,7 +245,7 @@ async def test_a_body_that_does_not_come_is_given_up(tmp_path: Path, simulator: 
         )
         assert b"200 OK" not in await end_of(reader)
         writer.close()
-        assert list((tmp_path / "data" / "incoming").iterdir()) == []
+        assert list((local_files(tmp_path / "data") / "incoming").iterdir()) == []
 
 
 async def test_a_response_that_is_not_read_is_given_up(tmp_path: Path, simulator: Simulator) -> None:
