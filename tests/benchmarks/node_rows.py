@@ -5,6 +5,7 @@ with the code before: all four take 0.32 s of a core, and the one 0.17 s, becaus
 keeps the file. From an upstream as fast as the machine all clients have all after 0.41 s, and with one node after 0.30
 s; before, after 0.49 and 0.39 s. What was waiting is gone: the object is almost sent when the file has come, the copy
 for the cache is made behind its end, and one that follows asks for the row at once, not for the end of the flight.
+From an upstream of 2 MB/s, as one across a network is, it is 1.01 times the time of one node.
 """
 
 import asyncio
