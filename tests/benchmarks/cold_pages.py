@@ -4,8 +4,9 @@ The peer is nginx as a cache before the same upstream, with as empty a store, as
 
 The bounds of the small pages are not reached. On 2026-11-27 (2 cores that seven others used as well), in turns of the
 same run with the code of the hours before, a page took 0.74 ms of a core for 0.96 ms, at 1,160/s for 980/s and with a
-p99 of 25 ms for 40 ms; with smaller compressors, and while those others were busier, 0.99 ms for 1.35 ms (best rounds:
-0.73 ms for 1.13 ms). The resolver is at 1.9 times nginx, within its bound.
+p99 of 25 ms for 40 ms; with smaller compressors, and while those others were busier, 0.99 ms for 1.35 ms and 1.21 ms
+for 1.43 ms (best rounds: 0.73 ms for 1.13 ms, 0.95 ms for 1.23 ms). The resolver was at 1.9 times nginx before, within
+its bound.
 Where the time of the event loop goes, by 3,333 samples before the compressors (threads take another tenth):
 
     23.4 %  the server: aiohttp, connection, middleware     5.9 %  handing pages to the catalog's writer
