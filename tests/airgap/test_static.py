@@ -31,6 +31,8 @@ from mirror.service.ecosystems import ECOSYSTEMS
 from mirror.service.open import Mode, open_mirror
 from mirror.service.services import Mirror
 from tests.builders import Built, gem, sdist, wheel
+from tests.objects import chosen_blobs
+from tests.postgres import chosen_catalog
 from tests.serving import Serving, repositories, serving, write_settings
 from tests.simulator import Simulator
 from tests.uploading import make_token, push, upload
@@ -39,7 +41,8 @@ Exporting = Callable[..., Awaitable[StaticReport]]
 
 
 def settings(data_dir: Path, both: Mapping[str, Any], **more: Any) -> Settings:
-    return Settings.model_validate({"data_dir": str(data_dir), "repositories": both} | more)
+    shared = chosen_catalog(data_dir) | chosen_blobs(data_dir)
+    return Settings.model_validate(shared | {"data_dir": str(data_dir), "repositories": both} | more)
 
 
 async def exported(

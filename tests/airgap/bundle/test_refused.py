@@ -16,6 +16,7 @@ import time_machine
 
 from tests.airgap.bundle.nodes import Node, trusting
 from tests.builders import gem, wheel
+from tests.objects import local_files
 from tests.serving import serving
 from tests.simulator import Simulator
 from tests.uploading import make_token, upload
@@ -38,7 +39,7 @@ class Stage(NamedTuple):
         async with serving(self.b.data_dir, self.b.repositories, offline=True) as mirror:
             for path in ("simple/six/", "versions", f"packages/six/{SIX.filename}", "simple/acme/"):
                 assert (await mirror.get(path)).status in (404, 503), path
-        assert not list((self.b.data_dir / "incoming").iterdir())
+        assert not list((local_files(self.b.data_dir) / "incoming").iterdir())
         return said
 
 
@@ -190,7 +191,7 @@ async def test_what_no_disk_has_room_for_is_refused_before_anything_is_written(
         patch.setattr(shutil, "disk_usage", lambda path: usage(1 << 40, 1 << 40, (64 << 20) + 5))
         said = await stage.b(stage.capsys, "import", stage.bundle, status=1)
     assert "free some space" in said
-    assert not list((stage.b.data_dir / "blobs").glob("*/*"))
+    assert not list((local_files(stage.b.data_dir) / "blobs").glob("*/*"))
 
 
 @pytest.mark.parametrize(
