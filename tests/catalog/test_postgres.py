@@ -235,17 +235,20 @@ async def test_connections_that_the_server_closes_are_not_noticed(
         assert await database.read(COUNT) == [(number + 1,)]
 
 
+@pytest.mark.parametrize("stage", ["between statements", "in a statement"])
 async def test_a_node_that_stops_in_the_middle_of_a_transaction_holds_up_the_others_for_seconds(
-    open_engine: EngineOpener,
-    postgres: PostgresServer,
+    open_engine: EngineOpener, postgres: PostgresServer, stage: str
 ) -> None:
-    from mirror.catalog.postgres.connecting import DatabaseServer
+    import asyncpg
+
     from mirror.catalog.postgres.schema import BEGIN
 
     name = postgres.fresh()
     database = await open_engine(postgres.url(name))
-    stopped = await DatabaseServer(postgres.url(name), lambda: None).connect()
+    stopped = await asyncpg.connect(postgres.url(name))
     await stopped.execute(BEGIN)
+    if stage == "in a statement":
+        await stopped.prepare("SELECT 1")
     began = time.monotonic()
     await Catalog(database).counters.add({"n": 1})
     assert 1 < time.monotonic() - began < 8

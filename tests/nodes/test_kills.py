@@ -29,8 +29,10 @@ TOKEN = ("token", "create", "--name", "t", "--right", "upload", "--project", "*"
 MACHINE_ROUNDS = 5
 """Every so many rounds, all processes of a machine are struck, where there are several machines."""
 CODE = f"""
-from mirror.catalog.postgres import commits
-commits.BEGIN = commits.BEGIN.replace("session_timeout = '5s'", "session_timeout = '1s'")
+from mirror.catalog.postgres import schema
+for limit in ("lock_timeout", "session_timeout"):
+    schema.BEGIN = schema.BEGIN.replace(f"{{limit}} = '5s'", f"{{limit}} = '1s'")
+schema.END_STANDING = schema.END_STANDING.replace("'3s'", "'1s'")
 {QUICK_TO_DOUBT}
 """
 """The command, which also leaves a process that stands still less time in the middle of a transaction."""

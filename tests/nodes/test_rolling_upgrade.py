@@ -27,7 +27,7 @@ import mirror.catalog.migration as migration, mirror.catalog.postgres.schema as 
 known = migration.migrations()
 text = "ALTER TABLE pages ADD COLUMN later TEXT; CREATE TABLE later (name TEXT PRIMARY KEY);"
 schema.migrations = lambda: [*known, migration.Migration(9999, "9999_later.sql", text)]
-schema.BEGIN = schema.BEGIN.replace("lock_timeout = '10s'", "lock_timeout = '2s'")
+schema.BEGIN = schema.BEGIN.replace("lock_timeout = '5s'", "lock_timeout = '1s'")
 mirror.cli.main()
 """
 """The command as a next version would have it: its migration adds a column and a table, and is not as patient."""

@@ -25,7 +25,7 @@ from mirror.catalog.postgres.connecting import (
     typed,
 )
 from mirror.catalog.postgres.outage import Outage
-from mirror.catalog.postgres.schema import BEGIN, CLOCK
+from mirror.catalog.postgres.schema import CLOCK, begin
 from mirror.runtime import end_process
 
 logger = logging.getLogger(__name__)
@@ -140,7 +140,7 @@ class CommitWriter:
     async def _commit(self, batch: Sequence[Sequence[Statement]], separately: bool) -> list[_Outcome]:
         """Run a batch in one transaction; `separately`, those that fail by themselves are left out."""
         connection = await self._connected()
-        await connection.execute(BEGIN)
+        await begin(connection)
         await connection.fetch(
             f"INSERT INTO commits (writer, number, at) VALUES ($1, $2, {CLOCK})"
             " ON CONFLICT (writer) DO UPDATE SET number = excluded.number, at = excluded.at",
@@ -169,7 +169,7 @@ class CommitWriter:
         while True:
             try:
                 connection = await self._connected()
-                await connection.execute(BEGIN)  # waits until the transaction in question has ended
+                await begin(connection)  # waits until the transaction in question has ended
                 rows = await connection.fetch("SELECT number FROM commits WHERE writer = $1", self._name)
                 await connection.execute("COMMIT")
             except Exception as error:

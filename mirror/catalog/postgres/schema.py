@@ -5,6 +5,7 @@ catalog has served, and `commits` the number of each writer's last transaction, 
 connection whether that was committed.
 """
 
+import logging
 import re
 from collections.abc import Mapping
 
@@ -14,16 +15,28 @@ from mirror.catalog.migration import POSTGRESQL_LINE, Migration, migrations
 from mirror.catalog.postgres.connecting import DatabaseConnection
 from mirror.errors import ConfigError
 
-ONLY_WRITER = "pg_advisory_xact_lock(hashtextextended(CAST(current_schema() AS TEXT), 7815263))"
+logger = logging.getLogger(__name__)
+
+_WRITERS_KEY = "hashtextextended(CAST(current_schema() AS TEXT), 7815263)"
+ONLY_WRITER = f"pg_advisory_xact_lock({_WRITERS_KEY})"
 """Waits until no other transaction of a mirror writes in this schema. It ends with the transaction."""
 BEGIN = (
     "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE;"
-    " SET LOCAL lock_timeout = '10s';"
+    " SET LOCAL lock_timeout = '5s';"
     # A node that is stopped in the middle must not stop all others.
     " SET LOCAL idle_in_transaction_session_timeout = '5s';"
     f" SELECT {ONLY_WRITER}"
 )
-"""Begins a transaction that writes, as one message."""
+"""Begins a transaction that writes, as one message. `begin` waits twice as long."""
+END_STANDING = f"""
+    SELECT count(pg_terminate_backend(activity.pid)) FROM pg_locks JOIN pg_stat_activity AS activity USING (pid)
+    WHERE locktype = 'advisory' AND granted AND objsubid = 1 AND database = activity.datid
+    AND activity.datname = current_database()
+    AND ((CAST(classid AS BIGINT) << 32) | CAST(objid AS BIGINT)) = {_WRITERS_KEY}
+    AND activity.state = 'active' AND wait_event = 'ClientRead'
+    AND state_change < clock_timestamp() - CAST('3s' AS INTERVAL)
+"""
+"""Ends the connection of a writer that has stood still for seconds in the middle of a statement."""
 
 CLOCK = "CAST(extract(epoch FROM clock_timestamp()) AS DOUBLE PRECISION)"
 """The server's own time, in seconds since the epoch."""
@@ -41,6 +54,26 @@ def in_postgresql(migration: Migration) -> list[str]:
     return [_TEXT.sub('TEXT COLLATE "C"', statement) for statement in migration.statements(POSTGRESQL_LINE)]
 
 
+async def begin(connection: DatabaseConnection) -> None:
+    """Begin a transaction that writes, once no other one does. Raises LockNotAvailableError after ten seconds.
+
+    A writer that stands still between the parts of a statement is not idle for the server, which would let it hold up
+    all others for as long as it does. So who has waited for five seconds ends its connection.
+    """
+    try:
+        await connection.execute(BEGIN)
+    except asyncpg.LockNotAvailableError:
+        await connection.execute("ROLLBACK")
+        try:
+            ((ended,),) = await connection.fetch(END_STANDING)
+        except asyncpg.InsufficientPrivilegeError:
+            logger.warning("A node that uses another role of the database may be standing still while it writes.")
+        else:
+            if ended:
+                logger.warning("A node stood still while it wrote to the database: its connection was ended.")
+        await connection.execute(BEGIN)
+
+
 async def prepare(connection: DatabaseConnection, repositories: Mapping[str, str]) -> None:
     """Make the tables or bring them up to date. Raises ConfigError where this mirror cannot use the database.
 
@@ -49,7 +82,7 @@ async def prepare(connection: DatabaseConnection, repositories: Mapping[str, str
     await _check_server(connection)
     if await _is_ready(connection, repositories):
         return  # without the lock, for which a command would have to wait behind a long import
-    await connection.execute(BEGIN)
+    await begin(connection)
     try:
         await _prepare(connection, repositories)
         await connection.execute("COMMIT")
