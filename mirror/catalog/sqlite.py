@@ -87,7 +87,13 @@ class _Connection(aiosqlite.Connection):
             return connection
 
         connection = cls(connect, iter_chunk_size=ROWS_AT_ONCE)
-        await connection
+        opening = asyncio.ensure_future(connection)
+        try:
+            await asyncio.shield(opening)
+        except asyncio.CancelledError:  # its thread opens it all the same
+            await asyncio.gather(opening, return_exceptions=True)
+            await connection.close()
+            raise
         return connection
 
     async def call(self, work: Callable[[sqlite3.Connection], T]) -> T:
@@ -247,8 +253,8 @@ class SQLite:
         self._inode, thorough = found.st_ino, found.st_size <= CHECKED_BYTES
         connections: list[_Connection] = []
         try:
-            connections.append(await _Connection.open(self._path, partial(_prepare_writer, thorough=thorough)))
-            connections.extend([await _Connection.open(self._path, _prepare_reader) for _ in range(READERS)])
+            for prepare in (partial(_prepare_writer, thorough=thorough), *[_prepare_reader] * READERS):
+                connections += [await _Connection.open(self._path, prepare)]
         except BaseException:
             for connection in connections:
                 await connection.close()

@@ -1,16 +1,18 @@
 """Rows that are named by their key: read on the event loop, and by threads where that would take long."""
 
 import asyncio
+import threading
 from collections.abc import AsyncIterator
 from contextlib import closing
 from pathlib import Path
 from sqlite3 import connect
+from unittest.mock import ANY
 
 import pytest
 
 from mirror.catalog import sqlite
 from mirror.catalog.database import Row, Value
-from mirror.catalog.sqlite import SQLite
+from mirror.catalog.sqlite import SCANNERS, SQLite
 
 
 @pytest.fixture
@@ -74,3 +76,18 @@ async def test_a_long_read_does_not_make_another_one_wait(finding: tuple[SQLite,
     done, _ = await asyncio.wait({long, short}, return_when=asyncio.FIRST_COMPLETED)
     assert done == {short}
     assert await long == [(3_000_000,)]
+
+
+async def test_a_long_read_that_is_cancelled_early_leaves_no_connection_open(finding: tuple[SQLite, list[str]]) -> None:
+    database, _ = finding
+    await database.scan("SELECT 1")  # its connection stays open for the next one
+    before = threading.active_count()
+    taken = [asyncio.create_task(database.scan("SELECT 1")) for _ in range(SCANNERS)]
+    await asyncio.sleep(0)  # one of them has begun to open another connection
+    taken[-1].cancel()
+    assert await asyncio.gather(*taken, return_exceptions=True) == [[(1,)], ANY]
+    assert taken[-1].cancelled()
+    async with asyncio.timeout(10):
+        while threading.active_count() > before:
+            await asyncio.sleep(0.01)
+    assert await database.scan("SELECT 1") == [(1,)]
