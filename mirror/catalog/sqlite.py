@@ -46,10 +46,7 @@ CACHED_STATEMENTS = 256
 SCAN_KIB = 4 << 10
 """KiB of memory for pages of the file that one connection for long reads has come across; more makes none faster."""
 LOCKED_SECONDS = 45.0
-"""Time for which a transaction waits while another process writes.
-
-Longer than a worker that stands still in the middle of one is let live, so that those who wait go on then.
-"""
+"""Time that a transaction waits while another process writes: longer than a worker lives that stands still in one."""
 SLOW_LOOKUP_SECONDS = 0.02
 """Time after which a row on the event loop has taken too long. When two do so in a row, for …"""
 PAUSE_SECONDS = 2.0
@@ -253,8 +250,9 @@ class SQLite:
         self._inode, thorough = found.st_ino, found.st_size <= CHECKED_BYTES
         connections: list[_Connection] = []
         try:
-            for prepare in (partial(_prepare_writer, thorough=thorough), *[_prepare_reader] * READERS):
-                connections += [await _Connection.open(self._path, prepare)]
+            connections += [await _Connection.open(self._path, partial(_prepare_writer, thorough=thorough))]
+            for _ in range(READERS):
+                connections += [await _Connection.open(self._path, _prepare_reader)]
         except BaseException:
             for connection in connections:
                 await connection.close()

@@ -27,7 +27,6 @@ import statistics
 import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
-from pathlib import Path
 
 import msgspec
 
@@ -35,7 +34,7 @@ from tests.benchmarks import content
 from tests.benchmarks.load import Headers, one_of_each, percentile
 from tests.benchmarks.nginx import Nginx, cache_of, nginx
 from tests.benchmarks.rows import compiled
-from tests.benchmarks.site import JSON, PIP, Site, mirror_of, processor
+from tests.benchmarks.site import JSON, PIP, Site, bind, client_core, mirror_of, processes, processor
 from tests.benchmarks.table import Row
 from tests.serving import Spawned
 
@@ -66,13 +65,13 @@ async def both(site: Site) -> AsyncIterator[tuple[Spawned, Nginx]]:
         yield mirror, cache
 
 
-async def asked_once(url: str, pid: int, paths: Sequence[str], headers: Headers) -> ColdRound:
+async def asked_once(server: Spawned | Nginx, paths: Sequence[str], headers: Headers) -> ColdRound:
     """Ask for each path once, with CLIENTS connections."""
-    before, began = with_children(pid), time.perf_counter()
-    times = await asyncio.to_thread(one_of_each, url.rstrip("/"), paths, CLIENTS, headers)
+    before, began = busy_of(server), time.perf_counter()
+    times = await asyncio.to_thread(one_of_each, server.url.rstrip("/"), paths, CLIENTS, headers)
     took = time.perf_counter() - began
     await asyncio.sleep(0.2)  # what is done behind the answers counts as well
-    return ColdRound(len(paths) / took, percentile(times, 0.99), (with_children(pid) - before) / len(paths))
+    return ColdRound(len(paths) / took, percentile(times, 0.99), (busy_of(server) - before) / len(paths))
 
 
 async def pages(site: Site) -> AsyncIterator[Row]:
@@ -82,10 +81,13 @@ async def pages(site: Site) -> AsyncIterator[Row]:
     headers = {"Accept": JSON, **PIP}
     async with both(site) as (mirror, cache):
         ours, others = [], []
-        for names in rounds:
-            paths = [f"/simple/{name}/" for name in names]
-            ours.append(await asked_once(mirror.url, mirror.pid, paths, headers))
-            others.append(await asked_once(cache.url, cache.pid, paths, headers))
+        for server in (mirror, cache):
+            bind(server, 1)
+        with client_core():
+            for names in rounds:
+                paths = [f"/simple/{name}/" for name in names]
+                ours.append(await asked_once(mirror, paths, headers))
+                others.append(await asked_once(cache, paths, headers))
     mine, beside = ours[1:], others[1:]  # the first round imports and connects
     yield _row("rate", mine, beside, lambda one: one.rate, "/s", 1500, more=True)
     yield _row("processor time", mine, beside, lambda one: one.busy * 1e3, "ms", 0.6)
@@ -111,9 +113,9 @@ async def resolve(site: Site) -> AsyncIterator[Row]:
     rounds, busy = [], []
     for _ in range(site.rounds):
         async with both(site) as (mirror, cache):
-            before = with_children(mirror.pid)
+            before = busy_of(mirror)
             mine = await compiled(site, names, f"{mirror.url.rstrip('/')}/simple/")
-            busy.append((with_children(mirror.pid) - before) / len(names))
+            busy.append((busy_of(mirror) - before) / len(names))
             rounds.append((mine, await compiled(site, names, f"{cache.url}/simple/")))
     mine, beside = (statistics.median(side) for side in zip(*rounds, strict=True))
     yield Row(
@@ -125,10 +127,9 @@ async def resolve(site: Site) -> AsyncIterator[Row]:
     yield Row(what="the same: processor time for a project", ours=f"{spent:.1f} ms", figure=spent, unit="ms")
 
 
-def with_children(pid: int) -> float:
-    """Return the seconds of processor time that a process and its children have had: nginx answers in a child."""
-    children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
-    return processor(pid) + sum(processor(int(child)) for child in children)
+def busy_of(server: Spawned | Nginx) -> float:
+    """Return the seconds of processor time that a server and its workers have had: nginx answers in one."""
+    return sum(map(processor, processes(server)))
 
 
 MEASUREMENTS: Mapping[str, Callable[[Site], AsyncIterator[Row]]] = {"cold-pages": pages, "cold-resolve": resolve}

@@ -6,11 +6,10 @@ share the other one.
 
 import base64
 import hashlib
-import os
 import re
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -23,7 +22,7 @@ from mirror.auth.passwords import hash_password
 from tests.benchmarks import content
 from tests.benchmarks.load import WRK, Headers, Load, load
 from tests.benchmarks.nginx import Nginx, cache_of, free_port, index_of, nginx
-from tests.benchmarks.site import JSON, PIP, Site, asked, in_turn, mirror_of, processor
+from tests.benchmarks.site import JSON, PIP, Site, asked, bind, client_core, in_turn, mirror_of, processes, processor
 from tests.benchmarks.table import Row
 from tests.serving import Spawned
 
@@ -47,32 +46,6 @@ def block(server: str) -> tuple[str, str]:
     location = rest[: rest.rindex("}")]
     lines = [line for line in location.splitlines()[1:] if "ssl_certificate" not in line and "server_name" not in line]
     return upstream, "\n".join(lines)
-
-
-CORES = sorted(os.sched_getaffinity(0))
-
-
-def processes(server: Spawned | Nginx) -> tuple[int, ...]:
-    """A server with its workers."""
-    children = Path(f"/proc/{server.pid}/task/{server.pid}/children").read_text().split()
-    return server.pid, *map(int, children)
-
-
-def bind(server: Spawned | Nginx, core: int) -> None:
-    """Let a server with its worker run on one core alone."""
-    for pid in processes(server):
-        for task in os.listdir(f"/proc/{pid}/task"):
-            os.sched_setaffinity(int(task), {CORES[core % len(CORES)]})
-
-
-@contextmanager
-def client_core() -> Iterator[None]:
-    """Let this process, and the clients that it starts, run on the core that the servers do not use."""
-    try:
-        os.sched_setaffinity(0, CORES[:1])
-        yield
-    finally:
-        os.sched_setaffinity(0, CORES)
 
 
 async def row(site: Site, what: str, target: float, ours: "Loading", other: "Loading") -> Row:

@@ -24,12 +24,12 @@ from msgspec.structs import replace
 from mirror.auth import digest, new_token
 from tests import objects
 from tests.benchmarks.commits import commits
-from tests.benchmarks.front import ASKED, CLIENTS, SECONDS, SMALL, TEN_KB, bind, client_core
+from tests.benchmarks.front import ASKED, CLIENTS, SECONDS, SMALL, TEN_KB
 from tests.benchmarks.load import Download, download, load, percentile
 from tests.benchmarks.nginx import Nginx, free_port, index_of, nginx
 from tests.benchmarks.object_rows import object_rows, requests_of, stores
 from tests.benchmarks.pacing import paced
-from tests.benchmarks.site import MB, Site, asked, in_turn, mirror_of, times_asked
+from tests.benchmarks.site import MB, Site, asked, bind, client_core, in_turn, mirror_of, times_asked
 from tests.benchmarks.table import Row
 from tests.builders import wheel
 from tests.nodes.cluster import download as watched_download

@@ -4,8 +4,8 @@ import contextlib
 import os
 import statistics
 import tempfile
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ JSON = "application/vnd.pypi.simple.v1+json"
 PIP = {"Accept-Encoding": "gzip, deflate"}
 UV = {"Accept-Encoding": "gzip, br, zstd, deflate"}
 MB = 1 << 20
+CORES = sorted(os.sched_getaffinity(0))
 
 
 class Site:
@@ -85,6 +86,29 @@ def mirror_of(
     """A mirror of an nginx, with all defaults: it writes its access log. `checkout` is where its code is."""
     table = {"pypi": {"format": "pypi", "mount": "/", "upstreams": [f"{upstream.url}/simple/"]}}
     return spawned(data, table, *words, checkout=checkout, log={"access": True}, **settings)
+
+
+def processes(server: Spawned | Nginx) -> tuple[int, ...]:
+    """A server with its workers."""
+    children = Path(f"/proc/{server.pid}/task/{server.pid}/children").read_text().split()
+    return server.pid, *map(int, children)
+
+
+def bind(server: Spawned | Nginx, core: int) -> None:
+    """Let a server with its worker run on one core alone."""
+    for pid in processes(server):
+        for task in os.listdir(f"/proc/{pid}/task"):
+            os.sched_setaffinity(int(task), {CORES[core % len(CORES)]})
+
+
+@contextmanager
+def client_core() -> Iterator[None]:
+    """Let this process, and the clients that it starts, run on the core that the servers do not use."""
+    try:
+        os.sched_setaffinity(0, CORES[:1])
+        yield
+    finally:
+        os.sched_setaffinity(0, CORES)
 
 
 async def in_turn(
