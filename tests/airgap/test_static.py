@@ -166,6 +166,7 @@ async def test_the_legacy_index_is_upstreams_own_where_the_tree_has_all_that_it_
     assert (b"java" in gzip.decompress(there["specs.4.8.gz"])) == (RACK_JAVA in held)
 
 
+@pytest.mark.usefixtures("embedded")
 async def test_files_are_linked_to_the_store_where_that_lets_no_one_into_it(
     tmp_path: Path, both: dict[str, Any]
 ) -> None:
@@ -191,6 +192,7 @@ async def test_files_are_linked_to_the_store_where_that_lets_no_one_into_it(
     assert [stat.S_IMODE(one.stat().st_mode) for one in (blob, place)] == [0o600, 0o644]
 
 
+@pytest.mark.usefixtures("embedded")
 async def test_files_are_copied_where_that_is_asked_for(tmp_path: Path, both: dict[str, Any]) -> None:
     place = tmp_path / "tree/packages/alpha" / ALPHA.filename
     blob = tmp_path / "data/blobs" / ALPHA.sha256[:2] / ALPHA.sha256
@@ -246,6 +248,7 @@ async def test_changed_after_one_new_gem_writes_fewer_than_ten_files(tmp_path: P
     assert (await exported(tmp_path, both)).written == 0  # what a whole one would have written
 
 
+@pytest.mark.usefixtures("embedded")
 async def test_what_is_no_longer_held_goes_with_its_pages(tmp_path: Path, both: dict[str, Any]) -> None:
     await exported(tmp_path, both)
     async with looking_at(settings(tmp_path / "data", both)) as mirror:

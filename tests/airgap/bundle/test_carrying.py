@@ -431,6 +431,7 @@ async def test_parts_together_are_the_bundle(two: Two) -> None:
     assert await two.asked_of_b(*BOTH, big) == wanted
 
 
+@pytest.mark.usefixtures("embedded")
 async def test_what_is_lost_on_either_side_is_said(two: Two) -> None:
     lost = two.a.data_dir / "blobs" / WHEELS[0].sha256[:2] / WHEELS[0].sha256
     lost.rename(two.directory / "aside")

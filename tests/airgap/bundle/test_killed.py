@@ -15,6 +15,8 @@ from tests.serving import Client, serving, spawned
 from tests.simulator import Simulator
 from tests.uploading import make_token, upload
 
+pytestmark = pytest.mark.usefixtures("embedded")
+
 PROJECTS = [f"project-{number}" for number in range(12)]
 PATHS = [*(f"simple/{name}/" for name in PROJECTS), "versions", "info/rack", "simple/acme/"]
 TIMES = 10

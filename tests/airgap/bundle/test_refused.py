@@ -249,6 +249,7 @@ async def test_what_no_signature_covers_is_what_mirrors_write_or_is_not_believed
     assert answers[0] == answers[1]
 
 
+@pytest.mark.usefixtures("embedded")
 async def test_an_expired_bundle_is_refused_unless_forced(stage: Stage, tmp_path: Path) -> None:
     bundle = tmp_path / "short.tar"
     await stage.a(stage.capsys, "export", "-o", bundle, "--all", "--expires", "2d")

@@ -111,6 +111,7 @@ async def test_what_is_held_is_not_fetched_again(simulator: Simulator, tmp_path:
         assert simulator.requests == []
 
 
+@pytest.mark.usefixtures("embedded")
 async def test_a_file_that_fails_is_reported_and_the_rest_goes_on(simulator: Simulator, tmp_path: Path) -> None:
     good, bad, gone = wheel("six", "1.0"), wheel("six", "2.0"), wheel("six", "3.0")
     progress = RecordedProgress()
@@ -128,6 +129,7 @@ async def test_a_file_that_fails_is_reported_and_the_rest_goes_on(simulator: Sim
     assert hashlib.sha256(bad.content).hexdigest() not in blobs(tmp_path)
 
 
+@pytest.mark.usefixtures("embedded")
 async def test_a_connection_that_breaks_is_taken_up_again(simulator: Simulator, tmp_path: Path) -> None:
     six = wheel("six", "1.0", size=20_000)
     async with filled(simulator, tmp_path, six) as mirror:
@@ -175,6 +177,7 @@ async def test_a_full_disk_ends_a_sync_and_is_named(
             await synced(mirror, needs("six"))
 
 
+@pytest.mark.usefixtures("embedded")
 @pytest.mark.parametrize("kind", ["large", "without sizes", "without digests"])
 async def test_files_that_are_not_small_take_the_usual_way(simulator: Simulator, tmp_path: Path, kind: str) -> None:
     six = wheel("six", "1.0", size=3 * SMALL_FILE_BYTES if kind == "large" else 0)
