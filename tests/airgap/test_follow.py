@@ -250,6 +250,7 @@ async def _said(caplog: pytest.LogCaptureFixture, what: str) -> bool:
     return what in caplog.text
 
 
+@pytest.mark.usefixtures("embedded")  # elsewhere the lease of who was killed has to end first
 async def test_the_cursor_outlives_a_kill(tmp_path: Path) -> None:
     async with serving(tmp_path / "a", EMPTY) as a:
         secret = await make_token(a)

@@ -204,6 +204,7 @@ async def test_a_closed_mirror_is_synchronised_with_a_token_that_is_gone_afterwa
     assert (await commands("token", "list"))[0] == ""
 
 
+@pytest.mark.usefixtures("embedded")
 async def test_a_set_that_is_named_is_exactly_what_it_needs(simulator: Simulator, commands: Commands) -> None:
     simulator.publish(SIX)
     simulator.publish(OLDER)
