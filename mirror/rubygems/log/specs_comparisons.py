@@ -28,6 +28,7 @@ class SpecsComparison(msgspec.Struct, frozen=True):
     """Of the file; empty where there is none."""
     same: bool
     at: float
+    """When they were compared, in seconds since the epoch."""
 
 
 class SpecsComparisons:
@@ -52,9 +53,12 @@ class SpecsComparisons:
         except StorageError:
             self.behind = True
             return
-        if growth.content:
-            self.known.update(msgspec.json.decode(growth.content, type=dict[SpecsKind, SpecsComparison]))
         self._stored.position = growth.position
+        try:
+            if growth.content:
+                self.known.update(msgspec.json.decode(growth.content, type=dict[SpecsKind, SpecsComparison]))
+        except msgspec.MsgspecError as error:  # of another version: the next result takes its place
+            logger.warning("what other processes know of upstream's specs files cannot be read: %s", error)
 
     async def put(self, kind: SpecsKind, result: SpecsComparison) -> None:
         """Let a result be the last one, for all."""
