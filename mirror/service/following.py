@@ -140,7 +140,12 @@ async def _report(one: Follower, cursors: Cursors) -> None:
 async def _show_reported(one: Follower, cursors: Cursors) -> None:
     """Let a follower that is not at work have the state of the one that is."""
     reported = await cursors.reported(one.name)
-    if reported is not None:
+    if reported is None:
+        return
+    try:
         state = msgspec.json.decode(reported, type=FollowState)
-        for field in FollowState.__struct_fields__:
-            setattr(one.state, field, getattr(state, field))
+    except msgspec.MsgspecError as error:  # of another version
+        logger.warning("how far another process has followed %s cannot be read: %s", one.name, error)
+        return
+    for field in FollowState.__struct_fields__:
+        setattr(one.state, field, getattr(state, field))
