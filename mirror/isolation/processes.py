@@ -73,7 +73,7 @@ class IsolatedProcesses:
 
     async def start(self) -> None:
         """Start all processes, which otherwise happens when they are needed, and before there is any call."""
-        self._idle += [await self._start() for _ in range(self._most)]
+        self._idle.extend([await self._start() for _ in range(self._most)])
 
     @asynccontextmanager
     async def _process(self) -> AsyncIterator[Process]:

@@ -207,6 +207,23 @@ async def test_a_follower_that_was_away_catches_up_and_fetches_nothing_twice(tmp
             assert b.mirror.state.following[f"pypi {URL(a.url).authority}"].files == 1
 
 
+async def test_files_of_projects_that_are_fetched_at_once_are_all_counted(tmp_path: Path) -> None:
+    async with serving(tmp_path / "a", EMPTY) as a:
+        secret = await make_token(a)
+        async with serving(tmp_path / "b", of(a)) as b:
+            await upload(a, secret, first := wheel("first", "1.0"))
+            await holds(b, first)
+            await caught_up(b, a)
+        files = [wheel(f"acme-{number}", "1.0") for number in range(12)]
+        for built in files:
+            await upload(a, secret, built)
+        async with serving(tmp_path / "b", of(a)) as b:
+            await holds(b, first, *files)
+            await caught_up(b, a)
+            await until(lambda: _follows(b), "both should be done")
+            assert b.mirror.state.following[f"pypi {URL(a.url).authority}"].files == 12
+
+
 async def test_beyond_the_window_it_says_so_and_compares_what_both_hold(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

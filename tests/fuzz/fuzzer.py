@@ -100,7 +100,8 @@ async def run(
     async def work(check: Check, remaining: Iterator[bytes], slow: list[bytes] | None) -> None:
         for data in remaining:
             try:
-                result.understood += await _checked(check, data, slow)
+                understood = await _checked(check, data, slow)
+                result.understood += understood  # not `+= await`: that reads it before the others add to it
             except Exception:
                 result.failures.append(FuzzFailure(data, traceback.format_exc()[-TEXT_CHARACTERS:]))
             if len(result.failures) >= most:

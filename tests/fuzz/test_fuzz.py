@@ -44,3 +44,17 @@ async def test_an_input_is_slow_by_what_it_costs_itself_and_not_by_what_others_c
     result = await run(fuzzer, 2, seed=0)
     assert [failure.data for failure in result.failures] == [b"slow"]
     assert (result.checked, result.understood) == (2, 1)
+
+
+async def test_inputs_that_are_checked_at_once_are_all_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def check(data: bytes) -> bool:
+        await asyncio.sleep(0)
+        return data == b"understood"
+
+    @asynccontextmanager
+    async def opened() -> AsyncIterator[Check]:
+        yield check
+
+    monkeypatch.setattr("tests.fuzz.fuzzer.inputs", lambda *_: iter([b"understood", b"not understood"] * 20))
+    result = await run(Fuzzer("none", list, opened, at_once=8), 40, seed=0)
+    assert (result.checked, result.understood) == (40, 20)

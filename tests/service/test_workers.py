@@ -61,7 +61,8 @@ async def test_what_one_worker_has_answered_the_others_show(simulator: Simulator
             for pid, client in each:
                 reply = await client.get("/simple/ours/")
                 missing[pid] += built.filename not in reply.text
-                missing[pid] += "ours" not in (await client.get("/simple/")).text
+                projects = await client.get("/simple/")
+                missing[pid] += "ours" not in projects.text
         assert not missing.total()
         assert await mirror.end() == 0
 

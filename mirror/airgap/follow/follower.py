@@ -221,11 +221,12 @@ class Follower:
         for filename in dict.fromkeys(filenames):
             try:
                 try:
-                    self.state.files += await self._applier.file(name, filename)
+                    fetched = await self._applier.file(name, filename)
                 except NotFound:
                     if changed or not await self._fetch_page(name):
                         raise
-                    self.state.files += await self._applier.file(name, filename)
+                    fetched = await self._applier.file(name, filename)
+                self.state.files += fetched
             except (NotFound, Blocked) as error:  # a sidecar; deleted since; or blocked by policy here
                 logger.debug("following %s: %s", self._remote.name, error)
 
