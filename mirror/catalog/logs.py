@@ -156,7 +156,8 @@ class Logs:
             "INSERT INTO log_refreshes (name, holder, at, until)"
             " VALUES ($1, $2, current_seconds($3), current_seconds($3) + $4) ON CONFLICT (name) DO UPDATE"
             " SET holder = excluded.holder, at = excluded.at, until = excluded.until"
-            " WHERE log_refreshes.at > excluded.at OR (log_refreshes.until <= excluded.at AND"  # a clock was set back
+            # A clock was set back; a little later is another process that read the clock later and wrote earlier.
+            " WHERE log_refreshes.at > excluded.at + $4 OR (log_refreshes.until <= excluded.at AND"
             " (log_refreshes.until > log_refreshes.at OR (log_refreshes.at < $6 AND"  # its process has died
             " (log_refreshes.holder = excluded.holder OR log_refreshes.at <= excluded.at - $5)))) RETURNING at"
         )

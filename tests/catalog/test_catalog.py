@@ -153,12 +153,16 @@ async def test_two_states_of_a_log_are_never_of_the_same_second(open_catalog: Op
 async def test_one_process_asks_upstream_and_all_others_leave_it_to_that_one(
     open_catalog: Opener, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    first, second = SharedLog((await open_catalog()).logs, "v"), SharedLog((await open_catalog()).logs, "v")
+    catalog = await open_catalog()
+    first, second = SharedLog(catalog.logs, "v"), SharedLog((await open_catalog()).logs, "v")
     second._holder = "another"
     async with first.refreshing(60.0) as ours:
         assert ours.ours
         async with second.refreshing() as theirs:
             assert (theirs.ours, theirs.running, theirs.began) == (False, True, ours.began)
+        before = time.time() - 0.5
+        late = await second._logs.begin_refresh("v", "another", before, 60.0, math.inf)
+        assert not late.ours, "it read the clock a moment earlier, and wrote later"
     async with second.refreshing(60.0) as recent:
         assert (recent.ours, recent.running) == (False, False)
     async with second.refreshing(since=ours.began) as late:
@@ -172,6 +176,8 @@ async def test_one_process_asks_upstream_and_all_others_leave_it_to_that_one(
     await asyncio.sleep(0.01)
     async with second.refreshing(60.0) as instead:
         assert instead.ours, "the process that asked has died"
+    set_back = await first._logs.begin_refresh("v", "first", time.time() - 60, 60.0, math.inf)
+    assert set_back.ours != catalog.database.shared, "the clock of a machine was set back"
 
 
 async def test_counters_add_up(catalog: Catalog) -> None:

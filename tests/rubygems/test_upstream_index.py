@@ -113,6 +113,21 @@ async def test_two_processes_that_follow_one_upstream_store_each_line_once(
         await second.close()
 
 
+async def test_a_process_that_begins_as_another_one_has_just_asked_takes_over_what_that_got(
+    following: Following, simulator: Simulator
+) -> None:
+    second = UpstreamIndex(following.upstream, "gems", Catalog(following.catalog.database))
+    second._stored._holder = "another"
+    try:
+        simulator.inject("/versions", Status(500), times=1)
+        with pytest.raises(UpstreamError):
+            await following.index.refresh(60.0)
+        assert await second.refresh(60.0), "the other one has got nothing, so that this one asks for itself"
+        assert second.map == parse_versions(simulator.rubygems.versions())
+    finally:
+        await second.close()
+
+
 async def test_nothing_new_costs_nothing_also_after_a_restart(following: Following, simulator: Simulator) -> None:
     await following.index.refresh()
     following.transferred()

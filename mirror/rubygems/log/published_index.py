@@ -225,7 +225,6 @@ class PublishedIndex:
             pause = NOW_POLL_SECONDS if now_required else POLL_SECONDS
             if 0 <= age <= pause and not nothing_to_serve and not running:
                 continue
-            pause = 0.0 if nothing_to_serve else pause
             task = self._background.start(f"{upstream.name} {pause}", partial(self._refresh, upstream, pause))
             if nothing_to_serve or now_required or not 0 <= age <= self._fresh:
                 await asyncio.wait({task}, timeout=None if nothing_to_serve else WAIT_SECONDS)

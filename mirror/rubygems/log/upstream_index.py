@@ -226,7 +226,10 @@ class UpstreamIndex:
             if not state.running:
                 self.asked_at = self._clock() - max(0.0, state.now - state.began)
                 await self.read_on()
-                return self.map is not known
+                if self.map is not None or since < math.inf:
+                    return self.map is not known
+                pause = 0.0  # who asked lately has got nothing
+                continue
             since = min(since, state.now if anew else state.began)
             await asyncio.sleep(LOOK_SECONDS)
 
