@@ -222,14 +222,14 @@ def gem(
     )
     about = yaml.dump(specification, Dumper=_RubyDumper, sort_keys=False, explicit_start=True).encode()
     parts = {
-        "metadata.gz": gzip.compress(about, mtime=0),
+        "metadata.gz": _gzip(about, 9),
         "data.tar.gz": _gzip(_tar(members)),
     }
     sums = {
         label: {part: hashlib.new(algorithm, content).hexdigest() for part, content in parts.items()}
         for label, algorithm in (("SHA256", "sha256"), ("SHA512", "sha512"))
     }
-    parts["checksums.yaml.gz"] = gzip.compress(yaml.dump(sums, explicit_start=True).encode(), mtime=0)
+    parts["checksums.yaml.gz"] = _gzip(yaml.dump(sums, explicit_start=True).encode(), 9)
     full_name = f"{name}-{version}" if platform == "ruby" else f"{name}-{version}-{platform}"
     return Built(name, version, f"{full_name}.gem", _tar(parts, mode=0o444), about)
 
@@ -280,9 +280,10 @@ def _tar(members: Mapping[str, bytes], mode: int = 0o644) -> bytes:
     return buffer.getvalue()
 
 
-def _gzip(content: bytes) -> bytes:
+def _gzip(content: bytes, level: int = 6) -> bytes:
     # Noise does not shrink: trying would take seconds for each 100 MB.
-    return gzip.compress(content, 0 if len(content) > 1 << 20 else 6, mtime=0)
+    packed = gzip.compress(content, 0 if len(content) > 1 << 20 else level, mtime=0)
+    return packed[:9] + b"\xff" + packed[10:]  # the system, which some versions of Python name
 
 
 _BACKEND = '''"""Builds nothing: writes the wheel that it carries."""

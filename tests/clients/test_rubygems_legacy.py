@@ -15,6 +15,7 @@ from tests.builders import gem
 from tests.clients.ruby import Ruby, rubies
 from tests.serving import serving
 from tests.simulator import Simulator
+from tests.tcp import tcp_server
 from tests.uploading import change_gem, make_token, push
 
 pytestmark = [pytest.mark.clients, pytest.mark.timeout(600)]
@@ -46,9 +47,8 @@ async def relaying(target: URL) -> AsyncIterator[Relay]:
         theirs, ours = await asyncio.open_connection(target.host, target.port)
         await asyncio.gather(passing(reader, ours, False), passing(theirs, writer, True), return_exceptions=True)
 
-    server = await asyncio.start_server(connected, "127.0.0.1", 0)
-    relay = Relay(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/")
-    async with server:
+    async with tcp_server(connected) as port:
+        relay = Relay(f"http://127.0.0.1:{port}/")
         yield relay
 
 

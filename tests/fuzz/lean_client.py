@@ -13,6 +13,7 @@ from mirror.errors import MirrorError
 from mirror.upstream import ConnectionPool, Outgoing
 from mirror.upstream.failures import InvalidResponse
 from tests.fuzz.fuzzer import Check, Fuzzer
+from tests.tcp import tcp_server
 
 LIMIT_BYTES = 64 << 10
 
@@ -52,21 +53,15 @@ async def _serving() -> AsyncIterator[tuple[URL, Callable[[bytes], None]]]:
         sent = data
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        try:
-            await reader.readuntil(b"\r\n\r\n")
-            middle = len(sent) // 2  # in two parts, of which the second one may be nothing but a body
-            writer.write(sent[:middle])
-            await asyncio.sleep(0.001)
-            writer.write(sent[middle:])
-            await writer.drain()
-        except (OSError, asyncio.IncompleteReadError):
-            pass
-        finally:
-            writer.close()
+        await reader.readuntil(b"\r\n\r\n")
+        middle = len(sent) // 2  # in two parts, of which the second one may be nothing but a body
+        writer.write(sent[:middle])
+        await asyncio.sleep(0.001)
+        writer.write(sent[middle:])
+        await writer.drain()
 
-    server = await asyncio.start_server(serve, "127.0.0.1", 0)
-    async with server:
-        yield URL(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/file"), answer
+    async with tcp_server(serve) as port:
+        yield URL(f"http://127.0.0.1:{port}/file"), answer
 
 
 @asynccontextmanager

@@ -12,6 +12,7 @@ from mirror.upstream import ConnectionPool, Outgoing
 from mirror.upstream.connections import OVERHEAD_BYTES, PooledResponse
 from mirror.upstream.failures import ConnectFailure, InvalidResponse
 from mirror.upstream.outgoing import READ_AHEAD_BYTES
+from tests.tcp import tcp_server
 
 Serve = Callable[[asyncio.StreamWriter, int], Awaitable[None]]
 """Answers a request on a connection, whose number is given; the connection goes on afterwards."""
@@ -24,37 +25,26 @@ class Server:
         self.connections = 0
         self.heads: list[bytes] = []
         self._serve = serve
-        self.writers: list[asyncio.StreamWriter] = []
 
     async def answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         number = self.connections
         self.connections += 1
-        self.writers.append(writer)
-        try:
-            while True:
-                self.heads.append(await reader.readuntil(b"\r\n\r\n"))
-                await self._serve(writer, number)
-                await writer.drain()
-        except (asyncio.IncompleteReadError, ConnectionError):
-            pass
-        finally:
-            writer.close()
+        while True:
+            self.heads.append(await reader.readuntil(b"\r\n\r\n"))
+            await self._serve(writer, number)
+            await writer.drain()
 
 
 @asynccontextmanager
 async def pool(serve: Serve, read_timeout: float = 30) -> AsyncIterator[tuple[Server, ConnectionPool, URL]]:
     served = Server(serve)
-    server = await asyncio.start_server(served.answer, "127.0.0.1", 0)
-    url = URL(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/it")
-    made = ConnectionPool(Outgoing(url), "mirror", read_timeout)
-    try:
-        yield served, made, url
-    finally:
-        made.close()
-        server.close()
-        for writer in served.writers:
-            writer.close()
-        await server.wait_closed()
+    async with tcp_server(served.answer) as port:
+        url = URL(f"http://127.0.0.1:{port}/it")
+        made = ConnectionPool(Outgoing(url), "mirror", read_timeout)
+        try:
+            yield served, made, url
+        finally:
+            made.close()
 
 
 def writing(content: bytes) -> Serve:

@@ -24,6 +24,7 @@ from mirror.upstream.certificates import Certificates
 from mirror.upstream.failures import ConnectFailure
 from tests.file_server import FileServer, secure
 from tests.simulator.wire import redirect
+from tests.tcp import tcp_server
 
 PUBLIC = ["1.1.1.1", "2606:4700::1111", "::ffff:1.1.1.1", "64:ff9b::101:101", "2002:101:101::"]
 INTERNAL = [
@@ -216,12 +217,10 @@ async def test_over_https_an_index_is_where_its_certificate_is(names: dict[str, 
     authority.issue_cert("index.corp").configure_cert(context)
 
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        writer.close()
+        pass
 
-    server = await asyncio.start_server(answer, "127.0.0.1", 0, ssl=context)
-    port = server.sockets[0].getsockname()[1]
     names["index.corp"] = names["files.corp"] = names["evil.example"] = ["127.0.0.1"]
-    async with server:
+    async with tcp_server(answer, context) as port:
         at_home = Outgoing(URL(f"https://index.corp:{port}/"), ca_file=tmp_path / "ca.pem")
         assert await at_home.addresses("files.corp", 80) == ["127.0.0.1"]
         elsewhere = Outgoing(URL(f"https://evil.example:{port}/"), ca_file=tmp_path / "ca.pem")
@@ -391,14 +390,12 @@ async def test_a_connection_is_not_used_again_after_a_pause(host: str, monkeypat
         while await reader.readline():
             if (await reader.readuntil(b"\r\n\r\n")) is not None:
                 writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
-        writer.close()
 
-    server = await asyncio.start_server(serve, "127.0.0.1", 0)
-    url = URL(f"http://{host}:{server.sockets[0].getsockname()[1]}/")
-    upstream = Upstream("index", url)
-    for pause in (0.0, 0.2, 0.0):
-        await upstream.get(UpstreamRequest(url=url, limit=100))
-        await asyncio.sleep(pause)
-    assert opened == 2
-    await upstream.close()
-    server.close()
+    async with tcp_server(serve) as port:
+        url = URL(f"http://{host}:{port}/")
+        upstream = Upstream("index", url)
+        for pause in (0.0, 0.2, 0.0):
+            await upstream.get(UpstreamRequest(url=url, limit=100))
+            await asyncio.sleep(pause)
+        assert opened == 2
+        await upstream.close()

@@ -19,6 +19,7 @@ from mirror.upstream import ForbiddenAddress, Outgoing, Upstream, UpstreamOption
 from mirror.upstream.proxies import proxies_of
 from tests.airgap.sync.test_worker_client import reaching
 from tests.file_server import FileServer
+from tests.tcp import tcp_server
 
 VARIABLES = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY")
 
@@ -178,7 +179,6 @@ async def test_https_goes_through_a_tunnel_and_its_certificate_is_checked(
         await reader.readuntil(b"\r\n\r\n")
         writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\nConnection: close\r\n\r\nsafe")
         await writer.drain()
-        writer.close()
 
     async def copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with suppress(OSError):
@@ -189,14 +189,12 @@ async def test_https_goes_through_a_tunnel_and_its_certificate_is_checked(
 
     async def tunnel(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         heads.append(await reader.readuntil(b"\r\n\r\n"))
-        there = await asyncio.open_connection("127.0.0.1", index.sockets[0].getsockname()[1])
+        there = await asyncio.open_connection("127.0.0.1", index)
         writer.write(b"HTTP/1.1 200 OK\r\n\r\n")
         await asyncio.gather(copy(reader, there[1]), copy(there[0], writer))
 
-    index = await asyncio.start_server(safe, "127.0.0.1", 0, ssl=context)
-    through = await asyncio.start_server(tunnel, "127.0.0.1", 0)
-    async with index, through:
-        monkeypatch.setenv("HTTPS_PROXY", f"http://joe:secret@127.0.0.1:{through.sockets[0].getsockname()[1]}")
+    async with tcp_server(safe, context) as index, tcp_server(tunnel) as through:
+        monkeypatch.setenv("HTTPS_PROXY", f"http://joe:secret@127.0.0.1:{through}")
         trusting = Upstream("index", URL("https://index.example/"), UpstreamOptions(ca_file=tmp_path / "ca.pem"))
         assert await get(trusting, "https://index.example/simple/") == b"safe"
         strange = Upstream("index", URL("https://index.example/"), UpstreamOptions(retries=0))

@@ -20,6 +20,7 @@ from mirror.runtime import event_loops
 from tests.file_server import LAST_MODIFIED, FileServer, secure
 from tests.simulator import Chunked, Cut, Status
 from tests.simulator.wire import redirect
+from tests.tcp import tcp_server
 
 
 def reaching(
@@ -42,31 +43,25 @@ class Wire:
         self.connections = 0
         self._answers = answers
         self._close = close
-        self._writers: set[asyncio.StreamWriter] = set()
+        self._writers: list[asyncio.StreamWriter] = []
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         number, asked = self.connections, 0
         self.connections += 1
-        self._writers.add(writer)
-        try:
-            while True:
-                self.requests.append(await reader.readuntil(b"\r\n\r\n"))
-                answer = self._answers(number, asked)
-                asked += 1
-                if answer is None:
-                    break
-                writer.write(answer)
-                await writer.drain()
-                if self._close:
-                    break
-        except (asyncio.IncompleteReadError, ConnectionError):
-            pass
-        finally:
-            self._writers.discard(writer)
-            writer.close()
+        self._writers.append(writer)
+        while True:
+            self.requests.append(await reader.readuntil(b"\r\n\r\n"))
+            answer = self._answers(number, asked)
+            asked += 1
+            if answer is None:
+                break
+            writer.write(answer)
+            await writer.drain()
+            if self._close:
+                break
 
     def hang_up(self) -> None:
-        for writer in list(self._writers):
+        for writer in self._writers:
             writer.close()
 
 
@@ -76,16 +71,13 @@ async def wire(
 ) -> AsyncIterator[tuple[Wire, SmallFileClient, URL]]:
     """Answer by the numbers of connection and request; None closes the connection, as `close` does after each."""
     served = Wire(answers, close=close)
-    server = await asyncio.start_server(served.serve, "127.0.0.1", 0)
-    url = URL(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/")
-    client = reaching(str(url), read_timeout)
-    try:
-        yield served, client, url / "it"
-    finally:
-        client.close()
-        served.hang_up()
-        server.close()
-        await server.wait_closed()
+    async with tcp_server(served.serve) as port:
+        url = URL(f"http://127.0.0.1:{port}/")
+        client = reaching(str(url), read_timeout)
+        try:
+            yield served, client, url / "it"
+        finally:
+            client.close()
 
 
 def whole(body: bytes, head: str = "") -> bytes:
@@ -373,16 +365,13 @@ async def test_a_connection_that_is_reset_is_an_error() -> None:
     async def reset(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.readuntil(b"\r\n\r\n")
         writer.get_extra_info("socket").setsockopt(1, 13, struct.pack("ii", 1, 0))  # SO_LINGER: close with a reset
-        writer.close()
 
-    server = await asyncio.start_server(reset, "127.0.0.1", 0)
-    url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/"
-    client = reaching(url)
-    with pytest.raises(UpstreamUnavailable):
-        await fetched(client, url)
-    client.close()
-    server.close()
-    await server.wait_closed()
+    async with tcp_server(reset) as port:
+        url = f"http://127.0.0.1:{port}/"
+        client = reaching(url)
+        with pytest.raises(UpstreamUnavailable):
+            await fetched(client, url)
+        client.close()
 
 
 async def test_a_port_without_a_server_is_an_error() -> None:
