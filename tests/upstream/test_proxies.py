@@ -191,7 +191,12 @@ async def test_https_goes_through_a_tunnel_and_its_certificate_is_checked(
         heads.append(await reader.readuntil(b"\r\n\r\n"))
         there = await asyncio.open_connection("127.0.0.1", index)
         writer.write(b"HTTP/1.1 200 OK\r\n\r\n")
-        await asyncio.gather(copy(reader, there[1]), copy(there[0], writer))
+        try:
+            await asyncio.gather(copy(reader, there[1]), copy(there[0], writer))
+        finally:
+            there[1].close()
+            with suppress(OSError):
+                await there[1].wait_closed()
 
     async with tcp_server(safe, context) as index, tcp_server(tunnel) as through:
         monkeypatch.setenv("HTTPS_PROXY", f"http://joe:secret@127.0.0.1:{through}")
