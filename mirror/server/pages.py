@@ -4,6 +4,9 @@ A page is rendered once and kept compressed under everything that it is made of:
 type, and the revision of the project as it is shown. So a page under its key is always right, and no change has to
 reach this cache: what is no longer asked for makes room. What memory has no room for is read from disk, also after a
 restart; there a page has one place, in which each revision replaces the one before.
+
+The surprise: a small page is sent as it is to the first client that asks for it. It is compressed for the second one,
+and written to disk then, or when it leaves memory.
 """
 
 import asyncio
@@ -31,6 +34,8 @@ from mirror.server.segments import StoredPart
 
 IN_LOOP_BYTES = 32 << 10
 """Bytes up to which compressing, or the reverse, is quicker than the hop to a thread."""
+FIRST_PLAIN_BYTES = 14_000
+"""Bytes up to which a page is first sent as it is: TCP sends them without waiting for its client (RFC 6928)."""
 LARGE_BYTES = 1 << 20
 """Bytes above which pages are compressed one at a time: each takes its memory several times meanwhile."""
 HEAVY_AT_ONCE = 1
@@ -119,6 +124,8 @@ class RenderedPage(Representation):
         self.headers = facts.headers
         self.size = facts.size
         self.compressible = self.size >= COMPRESSED_FROM_BYTES
+        self.asked_once = False
+        """Whether this is a small page that only one client has asked for."""
         self.heads: dict[HeadKey, bytes] = {}
         self.on_disk: Collection[str] = tuple(stored)
         """The encodings in which it is kept on disk."""
@@ -133,9 +140,18 @@ class RenderedPage(Representation):
         bodies = sum(len(body.content) for body in self.bodies.values())
         return PAGE_BYTES + bodies + sum(HEAD_BYTES + len(head) for head in self.heads.values())
 
+    def first_asked(self) -> None:
+        """Do no more than it takes for one client."""
+        self.asked_once, self.compressible = True, False
+
+    def asked_again(self) -> None:
+        """Let the page be compressed and written to disk: another client has asked for it."""
+        self.asked_once, self.compressible = False, self.size >= COMPRESSED_FROM_BYTES
+
     def keep_head(self, key: HeadKey, head: bytes) -> None:
-        self.heads[key] = head
-        self.grown(self)
+        if not self.asked_once:  # the next one has another outcome
+            self.heads[key] = head
+            self.grown(self)
 
     def etag_of(self, encoding: str) -> str:
         """Return the ETag; a strong one names one encoding (RFC 9110 section 8.8.3.3)."""
@@ -200,7 +216,7 @@ class PageCache:
 
     def __init__(self, memory: MemoryBudget, disk: DiskCache | None = None) -> None:
         """Without a `disk`, pages are kept in memory alone."""
-        self._pages: BoundedCache[PageKey, RenderedPage] = BoundedCache(memory)
+        self._pages: BoundedCache[PageKey, RenderedPage] = BoundedCache(memory, self._settle)
         self._heavy = asyncio.Semaphore(HEAVY_AT_ONCE)
         self._encoders = Encoders()
         self._rendering: SingleFlight[PageKey, RenderedPage] = SingleFlight(at_once=True)
@@ -227,6 +243,8 @@ class PageCache:
         if facts.maybe_outdated and outcome == "hit":
             outcome = "stale"
         facts.outcome = outcome
+        if page.asked_once and outcome != "miss":
+            page.asked_again()
         replayable = outcome == "hit" and facts.freshness is Freshness.USUAL
         try:
             return await respond(request, page, rules, validity if replayable else None)
@@ -239,6 +257,8 @@ class PageCache:
         entry = self._pages.get(key)
         if entry is not None:
             entry.used = True
+            if entry.value.asked_once:
+                entry.value.asked_again()
             return entry.value
         # Not once for all who wait: a read costs less than the task that it would take.
         if key.durable and (found := await self._load(key.place)) and found.facts.revision == key.revision:
@@ -285,6 +305,8 @@ class PageCache:
         made = await content()
         body = await self._render_heavy(made) if made.heavy else made.render()
         page = RenderedPage(*_described(key, made, body), self._encoders)
+        if made.kept and "identity" in page.bodies and page.size <= FIRST_PLAIN_BYTES:
+            page.first_asked()
         return self._keep(key, page) if made.kept else page
 
     async def _render_heavy(self, made: PageInput) -> bytes | PackedPage:
@@ -310,7 +332,7 @@ class PageCache:
 
     def _save(self, key: PageKey, page: RenderedPage) -> None:
         """Have a page written to disk, unless all of it is there."""
-        if not key.durable or (saver := self._saver) is None or not saver.disk.limit_bytes:
+        if page.asked_once or not key.durable or (saver := self._saver) is None or not saver.disk.limit_bytes:
             return
         saved = page.on_disk and page.bodies.keys() <= {*page.on_disk, "identity"}
         if not saved and len(saver.unsaved) < MOST_UNSAVED:
@@ -319,11 +341,21 @@ class PageCache:
             if saver.timer is None:
                 saver.timer = asyncio.get_running_loop().call_later(SAVE_SECONDS, saver.start)
 
+    def _settle(self, key: PageKey, page: RenderedPage) -> None:
+        """Have a page written to disk that was to wait for another request."""
+        if page.asked_once:
+            page.asked_again()
+            self._save(key, page)
+
     async def close(self) -> None:
         """Stop what is being rendered, and write what was."""
         await self._rendering.close()
         await self._encoders.running.close()
         if self._saver is not None:
+            for entry in [*self._pages.values()]:
+                self._settle(entry.key, entry.value)
+                if len(self._saver.unsaved) == MOST_UNSAVED:
+                    await self._saver.flush()
             await self._saver.close()
 
 

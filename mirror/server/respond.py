@@ -25,7 +25,14 @@ from mirror.index.source import OpenFile, Wanted
 from mirror.model import Body, File
 from mirror.server.connection import connection_of, date_line
 from mirror.server.facts import facts_of
-from mirror.server.negotiate import choose_encoding, is_short_range, parse_range, range_applies, unmodified
+from mirror.server.negotiate import (
+    choose_encoding,
+    is_short_range,
+    matches_etag,
+    parse_range,
+    range_applies,
+    unmodified,
+)
 from mirror.server.replay import Replay, SharedBytes
 from mirror.server.representation import Chunk, Representation
 from mirror.server.rules import FILE, PROVISIONAL_FILE, ResponseRules, fixed_lines, private
@@ -150,9 +157,12 @@ async def respond(
     if rules.encodings and wanted is None and representation.compressible:
         encoding = choose_encoding(request.headers.get("Accept-Encoding", ""), rules.encodings)
     outcome = facts.outcome
+    headers = request.headers
+    if encoding != "identity" and "If-None-Match" in headers:
+        plain = f'"{representation.etag_of("identity")}"'  # which is what the first client of a small page has
+        encoding = "identity" if matches_etag(headers["If-None-Match"], plain) else encoding
     etag = f'"{representation.etag_of(encoding)}"'
     part = None
-    headers = request.headers
     if wanted is not None and range_applies(headers, etag, representation.modified):
         part = parse_range(wanted, representation.size, rules.suffix_ranges)
     conditional = "If-None-Match" in headers or "If-Modified-Since" in headers

@@ -173,6 +173,39 @@ async def test_a_page_on_disk_is_not_made_again(
     assert thing.asked == 1
 
 
+async def test_a_small_page_is_compressed_and_written_to_disk_once_a_second_client_wants_it(
+    disk: DiskCache, thing: Thing
+) -> None:
+    thing.body = b"a page " * 1000
+    pages, key = PageCache(MemoryBudget(1_000_000), disk), PageKey(PLACE, "0", durable=True)
+    assert pages._saver is not None
+    made = await pages.get(key, thing.get)
+    made.keep_head((200, "identity", "miss", False), b"")
+    await pages._saver.flush()
+    assert (made.compressible, len(disk.places)) == (False, 0)
+    await (await pages.get(key, thing.get)).encode("gzip")
+    await pages._saver.flush()
+    assert (made.compressible, len(disk.places), set(made.bodies)) == (True, 1, {"gzip"})
+
+
+async def test_a_small_page_is_written_to_disk_when_memory_has_no_room_for_it(disk: DiskCache, thing: Thing) -> None:
+    pages = PageCache(MemoryBudget(20_000), disk)
+    thing.body = b"x" * 3000
+    for number in range(10):
+        await pages.get(PageKey(("pypi", f"six-{number}", "simple"), "0", durable=True), thing.get)
+    assert pages._saver is not None
+    await pages._saver.flush()
+    assert len(disk.places) + len(pages._pages) == 10
+
+
+@pytest.mark.parametrize("size", [14_001, 2 << 20])
+async def test_a_page_of_several_round_trips_is_compressed_for_its_first_client(
+    pages: PageCache, thing: Thing, size: int
+) -> None:
+    thing.body = bytes(size)
+    assert (await page(pages, thing)).compressible
+
+
 async def test_a_page_has_the_same_etags_from_disk(disk: DiskCache, thing: Thing) -> None:
     thing.body = b"a page " * 9000
     made = await page(PageCache(MemoryBudget(1_000_000)), thing)

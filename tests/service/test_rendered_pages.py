@@ -210,7 +210,7 @@ async def test_a_lost_catalog_is_not_made_up_for_by_rendered_pages(index: Simula
 async def test_a_damaged_cache_is_made_again(index: Simulator, renders: Renders, tmp_path: Path, damage: str) -> None:
     data = tmp_path / "data"
     async with serving(data, repositories(index)) as mirror:
-        first = await page(mirror, Accept_Encoding="gzip")
+        first = [await page(mirror, Accept_Encoding="gzip") for _ in range(2)][1]
     for path in [*data.glob("rendered/*/*")]:
         size = path.stat().st_size
         match damage:
