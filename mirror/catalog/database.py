@@ -81,10 +81,11 @@ def placeholders(count: int, width: int, first: int, types: Sequence[str] = (), 
 
 
 @lru_cache(maxsize=512)
-def by_position(sql: str) -> str:
-    """Return a statement with the placeholders for which SQLite's driver takes values in their order, the quickest.
+def for_sqlite(sql: str) -> str:
+    """Return a statement as SQLite understands it: PostgreSQL's `string_agg` has another name before SQLite 3.44.
 
-    A number stands only where it is not the next one: SQLite looks each numbered one up in the list of all.
+    A placeholder has its number only where that is not the next one. SQLite looks each numbered one up in the list of
+    all, and takes the values of the others in their order.
     """
     highest = 0
 
@@ -94,7 +95,7 @@ def by_position(sql: str) -> str:
         follows, highest = number == highest + 1, max(highest, number)
         return "?" if follows else f"?{number}"
 
-    return _PLACEHOLDER.sub(place, sql)
+    return _PLACEHOLDER.sub(place, sql).replace("string_agg(", "group_concat(")
 
 
 _PLACEHOLDER = re.compile(r"\$(\d+)")

@@ -24,7 +24,7 @@ from typing import Self, TypeVar
 
 import aiosqlite
 
-from mirror.catalog.database import Row, Statement, Value, by_position
+from mirror.catalog.database import Row, Statement, Value, for_sqlite
 from mirror.catalog.migration import migrate_sqlite
 from mirror.errors import ConstraintViolation, StorageFull
 from mirror.runtime import end_process
@@ -395,4 +395,4 @@ def _fail(done: asyncio.Future[_Results], error: Exception) -> None:
 
 
 def _run(connection: sqlite3.Connection, sql: str, values: Sequence[Value] = ()) -> list[Row]:
-    return connection.execute(by_position(sql), values).fetchall()
+    return connection.execute(for_sqlite(sql), values).fetchall()

@@ -53,6 +53,16 @@ async def test_who_writes_to_a_catalog_that_was_closed_waits_for_no_one(open_cat
             await catalog.leases.give_back("any")
 
 
+async def test_the_digests_of_what_is_held_are_found_by_their_beginning(catalog: Catalog) -> None:
+    files = [held(name, digest=digest * 64) for name, digest in (("a", "0"), ("b", "a"), ("c", "a"), ("d", "f"))]
+    await catalog.files.add_all([(one, "file") for one in files])
+    order = catalog.eviction
+    assert await order.held("") == {"0" * 64, "a" * 64, "f" * 64}
+    assert await order.held("a") == await order.held("aa") == {"a" * 64}
+    assert await order.held("ff") == {"f" * 64}
+    assert await order.held("b") == set()
+
+
 async def test_text_is_ordered_by_its_bytes(catalog: Catalog) -> None:
     await catalog.files.add_all([(held(name), "file") for name in reversed(NAMES)])
     for name in NAMES:
