@@ -38,7 +38,7 @@ from mirror.pypi.documents import (
     moment,
     text_field,
 )
-from mirror.pypi.names import VERSION_LIMIT, Spelling, canonical, is_distribution, safe_filename
+from mirror.pypi.names import VERSION_LIMIT, Spelling, canonical, is_distribution, safe_filename, url_part
 
 JSON_TYPE = "application/vnd.pypi.simple.v1+json"
 HTML_TYPE = "application/vnd.pypi.simple.v1+html"
@@ -65,7 +65,10 @@ def request_for(base: URL, page: Page) -> UpstreamRequest:
     root = base / "" if base.path[-1:] != "/" else base
     match page.kind:
         case "project":
-            return UpstreamRequest(url=root.joinpath(page.name, ""), accept=_ACCEPT)
+            url = root.with_path(
+                f"{root.raw_path}{url_part(page.name)}/", encoded=True
+            )  # `joinpath` takes twice as long
+            return UpstreamRequest(url=url, accept=_ACCEPT)
         case "names":
             return UpstreamRequest(url=root, accept=_ACCEPT, kind="list")
         case "legacy":
