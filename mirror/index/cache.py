@@ -189,7 +189,7 @@ class SingleFlight(dict[K, "asyncio.Task[T]"]):
     it is about changes, its key is popped: those who wait get its result, and later callers begin anew.
     """
 
-    __slots__ = ("_at_once", "_awaited", "_tasks")
+    __slots__ = ("_at_once", "_waiting")
 
     def __init__(self, *, at_once: bool = False) -> None:
         """`at_once`: what is run begins in its first caller's turn of the event loop, where Python can do that.
@@ -198,8 +198,8 @@ class SingleFlight(dict[K, "asyncio.Task[T]"]):
         """
         super().__init__()
         self._at_once = at_once and sys.version_info >= (3, 12)
-        self._tasks: set[asyncio.Task[T]] = set()  # also those whose keys were popped
-        self._awaited: set[asyncio.Task[T]] = set()
+        self._waiting: dict[asyncio.Task[T], list[asyncio.Future[None]]] = {}
+        """What runs, also where its key was popped, and what wakes those who wait for it."""
 
     async def run(self, key: K, work: Callable[[], Awaitable[T]]) -> tuple[T, bool]:
         """Return the result of `work()`, and whether another caller had started it. Raises what it raises."""
@@ -210,9 +210,8 @@ class SingleFlight(dict[K, "asyncio.Task[T]"]):
             if task.done():
                 self._forget(key, task)
                 return task.result(), False
-        self._awaited.add(task)
-        landed = asyncio.get_running_loop().create_future()  # as asyncio.shield does, with half of its callbacks
-        task.add_done_callback(partial(_wake, landed))
+        landed = asyncio.get_running_loop().create_future()  # as asyncio.shield does, with one callback for all of them
+        self._waiting[task].append(landed)
         await landed
         return task.result(), joined
 
@@ -240,8 +239,8 @@ class SingleFlight(dict[K, "asyncio.Task[T]"]):
         return task if task.done() else self._follow(key, task)
 
     def _follow(self, key: K, task: asyncio.Task[T]) -> asyncio.Task[T]:
-        self._tasks.add(task)
-        task.add_done_callback(lambda done: self._landed(key, done))
+        self._waiting[task] = []
+        task.add_done_callback(partial(self._landed, key))
         return task
 
     def owns(self, key: K) -> bool:
@@ -249,14 +248,15 @@ class SingleFlight(dict[K, "asyncio.Task[T]"]):
         return self.get(key) is asyncio.current_task()
 
     def _landed(self, key: K, task: asyncio.Task[T]) -> None:
-        self._tasks.discard(task)
         self._forget(key, task)
-        awaited = task in self._awaited
-        self._awaited.discard(task)
+        waiting = self._waiting.pop(task)
+        for landed in waiting:
+            if not landed.done():
+                landed.set_result(None)
         match None if task.cancelled() else task.exception():
             case None | MirrorError() | OSError():
                 pass  # what was refreshed behind stays as it was, and is tried again
-            case error if not awaited:
+            case error if not waiting:
                 logger.error("work on %s failed: %s", key, error, exc_info=error)
 
     def _forget(self, key: K, task: asyncio.Task[T]) -> None:
@@ -265,20 +265,15 @@ class SingleFlight(dict[K, "asyncio.Task[T]"]):
 
     async def landed(self) -> None:
         """Wait until what runs now has ended."""
-        if self._tasks:
-            await asyncio.wait(list(self._tasks))
+        if self._waiting:
+            await asyncio.wait(list(self._waiting))
 
     async def close(self) -> None:
         """Cancel what runs and wait until it has stopped."""
-        tasks = list(self._tasks)
+        tasks = list(self._waiting)
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-
-
-def _wake(waiter: "asyncio.Future[None]", task: "asyncio.Task[Any]") -> None:
-    if not waiter.done():
-        waiter.set_result(None)
 
 
 class LoadingCache(Generic[K, V]):
@@ -303,14 +298,13 @@ class LoadingCache(Generic[K, V]):
         value = self.kept.value(key)
         if value is not None:
             return value
+        return (await self._loading.run(key, lambda: self._load(key, load)))[0]
 
-        async def fill() -> V | None:
-            loaded = await load()
-            if loaded is not None and self._loading.owns(key):
-                self.kept.put(key, loaded, self._weigh(loaded))
-            return loaded
-
-        return (await self._loading.run(key, fill))[0]
+    async def _load(self, key: K, load: Callable[[], Awaitable[V | None]]) -> V | None:
+        loaded = await load()
+        if loaded is not None and self._loading.owns(key):
+            self.kept.put(key, loaded, self._weigh(loaded))
+        return loaded
 
     def put(self, key: K, value: V) -> None:
         """Keep a value that is newer than whatever is being loaded."""
