@@ -321,9 +321,10 @@ class UpstreamFiles:
         async def read() -> dict[str, HeldFile]:
             return {held.filename: held for held in await self._catalog.files.of_project(self._name, project)}
 
+        was_known = project in self._held.kept
         known = await self._held.get(project, read) or {}
         row = known.get(filename)
-        if row is not None and digest in (None, row.digest):
+        if not was_known or (row is not None and digest in (None, row.digest)):
             return row
         if digest is not None and not self._blobs.may_hold(digest):
             return None

@@ -69,27 +69,32 @@ class UpstreamSidecars:
     async def open(self, project: str, file: File) -> OpenFile:
         """Return the sidecar of a file. Raises NoSidecar, Offline, UpstreamError."""
         name = self._format.sidecar_name(file)
-        held = await self._held(project, file, name)
+        row = await self._files.row(project, name)
+        held = None if row is None else await self._usable(project, file, row)
         if held is not None:
             return held
-        opened, joined = await self._making.run((project, name), lambda: self._obtain_once(project, file, name))
+        opened, joined = await self._making.run((project, name), lambda: self._obtain_once(project, file, name, row))
         return OpenFile(opened.body, "joined", opened.provisional) if joined else opened
 
     async def _held(self, project: str, file: File, name: str) -> OpenFile | None:
         """Return the sidecar that is held; None where there is none, or one that is older than its file."""
         row = await self._files.row(project, name)
-        if row is not None and (body := await self._files.body_of(row)) is not None:
+        return None if row is None else await self._usable(project, file, row)
+
+    async def _usable(self, project: str, file: File, row: HeldFile) -> OpenFile | None:
+        """Return the sidecar of a row; None where its bytes are missing, or older than its file."""
+        if (body := await self._files.body_of(row)) is not None:
             made_from = None if self._is_promised(file, row.digest) else await self._files.row(project, file.filename)
             if made_from is None or made_from.stored <= row.stored:
                 provisional = made_from is None and not self._is_promised(file, row.digest)
                 return OpenFile(body, self._hit, provisional)
         return None
 
-    async def _obtain_once(self, project: str, file: File, name: str) -> OpenFile:
-        """Make or fetch the sidecar; one of several processes does."""
+    async def _obtain_once(self, project: str, file: File, name: str, row: HeldFile | None) -> OpenFile:
+        """Make or fetch the sidecar; one of several processes does. `row` is of an older one."""
 
         async def obtain() -> OpenFile:
-            return await self._files.linked(project, file, lambda linked: self._obtain(project, name, linked))
+            return await self._files.linked(project, file, lambda linked: self._obtain(project, name, linked, row))
 
         if self._flights is None:
             return await obtain()
@@ -104,11 +109,14 @@ class UpstreamSidecars:
         """Return whether the index promises that the sidecar has this SHA-256."""
         return self._format.sidecar_digest(file) == digest
 
-    async def _obtain(self, project: str, name: str, file: File) -> OpenFile:
-        """Make the sidecar from a held file or one at upstream, or fetch it; store and return it."""
+    async def _obtain(self, project: str, name: str, file: File, row: HeldFile | None) -> OpenFile:
+        """Make the sidecar from a held file or one at upstream, or fetch it; store and return it.
+
+        `row` is of the sidecar that was kept before its file was.
+        """
         held = await self._files.held(project, file)
         content = await self._made(file, held) if held else None
-        kept = await self._kept(project, name)
+        kept = None if row is None else await self._files.body_of(row)
         if content is None and kept is not None:  # the file does not say otherwise
             content = b"".join([chunk async for chunk in kept.read()])
         elif content is None:
@@ -123,11 +131,6 @@ class UpstreamSidecars:
             logger.warning("%s was not what %s has: it is replaced", name, file.filename)
         provisional = held is None and not self._is_promised(file, sidecar.digest)
         return OpenFile(sidecar.body, "miss", provisional)
-
-    async def _kept(self, project: str, name: str) -> Body | None:
-        """Return the sidecar that was kept before its file was."""
-        row = await self._files.row(project, name)
-        return None if row is None else await self._files.body_of(row)
 
     async def _fetched_or_made(self, project: str, name: str, file: File, held: Body | None) -> bytes:
         content = await self._fetch(project, file)
