@@ -122,8 +122,11 @@ async def _bodies(page: SavablePage) -> dict[str, bytes]:
     bodies = {encoding: body.content for encoding, body in page.bodies.items()}
     plain = bodies.get("identity")
     if plain is not None and len(bodies) == 1 and len(plain) >= COMPRESSED_FROM_BYTES:
-        small = len(plain) <= COMPRESSED_IN_LOOP_BYTES
-        packed = COMPRESS["zstd"](plain) if small else await asyncio.to_thread(COMPRESS["zstd"], plain)
+        if len(plain) <= COMPRESSED_IN_LOOP_BYTES:
+            await asyncio.sleep(0)  # there may be many of them, and others have requested something
+            packed = COMPRESS["zstd"](plain)
+        else:
+            packed = await asyncio.to_thread(COMPRESS["zstd"], plain)
         bodies = {"zstd": packed} if len(packed) < len(plain) else bodies
     elif len(bodies) > 1:
         bodies.pop("identity", None)
