@@ -19,7 +19,7 @@ from mirror.transfer.transfer import PROMPT_END_BYTES
 from tests import objects
 from tests.builders import Built, gem, wheel
 from tests.nodes.cluster import Download, download
-from tests.nodes.gem_log import log_of_all, same_of_all
+from tests.nodes.gem_log import log_of_all, log_of_all_once_grown, same_of_all
 from tests.nodes.workers import PAUSE_SECONDS
 from tests.serving import Client, Reply
 from tests.simulator import Simulator
@@ -257,7 +257,7 @@ class Rounds:
     async def _check_log(self, readers: Sequence[Client], writers: Sequence[Writer], other: Client) -> None:
         """Check that all of them show one log, which begins as before and has each gem that was answered once."""
         for last in (False, True):
-            log = await log_of_all(readers)
+            log = await log_of_all_once_grown(readers)
             assert log.startswith(self._log)
             self._log = log
             lines = [line.split(" ") for line in log.decode().splitlines() if line.count(" ") == 2]
