@@ -16,7 +16,7 @@ RECENT_SECONDS = 1.0
 """Seconds for which the last result of a kind is given again, where many are requested."""
 RESULTS_AT_ONCE = 10.0
 """Results that are made without a pause, before the last one of a kind is given again; one more each RECENT_SECONDS."""
-PAUSE_SECONDS = 0.1
+PAUSE_SECONDS = 0.25
 """How long those wait who get the last result again."""
 KINDS = 8
 """Kinds of which the last result is kept."""

@@ -12,7 +12,7 @@ What is near its bound on two cores, and why:
   imports, the rest Python and the lines that are printed.
 - Pages beside four loops: a number that is made anew takes 1 to 3 ms of the event loop. Made four times a second of
   each kind, and with 15 ms between two requests of a loop, they took the p99 of pages from 0.5 to 1.4 ms; hence at most
-  one a second of each kind, and 100 ms.
+  one a second of each kind, and 250 ms: four requests that come together hold up a page in a hundred no longer.
 - The first `/`: 45 ms without what `mirror.web.html.prepare` does two seconds after the start, for 5 MB.
 """
 
