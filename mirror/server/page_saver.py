@@ -17,8 +17,8 @@ from mirror.server.segments import Record, StoredPart
 
 logger = logging.getLogger(__name__)
 
-COMPRESSED_IN_LOOP_BYTES = 32 << 10
-"""Bytes up to which compressing is quicker than the hop to a thread."""
+IN_LOOP_BYTES = 32 << 10
+"""Bytes up to which compressing, or the reverse, is quicker than the hop to a thread."""
 SAVE_SECONDS = 0.1
 """Time after which new pages are written, those of this time together."""
 
@@ -122,7 +122,7 @@ async def _bodies(page: SavablePage) -> dict[str, bytes]:
     bodies = {encoding: body.content for encoding, body in page.bodies.items()}
     plain = bodies.get("identity")
     if plain is not None and len(bodies) == 1 and len(plain) >= COMPRESSED_FROM_BYTES:
-        if len(plain) <= COMPRESSED_IN_LOOP_BYTES:
+        if len(plain) <= IN_LOOP_BYTES:
             await asyncio.sleep(0)  # there may be many of them, and others have requested something
             packed = COMPRESS["zstd"](plain)
         else:

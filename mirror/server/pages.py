@@ -25,15 +25,13 @@ from mirror.index.view import ViewStamp
 from mirror.model import Outcome
 from mirror.server.disk_cache import DiskCache
 from mirror.server.facts import facts_of
-from mirror.server.page_saver import SAVE_SECONDS, PageFacts, PageSaver, SavedStamp
+from mirror.server.page_saver import IN_LOOP_BYTES, SAVE_SECONDS, PageFacts, PageSaver, SavedStamp
 from mirror.server.replay import SharedBytes
 from mirror.server.representation import Chunk, HeadKey, Representation
 from mirror.server.respond import respond
 from mirror.server.rules import PAGE, ResponseRules
 from mirror.server.segments import StoredPart
 
-IN_LOOP_BYTES = 32 << 10
-"""Bytes up to which compressing, or the reverse, is quicker than the hop to a thread."""
 FIRST_PLAIN_BYTES = 14_000
 """Bytes up to which a page is first sent as it is: TCP sends them without waiting for its client (RFC 6928)."""
 LARGE_BYTES = 1 << 20
